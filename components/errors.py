@@ -1,0 +1,67 @@
+"""The one tree of errors that are meant for people, each with the exit code of its kind.
+
+Promises: a `CelebditError` carries one line that names what is wrong and, in `hint`, what to do next; the command line prints it without a
+traceback. Anything else that reaches the command line is a bug of ours and exits with 70.
+"""
+
+EXIT_OK = 0
+EXIT_BUG = 70
+
+
+class CelebditError(Exception):
+    """Base of all errors that are meant for the person who reads them."""
+
+    exit_code = EXIT_BUG
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class GateFailed(CelebditError):
+    """The model was measured and did not pass. Nothing was promoted."""
+
+    exit_code = 1
+
+
+class BadInput(CelebditError):
+    """A configuration, a command line or an environment that cannot work. Nothing was started."""
+
+    exit_code = 2
+
+
+class DataRefused(CelebditError):
+    """Data or a stored object is not what it must be. Nothing built on it was kept."""
+
+    exit_code = 3
+
+
+class TemporaryFailure(CelebditError):
+    """Something outside failed for now. Run the same command again: finished work is kept."""
+
+    exit_code = 75
+
+
+class StorageUnavailable(TemporaryFailure):
+    """Object storage failed for longer than the retry deadline."""
+
+
+class TrackingUnavailable(TemporaryFailure):
+    """MLflow failed for longer than the retry deadline."""
+
+
+class Preempted(TemporaryFailure):
+    """The step was asked to stop; its state is saved and the next attempt continues from it."""
+
+
+class Interrupted(CelebditError):
+    """The person at the keyboard stopped the command."""
+
+    exit_code = 130
+
+
+def error_for_exit_code(exit_code: int, message: str, *, hint: str | None = None) -> CelebditError:
+    """Rebuild an error of the right kind from what another process reported."""
+    kinds = {kind.exit_code: kind for kind in (GateFailed, BadInput, DataRefused, TemporaryFailure, Interrupted)}
+    return kinds.get(exit_code, CelebditError)(message, hint=hint)

@@ -1,0 +1,94 @@
+"""What a step says while it works: started, progress, note, result, failed, finished.
+
+Promises: with an events file each event is one JSON line, appended in one write, so that several processes can share the file and a reader
+sees whole lines; without one, the same events are plain lines on stderr. How they are drawn on a terminal is the command line's business.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["started", "progress", "note", "result", "failed", "finished"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that a step said."""
+
+    step: str
+    kind: Kind
+    at_s: float
+    facts: Mapping[str, Any]
+
+
+class Events:
+    """The voice of one step. Progress is thinned out to a few lines per second."""
+
+    def __init__(
+        self, step: str, path: Path | None, *, redact: Callable[[str], str] = lambda text: text, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.step = step
+        self._path = path
+        self._redact = redact
+        self._clock = clock
+        self._said_s = 0.0
+
+    def say(self, kind: Kind, **facts: Any) -> None:
+        """Tell one event."""
+        line = self._redact(json.dumps({"step": self.step, "kind": kind, "at_s": self._clock(), "facts": facts}, default=str))
+        if self._path is None:
+            self._print(kind, json.loads(line)["facts"])
+            return
+        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, line.encode() + b"\n")
+        finally:
+            os.close(handle)
+
+    def note(self, text: str) -> None:
+        """Say something worth reading."""
+        self.say("note", text=text)
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Say how far the step is; most calls are dropped (a terminal gets five a second, a log one in ten seconds)."""
+        now = self._clock()
+        if done < total and now - self._said_s < (0.2 if self._path is not None else 10.0):
+            return
+        self._said_s = now
+        self.say("progress", done=done, total=total, text=text)
+
+    def _print(self, kind: Kind, facts: Mapping[str, Any]) -> None:
+        if kind == "progress":
+            text = f"{facts['done']}/{facts['total']} {facts['text']}"
+        elif kind in ("note", "failed"):
+            text = str(facts.get("text") or facts.get("message"))
+        else:
+            text = " ".join([kind, *(f"{key}={value}" for key, value in facts.items() if not isinstance(value, dict | list))])
+        print(f"[{self.step}] {text}", file=sys.stderr, flush=True)
+
+
+class EventReader:
+    """Read the events that were appended to a file since the last look. A line still being written is left for the next look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def read(self) -> list[Event]:
+        """Return the new events, oldest first."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [
+            Event(step=raw["step"], kind=raw["kind"], at_s=raw["at_s"], facts=raw["facts"]) for raw in map(json.loads, whole.splitlines())
+        ]

@@ -1,0 +1,20 @@
+"""The finalize step as a KFP component: the exit handler around `finalize.py`."""
+
+from kfp import dsl
+
+from components.image import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def finalize(status: dsl.PipelineTaskFinalStatus) -> None:
+    """Leave every MLflow run of this pipeline run with the right status, and sum it up; runs whatever happened before.
+
+    Args:
+        status: What became of the pipeline, filled in by KFP.
+    """
+    from components.context import step
+
+    with step("finalize") as context:
+        from components.finalize.finalize import outcome_of, run
+
+        run(outcome_of(str(status.state)), status.error_message or "", context)

@@ -1,0 +1,42 @@
+"""The finalize step: the right status on every MLflow run of the pipeline, and a summary on the pipeline's own.
+
+Promises: works after success, failure and kill alike; a run that another pipeline is still training is left alone. Never raises for
+something that only concerns the looks of a finished run.
+"""
+
+from typing import Literal
+
+from components.context import StepContext
+from components.tracking import TAG_RUN, TAG_RUN_KEY, TAG_STEP
+
+Outcome = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+def outcome_of(state: str) -> Outcome:
+    """Return the MLflow status for KFP's final state of a pipeline; kfp.local and the cluster spell success differently."""
+    if state in ("SUCCEEDED", "SUCCESS"):
+        return "FINISHED"
+    return "KILLED" if state in ("CANCELLED", "CANCELED") else "FAILED"
+
+
+def run(outcome: Outcome, message: str, context: StepContext) -> None:
+    """Close every run of this pipeline run that is still RUNNING, and the pipeline's own with `outcome`."""
+    tracking = context.tracking
+    parent = tracking.pipeline_run()
+    own = tracking.search({TAG_RUN: context.settings.run_id})
+    for child in own:
+        if child.info.run_id != parent.info.run_id and child.info.status == "RUNNING":
+            tracking.set_status(child.info.run_id, "KILLED" if outcome != "FAILED" else "FAILED")
+            context.events.note(f"{child.data.tags.get(TAG_STEP, 'a step')} was left running and is closed")
+    summary: dict[str, float] = {}
+    for child in own:
+        if child.data.tags.get(TAG_STEP) == "evaluate":
+            summary |= child.data.metrics
+    if summary:
+        tracking.values(parent.info.run_id, summary)
+    tags = {"outcome": outcome, **({"error.message": message} if message else {})}
+    keys = {child.data.tags[TAG_RUN_KEY] for child in own if TAG_RUN_KEY in child.data.tags}
+    if keys:
+        tags[TAG_RUN_KEY] = ",".join(sorted(keys))
+    tracking.tag(parent.info.run_id, tags)
+    tracking.set_status(parent.info.run_id, outcome)

@@ -1,0 +1,35 @@
+"""The gate step as a KFP component: a thin contract around `gate.py`."""
+
+from kfp import dsl
+
+from components.image import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def gate(report: dsl.Input[dsl.Artifact], gate: str, registry: str, decision: dsl.Output[dsl.Artifact]) -> str:
+    """Decide whether the checkpoint is good enough to be registered.
+
+    Args:
+        report: The evaluation's manifest.
+        gate: The `gate` section as canonical JSON.
+        registry: The `registry` section as canonical JSON; the champion of this model is compared with.
+        decision: The decision's manifest: pass or fail, and why.
+
+    Returns:
+        "pass" or "fail".
+    """
+    from components.context import step
+
+    with step("gate") as context:
+        from pathlib import Path
+
+        from components.context import read_section
+        from components.gate.config import GateConfig
+        from components.gate.gate import run
+        from components.manifests import EvaluationReport
+        from components.registry_config import RegistryConfig
+
+        name = read_section(RegistryConfig, registry, name="registry").model_name
+        manifest = run(EvaluationReport.load(Path(report.path)), read_section(GateConfig, gate, name="gate"), name, context)
+        context.hand_on(manifest, decision)
+    return manifest.decision

@@ -1,0 +1,1 @@
+"""The ingest step: any source of images becomes a validated, content-addressed data set."""

@@ -1,0 +1,29 @@
+"""The ingest step as a KFP component: a thin contract around `ingest.py`."""
+
+from kfp import dsl
+
+from components.image import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def ingest(data: str, ready: str, dataset: dsl.Output[dsl.Dataset]) -> str:
+    """Turn a source of images into a validated, content-addressed data set in object storage.
+
+    Args:
+        data: The `data` section as canonical JSON.
+        ready: The preflight step's word, so that nothing starts before it.
+        dataset: The data set's manifest: location, digest, counts, licence.
+
+    Returns:
+        The data set's digest.
+    """
+    from components.context import step
+
+    with step("ingest") as context:
+        from components.context import read_section
+        from components.ingest.config import DataConfig
+        from components.ingest.ingest import run
+
+        manifest = run(read_section(DataConfig, data, name="data"), context)
+        context.hand_on(manifest, dataset)
+    return manifest.digest

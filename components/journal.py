@@ -1,0 +1,151 @@
+"""What a training run says goes to a local journal first, and from there to MLflow in the background.
+
+Promises: telling the journal never waits for a network; after `deliver_all` has returned true, or any later replay of the same journal,
+each (key, step) is in MLflow exactly once, also when a killed attempt had sent part of it; an entry keeps the time at which it happened.
+If MLflow is away, delivery is tried again with growing pauses and the run goes on.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from components.tracking import Point, unseen
+
+_LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image to show."""
+
+    key: str
+    step: int
+    file: str
+    timestamp_ms: int
+
+
+class Destination(Protocol):
+    """Where entries end up. Methods raise while it cannot be reached."""
+
+    def seen(self, key: str) -> set[int]:
+        """Return the steps at which metric `key` is already there."""
+
+    def send(self, points: list[Point]) -> None:
+        """Deliver metric points."""
+
+    def show(self, picture: Picture, pixels: np.ndarray) -> None:
+        """Deliver an image, unless its key is already there at its step."""
+
+
+class Journal:
+    """An append-only file of metric points and pictures, with a mark of how much of it was delivered."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._path = folder / "journal.jsonl"
+        self._mark = folder / "journal.delivered"
+        self._lock = threading.Lock()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Note one value per key."""
+        now_ms = int(time.time() * 1000)
+        self._append([{"metric": key, "step": step, "value": value, "at_ms": now_ms} for key, value in values.items()])
+
+    def picture(self, step: int, key: str, pixels: np.ndarray) -> None:
+        """Note an image (uint8, h x w x 3)."""
+        name = f"{key.replace('/', '~')}-{step:09d}.png"
+        Image.fromarray(pixels).save(self._folder / name)
+        self._append([{"picture": key, "step": step, "file": name, "at_ms": int(time.time() * 1000)}])
+
+    def _append(self, entries: Iterable[Mapping[str, object]]) -> None:
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+        with self._lock, self._path.open("a") as file:
+            file.write(lines)
+
+    def pending(self) -> tuple[list[Point | Picture], int]:
+        """Return the entries after the mark, and where the mark will be once they are delivered."""
+        start = int(self._mark.read_text()) if self._mark.exists() else 0
+        if not self._path.exists():
+            return [], start
+        with self._path.open("rb") as file:
+            file.seek(start)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        return [_entry(json.loads(line)) for line in whole.splitlines()], start + len(whole)
+
+    def delivered(self, mark: int) -> None:
+        """Move the mark."""
+        partial = self._mark.with_suffix(".partial")
+        partial.write_text(str(mark))
+        partial.replace(self._mark)
+
+    def deliver(self, destination: Destination) -> bool:
+        """Send all that is pending and return whether there was anything. If the destination raises, nothing is lost."""
+        entries, mark = self.pending()
+        if not entries:
+            return False
+        points = [entry for entry in entries if isinstance(entry, Point)]
+        fresh = unseen(points, {key: destination.seen(key) for key in {point.key for point in points}})
+        if fresh:
+            destination.send(fresh)
+        for entry in entries:
+            if isinstance(entry, Picture):
+                destination.show(entry, np.asarray(Image.open(self._folder / entry.file)))
+        self.delivered(mark)
+        return True
+
+
+class Delivery:
+    """A background thread that keeps a journal delivered."""
+
+    def __init__(
+        self, journal: Journal, connect: Callable[[], Destination], *, on_trouble: Callable[[Exception], None], every_s: float = 2.0
+    ) -> None:
+        self._journal = journal
+        self._connect = connect
+        self._on_trouble = on_trouble
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="journal-delivery", daemon=True)
+        self._destination: Destination | None = None
+        self._troubled = False
+        self._thread.start()
+
+    def _run(self) -> None:
+        pause_s = self._every_s
+        while not self._stop.wait(pause_s):
+            pause_s = self._every_s if self._try() else min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _try(self) -> bool:
+        try:
+            if self._destination is None:
+                self._destination = self._connect()
+            self._journal.deliver(self._destination)
+        except Exception as error:  # whatever MLflow's client raises: training must go on, and the entries stay in the journal
+            if not self._troubled:
+                self._on_trouble(error)
+            self._troubled = True
+            return False
+        self._troubled = False
+        return True
+
+    def close(self) -> bool:
+        """Stop the thread and deliver what is left; return whether everything has arrived."""
+        self._stop.set()
+        self._thread.join()
+        return self._try()
+
+
+def _entry(raw: Mapping[str, object]) -> Point | Picture:
+    step, at_ms = int(str(raw["step"])), int(str(raw["at_ms"]))
+    if "metric" in raw:
+        return Point(str(raw["metric"]), step, float(str(raw["value"])), at_ms)
+    return Picture(str(raw["picture"]), step, str(raw["file"]), at_ms)

@@ -1,0 +1,114 @@
+"""Run a worker module as several processes on this machine, with torchrun, and say why if it fails.
+
+Promises: the error that comes out is that of the rank that failed first; a SIGTERM to this process reaches the workers and lets them save;
+no worker outlives this process. What the workers compute is not known here.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from components.errors import EXIT_BUG, CelebditError, Preempted, TemporaryFailure, error_for_exit_code
+from components.process import spawn, stop
+
+FAILURES = "failures"
+"""Folder beside the spec in which failing ranks say why."""
+_GRACE_S = 25.0
+_POLL_S = 0.1
+
+
+def launch(module: str, spec_path: Path, *, processes: int, threads: int) -> None:
+    """Run `python -m module spec_path` as `processes` ranks and wait for them; they find what to do in the file at `spec_path`.
+
+    Raises:
+        CelebditError: what the first failing rank reported, or `Preempted` after SIGTERM.
+    """
+    failures = spec_path.parent / FAILURES
+    shutil.rmtree(failures, ignore_errors=True)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        "--max-restarts=0",
+        "-m",
+        module,
+        str(spec_path),
+    ]
+    with _SignalNote() as note:
+        # A group of its own: a signal to the step's group must reach torchrun once, through `stop`, and not twice.
+        agent = spawn(command, environment={**os.environ, **_thread_limits(threads)}, new_group=True)
+        while agent.poll() is None and not note.received:
+            time.sleep(_POLL_S)
+        status = stop(agent, grace_s=_GRACE_S) if note.received else agent.wait()
+    if first := first_failure(failures):
+        raise first
+    if note.received:
+        raise Preempted("the step was asked to stop", hint="run it again: finished work is kept")
+    if status != 0:
+        raise TemporaryFailure(
+            f"the processes of {module} ended with status {status} and left no reason", hint="read the log above; run it again"
+        )
+
+
+def record_failure(folder: Path, error: BaseException) -> None:
+    """Write down why this rank failed."""
+    expected = isinstance(error, CelebditError)
+    if not expected:
+        traceback.print_exception(error)
+    rank = os.environ.get("RANK", "0")
+    facts = {
+        "at_s": time.time(),
+        "rank": int(rank),
+        "exit_code": error.exit_code if isinstance(error, CelebditError) else EXIT_BUG,
+        "message": error.message if isinstance(error, CelebditError) else f"{type(error).__name__}: {error}",
+        "hint": error.hint if isinstance(error, CelebditError) else None,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"rank-{rank}.json").write_text(json.dumps(facts))
+
+
+def first_failure(folder: Path) -> CelebditError | None:
+    """Return the error of the rank that failed first, or None if none wrote one.
+
+    When one rank fails, others fail in its wake; an error that is meant for people wins over the noise of broken connections.
+    """
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
+    if not found:
+        return None
+    first = min(found, key=lambda facts: (facts["exit_code"] == EXIT_BUG, facts["at_s"]))
+    return error_for_exit_code(first["exit_code"], f"rank {first['rank']}: {first['message']}", hint=first["hint"])
+
+
+def _thread_limits(threads: int) -> dict[str, str]:
+    """Keep every numeric library of a process to `threads`, and let idle threads sleep: two ranks on two cores must not fight."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {**{name: str(threads) for name in names}, "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+
+
+class _SignalNote:
+    """Note SIGTERM and SIGINT instead of dying of them, while the block runs in the main thread."""
+
+    received = False
+
+    def __enter__(self) -> "_SignalNote":
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)

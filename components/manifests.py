@@ -1,0 +1,144 @@
+"""What one step hands to the next: small, typed, JSON. The only thing that steps share.
+
+Promises: `load` refuses a manifest of another kind or with other fields; every manifest names the digest of what it stands for, so that a
+consumer can check that the bytes behind the URI are still those.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.errors import DataRefused
+from model.config import canonical_json
+
+SHA256 = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Manifest(BaseModel):
+    """Base of all manifests: strict, immutable, written as canonical JSON."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def dump(self, path: Path) -> None:
+        """Write the manifest to `path`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(canonical_json(self.model_dump(mode="json")))
+
+    @classmethod
+    def parse(cls, raw: bytes, *, origin: str) -> Self:
+        """Read a manifest from bytes; `origin` says in errors where they come from.
+
+        Raises:
+            DataRefused: if they are not a manifest of this kind.
+        """
+        try:
+            return cls.model_validate_json(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole text"
+            raise DataRefused(f"{origin} is not a {cls.__name__}: {where}: {first['msg']}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a manifest from a file."""
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise DataRefused(f"no {cls.__name__} at {path}: {error.strerror}") from error
+        return cls.parse(raw, origin=str(path))
+
+
+class Shard(BaseModel):
+    """One tar of a data set."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    name: str
+    sha256: str = SHA256
+    size_bytes: int
+    num_images: int
+
+
+class DatasetManifest(Manifest):
+    """A committed data set: `dataset.json`, written last, and what the ingest step hands on."""
+
+    kind: Literal["dataset"] = "dataset"
+    name: str
+    uri: str
+    digest: str = SHA256
+    image_px: int
+    num_images: int
+    num_held_out: int = 0
+    rejected: dict[str, int]
+    licence: str
+    licence_accepted_by: str
+    source: str
+    shards: list[Shard]
+    table_sha256: str = SHA256
+    tools: dict[str, str]
+
+
+class CheckpointManifest(Manifest):
+    """A trained checkpoint: what the train step hands on."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    run_key: str
+    uri: str
+    digest: str = SHA256
+    step: int
+    dataset_digest: str = SHA256
+    recipe: dict[str, Any]
+
+
+class EvaluationReport(Manifest):
+    """Numbers of one checkpoint under one protocol: what the evaluate step hands on."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    uri: str
+    protocol_digest: str = SHA256
+    protocol: dict[str, Any]
+    run_key: str
+    checkpoint_uri: str
+    checkpoint_digest: str = SHA256
+    checkpoint_step: int
+    dataset_digest: str = SHA256
+    headline: str
+    metrics: dict[str, float]
+    grid_uri: str
+
+
+class GateDecision(Manifest):
+    """Pass or fail, and why: what the gate hands on."""
+
+    kind: Literal["gate"] = "gate"
+    decision: Literal["pass", "fail"]
+    reasons: list[str]
+    checkpoint_digest: str = SHA256
+    champion_version: str | None = None
+
+
+class RegisteredVersion(Manifest):
+    """A model version in the registry: what the register step hands on."""
+
+    kind: Literal["version"] = "version"
+    name: str
+    version: str
+    aliases: list[str]
+    checkpoint_digest: str = SHA256
+    model_uri: str
+
+
+def digest_of(value: object) -> str:
+    """Return the sha256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def parse_json(text: str, *, origin: str) -> Any:
+    """Read JSON, or raise DataRefused naming `origin`."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataRefused(f"{origin} is not JSON: {error}") from error

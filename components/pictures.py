@@ -1,0 +1,39 @@
+"""Grids of sample images for people: small images are enlarged, tiles are set in rows.
+
+Promises: pure functions of the pixels. For looking only; numbers are never computed from an enlarged image.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+_TILE_PX = 128
+
+
+def enlarged(image: np.ndarray, tile_px: int = _TILE_PX) -> np.ndarray:
+    """Return an image (uint8, h x w x 3) smaller than `tile_px` at a whole multiple of its size; a larger one as it is."""
+    side = image.shape[0]
+    factor = max(1, tile_px // side)
+    if factor == 1:
+        return image
+    return np.asarray(Image.fromarray(image).resize((side * factor, side * factor), Image.Resampling.LANCZOS))
+
+
+def grid(tiles: list[np.ndarray], columns: int | None = None) -> np.ndarray:
+    """Set equally large tiles in rows, `columns` wide (default: about square); missing ones at the end stay black."""
+    columns = columns or int(np.ceil(np.sqrt(len(tiles))))
+    rows = -(-len(tiles) // columns)
+    height, width = tiles[0].shape[:2]
+    canvas = np.zeros((rows * height, columns * width, 3), dtype=np.uint8)
+    for index, tile in enumerate(tiles):
+        top, left = index // columns * height, index % columns * width
+        canvas[top : top + height, left : left + width] = tile
+    return canvas
+
+
+def png(image: np.ndarray) -> bytes:
+    """Encode an image as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()

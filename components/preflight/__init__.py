@@ -1,0 +1,1 @@
+"""The preflight step: everything that a run needs is checked before a GPU is asked for."""

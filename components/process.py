@@ -1,0 +1,78 @@
+"""Child processes that never outlive their parent and never hide why they failed.
+
+Promises: a child started by `spawn` is killed by the kernel when its parent dies (Linux); stopping one asks first and kills after a grace
+period. What runs in the child is the caller's business.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
+    """Ask the kernel to send `signal_number` to this process when its parent ends; does nothing outside Linux."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal_number))
+    if os.getppid() != parent:  # it ended before the request was in place
+        os.kill(os.getpid(), signal_number)
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    new_group: bool = False,
+    death_signal: int | None = signal.SIGTERM,
+) -> subprocess.Popen[bytes]:
+    """Start `command`; with `new_group` it leads a process group of its own, so that it can be stopped with all its children.
+
+    It gets `death_signal` when this process ends; with None it lives on.
+    """
+    return subprocess.Popen(
+        command,
+        env=dict(environment) if environment is not None else None,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.STDOUT if stdout is not None else None,
+        start_new_session=new_group,
+        # The only way to set a death signal; it touches no lock.
+        preexec_fn=None if death_signal is None else lambda: die_with_parent(death_signal),  # noqa: PLW1509
+    )
+
+
+def stop(process: "subprocess.Popen[bytes]", *, grace_s: float) -> int:
+    """End the group that `process` leads: SIGTERM to all, SIGKILL to those left after `grace_s`; return the leader's exit status."""
+    _signal_group(process.pid, signal.SIGTERM)
+    deadline_s = time.monotonic() + grace_s
+    while time.monotonic() < deadline_s and (process.poll() is None or group_members(process.pid)):
+        time.sleep(0.05)
+    _signal_group(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def group_members(group: int) -> list[int]:
+    """Return the ids of the living processes of a process group."""
+    members = []
+    for process in psutil.process_iter(["pid", "status"]):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if process.info["status"] != psutil.STATUS_ZOMBIE and os.getpgid(process.info["pid"]) == group:
+                members.append(int(process.info["pid"]))
+    return members
+
+
+def _signal_group(group: int, signal_number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal_number)

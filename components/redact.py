@@ -1,0 +1,34 @@
+"""Keep secrets out of what is printed, logged and stored.
+
+Promises: `redact` replaces the value of every known secret variable, credentials inside URLs and AWS signatures, wherever they stand in a
+text. It knows values from the environment it is given, so it must be made at the entry point.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+_SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL|RCLONE_AUTH)", re.IGNORECASE)
+_NOT_SECRET = re.compile(r"(_FILE|_URI|_URL|_PATH)$", re.IGNORECASE)
+_PATTERNS = (
+    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    re.compile(r"(?<=Credential=)[^\s/,&]+"),
+    re.compile(r"(?<=Signature=)[0-9A-Za-z%+/=]+"),
+    re.compile(r"(?<=[Bb]earer )[0-9A-Za-z._~+/=-]{8,}"),
+)
+_MASK = "***"
+_SHORTEST = 6
+
+
+def redactor(environ: Mapping[str, str]) -> Callable[[str], str]:
+    """Return a function that masks the secrets of `environ` in a text."""
+    named = {value for name, value in environ.items() if _SECRET_NAME.search(name) and not _NOT_SECRET.search(name)}
+    values = sorted((value for value in named if len(value) >= _SHORTEST), key=len, reverse=True)
+
+    def redact(text: str) -> str:
+        for value in values:
+            text = text.replace(value, _MASK)
+        for pattern in _PATTERNS:
+            text = pattern.sub(_MASK, text)
+        return text
+
+    return redact

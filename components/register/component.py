@@ -1,0 +1,53 @@
+"""The register step as a KFP component: a thin contract around `register.py`."""
+
+from kfp import dsl
+
+from components.image import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def register(
+    checkpoint: dsl.Input[dsl.Model],
+    dataset: dsl.Input[dsl.Dataset],
+    report: dsl.Input[dsl.Artifact],
+    decision: dsl.Input[dsl.Artifact],
+    sampling: str,
+    registry: str,
+    version: dsl.Output[dsl.Model],
+) -> str:
+    """Make the checkpoint a version in the MLflow model registry, try it out, and point `challenger` at it.
+
+    Args:
+        checkpoint: The checkpoint's manifest.
+        dataset: The data set's manifest.
+        report: The evaluation's manifest.
+        decision: The gate's manifest.
+        sampling: The `sampling` section as canonical JSON: how the served model draws by default.
+        registry: The `registry` section as canonical JSON.
+        version: The registered version's manifest.
+
+    Returns:
+        The version's number.
+    """
+    from components.context import step
+
+    with step("register") as context:
+        from pathlib import Path
+
+        from components.context import read_section
+        from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision
+        from components.register.register import run
+        from components.registry_config import RegistryConfig
+        from model.config import SamplingConfig
+
+        manifest = run(
+            CheckpointManifest.load(Path(checkpoint.path)),
+            DatasetManifest.load(Path(dataset.path)),
+            EvaluationReport.load(Path(report.path)),
+            GateDecision.load(Path(decision.path)),
+            read_section(SamplingConfig, sampling, name="sampling"),
+            read_section(RegistryConfig, registry, name="registry"),
+            context,
+        )
+        context.hand_on(manifest, version)
+    return manifest.version

@@ -1,0 +1,73 @@
+"""The model as MLflow serves it: seeds in, PNG images out. This file is stored with every registered version and run from there.
+
+Promises: no pickle (MLflow runs this source, the weights are safetensors); image i is a function of (weights, seed, sampler, num_steps). It
+imports nothing of this project but `model`, which is stored beside it.
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from PIL import Image
+from safetensors.torch import load_file
+
+from model.config import SAMPLERS, DiffusionConfig, NetworkConfig, SamplingConfig
+from model.generator import Generator
+
+MAX_IMAGES = 64
+MAX_STEPS = 1000
+
+
+class FaceModel(PythonModel):
+    """Draws one image for each seed."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        described = json.loads(Path(context.artifacts["description"]).read_text())
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._sampling = SamplingConfig.model_validate_json(json.dumps(described["sampling"]))
+        self._generator = Generator(
+            load_file(context.artifacts["weights"]),
+            NetworkConfig.model_validate_json(json.dumps(described["network"])),
+            DiffusionConfig.model_validate_json(json.dumps(described["diffusion"])),
+            device=device,
+            precision=described["precision"],
+        )
+        self._pass_images = 8 if device.type == "cuda" else 1
+
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Return a frame with the columns `seed` and `image` (PNG bytes).
+
+        Raises:
+            ValueError: naming the input that is out of bounds.
+        """
+        seeds = [int(seed) for seed in model_input["seed"]]
+        if not 1 <= len(seeds) <= MAX_IMAGES:
+            raise ValueError(f"{len(seeds)} seeds were given, between 1 and {MAX_IMAGES} are served per request")
+        if bad := [seed for seed in seeds if not 0 <= seed < 2**32]:
+            raise ValueError(f"seed {bad[0]} must lie in [0, 2**32)")
+        sampling = self._checked(params or {})
+        images = self._generator.draw(sampling, seeds, pass_images=self._pass_images)
+        return pd.DataFrame({"seed": seeds, "image": [_png(image) for image in images.permute(0, 2, 3, 1).numpy()]})
+
+    def _checked(self, params: dict[str, Any]) -> SamplingConfig:
+        num_steps, sampler = int(params.get("num_steps") or self._sampling.num_steps), str(params.get("sampler") or self._sampling.sampler)
+        if not 1 <= num_steps <= MAX_STEPS:
+            raise ValueError(f"num_steps {num_steps} must lie between 1 and {MAX_STEPS}")
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
+        return SamplingConfig.model_validate({**self._sampling.model_dump(), "num_steps": num_steps, "sampler": sampler})
+
+
+def _png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+set_model(FaceModel())

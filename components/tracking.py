@@ -1,0 +1,295 @@
+"""The door to MLflow's tracking: one run per pipeline run, one child per step, and what is shown in them.
+
+Promises: runs are found by what they are of (pipeline run, run key), never by a remembered id, so any attempt on any machine continues the
+same run; a run that this process opened never stays RUNNING when it leaves; every call is bounded in time. The registry is another door,
+`components/registry.py`; what training says while it runs goes through `components/journal.py` first.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+from components.errors import BadInput, CelebditError, Interrupted, Preempted, TrackingUnavailable
+from components.manifests import EvaluationReport
+from components.settings import Settings
+
+TAG_RUN = "celebdit.pipeline_run"
+TAG_KIND = "celebdit.kind"
+TAG_STEP = "celebdit.step"
+TAG_RUN_KEY = "celebdit.run_key"
+_PARENT = "mlflow.parentRunId"
+_DIGEST_CHARACTERS = 32
+_MAX_PARAMS = 40
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of one metric."""
+
+    key: str
+    step: int
+    value: float
+    timestamp_ms: int
+
+
+class Tracking:
+    """MLflow as seen from one pipeline run."""
+
+    def __init__(self, settings: Settings, *, request_timeout_s: int = 20, max_retries: int = 3) -> None:
+        # MLflow reads these at each request; its defaults let one call to a dead server block for four minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(request_timeout_s))
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(max_retries))
+        os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+        self.settings = settings
+        self.client = MlflowClient(tracking_uri=settings.mlflow_uri)
+        self._experiment_id: str | None = None
+
+    @property
+    def experiment_id(self) -> str:
+        """The experiment's id; the experiment is created when it is first needed."""
+        if self._experiment_id is None:
+            with _reaching(self.settings.mlflow_uri):
+                self._experiment_id = self._find_or_create_experiment()
+        return self._experiment_id
+
+    def _find_or_create_experiment(self) -> str:
+        name = self.settings.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            with suppress(MlflowException):  # another process may create it in this moment
+                return str(self.client.create_experiment(name))
+            found = self.client.get_experiment_by_name(name)
+        if found is None or found.lifecycle_stage != "active":
+            raise BadInput(
+                f"the MLflow experiment {name!r} was deleted", hint="restore it in MLflow, or set CELEBDIT_EXPERIMENT to another name"
+            )
+        return str(found.experiment_id)
+
+    def pipeline_run(self) -> Run:
+        """Return the MLflow run of this pipeline run; it is created if it does not exist, or taken from KFP's own MLflow plugin."""
+        with _reaching(self.settings.mlflow_uri):
+            adopted = self._run_of_kfp_plugin()
+            if adopted is not None:
+                return adopted
+            found = self.find({TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline"})
+            if found is not None:
+                return found
+            tags = {TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline", **self._origin()}
+            return self.client.create_run(self.experiment_id, tags=tags, run_name=self.settings.run_id)
+
+    def _run_of_kfp_plugin(self) -> Run | None:
+        """Return the parent of the run that KFP's MLflow plugin opened for this task, or None without the plugin."""
+        task_run_id = os.environ.get("MLFLOW_RUN_ID")
+        if not task_run_id:
+            return None
+        task = self.client.get_run(task_run_id)
+        parent = self.client.get_run(task.data.tags[_PARENT]) if _PARENT in task.data.tags else task
+        self._experiment_id = parent.info.experiment_id
+        if parent.data.tags.get(TAG_RUN) != self.settings.run_id:
+            self.tag(parent.info.run_id, {TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline", **self._origin()})
+        return parent
+
+    def step_run(self, step: str, *, run_key: str | None = None, name: str | None = None) -> Run:
+        """Return the run of `step`: of this pipeline run, or of the training with `run_key` whichever pipeline run began it."""
+        with _reaching(self.settings.mlflow_uri):
+            identity = {TAG_STEP: step, TAG_RUN_KEY: run_key} if run_key else {TAG_STEP: step, TAG_RUN: self.settings.run_id}
+            found = self.find(identity)
+            if found is not None:
+                return found
+            parent = self.pipeline_run()
+            tags = {TAG_KIND: "step", TAG_RUN: self.settings.run_id, _PARENT: parent.info.run_id, **identity, **self._origin()}
+            return self.client.create_run(self.experiment_id, tags=tags, run_name=name or step)
+
+    def find(self, tags: Mapping[str, str]) -> Run | None:
+        """Return the oldest run of the experiment with all of `tags`, so that racing creators settle on one."""
+        matches = self.search(tags)
+        return min(matches, key=lambda run: (run.info.start_time, run.info.run_id)) if matches else None
+
+    def search(self, tags: Mapping[str, str]) -> list[Run]:
+        """Return the runs of the experiment with all of `tags`."""
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        return list(self.client.search_runs([self.experiment_id], wanted, run_view_type=ViewType.ACTIVE_ONLY, max_results=1000))
+
+    @contextmanager
+    def running(self, run: Run) -> Iterator[str]:
+        """Mark `run` as running inside the block and with the right status after it; yields its id."""
+        run_id = run.info.run_id
+        self.set_status(run_id, "RUNNING")
+        try:
+            yield run_id
+        except BaseException as error:
+            with suppress(Exception):  # the error itself matters more than its mark in MLflow
+                self.close(run_id, error)
+            raise
+        self.set_status(run_id, "FINISHED")
+
+    def close(self, run_id: str, error: BaseException) -> None:
+        """End `run_id` as failed or killed and tag it with what happened."""
+        killed = isinstance(error, Preempted | Interrupted | KeyboardInterrupt | SystemExit)
+        message = error.message if isinstance(error, CelebditError) else str(error)
+        self.tag(run_id, {"error.type": type(error).__name__, "error.message": message[:1000]})
+        self.set_status(run_id, "KILLED" if killed else "FAILED")
+
+    def set_status(self, run_id: str, status: str) -> None:
+        """Set the status of a run, with the end time that belongs to it."""
+        with _reaching(self.settings.mlflow_uri):
+            if status == "RUNNING":
+                self.client.update_run(run_id, status=status)
+            else:
+                self.client.set_terminated(run_id, status=status)
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags on a run."""
+        with _reaching(self.settings.mlflow_uri):
+            self.client.log_batch(run_id, tags=[RunTag(key, str(value)[:5000]) for key, value in tags.items()], synchronous=True)
+
+    def params(self, run_id: str, params: Mapping[str, object]) -> None:
+        """Log flat parameters once; a parameter that is already there is left alone, because MLflow refuses to change one."""
+        with _reaching(self.settings.mlflow_uri):
+            present = self.client.get_run(run_id).data.params
+            fresh = [Param(key, str(value)[:500]) for key, value in params.items() if key not in present]
+            self.client.log_batch(run_id, params=fresh[: _MAX_PARAMS - len(present)], synchronous=True)
+
+    def metrics(self, run_id: str, points: Sequence[Point]) -> None:
+        """Log metric points in as few requests as MLflow allows."""
+        with _reaching(self.settings.mlflow_uri):
+            for start in range(0, len(points), _BATCH):
+                chunk = points[start : start + _BATCH]
+                self.client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.timestamp_ms, p.step) for p in chunk], synchronous=True)
+
+    def values(self, run_id: str, values: Mapping[str, float], *, step: int = 0) -> None:
+        """Log one value per key at `step`, unless the key already has one there."""
+        now_ms = int(time.time() * 1000)
+        fresh = [Point(key, step, value, now_ms) for key, value in values.items() if step not in self.logged_steps(run_id, key)]
+        self.metrics(run_id, fresh)
+
+    def logged_steps(self, run_id: str, key: str) -> set[int]:
+        """Return the steps at which metric `key` has a value."""
+        with _reaching(self.settings.mlflow_uri):
+            return {metric.step for metric in self.client.get_metric_history(run_id, key)}
+
+    def image(self, run_id: str, image: Any, *, key: str, step: int, timestamp_ms: int | None = None) -> None:
+        """Log an image (uint8 array, h x w x 3) under a key, unless the key already has one at `step`."""
+        with _reaching(self.settings.mlflow_uri):
+            marker = f"/{key.replace('/', '~')}%step%{step}%"
+            present = [item.path.replace("+", "%") for item in self.client.list_artifacts(run_id, "images")]
+            if not any(marker in f"/{path.split('/', 1)[-1]}" for path in present):
+                self.client.log_image(run_id, image, key=key, step=step, timestamp=timestamp_ms, synchronous=True)
+
+    def artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Upload a file as an artifact of a run."""
+        with _reaching(self.settings.mlflow_uri):
+            self.client.log_artifact(run_id, str(path), folder)
+
+    def text(self, run_id: str, text: str, file: str) -> None:
+        """Store a text as an artifact of a run."""
+        with _reaching(self.settings.mlflow_uri):
+            self.client.log_text(run_id, text, file)
+
+    def dataset(self, run_id: str, *, name: str, digest: str, uri: str, source: str, context: str, profile: Mapping[str, object]) -> None:
+        """Link a data set to a run. MLflow keeps at most 36 characters of a digest; the whole one goes into a tag."""
+        entity = Dataset(
+            name=name,
+            digest=digest[:_DIGEST_CHARACTERS],
+            source_type="s3",
+            source=_json({"uri": uri, "from": source}),
+            profile=_json(profile),
+        )
+        with _reaching(self.settings.mlflow_uri):
+            self.client.log_inputs(run_id, [DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])])
+            self.tag(run_id, {"dataset.digest": digest})
+
+    def evaluated_checkpoint(self, run_id: str, report: EvaluationReport) -> str:
+        """Log an evaluated checkpoint as a LoggedModel of its training run, with its numbers, once; return the model's id."""
+        digest = report.checkpoint_digest
+        with _reaching(self.settings.mlflow_uri):
+            model = self.logged_model(digest)
+            if model is None:
+                model = self.client.create_logged_model(
+                    self.experiment_id,
+                    name=f"step-{report.checkpoint_step}",
+                    source_run_id=run_id,
+                    tags={"checkpoint.digest": digest, "checkpoint.uri": report.checkpoint_uri, TAG_RUN_KEY: report.run_key},
+                    model_type="denoiser",
+                )
+            known = {metric.key for metric in model.metrics or []}
+            for key, value in report.metrics.items():
+                if key not in known:
+                    self.client.log_metric(run_id, key, value, step=report.checkpoint_step, model_id=model.model_id)
+            return str(model.model_id)
+
+    def logged_model(self, checkpoint_digest: str) -> LoggedModel | None:
+        """Return the LoggedModel of a checkpoint, or None; of several that racing steps made, the oldest."""
+        wanted = f"tags.`checkpoint.digest` = '{checkpoint_digest}'"
+        found = self.client.search_logged_models([self.experiment_id], filter_string=wanted)
+        return min(found, key=lambda model: (model.creation_timestamp, model.model_id)) if found else None
+
+    def run_url(self, run_id: str, *, experiment_id: str | None = None) -> str:
+        """Return the address of a run in the MLflow UI."""
+        return f"{self.settings.mlflow_uri}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+    def children(self, parent_run_id: str) -> list[Run]:
+        """Return the step runs below a pipeline's run."""
+        return self.search({_PARENT: parent_run_id})
+
+    def _origin(self) -> dict[str, str]:
+        settings = self.settings
+        tags = {"git.commit": settings.git_commit, "image.digest": settings.image_digest, "preset": settings.preset}
+        if settings.run_url:
+            tags["kfp.run_url"] = settings.run_url
+        return tags
+
+
+def flattened(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    """Return nested sections as flat parameters, `section.key`."""
+    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+
+
+def unseen(points: Iterable[Point], seen: Mapping[str, set[int]]) -> list[Point]:
+    """Return the points whose (key, step) is not in `seen`, each once, the first one winning."""
+    taken: set[tuple[str, int]] = set()
+    fresh = []
+    for point in points:
+        identity = (point.key, point.step)
+        if identity not in taken and point.step not in seen.get(point.key, set()):
+            taken.add(identity)
+            fresh.append(point)
+    return fresh
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+@contextmanager
+def _reaching(uri: str) -> Iterator[None]:
+    """Turn MLflow's many ways to say that it cannot be reached into one."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.get_http_status_code() in (401, 403):
+            raise BadInput(
+                f"MLflow at {uri} refuses access",
+                hint="check MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's --allowed-hosts",
+            ) from error
+        if error.error_code in ("TEMPORARILY_UNAVAILABLE",) or error.get_http_status_code() >= 500:
+            raise TrackingUnavailable(f"MLflow at {uri} failed: {_first_line(error)}", hint="run it again when MLflow is back") from error
+        raise
+    except OSError as error:
+        raise TrackingUnavailable(
+            f"MLflow at {uri} cannot be reached: {_first_line(error)}", hint="run it again when MLflow is back"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

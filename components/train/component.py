@@ -1,0 +1,53 @@
+"""The train step as a KFP component: a thin contract around `train.py`."""
+
+from kfp import dsl
+
+from components.image import GPU_IMAGE
+
+
+@dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
+def train(
+    dataset: dsl.Input[dsl.Dataset],
+    dataset_digest: str,
+    network: str,
+    diffusion: str,
+    optimizer: str,
+    training: str,
+    sampling: str,
+    resources: str,
+    checkpoint: dsl.Output[dsl.Model],
+) -> str:
+    """Train the denoiser on all devices of the node, continuing from the newest whole checkpoint in object storage.
+
+    Args:
+        dataset: The data set's manifest.
+        dataset_digest: The data set's digest, so that KFP's cache key follows the data.
+        network: The `network` section as canonical JSON.
+        diffusion: The `diffusion` section as canonical JSON.
+        optimizer: The `optimizer` section as canonical JSON.
+        training: The `training` section as canonical JSON.
+        sampling: The `sampling` section as canonical JSON, for the sample grids of the run.
+        resources: The `resources` section as canonical JSON.
+        checkpoint: The checkpoint's manifest: location, digest, step, recipe.
+
+    Returns:
+        The checkpoint's digest.
+    """
+    from components.context import step
+
+    with step("train") as context:
+        from pathlib import Path
+
+        from components.context import read_section
+        from components.errors import DataRefused
+        from components.manifests import DatasetManifest
+        from components.resources import ResourcesConfig
+        from components.train.train import read_recipe, run
+
+        data = DatasetManifest.load(Path(dataset.path))
+        if data.digest != dataset_digest:
+            raise DataRefused(f"the data set's manifest is of {data.digest}, the pipeline asked for {dataset_digest}")
+        recipe = read_recipe(network, diffusion, optimizer, training, sampling)
+        manifest = run(recipe, data, read_section(ResourcesConfig, resources, name="resources"), context)
+        context.hand_on(manifest, checkpoint)
+    return manifest.digest

@@ -1,0 +1,148 @@
+"""The convolutional encoder and decoder that stand in for a VAE: image to latent and skips, latent and skips to image.
+
+Promises: the decoder's last layer starts at zero, and every residual block starts as the identity. The residual codec folds pixels into
+channels (space-to-depth) instead of striding, so it neither aliases nor works at full resolution with few channels; the plain codec is the
+shape of the `seed` preset. Which noise level or objective is trained is not known here.
+"""
+
+import math
+from itertools import pairwise
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import NetworkConfig
+from model.layers import Modulation, full_precision
+
+Skips = list[Tensor]
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(modulated norm(conv(silu(norm(x)))))), the second convolution zero at the start."""
+
+    def __init__(self, channels: int, time_width: int) -> None:
+        super().__init__()
+        self.norm_in = _norm(channels)
+        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm_out = _norm(channels)
+        self.conv_out = _zero(nn.Conv2d(channels, channels, 3, padding=1))
+        self.modulation = Modulation(time_width, channels, 2)
+
+    def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        shift, scale = self.modulation(time)
+        hidden = self.norm_out(self.conv_in(F.silu(self.norm_in(x))))
+        hidden = hidden * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+        return x + self.conv_out(F.silu(hidden))
+
+
+class ResidualEncoder(nn.Module):
+    """Space-to-depth stem, residual levels from fine to coarse, 1x1 to the latent. One skip per level."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.stem_px = config.stem_px
+        self.stem = nn.Conv2d(3 * config.stem_px**2, channels[0], 3, padding=1)
+        self.levels = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(c, config.width) for _ in range(n)) for c, n in zip(channels, config.res_blocks, strict=True)
+        )
+        self.downs = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in pairwise(channels))
+        self.to_latent = nn.Conv2d(channels[-1], config.latent_channels, 1)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"], time: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "b z lh lw"], Skips]:
+        h = self.stem(F.pixel_unshuffle(x, self.stem_px))
+        skips: Skips = []
+        for i, level in enumerate(self.levels):
+            if i:
+                h = self.downs[i - 1](F.pixel_unshuffle(h, 2))
+            for block in cast(nn.ModuleList, level):
+                h = block(h, time)
+            skips.append(h)
+        return self.to_latent(h), skips
+
+
+class ResidualDecoder(nn.Module):
+    """The encoder's mirror: merge each level's skip by concatenation and 1x1, residual blocks, depth-to-space."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.stem_px = config.stem_px
+        self.from_latent = nn.Conv2d(config.latent_channels, channels[-1], 1)
+        self.merges = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in channels)
+        self.levels = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(c, config.width) for _ in range(n)) for c, n in zip(channels, config.res_blocks, strict=True)
+        )
+        self.ups = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(channels))
+        self.out_norm = _norm(channels[0])
+        self.out = _zero(nn.Conv2d(channels[0], 3 * config.stem_px**2, 3, padding=1))
+
+    def forward(self, z: Float[Tensor, "b z lh lw"], skips: Skips, time: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
+        h = self.from_latent(z)
+        for i in reversed(range(len(self.levels))):
+            h = self.merges[i](torch.cat([h, skips[i]], dim=1))
+            for block in cast(nn.ModuleList, self.levels[i]):
+                h = block(h, time)
+            if i:
+                h = F.pixel_shuffle(self.ups[i - 1](h), 2)
+        hidden = F.silu(self.out_norm(h))
+        with full_precision(hidden.device):
+            return F.pixel_shuffle(self.out(hidden.float()), self.stem_px)
+
+
+class PlainEncoder(nn.Module):
+    """One full-resolution convolution, then three strided ones, all `latent_channels` wide. The last skip is the latent itself."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        width = config.latent_channels
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.downs = nn.ModuleList(nn.Conv2d(width, width, 4, stride=2, padding=1) for _ in range(config.levels - 1))
+
+    def forward(self, x: Float[Tensor, "b 3 h w"], time: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "b z lh lw"], Skips]:
+        h = F.silu(self.stem(x))
+        skips = [h]
+        for down in self.downs:
+            h = F.silu(down(h))
+            skips.append(h)
+        return h, skips
+
+
+class PlainDecoder(nn.Module):
+    """Concatenate the skip, upsample by a transposed convolution, mix by a 3x3; no activation on the output image."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        width = config.latent_channels
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(2 * width, 2 * width, 4, stride=2, padding=1) for _ in range(config.levels - 1))
+        self.mixes = nn.ModuleList(nn.Conv2d(2 * width, width, 3, padding=1) for _ in range(config.levels - 1))
+        self.out = _zero(nn.Conv2d(2 * width, 3, 3, padding=1))
+
+    def forward(self, z: Float[Tensor, "b z lh lw"], skips: Skips, time: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
+        h = z
+        for i in reversed(range(len(self.ups))):
+            h = F.silu(self.mixes[i](self.ups[i](torch.cat([h, skips[i + 1]], dim=1))))
+        hidden = torch.cat([h, skips[0]], dim=1)
+        with full_precision(hidden.device):
+            return self.out(hidden.float())
+
+
+def build_codec(config: NetworkConfig) -> tuple[nn.Module, nn.Module]:
+    """Return the encoder and decoder that `config` names."""
+    if config.codec == "residual":
+        return ResidualEncoder(config), ResidualDecoder(config)
+    return PlainEncoder(config), PlainDecoder(config)

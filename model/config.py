@@ -1,0 +1,212 @@
+"""What defines a model and its training: the typed, immutable sections that `model/` reads.
+
+Promises: a value that validates here can be built and trained; every bound names its unit. Validation is strict: "8" and
+8.0 are not 8, NaN is not a number, an unknown key is an error. Which preset holds which values is not decided here.
+"""
+
+import json
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TRAINING_VERSION = 1
+"""The version of the training maths. Part of every run key: raise it when a change moves the numbers of a run, and only then."""
+
+
+class FrozenConfig(BaseModel):
+    """Base of every configuration section: strict types, no extra keys, finite numbers, immutable."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def canonical_json(value: object) -> bytes:
+    """Encode `value` so that equal values have equal bytes: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+
+
+class NetworkConfig(FrozenConfig):
+    """The denoiser: a convolutional encoder-decoder with skips around a Diffusion Transformer."""
+
+    image_px: int = Field(ge=8, le=2048, description="side of the square training images in pixels")
+    codec: Literal["residual", "plain"] = Field(
+        "residual",
+        description="residual: space-to-depth and residual blocks; plain: strided convolutions, latent_channels wide (`seed`)",
+    )
+    stem_px: int = Field(2, ge=1, le=8, description="residual codec: pixels folded into channels before the first level, per side")
+    channels: tuple[int, ...] = Field((), max_length=6, description="residual codec: channels per level, finest first")
+    res_blocks: tuple[int, ...] = Field(
+        (), max_length=6, description="residual codec: residual blocks per level, in the encoder and again in the decoder"
+    )
+    latent_channels: int = Field(ge=1, le=4096, description="channels of the latent that the transformer reads")
+    width: int = Field(ge=8, le=8192, description="transformer width")
+    depth: int = Field(ge=1, le=128, description="transformer blocks")
+    heads: int = Field(ge=1, le=128, description="attention heads")
+    patch_px: int = Field(ge=1, le=16, description="latent positions per token, per side")
+    block: Literal["modern", "dit"] = Field(
+        "modern", description="modern: RMSNorm, QK-norm, axial RoPE, SwiGLU; dit: LayerNorm, sin-cos positions, GELU (Peebles & Xie 2023)"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability inside the transformer blocks")
+
+    @property
+    def levels(self) -> int:
+        """Resolutions of the codec, the latent's included."""
+        return 4 if self.codec == "plain" else len(self.channels)
+
+    @property
+    def latent_stride_px(self) -> int:
+        """Pixels per latent position, per side."""
+        return (1 if self.codec == "plain" else self.stem_px) * 2 ** (self.levels - 1)
+
+    @property
+    def total_stride_px(self) -> int:
+        """Pixels per token, per side: every image side must be a multiple of it."""
+        return self.latent_stride_px * self.patch_px
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Self:
+        if self.codec == "residual" and (not self.channels or len(self.channels) != len(self.res_blocks)):
+            raise ValueError(
+                f"channels {list(self.channels)} and res_blocks {list(self.res_blocks)} must name the same levels, at least one"
+            )
+        if self.codec == "plain" and (self.channels or self.res_blocks):
+            raise ValueError("channels and res_blocks belong to the residual codec: leave them out with codec = 'plain'")
+        if any(c < 4 or c % 4 for c in self.channels):
+            raise ValueError(f"channels {list(self.channels)} must be multiples of 4 (group normalisation)")
+        if any(n < 1 for n in self.res_blocks):
+            raise ValueError(f"res_blocks {list(self.res_blocks)} must be at least 1 per level")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        if (self.width // self.heads) % 4:
+            raise ValueError(f"width / heads = {self.width // self.heads} must be a multiple of 4 (rotary positions in two axes)")
+        if self.image_px % self.total_stride_px:
+            raise ValueError(
+                f"image_px {self.image_px} must be a multiple of {self.total_stride_px} "
+                f"(latent stride {self.latent_stride_px} x patch_px {self.patch_px})"
+            )
+        return self
+
+
+class DiffusionConfig(FrozenConfig):
+    """What the denoiser learns: the noise path, what it predicts, and how errors are weighted."""
+
+    path: Literal["rectified_flow", "vp_linear", "vp_cosine", "vp_zero_snr"] = Field(
+        "rectified_flow", description="how data turns into noise"
+    )
+    prediction: Literal["x", "eps", "v"] = Field("x", description="what the network outputs: the clean image, the noise or the velocity")
+    weighting: Literal["none", "v", "min_snr", "sigmoid"] = Field(
+        "v", description="none: plain error of the prediction; v: error in velocity space; min_snr, sigmoid: on the error of the image"
+    )
+    min_snr_gamma: float = Field(5.0, gt=0, description="min_snr: largest weight on the image error (Hang et al. 2023)")
+    sigmoid_bias: float = Field(0.0, ge=-20, le=20, description="sigmoid: log-SNR where the weight on the noise error is one half")
+    sigma_floor: float = Field(0.05, gt=0, lt=1, description="v weighting: noise levels below this one are weighted as this one")
+    times: Literal["uniform", "logit_normal"] = Field("logit_normal", description="how training times are drawn")
+    logit_mean: float = Field(0.8, ge=-10, le=10, description="logit_normal: mean of logit(t); larger is noisier")
+    logit_std: float = Field(0.8, gt=0, le=10, description="logit_normal: standard deviation of logit(t)")
+    time_shift: float = Field(
+        1.0, gt=0, le=100, description="t' = a t / (1 + (a - 1) t): a > 1 trains at more noise, for larger images (Esser et al. 2024)"
+    )
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Self:
+        if self.path == "vp_zero_snr" and self.prediction == "eps":
+            raise ValueError(
+                "prediction 'eps' cannot be used with path 'vp_zero_snr': at pure noise it says nothing about the image; use 'x' or 'v'"
+            )
+        return self
+
+
+class OptimizerConfig(FrozenConfig):
+    """AdamW and its learning rate, a pure function of the step."""
+
+    lr_peak: float = Field(2e-4, gt=0, le=1, description="learning rate after warm-up")
+    warmup_steps: int = Field(1000, ge=0, description="steps of linear warm-up from zero")
+    schedule: Literal["constant", "cosine", "inverse_sqrt"] = Field("constant", description="what follows warm-up")
+    decay_steps: int | None = Field(
+        None,
+        gt=0,
+        description="cosine: step at which the rate reaches lr_floor; inverse_sqrt: step from which it falls. Not the length of the run",
+    )
+    lr_floor: float = Field(0.0, ge=0, le=1, description="cosine: the learning rate at and after decay_steps")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW moment decays")
+    eps: float = Field(1e-8, gt=0, le=1e-2, description="AdamW denominator floor")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="decoupled weight decay, on matrices and kernels only")
+    clip_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Self:
+        if any(not 0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {list(self.betas)} must be in [0, 1)")
+        if self.schedule != "constant":
+            if self.decay_steps is None:
+                raise ValueError(f"schedule '{self.schedule}' needs decay_steps")
+            if self.decay_steps <= self.warmup_steps:
+                raise ValueError(f"decay_steps {self.decay_steps} must be larger than warmup_steps {self.warmup_steps}")
+        if self.lr_floor > self.lr_peak:
+            raise ValueError(f"lr_floor {self.lr_floor} must not be larger than lr_peak {self.lr_peak}")
+        return self
+
+
+class TrainingConfig(FrozenConfig):
+    """How long to train, on how many images at once, and how often to make progress visible and durable."""
+
+    total_steps: int = Field(gt=0, le=100_000_000, description="optimiser steps in the whole run, over all restarts")
+    batch_images: int = Field(gt=0, le=1_000_000, description="images per optimiser step, over all processes and accumulation")
+    microbatch_images: int | None = Field(
+        None, gt=0, description="most images per forward pass and process; smaller means gradient accumulation. Default: no limit"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="source of the data order, noise, times and initial weights")
+    horizontal_flip: bool = Field(True, description="mirror each image with probability one half")
+    ema_sigma_rel: tuple[float, ...] = Field(
+        (0.05, 0.10), max_length=4, description="widths of the power-function averages of the weights (Karras et al. 2024)"
+    )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="decay of a classic exponential average, kept beside the others. Default: none"
+    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast with float32 master weights")
+    compile: bool = Field(False, description="compile the training step with torch.compile")
+    activation_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, about a third more time"
+    )
+    data_on_device: bool = Field(False, description="keep the whole packed data set in device memory")
+    deterministic: bool = Field(False, description="only deterministic kernels: slower, bitwise repeatable on CUDA")
+    log_every_steps: int = Field(50, gt=0, description="steps between metric points")
+    sample_every_steps: int = Field(2000, gt=0, description="steps between sample grids")
+    checkpoint_every_s: float = Field(300.0, ge=1, description="wall-clock seconds between checkpoints: the most work that a kill may cost")
+    checkpoints_to_keep: int = Field(3, ge=2, description="newest checkpoints kept in object storage")
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Self:
+        if not self.ema_sigma_rel and self.ema_decay is None:
+            raise ValueError("at least one average of the weights is needed: set ema_sigma_rel or ema_decay")
+        if any(not 0.001 <= width <= 0.28 for width in self.ema_sigma_rel):
+            raise ValueError(f"ema_sigma_rel {list(self.ema_sigma_rel)} must lie in [0.001, 0.28]")
+        if len(set(self.ema_sigma_rel)) != len(self.ema_sigma_rel):
+            raise ValueError(f"ema_sigma_rel {list(self.ema_sigma_rel)} names a width twice")
+        if self.microbatch_images is not None and self.microbatch_images > self.batch_images:
+            raise ValueError(f"microbatch_images {self.microbatch_images} must not exceed batch_images {self.batch_images}")
+        return self
+
+    def identity(self) -> dict[str, object]:
+        """Return the fields that decide the numbers of a run; the others (how long, how often, on what) may change on resume."""
+        return self.model_dump(mode="json", include={"batch_images", "seed", "horizontal_flip", "ema_sigma_rel", "ema_decay", "precision"})
+
+
+SAMPLERS = ("ddpm", "ddim", "euler", "heun", "dpmpp_2m", "unipc")
+SamplerName = Literal["ddpm", "ddim", "euler", "heun", "dpmpp_2m", "unipc"]
+
+
+class SamplingConfig(FrozenConfig):
+    """How images are drawn from a trained denoiser."""
+
+    sampler: SamplerName = Field("heun", description="integrator from noise to image")
+    num_steps: int = Field(32, ge=1, le=4000, description="steps of the sampler; heun calls the network twice per step")
+    spacing: Literal["linspace", "leading", "trailing"] = Field(
+        "linspace", description="which timesteps of the path are visited (Lin et al. 2023, table 2)"
+    )
+    eta: float = Field(0.0, ge=0, le=1, description="ddim: share of the posterior noise added back at each step")
+    time_shift: float = Field(1.0, gt=0, le=100, description="a > 1 spends more of the steps at high noise")
+    clip_x: bool = Field(True, description="clip each prediction of the clean image to [-1, 1]")
+    seed: int = Field(0, ge=0, lt=2**63, description="image i is a function of (weights, seed, i)")
+    ema: str = Field(
+        "0.1", description="which average of the weights: a tracked sigma_rel such as '0.1', 'classic', or 'none' for the raw weights"
+    )

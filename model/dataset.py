@@ -1,0 +1,151 @@
+"""Training images in memory: the packed data set, and which of its images each step sees.
+
+A pack is a directory with `images.npy`, uint8 of shape (n, h, w, 3), and `pack.json`, written last, that says what is in it. Building one
+from downloaded shards is ingest's and train's business; here a pack is only opened. Promises: the images of a step are a function of
+(seed, step) alone, each epoch visits every image exactly once, and a torn pack is refused.
+"""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from model import rng
+
+IMAGES_FILE = "images.npy"
+PACK_FILE = "pack.json"
+
+
+class PackTorn(ValueError):
+    """The pack is missing, incomplete or does not fit its description. Build it again."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """An open pack: the memory map and the keys of its images, in order."""
+
+    images: np.ndarray
+    keys: tuple[str, ...]
+    dataset_digest: str
+
+    @property
+    def image_px(self) -> int:
+        return int(self.images.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def open_pack(directory: Path) -> Pack:
+    """Open the pack in `directory` as a read-only memory map.
+
+    Raises:
+        PackTorn: if it is not there, or if its files do not fit each other.
+    """
+    try:
+        described = json.loads((directory / PACK_FILE).read_text())
+        images = np.load(directory / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
+        keys, digest = tuple(described["keys"]), str(described["dataset_digest"])
+    except (OSError, ValueError, KeyError) as cause:
+        raise PackTorn(f"no usable pack in {directory}: {cause}") from cause
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[0] != len(keys) or images.shape[3] != 3:
+        raise PackTorn(f"{directory / IMAGES_FILE} holds {images.dtype} {images.shape}, expected uint8 ({len(keys)}, h, w, 3)")
+    return Pack(images=images, keys=keys, dataset_digest=digest)
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
+    """Return a permutation of range(num_images) that is a function of (seed, epoch)."""
+    drawn = rng.words(seed, rng.Stream.ORDER, epoch, torch.arange(num_images), 2).numpy()
+    return np.lexsort((np.arange(num_images), drawn[:, 1], drawn[:, 0]))
+
+
+def indices_for_step(*, seed: int, step: int, batch_images: int, num_images: int) -> np.ndarray:
+    """Return which images make up the global batch of `step`: the next `batch_images` of the endless sequence of shuffled epochs."""
+    positions = np.arange(step * batch_images, (step + 1) * batch_images)
+    epochs, offsets = positions // num_images, positions % num_images
+    chosen = np.empty(batch_images, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        chosen[inside] = epoch_order(seed, int(epoch), num_images)[offsets[inside]]
+    return chosen
+
+
+class BatchReader:
+    """Deliver uint8 image batches on a device, from device memory or from the memory map with one batch read ahead."""
+
+    def __init__(self, pack: Pack, device: torch.device, *, on_device: bool) -> None:
+        self._device = device
+        self._pack = pack
+        self._resident = torch.from_numpy(np.array(pack.images)).to(device) if on_device else None
+        self._ahead: tuple[bytes, Future[Tensor]] | None = None
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+
+    def read(self, indices: np.ndarray, *, then: np.ndarray | None = None) -> UInt8[Tensor, "b 3 h w"]:
+        """Return the images with `indices`, in channels-last memory; `then` names the batch that will be asked for next."""
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(indices).to(self._device)].permute(0, 3, 1, 2)
+        ready = (
+            self._ahead[1] if self._ahead is not None and self._ahead[0] == indices.tobytes() else self._pool.submit(self._gather, indices)
+        )
+        self._ahead = None if then is None else (then.tobytes(), self._pool.submit(self._gather, then))
+        return ready.result().to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+
+    def _gather(self, indices: np.ndarray) -> UInt8[Tensor, "b h w 3"]:
+        order = np.argsort(indices, kind="stable")
+        gathered = np.empty((len(indices), *self._pack.images.shape[1:]), dtype=np.uint8)
+        gathered[order] = self._pack.images[indices[order]]
+        batch = torch.from_numpy(gathered)
+        return batch.pin_memory() if self._device.type == "cuda" else batch
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def write_pack(directory: Path, images: np.ndarray, keys: list[str], *, dataset_digest: str) -> None:
+    """Write a pack from an array in memory; for small data sets and tests."""
+    with PackWriter(directory, shape=images.shape[1:3], keys=keys, dataset_digest=dataset_digest) as add:
+        for image in images:
+            add(image)
+
+
+class PackWriter:
+    """Fill a pack image by image with constant memory; it becomes visible when all keys have their image.
+
+    Use as a context manager, which returns the function that takes the next image, uint8 (h, w, 3).
+    """
+
+    def __init__(self, directory: Path, *, shape: tuple[int, int], keys: list[str], dataset_digest: str) -> None:
+        self._directory = directory
+        self._keys = keys
+        self._digest = dataset_digest
+        self._shape = (len(keys), *shape, 3)
+        self._next = 0
+
+    def __enter__(self) -> Callable[[np.ndarray], None]:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        (self._directory / PACK_FILE).unlink(missing_ok=True)
+        self._map = np.lib.format.open_memmap(self._directory / IMAGES_FILE, mode="w+", dtype=np.uint8, shape=self._shape)
+        return self._add
+
+    def _add(self, image: np.ndarray) -> None:
+        self._map[self._next] = image
+        self._next += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._map.flush()
+        del self._map
+        if kind is not None:
+            return
+        if self._next != len(self._keys):
+            raise PackTorn(f"{self._next} images were added for {len(self._keys)} keys")
+        partial = self._directory / (PACK_FILE + ".partial")
+        partial.write_text(json.dumps({"dataset_digest": self._digest, "keys": self._keys}))
+        partial.replace(self._directory / PACK_FILE)

@@ -1,0 +1,104 @@
+"""One process among several: who we are, and how we agree.
+
+Promises: `Agreement` gives all ranks the same answer at the same step without making the device wait. How processes are started is not
+known here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place: its rank among all, its rank on this machine, and how many there are."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+@contextmanager
+def joined(world: World, device: torch.device, *, timeout_s: float) -> Iterator[None]:
+    """Be a member of the default process group (NCCL on CUDA, gloo on CPU) inside the block; nothing happens in a world of one."""
+    if world.size == 1:
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), device_id=device if device.type == "cuda" else None)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class Agreement:
+    """Let every rank raise a flag and all ranks learn of it at the same step, one step later.
+
+    The exchange runs on the host, in the background of the step, in a process group of its own.
+    """
+
+    def __init__(self, world: World, *, timeout_s: float) -> None:
+        self._world = world
+        self._group: dist.ProcessGroup | None = None
+        if world.size > 1:
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            assert isinstance(group, dist.ProcessGroup), "every rank is a member"
+            self._group = group
+        self._pending: tuple[dist.Work, Tensor] | None = None
+        self._agreed = False
+
+    def exchange(self, *, raised: bool) -> bool:
+        """Contribute `raised`; return whether any rank had raised its flag at the previous call."""
+        if self._group is None:
+            return raised
+        if self._pending is not None:
+            work, flag = self._pending
+            work.wait()
+            self._agreed = bool(flag.item())
+        flag = torch.tensor([float(raised)])
+        pending = dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+        assert pending is not None, "an asynchronous collective returns its handle"
+        self._pending = (pending, flag)
+        return self._agreed
+
+
+def text_from_first(text: str, world: World, device: torch.device) -> str:
+    """Return the `text` of rank 0 on every rank, sent as plain bytes (torch's object collectives unpickle what they receive)."""
+    if world.size == 1:
+        return text
+    raw = text.encode()
+    size = torch.tensor([len(raw)], device=device)
+    dist.broadcast(size, src=0)
+    sent = torch.zeros(int(size), dtype=torch.uint8, device=device)
+    if world.is_first and raw:
+        sent.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+    dist.broadcast(sent, src=0)
+    return bytes(sent.cpu().tolist()).decode()
+
+
+def mean_over_ranks(values: Tensor, world: World) -> Tensor:
+    """Average `values` element by element over all ranks."""
+    if world.size == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world.size
+
+
+def gathered(rows: Tensor, world: World) -> Tensor:
+    """Concatenate the equally shaped `rows` of all ranks, in the order of the ranks."""
+    if world.size == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world.size)]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)

@@ -1,0 +1,135 @@
+"""The Diffusion Transformer that works on the latent: tokens in, tokens out, conditioned on time.
+
+Promises: every block is the identity at initialisation (adaLN-Zero), and so is the whole core on its residual path: it starts by
+returning zeros. `dit` blocks follow Peebles & Xie 2023; `modern` blocks replace their norms, positions and MLP.
+"""
+
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import NetworkConfig
+from model.layers import Modulation, patchify, rotary_angles, rotate, sincos_positions, unpatchify
+
+_NORM_EPS = 1e-6
+
+
+def _modulate(x: Float[Tensor, "b n d"], shift: Float[Tensor, "b d"], scale: Float[Tensor, "b d"]) -> Float[Tensor, "b n d"]:
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; with `modern`, queries and keys are RMS-normalised and rotated by their position."""
+
+    def __init__(self, width: int, heads: int, *, modern: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = _linear(width, 3 * width)
+        self.out = _linear(width, width)
+        self.query_norm = nn.RMSNorm(width // heads, eps=_NORM_EPS) if modern else nn.Identity()
+        self.key_norm = nn.RMSNorm(width // heads, eps=_NORM_EPS) if modern else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b n d"], rotation: tuple[Tensor, Tensor] | None) -> Float[Tensor, "b n d"]:
+        b, n, d = x.shape
+        query, key, value = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        if rotation is not None:
+            query, key = rotate(query, *rotation), rotate(key, *rotation)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return cast(Tensor, self.out(mixed.transpose(1, 2).reshape(b, n, d)))
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP of 8/3 width, rounded up to a multiple of 64 (Shazeer 2020)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = -(-8 * width // (3 * 64)) * 64
+        self.gate_and_value = _linear(width, 2 * hidden, bias=False)
+        self.out = _linear(hidden, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        gate, value = self.gate_and_value(x).chunk(2, dim=-1)
+        return cast(Tensor, self.out(F.silu(gate) * value))
+
+
+class GeluMLP(nn.Module):
+    """MLP of four times the width with the tanh approximation of GELU, as in Peebles & Xie 2023."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = _linear(width, 4 * width)
+        self.out = _linear(4 * width, width)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        return cast(Tensor, self.out(F.gelu(self.hidden(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each as x + gate * f(modulated norm of x); shift, scale and gate come from the time."""
+
+    def __init__(self, width: int, heads: int, *, modern: bool, dropout: float) -> None:
+        super().__init__()
+        norm = nn.RMSNorm if modern else nn.LayerNorm
+        self.attention_norm = norm(width, eps=_NORM_EPS, elementwise_affine=False)
+        self.mlp_norm = norm(width, eps=_NORM_EPS, elementwise_affine=False)
+        self.attention = Attention(width, heads, modern=modern)
+        self.mlp = SwiGLU(width) if modern else GeluMLP(width)
+        self.modulation = Modulation(width, width, 6)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"], rotation: tuple[Tensor, Tensor] | None
+    ) -> Float[Tensor, "b n d"]:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(time)
+        x = x + gate_a[:, None] * self.dropout(self.attention(_modulate(self.attention_norm(x), shift_a, scale_a), rotation))
+        return x + gate_m[:, None] * self.dropout(self.mlp(_modulate(self.mlp_norm(x), shift_m, scale_m)))
+
+
+class Core(nn.Module):
+    """Patchify a latent, run the blocks, and return an update of the same shape. It is exactly zero at initialisation."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        modern = config.block == "modern"
+        token_width = config.latent_channels * config.patch_px**2
+        self.patch_px = config.patch_px
+        self.rotary = modern
+        self.head_width = config.width // config.heads
+        self.embed = _linear(token_width, config.width)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, modern=modern, dropout=config.dropout) for _ in range(config.depth))
+        self.out_norm = (nn.RMSNorm if modern else nn.LayerNorm)(config.width, eps=_NORM_EPS, elementwise_affine=False)
+        self.out_modulation = Modulation(config.width, config.width, 2)
+        self.out = nn.Linear(config.width, token_width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.checkpoint_activations = False
+
+    def forward(self, z: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        height, width = z.shape[-2:]
+        rows, columns = height // self.patch_px, width // self.patch_px
+        tokens = self.embed(patchify(z, self.patch_px))
+        rotation = None
+        if self.rotary:
+            angles = rotary_angles(self.head_width, rows, columns, z.device)
+            rotation = (angles.cos(), angles.sin())
+        else:
+            tokens = tokens + sincos_positions(tokens.shape[-1], rows, columns, z.device).to(tokens.dtype)
+        for block in self.blocks:
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                tokens = torch.utils.checkpoint.checkpoint(block, tokens, time, rotation, use_reentrant=False)
+            else:
+                tokens = block(tokens, time, rotation)
+        shift, scale = self.out_modulation(time)
+        return unpatchify(self.out(_modulate(self.out_norm(tokens), shift, scale)), self.patch_px, height, width)

@@ -1,0 +1,42 @@
+"""What the training loop asks of the outside world; `components/` answers it with MLflow and object storage, tests with memory.
+
+Promises nothing itself. No method may block the loop on a network: a recorder and a checkpoint sink take what they are given and return.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from model.checkpoint import CheckpointState
+
+
+class Recorder(Protocol):
+    """Takes what people want to see of a run."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record one value per key at `step`."""
+
+    def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
+        """Record the sample images of `step`; image i is drawn from the same noise at every step."""
+
+    def progress(self, step: int, total_steps: int, text: str) -> None:
+        """Say how far training is."""
+
+
+class CheckpointSink(Protocol):
+    """Takes snapshots and makes them durable in the background."""
+
+    def ready(self) -> bool:
+        """Return whether a snapshot would be taken now: none is in flight."""
+
+    def submit(self, snapshot: Callable[[], CheckpointState]) -> None:
+        """Call `snapshot` at once (it copies to host memory) and make the result durable in the background."""
+
+    def drain(self) -> None:
+        """Wait until everything submitted is durable.
+
+        Raises:
+            Exception: the error that kept a snapshot from becoming durable.
+        """

@@ -1,0 +1,86 @@
+"""Random numbers as a pure function of what they are for: (seed, stream, step, index, element).
+
+Promises: the bits depend on the arguments only, never on the batch they are drawn in, the rank, the device or what was drawn before; so a
+resumed run, another batch size and another world size see the same numbers. The generator is Philox4x32-10 (Salmon et al. 2011,
+"Parallel random numbers: as easy as 1, 2, 3"). Normal numbers may differ between devices in the last bit of log and cos.
+"""
+
+import math
+from enum import IntEnum
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+_MASK = 0xFFFFFFFF
+
+
+class Stream(IntEnum):
+    """What a number is drawn for. Each use has a stream of its own, so that adding a use never moves another."""
+
+    ORDER = 0
+    TIME = 1
+    NOISE = 2
+    FLIP = 3
+    DROPOUT = 4
+    SAMPLE = 5
+    FEATURES = 6
+    BOOTSTRAP = 7
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return four 32-bit words, as int64 tensors in [0, 2**32), for each 128-bit counter given as four broadcastable words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        # int64 wraps, so the high word comes back sign-extended: the mask makes the shift a logical one.
+        c0, c1, c2, c3 = (p1 >> 32 & _MASK) ^ c1 ^ k0, p1 & _MASK, (p0 >> 32 & _MASK) ^ c3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def words(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], num_words: int) -> Int64[Tensor, "b words"]:
+    """Draw `num_words` 32-bit words for each index. Steps and indices must lie in [0, 2**32), the seed in [0, 2**64)."""
+    blocks = torch.arange(-(-num_words // 4), device=indices.device)
+    shape = (len(indices), len(blocks))
+    counter = (
+        blocks.expand(shape),
+        indices[:, None].expand(shape),
+        indices.new_tensor(step).expand(shape),
+        indices.new_tensor(int(stream)).expand(shape),
+    )
+    drawn = philox(counter, (seed & _MASK, seed >> 32))
+    return torch.stack(drawn, dim=-1).flatten(1)[:, :num_words]
+
+
+def uniform(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], count: int) -> Float[Tensor, "b count"]:
+    """Draw `count` float64 numbers in (0, 1) for each index."""
+    return (words(seed, stream, step, indices, count).double() + 0.5) * 2.0**-32
+
+
+def coin(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"]) -> Bool[Tensor, " b"]:
+    """Toss one fair coin for each index."""
+    return words(seed, stream, step, indices, 1)[:, 0] >= 2**31
+
+
+def normal(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+    """Draw a standard normal float32 tensor of `shape` for each index, by Box and Muller's transform."""
+    count = math.prod(shape)
+    blocks = torch.arange(-(-count // 4), device=indices.device)
+    grid = (len(indices), len(blocks))
+    counter = (
+        blocks.expand(grid),
+        indices[:, None].expand(grid),
+        indices.new_tensor(step).expand(grid),
+        indices.new_tensor(int(stream)).expand(grid),
+    )
+    u0, u1, u2, u3 = (((w.float() + 0.5) * 2.0**-32) for w in philox(counter, (seed & _MASK, seed >> 32)))
+    pairs = []
+    for radius_u, angle_u in ((u0, u1), (u2, u3)):
+        radius, angle = (-2 * radius_u.log()).sqrt(), angle_u * (2 * math.pi)
+        pairs += [radius * angle.cos(), radius * angle.sin()]
+    return torch.stack(pairs, dim=-1).flatten(1)[:, :count].reshape(len(indices), *shape)

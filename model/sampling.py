@@ -1,0 +1,263 @@
+"""From noise to images: the samplers, all as steps between points of a path, all driven by a denoiser that estimates the clean image.
+
+Promises: image i is a function of (denoiser, seed, i) and never of the batch it is drawn in. Scalars of the schedule are computed in
+float64 on the host before the first step, so no step waits for the device. Training and weights are not known here.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from model import rng
+from model.config import SamplingConfig
+from model.diffusion import Diffusion, Path, shift_times
+
+Images = Float[Tensor, "b c h w"]
+Denoise = Callable[[Images, float], Images]
+"""Estimate the clean images from noisy ones at time t in [0, 1]."""
+NoiseAt = Callable[[int], Images]
+"""Return fresh standard normal noise for a step, the same whenever it is asked again."""
+OnStep = Callable[[int, int], None]
+"""Hear of progress: (steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A time of the path with all that a sampler needs to know of it."""
+
+    t: float
+    alpha: float
+    sigma: float
+    clock: float
+    velocity_x: float
+    velocity_e: float
+
+    @property
+    def half_log_snr(self) -> float:
+        """log(alpha / sigma), the time variable of DPM-Solver; infinite at pure data and pure noise."""
+        if self.sigma == 0:
+            return math.inf
+        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+
+
+def points(path: Path, times: Sequence[float]) -> list[Point]:
+    """Evaluate `path` at `times`."""
+    t = torch.tensor(times, dtype=torch.float64)
+    alpha, sigma = path.alpha_sigma(t)
+    a, s = path.velocity_weights(t)
+    columns = (t, alpha, sigma, path.clock(t), a, s)
+    return [Point(*row) for row in torch.stack([c.double() for c in columns], dim=1).tolist()]
+
+
+def sampling_times(path: Path, config: SamplingConfig) -> list[float]:
+    """Return num_steps + 1 falling times, the last one 0.
+
+    On a discrete path these are timesteps k as t = (k + 1) / T, spaced as Lin et al. 2023, table 2; on a continuous one they are even.
+
+    Raises:
+        ValueError: if the path has fewer timesteps than `config.num_steps`.
+    """
+    n, total = config.num_steps, path.num_timesteps
+    if total is None:
+        even = torch.linspace(1, 0, n + 1, dtype=torch.float64)
+        return [float(t) for t in shift_times(even, config.time_shift)]
+    if n > total:
+        raise ValueError(f"num_steps {n} must not exceed the {total} timesteps of the path")
+    counts = torch.arange(n, dtype=torch.float64)
+    match config.spacing:
+        case "linspace":
+            k = torch.linspace(total - 1, 0, n, dtype=torch.float64).round()
+        case "leading":
+            k = (counts * (total // n)).flip(0)
+        case "trailing":
+            k = (total - counts * (total / n)).round() - 1
+    times = shift_times((k + 1) / total, config.time_shift)
+    return [float(t) for t in times] + [0.0]
+
+
+def _noise_estimate(x_t: Images, x: Images, at: Point) -> Images:
+    return (x_t - at.alpha * x) / at.sigma
+
+
+def _velocity(x_t: Images, x: Images, at: Point) -> Images:
+    return at.velocity_x * x + at.velocity_e * _noise_estimate(x_t, x, at)
+
+
+def posterior(x_t: Images, x: Images, at: Point, to: Point) -> tuple[Images, float]:
+    """Return mean and deviation of q(x_s | x_t, x) for s = `to` < t = `at` (Ho et al. 2020, eq. 6 and 7, on any Gaussian path)."""
+    scale = at.alpha / to.alpha
+    variance = max(at.sigma**2 - (scale * to.sigma) ** 2, 0.0)
+    mean = (scale * to.sigma**2 / at.sigma**2) * x_t + (to.alpha * variance / at.sigma**2) * x
+    return mean, math.sqrt(variance) * to.sigma / at.sigma
+
+
+def _ddpm(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
+    """Ancestral sampling with the posterior's own ("fixed small") variance (Ho et al. 2020, algorithm 2)."""
+    for i, (at, to) in enumerate(pairwise(path)):
+        x_t, deviation = posterior(x_t, denoise(x_t, at.t), at, to)
+        if deviation > 0:
+            x_t = x_t + deviation * noise_at(i)
+        on_step(i + 1, len(path) - 1)
+    return x_t
+
+
+def _ddim(eta: float) -> Callable[[Denoise, list[Point], Images, NoiseAt, OnStep], Images]:
+    """Keep the estimates of image and noise fixed over the step (Song et al. 2020, equation 12); eta = 1 is ancestral sampling."""
+
+    def run(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
+        for i, (at, to) in enumerate(pairwise(path)):
+            x = denoise(x_t, at.t)
+            fresh = eta * posterior(x_t, x, at, to)[1]
+            x_t = to.alpha * x + math.sqrt(max(to.sigma**2 - fresh**2, 0.0)) * _noise_estimate(x_t, x, at)
+            if fresh > 0:
+                x_t = x_t + fresh * noise_at(i)
+            on_step(i + 1, len(path) - 1)
+        return x_t
+
+    return run
+
+
+def _euler(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
+    """First-order integration of the probability flow along the path's own clock."""
+    for i, (at, to) in enumerate(pairwise(path)):
+        x_t = x_t + (to.clock - at.clock) * _velocity(x_t, denoise(x_t, at.t), at)
+        on_step(i + 1, len(path) - 1)
+    return x_t
+
+
+def _heun(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
+    """Second-order integration of the probability flow; the last step, into pure data, is Euler's (Karras et al. 2022, algorithm 1)."""
+    for i, (at, to) in enumerate(pairwise(path)):
+        slope = _velocity(x_t, denoise(x_t, at.t), at)
+        reached = x_t + (to.clock - at.clock) * slope
+        if to.sigma > 0:
+            slope = (slope + _velocity(reached, denoise(reached, to.t), to)) / 2
+            reached = x_t + (to.clock - at.clock) * slope
+        x_t = reached
+        on_step(i + 1, len(path) - 1)
+    return x_t
+
+
+def _first_order(x_t: Images, x: Images, at: Point, to: Point) -> Images:
+    """The exponential-integrator step for a constant estimate `x`, which equals DDIM and is finite also at pure noise and pure data."""
+    ratio = to.sigma / at.sigma
+    return ratio * x_t + (to.alpha - at.alpha * ratio) * x
+
+
+def _dpmpp_2m(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
+    """Two-step multistep solver in half log-SNR (Lu et al. 2022, DPM-Solver++, algorithm 2), first order where log-SNR is infinite."""
+    previous: tuple[Images, Point] | None = None
+    for i, (at, to) in enumerate(pairwise(path)):
+        x = denoise(x_t, at.t)
+        h = to.half_log_snr - at.half_log_snr
+        if previous is not None and math.isfinite(h) and math.isfinite(previous[1].half_log_snr):
+            ratio = (at.half_log_snr - previous[1].half_log_snr) / h
+            estimate = x + (x - previous[0]) / (2 * ratio)
+        else:
+            estimate = x
+        x_t = _first_order(x_t, estimate, at, to)
+        previous = (x, at)
+        on_step(i + 1, len(path) - 1)
+    return x_t
+
+
+def _unipc(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
+    """Second-order predictor with a corrector that reuses the next evaluation (Zhao et al. 2023, UniPC-2 with B(h) = expm1(-h))."""
+    older: tuple[Images, Point] | None = None
+    x = denoise(x_t, path[0].t)
+    for i, (at, to) in enumerate(pairwise(path)):
+        h = to.half_log_snr - at.half_log_snr
+        base = _first_order(x_t, x, at, to)
+        if not math.isfinite(h):
+            x_t, older = base, None
+            if to.sigma > 0:
+                x = denoise(x_t, to.t)
+            on_step(i + 1, len(path) - 1)
+            continue
+        growth = to.alpha * -math.expm1(-h)
+        slopes = [] if older is None else [((older[1].half_log_snr - at.half_log_snr) / h, older[0])]
+        differences = [(other - x) / ratio for ratio, other in slopes]
+        predicted = base + growth * 0.5 * differences[0] if differences else base
+        fresh = denoise(predicted, to.t)
+        weights = _unipc_weights([ratio for ratio, _ in slopes] + [1.0], h)
+        x_t = base
+        for weight, difference in zip(weights, [*differences, fresh - x], strict=True):
+            x_t = x_t + growth * weight * difference
+        older, x = (x, at), fresh
+        on_step(i + 1, len(path) - 1)
+    return x_t
+
+
+def _unipc_weights(ratios: list[float], h: float) -> list[float]:
+    """Solve UniPC's order conditions (Zhao et al. 2023, theorem 3.1) for one or two differences."""
+    if len(ratios) == 1:
+        return [0.5]
+    growth, term, factorial, right = math.expm1(-h), math.expm1(-h) / -h - 1, 1.0, []
+    for order in range(1, len(ratios) + 1):
+        right.append(term * factorial / growth)
+        factorial *= order + 1
+        term = term / -h - 1 / factorial
+    left = torch.tensor([[ratio**power for ratio in ratios] for power in range(len(ratios))], dtype=torch.float64)
+    return [float(w) for w in torch.linalg.solve(left, torch.tensor(right, dtype=torch.float64))]
+
+
+def integrate(
+    denoise: Denoise, path: Path, config: SamplingConfig, start: Images, noise_at: NoiseAt, *, on_step: OnStep = lambda done, total: None
+) -> Images:
+    """Carry `start` (standard normal noise at t = 1) along `path` to an image with the sampler that `config` names."""
+    samplers = {"ddpm": _ddpm, "ddim": _ddim(config.eta), "euler": _euler, "heun": _heun, "dpmpp_2m": _dpmpp_2m, "unipc": _unipc}
+    visited = points(path, sampling_times(path, config))
+    return samplers[config.sampler](denoise, visited, start, noise_at, on_step)
+
+
+def denoiser_of(network: Callable[[Tensor, Tensor], Tensor], diffusion: Diffusion, *, clip_x: bool) -> Denoise:
+    """Wrap a network as an estimator of the clean image, clipped to [-1, 1] if asked."""
+
+    def denoise(x_t: Images, t: float) -> Images:
+        times = torch.full((len(x_t),), t, dtype=torch.float64, device=x_t.device)
+        x = diffusion.clean_image(network(x_t, diffusion.path.timestep(times).to(x_t.dtype)), x_t, times)
+        return x.clamp(-1, 1) if clip_x else x
+
+    return denoise
+
+
+def autoguided(good: Denoise, bad: Denoise, weight: float, *, t_low: float = 0.0, t_high: float = 1.0) -> Denoise:
+    """Push the estimate away from that of a weaker version of the model (Karras et al. 2024a).
+
+    `weight` 1 is `good` alone. Guidance acts within an interval of times, ends included (Kynkaanniemi et al. 2024).
+    """
+
+    def denoise(x_t: Images, t: float) -> Images:
+        x = good(x_t, t)
+        return x if weight == 1 or not t_low <= t <= t_high else torch.lerp(bad(x_t, t), x, weight)
+
+    return denoise
+
+
+@torch.inference_mode()
+def sample(
+    denoise: Denoise,
+    path: Path,
+    config: SamplingConfig,
+    indices: Int64[Tensor, " b"],
+    image_px: int,
+    *,
+    on_step: OnStep = lambda done, total: None,
+) -> Images:
+    """Draw the images with the given `indices`, in [-1, 1] up to the sampler's overshoot. Image i depends on `config.seed` and i alone."""
+    shape = (3, image_px, image_px)
+
+    def noise_at(step: int) -> Images:
+        return rng.normal(config.seed, rng.Stream.SAMPLE, step + 1, indices, shape)
+
+    return integrate(denoise, path, config, noise_at(-1), noise_at, on_step=on_step)
+
+
+def to_uint8(images: Images) -> UInt8[Tensor, "b c h w"]:
+    """Turn [-1, 1] into 0..255: clip, then round to nearest."""
+    return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)

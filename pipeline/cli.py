@@ -1,0 +1,103 @@
+"""The command `celebdit`: one frame around all commands.
+
+Promises: human output goes to stderr, `--json` prints exactly one JSON object on stdout; an error that is meant for people is one line
+with a hint and no traceback; the exit code says what kind it was (README, "Exit codes"). What commands do is in `pipeline/commands/`.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from components.errors import EXIT_BUG, BadInput, CelebditError, Interrupted
+from components.redact import redactor
+from pipeline.view import printable
+
+_COMMANDS = {
+    "demo": ("pipeline.commands.run", "demo", "Draw faces, train on them, evaluate and register: the whole pipeline in a few minutes."),
+    "run": ("pipeline.commands.run", "run", "Run the pipeline with a preset or a configuration file."),
+    "compile": ("pipeline.commands.compile", "compile_command", "Write the pipeline as KFP YAML."),
+    "models": ("pipeline.commands.models", "models", "List, promote and roll back model versions."),
+    "config": ("pipeline.commands.config", "config", "Show presets and resolved configurations."),
+    "services": ("pipeline.commands.services", "services", "Start, stop and look at the embedded servers."),
+    "ui": ("pipeline.commands.services", "ui", "Keep the embedded servers running and print where to look."),
+    "sync": ("pipeline.commands.sync", "sync", "Tell MLflow what it missed of a run while it was away."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when the command is used, so that `--help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        found = getattr(importlib.import_module(module), attribute)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="celebdit")
+def cli() -> None:
+    """Train a Diffusion Transformer face generator, from raw images to a promoted model version."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with the exit code of what happened."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(args=list(arguments), prog_name="celebdit", standalone_mode=False)
+    except click.ClickException as error:
+        code = _tell(_from_click(error), arguments)
+    except (KeyboardInterrupt, click.Abort):
+        code = _tell(Interrupted("interrupted"), arguments)
+    except CelebditError as error:
+        code = _tell(error, arguments)
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        print(redactor(os.environ)("".join(traceback.format_exception(error))), file=sys.stderr)
+        code = _tell(
+            CelebditError(f"{type(error).__name__}: {error}", hint="this is a bug: please report it with the traceback above"), arguments
+        )
+    raise SystemExit(code or 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _from_click(error: click.ClickException) -> CelebditError:
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "celebdit"
+    return BadInput(" ".join(error.format_message().split()), hint=f"see {command} --help")
+
+
+def _tell(error: CelebditError, arguments: Sequence[str]) -> int:
+    redact = redactor(os.environ)
+    print(f"celebdit: {redact(printable(error.message))}", file=sys.stderr)
+    if error.hint:
+        print(f"  {redact(printable(error.hint))}", file=sys.stderr)
+    if "--json" in arguments:
+        print(json.dumps({"error": {"message": redact(error.message), "hint": error.hint, "exit_code": error.exit_code}}))
+    return error.exit_code if error.exit_code is not None else EXIT_BUG
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `celebdit`, one file per subject."""

@@ -1,0 +1,108 @@
+"""`celebdit demo` and `celebdit run`: the whole pipeline on this machine."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from components.errors import EXIT_OK, GateFailed
+from components.events import Event
+from components.ingest.synthetic import write_archive
+from pipeline.commands.options import home_option, json_option, print_json, say
+from pipeline.config import load_config
+from pipeline.runs import RunSummary, execute
+from pipeline.session import new_run_id, open_session
+from pipeline.view import RunView
+
+_DEMO_FACES, _DEMO_SEED, _DEMO_PX = 2400, 0, 256
+
+
+@click.command()
+@click.argument("overrides", nargs=-1)
+@click.option("--source", type=click.Path(path_type=Path), help="A zip, tar or folder of images to use instead of drawn faces.")
+@click.option("--keep-services", is_flag=True, help="Leave the embedded servers running afterwards.")
+@home_option
+@json_option
+def demo(overrides: tuple[str, ...], source: Path | None, keep_services: bool, home: Path, as_json: bool) -> int:
+    """Draw faces, train on them, evaluate and register: the whole pipeline in a few minutes.
+
+    OVERRIDES are written section.key=value, like training.total_steps=200.
+    """
+    archive = home / "demo" / f"faces-{_DEMO_FACES}-{_DEMO_SEED}-{_DEMO_PX}.zip"
+    chosen = str((source or archive).absolute())
+    changes: dict[str, object] = {"data.source": chosen}
+    if source is not None:
+        changes |= {"data.name": "demo-own", "data.licence": "unspecified"}
+    config = load_config("demo", overrides, changes=changes)
+    run_id = new_run_id("demo")
+    with open_session(home, stay=keep_services) as session, RunView() as view:
+        if source is None and not archive.exists():
+            _draw_archive(archive, view)
+        summary = execute(config, session, view, preset="demo", run_id=run_id)
+    return _finish(summary, as_json=as_json, kept=keep_services)
+
+
+@click.command()
+@click.argument("preset")
+@click.argument("overrides", nargs=-1)
+@click.option("--keep-services", is_flag=True, help="Leave the embedded servers running afterwards.")
+@click.option(
+    "--accept-license",
+    "accepted_by",
+    metavar="NAME",
+    help="Accept the licence of the data in this name; it is recorded with everything made from them.",
+)
+@home_option
+@json_option
+def run(preset: str, overrides: tuple[str, ...], keep_services: bool, accepted_by: str | None, home: Path, as_json: bool) -> int:
+    """Run the pipeline with PRESET, the name of a preset or the path of a TOML file.
+
+    OVERRIDES are written section.key=value, like training.total_steps=200.
+    """
+    changes: dict[str, object] = {} if accepted_by is None else {"data.licence_accepted_by": accepted_by}
+    config = load_config(preset, overrides, changes=changes)
+    with open_session(home, stay=keep_services) as session, RunView() as view:
+        summary = execute(config, session, view, preset=Path(preset).stem, run_id=new_run_id(preset))
+    return _finish(summary, as_json=as_json, kept=keep_services)
+
+
+def _draw_archive(archive: Path, view: RunView) -> None:
+    """Draw the demo's faces while the servers start."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+
+    def tell(kind: Any, **facts: object) -> None:
+        view(Event(step="faces", kind=kind, at_s=time.time(), facts=facts))
+
+    tell("started")
+    write_archive(
+        archive,
+        count=_DEMO_FACES,
+        seed=_DEMO_SEED,
+        image_px=_DEMO_PX,
+        on_image=lambda done: tell("progress", done=done, total=_DEMO_FACES, text="faces drawn") if done % 20 == 0 else None,
+    )
+    tell("finished")
+
+
+def _finish(summary: RunSummary, *, as_json: bool, kept: bool) -> int:
+    facts = summary.facts
+    score, model = facts["score"], facts["model"]
+    noise = facts["metrics"].get(f"{score['name']}_of_noise")
+    say()
+    say(f"  data       {facts['dataset']['num_images']} images, digest {facts['dataset']['digest'][:12]}")
+    say(f"  training   {facts['training_steps']} steps, run {facts['run_key']}, checkpoint {facts['checkpoint']['digest'][:12]}")
+    say(f"  score      {score['name']} = {score['value']:.3f}" + (f" (noise: {noise:.3f}; lower is better)" if noise is not None else ""))
+    say(f"  gate       {facts['gate']['decision']}: {'; '.join(facts['gate']['reasons'])}")
+    if model is not None:
+        say(f"  model      {model['name']} version {model['version']}, {', '.join(model['aliases'])}")
+    say(f"  samples    {facts['samples']}")
+    say(f"  MLflow     {facts['mlflow']['run_url']}")
+    if not kept and facts["mlflow"]["tracking_uri"].startswith("http://127.0.0.1:"):
+        say("             (its server has stopped; `celebdit ui` starts it again and prints the address)")
+    say("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in facts["seconds"].items()))
+    if model is not None:
+        say(f'  next       celebdit models promote {model["version"]} --model {model["name"]} --reason "..."')
+    if as_json:
+        print_json(facts)
+    return EXIT_OK if summary.passed else GateFailed.exit_code

@@ -1,0 +1,99 @@
+"""Which servers a command works with: those that the environment names, or the embedded ones.
+
+Promises: with CELEBDIT_STORE and MLFLOW_TRACKING_URI set nothing is started; with neither set both servers are our own; one without the
+other is refused, because half of a run on a laptop and half elsewhere is never meant.
+"""
+
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.context import StepContext
+from components.errors import BadInput
+from components.events import Events
+from components.settings import GIT_COMMIT, MLFLOW, PRESET, RUN_ID, STORE, WORK_DIR, Settings
+from pipeline.services import Services
+
+HOME = "CELEBDIT_HOME"
+
+
+def default_home() -> Path:
+    """Return the folder for local state: CELEBDIT_HOME, or `.celebdit` in the current folder."""
+    return Path(os.environ.get(HOME) or ".celebdit")
+
+
+@dataclass
+class Session:
+    """Reachable servers, and where local state goes."""
+
+    home: Path
+    services: Services | None
+
+    def environment(
+        self, *, run_id: str = "command", preset: str = "none", on_wait: Callable[[str], None] = lambda name: None
+    ) -> dict[str, str]:
+        """Return the environment for the processes of one run, waiting for embedded servers to answer."""
+        environment = {
+            # No file of ours is a pickle; this keeps torch from unpickling one that is handed to it.
+            "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+            "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PYTHONUNBUFFERED": "1",
+            WORK_DIR: str(self.home.absolute() / "work"),
+            GIT_COMMIT: git_commit(),
+            **os.environ,
+            RUN_ID: run_id,
+            PRESET: preset,
+        }
+        return environment if self.services is None else {**environment, **self.services.wait(on_wait=on_wait).environment}
+
+    def context(self, environment: Mapping[str, str] | None = None) -> StepContext:
+        """Return the doors to this session's servers for use in this process."""
+        environment = self.environment() if environment is None else environment
+        os.environ.update(environment)  # boto3 and MLflow read theirs from the process environment
+        return StepContext(settings=Settings.from_environment(environment), events=Events("celebdit", None))
+
+
+@contextmanager
+def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
+    """Have servers for the block; embedded ones are started but not waited for.
+
+    Raises:
+        BadInput: if only one of the two endpoints is configured.
+    """
+    configured = {name for name in (STORE, MLFLOW) if os.environ.get(name)}
+    if len(configured) == 1:
+        present, absent = (STORE, MLFLOW) if STORE in configured else (MLFLOW, STORE)
+        raise BadInput(
+            f"{present} is set but {absent} is not", hint="set both to use servers of yours, or neither to use the embedded ones"
+        )
+    if configured:
+        yield Session(home=home, services=None)
+        return
+    services = Services(home)
+    with services.used(stay=stay):
+        yield Session(home=home, services=services)
+
+
+def new_run_id(preset: str) -> str:
+    """Return a name for a run: what and when, unique."""
+    stem = "".join(c if c.isalnum() else "-" for c in Path(preset).stem.lower())[:30].strip("-") or "run"
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+
+
+def git_commit() -> str:
+    """Return the commit of the code, marked if files differ from it, or "unknown" outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        where = Path(__file__).parent
+        return subprocess.run(["git", "-C", str(where), *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

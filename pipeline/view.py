@@ -1,0 +1,98 @@
+"""How a run looks while it goes on: a bar per step on a terminal, plain lines elsewhere. All of it on stderr.
+
+Promises: a pure consumer of events; nothing that it draws is needed to know the outcome. Texts are escaped, so that data cannot drive the
+terminal.
+"""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from components.events import Event
+
+_PLAIN_EVERY_S = 5.0
+_LABELS = {
+    "faces": "draw faces",
+    "preflight": "preflight",
+    "ingest": "ingest",
+    "train": "train",
+    "evaluate": "evaluate",
+    "gate": "gate",
+    "register": "register",
+    "finalize": "finalize",
+}
+
+
+def printable(text: str) -> str:
+    """Return `text` without control characters, which could move the cursor or recolour the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+class RunView:
+    """Shows events until the block ends."""
+
+    def __init__(self, *, terminal: bool | None = None) -> None:
+        self._terminal = sys.stderr.isatty() if terminal is None else terminal
+        self._console = Console(file=sys.stderr, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.fields[mark]} {task.description:<10}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._said_s: dict[str, float] = {}
+        self._began_s: dict[str, float] = {}
+
+    def __enter__(self) -> "RunView":
+        if self._terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._terminal:
+            self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(escape(printable(text)), soft_wrap=True)
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if event.kind == "note":
+            self.say(f"  {event.step}: {event.facts['text']}")
+        if self._terminal:
+            self._draw(event)
+        else:
+            self._tell(event)
+
+    def _draw(self, event: Event) -> None:
+        if event.step not in self._tasks:
+            label = _LABELS.get(event.step, event.step)
+            self._tasks[event.step] = self._progress.add_task(label, total=None, text="", mark="[cyan]>[/cyan]")
+        task = self._tasks[event.step]
+        if event.kind == "progress":
+            text = escape(printable(f"{event.facts['done']}/{event.facts['total']} {event.facts['text']}"))
+            self._progress.update(task, completed=event.facts["done"], total=event.facts["total"], text=text)
+        elif event.kind in ("finished", "failed"):
+            mark = "[green]✓[/green]" if event.kind == "finished" else "[red]✗[/red]"
+            total = self._progress.tasks[task].total or 1
+            self._progress.update(task, mark=mark, total=total, completed=total if event.kind == "finished" else 0)
+            self._progress.stop_task(task)
+
+    def _tell(self, event: Event) -> None:
+        if event.kind == "started":
+            self._began_s[event.step] = event.at_s
+            self.say(f"{event.step}: started")
+        elif event.kind == "finished":
+            self.say(f"{event.step}: finished in {event.at_s - self._began_s.get(event.step, event.at_s):.1f} s")
+        elif event.kind == "progress":
+            now = time.monotonic()
+            if event.facts["done"] >= event.facts["total"] or now - self._said_s.get(event.step, -_PLAIN_EVERY_S) >= _PLAIN_EVERY_S:
+                self._said_s[event.step] = now
+                self.say(f"{event.step}: {event.facts['done']}/{event.facts['total']} {event.facts['text']}")
