@@ -49,7 +49,7 @@ class Tracking:
         # MLflow reads these at each request; its defaults let one call to a dead server block for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(request_timeout_s))
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(max_retries))
-        os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.settings = settings
         self.client = MlflowClient(tracking_uri=settings.mlflow_uri)
         self._experiment_id: str | None = None

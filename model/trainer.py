@@ -139,7 +139,6 @@ class Trainer:
             if due and self.world.is_first and (last or stopped or self._sink.ready()):
                 self._save(wait=last or stopped)
                 saved_s = self._clock()
-        self._reader.close()
         return self.step >= training.total_steps
 
     def _wrap(self) -> None:

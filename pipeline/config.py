@@ -133,10 +133,17 @@ def _read_file(path: Path) -> str:
 
 
 def _parsed(override: str) -> tuple[list[str], Any]:
-    """Read `section.key=value`, the value as TOML, or as a plain text if it is not TOML."""
+    """Read `section.key=value`: the key as TOML writes it, the value as TOML or, if it is not TOML, as a plain text."""
     name, separator, text = override.partition("=")
-    path = name.strip().split(".")
-    if not separator or len(path) < 2 or not all(path):
+    try:
+        nested: Any = tomllib.loads(f"{name} = 0") if separator else {}
+    except tomllib.TOMLDecodeError:
+        nested = {}
+    path: list[str] = []
+    while isinstance(nested, dict) and nested:
+        ((part, nested),) = nested.items()
+        path.append(part)
+    if len(path) < 2:
         raise BadInput(f"{override!r} is not an override", hint="write section.key=value, like training.total_steps=1000")
     try:
         return path, tomllib.loads(f"value = {text}")["value"]

@@ -91,6 +91,8 @@ class RunView:
             self.say(f"{event.step}: started")
         elif event.kind == "finished":
             self.say(f"{event.step}: finished in {event.at_s - self._began_s.get(event.step, event.at_s):.1f} s")
+        elif event.kind == "failed":
+            self.say(f"{event.step}: failed")
         elif event.kind == "progress":
             now = time.monotonic()
             if event.facts["done"] >= event.facts["total"] or now - self._said_s.get(event.step, -_PLAIN_EVERY_S) >= _PLAIN_EVERY_S:

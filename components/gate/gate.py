@@ -22,7 +22,7 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
     with tracking.running(tracking.step_run("gate")) as run_id:
         tracking.tag(run_id, {"gate.decision": decision.decision, "gate.reasons": "; ".join(decision.reasons)})
         tracking.text(run_id, decision.model_dump_json(indent=2), "gate.json")
-    context.events.note(f"gate: {decision.decision} ({'; '.join(decision.reasons)})")
+    context.events.note(f"{decision.decision} ({'; '.join(decision.reasons)})")
     return decision
 
 

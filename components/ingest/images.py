@@ -118,6 +118,8 @@ def _normalised(image: Image.Image, image_px: int) -> tuple[Image.Image, list[Ru
         image = image.convert("RGB")
         rules.append("converted")
     if image.size != (image_px, image_px):
-        image = ImageOps.fit(image, (image_px, image_px), Image.Resampling.LANCZOS)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize((image_px, image_px), Image.Resampling.LANCZOS)
         rules.append("resized")
     return image, rules

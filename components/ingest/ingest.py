@@ -17,17 +17,16 @@ from typing import Any
 import pandas as pd
 
 from components.context import StepContext
-from components.errors import BadInput, DataRefused
+from components.errors import DataRefused
 from components.ingest.config import DataConfig
 from components.ingest.images import Accepted, Rejected, judge
 from components.ingest.shards import ShardWriter
-from components.ingest.sources import Source, open_source
+from components.ingest.sources import Source, open_source, require_consent
 from components.manifests import DatasetManifest, Shard, digest_of
 from components.storage import ObjectMissing, StoreUri, file_sha256
 
 MANIFEST = "dataset.json"
 TABLE = "manifest.parquet"
-_NEEDS_CONSENT = ("celeba",)
 
 
 @dataclass
@@ -46,7 +45,7 @@ def run(config: DataConfig, context: StepContext) -> DatasetManifest:
         BadInput: if the source cannot be read, or its licence was not accepted.
         DataRefused: if too few images are accepted, or too many rejected.
     """
-    _require_consent(config)
+    require_consent(config)
     source = open_source(config)
     context.events.note(f"reading {config.source}")
     request = digest_of({"source": source.fingerprint(), "config": config.model_dump(mode="json", exclude={"source"})})
@@ -69,14 +68,6 @@ def run(config: DataConfig, context: StepContext) -> DatasetManifest:
 def dataset_digest(image_px: int, image_digests: Iterable[str]) -> str:
     """Return the identity of a data set: a function of the stored images' bytes and nothing else."""
     return digest_of({"format": 1, "image_px": image_px, "images": sorted(image_digests)})
-
-
-def _require_consent(config: DataConfig) -> None:
-    if config.licence_accepted_by is None and any(word in config.licence.lower() for word in _NEEDS_CONSENT):
-        raise BadInput(
-            f"the licence {config.licence!r} must be accepted before its images are ingested",
-            hint="read it, then set data.licence_accepted_by=NAME or pass --accept-license NAME",
-        )
 
 
 def _finished(context: StepContext, receipt: StoreUri) -> DatasetManifest | None:

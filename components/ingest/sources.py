@@ -18,6 +18,7 @@ from components.ingest.config import DataConfig
 from components.ingest.synthetic import encode_face
 from components.storage import file_sha256
 
+_NEEDS_CONSENT = ("celeba",)
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
@@ -57,6 +58,19 @@ def open_source(config: DataConfig) -> Source:
         f"data.source has the unknown scheme {parts.scheme!r}",
         hint="give a path to a zip, tar or folder, or synthetic://?count=2000&seed=0",
     )
+
+
+def require_consent(config: DataConfig) -> None:
+    """Refuse to go on if the data's terms ask for somebody's consent and nobody gave it.
+
+    Raises:
+        BadInput: naming the licence and how to accept it.
+    """
+    if config.licence_accepted_by is None and any(word in config.licence.lower() for word in _NEEDS_CONSENT):
+        raise BadInput(
+            f"the licence {config.licence!r} must be accepted before its images are ingested",
+            hint="read it, then set data.licence_accepted_by=NAME or pass --accept-license NAME",
+        )
 
 
 def _local(path: Path) -> Source:

@@ -8,6 +8,7 @@ import click
 
 from components.errors import EXIT_OK, GateFailed
 from components.events import Event
+from components.ingest.sources import open_source, require_consent
 from components.ingest.synthetic import write_archive
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.config import load_config
@@ -35,6 +36,8 @@ def demo(overrides: tuple[str, ...], source: Path | None, keep_services: bool, h
     if source is not None:
         changes |= {"data.name": "demo-own", "data.licence": "unspecified"}
     config = load_config("demo", overrides, changes=changes)
+    if source is not None:
+        open_source(config.data)  # a source that cannot be read is said before anything is started
     run_id = new_run_id("demo")
     with open_session(home, stay=keep_services) as session, RunView() as view:
         if source is None and not archive.exists():
@@ -62,6 +65,8 @@ def run(preset: str, overrides: tuple[str, ...], keep_services: bool, accepted_b
     """
     changes: dict[str, object] = {} if accepted_by is None else {"data.licence_accepted_by": accepted_by}
     config = load_config(preset, overrides, changes=changes)
+    require_consent(config.data)
+    open_source(config.data)  # a source that cannot be read is said before anything is started
     with open_session(home, stay=keep_services) as session, RunView() as view:
         summary = execute(config, session, view, preset=Path(preset).stem, run_id=new_run_id(preset))
     return _finish(summary, as_json=as_json, kept=keep_services)

@@ -1,0 +1,72 @@
+"""Fixtures that several rooms share: S3 servers, the embedded pair of servers, and the environment that reaches them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY, moto_server, rclone_server
+
+from components.storage import ObjectStore, StoreUri, connect
+from pipeline.services import Endpoints, Services
+
+# One thread per process: with more, test processes on a small machine fight for its cores and become many times slower.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+for variable in ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "CELEBDIT_HOME", "MLFLOW_RUN_ID", "CELEBDIT_EVENTS"):
+    os.environ.pop(variable, None)
+
+
+@pytest.fixture(scope="session")
+def s3_credentials() -> Iterator[None]:
+    """Credentials for the test servers, in the environment as in a step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        yield
+
+
+@pytest.fixture(scope="session")
+def rclone_endpoint(tmp_path_factory: pytest.TempPathFactory, s3_credentials: None) -> Iterator[str]:
+    with rclone_server(tmp_path_factory.mktemp("rclone")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint(s3_credentials: None) -> Iterator[str]:
+    with moto_server() as endpoint:
+        connect(endpoint).make_bucket("bucket")
+        yield endpoint
+
+
+@pytest.fixture(params=["rclone", "moto"])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    """An object store on each kind of server."""
+    return connect(request.getfixturevalue(f"{request.param}_endpoint"), deadline_s=5.0)
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> StoreUri:
+    """A location of its own for each test."""
+    return StoreUri("bucket", "tests") / f"{abs(hash(request.node.nodeid)):x}" / tmp_path.name
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """The embedded S3 and MLflow servers, as a laptop's user has them."""
+    services = Services(tmp_path_factory.mktemp("home") / ".celebdit")
+    services.start(stay=True)
+    try:
+        services.wait()
+        yield services
+    finally:
+        services.stop()
+
+
+@pytest.fixture
+def endpoints(embedded: Services, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
+    """The embedded servers, with this process's environment pointing at them."""
+    found = embedded.wait()
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    return found

@@ -1,0 +1,74 @@
+"""The smallest recipes and data that still exercise everything."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.ingest.synthetic import draw_face
+from components.manifests import DatasetManifest
+from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from model.dataset import Pack, open_pack, write_pack
+from model.trainer import Recipe
+
+DIGEST = "d" * 64
+
+
+def tiny_network(**changes: Any) -> NetworkConfig:
+    values: dict[str, Any] = {
+        "image_px": 16,
+        "channels": (8, 16),
+        "res_blocks": (1, 1),
+        "latent_channels": 8,
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+        "patch_px": 2,
+    }
+    return NetworkConfig(**{**values, **changes})
+
+
+def tiny_recipe(*, network: dict[str, Any] | None = None, **training: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "total_steps": 6,
+        "batch_images": 8,
+        "ema_sigma_rel": (0.1,),
+        "log_every_steps": 2,
+        "sample_every_steps": 100,
+        "checkpoint_every_s": 1000.0,
+    }
+    return Recipe(
+        network=tiny_network(**(network or {})),
+        diffusion=DiffusionConfig(),
+        optimizer=OptimizerConfig(lr_peak=1e-3, warmup_steps=2),
+        training=TrainingConfig(**{**values, **training}),
+        sampling=SamplingConfig(sampler="euler", num_steps=2, ema="0.1"),
+    )
+
+
+def faces(count: int, image_px: int = 16) -> np.ndarray:
+    """Drawn faces as uint8 (count, h, w, 3)."""
+    return np.stack([np.asarray(draw_face(0, index, image_px)) for index in range(count)])
+
+
+def tiny_pack(folder: Path, count: int = 20, image_px: int = 16) -> Pack:
+    write_pack(folder, faces(count, image_px), [f"key{index:03d}" for index in range(count)], dataset_digest=DIGEST)
+    return open_pack(folder)
+
+
+def dataset_manifest(**changes: Any) -> DatasetManifest:
+    values: dict[str, Any] = {
+        "name": "faces",
+        "uri": "s3://bucket/datasets/faces/x",
+        "digest": DIGEST,
+        "image_px": 16,
+        "num_images": 20,
+        "rejected": {},
+        "licence": "CC0-1.0",
+        "licence_accepted_by": "not required",
+        "source": "synthetic://",
+        "shards": [],
+        "table_sha256": "e" * 64,
+        "tools": {},
+    }
+    return DatasetManifest(**{**values, **changes})

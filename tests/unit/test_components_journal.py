@@ -1,0 +1,153 @@
+"""The journal: nothing lost, nothing twice, whatever fails in between."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.journal import Delivery, Journal, Picture
+from components.tracking import Point, unseen
+
+
+class Server:
+    """A metric store that can be away, and that keeps every point it is sent."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self.pictures: list[tuple[str, int]] = []
+        self.away = False
+        self.fails_after_sending = False
+
+    def seen(self, key: str) -> set[int]:
+        self._answer()
+        return {point.step for point in self.points if point.key == key}
+
+    def send(self, points: list[Point]) -> None:
+        self._answer()
+        self.points += points
+        if self.fails_after_sending:
+            raise ConnectionError("the answer was lost")
+
+    def show(self, picture: Picture, pixels: np.ndarray) -> None:
+        self._answer()
+        if (picture.key, picture.step) not in self.pictures:
+            self.pictures.append((picture.key, picture.step))
+
+    def _answer(self) -> None:
+        if self.away:
+            raise ConnectionError("away")
+
+
+def test_what_is_told_arrives_once_with_the_time_it_happened(tmp_path: Path) -> None:
+    journal, server = Journal(tmp_path), Server()
+    journal.metrics(10, {"train/loss": 0.5, "train/lr": 1e-3})
+    journal.picture(10, "samples/ema_grid", np.zeros((4, 4, 3), np.uint8))
+    first_ms = journal.pending()[0][0].timestamp_ms
+    assert journal.deliver(server)
+    assert not journal.deliver(server)
+    assert [(p.key, p.step, p.value, p.timestamp_ms) for p in server.points] == [
+        ("train/loss", 10, 0.5, first_ms),
+        ("train/lr", 10, 1e-3, first_ms),
+    ]
+    assert server.pictures == [("samples/ema_grid", 10)]
+
+
+def test_nothing_is_lost_while_the_server_is_away(tmp_path: Path) -> None:
+    journal, server = Journal(tmp_path), Server()
+    server.away = True
+    for step in range(5):
+        journal.metrics(step, {"a": float(step)})
+        with pytest.raises(ConnectionError):
+            journal.deliver(server)
+    server.away = False
+    journal.deliver(server)
+    assert [(p.key, p.step) for p in server.points] == [("a", step) for step in range(5)]
+
+
+def test_an_answer_that_was_lost_does_not_double_points(tmp_path: Path) -> None:
+    journal, server = Journal(tmp_path), Server()
+    journal.metrics(1, {"a": 1.0})
+    server.fails_after_sending = True
+    with pytest.raises(ConnectionError):
+        journal.deliver(server)
+    server.fails_after_sending = False
+    journal.deliver(server)
+    assert len(server.points) == 1
+
+
+def test_a_resumed_attempt_that_repeats_steps_adds_nothing(tmp_path: Path) -> None:
+    server = Server()
+    first, second = Journal(tmp_path / "first"), Journal(tmp_path / "second")
+    for step in range(10):
+        first.metrics(step, {"a": float(step)})
+    first.deliver(server)
+    for step in range(6, 14):
+        second.metrics(step, {"a": float(step)})
+    second.deliver(server)
+    assert Counter((p.key, p.step) for p in server.points) == Counter(("a", step) for step in range(14))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(["tell", "deliver", "away", "back", "lose", "restart"]), max_size=40))
+def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_factory: pytest.TempPathFactory, actions: list[str]) -> None:
+    folder, server, step = tmp_path_factory.mktemp("journal"), Server(), 0
+    journal = Journal(folder)
+    for action in [*actions, "back", "deliver"]:
+        match action:
+            case "tell":
+                journal.metrics(step, {"a": 1.0, "b": 2.0})
+                step += 1
+            case "deliver":
+                try:
+                    journal.deliver(server)
+                except ConnectionError:
+                    pass
+            case "away":
+                server.away = True
+            case "back":
+                server.away = server.fails_after_sending = False
+            case "lose":
+                server.fails_after_sending = True
+            case "restart":
+                journal = Journal(folder)
+    assert Counter((p.key, p.step) for p in server.points) == Counter((key, s) for key in "ab" for s in range(step))
+
+
+def test_a_torn_last_line_is_left_until_it_is_whole(tmp_path: Path) -> None:
+    journal, server = Journal(tmp_path), Server()
+    journal.metrics(1, {"a": 1.0})
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"metric": "a", "st')
+    journal.deliver(server)
+    assert len(server.points) == 1
+
+
+def test_the_background_delivery_says_once_that_the_server_is_away_and_catches_up(tmp_path: Path) -> None:
+    journal, server, troubles = Journal(tmp_path), Server(), []
+    server.away = True
+    delivery = Delivery(journal, lambda: server, on_trouble=troubles.append, every_s=0.01)
+    for step in range(20):
+        journal.metrics(step, {"a": 1.0})
+    while not troubles:
+        pass
+    server.away = False
+    assert delivery.close()
+    assert len(troubles) == 1
+    assert len(server.points) == 20
+
+
+def test_closing_while_the_server_is_away_says_so_and_keeps_everything(tmp_path: Path) -> None:
+    journal, server = Journal(tmp_path), Server()
+    server.away = True
+    delivery = Delivery(journal, lambda: server, on_trouble=lambda error: None, every_s=0.01)
+    journal.metrics(1, {"a": 1.0})
+    assert not delivery.close()
+    assert len(journal.pending()[0]) == 1
+
+
+def test_points_are_deduplicated_by_key_and_step() -> None:
+    points = [Point("a", 1, 1.0, 5), Point("a", 1, 2.0, 6), Point("b", 1, 3.0, 7), Point("a", 2, 4.0, 8)]
+    assert unseen(points, {"a": {2}}) == [points[0], points[2]]

@@ -1,0 +1,141 @@
+"""The training loop in one process: exact resume, exact accumulation, guards, and what it reports."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from celebdit_testing.memory import LocalSink, MemoryRecorder
+from celebdit_testing.recipes import tiny_pack, tiny_recipe
+
+from model.checkpoint import read
+from model.dataset import Pack
+from model.distributed import World
+from model.trainer import NonFinite, Recipe, StateMismatch, Trainer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Pack:
+    return tiny_pack(tmp_path / "pack")
+
+
+class Run:
+    """One trainer with its recorder, sink and losses."""
+
+    def __init__(self, recipe: Recipe, pack: Pack, folder: Path) -> None:
+        self.recorder, self.sink, self.losses = MemoryRecorder(), LocalSink(folder), {}
+        self.trainer = Trainer(recipe, pack, world=World(), device=CPU, recorder=self.recorder, sink=self.sink)
+
+    def go(self, **arguments: Any) -> "Run":
+        self.losses: dict[int, str] = {}
+        self.trainer.run(on_step=lambda step, loss: self.losses.__setitem__(step, loss.hex()), **arguments)
+        return self
+
+
+def away_from_zero(trainer: Trainer) -> None:
+    """Move the weights off their zero initialisation, where most gradients vanish."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in trainer.network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path: Path, pack: Pack, stop_after: int, dropout: float) -> None:
+    recipe = tiny_recipe(total_steps=8, network={"dropout": dropout}, ema_decay=0.9)
+    whole = Run(recipe, pack, tmp_path / "whole").go()
+    first = Run(recipe, pack, tmp_path / "parts")
+    first.go(stop_asked=lambda: first.trainer.step >= stop_after)
+    second = Run(recipe, pack, tmp_path / "parts")
+    second.trainer.restore(read(first.sink.published[-1].directory))
+    second.go()
+    assert first.trainer.step == stop_after
+    assert {**first.losses, **second.losses} == whole.losses
+    assert second.sink.published[-1].digest == whole.sink.published[-1].digest
+    told = {key: value for key, value in {**first.recorder.values, **second.recorder.values}.items() if key[0].startswith("train/")}
+    assert told == {key: value for key, value in whole.recorder.values.items() if key[0].startswith("train/")}
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path, pack: Pack) -> None:
+    gradients = []
+    for size in (None, 2):
+        trainer = Run(tiny_recipe(total_steps=1, microbatch_images=size), pack, tmp_path / str(size)).trainer
+        away_from_zero(trainer)
+        trainer.run()
+        gradients.append([parameter.grad for parameter in trainer.network.parameters()])
+    # Some gradients are zero but for rounding (a bias before a normalisation), so the tolerance is that of the largest.
+    largest = max(float(gradient.abs().max()) for gradient in gradients[0])
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_the_network_starts_as_a_function_of_the_seed(tmp_path: Path, pack: Pack) -> None:
+    weights = [Run(tiny_recipe(seed=seed), pack, tmp_path).trainer.snapshot().tensors["weights"]["core.embed.weight"] for seed in (1, 1, 2)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_non_finite_loss_stops_before_the_weights_take_it_in(tmp_path: Path, pack: Pack) -> None:
+    run = Run(tiny_recipe(), pack, tmp_path)
+    run.go(stop_asked=lambda: run.trainer.step >= 2)
+    before = run.trainer.snapshot()
+    healthy = run.trainer.diffusion.losses
+
+    class Poison:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(run_diffusion, name)
+
+        def losses(self, *arguments: Any) -> torch.Tensor:
+            values = healthy(*arguments)
+            return torch.where(torch.arange(len(values)) == 3, torch.full_like(values, float("nan")), values)
+
+    run_diffusion = run.trainer.diffusion
+    run.trainer.diffusion = Poison()  # type: ignore[assignment]
+    with pytest.raises(NonFinite) as raised:
+        run.go()
+    after = run.trainer.snapshot()
+    assert raised.value.step == 2
+    assert len(raised.value.keys) == 1
+    assert raised.value.keys[0].startswith("key")
+    assert all(torch.equal(before.tensors["weights"][name], tensor) for name, tensor in after.tensors["weights"].items())
+    assert all(torch.equal(before.tensors["optimizer"][name], tensor) for name, tensor in after.tensors["optimizer"].items())
+
+
+def test_a_state_of_another_network_is_refused_by_tensor(tmp_path: Path, pack: Pack) -> None:
+    saved = Run(tiny_recipe(), pack, tmp_path / "a").go().trainer.snapshot()
+    with pytest.raises(StateMismatch, match=r"tensor .* is "):
+        Run(tiny_recipe(network={"width": 64}), pack, tmp_path / "b").trainer.restore(saved)
+    del saved.tensors["weights"]["core.out.bias"]
+    with pytest.raises(StateMismatch, match=r"core\.out\.bias is missing"):
+        Run(tiny_recipe(), pack, tmp_path / "c").trainer.restore(saved)
+
+
+def test_samples_are_recorded_at_their_steps_from_the_same_noise(tmp_path: Path, pack: Pack) -> None:
+    run = Run(tiny_recipe(total_steps=6, sample_every_steps=3), pack, tmp_path).go()
+    assert sorted(run.recorder.images) == [3, 6]
+    assert run.recorder.images[6].shape == (16, 3, 16, 16)
+    again = run.trainer.draw(torch.arange(16))
+    assert torch.equal(again, run.recorder.images[6])
+
+
+def test_training_lowers_the_loss(tmp_path: Path, pack: Pack) -> None:
+    run = Run(tiny_recipe(total_steps=60, log_every_steps=20), pack, tmp_path).go()
+    assert run.recorder.values["train/loss", 60] < 0.8 * run.recorder.values["train/loss", 20]
+
+
+def test_checkpoints_come_at_the_asked_interval_of_time(tmp_path: Path, pack: Pack) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.25
+        return now[0]
+
+    recorder, sink = MemoryRecorder(), LocalSink(tmp_path)
+    recipe = tiny_recipe(total_steps=20, checkpoint_every_s=10.0)
+    Trainer(recipe, pack, world=World(), device=CPU, recorder=recorder, sink=sink, clock=clock).run()
+    steps = [checkpoint.step for checkpoint in sink.published]
+    assert steps[-1] == 20
+    assert 1 <= len(steps) - 1 <= 4, f"about one per 10 of {now[0]:.0f} seconds, got {steps}"
