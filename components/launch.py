@@ -49,10 +49,11 @@ def launch(module: str, spec_path: Path, *, processes: int, threads: int) -> Non
         while agent.poll() is None and not note.received:
             time.sleep(_POLL_S)
         status = stop(agent, grace_s=_GRACE_S) if note.received else agent.wait()
-    if first := first_failure(failures):
+    first = first_failure(failures)
+    if note.received and (first is None or isinstance(first, TemporaryFailure)):
+        raise Preempted(first.message if first else "the step was asked to stop", hint="run it again: finished work is kept")
+    if first is not None:
         raise first
-    if note.received:
-        raise Preempted("the step was asked to stop", hint="run it again: finished work is kept")
     if status != 0:
         raise TemporaryFailure(
             f"the processes of {module} ended with status {status} and left no reason", hint="read the log above; run it again"

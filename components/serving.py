@@ -56,7 +56,7 @@ class FaceModel(PythonModel):
         return pd.DataFrame({"seed": seeds, "image": [_png(image) for image in images.permute(0, 2, 3, 1).numpy()]})
 
     def _checked(self, params: dict[str, Any]) -> SamplingConfig:
-        num_steps, sampler = int(params.get("num_steps") or self._sampling.num_steps), str(params.get("sampler") or self._sampling.sampler)
+        num_steps, sampler = int(params.get("num_steps", self._sampling.num_steps)), str(params.get("sampler", self._sampling.sampler))
         if not 1 <= num_steps <= MAX_STEPS:
             raise ValueError(f"num_steps {num_steps} must lie between 1 and {MAX_STEPS}")
         if sampler not in SAMPLERS:

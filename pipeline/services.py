@@ -2,7 +2,7 @@
 
 Promises: both listen on 127.0.0.1 only, on free ports; the S3 secret lives in the servers' own environment and is never written down;
 servers are known by process id and start time, so nothing else is ever stopped; several commands share them and the last one stops them,
-unless they were asked to stay. Data outlives the servers, below `.celebdit/`.
+also if it is killed, unless they were asked to stay. Data outlives the servers, below `.celebdit/`.
 """
 
 import fcntl
@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import sys
 import sysconfig
@@ -32,6 +31,8 @@ MLFLOW_BUCKET = "mlflow"
 _ACCESS_KEY = "celebdit-embedded"
 _READY_S = 180.0
 _STOP_S = 15.0
+_WATCHDOG = "watchdog"
+_WATCH_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,11 @@ class Services:
                 if state.get(name) is not None and port is not None and not state[name].url.endswith(f":{port}"):  # type: ignore[union-attr]
                     raise BadInput(f"the {name} server is running at {state[name].url}", hint="stop it first: celebdit services down")  # type: ignore[union-attr]
             if state["s3"] is None:
-                state["s3"] = self._start_s3(_port(s3_port, "--s3-port"), detached=stay)
+                state["s3"] = self._start_s3(_port(s3_port, "--s3-port"))
             if state["mlflow"] is None:
-                state["mlflow"] = self._start_mlflow(_port(mlflow_port, "--mlflow-port"), state["s3"], detached=stay)
+                state["mlflow"] = self._start_mlflow(_port(mlflow_port, "--mlflow-port"), state["s3"])
+            if state[_WATCHDOG] is None and not stay:
+                state[_WATCHDOG] = self._spawn(_WATCHDOG, [sys.executable, "-m", "pipeline.services", str(self.home)], dict(os.environ), 0)
             self._write(state, stay=stay or self.stays())
 
     @contextmanager
@@ -131,15 +134,23 @@ class Services:
             return []
         with self._locked("services.lock"):
             running = {name: server for name, server in self._read().items() if server is not None}
-            for name in ("mlflow", "s3"):
-                if name in running:
-                    _stop_tree(running[name])
             self._state.unlink(missing_ok=True)
-        return sorted(running)
+            for name in (_WATCHDOG, "mlflow", "s3"):
+                if name in running and running[name].pid != os.getpid():
+                    _stop_tree(running[name])
+        return sorted(set(running) - {_WATCHDOG})
 
     def running(self) -> dict[str, Server]:
         """Return the servers that run, by name."""
-        return {name: server for name, server in self._read().items() if server is not None}
+        return {name: server for name, server in self._read().items() if server is not None and name != _WATCHDOG}
+
+    def watch(self) -> None:
+        """Stop the servers when the last user has gone without doing so, because it was killed; return when there is nothing to watch."""
+        with (self.home / "services.users").open("a") as users:
+            while self.running() and not self.stays():
+                time.sleep(_WATCH_EVERY_S)
+                self._release(users.fileno())
+                fcntl.flock(users, fcntl.LOCK_UN)
 
     def stays(self) -> bool:
         """Return whether the servers were asked to outlive the command that started them."""
@@ -160,7 +171,7 @@ class Services:
                 f"{self.home} cannot be written: {error.strerror}", hint="choose another folder with --home, or CELEBDIT_HOME"
             ) from error
 
-    def _start_s3(self, port: int, *, detached: bool) -> Server:
+    def _start_s3(self, port: int) -> Server:
         secret = secrets.token_urlsafe(32)
         # rclone reads the pair as CSV, hence the inner quotes; without --etag-hash "" a LIST re-reads every file after a restart (1.75).
         environment = {
@@ -181,9 +192,9 @@ class Services:
             "5s",
             str(self.home / "s3"),
         ]
-        return self._spawn("s3", command, environment, port, detached=detached)
+        return self._spawn("s3", command, environment, port)
 
-    def _start_mlflow(self, port: int, s3: Server | None, *, detached: bool) -> Server:
+    def _start_mlflow(self, port: int, s3: Server | None) -> Server:
         assert s3 is not None, "object storage is started first"
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))},
@@ -195,11 +206,11 @@ class Services:
         }
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         command += ["--artifacts-destination", f"s3://{MLFLOW_BUCKET}/artifacts"]
-        return self._spawn("mlflow", command, environment, port, detached=detached)
+        return self._spawn("mlflow", command, environment, port)
 
-    def _spawn(self, name: str, command: list[str], environment: dict[str, str], port: int, *, detached: bool) -> Server:
+    def _spawn(self, name: str, command: list[str], environment: dict[str, str], port: int) -> Server:
         with (self.home / "logs" / f"{name}.log").open("ab") as log:
-            process = spawn(command, environment=environment, stdout=log, new_group=True, death_signal=None if detached else signal.SIGTERM)
+            process = spawn(command, environment=environment, stdout=log, new_group=True, death_signal=None)
         return Server(url=f"http://127.0.0.1:{port}", pid=process.pid, started_s=psutil.Process(process.pid).create_time())
 
     def _await(self, name: str, server: Server, url: str, on_wait: Callable[[str], None]) -> None:
@@ -219,12 +230,13 @@ class Services:
 
     def _read(self) -> dict[str, Server | None]:
         """Return the recorded servers that are really running."""
-        found: dict[str, Server | None] = {"s3": None, "mlflow": None}
+        found: dict[str, Server | None] = {"s3": None, "mlflow": None, _WATCHDOG: None}
         with suppress(OSError, ValueError, TypeError, KeyError):
             recorded = json.loads(self._state.read_text())["servers"]
             for name in found:
-                server = Server(**recorded[name])
-                found[name] = server if server.process() is not None else None
+                if name in recorded:
+                    server = Server(**recorded[name])
+                    found[name] = server if server.process() is not None else None
         if found["s3"] is None and found["mlflow"] is not None:
             _stop_tree(found["mlflow"])  # it holds the endpoint and the secret of a server that is gone
             found["mlflow"] = None
@@ -324,3 +336,7 @@ def _stop_tree(server: Server) -> None:
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1][:300] if lines else "its log is empty"
+
+
+if __name__ == "__main__":
+    Services(Path(sys.argv[1])).watch()

@@ -1,0 +1,224 @@
+"""The whole pipeline as a user runs it: real KFP graph, real S3, real MLflow, real torchrun."""
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from celebdit_testing.command import COMMAND, Finished, celebdit
+from celebdit_testing.servers import free_port
+from mlflow import MlflowClient
+from PIL import Image
+
+from components.process import spawn, stop
+from pipeline.services import Endpoints, Services
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def first_run(embedded: Services) -> Finished:
+    return celebdit("run", "smoke", "--json", home=embedded.home)
+
+
+@pytest.fixture(scope="module")
+def client(embedded: Services) -> MlflowClient:
+    return MlflowClient(embedded.wait().mlflow_url)
+
+
+def runs(client: MlflowClient, **tags: str) -> list[Any]:
+    experiment = client.get_experiment_by_name("celebdit")
+    wanted = " and ".join(f"tags.`{key.replace('__', '.')}` = '{value}'" for key, value in tags.items())
+    return list(client.search_runs([experiment.experiment_id], wanted))
+
+
+def test_the_smoke_preset_runs_from_source_to_registry(first_run: Finished) -> None:
+    assert first_run.code == 0, first_run.err
+    facts = first_run.json
+    assert facts["dataset"]["num_images"] == 48
+    assert len(facts["dataset"]["digest"]) == len(facts["checkpoint"]["digest"]) == 64
+    assert facts["training_steps"] == 12
+    assert facts["score"]["name"] == "eval/fd_randconv_16"
+    assert facts["score"]["value"] > 0
+    assert facts["gate"]["decision"] == "pass"
+    assert facts["model"] == {"name": "celebdit-smoke", "version": "1", "aliases": ["challenger"]}
+    assert facts["mlflow"]["model_uri"] == "models:/celebdit-smoke/1"
+    assert facts["mlflow"]["run_url"].startswith(facts["mlflow"]["tracking_uri"])
+    assert set(facts["seconds"]) == {"preflight", "ingest", "train", "evaluate", "gate", "register", "finalize"}
+    assert all(seconds > 0 for seconds in facts["seconds"].values())
+    assert np.asarray(Image.open(facts["samples"])).shape == (256, 1024, 3)
+
+
+def test_the_output_for_people_is_on_stderr_and_says_where_to_look(first_run: Finished) -> None:
+    for said in ("ingest: 48/48", "train: 12/12", "evaluate: 16/16", "celebdit-smoke version 1, challenger", "celebdit models promote 1"):
+        assert said in first_run.err
+    assert first_run.json["mlflow"]["run_url"] in first_run.err
+    json.loads(first_run.out)
+
+
+def test_mlflow_holds_the_run_its_steps_metrics_and_samples(first_run: Finished, client: MlflowClient) -> None:
+    facts = first_run.json
+    (parent,) = runs(client, celebdit__pipeline_run=facts["run_id"], celebdit__kind="pipeline")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["preset"] == "smoke"
+    assert parent.data.metrics[facts["score"]["name"]] == facts["score"]["value"]
+    children = {run.data.tags["celebdit.step"]: run for run in runs(client, celebdit__pipeline_run=facts["run_id"], celebdit__kind="step")}
+    assert set(children) == {"train", "evaluate", "gate", "register"}
+    assert {run.info.status for run in children.values()} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    train = children["train"]
+    assert train.data.tags["celebdit.run_key"] == facts["run_key"]
+    assert train.inputs.dataset_inputs[0].dataset.digest == facts["dataset"]["digest"][:32]
+    assert len(train.data.params) <= 40
+    for key, steps in {
+        "train/loss": [4, 8, 12],
+        "train/lr": [4, 8, 12],
+        "perf/images_per_s": [4, 8, 12],
+        facts["score"]["name"]: [12],
+    }.items():
+        assert [point.step for point in client.get_metric_history(train.info.run_id, key)] == steps, key
+    shown = {item.path for item in client.list_artifacts(train.info.run_id, "images")}
+    for key in ("samples~ema_grid", "samples~seed_000", "samples~seed_007"):
+        for step in (6, 12):
+            assert len([path for path in shown if f"{key}+step+{step}+" in path and path.endswith(".png")]) == 1
+
+
+def test_an_evaluated_checkpoint_is_a_logged_model_with_its_numbers(first_run: Finished, client: MlflowClient) -> None:
+    facts = first_run.json
+    experiment = client.get_experiment_by_name("celebdit")
+    (model,) = client.search_logged_models([experiment.experiment_id], f"tags.`checkpoint.digest` = '{facts['checkpoint']['digest']}'")
+    assert {metric.key: metric.value for metric in model.metrics} == facts["metrics"]
+    version = client.get_model_version("celebdit-smoke", "1")
+    assert version.tags["checkpoint.digest"] == facts["checkpoint"]["digest"]
+    assert version.tags["dataset.digest"] == facts["dataset"]["digest"]
+    assert facts["dataset"]["digest"] in version.description
+
+
+def test_nothing_in_the_registered_model_is_pickled(first_run: Finished, endpoints: Endpoints, tmp_path: Path) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    folder = Path(download_artifacts("models:/celebdit-smoke/1", dst_path=str(tmp_path)))
+    names = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert [name for name in names if name.endswith(".safetensors")]
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))]
+
+
+def test_a_second_run_reuses_what_is_finished(first_run: Finished, embedded: Services, client: MlflowClient) -> None:
+    again = celebdit("run", "smoke", "--json", home=embedded.home)
+    assert again.code == 0, again.err
+    for key in ("run_key", "dataset", "checkpoint", "score", "model"):
+        assert again.json[key] == first_run.json[key]
+    assert again.json["run_id"] != first_run.json["run_id"]
+    assert again.err.count("nothing to do") == 4
+    assert len(client.search_model_versions("name = 'celebdit-smoke'")) == 1
+    assert len(runs(client, celebdit__run_key=first_run.json["run_key"], celebdit__step="train")) == 1
+
+
+def test_promotion_moves_champion_and_is_remembered(first_run: Finished, embedded: Services) -> None:
+    promoted = celebdit("models", "promote", "1", "--reason", "it draws faces", "--model", "celebdit-smoke", "--json", home=embedded.home)
+    assert promoted.code == 0, promoted.err
+    assert promoted.json == {"model": "celebdit-smoke", "champion": "1", "previous": None}
+    listed = celebdit("models", "list", "--model", "celebdit-smoke", "--json", home=embedded.home).json
+    assert listed["versions"][0]["aliases"] == ["challenger", "champion"]
+    (move,) = celebdit("models", "history", "--model", "celebdit-smoke", "--json", home=embedded.home).json["moves"]
+    assert (move["action"], move["version"], move["reason"]) == ("promote", "1", "it draws faces")
+    absent = celebdit("models", "promote", "9", "--reason", "x", "--model", "celebdit-smoke", home=embedded.home)
+    assert absent.code == 2
+    assert "has no version '9'" in absent.err
+
+
+@pytest.fixture
+def served(first_run: Finished, endpoints: Endpoints) -> Iterator[str]:
+    """`mlflow models serve` on the registered version."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/celebdit-smoke/1", "--env-manager", "local"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    process = spawn(
+        [*command, "--host", "127.0.0.1", "--port", str(port)], environment=environment, stdout=subprocess.DEVNULL, new_group=True
+    )
+    try:
+        deadline_s = time.monotonic() + 120
+        while time.monotonic() < deadline_s:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, "the server ended while it started"
+                time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop(process, grace_s=10)
+
+
+def ask(server: str, body: object) -> Any:
+    request = urllib.request.Request(f"{server}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return json.load(answer)
+
+
+def test_mlflow_serves_the_version_and_answers_with_png_images(served: str) -> None:
+    answer = ask(served, {"dataframe_records": [{"seed": 3}, {"seed": 4}], "params": {"num_steps": 3, "sampler": "heun"}})["predictions"]
+    images = [base64.b64decode(row["image"]) for row in answer]
+    assert [row["seed"] for row in answer] == [3, 4]
+    for data in images:
+        assert Image.open(io.BytesIO(data)).format == "PNG"
+        assert np.asarray(Image.open(io.BytesIO(data))).shape == (32, 32, 3)
+    assert images[0] != images[1]
+    alone = ask(served, {"dataframe_records": [{"seed": 4}], "params": {"num_steps": 3, "sampler": "heun"}})["predictions"]
+    assert base64.b64decode(alone[0]["image"]) == images[1]
+    for wrong in ({"num_steps": 0}, {"num_steps": 10**6}, {"sampler": "bogus"}):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(served, {"dataframe_records": [{"seed": 3}], "params": wrong})
+        assert refused.value.code == 400
+
+
+def test_a_gate_that_fails_registers_nothing_and_exits_1(first_run: Finished, embedded: Services, client: MlflowClient) -> None:
+    arguments = ('gate.at_most."eval/fd_randconv_16"=1e-6', "registry.model_name=celebdit-never")
+    failed = celebdit("run", "smoke", *arguments, "--json", home=embedded.home)
+    assert failed.code == 1, failed.err
+    assert failed.json["gate"]["decision"] == "fail"
+    assert failed.json["model"] is None
+    assert client.search_model_versions("name = 'celebdit-never'") == []
+
+
+def descendants_of(folder: Path) -> list[psutil.Process]:
+    """Living processes that have `folder` in their command line or environment."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ", "status"]):
+        text = " ".join(process.info["cmdline"] or []) + " ".join((process.info["environ"] or {}).values())
+        if str(folder) in text and process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+def test_ctrl_c_in_the_middle_saves_closes_and_leaves_nothing_running(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    arguments = [*COMMAND, "run", "smoke", "training.total_steps=100000", "training.checkpoint_every_s=1000.0", "--home", str(home)]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("train: ") and "/100000" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    assert process.wait(timeout=90) == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert descendants_of(home) == []
+    assert list(home.glob("s3/celebdit/main/runs/*/checkpoints/*/*/COMMIT.json")), "the step had time to save"
+    import sqlite3
+
+    with sqlite3.connect(home / "mlflow.db") as database:
+        statuses = {status for (status,) in database.execute("select status from runs")}
+    assert statuses == {"KILLED"}

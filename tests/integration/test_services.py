@@ -1,0 +1,111 @@
+"""The embedded servers: shared, private, recognised, and gone when they should be."""
+
+import json
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.errors import BadInput, TemporaryFailure
+from pipeline.services import Services
+
+HOLDER = """
+import sys
+from pathlib import Path
+from pipeline.services import Services
+with Services(Path(sys.argv[1])).used():
+    print("using", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def hold(home: Path) -> "subprocess.Popen[str]":
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "using\n"
+    return process
+
+
+def let_go(process: "subprocess.Popen[str]") -> None:
+    process.communicate("\n", timeout=60)
+
+
+def test_the_last_user_stops_the_servers_and_nobody_else(tmp_path: Path) -> None:
+    services = Services(tmp_path / "home")
+    first, second = hold(tmp_path / "home"), hold(tmp_path / "home")
+    running = services.running()
+    assert set(running) == {"s3", "mlflow"}
+    let_go(first)
+    assert services.running() == running
+    family = [psutil.Process(server.pid) for server in running.values()]
+    family += [child for member in family for child in member.children(recursive=True)]
+    let_go(second)
+    assert services.running() == {}
+    assert not [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_servers_of_a_killed_command_end_with_it(tmp_path: Path) -> None:
+    holder = hold(tmp_path / "home")
+    family = [psutil.Process(server.pid) for server in Services(tmp_path / "home").running().values()]
+    holder.kill()
+    holder.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+
+
+def test_the_secret_is_nowhere_on_disk_or_in_the_process_list(embedded: Services) -> None:
+    secret = embedded.wait().environment["AWS_SECRET_ACCESS_KEY"]
+    for path in embedded.home.rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
+    for server in embedded.running().values():
+        assert secret not in " ".join(psutil.Process(server.pid).cmdline())
+
+
+def test_both_servers_listen_on_loopback_only(embedded: Services) -> None:
+    for server in embedded.running().values():
+        process = psutil.Process(server.pid)
+        for member in [process, *process.children(recursive=True)]:
+            for connection in member.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    assert connection.laddr.ip == "127.0.0.1"
+
+
+def test_anonymous_requests_are_refused_by_the_s3_server(embedded: Services) -> None:
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(embedded.wait().s3_url + "/celebdit", timeout=5)
+    assert raised.value.code in (400, 403)
+
+
+def test_a_recorded_process_id_that_is_another_process_now_is_not_touched(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        server = {"url": "http://127.0.0.1:1", "pid": bystander.pid, "started_s": 12345.0}
+        (home / "services.json").write_text(json.dumps({"servers": {"s3": server, "mlflow": server}, "stay": True}))
+        assert Services(home).running() == {}
+        assert Services(home).stop() == []
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(BadInput, match=f"--s3-port {port} cannot be used"):
+            Services(tmp_path / "home").start(stay=False, s3_port=port)
+    assert Services(tmp_path / "home").running() == {}
+
+
+def test_waiting_for_servers_that_do_not_run_says_how_to_start_them(tmp_path: Path) -> None:
+    with pytest.raises(TemporaryFailure, match="not running"):
+        Services(tmp_path / "home").wait()

@@ -1,0 +1,190 @@
+"""What the command line shows: events, errors, the compiled graph."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from components.errors import DataRefused
+from components.events import Event
+from pipeline.cli import main
+from pipeline.compile import Images, compile_pipeline
+from pipeline.config import load_config
+from pipeline.local import LocalOutcome
+from pipeline.view import RunView, printable
+
+
+def event(step: str, kind: str, at_s: float = 0.0, **facts: object) -> Event:
+    return Event(step=step, kind=kind, at_s=at_s, facts=facts)  # type: ignore[arg-type]
+
+
+def test_the_outcome_is_the_first_failure_with_its_exit_code_and_every_steps_time() -> None:
+    outcome = LocalOutcome()
+    for heard in (
+        event("ingest", "started", 1.0),
+        event("ingest", "result", manifest={"digest": "d"}),
+        event("ingest", "finished", 3.5),
+        event("train", "started", 4.0),
+        event("train", "failed", 9.0, exit_code=3, message="loss is not finite", hint="lower the rate"),
+        event("finalize", "started", 10.0),
+        event("finalize", "failed", 11.0, exit_code=75, message="MLflow is away", hint=None),
+    ):
+        outcome.hear(heard)
+    assert outcome.results == {"ingest": {"digest": "d"}}
+    assert outcome.seconds == {"ingest": 2.5, "train": 5.0, "finalize": 1.0}
+    assert isinstance(outcome.failure, DataRefused)
+    assert outcome.failure.message == "train: loss is not finite"
+
+
+def shown(events: list[Event], *, terminal: bool) -> str:
+    view = RunView(terminal=terminal)
+    buffer = io.StringIO()
+    view._console = Console(file=buffer, force_terminal=terminal, width=100)
+    view._progress.live._live_render  # noqa: B018 - the live display exists before it is replaced
+    view._progress.live.console = view._console
+    with view:
+        for heard in events:
+            view(heard)
+    return buffer.getvalue()
+
+
+RUN = [
+    event("train", "started", 1.0),
+    event("train", "note", text="run \x1b[31mabc\x1b[0m: 10 steps"),
+    event("train", "progress", done=5, total=10, text="loss 0.5"),
+    event("train", "progress", done=10, total=10, text="loss 0.4"),
+    event("train", "finished", 4.0),
+]
+
+
+def test_a_log_gets_plain_lines() -> None:
+    text = shown(RUN, terminal=False)
+    assert "train: started" in text
+    assert "train: 10/10 loss 0.4" in text
+    assert "train: finished in 3.0 s" in text
+    assert "\x1b" not in text
+
+
+def test_a_terminal_gets_bars_and_data_cannot_drive_it() -> None:
+    text = shown(RUN, terminal=True)
+    assert "10/10 loss 0.4" in text
+    assert "✓" in text
+    assert "\x1b[31mabc" not in text
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\rb", "a\x07b", "a\x9b31mb", "a\u202eb"])
+def test_control_characters_are_not_printed(text: str) -> None:
+    assert printable(text).startswith("a?")
+
+
+def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bogus"], "No such command 'bogus'"),
+        (["demo", "--bogus"], "No such option"),
+        (["demo", "training.total_steps=many"], "training.total_steps"),
+        (["demo", "--source", "/does/not/exist"], "/does/not/exist does not exist"),
+        (["run", "smok"], "neither a preset nor a file"),
+        (["run"], "Missing argument"),
+        (["run", "demo", "data.licence=CelebA"], "must be accepted"),
+        (["models", "promote", "1"], "Missing option '--reason'"),
+        (["compile", "demo", "-o", "x.txt"], "must end in .yaml"),
+        (["compile", "demo", "-o", "/does/not/exist/x.yaml"], "cannot be written"),
+        (["ui", "--mlflow-port", "99999"], "not in the range"),
+        (["demo", "--home", "/dev/null/x"], "cannot be written"),
+        (["config", "show", "nope.toml"], "nope.toml does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    code, out, err = run_cli(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    first, *rest = err.strip().splitlines()
+    assert first.startswith("celebdit: ")
+    assert said in first
+    assert len(rest) <= 1
+    assert "Traceback" not in err
+
+
+def test_with_json_an_error_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run_cli(capsys, "config", "show", "smok", "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["exit_code"] == 2
+
+
+def test_help_and_version_are_fast_and_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(capsys, "--help")[0] == 0
+    assert run_cli(capsys, "--version")[0] == 0
+    loaded = (
+        "import sys, pipeline.cli; print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'mlflow', 'kfp', 'pandas', 'boto3'}))"
+    )
+    found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
+
+
+def test_a_closed_stdout_ends_quietly() -> None:
+    script = f"{sys.executable} -m pipeline.cli config show smoke | head -1"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert result.stdout == "[data]\n"
+    assert "Traceback" not in result.stderr
+
+
+def test_config_show_prints_every_default(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run_cli(capsys, "config", "show", "demo", "training.total_steps=5", "--json")
+    shown_config = json.loads(out)
+    assert code == 0
+    assert shown_config["config"] == load_config("demo", ["training.total_steps=5"]).model_dump(mode="json")
+
+
+def compiled(folder: Path, preset: str = "demo", *overrides: str) -> tuple[str, dict, dict]:
+    target = folder / "pipeline.yaml"
+    compile_pipeline(load_config(preset, overrides), target, images=Images(), preset=preset)
+    text = target.read_text()
+    spec, platform = yaml.safe_load_all(text)
+    return text, spec, platform
+
+
+def test_the_same_configuration_compiles_to_the_same_bytes(tmp_path: Path) -> None:
+    first, again = compiled(tmp_path)[0], compiled(tmp_path)[0]
+    script = "from pathlib import Path; from pipeline.compile import *; from pipeline.config import load_config; "
+    script += f"compile_pipeline(load_config('demo'), Path({str(tmp_path / 'other.yaml')!r}), images=Images(), preset='demo')"
+    subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONHASHSEED": "7", "PATH": "/usr/bin"}, capture_output=True)
+    assert first == again == (tmp_path / "other.yaml").read_text()
+
+
+def test_the_compiled_graph_is_the_documented_one(tmp_path: Path) -> None:
+    _, spec, _ = compiled(tmp_path)
+    root = spec["root"]["dag"]["tasks"]
+    assert set(root) == {"finalize", "steps"} or {"finalize"} < set(root)
+    handler = next(name for name in spec["components"] if name.startswith("comp-exit-handler"))
+    tasks = spec["components"][handler]["dag"]["tasks"]
+    order = {name: sorted(task.get("dependentTasks", [])) for name, task in tasks.items()}
+    assert order["ingest"] == ["preflight"]
+    assert order["train"] == ["ingest"]
+    assert order["evaluate"] == ["ingest", "train"]
+    assert order["gate"] == ["evaluate"]
+    condition = next(task for name, task in tasks.items() if name.startswith("condition"))
+    assert "== 'pass'" in condition["triggerPolicy"]["condition"]
+    assert root["finalize"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert len(spec["root"]["inputDefinitions"]["parameters"]) <= 15
+
+
+def test_every_input_is_described_for_the_ui(tmp_path: Path) -> None:
+    _, spec, _ = compiled(tmp_path)
+    for name in ("preflight", "ingest", "train", "evaluate", "gate", "register"):
+        described = spec["components"][f"comp-{name}"]["inputDefinitions"]
+        for kind in ("parameters", "artifacts"):
+            for key, definition in described.get(kind, {}).items():
+                assert definition.get("description"), f"{name}.{key} has no description"
