@@ -35,7 +35,7 @@ contracts: $(VENV)/.dev  ## which room may import which
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev  ## all tests but the slow fault tests
-	$(BIN)/pytest -m "not (fault and slow) and not gpu"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not (fault and slow) and not gpu"
 
 fault: $(VENV)/.dev  ## the slow tests that kill processes and break servers
 	$(BIN)/pytest -m fault

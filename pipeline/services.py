@@ -1,8 +1,8 @@
 """The embedded default: an S3 server and an MLflow server of our own on this machine, for whoever has no endpoints configured.
 
 Promises: both listen on 127.0.0.1 only, on free ports; the S3 secret lives in the servers' own environment and is never written down;
-servers are known by process id and start time, so nothing else is ever stopped; several commands share them and the last one stops them,
-also if it is killed, unless they were asked to stay. Data outlives the servers, below `.celebdit/`.
+servers are known by process id and a mark in their environment, so nothing else is ever stopped; several commands share them and the last
+one stops them, also if it is killed, unless they were asked to stay. Data outlives the servers, below `.celebdit/`.
 """
 
 import fcntl
@@ -16,6 +16,7 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -32,23 +33,25 @@ _ACCESS_KEY = "celebdit-embedded"
 _READY_S = 180.0
 _STOP_S = 15.0
 _WATCHDOG = "watchdog"
+_MARK = "CELEBDIT_SERVICE"
 _WATCH_EVERY_S = 1.0
+_EXEC_LOOKS = 50
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: how to reach it and how to recognise its process."""
+    """A running server: how to reach it, and the mark in its environment by which its process is recognised."""
 
     url: str
     pid: int
-    started_s: float
+    mark: str
 
     def process(self) -> psutil.Process | None:
-        """Return the process if it is still the one that was started."""
+        """Return the process if it is still the one that was started, and not another that got its id."""
         try:
             found = psutil.Process(self.pid)
-            return found if abs(found.create_time() - self.started_s) < 1.0 and found.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.Error:
+            return found if _environment_of(found).get(_MARK) == self.mark and found.status() != psutil.STATUS_ZOMBIE else None
+        except (psutil.Error, OSError):
             return None
 
 
@@ -209,9 +212,10 @@ class Services:
         return self._spawn("mlflow", command, environment, port)
 
     def _spawn(self, name: str, command: list[str], environment: dict[str, str], port: int) -> Server:
+        mark = uuid.uuid4().hex
         with (self.home / "logs" / f"{name}.log").open("ab") as log:
-            process = spawn(command, environment=environment, stdout=log, new_group=True, death_signal=None)
-        return Server(url=f"http://127.0.0.1:{port}", pid=process.pid, started_s=psutil.Process(process.pid).create_time())
+            process = spawn(command, environment={**environment, _MARK: mark}, stdout=log, new_group=True, death_signal=None)
+        return Server(url=f"http://127.0.0.1:{port}", pid=process.pid, mark=mark)
 
     def _await(self, name: str, server: Server, url: str, on_wait: Callable[[str], None]) -> None:
         deadline_s = time.monotonic() + _READY_S
@@ -278,12 +282,22 @@ def _s3_environment(url: str, secret: str) -> dict[str, str]:
     }
 
 
+def _environment_of(process: psutil.Process) -> dict[str, str]:
+    """Return the environment of a process; only its own user can read it."""
+    for _ in range(_EXEC_LOOKS):
+        found: dict[str, str] = process.environ()
+        if found:
+            return found
+        time.sleep(0.01)  # in the middle of exec the kernel shows an empty environment
+    return {}
+
+
 def _secret_of(server: Server) -> str:
     """Return the S3 secret from the environment of the running server, which only its own user can read."""
     process = server.process()
     try:
         if process is not None:
-            return str(process.environ()["CELEBDIT_S3_SECRET"])
+            return _environment_of(process)["CELEBDIT_S3_SECRET"]
     except (psutil.Error, KeyError) as error:
         raise TemporaryFailure(
             "the embedded S3 server belongs to another user or is ending", hint="stop it as the user who started it: celebdit services down"

@@ -27,8 +27,14 @@ def s3_credentials() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def rclone_endpoint(tmp_path_factory: pytest.TempPathFactory, s3_credentials: None) -> Iterator[str]:
-    with rclone_server(tmp_path_factory.mktemp("rclone")) as endpoint:
+def rclone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where rclone keeps the objects, as plain files below a folder per bucket."""
+    return tmp_path_factory.mktemp("rclone")
+
+
+@pytest.fixture(scope="session")
+def rclone_endpoint(rclone_folder: Path, s3_credentials: None) -> Iterator[str]:
+    with rclone_server(rclone_folder) as endpoint:
         yield endpoint
 
 
@@ -70,3 +76,10 @@ def endpoints(embedded: Services, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
     for name, value in found.environment.items():
         monkeypatch.setenv(name, value)
     return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share the embedded servers in one process, so that the servers are started once."""
+    for item in items:
+        if "embedded" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("embedded"))

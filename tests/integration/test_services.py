@@ -86,7 +86,7 @@ def test_a_recorded_process_id_that_is_another_process_now_is_not_touched(tmp_pa
     home.mkdir()
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        server = {"url": "http://127.0.0.1:1", "pid": bystander.pid, "started_s": 12345.0}
+        server = {"url": "http://127.0.0.1:1", "pid": bystander.pid, "mark": "of another process"}
         (home / "services.json").write_text(json.dumps({"servers": {"s3": server, "mlflow": server}, "stay": True}))
         assert Services(home).running() == {}
         assert Services(home).stop() == []

@@ -1,0 +1,49 @@
+"""The demo's recipe learns faces: the distance to the data falls far below that of noise."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from celebdit_testing.memory import LocalSink, MemoryRecorder
+from celebdit_testing.recipes import DIGEST, faces
+
+from components.evaluate.features import RANDOM_CONV, RandomConvExtractor
+from components.evaluate.frechet import frechet_distance, statistics
+from model import rng
+from model.config import TrainingConfig
+from model.dataset import open_pack, write_pack
+from model.distributed import World
+from model.sampling import to_uint8
+from model.trainer import Recipe, Trainer
+from pipeline.config import load_config
+
+NUM_FACES, STEPS, NUM_SAMPLES = 600, 180, 128
+
+
+def test_the_demo_recipe_comes_far_closer_to_faces_than_noise_is(tmp_path: Path) -> None:
+    config = load_config("demo")
+    images = faces(NUM_FACES, 32)
+    write_pack(tmp_path / "pack", images, [str(index) for index in range(NUM_FACES)], dataset_digest=DIGEST)
+    training = TrainingConfig.model_validate({**config.training.model_dump(), "total_steps": STEPS, "sample_every_steps": 10**6})
+    recipe = Recipe(config.network, config.diffusion, config.optimizer, training, config.sampling)
+    trainer = Trainer(
+        recipe,
+        open_pack(tmp_path / "pack"),
+        world=World(),
+        device=torch.device("cpu"),
+        recorder=MemoryRecorder(),
+        sink=LocalSink(tmp_path / "checkpoints"),
+    )
+    trainer.run()
+    extractor = RandomConvExtractor(RANDOM_CONV, ["pooled"])
+
+    def distance(drawn: torch.Tensor) -> float:
+        with torch.inference_mode():
+            mine, real = (extractor(batch)[0].numpy() for batch in (drawn, torch.from_numpy(images).permute(0, 3, 1, 2)))
+        return frechet_distance(statistics(mine), statistics(real))
+
+    samples = torch.cat([trainer.draw(torch.arange(start, start + 64)) for start in range(0, NUM_SAMPLES, 64)])
+    noise = to_uint8(rng.normal(0, rng.Stream.SAMPLE, 0, torch.arange(NUM_SAMPLES), (3, 32, 32)))
+    found, of_noise = distance(samples), distance(noise)
+    assert np.isfinite(found)
+    assert found < 0.25 * of_noise, f"distance {found:.2f}, of noise {of_noise:.2f}"
