@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,21 @@ class CheckpointInvalid(ValueError):
     """A checkpoint is missing a part, or a part is not what its manifest says. It must not be loaded."""
 
 
+class CheckpointOfAnotherFormat(ValueError):
+    """A checkpoint was written by another version. It is whole, so it must not be thrown away either."""
+
+
 @dataclass(frozen=True)
 class CheckpointState:
-    """What a checkpoint holds: groups of named tensors (one file each), and facts that fit into JSON."""
+    """What a checkpoint holds: groups of named tensors (one file each), and facts that fit into JSON.
+
+    `notes` are said beside it (what it cost so far): they are not written by `publish` and do not enter its digest.
+    """
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
     facts: dict[str, Any]
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ def publish(state: CheckpointState, root: Path, *, crash: Crash = lambda point: 
             staging.rename(final)
         crash("renamed")
         _fsync(root)
-    except OSError:
+    except (OSError, SafetensorError):
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return Checkpoint(directory=final, step=state.step, digest=hashlib.sha256(manifest).hexdigest(), files=files)
@@ -113,16 +121,17 @@ def decode_manifest(raw: bytes) -> tuple[int, dict[str, FileEntry]]:
     """Return step and files of a manifest.
 
     Raises:
-        CheckpointInvalid: if it is not a manifest of this format, or a file name in it is not a plain name.
+        CheckpointInvalid: if it is not a manifest, or a file name in it is not a plain name.
+        CheckpointOfAnotherFormat: if another version wrote it.
     """
     try:
         decoded = json.loads(raw)
         if decoded["format"] != FORMAT:
-            raise CheckpointInvalid(f"checkpoint format {decoded['format']} is not {FORMAT}, the one that this version reads")
+            raise CheckpointOfAnotherFormat(f"checkpoint format {decoded['format']} is not {FORMAT}, the one that this version reads")
         files = {str(name): FileEntry(str(entry["sha256"]), int(entry["size_bytes"])) for name, entry in decoded["files"].items()}
         step = int(decoded["step"])
     except (ValueError, KeyError, TypeError, AttributeError) as cause:
-        if isinstance(cause, CheckpointInvalid):
+        if isinstance(cause, CheckpointOfAnotherFormat):
             raise
         raise CheckpointInvalid(f"{MANIFEST_FILE} is not readable: {cause}") from cause
     if any("/" in name or "\\" in name or name.startswith(".") for name in files):
@@ -174,7 +183,7 @@ def read(directory: Path, *, groups: Iterable[str] | None = None) -> CheckpointS
 
 def published(root: Path) -> list[Path]:
     """List the checkpoint directories under `root`, newest first, unverified."""
-    return sorted(root.glob("step-*"), reverse=True) if root.is_dir() else []
+    return sorted((path for path in root.glob("step-*") if path.is_dir()), reverse=True) if root.is_dir() else []
 
 
 def newest_valid(root: Path) -> Checkpoint | None:
@@ -182,7 +191,7 @@ def newest_valid(root: Path) -> Checkpoint | None:
     for directory in published(root):
         try:
             return verify(directory)
-        except CheckpointInvalid:
+        except (CheckpointInvalid, CheckpointOfAnotherFormat):
             continue
     return None
 

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """The version of the training maths. Part of every run key: raise it when a change moves the numbers of a run, and only then."""
 
 
@@ -28,9 +28,10 @@ class NetworkConfig(FrozenConfig):
     """The denoiser: a convolutional encoder-decoder with skips around a Diffusion Transformer."""
 
     image_px: int = Field(ge=8, le=2048, description="side of the square training images in pixels")
-    codec: Literal["residual", "plain"] = Field(
+    codec: Literal["residual", "plain", "seed_compat"] = Field(
         "residual",
-        description="residual: space-to-depth and residual blocks; plain: strided convolutions, latent_channels wide (`seed`)",
+        description="residual: space-to-depth and residual blocks; plain: strided convolutions, latent_channels wide (`seed`); "
+        "seed_compat: the whole network of the published checkpoint dit_final_12_f_250.pth, with blocks of its own",
     )
     stem_px: int = Field(2, ge=1, le=8, description="residual codec: pixels folded into channels before the first level, per side")
     channels: tuple[int, ...] = Field((), max_length=6, description="residual codec: channels per level, finest first")
@@ -50,17 +51,27 @@ class NetworkConfig(FrozenConfig):
     @property
     def levels(self) -> int:
         """Resolutions of the codec, the latent's included."""
-        return 4 if self.codec == "plain" else len(self.channels)
+        return len(self.channels) if self.codec == "residual" else 4
 
     @property
     def latent_stride_px(self) -> int:
         """Pixels per latent position, per side."""
-        return (1 if self.codec == "plain" else self.stem_px) * 2 ** (self.levels - 1)
+        return (self.stem_px if self.codec == "residual" else 1) * 2 ** (self.levels - 1)
 
     @property
     def total_stride_px(self) -> int:
         """Pixels per token, per side: every image side must be a multiple of it."""
         return self.latent_stride_px * self.patch_px
+
+    def check_sides(self, height: int, width: int) -> None:
+        """Refuse images that do not divide into tokens.
+
+        Raises:
+            ValueError: if a side is not a multiple of `total_stride_px`.
+        """
+        stride_px = self.total_stride_px
+        if height % stride_px or width % stride_px:
+            raise ValueError(f"image sides {height}x{width} must be multiples of {stride_px}, the network's total stride")
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
@@ -68,8 +79,10 @@ class NetworkConfig(FrozenConfig):
             raise ValueError(
                 f"channels {list(self.channels)} and res_blocks {list(self.res_blocks)} must name the same levels, at least one"
             )
-        if self.codec == "plain" and (self.channels or self.res_blocks):
-            raise ValueError("channels and res_blocks belong to the residual codec: leave them out with codec = 'plain'")
+        if self.codec != "residual" and (self.channels or self.res_blocks):
+            raise ValueError(f"channels and res_blocks belong to the residual codec: leave them out with codec = '{self.codec}'")
+        if self.codec == "seed_compat" and self.dropout > 0:
+            raise ValueError("codec 'seed_compat' has no dropout: set dropout = 0")
         if any(c < 4 or c % 4 for c in self.channels):
             raise ValueError(f"channels {list(self.channels)} must be multiples of 4 (group normalisation)")
         if any(n < 1 for n in self.res_blocks):
@@ -108,9 +121,10 @@ class DiffusionConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
-        if self.path == "vp_zero_snr" and self.prediction == "eps":
+        if self.path in ("rectified_flow", "vp_zero_snr") and self.prediction == "eps":
             raise ValueError(
-                "prediction 'eps' cannot be used with path 'vp_zero_snr': at pure noise it says nothing about the image; use 'x' or 'v'"
+                f"prediction 'eps' cannot be used with path '{self.path}', which ends in pure noise: there it says nothing about the "
+                "image; use 'x' or 'v'"
             )
         return self
 
@@ -162,6 +176,12 @@ class TrainingConfig(FrozenConfig):
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="decay of a classic exponential average, kept beside the others. Default: none"
     )
+    ema_snapshot_every_steps: int | None = Field(
+        None,
+        gt=0,
+        description="steps between stored copies of the ema_sigma_rel averages, from which `celebdit ema` makes averages of other widths "
+        "afterwards; each takes 4 bytes per parameter and width. Default: none are stored",
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast with float32 master weights")
     compile: bool = Field(False, description="compile the training step with torch.compile")
     activation_checkpointing: bool = Field(
@@ -173,6 +193,13 @@ class TrainingConfig(FrozenConfig):
     sample_every_steps: int = Field(2000, gt=0, description="steps between sample grids")
     checkpoint_every_s: float = Field(300.0, ge=1, description="wall-clock seconds between checkpoints: the most work that a kill may cost")
     checkpoints_to_keep: int = Field(3, ge=2, description="newest checkpoints kept in object storage")
+    checkpoints_best: int = Field(1, ge=0, description="checkpoints with the best evaluation that are kept besides")
+    checkpoint_keep_every_steps: int | None = Field(
+        None, gt=0, description="a checkpoint is made after every so many steps and kept for good. Default: none"
+    )
+    profile_steps: int = Field(
+        0, ge=0, le=1000, description="steps to trace with torch's profiler, once per attempt, after three warm ones"
+    )
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
@@ -182,6 +209,8 @@ class TrainingConfig(FrozenConfig):
             raise ValueError(f"ema_sigma_rel {list(self.ema_sigma_rel)} must lie in [0.001, 0.28]")
         if len(set(self.ema_sigma_rel)) != len(self.ema_sigma_rel):
             raise ValueError(f"ema_sigma_rel {list(self.ema_sigma_rel)} names a width twice")
+        if self.ema_snapshot_every_steps is not None and not self.ema_sigma_rel:
+            raise ValueError("ema_snapshot_every_steps stores the averages of ema_sigma_rel, and there are none: name at least one width")
         if self.microbatch_images is not None and self.microbatch_images > self.batch_images:
             raise ValueError(f"microbatch_images {self.microbatch_images} must not exceed batch_images {self.batch_images}")
         return self

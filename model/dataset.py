@@ -1,11 +1,13 @@
 """Training images in memory: the packed data set, and which of its images each step sees.
 
 A pack is a directory with `images.npy`, uint8 of shape (n, h, w, 3), and `pack.json`, written last, that says what is in it. Building one
-from downloaded shards is ingest's and train's business; here a pack is only opened. Promises: the images of a step are a function of
-(seed, step) alone, each epoch visits every image exactly once, and a torn pack is refused.
+from downloaded shards is the business of `components/packs.py`. Promises: the images of a step are a function of (seed, step) alone, each
+epoch visits every image exactly once, and a pack that is incomplete, or whose pixels are not those that were written, is refused.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from model import rng
 
 IMAGES_FILE = "images.npy"
 PACK_FILE = "pack.json"
+_VERIFY_IMAGES = 64
 
 
 class PackTorn(ValueError):
@@ -34,6 +37,7 @@ class Pack:
     images: np.ndarray
     keys: tuple[str, ...]
     dataset_digest: str
+    pixels_sha256: str
 
     @property
     def image_px(self) -> int:
@@ -52,12 +56,25 @@ def open_pack(directory: Path) -> Pack:
     try:
         described = json.loads((directory / PACK_FILE).read_text())
         images = np.load(directory / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
-        keys, digest = tuple(described["keys"]), str(described["dataset_digest"])
-    except (OSError, ValueError, KeyError) as cause:
+        keys, digest, pixels = tuple(described["keys"]), str(described["dataset_digest"]), str(described["pixels_sha256"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as cause:
         raise PackTorn(f"no usable pack in {directory}: {cause}") from cause
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[0] != len(keys) or images.shape[3] != 3:
         raise PackTorn(f"{directory / IMAGES_FILE} holds {images.dtype} {images.shape}, expected uint8 ({len(keys)}, h, w, 3)")
-    return Pack(images=images, keys=keys, dataset_digest=digest)
+    return Pack(images=images, keys=keys, dataset_digest=digest, pixels_sha256=pixels)
+
+
+def verify_pack(pack: Pack) -> None:
+    """Read every pixel of `pack` and check it.
+
+    Raises:
+        PackTorn: if they are not those that were written.
+    """
+    found = hashlib.sha256()
+    for start in range(0, len(pack), _VERIFY_IMAGES):
+        found.update(np.ascontiguousarray(pack.images[start : start + _VERIFY_IMAGES]).data)
+    if found.hexdigest() != pack.pixels_sha256:
+        raise PackTorn("the pixels of the pack are not those that were written")
 
 
 @lru_cache(maxsize=4)
@@ -91,7 +108,7 @@ class BatchReader:
     def read(self, indices: np.ndarray, *, then: np.ndarray | None = None) -> UInt8[Tensor, "b 3 h w"]:
         """Return the images with `indices`, in channels-last memory; `then` names the batch that will be asked for next."""
         if self._resident is not None:
-            return self._resident[torch.from_numpy(indices).to(self._device)].permute(0, 3, 1, 2)
+            return self._resident[self._pinned(torch.from_numpy(indices)).to(self._device, non_blocking=True)].permute(0, 3, 1, 2)
         ready = (
             self._ahead[1] if self._ahead is not None and self._ahead[0] == indices.tobytes() else self._pool.submit(self._gather, indices)
         )
@@ -102,7 +119,10 @@ class BatchReader:
         order = np.argsort(indices, kind="stable")
         gathered = np.empty((len(indices), *self._pack.images.shape[1:]), dtype=np.uint8)
         gathered[order] = self._pack.images[indices[order]]
-        batch = torch.from_numpy(gathered)
+        return self._pinned(torch.from_numpy(gathered))
+
+    def _pinned(self, batch: Tensor) -> Tensor:
+        """Return `batch` where the device can fetch it by itself: a copy from other memory would make the host wait."""
         return batch.pin_memory() if self._device.type == "cuda" else batch
 
     def close(self) -> None:
@@ -128,15 +148,22 @@ class PackWriter:
         self._digest = dataset_digest
         self._shape = (len(keys), *shape, 3)
         self._next = 0
+        self._pixels = hashlib.sha256()
 
     def __enter__(self) -> Callable[[np.ndarray], None]:
         self._directory.mkdir(parents=True, exist_ok=True)
         (self._directory / PACK_FILE).unlink(missing_ok=True)
-        self._map = np.lib.format.open_memmap(self._directory / IMAGES_FILE, mode="w+", dtype=np.uint8, shape=self._shape)
+        path = self._directory / IMAGES_FILE
+        self._map = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=self._shape)
+        if hasattr(os, "posix_fallocate"):
+            # Without its blocks a memory map on a full disk ends in SIGBUS instead of an error.
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return self._add
 
     def _add(self, image: np.ndarray) -> None:
         self._map[self._next] = image
+        self._pixels.update(np.ascontiguousarray(image).data)
         self._next += 1
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -147,5 +174,9 @@ class PackWriter:
         if self._next != len(self._keys):
             raise PackTorn(f"{self._next} images were added for {len(self._keys)} keys")
         partial = self._directory / (PACK_FILE + ".partial")
-        partial.write_text(json.dumps({"dataset_digest": self._digest, "keys": self._keys}))
+        described = {"dataset_digest": self._digest, "pixels_sha256": self._pixels.hexdigest(), "keys": self._keys}
+        with partial.open("w") as file:
+            file.write(json.dumps(described))
+            file.flush()
+            os.fsync(file.fileno())  # the pixels were flushed to disk before it
         partial.replace(self._directory / PACK_FILE)

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.codec import Skips, build_codec
+from model.codec import build_codec
 from model.config import NetworkConfig
 from model.dit import Core
 from model.layers import TimeEmbedding
+from model.seed_compat import SeedCompat
 
 
 class Denoiser(nn.Module):
@@ -26,9 +27,18 @@ class Denoiser(nn.Module):
         self.encoder, self.decoder = build_codec(config)
         self.core = Core(config)
 
+    @property
+    def recompute_activations(self) -> bool:
+        """Whether the transformer's activations are computed again in the backward pass instead of being kept."""
+        return self.core.recompute_activations
+
+    @recompute_activations.setter
+    def recompute_activations(self, enabled: bool) -> None:
+        self.core.recompute_activations = enabled
+
     def encode(self, x: Float[Tensor, "b 3 h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b z lh lw"]:
         """Return the latent that the transformer reads: (b, latent_channels, h / stride, w / stride)."""
-        self._check(x)
+        self.config.check_sides(*x.shape[-2:])
         latent, _ = self.encoder(x, self.time(t))
         return cast(Tensor, latent)
 
@@ -38,25 +48,20 @@ class Denoiser(nn.Module):
         Raises:
             ValueError: if a side is not a multiple of `config.total_stride_px`.
         """
-        self._check(x)
+        self.config.check_sides(*x.shape[-2:])
         time = self.time(t)
-        latent, skips = cast(tuple[Tensor, Skips], self.encoder(x, time))
+        latent, skips = self.encoder(x, time)
         return cast(Tensor, self.decoder(latent + self.core(latent, time), skips, time))
 
-    def _check(self, x: Tensor) -> None:
-        stride_px = self.config.total_stride_px
-        height, width = x.shape[-2:]
-        if height % stride_px or width % stride_px:
-            raise ValueError(f"image sides {height}x{width} must be multiples of {stride_px}, the network's total stride")
 
-
-def build_denoiser(config: NetworkConfig, *, seed: int | None = None) -> Denoiser:
+def build_denoiser(config: NetworkConfig, *, seed: int | None = None) -> Denoiser | SeedCompat:
     """Build the network that `config` describes, with initial weights that are a function of `seed` if one is given."""
+    kind = SeedCompat if config.codec == "seed_compat" else Denoiser
     if seed is None:
-        return Denoiser(config)
+        return kind(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Denoiser(config)
+        return kind(config)
 
 
 def num_parameters(module: nn.Module) -> int:

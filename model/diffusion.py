@@ -70,16 +70,22 @@ class VariancePreserving:
         self.num_timesteps: int | None = len(alpha_bar)
         self._steps = len(alpha_bar)
         self.alpha_bar = alpha_bar
-        self._alpha = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar.sqrt()])
+        self._alpha = {torch.device("cpu"): torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar.sqrt()])}
 
     def alpha_sigma(self, t: Times) -> tuple[Times, Times]:
-        table = self._alpha.to(t.device)
+        table = self._table(t.device)
         position = (t * self._steps).clamp(0, self._steps)
         # A grid time such as 7 / 1000 must hit its own entry, whatever the last bit of the product.
         position = torch.where((position - position.round()).abs() < 1e-9, position.round(), position)
         below = position.floor().long().clamp(max=self._steps - 1)
         alpha = torch.lerp(table[below], table[below + 1], position - below)
         return alpha, (1 - alpha**2).clamp(min=0).sqrt()
+
+    def _table(self, device: torch.device) -> Float64[Tensor, " entries"]:
+        """Return alpha at data and at each timestep, copied to `device` once: a copy per step would make the host wait."""
+        if device not in self._alpha:
+            self._alpha[device] = self._alpha[torch.device("cpu")].to(device)
+        return self._alpha[device]
 
     def velocity_weights(self, t: Times) -> tuple[Times, Times]:
         alpha, sigma = self.alpha_sigma(t)
@@ -129,7 +135,7 @@ def build_path(config: DiffusionConfig) -> Path:
 
 def shift_times(t: Times, shift: float) -> Times:
     """Move times toward noise for `shift` > 1, as a larger image needs (Esser et al. 2024, equation 23)."""
-    return shift * t / (1 + (shift - 1) * t)
+    return t if shift == 1 else t / (t + (1 - t) / shift)  # exactly 0 and 1 at the ends
 
 
 def _per_image(weights: Times, like: Tensor) -> Tensor:

@@ -16,11 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class World:
-    """This process's place: its rank among all, its rank on this machine, and how many there are."""
+    """This process's place: its rank among all and on this machine, and how many there are of both."""
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
+    local_size: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -70,6 +71,28 @@ class Agreement:
         assert pending is not None, "an asynchronous collective returns its handle"
         self._pending = (pending, flag)
         return self._agreed
+
+
+_SIGNS_OF_A_LOST_RANK = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "Connection was closed",
+    "Socket Timeout",
+    "Watchdog caught collective operation timeout",
+)
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Say whether `error` is what a rank sees when another one is gone or hangs; gloo tells it in words alone."""
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in _SIGNS_OF_A_LOST_RANK)
+
+
+def wait_for_all(world: World) -> None:
+    """Return when every rank has called this."""
+    if world.size > 1:
+        dist.barrier()
 
 
 def text_from_first(text: str, world: World, device: torch.device) -> str:

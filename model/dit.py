@@ -29,6 +29,14 @@ def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     return layer
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMSNorm that stays in the precision of its input: with a float32 weight on bfloat16, torch 2.15 leaves its fused kernel."""
+
+    def forward(self, x: Float[Tensor, "b k n d"]) -> Float[Tensor, "b k n d"]:
+        assert self.weight is not None, "built with a weight"
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; with `modern`, queries and keys are RMS-normalised and rotated by their position."""
 
@@ -37,13 +45,13 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = _linear(width, 3 * width)
         self.out = _linear(width, width)
-        self.query_norm = nn.RMSNorm(width // heads, eps=_NORM_EPS) if modern else nn.Identity()
-        self.key_norm = nn.RMSNorm(width // heads, eps=_NORM_EPS) if modern else nn.Identity()
+        self.query_norm = HeadNorm(width // heads, eps=_NORM_EPS) if modern else nn.Identity()
+        self.key_norm = HeadNorm(width // heads, eps=_NORM_EPS) if modern else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b n d"], rotation: tuple[Tensor, Tensor] | None) -> Float[Tensor, "b n d"]:
         b, n, d = x.shape
         query, key, value = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         mixed = F.scaled_dot_product_attention(query, key, value)
@@ -114,7 +122,7 @@ class Core(nn.Module):
         self.out = nn.Linear(config.width, token_width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.checkpoint_activations = False
+        self.recompute_activations = False
 
     def forward(self, z: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         height, width = z.shape[-2:]
@@ -127,7 +135,7 @@ class Core(nn.Module):
         else:
             tokens = tokens + sincos_positions(tokens.shape[-1], rows, columns, z.device).to(tokens.dtype)
         for block in self.blocks:
-            if self.checkpoint_activations and torch.is_grad_enabled():
+            if self.recompute_activations and torch.is_grad_enabled():
                 tokens = torch.utils.checkpoint.checkpoint(block, tokens, time, rotation, use_reentrant=False)
             else:
                 tokens = block(tokens, time, rotation)

@@ -1,7 +1,8 @@
 """Averages of the weights over training: classic and power-function profiles, and their post-hoc recombination.
 
-Promises: `posthoc_weights` gives the least-squares combination of stored snapshots for any profile width (Karras et al. 2024, "Analyzing
-and improving the training dynamics of diffusion models", section 3 and appendix C). Where snapshots are stored is not known here.
+Promises: `recombine` gives the least-squares combination of stored snapshots for any profile width, and says how good it is (Karras et al.
+2024, "Analyzing and improving the training dynamics of diffusion models", section 3 and appendix C). Where snapshots are stored is not
+known here.
 """
 
 import math
@@ -80,8 +81,19 @@ def profile_overlap(step_a: float, gamma_a: float, step_b: float, gamma_b: float
     return math.exp(log_value - (gamma_a + 1) * math.log(step_a) - (gamma_b + 1) * math.log(step_b))
 
 
-def posthoc_weights(snapshots: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> list[float]:
-    """Return the coefficient of each snapshot (step, sigma_rel) in the best approximation of the profile `sigma_rel` ending at `step`.
+@dataclass(frozen=True)
+class Recombination:
+    """How snapshots add up to an average: the coefficient of each, and how far the result is from the profile that was asked for.
+
+    `error` is the distance between the two profiles relative to the length of the one asked for; 0 is exact, 1 says nothing.
+    """
+
+    coefficients: tuple[float, ...]
+    error: float
+
+
+def recombine(snapshots: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> Recombination:
+    """Return the combination of snapshots (step, sigma_rel) that is nearest to the profile `sigma_rel` ending at `step` (algorithm 3).
 
     Raises:
         ValueError: if there is no snapshot, or one lies after `step`.
@@ -91,4 +103,8 @@ def posthoc_weights(snapshots: Sequence[tuple[int, float]], step: int, sigma_rel
     stored = [(s, gamma_of_sigma_rel(width)) for s, width in snapshots]
     wanted = (step, gamma_of_sigma_rel(sigma_rel))
     gram = np.array([[profile_overlap(*a, *b) for b in stored] for a in stored])
-    return [float(w) for w in np.linalg.lstsq(gram, np.array([profile_overlap(*a, *wanted) for a in stored]), rcond=None)[0]]
+    with_wanted = np.array([profile_overlap(*a, *wanted) for a in stored])
+    found = np.linalg.lstsq(gram, with_wanted, rcond=None)[0]
+    length_squared = profile_overlap(*wanted, *wanted)
+    distance_squared = length_squared - 2 * found @ with_wanted + found @ gram @ found
+    return Recombination(tuple(float(c) for c in found), math.sqrt(max(float(distance_squared), 0.0) / length_squared))

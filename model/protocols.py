@@ -4,6 +4,7 @@ Promises nothing itself. No method may block the loop on a network: a recorder a
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol
 
 from jaxtyping import UInt8
@@ -21,6 +22,9 @@ class Recorder(Protocol):
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
         """Record the sample images of `step`; image i is drawn from the same noise at every step."""
 
+    def trace(self, step: int, write: Callable[[Path], None]) -> None:
+        """Record a profile that ended at `step`; `write` writes it to a file (Chrome's trace format, gzip by the name)."""
+
     def progress(self, step: int, total_steps: int, text: str) -> None:
         """Say how far training is."""
 
@@ -32,7 +36,10 @@ class CheckpointSink(Protocol):
         """Return whether a snapshot would be taken now: none is in flight."""
 
     def submit(self, snapshot: Callable[[], CheckpointState]) -> None:
-        """Call `snapshot` at once (it copies to host memory) and make the result durable in the background."""
+        """Call `snapshot` (it copies to host memory) and make the result durable in the background.
+
+        When not `ready`, this may wait until the one in flight is on local disk, but not for a network.
+        """
 
     def drain(self) -> None:
         """Wait until everything submitted is durable.

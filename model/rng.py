@@ -45,16 +45,16 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 def words(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], num_words: int) -> Int64[Tensor, "b words"]:
     """Draw `num_words` 32-bit words for each index. Steps and indices must lie in [0, 2**32), the seed in [0, 2**64)."""
+    return torch.stack(_draw(seed, stream, step, indices, num_words), dim=-1).flatten(1)[:, :num_words]
+
+
+def _draw(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], num_words: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return words 4i to 4i + 3 of each index as four tensors of (index, i)."""
     blocks = torch.arange(-(-num_words // 4), device=indices.device)
     shape = (len(indices), len(blocks))
-    counter = (
-        blocks.expand(shape),
-        indices[:, None].expand(shape),
-        indices.new_tensor(step).expand(shape),
-        indices.new_tensor(int(stream)).expand(shape),
-    )
-    drawn = philox(counter, (seed & _MASK, seed >> 32))
-    return torch.stack(drawn, dim=-1).flatten(1)[:, :num_words]
+    # `new_full` fills on the device; `new_tensor` would copy from the host and make it wait for the device.
+    counter = (blocks.expand(shape), indices[:, None].expand(shape), indices.new_full((), step), indices.new_full((), int(stream)))
+    return philox(counter, (seed & _MASK, seed >> 32))
 
 
 def uniform(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], count: int) -> Float[Tensor, "b count"]:
@@ -70,15 +70,7 @@ def coin(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"]) -> 
 def normal(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
     """Draw a standard normal float32 tensor of `shape` for each index, by Box and Muller's transform."""
     count = math.prod(shape)
-    blocks = torch.arange(-(-count // 4), device=indices.device)
-    grid = (len(indices), len(blocks))
-    counter = (
-        blocks.expand(grid),
-        indices[:, None].expand(grid),
-        indices.new_tensor(step).expand(grid),
-        indices.new_tensor(int(stream)).expand(grid),
-    )
-    u0, u1, u2, u3 = (((w.float() + 0.5) * 2.0**-32) for w in philox(counter, (seed & _MASK, seed >> 32)))
+    u0, u1, u2, u3 = (((w.float() + 0.5) * 2.0**-32) for w in _draw(seed, stream, step, indices, count))
     pairs = []
     for radius_u, angle_u in ((u0, u1), (u2, u3)):
         radius, angle = (-2 * radius_u.log()).sqrt(), angle_u * (2 * math.pi)

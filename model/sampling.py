@@ -149,17 +149,25 @@ def _first_order(x_t: Images, x: Images, at: Point, to: Point) -> Images:
     return ratio * x_t + (to.alpha - at.alpha * ratio) * x
 
 
+def _can_extrapolate(before: Point, at: Point, to: Point) -> bool:
+    """Return whether a two-step method may continue the line through `before` and `at` to `to`.
+
+    Not where log-SNR is infinite, and not over a step that is much longer than the last one, as into the last timestep of a "linspace": a
+    two-step method is unstable where steps grow by more than 1 + sqrt(2) (Grigorieff 1983), and there worse than one of first order.
+    """
+    last, next_ = at.half_log_snr - before.half_log_snr, to.half_log_snr - at.half_log_snr
+    return math.isfinite(last) and math.isfinite(next_) and next_ <= (1 + math.sqrt(2)) * last
+
+
 def _dpmpp_2m(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
-    """Two-step multistep solver in half log-SNR (Lu et al. 2022, DPM-Solver++, algorithm 2), first order where log-SNR is infinite."""
+    """Two-step multistep solver in half log-SNR (Lu et al. 2022, DPM-Solver++, algorithm 2), first order where it cannot extrapolate."""
     previous: tuple[Images, Point] | None = None
     for i, (at, to) in enumerate(pairwise(path)):
         x = denoise(x_t, at.t)
-        h = to.half_log_snr - at.half_log_snr
-        if previous is not None and math.isfinite(h) and math.isfinite(previous[1].half_log_snr):
-            ratio = (at.half_log_snr - previous[1].half_log_snr) / h
+        estimate = x
+        if previous is not None and _can_extrapolate(previous[1], at, to):
+            ratio = (at.half_log_snr - previous[1].half_log_snr) / (to.half_log_snr - at.half_log_snr)
             estimate = x + (x - previous[0]) / (2 * ratio)
-        else:
-            estimate = x
         x_t = _first_order(x_t, estimate, at, to)
         previous = (x, at)
         on_step(i + 1, len(path) - 1)
@@ -180,7 +188,9 @@ def _unipc(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, 
             on_step(i + 1, len(path) - 1)
             continue
         growth = to.alpha * -math.expm1(-h)
-        slopes = [] if older is None else [((older[1].half_log_snr - at.half_log_snr) / h, older[0])]
+        slopes = []
+        if older is not None and _can_extrapolate(older[1], at, to):
+            slopes = [((older[1].half_log_snr - at.half_log_snr) / h, older[0])]
         differences = [(other - x) / ratio for ratio, other in slopes]
         predicted = base + growth * 0.5 * differences[0] if differences else base
         fresh = denoise(predicted, to.t)
@@ -210,8 +220,20 @@ def integrate(
     denoise: Denoise, path: Path, config: SamplingConfig, start: Images, noise_at: NoiseAt, *, on_step: OnStep = lambda done, total: None
 ) -> Images:
     """Carry `start` (standard normal noise at t = 1) along `path` to an image with the sampler that `config` names."""
+    return follow(denoise, points(path, sampling_times(path, config)), config, start, noise_at, on_step=on_step)
+
+
+def follow(
+    denoise: Denoise,
+    visited: list[Point],
+    config: SamplingConfig,
+    start: Images,
+    noise_at: NoiseAt,
+    *,
+    on_step: OnStep = lambda done, total: None,
+) -> Images:
+    """Carry `start`, which is at the first of the points `visited`, to the last of them."""
     samplers = {"ddpm": _ddpm, "ddim": _ddim(config.eta), "euler": _euler, "heun": _heun, "dpmpp_2m": _dpmpp_2m, "unipc": _unipc}
-    visited = points(path, sampling_times(path, config))
     return samplers[config.sampler](denoise, visited, start, noise_at, on_step)
 
 
@@ -220,16 +242,22 @@ def denoiser_of(network: Callable[[Tensor, Tensor], Tensor], diffusion: Diffusio
 
     def denoise(x_t: Images, t: float) -> Images:
         times = torch.full((len(x_t),), t, dtype=torch.float64, device=x_t.device)
-        x = diffusion.clean_image(network(x_t, diffusion.path.timestep(times).to(x_t.dtype)), x_t, times)
-        return x.clamp(-1, 1) if clip_x else x
+        return diffusion.clean_image(network(x_t, diffusion.path.timestep(times).to(x_t.dtype)), x_t, times)
 
-    return denoise
+    return clipped(denoise) if clip_x else denoise
+
+
+def clipped(denoise: Denoise) -> Denoise:
+    """Keep the estimates of `denoise` in [-1, 1], where images are."""
+    return lambda x_t, t: denoise(x_t, t).clamp(-1, 1)
 
 
 def autoguided(good: Denoise, bad: Denoise, weight: float, *, t_low: float = 0.0, t_high: float = 1.0) -> Denoise:
-    """Push the estimate away from that of a weaker version of the model (Karras et al. 2024a).
+    """Push the estimate away from that of a weaker version of the model (Karras et al. 2024, "Guiding a diffusion model with a bad
+    version of itself", equation 3, which on any path is the same for image, noise and velocity).
 
-    `weight` 1 is `good` alone. Guidance acts within an interval of times, ends included (Kynkaanniemi et al. 2024).
+    `weight` 1 is `good` alone. Guidance acts within an interval of times, ends included (Kynkaanniemi et al. 2024). The result reaches
+    beyond the images of either: hand in denoisers that do not clip, and wrap the result in `clipped`.
     """
 
     def denoise(x_t: Images, t: float) -> Images:

@@ -9,7 +9,8 @@ known here: see `model/protocols.py`.
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -22,13 +23,17 @@ from model.batching import plan_batch
 from model.checkpoint import CheckpointState
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from model.dataset import BatchReader, Pack, indices_for_step
-from model.denoiser import Denoiser, build_denoiser
+from model.denoiser import build_denoiser
 from model.diffusion import Diffusion, build_diffusion
-from model.distributed import Agreement, World, gathered, mean_over_ranks
+from model.distributed import Agreement, World, gathered
 from model.ema import AveragedWeights, ClassicProfile, PowerProfile, Profile
+from model.guard import Guard, NonFinite, contagious_sum
+from model.meter import Meter, hardware_of
 from model.optim import build_optimizer, clip_gradients, guarded_step, learning_rate, set_learning_rate
+from model.profiling import StepProfiler
 from model.protocols import CheckpointSink, Recorder
 from model.sampling import denoiser_of, sample, to_uint8
+from model.state import TrainingState
 
 NUM_SAMPLES = 16
 """Images in the grid that a run shows of itself."""
@@ -45,31 +50,6 @@ class Recipe:
     sampling: SamplingConfig
 
 
-class NonFinite(ArithmeticError):
-    """The loss or a gradient stopped being a number. The weights are still those of the step before."""
-
-    def __init__(self, step: int, keys: list[str]) -> None:
-        self.step = step
-        self.keys = keys
-        named = f"; images with a non-finite loss on this process: {', '.join(keys)}" if keys else ""
-        super().__init__(f"loss or gradient is not finite at step {step}{named}")
-
-
-class StateMismatch(ValueError):
-    """A saved state does not fit the network that it is loaded into."""
-
-
-@dataclass
-class _Window:
-    """What happened since the last metric point. Part of the state, so that a resumed run reports the same means."""
-
-    losses: list[Tensor] = field(default_factory=list)
-    norms: list[Tensor] = field(default_factory=list)
-    began_s: float = 0.0
-    waited_s: float = 0.0
-    steps_timed: int = 0
-
-
 class Trainer:
     """Owns network, optimiser and averages of one run on one process, and moves them forward."""
 
@@ -82,8 +62,16 @@ class Trainer:
         device: torch.device,
         recorder: Recorder,
         sink: CheckpointSink,
+        snapshots: CheckpointSink | None = None,
+        probe: Callable[[], Mapping[str, float]] = dict,
+        price_per_device_hour: float | None = None,
+        timeout_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Build the network of `recipe` on `device`.
+
+        `probe` says how busy this machine is; it is asked at every metric point and names the same facts on every rank.
+        """
         self.recipe = recipe
         self.world = world
         self.device = device
@@ -91,22 +79,26 @@ class Trainer:
         self._pack = pack
         self._recorder = recorder
         self._sink = sink
+        self._snapshots = snapshots
+        self._probe = probe
         self._clock = clock
+        self._timeout_s = timeout_s
         training = recipe.training
         self._plan = plan_batch(training.batch_images, world.size, training.microbatch_images)
-        self.network: Denoiser = build_denoiser(recipe.network, seed=training.seed).to(device)
+        self.network = build_denoiser(recipe.network, seed=training.seed).to(device)
         self.network.to(memory_format=torch.channels_last)
-        self.network.core.checkpoint_activations = training.activation_checkpointing
+        self.network.recompute_activations = training.activation_checkpointing
         self.diffusion: Diffusion = build_diffusion(recipe.diffusion)
         self.optimizer = build_optimizer(self.network, recipe.optimizer)
-        self._names = [name for name, _ in self.network.named_parameters()]
-        self._parameters = list(self.network.parameters())
-        self.averages = {profile.name: AveragedWeights(profile, self._parameters) for profile in profiles_of(training)}
+        self.averages = {profile.name: AveragedWeights(profile, list(self.network.parameters())) for profile in profiles_of(training)}
+        self._state = TrainingState(self.network, self.optimizer, self.averages)
+        self._parameters = self._state.parameters
         self._reader = BatchReader(pack, device, on_device=training.data_on_device)
-        self._window = _Window()
-        self._poisoned = torch.zeros((), device=device)
+        hardware = hardware_of(recipe.network, training, device, price_per_device_hour=price_per_device_hour)
+        self._meter = Meter(world, hardware, batch_images=training.batch_images, device=device, clock=clock)
+        self._guard = Guard(self._plan.per_rank, device)
         self._forward: nn.Module = self.network
-        self._agreement: Agreement | None = None
+        self._milestone_passed = False
 
     def run(self, *, stop_asked: Callable[[], bool] = lambda: False, on_step: Callable[[int, float], None] | None = None) -> bool:
         """Train up to `total_steps`, or until some rank's `stop_asked` is true; return whether training is finished.
@@ -118,12 +110,15 @@ class Trainer:
         """
         training = self.recipe.training
         self._wrap()
+        agreement = Agreement(self.world, timeout_s=self._timeout_s)
+        profiler = StepProfiler(training.profile_steps if self.world.is_first else 0, self._record_trace)
         stopped = False
         saved_s = self._clock()
-        self._window.began_s = saved_s
+        self._meter.start()
         self.network.train()
         while self.step < training.total_steps and not stopped:
             loss = self._train_step()
+            profiler.step_done()
             if on_step is not None:
                 on_step(self.step, float(loss))
             last = self.step == training.total_steps
@@ -133,24 +128,50 @@ class Trainer:
                 self._log()
             if self.step % training.sample_every_steps == 0 or last:
                 self._show_samples()
-            assert self._agreement is not None
-            stopped = self._agreement.exchange(raised=stop_asked())
-            due = last or stopped or self._clock() - saved_s >= training.checkpoint_every_s
-            if due and self.world.is_first and (last or stopped or self._sink.ready()):
-                self._save(wait=last or stopped)
+            self._keep_averages(last=last)
+            stopped = agreement.exchange(raised=stop_asked())
+            if last or stopped:
+                self._save(wait=True)
+            elif self._is_due(saved_s) and self._sink.ready():
+                self._save(wait=False)
                 saved_s = self._clock()
+        profiler.close()
         return self.step >= training.total_steps
 
-    def _wrap(self) -> None:
+    def _is_due(self, saved_s: float) -> bool:
+        """Say whether a checkpoint is due: an interval of time has passed, or a milestone since the last one."""
         training = self.recipe.training
-        forward: nn.Module = self.network
+        every = training.checkpoint_keep_every_steps
+        self._milestone_passed |= every is not None and self.step % every == 0
+        return self._milestone_passed or self._clock() - saved_s >= training.checkpoint_every_s
+
+    def _wrap(self) -> None:
+        """Make the forward pass distributed and compiled, as asked."""
+        training = self.recipe.training
+        # Compiled inside the wrapper, so that gradient accumulation can still skip the wrapper's synchronisation.
+        forward = cast(nn.Module, torch.compile(self.network, fullgraph=True)) if training.compile else self.network
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
+            # A static graph cannot begin inside no_sync (torch 2.15: INTERNAL ASSERT in the reducer), so accumulation goes without.
             forward = DistributedDataParallel(
-                forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=self._plan.passes == 1
+                forward, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True, static_graph=self._plan.passes == 1
             )
-        self._forward = cast(nn.Module, torch.compile(forward)) if training.compile else forward
-        self._agreement = Agreement(self.world, timeout_s=600)
+        self._forward = forward
+        if self.world.size > 1:
+            self._settle_buckets()
+
+    def _settle_buckets(self) -> None:
+        """Run two passes that change nothing.
+
+        DistributedDataParallel sorts its gradient buckets anew after the first pass. With three ranks or more the order of a sum depends on
+        the buckets, so a run that was resumed would add up its first gradients in another order than the run that was not.
+        """
+        side, images = self.recipe.network.image_px, self._plan.per_pass
+        x = torch.zeros(images, 3, side, side, device=self.device).contiguous(memory_format=torch.channels_last)
+        for _ in range(2):
+            with self._autocast():
+                torch.autograd.backward(self._forward(x, torch.zeros(images, device=self.device)).sum())
+        self.optimizer.zero_grad(set_to_none=False)
 
     def _train_step(self) -> Float[Tensor, ""]:
         """Move the state one step forward and return the mean loss of this rank's images."""
@@ -158,16 +179,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=self._plan.passes == 1 and self.world.size == 1)
         losses = torch.cat([self._backward(pass_index) for pass_index in range(self._plan.passes)])
         norm = clip_gradients(self._parameters, self.recipe.optimizer.clip_norm)
-        self._poisoned = torch.maximum(self._poisoned, (~(torch.isfinite(norm) & torch.isfinite(losses).all())).float())
-        self._last_losses = losses
-        guarded_step(self.optimizer, self._poisoned)
+        self._guard.look(self.step, losses, norm)
+        guarded_step(self.optimizer, self._guard.poisoned)
         self.step += 1
         for average in self.averages.values():
             average.update(self._parameters, self.step)
         mean = losses.mean()
-        self._window.losses.append(mean)
-        self._window.norms.append(norm)
-        self._window.steps_timed += 1
+        self._meter.step(mean, norm)
         return mean
 
     def _backward(self, pass_index: int) -> Float[Tensor, " b"]:
@@ -176,7 +194,7 @@ class Trainer:
         positions = self._plan.slice_of(self.world.rank, pass_index)
         began = self._clock()
         images = self._reader.read(self._indices(step, positions), then=self._following(pass_index))
-        self._window.waited_s += self._clock() - began
+        self._meter.waited(self._clock() - began)
         ids = torch.arange(positions.start, positions.stop, device=self.device)
         if training.horizontal_flip:
             mirrored = rng.coin(training.seed, rng.Stream.FLIP, step, ids)
@@ -189,7 +207,7 @@ class Trainer:
         with self._no_sync(pass_index), self._autocast():
             output = self._forward(self.diffusion.noisy(x, noise, t), self.diffusion.path.timestep(t).float())
             losses = self.diffusion.losses(output, x, noise, t)
-            torch.autograd.backward(losses.sum() / self._plan.per_rank)
+            torch.autograd.backward(contagious_sum(losses) / self._plan.per_rank)
         return losses.detach()
 
     def _indices(self, step: int, positions: slice) -> Any:
@@ -213,33 +231,31 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16")
 
     def _refuse_poison(self) -> None:
-        if float(self._poisoned) == 0:
-            return
-        step = self.step - 1
-        indices = self._indices(step, slice(self.world.rank * self._plan.per_rank, (self.world.rank + 1) * self._plan.per_rank))
-        bad = (~torch.isfinite(self._last_losses)).cpu().numpy()
-        raise NonFinite(step, [self._pack.keys[i] for i in indices[bad]])
+        bad = self._guard.first_bad()
+        if bad is not None:
+            step, positions = bad
+            of_rank = slice(self.world.rank * self._plan.per_rank, (self.world.rank + 1) * self._plan.per_rank)
+            raise NonFinite(step, [self._pack.keys[i] for i in self._indices(step, of_rank)[positions]])
 
     def _log(self) -> None:
-        window, training = self._window, self.recipe.training
-        losses = mean_over_ranks(torch.stack(window.losses), self.world)
-        now = self._clock()
-        elapsed = max(now - window.began_s, 1e-9)
-        values = {
-            "train/loss": float(losses.mean()),
-            "train/grad_norm": float(torch.stack(window.norms).mean()),
-            "train/lr": learning_rate(self.recipe.optimizer, self.step - 1),
-            "perf/images_per_s": window.steps_timed * training.batch_images / elapsed,
-            "perf/data_wait_share": window.waited_s / elapsed,
-        }
-        if self.device.type == "cuda":
-            values["perf/gpu_mem_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
-        self._window = _Window(began_s=now)
+        training = self.recipe.training
+        values = {"train/lr": learning_rate(self.recipe.optimizer, self.step - 1), **self._meter.read(), **self._busyness()}
         if self.world.is_first:
             self._recorder.metrics(self.step, values)
-            self._recorder.progress(
-                self.step, training.total_steps, f"loss {values['train/loss']:.4f}, {values['perf/images_per_s']:.0f} images/s"
-            )
+            told = f"loss {values['train/loss']:.4f}, {values['perf/images_per_s']:.0f} images/s"
+            self._recorder.progress(self.step, training.total_steps, told)
+
+    def _busyness(self) -> dict[str, float]:
+        """Return what the probe of the first rank of every machine says, under the machine's number."""
+        facts = self._probe()
+        if not facts:
+            return {}
+        rows = gathered(torch.tensor([list(facts.values())], dtype=torch.float64, device=self.device), self.world).tolist()
+        firsts = rows[:: self.world.local_size]
+        return {f"system/node_{node}/{name}": value for node, row in enumerate(firsts) for name, value in zip(facts, row, strict=True)}
+
+    def _record_trace(self, write: Callable[[Path], None]) -> None:
+        self._recorder.trace(self.step, write)
 
     def _show_samples(self) -> None:
         """Draw the fixed samples, shared out over the ranks, and record them; the time it takes does not count as training time."""
@@ -249,13 +265,13 @@ class Trainer:
         images = gathered(self.draw(indices), self.world)[:NUM_SAMPLES]
         if self.world.is_first:
             self._recorder.samples(self.step, images.cpu())
-        self._window.began_s += self._clock() - began
+        self._meter.excluded(self._clock() - began)
 
     def draw(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Sample the images with `indices` from the averaged weights that `sampling.ema` names."""
         sampling = self.recipe.sampling
         weights = self._parameters if sampling.ema == "none" else self.averages[sampling.ema].tensors
-        named = dict(zip(self._names, weights, strict=True))
+        named = dict(zip(self._state.names, weights, strict=True))
 
         def network(x: Tensor, t: Tensor) -> Tensor:
             with self._autocast():
@@ -268,30 +284,37 @@ class Trainer:
         finally:
             self.network.train()
 
+    def _keep_averages(self, *, last: bool) -> None:
+        """Store the power-function averages when one is due and at the end, for `model/ema.py` to recombine after training."""
+        every = self.recipe.training.ema_snapshot_every_steps
+        if every is None or self._snapshots is None or not self.world.is_first:
+            return
+        if last or self.step % every == 0:
+            self._snapshots.submit(self.averages_state)
+        if last:
+            self._snapshots.drain()
+
+    def averages_state(self) -> CheckpointState:
+        """Copy the power-function averages to host memory."""
+        kept = {name: average for name, average in self.averages.items() if isinstance(average.profile, PowerProfile)}
+        return CheckpointState(step=self.step, tensors=self._state.take_averages(kept), facts={})
+
     def _save(self, *, wait: bool) -> None:
-        if wait:
-            self._sink.drain()
+        """Hand a snapshot to the sink on the first rank; with `wait` it is durable, with all before it, when this returns."""
+        if not self.world.is_first:
+            return
+        if self.device.type == "cuda" and self._guard.first_bad() is not None:
+            return  # the next metric point refuses it on all ranks at the same step
         self._sink.submit(self.snapshot)
+        self._milestone_passed = False
         if wait:
             self._sink.drain()
 
     def snapshot(self) -> CheckpointState:
         """Copy the whole state to host memory."""
-        moments: dict[str, Tensor] = {}
-        for name, parameter in zip(self._names, self._parameters, strict=True):
-            state = self.optimizer.state.get(parameter, {})
-            moments |= {f"{kind}.{name}": state[kind] for kind in ("exp_avg", "exp_avg_sq") if kind in state}
-        groups: dict[str, Mapping[str, Tensor]] = {
-            "weights": dict(zip(self._names, self._parameters, strict=True)),
-            "optimizer": moments,
-            **{f"ema-{name}": dict(zip(self._names, average.tensors, strict=True)) for name, average in self.averages.items()},
-        }
-        window = {"losses": [float(v) for v in self._window.losses], "norms": [float(v) for v in self._window.norms]}
-        return CheckpointState(
-            step=self.step,
-            tensors={group: {name: _host_copy(tensor) for name, tensor in named.items()} for group, named in groups.items()},
-            facts={"window": window, "images_seen": self.step * self.recipe.training.batch_images},
-        )
+        facts = {"window": self._meter.facts(), "images_seen": self.step * self.recipe.training.batch_images}
+        state = self._state.take(self.step, facts)
+        return replace(state, notes={"device_hours": self._meter.device_hours})
 
     def restore(self, state: CheckpointState) -> None:
         """Continue from `state`.
@@ -299,33 +322,9 @@ class Trainer:
         Raises:
             StateMismatch: naming the tensor that is missing, unexpected or of another shape.
         """
-        self._copy_in("weights", state, self._parameters)
-        for name, average in self.averages.items():
-            self._copy_in(f"ema-{name}", state, average.tensors)
-        moments = _group(state, "optimizer")
-        for name, parameter in zip(self._names, self._parameters, strict=True):
-            self.optimizer.state[parameter] = {
-                # The fused update walks raw memory: moments must have the strides of their parameter.
-                kind: torch.empty_like(parameter, requires_grad=False).copy_(_fitting(f"{kind}.{name}", moments, parameter))
-                for kind in ("exp_avg", "exp_avg_sq")
-            }
-            # AdamW counts its updates per parameter; they are all the same number here.
-            self.optimizer.state[parameter]["step"] = torch.tensor(float(state.step), device=self.device)
-        window = state.facts["window"]
-        device = self.device
-        self._window = _Window(
-            losses=[torch.tensor(v, device=device) for v in window["losses"]],
-            norms=[torch.tensor(v, device=device) for v in window["norms"]],
-        )
+        self._state.put_back(state)
+        self._meter.restore(state.facts["window"], device_hours=float(state.notes.get("device_hours", 0.0)))
         self.step = state.step
-
-    @torch.no_grad()
-    def _copy_in(self, group: str, state: CheckpointState, targets: list[Any]) -> None:
-        saved = _group(state, group)
-        if extra := sorted(set(saved) - set(self._names)):
-            raise StateMismatch(f"group {group} holds tensors that the network does not have: {', '.join(extra[:5])}")
-        for name, target in zip(self._names, targets, strict=True):
-            target.copy_(_fitting(name, saved, target))
 
 
 def profiles_of(training: TrainingConfig) -> list[Profile]:
@@ -339,25 +338,3 @@ def profiles_of(training: TrainingConfig) -> list[Profile]:
 def _dropout_seed(seed: int, step: int, position: int) -> int:
     drawn = rng.words(seed, rng.Stream.DROPOUT, step, torch.tensor([position]), 2)[0].tolist()
     return int(drawn[0] << 31 ^ drawn[1])
-
-
-def _host_copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
-
-
-def _group(state: CheckpointState, group: str) -> dict[str, Tensor]:
-    try:
-        return state.tensors[group]
-    except KeyError:
-        raise StateMismatch(
-            f"the checkpoint of step {state.step} has no group '{group}', only {', '.join(sorted(state.tensors))}"
-        ) from None
-
-
-def _fitting(name: str, tensors: dict[str, Tensor], like: Tensor) -> Tensor:
-    found = tensors.get(name)
-    if found is None:
-        raise StateMismatch(f"tensor {name} is missing")
-    if found.shape != like.shape or found.dtype != like.dtype:
-        raise StateMismatch(f"tensor {name} is {found.dtype} {tuple(found.shape)}, the network has {like.dtype} {tuple(like.shape)}")
-    return found

@@ -1,0 +1,33 @@
+"""How many floating-point operations a network costs, counted by running it on shapes alone.
+
+Promises: a multiply-add counts as two operations; only matrix products, convolutions and attention are counted, as papers do. Takes no
+memory for weights or activations.
+"""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.config import NetworkConfig
+from model.denoiser import build_denoiser
+
+
+def forward_flops(config: NetworkConfig) -> float:
+    """Return the operations of one forward pass for one image of `config.image_px`."""
+    with torch.device("meta"):
+        return flops_of(build_denoiser(config), config.image_px)
+
+
+def flops_of(network: nn.Module, image_px: int) -> float:
+    """Return the operations of one forward pass of a `network` on the meta device for one image of `image_px`."""
+    with torch.device("meta"):
+        image, timestep = torch.empty(1, 3, image_px, image_px), torch.empty(1)
+    # In training mode and with gradients: torch's fused attention of the other mode is not counted.
+    with FlopCounterMode(display=False) as counter:
+        network.train()(image, timestep)
+    return float(counter.get_total_flops())
+
+
+def training_flops(config: NetworkConfig) -> float:
+    """Return the operations of one forward and backward pass for one image: the backward pass costs twice the forward one."""
+    return 3 * forward_flops(config)

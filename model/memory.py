@@ -1,0 +1,72 @@
+"""How many images fit into memory at once, found by running two.
+
+Promises: the answer depends on the network and on the free memory alone, is a power of two, and leaves half of the free memory alone. What
+does the work is not known here.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+MOST_IMAGES = 256
+_SHARE = 0.5
+_PROBE_IMAGES = 2
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Count the bytes of the tensors that operations make, while they are alive; the same on every device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._live = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for made in tree_leaves(result):
+            if isinstance(made, Tensor):
+                self._count(made)
+        return result
+
+    def _count(self, made: Tensor) -> None:
+        storage = made.untyped_storage()
+        identity, size = storage._cdata, storage.nbytes()
+        if identity in self._known:
+            return
+        self._known.add(identity)
+        self._live += size
+        self.peak = max(self.peak, self._live)
+        weakref.finalize(storage, self._forget, identity, size)
+
+    def _forget(self, identity: int, size: int) -> None:
+        self._known.discard(identity)
+        self._live -= size
+
+
+def images_that_fit(call: Callable[[int], object], device: torch.device, *, sharers: int = 1, limit: int = MOST_IMAGES) -> int:
+    """Return the largest power of two, up to `limit`, of images that `call` can handle at once; it is tried with two.
+
+    `sharers` processes share the memory of the device.
+    """
+    with _LiveBytes() as counted:
+        call(_PROBE_IMAGES)
+    per_image = max(1, counted.peak // _PROBE_IMAGES)
+    room = int(free_bytes(device) * _SHARE / sharers)
+    return largest_power(min(limit, room // per_image))
+
+
+def largest_power(limit: int) -> int:
+    """Return the largest power of two that is not above `limit`, at least 1."""
+    return 1 << max(0, limit.bit_length() - 1) if limit >= 1 else 1
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how much memory is free on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)

@@ -1,0 +1,148 @@
+"""What happened since the last metric point: losses, gradient norms, speed, waiting, utilisation, and what it cost.
+
+Promises: nothing here makes the device wait before `read`; losses and norms are part of a run's state, so that a resumed run reports the
+same means; device time adds up over all attempts. Clock and hardware facts are handed in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import NetworkConfig, TrainingConfig
+from model.distributed import World, mean_over_ranks
+from model.flops import training_flops
+
+_PEAK_TFLOPS = {
+    # Dense tensor-core rates from the vendor's data sheets: (bfloat16, float32 with torch's default of full precision).
+    "B200": (2250.0, 80.0),
+    "H200": (989.0, 67.0),
+    "H100": (989.0, 67.0),
+    "A100": (312.0, 19.5),
+    "L40S": (362.0, 91.6),
+    "L4": (121.0, 30.3),
+    "A10G": (70.0, 31.2),
+    "V100": (125.0, 15.7),
+    "T4": (65.0, 8.1),
+}
+
+
+def peak_flops(device_name: str, *, bfloat16: bool) -> float | None:
+    """Return the dense peak rate of a GPU in FLOP/s, or None for one that is not in the table."""
+    for name, (half, single) in _PEAK_TFLOPS.items():
+        if name in device_name.replace("-", " ").split():
+            return (half if bfloat16 else single) * 1e12
+    return None
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What utilisation and cost are counted with."""
+
+    hours_key: str
+    """Metric under which device hours are reported."""
+    price_per_device_hour: float | None = None
+    step_flops: float | None = None
+    """Floating-point operations of one optimiser step over all ranks, forward and backward, without recomputation; None: not reported."""
+    peak_flops: float | None = None
+    """Peak rate of one device, None if unknown: then no utilisation is reported."""
+
+
+def hardware_of(network: NetworkConfig, training: TrainingConfig, device: torch.device, *, price_per_device_hour: float | None) -> Hardware:
+    """Return what to count with on `device`: hours everywhere, floating-point operations on CUDA alone."""
+    if device.type != "cuda":
+        return Hardware(hours_key="cost/cpu_hours", price_per_device_hour=price_per_device_hour)
+    return Hardware(
+        hours_key="cost/gpu_hours",
+        price_per_device_hour=price_per_device_hour,
+        step_flops=training_flops(network) * training.batch_images,
+        peak_flops=peak_flops(torch.cuda.get_device_name(device), bfloat16=training.precision == "bfloat16"),
+    )
+
+
+class Meter:
+    """Collects one window after another."""
+
+    def __init__(self, world: World, hardware: Hardware, *, batch_images: int, device: torch.device, clock: Callable[[], float]) -> None:
+        self._world = world
+        self._hardware = hardware
+        self._batch_images = batch_images
+        self._device = device
+        self._clock = clock
+        self._losses: list[Tensor] = []
+        self._norms: list[Tensor] = []
+        self._device_hours = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Begin a window's clock now; what happened before counts as neither training time nor waiting."""
+        self._began_s = self._counted_s = self._clock()
+        self._waited_s = 0.0
+        self._steps = 0
+
+    def waited(self, seconds: float) -> None:
+        """Note time in which the step waited for its images."""
+        self._waited_s += seconds
+
+    def excluded(self, seconds: float) -> None:
+        """Note time that was not spent on training, such as drawing samples."""
+        self._began_s += seconds
+
+    def step(self, loss: Tensor, norm: Tensor) -> None:
+        """Note one optimiser step by its mean loss and its gradient norm, both still on the device."""
+        self._losses.append(loss)
+        self._norms.append(norm)
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        """Return the window's metrics over all ranks and begin the next one. A collective: every rank calls it at the same step."""
+        losses = mean_over_ranks(torch.stack(self._losses), self._world)
+        loss, norm = float(losses.mean()), float(torch.stack(self._norms).mean())
+        elapsed_s = max(self._clock() - self._began_s, 1e-9)
+        rate = self._steps / elapsed_s
+        self._count_hours()
+        hardware, devices = self._hardware, self._world.size
+        values = {
+            "train/loss": loss,
+            "train/grad_norm": norm,
+            "perf/images_per_s": rate * self._batch_images,
+            "perf/data_wait_share": self._waited_s / elapsed_s,
+            hardware.hours_key: self._device_hours,
+        }
+        if hardware.step_flops is not None:
+            values["perf/tflops_per_device"] = rate * hardware.step_flops / devices / 1e12
+            if hardware.peak_flops is not None:
+                values["perf/mfu"] = rate * hardware.step_flops / (devices * hardware.peak_flops)
+        if hardware.price_per_device_hour is not None:
+            values["cost/total"] = self._device_hours * hardware.price_per_device_hour
+        if self._device.type == "cuda":
+            values["perf/gpu_mem_gb"] = torch.cuda.max_memory_allocated(self._device) / 1e9
+        self._losses, self._norms = [], []
+        self.start()
+        return values
+
+    def _count_hours(self) -> None:
+        now_s = self._clock()
+        self._device_hours += (now_s - self._counted_s) * self._world.size / 3600
+        self._counted_s = now_s
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a resumed run needs to go on in the middle of a window, as JSON."""
+        return {
+            "losses": [float(v) for v in self._losses],
+            "norms": [float(v) for v in self._norms],
+        }
+
+    @property
+    def device_hours(self) -> float:
+        """Device hours of this run so far, over all attempts."""
+        self._count_hours()
+        return self._device_hours
+
+    def restore(self, facts: dict[str, Any], *, device_hours: float) -> None:
+        """Go on from `facts`."""
+        self._losses = [torch.tensor(v, device=self._device) for v in facts["losses"]]
+        self._norms = [torch.tensor(v, device=self._device) for v in facts["norms"]]
+        self._device_hours = device_hours
