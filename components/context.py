@@ -40,7 +40,7 @@ class StepContext:
 
     @cached_property
     def store(self) -> ObjectStore:
-        return connect(self.settings.s3_endpoint)
+        return connect(self.settings.s3_endpoint, deadline_s=self.settings.storage_deadline_s)
 
     @cached_property
     def root(self) -> StoreUri:

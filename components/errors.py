@@ -43,6 +43,10 @@ class TemporaryFailure(CelebditError):
     exit_code = 75
 
 
+class RankLost(TemporaryFailure):
+    """A rank of a distributed step stopped hearing from another. The other one knows why, if anyone does."""
+
+
 class StorageUnavailable(TemporaryFailure):
     """Object storage failed for longer than the retry deadline."""
 

@@ -1,14 +1,14 @@
 """What a training run says goes to a local journal first, and from there to MLflow in the background.
 
-Promises: telling the journal never waits for a network; after `deliver_all` has returned true, or any later replay of the same journal,
-each (key, step) is in MLflow exactly once, also when a killed attempt had sent part of it; an entry keeps the time at which it happened.
-If MLflow is away, delivery is tried again with growing pauses and the run goes on.
+Promises: telling the journal never waits for a network; after `deliver` has returned, or any later replay of the same entries, each
+(key, step) is in MLflow exactly once, also when a killed attempt had sent part of it; an entry keeps the time at which it happened.
+If MLflow is away, delivery is tried again with growing pauses and the run goes on. A journal has one writer: the run's lock sees to that.
 """
 
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,8 @@ from PIL import Image
 
 from components.tracking import Point, unseen
 
+JOURNAL_FILE = "journal.jsonl"
+MARK_FILE = "journal.delivered"
 _LONGEST_PAUSE_S = 30.0
 
 
@@ -29,6 +31,17 @@ class Picture:
     step: int
     file: str
     timestamp_ms: int
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One file to keep beside the run."""
+
+    artifact: str
+    file: str
+
+
+Entry = Point | Picture | Attachment
 
 
 class Destination(Protocol):
@@ -43,6 +56,9 @@ class Destination(Protocol):
     def show(self, picture: Picture, pixels: np.ndarray) -> None:
         """Deliver an image, unless its key is already there at its step."""
 
+    def attach(self, attachment: Attachment, path: Path) -> None:
+        """Deliver a file; the same one again changes nothing."""
+
 
 class Journal:
     """An append-only file of metric points and pictures, with a mark of how much of it was delivered."""
@@ -50,8 +66,9 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._path = folder / "journal.jsonl"
-        self._mark = folder / "journal.delivered"
+        self._path = folder / JOURNAL_FILE
+        self._torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
+        self._mark = folder / MARK_FILE
         self._lock = threading.Lock()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -61,25 +78,47 @@ class Journal:
 
     def picture(self, step: int, key: str, pixels: np.ndarray) -> None:
         """Note an image (uint8, h x w x 3)."""
-        name = f"{key.replace('/', '~')}-{step:09d}.png"
+        name = f"{_file_name(key)}-{step:09d}.png"
         Image.fromarray(pixels).save(self._folder / name)
         self._append([{"picture": key, "step": step, "file": name, "at_ms": int(time.time() * 1000)}])
+
+    def file(self, artifact: str, write: Callable[[Path], None]) -> None:
+        """Note a file that `write` writes; it becomes the run's artifact at the path `artifact`."""
+        name = _file_name(artifact)
+        write(self._folder / name)
+        self._append([{"artifact": artifact, "file": name}])
 
     def _append(self, entries: Iterable[Mapping[str, object]]) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
         with self._lock, self._path.open("a") as file:
-            file.write(lines)
+            # A writer that was killed in the middle of a line must not spoil the next one.
+            file.write("\n" + lines if self._torn else lines)
+            self._torn = False
 
-    def pending(self) -> tuple[list[Point | Picture], int]:
-        """Return the entries after the mark, and where the mark will be once they are delivered."""
-        start = int(self._mark.read_text()) if self._mark.exists() else 0
+    def written(self, start: int) -> bytes:
+        """Return the whole lines from byte `start` on."""
         if not self._path.exists():
-            return [], start
+            return b""
         with self._path.open("rb") as file:
             file.seek(start)
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        return [_entry(json.loads(line)) for line in whole.splitlines()], start + len(whole)
+        return data[: data.rfind(b"\n") + 1]
+
+    @property
+    def mark(self) -> int:
+        """How many bytes of the journal have been delivered."""
+        return int(self._mark.read_text()) if self._mark.exists() else 0
+
+    @property
+    def folder(self) -> Path:
+        """Where the journal and its files lie."""
+        return self._folder
+
+    def pending(self) -> tuple[list[Entry], int]:
+        """Return the entries after the mark, and where the mark will be once they are delivered."""
+        start = self.mark
+        lines = self.written(start)
+        return decode_lines(lines), start + len(lines)
 
     def delivered(self, mark: int) -> None:
         """Move the mark."""
@@ -92,15 +131,33 @@ class Journal:
         entries, mark = self.pending()
         if not entries:
             return False
-        points = [entry for entry in entries if isinstance(entry, Point)]
-        fresh = unseen(points, {key: destination.seen(key) for key in {point.key for point in points}})
-        if fresh:
-            destination.send(fresh)
-        for entry in entries:
-            if isinstance(entry, Picture):
-                destination.show(entry, np.asarray(Image.open(self._folder / entry.file)))
+        deliver_entries(entries, self._folder, destination)
         self.delivered(mark)
         return True
+
+
+def deliver_entries(entries: Sequence[Entry], folder: Path, destination: Destination) -> None:
+    """Send `entries`, whose files lie in `folder`; what is there already is not sent again."""
+    points = [entry for entry in entries if isinstance(entry, Point)]
+    fresh = unseen(points, {key: destination.seen(key) for key in {point.key for point in points}})
+    if fresh:
+        destination.send(fresh)
+    for entry in entries:
+        if isinstance(entry, Picture):
+            destination.show(entry, np.asarray(Image.open(folder / entry.file)))
+        elif isinstance(entry, Attachment):
+            destination.attach(entry, folder / entry.file)
+
+
+def decode_lines(lines: bytes) -> list[Entry]:
+    """Return the entries of whole lines; a line that a killed writer left torn is skipped."""
+    entries = []
+    for line in lines.splitlines():
+        try:
+            entries.append(_entry(json.loads(line)))
+        except (ValueError, KeyError):
+            continue
+    return entries
 
 
 class Delivery:
@@ -144,7 +201,14 @@ class Delivery:
         return self._try()
 
 
-def _entry(raw: Mapping[str, object]) -> Point | Picture:
+def _file_name(key: str) -> str:
+    """Return `key` as a plain name, fit for a folder and for an object key."""
+    return key.replace("/", ".")
+
+
+def _entry(raw: Mapping[str, object]) -> Entry:
+    if "artifact" in raw:
+        return Attachment(str(raw["artifact"]), str(raw["file"]))
     step, at_ms = int(str(raw["step"])), int(str(raw["at_ms"]))
     if "metric" in raw:
         return Point(str(raw["metric"]), step, float(str(raw["value"])), at_ms)

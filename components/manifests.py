@@ -73,6 +73,8 @@ class DatasetManifest(Manifest):
     num_images: int
     num_held_out: int = 0
     rejected: dict[str, int]
+    accepted: dict[str, int] = Field(default_factory=dict)
+    ignored: int = 0
     licence: str
     licence_accepted_by: str
     source: str
@@ -93,6 +95,29 @@ class CheckpointManifest(Manifest):
     recipe: dict[str, Any]
 
 
+class MetricInterval(BaseModel):
+    """How far a number may be off: its standard error and its 95 % interval."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    low: float
+    high: float
+    std: float
+
+
+class ChampionScores(BaseModel):
+    """The champion's numbers under the same protocol as the report that they are part of, or why there are none."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    version: str
+    checkpoint_digest: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+    intervals: dict[str, MetricInterval] = Field(default_factory=dict)
+    grid_uri: str | None = None
+    problem: str | None = None
+
+
 class EvaluationReport(Manifest):
     """Numbers of one checkpoint under one protocol: what the evaluate step hands on."""
 
@@ -107,7 +132,10 @@ class EvaluationReport(Manifest):
     dataset_digest: str = SHA256
     headline: str
     metrics: dict[str, float]
+    intervals: dict[str, MetricInterval] = Field(default_factory=dict)
     grid_uri: str
+    contact_uri: str | None = None
+    champion: ChampionScores | None = None
 
 
 class GateDecision(Manifest):
@@ -118,6 +146,7 @@ class GateDecision(Manifest):
     reasons: list[str]
     checkpoint_digest: str = SHA256
     champion_version: str | None = None
+    page_uri: str | None = None
 
 
 class RegisteredVersion(Manifest):

@@ -1,16 +1,16 @@
 """From a committed data set in object storage to a pack on local disk, once per machine.
 
 Promises: shards are verified before a byte of them is decoded; processes that start together build the pack once and the others wait; a
-torn pack is built again. Images are in the order of their keys, so a pack is a function of the data set's digest, not of its shards.
+pack that is torn or damaged is built again, beside the old one, so that nobody's memory map changes under them. The pixels are checked once
+after each boot, by whoever comes first. Images are in the order of their keys, so a pack is a function of the data set's digest, not of its
+shards.
 """
 
-import fcntl
 import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +18,13 @@ import numpy as np
 from PIL import Image
 
 from components.errors import DataRefused
+from components.exclusive import only_one
 from components.manifests import DatasetManifest
 from components.storage import ObjectStore, StoreUri
-from model.dataset import Pack, PackTorn, PackWriter, open_pack
+from model.dataset import IMAGES_FILE, Pack, PackTorn, PackWriter, open_pack, verify_pack
 
 Split = Literal["train", "held_out"]
+_CHECKED_FILE = "checked"
 
 
 def fetch_pack(
@@ -40,15 +42,48 @@ def fetch_pack(
     """
     target = folder / f"{manifest.digest[:16]}-{split}"
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder / f"{target.name}.lock"):
+    with only_one(folder / f"{target.name}.lock"):
         try:
             pack = open_pack(target)
             if pack.dataset_digest == manifest.digest:
+                _check_once(pack, target)
                 return pack
         except PackTorn:
             pass
-        _build(manifest, store, target, split, on_progress)
-    return open_pack(target)
+        building = folder / f"{target.name}.building"
+        try:
+            shutil.rmtree(building, ignore_errors=True)
+            _build(manifest, store, building, split, on_progress)
+            shutil.rmtree(target, ignore_errors=True)
+            building.rename(target)
+        except OSError as error:
+            raise DataRefused(
+                f"the images cannot be unpacked to {target}: {error.strerror or error}", hint="free disk space, or set CELEBDIT_WORK_DIR"
+            ) from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        pack = open_pack(target)
+        _mark_checked(target)
+    return pack
+
+
+def _check_once(pack: Pack, target: Path) -> None:
+    """Check the pixels of `pack` unless that was done since the last boot and the file is still the same."""
+    mark = target / _CHECKED_FILE
+    if not mark.exists() or mark.read_text() != _state(target):
+        verify_pack(pack)
+        _mark_checked(target)
+
+
+def _mark_checked(target: Path) -> None:
+    (target / _CHECKED_FILE).write_text(_state(target))
+
+
+def _state(target: Path) -> str:
+    """Return a text that changes when the file of images is another or was written to, or the machine was started anew."""
+    found = (target / IMAGES_FILE).stat()
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {boot.read_text().strip() if boot.exists() else ''}"
 
 
 def _build(manifest: DatasetManifest, store: ObjectStore, target: Path, split: Split, on_progress: Callable[[int, int], None]) -> None:
@@ -99,11 +134,3 @@ def _decode(path: Path, offset: int, size: int, *, key: str, side_px: int) -> np
     if pixels.shape != (side_px, side_px, 3):
         raise DataRefused(f"image {key} in {path.name} has shape {pixels.shape}, expected ({side_px}, {side_px}, 3)")
     return pixels
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; the kernel releases it when the process ends, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 _TILE_PX = 128
+_GAP_PX = 8
 
 
 def enlarged(image: np.ndarray, tile_px: int = _TILE_PX) -> np.ndarray:
@@ -30,6 +31,12 @@ def grid(tiles: list[np.ndarray], columns: int | None = None) -> np.ndarray:
         top, left = index // columns * height, index % columns * width
         canvas[top : top + height, left : left + width] = tile
     return canvas
+
+
+def pairs(matches: list[tuple[np.ndarray, np.ndarray]], columns: int = 4) -> np.ndarray:
+    """Set pairs of equally large tiles side by side, `columns` pairs wide, with white lines between the pairs."""
+    tiles = [np.pad(np.concatenate(match, axis=1), ((0, _GAP_PX), (0, _GAP_PX), (0, 0)), constant_values=255) for match in matches]
+    return grid(tiles, columns=min(columns, len(tiles)))
 
 
 def png(image: np.ndarray) -> bytes:

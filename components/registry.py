@@ -1,77 +1,71 @@
 """The door to MLflow's model registry: versions, aliases, and the log of who moved which alias and why.
 
-Promises: one version per checkpoint, whatever the number of tries; `champion` and `previous` always follow from the promotion log, so any
-interleaving of promoters ends in a state that some order of them would have given; log entries are immutable. What makes a version good is
-the gate's business.
+Promises: one version per checkpoint, whatever the number of tries or racing callers; `champion` and `previous` always follow from the
+promotion log (`promotions.py`), whose entries cannot be changed and none of which is lost. What makes a version good is the gate's
+business, how a model is packed is that of `served_model.py`.
 """
 
 import json
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Concatenate, ParamSpec, TypeVar
 
-import mlflow.pyfunc
-import pandas as pd
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import Param
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from components.errors import BadInput, DataRefused, GateFailed
+from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure
+from components.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, checked_reason, next_move, standing_after
+from components.storage import file_sha256
 from components.tracking import TAG_KIND, Tracking
+
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelFiles", "ModelVersion", "Registry"]
 
 TAG_CHECKPOINT = "checkpoint.digest"
 TAG_GATE = "gate.decision"
 TAG_MODEL = "celebdit.model"
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-_RECONCILE_TRIES = 20
+WEIGHTS_FILE, DESCRIPTION_FILE = "weights.safetensors", "description.json"
+_RECONCILE_TRIES = 200
+_PAUSE_S = 0.05
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Move:
-    """One entry of the promotion log."""
+class ModelFiles:
+    """What a version is made of, on this machine."""
 
-    id: str
-    action: Literal["promote", "rollback"]
-    version: str
-    reason: str
-    by: str
-    at: str
-    forced: bool = False
+    folder: Path
+    weights: Path
+    description: Path
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Which versions the aliases should be on."""
+def _reached(method: "Callable[Concatenate[Registry, P], R]") -> "Callable[Concatenate[Registry, P], R]":
+    """Say in one way that MLflow cannot be reached."""
 
-    champion: str | None
-    previous: str | None
+    @wraps(method)
+    def call(self: "Registry", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.tracking.reached():
+            return method(self, *args, **kwargs)
 
-
-def standing_after(moves: Sequence[Move]) -> Standing:
-    """Return where the aliases are after all `moves`, in the order of their ids: promotions stack up, a rollback takes the top one off."""
-    stack: list[str] = []
-    for move in sorted(moves, key=lambda move: move.id):
-        if move.action == "rollback":
-            if len(stack) > 1 and stack[-1] == move.version:
-                stack.pop()
-        elif not stack or stack[-1] != move.version:
-            stack.append(move.version)
-    return Standing(champion=stack[-1] if stack else None, previous=stack[-2] if len(stack) > 1 else None)
+    return call
 
 
 class Registry:
     """The versions of one registered model."""
 
     def __init__(self, tracking: Tracking, name: str) -> None:
-        self._tracking = tracking
+        self.tracking = tracking
         self._client = tracking.client
         self.name = name
 
+    @_reached
     def ensure(self, description: str) -> None:
         """Create the registered model unless it is there."""
         try:
@@ -80,6 +74,7 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
+    @_reached
     def versions(self) -> list[ModelVersion]:
         """Return all versions, oldest first."""
         try:
@@ -90,6 +85,11 @@ class Registry:
             raise
         return sorted(self._client.search_model_versions(f"name = '{self.name}'"), key=lambda version: int(version.version))
 
+    @_reached
+    def other_names(self) -> list[str]:
+        """Return the names of the other registered models, for somebody who asked for the wrong one."""
+        return sorted(model.name for model in self._client.search_registered_models(max_results=100) if model.name != self.name)
+
     def version(self, number: str) -> ModelVersion:
         """Return one version.
 
@@ -99,16 +99,40 @@ class Registry:
         found = {str(version.version): version for version in self.versions()}
         if number not in found:
             raise BadInput(
-                f"model {self.name!r} has no version {number!r}",
-                hint=f"it has {', '.join(found) or 'no version at all: run the pipeline first'}",
+                f"model {self.name!r} has no version {number!r}", hint=f"it has {', '.join(found)}" if found else self.nothing_here()
             )
         return found[number]
+
+    def nothing_here(self) -> str:
+        """Return what to do if this model has no versions."""
+        others = self.other_names()
+        return (
+            f"models that there are: {', '.join(others)} (--model NAME)"
+            if others
+            else "run the pipeline first: celebdit run or celebdit demo"
+        )
+
+    def resolve(self, version_or_alias: str) -> ModelVersion:
+        """Return the version with a number, or the one that an alias stands on.
+
+        Raises:
+            BadInput: if there is none, naming what there is.
+        """
+        if version_or_alias.isdecimal():
+            return self.version(version_or_alias)
+        aliases = self.aliases()
+        if version_or_alias not in aliases:
+            there = ", ".join(f"{alias} (version {number})" for alias, number in sorted(aliases.items()))
+            hint = f"it has {there or 'no aliases'}" if self.versions() else self.nothing_here()
+            raise BadInput(f"model {self.name!r} has no alias {version_or_alias!r}", hint=hint)
+        return self.version(aliases[version_or_alias])
 
     def version_of(self, checkpoint_digest: str) -> ModelVersion | None:
         """Return the oldest version made from a checkpoint, or None."""
         matching = [version for version in self.versions() if version.tags.get(TAG_CHECKPOINT) == checkpoint_digest]
         return matching[0] if matching else None
 
+    @_reached
     def aliases(self) -> dict[str, str]:
         """Return alias -> version."""
         try:
@@ -122,37 +146,89 @@ class Registry:
         """Return the aliases that stand on a version."""
         return sorted(alias for alias, number in self.aliases().items() if number == version)
 
+    @_reached
     def add_version(
         self, folder: Path, *, checkpoint_digest: str, model_id: str, run_id: str, tags: Mapping[str, str], description: str
     ) -> ModelVersion:
-        """Store the model in `folder` under its LoggedModel and make it a version; of versions made by racing callers the oldest counts."""
-        existing = self.version_of(checkpoint_digest)
-        if existing is None:
-            self._client.log_model_artifacts(model_id, str(folder))
-            self._client.finalize_logged_model(model_id, "READY")
-            self._client.create_model_version(
-                self.name,
-                source=f"models:/{model_id}",
-                run_id=run_id,
-                model_id=model_id,
-                tags={TAG_CHECKPOINT: checkpoint_digest, **tags},
-                description=description,
-            )
-            existing = self.version_of(checkpoint_digest)
-            assert existing is not None, "a version that was created is found"
-        return existing
+        """Store the model in `folder` under its LoggedModel and make it a version, unless its checkpoint is one already.
 
+        Of several callers at once the one with the lowest number wins, and the others take theirs away again.
+        """
+        existing = self.version_of(checkpoint_digest)
+        if existing is not None:
+            return existing
+        self._client.log_model_artifacts(model_id, str(folder))
+        self._client.finalize_logged_model(model_id, "READY")
+        mine = self._client.create_model_version(
+            self.name,
+            source=f"models:/{model_id}",
+            run_id=run_id,
+            model_id=model_id,
+            tags={TAG_CHECKPOINT: checkpoint_digest, **tags},
+            description=description,
+        )
+        oldest = self.version_of(checkpoint_digest)
+        assert oldest is not None, "a version that was created is found"
+        if str(oldest.version) != str(mine.version):
+            self._client.delete_model_version(self.name, str(mine.version))
+        return oldest
+
+    @_reached
+    def tag_version(self, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags on a version."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(self.name, version, key, value)
+
+    @_reached
     def set_alias(self, alias: str, version: str) -> None:
         """Put an alias on a version."""
         self._client.set_registered_model_alias(self.name, alias, version)
 
+    @_reached
+    def files_of(self, version: str, folder: Path) -> ModelFiles:
+        """Fetch the files of a version below `folder`, unless they are there, and check the weights.
+
+        Raises:
+            DataRefused: if it is not a model of this project, or its weights are not those that were registered.
+        """
+        target = folder / f"{self.name}-{version}-{str(self.version(version).tags.get(TAG_CHECKPOINT, ''))[:16]}"
+        files = ModelFiles(target, target / "artifacts" / WEIGHTS_FILE, target / "artifacts" / DESCRIPTION_FILE)
+        if not (files.description.exists() and files.weights.exists()):
+            target.mkdir(parents=True, exist_ok=True)
+            self._download(version, target)
+        if not (files.description.exists() and files.weights.exists()):
+            raise DataRefused(f"version {version} of {self.name!r} is not a model of celebdit: it has no {WEIGHTS_FILE}")
+        expected = json.loads(files.description.read_text()).get("weights_sha256")
+        if file_sha256(files.weights) != expected:
+            files.weights.unlink()
+            raise DataRefused(
+                f"the weights of version {version} of {self.name!r} are not those that were registered",
+                hint="register the checkpoint again, and look at who can write to MLflow's artifacts",
+            )
+        return files
+
+    def _download(self, version: str, target: Path) -> None:
+        uri = f"models:/{self.name}/{version}"
+        try:
+            download_artifacts(artifact_uri=uri, dst_path=str(target), tracking_uri=self.tracking.settings.mlflow_uri)
+        except MlflowException as error:
+            raise DataRefused(
+                f"the files of version {version} of {self.name!r} cannot be fetched: {str(error).splitlines()[0][:200]}",
+                hint="look into MLflow's artifact store",
+            ) from error
+
+    @_reached
     def moves(self) -> list[Move]:
         """Return the promotion log, oldest first."""
-        log = self._tracking.find(self._log_identity())
-        if log is None:
-            return []
-        entries = self._client.get_run(log.info.run_id).data.params
-        return sorted((Move(id=key, **json.loads(text)) for key, text in entries.items()), key=lambda move: move.id)
+        found: dict[str, str] = {}
+        # Promoters that race for the first entry may each open a log; all of them count.
+        for log in self.tracking.search(self._log_identity()):
+            found |= self._client.get_run(log.info.run_id).data.params
+        return sorted((Move.parse(entry_id, text) for entry_id, text in found.items()), key=lambda move: move.id)
+
+    def standing(self) -> Standing:
+        """Return where `champion` and `previous` should be by the log."""
+        return standing_after(self.moves(), {str(version.version) for version in self.versions()})
 
     def promote(self, version: str, *, reason: str, by: str, force: bool = False) -> Standing:
         """Make `version` the champion and return the new standing.
@@ -160,15 +236,16 @@ class Registry:
         Raises:
             GateFailed: if its gate did not pass and `force` is not given. BadInput: if there is no such version or no reason.
         """
-        if not reason.strip():
-            raise BadInput("a promotion needs a reason", hint='say why: --reason "..."')
+        reason = checked_reason(reason, "promotion")
         decision = self.version(version).tags.get(TAG_GATE)
         if decision != "pass" and not force:
             raise GateFailed(
                 f"version {version} of {self.name!r} has gate decision {decision or 'none'}",
                 hint="promote it anyway with --force; this is logged",
             )
-        self._note("promote", version, reason=reason, by=by, forced=force and decision != "pass")
+        moves = self.moves()
+        forced = force and decision != "pass"
+        self._append(next_move(moves, "promote", version, reason=reason, by=by, forced=forced, now_s=time.time()))
         return self.reconcile()
 
     def rollback(self, *, reason: str, by: str) -> Standing:
@@ -177,91 +254,55 @@ class Registry:
         Raises:
             BadInput: if there is no earlier champion.
         """
-        standing = standing_after(self.moves())
+        reason = checked_reason(reason, "rollback")
+        standing, moves = self.standing(), self.moves()
         if standing.champion is None or standing.previous is None:
-            raise BadInput(f"model {self.name!r} has no earlier champion to go back to")
-        if not reason.strip():
-            raise BadInput("a rollback needs a reason", hint='say why: --reason "..."')
-        self._note("rollback", standing.champion, reason=reason, by=by, forced=False)
+            raise BadInput(f"model {self.name!r} has no earlier champion to go back to", hint="celebdit models history shows every move")
+        self._append(next_move(moves, "rollback", standing.champion, reason=reason, by=by, forced=False, now_s=time.time()))
         return self.reconcile()
 
     def reconcile(self) -> Standing:
-        """Put `champion` and `previous` where the log says, until nobody has moved them in between."""
+        """Put `champion` and `previous` where the log says, until they are found there after nobody has moved them.
+
+        Raises:
+            TemporaryFailure: if others keep moving them.
+        """
         for _ in range(_RECONCILE_TRIES):
-            wanted = standing_after(self.moves())
-            present = self.aliases()
-            stale = [
-                (alias, version)
-                for alias, version in ((CHAMPION, wanted.champion), (PREVIOUS, wanted.previous))
-                if present.get(alias) != version
-            ]
+            wanted, present = self.standing(), self.aliases()
+            stale = [(alias, to) for alias, to in ((CHAMPION, wanted.champion), (PREVIOUS, wanted.previous)) if present.get(alias) != to]
             if not stale:
                 return wanted
-            for alias, version in stale:
-                if version is None:
-                    self._client.delete_registered_model_alias(self.name, alias)
-                else:
-                    self.set_alias(alias, version)
-        return standing_after(self.moves())
-
-    def _note(self, action: str, version: str, *, reason: str, by: str, forced: bool) -> None:
-        """Append an immutable entry to the log; MLflow params cannot be changed once they are set."""
-        now = time.time()
-        entry_id = f"{int(now * 1000):015d}-{uuid.uuid4().hex[:8]}"
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
-        text = json.dumps(
-            {"action": action, "version": version, "reason": reason[:1000], "by": by, "at": stamp, "forced": forced}, sort_keys=True
+            for alias, to in stale:
+                # MLflow refuses the second of two who make an alias at once (a constraint of its database): the next look decides.
+                with suppress(MlflowException):
+                    self._put(alias, to)
+            time.sleep(_PAUSE_S)
+        raise TemporaryFailure(
+            f"the aliases of {self.name!r} are being moved by others all the time",
+            hint="the move is in the log; celebdit models list shows where they are",
         )
-        self._client.log_batch(self._log_run_id(), params=[Param(entry_id, text)], synchronous=True)
+
+    @_reached
+    def _put(self, alias: str, version: str | None) -> None:
+        if version is None:
+            self._client.delete_registered_model_alias(self.name, alias)
+        else:
+            self._client.set_registered_model_alias(self.name, alias, version)
+
+    @_reached
+    def _append(self, move: Move) -> None:
+        """Append an immutable entry to the log; MLflow params cannot be changed once they are set."""
+        self._client.log_batch(self._log_run_id(), params=[Param(move.id, move.text())], synchronous=True)
 
     def _log_run_id(self) -> str:
-        found = self._tracking.find(self._log_identity())
-        if found is None:
-            self._client.set_terminated(
-                self._client.create_run(
-                    self._tracking.experiment_id, tags=self._log_identity(), run_name=f"promotions of {self.name}"
-                ).info.run_id
-            )
-            found = self._tracking.find(self._log_identity())
-            assert found is not None, "a run that was created is found"
-        return str(found.info.run_id)
+        found = self.tracking.find(self._log_identity())
+        if found is not None:
+            return str(found.info.run_id)
+        opened = self._client.create_run(
+            self.tracking.experiment_id, tags=self._log_identity(), run_name=f"promotions of {self.name}"
+        ).info.run_id
+        self._client.set_terminated(opened)
+        return str(opened)
 
     def _log_identity(self) -> dict[str, str]:
         return {TAG_KIND: "registry-log", TAG_MODEL: self.name}
-
-
-def save_model(folder: Path, *, weights: Path, description: Mapping[str, Any], requirements: Sequence[str], model_package: Path) -> None:
-    """Write a pyfunc model from code into `folder`: the serving source, the `model` package, safetensors and JSON, nothing pickled."""
-    described = folder.parent / "description.json"
-    described.write_text(json.dumps(description, sort_keys=True))
-    sampling = description["sampling"]
-    mlflow.pyfunc.save_model(
-        path=str(folder),
-        python_model=str(Path(__file__).with_name("serving.py")),
-        artifacts={"weights": str(weights), "description": str(described)},
-        code_paths=[str(model_package)],
-        pip_requirements=list(requirements),
-        signature=ModelSignature(
-            inputs=Schema([ColSpec(DataType.long, "seed")]),
-            outputs=Schema([ColSpec(DataType.long, "seed"), ColSpec(DataType.binary, "image")]),
-            params=ParamSchema(
-                [ParamSpec("num_steps", DataType.long, sampling["num_steps"]), ParamSpec("sampler", DataType.string, sampling["sampler"])]
-            ),
-        ),
-    )
-
-
-def try_out(folder: Path) -> None:
-    """Load the model in `folder` as a server would and draw one image.
-
-    Raises:
-        DataRefused: if it cannot be loaded or does not answer with a PNG.
-    """
-    try:
-        loaded = mlflow.pyfunc.load_model(str(folder))
-        answer = loaded.predict(pd.DataFrame({"seed": [0]}), params={"num_steps": 2})
-        image = bytes(answer["image"][0])
-    except Exception as error:  # anything that goes wrong here would go wrong at the first request
-        raise DataRefused(f"the model that was built does not work when served: {str(error)[:300]}") from error
-    if not image.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise DataRefused("the model that was built does not answer with a PNG image")

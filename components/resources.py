@@ -1,8 +1,27 @@
 """The `resources` section: on how many processes, threads and machines the heavy steps run. Never part of a run's identity."""
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from model.config import FrozenConfig
+
+_QUANTITY = r"^[1-9][0-9]*(Mi|Gi|Ti)$"
+
+
+class Toleration(FrozenConfig):
+    """A taint of Kubernetes nodes that the heavy steps may run in spite of."""
+
+    key: str = Field(min_length=1)
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = Field(None, description="for operator Equal")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="None: every effect")
+
+    @model_validator(mode="after")
+    def _check_value(self) -> Self:
+        if (self.operator == "Equal") != (self.value is not None):
+            raise ValueError("operator Equal needs a value, and Exists takes none")
+        return self
 
 
 class ResourcesConfig(FrozenConfig):
@@ -12,7 +31,28 @@ class ResourcesConfig(FrozenConfig):
     processes: int = Field(1, ge=1, le=64, description="processes per machine: one per GPU, or CPU ranks")
     threads: int = Field(1, ge=1, le=256, description="CPU threads per process")
     nodes: int = Field(1, ge=1, le=512, description="machines; more than one needs Kubeflow Trainer")
-    gpu_type: str = Field("nvidia.com/gpu", description="Kubernetes resource name of the GPUs")
-    cpu: str = Field("4", pattern=r"^[0-9]+m?$", description="Kubernetes CPU request of the heavy steps")
-    memory: str = Field("16Gi", pattern=r"^[0-9]+(Ki|Mi|Gi|Ti)$", description="Kubernetes memory limit of the heavy steps")
-    shm: str = Field("8Gi", pattern=r"^[0-9]+(Mi|Gi)$", description="size of /dev/shm of the heavy steps")
+    rank_timeout_s: float = Field(600.0, ge=1, le=86400, description="seconds that a rank waits for another before it gives up")
+    price_per_device_hour: float | None = Field(
+        None, ge=0, description="what an hour of one GPU (or CPU rank) costs, in any currency, for `cost/total`. Default: not reported"
+    )
+    gpu_type: str = Field(
+        "nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", description="Kubernetes resource name of the GPUs, one per process"
+    )
+    cpu: str = Field("4", pattern=r"^[1-9][0-9]*m?$", description="Kubernetes CPU request of the heavy steps")
+    memory: str = Field("16Gi", pattern=_QUANTITY, description="Kubernetes memory request and limit of the heavy steps; holds shm too")
+    shm: str = Field("8Gi", pattern=_QUANTITY, description="size of /dev/shm of the heavy steps")
+    scratch: str = Field("100Gi", pattern=_QUANTITY, description="the most that a step may keep on its node's disk")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="labels of the nodes that the heavy steps run on")
+    tolerations: tuple[Toleration, ...] = Field((), description="taints of those nodes; the GPUs' own is tolerated always")
+    timeout_h: int = Field(168, ge=1, le=8760, description="hours after which an attempt of a heavy step is stopped")
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether the heavy steps ask Kubernetes for GPUs."""
+        return self.device != "cpu"
+
+    @property
+    def all_tolerations(self) -> tuple[Toleration, ...]:
+        """The tolerations asked for, and that of the taint that GPU nodes have by convention."""
+        own = (Toleration(key=self.gpu_type, effect="NoSchedule"),) if self.on_gpus else ()
+        return self.tolerations + tuple(added for added in own if added not in self.tolerations)

@@ -1,9 +1,10 @@
 """The model as MLflow serves it: seeds in, PNG images out. This file is stored with every registered version and run from there.
 
-Promises: no pickle (MLflow runs this source, the weights are safetensors); image i is a function of (weights, seed, sampler, num_steps). It
-imports nothing of this project but `model`, which is stored beside it.
+Promises: no pickle (MLflow runs this source, the weights are safetensors whose sha256 is checked); image i is a function of (weights, seed,
+sampler, num_steps) and not of what else is asked for with it. It imports nothing of this project but `model`, which is stored beside it.
 """
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -29,6 +30,9 @@ class FaceModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         described = json.loads(Path(context.artifacts["description"]).read_text())
+        with Path(context.artifacts["weights"]).open("rb") as weights:
+            if hashlib.file_digest(weights, "sha256").hexdigest() != described["weights_sha256"]:
+                raise ValueError("the weights are not those that were registered")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._sampling = SamplingConfig.model_validate_json(json.dumps(described["sampling"]))
         self._generator = Generator(

@@ -17,10 +17,12 @@ MLFLOW = "MLFLOW_TRACKING_URI"
 S3_ENDPOINT = "AWS_ENDPOINT_URL"
 RUN_ID = "CELEBDIT_RUN_ID"
 RUN_URL = "CELEBDIT_RUN_URL"
+KFP_UI = "CELEBDIT_KFP_UI"
 PRESET = "CELEBDIT_PRESET"
 EXPERIMENT = "CELEBDIT_EXPERIMENT"
 WORK_DIR = "CELEBDIT_WORK_DIR"
 EVENTS = "CELEBDIT_EVENTS"
+STORAGE_DEADLINE = "CELEBDIT_STORAGE_DEADLINE_S"
 GIT_COMMIT = "CELEBDIT_GIT_COMMIT"
 IMAGE_DIGEST = "CELEBDIT_IMAGE_DIGEST"
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -43,6 +45,7 @@ class Settings:
     events_path: Path | None
     git_commit: str
     image_digest: str
+    storage_deadline_s: float = 300.0
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -63,14 +66,27 @@ class Settings:
             mlflow_uri=mlflow_uri,
             s3_endpoint=environ.get("AWS_ENDPOINT_URL_S3") or environ.get(S3_ENDPOINT) or None,
             experiment=environ.get(EXPERIMENT) or "celebdit",
-            run_id=_required(environ, RUN_ID, "the identity of the pipeline run"),
-            run_url=environ.get(RUN_URL) or None,
+            run_id=(run_id := _required(environ, RUN_ID, "the identity of the pipeline run")),
+            run_url=environ.get(RUN_URL) or (f"{environ[KFP_UI].rstrip('/')}/#/runs/details/{run_id}" if environ.get(KFP_UI) else None),
             preset=environ.get(PRESET) or "custom",
-            work_dir=Path(environ.get(WORK_DIR) or tempfile.gettempdir()),
+            work_dir=Path(environ.get(WORK_DIR) or Path(tempfile.gettempdir(), "celebdit")),
             events_path=Path(events) if events else None,
             git_commit=environ.get(GIT_COMMIT) or "unknown",
             image_digest=environ.get(IMAGE_DIGEST) or "none",
+            storage_deadline_s=_seconds(environ, STORAGE_DEADLINE, default=300.0),
         )
+
+
+def _seconds(environ: Mapping[str, str], name: str, *, default: float) -> float:
+    """Return the seconds that `name` is set to."""
+    text = environ.get(name) or str(default)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= 86400:
+        raise BadInput(f"environment variable {name} is {text[:20]!r}, not a number of seconds between 0 and 86400")
+    return seconds
 
 
 def missing_credentials(environ: Mapping[str, str]) -> list[str]:

@@ -9,18 +9,21 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from components.errors import BadInput, CelebditError, Interrupted, Preempted, TrackingUnavailable
-from components.manifests import EvaluationReport
+from components.manifests import DatasetManifest, EvaluationReport
 from components.settings import Settings
+
+__all__ = ["TAG_KIND", "TAG_RUN", "TAG_RUN_KEY", "TAG_STEP", "Point", "Run", "Tracking", "flattened", "unseen"]
 
 TAG_RUN = "celebdit.pipeline_run"
 TAG_KIND = "celebdit.kind"
@@ -50,6 +53,7 @@ class Tracking:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(request_timeout_s))
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(max_retries))
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self.settings = settings
         self.client = MlflowClient(tracking_uri=settings.mlflow_uri)
         self._experiment_id: str | None = None
@@ -74,6 +78,10 @@ class Tracking:
                 f"the MLflow experiment {name!r} was deleted", hint="restore it in MLflow, or set CELEBDIT_EXPERIMENT to another name"
             )
         return str(found.experiment_id)
+
+    def reached(self) -> AbstractContextManager[None]:
+        """Frame calls on `client`, so that an MLflow that is away is said in one way."""
+        return _reaching(self.settings.mlflow_uri)
 
     def pipeline_run(self) -> Run:
         """Return the MLflow run of this pipeline run; it is created if it does not exist, or taken from KFP's own MLflow plugin."""
@@ -109,6 +117,10 @@ class Tracking:
             parent = self.pipeline_run()
             tags = {TAG_KIND: "step", TAG_RUN: self.settings.run_id, _PARENT: parent.info.run_id, **identity, **self._origin()}
             return self.client.create_run(self.experiment_id, tags=tags, run_name=name or step)
+
+    def training_run(self, run_key: str) -> Run | None:
+        """Return the run of the training `run_key`, or None if MLflow does not know it."""
+        return self.find({TAG_STEP: "train", TAG_RUN_KEY: run_key})
 
     def find(self, tags: Mapping[str, str]) -> Run | None:
         """Return the oldest run of the experiment with all of `tags`, so that racing creators settle on one."""
@@ -196,37 +208,42 @@ class Tracking:
         with _reaching(self.settings.mlflow_uri):
             self.client.log_text(run_id, text, file)
 
-    def dataset(self, run_id: str, *, name: str, digest: str, uri: str, source: str, context: str, profile: Mapping[str, object]) -> None:
+    def dataset(self, run_id: str, manifest: DatasetManifest, *, context: str) -> None:
         """Link a data set to a run. MLflow keeps at most 36 characters of a digest; the whole one goes into a tag."""
         entity = Dataset(
-            name=name,
-            digest=digest[:_DIGEST_CHARACTERS],
+            name=manifest.name,
+            digest=manifest.digest[:_DIGEST_CHARACTERS],
             source_type="s3",
-            source=_json({"uri": uri, "from": source}),
-            profile=_json(profile),
+            source=_json({"uri": manifest.uri, "from": manifest.source}),
+            profile=_json({key: getattr(manifest, key) for key in ("num_images", "num_held_out", "image_px")}),
         )
         with _reaching(self.settings.mlflow_uri):
             self.client.log_inputs(run_id, [DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])])
-            self.tag(run_id, {"dataset.digest": digest})
+            self.tag(run_id, {"dataset.digest": manifest.digest})
 
     def evaluated_checkpoint(self, run_id: str, report: EvaluationReport) -> str:
         """Log an evaluated checkpoint as a LoggedModel of its training run, with its numbers, once; return the model's id."""
         digest = report.checkpoint_digest
         with _reaching(self.settings.mlflow_uri):
-            model = self.logged_model(digest)
-            if model is None:
-                model = self.client.create_logged_model(
-                    self.experiment_id,
-                    name=f"step-{report.checkpoint_step}",
-                    source_run_id=run_id,
-                    tags={"checkpoint.digest": digest, "checkpoint.uri": report.checkpoint_uri, TAG_RUN_KEY: report.run_key},
-                    model_type="denoiser",
-                )
+            model = self.checkpoint_model(
+                run_id, name=f"step-{report.checkpoint_step}", digest=digest, uri=report.checkpoint_uri, run_key=report.run_key
+            )
             known = {metric.key for metric in model.metrics or []}
             for key, value in report.metrics.items():
                 if key not in known:
                     self.client.log_metric(run_id, key, value, step=report.checkpoint_step, model_id=model.model_id)
             return str(model.model_id)
+
+    def checkpoint_model(self, run_id: str, *, name: str, digest: str, uri: str, run_key: str) -> LoggedModel:
+        """Return the LoggedModel of a checkpoint of the run `run_id`, made if there is none yet."""
+        with _reaching(self.settings.mlflow_uri):
+            return self.logged_model(digest) or self.client.create_logged_model(
+                self.experiment_id,
+                name=name,
+                source_run_id=run_id,
+                tags={"checkpoint.digest": digest, "checkpoint.uri": uri, TAG_RUN_KEY: run_key},
+                model_type="denoiser",
+            )
 
     def logged_model(self, checkpoint_digest: str) -> LoggedModel | None:
         """Return the LoggedModel of a checkpoint, or None; of several that racing steps made, the oldest."""
@@ -237,6 +254,16 @@ class Tracking:
     def run_url(self, run_id: str, *, experiment_id: str | None = None) -> str:
         """Return the address of a run in the MLflow UI."""
         return f"{self.settings.mlflow_uri}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+    def compare_url(self, run_ids: Sequence[str], *, experiment_id: str) -> str:
+        """Return the address of MLflow's charts and images of several runs side by side.
+
+        That is the chart view of the experiment, because MLflow's own compare page shows no images; sorting by name keeps step runs from
+        being folded into their pipeline's run (MLflow 3.17).
+        """
+        chosen = quote(f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})")
+        shown = f"compareRunsMode=CHART&searchFilter={chosen}&orderByKey={quote('attributes.`run_name`')}&orderByAsc=true"
+        return f"{self.settings.mlflow_uri}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&{shown}"
 
     def children(self, parent_run_id: str) -> list[Run]:
         """Return the step runs below a pipeline's run."""

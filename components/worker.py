@@ -58,10 +58,16 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: stop_asked.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        world = World(rank=int(os.environ["RANK"]), local_rank=int(os.environ["LOCAL_RANK"]), size=int(os.environ["WORLD_SIZE"]))
+        world = World(
+            rank=int(os.environ["RANK"]),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            size=int(os.environ["WORLD_SIZE"]),
+            local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+        )
         settings = Settings.from_environment(os.environ)
         events = Events(step, settings.events_path, redact=redactor(os.environ))
-        body(spec_path, Rank(context=StepContext(settings=settings, events=events), world=world, stop_asked=stop_asked))
+        context = StepContext(settings=settings, events=events)
+        body(spec_path, Rank(context=context, world=world, stop_asked=stop_asked))
     except BaseException as error:
         record_failure(spec_path.parent / FAILURES, error)
         sys.stdout.flush()

@@ -13,6 +13,7 @@ def evaluate(
     evaluation: str,
     sampling: str,
     resources: str,
+    registry: str,
     report: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     samples: dsl.Output[dsl.HTML],
@@ -26,6 +27,7 @@ def evaluate(
         evaluation: The `evaluation` section as canonical JSON.
         sampling: The `sampling` section as canonical JSON.
         resources: The `resources` section as canonical JSON.
+        registry: The `registry` section as canonical JSON; the champion of this model is measured too.
         report: The evaluation's manifest: protocol and numbers.
         metrics: The numbers, for KFP's run comparison.
         samples: A grid of samples, for KFP's run page.
@@ -41,8 +43,10 @@ def evaluate(
         from components.context import read_section
         from components.errors import DataRefused
         from components.evaluate.config import EvaluationConfig
-        from components.evaluate.evaluate import run, samples_page
+        from components.evaluate.evaluate import run
+        from components.evaluate.page import samples_page
         from components.manifests import CheckpointManifest, DatasetManifest
+        from components.registry_config import RegistryConfig
         from components.resources import ResourcesConfig
         from model.config import SamplingConfig
 
@@ -55,10 +59,11 @@ def evaluate(
             read_section(EvaluationConfig, evaluation, name="evaluation"),
             read_section(SamplingConfig, sampling, name="sampling"),
             read_section(ResourcesConfig, resources, name="resources"),
+            read_section(RegistryConfig, registry, name="registry").model_name,
             context,
         )
         context.hand_on(manifest, report)
         for key, value in manifest.metrics.items():
             metrics.log_metric(key, value)
-        Path(samples.path).write_text(samples_page(manifest, context))
+        Path(samples.path).write_text(samples_page(manifest, context.store))
     return manifest.protocol_digest

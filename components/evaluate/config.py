@@ -1,4 +1,4 @@
-"""The `evaluation` section: how many images, which features, which weights."""
+"""The `evaluation` section: under which protocol, with which features, which numbers, and how sure of them."""
 
 from typing import Literal, Self
 
@@ -6,30 +6,95 @@ from pydantic import Field, model_validator
 
 from model.config import FrozenConfig
 
+ProtocolName = Literal["clean-50k", "rdm-30k", "nvae27k-jpeg"]
+MetricName = Literal["frechet", "kid", "precision_recall", "inception_score"]
+INCEPTION = "inception-v3-compat"
+RANDOM_CONV = "random-conv"
+_EXTRACTOR = r"^([a-z0-9][a-z0-9.-]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
+_SHA256 = r"^[0-9a-f]{64}$"
+
 
 class EvaluationConfig(FrozenConfig):
-    """The protocol of the numbers, as far as it is a choice."""
+    """What is measured, against what, and with what; a field that is left out is the named protocol's."""
 
-    num_images: int = Field(50_000, ge=2, le=1_000_000, description="images to generate")
-    num_reference: int | None = Field(None, ge=2, description="images of the data set to compare with. Default: all")
-    extractor: Literal["random-conv", "inception-v3-compat"] = Field(
-        "inception-v3-compat",
-        description="inception-v3-compat gives FID; random-conv needs no weights and gives a distance of its own name",
+    protocol: ProtocolName = Field(
+        "clean-50k", description="where the fields below that are left out come from; with any of them changed the protocol is 'custom'"
+    )
+    num_images: int | None = Field(None, ge=2, le=1_000_000, description="images to generate. Default: the protocol's")
+    num_reference: int | None = Field(
+        None, ge=2, description="images of the data set to compare with, the first in key order. Default: the protocol's"
+    )
+    reference_split: Literal["train", "held_out", "all"] | None = Field(
+        None, description="which images of the data set are compared with. Default: the protocol's"
+    )
+    reference_flip: bool | None = Field(None, description="mirror each reference image with probability one half. Default: the protocol's")
+    codec: Literal["png", "jpeg"] | None = Field(
+        None, description="what every image goes through before its features are taken. Default: the protocol's"
+    )
+    extractor: str = Field(
+        INCEPTION,
+        pattern=_EXTRACTOR,
+        max_length=200,
+        description="inception-v3-compat gives FID; random-conv needs no weights; else a name that torch-fidelity knows, "
+        "or 'package.module:Class' of yours (a torch_fidelity FeatureExtractorBase)",
     )
     weights: str | None = Field(None, max_length=4096, description="path or s3:// location of the extractor's weights")
-    weights_sha256: str | None = Field(
-        None, pattern=r"^[0-9a-f]{64}$", description="sha256 of the weights file; checked before it is loaded"
+    weights_sha256: str | None = Field(None, pattern=_SHA256, description="sha256 of the weights file; checked before it is loaded")
+    vgg_weights: str | None = Field(
+        None, max_length=4096, description="path or s3:// location of VGG16's weights, for precision and recall. Default: the same features"
     )
-    batch_images: int = Field(64, ge=1, le=4096, description="images per forward pass and process")
+    vgg_weights_sha256: str | None = Field(None, pattern=_SHA256, description="sha256 of the VGG16 weights file")
+    metrics: tuple[MetricName, ...] | None = Field(
+        None, min_length=1, max_length=4, description="default: all four for inception-v3-compat, else only the Frechet distance"
+    )
+    kid_subsets: int = Field(100, ge=1, le=10_000, description="subsets that the kernel distance is averaged over")
+    kid_subset_images: int = Field(1000, ge=2, le=100_000, description="images per subset; fewer are taken where there are fewer")
+    bootstrap_replicates: int = Field(20, ge=0, le=1000, description="resamples behind the interval of the Frechet distance; 0: none")
+    memorisation: bool = Field(True, description="look for the nearest training image of each sample")
+    memorisation_images: int = Field(10_000, ge=1, le=1_000_000, description="most samples whose nearest training image is looked for")
+    memorised_below: float = Field(
+        0.5,
+        gt=0,
+        le=10,
+        description="a sample nearer than this share of the usual distance between neighbouring training images counts as copied",
+    )
+    champion: bool = Field(True, description="measure the model's champion too, if it was not measured under this protocol yet")
+    batch_images: int | None = Field(None, ge=1, le=4096, description="images per forward pass and process. Default: what fits in memory")
+    shard_images: int = Field(256, ge=1, le=100_000, description="images per stored shard of samples: the most work that a kill may cost")
+
+    @property
+    def metric_names(self) -> tuple[MetricName, ...]:
+        """The numbers that are asked for."""
+        if self.metrics is not None:
+            return self.metrics
+        return ("frechet", "kid", "precision_recall", "inception_score") if self.extractor == INCEPTION else ("frechet",)
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
-        if self.extractor == "random-conv":
-            if self.weights is not None:
-                raise ValueError("weights belong to extractor 'inception-v3-compat'; 'random-conv' has none")
-        elif self.weights is None or self.weights_sha256 is None:
+        if self.bootstrap_replicates == 1:
+            raise ValueError("bootstrap_replicates 1 gives no interval: use 0 for none, or at least 2")
+        if "frechet" not in self.metric_names:
+            raise ValueError("metrics must include 'frechet', the headline")
+        if "inception_score" in self.metric_names and self.extractor != INCEPTION:
+            raise ValueError(f"metrics 'inception_score' needs extractor '{INCEPTION}', this is '{self.extractor}'")
+        if self.memorisation and self.reference_split == "held_out":
+            raise ValueError("memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false")
+        self._check_weights()
+        return self
+
+    def _check_weights(self) -> None:
+        if self.extractor == RANDOM_CONV and self.weights is not None:
+            raise ValueError(f"weights belong to extractor '{INCEPTION}'; '{RANDOM_CONV}' has none")
+        if self.extractor == INCEPTION and self.weights is None:
             raise ValueError(
-                "extractor 'inception-v3-compat' needs weights and weights_sha256: the file weights-inception-2015-12-05-6726825d.pth "
+                f"extractor '{INCEPTION}' needs weights and weights_sha256: the file weights-inception-2015-12-05-6726825d.pth "
                 "of the torch-fidelity project's releases, at a path or s3:// location; or choose extractor = 'random-conv'"
             )
-        return self
+        for name, weights, sha256 in (
+            ("weights", self.weights, self.weights_sha256),
+            ("vgg_weights", self.vgg_weights, self.vgg_weights_sha256),
+        ):
+            if (weights is None) != (sha256 is None):
+                raise ValueError(f"{name} and {name}_sha256 belong together: give both (sha256sum FILE prints the second)")
+        if self.vgg_weights is not None and "precision_recall" not in self.metric_names:
+            raise ValueError("vgg_weights are for metrics 'precision_recall', which is not asked for")

@@ -1,14 +1,18 @@
-"""What an evaluation is: the protocol that every number is made under, and the file by which the step tells its workers what to do.
+"""What one evaluation is: whose images, under which protocol, and the file by which the step tells its workers what to do.
 
-Promises: two numbers with the same protocol digest are comparable; anything that could move a number is in the protocol.
+Promises: the same weights under the same protocol have the same place in storage; samples are shared by all protocols that draw them the
+same way.
 """
 
+from functools import cached_property
 from typing import Any, Literal
 
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.features import identity_of
+from components.evaluate.features import identity_of, vgg_identity_of
+from components.evaluate.protocol import Comparison, comparison_of, name_of, num_reference, protocol_digest, protocol_of, stamp
 from components.manifests import CheckpointManifest, DatasetManifest, Manifest, digest_of
 from components.resources import ResourcesConfig
+from components.storage import StoreUri
 from model.config import SamplingConfig
 
 
@@ -21,24 +25,59 @@ class EvaluateSpec(Manifest):
     evaluation: EvaluationConfig
     sampling: SamplingConfig
     resources: ResourcesConfig
+    reference_known: bool = False
+    """Whether the references' statistics are in storage already, so that workers need not look at them."""
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        return comparison_of(self.evaluation)
+
+    @property
+    def num_images(self) -> int:
+        return self.comparison.num_images
 
     @property
     def num_reference(self) -> int:
-        return min(self.evaluation.num_reference or self.dataset.num_images, self.dataset.num_images)
+        return num_reference(self.evaluation, self.dataset)
 
+    @cached_property
     def protocol(self) -> dict[str, Any]:
-        """Return what decides the numbers, apart from the checkpoint."""
-        return {
-            "num_images": self.evaluation.num_images,
-            "num_reference": self.num_reference,
-            "reference_split": "train",
-            "dataset_digest": self.dataset.digest,
-            "image_px": self.dataset.image_px,
-            "codec": "uint8",
-            "resize": "none",
-            "extractor": identity_of(self.evaluation),
-            "sampling": self.sampling.model_dump(mode="json"),
-        }
+        """What decides the numbers, apart from the weights."""
+        return protocol_of(
+            self.evaluation,
+            self.sampling,
+            self.dataset,
+            extractor=identity_of(self.evaluation),
+            vgg=vgg_identity_of(self.evaluation),
+        )
 
+    @property
     def protocol_digest(self) -> str:
-        return digest_of(self.protocol())
+        return protocol_digest(self.protocol)
+
+    @property
+    def protocol_name(self) -> str:
+        return name_of(self.evaluation, self.dataset)
+
+    def stamp(self) -> dict[str, Any]:
+        """Return what is printed beside every number."""
+        return stamp(self.protocol_name, self.protocol, self.checkpoint, self.sampling.ema)
+
+    def report_uri(self, root: StoreUri) -> StoreUri:
+        """Return where this evaluation's report and pictures go."""
+        name = f"{self.protocol_digest[:16]}-{self.checkpoint.digest[:16]}-{_weights_name(self.sampling.ema)}"
+        return root.join(f"runs/{self.checkpoint.run_key}/evaluations") / name
+
+    def samples_uri(self, root: StoreUri) -> StoreUri:
+        """Return where this evaluation's samples go; a protocol that asks for more or fewer of them finds them there."""
+        drawn = {"checkpoint": self.checkpoint.digest, "sampling": self.sampling.model_dump(mode="json")}
+        return root.join(f"runs/{self.checkpoint.run_key}/samples") / digest_of(drawn)[:16]
+
+
+def weights_file(ema: str) -> str:
+    """Return the file of a checkpoint that holds the average `ema` of the weights, or the raw weights for "none"."""
+    return f"{_weights_name(ema)}.safetensors"
+
+
+def _weights_name(ema: str) -> str:
+    return "weights" if ema == "none" else f"ema-{ema}"

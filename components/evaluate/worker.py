@@ -1,7 +1,7 @@
 """One rank of an evaluation: draw its share of the images, and turn them and its share of the references into features.
 
-Promises: image i depends on (checkpoint, seed, i) only; every forward pass has the same number of images, so the number of ranks does not
-change them; what a killed attempt had finished is not done again. What the features mean is `evaluate.py`'s business.
+Promises: image i depends on (checkpoint, seed, i) only; shards are shared out by their number, so the number of ranks does not change them;
+what a killed attempt had stored is not drawn again, on this machine or another. What the features mean is `evaluate.py`'s business.
 """
 
 import json
@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.context import read_section
 from components.errors import DataRefused, Preempted
-from components.evaluate.features import build_extractor
+from components.evaluate.codec import flipped_at_random, through_codec
+from components.evaluate.config import RANDOM_CONV
+from components.evaluate.features import build_extractor, build_vgg
+from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
-from components.packs import fetch_pack
+from components.packs import Split, fetch_pack
 from components.worker import Rank, worker_main
 from model import rng
 from model.config import DiffusionConfig, NetworkConfig
@@ -25,43 +28,62 @@ from model.dataset import Pack
 from model.generator import Generator, WeightsMismatch
 from model.sampling import to_uint8
 
-IMAGES, FAKES, REALS, NOISE = "images", "fakes", "reals", "noise"
+FAKES, REALS, NOISE = "fakes", "reals", "noise"
+MAIN, LOGITS, MANIFOLD = "main", "logits", "manifold"
+_EXTRACT_IMAGES = 64
+_SPLITS: dict[str, tuple[Split, ...]] = {"train": ("train",), "held_out": ("held_out",), "all": ("train", "held_out")}
 
 
 class _Worker:
-    """The chunks of one rank."""
+    """The shards of one rank."""
 
     def __init__(self, spec: EvaluateSpec, rank: Rank, folder: Path) -> None:
         self._spec = spec
         self._rank = rank
         self._folder = folder
         self._device = rank.device(spec.resources.device)
-        self._extractor: nn.Module = build_extractor(spec.evaluation, rank.context.store, rank.context.scratch("weights"), self._device)
+        context, evaluation = rank.context, spec.evaluation
+        weights = context.scratch("weights")
+        self._extractor = build_extractor(evaluation, context.store, weights, self._device)
+        self._vgg = build_vgg(evaluation, context.store, weights, self._device)
+        self._samples = SampleStore(context.store, spec.samples_uri(context.root), image_px=spec.dataset.image_px)
 
     def run(self) -> None:
         """Work off the generated images, then the references."""
-        count = self._spec.evaluation.num_images
-        self._draw(count)
-        pack = fetch_pack(self._spec.dataset, self._rank.context.store, self._rank.context.scratch("packs"))
-        for start, stop in self._mine(self._spec.num_reference, REALS):
-            self._save(REALS, start, self._features(_images(pack, start, stop)))
-        if self._spec.evaluation.extractor == "random-conv":
-            for start, stop in self._mine(count, NOISE):
-                self._save(NOISE, start, self._features(self._noise(start, stop)))
+        self._draw()
+        if not self._spec.reference_known:
+            self._look_at_references()
+        if self._spec.evaluation.extractor == RANDOM_CONV:
+            for shard in self._mine(self._spec.num_images, NOISE):
+                self._save(NOISE, shard, self._noise(shard))
 
-    def _draw(self, count: int) -> None:
-        generator = self._generator()
-        chunks = list(self._mine(count, FAKES))
-        for number, (start, stop) in enumerate(chunks):
+    def _draw(self) -> None:
+        stored = self._samples.present()
+        shards = [
+            shard
+            for shard in self._share(self._spec.num_images)
+            if self._samples.name(shard) not in stored or not chunk_path(self._folder, FAKES, MAIN, shard.start).exists()
+        ]
+        generator: Generator | None = None
+        for number, shard in enumerate(shards):
+            self._stop_if_asked()
+            images = self._samples.read(shard) if self._samples.name(shard) in stored else None
+            if images is None:
+                generator = generator or self._generator()
+                images = self._drawn(generator, shard, number, len(shards))
+                self._samples.write(shard, images)
+            self._save(FAKES, shard, through_codec(images, self._spec.comparison.codec))
+            self._tell((number + 1) / len(shards))
 
-            def said(done: int, total: int, number: int = number) -> None:
-                if self._rank.world.is_first:
-                    share = (number + done / total) / len(chunks)
-                    self._rank.context.events.progress(int(share * count), count, "images drawn")
+    def _drawn(self, generator: Generator, shard: range, number: int, num_shards: int) -> Tensor:
+        def on_step(done: int, total: int) -> None:
+            self._tell((number + done / total) / num_shards)
 
-            images = generator.draw(self._spec.sampling, range(start, stop), pass_images=self._spec.evaluation.batch_images, on_step=said)
-            self._save(IMAGES, start, images.numpy())
-            self._save(FAKES, start, self._features(images))
+        return generator.draw(self._spec.sampling, shard, pass_images=self._spec.evaluation.batch_images, limit=len(shard), on_step=on_step)
+
+    def _tell(self, share: float) -> None:
+        if self._rank.world.is_first:
+            self._rank.context.events.progress(int(share * self._spec.num_images), self._spec.num_images, "images drawn")
 
     def _generator(self) -> Generator:
         recipe = self._spec.checkpoint.recipe
@@ -72,47 +94,87 @@ class _Worker:
                 read_section(DiffusionConfig, json.dumps(recipe["diffusion"]), name="diffusion"),
                 device=self._device,
                 precision=recipe["training"]["precision"],
+                sharers=self._rank.world.size if self._device.type == "cpu" else 1,
             )
         except WeightsMismatch as error:
             raise DataRefused(f"checkpoint {self._spec.checkpoint.uri}: {error}") from error
 
-    def _mine(self, count: int, kind: str) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of this rank that are not done yet."""
-        size, world = self._spec.evaluation.batch_images, self._rank.world
-        for number, start in enumerate(range(0, count, size)):
-            if self._rank.stop_asked.is_set():
-                raise Preempted("evaluation was stopped", hint="run it again: it continues where it was")
-            if number % world.size == world.rank and not chunk_path(self._folder, kind, start).exists():
-                yield start, min(start + size, count)
+    def _look_at_references(self) -> None:
+        spec, chosen = self._spec, self._spec.comparison
+        packs = [
+            fetch_pack(spec.dataset, self._rank.context.store, self._rank.context.scratch("packs"), split=split)
+            for split in _SPLITS[chosen.reference_split]
+            if split == "train" or spec.dataset.num_held_out
+        ]
+        for number, shard in enumerate(mine := list(self._mine(spec.num_reference, REALS))):
+            self._stop_if_asked()
+            if self._rank.world.is_first:
+                self._rank.context.events.progress(number * spec.num_reference // len(mine), spec.num_reference, "references looked at")
+            images = _images(packs, shard)
+            if chosen.reference_flip:
+                images = flipped_at_random(images, shard)
+            self._save(REALS, shard, through_codec(images, chosen.codec))
 
-    def _features(self, images: Tensor) -> np.ndarray:
-        with torch.inference_mode():
-            return np.asarray(self._extractor(images.to(self._device))[0].float().cpu().numpy())
+    def _share(self, count: int) -> list[range]:
+        """Return the shards of this rank."""
+        world = self._rank.world
+        return [shard for n, shard in enumerate(shards_of(count, self._spec.evaluation.shard_images)) if n % world.size == world.rank]
 
-    def _noise(self, start: int, stop: int) -> Tensor:
+    def _mine(self, count: int, kind: str) -> Iterator[range]:
+        """Yield the shards of this rank whose features are not on this machine yet."""
+        for shard in self._share(count):
+            if not chunk_path(self._folder, kind, MAIN, shard.start).exists():
+                yield shard
+
+    def _stop_if_asked(self) -> None:
+        if self._rank.stop_asked.is_set():
+            raise Preempted("evaluation was stopped", hint="run it again: it continues where it was")
+
+    def _noise(self, shard: range) -> Tensor:
         side = self._spec.dataset.image_px
-        return to_uint8(rng.normal(self._spec.sampling.seed, rng.Stream.SAMPLE, 0, torch.arange(start, stop), (3, side, side)))
+        return to_uint8(rng.normal(self._spec.sampling.seed, rng.Stream.SAMPLE, 0, torch.tensor(list(shard)), (3, side, side)))
 
-    def _save(self, kind: str, start: int, rows: np.ndarray) -> None:
-        path = chunk_path(self._folder, kind, start)
+    def _save(self, kind: str, shard: range, images: Tensor) -> None:
+        """Store the features of some images; those that say that the shard is done come last."""
+        size = self._spec.evaluation.batch_images or _EXTRACT_IMAGES
+        batches = [batch.to(self._device) for batch in images.split(size)]
+        # cuDNN rounds convolutions to TF32 if it may, which moves a distance in its third digit.
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+            found = [self._extractor(batch) for batch in batches]
+            if self._vgg is not None and kind != NOISE:
+                self._write(kind, MANIFOLD, shard, [self._vgg(batch)[0] for batch in batches])
+        if kind == FAKES and len(found[0]) > 1:
+            self._write(kind, LOGITS, shard, [parts[1] for parts in found])
+        self._write(kind, MAIN, shard, [parts[0] for parts in found])
+
+    def _write(self, kind: str, part: str, shard: range, rows: list[Tensor]) -> None:
+        path = chunk_path(self._folder, kind, part, shard.start)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.save(file, rows, allow_pickle=False)
+            np.save(file, torch.cat(rows).float().cpu().numpy(), allow_pickle=False)
         partial.replace(path)
 
 
-def chunk_path(folder: Path, kind: str, start: int) -> Path:
-    """Return where the rows of a chunk lie."""
-    return folder / f"{kind}-{start:08d}.npy"
+def chunk_path(folder: Path, kind: str, part: str, start: int) -> Path:
+    """Return where the rows of a shard lie."""
+    return folder / f"{kind}-{part}-{start:08d}.npy"
 
 
-def load_chunks(folder: Path, kind: str) -> np.ndarray:
-    """Return all rows of a kind, in the order of their indices."""
-    return np.concatenate([np.load(path, allow_pickle=False) for path in sorted(folder.glob(f"{kind}-*.npy"))])
+def load_chunks(folder: Path, kind: str, part: str) -> np.ndarray | None:
+    """Return all rows of a kind, in the order of their indices, or None if there are none."""
+    paths = sorted(folder.glob(f"{kind}-{part}-*.npy"))
+    return np.concatenate([np.load(path, allow_pickle=False) for path in paths]) if paths else None
 
 
-def _images(pack: Pack, start: int, stop: int) -> Tensor:
-    return torch.from_numpy(np.array(pack.images[start:stop])).permute(0, 3, 1, 2)
+def _images(packs: list[Pack], shard: range) -> Tensor:
+    """Return the images with the indices in `shard`, counted over all packs one after the other."""
+    rows, first = [], 0
+    for pack in packs:
+        start, stop = max(shard.start - first, 0), min(shard.stop - first, len(pack))
+        if start < stop:
+            rows.append(np.array(pack.images[start:stop]))
+        first += len(pack)
+    return torch.from_numpy(np.concatenate(rows)).permute(0, 3, 1, 2)
 
 
 def body(spec_path: Path, rank: Rank) -> None:

@@ -6,7 +6,13 @@ from components.image import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def gate(report: dsl.Input[dsl.Artifact], gate: str, registry: str, decision: dsl.Output[dsl.Artifact]) -> str:
+def gate(
+    report: dsl.Input[dsl.Artifact],
+    gate: str,
+    registry: str,
+    decision: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+) -> str:
     """Decide whether the checkpoint is good enough to be registered.
 
     Args:
@@ -14,6 +20,7 @@ def gate(report: dsl.Input[dsl.Artifact], gate: str, registry: str, decision: ds
         gate: The `gate` section as canonical JSON.
         registry: The `registry` section as canonical JSON; the champion of this model is compared with.
         decision: The decision's manifest: pass or fail, and why.
+        page: The decision with all figures and pictures, for KFP's run page.
 
     Returns:
         "pass" or "fail".
@@ -30,6 +37,7 @@ def gate(report: dsl.Input[dsl.Artifact], gate: str, registry: str, decision: ds
         from components.registry_config import RegistryConfig
 
         name = read_section(RegistryConfig, registry, name="registry").model_name
-        manifest = run(EvaluationReport.load(Path(report.path)), read_section(GateConfig, gate, name="gate"), name, context)
+        manifest, html = run(EvaluationReport.load(Path(report.path)), read_section(GateConfig, gate, name="gate"), name, context)
+        Path(page.path).write_text(html)
         context.hand_on(manifest, decision)
     return manifest.decision

@@ -1,18 +1,28 @@
 """The `gate` section: what a checkpoint must reach to be registered."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from model.config import FrozenConfig
 
 
 class GateConfig(FrozenConfig):
-    """Bounds on metrics, and whether the champion must be beaten."""
+    """Bounds on metrics, and whether the champion must be beaten. Where a number has an interval, the gate looks at that."""
 
     at_most: dict[str, float] = Field(
         default_factory=dict, description="metric key -> largest value that passes, like {'eval/fid_50k' = 10.0}"
     )
     at_least: dict[str, float] = Field(default_factory=dict, description="metric key -> smallest value that passes")
+    cautious: bool = Field(True, description="a bound must hold at the worse end of a number's 95 % interval; false: at the number itself")
     no_worse_than_champion: bool = Field(
-        True, description="the headline metric must not be worse than the champion's, under the same protocol"
+        True, description="the headline must not be worse than the champion's, under the same protocol, by more than chance and tolerance"
     )
+    better_than_champion: bool = Field(False, description="the headline must be better than the champion's by more than chance")
     tolerance: float = Field(0.0, ge=0, le=1, description="how much worse than the champion's, relatively, still passes")
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Self:
+        if self.better_than_champion and self.tolerance:
+            raise ValueError("better_than_champion and tolerance contradict each other: leave one out")
+        return self

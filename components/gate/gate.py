@@ -1,53 +1,61 @@
 """The gate step: pass or fail, and every reason for it.
 
-Promises: the decision is a pure function of the report, the bounds and the champion's numbers; a champion measured under another protocol
-is not compared but named. Nothing is registered or promoted here.
+Promises: the decision is a pure function of the report (which brings the champion's numbers under the same protocol) and the bounds; what
+chance alone can explain does not decide against a challenger; a champion that could not be measured is never beaten. Nothing is registered
+or promoted here.
 """
 
-import operator
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 
 from components.context import StepContext
-from components.errors import BadInput
+from components.errors import BadInput, TemporaryFailure
 from components.gate.config import GateConfig
-from components.manifests import EvaluationReport, GateDecision
-from components.registry import CHAMPION, Registry
+from components.gate.page import decision_page
+from components.manifests import ChampionScores, EvaluationReport, GateDecision, MetricInterval
+from components.promotions import CHAMPION
+from components.registry import Registry
+from components.storage import StoreUri
+
+PAGE_FILE = "gate.html"
+_QUANTILE = 1.959964
+"""Of the normal distribution, for an interval of 95 %."""
 
 
-def run(report: EvaluationReport, config: GateConfig, model_name: str, context: StepContext) -> GateDecision:
-    """Decide on the checkpoint of `report` and show the decision in MLflow."""
-    champion = champion_score(Registry(context.tracking, model_name), report)
-    decision = decide(report, config, champion)
+def run(report: EvaluationReport, config: GateConfig, model_name: str, context: StepContext) -> tuple[GateDecision, str]:
+    """Decide on the checkpoint of `report`, show the decision in MLflow, and return it with its page.
+
+    Raises:
+        TemporaryFailure: if the champion changed since the report was made.
+    """
+    registry = Registry(context.tracking, model_name)
+    if config.no_worse_than_champion or config.better_than_champion:
+        _check_same_champion(report, registry.aliases().get(CHAMPION))
+    decision = decide(report, config)
+    page = decision_page(decision, report, config, context.store)
+    uri = StoreUri.parse(report.uri) / f"gate-{context.settings.run_id}.html"
+    context.store.put_bytes(uri, page.encode())
+    decision = decision.model_copy(update={"page_uri": str(uri)})
     tracking = context.tracking
     with tracking.running(tracking.step_run("gate")) as run_id:
-        tracking.tag(run_id, {"gate.decision": decision.decision, "gate.reasons": "; ".join(decision.reasons)})
+        tracking.tag(run_id, _tags(decision, report))
         tracking.text(run_id, decision.model_dump_json(indent=2), "gate.json")
+        tracking.text(run_id, page, PAGE_FILE)
     context.events.note(f"{decision.decision} ({'; '.join(decision.reasons)})")
-    return decision
+    return decision, page
 
 
-@dataclass(frozen=True)
-class Champion:
-    """The champion, with its headline number if that was made under the same protocol."""
-
-    version: str
-    checkpoint_digest: str
-    score: float | None
-
-
-def champion_score(registry: Registry, report: EvaluationReport) -> Champion | None:
-    """Return the champion's number for the headline of `report`, or None if there is no champion."""
-    number = registry.aliases().get(CHAMPION)
-    if number is None:
-        return None
-    tags = registry.version(number).tags
-    comparable = tags.get("protocol.digest") == report.protocol_digest
-    return Champion(
-        number, tags.get("checkpoint.digest", ""), float(tags[report.headline]) if comparable and report.headline in tags else None
-    )
+def _check_same_champion(report: EvaluationReport, present: str | None) -> None:
+    measured = None if report.champion is None else report.champion.version
+    if measured != present:
+        was, now = (f"version {version}" if version else "none" for version in (measured, present))
+        raise TemporaryFailure(
+            f"the champion was {was} when this was evaluated and is {now} at the gate",
+            hint="run it again: what was measured is kept (gate.no_worse_than_champion needs evaluation.champion)",
+        )
 
 
-def decide(report: EvaluationReport, config: GateConfig, champion: Champion | None) -> GateDecision:
+def decide(report: EvaluationReport, config: GateConfig) -> GateDecision:
     """Hold the numbers of `report` against the bounds and the champion.
 
     Raises:
@@ -55,27 +63,70 @@ def decide(report: EvaluationReport, config: GateConfig, champion: Champion | No
     """
     failures: list[str] = []
     notes: list[str] = []
-    for bounds, word, fails in ((config.at_most, "at most", operator.gt), (config.at_least, "at least", operator.lt)):
+    for bounds, word in ((config.at_most, "at most"), (config.at_least, "at least")):
         for key, bound in bounds.items():
-            if key not in report.metrics:
-                raise BadInput(f"gate bound on {key}, which was not measured", hint=f"measured: {', '.join(sorted(report.metrics))}")
-            value = report.metrics[key]
-            (failures if fails(value, bound) else notes).append(f"{key} is {value:.4g}, {word} {bound:.4g} is asked")
-    if config.no_worse_than_champion and champion is not None and champion.checkpoint_digest != report.checkpoint_digest:
-        _compare(report, config, champion, failures, notes)
+            good, said = _hold(report, key, bound, most=word == "at most", cautious=config.cautious)
+            (notes if good else failures).append(f"{said}, {word} {bound:.4g} is asked")
+    champion = report.champion
+    asked = config.no_worse_than_champion or config.better_than_champion
+    if asked and champion is not None and champion.checkpoint_digest != report.checkpoint_digest:
+        good, said = _against(champion, report, config)
+        (notes if good else failures).append(said)
     return GateDecision(
         decision="fail" if failures else "pass",
-        reasons=failures or notes or ["no bound is configured and there is no champion to compare with"],
+        reasons=failures or notes or [_nothing_to_say(champion, asked=asked)],
         checkpoint_digest=report.checkpoint_digest,
         champion_version=champion.version if champion else None,
     )
 
 
-def _compare(report: EvaluationReport, config: GateConfig, champion: Champion, failures: list[str], notes: list[str]) -> None:
-    value = report.metrics[report.headline]
-    if champion.score is None:
-        notes.append(f"champion version {champion.version} was measured under another protocol and is not compared")
-    elif value > champion.score * (1 + config.tolerance):
-        failures.append(f"{report.headline} is {value:.4g}, worse than champion version {champion.version} with {champion.score:.4g}")
-    else:
-        notes.append(f"{report.headline} is {value:.4g}, champion version {champion.version} has {champion.score:.4g}")
+def _nothing_to_say(champion: ChampionScores | None, *, asked: bool) -> str:
+    if champion is None or not asked:
+        return "no bound is configured and there is no champion to compare with"
+    return f"no bound is configured and this checkpoint is champion version {champion.version}"
+
+
+def _hold(report: EvaluationReport, key: str, bound: float, *, most: bool, cautious: bool) -> tuple[bool, str]:
+    if key not in report.metrics:
+        raise BadInput(f"gate bound on {key}, which was not measured", hint=f"measured: {', '.join(sorted(report.metrics))}")
+    value, interval = report.metrics[key], report.intervals.get(key)
+    if interval is None or not cautious:
+        return (value <= bound if most else value >= bound), f"{key} is {value:.4g}"
+    worst = interval.high if most else interval.low
+    return (worst <= bound if most else worst >= bound), f"{key} is {value:.4g} (95 %: {interval.low:.4g} to {interval.high:.4g})"
+
+
+def _against(champion: ChampionScores, report: EvaluationReport, config: GateConfig) -> tuple[bool, str]:
+    """Return whether the headline stands up to the champion's, and the sentence about it. Smaller is better."""
+    name, key = f"champion version {champion.version}", report.headline
+    if champion.problem is not None:
+        return False, f"{name} {champion.problem}, so nothing shows that this one is no worse"
+    if key not in champion.metrics:
+        return False, f"{name} has no {key}, so nothing shows that this one is no worse"
+    mine, theirs = report.metrics[key], champion.metrics[key]
+    allowed = theirs * (1 + config.tolerance)
+    chance = _QUANTILE * math.hypot(_std(report.intervals, key), _std(champion.intervals, key) * (1 + config.tolerance))
+    said = f"{key} is {mine:.4g}, {name} has {theirs:.4g} (a difference of {chance:.2g} can be chance)"
+    if config.better_than_champion:
+        better = mine < theirs - chance
+        return better, said if better else f"{said}: not better"
+    worse = mine > allowed + chance
+    return not worse, f"{said}: worse" if worse else said
+
+
+def _std(intervals: Mapping[str, MetricInterval], key: str) -> float:
+    return intervals[key].std if key in intervals else 0.0
+
+
+def _tags(decision: GateDecision, report: EvaluationReport) -> dict[str, str]:
+    champion = report.champion
+    return {
+        "gate.decision": decision.decision,
+        "gate.reasons": "; ".join(decision.reasons),
+        "gate.page": decision.page_uri or "",
+        "protocol.digest": report.protocol_digest,
+        "protocol.name": str(report.protocol.get("name", "custom")),
+        "champion.version": decision.champion_version or "none",
+        **{f"challenger.{key}": f"{value:.8g}" for key, value in report.metrics.items()},
+        **({} if champion is None else {f"champion.{key}": f"{value:.8g}" for key, value in champion.metrics.items()}),
+    }

@@ -21,9 +21,15 @@ def ingest(data: str, ready: str, dataset: dsl.Output[dsl.Dataset]) -> str:
 
     with step("ingest") as context:
         from components.context import read_section
+        from components.errors import TrackingUnavailable
         from components.ingest.config import DataConfig
         from components.ingest.ingest import run
+        from components.ingest.record import record
 
         manifest = run(read_section(DataConfig, data, name="data"), context)
+        try:
+            record(manifest, context)
+        except TrackingUnavailable as unavailable:
+            context.events.note(f"the data set is stored, but MLflow was not told: {unavailable.message}")
         context.hand_on(manifest, dataset)
     return manifest.digest

@@ -4,6 +4,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from components.ingest.candidates import Budget
+from components.ingest.images import Limits
 from model.config import FrozenConfig
 
 
@@ -11,7 +13,11 @@ class DataConfig(FrozenConfig):
     """Where the images come from and which of them are accepted."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{1,62}$", description="name of the data set, part of its storage path")
-    source: str = Field(min_length=1, max_length=4096, description="a zip, tar or folder of images, or synthetic://?count=N&seed=N&size=N")
+    source: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="a zip, tar or folder of images, s3://bucket/archive.zip, s3://bucket/folder/, kaggle://owner/name or synthetic://?count=N",
+    )
     image_px: int = Field(ge=8, le=2048, description="side of the square images that come out, in pixels")
     licence: str = Field(
         "unspecified",
@@ -23,9 +29,37 @@ class DataConfig(FrozenConfig):
     min_images: int = Field(1, ge=1, description="fewer accepted images than this are refused")
     max_rejected: float = Field(0.01, ge=0, le=1, description="a larger share of rejected images is refused")
     held_out: float = Field(0.0, ge=0, lt=1, description="share of the images set aside by their digest, never trained on")
-    shard_bytes: int = Field(256 * 2**20, ge=2**20, le=2**32, description="size from which a new shard is begun")
-    max_image_bytes: int = Field(64 * 2**20, ge=1024, description="larger files are rejected unread")
-    max_image_pixels: int = Field(64 * 10**6, ge=64, description="images with more pixels are rejected undecoded")
+    near_duplicate_bits: int | None = Field(
+        None,
+        ge=0,
+        le=8,
+        description="images whose 64-bit perceptual hashes differ in at most so many bits count as one; unset: not looked for",
+    )
+    shard_bytes: int = Field(64 * 2**20, ge=2**20, le=2**32, description="size from which a new shard is begun")
+    max_image_bytes: int = Field(32 * 2**20, ge=1024, le=2**30, description="larger files are rejected unread")
+    max_image_pixels: int = Field(32 * 10**6, ge=64, le=10**9, description="images with more pixels are rejected undecoded")
+    max_entries: int = Field(200_000, ge=1, description="a source with more files is refused")
+    max_total_bytes: int = Field(2**38, ge=1024, description="a source that unpacks to more is refused")
+    max_ratio: float = Field(200.0, ge=1, description="what unpacks to more than so many times its size is refused")
+
+    def limits(self) -> Limits:
+        """Return what concerns a single image."""
+        return Limits(
+            image_px=self.image_px,
+            max_image_bytes=self.max_image_bytes,
+            max_image_pixels=self.max_image_pixels,
+            max_ratio=self.max_ratio,
+            perceptual_hash=self.near_duplicate_bits is not None,
+        )
+
+    def budget(self) -> Budget:
+        """Return what concerns a source as a whole."""
+        return Budget(
+            max_image_bytes=self.max_image_bytes,
+            max_total_bytes=self.max_total_bytes,
+            max_entries=self.max_entries,
+            max_ratio=self.max_ratio,
+        )
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:

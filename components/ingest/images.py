@@ -1,125 +1,205 @@
-"""The verdict on one candidate: accepted as it is, accepted with a named rule, or rejected with a code.
+"""The verdict on one candidate's bytes: accepted as it is, accepted with named rules, or rejected with a code.
 
-Promises: a pure function of the candidate's bytes and the configuration. An RGB image of the target size keeps its bytes; anything else is
-decoded once, turned upright, made RGB, centre-cropped, resized once with antialiasing and stored losslessly as PNG.
+Promises: a pure function of bytes and limits. An RGB image of the target size keeps its bytes; anything else is decoded once, turned
+upright, made RGB, centre-cropped, resized once with antialiasing and stored losslessly as PNG. Runs inside a worker (`decoder.py`), so that
+hostile bytes meet no library in the process that holds credentials.
 """
 
 import hashlib
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from components.ingest.config import DataConfig
+from components.ingest.verdicts import Accepted, Code, Rejected, Rule, Triple
 
-Rule = Literal["as_is", "upright", "converted", "resized"]
-Code = Literal[
-    "too_many_bytes", "not_an_image", "too_many_pixels", "too_small", "animated", "sixteen_bit", "truncated", "duplicate", "unreadable"
-]
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours, in `_refusal`, and has a verdict instead of a warning
 
 _KEEPS_BYTES = {"JPEG": "jpg", "PNG": "png"}
 _READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_BROKEN = (
+    UnidentifiedImageError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+)
+"""What Pillow's parsers raise on hostile bytes; MemoryError is told apart."""
 _EXIF_ORIENTATION = 274
+_TIFF_BITS_PER_SAMPLE = 258
+_PNG_DEPTH_AT = 24
+_GRID_PX = 64
+_CLEARLY = 2  # grey levels: what recompression does to an even surface is no difference
+_THUMBNAIL_PX = 96
 
 
 @dataclass(frozen=True)
-class Accepted:
-    """An image that enters the data set: the bytes to store and what is known of them."""
+class Limits:
+    """What an image may cost, and what it becomes."""
 
-    data: bytes
-    extension: Literal["jpg", "png"]
-    sha256: str
-    rules: tuple[Rule, ...]
-    source_px: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @property
-    def key(self) -> str:
-        """The image's name in the data set, a function of its content."""
-        return self.sha256[:20]
+    image_px: int
+    max_image_bytes: int
+    max_image_pixels: int
+    max_ratio: float
+    perceptual_hash: bool = False
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """A candidate that does not enter, and why."""
-
-    code: Code
-    detail: str
-
-
-def judge(data: bytes, config: DataConfig) -> Accepted | Rejected:
+def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
     """Decide on the candidate with the bytes `data`."""
-    if len(data) > config.max_image_bytes:
-        return Rejected("too_many_bytes", f"{len(data)} bytes, at most {config.max_image_bytes}")
+    if len(data) > limits.max_image_bytes:
+        return Rejected("too_many_bytes", f"more than {limits.max_image_bytes} bytes")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=_READABLE)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        code: Code = "too_many_pixels" if isinstance(error, Image.DecompressionBombError) else "not_an_image"
-        return Rejected(code, str(error)[:200])
-    return _refusal(image, config) or _decode(image, data, config)
+            refused = _refusal(image, data, limits)
+    except MemoryError:
+        return Rejected("out_of_memory", "reading its header takes more memory than a worker may use")
+    except _BROKEN as error:
+        return Rejected(_opening_code(data, error), _text(error))
+    return refused or _decode(image, data, limits)
 
 
-def _refusal(image: Image.Image, config: DataConfig) -> Rejected | None:
+def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> bytes:
+    """Return a small JPEG of an image for people to look at, or nothing if that cannot be had cheaply."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_READABLE)
+            if image.width * image.height > limits.max_image_pixels:
+                return b""
+            image.draft("RGB", (side_px, side_px))
+            image.thumbnail((side_px, side_px))
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, "JPEG", quality=80)
+    except (MemoryError, *_BROKEN):
+        return b""
+    return buffer.getvalue()
+
+
+def _opening_code(data: bytes, error: Exception) -> Code:
+    if "decompressed data too large" in str(error).lower() or "text chunk" in str(error).lower():
+        return "decompression_bomb"
+    known = data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or data[8:12] == b"WEBP"
+    return "truncated" if known and not isinstance(error, UnidentifiedImageError) else "not_an_image"
+
+
+def _refusal(image: Image.Image, data: bytes, limits: Limits) -> Rejected | None:
     """Reject by what the header says, before any pixel is decoded."""
     width, height = image.size
-    if width * height > config.max_image_pixels:
-        return Rejected("too_many_pixels", f"{width}x{height}, at most {config.max_image_pixels} pixels")
-    if min(width, height) < config.image_px:
-        return Rejected("too_small", f"{width}x{height}, at least {config.image_px} per side")
-    if getattr(image, "n_frames", 1) > 1:
-        return Rejected("animated", f"{image.n_frames} frames")  # type: ignore[attr-defined]
-    if image.mode in _DEEP_MODES:
-        return Rejected("sixteen_bit", f"mode {image.mode} has more than 8 bits per channel")
+    pixels = width * height
+    if pixels > limits.max_image_pixels:
+        bomb = pixels * 3 > limits.max_ratio * len(data)
+        code: Code = "decompression_bomb" if bomb else "too_many_pixels"
+        return Rejected(code, f"{width}x{height} in {len(data)} bytes, at most {limits.max_image_pixels} pixels")
+    if min(width, height) < limits.image_px:
+        return Rejected("too_small", f"{width}x{height}, at least {limits.image_px} per side")
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO is a photograph with previews
+        return Rejected("animated", "more than one frame")
+    if _bits_per_channel(image, data) > 8:
+        return Rejected("sixteen_bit", f"mode {image.mode} with {_bits_per_channel(image, data)} bits per channel")
     return None
 
 
-def _decode(image: Image.Image, data: bytes, config: DataConfig) -> Accepted | Rejected:
+def _bits_per_channel(image: Image.Image, data: bytes) -> int:
+    """Return the depth of an image's channels; Pillow shows a 16-bit RGB PNG as an 8-bit one and cuts its values off."""
+    if image.format == "PNG":
+        return data[_PNG_DEPTH_AT]
+    if image.format == "TIFF":
+        depths = image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
+        return max(depths) if isinstance(depths, tuple) else int(depths)
+    return 16 if image.mode in _DEEP_MODES else 8
+
+
+def _decode(image: Image.Image, data: bytes, limits: Limits) -> Accepted | Rejected:
     source_px, kind = image.size, image.format or ""
     try:
-        image.load()
-        rgb, rules = _normalised(image, config.image_px)
-    except (OSError, ValueError, SyntaxError, MemoryError) as error:
-        return Rejected("truncated", str(error)[:200])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            rgb, rules = _normalised(image, limits.image_px)
+    except MemoryError:
+        return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
+    except _BROKEN as error:
+        return Rejected("truncated", _text(error))
     if not rules and kind in _KEEPS_BYTES:
         stored, extension, rules = data, _KEEPS_BYTES[kind], ["as_is"]
     else:
         buffer = io.BytesIO()
         rgb.save(buffer, "PNG")
         stored, extension, rules = buffer.getvalue(), "png", rules or ["converted"]
-    pixels = np.asarray(rgb, dtype=np.float32).reshape(-1, 3) / 255
+    mean, std = _colours(rgb)
     return Accepted(
         data=stored,
         extension=extension,  # type: ignore[arg-type]
         sha256=hashlib.sha256(stored).hexdigest(),
         rules=tuple(rules),
         source_px=source_px,
-        mean=tuple(round(float(v), 6) for v in pixels.mean(0)),  # type: ignore[arg-type]
-        std=tuple(round(float(v), 6) for v in pixels.std(0)),  # type: ignore[arg-type]
+        source_format=kind.lower(),
+        mean=mean,
+        std=std,
+        perceptual_hash=_perceptual_hash(rgb) if limits.perceptual_hash else None,
     )
 
 
 def _normalised(image: Image.Image, image_px: int) -> tuple[Image.Image, list[Rule]]:
     """Return `image` upright, RGB and square, and the rules that this took."""
     rules: list[Rule] = []
-    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+    if image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9):
         image = ImageOps.exif_transpose(image)
         rules.append("upright")
-    if image.mode != "RGB":
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            layered = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", layered.size, (255, 255, 255, 255)), layered)
-        image = image.convert("RGB")
+    if image.mode != "RGB" or "transparency" in image.info:
+        image = _to_rgb(image)
         rules.append("converted")
-    if image.size != (image_px, image_px):
-        side = min(image.size)
+    side = min(image.size)
+    if image.width != image.height:
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side)).resize((image_px, image_px), Image.Resampling.LANCZOS)
+        image = image.crop((left, top, left + side, top + side))
+        rules.append("cropped")
+    if side != image_px:
+        image = image.resize((image_px, image_px), Image.Resampling.LANCZOS)
         rules.append("resized")
     return image, rules
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB; what is transparent becomes white."""
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
+    flat = Image.new("RGB", layered.size, (255, 255, 255))
+    flat.paste(layered, mask=layered.getchannel("A"))
+    return flat
+
+
+def _colours(image: Image.Image) -> tuple[Triple, Triple]:
+    """Return mean and standard deviation of each channel in [0, 1], over a regular grid of at most 64 x 64 pixels."""
+    grid_px = min(image.width, _GRID_PX)
+    values = np.asarray(image.resize((grid_px, grid_px), Image.Resampling.NEAREST), dtype=np.int64).reshape(-1, 3)
+    mean = values.mean(0)
+    std = np.sqrt(np.maximum((values * values).mean(0) - mean * mean, 0))
+    return _triple(mean / 255), _triple(std / 255)
+
+
+def _triple(values: np.ndarray) -> Triple:
+    red, green, blue = (round(float(value), 6) for value in values)
+    return red, green, blue
+
+
+def _perceptual_hash(image: Image.Image) -> int:
+    """Return 64 bits, each saying whether a part of the picture is clearly brighter than its right neighbour (difference hash)."""
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    bits = np.packbits((grey[:, :-1] > grey[:, 1:] + _CLEARLY).ravel())
+    return int.from_bytes(bits.tobytes(), "big")
+
+
+def _text(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:200]

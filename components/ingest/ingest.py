@@ -1,146 +1,189 @@
-"""The ingest step: source -> judged images -> tar shards, table and manifest in object storage, content-addressed.
+"""The ingest step: source -> judged images -> tar shards, table, report and manifest in object storage, content-addressed.
 
-Promises: the digest is a function of the accepted images only, whatever the source's kind and order; `dataset.json` is written last, so a
-data set is complete or absent; the same source and settings a second time is a no-op. Judging one image is done in `images.py`.
+Promises: the digest is a function of the accepted images and of which are held out, whatever the source's kind and order, the number of
+workers and the time; shards are a function of the same, so that two ingests of the same images write the same bytes; `dataset.json` is
+written last, so a data set is complete or absent; the same source and settings a second time is a no-op.
 """
 
+import errno
 import hashlib
 import shutil
-from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from components.context import StepContext
 from components.errors import DataRefused
+from components.exclusive import if_free, only_one
+from components.ingest.candidates import Source
 from components.ingest.config import DataConfig
-from components.ingest.images import Accepted, Rejected, judge
+from components.ingest.ledger import Ledger
+from components.ingest.near import near_duplicates
+from components.ingest.pool import DecoderPool, default_workers
+from components.ingest.remote import Reach
+from components.ingest.report import write_report
 from components.ingest.shards import ShardWriter
-from components.ingest.sources import Source, open_source, require_consent
+from components.ingest.sources import open_source, require_consent
+from components.ingest.table import write_table
+from components.ingest.verdicts import Rejected
 from components.manifests import DatasetManifest, Shard, digest_of
-from components.storage import ObjectMissing, StoreUri, file_sha256
+from components.storage import ObjectMissing, ObjectStore, StoreUri, file_sha256
 
 MANIFEST = "dataset.json"
 TABLE = "manifest.parquet"
+REPORT = "report.html"
+_FORMAT = 2
+_PARALLEL_SHARDS = 2
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 
 
-@dataclass
-class _Collected:
-    """What has been seen of a source so far."""
+@dataclass(frozen=True)
+class _Work:
+    """What one ingest works with."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    rejected: Counter[str] = field(default_factory=Counter)
-    digests: set[str] = field(default_factory=set)
+    config: DataConfig
+    context: StepContext
+    staging: Path
+    workers: int
+
+    @property
+    def store(self) -> ObjectStore:
+        return self.context.store
+
+    @property
+    def home(self) -> StoreUri:
+        return self.context.root / "datasets" / self.config.name
 
 
-def run(config: DataConfig, context: StepContext) -> DatasetManifest:
+def run(config: DataConfig, context: StepContext, *, workers: int | None = None) -> DatasetManifest:
     """Ingest `config.source` and return the manifest of the committed data set.
 
     Raises:
         BadInput: if the source cannot be read, or its licence was not accepted.
-        DataRefused: if too few images are accepted, or too many rejected.
+        DataRefused: if the source is damaged, too few images are accepted, or too many rejected.
     """
     require_consent(config)
-    source = open_source(config)
-    context.events.note(f"reading {config.source}")
-    request = digest_of({"source": source.fingerprint(), "config": config.model_dump(mode="json", exclude={"source"})})
-    home = context.root / "datasets" / config.name
-    receipt = home / "requests" / f"{request}.json"
-    if (finished := _finished(context, receipt)) is not None:
-        context.events.note(f"data set {finished.digest[:12]} is there already: {finished.num_images} images, nothing to do")
-        return finished
-    staging = context.scratch("ingest", request[:16])
-    shutil.rmtree(staging, ignore_errors=True)
-    collected, shards = _collect(source, config, context, staging)
-    _check_limits(config, collected)
-    manifest = _commit(config, context, home, staging, collected, shards)
-    context.store.put_bytes(receipt, manifest.model_dump_json().encode())
-    shutil.rmtree(staging, ignore_errors=True)
+    source = open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note))
+    assert source is not None, "with its reach every source is opened"
+    context.events.note(f"reading {source.described()}")
+    request = digest_of({"source": source.fingerprint(), "config": config.model_dump(mode="json", exclude={"source"}), "format": _FORMAT})
+    staging = context.scratch("ingest") / request[:16]
+    work = _Work(config, context, staging, workers or default_workers())
+    receipt = work.home / "requests" / f"{request}.json"
+    waiting = "another process ingests the same; waiting for it"
+    with only_one(staging.with_suffix(".lock"), on_wait=lambda: context.events.note(waiting)):
+        if (finished := _finished(work.store, receipt)) is not None:
+            context.events.note(f"data set {finished.digest[:12]} is there already: {finished.num_images} images, nothing to do")
+            return finished
+        with _staged(staging):
+            manifest = _ingest(source, work)
+        context.store.put_bytes(receipt, manifest.model_dump_json().encode())
     context.events.note(f"data set {manifest.digest[:12]}: {manifest.num_images} images in {len(manifest.shards)} shards at {manifest.uri}")
     return manifest
 
 
-def dataset_digest(image_px: int, image_digests: Iterable[str]) -> str:
-    """Return the identity of a data set: a function of the stored images' bytes and nothing else."""
-    return digest_of({"format": 1, "image_px": image_px, "images": sorted(image_digests)})
+def dataset_digest(image_px: int, images: Iterable[tuple[str, str]]) -> str:
+    """Return the identity of a data set from (sha256, split) of its images, in the order of their sha256.
+
+    A function of the stored images' bytes and of which of them are held out, and of nothing else.
+    """
+    digest, last = hashlib.sha256(f"celebdit data set {_FORMAT}, {image_px} px\n".encode()), ""
+    for sha256, split in images:
+        assert sha256 > last, "images come in the order of their digests, each once"
+        digest.update(f"{sha256} {split}\n".encode())
+        last = sha256
+    return digest.hexdigest()
 
 
-def _finished(context: StepContext, receipt: StoreUri) -> DatasetManifest | None:
+@contextmanager
+def _staged(staging: Path) -> Iterator[None]:
+    """Have an empty staging folder for the block; a full disk is told as what it is."""
+    _sweep(staging.parent)
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir(parents=True)
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        if isinstance(error, OSError) and error.errno not in _DISK_TROUBLE:
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataRefused(f"{staging} cannot be written: {reason}", hint="free disk space, or set CELEBDIT_WORK_DIR") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed ingests left in `folder`."""
+    for left in [entry for entry in folder.iterdir() if entry.is_dir()]:
+        with if_free(left.with_suffix(".lock")) as free:
+            if free:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _finished(store: ObjectStore, receipt: StoreUri) -> DatasetManifest | None:
     """Return the data set that an earlier run made from the same request, if it is still whole."""
     try:
-        manifest = DatasetManifest.parse(context.store.get_bytes(receipt), origin=str(receipt))
-        committed = StoreUri.parse(manifest.uri) / MANIFEST
-        if DatasetManifest.parse(context.store.get_bytes(committed), origin=str(committed)).digest != manifest.digest:
-            return None
+        manifest = DatasetManifest.parse(store.get_bytes(receipt), origin=str(receipt))
     except (ObjectMissing, DataRefused):
         return None
-    sizes = {item.uri.name: item.size_bytes for item in context.store.list(StoreUri.parse(manifest.uri))}
-    return manifest if all(sizes.get(shard.name) == shard.size_bytes for shard in manifest.shards) else None
+    return _committed(store, StoreUri.parse(manifest.uri))
 
 
-def _collect(source: Source, config: DataConfig, context: StepContext, staging: Path) -> tuple[_Collected, list[Shard]]:
-    """Judge every candidate and write the accepted ones into local shards."""
-    collected, total = _Collected(), source.count()
-    writer = ShardWriter(staging, shard_bytes=config.shard_bytes)
+def _committed(store: ObjectStore, location: StoreUri) -> DatasetManifest | None:
+    """Return the data set at `location` if it is committed and none of its objects is missing."""
     try:
-        for number, candidate in enumerate(source.candidates(max_bytes=config.max_image_bytes), start=1):
-            verdict = judge(candidate.data, config)
-            if isinstance(verdict, Accepted) and verdict.sha256 in collected.digests:
-                verdict = Rejected("duplicate", "the same bytes as an image before")
-            _take(collected, writer, config, candidate.name, verdict)
-            context.events.progress(number, total or number, f"{sum(collected.rejected.values())} rejected")
-    except OSError as error:
-        raise DataRefused(
-            f"shards cannot be written to {staging}: {error.strerror}", hint="free disk space, or set CELEBDIT_WORK_DIR"
-        ) from error
-    finally:
-        writer.close()
-    shards = [
-        Shard(name=path.name, sha256=file_sha256(path), size_bytes=path.stat().st_size, num_images=count)
-        for path, count in zip(writer.paths, writer.counts, strict=True)
-    ]
-    return collected, shards
+        manifest = DatasetManifest.parse(store.get_bytes(location / MANIFEST), origin=str(location / MANIFEST))
+    except (ObjectMissing, DataRefused):
+        return None
+    sizes = {item.uri.name: item.size_bytes for item in store.list(location)}
+    whole = {TABLE, REPORT} <= sizes.keys() and all(sizes.get(shard.name) == shard.size_bytes for shard in manifest.shards)
+    return manifest if whole and manifest.digest == location.name else None
 
 
-def _take(collected: _Collected, writer: ShardWriter, config: DataConfig, name: str, verdict: Accepted | Rejected) -> None:
-    if isinstance(verdict, Rejected):
-        collected.rejected[verdict.code] += 1
-        collected.rows.append({"source_name": name, "verdict": verdict.code, "detail": verdict.detail})
-        return
-    collected.digests.add(verdict.sha256)
-    split = "held_out" if int(verdict.sha256[:8], 16) / 2**32 < config.held_out else "train"
-    placed = writer.add(
-        verdict, {"key": verdict.key, "sha256": verdict.sha256, "source_name": name, "rules": verdict.rules, "split": split}
-    )
-    row: dict[str, Any] = {
-        "key": verdict.key,
-        "sha256": verdict.sha256,
-        "source_name": name,
-        "verdict": "+".join(verdict.rules),
-        "width": verdict.source_px[0],
-        "height": verdict.source_px[1],
-        "format": verdict.extension,
-        "shard": placed.shard,
-        "offset": placed.offset,
-        "size_bytes": placed.size_bytes,
-        "split": split,
-    }
-    row |= {
-        f"{what}_{channel}": value
-        for what, triple in (("mean", verdict.mean), ("std", verdict.std))
-        for channel, value in zip("rgb", triple, strict=True)
-    }
-    collected.rows.append(row)
+def _ingest(source: Source, work: _Work) -> DatasetManifest:
+    config = work.config
+    with Ledger(work.staging, held_out=config.held_out) as ledger, DecoderPool(config.limits(), workers=work.workers) as pool:
+        _judge(source, ledger, pool, work)
+        if config.near_duplicate_bits is not None:
+            _drop_near_duplicates(ledger, config.near_duplicate_bits, pool.thumbnail)
+        _check_limits(config, ledger)
+        digest = dataset_digest(config.image_px, ((image.sha256, image.split) for image in ledger.images()))
+        location = work.home / digest
+        there = _committed(work.store, location)
+        if there is not None and (there.licence, there.licence_accepted_by) == (config.licence, _accepted_by(config)):
+            work.context.events.note("these images are there already, from " + there.source)
+            return there
+        return _publish(source, ledger, pool, work, location)
 
 
-def _check_limits(config: DataConfig, collected: _Collected) -> None:
-    accepted, rejected = len(collected.digests), sum(collected.rejected.values())
-    reasons = ", ".join(f"{code} {count}" for code, count in collected.rejected.most_common()) or "none rejected"
+def _judge(source: Source, ledger: Ledger, pool: DecoderPool, work: _Work) -> None:
+    """Judge every candidate and note the verdicts."""
+    rejected = 0
+    for number, (candidate, verdict) in enumerate(pool.judge(source.candidates(work.config.budget())), start=1):
+        ledger.record(candidate.name, verdict)
+        if number % 32 == 0:
+            rejected = sum(count for code, count in ledger.verdicts.items() if code != "ignored")
+            work.context.events.progress(number, max(source.count() or 0, number + 1), f"{rejected} rejected")
+    seen = ledger.one("SELECT COUNT(*) FROM seen")
+    work.context.events.progress(seen, seen, f"{sum(ledger.rejected.values())} rejected")
+
+
+def _drop_near_duplicates(ledger: Ledger, bits: int, thumbnail: Callable[[bytes], bytes]) -> None:
+    hashes = ((sha256, int(phash, 16)) for sha256, phash in ledger.rows("SELECT sha256, perceptual_hash FROM images ORDER BY sha256"))
+    for sha256, twin in near_duplicates(hashes, bits=bits):
+        image = ledger.image(sha256)
+        assert image is not None, "it was there when its hash was read"
+        ledger.take_back(sha256, Rejected("near_duplicate", f"looks like {twin[:20]}", thumbnail(ledger.data(image))))
+
+
+def _check_limits(config: DataConfig, ledger: Ledger) -> None:
+    accepted, by_code = ledger.accepted, ledger.rejected
+    rejected = sum(by_code.values())
+    reasons = ", ".join(f"{code} {count}" for code, count in sorted(by_code.items(), key=lambda item: -item[1])) or "none rejected"
     if accepted < config.min_images:
         raise DataRefused(
             f"{accepted} images were accepted, data.min_images is {config.min_images} ({reasons})",
@@ -153,32 +196,67 @@ def _check_limits(config: DataConfig, collected: _Collected) -> None:
         )
 
 
-def _commit(
-    config: DataConfig, context: StepContext, home: StoreUri, staging: Path, collected: _Collected, shards: list[Shard]
-) -> DatasetManifest:
-    """Upload shards and table, then the manifest that makes them a data set."""
-    digest = dataset_digest(config.image_px, collected.digests)
-    location = home / digest
-    table = staging / TABLE
-    pd.DataFrame(collected.rows).sort_values(["sha256", "source_name"], na_position="last").to_parquet(table, index=False)
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        list(pool.map(lambda shard: context.store.put_file(location / shard.name, staging / shard.name), shards))
-    context.store.put_file(location / TABLE, table)
-    splits = Counter(row.get("split") for row in collected.rows)
+def _publish(source: Source, ledger: Ledger, pool: DecoderPool, work: _Work, location: StoreUri) -> DatasetManifest:
+    """Upload shards, table and report, then the manifest that makes them a data set."""
+    config = work.config
+    shards = _write_shards(ledger, work, location)
+    table, report = work.staging / TABLE, work.staging / REPORT
+    write_table(ledger, table)
+    splits = dict(ledger.rows("SELECT split, COUNT(*) FROM images GROUP BY split"))
+    rules = dict(ledger.rows("SELECT verdict, COUNT(*) FROM seen WHERE accepted GROUP BY verdict ORDER BY verdict"))
     manifest = DatasetManifest(
         name=config.name,
         uri=str(location),
-        digest=digest,
+        digest=location.name,
         image_px=config.image_px,
-        num_images=splits["train"],
-        num_held_out=splits["held_out"],
-        rejected=dict(sorted(collected.rejected.items())),
+        num_images=splits.get("train", 0),
+        num_held_out=splits.get("held_out", 0),
+        accepted=rules,
+        rejected=ledger.rejected,
+        ignored=ledger.verdicts["ignored"],
         licence=config.licence,
-        licence_accepted_by=config.licence_accepted_by or "not required",
-        source=config.source,
+        licence_accepted_by=_accepted_by(config),
+        source=source.described(),
         shards=shards,
-        table_sha256=hashlib.sha256(table.read_bytes()).hexdigest(),
-        tools={name: version(name) for name in ("pillow", "pandas", "celebdit")},
+        table_sha256=file_sha256(table),
+        tools={name: version(name) for name in ("pillow", "numpy", "pyarrow", "celebdit")},
     )
-    context.store.put_bytes(location / MANIFEST, manifest.model_dump_json().encode())
+    write_report(ledger, manifest, report, thumbnail=pool.thumbnail)
+    work.store.put_file(location / TABLE, table)
+    work.store.put_file(location / REPORT, report)
+    work.store.put_bytes(location / MANIFEST, manifest.model_dump_json().encode())
     return manifest
+
+
+def _write_shards(ledger: Ledger, work: _Work, location: StoreUri) -> list[Shard]:
+    """Write the images into shards and upload each while the next is written; only a few are on local disk at a time."""
+    writer = ShardWriter(work.staging / "shards", shard_bytes=work.config.shard_bytes)
+    shards: list[Shard] = []
+    uploads: list[Future[None]] = []
+
+    def upload(shard: Shard) -> None:
+        path = work.staging / "shards" / shard.name
+        work.store.put_file(location / shard.name, path)
+        path.unlink()
+
+    def send(shard: Shard | None) -> None:
+        if shard is not None:
+            shards.append(shard)
+            uploads.append(pool.submit(upload, shard))
+        if len(uploads) > _PARALLEL_SHARDS:
+            uploads.pop(0).result()
+
+    with ThreadPoolExecutor(_PARALLEL_SHARDS, thread_name_prefix="shards") as pool:
+        for image in ledger.images():
+            placed, finished = writer.add(image, ledger.data(image))
+            ledger.place(image.sha256, placed.shard, placed.offset)
+            if finished is not None:
+                send(finished)
+        send(writer.close())
+        for pending in uploads:
+            pending.result()
+    return shards
+
+
+def _accepted_by(config: DataConfig) -> str:
+    return config.licence_accepted_by or "not required"

@@ -1,18 +1,20 @@
-"""Tar shards in the WebDataset convention: `<key>.jpg|png` beside `<key>.json`, deterministic bytes.
+"""Tar shards in the WebDataset convention: `<key>.jpg|png` beside `<key>.json`.
 
-Promises: the same images in the same order give the same shard bytes; every image's position in its shard is known, so a table can point at
-it. Where shards go is not decided here.
+Promises: the same images in the same order give the same shard bytes; nothing in a shard depends on where its images came from; every
+image's position is known, so that a table can point at it. Where shards go is not decided here.
 """
 
+import hashlib
 import io
 import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.ingest.images import Accepted
+from components.ingest.ledger import Stored
+from components.manifests import Shard
 
-_BLOCK = 512
+_BLOCK = tarfile.BLOCKSIZE
 
 
 @dataclass(frozen=True)
@@ -31,30 +33,48 @@ class ShardWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._shard_bytes = shard_bytes
-        self._tar: tarfile.TarFile | None = None
-        self.paths: list[Path] = []
-        self.counts: list[int] = []
+        self._file: io.BufferedWriter | None = None
+        self._begun = 0
 
-    def add(self, image: Accepted, facts: dict[str, object]) -> Placed:
-        """Append an image and its facts."""
-        if self._tar is None or self._tar.offset >= self._shard_bytes:
-            self.close()
-            self.paths.append(self._folder / f"shard-{len(self.paths):05d}.tar")
-            self.counts.append(0)
-            self._tar = tarfile.open(self.paths[-1], "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by close()
-        offset = self._tar.offset + _BLOCK
-        self._append(f"{image.key}.{image.extension}", image.data)
-        self._append(f"{image.key}.json", json.dumps(facts, sort_keys=True).encode())
-        self.counts[-1] += 1
-        return Placed(shard=self.paths[-1].name, offset=offset, size_bytes=len(image.data))
+    def add(self, image: Stored, data: bytes) -> tuple[Placed, Shard | None]:
+        """Append an image and its facts; return where it lies, and the shard before it if that is finished now."""
+        finished = self.close() if self._file is not None and self._at >= self._shard_bytes else None
+        if self._file is None:
+            self._begin()
+        offset = self._at + _BLOCK
+        self._append(f"{image.key}.{image.extension}", data)
+        self._append(f"{image.key}.json", _facts(image))
+        self._count += 1
+        return Placed(shard=self._name, offset=offset, size_bytes=len(data)), finished
+
+    def _begin(self) -> None:
+        self._name = f"shard-{self._begun:05d}.tar"
+        self._file = (self._folder / self._name).open("wb")
+        self._begun += 1
+        self._at, self._count, self._sha256 = 0, 0, hashlib.sha256()
 
     def _append(self, name: str, data: bytes) -> None:
-        assert self._tar is not None
         header = tarfile.TarInfo(name)
         header.size, header.mode = len(data), 0o644
-        self._tar.addfile(header, io.BytesIO(data))
+        self._write(header.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % _BLOCK))
 
-    def close(self) -> None:
-        if self._tar is not None:
-            self._tar.close()
-            self._tar = None
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._sha256.update(data)
+        self._at += len(data)
+
+    def close(self) -> Shard | None:
+        """Finish the open shard, if there is one, and return what a manifest says of it."""
+        if self._file is None:
+            return None
+        self._write(bytes(2 * _BLOCK))
+        self._write(bytes(-self._at % tarfile.RECORDSIZE))
+        self._file.close()
+        self._file = None
+        return Shard(name=self._name, sha256=self._sha256.hexdigest(), size_bytes=self._at, num_images=self._count)
+
+
+def _facts(image: Stored) -> bytes:
+    facts = {"key": image.key, "sha256": image.sha256, "split": image.split, "mean": image.mean, "std": image.std}
+    return json.dumps(facts, sort_keys=True).encode()

@@ -25,6 +25,7 @@ def preflight(evaluation: str, resources: str) -> str:
         from components.preflight.preflight import run
         from components.resources import ResourcesConfig
 
-        weights = json.loads(evaluation).get("weights")
-        run(read_section(ResourcesConfig, resources, name="resources"), weights, context)
+        asked = json.loads(evaluation)
+        wanted = read_section(ResourcesConfig, resources, name="resources")
+        run(wanted, asked.get("weights"), context, vgg_weights=asked.get("vgg_weights"))
     return "ready"

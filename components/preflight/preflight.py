@@ -23,6 +23,7 @@ def run(
     weights: str | None,
     context: StepContext,
     *,
+    vgg_weights: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """Check everything and return what was found, one line per check.
@@ -33,6 +34,8 @@ def run(
     found = {"credentials": _check_credentials(environ), "storage": _check_storage(context)}
     if weights is not None:
         found["weights"] = _check_weights(weights, context)
+    if vgg_weights is not None:
+        found["vgg_weights"] = _check_weights(vgg_weights, context)
     found["disk"] = _check_disk(context.scratch())
     found["devices"] = _check_devices(resources)
     found["mlflow"] = _open_run(context)
@@ -53,7 +56,8 @@ def _check_credentials(environ: Mapping[str, str]) -> str:
 def _check_storage(context: StepContext) -> str:
     found = context.store.probe(context.root)
     conditions = "honoured" if found.conditional_writes else "ignored (not needed)"
-    return f"{context.root} can be written and read; conditional writes are {conditions}"
+    uploads = "checked by the store" if found.upload_check == "content-md5" else "read back"
+    return f"{context.root} can be written and read ({found.addressing}-style); uploads are {uploads}; conditional writes are {conditions}"
 
 
 def _check_weights(weights: str, context: StepContext) -> str:

@@ -1,9 +1,9 @@
 """The register step: weights and serving code become a model version, tried out before `challenger` points at it.
 
-Promises: the same checkpoint gives the same version, however often; the alias is set only after the stored model has drawn an image.
+Promises: the same checkpoint gives the same version, however often and from however many places; the alias is set only after the version as
+the registry stores it has answered over HTTP.
 """
 
-import json
 import shutil
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -12,14 +12,19 @@ from components.checkpoints import CheckpointStore
 from components.context import StepContext
 from components.errors import DataRefused
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
-from components.registry import CHALLENGER, TAG_GATE, Registry, save_model, try_out
+from components.promotions import CHALLENGER
+from components.register.card import model_card
+from components.registry import TAG_GATE, WEIGHTS_FILE, Registry
 from components.registry_config import RegistryConfig
+from components.served_model import save_model, try_out
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from model import config as model_config
 from model.checkpoint import CheckpointInvalid
 from model.config import SamplingConfig
 
-_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "pydantic", "jaxtyping", "safetensors", "mlflow")
+TAG_TRIAL = "serving.trial"
+PASSED = "passed"
+REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "psutil", "pydantic", "jaxtyping", "safetensors", "mlflow")
 
 
 def run(
@@ -48,19 +53,21 @@ def run(
             )
         else:
             registry.ensure("Diffusion Transformer face generator; versions are made by the celebdit pipeline.")
-            folder = _build(checkpoint, dataset, report, sampling, context)
-            try_out(folder)
+            card = model_card(config.model_name, checkpoint, dataset, report, gate, sampling)
+            folder = _build(checkpoint, dataset, report, sampling, card, context)
             trained = tracking.step_run("train", run_key=checkpoint.run_key).info.run_id
             found = registry.add_version(
                 folder,
                 checkpoint_digest=checkpoint.digest,
                 model_id=tracking.evaluated_checkpoint(trained, report),
                 run_id=trained,
-                tags=_tags(checkpoint, dataset, report, gate),
-                description=_card(checkpoint, dataset, report),
+                tags=_tags(checkpoint, dataset, report, gate, sampling),
+                description=card,
             )
             shutil.rmtree(folder.parent, ignore_errors=True)
         number = str(found.version)
+        if found.tags.get(TAG_TRIAL) != PASSED:
+            _try_stored(registry, number, dataset.image_px, context)
         registry.set_alias(CHALLENGER, number)
         tracking.tag(run_id, {"model.name": config.model_name, "model.version": number})
     context.events.note(f"{config.model_name} version {number} is {CHALLENGER}")
@@ -73,8 +80,27 @@ def run(
     )
 
 
+def _try_stored(registry: Registry, number: str, image_px: int, context: StepContext) -> None:
+    """Serve the version as the registry stores it and remember that it answered."""
+    scratch = context.scratch("trials", f"{registry.name}-{number}")
+    try:
+        try_out(registry.files_of(number, scratch).folder, image_px=image_px)
+    except DataRefused as refused:
+        registry.tag_version(number, {TAG_TRIAL: f"failed: {refused.message}"[:1000]})
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    registry.tag_version(number, {TAG_TRIAL: PASSED})
+    context.events.note(f"version {number} answers over HTTP with an image")
+
+
 def _build(
-    checkpoint: CheckpointManifest, dataset: DatasetManifest, report: EvaluationReport, sampling: SamplingConfig, context: StepContext
+    checkpoint: CheckpointManifest,
+    dataset: DatasetManifest,
+    report: EvaluationReport,
+    sampling: SamplingConfig,
+    card: str,
+    context: StepContext,
 ) -> Path:
     """Write the model as MLflow stores it, and return its folder."""
     scratch = context.scratch("register", checkpoint.digest[:16])
@@ -84,11 +110,14 @@ def _build(
         fetched = checkpoints.fetch(StoreUri.parse(checkpoint.uri), scratch, files=[f"{group}.safetensors"])
     except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
         raise DataRefused(f"checkpoint {checkpoint.uri} is not whole: {error}", hint="run the train step again") from error
+    if fetched.digest != checkpoint.digest:
+        raise DataRefused(f"checkpoint {checkpoint.uri} has digest {fetched.digest}, the train step handed on {checkpoint.digest}")
+    weights = (fetched.directory / f"{group}.safetensors").rename(scratch / WEIGHTS_FILE)
     folder = scratch / "model"
     shutil.rmtree(folder, ignore_errors=True)
     save_model(
         folder,
-        weights=fetched.directory / f"{group}.safetensors",
+        weights=weights,
         description={
             "network": checkpoint.recipe["network"],
             "diffusion": checkpoint.recipe["diffusion"],
@@ -98,31 +127,28 @@ def _build(
             "dataset_digest": dataset.digest,
             "licence": dataset.licence,
             "metrics": report.metrics,
+            "protocol": report.protocol,
         },
-        requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
+        card=card,
+        requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
         model_package=Path(model_config.__file__).parent,
     )
     return folder
 
 
-def _tags(checkpoint: CheckpointManifest, dataset: DatasetManifest, report: EvaluationReport, gate: GateDecision) -> dict[str, str]:
+def _tags(
+    checkpoint: CheckpointManifest, dataset: DatasetManifest, report: EvaluationReport, gate: GateDecision, sampling: SamplingConfig
+) -> dict[str, str]:
     return {
         "run_key": checkpoint.run_key,
         "checkpoint.uri": checkpoint.uri,
         "checkpoint.step": str(checkpoint.step),
+        "weights.ema": sampling.ema,
         "dataset.digest": dataset.digest,
         "dataset.licence": dataset.licence,
         "protocol.digest": report.protocol_digest,
+        "protocol.name": str(report.protocol.get("name", "custom")),
+        "evaluation.uri": report.uri,
         TAG_GATE: gate.decision,
         **{key: str(value) for key, value in report.metrics.items()},
     }
-
-
-def _card(checkpoint: CheckpointManifest, dataset: DatasetManifest, report: EvaluationReport) -> str:
-    """Return the version's description: what it is, made from what, how good under which protocol."""
-    numbers = "\n".join(f"- `{key}`: {value:.4g}" for key, value in sorted(report.metrics.items()))
-    return (
-        f"Denoiser of run `{checkpoint.run_key}`, step {checkpoint.step}, checkpoint `{checkpoint.digest}`.\n\n"
-        f"Data: {dataset.name}, {dataset.num_images} images, digest `{dataset.digest}`, licence: {dataset.licence}.\n\n"
-        f"{numbers}\n\nProtocol:\n\n```json\n{json.dumps(report.protocol, indent=2, sort_keys=True)}\n```\n"
-    )

@@ -1,17 +1,21 @@
 """Where a training's journal goes: the MLflow run of its run key."""
 
 import os
+import shutil
+import tempfile
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from components.journal import Picture
+from components.errors import TrackingUnavailable
+from components.journal import Attachment, Picture
 from components.settings import Settings
 from components.tracking import Point, Tracking
 
 
 class MlflowDestination:
-    """The MLflow run of one training, found or made when it is first needed, with short time-outs."""
+    """The MLflow run of one training, which its launcher makes; with short time-outs."""
 
     def __init__(self, settings: Settings, run_key: str) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -22,7 +26,10 @@ class MlflowDestination:
 
     @cached_property
     def run_id(self) -> str:
-        return str(self._tracking.step_run("train", run_key=self._run_key, name=f"train-{self._run_key}").info.run_id)
+        run = self._tracking.training_run(self._run_key)
+        if run is None:
+            raise TrackingUnavailable(f"MLflow does not know run {self._run_key} yet")
+        return str(run.info.run_id)
 
     def seen(self, key: str) -> set[int]:
         if key not in self._seen:
@@ -36,3 +43,8 @@ class MlflowDestination:
 
     def show(self, picture: Picture, pixels: np.ndarray) -> None:
         self._tracking.image(self.run_id, pixels, key=picture.key, step=picture.step, timestamp_ms=picture.timestamp_ms)
+
+    def attach(self, attachment: Attachment, path: Path) -> None:
+        folder, name = attachment.artifact.rsplit("/", 1)
+        with tempfile.TemporaryDirectory(prefix="celebdit-attachment-") as local:
+            self._tracking.artifact(self.run_id, Path(shutil.copy(path, Path(local) / name)), folder)

@@ -5,6 +5,7 @@ for a network.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -15,6 +16,7 @@ from components.pictures import enlarged, grid
 GRID_KEY = "samples/ema_grid"
 SINGLE_KEY = "samples/seed_{:03d}"
 NUM_SINGLES = 8
+TRACE_FILE = "profile/step-{:09d}.json.gz"
 
 
 class JournalRecorder:
@@ -33,6 +35,9 @@ class JournalRecorder:
         for index, tile in enumerate(tiles[:NUM_SINGLES]):
             self._journal.picture(step, SINGLE_KEY.format(index), tile)
 
+    def trace(self, step: int, write: Callable[[Path], None]) -> None:
+        self._journal.file(TRACE_FILE.format(step), write)
+
     def progress(self, step: int, total_steps: int, text: str) -> None:
         self._on_progress(step, total_steps, text)
 
@@ -44,6 +49,9 @@ class SilentRecorder:
         """Say nothing."""
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
+        """Say nothing."""
+
+    def trace(self, step: int, write: Callable[[Path], None]) -> None:
         """Say nothing."""
 
     def progress(self, step: int, total_steps: int, text: str) -> None:

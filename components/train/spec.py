@@ -8,9 +8,11 @@ from typing import Literal
 
 from components.manifests import DatasetManifest, Manifest, digest_of
 from components.resources import ResourcesConfig
+from components.storage import ObjectStore, StoreUri
 from model.config import TRAINING_VERSION, DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from model.trainer import Recipe
 
+SPEC_FILE = "spec.json"
 _KEY_CHARACTERS = 16
 
 
@@ -32,15 +34,17 @@ class TrainSpec(Manifest):
     def recipe(self) -> Recipe:
         return Recipe(self.network, self.diffusion, self.optimizer, self.training, self.sampling)
 
+    @property
+    def identity(self) -> dict[str, object]:
+        """What makes this run this run."""
+        return identity(self.dataset.digest, self.network, self.diffusion, self.optimizer, self.training)
 
-class TrainOutcome(Manifest):
-    """What rank 0 leaves behind for the step: where its last checkpoint lies."""
 
-    kind: Literal["train-outcome"] = "train-outcome"
-    uri: str
-    digest: str
-    step: int
-    finished: bool
+def store_spec(spec: TrainSpec, store: ObjectStore, root: StoreUri) -> StoreUri:
+    """Store what an attempt was asked to do, for its nodes and for `celebdit sync`, and return where; again is harmless."""
+    uri = root / "runs" / spec.run_key / "attempts" / spec.attempt / SPEC_FILE
+    store.put_bytes(uri, spec.model_dump_json().encode())
+    return uri
 
 
 def identity(

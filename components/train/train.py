@@ -4,22 +4,36 @@ Promises: a finished run is found and not repeated; an unfinished one is continu
 with the right status; MLflow being away does not stop training.
 """
 
+import os
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from components.checkpoints import CheckpointStore
 from components.context import StepContext, read_section
-from components.errors import BadInput, CelebditError, TemporaryFailure, TrackingUnavailable
+from components.errors import BadInput, TemporaryFailure
+from components.exclusive import claimed
 from components.launch import launch
 from components.manifests import CheckpointManifest, DatasetManifest
 from components.resources import ResourcesConfig
-from components.train.spec import TrainOutcome, TrainSpec, identity, run_key
-from components.train.worker import OUTCOME_FILE
+from components.storage import StoreUri
+from components.train.description import Description
+from components.train.spec import SPEC_FILE, TrainSpec, identity, run_key, store_spec
 from model.batching import plan_batch
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from model.trainer import Recipe
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The checkpoint of a run's last step."""
+
+    uri: StoreUri
+    digest: str
+    step: int
 
 
 def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, context: StepContext) -> CheckpointManifest:
@@ -51,13 +65,45 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         resources=resources,
     )
     folder = context.scratch("runs", key)
-    spec_path = folder / "spec.json"
-    spec.dump(spec_path)
-    (folder / OUTCOME_FILE).unlink(missing_ok=True)
-    context.events.note(f"run {key}: {total} steps of {recipe.training.batch_images} images on {resources.processes} process(es)")
-    with _tracked(context, spec):
-        launch("components.train.worker", spec_path, processes=resources.processes, threads=resources.threads)
-    return _manifest(key, TrainOutcome.load(folder / OUTCOME_FILE), recipe, dataset)
+    with claimed(folder / "launcher.lock", f"training of run {key}"):
+        store_spec(spec, context.store, context.root)
+        context.events.note(
+            f"run {key}: {total} steps of {recipe.training.batch_images} images on {resources.nodes} x {resources.processes} process(es)"
+        )
+        with _described(context, spec):
+            _train(spec, folder / SPEC_FILE, context)
+            outcome = _finished(checkpoints, total)
+            if outcome is None:
+                raise TemporaryFailure(
+                    f"run {key} has no checkpoint of step {total} yet", hint="run it again: it continues from the newest one"
+                )
+    return _manifest(key, outcome, recipe, dataset)
+
+
+def _train(spec: TrainSpec, path: Path, context: StepContext) -> None:
+    """Have the ranks work until they end, here or on several nodes; what they made is found in object storage."""
+    if spec.resources.nodes > 1:
+        # The Kubernetes client takes a second to import, and one node needs none.
+        from components.train.trainjob import train_on_nodes  # noqa: PLC0415
+
+        train_on_nodes(spec, context, environ=os.environ)
+        return
+    spec.dump(path)
+    asked = spec.resources
+    launch("components.train.worker", path, work_dir=context.settings.work_dir, processes=asked.processes, threads=asked.threads)
+
+
+@contextmanager
+def _described(context: StepContext, spec: TrainSpec) -> Iterator[None]:
+    """Have the training described in MLflow, and its end told, without waiting for MLflow to begin."""
+    description = Description(context, spec)
+    description.begin()
+    try:
+        yield
+    except BaseException as error:
+        description.end(error)
+        raise
+    description.end(None)
 
 
 def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig) -> None:
@@ -78,12 +124,12 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
         )
 
 
-def _finished(checkpoints: CheckpointStore, total_steps: int) -> TrainOutcome | None:
+def _finished(checkpoints: CheckpointStore, total_steps: int) -> Finished | None:
     """Return the checkpoint of the last step if it is there."""
     committed = checkpoints.committed()
     for entry in committed:
         if entry.step == total_steps:
-            return TrainOutcome(uri=str(entry.uri), digest=checkpoints.digest(entry.uri), step=entry.step, finished=True)
+            return Finished(uri=entry.uri, digest=checkpoints.digest(entry.uri), step=entry.step)
     if committed and all(entry.step > total_steps for entry in committed):
         raise BadInput(
             f"this run was trained beyond training.total_steps {total_steps} before, to step {committed[0].step}",
@@ -92,86 +138,16 @@ def _finished(checkpoints: CheckpointStore, total_steps: int) -> TrainOutcome | 
     return None
 
 
-def _manifest(key: str, outcome: TrainOutcome, recipe: Recipe, dataset: DatasetManifest) -> CheckpointManifest:
-    if not outcome.finished:
-        raise TemporaryFailure(f"run {key} stopped at step {outcome.step}", hint="run it again: it continues from there")
+def _manifest(key: str, finished: Finished, recipe: Recipe, dataset: DatasetManifest) -> CheckpointManifest:
     sections = {name: getattr(recipe, name).model_dump(mode="json") for name in ("network", "diffusion", "optimizer", "training")}
     return CheckpointManifest(
         run_key=key,
-        uri=outcome.uri,
-        digest=outcome.digest,
-        step=outcome.step,
+        uri=str(finished.uri),
+        digest=finished.digest,
+        step=finished.step,
         dataset_digest=dataset.digest,
         recipe=sections,
     )
-
-
-@contextmanager
-def _tracked(context: StepContext, spec: TrainSpec) -> Iterator[None]:
-    """Open the run in MLflow and describe it; if MLflow is away, say so and go on."""
-    run_id: str | None = None
-    try:
-        run_id = _describe(context, spec)
-    except TrackingUnavailable as away:
-        context.events.note(f"{away.message}; training goes on and will tell it later")
-    try:
-        yield
-    except BaseException as error:
-        _tell_end(context, run_id, error)
-        raise
-    _tell_end(context, run_id, None)
-
-
-def _tell_end(context: StepContext, run_id: str | None, error: BaseException | None) -> None:
-    """Set the status of the run in MLflow, if it was reached before and still is."""
-    if run_id is None:
-        return
-    try:
-        if error is None:
-            context.tracking.set_status(run_id, "FINISHED")
-        else:
-            context.tracking.close(run_id, error)
-    except CelebditError as away:
-        context.events.note(f"{away.message}; the status of the run in MLflow may be out of date")
-
-
-def _describe(context: StepContext, spec: TrainSpec) -> str:
-    tracking = context.tracking
-    run_id = str(tracking.step_run("train", run_key=spec.run_key, name=f"train-{spec.run_key}").info.run_id)
-    tracking.set_status(run_id, "RUNNING")
-    tracking.tag(run_id, {"attempt": spec.attempt, "dataset.licence": spec.dataset.licence})
-    network, training = spec.network, spec.training
-    tracking.params(
-        run_id,
-        {
-            "network.latent_channels": network.latent_channels,
-            "network.width": network.width,
-            "network.depth": network.depth,
-            "network.block": network.block,
-            "network.image_px": network.image_px,
-            "diffusion.path": spec.diffusion.path,
-            "diffusion.prediction": spec.diffusion.prediction,
-            "diffusion.weighting": spec.diffusion.weighting,
-            "optimizer.lr_peak": spec.optimizer.lr_peak,
-            "optimizer.schedule": spec.optimizer.schedule,
-            "training.batch_images": training.batch_images,
-            "training.precision": training.precision,
-            "training.seed": training.seed,
-            "data.name": spec.dataset.name,
-            "data.num_images": spec.dataset.num_images,
-        },
-    )
-    tracking.text(run_id, spec.model_dump_json(indent=2), "config/train.json")
-    tracking.dataset(
-        run_id,
-        name=spec.dataset.name,
-        digest=spec.dataset.digest,
-        uri=spec.dataset.uri,
-        source=spec.dataset.source,
-        context="training",
-        profile={"num_images": spec.dataset.num_images, "image_px": spec.dataset.image_px},
-    )
-    return run_id
 
 
 def read_recipe(network: str, diffusion: str, optimizer: str, training: str, sampling: str) -> Recipe:

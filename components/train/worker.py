@@ -1,34 +1,42 @@
-"""One rank of a training: `torchrun ... -m components.train.worker SPEC.json`.
+"""One rank of a training: `torchrun ... -m components.train.worker SPEC`, on one machine or many.
 
 Promises: every rank continues from the same checkpoint, the newest whole one in object storage, found without help; rank 0 alone speaks to
-MLflow and object storage while training. How many ranks there are and where is torchrun's business; the loop is `model/trainer.py`'s.
+MLflow and object storage while training; an error that a person can do something about says what. How many ranks there are and where is
+torchrun's business; the loop is `model/trainer.py`'s.
 """
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
-from components.checkpoints import CheckpointStore
+from components.checkpoints import SNAPSHOTS, CheckpointStore, Retention
 from components.context import StepContext
-from components.errors import BadInput, DataRefused, Preempted
-from components.journal import Delivery, Journal
+from components.errors import CelebditError, DataRefused, Preempted, RankLost, TemporaryFailure
+from components.exclusive import claimed
+from components.journal import Delivery, Destination, Journal
+from components.journal_archive import JournalArchive
 from components.packs import fetch_pack
-from components.storage import StoreUri
+from components.train.advice import out_of_memory
+from components.train.busyness import Busyness
 from components.train.destination import MlflowDestination
 from components.train.recorder import JournalRecorder, SilentRecorder
+from components.train.resume import newest_state, restore
 from components.train.sink import UploadingSink
-from components.train.spec import TrainOutcome, TrainSpec, differences, identity
+from components.train.snapshots import SnapshotSink
+from components.train.spec import TrainSpec
 from components.worker import Rank, worker_main
-from model.checkpoint import CheckpointInvalid, CheckpointState, read
-from model.distributed import World, joined, text_from_first
+from model.distributed import is_lost_rank, joined, wait_for_all
+from model.guard import NonFinite
 from model.protocols import Recorder
-from model.trainer import NonFinite, StateMismatch, Trainer
+from model.trainer import Trainer
 
-OUTCOME_FILE = "outcome.json"
-_GROUP_TIMEOUT_S = 600.0
+_PREDECESSOR_S = 60.0
+"""How long to wait for the writer of an earlier attempt, whose launcher was killed, to leave."""
 
 
 def body(spec_path: Path, rank: Rank) -> None:
@@ -40,89 +48,136 @@ def body(spec_path: Path, rank: Rank) -> None:
     if spec.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    pack = fetch_pack(spec.dataset, context.store, context.scratch("packs"))
+    folder = context.scratch("runs", spec.run_key)
     run_uri = context.root / "runs" / spec.run_key
-    checkpoints = CheckpointStore(context.store, run_uri, warn=context.events.note)
-    wanted = identity(spec.dataset.digest, spec.network, spec.diffusion, spec.optimizer, spec.training)
-    sink = UploadingSink(
-        spec_path.parent / "checkpoints",
-        checkpoints,
-        attempt=spec.attempt,
-        keep=spec.training.checkpoints_to_keep,
-        facts={"identity": wanted},
-        note=context.events.note,
-    )
-    with joined(world, device, timeout_s=_GROUP_TIMEOUT_S), _recording(context, spec, world, spec_path.parent) as recorder:
-        trainer = Trainer(spec.recipe, pack, world=world, device=device, recorder=recorder, sink=sink)
-        state = _newest_state(checkpoints, spec, wanted, world, device, context)
-        if state is not None:
-            _restore(trainer, state)
-            if world.is_first:
-                context.events.note(f"continuing from step {state.step} of {spec.training.total_steps}")
-        try:
+    writing = claimed(folder / "writer.lock", f"training of run {spec.run_key}", wait_s=_PREDECESSOR_S)
+    with writing if world.is_first else nullcontext():
+        pack = fetch_pack(spec.dataset, context.store, context.scratch("packs"))
+        checkpoints = CheckpointStore(context.store, run_uri, warn=context.events.note)
+        archive = JournalArchive(context.store, run_uri, spec.attempt)
+        journal = Journal(folder / "journal") if world.is_first else None
+        sink = UploadingSink(
+            folder / "checkpoints",
+            checkpoints,
+            attempt=spec.attempt,
+            retention=Retention(
+                newest=spec.training.checkpoints_to_keep,
+                best=spec.training.checkpoints_best,
+                every_steps=spec.training.checkpoint_keep_every_steps,
+            ),
+            facts={"identity": spec.identity},
+            note=context.events.note,
+            after_upload=(lambda: archive.save(journal)) if journal is not None else lambda: None,
+        )
+        snapshots = SnapshotSink(
+            folder / "snapshots",
+            CheckpointStore(context.store, run_uri, folder=SNAPSHOTS, warn=context.events.note),
+            attempt=spec.attempt,
+            facts={"identity": spec.identity},
+            note=context.events.note,
+        )
+        timeout_s = spec.resources.rank_timeout_s
+        joining = joined(world, device, timeout_s=timeout_s)
+        with joining, _recording(context, spec, journal, archive) as recorder, _explained(spec, rank, device):
+            trainer = Trainer(
+                spec.recipe,
+                pack,
+                world=world,
+                device=device,
+                recorder=recorder,
+                sink=sink,
+                snapshots=snapshots,
+                probe=Busyness(folder, device),
+                price_per_device_hour=spec.resources.price_per_device_hour,
+                timeout_s=timeout_s,
+            )
+            _continue(trainer, checkpoints, sink, spec, rank, folder / "restored")
             finished = trainer.run(stop_asked=rank.stop_asked.is_set)
-        except NonFinite as error:
-            raise DataRefused(
-                str(error),
-                hint="the last checkpoint is kept: lower optimizer.lr_peak, raise optimizer.warmup_steps, or look at the named images",
-            ) from error
-    if world.is_first and sink.newest is not None:
-        checkpoint, uri = sink.newest
-        TrainOutcome(uri=str(uri), digest=checkpoint.digest, step=checkpoint.step, finished=finished).dump(spec_path.parent / OUTCOME_FILE)
     if not finished:
         raise Preempted(f"training was stopped at step {trainer.step}", hint="run it again: it continues from there")
 
 
+def _continue(trainer: Trainer, checkpoints: CheckpointStore, sink: UploadingSink, spec: TrainSpec, rank: Rank, folder: Path) -> None:
+    """Bring `trainer` to where the run stands."""
+    if rank.world.is_first:
+        sink.rescue()
+    state = newest_state(checkpoints, spec, rank.world, trainer.device, folder)
+    if state is None:
+        return
+    restore(trainer, state)
+    if rank.world.is_first:
+        rank.context.events.note(f"continuing from step {state.step} of {spec.training.total_steps}")
+    wait_for_all(rank.world)
+    if rank.world.local_rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
-def _recording(context: StepContext, spec: TrainSpec, world: World, folder: Path) -> Iterator[Recorder]:
-    """Give rank 0 a journal that is delivered to MLflow in the background, the others silence."""
-    if not world.is_first:
+def _explained(spec: TrainSpec, rank: Rank, device: torch.device) -> Iterator[None]:
+    """Turn what can go wrong in training into errors that say what to do."""
+    try:
+        yield
+    except CelebditError:
+        raise
+    except NonFinite as error:
+        raise DataRefused(
+            str(error),
+            hint="the last checkpoint is kept: lower optimizer.lr_peak, raise optimizer.warmup_steps, or look at the named images",
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        raise TemporaryFailure(
+            f"the disk is full: {error.filename or rank.context.settings.work_dir}",
+            hint="make room or set CELEBDIT_WORK_DIR, then run it again: it continues from the newest checkpoint",
+        ) from error
+    except RuntimeError as error:
+        if is_lost_rank(error):
+            raise RankLost(
+                f"another rank is gone or did not answer for {spec.resources.rank_timeout_s:g} s",
+                hint="run it again: it continues from the newest checkpoint. A slow machine may need a larger resources.rank_timeout_s",
+            ) from error
+        advice = out_of_memory(error, spec, rank.world, device)
+        if advice is None:
+            raise
+        raise advice from error
+
+
+@contextmanager
+def _recording(context: StepContext, spec: TrainSpec, journal: Journal | None, archive: JournalArchive) -> Iterator[Recorder]:
+    """Give rank 0 its journal, delivered to MLflow in the background, the others silence."""
+    if journal is None:
         yield SilentRecorder()
         return
-    journal = Journal(folder / "journal")
+
+    def connect() -> Destination:
+        destination = MlflowDestination(context.settings, spec.run_key)
+        archive.replay(destination)
+        return destination
+
     delivery = Delivery(
         journal,
-        lambda: MlflowDestination(context.settings, spec.run_key),
+        connect,
         on_trouble=lambda error: context.events.note(f"MLflow cannot be reached, training goes on and will tell it later: {error}"),
     )
     try:
         yield JournalRecorder(journal, context.events.progress)
     finally:
-        if not delivery.close():
-            context.events.note(f"MLflow has not received everything yet: run `celebdit sync {spec.run_key}` when it is back")
+        _hand_over(delivery, journal, archive, context, spec)
 
 
-def _newest_state(
-    checkpoints: CheckpointStore, spec: TrainSpec, wanted: dict[str, object], world: World, device: torch.device, context: StepContext
-) -> CheckpointState | None:
-    """Return the state to continue from, the same on every rank, or None at the very beginning."""
-    folder = context.scratch("runs", spec.run_key, "restored")
-    chosen = ""
-    if world.is_first:
-        newest = checkpoints.newest(folder, at_most=spec.training.total_steps)
-        chosen = "" if newest is None else str(newest[1])
-    chosen = text_from_first(chosen, world, device)
-    if not chosen:
-        return None
-    uri = StoreUri.parse(chosen)
-    local = folder / uri.key.split("/")[-2]
-    if world.local_rank == 0 and not world.is_first:
-        checkpoints.fetch(uri, folder)
-    text_from_first("fetched", world, device)
+def _hand_over(delivery: Delivery, journal: Journal, archive: JournalArchive, context: StepContext, spec: TrainSpec) -> None:
+    """Deliver the rest of the journal, or leave it where any machine can deliver it from."""
     try:
-        state = read(local)
-    except CheckpointInvalid as error:
-        raise DataRefused(f"{local} is damaged: {error}", hint="run it again: it is downloaded anew") from error
-    if lines := differences(state.facts["identity"], wanted):
-        raise BadInput(f"checkpoint {uri} is of another run: {'; '.join(lines[:10])}", hint="restore the configuration, or start a new run")
-    return state
-
-
-def _restore(trainer: Trainer, state: CheckpointState) -> None:
-    try:
-        trainer.restore(state)
-    except StateMismatch as error:
-        raise DataRefused(f"checkpoint of step {state.step} does not fit the network: {error}") from error
+        if delivery.close():
+            archive.discard()
+            return
+        archive.save(journal)
+        context.events.note(f"MLflow has not received everything yet: run `celebdit sync {spec.run_key}` when it is back")
+    except CelebditError as away:
+        context.events.note(
+            f"{away.message}; what MLflow missed is in {journal.folder}, for `celebdit sync {spec.run_key}` on this machine"
+        )
 
 
 if __name__ == "__main__":

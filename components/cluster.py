@@ -1,0 +1,34 @@
+"""Names that the pipeline, its steps and the manifests in docker/kubernetes agree on: secrets, configuration, volumes, labels.
+
+Promises: a secret is named here by its object and key, never by a value. A test holds the manifests against these names.
+"""
+
+S3_SECRET = "celebdit-s3"  # noqa: S105 - the name of an object
+MLFLOW_SECRET = "celebdit-mlflow"  # noqa: S105
+CONFIG_MAP = "celebdit-config"
+SECRET_KEYS = {
+    S3_SECRET: ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    MLFLOW_SECRET: ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+}
+"""Every key is also the name of the environment variable that a step finds it in."""
+CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION", "CELEBDIT_EXPERIMENT", "CELEBDIT_KFP_UI")
+REQUIRED_CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI")
+
+SERVICE_ACCOUNT = "pipeline-runner"
+"""The account that KFP runs steps as."""
+TRAINING_RUNTIME = "celebdit-torch"
+"""The ClusterTrainingRuntime of docker/kubernetes."""
+
+IMAGE = "CELEBDIT_IMAGE"
+"""Environment variable: the gpu image by digest, for the pods that a step makes."""
+NAMESPACE = "CELEBDIT_NAMESPACE"
+POD = "CELEBDIT_POD"
+
+SCRATCH_PATH = "/scratch"
+SHM_PATH = "/dev/shm"  # noqa: S108 - where torch's workers share memory
+IMAGE_USER = 10001
+PART_OF = {"app.kubernetes.io/part-of": "celebdit"}
+STEP_LABEL = "celebdit.io/step"
+"""Label of a step's pods, for network policies and `kubectl get pods -l`."""
+RUN_LABEL = "celebdit.io/pipeline-run"
+RUN_KEY_LABEL = "celebdit.io/run-key"

@@ -1,0 +1,64 @@
+"""The champion as something that can be measured: its weights come from the registry, where they stay when its checkpoints are long gone.
+
+Promises: what is measured is what is served, the average of the weights that was registered included. Whether it wins is the gate's
+business.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.errors import CelebditError, TemporaryFailure
+from components.manifests import CheckpointManifest
+from components.registry import CHAMPION, Registry
+
+
+class NotMeasurable(Exception):
+    """The champion cannot be measured under this protocol; the text says why."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The registered version that `champion` stands on."""
+
+    version: str
+    checkpoint: CheckpointManifest
+    ema: str
+
+    @property
+    def image_px(self) -> int:
+        return int(self.checkpoint.recipe["network"]["image_px"])
+
+
+def champion_version(registry: Registry) -> str | None:
+    """Return the number of the version that `champion` stands on, or None."""
+    return registry.aliases().get(CHAMPION)
+
+
+def open_champion(registry: Registry, version: str, folder: Path) -> tuple[Champion, Path]:
+    """Return the champion and the file of its weights, fetched below `folder` unless they are there.
+
+    Raises:
+        NotMeasurable: if the version was not made by this project's register step, or its files cannot be had.
+    """
+    tags = registry.version(version).tags
+    try:
+        files = registry.files_of(version, folder)
+        described = json.loads(files.description.read_text())
+        checkpoint = CheckpointManifest(
+            run_key=tags["run_key"],
+            uri=tags["checkpoint.uri"],
+            digest=tags["checkpoint.digest"],
+            step=int(tags["checkpoint.step"]),
+            dataset_digest=tags["dataset.digest"],
+            recipe={
+                "network": described["network"],
+                "diffusion": described["diffusion"],
+                "training": {"precision": described["precision"]},
+            },
+        )
+        return Champion(version, checkpoint, str(described["sampling"]["ema"])), files.weights
+    except TemporaryFailure:
+        raise
+    except (KeyError, TypeError, ValueError, OSError, CelebditError) as error:
+        raise NotMeasurable(f"{type(error).__name__}: {error}") from error

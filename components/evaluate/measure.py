@@ -1,0 +1,164 @@
+"""One measurement: workers draw and look, then features become numbers, pictures and a report in storage.
+
+Promises: the report is written last, so an evaluation that has one is finished; what was drawn or looked at before a kill is used again.
+Whose weights these are is the caller's business.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from components.context import StepContext
+from components.errors import DataRefused
+from components.evaluate.config import RANDOM_CONV
+from components.evaluate.frechet import Statistics, frechet_distance, statistics
+from components.evaluate.neighbours import Nearest, nearest_training_images
+from components.evaluate.protocol import kid_subset_images
+from components.evaluate.reference import Reference, find_reference, keep_reference, reference_uri
+from components.evaluate.samples import SampleStore, shards_of
+from components.evaluate.scores import Features, Scores, counted, score
+from components.evaluate.spec import EvaluateSpec
+from components.evaluate.worker import FAKES, LOGITS, MAIN, MANIFOLD, NOISE, REALS, load_chunks
+from components.launch import launch
+from components.manifests import EvaluationReport, MetricInterval
+from components.packs import fetch_pack
+from components.pictures import enlarged, grid, pairs, png
+from components.storage import StoreUri
+
+REPORT_FILE = "report.json"
+GRID_FILE = "grid.png"
+CONTACT_FILE = "nearest.png"
+_GRID_IMAGES = 32
+_CONTACT_PAIRS = 16
+
+
+def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], context: StepContext) -> EvaluationReport:
+    """Measure the weights that `fetch_weights_into` puts into a folder as `weights.safetensors`, store the report and return it."""
+    target = spec.report_uri(context.root)
+    folder = context.scratch("evaluations", f"{target.name}-{spec.evaluation.shard_images}")
+    fetch_weights_into(folder)
+    home = reference_uri(spec, context.root)
+    reference = find_reference(context.store, home, context.scratch("references"))
+    spec = spec.model_copy(update={"reference_known": reference is not None})
+    spec_path = folder / "spec.json"
+    spec.dump(spec_path)
+    how = f"{spec.sampling.sampler}, {spec.sampling.num_steps} steps; references {'found in storage' if reference else 'to be looked at'}"
+    context.events.note(f"drawing {spec.num_images} images of checkpoint {spec.checkpoint.digest[:12]} with {how}")
+    asked = spec.resources
+    launch("components.evaluate.worker", spec_path, work_dir=context.settings.work_dir, processes=asked.processes, threads=asked.threads)
+    if reference is None:
+        main = _rows(folder, REALS, MAIN)
+        manifold = load_chunks(folder, REALS, MANIFOLD)
+        reference = keep_reference(context.store, home, context.scratch("references"), main=main, manifold=manifold)
+    report = _report(spec, _Measured(spec, folder, reference, context), target)
+    context.store.put_bytes(target / REPORT_FILE, report.model_dump_json().encode())
+    shutil.rmtree(folder, ignore_errors=True)
+    return report
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the workers left behind, to be turned into numbers and pictures."""
+
+    spec: EvaluateSpec
+    folder: Path
+    reference: Reference
+    context: StepContext
+
+    @property
+    def device(self) -> torch.device:
+        cuda = self.spec.resources.device != "cpu" and torch.cuda.is_available()
+        return torch.device("cuda" if cuda else "cpu")
+
+    def fakes(self) -> Features:
+        main = _rows(self.folder, FAKES, MAIN)
+        if not np.isfinite(main).all():
+            raise DataRefused("the generated images have non-finite features", hint="the checkpoint is not usable: look at its sample grid")
+        manifold = load_chunks(self.folder, FAKES, MANIFOLD)
+        return Features(main, main if manifold is None else manifold, load_chunks(self.folder, FAKES, LOGITS))
+
+    def reals(self) -> Features:
+        needed = {"kid", "precision_recall"} & set(self.spec.evaluation.metric_names)
+        empty = np.zeros((0, 0), dtype=np.float32)
+        return Features(self.reference.features, self.reference.manifold) if needed else Features(empty, empty)
+
+    def scores(self, fakes: Features) -> Scores:
+        evaluation = self.spec.evaluation
+        moments = self.reference.moments
+        moments = Statistics(moments.mean.to(self.device), moments.covariance.to(self.device))
+        subset = kid_subset_images(evaluation, self.spec.dataset)
+        found = score(evaluation, fakes, self.reals(), moments, kid_subset_images=subset, device=self.device)
+        if evaluation.extractor == RANDOM_CONV:
+            noise = statistics(torch.from_numpy(_rows(self.folder, NOISE, MAIN)).to(self.device))
+            found.metrics[f"{found.headline}_of_noise"] = round(frechet_distance(noise, moments), 8)
+        return found
+
+    def nearest(self, fakes: Features) -> Nearest | None:
+        """Return the nearest training image of the first samples, if that is asked for."""
+        training = min(self.spec.num_reference, self.spec.dataset.num_images)
+        if not self.spec.evaluation.memorisation or self.spec.comparison.reference_split == "held_out" or training < 2:
+            return None
+        rows = torch.from_numpy(fakes.main[: self.spec.evaluation.memorisation_images]).to(self.device)
+        return nearest_training_images(rows, torch.from_numpy(np.array(self.reference.features[:training])).to(self.device))
+
+    def grid(self) -> bytes:
+        """Return the first samples as a picture."""
+        return png(grid([enlarged(image) for image in self._samples(range(min(_GRID_IMAGES, self.spec.num_images)))], columns=8))
+
+    def contact_sheet(self, nearest: Nearest) -> bytes:
+        """Return the samples that are nearest to a training image, each beside it."""
+        closest = nearest.closest(_CONTACT_PAIRS)
+        pack = fetch_pack(self.spec.dataset, self.context.store, self.context.scratch("packs"))
+        drawn = self._samples([sample for sample, _, _ in closest])
+        return png(
+            pairs([(enlarged(mine), enlarged(np.array(pack.images[real]))) for mine, (_, real, _) in zip(drawn, closest, strict=True)])
+        )
+
+    def _samples(self, indices: Sequence[int]) -> list[np.ndarray]:
+        store = SampleStore(self.context.store, self.spec.samples_uri(self.context.root), image_px=self.spec.dataset.image_px)
+        shards = shards_of(self.spec.num_images, self.spec.evaluation.shard_images)
+        read: dict[int, np.ndarray] = {}
+        size = self.spec.evaluation.shard_images
+        for number in {index // size for index in indices}:
+            images = store.read(shards[number])
+            if images is None:
+                raise DataRefused(f"samples {shards[number]} are not whole in storage", hint="run it again: they are drawn again")
+            read[number] = images.permute(0, 2, 3, 1).numpy()
+        return [read[index // size][index % size] for index in indices]
+
+
+def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> EvaluationReport:
+    fakes = measured.fakes()
+    scores = measured.scores(fakes)
+    store, metrics = measured.context.store, dict(scores.metrics)
+    store.put_bytes(target / GRID_FILE, measured.grid())
+    nearest = measured.nearest(fakes)
+    if nearest is not None:
+        metrics[f"eval/memorised_share_{counted(len(nearest.index))}"] = nearest.copied(spec.evaluation.memorised_below)
+        metrics[f"eval/nearest_median_{counted(len(nearest.index))}"] = round(float(np.median(nearest.share)), 6)
+        store.put_bytes(target / CONTACT_FILE, measured.contact_sheet(nearest))
+    return EvaluationReport(
+        uri=str(target),
+        protocol_digest=spec.protocol_digest,
+        protocol=spec.stamp(),
+        run_key=spec.checkpoint.run_key,
+        checkpoint_uri=spec.checkpoint.uri,
+        checkpoint_digest=spec.checkpoint.digest,
+        checkpoint_step=spec.checkpoint.step,
+        dataset_digest=spec.dataset.digest,
+        headline=scores.headline,
+        metrics=metrics,
+        intervals={key: MetricInterval(low=found.low, high=found.high, std=found.std) for key, found in scores.intervals.items()},
+        grid_uri=str(target / GRID_FILE),
+        contact_uri=None if nearest is None else str(target / CONTACT_FILE),
+    )
+
+
+def _rows(folder: Path, kind: str, part: str) -> np.ndarray:
+    found = load_chunks(folder, kind, part)
+    assert found is not None, f"the workers ended well, so there are {part} features of {kind}"
+    return found

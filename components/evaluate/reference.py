@@ -1,0 +1,86 @@
+"""What the data set looks like to an extractor: computed once, kept in object storage, fetched in a moment.
+
+Layout: `references/<data set>/<extractor>/<which images, how treated>/`: `moments.npy` (mean and covariance, float64), `features.npy`,
+`manifold.npy` if precision and recall have features of their own, and `reference.json`, written last, with their sha256. Promises: what is
+found belongs to the same bytes, extractor weights, split, flip, codec and count; a damaged entry is computed again.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from components.evaluate.frechet import Statistics, statistics
+from components.evaluate.spec import EvaluateSpec
+from components.manifests import digest_of
+from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, file_sha256
+from model.config import canonical_json
+
+_MOMENTS, _FEATURES, _MANIFOLD, _NOTE = "moments.npy", "features.npy", "manifold.npy", "reference.json"
+_KEYS = ("num_reference", "reference_split", "reference_flip", "codec", "resize", "image_px", "dataset_digest")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The references' features; the moments are at hand, the features are fetched when they are first asked for."""
+
+    store: ObjectStore
+    home: StoreUri
+    folder: Path
+    sha256: dict[str, str]
+    moments: Statistics
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        return _fetched(self.store, self.home, self.folder, _FEATURES, self.sha256)
+
+    @cached_property
+    def manifold(self) -> np.ndarray:
+        return _fetched(self.store, self.home, self.folder, _MANIFOLD, self.sha256) if _MANIFOLD in self.sha256 else self.features
+
+
+def reference_uri(spec: EvaluateSpec, root: StoreUri) -> StoreUri:
+    """Return where the references of an evaluation are kept."""
+    protocol = spec.protocol
+    treated = {key: protocol[key] for key in _KEYS} | {"manifold": protocol.get("precision_recall_extractor", protocol["extractor"])}
+    return root.join(f"references/{spec.dataset.digest[:32]}/{protocol['extractor']}/{digest_of(treated)[:16]}")
+
+
+def find_reference(store: ObjectStore, home: StoreUri, folder: Path) -> Reference | None:
+    """Return the references below `home`, or None if they are not there or not whole; `folder` keeps a copy of what was fetched."""
+    try:
+        sha256 = dict(json.loads(store.get_bytes(home / _NOTE))["sha256"])
+        moments = _fetched(store, home, folder / home.name, _MOMENTS, sha256)
+    except (ObjectMissing, DigestMismatch, ValueError, KeyError, TypeError):
+        return None
+    mean, covariance = torch.from_numpy(np.array(moments[0])), torch.from_numpy(np.array(moments[1:]))
+    return Reference(store, home, folder / home.name, sha256, Statistics(mean, covariance))
+
+
+def keep_reference(store: ObjectStore, home: StoreUri, folder: Path, *, main: np.ndarray, manifold: np.ndarray | None) -> Reference:
+    """Store the features of the references with their moments, and return them."""
+    moments = statistics(main)
+    parts = {_MOMENTS: torch.cat([moments.mean[None], moments.covariance]).numpy(), _FEATURES: main}
+    if manifold is not None:
+        parts[_MANIFOLD] = manifold
+    local = folder / home.name
+    local.mkdir(parents=True, exist_ok=True)
+    sha256 = {}
+    for name, rows in parts.items():
+        partial = local / f".{name}.partial"
+        with partial.open("wb") as file:
+            np.save(file, rows, allow_pickle=False)
+        partial.replace(local / name)
+        sha256[name] = store.put_file(home / name, local / name)
+    store.put_bytes(home / _NOTE, canonical_json({"sha256": sha256, "num_images": len(main)}))
+    return Reference(store, home, local, sha256, moments)
+
+
+def _fetched(store: ObjectStore, home: StoreUri, folder: Path, name: str, sha256: dict[str, str]) -> np.ndarray:
+    path = folder / name
+    if not (path.exists() and file_sha256(path) == sha256[name]):
+        store.get_file(home / name, path, sha256=sha256[name])
+    return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,0 +1,87 @@
+"""Images in a folder, at any depth.
+
+Promises: symbolic links are not followed and nothing but a regular file is opened; every file gets its verdict. The order is that of the
+paths, so that the same folder is always read alike.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.errors import BadInput, DataRefused
+from components.ingest.candidates import IMAGE_SUFFIXES, Budget, Candidate, is_image_name
+from components.ingest.verdicts import Rejected
+
+_FIRST_LOOK = 10**5
+
+
+class FolderSource:
+    """All files below a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        if not any(is_image_name(path.name) for _, path in zip(range(_FIRST_LOOK), _walk(root), strict=False)):
+            raise BadInput(
+                f"data.source {root} contains no images",
+                hint=f"files ending in {', '.join(IMAGE_SUFFIXES)} are taken, also from subfolders",
+            )
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(b"folder 2")
+        for path in _walk(self._root):
+            known = _regular(path) and is_image_name(path.name)
+            try:
+                content = hashlib.file_digest(path.open("rb"), "sha256").hexdigest() if known else "-"
+            except OSError:
+                content = "unreadable"
+            digest.update(os.fsencode(f"{path.relative_to(self._root)}\0{content}\n"))
+        return digest.hexdigest()
+
+    def count(self) -> int | None:
+        return None
+
+    def described(self) -> str:
+        return str(self._root)
+
+    def candidates(self, budget: Budget) -> Iterator[Candidate]:
+        total_bytes = 0
+        for number, path in enumerate(_walk(self._root), start=1):
+            candidate = _read(path, str(path.relative_to(self._root)), budget.max_image_bytes)
+            total_bytes += len(candidate.data)
+            if number > budget.max_entries or total_bytes > budget.max_total_bytes:
+                what = f"{budget.max_entries} files" if number > budget.max_entries else f"{budget.max_total_bytes} bytes"
+                raise DataRefused(
+                    f"data.source {self._root} has more than {what}", hint="raise data.max_entries or data.max_total_bytes if it is meant"
+                )
+            yield candidate
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield every file below `root` that is not a folder, in the order of their paths."""
+    for folder, folders, files in os.walk(root, followlinks=False):
+        folders.sort()
+        linked = [name for name in folders if Path(folder, name).is_symlink()]
+        yield from (Path(folder, name) for name in sorted([*files, *linked]))
+
+
+def _regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _read(path: Path, name: str, max_bytes: int) -> Candidate:
+    if path.is_symlink():
+        return Candidate(name, b"", Rejected("link", "a symbolic link"))
+    if not is_image_name(path.name):
+        return Candidate(name, b"", Rejected("ignored", "not the name of an image"))
+    if not _regular(path):
+        return Candidate(name, b"", Rejected("special_file", "a device, pipe or socket"))
+    try:
+        with path.open("rb") as file:
+            return Candidate(name, file.read(max_bytes + 1))
+    except OSError as error:
+        return Candidate(name, b"", Rejected("unreadable", error.strerror or "cannot be read"))

@@ -1,0 +1,38 @@
+"""What MLflow is told of an ingest: the data set as the run's input, its licence, its counts and its report.
+
+Promises: telling it again is harmless. The data set itself does not depend on MLflow: it is committed before.
+"""
+
+import tempfile
+from pathlib import Path
+
+from components.context import StepContext
+from components.ingest.ingest import REPORT
+from components.manifests import DatasetManifest
+from components.storage import StoreUri
+
+STEP = "ingest"
+
+
+def record(manifest: DatasetManifest, context: StepContext) -> str:
+    """Log the data set `manifest` to this pipeline run's ingest run and return that run's id."""
+    tracking = context.tracking
+    with tracking.running(tracking.step_run(STEP)) as run_id:
+        tracking.dataset(run_id, manifest, context=STEP)
+        tracking.tag(
+            run_id,
+            {
+                "dataset.uri": manifest.uri,
+                "dataset.source": manifest.source,
+                "dataset.licence": manifest.licence,
+                "dataset.licence_accepted_by": manifest.licence_accepted_by,
+            },
+        )
+        counts = {"images": manifest.num_images, "held_out": manifest.num_held_out, "ignored": manifest.ignored}
+        counts |= {f"rejected/{code}": count for code, count in manifest.rejected.items()}
+        tracking.values(run_id, {f"data/{name}": float(count) for name, count in counts.items()})
+        with tempfile.TemporaryDirectory(dir=context.scratch()) as folder:
+            report = Path(folder) / REPORT
+            context.store.get_file(StoreUri.parse(manifest.uri) / REPORT, report)
+            tracking.artifact(run_id, report)
+    return run_id

@@ -1,0 +1,95 @@
+"""Bytes out of a store, continued where they broke off.
+
+Promises: after a broken response only the rest is asked for, and only of the same object; bytes that do not fit the expected digest are
+thrown away, the kept part too, so that a damaged start is never built upon.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.storage.faults import DigestMismatch, Incomplete
+from components.storage.uri import StoreUri
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+
+CHUNK_BYTES = 2**20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+class Download:
+    """One object on its way into a local file; call `attempt` until it returns."""
+
+    def __init__(self, client: "S3Client", uri: StoreUri, partial: Path, *, sha256: str | None) -> None:
+        self._client = client
+        self._uri = uri
+        self._partial = partial
+        self._expected = sha256
+        self._version: str | None = None
+        self._sha256 = hashlib.sha256()
+        self._have_bytes = self._take_up()
+
+    def _take_up(self) -> int:
+        """Hash what an earlier process left, and return how much it is."""
+        if not self._partial.exists():
+            return 0
+        with self._partial.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                self._sha256.update(chunk)
+            return file.tell()
+
+    def attempt(self) -> str:
+        """Ask for what is missing and return the sha256 of the whole.
+
+        Raises:
+            Incomplete: if the response ended early. DigestMismatch: if the whole is not what was expected.
+        """
+        response = self._request()
+        with response["Body"] as body, self._partial.open("ab" if self._have_bytes else "wb") as file:
+            total_bytes = self._have_bytes + response["ContentLength"]
+            while chunk := body.read(CHUNK_BYTES):
+                file.write(chunk)
+                self._sha256.update(chunk)
+                self._have_bytes += len(chunk)
+        if self._have_bytes != total_bytes:
+            raise Incomplete(f"{self._have_bytes} of {total_bytes} bytes")
+        found = self._sha256.hexdigest()
+        if self._expected is not None and found != self._expected:
+            self._start_over()
+            raise mismatch(self._uri, found, self._expected)
+        return found
+
+    def _request(self) -> "GetObjectOutputTypeDef":
+        """Open the object at the first byte that is missing; start over if it became another, or the store ignores ranges."""
+        if not self._have_bytes:
+            response = self._client.get_object(Bucket=self._uri.bucket, Key=self._uri.key)
+            self._version = _version(response)
+            return response
+        response = self._client.get_object(Bucket=self._uri.bucket, Key=self._uri.key, Range=f"bytes={self._have_bytes}-")
+        # Some stores (rclone 1.75) answer a range with 200 instead of 206; what counts is the range that they name.
+        named = _CONTENT_RANGE.fullmatch(response.get("ContentRange", ""))
+        same = self._version in (None, _version(response))
+        if named is None or int(named[1]) != self._have_bytes or not same:
+            response["Body"].close()
+            self._start_over()
+            return self._request()
+        return response
+
+    def _start_over(self) -> None:
+        self._have_bytes, self._version, self._sha256 = 0, None, hashlib.sha256()
+        self._partial.unlink(missing_ok=True)
+
+
+def mismatch(uri: StoreUri, found: str, expected: str) -> DigestMismatch:
+    """Return the error for an object whose bytes are not the expected ones."""
+    return DigestMismatch(
+        f"{uri} has sha256 {found}, expected {expected}",
+        hint="the object was changed or damaged: delete it and run the step that made it again",
+    )
+
+
+def _version(response: "GetObjectOutputTypeDef") -> str:
+    return f"{response.get('ETag', '')} {response.get('LastModified', '')}"

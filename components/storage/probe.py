@@ -1,0 +1,86 @@
+"""What a store can do, found out by trying: addressing style, how uploads are checked, conditional writes.
+
+Promises: what it writes it deletes; a store that answers but refuses is bad input with the server's own code; nothing else in the project
+depends on an ability that a probe may find missing.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from components.errors import BadInput, CelebditError, DataRefused
+from components.storage.faults import refusal, status
+from components.storage.upload import UploadCheck
+from components.storage.uri import StoreUri
+
+if TYPE_CHECKING:
+    from components.storage.store import ObjectStore
+
+ADDRESSING = "AWS_S3_ADDRESSING_STYLE"
+_DATA = b"celebdit probe"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What the start-up probe found out about the store."""
+
+    addressing: str
+    upload_check: UploadCheck
+    conditional_writes: bool
+
+
+def probe(store: "ObjectStore", prefix: StoreUri, *, other_style: "Callable[[], ObjectStore]") -> Capabilities:
+    """Write, read, list and delete one small object below `prefix`; `other_style` connects with the other addressing style.
+
+    Raises:
+        BadInput: if the store answers but refuses: wrong credentials, bucket, rights or addressing style.
+        StorageUnavailable: if it does not answer.
+    """
+    try:
+        return _try(store, prefix)
+    except CelebditError as error:
+        said = refusal(error)
+        if said is None:
+            raise
+        other = other_style()
+        if _works(other, prefix):
+            raise BadInput(
+                f"object storage refuses {store.addressing}-style addresses ({said})", hint=f"set {ADDRESSING}={other.addressing}"
+            ) from error
+        raise BadInput(
+            f"object storage refuses {prefix}: {said}",
+            hint="check the bucket's name, the credentials (AWS_ACCESS_KEY_ID, ...) and the rights to put, get, list and delete",
+        ) from error
+
+
+def _try(store: "ObjectStore", prefix: StoreUri) -> Capabilities:
+    uri = prefix / "probe" / uuid.uuid4().hex
+    store.put_bytes(uri, _DATA)
+    try:
+        if store.get_bytes(uri) != _DATA:
+            raise DataRefused(f"{uri} was written but reads as something else", hint="use a store with read-after-write consistency")
+        if uri not in [item.uri for item in store.list(prefix / "probe")]:
+            raise DataRefused(f"{uri} was written but is not listed", hint="use a store with read-after-write consistency")
+        conditional = _honours_conditions(store, uri)
+    finally:
+        store.delete(uri)
+    return Capabilities(addressing=store.addressing, upload_check=store.upload_check(uri), conditional_writes=conditional)
+
+
+def _honours_conditions(store: "ObjectStore", uri: StoreUri) -> bool:
+    try:
+        store.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=_DATA, IfNoneMatch="*")
+    except ClientError as error:
+        return status(error) == 412
+    return False
+
+
+def _works(store: "ObjectStore", prefix: StoreUri) -> bool:
+    try:
+        _try(store, prefix)
+    except CelebditError:
+        return False
+    return True

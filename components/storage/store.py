@@ -1,0 +1,267 @@
+"""Objects of a store, read and written with verification and patience: what the steps use.
+
+Promises: see the package. Every call insists until the deadline on what passes, tries three times what arrived damaged, and raises the rest
+at once. Safe to share between threads.
+"""
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable
+from components.retry import RetryPolicy, retry
+from components.storage.download import CHUNK_BYTES, Download, mismatch
+from components.storage.faults import (
+    DAMAGED_TRIES,
+    DigestMismatch,
+    Incomplete,
+    ObjectMissing,
+    code,
+    is_damaged,
+    is_temporary,
+    last_word,
+    status,
+)
+from components.storage.probe import Capabilities, probe
+from components.storage.upload import PART_BYTES, UploadCheck, Uploads
+from components.storage.uri import StoredObject, StoreUri
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+
+T = TypeVar("T")
+
+
+class ObjectStore:
+    """The objects that one client can reach."""
+
+    def __init__(
+        self,
+        client: "S3Client",
+        *,
+        addressing: str,
+        other_style: "Callable[[], ObjectStore]",
+        deadline_s: float,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.client = client
+        self.addressing = addressing
+        self.retries = 0
+        self._other_style = other_style
+        self._policy = RetryPolicy(deadline_s=deadline_s)
+        self._sleep = sleep
+        self._clock = clock
+        self._uploads = Uploads(client, self._patiently)
+
+    def put_bytes(self, uri: StoreUri, data: bytes) -> str:
+        """Store `data` under `uri` and return its sha256, once it is known that those bytes arrived."""
+        digest = hashlib.sha256(data).hexdigest()
+        read_back = self.upload_check(uri) == "read-back"
+
+        def upload() -> None:
+            self._uploads.put(uri, data)
+            if read_back:
+                self._read_back(uri, digest)
+
+        self._patiently("put", uri, upload)
+        return digest
+
+    def put_file(self, uri: StoreUri, path: Path) -> str:
+        """Store the file at `path` under `uri`, a large one in parallel parts, and return the sha256 of what arrived."""
+        if path.stat().st_size <= PART_BYTES:
+            return self.put_bytes(uri, path.read_bytes())
+        read_back = self.upload_check(uri) == "read-back"
+
+        def upload() -> str:
+            digest = self._uploads.put_parts(uri, path)
+            if read_back:
+                self._read_back(uri, digest)
+            return digest
+
+        return self._patiently("put", uri, upload)
+
+    def get_bytes(self, uri: StoreUri, *, sha256: str | None = None, max_bytes: int = 64 * 2**20) -> bytes:
+        """Return the object's bytes, checked against `sha256` if it is given.
+
+        Raises:
+            ObjectMissing: if there is none. DigestMismatch: if it is another. DataRefused: if it is larger than `max_bytes`.
+        """
+
+        def download() -> bytes:
+            response = self.client.get_object(Bucket=uri.bucket, Key=uri.key)
+            if response["ContentLength"] > max_bytes:
+                response["Body"].close()
+                raise DataRefused(f"{uri} has {response['ContentLength']} bytes, at most {max_bytes} are expected")
+            data = _read(response, limit=max_bytes)
+            found = hashlib.sha256(data).hexdigest()
+            if sha256 is not None and found != sha256:
+                raise mismatch(uri, found, sha256)
+            return data
+
+        return self._patiently("get", uri, download)
+
+    def get_head(self, uri: StoreUri, *, limit: int) -> bytes:
+        """Return the object's bytes, or its first `limit` of them if it is larger."""
+        return self._patiently("get", uri, lambda: _read(self.client.get_object(Bucket=uri.bucket, Key=uri.key), limit=limit))
+
+    def get_file(self, uri: StoreUri, path: Path, *, sha256: str | None = None, continued: bool = False) -> str:
+        """Download to `path`, which appears only when the bytes are complete and fit `sha256`; return the sha256 found.
+
+        A response that breaks off is continued. With `continued` that is also done by the next process: what arrived is kept beside `path`.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mark = hashlib.sha256(self.version(uri).encode()).hexdigest()[:16] if continued else uuid.uuid4().hex[:8]
+        partial = path.with_name(f".{path.name}.{mark}.partial")
+        download = Download(self.client, uri, partial, sha256=sha256)
+        try:
+            found = self._patiently("get", uri, download.attempt)
+            partial.replace(path)
+        finally:
+            if not continued:
+                partial.unlink(missing_ok=True)
+        return found
+
+    def version(self, uri: StoreUri) -> str:
+        """Return a text that changes when the object's bytes do, as far as the store can say.
+
+        Raises:
+            ObjectMissing: if there is no such object.
+        """
+
+        def head() -> str:
+            found = self.client.head_object(Bucket=uri.bucket, Key=uri.key)
+            return f"{found['ContentLength']} {found.get('ETag', '')} {found['LastModified'].isoformat()}"
+
+        return self._patiently("get", uri, head)
+
+    def exists(self, uri: StoreUri) -> bool:
+        """Return whether there is an object under exactly this key."""
+
+        def head() -> bool:
+            try:
+                self.client.head_object(Bucket=uri.bucket, Key=uri.key)
+            except ClientError as error:
+                if status(error) == 404:
+                    return False
+                raise
+            return True
+
+        return self._patiently("look for", uri, head)
+
+    def list(self, prefix: StoreUri) -> list[StoredObject]:
+        """Return all objects below `prefix`, sorted by key."""
+
+        def listing() -> list[StoredObject]:
+            below = prefix.key.rstrip("/")
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=f"{below}/" if below else "")
+            found = [
+                StoredObject(
+                    StoreUri(prefix.bucket, item["Key"]), item["Size"], f"{item.get('ETag', '')} {item['LastModified'].isoformat()}"
+                )
+                for page in pages
+                for item in page.get("Contents", [])
+            ]
+            return sorted(found, key=lambda item: item.uri.key)
+
+        return self._patiently("list", prefix, listing)
+
+    def delete(self, uri: StoreUri) -> None:
+        """Remove an object; a missing one is no error."""
+        self._patiently("delete", uri, lambda: self.client.delete_object(Bucket=uri.bucket, Key=uri.key))
+
+    def make_bucket(self, bucket: str) -> None:
+        """Create `bucket` unless it is there."""
+
+        def create() -> None:
+            try:
+                self.client.create_bucket(Bucket=bucket)
+            except ClientError as error:
+                if code(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                    raise
+
+        self._patiently("create bucket", StoreUri(bucket, ""), create)
+
+    def probe(self, prefix: StoreUri) -> Capabilities:
+        """Find out what the store can do, by writing, reading, listing and deleting one small object below `prefix`.
+
+        Raises:
+            BadInput: if the store answers but refuses. StorageUnavailable: if it does not answer.
+        """
+        return probe(self, prefix, other_style=self._other_style)
+
+    def upload_check(self, near: StoreUri) -> UploadCheck:
+        """Return how uploads are verified; asked of the store once, with a small object beside `near`."""
+        return self._uploads.check(near)
+
+    def _read_back(self, uri: StoreUri, digest: str) -> None:
+        response = self.client.get_object(Bucket=uri.bucket, Key=uri.key)
+        found, size_bytes = hashlib.sha256(), 0
+        with response["Body"] as body:
+            while chunk := body.read(CHUNK_BYTES):
+                found.update(chunk)
+                size_bytes += len(chunk)
+        if size_bytes != response["ContentLength"]:
+            raise Incomplete(f"{size_bytes} of {response['ContentLength']} bytes")
+        if found.hexdigest() != digest:
+            raise mismatch(uri, found.hexdigest(), digest)
+
+    def _patiently(self, verb: str, uri: StoreUri, call: Callable[[], T]) -> T:
+        """Return the result of `call`, insisting on what may pass, and turn what remains into our errors."""
+        attempts, damaged, started_s = 0, 0, self._clock()
+
+        def counted() -> T:
+            nonlocal attempts
+            attempts += 1
+            return call()
+
+        def worth_trying(error: Exception) -> bool:
+            nonlocal damaged
+            if is_damaged(error):
+                damaged += 1
+                return damaged < DAMAGED_TRIES
+            return is_temporary(error)
+
+        def noticed(attempt: int, error: Exception) -> None:
+            self.retries += 1
+
+        try:
+            return retry(counted, policy=self._policy, is_temporary=worth_trying, on_retry=noticed, clock=self._clock, sleep=self._sleep)
+        except CelebditError:
+            raise
+        except Exception as cause:
+            raise self._meaning(cause, verb, uri, attempts, self._clock() - started_s) from cause
+
+    def _meaning(self, cause: Exception, verb: str, uri: StoreUri, attempts: int, elapsed_s: float) -> Exception:
+        """Return the error that `cause` is for whoever asked."""
+        if isinstance(cause, NoCredentialsError):
+            return BadInput("no S3 credentials were found", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        if is_damaged(cause):
+            return DigestMismatch(f"{verb} {uri}: other bytes arrived than were sent, {attempts} times", hint="check the network path")
+        if isinstance(cause, ClientError) and status(cause) == 404 and code(cause) != "NoSuchBucket" and verb == "get":
+            return ObjectMissing(f"{uri} does not exist")
+        if isinstance(cause, ClientError | BotoCoreError | Incomplete) or (isinstance(cause, OSError) and cause.filename is None):
+            tries = f"{attempts} time{'s' if attempts > 1 else ''} in {elapsed_s:.0f} s"
+            return StorageUnavailable(
+                f"{verb} {uri} failed {tries} (last: {last_word(cause)})",
+                hint="run it again when object storage is back: finished work is kept",
+            )
+        return cause
+
+
+def _read(response: "GetObjectOutputTypeDef", *, limit: int) -> bytes:
+    """Return the first `limit` bytes of a response, or all of it if it is shorter."""
+    expected_bytes, chunks, have_bytes = min(response["ContentLength"], limit), [], 0
+    with response["Body"] as body:
+        while have_bytes < expected_bytes and (chunk := body.read(min(CHUNK_BYTES, expected_bytes - have_bytes))):
+            chunks.append(chunk)
+            have_bytes += len(chunk)
+    if have_bytes < expected_bytes:
+        raise Incomplete(f"{have_bytes} of {expected_bytes} bytes")
+    return b"".join(chunks)

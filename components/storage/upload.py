@@ -1,0 +1,153 @@
+"""Bytes into a store, each request checked by the store itself where it can, read back where it cannot.
+
+Promises: memory is bounded by the parts in flight, whatever the size of the file; a part that fails is sent again alone, one that arrives
+damaged begins the upload anew; an upload that is given up is aborted, and until it is completed nothing is visible under its key.
+"""
+
+import hashlib
+import uuid
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import IO, TYPE_CHECKING, Literal, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from components.storage.faults import DAMAGED_TRIES, DigestMismatch, is_damaged, status
+from components.storage.hashing import content_md5
+from components.storage.uri import StoreUri
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+Patience = Callable[[str, StoreUri, Callable[[], T]], T]
+UploadCheck = Literal["content-md5", "read-back"]
+
+PART_BYTES = 8 * 2**20
+PARALLEL_PARTS = 4
+_MOST_PARTS = 10_000
+_PROBE = b"celebdit probe"
+
+
+class _PartDamaged(Exception):
+    """The store found other bytes in a part than were sent."""
+
+
+class Uploads:
+    """The uploads of one client. Safe to share between threads."""
+
+    def __init__(self, client: "S3Client", patiently: "Patience[object]") -> None:
+        self._client = client
+        self._patiently = patiently
+        self._check: UploadCheck | None = None
+        self._lock = Lock()
+
+    def put(self, uri: StoreUri, data: bytes) -> None:
+        """Store `data` in one request."""
+        self._client.put_object(Bucket=uri.bucket, Key=uri.key, Body=data, ContentMD5=content_md5(data))
+
+    def put_parts(self, uri: StoreUri, path: Path) -> str:
+        """Store a file as parallel parts and return the sha256 of what was sent.
+
+        Raises:
+            DigestMismatch: if parts arrive damaged again and again.
+        """
+        for _ in range(DAMAGED_TRIES):
+            # rclone 1.75 may not answer again for a part that it once got with a wrong digest, so the same upload is not gone on with.
+            with suppress(_PartDamaged):
+                return self._put_parts_once(uri, path)
+        raise DigestMismatch(f"put {uri}: other bytes arrived than were sent, {DAMAGED_TRIES} times", hint="check the network path")
+
+    def _put_parts_once(self, uri: StoreUri, path: Path) -> str:
+        part_bytes = max(PART_BYTES, -(-path.stat().st_size // _MOST_PARTS))
+        upload_id = str(self._begin(uri))
+        try:
+            with path.open("rb") as file, ThreadPoolExecutor(PARALLEL_PARTS, thread_name_prefix="upload") as pool:
+                try:
+                    etags, sha256, size_bytes = self._send(uri, upload_id, file, part_bytes, pool)
+                except BaseException:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise
+            self._complete(uri, upload_id, etags, size_bytes)
+        except BaseException:
+            with suppress(ClientError, BotoCoreError, OSError):  # the reason that it was given up matters more
+                self._client.abort_multipart_upload(Bucket=uri.bucket, Key=uri.key, UploadId=upload_id)
+            raise
+        return sha256
+
+    def _send(
+        self, uri: StoreUri, upload_id: str, file: IO[bytes], part_bytes: int, pool: ThreadPoolExecutor
+    ) -> tuple[list[str], str, int]:
+        """Send a file in parts, a few at a time; return the parts' marks, and sha256 and size of what was read."""
+        pending: deque[Future[str]] = deque()
+        etags: list[str] = []
+        digest, size_bytes = hashlib.sha256(), 0
+        while data := file.read(part_bytes):
+            digest.update(data)
+            size_bytes += len(data)
+            pending.append(pool.submit(self._put_part, uri, upload_id, len(etags) + len(pending) + 1, data))
+            if len(pending) > PARALLEL_PARTS:
+                etags.append(pending.popleft().result())
+        return [*etags, *(part.result() for part in pending)], digest.hexdigest(), size_bytes
+
+    def _begin(self, uri: StoreUri) -> object:
+        return self._patiently("put", uri, lambda: self._client.create_multipart_upload(Bucket=uri.bucket, Key=uri.key)["UploadId"])
+
+    def _put_part(self, uri: StoreUri, upload_id: str, number: int, data: bytes) -> str:
+        where = {"Bucket": uri.bucket, "Key": uri.key, "UploadId": upload_id, "PartNumber": number}
+
+        def send() -> str:
+            try:
+                return self._client.upload_part(**where, Body=data, ContentMD5=content_md5(data))["ETag"]  # type: ignore[arg-type]
+            except ClientError as error:
+                if is_damaged(error):
+                    raise _PartDamaged from error
+                raise
+
+        return str(self._patiently("put", uri, send))
+
+    def _complete(self, uri: StoreUri, upload_id: str, etags: list[str], size_bytes: int) -> None:
+        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+
+        def complete() -> None:
+            try:
+                self._client.complete_multipart_upload(
+                    Bucket=uri.bucket,
+                    Key=uri.key,
+                    UploadId=upload_id,
+                    MultipartUpload={"Parts": parts},  # type: ignore[typeddict-item]
+                )
+            except ClientError as error:
+                # The answer to a completion that worked may have been lost: then the upload is gone and the object is there.
+                if status(error) != 404 or self._size(uri) != size_bytes:
+                    raise
+
+        self._patiently("put", uri, complete)
+
+    def _size(self, uri: StoreUri) -> int | None:
+        try:
+            return self._client.head_object(Bucket=uri.bucket, Key=uri.key)["ContentLength"]
+        except ClientError:
+            return None
+
+    def check(self, near: StoreUri) -> UploadCheck:
+        """Return how an upload is verified: by the store, if it refuses a wrong Content-MD5, else by reading back. Asked once."""
+        with self._lock:
+            if self._check is None:
+                self._check = "content-md5" if self._patiently("put", near, lambda: self._refuses_wrong_md5(near)) else "read-back"
+            return self._check
+
+    def _refuses_wrong_md5(self, near: StoreUri) -> bool:
+        probe = StoreUri(near.bucket, f"{near.key}.probe-{uuid.uuid4().hex[:8]}")
+        try:
+            self._client.put_object(Bucket=probe.bucket, Key=probe.key, Body=_PROBE, ContentMD5=content_md5(b"other bytes"))
+        except ClientError as error:
+            if status(error) != 400:
+                raise
+            return True
+        self._client.delete_object(Bucket=probe.bucket, Key=probe.key)
+        return False

@@ -1,0 +1,86 @@
+"""Where an object is: bucket and key, joined so that a key never leaves its prefix.
+
+Promises: what `parse` and `/` return has only segments that are safe in a key and in a path. Keys that others wrote (a listing, a source of
+images) may hold anything; they are kept apart by `parse_source` and are never joined to a path.
+"""
+
+import re
+from dataclasses import dataclass
+
+from components.errors import BadInput
+
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@+-]*")
+_LOCATION = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.DOTALL)
+_LONGEST_KEY_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class StoreUri:
+    """An S3 location. `/` joins one key segment after checking that it stays below."""
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, text: str) -> "StoreUri":
+        """Read `s3://bucket/key`.
+
+        Raises:
+            BadInput: if it is not such a location, or a part of it could escape a prefix.
+        """
+        match = _LOCATION.fullmatch(text)
+        if match is None:
+            raise BadInput(f"{text!r} is not an S3 location", hint="write s3://bucket/key, the bucket in lower case")
+        uri = cls(match[1], "")
+        for segment in (match[2] or "").strip("/").split("/") if match[2] else ():
+            uri = uri / segment
+        return uri
+
+    @classmethod
+    def parse_source(cls, text: str) -> "StoreUri":
+        """Read the location of somebody else's objects: any printable key without `..`; a trailing slash is kept.
+
+        Raises:
+            BadInput: if it is not such a location.
+        """
+        match = _LOCATION.fullmatch(text)
+        key = (match[2] or "") if match else ""
+        if match is None or not key.isprintable() or ".." in key.split("/") or len(key.encode()) > _LONGEST_KEY_BYTES:
+            raise BadInput(f"{text!r} is not an S3 location", hint="write s3://bucket/archive.zip or s3://bucket/folder/")
+        return cls(match[1], key)
+
+    def __truediv__(self, segment: str) -> "StoreUri":
+        if not _SEGMENT.fullmatch(segment):
+            raise BadInput(
+                f"{segment!r} cannot be part of an object key", hint="use letters, digits and . _ = @ + -, starting with a letter or digit"
+            )
+        return StoreUri(self.bucket, f"{self.key}/{segment}" if self.key else segment)
+
+    def join(self, path: str) -> "StoreUri":
+        """Append several segments, given as one path with slashes."""
+        uri = self
+        for segment in path.split("/"):
+            uri = uri / segment
+        return uri
+
+    @property
+    def name(self) -> str:
+        """The last segment."""
+        return self.key.rsplit("/", 1)[-1]
+
+    def relative_to(self, prefix: "StoreUri") -> str:
+        """Return the key below `prefix`."""
+        below = prefix.key.rstrip("/")
+        return self.key[len(below) + 1 :] if below else self.key
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}".rstrip("/")
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What a listing tells of an object: `version` changes when its bytes do, as far as the store can say."""
+
+    uri: StoreUri
+    size_bytes: int
+    version: str = ""

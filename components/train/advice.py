@@ -1,0 +1,49 @@
+"""What to change when memory runs out, in numbers.
+
+Promises: every piece of advice gives the same training, only in more passes or with more recomputation, and names the setting to type.
+"""
+
+import re
+
+import torch
+
+from components.errors import BadInput
+from components.train.spec import TrainSpec
+from model.batching import plan_batch
+from model.distributed import World
+
+_CPU_REFUSED = re.compile(r"DefaultCPUAllocator: (can't allocate memory|not enough memory)")
+
+
+def out_of_memory(error: RuntimeError, spec: TrainSpec, world: World, device: torch.device) -> BadInput | None:
+    """Return what to say if `error` means that memory ran out, else None."""
+    if not isinstance(error, torch.OutOfMemoryError) and not _CPU_REFUSED.search(str(error)):
+        return None
+    training = spec.training
+    plan = plan_batch(training.batch_images, world.size, training.microbatch_images)
+    has = f" (it has {torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB)" if device.type == "cuda" else ""
+    tried = f" while asking for {asked}" if (asked := _asked(str(error))) else ""
+    message = (
+        f"memory of {device} ran out{tried}{has}: {plan.per_pass} images of {spec.network.image_px} px per pass and process, "
+        f"{plan.passes} pass(es) per step"
+    )
+    options = []
+    if plan.per_pass > 1:
+        half = plan_batch(training.batch_images, world.size, plan.per_pass // 2)
+        options.append(f"training.microbatch_images={half.per_pass} (the same batch in {half.passes} passes)")
+    if not training.activation_checkpointing:
+        options.append("training.activation_checkpointing=true (about a third more time)")
+    if training.precision == "float32" and device.type == "cuda":
+        options.append("training.precision=bfloat16 (a new run)")
+    if training.data_on_device:
+        options.append("training.data_on_device=false")
+    options.append(f"more resources.processes than {spec.resources.processes}")
+    return BadInput(message, hint="set " + ", or ".join(options))
+
+
+def _asked(text: str) -> str | None:
+    """Return how much memory was asked for, as the allocator told it."""
+    found = re.search(r"Tried to allocate ([0-9.]+ [KMG]iB)", text) or re.search(r"tried to allocate ([0-9]+) bytes", text)
+    if found is None:
+        return None
+    return found[1] if found[1].endswith("B") else f"{int(found[1]) / 2**20:.0f} MiB"

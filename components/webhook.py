@@ -1,0 +1,43 @@
+"""Tell somebody's chat or pipeline that a champion moved.
+
+Promises: the address comes from the environment only, because such addresses are secrets; a webhook that does not answer delays a command
+by seconds and never fails it; nothing but the move is sent. Who may move a champion is not decided here.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from components.errors import BadInput
+
+WEBHOOK = "CELEBDIT_WEBHOOK_URL"
+_TIMEOUT_S = 10.0
+
+
+def webhook_url(environ: Mapping[str, str]) -> str | None:
+    """Return where to tell, or None.
+
+    Raises:
+        BadInput: if the address is not http or https; it is not repeated, because it may be secret.
+    """
+    url = environ.get(WEBHOOK, "").strip()
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise BadInput(f"{WEBHOOK} is not an http or https address", hint="correct it or unset it")
+    return url
+
+
+def tell(url: str, facts: Mapping[str, object]) -> str | None:
+    """POST `facts` as JSON to `url`; return why that did not work, or None."""
+    request = urllib.request.Request(url, json.dumps(facts).encode(), {"Content-Type": "application/json"})  # noqa: S310 - http(s), checked
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310
+            return None
+    except urllib.error.HTTPError as refused:
+        return f"it answered {refused.code}"
+    except (OSError, ValueError) as error:
+        return f"it cannot be reached ({type(error).__name__})"
