@@ -1,82 +1,120 @@
-"""The graph as KFP YAML for a cluster: the same steps, dressed with resources, secrets, retries and scratch space.
+"""The graph as KFP YAML for a cluster: the same steps, dressed with images, resources, secrets, retries and scratch space.
 
-Promises: the same configuration gives the same bytes; no secret value and no tag-only image gets into the YAML unless asked for by hand.
-How it is submitted is not known here.
+Promises: the same configuration and images give the same bytes; what `pipeline/lint.py` refuses is never written; images are named by
+digest; secrets are named, never contained. How it is submitted is not known here.
 """
 
-import json
+import hashlib
+import re
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from kfp import compiler, kubernetes
 from kfp.dsl import PipelineTask
 
-from components.image import CPU_IMAGE, GPU_IMAGE
+from components import cluster
+from components.resources import ResourcesConfig
+from components.settings import IMAGE_DIGEST, PRESET, RUN_ID, WORK_DIR
 from pipeline.config import RunConfig
 from pipeline.graph import HEAVY_STEPS, build_graph
+from pipeline.images import Images
+from pipeline.lint import require_clean
 
-S3_SECRET = "celebdit-s3"
-MLFLOW_SECRET = "celebdit-mlflow"
-CONFIG_MAP = "celebdit-config"
-_SECRETS = {
-    S3_SECRET: {"AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY"},
-    MLFLOW_SECRET: {"MLFLOW_TRACKING_USERNAME": "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD": "MLFLOW_TRACKING_PASSWORD"},
-}
-_CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION", "CELEBDIT_EXPERIMENT")
+CACHEABLE_STEPS = ("ingest", "train", "evaluate")
+"""Steps whose result is a function of their inputs; the others look at the world as it is."""
 _RETRIES = {"train": 10}
+_LIGHT_CPU, _LIGHT_MEMORY, _LIGHT_TIMEOUT_H = "1", "4Gi", 12
+# Without backoff_max_duration KFP stops retrying one hour after the first attempt, whatever the number of retries (2.17).
 _RETRY_WINDOW = "1000h"
 
 
 @dataclass(frozen=True)
-class Images:
-    """The two images, ideally by digest."""
+class CompileOptions:
+    """What a compiled pipeline is besides its configuration."""
 
-    cpu: str = CPU_IMAGE
-    gpu: str = GPU_IMAGE
+    images: Images
+    preset: str
+    cached: Collection[str] = ()
+    """Steps that KFP may skip when it has seen their inputs before. None by default: every step finds its own finished work, and a skipped
+    one tells MLflow nothing about this run."""
 
 
-def compile_pipeline(config: RunConfig, target: Path, *, images: Images, preset: str) -> None:
-    """Write the pipeline for `config` to `target`; the file appears when it is complete."""
+def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -> str:
+    """Write the pipeline for `config` to `target` and return the sha256 of its bytes; the file appears when it is complete.
 
-    def dress(step: str, task: PipelineTask) -> None:
-        _dress(step, task, config, images, preset)
-
+    Raises:
+        BadInput: naming every rule of `pipeline/lint.py` that it would break.
+    """
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder:
         draft = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(build_graph(config.sections(), dress), str(draft))
+        graph = build_graph(config.sections(), lambda step, task: _dress(step, task, config.resources, options))
+        compiler.Compiler().compile(graph, str(draft))
+        content = draft.read_bytes()
+        require_clean(content.decode())
         draft.replace(target)
+    return hashlib.sha256(content).hexdigest()
 
 
-def _dress(step: str, task: PipelineTask, config: RunConfig, images: Images, preset: str) -> None:
-    heavy = step in HEAVY_STEPS
-    resources = config.resources
-    task.set_container_image(images.gpu if heavy else images.cpu)
-    for secret, keys in _SECRETS.items():
-        kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env=keys, optional=True)
-    kubernetes.use_config_map_as_env(
-        task, config_map_name=CONFIG_MAP, config_map_key_to_env={key: key for key in _CONFIG_KEYS}, optional=True
-    )
-    kubernetes.use_field_path_as_env(task, env_name="CELEBDIT_RUN_ID", field_path="metadata.labels['pipeline/runid']")
-    task.set_env_variable("CELEBDIT_PRESET", preset)
-    task.set_env_variable("CELEBDIT_WORK_DIR", "/scratch")
-    kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path="/scratch")
-    task.set_cpu_request(resources.cpu if heavy else "1")
-    task.set_memory_limit(resources.memory if heavy else "4Gi")
-    # Every step finds its own finished work, so KFP's cache could only hide that something was deleted.
-    task.set_caching_options(enable_caching=False)
+def label_value(text: str) -> str:
+    """Return `text` as the value of a Kubernetes label."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:63].strip("-_.") or "none"
+
+
+def _dress(step: str, task: PipelineTask, resources: ResourcesConfig, options: CompileOptions) -> None:
+    # With several nodes the train step makes a TrainJob and waits for it: its own pod needs no GPU.
+    heavy = step in HEAVY_STEPS and not (step == "train" and resources.nodes > 1)
+    image = options.images.gpu if heavy else options.images.cpu
+    task.set_container_image(image)
+    task.set_env_variable(PRESET, options.preset)
+    task.set_env_variable(IMAGE_DIGEST, image.partition("@")[2])
+    task.set_env_variable(cluster.IMAGE, options.images.gpu)
+    _give_settings(task)
+    _give_space(task, resources, heavy=heavy)
+    _give_identity(step, task, options)
+    task.set_caching_options(enable_caching=step in options.cached)
+    long = step in HEAVY_STEPS
+    kubernetes.set_timeout(task, seconds=3600 * (resources.timeout_h if long else _LIGHT_TIMEOUT_H))
     if step != "finalize":
-        # Without backoff_max_duration KFP stops retrying one hour after the first attempt, whatever the number of retries (2.17).
         task.set_retry(_RETRIES.get(step, 3), backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=_RETRY_WINDOW)
     if heavy:
-        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=resources.shm)
-        if resources.device != "cpu":
-            task.set_accelerator_type(resources.gpu_type).set_accelerator_limit(resources.processes)
+        _give_devices(task, resources)
 
 
-def load_images(lock: Path | None) -> Images:
-    """Return the images recorded in a lock file, or the local names."""
-    if lock is None:
-        return Images()
-    recorded = json.loads(lock.read_text())
-    return Images(cpu=recorded["cpu"], gpu=recorded["gpu"])
+def _give_settings(task: PipelineTask) -> None:
+    """Endpoints and credentials, by reference. Optional, because a pod that misses one hangs, while a step that misses one says so."""
+    for secret, keys in cluster.SECRET_KEYS.items():
+        kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={key: key for key in keys}, optional=True)
+    kubernetes.use_config_map_as_env(
+        task, config_map_name=cluster.CONFIG_MAP, config_map_key_to_env={key: key for key in cluster.CONFIG_KEYS}, optional=True
+    )
+    kubernetes.use_field_path_as_env(task, env_name=RUN_ID, field_path="metadata.labels['pipeline/runid']")
+    kubernetes.use_field_path_as_env(task, env_name=cluster.NAMESPACE, field_path="metadata.namespace")
+    kubernetes.use_field_path_as_env(task, env_name=cluster.POD, field_path="metadata.name")
+
+
+def _give_space(task: PipelineTask, resources: ResourcesConfig, *, heavy: bool) -> None:
+    task.set_env_variable(WORK_DIR, cluster.SCRATCH_PATH)
+    kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=cluster.SCRATCH_PATH, size_limit=resources.scratch)
+    task.set_cpu_request(resources.cpu if heavy else _LIGHT_CPU)
+    memory = resources.memory if heavy else _LIGHT_MEMORY
+    task.set_memory_request(memory)
+    task.set_memory_limit(memory)
+    if heavy:
+        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path=cluster.SHM_PATH, medium="Memory", size_limit=resources.shm)
+
+
+def _give_identity(step: str, task: PipelineTask, options: CompileOptions) -> None:
+    kubernetes.set_security_context(task, run_as_user=cluster.IMAGE_USER, run_as_group=cluster.IMAGE_USER, run_as_non_root=True)
+    for key, value in {**cluster.PART_OF, cluster.STEP_LABEL: step, "celebdit.io/preset": label_value(options.preset)}.items():
+        kubernetes.add_pod_label(task, label_key=key, label_value=value)
+
+
+def _give_devices(task: PipelineTask, resources: ResourcesConfig) -> None:
+    for key, value in resources.node_selector.items():
+        kubernetes.add_node_selector(task, label_key=key, label_value=value)
+    for toleration in resources.all_tolerations:
+        kubernetes.add_toleration(task, key=toleration.key, operator=toleration.operator, value=toleration.value, effect=toleration.effect)
+    if resources.on_gpus:
+        task.set_accelerator_type(resources.gpu_type).set_accelerator_limit(resources.processes)

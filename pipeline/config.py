@@ -50,6 +50,8 @@ class RunConfig(FrozenConfig):
         tracked = {f"{width:g}" for width in self.training.ema_sigma_rel} | ({"classic"} if self.training.ema_decay else set()) | {"none"}
         if self.sampling.ema not in tracked:
             raise ValueError(f"sampling.ema {self.sampling.ema!r} is not tracked by this training, which has {', '.join(sorted(tracked))}")
+        if (self.gate.no_worse_than_champion or self.gate.better_than_champion) and not self.evaluation.champion:
+            raise ValueError("gate.no_worse_than_champion compares with the champion: set evaluation.champion=true, or it to false")
         plan_batch(self.training.batch_images, self.resources.processes * self.resources.nodes, self.training.microbatch_images)
         return self
 
@@ -84,6 +86,30 @@ def load_config(preset_or_file: str, overrides: Sequence[str] = (), *, changes: 
     for path, value in (changes or {}).items():
         _set(raw, path.split("."), value, origin=path)
     return validated(raw)
+
+
+def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> DataConfig:
+    """Return the `data` section alone, from its defaults, `overrides` (`data.key=value`) and `changes` (already typed).
+
+    Raises:
+        BadInput: as `load_config` does.
+    """
+    raw: dict[str, Any] = {"data": {}}
+    for path, value in (changes or {}).items():
+        _set(raw, path.split("."), value, origin=path)
+    for override in overrides:
+        parts, value = _parsed(override)
+        if parts[0] != "data":
+            raise BadInput(f"{override!r} is not a setting of the data section", hint="write data.key=value, like data.max_rejected=0.05")
+        _set(raw, parts, value, origin=override)
+    try:
+        return DataConfig.model_validate_json(json.dumps(raw["data"]))
+    except ValidationError as error:
+        near = difflib.get_close_matches(
+            str(error.errors()[0]["loc"][-1:][0]) if error.errors()[0]["loc"] else "", DataConfig.model_fields, n=1
+        )
+        unknown = error.errors()[0]["type"] == "extra_forbidden"
+        raise BadInput(describe(error, section="data"), hint=f"did you mean data.{near[0]}?" if unknown and near else None) from error
 
 
 def validated(raw: Mapping[str, Any]) -> RunConfig:

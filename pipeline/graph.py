@@ -68,6 +68,7 @@ def build_graph(defaults: dict[str, str], dress: Dress = lambda step, task: None
                 evaluation=evaluation,
                 sampling=sampling,
                 resources=resources,
+                registry=registry,
             )
             dress("evaluate", evaluated)
             decided = gate_step(report=evaluated.outputs["report"], gate=gate, registry=registry)

@@ -27,7 +27,7 @@ class RunSummary:
     passed: bool
 
 
-def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, run_id: str) -> RunSummary:
+def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, run_id: str, in_containers: bool = False) -> RunSummary:
     """Run the pipeline and return its summary.
 
     Raises:
@@ -45,7 +45,7 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
     folder = session.home.absolute() / "runs" / run_id
     view.say(f"run {run_id}, log: {folder / 'log.txt'}")
     try:
-        outcome = run_locally(config, folder, environment, on_event=view)
+        outcome = run_locally(config, folder, environment, on_event=view, in_containers=in_containers)
     except KeyboardInterrupt:
         view.say("interrupted: closing the run")
         _close_interrupted(context)

@@ -5,26 +5,35 @@ from pathlib import Path
 import click
 
 from components.errors import BadInput
-from pipeline.commands.options import say
+from pipeline.commands.options import cluster_options, json_option, print_json, say
 
 
 @click.command()
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The YAML file to write.")
-def compile_command(preset: str, overrides: tuple[str, ...], output: Path) -> None:
+@cluster_options
+@json_option
+def compile_command(preset: str, overrides: tuple[str, ...], output: Path, images: Path, cached: tuple[str, ...], as_json: bool) -> None:
     """Write the pipeline for PRESET (a preset's name or a TOML file) as KFP YAML.
 
-    OVERRIDES are written section.key=value.
+    OVERRIDES are written section.key=value. The images are named by the digests of `make images`.
     """
-    from pipeline.compile import Images, compile_pipeline
+    from pipeline.compile import CompileOptions, compile_pipeline
     from pipeline.config import load_config
+    from pipeline.images import read_lock
 
     config = load_config(preset, overrides)
     if output.suffix not in (".yaml", ".yml"):
         raise BadInput(f"--output {output} must end in .yaml")
+    if not output.absolute().parent.is_dir():
+        raise BadInput(f"--output {output} cannot be written: {output.absolute().parent} is not a folder")
+    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached)
     try:
-        compile_pipeline(config, output, images=Images(), preset=Path(preset).stem)
+        digest = compile_pipeline(config, output, options)
     except OSError as error:
         raise BadInput(f"--output {output} cannot be written: {error.strerror}") from error
-    say(f"wrote {output}")
+    say(f"wrote {output}, sha256 {digest[:12]}")
+    say(f"  submit it    celebdit submit {preset}, or upload the file in the KFP UI")
+    if as_json:
+        print_json({"file": str(output), "sha256": digest, "config_digest": config.digest()})

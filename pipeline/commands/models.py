@@ -1,6 +1,7 @@
 """`celebdit models`: what is in the registry, and who is champion."""
 
 import getpass
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pipeline.commands.options import home_option, json_option, print_json, say
+from components.webhook import tell, webhook_url
+from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.session import open_session
+from pipeline.view import printable
 
 if TYPE_CHECKING:
-    from components.registry import Registry, Standing
+    from components.promotions import Standing
+    from components.registry import ModelVersion, Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,23 +49,45 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
     """List the versions of a model with their aliases."""
     with _registry(home, name) as registry:
         aliases = registry.aliases()
-        rows: list[dict[str, Any]] = [
-            {
-                "version": str(version.version),
-                "aliases": sorted(alias for alias, number in aliases.items() if number == str(version.version)),
-                "created": time.strftime("%Y-%m-%d %H:%M", time.gmtime(version.creation_timestamp / 1000)),
-                "checkpoint": version.tags.get("checkpoint.digest"),
-                "metrics": {key: float(value) for key, value in version.tags.items() if key.startswith("eval/")},
-            }
-            for version in registry.versions()
-        ]
+        rows = [_summary(version, aliases) for version in registry.versions()]
+        advice = "" if rows else registry.nothing_here()
     if not rows:
-        say(f"model {name!r} has no versions yet")
+        say(f"model {name!r} has no versions yet; {advice}")
     for row in rows:
-        numbers = ", ".join(f"{key}={value:.4g}" for key, value in row["metrics"].items())
-        say(f"{row['version']:>4}  {row['created']}  {(row['checkpoint'] or '')[:12]}  {numbers}  {' '.join(row['aliases'])}")
+        say(
+            f"{row['version']:>4}  {row['created']}  {(row['checkpoint'] or '')[:12]:<12}  gate {row['gate'] or 'none':<4}  "
+            f"{_headline(row['metrics'])}  {' '.join(row['aliases'])}".rstrip()
+        )
+    if rows:
+        say(f"  one of them in full: {command_name()} models show {rows[-1]['version']} --model {name}")
     if as_json:
         print_json({"model": name, "versions": rows})
+
+
+@models.command()
+@click.argument("version")
+@_model_option
+@home_option
+@json_option
+def show(version: str, name: str, home: Path, as_json: bool) -> None:
+    """Show VERSION, a number or an alias: where it comes from, its numbers with their protocol, its card and its moves."""
+    with _registry(home, name) as registry:
+        found = registry.resolve(version)
+        number = str(found.version)
+        row = _summary(found, registry.aliases())
+        moves = [move for move in registry.moves() if move.version == number]
+        address = f"{registry.tracking.settings.mlflow_uri}/#/models/{name}/versions/{number}?workflowType=machine_learning"
+    say(printable_lines(found.description or "no card"))
+    for key, value in sorted(found.tags.items()):
+        if not key.startswith("eval/"):
+            say(f"  {key:<20} {printable(value)}")
+    say(f"  {'aliases':<20} {', '.join(row['aliases']) or 'none'}")
+    for move in moves:
+        say(f"  {move.at}  {move.action} by {printable(move.by)}{' (forced)' if move.forced else ''}: {printable(move.reason)}")
+    say(f"  {address}")
+    if as_json:
+        tags = dict(sorted(found.tags.items()))
+        print_json({"model": name, **row, "tags": tags, "card": found.description, "moves": [vars(move) for move in moves], "url": address})
 
 
 @models.command()
@@ -72,10 +98,15 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
 @home_option
 @json_option
 def promote(version: str, reason: str, force: bool, name: str, home: Path, as_json: bool) -> None:
-    """Make VERSION the champion; the old one becomes `previous`."""
+    """Make VERSION, a number or an alias, the champion; the old one becomes `previous`."""
+    webhook = webhook_url(os.environ)
     with _registry(home, name) as registry:
-        standing = registry.promote(version, reason=reason, by=getpass.getuser(), force=force)
+        number = str(registry.resolve(version).version)
+        standing = registry.promote(number, reason=reason, by=getpass.getuser(), force=force)
+    if standing.champion != number:
+        say(f"version {number} was promoted, and overtaken by another move at the same moment; see {command_name()} models history")
     _show(name, standing, as_json=as_json)
+    _tell(webhook, "promote", name, number, reason, standing)
 
 
 @models.command()
@@ -85,9 +116,11 @@ def promote(version: str, reason: str, force: bool, name: str, home: Path, as_js
 @json_option
 def rollback(reason: str, name: str, home: Path, as_json: bool) -> None:
     """Undo the newest promotion."""
+    webhook = webhook_url(os.environ)
     with _registry(home, name) as registry:
         standing = registry.rollback(reason=reason, by=getpass.getuser())
     _show(name, standing, as_json=as_json)
+    _tell(webhook, "rollback", name, standing.champion, reason, standing)
 
 
 @models.command()
@@ -99,14 +132,48 @@ def history(name: str, home: Path, as_json: bool) -> None:
     with _registry(home, name) as registry:
         moves = registry.moves()
     for move in moves:
-        say(f"{move.at}  {move.action:<8}  version {move.version}  by {move.by}{' (forced)' if move.forced else ''}: {move.reason}")
+        forced = " (forced)" if move.forced else ""
+        say(f"{move.at}  {move.action:<8}  version {move.version}  by {printable(move.by)}{forced}: {printable(move.reason)}")
     if not moves:
         say(f"nothing was promoted in model {name!r} yet")
     if as_json:
         print_json({"model": name, "moves": [vars(move) for move in moves]})
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines without other control characters."""
+    return "\n".join(printable(line) for line in text.splitlines())
+
+
+def _summary(version: "ModelVersion", aliases: dict[str, str]) -> dict[str, Any]:
+    number = str(version.version)
+    return {
+        "version": number,
+        "aliases": sorted(alias for alias, on in aliases.items() if on == number),
+        "created": time.strftime("%Y-%m-%d %H:%M", time.gmtime(version.creation_timestamp / 1000)),
+        "checkpoint": version.tags.get("checkpoint.digest"),
+        "gate": version.tags.get("gate.decision"),
+        "protocol": version.tags.get("protocol.name"),
+        "metrics": {key: float(value) for key, value in version.tags.items() if key.startswith("eval/")},
+    }
+
+
+def _headline(metrics: dict[str, float]) -> str:
+    """Return the Frechet distance with its error, which is what versions are told apart by."""
+    named = sorted(key for key in metrics if key.startswith(("eval/fid_", "eval/fd_")) and not key.endswith(("_std", "_of_noise")))
+    return ", ".join(f"{key}={metrics[key]:.4g}" + (f"±{metrics[f'{key}_std']:.2g}" if f"{key}_std" in metrics else "") for key in named)
+
+
 def _show(name: str, standing: "Standing", *, as_json: bool) -> None:
     say(f"{name}: champion is version {standing.champion}" + (f", previous is version {standing.previous}" if standing.previous else ""))
     if as_json:
         print_json({"model": name, "champion": standing.champion, "previous": standing.previous})
+
+
+def _tell(webhook: str | None, action: str, name: str, version: str | None, reason: str, standing: "Standing") -> None:
+    if webhook is None:
+        return
+    facts = {"action": action, "model": name, "version": version, "reason": reason, "by": getpass.getuser(), **vars(standing)}
+    problem = tell(webhook, facts)
+    if problem is not None:
+        say(f"  the move is done, but the webhook did not hear of it: {problem}")

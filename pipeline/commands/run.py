@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from components.errors import EXIT_OK, GateFailed
+from components.errors import EXIT_OK, BadInput, GateFailed
 from components.events import Event
 from components.ingest.sources import open_source, require_consent
 from components.ingest.synthetic import write_archive
-from pipeline.commands.options import home_option, json_option, print_json, say
+from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, say
 from pipeline.config import load_config
 from pipeline.runs import RunSummary, execute
 from pipeline.session import new_run_id, open_session
@@ -19,20 +19,32 @@ from pipeline.view import RunView
 _DEMO_FACES, _DEMO_SEED, _DEMO_PX = 2400, 0, 256
 
 
+_profile_option = click.option(
+    "--profile",
+    "profile_steps",
+    type=int,
+    metavar="STEPS",
+    help="Trace so many training steps with torch's profiler; the trace becomes an artifact of the training's MLflow run.",
+)
+
+
 @click.command()
 @click.argument("overrides", nargs=-1)
-@click.option("--source", type=click.Path(path_type=Path), help="A zip, tar or folder of images to use instead of drawn faces.")
+@click.option("--source", help="Images to use instead of drawn faces: a zip, tar or folder, or an address as `celebdit ingest` takes it.")
 @click.option("--keep-services", is_flag=True, help="Leave the embedded servers running afterwards.")
+@_profile_option
 @home_option
 @json_option
-def demo(overrides: tuple[str, ...], source: Path | None, keep_services: bool, home: Path, as_json: bool) -> int:
+def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, profile_steps: int | None, home: Path, as_json: bool) -> int:
     """Draw faces, train on them, evaluate and register: the whole pipeline in a few minutes.
 
     OVERRIDES are written section.key=value, like training.total_steps=200.
     """
+    if source is not None and source.startswith("kaggle://"):
+        raise BadInput("the demo takes images of yours", hint="for CelebA-HQ: celebdit run celebahq256-s --accept-license NAME")
     archive = home / "demo" / f"faces-{_DEMO_FACES}-{_DEMO_SEED}-{_DEMO_PX}.zip"
-    chosen = str((source or archive).absolute())
-    changes: dict[str, object] = {"data.source": chosen}
+    chosen = str(archive.absolute()) if source is None else source if "://" in source else str(Path(source).absolute())
+    changes: dict[str, object] = {"data.source": chosen, **_profiled(profile_steps)}
     if source is not None:
         changes |= {"data.name": "demo-own", "data.licence": "unspecified"}
     config = load_config("demo", overrides, changes=changes)
@@ -50,26 +62,42 @@ def demo(overrides: tuple[str, ...], source: Path | None, keep_services: bool, h
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
 @click.option("--keep-services", is_flag=True, help="Leave the embedded servers running afterwards.")
+@license_option
 @click.option(
-    "--accept-license",
-    "accepted_by",
-    metavar="NAME",
-    help="Accept the licence of the data in this name; it is recorded with everything made from them.",
+    "--runner",
+    type=click.Choice(["subprocess", "container"]),
+    default="subprocess",
+    show_default=True,
+    help="Run the steps as processes, or in the images of `make images` on docker or podman.",
 )
+@_profile_option
 @home_option
 @json_option
-def run(preset: str, overrides: tuple[str, ...], keep_services: bool, accepted_by: str | None, home: Path, as_json: bool) -> int:
+def run(
+    preset: str,
+    overrides: tuple[str, ...],
+    keep_services: bool,
+    accepted_by: str | None,
+    runner: str,
+    profile_steps: int | None,
+    home: Path,
+    as_json: bool,
+) -> int:
     """Run the pipeline with PRESET, the name of a preset or the path of a TOML file.
 
     OVERRIDES are written section.key=value, like training.total_steps=200.
     """
-    changes: dict[str, object] = {} if accepted_by is None else {"data.licence_accepted_by": accepted_by}
+    changes = _profiled(profile_steps) | ({} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     config = load_config(preset, overrides, changes=changes)
     require_consent(config.data)
     open_source(config.data)  # a source that cannot be read is said before anything is started
     with open_session(home, stay=keep_services) as session, RunView() as view:
-        summary = execute(config, session, view, preset=Path(preset).stem, run_id=new_run_id(preset))
+        summary = execute(config, session, view, preset=Path(preset).stem, run_id=new_run_id(preset), in_containers=runner == "container")
     return _finish(summary, as_json=as_json, kept=keep_services)
+
+
+def _profiled(steps: int | None) -> dict[str, object]:
+    return {} if steps is None else {"training.profile_steps": steps}
 
 
 def _draw_archive(archive: Path, view: RunView) -> None:
@@ -104,10 +132,10 @@ def _finish(summary: RunSummary, *, as_json: bool, kept: bool) -> int:
     say(f"  samples    {facts['samples']}")
     say(f"  MLflow     {facts['mlflow']['run_url']}")
     if not kept and facts["mlflow"]["tracking_uri"].startswith("http://127.0.0.1:"):
-        say("             (its server has stopped; `celebdit ui` starts it again and prints the address)")
+        say(f"             (its server has stopped; `{command_name()} ui` starts it again and prints the address)")
     say("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in facts["seconds"].items()))
     if model is not None:
-        say(f'  next       celebdit models promote {model["version"]} --model {model["name"]} --reason "..."')
+        say(f'  next       {command_name()} models promote {model["version"]} --model {model["name"]} --reason "..."')
     if as_json:
         print_json(facts)
     return EXIT_OK if summary.passed else GateFailed.exit_code

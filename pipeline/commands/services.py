@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.options import home_option, json_option, print_json, say
+from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.services import Endpoints, Services
 
 
@@ -76,4 +76,4 @@ def _show(endpoints: Endpoints) -> None:
     say(f"MLflow runs    {endpoints.mlflow_url}/#/experiments?workflowType=machine_learning")
     say(f"MLflow models  {endpoints.mlflow_url}/#/models?workflowType=machine_learning")
     say(f"S3             {endpoints.s3_url}")
-    say("stop with      celebdit services down")
+    say(f"stop with      {command_name()} services down")

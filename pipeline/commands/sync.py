@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from components.errors import BadInput
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
 
@@ -17,17 +16,12 @@ def sync(run_key: str, home: Path, as_json: bool) -> None:
     """Tell MLflow what it missed of the training RUN_KEY while it was away; doing it again is harmless."""
     with open_session(home) as session:
         context = session.context()
-        folder = context.settings.work_dir / "runs" / run_key / "journal"
-        if not (folder / "journal.jsonl").exists():
-            raise BadInput(
-                f"there is no journal of run {run_key!r} in {folder.parent.parent}", hint="name a run key as `celebdit run` prints it"
-            )
-        from components.journal import Journal
-        from components.train.destination import MlflowDestination
+        from components.train.sync import sync as deliver
 
-        journal = Journal(folder)
-        pending, _ = journal.pending()
-        journal.deliver(MlflowDestination(context.settings, run_key))
-    say(f"run {run_key}: {len(pending)} entries delivered" if pending else f"run {run_key}: MLflow has everything already")
+        count = deliver(run_key, context)
+        run = context.tracking.training_run(run_key)
+        url = context.tracking.run_url(run.info.run_id) if run is not None else ""
+    say(f"run {run_key}: {count} entries delivered" if count else f"run {run_key}: MLflow has everything already")
+    say(f"  MLflow  {url}")
     if as_json:
-        print_json({"run_key": run_key, "delivered": len(pending)})
+        print_json({"run_key": run_key, "delivered": count, "run_url": url})

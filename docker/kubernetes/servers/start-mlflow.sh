@@ -1,0 +1,31 @@
+#!/bin/sh
+# Start MLflow with authentication on. Everything secret comes by environment and goes into a file that only this user can read; nothing of
+# it is on a command line. Needs MLFLOW_BACKEND_STORE_URI, MLFLOW_AUTH_DATABASE_URI, MLFLOW_ADMIN_PASSWORD, MLFLOW_FLASK_SERVER_SECRET_KEY.
+set -eu
+for name in MLFLOW_BACKEND_STORE_URI MLFLOW_AUTH_DATABASE_URI MLFLOW_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_ARTIFACTS; do
+    eval "value=\${$name:-}"
+    if [ -z "$value" ]; then
+        echo "start-mlflow: $name is not set, and MLflow is not started without it" >&2
+        exit 2
+    fi
+done
+if [ "${#MLFLOW_ADMIN_PASSWORD}" -lt 12 ]; then
+    echo "start-mlflow: MLFLOW_ADMIN_PASSWORD must have 12 characters or more" >&2
+    exit 2
+fi
+umask 077
+folder=$(mktemp -d)
+MLFLOW_AUTH_CONFIG_PATH=$folder/basic_auth.ini
+cat > "$MLFLOW_AUTH_CONFIG_PATH" <<INI
+[mlflow]
+default_permission = READ
+database_uri = $MLFLOW_AUTH_DATABASE_URI
+admin_username = ${MLFLOW_ADMIN_USERNAME:-admin}
+admin_password = $MLFLOW_ADMIN_PASSWORD
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+INI
+export MLFLOW_AUTH_CONFIG_PATH
+unset MLFLOW_ADMIN_PASSWORD MLFLOW_AUTH_DATABASE_URI
+exec mlflow server --app-name basic-auth \
+    --host "${MLFLOW_LISTEN:-0.0.0.0}" --port "${MLFLOW_PORT:-5000}" --workers "${MLFLOW_WORKERS:-2}" \
+    --artifacts-destination "$MLFLOW_ARTIFACTS" --allowed-hosts "${MLFLOW_HOSTS:-localhost,localhost:*}"

@@ -1,0 +1,48 @@
+"""What the commands for Kubeflow Pipelines share: the connection, and following a run to its end."""
+
+from typing import Any
+
+from components.errors import EXIT_OK, GateFailed
+from pipeline.commands.options import print_json, say
+from pipeline.kubeflow import KfpAddress, Kubeflow
+from pipeline.submit import failure_of, follow, steps_of
+from pipeline.view import RunView
+
+_FIRST_ANSWER_S = 5.0
+
+
+def connected(endpoint: str | None, namespace: str | None) -> Kubeflow:
+    """Return the server that was asked for, known to answer: a wrong address is said within seconds, later silences are waited out."""
+    address = KfpAddress.find(endpoint, namespace)
+    Kubeflow(address, deadline_s=_FIRST_ANSWER_S).multi_user()
+    said = set[str]()
+
+    def tell(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            say(text)
+
+    return Kubeflow(address, on_retry=tell)
+
+
+def followed(kubeflow: Kubeflow, run_id: str, facts: dict[str, Any], *, as_json: bool, resumed: bool = False) -> int:
+    """Show a run until it ends and return the exit code of its outcome.
+
+    Raises:
+        CelebditError: of the kind that the failing step had.
+    """
+    try:
+        with RunView() as view:
+            run = follow(run_id, kubeflow, on_event=view, resumed=resumed)
+    except KeyboardInterrupt:
+        say(f"not waiting any longer: the run goes on, look again with: celebdit runs {run_id}")
+        raise
+    failure = failure_of(run)
+    if failure is not None and not isinstance(failure, GateFailed):
+        raise failure
+    say(f"  outcome      {'registered' if failure is None else failure.message}")
+    say(f"  run          {kubeflow.run_url(run_id)}")
+    if as_json:
+        steps = {name: str(task.state) for name, task in steps_of(run).items()}
+        print_json({**facts, "state": str(run.state), "gate": "pass" if failure is None else "fail", "steps": steps})
+    return EXIT_OK if failure is None else GateFailed.exit_code

@@ -1,0 +1,68 @@
+"""`celebdit runs`: what runs, and what ran, on Kubeflow Pipelines."""
+
+from typing import Any
+
+import click
+
+from components.errors import EXIT_OK
+from pipeline.commands.options import json_option, kubeflow_options, print_json, say, wait_option
+from pipeline.view import printable
+
+
+@click.command()
+@click.argument("run_id", metavar="[RUN]", required=False)
+@kubeflow_options
+@click.option("--experiment", metavar="E", help="Only runs of this experiment.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many to list, newest first.")
+@wait_option
+@json_option
+def runs(
+    run_id: str | None, endpoint: str | None, namespace: str | None, experiment: str | None, limit: int, wait: bool, as_json: bool
+) -> int:
+    """List the newest runs, or the steps of RUN."""
+    from pipeline.commands.follow import connected, followed
+
+    kubeflow = connected(endpoint, namespace)
+    if run_id is not None and wait:
+        return followed(kubeflow, run_id, {"run_id": run_id}, as_json=as_json)
+    if run_id is not None:
+        _show(kubeflow.run(run_id), kubeflow.run_url(run_id), as_json=as_json)
+        return EXIT_OK
+    listed = kubeflow.runs(experiment=experiment, limit=limit)
+    for run in listed:
+        say(f"{run.run_id}  {run.state or 'PENDING'!s:<9}  {_moment(run.created_at)}  {printable(str(run.display_name))}")
+    if not listed:
+        say("there are no runs yet: celebdit submit PRESET")
+    if as_json:
+        print_json({"runs": [_facts(run, kubeflow.run_url(str(run.run_id))) for run in listed]})
+    return EXIT_OK
+
+
+def _show(run: Any, url: str, *, as_json: bool) -> None:
+    from pipeline.submit import failure_of, steps_of
+
+    steps = steps_of(run)
+    say(f"{printable(str(run.display_name))}: {run.state or 'PENDING'}")
+    for name, task in steps.items():
+        say(f"  {name:<12} {task.state!s:<9}  {_moment(task.start_time)} - {_moment(task.end_time)}  {task.pod_name or ''}")
+    failure = failure_of(run) if run.finished_at else None
+    if failure is not None:
+        say(f"  why          {printable(failure.message)}")
+        say(f"  next         {failure.hint}")
+    say(f"  run          {url}")
+    if as_json:
+        print_json({**_facts(run, url), "steps": {name: str(task.state) for name, task in steps.items()}})
+
+
+def _facts(run: Any, url: str) -> dict[str, object]:
+    return {
+        "run_id": str(run.run_id),
+        "name": str(run.display_name),
+        "state": str(run.state or "PENDING"),
+        "created_at": run.created_at.isoformat() if run.created_at else None,
+        "url": url,
+    }
+
+
+def _moment(moment: Any) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M") if moment is not None else "-"

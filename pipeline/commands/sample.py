@@ -1,0 +1,137 @@
+"""`celebdit sample`: draw images from a checkpoint, a run or a registered version."""
+
+import hashlib
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from pydantic import ValidationError
+
+from components.context import describe
+from components.errors import BadInput
+from components.events import Event
+from model.config import SAMPLERS, SamplingConfig
+from pipeline.commands.options import home_option, json_option, print_json, say
+from pipeline.session import open_session
+from pipeline.view import RunView
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+_MOST_IMAGES = 100_000
+_MOST_IN_GRID = 1024
+
+
+@click.command()
+@click.argument("source")
+@click.option("--count", default=16, show_default=True, type=click.IntRange(1, _MOST_IMAGES), help="Images to draw.")
+@click.option("--first", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1 - _MOST_IMAGES), help="Index of the first image.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="A .png for one grid, else a folder of images.  [default: a grid named after both]"
+)
+@click.option("--sampler", type=click.Choice(SAMPLERS), help="Integrator.  [default: the version's own, else heun]")
+@click.option("--steps", "num_steps", type=click.IntRange(1, 4000), help="Steps of the sampler.  [default: the version's own, else 32]")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Image i is a function of the weights, the seed and i.  [default: 0]")
+@click.option("--ema", help="Which average of the weights, or none.  [default: the widest there is]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--batch", "batch_images", type=click.IntRange(1, 4096), help="Images at once.  [default: what fits in memory]")
+@home_option
+@json_option
+def sample(
+    source: str,
+    count: int,
+    first: int,
+    out: Path | None,
+    sampler: str | None,
+    num_steps: int | None,
+    seed: int | None,
+    ema: str | None,
+    device: str,
+    batch_images: int | None,
+    home: Path,
+    as_json: bool,
+) -> None:
+    """Draw images from SOURCE and store them as PNG.
+
+    SOURCE is the folder or s3:// location of a checkpoint, a run key or run id as `celebdit run` prints it, or models:/NAME@champion. The
+    same seed gives the same bytes on the same device.
+    """
+    from components.weights import find_weights, needs_servers
+
+    if not source.strip():
+        raise BadInput("SOURCE is empty", hint="name a checkpoint, a run or models:/NAME@champion")
+    with open_session(home) if needs_servers(source) else nullcontext() as session:
+        found = find_weights(source, ema=ema, context=session.context() if session is not None else None)
+    sampling = _sampling(found.sampling, sampler=sampler, num_steps=num_steps, seed=seed, ema=found.ema)
+    target = out or Path(f"samples-{found.digest[:8]}-{sampling.sampler}{sampling.num_steps}-seed{sampling.seed}.png")
+    _check_target(target, count)
+    generator = found.generator(_device(device))
+
+    def on_step(done: int, total: int) -> None:
+        view(Event(step="sample", kind="progress", at_s=time.time(), facts={"done": done, "total": total, "text": "steps"}))
+
+    with RunView() as view:
+        try:
+            images = generator.draw(sampling, range(first, first + count), pass_images=batch_images, on_step=on_step)
+        except ValueError as error:  # the path of these weights cannot be sampled so
+            raise BadInput(f"{error}", hint="ask for fewer --steps or another --sampler") from error
+    written = _write(images.permute(0, 2, 3, 1).numpy(), target, first)
+    say(f"{count} images of {found.described}, average {found.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
+    say(f"  {target}")
+    if as_json:
+        print_json(
+            {
+                "source": found.described,
+                "checkpoint_digest": found.digest,
+                "sampling": sampling.model_dump(mode="json"),
+                "first": first,
+                "count": count,
+                "out": str(target),
+                "files": written,
+            }
+        )
+
+
+def _sampling(given: SamplingConfig | None, *, ema: str, **changes: Any) -> SamplingConfig:
+    base = (given or SamplingConfig()).model_dump(mode="json")
+    try:
+        return SamplingConfig(**{**base, **{key: value for key, value in changes.items() if value is not None}, "ema": ema})
+    except ValidationError as error:
+        raise BadInput(describe(error, section="sampling")) from error
+
+
+def _check_target(target: Path, count: int) -> None:
+    if target.suffix == ".png":
+        if count > _MOST_IN_GRID:
+            raise BadInput(f"a grid of {count} images is too large, at most {_MOST_IN_GRID}", hint="name a folder with --out instead")
+        if target.is_dir() or not target.absolute().parent.is_dir():
+            raise BadInput(f"{target} cannot be written", hint=f"{target.absolute().parent} must be a folder, and {target.name} not")
+    elif target.exists() and not target.is_dir():
+        raise BadInput(f"{target} is a file and does not end in .png", hint="name a .png for a grid, or a folder")
+
+
+def _device(wanted: str) -> "torch.device":
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: there is no CUDA device here", hint="leave --device away, or use cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _write(images: "np.ndarray", target: Path, first: int) -> dict[str, str]:
+    """Write one grid or a folder of images, and return each file's sha256."""
+    from components.pictures import grid, png
+
+    if target.suffix == ".png":
+        files = {target: png(grid(list(images)))}
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        files = {target / f"{first + index:06d}.png": png(image) for index, image in enumerate(images)}
+    for path, data in files.items():
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(data)
+        partial.replace(path)
+    return {str(path): hashlib.sha256(data).hexdigest() for path, data in files.items()}

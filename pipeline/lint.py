@@ -1,0 +1,99 @@
+"""Rules that a compiled pipeline must keep, checked on the YAML itself: what KFP accepts in silence and a cluster punishes later.
+
+Promises: every rule names the step and what would happen. Pure: text in, findings out. The schema of the YAML is KFP's business.
+"""
+
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from components.cluster import SHM_PATH
+from components.errors import BadInput
+from components.redact import redactor
+from pipeline.graph import HEAVY_STEPS
+
+_MAX_PARAMETERS = 15
+_DEFAULT_WINDOW_S = 3600
+_SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL)", re.IGNORECASE)
+_SECRET_TEXT = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]+:[^/\s@]+@|\bAKIA[0-9A-Z]{16}\b")
+
+
+def require_clean(text: str, *, environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a compiled pipeline that breaks a rule.
+
+    Raises:
+        BadInput: with every finding.
+    """
+    if findings := lint(text, environ=environ):
+        raise BadInput(f"the compiled pipeline breaks {len(findings)} rule(s): {'; '.join(findings)}")
+
+
+def lint(text: str, *, environ: Mapping[str, str]) -> list[str]:
+    """Return one line per broken rule; `environ` is searched for secrets that got into `text`."""
+    documents = list(yaml.safe_load_all(text))
+    spec = documents[0]
+    platform = documents[1] if len(documents) > 1 else {}
+    found = list(_secrets(text, spec, environ))
+    parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    if len(parameters) > _MAX_PARAMETERS:
+        found.append(f"{len(parameters)} parameters are more than a person reads ({_MAX_PARAMETERS} at most)")
+    # On several nodes the train step only waits for its TrainJob.
+    nodes = json.loads(parameters["resources"]["defaultValue"])["nodes"]
+    torch_steps = [step for step in HEAVY_STEPS if step != "train" or nodes == 1]
+    executors = spec["deploymentSpec"]["executors"]
+    settings = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    for name, executor in executors.items():
+        found += _executor(name.removeprefix("exec-"), executor["container"], settings.get(name, {}), torch_steps)
+    for name, task in _tasks(spec):
+        found += _task(name, task)
+    return found
+
+
+def _secrets(text: str, spec: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
+    if _SECRET_TEXT.search(text):
+        yield "it contains a key or an address with credentials"
+    elif redactor(environ)(text) != text:
+        yield "it contains the value of a secret from this environment"
+    for name, executor in spec["deploymentSpec"]["executors"].items():
+        for variable in executor["container"].get("env", []):
+            if _SECRET_NAME.search(variable["name"]):
+                yield f"{name.removeprefix('exec-')}: {variable['name']} is given as a plain value, use a Secret"
+
+
+def _executor(step: str, container: Mapping[str, Any], settings: Mapping[str, Any], torch_steps: Collection[str]) -> Iterator[str]:
+    if not re.search(r"@sha256:[0-9a-f]{64}$", container["image"]):
+        yield f"{step}: image {container['image']} has no digest, so nobody knows what will run"
+    for reference in settings.get("secretAsEnv", []):
+        if not reference.get("optional"):
+            yield f"{step}: secret {_name_of(reference)} is not optional, so the pod hangs when it is missing"
+    if not settings.get("securityContext", {}).get("runAsNonRoot"):
+        yield f"{step}: may run as root"
+    if not settings.get("activeDeadlineSeconds"):
+        yield f"{step}: has no time-out"
+    shm = [mount for mount in settings.get("emptyDirMounts", []) if mount["mountPath"] == SHM_PATH and mount.get("medium") == "Memory"]
+    if step in torch_steps and not shm:
+        yield f"{step}: has no {SHM_PATH} of its own, and 64 MB end in a bus error"
+
+
+def _task(name: str, task: Mapping[str, Any]) -> Iterator[str]:
+    policy = task.get("retryPolicy")
+    if policy is None:
+        if name != "finalize" and "condition" not in name and "exit-handler" not in name and name != "steps":
+            yield f"{name}: is not retried"
+    elif int(policy.get("backoffMaxDuration", "0s").removesuffix("s")) <= _DEFAULT_WINDOW_S:
+        yield f"{name}: retries end {_DEFAULT_WINDOW_S} s after the first attempt, set backoff_max_duration"
+
+
+def _tasks(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every task of every graph."""
+    for component in [spec["root"], *spec["components"].values()]:
+        yield from component.get("dag", {}).get("tasks", {}).items()
+
+
+def _name_of(reference: Mapping[str, Any]) -> str:
+    named = reference.get("secretName") or reference.get("secretNameParameter", {}).get("runtimeValue", {}).get("constant")
+    return str(named)
