@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from celebdit_testing.command import Finished, celebdit
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY, moto_server, rclone_server
 
 from components.storage import ObjectStore, StoreUri, connect
@@ -69,6 +70,12 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         services.stop()
 
 
+@pytest.fixture(scope="session")
+def first_run(embedded: Services) -> Finished:
+    """A finished run of the smoke preset on the embedded servers."""
+    return celebdit("run", "smoke", "--json", home=embedded.home)
+
+
 @pytest.fixture
 def endpoints(embedded: Services, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
     """The embedded servers, with this process's environment pointing at them."""
@@ -76,10 +83,3 @@ def endpoints(embedded: Services, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
     for name, value in found.environment.items():
         monkeypatch.setenv(name, value)
     return found
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share the embedded servers in one process, so that the servers are started once."""
-    for item in items:
-        if "embedded" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("embedded"))

@@ -67,6 +67,7 @@ def test_the_probe_finds_out_about_conditional_writes_and_leaves_nothing(
     found = store.probe(prefix)
     assert found.conditional_writes == ("moto" in request.node.name)
     assert found.addressing == "path"
+    assert found.upload_check == ("read-back" if "moto" in request.node.name else "content-md5")
     assert store.list(prefix) == []
 
 

@@ -28,11 +28,6 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
-def first_run(embedded: Services) -> Finished:
-    return celebdit("run", "smoke", "--json", home=embedded.home)
-
-
-@pytest.fixture(scope="module")
 def client(embedded: Services) -> MlflowClient:
     return MlflowClient(embedded.wait().mlflow_url)
 
@@ -74,7 +69,7 @@ def test_mlflow_holds_the_run_its_steps_metrics_and_samples(first_run: Finished,
     assert parent.data.tags["preset"] == "smoke"
     assert parent.data.metrics[facts["score"]["name"]] == facts["score"]["value"]
     children = {run.data.tags["celebdit.step"]: run for run in runs(client, celebdit__pipeline_run=facts["run_id"], celebdit__kind="step")}
-    assert set(children) == {"train", "evaluate", "gate", "register"}
+    assert set(children) == {"ingest", "train", "evaluate", "gate", "register"}
     assert {run.info.status for run in children.values()} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     train = children["train"]
@@ -94,7 +89,7 @@ def test_mlflow_holds_the_run_its_steps_metrics_and_samples(first_run: Finished,
             assert len([path for path in shown if f"{key}+step+{step}+" in path and path.endswith(".png")]) == 1
 
 
-def test_an_evaluated_checkpoint_is_a_logged_model_with_its_numbers(first_run: Finished, client: MlflowClient) -> None:
+def test_an_evaluated_checkpoint_is_in_mlflow_with_its_numbers(first_run: Finished, client: MlflowClient) -> None:
     facts = first_run.json
     experiment = client.get_experiment_by_name("celebdit")
     (model,) = client.search_logged_models([experiment.experiment_id], f"tags.`checkpoint.digest` = '{facts['checkpoint']['digest']}'")
@@ -105,7 +100,7 @@ def test_an_evaluated_checkpoint_is_a_logged_model_with_its_numbers(first_run: F
     assert facts["dataset"]["digest"] in version.description
 
 
-def test_nothing_in_the_registered_model_is_pickled(first_run: Finished, endpoints: Endpoints, tmp_path: Path) -> None:
+def test_nothing_in_the_registered_version_is_pickled(first_run: Finished, endpoints: Endpoints, tmp_path: Path) -> None:
     from mlflow.artifacts import download_artifacts
 
     folder = Path(download_artifacts("models:/celebdit-smoke/1", dst_path=str(tmp_path)))
@@ -220,5 +215,6 @@ def test_ctrl_c_in_the_middle_saves_closes_and_leaves_nothing_running(tmp_path: 
     import sqlite3
 
     with sqlite3.connect(home / "mlflow.db") as database:
-        statuses = {status for (status,) in database.execute("select status from runs")}
-    assert statuses == {"KILLED"}
+        statuses = {name.split("-")[0]: status for name, status in database.execute("select name, status from runs")}
+    assert statuses["train"] == statuses["smoke"] == "KILLED"
+    assert "RUNNING" not in statuses.values()

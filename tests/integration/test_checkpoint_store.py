@@ -1,15 +1,18 @@
 """Checkpoints in object storage: committed or not there, damaged ones set aside."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from celebdit_testing.steps import keys_below
 
-from components.checkpoints import COMMIT_FILE, QUARANTINE_FILE, CheckpointStore
-from components.errors import DataRefused
+from components.checkpoints import COMMIT_FILE, QUARANTINE_FILE, CheckpointStore, Retention
+from components.errors import BadInput, DataRefused
 from components.storage import ObjectStore, StoreUri
-from model.checkpoint import CheckpointState, publish, read
+from model.checkpoint import MANIFEST_FILE, CheckpointState, publish, read
+from model.config import canonical_json
 
 
 @pytest.fixture
@@ -90,10 +93,9 @@ def test_another_attempt_at_the_same_step_does_not_disturb_the_first(
 def test_retention_keeps_the_newest_and_frees_the_bytes(
     checkpoints: CheckpointStore, store: ObjectStore, prefix: StoreUri, tmp_path: Path
 ) -> None:
-    spared = upload(checkpoints, tmp_path, 5)
-    for step in (10, 20, 30, 40):
-        upload(checkpoints, tmp_path, step)
-    deleted = checkpoints.keep_newest(2, spared=[spared])
+    for step in (5, 10, 20, 30, 40):
+        checkpoints.score(upload(checkpoints, tmp_path, step), "eval/fid_1k", abs(step - 5.0))
+    deleted = checkpoints.retain(Retention(newest=2, best=1))
     assert len(deleted) == 2
     assert [entry.step for entry in checkpoints.committed()] == [40, 30, 5]
     assert {key.split("/")[1] for key in keys_below(store, prefix)} == {"step-000000005", "step-000000030", "step-000000040"}
@@ -102,5 +104,92 @@ def test_retention_keeps_the_newest_and_frees_the_bytes(
 def test_at_least_two_are_always_kept(checkpoints: CheckpointStore, tmp_path: Path) -> None:
     for step in (10, 20, 30):
         upload(checkpoints, tmp_path, step)
-    checkpoints.keep_newest(1)
+    checkpoints.retain(Retention(newest=1))
     assert [entry.step for entry in checkpoints.committed()] == [30, 20]
+
+
+def test_retention_keeps_one_checkpoint_after_every_milestone(checkpoints: CheckpointStore, tmp_path: Path) -> None:
+    for step in (5, 10, 12, 21, 25, 33, 40, 41):
+        upload(checkpoints, tmp_path, step)
+    checkpoints.retain(Retention(newest=2, every_steps=10))
+    assert sorted(entry.step for entry in checkpoints.committed()) == [10, 21, 33, 40, 41]
+
+
+def test_the_best_is_the_lowest_of_each_metric(checkpoints: CheckpointStore, tmp_path: Path) -> None:
+    for step, fid, kid in ((1, 9.0, 0.1), (2, 3.0, 0.9), (3, 5.0, 0.5), (4, 8.0, 0.8), (5, 8.5, 0.7)):
+        uri = upload(checkpoints, tmp_path, step)
+        checkpoints.score(uri, "eval/fid_50k", fid)
+        checkpoints.score(uri, "eval/kid_mean", kid)
+    checkpoints.retain(Retention(newest=2, best=1))
+    assert sorted(entry.step for entry in checkpoints.committed()) == [1, 2, 4, 5]
+
+
+def test_what_a_dead_attempt_left_without_a_commit_is_cleared_away_but_never_a_living_ones(
+    checkpoints: CheckpointStore, store: ObjectStore, prefix: StoreUri, tmp_path: Path
+) -> None:
+    for attempt in ("20260101T000000-a", "20260103T000000-c"):
+        store.delete(upload(checkpoints, tmp_path, 10, attempt=attempt) / COMMIT_FILE)
+    upload(checkpoints, tmp_path, 20, attempt="20260102T000000-b")
+    checkpoints.retain(Retention(newest=2), attempt="20260102T000000-b")
+    left = {key.split("/")[2] for key in keys_below(store, prefix)}
+    assert left == {"20260102T000000-b", "20260103T000000-c"}
+
+
+def test_notes_come_back_and_do_not_change_the_digest(checkpoints: CheckpointStore, tmp_path: Path) -> None:
+    checkpoint = publish(CheckpointState(step=1, tensors={"weights": {"w": torch.ones(2)}}, facts={}), tmp_path / "local")
+    uri = checkpoints.upload(checkpoint, "a1", notes={"device_hours": 1.5})
+    assert checkpoints.notes(uri) == {"device_hours": 1.5}
+    assert checkpoints.digest(uri) == checkpoint.digest
+
+
+def test_another_format_is_refused_and_left_alone(checkpoints: CheckpointStore, store: ObjectStore, tmp_path: Path) -> None:
+    upload(checkpoints, tmp_path, 10)
+    newest = upload(checkpoints, tmp_path, 20)
+    manifest = store.get_bytes(newest / MANIFEST_FILE).replace(b'"format":1', b'"format":2')
+    store.put_bytes(newest / MANIFEST_FILE, manifest)
+    store.put_bytes(newest / COMMIT_FILE, canonical_json({"digest": hashlib.sha256(manifest).hexdigest(), "step": 20}))
+    with pytest.raises(BadInput, match="format 2 is not 1"):
+        checkpoints.newest(tmp_path / "restored")
+    assert not store.exists(newest / QUARANTINE_FILE)
+
+
+class _Crash(Exception):
+    """The process ends here."""
+
+
+class _CrashingStore:
+    """A store that ends the process at the n-th write."""
+
+    def __init__(self, store: ObjectStore, writes: int) -> None:
+        self._store, self._left = store, writes
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._store, name)
+        return self._counted(call) if name in ("put_file", "put_bytes", "delete") else call
+
+    def _counted(self, call: Any) -> Any:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            if self._left == 0:
+                raise _Crash
+            self._left -= 1
+            return call(*arguments, **options)
+
+        return counted
+
+
+@pytest.mark.parametrize("writes", range(9))
+def test_a_crash_between_any_two_writes_leaves_the_old_or_the_new_checkpoint(
+    checkpoints: CheckpointStore, store: ObjectStore, prefix: StoreUri, tmp_path: Path, writes: int
+) -> None:
+    for step in (5, 8, 10):
+        upload(checkpoints, tmp_path, step, attempt="a1")
+    crashing = CheckpointStore(_CrashingStore(store, writes), prefix)
+    with pytest.raises(_Crash):
+        upload(crashing, tmp_path, 20, attempt="a2")
+        crashing.retain(Retention(newest=2), attempt="a2")
+    expected = 20 if writes >= 4 else 10
+    assert restored_step(checkpoints, tmp_path) == expected
+    upload(checkpoints, tmp_path, 30, attempt="a3")
+    checkpoints.retain(Retention(newest=2), attempt="a3")
+    assert [entry.step for entry in checkpoints.committed()] == [30, expected]
+    assert {key.split("/")[1] for key in keys_below(store, prefix)} == {"step-000000030", f"step-{expected:09d}"}, "no debris"

@@ -1,6 +1,13 @@
 """The ingest step against real object storage."""
 
+import io
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from celebdit_testing.corpus import IMAGES, LIMITS
 from celebdit_testing.steps import keys_below, notes, step_context
+from PIL import Image
 
 from components.context import StepContext
 from components.errors import DataRefused
@@ -39,7 +48,7 @@ def archive(tmp_path: Path) -> Path:
 def test_an_archive_becomes_a_committed_data_set(context: StepContext, archive: Path, tmp_path: Path) -> None:
     manifest = run(config(archive), context)
     location = StoreUri.parse(manifest.uri)
-    assert keys_below(context.store, location) == ["dataset.json", "manifest.parquet", "shard-00000.tar"]
+    assert keys_below(context.store, location) == ["dataset.json", "manifest.parquet", "report.html", "shard-00000.tar"]
     assert DatasetManifest.parse(context.store.get_bytes(location / "dataset.json"), origin="x") == manifest
     context.store.get_file(location / "manifest.parquet", tmp_path / "table.parquet", sha256=manifest.table_sha256)
     table = pd.read_parquet(tmp_path / "table.parquet")
@@ -64,17 +73,124 @@ def test_a_data_set_that_lost_a_shard_is_made_again(context: StepContext, archiv
     assert context.store.exists(shard)
 
 
-def test_the_digest_does_not_depend_on_kind_order_or_names_of_the_source(context: StepContext, tmp_path: Path) -> None:
+def test_digest_and_shards_do_not_depend_on_kind_order_names_or_workers(context: StepContext, tmp_path: Path) -> None:
     folder = tmp_path / "tree"
     folder.mkdir()
     with zipfile.ZipFile(tmp_path / "shuffled.zip", "w") as shuffled:
         for index in np.random.default_rng(0).permutation(12):
             (folder / f"photo-{index}.jpg").write_bytes(encode_face(0, int(index), 32))
             shuffled.writestr(f"a/b/{99 - index}.jpeg", encode_face(0, int(index), 32))
-    digests = {
-        run(config(source), context).digest for source in (folder, tmp_path / "shuffled.zip", "synthetic://?count=12&seed=0&size=32")
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as tar:
+        tar.add(folder, "other")
+    made = []
+    for number, source in enumerate(
+        (folder, tmp_path / "shuffled.zip", tmp_path / "packed.tar.gz", "synthetic://?count=12&seed=0&size=32")
+    ):
+        manifest = run(config(source, name=f"set-{number}"), context, workers=1 + number)
+        made.append((manifest.digest, manifest.shards, manifest.num_images))
+    assert made.count(made[0]) == 4
+
+
+def test_the_same_images_from_another_source_are_found_again(context: StepContext, archive: Path, tmp_path: Path) -> None:
+    first = run(config(archive), context)
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(tmp_path / "tree")
+    before = context.store.list(context.root)
+    assert run(config(tmp_path / "tree"), context) == first
+    after = context.store.list(context.root)
+    assert [item for item in after if "/requests/" not in item.uri.key] == [item for item in before if "/requests/" not in item.uri.key]
+    assert any("these images are there already" in note for note in notes(context))
+    relicensed = run(config(archive, licence="CC0-1.0"), context)
+    assert (relicensed.digest, relicensed.shards, relicensed.licence) == (first.digest, first.shards, "CC0-1.0")
+
+
+def test_holding_images_out_makes_another_data_set(context: StepContext, archive: Path) -> None:
+    digests = [run(config(archive, held_out=share), context).digest for share in (0.0, 0.3, 0.6)]
+    assert len(set(digests)) == 3
+
+
+def corpus_folder(tmp_path: Path) -> Path:
+    for name, (make, _) in IMAGES.items():
+        path = tmp_path / "corpus" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make())
+    return tmp_path / "corpus"
+
+
+def test_the_hostile_corpus_becomes_a_table_of_verdicts_and_a_report(context: StepContext, tmp_path: Path) -> None:
+    manifest = run(config(corpus_folder(tmp_path), max_rejected=0.9, **LIMITS), context)
+    location = StoreUri.parse(manifest.uri)
+    context.store.get_file(location / "manifest.parquet", tmp_path / "table.parquet", sha256=manifest.table_sha256)
+    table = pd.read_parquet(tmp_path / "table.parquet").set_index("source_name")
+    expected = {name: verdict for name, (_, verdict) in IMAGES.items()}
+    twins = {"plain.jpg", "copy-of-plain.jpg"}  # which of the two is the copy depends on their names
+    assert {name: row.verdict for name, row in table.iterrows() if name not in twins} == {
+        n: v for n, v in expected.items() if n not in twins
     }
-    assert len(digests) == 1
+    assert sorted(table.loc[sorted(twins), "verdict"]) == ["as_is", "duplicate"]
+    assert manifest.num_images == table["accepted"].sum()
+    assert sum(manifest.rejected.values()) + manifest.ignored == (~table["accepted"]).sum()
+    assert table.loc["larger.jpg", ["width", "height", "format", "split"]].to_list() == [64, 64, "png", "train"]
+    page = context.store.get_bytes(location / "report.html").decode()
+    for code in manifest.rejected:
+        assert f"<h2>{code} " in page
+    assert page.count("data:image/jpeg;base64,") >= manifest.num_images
+    assert "<script" not in page
+    assert "bomb.png" in page
+
+
+def test_names_in_the_report_are_escaped(context: StepContext, tmp_path: Path) -> None:
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    (folder / "<img src=x onerror=alert(1)>.jpg").write_bytes(b"no image")
+    (folder / "good.jpg").write_bytes(encode_face(0, 0, 32))
+    manifest = run(config(folder, max_rejected=0.6), context)
+    page = context.store.get_bytes(StoreUri.parse(manifest.uri) / "report.html").decode()
+    assert "&lt;img src=x onerror=alert(1)&gt;.jpg" in page
+    assert "<img src=x" not in page
+
+
+def test_near_duplicates_are_rejected_when_asked_for(context: StepContext, tmp_path: Path) -> None:
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    for index in range(6):
+        (folder / f"{index}.jpg").write_bytes(encode_face(0, index, 32))
+    Image.open(io.BytesIO(encode_face(0, 0, 32))).save(folder / "again.jpg", quality=90)
+    assert run(config(folder), context).num_images == 7
+    manifest = run(config(folder, near_duplicate_bits=3, max_rejected=0.2), context)
+    assert (manifest.num_images, manifest.rejected) == (6, {"near_duplicate": 1})
+
+
+@pytest.mark.parametrize(("max_rejected", "passes"), [(0.2, True), (0.199, False)])
+def test_the_share_of_rejects_may_reach_its_limit_and_not_more(
+    context: StepContext, tmp_path: Path, max_rejected: float, passes: bool
+) -> None:
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    for index in range(4):
+        (folder / f"{index}.jpg").write_bytes(encode_face(0, index, 32))
+    (folder / "bad.jpg").write_bytes(b"not an image")
+    (folder / "notes.txt").write_bytes(b"does not count")
+    if passes:
+        assert run(config(folder, max_rejected=max_rejected), context).ignored == 1
+    else:
+        with pytest.raises(DataRefused) as refused:
+            run(config(folder, max_rejected=max_rejected), context)
+        assert refused.value.exit_code == 3
+
+
+def test_a_full_disk_is_told_as_what_it_is(context: StepContext, archive: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    try:
+        with pytest.raises(DataRefused, match="cannot be written: ") as refused:
+            run(config(archive), context)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert "CELEBDIT_WORK_DIR" in str(refused.value.hint)
+    assert not [entry for entry in (context.settings.work_dir / "ingest").iterdir() if entry.is_dir()]
 
 
 def test_too_many_rejects_fail_with_counts_per_reason_and_commit_nothing(context: StepContext, tmp_path: Path) -> None:
@@ -128,16 +244,67 @@ def test_a_shard_that_was_tampered_with_is_refused(context: StepContext, archive
         fetch_pack(manifest, context.store, tmp_path / "packs")
 
 
-def test_a_torn_pack_is_built_again(context: StepContext, archive: Path, tmp_path: Path) -> None:
+TEARS = {
+    "described otherwise": lambda pack: (pack / "pack.json").write_text(json.dumps({"keys": ["a"]})),
+    "not described": lambda pack: (pack / "pack.json").unlink(),
+    "half described": lambda pack: (pack / "pack.json").write_text((pack / "pack.json").read_text()[:50]),
+    "cut off": lambda pack: os.truncate(pack / "images.npy", 5000),
+    "one bit": lambda pack: flip(pack / "images.npy"),
+}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("tear", TEARS)
+def test_a_torn_pack_is_built_again_and_no_open_one_changes(context: StepContext, archive: Path, tmp_path: Path, tear: str) -> None:
     manifest = run(config(archive), context)
-    pack = fetch_pack(manifest, context.store, tmp_path / "packs")
-    expected = np.array(pack.images)
-    (described,) = (tmp_path / "packs").glob("*/pack.json")
-    described.write_text(json.dumps({"dataset_digest": manifest.digest, "keys": ["a"]}))
-    assert np.array_equal(np.array(fetch_pack(manifest, context.store, tmp_path / "packs").images), expected)
+    expected = np.array(fetch_pack(manifest, context.store, tmp_path / "packs").images)
+    (folder,) = (entry for entry in (tmp_path / "packs").iterdir() if entry.is_dir())
+    TEARS[tear](folder)
+    again = fetch_pack(manifest, context.store, tmp_path / "packs")
+    assert np.array_equal(np.array(again.images), expected)
+    (folder / "pack.json").unlink()
+    third = fetch_pack(manifest, context.store, tmp_path / "packs")
+    assert np.array_equal(np.array(again.images), expected)
+    assert np.array_equal(np.array(third.images), expected)
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from components.manifests import DatasetManifest
+from components.packs import fetch_pack
+from components.storage import connect
+
+manifest = DatasetManifest.load(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+seen = []
+pack = fetch_pack(manifest, connect(sys.argv[3]), Path(sys.argv[2]), on_progress=lambda done, total: seen.append(done))
+print(len(seen), pack.pixels_sha256, len(pack))
+"""
+
+
+def test_processes_that_start_at_once_build_the_pack_once(
+    context: StepContext, archive: Path, tmp_path: Path, rclone_endpoint: str
+) -> None:
+    manifest = run(config(archive), context)
+    manifest.dump(tmp_path / "manifest.json")
+    command = [sys.executable, "-c", FETCH, str(tmp_path / "manifest.json"), str(tmp_path / "packs"), rclone_endpoint]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    outputs = [process.communicate("go\n", timeout=60)[0].split() for process in processes]
+    assert sorted(int(output[0]) for output in outputs) == [0, 30]
+    assert len({tuple(output[1:]) for output in outputs}) == 1
 
 
 def test_a_data_set_can_be_read_with_any_store(store: ObjectStore, prefix: StoreUri, tmp_path: Path) -> None:
-    context = step_context("ingest", tmp_path, str(prefix), endpoint=store._client.meta.endpoint_url)
+    context = step_context("ingest", tmp_path, str(prefix), endpoint=store.client.meta.endpoint_url)
     manifest = run(config("synthetic://?count=5&seed=1&size=32"), context)
     assert len(fetch_pack(manifest, store, tmp_path / "packs")) == 5

@@ -1,137 +1,125 @@
-"""What ingest decides and writes, without servers."""
+"""What ingest decides and writes, without servers: identity, split, shards, the ledger, drawn faces."""
 
-import io
 import json
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pytest
+import pandas as pd
+from celebdit_testing.corpus import LIMITS, PX
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from components.errors import BadInput
-from components.ingest.config import DataConfig
-from components.ingest.images import Accepted, Rejected, judge
+from components.ingest.images import Limits, judge
 from components.ingest.ingest import dataset_digest
+from components.ingest.ledger import Ledger, split_of
 from components.ingest.shards import ShardWriter
-from components.ingest.sources import open_source, require_consent
-from components.ingest.synthetic import draw_face, encode_face, write_archive
+from components.ingest.synthetic import encode_face, write_archive
+from components.ingest.table import write_table
+from components.ingest.verdicts import Accepted, Rejected
+from components.manifests import Shard
+
+LIMITS_32 = Limits(**LIMITS, max_ratio=200)  # type: ignore[arg-type]
 
 
-def config(**changes: Any) -> DataConfig:
-    values: dict[str, Any] = {"name": "faces", "source": "synthetic://?count=4", "image_px": 32}
-    return DataConfig(**{**values, **changes})
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def test_an_rgb_image_of_the_target_size_keeps_its_bytes() -> None:
-    for data, extension in ((encode_face(0, 1, 32), "jpg"), (encoded(draw_face(0, 1, 32)), "png")):
-        verdict = judge(data, config())
-        assert isinstance(verdict, Accepted)
-        assert verdict.data == data
-        assert verdict.rules == ("as_is",)
-        assert verdict.extension == extension
-
-
-def test_a_larger_image_is_cropped_to_its_centre_and_resized_once() -> None:
-    wide = Image.new("RGB", (96, 64), (255, 0, 0))
-    wide.paste((0, 0, 255), (16, 0, 80, 64))
-    verdict = judge(encoded(wide), config())
+def accepted(index: int) -> Accepted:
+    verdict = judge(encode_face(0, index, PX), LIMITS_32)
     assert isinstance(verdict, Accepted)
-    assert verdict.rules == ("resized",)
-    assert verdict.source_px == (96, 64)
-    pixels = np.asarray(Image.open(io.BytesIO(verdict.data)))
-    assert pixels.shape == (32, 32, 3)
-    assert (pixels == (0, 0, 255)).all()
+    return verdict
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
-def test_other_modes_become_rgb_by_a_named_rule(mode: str) -> None:
-    image = draw_face(0, 2, 32)
-    if mode == "LA":
-        image = image.convert("L").convert("LA")
-    data = encoded(image.convert(mode), "JPEG" if mode == "CMYK" else "PNG")
-    verdict = judge(data, config())
-    assert isinstance(verdict, Accepted)
-    assert verdict.rules == ("converted",)
-    assert verdict.extension == "png"
-    assert np.asarray(Image.open(io.BytesIO(verdict.data))).shape == (32, 32, 3)
+def filled(folder: Path, order: list[int], held_out: float = 0.0) -> Ledger:
+    folder.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(folder, held_out=held_out)
+    for index in order:
+        ledger.record(f"{index}.jpg", accepted(index))
+    return ledger
 
 
-def test_transparent_pixels_become_white() -> None:
-    image = Image.new("RGBA", (32, 32), (10, 20, 30, 0))
-    verdict = judge(encoded(image), config())
-    assert isinstance(verdict, Accepted)
-    assert (np.asarray(Image.open(io.BytesIO(verdict.data))) == 255).all()
+def test_the_digest_of_a_data_set_depends_on_its_images_and_its_split_only() -> None:
+    images = [("a", "train"), ("b", "train")]
+    assert dataset_digest(32, images) == dataset_digest(32, images)
+    others = [images[:1], [("a", "train"), ("c", "train")], [("a", "train"), ("b", "held_out")]]
+    assert len({dataset_digest(32, images), dataset_digest(64, images), *(dataset_digest(32, other) for other in others)}) == 5
 
 
-def test_an_image_that_says_it_lies_on_its_side_is_turned_upright() -> None:
-    image = Image.new("RGB", (32, 32), (255, 255, 255))
-    image.paste((0, 0, 0), (0, 0, 32, 8))
-    exif = Image.Exif()
-    exif[274] = 6
-    verdict = judge(encoded(image, "PNG", exif=exif), config())
-    assert isinstance(verdict, Accepted)
-    assert verdict.rules == ("upright",)
-    pixels = np.asarray(Image.open(io.BytesIO(verdict.data)))
-    assert (pixels[:, -8:] == 0).all()
-    assert (pixels[:, :24] == 255).all()
+@given(st.text("0123456789abcdef", min_size=64, max_size=64), st.floats(0, 0.5), st.floats(0, 0.5))
+def test_an_image_that_is_held_out_stays_so_when_more_are(sha256: str, share: float, more: float) -> None:
+    if split_of(sha256, share) == "held_out":
+        assert split_of(sha256, share + more) == "held_out"
+    assert split_of(sha256, 0.0) == "train"
 
 
-def animated() -> bytes:
-    frames = [Image.new("RGB", (32, 32), (i, 0, 0)) for i in (0, 90, 200)]
-    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+def write_shards(ledger: Ledger, folder: Path, shard_bytes: int) -> list[Shard]:
+    writer, shards = ShardWriter(folder, shard_bytes=shard_bytes), []
+    for image in ledger.images():
+        placed, finished = writer.add(image, ledger.data(image))
+        ledger.place(image.sha256, placed.shard, placed.offset)
+        shards += [finished] if finished else []
+    last = writer.close()
+    return [*shards, *([last] if last else [])]
 
 
-def bomb() -> bytes:
-    return encoded(Image.new("1", (9000, 9000)))
+def test_shards_are_readable_tars_and_the_table_points_at_the_bytes(tmp_path: Path) -> None:
+    with filled(tmp_path / "ledger", list(range(40))) as ledger:
+        shards = write_shards(ledger, tmp_path / "shards", 20_000)
+        write_table(ledger, tmp_path / "table.parquet")
+    assert len(shards) > 1
+    assert sum(shard.num_images for shard in shards) == 40
+    assert all(shard.size_bytes == (tmp_path / "shards" / shard.name).stat().st_size for shard in shards)
+    for row in pd.read_parquet(tmp_path / "table.parquet").to_dict("records"):
+        raw = (tmp_path / "shards" / row["shard"]).read_bytes()
+        assert raw[row["offset"] : row["offset"] + row["size_bytes"]] == encode_face(0, int(row["source_name"].split(".")[0]), PX)
+    with tarfile.open(tmp_path / "shards" / shards[0].name) as tar:
+        picture, facts = tar.getnames()[:2]
+        file = tar.extractfile(facts)
+        assert file is not None
+        found = json.load(file)
+    assert picture.rsplit(".", 1) == [found["key"], "jpg"]
+    assert (facts, found["split"], found["key"]) == (f"{found['key']}.json", "train", found["sha256"][:20])
 
 
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (b"", "not_an_image"),
-        (b"hello", "not_an_image"),
-        (encode_face(0, 0, 64)[:-400], "truncated"),
-        (encoded(draw_face(0, 0, 64))[:200], "truncated"),
-        (encoded(Image.new("RGB", (31, 64))), "too_small"),
-        (encoded(Image.new("I;16", (64, 64))), "sixteen_bit"),
-        (animated(), "animated"),
-        (bomb(), "too_many_pixels"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 2048, "not_an_image"),
-    ],
-)
-def test_what_cannot_be_used_is_rejected_with_a_code(data: bytes, code: str) -> None:
-    verdict = judge(data, config())
-    assert isinstance(verdict, Rejected)
-    assert verdict.code == code, verdict.detail
+def test_shards_do_not_depend_on_the_order_of_the_source(tmp_path: Path) -> None:
+    made = []
+    for name, order in (("a", [0, 1, 2, 3]), ("b", [3, 1, 0, 2])):
+        with filled(tmp_path / name, order) as ledger:
+            made.append(write_shards(ledger, tmp_path / name / "shards", 2**20))
+    assert made[0] == made[1]
 
 
-def test_a_file_over_the_budget_is_not_even_opened() -> None:
-    verdict = judge(b"x" * 2000, config(max_image_bytes=1500))
-    assert isinstance(verdict, Rejected)
-    assert verdict.code == "too_many_bytes"
+def test_the_ledger_keeps_every_verdict_and_the_bytes_once(tmp_path: Path) -> None:
+    with filled(tmp_path, [0, 1, 0]) as ledger:
+        ledger.record("\x1bbad\udcff.jpg", Rejected("truncated", "line\nbreak", b"thumb"))
+        ledger.record("readme", Rejected("ignored", ""))
+        assert ledger.accepted == 2
+        assert ledger.rejected == {"duplicate": 1, "truncated": 1}
+        assert [ledger.data(image) for image in ledger.images()] == sorted(
+            (encode_face(0, index, PX) for index in range(2)),
+            key=lambda data: judge(data, LIMITS_32).sha256,  # type: ignore[union-attr]
+        )
+        write_table(ledger, tmp_path / "table.parquet")
+        first = next(ledger.images())
+        ledger.take_back(first.sha256, Rejected("near_duplicate", "looks like x"))
+        assert ledger.accepted == 1
+        assert ledger.rejected["near_duplicate"] == 1
+    table = pd.read_parquet(tmp_path / "table.parquet")
+    assert sorted(table["verdict"]) == ["as_is", "as_is", "duplicate", "ignored", "truncated"]
+    assert "\\x1bbad\\udcff.jpg" in set(table["source_name"])
+    assert set(table.loc[table["accepted"], "split"]) == {"train"}
+    assert table.loc[~table["accepted"], "shard"].isna().all()
 
 
-@given(st.binary(max_size=300))
-def test_no_bytes_make_the_judge_fail(data: bytes) -> None:
-    assert isinstance(judge(data, config()), Accepted | Rejected)
-    assert isinstance(judge(encode_face(0, 0, 32)[:100] + data, config()), Accepted | Rejected)
-
-
-def test_the_digest_of_a_data_set_depends_on_its_images_only() -> None:
-    assert dataset_digest(32, ["a", "b"]) == dataset_digest(32, ["b", "a"])
-    assert dataset_digest(32, ["a", "b"]) != dataset_digest(32, ["a"])
-    assert dataset_digest(32, ["a"]) != dataset_digest(64, ["a"])
+def test_the_ledger_takes_no_more_memory_with_more_images(tmp_path: Path) -> None:
+    """The number of images may be anything: what is held is the database's page cache."""
+    verdict = accepted(0)
+    with Ledger(tmp_path, held_out=0.0) as ledger:
+        tracemalloc.start()
+        for index in range(3000):
+            ledger.record(f"{index}.jpg", Accepted(**{**vars(verdict), "sha256": f"{index:064x}"}))
+        grown = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+    assert grown < 2**20
 
 
 def test_drawn_faces_are_a_function_of_seed_and_index_and_vary() -> None:
@@ -145,96 +133,3 @@ def test_the_archive_is_laid_out_like_kaggles_and_always_the_same_bytes(tmp_path
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == [f"celeba_hq_256/{index:05d}.jpg" for index in range(3)]
-
-
-def make_source(kind: str, folder: Path) -> str:
-    images = {f"deep/er/{index:05d}.jpg": encode_face(0, index, 32) for index in range(4)}
-    clutter = {"readme.txt": b"hello", "__MACOSX/._00000.jpg": b"junk", "deep/._00001.jpg": b"junk"}
-    if kind == "folder":
-        for name, data in (images | clutter).items():
-            path = folder / "tree" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        return str(folder / "tree")
-    if kind == "zip":
-        with zipfile.ZipFile(folder / "images.zip", "w") as archive:
-            for name, data in (images | clutter).items():
-                archive.writestr(name, data)
-        return str(folder / "images.zip")
-    with tarfile.open(folder / f"images.{kind}", "w:gz" if kind.endswith("gz") else "w") as tar:
-        for name, data in (images | clutter).items():
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            tar.addfile(header, io.BytesIO(data))
-    return str(folder / f"images.{kind}")
-
-
-@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
-def test_every_kind_of_source_gives_the_same_images(tmp_path: Path, kind: str) -> None:
-    source = open_source(config(source=make_source(kind, tmp_path)))
-    found = {candidate.name.rsplit("/", 1)[-1]: candidate.data for candidate in source.candidates(max_bytes=10**6)}
-    images = {name: data for name, data in found.items() if name.startswith("0")}
-    assert images == {f"{index:05d}.jpg": encode_face(0, index, 32) for index in range(4)}
-    assert source.fingerprint() == open_source(config(source=make_source(kind, tmp_path))).fingerprint()
-
-
-def test_at_most_one_byte_more_than_the_budget_is_read(tmp_path: Path) -> None:
-    for kind in ("folder", "zip", "tar"):
-        source = open_source(config(source=make_source(kind, tmp_path)))
-        assert max(len(candidate.data) for candidate in source.candidates(max_bytes=100)) == 101
-
-
-@pytest.mark.parametrize("source", ["/does/not/exist", "ftp://host/x.zip", "synthetic://?cuont=3", "synthetic://?count=many"])
-def test_a_source_that_cannot_be_opened_is_named(source: str) -> None:
-    with pytest.raises(BadInput, match=r"data\.source"):
-        open_source(config(source=source))
-
-
-def test_a_folder_or_zip_without_images_says_which_files_are_taken(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    for name in ("empty", "texts.zip"):
-        with pytest.raises(BadInput, match="contains no images") as raised:
-            open_source(config(source=str(tmp_path / name)))
-        assert ".jpg" in str(raised.value.hint)
-
-
-def test_celeba_needs_somebodys_consent() -> None:
-    with pytest.raises(BadInput, match="must be accepted"):
-        require_consent(config(licence="CelebA-HQ research only"))
-    require_consent(config(licence="CelebA-HQ research only", licence_accepted_by="ada"))
-    require_consent(config(licence="CC0-1.0"))
-
-
-def accepted(index: int) -> Accepted:
-    verdict = judge(encode_face(0, index, 32), config())
-    assert isinstance(verdict, Accepted)
-    return verdict
-
-
-def test_shards_are_readable_tars_whose_table_points_at_the_bytes(tmp_path: Path) -> None:
-    images = [accepted(index) for index in range(40)]
-    writer = ShardWriter(tmp_path, shard_bytes=20_000)
-    places = [writer.add(image, {"split": "train"}) for image in images]
-    writer.close()
-    assert len(writer.paths) > 1
-    assert sum(writer.counts) == 40
-    for image, place in zip(images, places, strict=True):
-        raw = (tmp_path / place.shard).read_bytes()
-        assert raw[place.offset : place.offset + place.size_bytes] == image.data
-    with tarfile.open(writer.paths[0]) as tar:
-        names = tar.getnames()
-        facts = tar.extractfile(names[1])
-        assert facts is not None
-        assert names[:2] == [f"{images[0].key}.jpg", f"{images[0].key}.json"]
-        assert json.load(facts) == {"split": "train"}
-
-
-def test_the_same_images_give_the_same_shard_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        writer = ShardWriter(tmp_path / name, shard_bytes=2**20)
-        for index in range(3):
-            writer.add(accepted(index), {"split": "train"})
-        writer.close()
-    assert (tmp_path / "a/shard-00000.tar").read_bytes() == (tmp_path / "b/shard-00000.tar").read_bytes()

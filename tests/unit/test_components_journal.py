@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.journal import Delivery, Journal, Picture
+from components.journal import Attachment, Delivery, Journal, Picture
 from components.tracking import Point, unseen
 
 
@@ -18,6 +18,7 @@ class Server:
     def __init__(self) -> None:
         self.points: list[Point] = []
         self.pictures: list[tuple[str, int]] = []
+        self.files: dict[str, str] = {}
         self.away = False
         self.fails_after_sending = False
 
@@ -35,6 +36,10 @@ class Server:
         self._answer()
         if (picture.key, picture.step) not in self.pictures:
             self.pictures.append((picture.key, picture.step))
+
+    def attach(self, attachment: Attachment, path: Path) -> None:
+        self._answer()
+        self.files[attachment.artifact] = path.read_text()
 
     def _answer(self) -> None:
         if self.away:
@@ -116,13 +121,24 @@ def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_f
     assert Counter((p.key, p.step) for p in server.points) == Counter((key, s) for key in "ab" for s in range(step))
 
 
-def test_a_torn_last_line_is_left_until_it_is_whole(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_left_until_it_is_whole_and_spoils_nothing(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
     journal.metrics(1, {"a": 1.0})
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"metric": "a", "st')
     journal.deliver(server)
     assert len(server.points) == 1
+    continued = Journal(tmp_path)
+    continued.metrics(2, {"a": 2.0})
+    continued.deliver(server)
+    assert [point.step for point in server.points] == [1, 2]
+
+
+def test_a_file_arrives_under_its_artifact_path(tmp_path: Path) -> None:
+    journal, server = Journal(tmp_path), Server()
+    journal.file("profile/step-10.json", lambda path: path.write_text("trace") and None)
+    journal.deliver(server)
+    assert server.files == {"profile/step-10.json": "trace"}
 
 
 def test_the_background_delivery_says_once_that_the_server_is_away_and_catches_up(tmp_path: Path) -> None:

@@ -5,8 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from model.checkpoint import MANIFEST_FILE, CheckpointInvalid, CheckpointState, newest_valid, publish, published, read, verify
+from model.checkpoint import (
+    MANIFEST_FILE,
+    CheckpointInvalid,
+    CheckpointOfAnotherFormat,
+    CheckpointState,
+    newest_valid,
+    publish,
+    published,
+    read,
+    verify,
+)
 
 
 class Crash(Exception):
@@ -109,6 +121,25 @@ def test_any_damage_to_any_file_is_found(tmp_path: Path, name: str, damage: str)
     assert found.directory == good.directory
 
 
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flipped_bit_or_cut_anywhere_is_found(tmp_path: Path, data: st.DataObject) -> None:
+    good, bad = publish(state(1), tmp_path), publish(state(2), tmp_path)
+    name = data.draw(st.sampled_from([*bad.files, MANIFEST_FILE]))
+    content = bytearray((bad.directory / name).read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del content[place:]
+    (bad.directory / name).write_bytes(content)
+    with pytest.raises((CheckpointInvalid, CheckpointOfAnotherFormat)):
+        read(bad.directory)
+    found = newest_valid(tmp_path)
+    assert found is not None
+    assert name == MANIFEST_FILE or found.directory == good.directory
+
+
 def test_an_extra_file_is_refused(tmp_path: Path) -> None:
     checkpoint = publish(state(1), tmp_path)
     (checkpoint.directory / "evil.pkl").write_bytes(b"x")
@@ -130,7 +161,7 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     checkpoint = publish(state(1), tmp_path)
     manifest = json.loads((checkpoint.directory / MANIFEST_FILE).read_text())
     (checkpoint.directory / MANIFEST_FILE).write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(CheckpointInvalid, match="format 99"):
+    with pytest.raises(CheckpointOfAnotherFormat, match="format 99"):
         verify(checkpoint.directory)
 
 

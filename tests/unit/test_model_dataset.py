@@ -9,7 +9,7 @@ import pytest
 import torch
 from celebdit_testing.recipes import DIGEST, faces, tiny_pack
 
-from model.dataset import BatchReader, PackTorn, PackWriter, indices_for_step, open_pack, write_pack
+from model.dataset import BatchReader, PackTorn, PackWriter, indices_for_step, open_pack, verify_pack, write_pack
 
 
 @pytest.mark.parametrize(("num_images", "batch_images"), [(20, 8), (7, 16), (16, 16), (5, 1)])
@@ -56,7 +56,7 @@ def test_a_pack_that_was_not_finished_is_refused(tmp_path: Path) -> None:
 def test_a_pack_whose_files_do_not_fit_each_other_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "pack"
     write_pack(folder, faces(4), list("abcd"), dataset_digest=DIGEST)
-    (folder / "pack.json").write_text(json.dumps({"dataset_digest": DIGEST, "keys": ["a"]}))
+    (folder / "pack.json").write_text(json.dumps({"dataset_digest": DIGEST, "pixels_sha256": DIGEST, "keys": ["a"]}))
     with pytest.raises(PackTorn, match=r"expected uint8 \(1"):
         open_pack(folder)
 
@@ -71,3 +71,22 @@ def test_rebuilding_a_pack_hides_the_old_one_first(tmp_path: Path) -> None:
         add(faces(1)[0])
     with pytest.raises(PackTorn):
         open_pack(folder)
+
+
+def test_a_pack_whose_pixels_changed_is_found_out(tmp_path: Path) -> None:
+    pack = tiny_pack(tmp_path / "pack")
+    verify_pack(pack)
+    with (tmp_path / "pack" / "images.npy").open("r+b") as file:
+        file.seek(5000)
+        file.write(bytes([file.read(1)[0] ^ 1]))
+    with pytest.raises(PackTorn, match="not those that were written"):
+        verify_pack(open_pack(tmp_path / "pack"))
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 60, 5000])
+def test_a_pack_that_was_cut_off_is_refused(tmp_path: Path, kept_bytes: int) -> None:
+    tiny_pack(tmp_path / "pack")
+    with (tmp_path / "pack" / "images.npy").open("r+b") as file:
+        file.truncate(kept_bytes)
+    with pytest.raises(PackTorn):
+        open_pack(tmp_path / "pack")

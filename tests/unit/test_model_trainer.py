@@ -1,5 +1,6 @@
 """The training loop in one process: exact resume, exact accumulation, guards, and what it reports."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from celebdit_testing.recipes import tiny_pack, tiny_recipe
 from model.checkpoint import read
 from model.dataset import Pack
 from model.distributed import World
-from model.trainer import NonFinite, Recipe, StateMismatch, Trainer
+from model.guard import NonFinite
+from model.state import StateMismatch
+from model.trainer import Recipe, Trainer
 
 CPU = torch.device("cpu")
 
@@ -139,3 +142,32 @@ def test_checkpoints_come_at_the_asked_interval_of_time(tmp_path: Path, pack: Pa
     steps = [checkpoint.step for checkpoint in sink.published]
     assert steps[-1] == 20
     assert 1 <= len(steps) - 1 <= 4, f"about one per 10 of {now[0]:.0f} seconds, got {steps}"
+
+
+def test_a_trace_of_the_asked_steps_is_recorded_once(tmp_path: Path, pack: Pack) -> None:
+    run = Run(tiny_recipe(total_steps=9, profile_steps=2), pack, tmp_path).go()
+    ((step, write),) = run.recorder.traces.items()
+    assert step == 5, "three warm steps, two traced ones"
+    write(tmp_path / "trace.json")
+    names = {event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
+    assert any("conv" in str(name) for name in names)
+
+
+def test_a_run_that_ends_while_it_is_traced_still_has_a_trace(tmp_path: Path, pack: Pack) -> None:
+    run = Run(tiny_recipe(total_steps=4, profile_steps=100), pack, tmp_path).go()
+    assert list(run.recorder.traces) == [4]
+
+
+def test_milestones_are_saved_whatever_the_clock_says(tmp_path: Path, pack: Pack) -> None:
+    run = Run(tiny_recipe(total_steps=10, checkpoint_keep_every_steps=4), pack, tmp_path).go()
+    assert [checkpoint.step for checkpoint in run.sink.published] == [4, 8, 10]
+
+
+def test_the_probe_is_asked_at_every_metric_point(tmp_path: Path, pack: Pack) -> None:
+    recorder = MemoryRecorder()
+    recipe = tiny_recipe(total_steps=4)
+    asked = iter((10.0, 30.0))
+    probe = lambda: {"cpu_percent": next(asked)}  # noqa: E731
+    Trainer(recipe, pack, world=World(), device=CPU, recorder=recorder, sink=LocalSink(tmp_path), probe=probe).run()
+    assert recorder.values["system/node_0/cpu_percent", 2] == 10.0
+    assert recorder.values["system/node_0/cpu_percent", 4] == 30.0

@@ -13,8 +13,9 @@ from rich.console import Console
 from components.errors import DataRefused
 from components.events import Event
 from pipeline.cli import main
-from pipeline.compile import Images, compile_pipeline
+from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import load_config
+from pipeline.images import Images
 from pipeline.local import LocalOutcome
 from pipeline.view import RunView, printable
 
@@ -148,9 +149,12 @@ def test_config_show_prints_every_default(capsys: pytest.CaptureFixture[str]) ->
     assert shown_config["config"] == load_config("demo", ["training.total_steps=5"]).model_dump(mode="json")
 
 
+IMAGES = Images(cpu="registry.example/cpu@sha256:" + "a" * 64, gpu="registry.example/gpu@sha256:" + "b" * 64)
+
+
 def compiled(folder: Path, preset: str = "demo", *overrides: str) -> tuple[str, dict, dict]:
     target = folder / "pipeline.yaml"
-    compile_pipeline(load_config(preset, overrides), target, images=Images(), preset=preset)
+    compile_pipeline(load_config(preset, overrides), target, CompileOptions(images=IMAGES, preset=preset))
     text = target.read_text()
     spec, platform = yaml.safe_load_all(text)
     return text, spec, platform
@@ -159,7 +163,8 @@ def compiled(folder: Path, preset: str = "demo", *overrides: str) -> tuple[str, 
 def test_the_same_configuration_compiles_to_the_same_bytes(tmp_path: Path) -> None:
     first, again = compiled(tmp_path)[0], compiled(tmp_path)[0]
     script = "from pathlib import Path; from pipeline.compile import *; from pipeline.config import load_config; "
-    script += f"compile_pipeline(load_config('demo'), Path({str(tmp_path / 'other.yaml')!r}), images=Images(), preset='demo')"
+    script += f"images = Images.model_validate_json({IMAGES.model_dump_json()!r}); "
+    script += f"compile_pipeline(load_config('demo'), Path({str(tmp_path / 'other.yaml')!r}), CompileOptions(images=images, preset='demo'))"
     subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONHASHSEED": "7", "PATH": "/usr/bin"}, capture_output=True)
     assert first == again == (tmp_path / "other.yaml").read_text()
 

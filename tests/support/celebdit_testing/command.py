@@ -2,11 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from pipeline.cli import main
 
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
 
@@ -33,3 +38,21 @@ def celebdit(*arguments: str, home: Path, timeout_s: float = 280.0, **environmen
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def celebdit_here(*arguments: str, home: Path, capture: pytest.CaptureFixture[str]) -> Finished:
+    """The command line in this process, with what it prints captured: for many short commands, whose imports would take longer."""
+    capture.readouterr()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    environment = dict(os.environ)
+    try:
+        main([*arguments, "--home", str(home)])
+    except SystemExit as ended:
+        said = capture.readouterr()
+        return Finished(int(ended.code or 0), said.out, said.err)
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    raise AssertionError("the command line always ends with an exit code")

@@ -14,6 +14,7 @@ from model.checkpoint import Checkpoint, CheckpointState, publish
 class MemoryRecorder:
     values: dict[tuple[str, int], float] = field(default_factory=dict)
     images: dict[int, Tensor] = field(default_factory=dict)
+    traces: dict[int, Callable[[Path], None]] = field(default_factory=dict)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         for key, value in values.items():
@@ -22,6 +23,9 @@ class MemoryRecorder:
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
         self.images[step] = images
+
+    def trace(self, step: int, write: Callable[[Path], None]) -> None:
+        self.traces[step] = write
 
     def progress(self, step: int, total_steps: int, text: str) -> None:
         pass

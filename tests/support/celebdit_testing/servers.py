@@ -1,11 +1,15 @@
-"""Real S3 servers for tests: rclone on a directory and moto in memory, both on 127.0.0.1."""
+"""Real servers for tests: S3 by rclone on a directory and by moto in memory, and MLflow; all on 127.0.0.1."""
 
 import os
+import signal
 import socket
+import sys
 import sysconfig
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.process import spawn, stop
@@ -60,3 +64,54 @@ def moto_server() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+@dataclass
+class MlflowServer:
+    """`mlflow server` on a folder, which can be killed and started again at the same address."""
+
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *, deadline_s: float = 180.0) -> None:
+        environment = {
+            **os.environ,
+            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.folder / 'mlflow.db'}",
+            "MLFLOW_ARTIFACTS_DESTINATION": str(self.folder / "artifacts"),
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        with (self.folder / "mlflow.log").open("ab") as log:
+            self._process = spawn(command, environment=environment, stdout=log, new_group=True)
+        end = time.monotonic() + deadline_s
+        while time.monotonic() < end:
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
+                return
+            except OSError:
+                assert self._process.poll() is None, (self.folder / "mlflow.log").read_text()
+                time.sleep(0.2)
+        raise TimeoutError("mlflow did not start")
+
+    def kill(self) -> None:
+        """End it and all its workers with SIGKILL, in the middle of whatever they do."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
+    """Serve MLflow from SQLite below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = MlflowServer(folder, free_port())
+    server.start()
+    try:
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            server.kill()

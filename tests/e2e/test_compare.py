@@ -1,0 +1,133 @@
+"""Two finished runs side by side: the command's table and picture, and what people see in the MLflow UI with a real browser."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from celebdit_testing.browser import browser_page, chromium_or_skip
+from celebdit_testing.command import Finished, celebdit, celebdit_here
+from mlflow import MlflowClient
+from PIL import Image
+
+from pipeline.services import Services
+
+pytestmark = pytest.mark.e2e
+PICTURES = os.environ.get("CELEBDIT_DOCS_PICTURES")
+"""A folder to keep the screenshots in, for the documentation."""
+
+
+@pytest.fixture(scope="module")
+def second_run(embedded: Services, first_run: Finished) -> Finished:
+    """A run with other settings, trained longer."""
+    done = celebdit("run", "smoke", "training.total_steps=60", "optimizer.lr_peak=0.004", "--json", home=embedded.home)
+    assert done.code == 0, done.err
+    return done
+
+
+@pytest.fixture(scope="module")
+def compared(
+    embedded: Services, first_run: Finished, second_run: Finished, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Finished, Path]:
+    out = tmp_path_factory.mktemp("compare") / "comparison.png"
+    names = (first_run.json["run_key"], second_run.json["run_id"])
+    return celebdit("compare", *names, "--out", str(out), "--json", home=embedded.home), out
+
+
+def test_compare_prints_what_differs_the_numbers_with_their_protocol_and_the_cost(compared: tuple[Finished, Path]) -> None:
+    done, _ = compared
+    assert done.code == 0, done.err
+    rows = {row["name"]: row for row in done.json["rows"]}
+    assert rows["optimizer.lr_peak"] == {"kind": "setting", "name": "optimizer.lr_peak", "values": ["0.001", "0.004"]}
+    assert rows["training.total_steps"]["values"] == ["12", "60"]
+    assert "network.width" not in rows, "what is equal is not a difference"
+    score = rows["eval/fd_randconv_16"]
+    assert score["kind"].startswith("custom ")
+    assert all("±" in value for value in score["values"])
+    assert rows["perf/images_per_s"]["kind"] == "cost"
+    for said in ("optimizer.lr_peak", "eval/fd_randconv_16", "±", "samples at step 6, 12"):
+        assert said in done.err
+
+
+def test_compare_sets_the_samples_of_the_same_steps_side_by_side(compared: tuple[Finished, Path], first_run: Finished) -> None:
+    done, out = compared
+    assert done.json["steps"] == [6, 12]
+    picture = np.asarray(Image.open(out))
+    left, right = picture[60:600, 20:600], picture[60:600, 672:1252]
+    for grid in (left, right):
+        assert grid.std() > 1, "there is something in it"
+    assert not np.array_equal(left, right)
+
+
+def test_compare_refuses_what_cannot_be_compared(
+    embedded: Services, first_run: Finished, second_run: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = first_run.json["run_key"]
+    for arguments, said in (
+        ((key,), "1 runs were named"),
+        ((key, key), "2 to 10 different ones"),
+        ((key, first_run.json["run_id"]), "are the same training"),
+        ((key, "0" * 16), "there is no training '0000000000000000'"),
+        ((key, "x'; --"), "there is no training"),
+        ((key, second_run.json["run_key"], "--out", str(tmp_path / "no" / "x.png")), "cannot be written"),
+    ):
+        wrong = celebdit_here("compare", *arguments, home=embedded.home, capture=capsys)
+        assert wrong.code == 2, wrong.err
+        assert said in wrong.err
+        assert "Traceback" not in wrong.err
+
+
+def keep(page: Any, name: str, tmp_path: Path) -> Path:
+    target = Path(PICTURES or tmp_path) / name
+    page.screenshot(path=str(target))
+    assert len(np.unique(np.asarray(Image.open(target).convert("L")))) > 50, "the page is not empty"
+    return target
+
+
+def test_the_ui_shows_charts_and_images_of_both_runs_side_by_side(
+    compared: tuple[Finished, Path], first_run: Finished, second_run: Finished, tmp_path: Path
+) -> None:
+    with browser_page(chromium_or_skip(), height=1200) as page:
+        page.goto(compared[0].json["mlflow"])
+        runs = [f"train-{run.json['run_key']}" for run in (first_run, second_run)]
+        for name in runs:
+            page.get_by_text(name).first.wait_for()
+        page.get_by_text("2 matching runs").wait_for()
+        charts = page.get_by_test_id("experiment-view-compare-runs-card")
+        charts.filter(has_text="eval/fd_randconv_16").first.wait_for()
+        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        keep(page, "mlflow-charts.png", tmp_path)
+        page.get_by_placeholder("Search metric charts").fill("samples/ema_grid")  # cards out of sight are not drawn
+        card = charts.filter(has_text="samples/ema_grid").first
+        card.locator("[data-component-id='fullscreen_button_chartcard']").click()
+        dialog = page.get_by_role("dialog")
+        for name in runs:
+            dialog.get_by_text(name).first.wait_for()
+        slider = dialog.get_by_role("slider")
+        slider.focus()
+        while dialog.locator("input").last.input_value() != "12":
+            slider.press("ArrowRight")
+            page.wait_for_timeout(300)
+        page.wait_for_function("document.querySelectorAll('[role=dialog] img').length >= 2")
+        page.wait_for_function("[...document.querySelectorAll('[role=dialog] img')].every(i => i.complete && i.naturalWidth > 100)")
+        shown = page.evaluate("[...document.querySelectorAll('[role=dialog] img')].map(i => i.src)")
+        assert len(set(shown)) == 2, "each run's own image"
+        page.set_viewport_size({"width": 720, "height": 1700})
+        page.wait_for_timeout(1000)
+        keep(page, "mlflow-images.png", tmp_path)
+
+
+def test_the_ui_shows_versions_with_their_aliases(second_run: Finished, embedded: Services, tmp_path: Path) -> None:
+    url = embedded.wait().mlflow_url
+    model = second_run.json["model"]
+    MlflowClient(url).set_registered_model_alias(model["name"], "ui-test", model["version"])
+    with browser_page(chromium_or_skip()) as page:
+        page.goto(f"{url}/#/models/{model['name']}?workflowType=machine_learning")
+        page.get_by_text(f"Version {model['version']}").first.wait_for()
+        page.get_by_text("@ ui-test").or_(page.get_by_text("ui-test")).first.wait_for()
+        keep(page, "mlflow-versions.png", tmp_path)
+        page.goto(f"{url}/#/models/{model['name']}/versions/{model['version']}?workflowType=machine_learning")
+        page.get_by_text("Limits", exact=True).first.wait_for()
+        page.get_by_text(second_run.json["checkpoint"]["digest"]).first.wait_for()
+        keep(page, "mlflow-card.png", tmp_path)

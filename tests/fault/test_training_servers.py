@@ -1,0 +1,185 @@
+"""MLflow and object storage that fail under a training: it goes on, nothing is lost, nothing is told twice."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from celebdit_testing.faults import Fault, fault_proxy
+from celebdit_testing.ranks import NOWHERE, Training, ended, small_dataset
+from celebdit_testing.recipes import tiny_recipe
+from celebdit_testing.servers import MlflowServer, free_port, mlflow_server, rclone_server, wait_for_port
+from celebdit_testing.steps import step_context
+from mlflow import MlflowClient
+
+from components.context import StepContext
+from components.errors import TemporaryFailure
+from components.storage import StoreUri, connect
+from components.train.description import Description
+from components.train.spec import store_spec
+from components.train.sync import sync
+
+pytestmark = pytest.mark.fault
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
+
+
+def new_training(tmp_path: Path, endpoint: str, **training: object) -> Training:
+    root = StoreUri("bucket", tmp_path.parent.name) / tmp_path.name
+    # A seed of its own makes a run of its own in MLflow.
+    values = {
+        "seed": abs(hash(tmp_path.name)) % 2**31,
+        "total_steps": STEPS,
+        "log_every_steps": 1,
+        "sample_every_steps": 20,
+        "checkpoint_keep_every_steps": 10,
+        **training,
+    }
+    return Training(tmp_path, endpoint, root, tiny_recipe(**values), small_dataset(tmp_path / "data", endpoint, root))
+
+
+class Watched:
+    """A training with a launcher's description beside it, as the step has them."""
+
+    def __init__(self, training: Training, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        self.training = training
+        training.environment = {"MLFLOW_TRACKING_URI": mlflow_uri}
+        self.context = self.reaching(mlflow_uri)
+        spec = training.spec()
+        store_spec(spec, connect(training.endpoint), training.root)
+        self.description = Description(self.context, spec)
+        self.description.begin()
+
+    def reaching(self, mlflow_uri: str) -> StepContext:
+        return step_context("train", self.training.folder, str(self.training.root), endpoint=self.training.endpoint, mlflow_uri=mlflow_uri)
+
+    def finish(self, seconds: float = 120) -> None:
+        with ended(self.training.start(1)) as ranks:
+            assert ranks.wait(seconds) == [0], ranks.reason()
+        self.description.end(None)
+
+    def events(self) -> str:
+        return (self.training.folder / "events.jsonl").read_text()
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout_s:.0f} s"
+        time.sleep(0.05)
+
+
+def assert_complete(training: Training, server: MlflowServer) -> None:
+    """Assert that MLflow holds what the journal holds, each (key, step) once."""
+    client, settings = MlflowClient(server.url), training.recipe.training
+    every = settings.log_every_steps
+    (experiment,) = client.search_experiments(filter_string="name = 'tests'")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`celebdit.run_key` = '{training.key}'")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.seed"] == str(settings.seed)
+    for key in ("train/loss", "train/lr", "perf/images_per_s", "system/node_0/cpu_percent", "cost/cpu_hours"):
+        history = client.get_metric_history(run.info.run_id, key)
+        told = {step: {float.fromhex(value) for value in values} for step, values in training.told(key).items()}
+        assert Counter(point.step for point in history) == Counter(range(every, settings.total_steps + 1, every)), key
+        assert all(point.value in told[point.step] for point in history)
+    shown = [item.path for item in client.list_artifacts(run.info.run_id, "images") if item.path.endswith(".png")]
+    assert sum("samples~ema_grid" in path for path in shown) == settings.total_steps // settings.sample_every_steps
+
+
+def test_mlflow_that_is_away_throughout_is_told_everything_by_sync_even_from_another_machine(
+    tmp_path: Path, rclone_endpoint: str, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = new_training(tmp_path, rclone_endpoint)
+    watched = Watched(training, NOWHERE, monkeypatch)
+    watched.finish()
+    assert "run `celebdit sync" in watched.events()
+    elsewhere = step_context("sync", tmp_path / "elsewhere", str(training.root), endpoint=rclone_endpoint, mlflow_uri=mlflow.url)
+    assert sync(training.key, elsewhere) > STEPS
+    assert_complete(training, mlflow)
+    here = watched.reaching(mlflow.url)
+    sync(training.key, here)
+    assert sync(training.key, here) == 0
+    assert_complete(training, mlflow)
+
+
+def test_mlflow_that_is_killed_in_the_middle_and_comes_back_misses_nothing(
+    tmp_path: Path, rclone_endpoint: str, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = new_training(tmp_path, rclone_endpoint, total_steps=600, log_every_steps=5)
+    watched = Watched(training, mlflow.url, monkeypatch)
+    with ended(training.start(1)) as ranks:
+        until(lambda: (run := watched.context.tracking.training_run(training.key)) is not None and bool(run.data.metrics))
+        assert ranks.processes[0].is_alive(), "training ended before MLflow was killed"
+        mlflow.kill()
+        training.advance(5, ranks)
+        assert ranks.wait(120) == [0], ranks.reason()
+    mlflow.start()
+    watched.description.end(None)
+    sync(training.key, watched.context)
+    assert_complete(training, mlflow)
+
+
+@pytest.mark.parametrize("kind", ["500", "slow", "lost_answer"])
+def test_a_faulty_mlflow_neither_stops_training_nor_is_told_twice(
+    tmp_path: Path, rclone_endpoint: str, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    faults = [Fault(kind, method, times=10**6, delay_s=2.0) for method in ("GET", "POST")]  # type: ignore[arg-type]
+    with fault_proxy(mlflow.url, signed=False) as proxy:
+        training = new_training(tmp_path, rclone_endpoint, total_steps=300, log_every_steps=5)
+        watched = Watched(training, proxy.endpoint, monkeypatch)
+        with ended(training.start(1)) as ranks:
+            training.advance(2, ranks)
+            proxy.faults[:] = faults
+            until(lambda: sum(fault.fired for fault in faults) > 0)
+            training.advance(8, ranks, timeout_s=30)
+            proxy.faults.clear()
+            assert ranks.wait(120) == [0], ranks.reason()
+        watched.description.end(None)
+        sync(training.key, watched.context)
+    assert_complete(training, mlflow)
+
+
+def test_storage_that_is_away_for_a_while_costs_nothing(tmp_path: Path, s3_credentials: None) -> None:
+    port = free_port()
+    with ExitStack() as first:
+        endpoint = first.enter_context(rclone_server(tmp_path / "s3", port=port))
+        training = new_training(tmp_path, endpoint, total_steps=400)
+        with ended(training.start(1)) as ranks:
+            training.advance(20, ranks)
+            before = training.checkpoints.committed()[0].step if training.checkpoints.committed() else 0
+            first.close()  # the server is gone
+            training.advance(40, ranks)
+            with rclone_server(tmp_path / "s3", port=port):
+                wait_for_port(port)
+                assert ranks.wait(120) == [0], ranks.reason()
+                training.final_digest()
+                assert training.checkpoints.committed()[0].step > before
+
+
+def test_storage_that_stays_away_ends_in_75_and_the_next_attempt_uploads_what_was_kept(tmp_path: Path, s3_credentials: None) -> None:
+    port = free_port()
+    with ExitStack() as first:
+        endpoint = first.enter_context(rclone_server(tmp_path / "s3", port=port))
+        training = new_training(tmp_path, endpoint)
+        training.environment = {"CELEBDIT_STORAGE_DEADLINE_S": "1"}
+        with ended(training.start(1)) as ranks:
+            training.advance(30, ranks)
+            first.close()
+            assert ranks.wait(120) == [TemporaryFailure.exit_code]
+            assert "failed" in ranks.reason().message
+    told = training.lines()
+    with rclone_server(tmp_path / "s3", port=port):
+        with ended(training.start(1)) as ranks:
+            assert ranks.wait(120) == [0], ranks.reason()
+        training.final_digest()
+    assert "was on local disk alone and is uploaded now" in (training.folder / "events.jsonl").read_text()
+    assert training.lines() == told, "steps were done again although a checkpoint of the last one was on disk"

@@ -1,0 +1,250 @@
+"""What the doctor says of clusters in every state, against servers that speak the real APIs."""
+
+import base64
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celebdit_testing.kfp_server import FakeKfp, kfp_server
+from celebdit_testing.kube_server import FakeKube, kube_server
+from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
+
+from components import cluster as names
+from pipeline.cli import main
+from pipeline.kubeflow import NAMESPACE, TOKEN
+
+MANIFESTS = Path(__file__).parents[2] / "docker" / "kubernetes"
+PASSWORD = "canary-mlflow-password-0123"
+DIGEST = "sha256:" + "a" * 64
+
+
+class Registry(http.server.BaseHTTPRequestHandler):
+    """A registry that has one image, and an MLflow with authentication beside it."""
+
+    open_to_all = False
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.reply(200 if self.path == f"/v2/team/celebdit/manifests/{DIGEST}" else 401 if "private" in self.path else 404)
+
+    def do_GET(self) -> None:
+        known = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"steps:{PASSWORD}".encode()).decode()
+        self.reply(200 if known or self.open_to_all else 401)
+
+    def reply(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.fixture
+def registry() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def encoded(**values: str) -> dict[str, str]:
+    return {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+
+
+@pytest.fixture
+def kfp() -> Iterator[FakeKfp]:
+    with kfp_server() as fake:
+        yield fake
+
+
+@pytest.fixture
+def kube(tmp_path: Path, registry: str, moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKube]:
+    """A cluster on which nothing is missing."""
+    with kube_server(tmp_path) as fake:
+        fake.load_rights(MANIFESTS / "pipeline" / "rbac.yaml")
+        fake.put("namespaces", "kubeflow", metadata={"labels": {"pod-security.kubernetes.io/enforce": "baseline"}})
+        fake.put("serviceaccounts", names.SERVICE_ACCOUNT)
+        fake.put("secrets", names.S3_SECRET, data=encoded(AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY))
+        fake.put("secrets", names.MLFLOW_SECRET, data=encoded(MLFLOW_TRACKING_USERNAME="steps", MLFLOW_TRACKING_PASSWORD=PASSWORD))
+        settings = {"CELEBDIT_STORE": "s3://bucket/doctor", "MLFLOW_TRACKING_URI": f"http://{registry}", "AWS_ENDPOINT_URL": moto_endpoint}
+        fake.put("configmaps", names.CONFIG_MAP, data=settings)
+        fake.put("clustertrainingruntimes", names.TRAINING_RUNTIME)
+        taint = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
+        for index in range(2):
+            allocatable = {"nvidia.com/gpu": "8"}
+            fake.put(
+                "nodes",
+                f"gpu-{index}",
+                metadata={"labels": {"pool": "h200"}},
+                spec={"taints": [taint]},
+                status={"allocatable": allocatable},
+            )
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "admin.kubeconfig"))
+        for name in (TOKEN, NAMESPACE, "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "CELEBDIT_STORE"):
+            monkeypatch.delenv(name, raising=False)
+        write_lock(tmp_path, f"{registry}/team/celebdit@{DIGEST}")
+        monkeypatch.chdir(tmp_path)
+        yield fake
+
+
+def write_lock(folder: Path, image: str) -> None:
+    lock = {"images": {"cpu": image, "gpu": image}, "git_commit": "abc", "pins_sha256": {}}
+    (folder / "images.lock.json").write_text(json.dumps(lock))
+
+
+def diagnose(capsys: pytest.CaptureFixture[str], kfp: FakeKfp, *overrides: str) -> tuple[int, dict[str, list[dict[str, Any]]], str]:
+    asked = ["resources.device=cuda", "resources.processes=8", "resources.nodes=2", *overrides]
+    with pytest.raises(SystemExit) as left:
+        main(["doctor", "--cluster", "--endpoint", kfp.url, "--json", *asked])
+    out, err = capsys.readouterr()
+    for secret in (SECRET_KEY, PASSWORD):
+        assert secret not in out + err
+    found: dict[str, list[dict[str, Any]]] = {}
+    assert "checks" in json.loads(out), err
+    for check in json.loads(out)["checks"]:
+        found.setdefault(check["name"], []).append(check)
+    return int(left.value.code or 0), found, err
+
+
+def test_a_cluster_on_which_nothing_is_missing(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found, err = diagnose(capsys, kfp)
+    assert {check["state"] for checks in found.values() for check in checks} == {"ok"}, err
+    assert code == 0
+    assert set(found) == {
+        "kubeflow",
+        "kubernetes",
+        "namespace",
+        "rights",
+        "secrets",
+        "settings",
+        "storage",
+        "mlflow",
+        "images",
+        "gpus",
+        "trainer",
+    }
+    assert "version 2.17.0" in found["kubeflow"][0]["found"]
+    assert "nothing stands in the way" in err
+
+
+def break_rights(kube: FakeKube) -> None:
+    kube.rules["pipeline-runner"] = [rule for rule in kube.rules["pipeline-runner"] if "trainjobs" not in rule["resources"]]
+
+
+def break_secret(kube: FakeKube) -> None:
+    kube.objects["secrets", names.S3_SECRET]["data"] = encoded(AWS_ACCESS_KEY_ID=ACCESS_KEY)
+
+
+def break_password(kube: FakeKube) -> None:
+    kube.objects["secrets", names.MLFLOW_SECRET]["data"] |= encoded(MLFLOW_TRACKING_PASSWORD="wrong-password")
+
+
+def break_bucket(kube: FakeKube) -> None:
+    kube.objects["configmaps", names.CONFIG_MAP]["data"]["CELEBDIT_STORE"] = "s3://no-such-bucket/x"
+
+
+def taint_nodes(kube: FakeKube) -> None:
+    for index in range(2):
+        kube.objects["nodes", f"gpu-{index}"]["spec"]["taints"].append({"key": "reserved", "effect": "NoExecute"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "said", "fix"),
+    [
+        (break_rights, "rights", "may not create trainjobs, get trainjobs, delete trainjobs", "celebdit-training"),
+        (lambda kube: kube.objects.pop(("serviceaccounts", "pipeline-runner")), "rights", "no service account", "--namespace"),
+        (lambda kube: kube.objects.pop(("namespaces", "kubeflow")), "namespace", "does not exist", "--namespace"),
+        (break_secret, "secrets", "celebdit-s3 has no AWS_SECRET_ACCESS_KEY", "create secret generic celebdit-s3"),
+        (lambda kube: kube.objects.pop(("secrets", names.MLFLOW_SECRET)), "secrets", "celebdit-mlflow does not exist", "create secret"),
+        (lambda kube: kube.objects.pop(("configmaps", names.CONFIG_MAP)), "settings", "has no CELEBDIT_STORE", "overlay"),
+        (break_bucket, "storage", "no-such-bucket", None),
+        (break_password, "mlflow", "does not accept the credentials", "user of MLflow"),
+        (taint_nodes, "gpus", "have the taint reserved", "resources.tolerations"),
+        (
+            lambda kube: kube.objects.pop(("nodes", "gpu-1")),
+            "gpus",
+            "1 node(s) have 8 nvidia.com/gpu, resources.nodes is 2",
+            "resources.nodes",
+        ),
+        (
+            lambda kube: kube.objects.pop(("clustertrainingruntimes", names.TRAINING_RUNTIME)),
+            "trainer",
+            "no ClusterTrainingRuntime",
+            "install",
+        ),
+    ],
+)
+def test_what_is_missing_is_named_with_the_way_out(
+    kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], damage: Any, name: str, said: str, fix: str | None
+) -> None:
+    damage(kube)
+    code, found, err = diagnose(capsys, kfp)
+    failed = [check for check in found[name] if check["state"] == "fail"]
+    assert code == 2
+    assert any(said in check["found"] for check in failed), err
+    assert fix is None or any(fix in check["fix"] for check in failed)
+    assert f"FAIL     {name}" in err
+
+
+def test_gpu_nodes_are_matched_by_count_label_and_toleration(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+    taint_nodes(kube)
+    assert diagnose(capsys, kfp, 'resources.tolerations=[{key="reserved"}]')[1]["gpus"][0]["state"] == "ok"
+    assert "no node has 16" in diagnose(capsys, kfp, "resources.processes=16", "training.batch_images=32")[1]["gpus"][0]["found"]
+    assert "has the labels" in diagnose(capsys, kfp, 'resources.node_selector={pool="a100"}')[1]["gpus"][0]["found"]
+    assert diagnose(capsys, kfp, "resources.device=cpu")[1]["gpus"][0]["state"] == "ok"
+
+
+def test_images_that_no_node_can_pull_are_found(
+    kube: FakeKube, kfp: FakeKfp, registry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for image, state in (
+        (f"{registry}/team/other@{DIGEST}", "fail"),
+        (f"{registry}/private/celebdit@{DIGEST}", "unknown"),
+        (f"localhost/celebdit@{DIGEST}", "fail"),
+        (f"127.0.0.1:9/team/celebdit@{DIGEST}", "unknown"),
+    ):
+        write_lock(tmp_path, image)
+        assert diagnose(capsys, kfp)[1]["images"][0]["state"] == state, image
+    (tmp_path / "images.lock.json").unlink()
+    assert "make images" in diagnose(capsys, kfp)[1]["images"][0]["fix"]
+
+
+def test_an_mlflow_that_lets_anybody_in_is_found(
+    kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Registry, "open_to_all", True)
+    assert "lets anybody in" in diagnose(capsys, kfp)[1]["mlflow"][0]["found"]
+
+
+def test_an_old_kubeflow_and_one_that_is_not_there_are_found(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+    kfp.version = "2.3.0"
+    assert "upgrade it" in diagnose(capsys, kfp)[1]["kubeflow"][0]["fix"]
+    kfp.url = "http://127.0.0.1:9"
+    assert "cannot be reached" in diagnose(capsys, kfp)[1]["kubeflow"][0]["found"]
+
+
+def test_somebody_who_may_not_look_is_told_so(
+    kube: FakeKube, kfp: FakeKfp, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nobody.kubeconfig"))
+    code, found, _ = diagnose(capsys, kfp)
+    assert code == 2
+    assert "does not allow to get secrets" in found["secrets"][0]["found"]
+
+
+def test_this_machine_is_checked_without_a_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("CELEBDIT_STORE", "s3://bucket/x")
+    with pytest.raises(SystemExit) as left:
+        main(["doctor", "--home", str(tmp_path), "--json"])
+    out, _ = capsys.readouterr()
+    found = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert left.value.code == 2
+    assert (found["endpoints"]["state"], found["disk"]["state"], found["python"]["state"]) == ("fail", "ok", "ok")

@@ -1,0 +1,145 @@
+"""The container images: really built, looked into, and run through the whole pipeline. `make test-images` runs these, nothing else does.
+
+They need podman, buildah or docker, and a base image: CELEBDIT_TEST_BASE_IMAGE names one; without it a Debian is made with debootstrap.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from celebdit_testing.command import celebdit
+
+from components.errors import BadInput
+from pipeline.containers import IMAGE_USER, engine_address, run_container
+from pipeline.images import read_lock, working_engine
+
+pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]
+CANARY = "canary-build-secret-0123456789"
+OWN_BASE = "localhost/celebdit-test-debian:bookworm"
+CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def engine() -> str:
+    try:
+        return working_engine(None)
+    except BadInput as missing:
+        pytest.skip(missing.message)
+
+
+@pytest.fixture(scope="module")
+def base_image(engine: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    if named := os.environ.get("CELEBDIT_TEST_BASE_IMAGE"):
+        return named
+    if subprocess.run([engine, "image", "inspect", OWN_BASE], capture_output=True, check=False).returncode == 0:
+        return OWN_BASE
+    if shutil.which("debootstrap") is None or os.getuid() != 0:
+        pytest.skip("CELEBDIT_TEST_BASE_IMAGE is not set, and debootstrap, which could make one, needs to be installed and run as root")
+    root, archive = tmp_path_factory.mktemp("debian") / "root", tmp_path_factory.mktemp("archive") / "root.tar"
+    subprocess.run(
+        ["debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm", str(root)], check=True
+    )
+    subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
+    subprocess.run([engine, "import", str(archive), OWN_BASE], check=True)
+    return OWN_BASE
+
+
+@pytest.fixture(scope="module")
+def lock(engine: str, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both images, built as `make images` does, with a secret in the builder's environment."""
+    path = tmp_path_factory.mktemp("lock") / "images.lock.json"
+    options = ["--network=host"]
+    if engine != "docker":
+        options += ["--volume=/etc/ssl/certs:/etc/ssl/certs:ro", "--layers=false"]
+        cache = Path.home() / ".cache" / "uv"
+        options += [f"--volume={cache}:/root/.cache/uv"] if cache.is_dir() else []
+    command = [sys.executable, "-m", "pipeline.images", "--base-image", base_image, "--engine", engine, "--lock", str(path)]
+    environment = {**os.environ, "AWS_SECRET_ACCESS_KEY": CANARY, "CELEBDIT_KFP_TOKEN": CANARY}
+    subprocess.run([*command, *(f"--option={option}" for option in options)], check=True, cwd=CHECKOUT, env=environment)
+    return path
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with engine_address() as found:
+        yield found
+
+
+def inside(engine: str, image: str, *command: str) -> str:
+    """Run a command in an image, with a read-only root file system and no privileges."""
+    rules = ["--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop=ALL", "--network=none"]
+    return subprocess.run([engine, "run", *rules, image, *command], check=True, capture_output=True, text=True).stdout
+
+
+def inspected(engine: str, image: str) -> Any:
+    return json.loads(subprocess.run([engine, "image", "inspect", image], check=True, capture_output=True, text=True).stdout)[0]
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_an_image_says_what_it_is_and_is_not_root(engine: str, lock: Path, target: str) -> None:
+    recorded = read_lock(lock)
+    found = inspected(engine, getattr(recorded.images, target))
+    labels = found["Config"]["Labels"]
+    assert labels["org.opencontainers.image.revision"] == recorded.git_commit
+    assert labels["io.celebdit.lock-sha256"] == recorded.pins_sha256[target]
+    assert found["Config"]["User"] == f"{IMAGE_USER}:{IMAGE_USER}"
+    assert found["Config"]["Entrypoint"] == ["/usr/bin/tini", "--"]
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_an_image_runs_read_only_and_holds_neither_data_nor_secrets_nor_spare_tools(engine: str, lock: Path, target: str) -> None:
+    image = getattr(read_lock(lock).images, target)
+    assert "smoke" in inside(engine, image, "celebdit", "config", "presets")
+    assert inside(engine, image, "id", "-u").strip() == str(IMAGE_USER)
+    kinds = " -o ".join(f"-name '*.{ending}'" for ending in ("safetensors", "pth", "ckpt", "tar"))
+    assert inside(engine, image, "sh", "-c", rf"find / -xdev \( {kinds} \) -size +100k 2>/dev/null; true") == ""
+    compilers = inside(engine, image, "sh", "-c", "command -v gcc g++ cc; true").split()
+    assert bool(compilers) == (target == "gpu")
+    assert inside(engine, image, "sh", "-c", "command -v uv pip pip3; true") == ""
+    described = json.dumps(inspected(engine, image)) + inside(engine, image, "env")
+    described += subprocess.run([engine, "history", "--no-trunc", image], check=True, capture_output=True, text=True).stdout
+    assert CANARY not in described
+    found = inside(engine, image, "sh", "-c", f"grep -rl {CANARY} /opt/project /etc /tmp /data /home /root 2>/dev/null; true")
+    assert found == ""
+
+
+def test_the_gpu_image_can_compile(engine: str, lock: Path) -> None:
+    program = "import torch; f = torch.compile(lambda x: torch.relu(x) * 2 + 1); assert f(torch.ones(8)).sum() == 24; print('compiled')"
+    rules = ["--rm", "--read-only", "--tmpfs", "/tmp:exec", "--cap-drop=ALL", "--network=none"]
+    command = [engine, "run", *rules, read_lock(lock).images.gpu, "python", "-c", program]
+    assert "compiled" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("status", [0, 3, 75])
+def test_a_containers_status_is_the_tasks(lock: Path, address: str, status: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each several times: kfp's own runner reports some of them as successes, depending on who is faster."""
+    client = docker.DockerClient(base_url=address)
+    image = read_lock(lock).images.cpu
+    for _ in range(4):
+        command = ["python", "-c", f"print('said'); raise SystemExit({status})"]
+        assert run_container(client, image, command, {}, network_mode="host", labels={"io.celebdit.test": "yes"}) == status
+    assert capfd.readouterr().out.count("said") == 4
+    assert client.containers.list(all=True, filters={"label": "io.celebdit.test=yes"}) == []
+    client.close()
+
+
+def test_the_smoke_pipeline_runs_in_containers_and_a_failing_step_is_its_own_error(lock: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = celebdit("run", "smoke", "--runner", "container", "--json", home=home, timeout_s=1800)
+    assert done.code == 0, done.err
+    assert done.json["model"]["version"] == "1"
+    assert done.json["training_steps"] == 12
+    refused = celebdit("run", "smoke", "--runner", "container", "data.min_images=1000", home=home, timeout_s=900)
+    assert refused.code == 3, refused.err
+    assert "ingest" in refused.err.splitlines()[-2]
+    texts = "".join(path.read_text(errors="replace") for path in (home / "runs").rglob("*") if path.is_file() and path.suffix != ".png")
+    assert "AWS_SECRET_ACCESS_KEY=" not in texts
+    assert not re.search(r"AWS_SECRET_ACCESS_KEY\W+[0-9A-Za-z_-]{32}", texts)

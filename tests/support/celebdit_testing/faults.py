@@ -1,0 +1,154 @@
+"""A proxy in front of a real server (S3 or MLflow) that injects faults, and knows whether each of them happened."""
+
+import http.client
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+from urllib.parse import urlsplit
+
+Kind = Literal["500", "503", "403", "slow", "reset", "lost_answer", "truncated", "flipped", "flipped_upload", "stale"]
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests with this method whose path contains `path`."""
+
+    kind: Kind
+    method: str
+    times: int = 1
+    path: str = ""
+    delay_s: float = 0.0
+    fired: int = 0
+
+
+@dataclass
+class Proxy:
+    """The running proxy: where it listens, what it is to do, and what it saw."""
+
+    endpoint: str
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def injecting(self, *faults: Fault) -> Iterator[None]:
+        """Inject `faults` in the block; it is an error if one of them did not happen as often as it should."""
+        self.requests.clear()
+        self.ranges.clear()
+        self.faults[:] = faults
+        yield
+        self.faults.clear()
+        for fault in faults:
+            assert fault.fired == fault.times, f"{fault.kind} on {fault.method} fired {fault.fired} times, not {fault.times}"
+
+    def next_fault(self, method: str, path: str) -> Fault | None:
+        with self.lock:
+            for fault in self.faults:
+                if fault.method == method and fault.path in path and fault.fired < fault.times:
+                    fault.fired += 1
+                    return fault
+        return None
+
+
+@contextmanager
+def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
+    """Forward to the server at `upstream`, damaging what the test asks for; requests to an S3 server must be `signed`."""
+    target = urlsplit(upstream).netloc
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def handle_one_request(self) -> None:
+            with suppress(ConnectionError):
+                super().handle_one_request()
+
+        def _forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            with proxy.lock:
+                proxy.requests.append(f"{self.command} {self.path}")
+                if "Range" in self.headers:
+                    proxy.ranges.append(self.headers["Range"])
+            assert not signed or "Authorization" in self.headers, "a request without credentials"
+            fault = proxy.next_fault(self.command, self.path)
+            kind = fault.kind if fault else None
+            if fault is not None and kind == "slow":
+                time.sleep(fault.delay_s)
+            if kind in ("500", "503", "403"):
+                code = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[str(kind)]
+                self._answer(int(str(kind)), [], f"<Error><Code>{code}</Code></Error>".encode())
+                return
+            if kind == "reset":
+                self._reset()
+                return
+            status, headers, answer = self._ask(_flipped(body) if kind == "flipped_upload" else body)
+            if kind == "lost_answer":
+                self._reset()
+            elif kind == "truncated":
+                self._answer(status, headers, answer, cut=len(answer) // 2)
+            else:
+                self._answer(status, headers, _flipped(answer) if kind == "flipped" else answer)
+
+        def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+            connection = http.client.HTTPConnection(target, timeout=60)
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in ("expect", "connection"):
+                    connection.putheader(name, value)
+            connection.endheaders(body)
+            response = connection.getresponse()
+            answer = response.read()
+            connection.close()
+            return response.status, response.getheaders(), answer
+
+        def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, *, cut: int | None = None) -> None:
+            self.send_response_only(status)
+            named = {name.lower() for name, _ in headers}
+            for name, value in headers:
+                if name.lower() not in ("transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            if "content-length" not in named:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body[:cut])
+            if cut is not None:
+                self.wfile.flush()
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+        def _reset(self) -> None:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+
+        do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = _forward  # noqa: N815 - the base class names them so
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    proxy = Proxy(endpoint=f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _flipped(data: bytes) -> bytes:
+    """One bit is another, in the middle."""
+    if not data:
+        return data
+    damaged = bytearray(data)
+    damaged[len(damaged) // 2] ^= 1
+    return bytes(damaged)

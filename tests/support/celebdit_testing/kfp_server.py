@@ -1,0 +1,417 @@
+"""A Kubeflow Pipelines server for tests, on 127.0.0.1: the real REST API, with its routes, parameters and models read from kfp-server-api.
+
+A request that names an unknown parameter or field, or gives one the wrong type, is refused with 400 as the real server does; an uploaded
+pipeline must parse as KFP's own protobuf messages. Faults are put in by rule: a status, a slow answer, or an answer that gets lost after
+the request was carried out.
+"""
+
+import email
+import email.policy
+import inspect
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import kfp_server_api as api
+import yaml
+from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+CLIENT = api.ApiClient()
+APIS = (
+    api.PipelineServiceApi,
+    api.PipelineUploadServiceApi,
+    api.ExperimentServiceApi,
+    api.RunServiceApi,
+    api.RecurringRunServiceApi,
+    api.HealthzServiceApi,
+)
+
+
+@dataclass(frozen=True)
+class Route:
+    name: str
+    method: str
+    pattern: re.Pattern[str]
+    parameters: frozenset[str]
+    body: str | None
+
+
+def read_routes() -> list[Route]:
+    """Read every operation of the API from the source of its client."""
+    routes = []
+    for kind in APIS:
+        for name, function in inspect.getmembers(kind, inspect.isfunction):
+            if not name.endswith("_with_http_info"):
+                continue
+            source = inspect.getsource(function)
+            path, method = re.search(r"call_api\(\s*'([^']+)', '(\w+)'", source).groups()
+            names = re.findall(r"'(\w+)'", re.search(r"all_params = \[(.*?)\]", source, re.DOTALL).group(1))
+            body = re.search(r":type (\w+): (V2beta1\w+)", source) if method in ("POST", "PATCH") else None
+            pattern = re.compile(re.sub(r"\{([\w.]+)\}", lambda found: f"(?P<{found.group(1).replace('.', '_')}>[^/:]+)", path))
+            routes.append(Route(name.removesuffix("_with_http_info"), method, pattern, frozenset(names), body.group(2) if body else None))
+    return sorted(routes, key=lambda route: -len(route.pattern.pattern))
+
+
+ROUTES = read_routes()
+
+
+class Refused(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def validated(value: Any, kind: str, where: str) -> Any:  # noqa: PLR0911 - one answer per kind of type
+    """Check JSON against a type of the API strictly and return the model's instance."""
+    if kind.startswith("list["):
+        if not isinstance(value, list):
+            raise Refused(400, f"{where} must be a list")
+        return [validated(item, kind[5:-1], f"{where}[{index}]") for index, item in enumerate(value)]
+    if kind.startswith("dict("):
+        if not isinstance(value, dict):
+            raise Refused(400, f"{where} must be an object")
+        return value
+    if kind in ("str", "bool", "int", "float"):
+        if type(value).__name__ != kind:
+            raise Refused(400, f"{where} must be {kind}, not {value!r}")
+        return value
+    if kind == "datetime":
+        return datetime.fromisoformat(value)
+    if kind == "object":
+        return value
+    model = getattr(api.models, kind)
+    if hasattr(model, "allowable_values"):
+        if value not in model.allowable_values:
+            raise Refused(400, f"{where}: {value!r} is none of {model.allowable_values}")
+        return value
+    if not isinstance(value, dict):
+        raise Refused(400, f"{where} must be an object")
+    names = {json_name: name for name, json_name in model.attribute_map.items()}
+    if unknown := set(value) - set(names):
+        raise Refused(400, f"unknown field {where}.{sorted(unknown)[0]}")
+    return model(**{names[key]: validated(item, model.openapi_types[names[key]], f"{where}.{key}") for key, item in value.items()})
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next `times` requests of operation `name`: a status, "lost" (done, not answered), "drop" or "slow"."""
+
+    name: str
+    kind: int | str
+    times: int = 1
+    text: str = "by order of the test"
+
+
+@dataclass
+class FakeKfp:
+    multi_user: bool = False
+    version: str = "2.17.0"
+    token: str | None = None
+    pipelines: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+    experiments: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, Any] = field(default_factory=dict)
+    recurring: dict[str, Any] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)
+    on_get_run: Callable[[Any], None] = lambda run: None
+    before: Callable[[str], None] = lambda name: None
+    url: str = ""
+    _ticks: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def now(self) -> datetime:
+        self._ticks += 1
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self._ticks)
+
+    def fault(self, name: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.times and re.fullmatch(fault.name, name):
+                fault.times -= 1
+                return fault
+        return None
+
+    def count(self, name: str) -> int:
+        return self.requests.count(name)
+
+    def step(self, run: Any, name: str, state: str, message: str | None = None) -> None:
+        """Put a step's task into a run, as the server lists them."""
+        task = api.V2beta1PipelineTaskDetail(
+            run_id=run.run_id,
+            task_id=uuid.uuid4().hex,
+            display_name=name,
+            state=state,
+            create_time=self.now(),
+            start_time=self.now(),
+            end_time=self.now() if state in ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED") else None,
+            error=api.GoogleRpcStatus(code=2, message=message) if message else None,
+        )
+        details = run.run_details or api.V2beta1RunDetails(task_details=[])
+        details.task_details = [old for old in details.task_details if old.display_name != name] + [task]
+        run.run_details = details
+
+    def end(self, run: Any, state: str = "SUCCEEDED") -> None:
+        run.state, run.finished_at = state, self.now()
+
+    # --- operations, by the names of the API's client
+
+    def healthz_service_get_healthz(self, **_: Any) -> Any:
+        return api.V2beta1GetHealthzResponse(multi_user=self.multi_user)
+
+    def pipeline_service_list_pipelines(self, **query: Any) -> Any:
+        self.scoped(query)
+        return api.V2beta1ListPipelinesResponse(pipelines=self.page(self.pipelines, query))
+
+    def pipeline_service_create_pipeline(self, body: Any, **_: Any) -> Any:
+        self.scoped({"namespace": body.namespace})
+        self.unique(self.pipelines, body.display_name)
+        body.pipeline_id, body.created_at = uuid.uuid4().hex, self.now()
+        self.pipelines[body.pipeline_id] = body
+        return body
+
+    def pipeline_service_list_pipeline_versions(self, pipeline_id: str, **query: Any) -> Any:
+        mine = {key: version for key, version in self.versions.items() if version.pipeline_id == pipeline_id}
+        return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=self.page(mine, query))
+
+    def upload_pipeline_version(self, package: bytes, *, pipelineid: str, name: str, description: str = "", **_: Any) -> Any:
+        self.known(self.pipelines, pipelineid, "pipeline")
+        mine = {key: version for key, version in self.versions.items() if version.pipeline_id == pipelineid}
+        self.unique(mine, name)
+        check_package(package.decode())
+        version = api.V2beta1PipelineVersion(
+            pipeline_id=pipelineid,
+            pipeline_version_id=uuid.uuid4().hex,
+            display_name=name,
+            name=name,
+            description=description,
+            created_at=self.now(),
+        )
+        self.versions[version.pipeline_version_id] = version
+        self.packages[version.pipeline_version_id] = package.decode()
+        return version
+
+    def experiment_service_list_experiments(self, **query: Any) -> Any:
+        self.scoped(query)
+        return api.V2beta1ListExperimentsResponse(experiments=self.page(self.experiments, query))
+
+    def experiment_service_create_experiment(self, body: Any, **_: Any) -> Any:
+        self.scoped({"namespace": body.namespace})
+        self.unique(self.experiments, body.display_name)
+        body.experiment_id, body.created_at = uuid.uuid4().hex, self.now()
+        self.experiments[body.experiment_id] = body
+        return body
+
+    def run_service_list_runs(self, **query: Any) -> Any:
+        if "experiment_id" not in query:
+            self.scoped(query)
+        mine = {key: run for key, run in self.runs.items() if query.get("experiment_id", run.experiment_id) == run.experiment_id}
+        found = self.page(mine, query, whole=True)
+        start, size = int(query.get("page_token") or 0), int(query.get("page_size", 10))
+        token = str(start + size) if start + size < len(found) else None
+        return api.V2beta1ListRunsResponse(runs=found[start : start + size], next_page_token=token, total_size=len(found))
+
+    def run_service_create_run(self, body: Any, **_: Any) -> Any:
+        if not body.display_name or body.run_id or body.state:
+            raise Refused(400, "a run needs a name, and its id and state are the server's")
+        self.known(self.experiments, body.experiment_id, "experiment")
+        self.known(self.versions, body.pipeline_version_reference.pipeline_version_id, "pipeline version")
+        body.run_id, body.created_at, body.state = str(uuid.uuid4()), self.now(), "PENDING"
+        body.storage_state = "AVAILABLE"
+        self.runs[body.run_id] = body
+        return body
+
+    def run_service_get_run(self, run_id: str, **_: Any) -> Any:
+        run = self.known(self.runs, run_id, "run")
+        self.on_get_run(run)
+        return run
+
+    def run_service_retry_run(self, run_id: str, **_: Any) -> Any:
+        run = self.known(self.runs, run_id, "run")
+        if run.state not in ("FAILED", "CANCELED"):
+            raise Refused(400, f"Workflow cannot be retried. Workflow must be Failed/Error to retry, not {run.state}")
+        run.state, run.finished_at = "RUNNING", None
+        return {}
+
+    def run_service_terminate_run(self, run_id: str, **_: Any) -> Any:
+        self.end(self.known(self.runs, run_id, "run"), "CANCELED")
+        return {}
+
+    def run_service_archive_run(self, run_id: str, **_: Any) -> Any:
+        self.known(self.runs, run_id, "run").storage_state = "ARCHIVED"
+        return {}
+
+    def recurring_run_service_create_recurring_run(self, body: Any, **_: Any) -> Any:
+        self.known(self.experiments, body.experiment_id, "experiment")
+        self.known(self.versions, body.pipeline_version_reference.pipeline_version_id, "pipeline version")
+        cron = body.trigger.cron_schedule
+        if (cron is None) == (body.trigger.periodic_schedule is None):
+            raise Refused(400, "a trigger is either a cron schedule or a periodic one")
+        if cron is not None and (len(cron.cron.split()) != 6 or not re.fullmatch(r"[0-9*/,?A-Za-z -]+", cron.cron)):
+            raise Refused(400, f"Invalid cron {cron.cron!r}")
+        body.recurring_run_id, body.created_at = uuid.uuid4().hex, self.now()
+        self.recurring[body.recurring_run_id] = body
+        return body
+
+    def recurring_run_service_list_recurring_runs(self, **query: Any) -> Any:
+        mine = {key: entry for key, entry in self.recurring.items() if entry.experiment_id == query["experiment_id"]}
+        return api.V2beta1ListRecurringRunsResponse(recurring_runs=self.page(mine, query))
+
+    def recurring_run_service_delete_recurring_run(self, recurring_run_id: str, **_: Any) -> Any:
+        self.known(self.recurring, recurring_run_id, "recurring run")
+        del self.recurring[recurring_run_id]
+        return {}
+
+    # --- rules that operations share
+
+    def scoped(self, query: dict[str, Any]) -> None:
+        if self.multi_user and not query.get("namespace"):
+            raise Refused(400, "Invalid input error: a namespace is required in multi-user mode")
+        if not self.multi_user and query.get("namespace"):
+            raise Refused(400, "Invalid input error: in single-user mode, a namespace cannot be given")
+
+    def unique(self, entries: dict[str, Any], name: str) -> None:
+        if any(entry.display_name == name for entry in entries.values()):
+            raise Refused(409, f"Already exist error: the name {name} already exists")
+
+    def known(self, entries: dict[str, Any], key: str, what: str) -> Any:
+        if key not in entries:
+            raise Refused(404, f"ResourceNotFoundError: {what} {key} not found.")
+        return entries[key]
+
+    def page(self, entries: dict[str, Any], query: dict[str, Any], *, whole: bool = False) -> list[Any]:
+        found = list(entries.values())
+        for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
+            if predicate.keys() != {"operation", "key", "stringValue"} or (predicate["operation"], predicate["key"]) != (
+                "EQUALS",
+                "display_name",
+            ):
+                raise Refused(400, f"the test server knows no filter {predicate}")
+            found = [entry for entry in found if entry.display_name == predicate["stringValue"]]
+        key, _, order = query.get("sort_by", "created_at asc").partition(" ")
+        if key != "created_at" or order not in ("asc", "desc", ""):
+            raise Refused(400, f"cannot sort by {key!r} {order!r}")
+        found.sort(key=lambda entry: entry.created_at, reverse=order == "desc")
+        return found if whole else found[: int(query.get("page_size", 10))]
+
+
+def uploaded_file(content_type: str, raw: bytes) -> bytes:
+    """Return the one file of a multipart request."""
+    form = email.message_from_bytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + raw, policy=email.policy.default)
+    parts = {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in form.iter_parts()}
+    if set(parts) != {"uploadfile"}:
+        raise Refused(400, f"an upload has one part, uploadfile, and not {sorted(parts)}")
+    return bytes(parts["uploadfile"])
+
+
+def check_package(text: str) -> None:
+    """Parse a pipeline as the server does."""
+    documents = list(yaml.safe_load_all(text))
+    json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
+    for document in documents[1:]:
+        for executor in document["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+            json_format.ParseDict(executor, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+
+
+def handler_of(server: FakeKfp) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def handle_any(self) -> None:
+            parts = urlsplit(self.path)
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            server.raw.append(self.requestline.encode() + b"\n" + raw)
+            if parts.path == "/apis/v1beta1/healthz":  # the older check, which is not in the models, and alone tells the version
+                return self.answer(200, json.dumps({"tag_name": server.version, "multi_user": server.multi_user}).encode())
+            try:
+                route, path = self.route(parts.path)
+                server.before(route.name)
+                fault = server.fault(route.name)
+                with server.lock:
+                    server.requests.append(route.name)
+                    if fault is not None and fault.kind == "drop":
+                        return self.hang_up()
+                    if fault is not None and isinstance(fault.kind, int):
+                        raise Refused(fault.kind, fault.text)
+                    if server.token and self.headers.get("authorization") != f"Bearer {server.token}":
+                        raise Refused(401, "Unauthenticated")
+                    answer = self.carried_out(route, path, parts.query, raw)
+                if fault is not None and fault.kind == "lost":
+                    return self.hang_up()
+                if fault is not None and fault.kind == "slow":
+                    time.sleep(float(fault.text))
+                if fault is not None and fault.kind == "html":
+                    return self.answer(200, b"<!doctype html><title>Sign in</title>", "text/html")
+                self.answer(200, json.dumps(CLIENT.sanitize_for_serialization(answer)).encode())
+            except Refused as refused:
+                self.answer(refused.status, json.dumps({"code": 2, "message": str(refused), "details": []}).encode())
+            return None
+
+        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
+
+        def route(self, path: str) -> tuple[Route, dict[str, str]]:
+            for route in ROUTES:
+                found = route.pattern.fullmatch(path)
+                if found and route.method == self.command:
+                    return route, {key: unquote(value) for key, value in found.groupdict().items()}
+            raise Refused(404, f"{self.command} {path} is not part of the API")
+
+        def carried_out(self, route: Route, path: dict[str, str], query_text: str, raw: bytes) -> Any:
+            query = {key: values[-1] for key, values in parse_qs(query_text, keep_blank_values=True).items()}
+            if unknown := set(query) - route.parameters:
+                raise Refused(400, f"unknown parameter {sorted(unknown)}")
+            operation = getattr(server, route.name, None)
+            if operation is None:
+                raise Refused(501, f"the test server does not do {route.name}")
+            if "upload" in route.name:
+                return operation(uploaded_file(self.headers["Content-Type"], raw), **query)
+            if route.body is not None:
+                return operation(validated(json.loads(raw or b"null"), route.body, "body"), **path, **query)
+            return operation(**path, **query)
+
+        def hang_up(self) -> None:
+            self.close_connection = True
+            with suppress(OSError):
+                self.connection.shutdown(2)
+
+        def answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+    return Handler
+
+
+@contextmanager
+def kfp_server(**options: Any) -> Iterator[FakeKfp]:
+    """Serve the API until the block ends."""
+    fake = FakeKfp(**options)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(fake))
+    http.daemon_threads = True
+    fake.url = f"http://127.0.0.1:{http.server_address[1]}"
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield fake
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()

@@ -1,0 +1,329 @@
+"""A Kubernetes API server for tests, on 127.0.0.1: the paths that we use, with the rights of our own manifests enforced.
+
+A caller is the service account that its token names; what it may do is read from the Role, ClusterRole and binding objects that the test
+loads, usually those of docker/kubernetes. TrainJobs are parsed by Kubeflow's own models, strictly. With `run_nodes`, a TrainJob's nodes are
+really run, as processes of this machine with the environment that Kubeflow Trainer gives them.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+from celebdit_testing.servers import free_port
+from kubeflow_trainer_api import models as trainer
+
+from components.process import spawn, stop
+
+TOKENS = {"token-of-pipeline-runner": "pipeline-runner", "token-of-nobody": "nobody", "token-of-admin": "admin"}
+PATHS = (
+    re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/(?P<resource>[a-z]+)(/(?P<name>[^/]+)(/(?P<subresource>[a-z]+))?)?"),
+    re.compile(r"/apis/(?P<group>[^/]+)/(?P<version>[^/]+)/namespaces/(?P<namespace>[^/]+)/(?P<resource>[a-z]+)(/(?P<name>[^/]+))?"),
+    re.compile(r"/apis/(?P<group>[^/]+)/(?P<version>[^/]+)/(?P<resource>[a-z]+)(/(?P<name>[^/]+))?"),
+    re.compile(r"/api/v1/(?P<resource>namespaces|nodes)(/(?P<name>[^/]+))?"),
+)
+
+
+class Refused(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class FakeKube:
+    namespace: str = "kubeflow"
+    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    """(resource, name) -> object, in the one namespace or the cluster."""
+    rules: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    logs: dict[str, bytes] = field(default_factory=dict)
+    faults: list[tuple[str, str, int | str]] = field(default_factory=list)
+    """(verb, resource, status or "lost"), each used once."""
+    requests: list[str] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
+    run_nodes: Path | None = None
+    url: str = ""
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def load_rights(self, manifest: Path) -> None:
+        """Grant what the roles of a manifest grant, to the accounts that its bindings name."""
+        documents = [document for document in yaml.safe_load_all(manifest.read_text()) if document]
+        roles = {document["metadata"]["name"]: document["rules"] for document in documents if document["kind"].endswith("Role")}
+        for document in documents:
+            if document["kind"].endswith("Binding"):
+                for subject in document["subjects"]:
+                    self.rules.setdefault(subject["name"], []).extend(roles[document["roleRef"]["name"]])
+
+    def put(self, resource: str, name: str, **content: Any) -> dict[str, Any]:
+        body = {**content, "metadata": {"name": name, "uid": uuid.uuid4().hex, **content.get("metadata", {})}}
+        self.objects[resource, name] = body
+        return body
+
+    def allowed(self, account: str, verb: str, group: str, resource: str) -> bool:
+        if account == "admin":
+            return True
+        return any(
+            group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"] for rule in self.rules.get(account, [])
+        )
+
+    def count(self, request: str) -> int:
+        return self.requests.count(request)
+
+    def node_pod(self, job: str, index: int, *, phase: str = "Running", **status: Any) -> dict[str, Any]:
+        labels = {"jobset.sigs.k8s.io/jobset-name": job, "batch.kubernetes.io/job-completion-index": str(index)}
+        return self.put("pods", f"{job}-node-0-{index}", metadata={"labels": labels}, status={"phase": phase, **status})
+
+    def condition(self, job: str, kind: str, message: str = "") -> None:
+        self.objects["trainjobs", job]["status"] = {"conditions": [{"type": kind, "status": "True", "message": message}]}
+
+    # --- what the Trainer's controllers and kubelets do
+
+    def start(self, job: dict[str, Any]) -> None:
+        if self.run_nodes is not None:
+            threading.Thread(target=self._run, args=(job, self.run_nodes), daemon=True).start()
+
+    def _run(self, job: dict[str, Any], folder: Path) -> None:
+        name, asked = job["metadata"]["name"], job["spec"]["trainer"]
+        port = free_port()
+        processes = []
+        for index in range(asked["numNodes"]):
+            words = folder / f"last-words-{index}-{uuid.uuid4().hex[:6]}"
+            environment = {
+                **{key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MLFLOW_", "CELEBDIT_"))},
+                **self._environment_of(asked["env"]),
+                "PET_NNODES": str(asked["numNodes"]),
+                "PET_NPROC_PER_NODE": str(asked["numProcPerNode"]),
+                "PET_NODE_RANK": str(index),
+                "PET_MASTER_ADDR": "127.0.0.1",
+                "PET_MASTER_PORT": str(port),
+                "CELEBDIT_WORK_DIR": str(folder / f"node-{index}"),
+                "CELEBDIT_LAST_WORDS": str(words),
+                "OMP_NUM_THREADS": "1",
+            }
+            log = folder / f"node-{index}.log"
+            command = [sys.executable if part == "python" else part for part in [*asked["command"], *asked["args"]]]
+            with log.open("wb") as file:
+                process = spawn(command, environment=environment, stdout=file, new_group=True)
+            self.children.append(process)
+            processes.append((process, words, log))
+            self.node_pod(name, index)
+        self._await_nodes(name, processes)
+
+    def _environment_of(self, entries: list[dict[str, Any]]) -> dict[str, str]:
+        found = {}
+        for entry in entries:
+            if "value" in entry:
+                found[entry["name"]] = entry["value"]
+                continue
+            (kind, reference) = next(iter(entry["valueFrom"].items()))
+            source = self.objects.get(({"secretKeyRef": "secrets", "configMapKeyRef": "configmaps"}[kind], reference["name"]))
+            if source is None or reference["key"] not in source["data"]:
+                assert reference["optional"]
+                continue
+            found[entry["name"]] = source["data"][reference["key"]]
+        return found
+
+    def _await_nodes(self, name: str, processes: list[tuple[subprocess.Popen[bytes], Path, Path]]) -> None:
+        failed = False
+        while any(process.poll() is None for process, _, _ in processes) and not failed:
+            time.sleep(0.1)
+            failed = any(process.poll() not in (None, 0) for process, _, _ in processes) or ("trainjobs", name) not in self.objects
+        for index, (process, words, log) in enumerate(processes):
+            status = stop(process, grace_s=20.0) if process.poll() is None else process.returncode
+            message = words.read_text() if words.exists() else log.read_text(errors="replace")[-2000:]
+            ended = {"exitCode": status if status >= 0 else 128 - status, "message": message, "finishedAt": datetime.now(UTC).isoformat()}
+            phase = "Succeeded" if status == 0 else "Failed"
+            with self.lock:
+                self.node_pod(name, index, phase=phase, containerStatuses=[{"name": "node", "state": {"terminated": ended}}])
+                self.logs[f"{name}-node-0-{index}"] = log.read_bytes()
+        with self.lock:
+            if ("trainjobs", name) in self.objects:
+                done = all(process.returncode == 0 for process, _, _ in processes)
+                self.condition(name, "Complete" if done else "Failed", "" if done else "jobset failed due to one or more job failures")
+
+    # --- requests
+
+    def answer(self, verb: str, where: dict[str, str], query: dict[str, str], body: Any) -> Any:
+        resource, name = where["resource"], where.get("name")
+        if where.get("subresource") == "log":
+            return self.logs.get(str(name), b"")
+        if verb == "list":
+            wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
+            found = [entry for (kind, _), entry in sorted(self.objects.items()) if kind == resource]
+            matching = [entry for entry in found if wanted.items() <= entry["metadata"].get("labels", {}).items()]
+            return {"apiVersion": "v1", "kind": "List", "metadata": {}, "items": matching}
+        if verb == "create":
+            name = body["metadata"]["name"]
+            check_trainjob(body)
+            if (resource, name) in self.objects:
+                raise Refused(409, f'{resource} "{name}" already exists')
+            body["metadata"]["uid"] = uuid.uuid4().hex
+            self.objects[resource, name] = body
+            self.start(body)
+            return body
+        if (resource, name) not in self.objects:
+            raise Refused(404, f'{resource} "{name}" not found')
+        if verb == "delete":
+            return self.objects.pop((resource, str(name)))
+        return self.objects[resource, str(name)]
+
+
+def check_trainjob(body: dict[str, Any]) -> None:
+    """Parse with Kubeflow's models and find nothing that they do not know."""
+    try:
+        parsed = trainer.TrainerV1alpha1TrainJob.from_dict(body)
+    except ValueError as error:
+        raise Refused(422, f"TrainJob is invalid: {error}") from error
+    if lost := difference(body, json.loads(json.dumps(parsed.to_dict(), default=str)), ""):
+        raise Refused(422, f"TrainJob is invalid: unknown or changed {lost}")
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", body["metadata"]["name"]):
+        raise Refused(422, "metadata.name must be a RFC 1035 label")
+    if any(entry["name"].startswith("PET_") for entry in body["spec"]["trainer"]["env"]):
+        raise Refused(422, "PET_ variables are the Trainer's own")
+
+
+def difference(given: Any, parsed: Any, where: str) -> str:
+    """Return the first place where something given did not survive parsing."""
+    if isinstance(given, dict):
+        if not isinstance(parsed, dict):
+            return where
+        return next((found for key in given if (found := difference(given[key], parsed.get(key), f"{where}.{key}"))), "")
+    if isinstance(given, list):
+        if not isinstance(parsed, list) or len(given) != len(parsed):
+            return where
+        return next((found for index, item in enumerate(given) if (found := difference(item, parsed[index], f"{where}[{index}]"))), "")
+    return "" if given == parsed else where
+
+
+def handler_of(kube: FakeKube) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def handle_any(self) -> None:
+            parts = urlsplit(self.path)
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+            account = TOKENS.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+            try:
+                if account is None:
+                    raise Refused(401, "Unauthorized")
+                if parts.path.rstrip("/") == "/version":
+                    return self.send(
+                        200,
+                        {
+                            "major": "1",
+                            "minor": "36",
+                            "gitVersion": "v1.36.0",
+                            "gitCommit": "",
+                            "gitTreeState": "",
+                            "buildDate": "",
+                            "goVersion": "",
+                            "compiler": "",
+                            "platform": "",
+                        },
+                    )
+                body = json.loads(raw) if raw.startswith("{") else None
+                if "accessreviews" in parts.path:
+                    return self.send(201, self.review(account, body))
+                return self.carry_out(parts.path, {key: values[-1] for key, values in parse_qs(parts.query).items()}, account, body)
+            except Refused as refused:
+                self.send(
+                    refused.status,
+                    {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": str(refused), "code": refused.status},
+                )
+            return None
+
+        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
+
+        def review(self, account: str, body: Any) -> Any:
+            asked = body["spec"]["resourceAttributes"]
+            who = body["spec"].get("user", account).rpartition(":")[2]
+            resource = asked["resource"] + (f"/{asked['subresource']}" if asked.get("subresource") else "")
+            return {**body, "status": {"allowed": kube.allowed(who, asked["verb"], asked.get("group", ""), resource)}}
+
+        def carry_out(self, path: str, query: dict[str, str], account: str, body: Any) -> None:
+            found = next((match for pattern in PATHS if (match := pattern.fullmatch(path))), None)
+            if found is None:
+                raise Refused(404, f"the test server knows no {path}")
+            where = {key: value for key, value in found.groupdict().items() if value is not None}
+            verb = {"GET": "get" if "name" in where else "list", "POST": "create", "DELETE": "delete"}[self.command]
+            resource = where["resource"] + (f"/{where['subresource']}" if "subresource" in where else "")
+            kube.requests.append(f"{verb} {resource}")
+            kube.bodies.append(json.dumps(body))
+            if where.get("namespace", kube.namespace) != kube.namespace or not kube.allowed(
+                account, verb, where.get("group", ""), resource
+            ):
+                raise Refused(403, f'{resource} is forbidden: User "{account}" cannot {verb} resource "{resource}"')
+            fault = next((fault for fault in kube.faults if fault[:2] == (verb, resource)), None)
+            if fault is not None:
+                kube.faults.remove(fault)
+                if isinstance(fault[2], int):
+                    raise Refused(fault[2], "by order of the test")
+            with kube.lock:
+                answer = kube.answer(verb, where, query, body)
+            if fault is not None:
+                self.close_connection = True
+                with suppress(OSError):
+                    self.connection.shutdown(2)
+                return
+            self.send(201 if verb == "create" else 200, answer)
+
+        def send(self, status: int, answer: Any) -> None:
+            body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            with suppress(OSError):
+                self.send_response(status)
+                self.send_header("Content-Type", "text/plain" if isinstance(answer, bytes) else "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+    return Handler
+
+
+@contextmanager
+def kube_server(folder: Path, **options: Any) -> Iterator[FakeKube]:
+    """Serve the API until the block ends; `folder` gets a kubeconfig per account, named after it."""
+    kube = FakeKube(**options)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(kube))
+    http.daemon_threads = True
+    kube.url = f"http://127.0.0.1:{http.server_address[1]}"
+    for token, account in TOKENS.items():
+        (folder / f"{account}.kubeconfig").write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "test",
+                    "clusters": [{"name": "test", "cluster": {"server": kube.url}}],
+                    "users": [{"name": account, "user": {"token": token}}],
+                    "contexts": [{"name": "test", "context": {"cluster": "test", "user": account, "namespace": kube.namespace}}],
+                }
+            )
+        )
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield kube
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+        for process in kube.children:
+            if process.poll() is None:
+                stop(process, grace_s=5.0)

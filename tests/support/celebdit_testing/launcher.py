@@ -1,0 +1,19 @@
+"""The train step's launcher as a process of its own: `python -m celebdit_testing.launcher SPEC.json`, ends with the step's exit code."""
+
+import os
+import sys
+from pathlib import Path
+
+from components.context import step
+from components.train.spec import TrainSpec
+from components.train.train import run
+
+
+def main() -> None:
+    spec = TrainSpec.load(Path(sys.argv[1]))
+    with step("train", os.environ) as context:
+        run(spec.recipe, spec.dataset, spec.resources, context)
+
+
+if __name__ == "__main__":
+    main()

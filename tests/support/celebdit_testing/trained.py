@@ -1,0 +1,33 @@
+"""A committed checkpoint of a tiny network in object storage, without a training."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from celebdit_testing.recipes import tiny_network
+
+from components.checkpoints import CheckpointStore
+from components.context import StepContext
+from components.manifests import CheckpointManifest
+from model.checkpoint import CheckpointState, publish
+from model.config import DiffusionConfig
+from model.denoiser import build_denoiser
+
+
+def commit_checkpoint(
+    context: StepContext, folder: Path, *, seed: int, dataset_digest: str = "d" * 64, **network: Any
+) -> CheckpointManifest:
+    """Store random weights as a whole checkpoint and return its manifest."""
+    config = tiny_network(**network)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in build_denoiser(config).state_dict().items()}
+    recipe: dict[str, Any] = {
+        "network": config.model_dump(mode="json"),
+        "diffusion": DiffusionConfig().model_dump(mode="json"),
+        "training": {"precision": "float32"},
+    }
+    state = CheckpointState(step=7, tensors={"weights": weights, "ema-0.1": weights}, facts={"identity": recipe})
+    key = f"{seed:016x}"
+    local = publish(state, folder / key)
+    uri = CheckpointStore(context.store, context.root / "runs" / key).upload(local, "attempt-1")
+    return CheckpointManifest(run_key=key, uri=str(uri), digest=local.digest, step=7, dataset_digest=dataset_digest, recipe=recipe)

@@ -1,0 +1,57 @@
+"""Pages and cards: complete in themselves, and nothing in a manifest can become code in them."""
+
+from celebdit_testing.recipes import dataset_manifest
+
+from components.manifests import CheckpointManifest, EvaluationReport, GateDecision
+from components.pages import bullets, heading, page, picture, table
+from components.register.card import model_card
+from model.config import SamplingConfig
+
+EVIL = "<script>alert('x')</script>"
+
+
+def test_texts_are_escaped_everywhere() -> None:
+    whole = page(EVIL, [heading(EVIL), bullets([EVIL]), table((EVIL,), [(EVIL, 1.5)]), picture(b"png", EVIL)], kind=EVIL)
+    assert "<script" not in whole
+    assert whole.count("&lt;script&gt;") >= 6
+    assert '<td class="number">1.5</td>' in whole
+
+
+def test_a_page_fetches_nothing() -> None:
+    whole = page("t", [picture(b"png", "c")])
+    assert 'src="data:image/png;base64,' in whole
+    assert "http" not in whole
+    assert "src=" in whole
+
+
+def test_a_card_says_what_a_reader_must_know() -> None:
+    recipe = {"network": {"depth": 4, "width": 128}, "training": {"precision": "float32"}}
+    checkpoint = CheckpointManifest(run_key="k", uri="s3://b/c", digest="c" * 64, step=9, dataset_digest="d" * 64, recipe=recipe)
+    report = EvaluationReport(
+        uri="s3://b/e",
+        protocol_digest="a" * 64,
+        protocol={"name": "clean-50k", "num_images": 50_000},
+        run_key="k",
+        checkpoint_uri="s3://b/c",
+        checkpoint_digest="c" * 64,
+        checkpoint_step=9,
+        dataset_digest="d" * 64,
+        headline="eval/fid_50k",
+        metrics={"eval/fid_50k": 5.0},
+        grid_uri="s3://b/g",
+    )
+    gate = GateDecision(decision="pass", reasons=["good enough"], checkpoint_digest="c" * 64)
+    card = model_card("faces", checkpoint, dataset_manifest(licence="research only"), report, gate, SamplingConfig())
+    for section in (
+        "## Data and licence",
+        "## Recipe",
+        "## Numbers",
+        "### Protocol `clean-50k`",
+        "## Samples",
+        "## Limits",
+        "## How to use it",
+    ):
+        assert section in card
+    assert "**research only**" in card
+    assert "follow the protocol `clean-50k`" in card
+    assert '"num_images": 50000' in card

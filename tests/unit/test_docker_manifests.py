@@ -1,0 +1,226 @@
+"""What docker/ ships: valid for Kubernetes, restricted, without a value of a secret, and agreeing with the code on every name."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from celebdit_testing.kube_server import difference
+from kubeflow_trainer_api import models as trainer
+
+from components import cluster as names
+
+DOCKER = Path(__file__).parents[2] / "docker"
+KUBERNETES = DOCKER / "kubernetes"
+OVERLAYS = ("production", "development")
+VERSION = ".".join(kubernetes_validate.latest_version().split(".")[:2])
+REGISTRIES = re.compile(r"docker\.io|ghcr\.io|quay\.io|gcr\.io|nvcr\.io|pypi\.org|pythonhosted")
+
+
+def plain_manifests() -> list[Path]:
+    return [path for path in sorted(KUBERNETES.rglob("*.yaml")) if path.name != "kustomization.yaml"]
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def validate(document: dict[str, Any]) -> None:
+    if document["apiVersion"].startswith("trainer.kubeflow.org/"):
+        parsed = trainer.TrainerV1alpha1ClusterTrainingRuntime.from_dict(document)
+        assert difference(document, json.loads(json.dumps(parsed.to_dict(), default=str)), "") == ""
+    else:
+        kubernetes_validate.validate(document, VERSION, strict=True)
+
+
+@pytest.mark.parametrize("path", plain_manifests(), ids=lambda path: str(path.relative_to(KUBERNETES)))
+def test_every_manifest_is_valid(path: Path) -> None:
+    for document in documents(path):
+        validate(document)
+
+
+def test_the_validation_is_strict() -> None:
+    (role, *_) = documents(KUBERNETES / "pipeline" / "rbac.yaml")
+    with pytest.raises(kubernetes_validate.ValidationError):
+        validate({**role, "verb": ["get"]})
+    (runtime,) = documents(KUBERNETES / "trainer" / "runtime.yaml")
+    runtime["spec"]["template"]["spec"]["failurePolicy"]["maxRestart"] = 1
+    with pytest.raises(AssertionError):
+        validate(runtime)
+
+
+def pod_specs() -> list[Any]:
+    found = []
+    for path in plain_manifests():
+        for document in documents(path):
+            if document["kind"] in ("Deployment", "StatefulSet"):
+                found.append(pytest.param(document["spec"]["template"]["spec"], id=document["metadata"]["name"]))
+            if document["kind"] == "ClusterTrainingRuntime":
+                (job,) = document["spec"]["template"]["spec"]["replicatedJobs"]
+                found.append(pytest.param(job["template"]["spec"]["template"]["spec"], id=document["metadata"]["name"]))
+    return found
+
+
+@pytest.mark.parametrize("pod", pod_specs())
+def test_every_pod_keeps_the_restricted_pod_security_standard(pod: dict[str, Any]) -> None:
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert all({"emptyDir", "configMap", "persistentVolumeClaim"} & set(volume) for volume in pod["volumes"])
+    for container in pod["containers"]:
+        rules = container["securityContext"]
+        assert rules["allowPrivilegeEscalation"] is False
+        assert rules["readOnlyRootFilesystem"] is True
+        assert rules["capabilities"] == {"drop": ["ALL"]}
+        assert not any("hostPort" in port for port in container.get("ports", []))
+
+
+def test_no_right_is_wider_than_its_verbs_and_none_reads_secrets() -> None:
+    roles = [document for path in plain_manifests() for document in documents(path) if document["kind"] in ("Role", "ClusterRole")]
+    assert [role["kind"] for role in roles] == ["Role"]
+    for rule in roles[0]["rules"]:
+        assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+        assert "secrets" not in rule["resources"]
+
+
+def test_code_and_manifests_agree_on_names() -> None:
+    (runtime,) = documents(KUBERNETES / "trainer" / "runtime.yaml")
+    assert runtime["metadata"]["name"] == names.TRAINING_RUNTIME
+    binding = documents(KUBERNETES / "pipeline" / "rbac.yaml")[1]
+    assert binding["subjects"][0]["name"] == names.SERVICE_ACCOUNT
+    for overlay in OVERLAYS:
+        folder = KUBERNETES / "overlays" / overlay
+        given = {line.partition("=")[0] for line in (folder / "celebdit.env").read_text().split()}
+        assert set(names.REQUIRED_CONFIG_KEYS) <= given <= set(names.CONFIG_KEYS)
+        generated = {entry["name"]: entry for entry in yaml.safe_load((folder / "kustomization.yaml").read_text())["secretGenerator"]}
+        for secret, keys in names.SECRET_KEYS.items():
+            (template,) = generated[secret]["envs"]
+            lines = (folder / f"{template}.template").read_text().split()
+            assert lines == [f"{key}=" for key in keys], "a template names keys and holds no value"
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifests with invented secrets, so that none gets into the checkout."""
+    folder = tmp_path_factory.mktemp("docker") / "kubernetes"
+    shutil.copytree(KUBERNETES, folder, ignore=shutil.ignore_patterns("*.env", "!celebdit.env"))
+    for overlay in OVERLAYS:
+        for file in ("celebdit.env", "mlflow.env"):
+            shutil.copy(KUBERNETES / "overlays" / overlay / file, folder / "overlays" / overlay / file)
+    return folder
+
+
+def make_secrets(folder: Path, overlay: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    target = folder / "overlays" / overlay / "secrets"
+    return subprocess.run(
+        ["sh", str(folder / "new-secrets.sh"), str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", **environment},
+    )
+
+
+def test_secrets_are_made_once_privately_and_never_shown(copy: Path) -> None:
+    refused = make_secrets(copy, "production")
+    assert refused.returncode != 0
+    assert "AWS_ACCESS_KEY_ID" in refused.stderr
+    made = make_secrets(copy, "production", AWS_ACCESS_KEY_ID="canary-key", AWS_SECRET_ACCESS_KEY="canary-secret-0123")
+    assert made.returncode == 0, made.stderr
+    files = sorted((copy / "overlays" / "production" / "secrets").glob("*.env"))
+    assert [path.name for path in files] == ["mlflow-client.env", "mlflow-server.env", "s3.env"]
+    for path in files:
+        assert path.stat().st_mode & 0o077 == 0
+        for line in path.read_text().split():
+            assert line.partition("=")[2] not in made.stdout + made.stderr
+    before = [path.read_text() for path in files]
+    assert make_secrets(copy, "production").returncode == 0
+    assert [path.read_text() for path in files] == before
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which builds the overlays, is not installed")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_builds_into_valid_objects_with_secrets_in_secrets_alone(copy: Path, overlay: str) -> None:
+    assert make_secrets(copy, overlay, AWS_ACCESS_KEY_ID="canary-key", AWS_SECRET_ACCESS_KEY="canary-secret-0123").returncode == 0
+    folder = copy / "overlays" / overlay
+    built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
+    objects = list(yaml.safe_load_all(built))
+    for document in objects:
+        validate(document)
+        named = document["metadata"].get("namespace")
+        assert document["kind"] in ("Namespace", "ClusterTrainingRuntime") or named in ("celebdit", "kubeflow")
+    values = [line.partition("=")[2] for path in (folder / "secrets").glob("*.env") for line in path.read_text().split()]
+    open_text = yaml.safe_dump_all([document for document in objects if document["kind"] != "Secret"])
+    assert not [value for value in values if len(value) > 8 and value in open_text]
+    images = re.findall(r"image: (\S+)", built)
+    assert images
+    assert all("@sha256:" in image for image in images)
+    assert ("s3" in [document["metadata"]["name"] for document in objects]) == (overlay == "development")
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which builds the overlays, is not installed")
+def test_an_overlay_does_not_build_without_its_secrets(tmp_path: Path) -> None:
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes", ignore=shutil.ignore_patterns("s3.env", "mlflow-*.env"))
+    built = subprocess.run(
+        ["kubectl", "kustomize", str(tmp_path / "kubernetes/overlays/development")], capture_output=True, text=True, check=False
+    )
+    assert built.returncode != 0
+    assert "secrets/s3.env" in built.stderr
+
+
+def test_no_file_of_docker_names_a_registry_or_an_index() -> None:
+    for path in DOCKER.rglob("*"):
+        if path.is_file() and not path.name.endswith(".env"):
+            assert not REGISTRIES.search(path.read_text()), path
+
+
+def test_compose_demands_every_secret_and_publishes_to_this_machine_only() -> None:
+    text = (DOCKER / "compose.yaml").read_text()
+    services = yaml.safe_load(text)["services"]
+    secret = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|AUTH_KEY|URI")
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["image"].startswith("${"), "images come by digest from whoever starts it"
+        assert all(port.startswith("${CELEBDIT_LISTEN:-127.0.0.1}:") for port in service.get("ports", []))
+        for key, value in service["environment"].items():
+            if secret.search(key) and key != "MLFLOW_S3_ENDPOINT_URL":
+                references = re.findall(r"\$\{(\w+)(:\?)?", value)
+                assert references, f"{name}.{key}"
+                assert all(demanded for _, demanded in references), f"{name}.{key} has a default"
+
+
+def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
+    whole = {
+        "MLFLOW_BACKEND_STORE_URI": "sqlite:///x",
+        "MLFLOW_AUTH_DATABASE_URI": "sqlite:///y",
+        "MLFLOW_ADMIN_PASSWORD": "canary-password-0123",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "canary-key-0123",
+        "MLFLOW_ARTIFACTS": "s3://mlflow/artifacts",
+    }
+    tell = 'printf "%s\\n" "$@"; echo "-- environment"; env; cat "$MLFLOW_AUTH_CONFIG_PATH"; stat -c %a "$MLFLOW_AUTH_CONFIG_PATH"'
+    (tmp_path / "mlflow").write_text(f"#!/bin/sh\n{tell}\n")
+    (tmp_path / "mlflow").chmod(0o755)
+
+    def start(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+        script = KUBERNETES / "servers" / "start-mlflow.sh"
+        return subprocess.run(["sh", str(script)], capture_output=True, text=True, check=False, env={**path, **environment})
+
+    for missing in whole:
+        refused = start({key: value for key, value in whole.items() if key != missing})
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"start-mlflow: {missing} is not set")
+    assert "12 characters" in start({**whole, "MLFLOW_ADMIN_PASSWORD": "short"}).stderr
+    started = start(whole)
+    arguments = started.stdout.split("-- environment")[0]
+    assert "--app-name\nbasic-auth" in arguments
+    assert "canary" not in arguments
+    assert "admin_password = canary-password-0123" in started.stdout
+    assert started.stdout.rstrip().endswith("600")

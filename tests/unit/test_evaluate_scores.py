@@ -1,0 +1,117 @@
+"""Numbers from features: against closed forms, against torch-fidelity's own, and where they must not break."""
+
+import numpy as np
+import pytest
+import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from components.evaluate.config import EvaluationConfig
+from components.evaluate.frechet import bootstrap, frechet_distance, statistics
+from components.evaluate.neighbours import nearest_training_images
+from components.evaluate.scores import Features, score
+
+CPU = torch.device("cpu")
+INCEPTION = EvaluationConfig(weights="w", weights_sha256="1" * 64, kid_subsets=5, bootstrap_replicates=4)
+
+
+def features(n: int, d: int, *, seed: int, shift: float = 0.0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    mixing = np.random.default_rng(99).standard_normal((d, d)) / np.sqrt(d)
+    return (np.abs(generator.standard_normal((n, d)) @ mixing) + shift).astype(np.float32)
+
+
+def test_the_distance_equals_torch_fidelitys_own_on_the_same_features() -> None:
+    mine, real = features(900, 128, seed=1, shift=0.1), features(1100, 128, seed=2)
+    theirs = [fid_features_to_statistics(torch.from_numpy(rows.astype(np.float64))) for rows in (mine, real)]
+    expected = fid_statistics_to_metric(*theirs, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance(statistics(mine), statistics(real)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 64), (40, 256), (2, 64), (500, 1)])
+def test_the_distance_of_a_set_to_itself_is_zero_also_with_fewer_images_than_features(n: int, d: int) -> None:
+    rows = features(n, d, seed=3)
+    assert frechet_distance(statistics(rows), statistics(rows)) == pytest.approx(0, abs=1e-3)
+    other = frechet_distance(statistics(rows), statistics(features(n, d, seed=4, shift=1.0)))
+    assert np.isfinite(other)
+    assert other > 0.5 * d
+
+
+@pytest.mark.parametrize(("shift", "narrowest", "widest"), [(0.5, 0.6, 1.7), (0.0, 0.8, 4.0)])
+def test_the_interval_covers_what_other_samples_of_the_same_model_give(shift: float, narrowest: float, widest: float) -> None:
+    reference = statistics(features(4000, 16, seed=0))
+    samples = [features(400, 16, seed=seed, shift=shift) for seed in range(1, 21)]
+    values = [frechet_distance(statistics(rows), reference) for rows in samples]
+    found = [bootstrap(rows, reference, value, replicates=20, seed=0) for rows, value in zip(samples, values, strict=True)]
+    # Near zero the distance is quadratic in chance, and resampling sees twice of it: too wide, never too narrow.
+    assert narrowest < np.mean([interval.std for interval in found]) / np.std(values, ddof=1) < widest
+    usual = float(np.mean(values))
+    covering = sum(interval.low <= usual <= interval.high for interval in found)
+    assert covering >= 17, "a 95 % interval covers the mean of its kind in most of 20 tries"
+
+
+def test_the_interval_is_a_function_of_the_images_alone() -> None:
+    reference, rows = statistics(features(500, 8, seed=0)), features(200, 8, seed=1)
+    assert bootstrap(rows, reference, 1.0, replicates=5, seed=0) == bootstrap(rows, reference, 1.0, replicates=5, seed=0)
+    assert bootstrap(rows, reference, 1.0, replicates=5, seed=0) != bootstrap(rows, reference, 1.0, replicates=5, seed=1)
+
+
+def test_all_numbers_carry_their_count_and_equal_torch_fidelitys_own() -> None:
+    mine, real = features(200, 32, seed=1, shift=0.2), features(300, 32, seed=2)
+    logits = np.random.default_rng(0).standard_normal((200, 1008)).astype(np.float32)
+    found = score(INCEPTION, Features(mine, mine, logits), Features(real, real), statistics(real), kid_subset_images=100, device=CPU)
+    assert found.headline == "eval/fid_200"
+    kid = kid_features_to_metric(
+        torch.from_numpy(mine).double(), torch.from_numpy(real).double(), kid_subsets=5, kid_subset_size=100, verbose=False
+    )
+    prc = prc_features_to_metric(torch.from_numpy(mine), torch.from_numpy(real), verbose=False)
+    isc = isc_features_to_metric(torch.from_numpy(logits))
+    expected = {
+        "eval/kid_mean_200": kid["kernel_inception_distance_mean"],
+        "eval/kid_std_200": kid["kernel_inception_distance_std"],
+        "eval/precision_200": prc["precision"],
+        "eval/recall_200": prc["recall"],
+        "eval/is_mean_200": isc["inception_score_mean"],
+        "eval/is_std_200": isc["inception_score_std"],
+    }
+    for key, value in expected.items():
+        assert found.metrics[key] == pytest.approx(value, abs=1e-7), key
+    assert found.metrics["eval/fid_200_std"] == pytest.approx(found.intervals["eval/fid_200"].std)
+    assert set(found.metrics) == {*expected, "eval/fid_200", "eval/fid_200_std", "eval/precision_200_std", "eval/recall_200_std"}
+
+
+def test_numbers_on_other_features_or_on_jpegs_are_not_called_what_they_are_not() -> None:
+    mine, real = features(20, 8, seed=1), features(30, 8, seed=2)
+
+    def names(config: EvaluationConfig) -> set[str]:
+        found = score(config, Features(mine, mine), Features(real, real), statistics(real), kid_subset_images=10, device=CPU)
+        return {name for name in found.metrics if "_std" not in name}
+
+    metrics = ("frechet", "kid", "precision_recall")
+    random = EvaluationConfig(extractor="random-conv", metrics=metrics, kid_subsets=2)
+    assert names(random) == {"eval/fd_randconv_20", "eval/kd_randconv_mean_20", "eval/precision_randconv_20", "eval/recall_randconv_20"}
+    jpeg = INCEPTION.model_copy(update={"metrics": metrics, "codec": "jpeg"})
+    assert names(jpeg) >= {"eval/fid_20_jpeg", "eval/kid_mean_20_jpeg", "eval/precision_20_jpeg"}
+    own = EvaluationConfig(extractor="my_package.features:Own_Net")
+    assert names(own) == {"eval/fd_own_net_20"}
+
+
+def test_copies_are_found_beside_new_samples() -> None:
+    real = features(400, 24, seed=5)
+    fresh = features(40, 24, seed=6)
+    samples = np.concatenate([real[[3, 50, 399]], real[[7]] + 1e-3, fresh])
+    found = nearest_training_images(torch.from_numpy(samples), torch.from_numpy(real))
+    assert found.index[:4].tolist() == [3, 50, 399, 7]
+    assert found.share[:3].max() < 1e-5
+    assert found.copied(0.5) == pytest.approx(4 / 44)
+    assert 0.7 < np.median(found.share[4:]) < 1.4, "new samples are about as far from the data as the data from themselves"
+    assert [(sample, real) for sample, real, _ in found.closest(4)][:3] == [(0, 3), (1, 50), (2, 399)]
+
+
+def test_a_training_set_of_equal_images_does_not_divide_by_zero() -> None:
+    same = torch.ones(5, 3)
+    found = nearest_training_images(torch.cat([same[:1], same[:1] + 1]), same)
+    assert np.isfinite(found.share).all()
+    assert found.copied(0.5) == 0.5

@@ -1,0 +1,142 @@
+"""Workers that decode: in order, one verdict each, and none of them can take the machine down."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded
+from PIL import Image
+
+from components.ingest.candidates import Candidate
+from components.ingest.images import Limits
+from components.ingest.pool import MEMORY_BYTES, DecoderPool
+from components.ingest.synthetic import encode_face
+from components.ingest.verdicts import Accepted, Rejected
+
+LIMITS_32 = Limits(**LIMITS, max_ratio=200)  # type: ignore[arg-type]
+
+
+def faces(count: int) -> Iterator[Candidate]:
+    return (Candidate(f"{index}.jpg", encode_face(0, index, PX)) for index in range(count))
+
+
+def test_verdicts_come_in_order_and_do_not_depend_on_the_number_of_workers() -> None:
+    found = []
+    for workers in (1, 3):
+        with DecoderPool(LIMITS_32, workers=workers) as pool:
+            judged = list(pool.judge(faces(100)))
+        assert [candidate.name for candidate, _ in judged] == [f"{index}.jpg" for index in range(100)]
+        found.append([verdict for _, verdict in judged])
+    assert found[0] == found[1]
+    assert all(isinstance(verdict, Accepted) and verdict.data == encode_face(0, n, PX) for n, verdict in enumerate(found[0]))
+
+
+def test_the_whole_corpus_has_the_same_verdicts_through_the_workers() -> None:
+    made = {name: (make(), verdict) for name, (make, verdict) in IMAGES.items() if verdict not in ("duplicate", "ignored")}
+    with DecoderPool(LIMITS_32, workers=2) as pool:
+        judged = list(pool.judge(Candidate(name, data) for name, (data, _) in made.items()))
+    for candidate, verdict in judged:
+        said = "+".join(verdict.rules) if isinstance(verdict, Accepted) else verdict.code
+        assert said == made[candidate.name][1], candidate.name
+
+
+def test_what_the_source_refused_is_only_passed_on() -> None:
+    refused = Rejected("link", "a symbolic link")
+    with DecoderPool(LIMITS_32, workers=1) as pool:
+        assert list(pool.judge([Candidate("a", b"", refused)])) == [(Candidate("a", b"", refused), refused)]
+
+
+def test_a_worker_that_dies_costs_one_verdict_and_is_replaced() -> None:
+    """A worker is killed while it works on the slow candidate in the middle."""
+    slow = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (5000, 5000, 3), dtype=np.uint8)), "PNG", compress_level=0)
+    limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=200)
+
+    def kill_whoever_works(pool: DecoderPool, dead: list[int]) -> None:
+        while len(dead) < 2:  # once in its batch, once alone
+            for worker in list(pool._alive):
+                process = psutil.Process(worker.process.pid)
+                if process.is_running() and process.memory_info().rss > 150e6 and worker.process.pid not in dead:
+                    os.kill(worker.process.pid, signal.SIGKILL)
+                    dead.append(worker.process.pid)
+            time.sleep(0.002)
+
+    dead: list[int] = []
+    with DecoderPool(limits, workers=1) as pool:
+        killer = threading.Thread(target=kill_whoever_works, args=(pool, dead), daemon=True)
+        killer.start()
+        judged = list(pool.judge([*faces(3), Candidate("slow", slow), *faces(3)]))
+        killer.join(timeout=30)
+    assert [isinstance(verdict, Accepted) for _, verdict in judged] == [True, True, True, False, True, True, True]
+    lost = judged[3][1]
+    assert isinstance(lost, Rejected)
+    assert (lost.code, len(dead)) == ("decoder_died", 2)
+    assert "status -9" in lost.detail
+
+
+def test_a_candidate_that_takes_too_long_is_rejected() -> None:
+    slow = encoded(Image.new("RGB", (6000, 6000)), "PNG")
+    limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
+    with DecoderPool(limits, workers=1, patience_s=0.05) as pool:
+        pool._patience_s = 5.0
+        list(pool.judge(faces(1)))  # the worker is up
+        pool._patience_s = 0.05
+        ((_, verdict),) = pool.judge([Candidate("slow", slow)])
+    assert isinstance(verdict, Rejected)
+    assert verdict.code == "too_slow"
+
+
+def test_a_bomb_within_the_pixel_limit_meets_the_memory_limit() -> None:
+    bomb = encoded(Image.new("RGB", (6000, 6000)), "PNG", compress_level=1)  # 144 MB of pixels in half a megabyte
+    limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
+    peak = [0]
+    over = threading.Event()
+
+    before = {child.pid for child in psutil.Process().children()}  # servers and helpers of other tests
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                workers = [child for child in psutil.Process().children() if child.pid not in before]
+                peak[0] = max(peak[0], sum(worker.memory_info().rss for worker in workers))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    with DecoderPool(limits, workers=2, memory_bytes=100 * 2**20) as pool:
+        watcher.start()
+        judged = [verdict for _, verdict in pool.judge([Candidate("bomb", bomb)] * 4 + list(faces(2)))]
+        over.set()
+        watcher.join()
+    assert [verdict.code for verdict in judged[:4] if isinstance(verdict, Rejected)] == ["out_of_memory"] * 4
+    assert all(isinstance(verdict, Accepted) for verdict in judged[4:])
+    assert peak[0] < 400e6
+    assert 2 * (MEMORY_BYTES + 100e6) < 10**9  # what two workers with the default limit may come to
+
+
+def test_the_workers_hold_no_secret_and_end_with_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-in-a-worker")
+    with DecoderPool(LIMITS_32, workers=2) as pool:
+        pids = [worker.process.pid for worker in pool._alive]
+        list(pool.judge(faces(2)))
+        for pid in pids:
+            assert b"canary-in-a-worker" not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_pool_that_is_left_in_the_middle_ends_its_workers_at_once() -> None:
+    slow = encoded(Image.new("RGB", (6000, 6000)), "PNG")
+    limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
+    with pytest.raises(KeyboardInterrupt), DecoderPool(limits, workers=2) as pool:
+        for number, _ in enumerate(pool.judge([*faces(40), *[Candidate("slow", slow)] * 40])):
+            if number == 20:
+                pids = [worker.process.pid for worker in pool._alive]
+                raise KeyboardInterrupt
+    pool._threads.shutdown(wait=True)
+    assert len(pids) == 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert not any("components.ingest.decoder" in child.cmdline() for child in psutil.Process().children())

@@ -1,0 +1,66 @@
+"""The gradient of a batch does not depend on how it is shared out, and no step waits for the device."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from celebdit_testing.gradients import CPU, gradients, rank_main
+from celebdit_testing.memory import LocalSink, MemoryRecorder
+from celebdit_testing.recipes import tiny_pack, tiny_recipe
+from celebdit_testing.servers import free_port
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model.distributed import World
+from model.trainer import Trainer
+
+
+def test_two_ranks_and_accumulation_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    tiny_pack(tmp_path / "pack", count=40)
+    whole = gradients(tmp_path, World(), None)
+    ways = {"4 passes of 8": gradients(tmp_path, World(), 8)}
+    mp.spawn(rank_main, args=(str(tmp_path), free_port()), nprocs=2)
+    for rank in (0, 1):
+        ways[f"rank {rank} of 2"] = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
+    # Some gradients are zero but for rounding (a bias before a normalisation), so the tolerance is that of the largest.
+    largest = max(float(gradient.abs().max()) for gradient in whole.values())
+    assert largest > 0
+    for way, found in ways.items():
+        assert found.keys() == whole.keys()
+        for name, gradient in found.items():
+            torch.testing.assert_close(
+                gradient, whole[name], rtol=1e-4, atol=1e-6 * largest, msg=lambda text, n=name, w=way: f"{w}, {n}: {text}"
+            )
+
+
+class Watch(TorchDispatchMode):
+    """Notes every operation that makes the host read from the device, or copies a Python number to it through pageable memory."""
+
+    WAITING = ("_local_scalar_dense", "lift_fresh", "nonzero", "is_nonzero", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in self.WAITING:
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("path", ["rectified_flow", "vp_linear"])
+def test_a_training_step_never_makes_the_host_wait_for_the_device(tmp_path: Path, path: str) -> None:
+    """The operations are the same on CUDA, where each of these would stop the pipeline."""
+    recipe = tiny_recipe(total_steps=3)
+    recipe = type(recipe)(**{**vars(recipe), "diffusion": recipe.diffusion.model_copy(update={"path": path})})
+    pack = tiny_pack(tmp_path / "pack")
+    trainer = Trainer(recipe, pack, world=World(), device=CPU, recorder=MemoryRecorder(), sink=LocalSink(tmp_path))
+    trainer._train_step()
+    with Watch() as watch:
+        trainer._train_step()
+    assert watch.seen == []
+    with Watch() as watch:
+        float(trainer._guard.poisoned)
+        torch.tensor(1.0)
+    assert len(watch.seen) == 2, "the watch sees what it is for"
