@@ -136,6 +136,7 @@ class Training:
             "CELEBDIT_STORE": str(self.root),
             "CELEBDIT_RUN_ID": "run-1",
             "CELEBDIT_WORK_DIR": str(self.folder / "work"),
+            "CELEBDIT_EXPERIMENT": "tests",  # as in `step_context`
             "CELEBDIT_EVENTS": str(self.folder / "events.jsonl"),
             "CELEBDIT_STORAGE_DEADLINE_S": "10",
             "MLFLOW_TRACKING_URI": NOWHERE,
