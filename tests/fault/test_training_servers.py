@@ -128,6 +128,7 @@ def test_mlflow_that_is_killed_in_the_middle_and_comes_back_misses_nothing(
     assert_complete(training, mlflow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["500", "slow", "lost_answer"])
 def test_a_faulty_mlflow_neither_stops_training_nor_is_told_twice(
     tmp_path: Path, rclone_endpoint: str, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch, kind: str
