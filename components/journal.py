@@ -174,12 +174,14 @@ class Delivery:
         self._thread = threading.Thread(target=self._run, name="journal-delivery", daemon=True)
         self._destination: Destination | None = None
         self._troubled = False
+        self._arrived = False
         self._thread.start()
 
     def _run(self) -> None:
         pause_s = self._every_s
         while not self._stop.wait(pause_s):
             pause_s = self._every_s if self._try() else min(pause_s * 2, _LONGEST_PAUSE_S)
+        self._arrived = self._try()
 
     def _try(self) -> bool:
         try:
@@ -194,11 +196,14 @@ class Delivery:
         self._troubled = False
         return True
 
-    def close(self) -> bool:
-        """Stop the thread and deliver what is left; return whether everything has arrived."""
+    def close(self, *, within_s: float) -> bool:
+        """Have what is left delivered and the thread end; return whether everything has arrived within `within_s` seconds.
+
+        What has not arrived stays in the journal. A request that hangs is left to the thread, which ends with the process.
+        """
         self._stop.set()
-        self._thread.join()
-        return self._try()
+        self._thread.join(within_s)
+        return self._arrived
 
 
 def _file_name(key: str) -> str:

@@ -23,7 +23,7 @@ from components.errors import BadInput, CelebditError, Interrupted, Preempted, T
 from components.manifests import DatasetManifest, EvaluationReport
 from components.settings import Settings
 
-__all__ = ["TAG_KIND", "TAG_RUN", "TAG_RUN_KEY", "TAG_STEP", "Point", "Run", "Tracking", "flattened", "unseen"]
+__all__ = ["TAG_KIND", "TAG_RUN", "TAG_RUN_KEY", "TAG_STEP", "Point", "Run", "Tracking", "flattened", "limit_requests", "unseen"]
 
 TAG_RUN = "celebdit.pipeline_run"
 TAG_KIND = "celebdit.kind"
@@ -33,6 +33,8 @@ _PARENT = "mlflow.parentRunId"
 _DIGEST_CHARACTERS = 32
 _MAX_PARAMS = 40
 _BATCH = 1000
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Tracking:
 
     def __init__(self, settings: Settings, *, request_timeout_s: int = 20, max_retries: int = 3) -> None:
         # MLflow reads these at each request; its defaults let one call to a dead server block for four minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(request_timeout_s))
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(max_retries))
+        os.environ.setdefault(_TIMEOUT, str(request_timeout_s))
+        os.environ.setdefault(_RETRIES, str(max_retries))
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self.settings = settings
@@ -275,6 +277,15 @@ class Tracking:
         if settings.run_url:
             tags["kfp.run_url"] = settings.run_url
         return tags
+
+
+def limit_requests(*, timeout_s: int, max_retries: int) -> None:
+    """Let no request to MLflow from this process wait longer, or be tried more often, than this.
+
+    A default is not enough where training waits: a process inherits what its parent had set for itself.
+    """
+    for name, most in ((_TIMEOUT, timeout_s), (_RETRIES, max_retries)):
+        os.environ[name] = str(min(most, int(os.environ.get(name, most))))
 
 
 def flattened(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:

@@ -4,12 +4,11 @@ Promises: training never waits for MLflow, whether it is slow, away at the start
 so there is one. `celebdit sync` tells later what could not be told.
 """
 
-import os
 import threading
 
 from components.context import StepContext
 from components.errors import CelebditError
-from components.tracking import Tracking
+from components.tracking import Tracking, limit_requests
 from components.train.spec import TrainSpec
 
 _PAUSE_S = 10.0
@@ -28,8 +27,7 @@ class Description:
 
     def begin(self) -> None:
         """Start telling."""
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        limit_requests(timeout_s=10, max_retries=1)
         self._thread.start()
 
     def end(self, error: BaseException | None) -> None:

@@ -1,6 +1,5 @@
 """Where a training's journal goes: the MLflow run of its run key."""
 
-import os
 import shutil
 import tempfile
 from functools import cached_property
@@ -11,15 +10,14 @@ import numpy as np
 from components.errors import TrackingUnavailable
 from components.journal import Attachment, Picture
 from components.settings import Settings
-from components.tracking import Point, Tracking
+from components.tracking import Point, Tracking, limit_requests
 
 
 class MlflowDestination:
     """The MLflow run of one training, which its launcher makes; with short time-outs."""
 
     def __init__(self, settings: Settings, run_key: str) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        limit_requests(timeout_s=10, max_retries=1)
         self._tracking = Tracking(settings)
         self._run_key = run_key
         self._seen: dict[str, set[int]] = {}

@@ -37,6 +37,9 @@ from model.trainer import Trainer
 
 _PREDECESSOR_S = 60.0
 """How long to wait for the writer of an earlier attempt, whose launcher was killed, to leave."""
+_HAND_OVER_S = 60.0
+_HAND_OVER_STOPPED_S = 5.0
+"""How long MLflow may take for the last of the journal, in a process that was asked to stop: whoever asked kills it soon."""
 
 
 def body(spec_path: Path, rank: Rank) -> None:
@@ -78,7 +81,7 @@ def body(spec_path: Path, rank: Rank) -> None:
         )
         timeout_s = spec.resources.rank_timeout_s
         joining = joined(world, device, timeout_s=timeout_s)
-        with joining, _recording(context, spec, journal, archive) as recorder, _explained(spec, rank, device):
+        with joining, _recording(rank, spec, journal, archive) as recorder, _explained(spec, rank, device):
             trainer = Trainer(
                 spec.recipe,
                 pack,
@@ -144,11 +147,12 @@ def _explained(spec: TrainSpec, rank: Rank, device: torch.device) -> Iterator[No
 
 
 @contextmanager
-def _recording(context: StepContext, spec: TrainSpec, journal: Journal | None, archive: JournalArchive) -> Iterator[Recorder]:
+def _recording(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: JournalArchive) -> Iterator[Recorder]:
     """Give rank 0 its journal, delivered to MLflow in the background, the others silence."""
     if journal is None:
         yield SilentRecorder()
         return
+    context = rank.context
 
     def connect() -> Destination:
         destination = MlflowDestination(context.settings, spec.run_key)
@@ -163,13 +167,16 @@ def _recording(context: StepContext, spec: TrainSpec, journal: Journal | None, a
     try:
         yield JournalRecorder(journal, context.events.progress)
     finally:
-        _hand_over(delivery, journal, archive, context, spec)
+        patience_s = _HAND_OVER_STOPPED_S if rank.stop_asked.is_set() else _HAND_OVER_S
+        _hand_over(delivery, journal, archive, context, spec, within_s=patience_s)
 
 
-def _hand_over(delivery: Delivery, journal: Journal, archive: JournalArchive, context: StepContext, spec: TrainSpec) -> None:
+def _hand_over(
+    delivery: Delivery, journal: Journal, archive: JournalArchive, context: StepContext, spec: TrainSpec, *, within_s: float
+) -> None:
     """Deliver the rest of the journal, or leave it where any machine can deliver it from."""
     try:
-        if delivery.close():
+        if delivery.close(within_s=within_s):
             archive.discard()
             return
         archive.save(journal)

@@ -1,5 +1,7 @@
 """MLflow and object storage that fail under a training: it goes on, nothing is lost, nothing is told twice."""
 
+import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from celebdit_testing.steps import step_context
 from mlflow import MlflowClient
 
 from components.context import StepContext
-from components.errors import TemporaryFailure
+from components.errors import Preempted, TemporaryFailure
 from components.storage import StoreUri, connect
 from components.train.description import Description
 from components.train.spec import store_spec
@@ -109,6 +111,27 @@ def test_mlflow_that_is_away_throughout_is_told_everything_by_sync_even_from_ano
     sync(training.key, here)
     assert sync(training.key, here) == 0
     assert_complete(training, mlflow)
+
+
+def test_a_stop_does_not_wait_for_an_mlflow_that_does_not_answer(
+    tmp_path: Path, rclone_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # as a step sets it for itself, only longer
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        training = new_training(tmp_path, rclone_endpoint, total_steps=10_000)
+        training.environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        with ended(training.start(1)) as ranks:
+            silent.settimeout(60)
+            asked, _ = silent.accept()
+            training.advance(5, ranks)
+            ranks.signal(signal.SIGTERM)
+            assert ranks.wait(20) == [Preempted.exit_code]
+        asked.close()
+    stopped_at = max(training.told())
+    assert training.checkpoints.committed()[0].step == stopped_at
+    kept = [item.uri for item in connect(rclone_endpoint).list(training.uri / "journal") if item.uri.name.endswith(".jsonl")]
+    assert kept, "what MLflow missed is not in object storage"
+    assert f'"step": {stopped_at},' in connect(rclone_endpoint).get_bytes(max(kept, key=lambda uri: uri.key)).decode()
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """The journal: nothing lost, nothing twice, whatever fails in between."""
 
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -150,7 +152,7 @@ def test_the_background_delivery_says_once_that_the_server_is_away_and_catches_u
     while not troubles:
         pass
     server.away = False
-    assert delivery.close()
+    assert delivery.close(within_s=30.0)
     assert len(troubles) == 1
     assert len(server.points) == 20
 
@@ -160,8 +162,27 @@ def test_closing_while_the_server_is_away_says_so_and_keeps_everything(tmp_path:
     server.away = True
     delivery = Delivery(journal, lambda: server, on_trouble=lambda error: None, every_s=0.01)
     journal.metrics(1, {"a": 1.0})
-    assert not delivery.close()
+    assert not delivery.close(within_s=30.0)
     assert len(journal.pending()[0]) == 1
+
+
+def test_closing_waits_no_longer_than_asked_for_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    answer = threading.Event()
+
+    class Hanging(Server):
+        def _answer(self) -> None:
+            asked.set()
+            answer.wait()
+
+    journal, server, asked = Journal(tmp_path), Hanging(), threading.Event()
+    delivery = Delivery(journal, lambda: server, on_trouble=lambda error: None, every_s=0.01)
+    journal.metrics(1, {"a": 1.0})
+    assert asked.wait(30.0)
+    began_s = time.monotonic()
+    assert not delivery.close(within_s=0.2)
+    assert time.monotonic() - began_s < 5.0
+    assert len(journal.pending()[0]) == 1
+    answer.set()
 
 
 def test_points_are_deduplicated_by_key_and_step() -> None:
