@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from celebdit_testing.command import Finished, celebdit
+from celebdit_testing.command import Finished
+from celebdit_testing.first_run import FirstRun, first_run_of
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY, moto_server, rclone_server
 
 from components.storage import ObjectStore, StoreUri, connect
@@ -59,21 +60,31 @@ def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> StoreUri:
 
 
 @pytest.fixture(scope="session")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """The embedded S3 and MLflow servers, as a laptop's user has them."""
-    services = Services(tmp_path_factory.mktemp("home") / ".celebdit")
-    services.start(stay=True)
-    try:
-        services.wait()
-        yield services
-    finally:
-        services.stop()
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all test processes of this session share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def first_run(embedded: Services) -> Finished:
-    """A finished run of the smoke preset on the embedded servers."""
-    return celebdit("run", "smoke", "--json", home=embedded.home)
+def embedded(session_folder: Path) -> Iterator[Services]:
+    """The embedded S3 and MLflow servers, as a laptop's user has them: one pair, which the last test process stops."""
+    services = Services(session_folder / "home" / ".celebdit")
+    with services.used():
+        services.wait()
+        yield services
+
+
+@pytest.fixture(scope="session")
+def watched_first_run(embedded: Services, session_folder: Path) -> FirstRun:
+    """A finished run of the smoke preset on the embedded servers, and what could be seen while it ran."""
+    return first_run_of(embedded.home, session_folder / "first-run.json")
+
+
+@pytest.fixture(scope="session")
+def first_run(watched_first_run: FirstRun) -> Finished:
+    """What that run printed."""
+    return watched_first_run.finished
 
 
 @pytest.fixture

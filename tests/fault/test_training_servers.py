@@ -22,6 +22,7 @@ from components.storage import StoreUri, connect
 from components.train.description import Description
 from components.train.spec import store_spec
 from components.train.sync import sync
+from pipeline.services import Services
 
 pytestmark = pytest.mark.fault
 STEPS = 60
@@ -80,9 +81,9 @@ def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         time.sleep(0.25)
 
 
-def assert_complete(training: Training, server: MlflowServer) -> None:
+def assert_complete(training: Training, mlflow_url: str) -> None:
     """Assert that MLflow holds what the journal holds, each (key, step) once."""
-    client, settings = MlflowClient(server.url), training.recipe.training
+    client, settings = MlflowClient(mlflow_url), training.recipe.training
     every = settings.log_every_steps
     (experiment,) = client.search_experiments(filter_string="name = 'tests'")
     (run,) = client.search_runs([experiment.experiment_id], f"tags.`celebdit.run_key` = '{training.key}'")
@@ -98,19 +99,19 @@ def assert_complete(training: Training, server: MlflowServer) -> None:
 
 
 def test_mlflow_that_is_away_throughout_is_told_everything_by_sync_even_from_another_machine(
-    tmp_path: Path, rclone_endpoint: str, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rclone_endpoint: str, embedded: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = new_training(tmp_path, rclone_endpoint)
+    training, mlflow_url = new_training(tmp_path, rclone_endpoint), embedded.wait().mlflow_url
     watched = Watched(training, NOWHERE, monkeypatch)
     watched.finish()
     assert "run `celebdit sync" in watched.events()
-    elsewhere = step_context("sync", tmp_path / "elsewhere", str(training.root), endpoint=rclone_endpoint, mlflow_uri=mlflow.url)
+    elsewhere = step_context("sync", tmp_path / "elsewhere", str(training.root), endpoint=rclone_endpoint, mlflow_uri=mlflow_url)
     assert sync(training.key, elsewhere) > STEPS
-    assert_complete(training, mlflow)
-    here = watched.reaching(mlflow.url)
+    assert_complete(training, mlflow_url)
+    here = watched.reaching(mlflow_url)
     sync(training.key, here)
     assert sync(training.key, here) == 0
-    assert_complete(training, mlflow)
+    assert_complete(training, mlflow_url)
 
 
 def test_a_stop_does_not_wait_for_an_mlflow_that_does_not_answer(
@@ -149,7 +150,7 @@ def test_mlflow_that_is_killed_in_the_middle_and_comes_back_misses_nothing(
     mlflow.start()
     watched.description.end(None)
     sync(training.key, watched.context)
-    assert_complete(training, mlflow)
+    assert_complete(training, mlflow.url)
 
 
 @pytest.mark.slow
@@ -170,7 +171,7 @@ def test_a_faulty_mlflow_neither_stops_training_nor_is_told_twice(
             assert ranks.wait(120) == [0], ranks.reason()
         watched.description.end(None)
         sync(training.key, watched.context)
-    assert_complete(training, mlflow)
+    assert_complete(training, mlflow.url)
 
 
 def test_storage_that_is_away_for_a_while_costs_nothing(tmp_path: Path, s3_credentials: None) -> None:

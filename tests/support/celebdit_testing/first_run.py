@@ -1,0 +1,54 @@
+"""The one finished run of the smoke preset that the end-to-end tests look at, made once for all test processes.
+
+Canaries are planted as secrets in its environment, and the command lines of all processes are watched while it runs.
+"""
+
+import json
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from celebdit_testing.command import Finished, celebdit
+
+from components.exclusive import only_one
+
+PLANTED = {"MLFLOW_TRACKING_PASSWORD": "canary-mlflow-3c5f01", "CELEBDIT_KFP_TOKEN": "canary-kfp-7a9b22", "AWS_SESSION_TOKEN": ""}
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """What the run printed, and every command line that was seen meanwhile."""
+
+    finished: Finished
+    command_lines: list[str]
+
+
+class CommandLines(threading.Thread):
+    """Collects the command lines of all processes until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._done = threading.Event()
+        self.seen = set[str]()
+
+    def run(self) -> None:
+        while not self._done.wait(0.5):
+            self.seen |= {" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])}
+
+    def stop(self) -> list[str]:
+        self._done.set()
+        self.join()
+        return sorted(self.seen)
+
+
+def first_run_of(home: Path, kept: Path) -> FirstRun:
+    """Run the preset in `home`, or read at `kept` what another test process has run."""
+    with only_one(kept.with_suffix(".lock")):
+        if not kept.exists():
+            watch = CommandLines()
+            watch.start()
+            finished = celebdit("run", "smoke", "--json", home=home, **PLANTED)
+            kept.write_text(json.dumps({"finished": asdict(finished), "command_lines": watch.stop()}))
+        raw = json.loads(kept.read_text())
+    return FirstRun(Finished(**raw["finished"]), raw["command_lines"])
