@@ -95,8 +95,8 @@ class Recombination:
 def recombine(snapshots: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> Recombination:
     """Return the combination of snapshots (step, sigma_rel) that is nearest to the profile `sigma_rel` ending at `step`.
 
-    Algorithm 3, under the condition that the coefficients add up to 1. Without it the least distance is reached by an average that is also a
-    little smaller: with few snapshots, all weights of the network would shrink by some percent.
+    Algorithm 3, under the condition that the coefficients add up to 1. Without it the least distance is that of an average which is also
+    a little smaller: with few snapshots, all weights of the network would shrink by some percent.
 
     Raises:
         ValueError: if there is no snapshot, or one lies after `step`.
