@@ -175,10 +175,18 @@ def _groups(files: Any) -> list[str]:
 
 
 def _choose(groups: list[str], ema: str | None, where: str) -> str:
-    """Return the group to draw from: the one asked for, or the widest average."""
-    averages = sorted(name for name in groups if name != "weights")
+    """Return the group to draw from: the one asked for, or the widest power-function average, or else the classic one."""
+    averages = sorted((name for name in groups if name != "weights"), key=_width)
     wanted = ("weights" if ema == "none" else f"ema-{ema}") if ema is not None else (averages[-1] if averages else "weights")
     if wanted not in groups:
         known = ", ".join([*(name.removeprefix("ema-") for name in averages), "none"])
         raise BadInput(f"{where} has no average {ema!r} of the weights", hint=f"it has {known}")
     return wanted
+
+
+def _width(group: str) -> float:
+    """Return the relative width of a power-function average, which is its name; another one's is not known and counts as the least."""
+    try:
+        return float(group.removeprefix("ema-"))
+    except ValueError:
+        return 0.0
