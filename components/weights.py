@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from components.checkpoints import CheckpointStore
+from components.checkpoints import SNAPSHOTS, CheckpointStore
 from components.context import StepContext, read_section
 from components.errors import BadInput, DataRefused
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
@@ -25,6 +25,7 @@ from model.generator import Generator, WeightsMismatch
 
 _MODEL = re.compile(r"models:/([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@([A-Za-z0-9_-]+)|/([0-9]+))")
 _RUN_KEY = re.compile(r"[0-9a-f]{16}")
+_AT_STEP = re.compile(r"(.+)@([0-9]{1,12})")
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,25 @@ def _stored(uri: StoreUri, ema: str | None, context: StepContext) -> Found:
     return _of_checkpoint(fetched.directory, fetched.digest, sorted(whole), ema, str(uri))
 
 
-def _of_run(name: str, ema: str | None, context: StepContext) -> Found:
-    """Find the newest checkpoint of a training, named by its run key or by a pipeline run that trained or reused it."""
+def _of_run(source: str, ema: str | None, context: StepContext) -> Found:
+    """Find the newest checkpoint of a training, or with NAME@STEP what is stored of that step, be it a snapshot of the averages.
+
+    The training is named by its run key or by a pipeline run that trained or reused it.
+    """
+    matched = _AT_STEP.fullmatch(source)
+    name, step = (matched[1], int(matched[2])) if matched else (source, None)
     key = name if _RUN_KEY.fullmatch(name) else _key_of_pipeline_run(name, context)
-    committed = CheckpointStore(context.store, context.root / "runs" / key).committed()
+    run = context.root / "runs" / key
+    committed = CheckpointStore(context.store, run).committed()
+    if step is not None:
+        committed += CheckpointStore(context.store, run, folder=SNAPSHOTS).committed()
     if not committed:
         raise BadInput(f"run {name!r} has no checkpoint below {context.root}", hint="name a run key as `celebdit run` prints it")
-    return _stored(committed[0].uri, ema, context)
+    chosen = next((entry for entry in committed if step is None or entry.step == step), None)
+    if chosen is None:
+        steps = ", ".join(str(at) for at in sorted({entry.step for entry in committed}))
+        raise BadInput(f"run {name!r} has stored nothing of step {step}", hint=f"it has steps {steps}")
+    return _stored(chosen.uri, ema, context)
 
 
 def _key_of_pipeline_run(name: str, context: StepContext) -> str:
@@ -175,10 +188,18 @@ def _groups(files: Any) -> list[str]:
 
 
 def _choose(groups: list[str], ema: str | None, where: str) -> str:
-    """Return the group to draw from: the one asked for, or the widest average."""
-    averages = sorted(name for name in groups if name != "weights")
+    """Return the group to draw from: the one asked for, or the widest power-function average, or else the classic one."""
+    averages = sorted((name for name in groups if name != "weights"), key=_width)
     wanted = ("weights" if ema == "none" else f"ema-{ema}") if ema is not None else (averages[-1] if averages else "weights")
     if wanted not in groups:
         known = ", ".join([*(name.removeprefix("ema-") for name in averages), "none"])
         raise BadInput(f"{where} has no average {ema!r} of the weights", hint=f"it has {known}")
     return wanted
+
+
+def _width(group: str) -> float:
+    """Return the relative width of a power-function average, which is its name; another one's is not known and counts as the least."""
+    try:
+        return float(group.removeprefix("ema-"))
+    except ValueError:
+        return 0.0

@@ -1,7 +1,7 @@
 """The diffusion algebra: how data turns into noise, what a network predicts of it, and how its errors are weighted.
 
 Everything goes through one interface, x_t = alpha(t) x + sigma(t) e with t from 0 (data) to 1 (noise), so that any prediction works with
-any path and any sampler. Schedules are computed in float64. Integrating is not done here, see `model/sampling.py`.
+any path and any sampler. Schedules are computed in float64. Integrating is not done here, see `model/samplers.py`.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Averages of the weights over training: classic and power-function profiles, and their post-hoc recombination.
 
-Promises: `recombine` gives the least-squares combination of stored snapshots for any profile width, and says how good it is (Karras et al.
+Promises: `recombine` gives the least-squares average of stored snapshots for any profile width, and says how good it is (Karras et al.
 2024, "Analyzing and improving the training dynamics of diffusion models", section 3 and appendix C). Where snapshots are stored is not
 known here.
 """
@@ -93,7 +93,10 @@ class Recombination:
 
 
 def recombine(snapshots: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> Recombination:
-    """Return the combination of snapshots (step, sigma_rel) that is nearest to the profile `sigma_rel` ending at `step` (algorithm 3).
+    """Return the combination of snapshots (step, sigma_rel) that is nearest to the profile `sigma_rel` ending at `step`.
+
+    Algorithm 3, under the condition that the coefficients add up to 1. Without it the least distance is that of an average which is also
+    a little smaller: with few snapshots, all weights of the network would shrink by some percent.
 
     Raises:
         ValueError: if there is no snapshot, or one lies after `step`.
@@ -104,7 +107,8 @@ def recombine(snapshots: Sequence[tuple[int, float]], step: int, sigma_rel: floa
     wanted = (step, gamma_of_sigma_rel(sigma_rel))
     gram = np.array([[profile_overlap(*a, *b) for b in stored] for a in stored])
     with_wanted = np.array([profile_overlap(*a, *wanted) for a in stored])
-    found = np.linalg.lstsq(gram, with_wanted, rcond=None)[0]
+    nearest, direction = np.linalg.lstsq(gram, np.stack([with_wanted, np.ones(len(stored))], axis=1), rcond=None)[0].T
+    found = nearest + direction * (1 - nearest.sum()) / direction.sum()  # Lagrange's condition for a sum of 1
     length_squared = profile_overlap(*wanted, *wanted)
     distance_squared = length_squared - 2 * found @ with_wanted + found @ gram @ found
     return Recombination(tuple(float(c) for c in found), math.sqrt(max(float(distance_squared), 0.0) / length_squared))

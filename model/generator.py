@@ -1,11 +1,12 @@
 """A trained denoiser ready to draw: weights and their configuration in, images out.
 
-Promises: image i is a function of (weights, sampling, i): images are drawn in passes of one fixed size, so how many are asked for at once
-does not change them. The size of a pass is given, or found from the free memory; it moves an image by rounding at most. Where weights come
-from is not known here.
+Promises: image i is a function of (weights, sampling, i), and of the guide's weights if there is one: images are drawn in passes of one
+fixed size, so how many are asked for at once does not change them. The size of a pass is given, or found from the free memory; it moves an
+image by rounding at most. Where weights come from is not known here.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import UInt8
@@ -15,11 +16,29 @@ from model.config import DiffusionConfig, NetworkConfig, SamplingConfig
 from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
 from model.memory import MOST_IMAGES, images_that_fit
-from model.sampling import denoiser_of, sample, to_uint8
+from model.samplers import Denoise
+from model.sampling import autoguided, clipped, denoiser_of, sample, to_uint8
 
 
 class WeightsMismatch(ValueError):
     """The weights are not those of the configured network."""
+
+
+class GuideMismatch(ValueError):
+    """The guide cannot guide this model: it was trained on images of another side, or on another path."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """A weaker model to keep away from (autoguidance, Karras et al. 2024), how far, and between which times, both included.
+
+    `weight` 1 is the model alone; time runs from 0 (image) to 1 (noise).
+    """
+
+    guide: "Generator"
+    weight: float
+    t_low: float = 0.0
+    t_high: float = 1.0
 
 
 class Generator:
@@ -36,6 +55,7 @@ class Generator:
         sharers: int = 1,
     ) -> None:
         self.image_px = network.image_px
+        self.path = diffusion.path
         self.device = device
         self._diffusion = build_diffusion(diffusion)
         self._bfloat16 = precision == "bfloat16"
@@ -55,6 +75,7 @@ class Generator:
         sampling: SamplingConfig,
         indices: Sequence[int],
         *,
+        guidance: Guidance | None = None,
         pass_images: int | None = None,
         limit: int = MOST_IMAGES,
         on_step: Callable[[int, int], None] = lambda done, total: None,
@@ -62,11 +83,16 @@ class Generator:
         """Return the images with `indices`, drawn `pass_images` at a time (the last pass is filled up and cut).
 
         Without `pass_images` as many are drawn at once as fit into memory, up to `limit`; if they do not fit after all, half as many.
+
+        Raises:
+            GuideMismatch: if the guide of `guidance` does not fit.
         """
-        size = pass_images or min(self.fitting_images(), limit)
+        denoise = self._denoiser(guidance, clip_x=sampling.clip_x)
+        fitting = [self.fitting_images, *([] if guidance is None else [guidance.guide.fitting_images])]
+        size = pass_images or min(limit, *(found() for found in fitting))
         while True:
             try:
-                return self._drawn(sampling, indices, size, on_step)
+                return self._drawn(denoise, sampling, indices, size, on_step)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
@@ -86,8 +112,25 @@ class Generator:
             self._fitting = images_that_fit(probe, self.device, sharers=self._sharers)
         return self._fitting
 
+    def _denoiser(self, guidance: Guidance | None, *, clip_x: bool) -> Denoise:
+        """Return the estimator of the clean image, with the guide's taken into account before clipping."""
+        denoise = denoiser_of(self._call, self._diffusion, clip_x=False)
+        if guidance is not None:
+            guide = guidance.guide
+            for what, own, other in (("image_px", self.image_px, guide.image_px), ("path", self.path, guide.path)):
+                if own != other:
+                    raise GuideMismatch(f"the guide has {what} {other!r}, the model that it should guide {own!r}")
+            bad = denoiser_of(guide._call, guide._diffusion, clip_x=False)
+            denoise = autoguided(denoise, bad, guidance.weight, t_low=guidance.t_low, t_high=guidance.t_high)
+        return clipped(denoise) if clip_x else denoise
+
     def _drawn(
-        self, sampling: SamplingConfig, indices: Sequence[int], pass_images: int, on_step: Callable[[int, int], None]
+        self,
+        denoise: Denoise,
+        sampling: SamplingConfig,
+        indices: Sequence[int],
+        pass_images: int,
+        on_step: Callable[[int, int], None],
     ) -> UInt8[Tensor, "b 3 h w"]:
         drawn = []
         passes = [list(indices[start : start + pass_images]) for start in range(0, len(indices), pass_images)]
@@ -97,7 +140,6 @@ class Generator:
             def within(done: int, total: int, number: int = number) -> None:
                 on_step(number * total + done, len(passes) * total)
 
-            denoise = denoiser_of(self._call, self._diffusion, clip_x=sampling.clip_x)
             images = sample(denoise, self._diffusion.path, sampling, filled, self.image_px, on_step=within)
             drawn.append(to_uint8(images[: len(chosen)]).cpu())
         return torch.cat(drawn)

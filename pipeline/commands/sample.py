@@ -1,4 +1,4 @@
-"""`celebdit sample`: draw images from a checkpoint, a run or a registered version."""
+"""`celebdit sample`: draw images from a checkpoint, a run or a registered version, guided by a weaker one if asked."""
 
 import hashlib
 import time
@@ -13,6 +13,7 @@ from components.context import describe
 from components.errors import BadInput
 from components.events import Event
 from model.config import SAMPLERS, SamplingConfig
+from pipeline.commands.guidance import Guiding, guidance_options
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
 from pipeline.view import RunView
@@ -20,6 +21,8 @@ from pipeline.view import RunView
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from components.weights import Found
 
 _MOST_IMAGES = 100_000
 _MOST_IN_GRID = 1024
@@ -36,6 +39,7 @@ _MOST_IN_GRID = 1024
 @click.option("--steps", "num_steps", type=click.IntRange(1, 4000), help="Steps of the sampler.  [default: the version's own, else 32]")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Image i is a function of the weights, the seed and i.  [default: 0]")
 @click.option("--ema", help="Which average of the weights, or none.  [default: the widest there is]")
+@guidance_options
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--batch", "batch_images", type=click.IntRange(1, 4096), help="Images at once.  [default: what fits in memory]")
 @home_option
@@ -49,6 +53,7 @@ def sample(
     num_steps: int | None,
     seed: int | None,
     ema: str | None,
+    guiding: Guiding | None,
     device: str,
     batch_images: int | None,
     home: Path,
@@ -56,30 +61,39 @@ def sample(
 ) -> None:
     """Draw images from SOURCE and store them as PNG.
 
-    SOURCE is the folder or s3:// location of a checkpoint, a run key or run id as `celebdit run` prints it, or models:/NAME@champion. The
-    same seed gives the same bytes on the same device.
+    SOURCE is the folder or s3:// location of a checkpoint, a run key or run id as `celebdit run` prints it (RUN@STEP: what it stored of
+    that step), or models:/NAME@champion. The same seed gives the same bytes on the same device.
     """
     from components.weights import find_weights, needs_servers
+    from model.generator import GuideMismatch
 
-    if not source.strip():
+    sources = [source, *([] if guiding is None else [guiding.source])]
+    if not all(name.strip() for name in sources):
         raise BadInput("SOURCE is empty", hint="name a checkpoint, a run or models:/NAME@champion")
-    with open_session(home) if needs_servers(source) else nullcontext() as session:
-        found = find_weights(source, ema=ema, context=session.context() if session is not None else None)
+    with open_session(home) if any(map(needs_servers, sources)) else nullcontext() as session:
+        context = session.context() if session is not None else None
+        found = find_weights(source, ema=ema, context=context)
+        guide = None if guiding is None else guiding.find(found, context)
     sampling = _sampling(found.sampling, sampler=sampler, num_steps=num_steps, seed=seed, ema=found.ema)
-    target = out or Path(f"samples-{found.digest[:8]}-{sampling.sampler}{sampling.num_steps}-seed{sampling.seed}.png")
+    target = out or _default_target(found, sampling, guiding)
     _check_target(target, count)
     generator = found.generator(_device(device))
+    guidance = None if guide is None else guide.guidance(_device(device))
 
     def on_step(done: int, total: int) -> None:
         view(Event(step="sample", kind="progress", at_s=time.time(), facts={"done": done, "total": total, "text": "steps"}))
 
     with RunView() as view:
         try:
-            images = generator.draw(sampling, range(first, first + count), pass_images=batch_images, on_step=on_step)
+            images = generator.draw(sampling, range(first, first + count), guidance=guidance, pass_images=batch_images, on_step=on_step)
+        except GuideMismatch as error:
+            raise BadInput(f"--guide: {error}", hint="name weights that were trained on images of the same size and path") from error
         except ValueError as error:  # the path of these weights cannot be sampled so
             raise BadInput(f"{error}", hint="ask for fewer --steps or another --sampler") from error
     written = _write(images.permute(0, 2, 3, 1).numpy(), target, first)
     say(f"{count} images of {found.described}, average {found.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
+    if guide is not None:
+        say(f"  {guide.told}")
     say(f"  {target}")
     if as_json:
         print_json(
@@ -87,12 +101,18 @@ def sample(
                 "source": found.described,
                 "checkpoint_digest": found.digest,
                 "sampling": sampling.model_dump(mode="json"),
+                "guidance": None if guide is None else guide.facts,
                 "first": first,
                 "count": count,
                 "out": str(target),
                 "files": written,
             }
         )
+
+
+def _default_target(found: "Found", sampling: SamplingConfig, guiding: Guiding | None) -> Path:
+    guided = "" if guiding is None else f"-guided{guiding.weight:g}"
+    return Path(f"samples-{found.digest[:8]}-{sampling.sampler}{sampling.num_steps}{guided}-seed{sampling.seed}.png")
 
 
 def _sampling(given: SamplingConfig | None, *, ema: str, **changes: Any) -> SamplingConfig:

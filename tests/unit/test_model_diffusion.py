@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from model.config import DiffusionConfig
 from model.diffusion import Diffusion, VariancePreserving, build_diffusion, build_path, shift_times
-from model.sampling import points, posterior
+from model.samplers import posterior
+from model.timesteps import points
 
 T = 1000
 PATHS = ["rectified_flow", "vp_linear", "vp_cosine", "vp_zero_snr"]

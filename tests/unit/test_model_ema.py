@@ -101,6 +101,26 @@ def test_a_recombined_average_is_the_one_that_would_have_been_tracked(sigma_rel:
     assert plan.error < 0.02
 
 
+@pytest.mark.parametrize("every", [75, 450])
+@pytest.mark.parametrize("sigma_rel", [0.03, 0.12, 0.25])
+def test_weights_that_do_not_move_come_back_as_they_are(sigma_rel: float, every: int) -> None:
+    """An average has coefficients that add up to 1, also where few snapshots or a far width give a poor match."""
+    snapshots = [(step, width) for step in range(every, 901, every) for width in (0.05, 0.10)]
+    plan = recombine(snapshots, 900, sigma_rel)
+    assert sum(plan.coefficients) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_poor_match_is_still_near_for_weights_that_are_not_around_zero() -> None:
+    weights, steps = trajectory(900) + 5, list(range(75, 901, 75))
+    stored = {width: tracked(PowerProfile(width), weights, steps) for width in (0.05, 0.10)}
+    snapshots = [(step, width) for step in steps for width in (0.05, 0.10)]
+    plan = recombine(snapshots, 900, 0.25)
+    assert plan.error > 0.1
+    found = sum(c * stored[width][step] for c, (step, width) in zip(plan.coefficients, snapshots, strict=True))
+    exact = tracked(PowerProfile(0.25), weights, [900])[900]
+    assert float((found - exact).norm()) < 0.005 * float(exact.norm())
+
+
 def test_a_recombined_average_can_end_at_an_earlier_step() -> None:
     weights, steps = trajectory(1000), list(range(50, 1001, 50))
     stored = {width: tracked(PowerProfile(width), weights, steps) for width in (0.05, 0.10)}

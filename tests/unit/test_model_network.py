@@ -246,6 +246,24 @@ def test_the_network_compiles_as_one_graph_with_the_same_numbers(block: str) -> 
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
+def test_it_also_compiles_as_one_graph_the_way_the_large_presets_train() -> None:
+    """Autocast, which the float32 parts suspend, dropout, and activations that are computed again."""
+    torch._dynamo.reset()
+    network = shaken(build_denoiser(tiny_network(dropout=0.1), seed=0), scale=0.05)
+    network.recompute_activations = True
+    images, times = torch.randn(2, 3, 16, 16), torch.tensor([10.0, 800.0])
+    outputs = []
+    for forward in (network, torch.compile(network, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(7)
+        with torch.backends.mkldnn.flags(enabled=False), torch.autocast("cpu", dtype=torch.bfloat16):
+            output = forward(images, times)
+            gradients = torch.autograd.grad(output.square().sum(), list(network.parameters()))
+        outputs.append(output)
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert outputs[1].dtype == torch.float32
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0.05, atol=0.02 * float(outputs[0].detach().abs().max()))
+
+
 def test_under_bfloat16_the_weights_and_gradients_stay_float32_and_the_numbers_near() -> None:
     network = shaken(build_denoiser(tiny_network(), seed=0), scale=0.05)
     images, times = torch.randn(2, 3, 16, 16), torch.tensor([10.0, 800.0])

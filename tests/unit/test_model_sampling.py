@@ -13,7 +13,9 @@ from torch import Tensor
 from model import rng
 from model.config import SAMPLERS, DiffusionConfig, SamplingConfig
 from model.diffusion import Path, build_diffusion, build_path
-from model.sampling import autoguided, clipped, denoiser_of, follow, integrate, points, sample, sampling_times, to_uint8
+from model.samplers import follow, integrate
+from model.sampling import autoguided, clipped, denoiser_of, sample, to_uint8
+from model.timesteps import points, sampling_times
 
 PATHS = ["rectified_flow", "vp_linear", "vp_cosine", "vp_zero_snr"]
 ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "dpmpp_2m": 2, "unipc": 3}

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from model.config import NetworkConfig
 from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
-from model.sampling import denoiser_of, integrate
+from model.samplers import integrate
+from model.sampling import denoiser_of
 from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, NotThisNetwork, SeedCompat, checked, size_bytes
 
 SMALL = PUBLISHED.model_copy(update={"image_px": 64, "width": 32, "depth": 2, "heads": 4})

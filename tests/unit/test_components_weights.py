@@ -1,0 +1,39 @@
+"""Which of a checkpoint's averages is drawn from when none is named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.errors import BadInput
+from components.weights import find_weights
+from model.checkpoint import CheckpointState, publish
+
+
+def checkpoint_with(folder: Path, *groups: str) -> str:
+    tensors = {group: {"weight": torch.zeros(1)} for group in groups}
+    facts = {"identity": {"network": {}, "diffusion": {}}}
+    return str(publish(CheckpointState(step=1, tensors=tensors, facts=facts), folder).directory)
+
+
+@pytest.mark.parametrize(
+    ("groups", "chosen"),
+    [
+        (("weights", "ema-0.05", "ema-0.1", "ema-classic"), "0.1"),
+        (("weights", "ema-0.2", "ema-0.125"), "0.2"),
+        (("weights", "ema-classic"), "classic"),
+        (("weights",), "none"),
+        (("ema-0.05", "ema-0.1"), "0.1"),
+    ],
+)
+def test_the_widest_average_is_the_default(tmp_path: Path, groups: tuple[str, ...], chosen: str) -> None:
+    folder = checkpoint_with(tmp_path, *groups)
+    assert find_weights(folder, ema=None, context=None).ema == chosen
+
+
+def test_an_average_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    folder = checkpoint_with(tmp_path, "weights", "ema-0.05", "ema-classic")
+    assert find_weights(folder, ema="classic", context=None).ema == "classic"
+    with pytest.raises(BadInput, match=r"no average '0\.3'") as refused:
+        find_weights(folder, ema="0.3", context=None)
+    assert refused.value.hint == "it has classic, 0.05, none"
