@@ -111,7 +111,8 @@ class ChampionScores(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: str
-    checkpoint_digest: str
+    is_challenger: bool = False
+    """Whether the report's own weights are the champion's, so that there is nothing to compare."""
     metrics: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, MetricInterval] = Field(default_factory=dict)
     grid_uri: str | None = None
@@ -136,6 +137,11 @@ class EvaluationReport(Manifest):
     grid_uri: str
     contact_uri: str | None = None
     champion: ChampionScores | None = None
+
+    @property
+    def ema(self) -> str:
+        """Which average of the checkpoint's weights was measured."""
+        return str(self.protocol.get("ema", "none"))
 
 
 class GateDecision(Manifest):

@@ -12,7 +12,7 @@ def decision_page(decision: GateDecision, report: EvaluationReport, config: Gate
     step = f"Checkpoint {report.checkpoint_digest[:12]} of run {report.run_key}, step {report.checkpoint_step}."
     parts = [paragraph(step), bullets(decision.reasons), heading("Figures"), _figures(report, config)]
     shown = [(report.grid_uri, "challenger: the first images by their index")]
-    if champion is not None and champion.grid_uri is not None and champion.checkpoint_digest != report.checkpoint_digest:
+    if champion is not None and champion.grid_uri is not None and not champion.is_challenger:
         shown.append((champion.grid_uri, f"champion, version {champion.version}: the same seeds"))
     if report.contact_uri is not None:
         shown.append((report.contact_uri, "sample | nearest training image, the closest pairs first"))

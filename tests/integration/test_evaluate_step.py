@@ -335,7 +335,7 @@ def test_a_better_challenger_passes_and_a_worse_one_leaves_the_champion_in_place
 ) -> None:
     name, small = "duel", config(num_images=16, bootstrap_replicates=10)
     other = commit_checkpoint(place(environment, folder), folder, seed=202, dataset_digest=dataset.digest)
-    contexts = iter(place(environment, tmp_path / str(n), run_id=f"duel-{n}") for n in range(6))
+    contexts = iter(place(environment, tmp_path / str(n), run_id=f"duel-{n}") for n in range(8))
 
     def judged(candidate: CheckpointManifest, evaluation: EvaluationConfig) -> tuple[EvaluationReport, GateDecision]:
         context = next(contexts)
@@ -368,6 +368,12 @@ def test_a_better_challenger_passes_and_a_worse_one_leaves_the_champion_in_place
     assert set(report.champion.metrics) == set(report.metrics)
     assert registry.aliases()["champion"] == "2"
     assert [str(version.version) for version in registry.versions()] == ["1", "2"], "nothing was registered"
+    # Another average of the champion's own checkpoint is another model: it is compared, not waved through.
+    report = run(better, dataset, small, SAMPLING.model_copy(update={"ema": "none"}), resources(), name, next(contexts))
+    assert report.champion is not None
+    assert not report.champion.is_challenger
+    assert report.champion.metrics[report.headline] != report.metrics[report.headline]
+    assert run(better, dataset, small, SAMPLING, resources(), name, next(contexts)).champion.is_challenger
     registry.promote("1", reason="moved in between", by="test")
     with pytest.raises(TemporaryFailure, match="champion was version 2 when this was evaluated and is version 1"):
         gate(report, GateConfig(), name, next(contexts))
