@@ -104,6 +104,10 @@ class MetricInterval(BaseModel):
     high: float
     std: float
 
+    def text(self) -> str:
+        """Return the interval in words."""
+        return f"{self.low:.5g} to {self.high:.5g}"
+
 
 class ChampionScores(BaseModel):
     """The champion's numbers under the same protocol as the report that they are part of, or why there are none."""
@@ -111,7 +115,8 @@ class ChampionScores(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: str
-    checkpoint_digest: str
+    is_challenger: bool = False
+    """Whether the report's own weights are the champion's, so that there is nothing to compare."""
     metrics: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, MetricInterval] = Field(default_factory=dict)
     grid_uri: str | None = None
@@ -136,6 +141,17 @@ class EvaluationReport(Manifest):
     grid_uri: str
     contact_uri: str | None = None
     champion: ChampionScores | None = None
+
+    def numbers(self) -> list[tuple[str, float, MetricInterval | None]]:
+        """Return what people read: the headline first, the others by name, each with its interval instead of its error beside it."""
+        errors = {f"{key}_std" for key in self.intervals}
+        keys = sorted(self.metrics.keys() - errors, key=lambda key: (key != self.headline, key))
+        return [(key, self.metrics[key], self.intervals.get(key)) for key in keys]
+
+    @property
+    def ema(self) -> str:
+        """Which average of the checkpoint's weights was measured."""
+        return str(self.protocol.get("ema", "none"))
 
 
 class GateDecision(Manifest):

@@ -6,7 +6,7 @@ decided by the steps.
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1b1f24}"
@@ -14,6 +14,8 @@ _STYLE = (
     "th{background:#f6f8fa}td.number{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%;image-rendering:pixelated}"
     ".pass{color:#116329}.fail{color:#a40e26}code{font-size:90%;word-break:break-all}"
 )
+
+CONTACT_CAPTION = "sample | nearest training image, the closest pairs first; 1 is the usual distance between two training images, 0 a copy"
 
 
 def page(title: str, parts: Iterable[str], *, kind: str = "") -> str:
@@ -42,6 +44,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table; numbers are set right."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{_cells(row)}</tr>' for row in rows)}</table>"
+
+
+def details(facts: Mapping[str, object]) -> str:
+    """Return a table of facts by name; what is nested is shown as `outer.inner`."""
+    return table(("what", "value"), sorted(_flat(facts)))
+
+
+def _flat(facts: Mapping[str, object], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def picture(png: bytes, caption: str) -> str:

@@ -6,10 +6,11 @@ Promises: pure functions of the pixels. For looking only; numbers are never comp
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 _TILE_PX = 128
-_GAP_PX = 8
+_GAP_PX = 6
+_LABEL_PX = 24
 
 
 def enlarged(image: np.ndarray, tile_px: int = _TILE_PX) -> np.ndarray:
@@ -33,10 +34,20 @@ def grid(tiles: list[np.ndarray], columns: int | None = None) -> np.ndarray:
     return canvas
 
 
-def pairs(matches: list[tuple[np.ndarray, np.ndarray]], columns: int = 4) -> np.ndarray:
-    """Set pairs of equally large tiles side by side, `columns` pairs wide, with white lines between the pairs."""
-    tiles = [np.pad(np.concatenate(match, axis=1), ((0, _GAP_PX), (0, _GAP_PX), (0, 0)), constant_values=255) for match in matches]
-    return grid(tiles, columns=min(columns, len(tiles)))
+def pairs(matches: list[tuple[np.ndarray, np.ndarray]], labels: list[str], columns: int = 4) -> np.ndarray:
+    """Set pairs of equally large tiles side by side, `columns` pairs wide on white, each with its label below."""
+    tiles = [_labelled(np.concatenate(match, axis=1), label) for match, label in zip(matches, labels, strict=True)]
+    columns = min(columns, len(tiles))
+    blank = np.full_like(tiles[0], 255)
+    return grid([*tiles, *[blank] * (-len(tiles) % columns)], columns=columns)
+
+
+def _labelled(tile: np.ndarray, label: str) -> np.ndarray:
+    height, width = tile.shape[:2]
+    canvas = Image.new("RGB", (width + 2 * _GAP_PX, height + _LABEL_PX + _GAP_PX), "white")
+    canvas.paste(Image.fromarray(tile), (_GAP_PX, _GAP_PX))
+    ImageDraw.Draw(canvas).text((_GAP_PX, height + _GAP_PX + 3), label, "black", ImageFont.load_default(14))
+    return np.asarray(canvas)
 
 
 def png(image: np.ndarray) -> bytes:

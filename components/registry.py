@@ -1,8 +1,8 @@
 """The door to MLflow's model registry: versions, aliases, and the log of who moved which alias and why.
 
-Promises: one version per checkpoint, whatever the number of tries or racing callers; `champion` and `previous` always follow from the
-promotion log (`promotions.py`), whose entries cannot be changed and none of which is lost. What makes a version good is the gate's
-business, how a model is packed is that of `served_model.py`.
+Promises: one version per checkpoint and average of its weights, whatever the number of tries or racing callers; `champion` and `previous`
+always follow from the promotion log (`promotions.py`), whose entries cannot be changed and none of which is lost. What makes a version good
+is the gate's business, how a model is packed is that of `served_model.py`.
 """
 
 import json
@@ -22,11 +22,10 @@ from mlflow.exceptions import MlflowException
 from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure
 from components.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, checked_reason, next_move, standing_after
 from components.storage import file_sha256
-from components.tracking import TAG_KIND, Tracking
+from components.tracking import TAG_CHECKPOINT, TAG_EMA, TAG_KIND, Tracking
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelFiles", "ModelVersion", "Registry"]
 
-TAG_CHECKPOINT = "checkpoint.digest"
 TAG_GATE = "gate.decision"
 TAG_MODEL = "celebdit.model"
 WEIGHTS_FILE, DESCRIPTION_FILE = "weights.safetensors", "description.json"
@@ -127,10 +126,10 @@ class Registry:
             raise BadInput(f"model {self.name!r} has no alias {version_or_alias!r}", hint=hint)
         return self.version(aliases[version_or_alias])
 
-    def version_of(self, checkpoint_digest: str) -> ModelVersion | None:
-        """Return the oldest version made from a checkpoint, or None."""
-        matching = [version for version in self.versions() if version.tags.get(TAG_CHECKPOINT) == checkpoint_digest]
-        return matching[0] if matching else None
+    def version_of(self, checkpoint_digest: str, ema: str) -> ModelVersion | None:
+        """Return the oldest version made from the average `ema` of a checkpoint's weights, or None."""
+        wanted = {TAG_CHECKPOINT: checkpoint_digest, TAG_EMA: ema}
+        return next((version for version in self.versions() if wanted.items() <= version.tags.items()), None)
 
     @_reached
     def aliases(self) -> dict[str, str]:
@@ -148,13 +147,13 @@ class Registry:
 
     @_reached
     def add_version(
-        self, folder: Path, *, checkpoint_digest: str, model_id: str, run_id: str, tags: Mapping[str, str], description: str
+        self, folder: Path, *, checkpoint_digest: str, ema: str, model_id: str, run_id: str, tags: Mapping[str, str], description: str
     ) -> ModelVersion:
-        """Store the model in `folder` under its LoggedModel and make it a version, unless its checkpoint is one already.
+        """Store the model in `folder` under its LoggedModel and make it a version, unless its weights are one already.
 
         Of several callers at once the one with the lowest number wins, and the others take theirs away again.
         """
-        existing = self.version_of(checkpoint_digest)
+        existing = self.version_of(checkpoint_digest, ema)
         if existing is not None:
             return existing
         self._client.log_model_artifacts(model_id, str(folder))
@@ -164,10 +163,10 @@ class Registry:
             source=f"models:/{model_id}",
             run_id=run_id,
             model_id=model_id,
-            tags={TAG_CHECKPOINT: checkpoint_digest, **tags},
+            tags={TAG_CHECKPOINT: checkpoint_digest, TAG_EMA: ema, **tags},
             description=description,
         )
-        oldest = self.version_of(checkpoint_digest)
+        oldest = self.version_of(checkpoint_digest, ema)
         assert oldest is not None, "a version that was created is found"
         if str(oldest.version) != str(mine.version):
             self._client.delete_model_version(self.name, str(mine.version))

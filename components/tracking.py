@@ -23,12 +23,26 @@ from components.errors import BadInput, CelebditError, Interrupted, Preempted, T
 from components.manifests import DatasetManifest, EvaluationReport
 from components.settings import Settings
 
-__all__ = ["TAG_KIND", "TAG_RUN", "TAG_RUN_KEY", "TAG_STEP", "Point", "Run", "Tracking", "flattened", "limit_requests", "unseen"]
+__all__ = [
+    "TAG_CHECKPOINT",
+    "TAG_EMA",
+    "TAG_KIND",
+    "TAG_RUN",
+    "TAG_RUN_KEY",
+    "TAG_STEP",
+    "Point",
+    "Run",
+    "Tracking",
+    "flattened",
+    "limit_requests",
+    "unseen",
+]
 
 TAG_RUN = "celebdit.pipeline_run"
 TAG_KIND = "celebdit.kind"
 TAG_STEP = "celebdit.step"
 TAG_RUN_KEY = "celebdit.run_key"
+TAG_CHECKPOINT, TAG_EMA = "checkpoint.digest", "weights.ema"
 _PARENT = "mlflow.parentRunId"
 _DIGEST_CHARACTERS = 32
 _MAX_PARAMS = 40
@@ -224,11 +238,12 @@ class Tracking:
             self.tag(run_id, {"dataset.digest": manifest.digest})
 
     def evaluated_checkpoint(self, run_id: str, report: EvaluationReport) -> str:
-        """Log an evaluated checkpoint as a LoggedModel of its training run, with its numbers, once; return the model's id."""
+        """Log evaluated weights as a LoggedModel of their training run, with their numbers, once; return the model's id."""
         digest = report.checkpoint_digest
         with _reaching(self.settings.mlflow_uri):
+            name = f"step-{report.checkpoint_step}-ema-{report.ema.replace('.', '_')}"
             model = self.checkpoint_model(
-                run_id, name=f"step-{report.checkpoint_step}", digest=digest, uri=report.checkpoint_uri, run_key=report.run_key
+                run_id, name=name, digest=digest, ema=report.ema, uri=report.checkpoint_uri, run_key=report.run_key
             )
             known = {metric.key for metric in model.metrics or []}
             for key, value in report.metrics.items():
@@ -236,20 +251,20 @@ class Tracking:
                     self.client.log_metric(run_id, key, value, step=report.checkpoint_step, model_id=model.model_id)
             return str(model.model_id)
 
-    def checkpoint_model(self, run_id: str, *, name: str, digest: str, uri: str, run_key: str) -> LoggedModel:
-        """Return the LoggedModel of a checkpoint of the run `run_id`, made if there is none yet."""
+    def checkpoint_model(self, run_id: str, *, name: str, digest: str, ema: str, uri: str, run_key: str) -> LoggedModel:
+        """Return the LoggedModel of an average of a checkpoint's weights, of the run `run_id`, made if there is none yet."""
         with _reaching(self.settings.mlflow_uri):
-            return self.logged_model(digest) or self.client.create_logged_model(
+            return self.logged_model(digest, ema) or self.client.create_logged_model(
                 self.experiment_id,
                 name=name,
                 source_run_id=run_id,
-                tags={"checkpoint.digest": digest, "checkpoint.uri": uri, TAG_RUN_KEY: run_key},
+                tags={TAG_CHECKPOINT: digest, TAG_EMA: ema, "checkpoint.uri": uri, TAG_RUN_KEY: run_key},
                 model_type="denoiser",
             )
 
-    def logged_model(self, checkpoint_digest: str) -> LoggedModel | None:
-        """Return the LoggedModel of a checkpoint, or None; of several that racing steps made, the oldest."""
-        wanted = f"tags.`checkpoint.digest` = '{checkpoint_digest}'"
+    def logged_model(self, checkpoint_digest: str, ema: str) -> LoggedModel | None:
+        """Return the LoggedModel of an average of a checkpoint's weights, or None; of several that racing steps made, the oldest."""
+        wanted = f"tags.`{TAG_CHECKPOINT}` = '{checkpoint_digest}' AND tags.`{TAG_EMA}` = '{ema}'"
         found = self.client.search_logged_models([self.experiment_id], filter_string=wanted)
         return min(found, key=lambda model: (model.creation_timestamp, model.model_id)) if found else None
 

@@ -1,6 +1,6 @@
 """How weights that the pipeline has not evaluated become a model version: imported ones, and averages made after training.
 
-Promises: the same checkpoint gives the same version, however often; it is stored only after it has drawn an image; it carries no decision
+Promises: the same weights give the same version, however often; it is stored only after it has drawn an image; it carries no decision
 of the gate, so that promoting it needs `--force` and a reason, which is logged. What the pipeline evaluated goes through the register step.
 """
 
@@ -44,8 +44,8 @@ def add_unevaluated(weights: Unevaluated, model_name: str, run_id: str, context:
     Raises:
         DataRefused: if the model that is built from them does not draw.
     """
-    registry, digest = Registry(context.tracking, model_name), weights.checkpoint.digest
-    if (found := registry.version_of(digest)) is not None:
+    registry, digest, ema = Registry(context.tracking, model_name), weights.checkpoint.digest, weights.sampling.ema
+    if (found := registry.version_of(digest, ema)) is not None:
         return str(found.version), False
     registry.ensure("Diffusion Transformer face generator; versions are made by the celebdit pipeline.")
     folder = context.scratch("register", digest[:16]) / "model"
@@ -60,7 +60,7 @@ def add_unevaluated(weights: Unevaluated, model_name: str, run_id: str, context:
     )
     try_out(folder, image_px=weights.network.image_px)
     model = context.tracking.checkpoint_model(
-        run_id, name=weights.group.replace(".", "_"), digest=digest, uri=str(weights.uri), run_key=weights.run_key
+        run_id, name=weights.group.replace(".", "_"), digest=digest, ema=ema, uri=str(weights.uri), run_key=weights.run_key
     )
     tags = {
         "run_key": weights.run_key,
@@ -70,7 +70,7 @@ def add_unevaluated(weights: Unevaluated, model_name: str, run_id: str, context:
         **weights.tags,
     }
     version = registry.add_version(
-        folder, checkpoint_digest=digest, model_id=str(model.model_id), run_id=run_id, tags=tags, description=weights.card
+        folder, checkpoint_digest=digest, ema=ema, model_id=str(model.model_id), run_id=run_id, tags=tags, description=weights.card
     )
     shutil.rmtree(folder.parent, ignore_errors=True)
     return str(version.version), True

@@ -8,7 +8,7 @@ import io
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -28,8 +28,16 @@ def through_codec(images: Images, codec: Codec) -> Images:
 
 def flipped_at_random(images: Images, indices: range) -> Images:
     """Mirror each image with probability one half, decided by its index."""
-    coins = rng.coin(_FLIP_SEED, rng.Stream.FLIP, _FLIP_STEP, torch.tensor(list(indices)))
-    return torch.where(coins[:, None, None, None], images.flip(-1), images)
+    return torch.where(_coins(indices)[:, None, None, None], images.flip(-1), images)
+
+
+def is_flipped(index: int) -> bool:
+    """Return whether `flipped_at_random` mirrors the image with this index."""
+    return bool(_coins(range(index, index + 1)))
+
+
+def _coins(indices: range) -> Bool[Tensor, " n"]:
+    return rng.coin(_FLIP_SEED, rng.Stream.FLIP, _FLIP_STEP, torch.tensor(list(indices)))
 
 
 def _jpeg(image: np.ndarray) -> np.ndarray:

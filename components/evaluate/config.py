@@ -85,10 +85,12 @@ class EvaluationConfig(FrozenConfig):
     def _check_weights(self) -> None:
         if self.extractor == RANDOM_CONV and self.weights is not None:
             raise ValueError(f"weights belong to extractor '{INCEPTION}'; '{RANDOM_CONV}' has none")
-        if self.extractor == INCEPTION and self.weights is None:
+        # torch-fidelity fetches what it is not given from the internet, unchecked.
+        if self.weights is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
             raise ValueError(
-                f"extractor '{INCEPTION}' needs weights and weights_sha256: the file weights-inception-2015-12-05-6726825d.pth "
-                "of the torch-fidelity project's releases, at a path or s3:// location; or choose extractor = 'random-conv'"
+                f"extractor '{self.extractor}' needs weights and weights_sha256, at a path or s3:// location ({INCEPTION}: the file "
+                "weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases); "
+                f"'{RANDOM_CONV}' and one of yours ('package.module:Class') need none"
             )
         for name, weights, sha256 in (
             ("weights", self.weights, self.weights_sha256),

@@ -22,6 +22,7 @@ from components.manifests import ChampionScores, CheckpointManifest, DatasetMani
 from components.registry import Registry
 from components.resources import ResourcesConfig
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
+from components.tracking import TAG_CHECKPOINT, TAG_EMA
 from model.checkpoint import CheckpointInvalid
 from model.config import SamplingConfig
 
@@ -103,8 +104,9 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     version = champion_version(registry)
     if version is None:
         return None
-    if registry.version(version).tags.get("checkpoint.digest") == spec.checkpoint.digest:
-        return _scores_of(report, version)
+    mine = {TAG_CHECKPOINT: spec.checkpoint.digest, TAG_EMA: spec.sampling.ema}
+    if mine.items() <= registry.version(version).tags.items():
+        return _scores_of(report, version, is_challenger=True)
     try:
         champion, weights = open_champion(registry, version, context.scratch("champions"))
     except NotMeasurable as problem:
@@ -122,13 +124,13 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
 
 def _unmeasured(version: str, problem: str, context: StepContext) -> ChampionScores:
     context.events.note(f"champion version {version} {problem}")
-    return ChampionScores(version=version, checkpoint_digest="", problem=problem)
+    return ChampionScores(version=version, problem=problem)
 
 
-def _scores_of(report: EvaluationReport, version: str) -> ChampionScores:
+def _scores_of(report: EvaluationReport, version: str, *, is_challenger: bool = False) -> ChampionScores:
     return ChampionScores(
         version=version,
-        checkpoint_digest=report.checkpoint_digest,
+        is_challenger=is_challenger,
         metrics=report.metrics,
         intervals=report.intervals,
         grid_uri=report.grid_uri,

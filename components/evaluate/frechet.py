@@ -4,6 +4,7 @@ Promises: equal to torch-fidelity's own result on the same float64 features to 1
 with fewer images than features (the symmetric form never leaves the real numbers). What the features are is not known here.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,12 +61,16 @@ def bootstrap(features: np.ndarray | Tensor, reference: Statistics, value: float
         words = rng.words(seed, rng.Stream.BOOTSTRAP, replicate, torch.arange(len(rows)), 1)[:, 0]
         weights = torch.bincount(words % len(rows), minlength=len(rows)).double().to(rows.device)
         found.append(_distance(_weighted(rows, weights), reference, root))
-    return around(value, float(np.std(found, ddof=1)))
+    std = float(np.std(found, ddof=1))
+    return Interval(low=max(value - _QUANTILE * std, 0.0), high=value + _QUANTILE * std, std=std)
 
 
-def around(value: float, std: float) -> Interval:
-    """Return the 95 % interval of a value with a standard error."""
-    return Interval(low=value - _QUANTILE * std, high=value + _QUANTILE * std, std=std)
+def of_share(share: float, trials: int) -> Interval:
+    """Return the 95 % interval of a share of independent trials (Wilson 1927), which is not empty at 0 and 1 either."""
+    spread = _QUANTILE**2 / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return Interval(low=max(centre - half, 0.0), high=min(centre + half, 1.0), std=half / _QUANTILE)
 
 
 def _weighted(rows: Float[Tensor, "n d"], weights: Float[Tensor, " n"]) -> Statistics:
@@ -78,7 +83,8 @@ def _weighted(rows: Float[Tensor, "n d"], weights: Float[Tensor, " n"]) -> Stati
 def _distance(a: Statistics, b: Statistics, root_b: Float[Tensor, "d d"]) -> float:
     product = root_b @ a.covariance @ root_b
     trace = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
-    return float((a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * trace)
+    found = float((a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * trace)
+    return max(found, 0.0)  # rounding leaves a set and itself as much as 2e-4 below zero where images are fewer than features
 
 
 def _root(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:

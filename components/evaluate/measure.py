@@ -14,15 +14,16 @@ import torch
 
 from components.context import StepContext
 from components.errors import DataRefused
+from components.evaluate.codec import is_flipped
 from components.evaluate.config import RANDOM_CONV
-from components.evaluate.frechet import Statistics, frechet_distance, statistics
+from components.evaluate.frechet import Statistics, frechet_distance, of_share, statistics
 from components.evaluate.neighbours import Nearest, nearest_training_images
 from components.evaluate.protocol import kid_subset_images
 from components.evaluate.reference import Reference, find_reference, keep_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.scores import Features, Scores, counted, score
 from components.evaluate.spec import EvaluateSpec
-from components.evaluate.worker import FAKES, LOGITS, MAIN, MANIFOLD, NOISE, REALS, load_chunks
+from components.evaluate.worker import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, load_chunks
 from components.launch import launch
 from components.manifests import EvaluationReport, MetricInterval
 from components.packs import fetch_pack
@@ -51,9 +52,14 @@ def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], cont
     asked = spec.resources
     launch("components.evaluate.worker", spec_path, work_dir=context.settings.work_dir, processes=asked.processes, threads=asked.threads)
     if reference is None:
-        main = _rows(folder, REALS, MAIN)
-        manifold = load_chunks(folder, REALS, MANIFOLD)
-        reference = keep_reference(context.store, home, context.scratch("references"), main=main, manifold=manifold)
+        reference = keep_reference(
+            context.store,
+            home,
+            context.scratch("references"),
+            main=_rows(folder, REALS, MAIN),
+            mirrored=_rows(folder, MIRRORED, MAIN),
+            manifold=load_chunks(folder, REALS, MANIFOLD),
+        )
     report = _report(spec, _Measured(spec, folder, reference, context), target)
     context.store.put_bytes(target / REPORT_FILE, report.model_dump_json().encode())
     shutil.rmtree(folder, ignore_errors=True)
@@ -103,7 +109,9 @@ class _Measured:
         if not self.spec.evaluation.memorisation or self.spec.comparison.reference_split == "held_out" or training < 2:
             return None
         rows = torch.from_numpy(fakes.main[: self.spec.evaluation.memorisation_images]).to(self.device)
-        return nearest_training_images(rows, torch.from_numpy(np.array(self.reference.features[:training])).to(self.device))
+        either_way = (self.reference.features, self.reference.mirrored)
+        real, mirrored = (torch.from_numpy(np.array(features[:training])).to(self.device) for features in either_way)
+        return nearest_training_images(rows, real, mirrored)
 
     def grid(self) -> bytes:
         """Return the first samples as a picture."""
@@ -113,10 +121,12 @@ class _Measured:
         """Return the samples that are nearest to a training image, each beside it."""
         closest = nearest.closest(_CONTACT_PAIRS)
         pack = fetch_pack(self.spec.dataset, self.context.store, self.context.scratch("packs"))
-        drawn = self._samples([sample for sample, _, _ in closest])
-        return png(
-            pairs([(enlarged(mine), enlarged(np.array(pack.images[real]))) for mine, (_, real, _) in zip(drawn, closest, strict=True)])
-        )
+        drawn = self._samples([match.sample for match in closest])
+        real = [np.array(pack.images[match.real]) for match in closest]
+        flipped = [match.mirrored != (self.spec.comparison.reference_flip and is_flipped(match.real)) for match in closest]
+        shown = [enlarged(image[:, ::-1] if mirror else image) for image, mirror in zip(real, flipped, strict=True)]
+        labels = [f"{match.share:.2f}" for match in closest]
+        return png(pairs([(enlarged(mine), training) for mine, training in zip(drawn, shown, strict=True)], labels))
 
     def _samples(self, indices: Sequence[int]) -> list[np.ndarray]:
         store = SampleStore(self.context.store, self.spec.samples_uri(self.context.root), image_px=self.spec.dataset.image_px)
@@ -126,7 +136,10 @@ class _Measured:
         for number in {index // size for index in indices}:
             images = store.read(shards[number])
             if images is None:
-                raise DataRefused(f"samples {shards[number]} are not whole in storage", hint="run it again: they are drawn again")
+                store.discard(shards[number])
+                raise DataRefused(
+                    f"samples {store.name(shards[number])} are not whole in storage", hint="run it again: they are drawn again"
+                )
             read[number] = images.permute(0, 2, 3, 1).numpy()
         return [read[index // size][index % size] for index in indices]
 
@@ -137,9 +150,14 @@ def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> Evalua
     store, metrics = measured.context.store, dict(scores.metrics)
     store.put_bytes(target / GRID_FILE, measured.grid())
     nearest = measured.nearest(fakes)
+    intervals = dict(scores.intervals)
     if nearest is not None:
-        metrics[f"eval/memorised_share_{counted(len(nearest.index))}"] = nearest.copied(spec.evaluation.memorised_below)
-        metrics[f"eval/nearest_median_{counted(len(nearest.index))}"] = round(float(np.median(nearest.share)), 6)
+        count = counted(len(nearest.share))
+        copied = nearest.copied(spec.evaluation.memorised_below)
+        interval = of_share(copied, len(nearest.share))
+        metrics |= {f"eval/memorised_share_{count}": copied, f"eval/memorised_share_{count}_std": round(interval.std, 8)}
+        intervals[f"eval/memorised_share_{count}"] = interval
+        metrics[f"eval/nearest_median_{count}"] = round(float(np.median(nearest.share)), 6)
         store.put_bytes(target / CONTACT_FILE, measured.contact_sheet(nearest))
     return EvaluationReport(
         uri=str(target),
@@ -152,7 +170,7 @@ def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> Evalua
         dataset_digest=spec.dataset.digest,
         headline=scores.headline,
         metrics=metrics,
-        intervals={key: MetricInterval(low=found.low, high=found.high, std=found.std) for key, found in scores.intervals.items()},
+        intervals={key: MetricInterval(low=found.low, high=found.high, std=found.std) for key, found in intervals.items()},
         grid_uri=str(target / GRID_FILE),
         contact_uri=None if nearest is None else str(target / CONTACT_FILE),
     )

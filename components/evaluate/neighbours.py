@@ -1,11 +1,13 @@
 """Is the model copying? The nearest training image of each sample, in feature space.
 
-Promises: distances are given as a share of the usual one between neighbouring training images (the median, each to its nearest other), so
-that a threshold means the same for every extractor; an exact copy has share 0. Whether a share of copies is acceptable is the gate's
-business.
+Promises: a training image is looked for both ways round, because a model that was trained with flips copies it either way; distances are
+given as a share of the usual one between neighbouring training images (the median, each to its nearest other), so that a threshold means
+the same for every extractor; an exact copy has share 0. Whether a share of copies is acceptable is the gate's business.
 """
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,40 +18,55 @@ _CHUNK = 1024
 _SCALE_IMAGES = 5000
 
 
+class Match(NamedTuple):
+    """A sample and its nearest training image, mirrored or not, and how far apart they are."""
+
+    sample: int
+    real: int
+    mirrored: bool
+    share: float
+
+
 @dataclass(frozen=True)
 class Nearest:
-    """For each sample, its nearest training image and how far that is, in units of the usual distance between training images."""
+    """For each sample its nearest training image, whether that is mirrored, and how far it is, in usual distances."""
 
-    index: np.ndarray
+    real: np.ndarray
+    mirrored: np.ndarray
     share: np.ndarray
 
     def copied(self, below: float) -> float:
         """Return the share of samples that are nearer than `below`."""
         return float((self.share < below).mean())
 
-    def closest(self, count: int) -> list[tuple[int, int, float]]:
-        """Return (sample, training image, share) of the samples that are nearest to a training image."""
+    def closest(self, count: int) -> list[Match]:
+        """Return the samples that are nearest to a training image, the nearest first."""
         order = np.argsort(self.share, kind="stable")[:count]
-        return [(int(sample), int(self.index[sample]), float(self.share[sample])) for sample in order]
+        return [Match(int(n), int(self.real[n]), bool(self.mirrored[n]), float(self.share[n])) for n in order]
 
 
-def nearest_training_images(samples: Float[Tensor, "n d"], training: Float[Tensor, "m d"]) -> Nearest:
-    """Return the nearest of `training` for each of `samples`; `training` must hold at least two different images."""
-    centre = training.mean(0)  # distances of centred features keep more digits in float32
-    real = training - centre
-    distance, index = _nearest(samples - centre, real)
-    stride = max(1, len(real) // _SCALE_IMAGES)
-    among_real = _second_nearest(real[::stride], real)
-    scale = among_real[among_real > 0].median() if bool((among_real > 0).any()) else torch.ones(())
-    return Nearest(index=index.cpu().numpy(), share=(distance / scale).cpu().numpy())
+def nearest_training_images(samples: Float[Tensor, "n d"], training: Float[Tensor, "m d"], mirrored: Float[Tensor, "m d"]) -> Nearest:
+    """Return the nearest of the `training` images (at least two), or of the same ones `mirrored`, for each of `samples`."""
+    centre, count = training.mean(0), len(training)  # distances of centred features keep more digits in float32
+    both = torch.cat([training, mirrored]) - centre
+    distance, index = _nearest(samples - centre, both)
+    share = distance / _usual_distance(both, count)
+    return Nearest(real=(index % count).cpu().numpy(), mirrored=(index >= count).cpu().numpy(), share=share.cpu().numpy())
 
 
-def _nearest(rows: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> tuple[Float[Tensor, " n"], Int64[Tensor, " n"]]:
-    found = [torch.cdist(part, real).min(dim=1) for part in rows.split(_CHUNK)]
-    index = torch.cat([part.indices for part in found])
+def _nearest(rows: Float[Tensor, "n d"], both: Float[Tensor, "k d"]) -> tuple[Float[Tensor, " n"], Int64[Tensor, " n"]]:
+    index = torch.cat([torch.cdist(part, both).argmin(dim=1) for part in rows.split(_CHUNK)])
     # The matrix product behind cdist rounds; the distance of the one pair that counts is taken again, exactly.
-    return (rows - real[index]).norm(dim=1), index
+    return (rows - both[index]).norm(dim=1), index
 
 
-def _second_nearest(rows: Float[Tensor, "n d"], real: Float[Tensor, "m d"]) -> Float[Tensor, " n"]:
-    return torch.cat([torch.cdist(part, real).kthvalue(2, dim=1).values for part in rows.split(_CHUNK)])
+def _usual_distance(both: Float[Tensor, "k d"], count: int) -> Float[Tensor, ""]:
+    """Return the median distance of the first `count` rows to the nearest image but themselves, either way round."""
+    found = []
+    for part in torch.arange(0, count, max(1, count // _SCALE_IMAGES), device=both.device).split(_CHUNK):
+        distances = torch.cdist(both[part], both)
+        row = torch.arange(len(part), device=both.device)
+        distances[row, part] = distances[row, part + count] = math.inf
+        found.append(distances.min(dim=1).values)
+    nearest = torch.cat(found)
+    return nearest[nearest > 0].median() if bool((nearest > 0).any()) else torch.ones_like(nearest[0])

@@ -78,6 +78,7 @@ def protocol_of(
         "extractor": extractor,
         "extractor_sha256": config.weights_sha256,
         "metrics": sorted(metrics),
+        "bootstrap_replicates": config.bootstrap_replicates,
         "sampling": sampling.model_dump(mode="json", exclude={"ema"}),
     }
     if "kid" in metrics:
@@ -85,7 +86,7 @@ def protocol_of(
     if "precision_recall" in metrics:
         found["precision_recall_extractor"] = vgg or extractor
     if config.memorisation:
-        found["memorisation"] = {"images": config.memorisation_images, "below": config.memorised_below}
+        found["memorisation"] = {"images": config.memorisation_images, "below": config.memorised_below, "mirrored": True}
     return found
 
 

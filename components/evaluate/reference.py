@@ -1,7 +1,8 @@
 """What the data set looks like to an extractor: computed once, kept in object storage, fetched in a moment.
 
 Layout: `references/<data set>/<extractor>/<which images, how treated>/`: `moments.npy` (mean and covariance, float64), `features.npy`,
-`manifold.npy` if precision and recall have features of their own, and `reference.json`, written last, with their sha256. Promises: what is
+`mirrored.npy` (the images the other way round: a model trained with flips may copy those), `manifold.npy` if precision and recall have
+features of their own, and `reference.json`, written last, with their sha256. Promises: what is
 found belongs to the same bytes, extractor weights, split, flip, codec and count; a damaged entry is computed again.
 """
 
@@ -19,7 +20,7 @@ from components.manifests import digest_of
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, file_sha256
 from model.config import canonical_json
 
-_MOMENTS, _FEATURES, _MANIFOLD, _NOTE = "moments.npy", "features.npy", "manifold.npy", "reference.json"
+_MOMENTS, _FEATURES, _MIRRORED, _MANIFOLD, _NOTE = "moments.npy", "features.npy", "mirrored.npy", "manifold.npy", "reference.json"
 _KEYS = ("num_reference", "reference_split", "reference_flip", "codec", "resize", "image_px", "dataset_digest")
 
 
@@ -36,6 +37,10 @@ class Reference:
     @cached_property
     def features(self) -> np.ndarray:
         return _fetched(self.store, self.home, self.folder, _FEATURES, self.sha256)
+
+    @cached_property
+    def mirrored(self) -> np.ndarray:
+        return _fetched(self.store, self.home, self.folder, _MIRRORED, self.sha256)
 
     @cached_property
     def manifold(self) -> np.ndarray:
@@ -60,10 +65,12 @@ def find_reference(store: ObjectStore, home: StoreUri, folder: Path) -> Referenc
     return Reference(store, home, folder / home.name, sha256, Statistics(mean, covariance))
 
 
-def keep_reference(store: ObjectStore, home: StoreUri, folder: Path, *, main: np.ndarray, manifold: np.ndarray | None) -> Reference:
+def keep_reference(
+    store: ObjectStore, home: StoreUri, folder: Path, *, main: np.ndarray, mirrored: np.ndarray, manifold: np.ndarray | None
+) -> Reference:
     """Store the features of the references with their moments, and return them."""
     moments = statistics(main)
-    parts = {_MOMENTS: torch.cat([moments.mean[None], moments.covariance]).numpy(), _FEATURES: main}
+    parts = {_MOMENTS: torch.cat([moments.mean[None], moments.covariance]).numpy(), _FEATURES: main, _MIRRORED: mirrored}
     if manifold is not None:
         parts[_MANIFOLD] = manifold
     local = folder / home.name

@@ -34,7 +34,7 @@ class SampleStore:
         self._shape = (image_px, image_px, 3)
 
     def present(self) -> set[str]:
-        """Return the names of the shards that were committed, for `holds`."""
+        """Return the names of the shards that were committed."""
         names = {item.uri.name for item in self._store.list(self._home)}
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
@@ -55,6 +55,10 @@ class SampleStore:
         if images.dtype != np.uint8 or images.shape != (len(shard), *self._shape):
             return None
         return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    def discard(self, shard: range) -> None:
+        """Forget a shard, so that it is drawn again."""
+        self._store.delete(self._home / f"{self.name(shard)}.json")
 
     def write(self, shard: range, images: Images) -> None:
         """Store the images of a shard, and then say that they are there."""

@@ -15,7 +15,7 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.features import stem_of
-from components.evaluate.frechet import Interval, Statistics, around, bootstrap, frechet_distance, statistics
+from components.evaluate.frechet import Interval, Statistics, bootstrap, frechet_distance, of_share, statistics
 from components.evaluate.protocol import Codec, comparison_of
 
 _MANY_ROWS = 10_000
@@ -78,7 +78,7 @@ def score(
         for name, (share, trials) in _precision_recall(fake.manifold, real.manifold, device).items():
             key = f"eval/{name}{own}_{count}"
             metrics[key] = share
-            intervals[key] = around(share, float(np.sqrt(share * (1 - share) / trials)))
+            intervals[key] = of_share(share, trials)
     if "inception_score" in config.metric_names and fake.logits is not None:
         found = isc_features_to_metric(torch.from_numpy(fake.logits), splits=min(_ISC_SPLITS, len(fake.logits)))
         metrics |= {f"eval/is_mean_{count}": found[KEY_METRIC_ISC_MEAN], f"eval/is_std_{count}": found[KEY_METRIC_ISC_STD]}

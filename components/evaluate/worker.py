@@ -28,7 +28,7 @@ from model.dataset import Pack
 from model.generator import Generator, WeightsMismatch
 from model.sampling import to_uint8
 
-FAKES, REALS, NOISE = "fakes", "reals", "noise"
+FAKES, REALS, MIRRORED, NOISE = "fakes", "reals", "mirrored", "noise"
 MAIN, LOGITS, MANIFOLD = "main", "logits", "manifold"
 _EXTRACT_IMAGES = 64
 _SPLITS: dict[str, tuple[Split, ...]] = {"train": ("train",), "held_out": ("held_out",), "all": ("train", "held_out")}
@@ -113,6 +113,7 @@ class _Worker:
             images = _images(packs, shard)
             if chosen.reference_flip:
                 images = flipped_at_random(images, shard)
+            self._save(MIRRORED, shard, through_codec(images.flip(-1), chosen.codec))
             self._save(REALS, shard, through_codec(images, chosen.codec))
 
     def _share(self, count: int) -> list[range]:
@@ -141,7 +142,7 @@ class _Worker:
         # cuDNN rounds convolutions to TF32 if it may, which moves a distance in its third digit.
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
             found = [self._extractor(batch) for batch in batches]
-            if self._vgg is not None and kind != NOISE:
+            if self._vgg is not None and kind in (FAKES, REALS):
                 self._write(kind, MANIFOLD, shard, [self._vgg(batch)[0] for batch in batches])
         if kind == FAKES and len(found[0]) > 1:
             self._write(kind, LOGITS, shard, [parts[1] for parts in found])

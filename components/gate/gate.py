@@ -69,7 +69,7 @@ def decide(report: EvaluationReport, config: GateConfig) -> GateDecision:
             (notes if good else failures).append(f"{said}, {word} {bound:.4g} is asked")
     champion = report.champion
     asked = config.no_worse_than_champion or config.better_than_champion
-    if asked and champion is not None and champion.checkpoint_digest != report.checkpoint_digest:
+    if asked and champion is not None and not champion.is_challenger:
         good, said = _against(champion, report, config)
         (notes if good else failures).append(said)
     return GateDecision(
@@ -83,7 +83,7 @@ def decide(report: EvaluationReport, config: GateConfig) -> GateDecision:
 def _nothing_to_say(champion: ChampionScores | None, *, asked: bool) -> str:
     if champion is None or not asked:
         return "no bound is configured and there is no champion to compare with"
-    return f"no bound is configured and this checkpoint is champion version {champion.version}"
+    return f"no bound is configured and these weights are champion version {champion.version}"
 
 
 def _hold(report: EvaluationReport, key: str, bound: float, *, most: bool, cautious: bool) -> tuple[bool, str]:

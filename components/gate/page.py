@@ -2,7 +2,7 @@
 
 from components.gate.config import GateConfig
 from components.manifests import EvaluationReport, GateDecision, MetricInterval
-from components.pages import bullets, heading, page, paragraph, picture, table
+from components.pages import CONTACT_CAPTION, bullets, details, heading, page, paragraph, picture, table
 from components.storage import ObjectMissing, ObjectStore, StoreUri
 
 
@@ -12,13 +12,13 @@ def decision_page(decision: GateDecision, report: EvaluationReport, config: Gate
     step = f"Checkpoint {report.checkpoint_digest[:12]} of run {report.run_key}, step {report.checkpoint_step}."
     parts = [paragraph(step), bullets(decision.reasons), heading("Figures"), _figures(report, config)]
     shown = [(report.grid_uri, "challenger: the first images by their index")]
-    if champion is not None and champion.grid_uri is not None and champion.checkpoint_digest != report.checkpoint_digest:
+    if champion is not None and champion.grid_uri is not None and not champion.is_challenger:
         shown.append((champion.grid_uri, f"champion, version {champion.version}: the same seeds"))
     if report.contact_uri is not None:
-        shown.append((report.contact_uri, "sample | nearest training image, the closest pairs first"))
+        shown.append((report.contact_uri, CONTACT_CAPTION))
     pictures = [(_read(store, uri), caption) for uri, caption in shown]
     parts += [heading("Pictures"), *(picture(png, caption) for png, caption in pictures if png is not None)]
-    parts += [heading("Protocol"), table(("what", "value"), sorted(report.protocol.items()))]
+    parts += [heading("Protocol"), details(report.protocol)]
     return page(f"Gate: {decision.decision}", parts, kind=decision.decision)
 
 
@@ -28,14 +28,14 @@ def _figures(report: EvaluationReport, config: GateConfig) -> str:
     spans = {} if champion is None else champion.intervals
     name = "champion" if champion is None else f"champion (version {champion.version})"
     rows = [
-        (key, value, _span(report.intervals.get(key)), theirs.get(key, ""), _span(spans.get(key)), _bound(config, key))
-        for key, value in sorted(report.metrics.items())
+        (key, value, _span(interval), theirs.get(key, ""), _span(spans.get(key)), _bound(config, key))
+        for key, value, interval in report.numbers()
     ]
     return table(("metric", "challenger", "95 % interval", name, "95 % interval", "asked"), rows)
 
 
 def _span(interval: MetricInterval | None) -> str:
-    return "" if interval is None else f"{interval.low:.5g} to {interval.high:.5g}"
+    return "" if interval is None else interval.text()
 
 
 def _bound(config: GateConfig, key: str) -> str:

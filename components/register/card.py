@@ -55,9 +55,8 @@ def _data(dataset: DatasetManifest) -> str:
 
 def _numbers(report: EvaluationReport) -> str:
     rows = ["| metric | value | 95 % interval |", "|---|---|---|"]
-    for key, value in sorted(report.metrics.items()):
-        interval = report.intervals.get(key)
-        rows.append(f"| `{key}` | {value:.5g} | {'' if interval is None else f'{interval.low:.5g} to {interval.high:.5g}'} |")
+    for key, value, interval in report.numbers():
+        rows.append(f"| `{key}` | {value:.5g} | {'' if interval is None else interval.text()} |")
     return "\n".join(rows)
 
 

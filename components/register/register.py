@@ -1,6 +1,6 @@
 """The register step: weights and serving code become a model version, tried out before `challenger` points at it.
 
-Promises: the same checkpoint gives the same version, however often and from however many places; the alias is set only after the version as
+Promises: the same weights give the same version, however often and from however many places; the alias is set only after the version as
 the registry stores it has answered over HTTP.
 """
 
@@ -43,10 +43,12 @@ def run(
     """
     if len({checkpoint.digest, report.checkpoint_digest, gate.checkpoint_digest}) != 1:
         raise DataRefused("the evaluation or the gate's decision is of another checkpoint than the one to register")
+    if report.ema != sampling.ema:
+        raise DataRefused(f"the average {report.ema!r} of the weights was evaluated, sampling.ema {sampling.ema!r} is to be registered")
     registry = Registry(context.tracking, config.model_name)
     tracking = context.tracking
     with tracking.running(tracking.step_run("register")) as run_id:
-        found = registry.version_of(checkpoint.digest)
+        found = registry.version_of(checkpoint.digest, sampling.ema)
         if found is not None:
             context.events.note(
                 f"checkpoint {checkpoint.digest[:12]} is version {found.version} of {config.model_name} already, nothing to do"
@@ -59,9 +61,10 @@ def run(
             found = registry.add_version(
                 folder,
                 checkpoint_digest=checkpoint.digest,
+                ema=sampling.ema,
                 model_id=tracking.evaluated_checkpoint(trained, report),
                 run_id=trained,
-                tags=_tags(checkpoint, dataset, report, gate, sampling),
+                tags=_tags(checkpoint, dataset, report, gate),
                 description=card,
             )
             shutil.rmtree(folder.parent, ignore_errors=True)
@@ -136,14 +139,11 @@ def _build(
     return folder
 
 
-def _tags(
-    checkpoint: CheckpointManifest, dataset: DatasetManifest, report: EvaluationReport, gate: GateDecision, sampling: SamplingConfig
-) -> dict[str, str]:
+def _tags(checkpoint: CheckpointManifest, dataset: DatasetManifest, report: EvaluationReport, gate: GateDecision) -> dict[str, str]:
     return {
         "run_key": checkpoint.run_key,
         "checkpoint.uri": checkpoint.uri,
         "checkpoint.step": str(checkpoint.step),
-        "weights.ema": sampling.ema,
         "dataset.digest": dataset.digest,
         "dataset.licence": dataset.licence,
         "protocol.digest": report.protocol_digest,

@@ -1,10 +1,9 @@
-"""The evaluate step on real S3 and a real MLflow server: any number of ranks, kills, what is kept, and the champion beside it."""
+"""The evaluate step on real S3 and a real MLflow server: any number of ranks, kills, what is kept, what is shown."""
 
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,95 +12,42 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from celebdit_testing.inception import write_inception
-from celebdit_testing.steps import notes, step_context
+from celebdit_testing.evaluations import (
+    HEADLINE,
+    NUM_IMAGES,
+    SAMPLING,
+    config,
+    drawn_faces,
+    environment_of,
+    place,
+    resources,
+    run,
+    run_in_processes,
+)
+from celebdit_testing.inception import write_inception, write_vgg16
+from celebdit_testing.steps import notes
 from celebdit_testing.trained import commit_checkpoint
 from PIL import Image
+from torch_fidelity.utils import create_feature_extractor
 
 from components.context import StepContext
-from components.errors import BadInput, DataRefused, TemporaryFailure
+from components.errors import BadInput, DataRefused
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.evaluate import run as evaluate
 from components.evaluate.measure import REPORT_FILE
 from components.evaluate.page import samples_page
 from components.evaluate.reference import find_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
-from components.evaluate.worker import body
-from components.gate.config import GateConfig
-from components.gate.gate import run as gate
-from components.ingest.config import DataConfig
-from components.ingest.ingest import run as ingest
-from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision
-from components.register.register import run as register
-from components.registry import Registry
-from components.registry_config import RegistryConfig
-from components.resources import ResourcesConfig
+from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
+from components.packs import fetch_pack
 from components.storage import StoreUri, file_sha256
-from components.worker import Rank
-from model.config import SamplingConfig
-from model.distributed import World
 from pipeline.services import Endpoints, Services
-
-SAMPLING = SamplingConfig(sampler="euler", num_steps=2, ema="0.1")
-NUM_IMAGES = 24
-HEADLINE = "eval/fd_randconv_24"
-
-
-def config(**changes: Any) -> EvaluationConfig:
-    values = {"num_images": NUM_IMAGES, "extractor": "random-conv", "shard_images": 4, "batch_images": 4, "bootstrap_replicates": 3}
-    return EvaluationConfig(**{**values, **changes})
-
-
-def resources(processes: int = 1) -> ResourcesConfig:
-    return ResourcesConfig(device="cpu", processes=processes)
 
 
 @pytest.fixture(scope="module")
 def environment(embedded: Services) -> Iterator[Endpoints]:
-    found = embedded.wait()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
-        for name in ("CELEBDIT_RUN_ID", "CELEBDIT_WORK_DIR"):
-            patch.setenv(name, "changed by run_in_processes()")  # so that it is undone afterwards
+    with environment_of(embedded) as found:
         yield found
-
-
-def place(environment: Endpoints, folder: Path, *, part: str = "evaluations", run_id: str = "evaluation-1") -> StepContext:
-    """A step's context; another folder is another machine, another part another store."""
-    store = f"{environment.environment['CELEBDIT_STORE']}/{part}"
-    return step_context("evaluate", folder, store, endpoint=environment.s3_url, mlflow_uri=environment.mlflow_url, run_id=run_id)
-
-
-def run(
-    checkpoint: CheckpointManifest,
-    dataset: DatasetManifest,
-    evaluation: EvaluationConfig,
-    sampling: SamplingConfig,
-    resources: ResourcesConfig,
-    model: str,
-    context: StepContext,
-) -> EvaluationReport:
-    """The step as its component calls it, its one worker in this process: starting torch anew each time would cost minutes.
-
-    The tests of several processes and of kills, and the pipeline's own tests, start real ones.
-    """
-
-    def here(module: str, spec_path: Path, **_: object) -> None:
-        assert module == "components.evaluate.worker"
-        body(spec_path, Rank(context=context, world=World(), stop_asked=threading.Event()))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("components.evaluate.measure.launch", here)
-        return evaluate(checkpoint, dataset, evaluation, sampling, resources, model, context)
-
-
-def run_in_processes(processes: int, checkpoint: CheckpointManifest, dataset: DatasetManifest, context: StepContext) -> EvaluationReport:
-    """The step with workers of its own, which find their place in the environment."""
-    settings = context.settings
-    os.environ.update(CELEBDIT_STORE=settings.store_uri, CELEBDIT_RUN_ID=settings.run_id, CELEBDIT_WORK_DIR=str(settings.work_dir))
-    return evaluate(checkpoint, dataset, config(batch_images=None), SAMPLING, resources(processes), "nobody", context)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(environment: Endpoints, folder: Path) -> DatasetManifest:
-    context = place(environment, folder)
-    return ingest(DataConfig(name="eval-faces", source="synthetic://?count=40&seed=0&size=16", image_px=16, held_out=0.2), context)
+    return drawn_faces(environment, folder)
 
 
 @pytest.fixture(scope="module")
@@ -267,12 +212,60 @@ def test_references_and_samples_are_found_again_and_damaged_ones_are_made_anew(
     assert find_reference(here.store, home, tmp_path / "elsewhere") is not None
 
 
+def test_samples_that_are_damaged_before_they_are_shown_are_drawn_by_the_next_try(
+    environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, folder: Path
+) -> None:
+    here = place(environment, tmp_path, part="damaged-late")
+    there = commit_checkpoint(here, tmp_path, seed=303, dataset_digest=dataset.digest)
+    few, spec = config(num_images=8, memorisation=False), spec_of(there, dataset)
+    damaged = spec.samples_uri(here.root) / f"{SampleStore.name(range(4))}.npy"
+
+    def damage() -> None:
+        here.store.put_bytes(damaged, b"damaged")
+
+    with pytest.raises(DataRefused, match="not whole in storage"):
+        run(there, dataset, few, SAMPLING, resources(), "nobody", here, then=damage)
+    assert run(there, dataset, few, SAMPLING, resources(), "nobody", here).headline == "eval/fd_randconv_8"
+
+
+def test_jpegs_and_pngs_of_the_same_images_give_other_numbers_under_other_protocols(
+    environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest, whole: EvaluationReport
+) -> None:
+    jpeg = run(
+        checkpoint, dataset, config(codec="jpeg", reference_flip=True), SAMPLING, resources(), "nobody", place(environment, tmp_path)
+    )
+    assert jpeg.protocol_digest != whole.protocol_digest
+    assert jpeg.headline == f"{HEADLINE}_jpeg"
+    assert jpeg.metrics[jpeg.headline] != pytest.approx(whole.metrics[HEADLINE], rel=1e-4)
+
+
+def test_precision_and_recall_on_vgg16_of_the_real_shapes(
+    environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest
+) -> None:
+    weights = write_vgg16(tmp_path / "vgg16.pth")
+    vgg = {"vgg_weights": str(weights), "vgg_weights_sha256": file_sha256(weights), "metrics": ("frechet", "precision_recall")}
+    chosen, here = config(num_images=4, num_reference=4, memorisation=False, **vgg), place(environment, tmp_path)
+    found = run(checkpoint, dataset, chosen, SAMPLING, resources(), "nobody", here)
+    assert {"eval/fd_randconv_4", "eval/precision_4", "eval/recall_4"} <= set(found.metrics), "VGG16's are not marked as random-conv's"
+    assert found.protocol["precision_recall_extractor"] == f"vgg16-{file_sha256(weights)}"
+    assert 0 <= found.intervals["eval/precision_4"].low < found.intervals["eval/precision_4"].high <= 1
+    spec = EvaluateSpec(checkpoint=checkpoint, dataset=dataset, evaluation=chosen, sampling=SAMPLING, resources=resources())
+    reference = find_reference(here.store, reference_uri(spec, here.root), tmp_path / "references")
+    assert reference is not None
+    assert reference.manifold.shape == (4, 4096)
+    # Torch-fidelity's own extractor on the same images.
+    own = create_feature_extractor("vgg16", ["fc2_relu"], cuda=False, verbose=False, feature_extractor_weights_path=str(weights))
+    pack = fetch_pack(dataset, here.store, tmp_path / "pack")
+    expected = own(torch.from_numpy(np.array(pack.images[:4])).permute(0, 3, 1, 2))[0]
+    np.testing.assert_allclose(reference.manifold, expected.numpy(), rtol=1e-3, atol=1e-3 * float(expected.max()))
+
+
 def test_the_pictures_show_the_samples_and_their_nearest_training_images(
     environment: Endpoints, folder: Path, whole: EvaluationReport, tmp_path: Path
 ) -> None:
     here = place(environment, folder)
     assert whole.contact_uri is not None
-    for uri, size in ((whole.grid_uri, (1024, 384)), (whole.contact_uri, (4 * 264, 4 * 136))):
+    for uri, size in ((whole.grid_uri, (1024, 384)), (whole.contact_uri, (4 * 268, 4 * 158))):
         here.store.get_file(StoreUri.parse(uri), tmp_path / "picture.png")
         assert Image.open(tmp_path / "picture.png").size == size
     assert 0 <= whole.metrics["eval/memorised_share_24"] <= 1
@@ -328,66 +321,3 @@ def test_what_would_fail_after_the_drawing_is_refused_before(
     none_held_out = dataset.model_copy(update={"num_held_out": 0})
     with pytest.raises(BadInput, match=said or "reference_split 'held_out' has 0 image"):
         run(checkpoint, none_held_out, config(**changes), SAMPLING, resources(), "nobody", place(environment, tmp_path))
-
-
-def test_a_better_challenger_passes_and_a_worse_one_leaves_the_champion_in_place(
-    environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest, whole: EvaluationReport, folder: Path
-) -> None:
-    name, small = "duel", config(num_images=16, bootstrap_replicates=10)
-    other = commit_checkpoint(place(environment, folder), folder, seed=202, dataset_digest=dataset.digest)
-    contexts = iter(place(environment, tmp_path / str(n), run_id=f"duel-{n}") for n in range(6))
-
-    def judged(candidate: CheckpointManifest, evaluation: EvaluationConfig) -> tuple[EvaluationReport, GateDecision]:
-        context = next(contexts)
-        report = run(candidate, dataset, evaluation, SAMPLING, resources(), name, context)
-        decision, page = gate(report, GateConfig(), name, context)
-        assert page.startswith("<!doctype html>")
-        run_tags = context.tracking.client.get_run(context.tracking.step_run("gate").info.run_id).data.tags
-        assert run_tags["gate.decision"] == decision.decision
-        assert float(run_tags[f"challenger.{report.headline}"]) == pytest.approx(report.metrics[report.headline])
-        if decision.decision == "pass":
-            register(candidate, dataset, report, decision, SAMPLING, RegistryConfig(model_name=name), context)
-        return report, decision
-
-    registry = Registry(place(environment, tmp_path).tracking, name)
-    worse, better = sorted((checkpoint, other), key=lambda one: -quality(one, environment, folder, dataset))
-    _, first = judged(worse, config())
-    assert first.champion_version is None
-    registry.promote("1", reason="the only one", by="test")
-    report, decision = judged(better, config())
-    assert decision.decision == "pass", decision.reasons
-    assert report.champion is not None
-    assert report.champion.metrics[HEADLINE] > report.metrics[HEADLINE]
-    registry.promote("2", reason="better", by="test")
-    # Another protocol than the one that the champion was measured under: it is measured again, from the registry.
-    report, decision = judged(worse, small)
-    assert decision.decision == "fail", decision.reasons
-    assert decision.champion_version == "2"
-    assert "champion version 2" in decision.reasons[0]
-    assert report.champion is not None
-    assert set(report.champion.metrics) == set(report.metrics)
-    assert registry.aliases()["champion"] == "2"
-    assert [str(version.version) for version in registry.versions()] == ["1", "2"], "nothing was registered"
-    registry.promote("1", reason="moved in between", by="test")
-    with pytest.raises(TemporaryFailure, match="champion was version 2 when this was evaluated and is version 1"):
-        gate(report, GateConfig(), name, next(contexts))
-
-
-def quality(checkpoint: CheckpointManifest, environment: Endpoints, folder: Path, dataset: DatasetManifest) -> float:
-    report = run(checkpoint, dataset, config(), SAMPLING, resources(), "nobody", place(environment, folder / "quality"))
-    return report.metrics[HEADLINE]
-
-
-def test_a_champion_of_another_size_or_kind_is_not_beaten_unseen(
-    environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest, whole: EvaluationReport
-) -> None:
-    here = place(environment, tmp_path, run_id="foreign")
-    registry = Registry(here.tracking, "foreign")
-    registry.ensure("made elsewhere")
-    here.tracking.client.create_model_version("foreign", source="s3://bucket/nowhere", tags={"gate.decision": "pass"})
-    registry.promote("1", reason="by hand", by="test")
-    report = run(checkpoint, dataset, config(), SAMPLING, resources(), "foreign", here)
-    assert report.champion is not None
-    assert "cannot be measured" in str(report.champion.problem)
-    assert gate(report, GateConfig(), "foreign", here)[0].decision == "fail"
-    assert gate(report, GateConfig(no_worse_than_champion=False), "foreign", here)[0].decision == "pass"

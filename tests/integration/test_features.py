@@ -117,10 +117,13 @@ def test_an_extractor_of_ones_own_is_used_by_name(anywhere: ObjectStore, tmp_pat
         ("my_features:absent", "cannot be imported"),
         ("my_features:not_an_extractor", "is not a torch_fidelity"),
         ("no_such_package:Thing", "cannot be imported"),
-        ("resnet-of-mine", "is not known"),
     ):
         with pytest.raises(BadInput, match=said):
             build_extractor(EvaluationConfig(extractor=wrong), anywhere, tmp_path, CPU)
+    (tmp_path / "w.pth").write_bytes(b"w")
+    unknown = EvaluationConfig(extractor="resnet-of-mine", weights=str(tmp_path / "w.pth"), weights_sha256=file_sha256(tmp_path / "w.pth"))
+    with pytest.raises(BadInput, match="'resnet-of-mine' is not known"):
+        build_extractor(unknown, anywhere, tmp_path, CPU)
 
 
 @pytest.mark.parametrize("distance", [0.0, 1.0, 3.5])

@@ -42,12 +42,12 @@ def interval(value: float, std: float) -> MetricInterval:
     return MetricInterval(low=value - 1.959964 * std, high=value + 1.959964 * std, std=std)
 
 
-def champion(score: float, digest: str = "b" * 64, std: float | None = None) -> ChampionScores:
+def champion(score: float, *, is_challenger: bool = False, std: float | None = None) -> ChampionScores:
     intervals = {} if std is None else {"eval/fid_50k": interval(score, std)}
-    return ChampionScores(version="3", checkpoint_digest=digest, metrics={"eval/fid_50k": score}, intervals=intervals)
+    return ChampionScores(version="3", is_challenger=is_challenger, metrics={"eval/fid_50k": score}, intervals=intervals)
 
 
-UNMEASURED = ChampionScores(version="3", checkpoint_digest="", problem="draws images of 64 px, this data set has 32 px")
+UNMEASURED = ChampionScores(version="3", problem="draws images of 64 px, this data set has 32 px")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ UNMEASURED = ChampionScores(version="3", checkpoint_digest="", problem="draws im
         (GateConfig(no_worse_than_champion=False), champion(9.0), "pass", "no bound"),
         (GateConfig(), UNMEASURED, "fail", "draws images of 64 px"),
         (GateConfig(no_worse_than_champion=False), UNMEASURED, "pass", "no bound"),
-        (GateConfig(), champion(9.0, digest="c" * 64), "pass", "this checkpoint is champion version 3"),
+        (GateConfig(), champion(9.0, is_challenger=True), "pass", "these weights are champion version 3"),
     ],
 )
 def test_the_gate_decides_and_says_why(config: GateConfig, against: ChampionScores | None, decision: str, said: str) -> None:

@@ -2,8 +2,8 @@
 
 from celebdit_testing.recipes import dataset_manifest
 
-from components.manifests import CheckpointManifest, EvaluationReport, GateDecision
-from components.pages import bullets, heading, page, picture, table
+from components.manifests import CheckpointManifest, EvaluationReport, GateDecision, MetricInterval
+from components.pages import bullets, details, heading, page, picture, table
 from components.register.card import model_card
 from model.config import SamplingConfig
 
@@ -15,6 +15,21 @@ def test_texts_are_escaped_everywhere() -> None:
     assert "<script" not in whole
     assert whole.count("&lt;script&gt;") >= 6
     assert '<td class="number">1.5</td>' in whole
+
+
+def test_nested_facts_are_shown_by_their_path() -> None:
+    shown = details({"sampling": {"sampler": "heun", "num_steps": 32}, "metrics": ["frechet", "kid"], EVIL: None})
+    for said in ("<td>sampling.sampler</td><td>heun</td>", "<td>sampling.num_steps</td>", "<td>frechet, kid</td>", "<td>None</td>"):
+        assert said in shown
+    assert "<script" not in shown
+
+
+def test_numbers_for_people_begin_with_the_headline_and_have_an_interval_instead_of_an_error() -> None:
+    metrics = {"eval/fid_8": 5.0, "eval/fid_8_std": 0.5, "eval/kid_mean_8": 0.1, "eval/kid_std_8": 0.2, "eval/a": 1.0}
+    interval = MetricInterval(low=4.0, high=6.0, std=0.5)
+    report = EvaluationReport.model_construct(headline="eval/fid_8", metrics=metrics, intervals={"eval/fid_8": interval})
+    assert [key for key, _, _ in report.numbers()] == ["eval/fid_8", "eval/a", "eval/kid_mean_8", "eval/kid_std_8"]
+    assert report.numbers()[0] == ("eval/fid_8", 5.0, interval)
 
 
 def test_a_page_fetches_nothing() -> None:

@@ -91,6 +91,7 @@ def test_a_data_set_with_too_few_images_does_not_get_the_published_name() -> Non
     [
         {"evaluation": {"weights_sha256": "2" * 64}},
         {"evaluation": {"kid_subsets": 50}},
+        {"evaluation": {"bootstrap_replicates": 10}},
         {"evaluation": {"vgg_weights": "v.pth", "vgg_weights_sha256": "3" * 64}},
         {"sampling": {"seed": 1}},
         {"sampling": {"num_steps": 33}},
@@ -143,6 +144,7 @@ def test_a_flip_is_decided_by_the_index_of_an_image_alone() -> None:
     ("section", "said"),
     [
         ({}, "weights-inception-2015-12-05-6726825d.pth"),
+        ({"extractor": "dinov2-vit-b-14"}, "extractor 'dinov2-vit-b-14' needs weights"),
         ({"weights": "w.pth"}, "weights and weights_sha256 belong together"),
         ({**WEIGHTS, "weights_sha256": "abc"}, "weights_sha256"),
         ({**WEIGHTS, "protocol": "clean50k"}, "protocol"),

@@ -9,7 +9,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.frechet import bootstrap, frechet_distance, statistics
+from components.evaluate.frechet import bootstrap, frechet_distance, of_share, statistics
 from components.evaluate.neighbours import nearest_training_images
 from components.evaluate.scores import Features, score
 
@@ -50,6 +50,15 @@ def test_the_interval_covers_what_other_samples_of_the_same_model_give(shift: fl
     usual = float(np.mean(values))
     covering = sum(interval.low <= usual <= interval.high for interval in found)
     assert covering >= 17, "a 95 % interval covers the mean of its kind in most of 20 tries"
+
+
+@pytest.mark.parametrize(
+    ("share", "trials", "low", "high"),
+    [(0.0, 100, 0.0, 0.037), (1.0, 100, 0.963, 1.0), (0.5, 100, 0.404, 0.596), (0.1, 50, 0.0435, 0.2136)],
+)
+def test_the_interval_of_a_share_is_wilsons(share: float, trials: int, low: float, high: float) -> None:
+    found = of_share(share, trials)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4)
 
 
 def test_the_interval_is_a_function_of_the_images_alone() -> None:
@@ -102,16 +111,25 @@ def test_copies_are_found_beside_new_samples() -> None:
     real = features(400, 24, seed=5)
     fresh = features(40, 24, seed=6)
     samples = np.concatenate([real[[3, 50, 399]], real[[7]] + 1e-3, fresh])
-    found = nearest_training_images(torch.from_numpy(samples), torch.from_numpy(real))
-    assert found.index[:4].tolist() == [3, 50, 399, 7]
-    assert found.share[:3].max() < 1e-5
-    assert found.copied(0.5) == pytest.approx(4 / 44)
-    assert 0.7 < np.median(found.share[4:]) < 1.4, "new samples are about as far from the data as the data from themselves"
-    assert [(sample, real) for sample, real, _ in found.closest(4)][:3] == [(0, 3), (1, 50), (2, 399)]
+    mirrored = features(400, 24, seed=7)
+    samples = np.concatenate([samples, mirrored[[8]]])
+    found = nearest_training_images(*(torch.from_numpy(rows) for rows in (samples, real, mirrored)))
+    assert found.real[[0, 1, 2, 3, 44]].tolist() == [3, 50, 399, 7, 8]
+    assert found.mirrored[[0, 1, 2, 3, 44]].tolist() == [False, False, False, False, True]
+    assert found.share[[0, 1, 2, 44]].max() < 1e-5
+    assert found.copied(0.5) == pytest.approx(5 / 45)
+    assert 0.7 < np.median(found.share[4:44]) < 1.4, "new samples are about as far from the data as the data from themselves"
+    assert [match[:3] for match in found.closest(4)] == [(0, 3, False), (1, 50, False), (2, 399, False), (44, 8, True)]
+
+
+def test_an_image_and_its_own_mirror_image_are_not_neighbours() -> None:
+    real = features(50, 24, seed=5)
+    symmetric, apart = (nearest_training_images(*(torch.from_numpy(r) for r in (real[:1] + 1, real, m))) for m in (real, real + 100))
+    assert symmetric.share == pytest.approx(apart.share)
 
 
 def test_a_training_set_of_equal_images_does_not_divide_by_zero() -> None:
     same = torch.ones(5, 3)
-    found = nearest_training_images(torch.cat([same[:1], same[:1] + 1]), same)
+    found = nearest_training_images(torch.cat([same[:1], same[:1] + 1]), same, same)
     assert np.isfinite(found.share).all()
     assert found.copied(0.5) == 0.5

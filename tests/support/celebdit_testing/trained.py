@@ -26,7 +26,9 @@ def commit_checkpoint(
         "diffusion": DiffusionConfig().model_dump(mode="json"),
         "training": {"precision": "float32"},
     }
-    state = CheckpointState(step=7, tensors={"weights": weights, "ema-0.1": weights}, facts={"identity": recipe})
+    state = CheckpointState(
+        step=7, tensors={"weights": weights, "ema-0.1": {name: 0.9 * value for name, value in weights.items()}}, facts={"identity": recipe}
+    )
     key = f"{seed:016x}"
     local = publish(state, folder / key)
     uri = CheckpointStore(context.store, context.root / "runs" / key).upload(local, "attempt-1")

@@ -1,0 +1,154 @@
+"""Promotions on a real MLflow server: racing and dying promoters, a log that stays, the commands, and who hears of it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celebdit_testing.command import celebdit_here
+from celebdit_testing.registered import bare_versions, registry_context
+from celebdit_testing.steps import step_context
+
+from components.context import StepContext
+from components.errors import BadInput, GateFailed, TrackingUnavailable
+from components.promotions import standing_after
+from components.registry import Registry
+from components.served_model import free_port
+from pipeline.services import Endpoints, Services
+
+PROMOTERS, VERSIONS = 20, 5
+
+
+@pytest.fixture
+def context(endpoints: Endpoints, tmp_path: Path) -> StepContext:
+    return registry_context(endpoints, tmp_path)
+
+
+def test_twenty_racing_promoters_end_where_some_order_of_them_would(context: StepContext, tmp_path: Path) -> None:
+    registry = bare_versions(context, "contested", VERSIONS)
+    start = threading.Barrier(PROMOTERS)
+
+    def promote(number: int) -> None:
+        own = step_context("promote", tmp_path / str(number), str(context.root), endpoint=None, mlflow_uri=context.settings.mlflow_uri)
+        mine = Registry(own.tracking, "contested")
+        start.wait()
+        if number % 7 == 6:
+            try:
+                mine.rollback(reason=f"rollback {number}", by=f"person-{number}")
+            except BadInput:  # nothing to go back to yet
+                pass
+        else:
+            mine.promote(str(number % VERSIONS + 1), reason=f"promotion {number}", by=f"person-{number}")
+
+    with ThreadPoolExecutor(PROMOTERS) as pool:
+        list(pool.map(promote, range(PROMOTERS)))
+    moves = registry.moves()
+    said = {move.reason for move in moves}
+    assert {f"promotion {number}" for number in range(PROMOTERS) if number % 7 != 6} <= said, "every move is in the log"
+    assert len(moves) == len({move.id for move in moves})
+    standing = standing_after(moves)
+    aliases = registry.aliases()
+    assert (aliases.get("champion"), aliases.get("previous")) == (standing.champion, standing.previous)
+    assert registry.reconcile() == standing
+
+
+def test_a_promoter_that_died_before_it_moved_the_alias_is_finished_by_the_next(context: StepContext) -> None:
+    registry = bare_versions(context, "halfway", 2)
+    registry.promote("1", reason="first", by="a")
+    put, registry._put = registry._put, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        registry.promote("2", reason="second", by="b")
+    registry._put = put  # type: ignore[method-assign]
+    assert registry.aliases()["champion"] == "1"
+    assert Registry(context.tracking, "halfway").reconcile().champion == "2"
+    assert registry.aliases() == {"champion": "2", "previous": "1"}
+
+
+def test_the_log_cannot_be_rewritten_and_a_failed_gate_needs_force(context: StepContext) -> None:
+    registry = bare_versions(context, "strict", 1, gate="fail")
+    with pytest.raises(GateFailed, match="gate decision fail"):
+        registry.promote("1", reason="please", by="a")
+    with pytest.raises(BadInput, match="no version '9'"):
+        registry.promote("9", reason="please", by="a")
+    assert registry.aliases() == {}
+    registry.promote("1", reason="we know", by="a", force=True)
+    (move,) = registry.moves()
+    assert move.forced
+    (log,) = context.tracking.search({"celebdit.kind": "registry-log", "celebdit.model": "strict"})
+    with pytest.raises(Exception, match=r"[Cc]hanging param"):
+        context.tracking.client.log_param(log.info.run_id, move.id, "something else")
+    with pytest.raises(BadInput, match="no earlier champion"):
+        registry.rollback(reason="oops", by="a")
+
+
+def test_an_mlflow_that_is_away_is_said_as_such(tmp_path: Path) -> None:
+    away = step_context("models", tmp_path, "s3://bucket/x", endpoint=None, mlflow_uri=f"http://127.0.0.1:{free_port()}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(TrackingUnavailable, match="MLflow at"):
+            Registry(away.tracking, "faces").versions()
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[str, list[Any]]]:
+    heard: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200 if self.path == "/good" else 500)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", heard
+    finally:
+        server.shutdown()
+
+
+def test_the_commands_of_a_person_who_promotes(
+    context: StepContext, embedded: Services, hook: tuple[str, list[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare_versions(context, "people", 2)
+    url, heard = hook
+
+    def models(*arguments: str, **environment: str) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            return celebdit_here("models", *arguments, "--model", "people", home=embedded.home, capture=capsys)
+
+    promoted = models("promote", "1", "--reason", "first", CELEBDIT_WEBHOOK_URL=f"{url}/good")
+    assert promoted.code == 0, promoted.err
+    assert heard[0]["action"] == "promote"
+    assert (heard[0]["model"], heard[0]["champion"], heard[0]["reason"]) == ("people", "1", "first")
+    loud = models("promote", "2", "--reason", "second", "--json", CELEBDIT_WEBHOOK_URL=f"{url}/secret-path")
+    assert loud.code == 0
+    assert loud.json == {"model": "people", "champion": "2", "previous": "1"}
+    assert "did not hear of it: it answered 500" in loud.err
+    assert "secret-path" not in loud.err + loud.out
+    back = models("rollback", "--reason", "no good", "--json")
+    assert back.json == {"model": "people", "champion": "1", "previous": None}
+    shown = models("show", "champion", "--json").json
+    assert shown["version"] == "1"
+    assert [move["action"] for move in shown["moves"]] == ["promote"]
+    assert len(models("history", "--json").json["moves"]) == 3
+    for arguments, said in (
+        (("promote", "1"), "Missing option '--reason'"),
+        (("show", "nobody"), "no alias 'nobody'"),
+        (("promote", "1", "--reason", " "), "needs a reason"),
+    ):
+        wrong = models(*arguments)
+        assert wrong.code == 2
+        assert said in wrong.err
+        assert "Traceback" not in wrong.err
+    assert "not an http or https address" in models("rollback", "--reason", "x", CELEBDIT_WEBHOOK_URL="file:///etc/passwd").err

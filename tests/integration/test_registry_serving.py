@@ -1,0 +1,181 @@
+"""A version that draws: behind `celebdit serve`, MLflow and KServe's command, and through `celebdit sample`."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from celebdit_testing.command import celebdit, celebdit_here
+from celebdit_testing.registered import SAMPLING, registered_model, registry_context
+from PIL import Image
+
+from components.context import StepContext
+from components.errors import DataRefused
+from components.kserve import serving_command
+from components.manifests import CheckpointManifest
+from components.process import spawn, stop
+from components.registry import Registry
+from components.served_model import check_answer, free_port, served
+from components.storage import StoreUri
+from components.weights import find_weights
+from pipeline.services import Endpoints, Services
+
+
+@pytest.fixture
+def context(endpoints: Endpoints, tmp_path: Path) -> StepContext:
+    return registry_context(endpoints, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def model(embedded: Services, shared_folder: Path) -> Iterator[CheckpointManifest]:
+    """The checkpoint that version 1 of "served" was made from."""
+    with registered_model(embedded, shared_folder, "served", seed=3) as checkpoint:
+        yield checkpoint
+
+
+def test_the_packed_code_is_what_answers_and_the_example_works(model: CheckpointManifest, context: StepContext) -> None:
+    files = Registry(context.tracking, "served").files_of("1", context.scratch("served"))
+    example = (files.folder / "serving_input_example.json").read_bytes()
+    with served(files.folder) as (url, process):
+        request = urllib.request.Request(f"{url}/invocations", example, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            rows = json.load(answer)["predictions"]
+        listening = [c.laddr.ip for c in psutil.Process(process.pid).net_connections("tcp") if c.status == "LISTEN"]
+    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(row["image"])))) for row in rows]
+    assert set(listening) == {"127.0.0.1"}
+    answer_bytes = base64.b64decode(rows[0]["image"])
+    check_answer(answer_bytes, image_px=16)
+    with pytest.raises(DataRefused, match=r"16x16, it was trained at 32 px"):
+        check_answer(answer_bytes, image_px=32)
+    with pytest.raises(DataRefused, match="not answer with a PNG"):
+        check_answer(answer_bytes[:40], image_px=16)
+    drawn = find_weights("models:/served/1", ema=None, context=context).generator(torch.device("cpu")).draw(SAMPLING, [0, 1], pass_images=1)
+    assert np.array_equal(np.stack(images), drawn.permute(0, 2, 3, 1).numpy())
+
+
+def wait_until(answers: Callable[[], bool], *, deadline_s: float = 250) -> None:
+    end = time.monotonic() + deadline_s
+    while not answers():
+        assert time.monotonic() < end
+        time.sleep(0.3)
+
+
+def test_celebdit_serve_and_its_kubernetes_manifest_both_answer(
+    model: CheckpointManifest, embedded: Services, context: StepContext, tmp_path: Path
+) -> None:
+    printed = celebdit("serve", "served@challenger", "--kubernetes", "--gpus", "1", home=embedded.home)
+    assert printed.code == 0, printed.err
+    manifest = yaml.safe_load(printed.out)
+    assert (manifest["kind"], manifest["apiVersion"]) == ("InferenceService", "serving.kserve.io/v1beta1")
+    (container,) = manifest["spec"]["predictor"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    location = StoreUri.parse(next(item["value"] for item in container["env"] if item["name"] == "STORAGE_URI"))
+    for secret in (context.settings.mlflow_uri, os.environ["AWS_SECRET_ACCESS_KEY"]):
+        assert secret not in printed.out
+    # What KServe does: copy the location to /mnt/models, then run the command.
+    mounted = tmp_path / "models"
+    for item in context.store.list(location):
+        context.store.get_file(item.uri, mounted / item.uri.relative_to(location))
+    port = free_port()
+    assert container["args"] == serving_command("/mnt/models", "0.0.0.0", 8080)
+    in_cluster = spawn(
+        [sys.executable, *serving_command(str(mounted), "127.0.0.1", port)],
+        environment={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        new_group=True,
+    )
+    own_port = free_port()
+    own = spawn(
+        [sys.executable, "-m", "pipeline.cli", "serve", "served@challenger", "--port", str(own_port), "--home", str(embedded.home)],
+        stdout=subprocess.DEVNULL,
+        new_group=True,
+    )
+    try:
+        pictures = [asked(port, in_cluster), asked(own_port, own)]
+        busy = celebdit("serve", "served@challenger", "--port", str(own_port), home=embedded.home)
+        assert busy.code == 2
+        assert f"port {own_port} of 127.0.0.1 cannot be used" in busy.err
+    finally:
+        stop(in_cluster, grace_s=10)
+        stop(own, grace_s=10)
+    assert pictures[0] == pictures[1]
+    assert Image.open(io.BytesIO(pictures[0])).size == (16, 16)
+
+
+def asked(port: int, process: "subprocess.Popen[bytes]") -> bytes:
+    question = json.dumps({"dataframe_records": [{"seed": 5}]}).encode()
+    found: list[bytes] = []
+
+    def answered() -> bool:
+        assert process.poll() is None, "the server ended"
+        try:
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", question, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                found.append(base64.b64decode(json.load(answer)["predictions"][0]["image"]))
+        except OSError:
+            return False
+        return True
+
+    wait_until(answered)
+    return found[0]
+
+
+def test_samples_can_be_drawn_from_wherever_weights_are(
+    model: CheckpointManifest,
+    context: StepContext,
+    embedded: Services,
+    shared_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint = model
+    local = next((shared_folder / checkpoint.run_key).glob("step-*"))
+    wanted = ("--count", "3", "--steps", "2", "--sampler", "euler", "--batch", "1", "--json")
+    sources = [str(local), checkpoint.uri, checkpoint.run_key, "models:/served@challenger"]
+    drawn = [
+        celebdit_here("sample", source, *wanted, "--out", str(tmp_path / f"{n}.png"), home=embedded.home, capture=capsys)
+        for n, source in enumerate(sources)
+    ]
+    assert [done.code for done in drawn] == [0, 0, 0, 0], drawn[-1].err
+    assert len({(tmp_path / f"{n}.png").read_bytes() for n in range(4)}) == 1, "the same seed gives the same bytes"
+    assert {done.json["checkpoint_digest"] for done in drawn} == {checkpoint.digest}
+    folder = celebdit_here(
+        "sample", str(local), *wanted, "--first", "1", "--seed", "3", "--out", str(tmp_path / "many"), home=embedded.home, capture=capsys
+    )
+    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == ["000001.png", "000002.png", "000003.png"]
+    assert len(folder.json["files"]) == 3
+    for arguments, code, said in (
+        ((str(tmp_path),), 2, "is not a checkpoint"),
+        (("nothing-like-this",), 2, "is neither a checkpoint"),
+        (("models:/served@nobody",), 2, "no alias 'nobody'"),
+        (("models:served",), 2, "is not a model version"),
+        ((str(local), "--ema", "0.3"), 2, "no average '0.3'"),
+        ((str(local), "--out", str(tmp_path / "no" / "where.png")), 2, "cannot be written"),
+        ((str(local), "--device", "cuda"), 2, "no CUDA device"),
+    ):
+        if "--device" in arguments and torch.cuda.is_available():
+            continue
+        wrong = celebdit_here("sample", *arguments, home=embedded.home, capture=capsys)
+        assert (wrong.code, said in wrong.err, "Traceback" in wrong.err) == (code, True, False), wrong.err
+    damaged = local / "ema-0.1.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    refused = celebdit_here("sample", str(local), "--out", str(tmp_path / "x.png"), home=embedded.home, capture=capsys)
+    assert refused.code == 3
+    assert "is not whole" in refused.err

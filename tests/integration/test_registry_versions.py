@@ -1,0 +1,157 @@
+"""Versions on a real MLflow server: what is stored, tried out and refused, and one version however many register it."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+from celebdit_testing.recipes import dataset_manifest, tiny_network
+from celebdit_testing.registered import SAMPLING, passed, registered, registered_model, registry_context, report_of
+from celebdit_testing.steps import notes, step_context
+from celebdit_testing.trained import commit_checkpoint
+
+from components.context import StepContext
+from components.errors import DataRefused
+from components.manifests import CheckpointManifest
+from components.register.register import run as register
+from components.registry import DESCRIPTION_FILE, WEIGHTS_FILE, Registry
+from components.registry_config import RegistryConfig
+from pipeline.services import Endpoints, Services
+
+
+@pytest.fixture
+def context(endpoints: Endpoints, tmp_path: Path) -> StepContext:
+    return registry_context(endpoints, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def model(embedded: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointManifest]:
+    """The checkpoint that version 1 of "faces" was made from."""
+    with registered_model(embedded, tmp_path_factory.mktemp("registry"), "faces", seed=1) as checkpoint:
+        yield checkpoint
+
+
+def test_a_version_holds_a_card_a_signature_an_example_and_no_pickle(model: CheckpointManifest, context: StepContext) -> None:
+    registry = Registry(context.tracking, "faces")
+    version = registry.version("1")
+    assert version.tags["serving.trial"] == "passed"
+    assert registry.aliases() == {"challenger": "1"}
+    files = registry.files_of("1", context.scratch("looked-at"))
+    kinds = {path.suffix for path in files.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert kinds <= {"", ".py", ".safetensors", ".json", ".md", ".yaml", ".txt"}, kinds
+    card = (files.folder / "README.md").read_text()
+    assert card == version.description
+    for said in (
+        "# faces: face generator",
+        "Licence of the data: **CC0-1.0**",
+        '"depth": 1',
+        "| `eval/fd_randconv_16` | 12.5 |",
+        "## Samples",
+        "## Limits",
+        "celebdit serve faces@champion",
+        model.digest,
+    ):
+        assert said in card, said
+    description = yaml.safe_load((files.folder / "MLmodel").read_text())
+    assert json.loads(description["signature"]["inputs"])[0]["name"] == "seed"
+    assert {param["name"] for param in json.loads(description["signature"]["params"])} == {"num_steps", "sampler"}
+    example = json.loads((files.folder / "serving_input_example.json").read_text())
+    assert example["params"] == {"num_steps": 2, "sampler": "euler"}
+    requirements = (files.folder / "requirements.txt").read_text()
+    assert "psutil==" in requirements
+    assert "kfp" not in requirements
+
+
+def test_a_version_that_does_not_answer_is_refused_and_gets_no_alias(
+    model: CheckpointManifest, context: StepContext, tmp_path: Path
+) -> None:
+    other = commit_checkpoint(context, tmp_path, seed=9)
+    fits_not = other.model_copy(update={"recipe": {**other.recipe, "network": tiny_network(width=64).model_dump(mode="json")}})
+    with pytest.raises(DataRefused, match="does not work when it is served"):
+        registered(context, fits_not, "broken")
+    registry = Registry(context.tracking, "broken")
+    assert registry.aliases() == {}
+    assert registry.version("1").tags["serving.trial"].startswith("failed")
+
+
+def test_changed_weights_in_the_artifact_store_are_refused(model: CheckpointManifest, context: StepContext, tmp_path: Path) -> None:
+    registry = Registry(context.tracking, "faces")
+    files = registry.files_of("1", tmp_path / "models")
+    data = bytearray(files.weights.read_bytes())
+    data[-1] ^= 1
+    files.weights.write_bytes(data)
+    with pytest.raises(DataRefused, match="not those that were registered"):
+        registry.files_of("1", tmp_path / "models")
+    assert registry.files_of("1", tmp_path / "models").weights.exists(), "fetched again"
+
+
+def test_racing_registrations_of_one_checkpoint_make_one_version(context: StepContext, tmp_path: Path) -> None:
+    checkpoint = commit_checkpoint(context, tmp_path, seed=2)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "MLmodel").write_text("{}")
+    Registry(context.tracking, "raced").ensure("raced")
+    start = threading.Barrier(6)
+
+    def submit(number: int) -> str:
+        own = step_context("register", tmp_path / str(number), str(context.root), endpoint=None, mlflow_uri=context.settings.mlflow_uri)
+        return stored(own, "raced", folder, checkpoint, wait=start.wait)
+
+    with ThreadPoolExecutor(6) as pool:
+        numbers = list(pool.map(submit, range(6)))
+    there = [str(version.version) for version in Registry(context.tracking, "raced").versions()]
+    assert len(there) == 1, there
+    assert set(numbers) == set(there)
+    assert stored(context, "raced", folder, checkpoint) == there[0]
+
+
+def stored(
+    context: StepContext,
+    name: str,
+    folder: Path,
+    checkpoint: CheckpointManifest,
+    *,
+    ema: str = "0.1",
+    wait: Callable[[], object] = lambda: None,
+) -> str:
+    """Do what the register step does once it has built a model, and return the version's number."""
+    report = report_of(checkpoint)
+    report = report.model_copy(update={"protocol": {**report.protocol, "ema": ema}})
+    run_id = context.tracking.step_run("train", run_key=checkpoint.run_key).info.run_id
+    model_id = context.tracking.evaluated_checkpoint(run_id, report)
+    wait()
+    registry = Registry(context.tracking, name)
+    found = registry.add_version(
+        folder, checkpoint_digest=checkpoint.digest, ema=ema, model_id=model_id, run_id=run_id, tags={}, description=""
+    )
+    return str(found.version)
+
+
+def test_another_average_of_the_same_weights_is_a_version_of_its_own(context: StepContext, tmp_path: Path) -> None:
+    checkpoint = commit_checkpoint(context, tmp_path, seed=4)
+    registry = Registry(context.tracking, "two-averages")
+    registry.ensure("two-averages")
+    for number, ema in enumerate(("0.1", "none"), start=1):
+        folder = tmp_path / ema
+        (folder / "artifacts").mkdir(parents=True)
+        (folder / "MLmodel").write_text("{}")
+        (folder / "artifacts" / WEIGHTS_FILE).write_bytes(ema.encode())
+        (folder / "artifacts" / DESCRIPTION_FILE).write_text(json.dumps({"weights_sha256": hashlib.sha256(ema.encode()).hexdigest()}))
+        assert stored(context, "two-averages", folder, checkpoint, ema=ema) == str(number)
+    for number, ema in (("1", "0.1"), ("2", "none")):
+        assert registry.files_of(number, tmp_path / "fetched").weights.read_text() == ema, "neither overwrote the other"
+
+
+def test_registering_twice_is_one_version_and_says_so(model: CheckpointManifest, context: StepContext) -> None:
+    assert registered(context, model, "faces") == "1"
+    assert any("already, nothing to do" in note for note in notes(context))
+    other = report_of(model).model_copy(update={"checkpoint_digest": "0" * 64})
+    config = RegistryConfig(model_name="faces")
+    with pytest.raises(DataRefused, match="of another checkpoint"):
+        register(model, dataset_manifest(), other, passed(model), SAMPLING, config, context)
+    with pytest.raises(DataRefused, match=r"average '0\.1' of the weights was evaluated, sampling\.ema 'none'"):
+        register(model, dataset_manifest(), report_of(model), passed(model), SAMPLING.model_copy(update={"ema": "none"}), config, context)

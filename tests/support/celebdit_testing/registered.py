@@ -1,0 +1,74 @@
+"""Versions in a registry on test servers: registered through the step, or bare where only their number matters."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from celebdit_testing.recipes import DIGEST, dataset_manifest
+from celebdit_testing.steps import step_context
+from celebdit_testing.trained import commit_checkpoint
+
+from components.context import StepContext
+from components.manifests import CheckpointManifest, EvaluationReport, GateDecision
+from components.register.register import run as register
+from components.registry import Registry
+from components.registry_config import RegistryConfig
+from model.config import SamplingConfig
+from pipeline.services import Endpoints, Services
+
+SAMPLING = SamplingConfig(sampler="euler", num_steps=2, ema="0.1")
+
+
+def registry_context(endpoints: Endpoints, folder: Path) -> StepContext:
+    """A step's context on the embedded servers."""
+    return step_context(
+        "register", folder, endpoints.environment["CELEBDIT_STORE"], endpoint=endpoints.s3_url, mlflow_uri=endpoints.mlflow_url
+    )
+
+
+def report_of(checkpoint: CheckpointManifest) -> EvaluationReport:
+    return EvaluationReport(
+        uri="s3://bucket/evaluation",
+        protocol_digest="a" * 64,
+        protocol={"name": "custom", "num_images": 16, "ema": SAMPLING.ema},
+        run_key=checkpoint.run_key,
+        checkpoint_uri=checkpoint.uri,
+        checkpoint_digest=checkpoint.digest,
+        checkpoint_step=checkpoint.step,
+        dataset_digest=DIGEST,
+        headline="eval/fd_randconv_16",
+        metrics={"eval/fd_randconv_16": 12.5, "eval/fd_randconv_16_std": 0.5},
+        grid_uri="s3://bucket/grid.png",
+    )
+
+
+def passed(checkpoint: CheckpointManifest) -> GateDecision:
+    return GateDecision(decision="pass", reasons=["good"], checkpoint_digest=checkpoint.digest)
+
+
+def registered(context: StepContext, checkpoint: CheckpointManifest, name: str) -> str:
+    report = report_of(checkpoint)
+    config = RegistryConfig(model_name=name)
+    return register(checkpoint, dataset_manifest(), report, passed(checkpoint), SAMPLING, config, context).version
+
+
+@contextmanager
+def registered_model(embedded: Services, folder: Path, name: str, *, seed: int) -> Iterator[CheckpointManifest]:
+    """The checkpoint behind version 1 of a model that is registered inside the block."""
+    found = embedded.wait()
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in found.environment.items():
+            patch.setenv(key, value)
+        context = registry_context(found, folder)
+        checkpoint = commit_checkpoint(context, folder, seed=seed)
+        assert registered(context, checkpoint, name) == "1"
+    yield checkpoint
+
+
+def bare_versions(context: StepContext, name: str, count: int, *, gate: str = "pass") -> Registry:
+    registry = Registry(context.tracking, name)
+    registry.ensure(name)
+    for _ in range(count):
+        context.tracking.client.create_model_version(name, source="s3://bucket/nowhere", tags={"gate.decision": gate})
+    return registry
