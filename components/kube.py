@@ -200,7 +200,7 @@ class Cluster:
             verb, _, resource = right.partition(" ")
             return BadInput(
                 f"Kubernetes does not allow to {verb} {resource} in namespace {self.namespace}",
-                hint="apply docker/kubernetes/overlays/pipeline (docs/kubernetes.md), or ask for that right",
+                hint="apply an overlay of docker/kubernetes (docs/kubernetes.md), or ask for that right",
             )
         if error.status == 401:
             return BadInput("Kubernetes does not know who we are (HTTP 401)", hint="log in again, and try `kubectl get pods`")

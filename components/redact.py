@@ -7,7 +7,7 @@ text. It knows values from the environment it is given, so it must be made at th
 import re
 from collections.abc import Callable, Mapping
 
-_SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL|RCLONE_AUTH)", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL|COOKIE|KAGGLE_KEY|RCLONE_AUTH)", re.IGNORECASE)
 _NOT_SECRET = re.compile(r"(_FILE|_URI|_URL|_PATH)$", re.IGNORECASE)
 _PATTERNS = (
     re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),

@@ -2,7 +2,7 @@
 
 Promises: the same submission is the same run, whatever happened to the answers in between; what is finished is never done again, because
 every step finds its own finished work; the outcome of a pipeline is the same kind of error that the failing step had. How the server is
-spoken to is `kubeflow.py`'s.
+spoken to is `kubeflow/`'s business.
 """
 
 import re
@@ -93,9 +93,10 @@ def unschedule(preset: str, kubeflow: Kubeflow, *, experiment: str, timing: Timi
     Raises:
         BadInput: if there is none.
     """
-    experiment_id = kubeflow.experiment(experiment)
+    experiment_id = kubeflow.find_experiment(experiment)
     pattern = re.compile(rf"{re.escape(preset)}-[0-9a-f]{{12}}-{re.escape(timing.name)}")
-    found = {str(entry.display_name): str(entry.recurring_run_id) for entry in kubeflow.schedules(experiment_id)}
+    entries = kubeflow.schedules(experiment_id) if experiment_id is not None else []
+    found = {str(entry.display_name): str(entry.recurring_run_id) for entry in entries}
     doomed = sorted(name for name in found if pattern.fullmatch(name))
     if not doomed:
         raise BadInput(

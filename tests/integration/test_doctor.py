@@ -1,14 +1,13 @@
 """What the doctor says of clusters in every state, against servers that speak the real APIs."""
 
 import base64
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celebdit_testing.http_server import Handler, serving
 from celebdit_testing.kfp_server import FakeKfp, kfp_server
 from celebdit_testing.kube_server import FakeKube, kube_server
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
@@ -22,34 +21,23 @@ PASSWORD = "canary-mlflow-password-0123"
 DIGEST = "sha256:" + "a" * 64
 
 
-class Registry(http.server.BaseHTTPRequestHandler):
+class Registry(Handler):
     """A registry that has one image, and an MLflow with authentication beside it."""
 
     open_to_all = False
 
-    def log_message(self, *_: object) -> None:
-        pass
+    def do_HEAD(self) -> None:  # noqa: N802
+        self.answer(200 if self.path == f"/v2/team/celebdit/manifests/{DIGEST}" else 401 if "private" in self.path else 404)
 
-    def do_HEAD(self) -> None:
-        self.reply(200 if self.path == f"/v2/team/celebdit/manifests/{DIGEST}" else 401 if "private" in self.path else 404)
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         known = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"steps:{PASSWORD}".encode()).decode()
-        self.reply(200 if known or self.open_to_all else 401)
-
-    def reply(self, status: int) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.answer(200 if known or self.open_to_all else 401)
 
 
 @pytest.fixture
 def registry() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        yield f"127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    with serving(Registry) as address:
+        yield address.removeprefix("http://")
 
 
 def encoded(**values: str) -> dict[str, str]:

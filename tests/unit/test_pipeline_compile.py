@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from celebdit_testing.kfp_server import check_package
+from celebdit_testing.kfp_api import check_package
 
 from components.cluster import SECRET_KEYS
 from components.errors import BadInput

@@ -1,11 +1,15 @@
 #!/bin/sh
 # Start MLflow with authentication on. Everything secret comes by environment and goes into a file that only this user can read; nothing of
-# it is on a command line. Needs MLFLOW_BACKEND_STORE_URI, MLFLOW_AUTH_DATABASE_URI, MLFLOW_ADMIN_PASSWORD, MLFLOW_FLASK_SERVER_SECRET_KEY.
+# it is on a command line. Needs MLFLOW_ADMIN_PASSWORD, MLFLOW_FLASK_SERVER_SECRET_KEY, and POSTGRES_PASSWORD of the server `postgres`;
+# for another database, MLFLOW_BACKEND_STORE_URI instead. The driver is named because SQLAlchemy 2.1 looks for another one than the image has.
 set -eu
-for name in MLFLOW_BACKEND_STORE_URI MLFLOW_AUTH_DATABASE_URI MLFLOW_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_ARTIFACTS; do
+if [ -n "${POSTGRES_PASSWORD:-}" ]; then
+    : "${MLFLOW_BACKEND_STORE_URI:=postgresql+psycopg2://mlflow:$POSTGRES_PASSWORD@postgres:5432/mlflow}"
+fi
+for name in MLFLOW_BACKEND_STORE_URI MLFLOW_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_ARTIFACTS; do
     eval "value=\${$name:-}"
     if [ -z "$value" ]; then
-        echo "start-mlflow: $name is not set, and MLflow is not started without it" >&2
+        echo "start-mlflow: $name is not set, and MLflow is not started without it (docker/kubernetes/new-secrets.sh makes the secrets)" >&2
         exit 2
     fi
 done
@@ -19,13 +23,13 @@ MLFLOW_AUTH_CONFIG_PATH=$folder/basic_auth.ini
 cat > "$MLFLOW_AUTH_CONFIG_PATH" <<INI
 [mlflow]
 default_permission = READ
-database_uri = $MLFLOW_AUTH_DATABASE_URI
+database_uri = $MLFLOW_BACKEND_STORE_URI
 admin_username = ${MLFLOW_ADMIN_USERNAME:-admin}
 admin_password = $MLFLOW_ADMIN_PASSWORD
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 INI
-export MLFLOW_AUTH_CONFIG_PATH
-unset MLFLOW_ADMIN_PASSWORD MLFLOW_AUTH_DATABASE_URI
+export MLFLOW_AUTH_CONFIG_PATH MLFLOW_BACKEND_STORE_URI
+unset MLFLOW_ADMIN_PASSWORD POSTGRES_PASSWORD
 exec mlflow server --app-name basic-auth \
     --host "${MLFLOW_LISTEN:-0.0.0.0}" --port "${MLFLOW_PORT:-5000}" --workers "${MLFLOW_WORKERS:-2}" \
     --artifacts-destination "$MLFLOW_ARTIFACTS" --allowed-hosts "${MLFLOW_HOSTS:-localhost,localhost:*}"

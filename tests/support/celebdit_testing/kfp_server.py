@@ -1,106 +1,24 @@
-"""A Kubeflow Pipelines server for tests, on 127.0.0.1: the real REST API, with its routes, parameters and models read from kfp-server-api.
+"""A Kubeflow Pipelines server for tests, on 127.0.0.1: it speaks the real REST API (`kfp_api`) and keeps what it is told in memory.
 
-A request that names an unknown parameter or field, or gives one the wrong type, is refused with 400 as the real server does; an uploaded
-pipeline must parse as KFP's own protobuf messages. Faults are put in by rule: a status, a slow answer, or an answer that gets lost after
-the request was carried out.
+Faults are put in by rule: a status, a slow answer, or an answer that gets lost after the request was carried out.
 """
 
-import email
-import email.policy
-import inspect
 import json
 import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import kfp_server_api as api
-import yaml
-from google.protobuf import json_format
-from kfp.kubernetes import kubernetes_executor_config_pb2
-from kfp.pipeline_spec import pipeline_spec_pb2
+from celebdit_testing.http_server import Handler, Refused, serving
+from celebdit_testing.kfp_api import Route, check_package, route_of, uploaded_file, validated
 
 CLIENT = api.ApiClient()
-APIS = (
-    api.PipelineServiceApi,
-    api.PipelineUploadServiceApi,
-    api.ExperimentServiceApi,
-    api.RunServiceApi,
-    api.RecurringRunServiceApi,
-    api.HealthzServiceApi,
-)
-
-
-@dataclass(frozen=True)
-class Route:
-    name: str
-    method: str
-    pattern: re.Pattern[str]
-    parameters: frozenset[str]
-    body: str | None
-
-
-def read_routes() -> list[Route]:
-    """Read every operation of the API from the source of its client."""
-    routes = []
-    for kind in APIS:
-        for name, function in inspect.getmembers(kind, inspect.isfunction):
-            if not name.endswith("_with_http_info"):
-                continue
-            source = inspect.getsource(function)
-            path, method = re.search(r"call_api\(\s*'([^']+)', '(\w+)'", source).groups()
-            names = re.findall(r"'(\w+)'", re.search(r"all_params = \[(.*?)\]", source, re.DOTALL).group(1))
-            body = re.search(r":type (\w+): (V2beta1\w+)", source) if method in ("POST", "PATCH") else None
-            pattern = re.compile(re.sub(r"\{([\w.]+)\}", lambda found: f"(?P<{found.group(1).replace('.', '_')}>[^/:]+)", path))
-            routes.append(Route(name.removesuffix("_with_http_info"), method, pattern, frozenset(names), body.group(2) if body else None))
-    return sorted(routes, key=lambda route: -len(route.pattern.pattern))
-
-
-ROUTES = read_routes()
-
-
-class Refused(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def validated(value: Any, kind: str, where: str) -> Any:  # noqa: PLR0911 - one answer per kind of type
-    """Check JSON against a type of the API strictly and return the model's instance."""
-    if kind.startswith("list["):
-        if not isinstance(value, list):
-            raise Refused(400, f"{where} must be a list")
-        return [validated(item, kind[5:-1], f"{where}[{index}]") for index, item in enumerate(value)]
-    if kind.startswith("dict("):
-        if not isinstance(value, dict):
-            raise Refused(400, f"{where} must be an object")
-        return value
-    if kind in ("str", "bool", "int", "float"):
-        if type(value).__name__ != kind:
-            raise Refused(400, f"{where} must be {kind}, not {value!r}")
-        return value
-    if kind == "datetime":
-        return datetime.fromisoformat(value)
-    if kind == "object":
-        return value
-    model = getattr(api.models, kind)
-    if hasattr(model, "allowable_values"):
-        if value not in model.allowable_values:
-            raise Refused(400, f"{where}: {value!r} is none of {model.allowable_values}")
-        return value
-    if not isinstance(value, dict):
-        raise Refused(400, f"{where} must be an object")
-    names = {json_name: name for name, json_name in model.attribute_map.items()}
-    if unknown := set(value) - set(names):
-        raise Refused(400, f"unknown field {where}.{sorted(unknown)[0]}")
-    return model(**{names[key]: validated(item, model.openapi_types[names[key]], f"{where}.{key}") for key, item in value.items()})
 
 
 @dataclass
@@ -173,7 +91,8 @@ class FakeKfp:
 
     def pipeline_service_list_pipelines(self, **query: Any) -> Any:
         self.scoped(query)
-        return api.V2beta1ListPipelinesResponse(pipelines=self.page(self.pipelines, query))
+        found, token = self.page(self.pipelines, query)
+        return api.V2beta1ListPipelinesResponse(pipelines=found, next_page_token=token)
 
     def pipeline_service_create_pipeline(self, body: Any, **_: Any) -> Any:
         self.scoped({"namespace": body.namespace})
@@ -184,7 +103,8 @@ class FakeKfp:
 
     def pipeline_service_list_pipeline_versions(self, pipeline_id: str, **query: Any) -> Any:
         mine = {key: version for key, version in self.versions.items() if version.pipeline_id == pipeline_id}
-        return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=self.page(mine, query))
+        found, token = self.page(mine, query)
+        return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=found, next_page_token=token)
 
     def upload_pipeline_version(self, package: bytes, *, pipelineid: str, name: str, description: str = "", **_: Any) -> Any:
         self.known(self.pipelines, pipelineid, "pipeline")
@@ -205,7 +125,8 @@ class FakeKfp:
 
     def experiment_service_list_experiments(self, **query: Any) -> Any:
         self.scoped(query)
-        return api.V2beta1ListExperimentsResponse(experiments=self.page(self.experiments, query))
+        found, token = self.page(self.experiments, query)
+        return api.V2beta1ListExperimentsResponse(experiments=found, next_page_token=token)
 
     def experiment_service_create_experiment(self, body: Any, **_: Any) -> Any:
         self.scoped({"namespace": body.namespace})
@@ -218,10 +139,8 @@ class FakeKfp:
         if "experiment_id" not in query:
             self.scoped(query)
         mine = {key: run for key, run in self.runs.items() if query.get("experiment_id", run.experiment_id) == run.experiment_id}
-        found = self.page(mine, query, whole=True)
-        start, size = int(query.get("page_token") or 0), int(query.get("page_size", 10))
-        token = str(start + size) if start + size < len(found) else None
-        return api.V2beta1ListRunsResponse(runs=found[start : start + size], next_page_token=token, total_size=len(found))
+        found, token = self.page(mine, query)
+        return api.V2beta1ListRunsResponse(runs=found, next_page_token=token)
 
     def run_service_create_run(self, body: Any, **_: Any) -> Any:
         if not body.display_name or body.run_id or body.state:
@@ -267,7 +186,8 @@ class FakeKfp:
 
     def recurring_run_service_list_recurring_runs(self, **query: Any) -> Any:
         mine = {key: entry for key, entry in self.recurring.items() if entry.experiment_id == query["experiment_id"]}
-        return api.V2beta1ListRecurringRunsResponse(recurring_runs=self.page(mine, query))
+        found, token = self.page(mine, query)
+        return api.V2beta1ListRecurringRunsResponse(recurring_runs=found, next_page_token=token)
 
     def recurring_run_service_delete_recurring_run(self, recurring_run_id: str, **_: Any) -> Any:
         self.known(self.recurring, recurring_run_id, "recurring run")
@@ -291,7 +211,8 @@ class FakeKfp:
             raise Refused(404, f"ResourceNotFoundError: {what} {key} not found.")
         return entries[key]
 
-    def page(self, entries: dict[str, Any], query: dict[str, Any], *, whole: bool = False) -> list[Any]:
+    def page(self, entries: dict[str, Any], query: dict[str, Any]) -> tuple[list[Any], str | None]:
+        """Return what a listing shows of `entries`, and the token of its next page."""
         found = list(entries.values())
         for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
             if predicate.keys() != {"operation", "key", "stringValue"} or (predicate["operation"], predicate["key"]) != (
@@ -304,75 +225,48 @@ class FakeKfp:
         if key != "created_at" or order not in ("asc", "desc", ""):
             raise Refused(400, f"cannot sort by {key!r} {order!r}")
         found.sort(key=lambda entry: entry.created_at, reverse=order == "desc")
-        return found if whole else found[: int(query.get("page_size", 10))]
+        start, size = int(query.get("page_token") or 0), int(query.get("page_size", 10))
+        return found[start : start + size], str(start + size) if start + size < len(found) else None
 
 
-def uploaded_file(content_type: str, raw: bytes) -> bytes:
-    """Return the one file of a multipart request."""
-    form = email.message_from_bytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + raw, policy=email.policy.default)
-    parts = {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in form.iter_parts()}
-    if set(parts) != {"uploadfile"}:
-        raise Refused(400, f"an upload has one part, uploadfile, and not {sorted(parts)}")
-    return bytes(parts["uploadfile"])
-
-
-def check_package(text: str) -> None:
-    """Parse a pipeline as the server does."""
-    documents = list(yaml.safe_load_all(text))
-    json_format.ParseDict(documents[0], pipeline_spec_pb2.PipelineSpec())
-    for document in documents[1:]:
-        for executor in document["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
-            json_format.ParseDict(executor, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
-
-
-def handler_of(server: FakeKfp) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
+def handler_of(server: FakeKfp) -> type[Handler]:
+    class KfpHandler(Handler):
         def handle_any(self) -> None:
-            parts = urlsplit(self.path)
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            raw = self.content()
             server.raw.append(self.requestline.encode() + b"\n" + raw)
-            if parts.path == "/apis/v1beta1/healthz":  # the older check, which is not in the models, and alone tells the version
-                return self.answer(200, json.dumps({"tag_name": server.version, "multi_user": server.multi_user}).encode())
+            if self.target == "/apis/v1beta1/healthz":  # the older check, which is not in the models, and alone tells the version
+                return self.answer(200, {"tag_name": server.version, "multi_user": server.multi_user})
             try:
-                route, path = self.route(parts.path)
-                server.before(route.name)
-                fault = server.fault(route.name)
-                with server.lock:
-                    server.requests.append(route.name)
-                    if fault is not None and fault.kind == "drop":
-                        return self.hang_up()
-                    if fault is not None and isinstance(fault.kind, int):
-                        raise Refused(fault.kind, fault.text)
-                    if server.token and self.headers.get("authorization") != f"Bearer {server.token}":
-                        raise Refused(401, "Unauthenticated")
-                    answer = self.carried_out(route, path, parts.query, raw)
-                if fault is not None and fault.kind == "lost":
-                    return self.hang_up()
-                if fault is not None and fault.kind == "slow":
-                    time.sleep(float(fault.text))
-                if fault is not None and fault.kind == "html":
-                    return self.answer(200, b"<!doctype html><title>Sign in</title>", "text/html")
-                self.answer(200, json.dumps(CLIENT.sanitize_for_serialization(answer)).encode())
+                self.tell(*route_of(self.command, self.target), raw)
             except Refused as refused:
-                self.answer(refused.status, json.dumps({"code": 2, "message": str(refused), "details": []}).encode())
+                self.answer(refused.status, {"code": 2, "message": str(refused), "details": []})
             return None
 
         do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
 
-        def route(self, path: str) -> tuple[Route, dict[str, str]]:
-            for route in ROUTES:
-                found = route.pattern.fullmatch(path)
-                if found and route.method == self.command:
-                    return route, {key: unquote(value) for key, value in found.groupdict().items()}
-            raise Refused(404, f"{self.command} {path} is not part of the API")
+        def tell(self, route: Route, path: dict[str, str], raw: bytes) -> None:
+            server.before(route.name)
+            fault = server.fault(route.name)
+            kind = fault.kind if fault is not None else None
+            with server.lock:
+                server.requests.append(route.name)
+                if kind == "drop":
+                    return self.hang_up()
+                if fault is not None and isinstance(kind, int):
+                    raise Refused(kind, fault.text)
+                if server.token and self.headers.get("authorization") != f"Bearer {server.token}":
+                    raise Refused(401, "Unauthenticated")
+                answer = self.carried_out(route, path, raw)
+            if kind == "lost":
+                return self.hang_up()
+            if fault is not None and kind == "slow":
+                time.sleep(float(fault.text))
+            if kind == "html":
+                return self.answer(200, b"<!doctype html><title>Sign in</title>", "text/html")
+            return self.answer(200, CLIENT.sanitize_for_serialization(answer))
 
-        def carried_out(self, route: Route, path: dict[str, str], query_text: str, raw: bytes) -> Any:
-            query = {key: values[-1] for key, values in parse_qs(query_text, keep_blank_values=True).items()}
+        def carried_out(self, route: Route, path: dict[str, str], raw: bytes) -> Any:
+            query = self.query
             if unknown := set(query) - route.parameters:
                 raise Refused(400, f"unknown parameter {sorted(unknown)}")
             operation = getattr(server, route.name, None)
@@ -384,34 +278,12 @@ def handler_of(server: FakeKfp) -> type[BaseHTTPRequestHandler]:
                 return operation(validated(json.loads(raw or b"null"), route.body, "body"), **path, **query)
             return operation(**path, **query)
 
-        def hang_up(self) -> None:
-            self.close_connection = True
-            with suppress(OSError):
-                self.connection.shutdown(2)
-
-        def answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
-            with suppress(BrokenPipeError, ConnectionResetError):
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-    return Handler
+    return KfpHandler
 
 
 @contextmanager
 def kfp_server(**options: Any) -> Iterator[FakeKfp]:
     """Serve the API until the block ends."""
     fake = FakeKfp(**options)
-    http = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(fake))
-    http.daemon_threads = True
-    fake.url = f"http://127.0.0.1:{http.server_address[1]}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with serving(handler_of(fake)) as fake.url:
         yield fake
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()

@@ -14,15 +14,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import yaml
+from celebdit_testing.http_server import Handler, Refused, serving
 from celebdit_testing.servers import free_port
 from kubeflow_trainer_api import models as trainer
 
@@ -35,12 +34,6 @@ PATHS = (
     re.compile(r"/apis/(?P<group>[^/]+)/(?P<version>[^/]+)/(?P<resource>[a-z]+)(/(?P<name>[^/]+))?"),
     re.compile(r"/api/v1/(?P<resource>namespaces|nodes)(/(?P<name>[^/]+))?"),
 )
-
-
-class Refused(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass
@@ -209,45 +202,23 @@ def difference(given: Any, parsed: Any, where: str) -> str:
     return "" if given == parsed else where
 
 
-def handler_of(kube: FakeKube) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
+def handler_of(kube: FakeKube) -> type[Handler]:
+    class KubeHandler(Handler):
         def handle_any(self) -> None:
-            parts = urlsplit(self.path)
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-            account = TOKENS.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
+            raw = self.content()
             try:
+                account = TOKENS.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
                 if account is None:
                     raise Refused(401, "Unauthorized")
-                if parts.path.rstrip("/") == "/version":
-                    return self.send(
-                        200,
-                        {
-                            "major": "1",
-                            "minor": "36",
-                            "gitVersion": "v1.36.0",
-                            "gitCommit": "",
-                            "gitTreeState": "",
-                            "buildDate": "",
-                            "goVersion": "",
-                            "compiler": "",
-                            "platform": "",
-                        },
-                    )
-                body = json.loads(raw) if raw.startswith("{") else None
-                if "accessreviews" in parts.path:
-                    return self.send(201, self.review(account, body))
-                return self.carry_out(parts.path, {key: values[-1] for key, values in parse_qs(parts.query).items()}, account, body)
+                if self.target.rstrip("/") == "/version":
+                    return self.answer(200, {"gitVersion": "v1.36.0"})
+                body = json.loads(raw) if raw.startswith(b"{") else None
+                if "accessreviews" in self.target:
+                    return self.answer(201, self.review(account, body))
+                return self.carry_out(account, body)
             except Refused as refused:
-                self.send(
-                    refused.status,
-                    {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": str(refused), "code": refused.status},
-                )
-            return None
+                status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": str(refused), "code": refused.status}
+                return self.answer(refused.status, status)
 
         do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
 
@@ -257,18 +228,17 @@ def handler_of(kube: FakeKube) -> type[BaseHTTPRequestHandler]:
             resource = asked["resource"] + (f"/{asked['subresource']}" if asked.get("subresource") else "")
             return {**body, "status": {"allowed": kube.allowed(who, asked["verb"], asked.get("group", ""), resource)}}
 
-        def carry_out(self, path: str, query: dict[str, str], account: str, body: Any) -> None:
-            found = next((match for pattern in PATHS if (match := pattern.fullmatch(path))), None)
+        def carry_out(self, account: str, body: Any) -> None:
+            found = next((match for pattern in PATHS if (match := pattern.fullmatch(self.target))), None)
             if found is None:
-                raise Refused(404, f"the test server knows no {path}")
+                raise Refused(404, f"the test server knows no {self.target}")
             where = {key: value for key, value in found.groupdict().items() if value is not None}
             verb = {"GET": "get" if "name" in where else "list", "POST": "create", "DELETE": "delete"}[self.command]
             resource = where["resource"] + (f"/{where['subresource']}" if "subresource" in where else "")
             kube.requests.append(f"{verb} {resource}")
             kube.bodies.append(json.dumps(body))
-            if where.get("namespace", kube.namespace) != kube.namespace or not kube.allowed(
-                account, verb, where.get("group", ""), resource
-            ):
+            here = where.get("namespace", kube.namespace) == kube.namespace
+            if not here or not kube.allowed(account, verb, where.get("group", ""), resource):
                 raise Refused(403, f'{resource} is forbidden: User "{account}" cannot {verb} resource "{resource}"')
             fault = next((fault for fault in kube.faults if fault[:2] == (verb, resource)), None)
             if fault is not None:
@@ -276,54 +246,31 @@ def handler_of(kube: FakeKube) -> type[BaseHTTPRequestHandler]:
                 if isinstance(fault[2], int):
                     raise Refused(fault[2], "by order of the test")
             with kube.lock:
-                answer = kube.answer(verb, where, query, body)
+                answer = kube.answer(verb, where, self.query, body)
             if fault is not None:
-                self.close_connection = True
-                with suppress(OSError):
-                    self.connection.shutdown(2)
-                return
-            self.send(201 if verb == "create" else 200, answer)
+                return self.hang_up()
+            return self.answer(201 if verb == "create" else 200, answer)
 
-        def send(self, status: int, answer: Any) -> None:
-            body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            with suppress(OSError):
-                self.send_response(status)
-                self.send_header("Content-Type", "text/plain" if isinstance(answer, bytes) else "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-    return Handler
+    return KubeHandler
 
 
 @contextmanager
 def kube_server(folder: Path, **options: Any) -> Iterator[FakeKube]:
     """Serve the API until the block ends; `folder` gets a kubeconfig per account, named after it."""
     kube = FakeKube(**options)
-    http = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(kube))
-    http.daemon_threads = True
-    kube.url = f"http://127.0.0.1:{http.server_address[1]}"
-    for token, account in TOKENS.items():
-        (folder / f"{account}.kubeconfig").write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "current-context": "test",
-                    "clusters": [{"name": "test", "cluster": {"server": kube.url}}],
-                    "users": [{"name": account, "user": {"token": token}}],
-                    "contexts": [{"name": "test", "context": {"cluster": "test", "user": account, "namespace": kube.namespace}}],
-                }
-            )
-        )
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with serving(handler_of(kube)) as kube.url:
+        for token, account in TOKENS.items():
+            context = {"cluster": "test", "user": account, "namespace": kube.namespace}
+            kubeconfig = {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "test",
+                "clusters": [{"name": "test", "cluster": {"server": kube.url}}],
+                "users": [{"name": account, "user": {"token": token}}],
+                "contexts": [{"name": "test", "context": context}],
+            }
+            (folder / f"{account}.kubeconfig").write_text(yaml.safe_dump(kubeconfig))
         yield kube
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
-        for process in kube.children:
-            if process.poll() is None:
-                stop(process, grace_s=5.0)
+    for process in kube.children:
+        if process.poll() is None:
+            stop(process, grace_s=5.0)
