@@ -3,6 +3,7 @@
 Promises: names are labels. They are checked, made printable and reported; no path is ever made from one.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,7 @@ from components.ingest.verdicts import Rejected
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _LONGEST_NAME = 400
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def is_image_name(name: str) -> bool:
 def refused_by_name(name: str) -> Rejected | None:
     """Return the verdict on an entry whose name says enough, else None."""
     parts = name.replace("\\", "/").split("/")
-    if parts[0] == "" or ".." in parts or parts[0][1:2] == ":" or any(ord(character) < 32 for character in name):
+    if parts[0] == "" or ".." in parts or parts[0][1:2] == ":" or _CONTROL_CHARACTER.search(name):
         return Rejected("unsafe_name", "not a name below the archive")
     if name.lower().endswith(_ARCHIVE_SUFFIXES):
         return Rejected("nested_archive", "archives inside archives are not opened")
@@ -75,6 +77,8 @@ def refused_by_name(name: str) -> Rejected | None:
 def printable_name(name: str) -> str:
     """Return `name` as text that can be stored and shown: what is not printable is escaped, what is too long is cut."""
     text = name.encode("utf-8", "backslashreplace").decode()
+    if len(text) <= _LONGEST_NAME and text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_LONGEST_NAME])
 
 

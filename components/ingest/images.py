@@ -39,6 +39,7 @@ _PNG_DEPTH_AT = 24
 _GRID_PX = 64
 _CLEARLY = 2  # grey levels: what recompression does to an even surface is no difference
 _THUMBNAIL_PX = 96
+_LEVELS = np.stack([np.arange(256), np.arange(256) ** 2], axis=1)
 
 
 @dataclass(frozen=True)
@@ -183,9 +184,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _colours(image: Image.Image) -> tuple[Triple, Triple]:
     """Return mean and standard deviation of each channel in [0, 1], over a regular grid of at most 64 x 64 pixels."""
     grid_px = min(image.width, _GRID_PX)
-    values = np.asarray(image.resize((grid_px, grid_px), Image.Resampling.NEAREST), dtype=np.int64).reshape(-1, 3)
-    mean = values.mean(0)
-    std = np.sqrt(np.maximum((values * values).mean(0) - mean * mean, 0))
+    # Counting is several times faster than NumPy's reductions over the short axis, and the sums are the same whole numbers.
+    counts = np.array(image.resize((grid_px, grid_px), Image.Resampling.NEAREST).histogram()).reshape(3, 256)
+    mean, square = (counts @ _LEVELS).T / grid_px**2
+    std = np.sqrt(np.maximum(square - mean * mean, 0))
     return _triple(mean / 255), _triple(std / 255)
 
 

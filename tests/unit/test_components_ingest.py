@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from components.ingest.images import Limits, judge
 from components.ingest.ingest import dataset_digest
 from components.ingest.ledger import Ledger, split_of
-from components.ingest.shards import ShardWriter
+from components.ingest.shards import ShardWriter, header_of
 from components.ingest.synthetic import encode_face, write_archive
 from components.ingest.table import write_table
 from components.ingest.verdicts import Accepted, Rejected
@@ -78,6 +78,13 @@ def test_shards_are_readable_tars_and_the_table_points_at_the_bytes(tmp_path: Pa
         found = json.load(file)
     assert picture.rsplit(".", 1) == [found["key"], "jpg"]
     assert (facts, found["split"], found["key"]) == (f"{found['key']}.json", "train", found["sha256"][:20])
+
+
+@given(st.text("0123456789abcdef.jpgson", min_size=1, max_size=100), st.integers(0, 8**11 - 1))
+def test_the_header_of_a_shards_entry_is_the_one_that_tarfile_writes(name: str, size_bytes: int) -> None:
+    theirs = tarfile.TarInfo(name)
+    theirs.size, theirs.mode = size_bytes, 0o644
+    assert header_of(name, size_bytes) == theirs.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_shards_do_not_depend_on_the_order_of_the_source(tmp_path: Path) -> None:
