@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import IO, TYPE_CHECKING, Literal, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -64,12 +64,14 @@ class Uploads:
 
     def _put_parts_once(self, uri: StoreUri, path: Path) -> str:
         part_bytes = max(PART_BYTES, -(-path.stat().st_size // _MOST_PARTS))
-        upload_id = str(self._begin(uri))
+        upload_id, given_up = str(self._begin(uri)), Event()
         try:
             with path.open("rb") as file, ThreadPoolExecutor(PARALLEL_PARTS, thread_name_prefix="upload") as pool:
                 try:
-                    etags, sha256, size_bytes = self._send(uri, upload_id, file, part_bytes, pool)
+                    etags, sha256, size_bytes = self._send(uri, upload_id, file, part_bytes, pool, given_up)
                 except BaseException:
+                    # rclone 1.75 may leave the other parts of an upload without an answer: they are not insisted on.
+                    given_up.set()
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise
             self._complete(uri, upload_id, etags, size_bytes)
@@ -80,7 +82,7 @@ class Uploads:
         return sha256
 
     def _send(
-        self, uri: StoreUri, upload_id: str, file: IO[bytes], part_bytes: int, pool: ThreadPoolExecutor
+        self, uri: StoreUri, upload_id: str, file: IO[bytes], part_bytes: int, pool: ThreadPoolExecutor, given_up: Event
     ) -> tuple[list[str], str, int]:
         """Send a file in parts, a few at a time; return the parts' marks, and sha256 and size of what was read."""
         pending: deque[Future[str]] = deque()
@@ -89,7 +91,7 @@ class Uploads:
         while data := file.read(part_bytes):
             digest.update(data)
             size_bytes += len(data)
-            pending.append(pool.submit(self._put_part, uri, upload_id, len(etags) + len(pending) + 1, data))
+            pending.append(pool.submit(self._put_part, uri, upload_id, len(etags) + len(pending) + 1, data, given_up))
             if len(pending) > PARALLEL_PARTS:
                 etags.append(pending.popleft().result())
         return [*etags, *(part.result() for part in pending)], digest.hexdigest(), size_bytes
@@ -97,14 +99,17 @@ class Uploads:
     def _begin(self, uri: StoreUri) -> object:
         return self._patiently("put", uri, lambda: self._client.create_multipart_upload(Bucket=uri.bucket, Key=uri.key)["UploadId"])
 
-    def _put_part(self, uri: StoreUri, upload_id: str, number: int, data: bytes) -> str:
+    def _put_part(self, uri: StoreUri, upload_id: str, number: int, data: bytes, given_up: Event) -> str:
         where = {"Bucket": uri.bucket, "Key": uri.key, "UploadId": upload_id, "PartNumber": number}
 
         def send() -> str:
+            if given_up.is_set():
+                raise _PartDamaged
             try:
                 return self._client.upload_part(**where, Body=data, ContentMD5=content_md5(data))["ETag"]  # type: ignore[arg-type]
             except ClientError as error:
                 if is_damaged(error):
+                    given_up.set()
                     raise _PartDamaged from error
                 raise
 
