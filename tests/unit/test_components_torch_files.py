@@ -51,7 +51,8 @@ def test_a_modules_own_state_dictionary_with_its_metadata_is_read(tmp_path: Path
     assert list(read_tensors(saved(tmp_path, state), max_bytes=LIMIT)) == ["weight", "bias"]
 
 
-def test_a_poisoned_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_poisoned_pickle_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)  # the features set it for their whole process
     marker = tmp_path / "ran"
     path = saved(tmp_path, {"weight": torch.zeros(2), "rest": Opens(marker)})
     with pytest.raises(DataRefused, match=r"mkdir'; nothing in it was run"):
