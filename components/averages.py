@@ -21,7 +21,8 @@ from components.errors import BadInput, DataRefused
 from components.pictures import enlarged, grid
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.versions import Unevaluated
-from model.checkpoint import Checkpoint, CheckpointInvalid, CheckpointState, publish, read
+from model.checkpoint import CheckpointState, publish, read
+from model.checkpoint_manifest import Checkpoint, CheckpointInvalid
 from model.config import DiffusionConfig, NetworkConfig, SamplingConfig, canonical_json
 from model.ema import PowerProfile, recombine, sigma_rel_of_gamma
 from model.generator import Generator

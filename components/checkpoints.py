@@ -14,7 +14,7 @@ from typing import Any
 
 from components.errors import BadInput, DataRefused
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
-from model.checkpoint import (
+from model.checkpoint_manifest import (
     MANIFEST_FILE,
     Checkpoint,
     CheckpointInvalid,

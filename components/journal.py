@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from components.tracking import Point, unseen
+from components.points import Point, unseen
 
 JOURNAL_FILE = "journal.jsonl"
 MARK_FILE = "journal.delivered"

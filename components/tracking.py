@@ -8,9 +8,8 @@ same run; a run that this process opened never stays RUNNING when it leaves; eve
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from components.errors import BadInput, CelebditError, Interrupted, Preempted, TrackingUnavailable
 from components.manifests import DatasetManifest, EvaluationReport
+from components.points import Point
 from components.settings import Settings
 
 __all__ = [
@@ -30,12 +30,10 @@ __all__ = [
     "TAG_RUN",
     "TAG_RUN_KEY",
     "TAG_STEP",
-    "Point",
     "Run",
     "Tracking",
     "flattened",
     "limit_requests",
-    "unseen",
 ]
 
 TAG_RUN = "celebdit.pipeline_run"
@@ -49,16 +47,6 @@ _MAX_PARAMS = 40
 _BATCH = 1000
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of one metric."""
-
-    key: str
-    step: int
-    value: float
-    timestamp_ms: int
 
 
 class Tracking:
@@ -306,18 +294,6 @@ def limit_requests(*, timeout_s: int, max_retries: int) -> None:
 def flattened(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
     """Return nested sections as flat parameters, `section.key`."""
     return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
-
-
-def unseen(points: Iterable[Point], seen: Mapping[str, set[int]]) -> list[Point]:
-    """Return the points whose (key, step) is not in `seen`, each once, the first one winning."""
-    taken: set[tuple[str, int]] = set()
-    fresh = []
-    for point in points:
-        identity = (point.key, point.step)
-        if identity not in taken and point.step not in seen.get(point.key, set()):
-            taken.add(identity)
-            fresh.append(point)
-    return fresh
 
 
 def _json(value: object) -> str:

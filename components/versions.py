@@ -17,7 +17,7 @@ from components.registry import Registry
 from components.served_model import save_model, try_out
 from components.storage import StoreUri
 from model import config as model_config
-from model.checkpoint import Checkpoint
+from model.checkpoint_manifest import Checkpoint
 from model.config import DiffusionConfig, NetworkConfig, SamplingConfig
 
 

@@ -19,7 +19,7 @@ from components.checkpoints import SNAPSHOTS, CheckpointStore
 from components.context import StepContext, read_section
 from components.errors import BadInput, DataRefused
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
-from model.checkpoint import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
+from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
 from model.config import DiffusionConfig, NetworkConfig, SamplingConfig
 from model.generator import Generator, WeightsMismatch
 

@@ -9,7 +9,7 @@ known here: see `model/protocols.py`.
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model import rng
 from model.batching import plan_batch
 from model.checkpoint import CheckpointState
-from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from model.config import TrainingConfig
 from model.dataset import BatchReader, Pack, indices_for_step
 from model.denoiser import build_denoiser
 from model.diffusion import Diffusion, build_diffusion
@@ -32,22 +32,12 @@ from model.meter import Meter, hardware_of
 from model.optim import build_optimizer, clip_gradients, guarded_step, learning_rate, set_learning_rate
 from model.profiling import StepProfiler
 from model.protocols import CheckpointSink, Recorder
+from model.recipe import Recipe
 from model.sampling import denoiser_of, sample, to_uint8
 from model.state import TrainingState
 
 NUM_SAMPLES = 16
 """Images in the grid that a run shows of itself."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that the numbers of a run depend on, besides its data."""
-
-    network: NetworkConfig
-    diffusion: DiffusionConfig
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-    sampling: SamplingConfig
 
 
 class Trainer:

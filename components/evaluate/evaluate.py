@@ -7,6 +7,7 @@ enough is the gate's business.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from components.checkpoints import CheckpointStore
@@ -14,16 +15,15 @@ from components.context import StepContext
 from components.errors import BadInput, DataRefused
 from components.evaluate.champion import NotMeasurable, champion_version, open_champion
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.features import fetch_weights
-from components.evaluate.measure import REPORT_FILE, measure
+from components.evaluate.extractors import fetch_weights
 from components.evaluate.protocol import CUSTOM, split_sizes
-from components.evaluate.spec import EvaluateSpec, weights_file
+from components.evaluate.spec import REPORT_FILE, EvaluateSpec, weights_file
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry import Registry
 from components.resources import ResourcesConfig
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.tracking import TAG_CHECKPOINT, TAG_EMA
-from model.checkpoint import CheckpointInvalid
+from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
 
 _FEWEST_FOR_MANIFOLD = 4
@@ -47,7 +47,7 @@ def run(
     _check(spec, context)
     report = _finished(context, spec)
     if report is None:
-        report = measure(spec, lambda folder: _fetch_checkpoint(spec, folder, context), context)
+        report = _measure(spec, lambda folder: _fetch_checkpoint(spec, folder, context), context)
     else:
         context.events.note(f"checkpoint {checkpoint.digest[:12]} is measured under this protocol already, nothing to do")
     _publish(report, spec, context)
@@ -84,6 +84,13 @@ def _finished(context: StepContext, spec: EvaluateSpec) -> EvaluationReport | No
         return None
 
 
+def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], context: StepContext) -> EvaluationReport:
+    # Importing torch-fidelity takes many seconds, and an evaluation that is found done needs none of it.
+    from components.evaluate.measure import measure  # noqa: PLC0415
+
+    return measure(spec, fetch_weights_into, context)
+
+
 def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, context: StepContext) -> None:
     """Put the weights that are to be measured beside the spec, under one name."""
     file = weights_file(spec.sampling.ema)
@@ -118,7 +125,7 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     found = _finished(context, theirs)
     if found is None:
         context.events.note(f"champion version {version} was not measured under this protocol yet: measuring it")
-        found = measure(theirs, lambda folder: _copy(weights, folder / "weights.safetensors"), context)
+        found = _measure(theirs, lambda folder: _copy(weights, folder / "weights.safetensors"), context)
     return _scores_of(found, version)
 
 

@@ -1,12 +1,11 @@
 """From uint8 images to feature vectors: torch-fidelity's extractors, one of our own that needs no downloaded weights, or one of yours.
 
 Promises: weights are loaded only if their sha256 is the configured one, and never by an unrestricted unpickler; the random-convolution
-extractor is the same function on every machine (its weights come from counter-based random numbers) and is never called Inception or FID;
-an extractor's identity changes with its weights and, if it is yours, with its source.
+extractor is the same function on every machine (its weights come from counter-based random numbers) and is never called Inception or FID.
+Which extractor is meant is in `extractors.py`.
 """
 
 import importlib
-import importlib.util
 import math
 import os
 from collections.abc import Callable
@@ -23,22 +22,16 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from components.errors import BadInput, DataRefused
-from components.evaluate.config import INCEPTION, EvaluationConfig
 from components.evaluate.config import RANDOM_CONV as RANDOM_CONV_CHOICE
-from components.storage import ObjectStore, StoreUri, file_sha256
+from components.evaluate.config import EvaluationConfig
+from components.evaluate.extractors import RANDOM_CONV, RANDOM_CONV_VERSION, VGG16, WHERE_WEIGHTS_ARE, fetch_weights
+from components.storage import ObjectStore
 from model import rng
 
 Extract = Callable[[UInt8[Tensor, "b 3 h w"]], tuple[Tensor, ...]]
 """Return the features of images; the first element is what distances are measured on, a second one Inception's class scores."""
 
-RANDOM_CONV = "celebdit-random-conv"
-RANDOM_CONV_VERSION = 1
-VGG16 = "vgg16"
 LOGITS = "logits_unbiased"
-WHERE_WEIGHTS_ARE = (
-    "the file of its weights is in the torch-fidelity project's releases (Inception: weights-inception-2015-12-05-6726825d.pth) or "
-    "torchvision's (VGG16: vgg16-397923af.pth); put it at a path or an s3:// location"
-)
 _CHANNELS = (3, 24, 48, 96)
 _SIDE_PX = 32
 
@@ -144,61 +137,3 @@ def _created(name: str, layers: list[str], path: Path | None, shown: str | None,
         what = f"weights {shown} of extractor {name!r}" if shown else f"extractor {name!r}"
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise DataRefused(f"the {what} cannot be loaded: {reason}", hint=WHERE_WEIGHTS_ARE) from error
-
-
-def fetch_weights(location: str, sha256: str | None, store: ObjectStore, folder: Path, *, setting: str) -> Path:
-    """Return a local path of weights, verified against `sha256`; `setting` is their name in the configuration."""
-    assert sha256 is not None, "the configuration was validated"
-    if location.startswith("s3://"):
-        path = folder / f"{sha256}.pth"
-        if not path.exists():
-            store.get_file(StoreUri.parse(location), path, sha256=sha256)
-    else:
-        path = Path(location)
-        if not path.is_file():
-            raise BadInput(f"evaluation.{setting} {path} does not exist", hint=WHERE_WEIGHTS_ARE)
-    if (found := file_sha256(path)) != sha256:
-        raise DataRefused(
-            f"evaluation.{setting} {location} has sha256 {found}, evaluation.{setting}_sha256 is {sha256}", hint=WHERE_WEIGHTS_ARE
-        )
-    return path
-
-
-def identity_of(config: EvaluationConfig) -> str:
-    """Return what the features of a protocol are, down to the weights or the source; usable in an object's key."""
-    if config.extractor == RANDOM_CONV_CHOICE:
-        return f"{RANDOM_CONV}-{RANDOM_CONV_VERSION}"
-    parts = [config.extractor.replace(":", ".")]
-    if ":" in config.extractor:
-        parts.append(_source_sha256(config.extractor)[:16])
-    if config.weights_sha256 is not None:
-        parts.append(config.weights_sha256)
-    return "-".join(parts)
-
-
-def vgg_identity_of(config: EvaluationConfig) -> str | None:
-    """Return the identity of the features for precision and recall, if they have their own."""
-    return None if config.vgg_weights_sha256 is None else f"{VGG16}-{config.vgg_weights_sha256}"
-
-
-def _source_sha256(chosen: str) -> str:
-    module = chosen.partition(":")[0]
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
-        raise BadInput(
-            f"evaluation.extractor {chosen!r} cannot be imported: {error}", hint="install its package beside this one"
-        ) from error
-    if found is None or found.origin is None or not Path(found.origin).is_file():
-        raise BadInput(f"evaluation.extractor {chosen!r}: there is no module {module!r}", hint="install its package beside this one")
-    return file_sha256(Path(found.origin))
-
-
-def stem_of(extractor: str) -> tuple[str, str, str]:
-    """Return how Frechet and kernel distance are called on the features of `extractor`, and the mark of the other numbers."""
-    if extractor == INCEPTION:
-        return "fid", "kid", ""
-    mark = {RANDOM_CONV_CHOICE: "randconv"}.get(extractor) or "".join(
-        c if c.isalnum() else "_" for c in extractor.rpartition(":")[2].lower()
-    )
-    return f"fd_{mark}", f"kd_{mark}", f"_{mark}"

@@ -14,6 +14,7 @@ import torch
 
 from components.context import StepContext
 from components.errors import DataRefused
+from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, load_chunks
 from components.evaluate.codec import is_flipped
 from components.evaluate.config import RANDOM_CONV
 from components.evaluate.frechet import Statistics, frechet_distance, of_share, statistics
@@ -22,15 +23,13 @@ from components.evaluate.protocol import kid_subset_images
 from components.evaluate.reference import Reference, find_reference, keep_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.scores import Features, Scores, counted, score
-from components.evaluate.spec import EvaluateSpec
-from components.evaluate.worker import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, load_chunks
+from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.launch import launch
 from components.manifests import EvaluationReport, MetricInterval
 from components.packs import fetch_pack
 from components.pictures import enlarged, grid, pairs, png
 from components.storage import StoreUri
 
-REPORT_FILE = "report.json"
 GRID_FILE = "grid.png"
 CONTACT_FILE = "nearest.png"
 _GRID_IMAGES = 32

@@ -2,6 +2,7 @@
 
 Promises: `eval/fid_50k` is FID on 50,000 images and nothing else is called so; KID, precision, recall and Inception score are
 torch-fidelity's own functions on our features; a number with an interval has its standard error beside it as `..._std`.
+torch-fidelity takes seconds to import, which is left to the numbers that need it.
 """
 
 from dataclasses import dataclass
@@ -9,12 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
-from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.features import stem_of
+from components.evaluate.extractors import stem_of
 from components.evaluate.frechet import Interval, Statistics, bootstrap, frechet_distance, of_share, statistics
 from components.evaluate.protocol import Codec, comparison_of
 
@@ -80,13 +78,22 @@ def score(
             metrics[key] = share
             intervals[key] = of_share(share, trials)
     if "inception_score" in config.metric_names and fake.logits is not None:
-        found = isc_features_to_metric(torch.from_numpy(fake.logits), splits=min(_ISC_SPLITS, len(fake.logits)))
-        metrics |= {f"eval/is_mean_{count}": found[KEY_METRIC_ISC_MEAN], f"eval/is_std_{count}": found[KEY_METRIC_ISC_STD]}
+        mean, deviation = _inception_score(fake.logits)
+        metrics |= {f"eval/is_mean_{count}": mean, f"eval/is_std_{count}": deviation}
     metrics |= {f"{key}_std": interval.std for key, interval in intervals.items()}
     return Scores(headline, {key: round(number, 8) for key, number in metrics.items()}, intervals)
 
 
+def _inception_score(logits: np.ndarray) -> tuple[float, float]:
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric  # noqa: PLC0415
+
+    found = isc_features_to_metric(torch.from_numpy(logits), splits=min(_ISC_SPLITS, len(logits)))
+    return found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD]
+
+
 def _kernel_distance(fake: np.ndarray, real: np.ndarray, *, subsets: int, subset_images: int) -> tuple[float, float]:
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric  # noqa: PLC0415
+
     found = kid_features_to_metric(
         torch.from_numpy(fake.astype(np.float64)),
         torch.from_numpy(np.asarray(real, dtype=np.float64)),
@@ -99,6 +106,8 @@ def _kernel_distance(fake: np.ndarray, real: np.ndarray, *, subsets: int, subset
 
 def _precision_recall(fake: np.ndarray, real: np.ndarray, device: torch.device) -> dict[str, tuple[float, int]]:
     """Return (share, images that it is a share of) by name."""
+    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric  # noqa: PLC0415
+
     first, second = (_on(rows, device) for rows in (fake, real))
     found = prc_features_to_metric(first, second, save_cpu_ram=max(len(fake), len(real)) > _MANY_ROWS, verbose=False)
     return {"precision": (found[KEY_METRIC_PRECISION], len(fake)), "recall": (found[KEY_METRIC_RECALL], len(real))}

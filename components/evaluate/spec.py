@@ -8,12 +8,14 @@ from functools import cached_property
 from typing import Any, Literal
 
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.features import identity_of, vgg_identity_of
+from components.evaluate.extractors import identity_of, vgg_identity_of
 from components.evaluate.protocol import Comparison, comparison_of, name_of, num_reference, protocol_digest, protocol_of, stamp
 from components.manifests import CheckpointManifest, DatasetManifest, Manifest, digest_of
 from components.resources import ResourcesConfig
 from components.storage import StoreUri
 from model.config import SamplingConfig
+
+REPORT_FILE = "report.json"
 
 
 class EvaluateSpec(Manifest):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from components.context import read_section
 from components.errors import DataRefused, Preempted
+from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, chunk_path, save_chunk
 from components.evaluate.codec import flipped_at_random, through_codec
 from components.evaluate.config import RANDOM_CONV
 from components.evaluate.features import build_extractor, build_vgg
@@ -28,8 +29,6 @@ from model.dataset import Pack
 from model.generator import Generator, WeightsMismatch
 from model.sampling import to_uint8
 
-FAKES, REALS, MIRRORED, NOISE = "fakes", "reals", "mirrored", "noise"
-MAIN, LOGITS, MANIFOLD = "main", "logits", "manifold"
 _EXTRACT_IMAGES = 64
 _SPLITS: dict[str, tuple[Split, ...]] = {"train": ("train",), "held_out": ("held_out",), "all": ("train", "held_out")}
 
@@ -143,28 +142,10 @@ class _Worker:
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
             found = [self._extractor(batch) for batch in batches]
             if self._vgg is not None and kind in (FAKES, REALS):
-                self._write(kind, MANIFOLD, shard, [self._vgg(batch)[0] for batch in batches])
+                save_chunk(self._folder, kind, MANIFOLD, shard.start, [self._vgg(batch)[0] for batch in batches])
         if kind == FAKES and len(found[0]) > 1:
-            self._write(kind, LOGITS, shard, [parts[1] for parts in found])
-        self._write(kind, MAIN, shard, [parts[0] for parts in found])
-
-    def _write(self, kind: str, part: str, shard: range, rows: list[Tensor]) -> None:
-        path = chunk_path(self._folder, kind, part, shard.start)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, torch.cat(rows).float().cpu().numpy(), allow_pickle=False)
-        partial.replace(path)
-
-
-def chunk_path(folder: Path, kind: str, part: str, start: int) -> Path:
-    """Return where the rows of a shard lie."""
-    return folder / f"{kind}-{part}-{start:08d}.npy"
-
-
-def load_chunks(folder: Path, kind: str, part: str) -> np.ndarray | None:
-    """Return all rows of a kind, in the order of their indices, or None if there are none."""
-    paths = sorted(folder.glob(f"{kind}-{part}-*.npy"))
-    return np.concatenate([np.load(path, allow_pickle=False) for path in paths]) if paths else None
+            save_chunk(self._folder, kind, LOGITS, shard.start, [parts[1] for parts in found])
+        save_chunk(self._folder, kind, MAIN, shard.start, [parts[0] for parts in found])
 
 
 def _images(packs: list[Pack], shard: range) -> Tensor:

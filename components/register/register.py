@@ -19,7 +19,7 @@ from components.registry_config import RegistryConfig
 from components.served_model import save_model, try_out
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from model import config as model_config
-from model.checkpoint import CheckpointInvalid
+from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
 
 TAG_TRIAL = "serving.trial"

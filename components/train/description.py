@@ -5,11 +5,14 @@ so there is one. `celebdit sync` tells later what could not be told.
 """
 
 import threading
+from typing import TYPE_CHECKING
 
 from components.context import StepContext
 from components.errors import CelebditError
-from components.tracking import Tracking, limit_requests
 from components.train.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from components.tracking import Tracking
 
 _PAUSE_S = 10.0
 _LAST_TRY_S = 30.0
@@ -27,7 +30,6 @@ class Description:
 
     def begin(self) -> None:
         """Start telling."""
-        limit_requests(timeout_s=10, max_retries=1)
         self._thread.start()
 
     def end(self, error: BaseException | None) -> None:
@@ -51,6 +53,10 @@ class Description:
         self._context.events.note(f"{why}; run `celebdit sync {self._spec.run_key}` when it is back")
 
     def _keep_trying(self) -> None:
+        # Importing MLflow takes seconds, in which the ranks can start.
+        from components.tracking import limit_requests  # noqa: PLC0415
+
+        limit_requests(timeout_s=10, max_retries=1)
         told = False
         while not self._stop.is_set():
             try:
@@ -63,7 +69,7 @@ class Description:
             self._stop.wait(_PAUSE_S)
 
 
-def describe(tracking: Tracking, spec: TrainSpec) -> str:
+def describe(tracking: "Tracking", spec: TrainSpec) -> str:
     """Say in MLflow what the training of `spec` is, mark it as running, and return the id of its run; again is harmless."""
     run_id = str(tracking.step_run("train", run_key=spec.run_key, name=f"train-{spec.run_key}").info.run_id)
     tracking.set_status(run_id, "RUNNING")

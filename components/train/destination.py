@@ -9,8 +9,9 @@ import numpy as np
 
 from components.errors import TrackingUnavailable
 from components.journal import Attachment, Picture
+from components.points import Point
 from components.settings import Settings
-from components.tracking import Point, Tracking, limit_requests
+from components.tracking import Tracking, limit_requests
 
 
 class MlflowDestination:

@@ -13,7 +13,8 @@ from components.checkpoints import CheckpointStore
 from components.errors import BadInput, DataRefused
 from components.storage import StoreUri
 from components.train.spec import TrainSpec, differences
-from model.checkpoint import CheckpointInvalid, CheckpointState, read
+from model.checkpoint import CheckpointState, read
+from model.checkpoint_manifest import CheckpointInvalid
 from model.distributed import World, text_from_first, wait_for_all
 from model.state import StateMismatch
 from model.trainer import Trainer

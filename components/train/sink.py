@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 
 from components.checkpoints import CheckpointStore, Retention
 from components.errors import CelebditError, TemporaryFailure
-from model.checkpoint import Checkpoint, CheckpointState, newest_valid, publish, published
+from model.checkpoint import CheckpointState, publish
+from model.checkpoint_manifest import Checkpoint, newest_valid, published
 from model.config import canonical_json
 
 

@@ -10,7 +10,7 @@ from components.manifests import DatasetManifest, Manifest, digest_of
 from components.resources import ResourcesConfig
 from components.storage import ObjectStore, StoreUri
 from model.config import TRAINING_VERSION, DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
-from model.trainer import Recipe
+from model.recipe import Recipe
 
 SPEC_FILE = "spec.json"
 _KEY_CHARACTERS = 16

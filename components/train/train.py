@@ -24,7 +24,7 @@ from components.train.description import Description
 from components.train.spec import SPEC_FILE, TrainSpec, identity, run_key, store_spec
 from model.batching import plan_batch
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
-from model.trainer import Recipe
+from model.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from components.journal_archive import JournalArchive
 from components.packs import fetch_pack
 from components.train.advice import out_of_memory
 from components.train.busyness import Busyness
-from components.train.destination import MlflowDestination
 from components.train.recorder import JournalRecorder, SilentRecorder
 from components.train.resume import newest_state, restore
 from components.train.sink import UploadingSink
@@ -152,6 +151,9 @@ def _recording(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: Jo
     if journal is None:
         yield SilentRecorder()
         return
+    # Importing MLflow takes seconds, and no other rank speaks to it.
+    from components.train.destination import MlflowDestination  # noqa: PLC0415
+
     context = rank.context
 
     def connect() -> Destination:

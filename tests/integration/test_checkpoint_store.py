@@ -11,7 +11,8 @@ from celebdit_testing.steps import keys_below
 from components.checkpoints import COMMIT_FILE, QUARANTINE_FILE, CheckpointStore, Retention
 from components.errors import BadInput, DataRefused
 from components.storage import ObjectStore, StoreUri
-from model.checkpoint import MANIFEST_FILE, CheckpointState, publish, read
+from model.checkpoint import CheckpointState, publish, read
+from model.checkpoint_manifest import MANIFEST_FILE
 from model.config import canonical_json
 
 

@@ -33,11 +33,10 @@ from torch_fidelity.utils import create_feature_extractor
 from components.context import StepContext
 from components.errors import BadInput, DataRefused
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.measure import REPORT_FILE
 from components.evaluate.page import samples_page
 from components.evaluate.reference import find_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
-from components.evaluate.spec import EvaluateSpec
+from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
 from components.packs import fetch_pack
 from components.storage import StoreUri, file_sha256

@@ -8,8 +8,8 @@ from celebdit_testing.steps import keys_below
 
 from components.journal import Attachment, Journal, Picture
 from components.journal_archive import JournalArchive
+from components.points import Point
 from components.storage import ObjectStore, StoreUri
-from components.tracking import Point
 
 
 class Heard:

@@ -7,14 +7,16 @@ import torch
 from celebdit_testing.memory import LocalSink, MemoryRecorder
 from celebdit_testing.recipes import DIGEST, faces
 
-from components.evaluate.features import RANDOM_CONV, RandomConvExtractor
+from components.evaluate.extractors import RANDOM_CONV
+from components.evaluate.features import RandomConvExtractor
 from components.evaluate.frechet import frechet_distance, statistics
 from model import rng
 from model.config import TrainingConfig
 from model.dataset import open_pack, write_pack
 from model.distributed import World
+from model.recipe import Recipe
 from model.sampling import to_uint8
-from model.trainer import Recipe, Trainer
+from model.trainer import Trainer
 from pipeline.config import load_config
 
 NUM_FACES, STEPS, NUM_SAMPLES, SAMPLER_STEPS = 600, 140, 96, 10

@@ -22,8 +22,9 @@ from components.versions import add_unevaluated
 from model.config import SamplingConfig
 from model.distributed import World
 from model.ema import AveragedWeights, PowerProfile
+from model.recipe import Recipe
 from model.seed_compat import PUBLISHED, SeedCompat
-from model.trainer import Recipe, Trainer
+from model.trainer import Trainer
 from pipeline.services import Endpoints
 
 KEY = "0123456789abcdef"

@@ -1,6 +1,8 @@
 """Errors, settings, redaction, events and retry: what every step leans on."""
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -172,3 +174,17 @@ def test_retry_returns_the_first_success_and_raises_what_is_not_temporary_at_onc
     with pytest.raises(ValueError, match="no"):
         retry(call, is_temporary=lambda error: isinstance(error, ConnectionError), **arguments)  # type: ignore[arg-type]
     assert len(clock.pauses) == 2
+
+
+@pytest.mark.parametrize(
+    ("modules", "unneeded"),
+    [
+        ("components.train.train", {"torch", "mlflow", "kubernetes"}),
+        ("components.train.worker, components.evaluate.measure", {"mlflow", "torch_fidelity", "torchvision"}),
+        ("components.evaluate.evaluate, components.register.register", {"torch", "torch_fidelity"}),
+    ],
+)
+def test_a_step_imports_no_library_before_it_needs_it(modules: str, unneeded: set[str]) -> None:
+    code = f"import sys, {modules}; print(*sorted(set(sys.modules) & {unneeded!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.split() == []

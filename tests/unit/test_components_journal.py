@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.journal import Attachment, Delivery, Journal, Picture
-from components.tracking import Point, unseen
+from components.points import Point, unseen
 
 
 class Server:

@@ -8,17 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.checkpoint import (
-    MANIFEST_FILE,
-    CheckpointInvalid,
-    CheckpointOfAnotherFormat,
-    CheckpointState,
-    newest_valid,
-    publish,
-    published,
-    read,
-    verify,
-)
+from model.checkpoint import CheckpointState, publish, read
+from model.checkpoint_manifest import MANIFEST_FILE, CheckpointInvalid, CheckpointOfAnotherFormat, newest_valid, published, verify
 
 
 class Crash(Exception):

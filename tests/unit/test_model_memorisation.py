@@ -9,7 +9,8 @@ from celebdit_testing.recipes import faces, tiny_network, tiny_pack
 
 from model.config import DiffusionConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from model.distributed import World
-from model.trainer import Recipe, Trainer
+from model.recipe import Recipe
+from model.trainer import Trainer
 
 STEPS = 250
 RECTIFIED_FLOW = (DiffusionConfig(), SamplingConfig(sampler="heun", num_steps=20))

@@ -13,8 +13,9 @@ from model.checkpoint import read
 from model.dataset import Pack
 from model.distributed import World
 from model.guard import NonFinite
+from model.recipe import Recipe
 from model.state import StateMismatch
-from model.trainer import Recipe, Trainer
+from model.trainer import Trainer
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
-from model.checkpoint import Checkpoint, CheckpointState, publish
+from model.checkpoint import CheckpointState, publish
+from model.checkpoint_manifest import Checkpoint
 
 
 @dataclass

@@ -29,7 +29,7 @@ from components.manifests import DatasetManifest
 from components.resources import ResourcesConfig
 from components.storage import StoreUri, connect
 from components.train.spec import TrainSpec, identity, run_key
-from model.trainer import Recipe
+from model.recipe import Recipe
 
 _FORK = multiprocessing.get_context("forkserver")
 # The first optimiser imports torch._dynamo, which takes seconds.

@@ -9,7 +9,7 @@ from components.ingest.synthetic import draw_face
 from components.manifests import DatasetManifest
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from model.dataset import Pack, open_pack, write_pack
-from model.trainer import Recipe
+from model.recipe import Recipe
 
 DIGEST = "d" * 64
 

@@ -1,0 +1,34 @@
+"""Features on their way from the ranks to the numbers: one file per kind of image, part of the features and shard.
+
+Promises: a file that is there is whole. Which features they are is the extractor's business.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FAKES, REALS, MIRRORED, NOISE = "fakes", "reals", "mirrored", "noise"
+MAIN, LOGITS, MANIFOLD = "main", "logits", "manifold"
+
+
+def chunk_path(folder: Path, kind: str, part: str, start: int) -> Path:
+    """Return where the rows of a shard lie."""
+    return folder / f"{kind}-{part}-{start:08d}.npy"
+
+
+def save_chunk(folder: Path, kind: str, part: str, start: int, rows: Sequence[Tensor]) -> None:
+    """Store the features of the shard that begins at image `start`, as float32."""
+    path = chunk_path(folder, kind, part, start)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, torch.cat(list(rows)).float().cpu().numpy(), allow_pickle=False)
+    partial.replace(path)
+
+
+def load_chunks(folder: Path, kind: str, part: str) -> np.ndarray | None:
+    """Return all rows of a kind, in the order of their indices, or None if there are none."""
+    paths = sorted(folder.glob(f"{kind}-{part}-*.npy"))
+    return np.concatenate([np.load(path, allow_pickle=False) for path in paths]) if paths else None
