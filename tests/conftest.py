@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from celebdit_testing.command import Finished
-from celebdit_testing.first_run import FirstRun, first_run_of
+from celebdit_testing.first_run import FirstRun, first_run_of, second_run_of
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY, moto_server, rclone_server
 
 from components.storage import ObjectStore, StoreUri, connect
@@ -85,6 +85,12 @@ def watched_first_run(embedded: Services, session_folder: Path) -> FirstRun:
 def first_run(watched_first_run: FirstRun) -> Finished:
     """What that run printed."""
     return watched_first_run.finished
+
+
+@pytest.fixture(scope="session")
+def second_run(first_run: Finished, embedded: Services, session_folder: Path) -> Finished:
+    """What a run with other settings printed, whose gate fails."""
+    return second_run_of(embedded.home, session_folder / "second-run.json")
 
 
 @pytest.fixture

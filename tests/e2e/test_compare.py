@@ -19,14 +19,6 @@ PICTURES = os.environ.get("CELEBDIT_DOCS_PICTURES")
 
 
 @pytest.fixture(scope="module")
-def second_run(embedded: Services, first_run: Finished) -> Finished:
-    """A run with other settings, trained longer."""
-    done = celebdit("run", "smoke", "training.total_steps=60", "optimizer.lr_peak=0.004", "--json", home=embedded.home)
-    assert done.code == 0, done.err
-    return done
-
-
-@pytest.fixture(scope="module")
 def compared(
     embedded: Services, first_run: Finished, second_run: Finished, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Finished, Path]:
@@ -118,9 +110,9 @@ def test_the_ui_shows_charts_and_images_of_both_runs_side_by_side(
         keep(page, "mlflow-images.png", tmp_path)
 
 
-def test_the_ui_shows_versions_with_their_aliases(second_run: Finished, embedded: Services, tmp_path: Path) -> None:
+def test_the_ui_shows_versions_with_their_aliases(first_run: Finished, embedded: Services, tmp_path: Path) -> None:
     url = embedded.wait().mlflow_url
-    model = second_run.json["model"]
+    model = first_run.json["model"]
     MlflowClient(url).set_registered_model_alias(model["name"], "ui-test", model["version"])
     with browser_page(chromium_or_skip()) as page:
         page.goto(f"{url}/#/models/{model['name']}?workflowType=machine_learning")
@@ -129,5 +121,5 @@ def test_the_ui_shows_versions_with_their_aliases(second_run: Finished, embedded
         keep(page, "mlflow-versions.png", tmp_path)
         page.goto(f"{url}/#/models/{model['name']}/versions/{model['version']}?workflowType=machine_learning")
         page.get_by_text("Limits", exact=True).first.wait_for()
-        page.get_by_text(second_run.json["checkpoint"]["digest"]).first.wait_for()
+        page.get_by_text(first_run.json["checkpoint"]["digest"]).first.wait_for()
         keep(page, "mlflow-card.png", tmp_path)

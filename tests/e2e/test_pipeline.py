@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from celebdit_testing.command import COMMAND, Finished, celebdit
+from celebdit_testing.command import COMMAND, Finished, celebdit, celebdit_here
 from celebdit_testing.servers import free_port
 from mlflow import MlflowClient
 from PIL import Image
@@ -120,15 +120,17 @@ def test_a_second_run_reuses_what_is_finished(first_run: Finished, embedded: Ser
     assert len(runs(client, celebdit__run_key=first_run.json["run_key"], celebdit__step="train")) == 1
 
 
-def test_promotion_moves_champion_and_is_remembered(first_run: Finished, embedded: Services) -> None:
-    promoted = celebdit("models", "promote", "1", "--reason", "it draws faces", "--model", "celebdit-smoke", "--json", home=embedded.home)
+def test_promotion_moves_champion_and_is_remembered(first_run: Finished, embedded: Services, capsys: pytest.CaptureFixture[str]) -> None:
+    def models(*arguments: str) -> Finished:
+        return celebdit_here("models", *arguments, "--model", "celebdit-smoke", "--json", home=embedded.home, capture=capsys)
+
+    promoted = models("promote", "1", "--reason", "it draws faces")
     assert promoted.code == 0, promoted.err
     assert promoted.json == {"model": "celebdit-smoke", "champion": "1", "previous": None}
-    listed = celebdit("models", "list", "--model", "celebdit-smoke", "--json", home=embedded.home).json
-    assert listed["versions"][0]["aliases"] == ["challenger", "champion"]
-    (move,) = celebdit("models", "history", "--model", "celebdit-smoke", "--json", home=embedded.home).json["moves"]
+    assert {"challenger", "champion"} <= set(models("list").json["versions"][0]["aliases"])
+    (move,) = models("history").json["moves"]
     assert (move["action"], move["version"], move["reason"]) == ("promote", "1", "it draws faces")
-    absent = celebdit("models", "promote", "9", "--reason", "x", "--model", "celebdit-smoke", home=embedded.home)
+    absent = models("promote", "9", "--reason", "x")
     assert absent.code == 2
     assert "has no version '9'" in absent.err
 
@@ -178,12 +180,10 @@ def test_mlflow_serves_the_version_and_answers_with_png_images(served: str) -> N
         assert refused.value.code == 400
 
 
-def test_a_gate_that_fails_registers_nothing_and_exits_1(first_run: Finished, embedded: Services, client: MlflowClient) -> None:
-    arguments = ('gate.at_most."eval/fd_randconv_16"=1e-6', "registry.model_name=celebdit-never")
-    failed = celebdit("run", "smoke", *arguments, "--json", home=embedded.home)
-    assert failed.code == 1, failed.err
-    assert failed.json["gate"]["decision"] == "fail"
-    assert failed.json["model"] is None
+def test_a_gate_that_fails_registers_nothing_and_exits_1(second_run: Finished, client: MlflowClient) -> None:
+    assert second_run.code == 1, second_run.err
+    assert second_run.json["gate"]["decision"] == "fail"
+    assert second_run.json["model"] is None
     assert client.search_model_versions("name = 'celebdit-never'") == []
 
 
@@ -197,24 +197,24 @@ def descendants_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def test_ctrl_c_in_the_middle_saves_closes_and_leaves_nothing_running(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    arguments = [*COMMAND, "run", "smoke", "training.total_steps=100000", "training.checkpoint_every_s=1000.0", "--home", str(home)]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+def test_ctrl_c_in_the_middle_saves_closes_and_leaves_nothing_running(embedded: Services, client: MlflowClient) -> None:
+    home, earlier = embedded.home, set((embedded.home / "runs").glob("smoke-*"))
+    arguments = ["training.total_steps=100000", "training.checkpoint_every_s=1000.0", "training.seed=77"]
+    process = subprocess.Popen([*COMMAND, "run", "smoke", *arguments, "--home", str(home)], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("train: ") and "/100000" in line:
             break
+    own = [folder for folder in set((home / "runs").glob("smoke-*")) - earlier if "77" in (folder / "arguments.json").read_text()]
     process.send_signal(signal.SIGINT)
     said = process.stderr.read()
     assert process.wait(timeout=90) == 130
     assert "interrupted" in said
     assert "Traceback" not in said
-    assert descendants_of(home) == []
-    assert list(home.glob("s3/celebdit/main/runs/*/checkpoints/*/*/COMMIT.json")), "the step had time to save"
-    import sqlite3
-
-    with sqlite3.connect(home / "mlflow.db") as database:
-        statuses = {name.split("-")[0]: status for name, status in database.execute("select name, status from runs")}
-    assert statuses["train"] == statuses["smoke"] == "KILLED"
-    assert "RUNNING" not in statuses.values()
+    (folder,) = own
+    assert descendants_of(folder) == []
+    found = {run.info.run_name.split("-")[0]: run for run in runs(client, celebdit__pipeline_run=folder.name)}
+    assert found["train"].info.status == found["smoke"].info.status == "KILLED"
+    assert "RUNNING" not in {run.info.status for run in found.values()}
+    key = found["train"].data.tags["celebdit.run_key"]
+    assert list(home.glob(f"s3/celebdit/main/runs/{key}/checkpoints/*/*/COMMIT.json")), "the step had time to save"

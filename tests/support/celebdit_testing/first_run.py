@@ -1,6 +1,7 @@
-"""The one finished run of the smoke preset that the end-to-end tests look at, made once for all test processes.
+"""The two runs of the smoke preset that the end-to-end tests look at, made once for all test processes.
 
-Canaries are planted as secrets in its environment, and the command lines of all processes are watched while it runs.
+Canaries are planted as secrets in the first one's environment, and the command lines of all processes are watched while it runs. The second
+one trains longer with another learning rate, and its gate asks for more than it can give.
 """
 
 import json
@@ -14,6 +15,13 @@ from celebdit_testing.command import Finished, celebdit
 from components.exclusive import only_one
 
 PLANTED = {"MLFLOW_TRACKING_PASSWORD": "canary-mlflow-3c5f01", "CELEBDIT_KFP_TOKEN": "canary-kfp-7a9b22", "AWS_SESSION_TOKEN": ""}
+
+OTHER = (
+    "training.total_steps=60",
+    "optimizer.lr_peak=0.004",
+    'gate.at_most."eval/fd_randconv_16"=1e-6',
+    "registry.model_name=celebdit-never",
+)
 
 
 @dataclass(frozen=True)
@@ -52,3 +60,11 @@ def first_run_of(home: Path, kept: Path) -> FirstRun:
             kept.write_text(json.dumps({"finished": asdict(finished), "command_lines": watch.stop()}))
         raw = json.loads(kept.read_text())
     return FirstRun(Finished(**raw["finished"]), raw["command_lines"])
+
+
+def second_run_of(home: Path, kept: Path) -> Finished:
+    """Run the preset in `home` with other settings, or read at `kept` what another test process has run."""
+    with only_one(kept.with_suffix(".lock")):
+        if not kept.exists():
+            kept.write_text(json.dumps(asdict(celebdit("run", "smoke", *OTHER, "--json", home=home))))
+    return Finished(**json.loads(kept.read_text()))
