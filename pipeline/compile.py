@@ -8,6 +8,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +50,18 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
     """
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder:
         draft = Path(folder) / "pipeline.yaml"
-        graph = build_graph(config.sections(), lambda step, task: _dress(step, task, config.resources, options))
-        compiler.Compiler().compile(graph, str(draft))
+        # kfp looks through the whole call stack at each setting of a task: a thread's is short, a notebook's or a test's is not.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(_write, config, draft, options).result()
         content = draft.read_bytes()
         require_clean(content.decode())
         draft.replace(target)
     return hashlib.sha256(content).hexdigest()
+
+
+def _write(config: RunConfig, draft: Path, options: CompileOptions) -> None:
+    graph = build_graph(config.sections(), lambda step, task: _dress(step, task, config.resources, options))
+    compiler.Compiler().compile(graph, str(draft))
 
 
 def label_value(text: str) -> str:

@@ -34,7 +34,7 @@ def require_clean(text: str, *, environ: Mapping[str, str] = os.environ) -> None
 
 def lint(text: str, *, environ: Mapping[str, str]) -> list[str]:
     """Return one line per broken rule; `environ` is searched for secrets that got into `text`."""
-    documents = list(yaml.safe_load_all(text))
+    documents = list(yaml.load_all(text, yaml.CSafeLoader))
     spec = documents[0]
     platform = documents[1] if len(documents) > 1 else {}
     found = list(_secrets(text, spec, environ))

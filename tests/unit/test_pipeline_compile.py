@@ -46,7 +46,7 @@ def compiled(folder: Path, case: str) -> str:
 
 def digest_of_what_a_cluster_sees(text: str) -> dict[str, Any]:
     """Leave out the components' Python, which changes with every docstring, and the defaults, which the configuration's tests hold."""
-    spec, platform = yaml.safe_load_all(text)
+    spec, platform = yaml.load_all(text, yaml.CSafeLoader)
     executors = {}
     for name, executor in spec["deploymentSpec"]["executors"].items():
         container = {key: value for key, value in executor["container"].items() if key not in ("args", "command")}
@@ -67,7 +67,7 @@ def test_the_compiled_pipeline_is_the_golden_one_and_kfp_parses_it(case: str, tm
     if os.environ.get("CELEBDIT_WRITE_GOLDEN"):
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(yaml.safe_dump(found, sort_keys=True))
-    assert found == yaml.safe_load(golden.read_text())
+    assert found == yaml.load(golden.read_text(), yaml.CSafeLoader)
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,9 @@ def task(spec: dict[str, Any], step: str) -> dict[str, Any]:
 
 
 def damaged(text: str, damage: Callable[[Any, Any], object]) -> str:
-    spec, platform = yaml.safe_load_all(text)
+    spec, platform = yaml.load_all(text, yaml.CSafeLoader)
     damage(spec, platform)
-    return yaml.safe_dump_all([spec, platform])
+    return yaml.dump_all([spec, platform], Dumper=yaml.CSafeDumper)
 
 
 def test_what_is_compiled_breaks_no_rule(text: str) -> None:
@@ -149,7 +149,7 @@ def test_every_secret_is_a_reference(text: str, monkeypatch: pytest.MonkeyPatch,
         for key in keys:
             monkeypatch.setenv(key, f"canary-value-of-{key}")
     assert "canary-value-of" not in compiled(tmp_path, "gpu")
-    _, platform = yaml.safe_load_all(text)
+    _, platform = yaml.load_all(text, yaml.CSafeLoader)
     for step in ("preflight", "ingest", "train", "evaluate", "gate", "register", "finalize"):
         given = {entry["envVar"] for secret in settings(platform, step)["secretAsEnv"] for entry in secret["keyToEnv"]}
         assert given == {key for keys in SECRET_KEYS.values() for key in keys}
