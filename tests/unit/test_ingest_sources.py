@@ -163,13 +163,12 @@ def test_too_many_entries_are_refused_before_they_are_loaded(tmp_path: Path) -> 
 def million_entries(path: Path) -> None:
     """Write a zip whose directory has a million records; all point at one empty file."""
     local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 33, 0, 0, 0, 11, 0) + b"0000000.jpg"
-    records = bytearray()
-    for index in range(10**6):
-        records += struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0) + b"%07d.jpg" % index
+    record = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0)
+    records = b"".join(record + b"%07d.jpg" % index for index in range(10**6))
     end64 = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, 10**6, 10**6, len(records), len(local))
     locator = struct.pack("<4sIQI", b"PK\6\7", 0, len(local) + len(records), 1)
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
-    path.write_bytes(local + bytes(records) + end64 + locator + end)
+    path.write_bytes(local + records + end64 + locator + end)
 
 
 def test_a_million_entries_are_refused_in_little_memory(tmp_path: Path) -> None:

@@ -5,11 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import CheckpointState, publish, read
-from model.checkpoint_manifest import MANIFEST_FILE, CheckpointInvalid, CheckpointOfAnotherFormat, newest_valid, published, verify
+from model.checkpoint_manifest import (
+    MANIFEST_FILE,
+    Checkpoint,
+    CheckpointInvalid,
+    CheckpointOfAnotherFormat,
+    newest_valid,
+    published,
+    verify,
+)
 
 
 class Crash(Exception):
@@ -112,21 +120,32 @@ def test_any_damage_to_any_file_is_found(tmp_path: Path, name: str, damage: str)
     assert found.directory == good.directory
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Checkpoint]:
+    """Two whole checkpoints under one root."""
+    root = tmp_path_factory.mktemp("pair")
+    return publish(state(1), root), publish(state(2), root)
+
+
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_any_flipped_bit_or_cut_anywhere_is_found(tmp_path: Path, data: st.DataObject) -> None:
-    good, bad = publish(state(1), tmp_path), publish(state(2), tmp_path)
+def test_any_flipped_bit_or_cut_anywhere_is_found(pair: tuple[Checkpoint, Checkpoint], data: st.DataObject) -> None:
+    good, bad = pair
     name = data.draw(st.sampled_from([*bad.files, MANIFEST_FILE]))
-    content = bytearray((bad.directory / name).read_bytes())
+    whole = (bad.directory / name).read_bytes()
+    content = bytearray(whole)
     place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
         content[place] ^= 1 << data.draw(st.integers(0, 7))
     else:
         del content[place:]
     (bad.directory / name).write_bytes(content)
-    with pytest.raises((CheckpointInvalid, CheckpointOfAnotherFormat)):
-        read(bad.directory)
-    found = newest_valid(tmp_path)
+    try:
+        with pytest.raises((CheckpointInvalid, CheckpointOfAnotherFormat)):
+            read(bad.directory)
+        found = newest_valid(bad.directory.parent)
+    finally:
+        (bad.directory / name).write_bytes(whole)
     assert found is not None
     assert name == MANIFEST_FILE or found.directory == good.directory
 

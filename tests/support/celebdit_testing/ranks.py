@@ -33,7 +33,7 @@ from model.recipe import Recipe
 
 _FORK = multiprocessing.get_context("forkserver")
 # The first optimiser imports torch._dynamo, which takes seconds.
-_FORK.set_forkserver_preload(["components.train.worker", "components.ingest.ingest", "torch._dynamo"])
+_FORK.set_forkserver_preload(["components.train.worker", "components.train.destination", "components.ingest.ingest", "torch._dynamo"])
 NOWHERE = "http://127.0.0.1:9"
 Prelude = Callable[[int], None]
 """Called in a rank with its number before it begins; it must be importable."""
