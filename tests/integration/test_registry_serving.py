@@ -10,14 +10,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
 import yaml
-from celebdit_testing.command import celebdit, celebdit_here
+from celebdit_testing.command import celebdit_here
 from celebdit_testing.registered import SAMPLING, registered_model, registry_context
 from PIL import Image
 
@@ -27,7 +29,7 @@ from components.kserve import serving_command
 from components.manifests import CheckpointManifest
 from components.process import spawn, stop
 from components.registry import Registry
-from components.served_model import check_answer, free_port, served
+from components.served_model import check_answer, free_port
 from components.storage import StoreUri
 from components.weights import find_weights
 from pipeline.services import Endpoints, Services
@@ -50,16 +52,62 @@ def model(embedded: Services, shared_folder: Path) -> Iterator[CheckpointManifes
         yield checkpoint
 
 
-def test_the_packed_code_is_what_answers_and_the_example_works(model: CheckpointManifest, context: StepContext) -> None:
+def wait_until(answers: Callable[[], bool], *, deadline_s: float = 250) -> None:
+    end = time.monotonic() + deadline_s
+    while not answers():
+        assert time.monotonic() < end
+        time.sleep(0.3)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server of the version in a process of its own."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+
+    def answer(self, question: bytes) -> Any:
+        """Return the predictions for a request, as soon as the server answers."""
+        found: list[Any] = []
+
+        def answered() -> bool:
+            assert self.process.poll() is None, "the server ended"
+            try:
+                request = urllib.request.Request(
+                    f"http://127.0.0.1:{self.port}/invocations", question, {"Content-Type": "application/json"}
+                )
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    found.append(json.load(answer)["predictions"])
+            except OSError:
+                return False
+            return True
+
+        wait_until(answered)
+        return found[0]
+
+
+@pytest.fixture(scope="module")
+def celebdit_server(model: CheckpointManifest, embedded: Services) -> Iterator[Server]:
+    """`celebdit serve`, which runs what the register step tries a version out with."""
+    port = free_port()
+    process = spawn(
+        [sys.executable, "-m", "pipeline.cli", "serve", "served@challenger", "--port", str(port), "--home", str(embedded.home)],
+        stdout=subprocess.DEVNULL,
+        new_group=True,
+    )
+    try:
+        yield Server(process, port)
+    finally:
+        stop(process, grace_s=10)
+
+
+def test_the_packed_code_is_what_answers_and_the_example_works(celebdit_server: Server, context: StepContext) -> None:
     files = Registry(context.tracking, "served").files_of("1", context.scratch("served"))
-    example = (files.folder / "serving_input_example.json").read_bytes()
-    with served(files.folder) as (url, process):
-        request = urllib.request.Request(f"{url}/invocations", example, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            rows = json.load(answer)["predictions"]
-        listening = [c.laddr.ip for c in psutil.Process(process.pid).net_connections("tcp") if c.status == "LISTEN"]
+    rows = celebdit_server.answer((files.folder / "serving_input_example.json").read_bytes())
+    family = [process := psutil.Process(celebdit_server.process.pid), *process.children(recursive=True)]
+    listening = {c.laddr for member in family for c in member.net_connections("tcp") if c.status == "LISTEN"}
+    assert listening == {("127.0.0.1", celebdit_server.port)}
     images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(row["image"])))) for row in rows]
-    assert set(listening) == {"127.0.0.1"}
     answer_bytes = base64.b64decode(rows[0]["image"])
     check_answer(answer_bytes, image_px=16)
     with pytest.raises(DataRefused, match=r"16x16, it was trained at 32 px"):
@@ -70,17 +118,10 @@ def test_the_packed_code_is_what_answers_and_the_example_works(model: Checkpoint
     assert np.array_equal(np.stack(images), drawn.permute(0, 2, 3, 1).numpy())
 
 
-def wait_until(answers: Callable[[], bool], *, deadline_s: float = 250) -> None:
-    end = time.monotonic() + deadline_s
-    while not answers():
-        assert time.monotonic() < end
-        time.sleep(0.3)
-
-
 def test_celebdit_serve_and_its_kubernetes_manifest_both_answer(
-    model: CheckpointManifest, embedded: Services, context: StepContext, tmp_path: Path
+    celebdit_server: Server, embedded: Services, context: StepContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    printed = celebdit("serve", "served@challenger", "--kubernetes", "--gpus", "1", home=embedded.home)
+    printed = celebdit_here("serve", "served@challenger", "--kubernetes", "--gpus", "1", home=embedded.home, capture=capsys)
     assert printed.code == 0, printed.err
     manifest = yaml.safe_load(printed.out)
     assert (manifest["kind"], manifest["apiVersion"]) == ("InferenceService", "serving.kserve.io/v1beta1")
@@ -101,40 +142,17 @@ def test_celebdit_serve_and_its_kubernetes_manifest_both_answer(
         stdout=subprocess.DEVNULL,
         new_group=True,
     )
-    own_port = free_port()
-    own = spawn(
-        [sys.executable, "-m", "pipeline.cli", "serve", "served@challenger", "--port", str(own_port), "--home", str(embedded.home)],
-        stdout=subprocess.DEVNULL,
-        new_group=True,
-    )
     try:
-        pictures = [asked(port, in_cluster), asked(own_port, own)]
-        busy = celebdit("serve", "served@challenger", "--port", str(own_port), home=embedded.home)
+        question = json.dumps({"dataframe_records": [{"seed": 5}]}).encode()
+        answers = [server.answer(question)[0]["image"] for server in (celebdit_server, Server(in_cluster, port))]
+        pictures = [base64.b64decode(answer) for answer in answers]
+        busy = celebdit_here("serve", "served@challenger", "--port", str(port), home=embedded.home, capture=capsys)
         assert busy.code == 2
-        assert f"port {own_port} of 127.0.0.1 cannot be used" in busy.err
+        assert f"port {port} of 127.0.0.1 cannot be used" in busy.err
     finally:
         stop(in_cluster, grace_s=10)
-        stop(own, grace_s=10)
     assert pictures[0] == pictures[1]
     assert Image.open(io.BytesIO(pictures[0])).size == (16, 16)
-
-
-def asked(port: int, process: "subprocess.Popen[bytes]") -> bytes:
-    question = json.dumps({"dataframe_records": [{"seed": 5}]}).encode()
-    found: list[bytes] = []
-
-    def answered() -> bool:
-        assert process.poll() is None, "the server ended"
-        try:
-            request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", question, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                found.append(base64.b64decode(json.load(answer)["predictions"][0]["image"]))
-        except OSError:
-            return False
-        return True
-
-    wait_until(answered)
-    return found[0]
 
 
 def test_samples_can_be_drawn_from_wherever_weights_are(
