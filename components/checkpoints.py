@@ -184,6 +184,11 @@ class CheckpointStore:
         return kept
 
 
+def is_note(name: str) -> bool:
+    """Return whether object storage keeps a file of this name beside a checkpoint, not as a part of it."""
+    return name in (COMMIT_FILE, QUARANTINE_FILE) or name.startswith(_SCORE_PREFIX)
+
+
 def _committed(names: Sequence[StoreUri]) -> list[Committed]:
     aside = {_folder(uri) for uri in names if uri.name == QUARANTINE_FILE}
     found = [_folder(uri) for uri in names if uri.name == COMMIT_FILE]

@@ -7,6 +7,7 @@ reading tensors is `checkpoint.py`'s business.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +83,8 @@ def decode_manifest(raw: bytes) -> tuple[int, dict[str, FileEntry]]:
     return step, files
 
 
-def verify(directory: Path) -> Checkpoint:
-    """Check every file of the checkpoint in `directory` against its manifest.
+def verify(directory: Path, *, beside: Callable[[str], bool] = lambda name: False) -> Checkpoint:
+    """Check every file of the checkpoint in `directory` against its manifest; names that `beside` knows may lie there too, unread.
 
     Raises:
         CheckpointInvalid: naming the first file that is missing, extra or different.
@@ -93,7 +94,7 @@ def verify(directory: Path) -> Checkpoint:
     except OSError as cause:
         raise CheckpointInvalid(f"{directory.name}: no {MANIFEST_FILE}") from cause
     step, files = decode_manifest(raw)
-    present = {path.name for path in directory.iterdir()} - {MANIFEST_FILE}
+    present = {path.name for path in directory.iterdir() if path.name in files or not beside(path.name)} - {MANIFEST_FILE}
     for name in sorted(present ^ set(files)):
         raise CheckpointInvalid(f"{directory.name}: file {name} is {'extra' if name in present else 'missing'}")
     for name, entry in files.items():

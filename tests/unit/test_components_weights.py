@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.errors import BadInput
+from components.errors import BadInput, DataRefused
 from components.weights import find_weights
 from model.checkpoint import CheckpointState, publish
 
@@ -29,6 +29,17 @@ def checkpoint_with(folder: Path, *groups: str) -> str:
 def test_the_widest_average_is_the_default(tmp_path: Path, groups: tuple[str, ...], chosen: str) -> None:
     folder = checkpoint_with(tmp_path, *groups)
     assert find_weights(folder, ema=None, context=None).ema == chosen
+
+
+def test_a_folder_that_was_copied_from_object_storage_with_its_notes_is_the_same_checkpoint(tmp_path: Path) -> None:
+    folder = checkpoint_with(tmp_path, "weights")
+    before = find_weights(folder, ema=None, context=None)
+    for note in ("COMMIT.json", "SCORE-eval.fid_50k.json"):
+        Path(folder, note).write_text("{}")
+    assert find_weights(folder, ema=None, context=None) == before
+    Path(folder, "other.json").write_text("{}")
+    with pytest.raises(DataRefused, match=r"file other\.json is extra"):
+        find_weights(folder, ema=None, context=None)
 
 
 def test_an_average_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
