@@ -338,13 +338,32 @@ def _stop_tree(server: Server) -> None:
     for member in family:
         with suppress(psutil.Error):
             member.terminate()
-    _, alive = psutil.wait_procs(family, timeout=_STOP_S)
-    for member in alive:
+    for member in _alive_after(family, _STOP_S):
         with suppress(psutil.Error):
             member.kill()
-    psutil.wait_procs(alive, timeout=_STOP_S)
+    _alive_after(family, _STOP_S)
     with suppress(ChildProcessError, OSError):
         os.waitpid(server.pid, os.WNOHANG)
+
+
+def _alive_after(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until none of `processes` works any more, but no longer than so many seconds, and return those that do.
+
+    One that has ended and waits for its parent to notice is not waited for: the parent may be another user of the servers that goes on.
+    """
+    deadline_s = time.monotonic() + seconds
+    while alive := [process for process in processes if _works(process)]:
+        if time.monotonic() > deadline_s:
+            break
+        time.sleep(0.05)
+    return alive
+
+
+def _works(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _last_line(log: Path) -> str:

@@ -20,7 +20,7 @@ import pytest
 import torch
 import yaml
 from celebdit_testing.command import celebdit_here
-from celebdit_testing.registered import SAMPLING, registered_model, registry_context
+from celebdit_testing.registered import SAMPLING, registered_faces, registry_context
 from PIL import Image
 
 from components.context import StepContext
@@ -41,15 +41,14 @@ def context(endpoints: Endpoints, tmp_path: Path) -> StepContext:
 
 
 @pytest.fixture(scope="module")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("registry")
+def shared_folder(session_folder: Path) -> Path:
+    return session_folder / "faces"
 
 
 @pytest.fixture(scope="module")
-def model(embedded: Services, shared_folder: Path) -> Iterator[CheckpointManifest]:
-    """The checkpoint that version 1 of "served" was made from."""
-    with registered_model(embedded, shared_folder, "served", seed=3) as checkpoint:
-        yield checkpoint
+def model(embedded: Services, shared_folder: Path) -> CheckpointManifest:
+    """The checkpoint that version 1 of "faces" was made from."""
+    return registered_faces(embedded, shared_folder)
 
 
 def wait_until(answers: Callable[[], bool], *, deadline_s: float = 250) -> None:
@@ -91,7 +90,7 @@ def celebdit_server(model: CheckpointManifest, embedded: Services) -> Iterator[S
     """`celebdit serve`, which runs what the register step tries a version out with."""
     port = free_port()
     process = spawn(
-        [sys.executable, "-m", "pipeline.cli", "serve", "served@challenger", "--port", str(port), "--home", str(embedded.home)],
+        [sys.executable, "-m", "pipeline.cli", "serve", "faces@challenger", "--port", str(port), "--home", str(embedded.home)],
         stdout=subprocess.DEVNULL,
         new_group=True,
     )
@@ -102,7 +101,7 @@ def celebdit_server(model: CheckpointManifest, embedded: Services) -> Iterator[S
 
 
 def test_the_packed_code_is_what_answers_and_the_example_works(celebdit_server: Server, context: StepContext) -> None:
-    files = Registry(context.tracking, "served").files_of("1", context.scratch("served"))
+    files = Registry(context.tracking, "faces").files_of("1", context.scratch("faces"))
     rows = celebdit_server.answer((files.folder / "serving_input_example.json").read_bytes())
     family = [process := psutil.Process(celebdit_server.process.pid), *process.children(recursive=True)]
     listening = {c.laddr for member in family for c in member.net_connections("tcp") if c.status == "LISTEN"}
@@ -114,14 +113,14 @@ def test_the_packed_code_is_what_answers_and_the_example_works(celebdit_server: 
         check_answer(answer_bytes, image_px=32)
     with pytest.raises(DataRefused, match="not answer with a PNG"):
         check_answer(answer_bytes[:40], image_px=16)
-    drawn = find_weights("models:/served/1", ema=None, context=context).generator(torch.device("cpu")).draw(SAMPLING, [0, 1], pass_images=1)
+    drawn = find_weights("models:/faces/1", ema=None, context=context).generator(torch.device("cpu")).draw(SAMPLING, [0, 1], pass_images=1)
     assert np.array_equal(np.stack(images), drawn.permute(0, 2, 3, 1).numpy())
 
 
 def test_celebdit_serve_and_its_kubernetes_manifest_both_answer(
     celebdit_server: Server, embedded: Services, context: StepContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    printed = celebdit_here("serve", "served@challenger", "--kubernetes", "--gpus", "1", home=embedded.home, capture=capsys)
+    printed = celebdit_here("serve", "faces@challenger", "--kubernetes", "--gpus", "1", home=embedded.home, capture=capsys)
     assert printed.code == 0, printed.err
     manifest = yaml.safe_load(printed.out)
     assert (manifest["kind"], manifest["apiVersion"]) == ("InferenceService", "serving.kserve.io/v1beta1")
@@ -146,7 +145,7 @@ def test_celebdit_serve_and_its_kubernetes_manifest_both_answer(
         question = json.dumps({"dataframe_records": [{"seed": 5}]}).encode()
         answers = [server.answer(question)[0]["image"] for server in (celebdit_server, Server(in_cluster, port))]
         pictures = [base64.b64decode(answer) for answer in answers]
-        busy = celebdit_here("serve", "served@challenger", "--port", str(port), home=embedded.home, capture=capsys)
+        busy = celebdit_here("serve", "faces@challenger", "--port", str(port), home=embedded.home, capture=capsys)
         assert busy.code == 2
         assert f"port {port} of 127.0.0.1 cannot be used" in busy.err
     finally:
@@ -166,7 +165,7 @@ def test_samples_can_be_drawn_from_wherever_weights_are(
     checkpoint = model
     local = next((shared_folder / checkpoint.run_key).glob("step-*"))
     wanted = ("--count", "3", "--steps", "2", "--sampler", "euler", "--batch", "1", "--json")
-    sources = [str(local), checkpoint.uri, checkpoint.run_key, "models:/served@challenger"]
+    sources = [str(local), checkpoint.uri, checkpoint.run_key, "models:/faces@challenger"]
     drawn = [
         celebdit_here("sample", source, *wanted, "--out", str(tmp_path / f"{n}.png"), home=embedded.home, capture=capsys)
         for n, source in enumerate(sources)
@@ -182,8 +181,8 @@ def test_samples_can_be_drawn_from_wherever_weights_are(
     for arguments, code, said in (
         ((str(tmp_path),), 2, "is not a checkpoint"),
         (("nothing-like-this",), 2, "is neither a checkpoint"),
-        (("models:/served@nobody",), 2, "no alias 'nobody'"),
-        (("models:served",), 2, "is not a model version"),
+        (("models:/faces@nobody",), 2, "no alias 'nobody'"),
+        (("models:faces",), 2, "is not a model version"),
         ((str(local), "--ema", "0.3"), 2, "no average '0.3'"),
         ((str(local), "--out", str(tmp_path / "no" / "where.png")), 2, "cannot be written"),
         ((str(local), "--device", "cuda"), 2, "no CUDA device"),

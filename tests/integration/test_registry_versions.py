@@ -3,14 +3,14 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 from celebdit_testing.recipes import dataset_manifest, tiny_network
-from celebdit_testing.registered import SAMPLING, passed, registered, registered_model, registry_context, report_of
+from celebdit_testing.registered import SAMPLING, passed, registered, registered_faces, registry_context, report_of
 from celebdit_testing.steps import notes, step_context
 from celebdit_testing.trained import commit_checkpoint
 
@@ -29,10 +29,9 @@ def context(endpoints: Endpoints, tmp_path: Path) -> StepContext:
 
 
 @pytest.fixture(scope="module")
-def model(embedded: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CheckpointManifest]:
+def model(embedded: Services, session_folder: Path) -> CheckpointManifest:
     """The checkpoint that version 1 of "faces" was made from."""
-    with registered_model(embedded, tmp_path_factory.mktemp("registry"), "faces", seed=1) as checkpoint:
-        yield checkpoint
+    return registered_faces(embedded, session_folder / "faces")
 
 
 def test_a_version_holds_a_card_a_signature_an_example_and_no_pickle(model: CheckpointManifest, context: StepContext) -> None:

@@ -1,9 +1,11 @@
 """The embedded servers: shared, private, recognised, and gone when they should be."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -46,6 +48,30 @@ def test_the_last_user_stops_the_servers_and_nobody_else(tmp_path: Path) -> None
     let_go(second)
     assert services.running() == {}
     assert not [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_stopping_does_not_wait_for_the_parent_of_a_server_to_notice(tmp_path: Path) -> None:
+    """The parent is the command that started the servers, and it may go on with something else."""
+    home = tmp_path / "home"
+    home.mkdir()
+    parent = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); sys.stdin.readline()"
+    child = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, *child],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CELEBDIT_SERVICE": "m"},
+    ) as holder:
+        assert holder.stdout is not None
+        server = psutil.Process(int(holder.stdout.readline()))
+        record = {"servers": {"s3": {"url": "http://127.0.0.1:1", "pid": server.pid, "mark": "m"}}, "stay": True}
+        (home / "services.json").write_text(json.dumps(record))
+        began_s = time.monotonic()
+        assert Services(home).stop() == ["s3"]
+        assert server.status() == psutil.STATUS_ZOMBIE
+        assert time.monotonic() - began_s < 10
+        holder.communicate("\n")
 
 
 def test_servers_of_a_killed_command_end_with_it(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Versions in a registry on test servers: registered through the step, or bare where only their number matters."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from celebdit_testing.steps import step_context
 from celebdit_testing.trained import commit_checkpoint
 
 from components.context import StepContext
+from components.exclusive import only_one
 from components.manifests import CheckpointManifest, EvaluationReport, GateDecision
 from components.register.register import run as register
 from components.registry import Registry
@@ -53,17 +52,23 @@ def registered(context: StepContext, checkpoint: CheckpointManifest, name: str) 
     return register(checkpoint, dataset_manifest(), report, passed(checkpoint), SAMPLING, config, context).version
 
 
-@contextmanager
-def registered_model(embedded: Services, folder: Path, name: str, *, seed: int) -> Iterator[CheckpointManifest]:
-    """The checkpoint behind version 1 of a model that is registered inside the block."""
-    found = embedded.wait()
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in found.environment.items():
-            patch.setenv(key, value)
-        context = registry_context(found, folder)
-        checkpoint = commit_checkpoint(context, folder, seed=seed)
-        assert registered(context, checkpoint, name) == "1"
-    yield checkpoint
+def registered_faces(embedded: Services, folder: Path) -> CheckpointManifest:
+    """The checkpoint behind version 1 of the model "faces", which whichever test process asks first registers.
+
+    Its local copy is below `folder`.
+    """
+    folder.mkdir(exist_ok=True)
+    kept = folder / "checkpoint.json"
+    with only_one(folder / "lock"), pytest.MonkeyPatch.context() as patch:
+        if not kept.exists():
+            found = embedded.wait()
+            for key, value in found.environment.items():
+                patch.setenv(key, value)
+            context = registry_context(found, folder)
+            checkpoint = commit_checkpoint(context, folder, seed=1)
+            assert registered(context, checkpoint, "faces") == "1"
+            kept.write_text(checkpoint.model_dump_json())
+        return CheckpointManifest.model_validate_json(kept.read_text())
 
 
 def bare_versions(context: StepContext, name: str, count: int, *, gate: str = "pass") -> Registry:
