@@ -19,9 +19,14 @@ _MASK = "***"
 _SHORTEST = 6
 
 
+def is_secret(name: str) -> bool:
+    """Return whether an environment variable of this name holds a secret."""
+    return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name)
+
+
 def redactor(environ: Mapping[str, str]) -> Callable[[str], str]:
     """Return a function that masks the secrets of `environ` in a text."""
-    named = {value for name, value in environ.items() if _SECRET_NAME.search(name) and not _NOT_SECRET.search(name)}
+    named = {value for name, value in environ.items() if is_secret(name)}
     values = sorted((value for value in named if len(value) >= _SHORTEST), key=len, reverse=True)
 
     def redact(text: str) -> str:

@@ -46,7 +46,7 @@ def doctor(
 
         kubeflow = Kubeflow(KfpAddress.find(endpoint, namespace), deadline_s=5.0)
         cluster = Cluster.connect(namespace=namespace or "kubeflow", context=kube_context, deadline_s=5.0)
-        checks = check_cluster(kubeflow, cluster, lambda: read_lock(images).images, config.resources)
+        checks = check_cluster(kubeflow, cluster, lambda: read_lock(images).images, config)
     else:
         checks = check_machine(home, os.environ)
     for check in checks:

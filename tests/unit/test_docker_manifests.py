@@ -100,7 +100,8 @@ def test_code_and_manifests_agree_on_names() -> None:
         given = {line.partition("=")[0] for line in (folder / "celebdit.env").read_text().split()}
         assert set(names.REQUIRED_CONFIG_KEYS) <= given <= set(names.CONFIG_KEYS)
         generated = {entry["name"]: entry for entry in yaml.safe_load((folder / "kustomization.yaml").read_text())["secretGenerator"]}
-        for secret, keys in names.SECRET_KEYS.items():
+        for secret, keys in {**names.SECRET_KEYS, **names.STEP_SECRET_KEYS["ingest"]}.items():
+            assert generated[secret]["namespace"] == "kubeflow"
             (template,) = generated[secret]["envs"]
             lines = (folder / f"{template}.template").read_text().split()
             assert lines == [f"{key}=" for key in keys], "a template names keys and holds no value"
@@ -115,6 +116,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in ("celebdit.env", "mlflow.env"):
             shutil.copy(KUBERNETES / "overlays" / overlay / file, folder / "overlays" / overlay / file)
     return folder
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "canary-key", "AWS_SECRET_ACCESS_KEY": "canary-secret-0123"}
 
 
 def make_secrets(folder: Path, overlay: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -132,10 +136,11 @@ def test_secrets_are_made_once_privately_and_never_shown(copy: Path) -> None:
     refused = make_secrets(copy, "production")
     assert refused.returncode != 0
     assert "AWS_ACCESS_KEY_ID" in refused.stderr
-    made = make_secrets(copy, "production", AWS_ACCESS_KEY_ID="canary-key", AWS_SECRET_ACCESS_KEY="canary-secret-0123")
+    made = make_secrets(copy, "production", **KEYS, KAGGLE_USERNAME="canary-user", KAGGLE_KEY="canary-kaggle-0123")
     assert made.returncode == 0, made.stderr
+    assert (copy / "overlays/production/secrets/kaggle.env").read_text() == "KAGGLE_USERNAME=canary-user\nKAGGLE_KEY=canary-kaggle-0123\n"
     files = sorted((copy / "overlays" / "production" / "secrets").glob("*.env"))
-    assert [path.name for path in files] == ["mlflow-client.env", "mlflow-server.env", "s3.env"]
+    assert [path.name for path in files] == ["kaggle.env", "mlflow-client.env", "mlflow-server.env", "s3.env"]
     for path in files:
         assert path.stat().st_mode & 0o077 == 0
         for line in path.read_text().split():
@@ -148,10 +153,12 @@ def test_secrets_are_made_once_privately_and_never_shown(copy: Path) -> None:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which builds the overlays, is not installed")
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_builds_into_valid_objects_with_secrets_in_secrets_alone(copy: Path, overlay: str) -> None:
-    assert make_secrets(copy, overlay, AWS_ACCESS_KEY_ID="canary-key", AWS_SECRET_ACCESS_KEY="canary-secret-0123").returncode == 0
+    assert make_secrets(copy, overlay, **KEYS).returncode == 0
     folder = copy / "overlays" / overlay
     built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
     objects = list(yaml.safe_load_all(built))
+    secrets = {document["metadata"]["name"]: document.get("data", {}) for document in objects if document["kind"] == "Secret"}
+    assert set(secrets[names.KAGGLE_SECRET]) <= set(names.KAGGLE_KEYS), "it is there, and may be empty"
     for document in objects:
         validate(document)
         named = document["metadata"].get("namespace")
@@ -179,6 +186,12 @@ def test_no_file_of_docker_names_a_registry_or_an_index() -> None:
     for path in DOCKER.rglob("*"):
         if path.is_file() and not path.name.endswith(".env"):
             assert not REGISTRIES.search(path.read_text()), path
+
+
+def test_a_team_without_a_cluster_gets_the_secrets_of_its_servers_alone(tmp_path: Path) -> None:
+    made = subprocess.run(["sh", str(KUBERNETES / "new-secrets.sh"), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow-client.env", "mlflow-server.env", "s3.env"]
 
 
 def test_compose_reads_secrets_from_files_alone_and_publishes_to_this_machine_only() -> None:
