@@ -4,13 +4,15 @@ Promises: the run key is a function of the data, the recipe and the version of t
 does not enter it.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from components.manifests import DatasetManifest, Manifest, digest_of
 from components.resources import ResourcesConfig
 from components.storage import ObjectStore, StoreUri
 from model.config import TRAINING_VERSION, DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
-from model.trainer import Recipe
+
+if TYPE_CHECKING:
+    from model.trainer import Recipe
 
 SPEC_FILE = "spec.json"
 _KEY_CHARACTERS = 16
@@ -31,7 +33,9 @@ class TrainSpec(Manifest):
     resources: ResourcesConfig
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> "Recipe":
+        from model.trainer import Recipe  # noqa: PLC0415 - loads torch, which takes seconds, and a node's launcher has no use for it
+
         return Recipe(self.network, self.diffusion, self.optimizer, self.training, self.sampling)
 
     @property
