@@ -13,7 +13,7 @@ from pipeline.cli import main
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import RunConfig
 from pipeline.images import Images
-from pipeline.kubeflow import KfpAddress, Kubeflow
+from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 from pipeline.submit import submit
 
 DIGESTS = {"cpu": "registry.example/cpu@sha256:" + "a" * 64, "gpu": "registry.example/gpu@sha256:" + "b" * 64}
@@ -40,7 +40,7 @@ def compiling_once() -> Iterator[None]:
 
 def connect(server: FakeKfp, **options: Any) -> Kubeflow:
     address = KfpAddress(server.url, options.pop("namespace", None), token=options.pop("token", None))
-    return Kubeflow(address, sleep=lambda seconds: None, deadline_s=options.pop("deadline_s", 5.0), **options)
+    return Kubeflow(address, Patience(**{"sleep": lambda seconds: None, "deadline_s": 5.0, **options}))
 
 
 def submitted(server: FakeKfp, config: RunConfig, **options: Any) -> Any:

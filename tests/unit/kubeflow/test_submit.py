@@ -9,7 +9,7 @@ from celebdit_testing.submissions import DIGESTS, OPTIONS, connect, submitted
 
 from components.errors import BadInput, TemporaryFailure
 from pipeline.config import RunConfig, load_config
-from pipeline.kubeflow import KfpAddress, Kubeflow
+from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 from pipeline.submit import submit
 
 CANARY = "canary-kfp-token-0123456789"
@@ -125,7 +125,7 @@ def test_a_server_that_stays_broken_is_a_temporary_failure_within_the_deadline(s
 
 def test_nobody_at_home_is_a_temporary_failure(config: RunConfig) -> None:
     with pytest.raises(TemporaryFailure, match="cannot be reached"):
-        submit(config, OPTIONS, Kubeflow(KfpAddress("http://127.0.0.1:9", None), deadline_s=0.1), experiment="faces")
+        submit(config, OPTIONS, Kubeflow(KfpAddress("http://127.0.0.1:9", None), Patience(deadline_s=0.1)), experiment="faces")
 
 
 def test_a_login_page_is_recognised(server: FakeKfp) -> None:
