@@ -232,6 +232,10 @@ def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
         assert refused.returncode == 2
         named = "MLFLOW_BACKEND_STORE_URI" if missing == "POSTGRES_PASSWORD" else missing
         assert refused.stderr.startswith(f"start-mlflow: {named} is not set")
+    for name in ("POSTGRES_PASSWORD", "MLFLOW_ADMIN_PASSWORD"):
+        for odd in ("canary%0123456789", "canary@0123456789", "canary\n0123456789", "canary 0123456789"):
+            refused = start({**whole, name: odd})
+            assert (refused.returncode, refused.stderr) == (2, f"start-mlflow: {name} may have letters, digits and ._~- alone\n")
     assert "12 characters" in start({**whole, "MLFLOW_ADMIN_PASSWORD": "short"}).stderr
     started = start(whole)
     arguments = started.stdout.split("-- environment")[0]
@@ -241,4 +245,5 @@ def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
     assert started.stdout.rstrip().endswith("600")
     found = re.search(r"^MLFLOW_BACKEND_STORE_URI=(.*)$", started.stdout, re.MULTILINE)
     assert found, "MLflow is told of its database by the environment"
+    assert found[1] == "postgresql+psycopg2://mlflow:canary-postgres-0123@postgres:5432/mlflow"
     create_engine(found[1])  # needs the driver that the address names, of those that the pins bring
