@@ -211,6 +211,16 @@ def test_compose_reads_secrets_from_files_alone_and_publishes_to_this_machine_on
     }
 
 
+def test_the_guide_names_every_variable_and_every_file_of_secrets() -> None:
+    guide = (DOCKER.parent / "docs" / "kubernetes.md").read_text()
+    variables = set(re.findall(r"(?<!\$)\$\{(\w+)", (DOCKER / "compose.yaml").read_text()))
+    assert len(variables) > 4
+    files = {path.name.removesuffix(".template") for path in KUBERNETES.rglob("*.env.template")}
+    assert files == {"s3.env", "mlflow-server.env", "mlflow-client.env", "kaggle.env"}
+    missing = [name for name in (*variables, *files, *names.KAGGLE_KEYS, "POSTGRES_ADDRESS") if f"`{name}" not in guide]
+    assert not missing
+
+
 def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
     whole = {
         "POSTGRES_PASSWORD": "canary-postgres-0123",
