@@ -5,12 +5,17 @@ Promises: a secret is named here by its object and key, never by a value. A test
 
 S3_SECRET = "celebdit-s3"  # noqa: S105 - the name of an object
 MLFLOW_SECRET = "celebdit-mlflow"  # noqa: S105
+KAGGLE_SECRET = "celebdit-kaggle"  # noqa: S105
 CONFIG_MAP = "celebdit-config"
 SECRET_KEYS = {
     S3_SECRET: ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     MLFLOW_SECRET: ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
-"""Every key is also the name of the environment variable that a step finds it in."""
+"""What every step gets. Every key is also the name of the environment variable that a step finds it in."""
+KAGGLE_KEYS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
+"""A token, or a user name with its key, as kagglehub reads them; public data sets need neither."""
+STEP_SECRET_KEYS = {"ingest": {KAGGLE_SECRET: KAGGLE_KEYS}}
+"""What one step gets on top."""
 CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION", "CELEBDIT_EXPERIMENT", "CELEBDIT_KFP_UI")
 REQUIRED_CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI")
 

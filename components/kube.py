@@ -7,7 +7,8 @@ verb and the resource that an administrator must allow. What the objects mean is
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ from components.retry import RetryPolicy, retry
 _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 _TOKEN_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = (10.0, 60.0)
+_STREAMED: dict[str, Any] = {"_preload_content": False, "_request_timeout": (10.0, 300.0)}
+"""A log that says nothing for so long is asked for again: its node may be gone without a word."""
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
 
@@ -86,16 +89,32 @@ class Cluster:
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         return self._list("list pods", lambda: self._plain(path, [("labelSelector", selector)]))
 
-    def log(self, pod: str, container: str) -> Iterator[str]:
-        """Yield the lines of a running container's log as they come, until it ends or the connection does."""
-        with suppress(ApiException, urllib3.exceptions.HTTPError, OSError):
-            answer = self._core.read_namespaced_pod_log(pod, self.namespace, container=container, follow=True, _preload_content=False)
-            pending = b""
-            for chunk in answer.stream(amt=None, decode_content=False):
-                *lines, pending = (pending + chunk).split(b"\n")
-                yield from (line.decode(errors="replace") for line in lines)
-            if pending:
-                yield pending.decode(errors="replace")
+    def log(self, pod: str, container: str, *, since: datetime | None = None) -> Iterator[str]:
+        """Yield the lines of a container's log as they come, with their line feed and each after its time, until it ends.
+
+        What Kubernetes takes for `since` is whole seconds: lines of that second come again. It may also end because the other side is
+        restarted, and then with a piece of a line.
+
+        Raises:
+            TemporaryFailure: if it is not there, the connection broke, or nothing came for a while. BadInput: if it is not ours to read.
+        """
+        query = [("container", container), ("follow", "true"), ("timestamps", "true")]
+        if since is not None:  # the generated function has only sinceSeconds, which depends on two clocks
+            query.append(("sinceTime", f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"))
+        try:
+            with closing(self._request(f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log", query, **_STREAMED)) as answer:
+                pending = b""
+                for chunk in answer.stream(amt=None, decode_content=False):
+                    *lines, pending = (pending + chunk).split(b"\n")
+                    yield from (line.decode(errors="replace") + "\n" for line in lines)
+                if pending:
+                    yield pending.decode(errors="replace")
+        except ApiException as error:
+            if error.status in (401, 403):
+                raise self._refused("get pods/log", error) from error
+            raise TemporaryFailure(f"pod {pod} has no log (HTTP {error.status})", hint="run it again") from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise TemporaryFailure(f"the log of pod {pod} broke off", hint="run it again") from error
 
     def custom(self, group: str, version: str, plural: str, name: str, *, of_cluster: bool = False) -> dict[str, Any] | None:
         """Return a custom object, or None; of this namespace unless it is the cluster's."""
@@ -165,15 +184,17 @@ class Cluster:
 
     def _plain(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
         """Return what is at `path` as plain JSON: the client's models refuse objects that lack what they think is required."""
+        return self._request(path, query, response_type="object", **_patience())
+
+    def _request(self, path: str, query: Sequence[tuple[str, str]], **options: Any) -> Any:
         return self.api.call_api(
             path,
             "GET",
             query_params=list(query),
-            header_params={"Accept": "application/json"},
-            response_type="object",
+            header_params={"Accept": "application/json, */*"},
             auth_settings=["BearerToken"],
             _return_http_data_only=True,
-            **_patience(),
+            **options,
         )
 
     def _patiently(self, right: str, call: Callable[[], T]) -> T:

@@ -19,9 +19,14 @@ _MASK = "***"
 _SHORTEST = 6
 
 
+def is_secret(name: str) -> bool:
+    """Return whether an environment variable of this name holds a secret."""
+    return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name)
+
+
 def redactor(environ: Mapping[str, str]) -> Callable[[str], str]:
     """Return a function that masks the secrets of `environ` in a text."""
-    named = {value for name, value in environ.items() if _SECRET_NAME.search(name) and not _NOT_SECRET.search(name)}
+    named = {part for name, value in environ.items() if is_secret(name) for part in (value, *_cookies(name, value))}
     values = sorted((value for value in named if len(value) >= _SHORTEST), key=len, reverse=True)
 
     def redact(text: str) -> str:
@@ -32,3 +37,8 @@ def redactor(environ: Mapping[str, str]) -> Callable[[str], str]:
         return text
 
     return redact
+
+
+def _cookies(name: str, value: str) -> list[str]:
+    """Return the values of the single cookies, which a server may name one by one."""
+    return [cookie.partition("=")[2] for cookie in value.split("; ")] if "COOKIE" in name.upper() else []

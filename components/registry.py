@@ -29,6 +29,8 @@ __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelFiles", "ModelVersion", "
 TAG_GATE = "gate.decision"
 TAG_MODEL = "celebdit.model"
 WEIGHTS_FILE, DESCRIPTION_FILE = "weights.safetensors", "description.json"
+_DESCRIPTION_CHARS = 5000
+"""MLflow 3.17 has a column of this width for it: PostgreSQL refuses more, SQLite does not notice."""
 _RECONCILE_TRIES = 200
 _PAUSE_S = 0.05
 
@@ -54,6 +56,22 @@ def _reached(method: "Callable[Concatenate[Registry, P], R]") -> "Callable[Conca
             return method(self, *args, **kwargs)
 
     return call
+
+
+def shortened(card: str, most_chars: int) -> str:
+    """Return `card`, or as many of its whole sections as fit into `most_chars`, and where the rest is.
+
+    A section that does not fit is left out, and those after it are kept if there is room.
+    """
+    if len(card) <= most_chars:
+        return card
+    rest = "_Shortened: the whole card is `README.md` among the files of this version._\n"
+    first, *sections = card.rstrip("\n").split("\n\n##")
+    kept = first[: most_chars - len(rest) - 2]
+    for section in sections:
+        if len(kept) + len(section) + 4 + 2 + len(rest) <= most_chars:
+            kept += f"\n\n##{section}"
+    return f"{kept}\n\n{rest}"
 
 
 class Registry:
@@ -164,7 +182,7 @@ class Registry:
             run_id=run_id,
             model_id=model_id,
             tags={TAG_CHECKPOINT: checkpoint_digest, TAG_EMA: ema, **tags},
-            description=description,
+            description=shortened(description, _DESCRIPTION_CHARS),
         )
         oldest = self.version_of(checkpoint_digest, ema)
         assert oldest is not None, "a version that was created is found"

@@ -77,7 +77,7 @@ def _dress(step: str, task: PipelineTask, resources: ResourcesConfig, options: C
     task.set_env_variable(PRESET, options.preset)
     task.set_env_variable(IMAGE_DIGEST, image.partition("@")[2])
     task.set_env_variable(cluster.IMAGE, options.images.gpu)
-    _give_settings(task)
+    _give_settings(step, task)
     _give_space(task, resources, heavy=heavy)
     _give_identity(step, task, options)
     task.set_caching_options(enable_caching=step in options.cached)
@@ -89,9 +89,9 @@ def _dress(step: str, task: PipelineTask, resources: ResourcesConfig, options: C
         _give_devices(task, resources)
 
 
-def _give_settings(task: PipelineTask) -> None:
+def _give_settings(step: str, task: PipelineTask) -> None:
     """Endpoints and credentials, by reference. Optional, because a pod that misses one hangs, while a step that misses one says so."""
-    for secret, keys in cluster.SECRET_KEYS.items():
+    for secret, keys in {**cluster.SECRET_KEYS, **cluster.STEP_SECRET_KEYS.get(step, {})}.items():
         kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={key: key for key in keys}, optional=True)
     kubernetes.use_config_map_as_env(
         task, config_map_name=cluster.CONFIG_MAP, config_map_key_to_env={key: key for key in cluster.CONFIG_KEYS}, optional=True

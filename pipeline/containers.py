@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from components.cluster import KAGGLE_KEYS
 from components.errors import BadInput, TemporaryFailure
 from components.image import CPU_IMAGE, GPU_IMAGE
 from components.process import spawn, stop
@@ -47,6 +48,8 @@ class ContainerPlan:
     """Mounted where they are, for reading."""
     shm: str
     with_gpus: bool
+    with_kaggle: bool
+    """Whether the steps get the credentials of Kaggle; kfp gives all containers of a run the same environment."""
     rootless_podman: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def plan_containers(
         sources=sources,
         shm=config.resources.shm,
         with_gpus=config.resources.device == "cuda",
+        with_kaggle=config.data.source.startswith("kaggle://"),
         rootless_podman=rootless_podman,
     )
 
@@ -92,9 +96,10 @@ def container_arguments(plan: ContainerPlan, environment: Mapping[str, str], *, 
     from docker.types import DeviceRequest, Mount  # noqa: PLC0415 - comes with kfp, and only this process needs it
 
     who = IMAGE_USER if user_id == 0 else user_id
+    named = (*_PASSED_ON_TOO, *(KAGGLE_KEYS if plan.with_kaggle else ()))
     arguments: dict[str, Any] = {
         "network_mode": "host",  # the embedded servers listen on 127.0.0.1
-        "environment": {key: value for key, value in environment.items() if key.startswith(_PASSED_ON) or key in _PASSED_ON_TOO},
+        "environment": {key: value for key, value in environment.items() if key.startswith(_PASSED_ON) or key in named},
         "user": f"{who}:{who}",
         "read_only": True,
         "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 - inside the container

@@ -24,6 +24,7 @@ from components.kube import Cluster
 from components.resources import ResourcesConfig, Toleration
 from components.settings import MLFLOW, S3_ENDPOINT, STORE
 from components.storage import StoreUri, connect
+from pipeline.config import RunConfig
 from pipeline.containers import engine_address
 from pipeline.images import Images
 from pipeline.kubeflow import Kubeflow
@@ -75,8 +76,8 @@ def check_machine(home: Path, environ: Mapping[str, str]) -> list[Check]:
     ]
 
 
-def check_cluster(kubeflow: Kubeflow, cluster: Cluster, images: Callable[[], Images], resources: ResourcesConfig) -> list[Check]:
-    """Check what `celebdit submit` needs there."""
+def check_cluster(kubeflow: Kubeflow, cluster: Cluster, images: Callable[[], Images], config: RunConfig) -> list[Check]:
+    """Check what a `celebdit submit` of `config` needs there."""
     settings: dict[str, str] = {}
     looks: list[tuple[str, Callable[[], Check | list[Check]]]] = [
         ("kubeflow", lambda: _kubeflow(kubeflow)),
@@ -84,12 +85,13 @@ def check_cluster(kubeflow: Kubeflow, cluster: Cluster, images: Callable[[], Ima
         ("namespace", lambda: _namespace(cluster)),
         ("rights", lambda: _rights(cluster)),
         ("secrets", lambda: _secrets(cluster, settings)),
+        ("kaggle", lambda: _kaggle(cluster, config.data.source)),
         ("settings", lambda: _settings(cluster, settings)),
         ("storage", lambda: _storage(settings)),
         ("mlflow", lambda: _mlflow(settings)),
         ("images", lambda: _images(images())),
-        ("gpus", lambda: _gpus(cluster.nodes(), resources)),
-        ("trainer", lambda: _trainer(cluster, resources)),
+        ("gpus", lambda: _gpus(cluster.nodes(), config.resources)),
+        ("trainer", lambda: _trainer(cluster, config.resources)),
     ]
     return [check for name, look in looks for check in checked(name, look)]
 
@@ -157,19 +159,48 @@ def _rights(cluster: Cluster) -> Check:
 def _secrets(cluster: Cluster, settings: dict[str, str]) -> list[Check]:
     checks = []
     for secret, keys in names.SECRET_KEYS.items():
-        found = cluster.read("secrets", secret)
-        data = {key: base64.b64decode(value).decode(errors="replace") for key, value in ((found or {}).get("data") or {}).items()}
-        missing = [key for key in keys if not data.get(key)]
-        settings.update({key: data[key] for key in keys if data.get(key)})
-        literals = " ".join(f"--from-literal={key}=..." for key in keys)
-        fix = f"kubectl -n {cluster.namespace} create secret generic {secret} {literals}"
-        if found is None:
+        data = _secret(cluster, secret)
+        missing = [key for key in keys if key not in (data or {})]
+        settings.update({key: value for key, value in (data or {}).items() if key in keys})
+        fix = _write_secret(cluster, secret, keys)
+        if data is None:
             checks.append(Check("secrets", "fail", f"{secret} does not exist in {cluster.namespace}", fix))
         elif missing:
             checks.append(Check("secrets", "fail", f"{secret} has no {' and no '.join(missing)}", fix))
         else:
             checks.append(Check("secrets", "ok", f"{secret} has {', '.join(keys)}"))
     return checks
+
+
+def _kaggle(cluster: Cluster, source: str) -> list[Check]:
+    """Look for Kaggle's credentials where the data comes from there; it gives public data sets to anybody."""
+    if not source.startswith("kaggle://"):
+        return []
+    secret, (token, *pair) = names.KAGGLE_SECRET, names.KAGGLE_KEYS
+    data = _secret(cluster, secret) or {}
+    having = [key for key in pair if key in data]
+    if token in data or having == pair:
+        return [Check("kaggle", "ok", f"{secret} has {token if token in data else ' and '.join(pair)}")]
+    fix = _write_secret(cluster, secret, [token])
+    if having:
+        (missing,) = set(pair) - set(having)
+        return [Check("kaggle", "fail", f"{secret} has {having[0]} and no {missing}", fix)]
+    found = f"there are no credentials in {secret}: enough if Kaggle gives {source.removeprefix('kaggle://')} to anybody"
+    return [Check("kaggle", "unknown", found, f"if it does not: {fix}")]
+
+
+def _secret(cluster: Cluster, name: str) -> dict[str, str] | None:
+    """Return what a Secret holds, without what is empty, or None if there is none."""
+    found = cluster.read("secrets", name)
+    if found is None:
+        return None
+    return {key: base64.b64decode(value).decode(errors="replace") for key, value in (found.get("data") or {}).items() if value}
+
+
+def _write_secret(cluster: Cluster, name: str, keys: Iterable[str]) -> str:
+    lines = " and ".join(f"{key}=..." for key in keys)
+    create = f"kubectl -n {cluster.namespace} create secret generic {name} --from-env-file=FILE --dry-run=client -o yaml"
+    return f"write {lines} into a FILE, then: {create} | kubectl apply -f -"
 
 
 def _settings(cluster: Cluster, settings: dict[str, str]) -> Check:

@@ -13,12 +13,11 @@ import yaml
 
 from components.cluster import SHM_PATH
 from components.errors import BadInput
-from components.redact import redactor
+from components.redact import is_secret, redactor
 from pipeline.graph import HEAVY_STEPS
 
 _MAX_PARAMETERS = 15
 _DEFAULT_WINDOW_S = 3600
-_SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL)", re.IGNORECASE)
 _SECRET_TEXT = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]+:[^/\s@]+@|\bAKIA[0-9A-Z]{16}\b")
 
 
@@ -60,7 +59,7 @@ def _secrets(text: str, spec: Mapping[str, Any], environ: Mapping[str, str]) -> 
         yield "it contains the value of a secret from this environment"
     for name, executor in spec["deploymentSpec"]["executors"].items():
         for variable in executor["container"].get("env", []):
-            if _SECRET_NAME.search(variable["name"]):
+            if is_secret(variable["name"]):
                 yield f"{name.removeprefix('exec-')}: {variable['name']} is given as a plain value, use a Secret"
 
 

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from components.cluster import KAGGLE_SECRET
 from components.errors import BadInput, CelebditError, DataRefused, TemporaryFailure
 from components.ingest.candidates import Budget, Candidate
 from components.ingest.remote import Reach, RemoteArchive
@@ -24,7 +25,7 @@ from components.retry import RetryPolicy, retry
 _HANDLE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,80})/([A-Za-z0-9][A-Za-z0-9_-]{0,80})(?:/versions/([1-9][0-9]{0,8}))?")
 _CREDENTIALS_HINT = (
     "make a token at https://www.kaggle.com/settings and set KAGGLE_API_TOKEN to it (or KAGGLE_USERNAME and KAGGLE_KEY), and accept the "
-    "data set's terms on its page"
+    f"data set's terms on its page; on a cluster they belong into the Secret {KAGGLE_SECRET}"
 )
 _DEADLINE_S = 300.0
 
@@ -162,7 +163,9 @@ class _Hub:
             with _quiet():
                 known = self._config.get_kaggle_credentials() is not None
             if not known:
-                return BadInput(f"Kaggle asks for credentials for {named}, and none are set", hint=_CREDENTIALS_HINT)
+                halves = [name for name in ("KAGGLE_USERNAME", "KAGGLE_KEY") if os.environ.get(name)]
+                set_are = f"only {halves[0]} is set" if halves else "none are set"
+                return BadInput(f"Kaggle asks for credentials for {named}, and {set_are}", hint=_CREDENTIALS_HINT)
             return BadInput(f"Kaggle refuses {named} to these credentials ({status})", hint=_CREDENTIALS_HINT)
         if status == 404:
             return BadInput(f"Kaggle has no data set {named}, or not this version", hint="check owner, name and version in data.source")

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Make the secrets of an overlay, or of docker/compose.yaml: new-secrets.sh FOLDER. Files that exist are kept, so that doing it again is
-# harmless. The S3 keys are taken from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or invented where the S3 server is our own.
+# harmless. The S3 keys are taken from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or invented where the S3 server is our own; those of Kaggle
+# from KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, and left out where the environment has none: public data sets need none.
 set -eu
 folder=${1:?"usage: new-secrets.sh FOLDER, like docker/kubernetes/overlays/development/secrets"}
 [ -d "$folder" ] || { echo "new-secrets: $folder is not a folder" >&2; exit 2; }
@@ -21,4 +22,12 @@ else
     printf 'POSTGRES_PASSWORD=%s\nMLFLOW_ADMIN_PASSWORD=%s\nMLFLOW_FLASK_SERVER_SECRET_KEY=%s\n' "$(random)" "$password" "$(random)" > "$folder/mlflow-server.env"
     printf 'MLFLOW_TRACKING_USERNAME=admin\nMLFLOW_TRACKING_PASSWORD=%s\n' "$password" > "$folder/mlflow-client.env"
     echo "made $folder/mlflow-server.env and mlflow-client.env"
+fi
+if [ -e "$folder/kaggle.env.template" ] && ! keep kaggle.env; then
+    : > "$folder/kaggle.env"
+    for name in KAGGLE_API_TOKEN KAGGLE_USERNAME KAGGLE_KEY; do
+        eval "value=\${$name:-}"
+        if [ -n "$value" ]; then printf '%s=%s\n' "$name" "$value" >> "$folder/kaggle.env"; fi
+    done
+    echo "made $folder/kaggle.env$([ -s "$folder/kaggle.env" ] || echo ', empty')"
 fi

@@ -42,11 +42,11 @@ def doctor(
     if of_cluster:
         from components.kube import Cluster
         from pipeline.images import read_lock
-        from pipeline.kubeflow import KfpAddress, Kubeflow
+        from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 
-        kubeflow = Kubeflow(KfpAddress.find(endpoint, namespace), deadline_s=5.0)
+        kubeflow = Kubeflow(KfpAddress.find(endpoint, namespace), Patience(deadline_s=5.0))
         cluster = Cluster.connect(namespace=namespace or "kubeflow", context=kube_context, deadline_s=5.0)
-        checks = check_cluster(kubeflow, cluster, lambda: read_lock(images).images, config.resources)
+        checks = check_cluster(kubeflow, cluster, lambda: read_lock(images).images, config)
     else:
         checks = check_machine(home, os.environ)
     for check in checks:

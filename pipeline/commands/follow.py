@@ -4,7 +4,7 @@ from typing import Any
 
 from components.errors import EXIT_OK, GateFailed
 from pipeline.commands.options import print_json, say
-from pipeline.kubeflow import KfpAddress, Kubeflow
+from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 from pipeline.submit import failure_of, follow, steps_of
 from pipeline.view import RunView
 
@@ -14,7 +14,7 @@ _FIRST_ANSWER_S = 5.0
 def connected(endpoint: str | None, namespace: str | None) -> Kubeflow:
     """Return the server that was asked for, known to answer: a wrong address is said within seconds, later silences are waited out."""
     address = KfpAddress.find(endpoint, namespace)
-    Kubeflow(address, deadline_s=_FIRST_ANSWER_S).multi_user()
+    Kubeflow(address, Patience(deadline_s=_FIRST_ANSWER_S)).multi_user()
     said = set[str]()
 
     def tell(text: str) -> None:
@@ -22,7 +22,7 @@ def connected(endpoint: str | None, namespace: str | None) -> Kubeflow:
             said.add(text)
             say(text)
 
-    return Kubeflow(address, on_retry=tell)
+    return Kubeflow(address, Patience(on_retry=tell))
 
 
 def followed(kubeflow: Kubeflow, run_id: str, facts: dict[str, Any], *, as_json: bool, resumed: bool = False) -> int:

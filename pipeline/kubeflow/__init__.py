@@ -5,6 +5,7 @@ generated client is imported in this package alone.
 """
 
 from pipeline.kubeflow.address import COOKIES, ENDPOINT, NAMESPACE, TOKEN, KfpAddress
+from pipeline.kubeflow.requests import Patience
 from pipeline.kubeflow.server import Kubeflow, Version
 
-__all__ = ["COOKIES", "ENDPOINT", "NAMESPACE", "TOKEN", "KfpAddress", "Kubeflow", "Version"]
+__all__ = ["COOKIES", "ENDPOINT", "NAMESPACE", "TOKEN", "KfpAddress", "Kubeflow", "Patience", "Version"]

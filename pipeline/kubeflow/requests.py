@@ -7,6 +7,7 @@ somebody else was faster; a login page is not taken for an answer. Which request
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import kfp_server_api
@@ -21,18 +22,22 @@ _TEMPORARY = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long a server is waited for, and who hears of it."""
+
+    request_timeout_s: float = 30.0
+    """For one request."""
+    deadline_s: float = 120.0
+    """For all tries of what may be tried again."""
+    sleep: Callable[[float], None] = time.sleep
+    on_retry: Callable[[str], None] = lambda text: None
+
+
 class Requests:
     """How one server is asked."""
 
-    def __init__(
-        self,
-        address: KfpAddress,
-        *,
-        request_timeout_s: float = 30.0,
-        deadline_s: float = 120.0,
-        sleep: Callable[[float], None] = time.sleep,
-        on_retry: Callable[[str], None] = lambda text: None,
-    ) -> None:
+    def __init__(self, address: KfpAddress, patience: Patience) -> None:
         configuration = kfp_server_api.Configuration(host=address.endpoint)
         if address.token:
             configuration.api_key = {"authorization": address.token}
@@ -41,10 +46,9 @@ class Requests:
         configuration.retries = urllib3.Retry(0, redirect=0)  # retrying is decided here, where it is known what is idempotent
         self.client = kfp_server_api.ApiClient(configuration, cookie=address.cookies)
         self._address = address
-        self._timeout = (min(10.0, request_timeout_s), request_timeout_s)
-        self._policy = RetryPolicy(deadline_s=deadline_s, first_pause_s=0.5)
-        self._sleep = sleep
-        self._on_retry = on_retry
+        self._timeout = (min(10.0, patience.request_timeout_s), patience.request_timeout_s)
+        self._policy = RetryPolicy(deadline_s=patience.deadline_s, first_pause_s=0.5)
+        self._patience = patience
 
     def find_or_make(self, find: Callable[[], T | None], make: Callable[[], T]) -> T:
         """Return what is there, or make it; when the answer to making it was lost, or somebody was faster, look again."""
@@ -97,8 +101,8 @@ class Requests:
                 call,
                 policy=self._policy,
                 is_temporary=lambda error: isinstance(error, temporary) and not isinstance(error, _GaveUp),
-                on_retry=lambda attempt, error: self._on_retry(f"{error}; trying again"),
-                sleep=self._sleep,
+                on_retry=lambda attempt, error: self._patience.on_retry(f"{error}; trying again"),
+                sleep=self._patience.sleep,
             )
         except TemporaryFailure as error:
             raise _GaveUp(error.message, hint=error.hint) from error

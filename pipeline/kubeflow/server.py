@@ -4,7 +4,6 @@ Promises: everything that creates is idempotent by name. What is submitted is no
 """
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import kfp_server_api
 
 from components.errors import BadInput
 from pipeline.kubeflow.address import NAMESPACE, KfpAddress
-from pipeline.kubeflow.requests import Requests
+from pipeline.kubeflow.requests import Patience, Requests
 
 PIPELINE_NAME = "celebdit"
 _PAGE = 100
@@ -32,17 +31,9 @@ class Version:
 class Kubeflow:
     """One Kubeflow Pipelines server."""
 
-    def __init__(
-        self,
-        address: KfpAddress,
-        *,
-        request_timeout_s: float = 30.0,
-        deadline_s: float = 120.0,
-        sleep: Callable[[float], None] = time.sleep,
-        on_retry: Callable[[str], None] = lambda text: None,
-    ) -> None:
+    def __init__(self, address: KfpAddress, patience: Patience | None = None) -> None:
         self.address = address
-        self._requests = Requests(address, request_timeout_s=request_timeout_s, deadline_s=deadline_s, sleep=sleep, on_retry=on_retry)
+        self._requests = Requests(address, patience or Patience())
         client = self._requests.client
         self._pipelines = kfp_server_api.PipelineServiceApi(client)
         self._uploads = kfp_server_api.PipelineUploadServiceApi(client)

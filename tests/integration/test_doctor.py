@@ -141,6 +141,33 @@ def taint_nodes(kube: FakeKube) -> None:
         kube.objects["nodes", f"gpu-{index}"]["spec"]["taints"].append({"key": "reserved", "effect": "NoExecute"})
 
 
+KAGGLE = "data.source=kaggle://owner/faces"
+
+
+@pytest.mark.parametrize(
+    ("secret", "state", "said", "code"),
+    [
+        ({"KAGGLE_API_TOKEN": "canary-kaggle-token"}, "ok", "celebdit-kaggle has KAGGLE_API_TOKEN", 0),
+        ({"KAGGLE_USERNAME": "somebody", "KAGGLE_KEY": "canary-kaggle-key"}, "ok", "has KAGGLE_USERNAME and KAGGLE_KEY", 0),
+        ({"KAGGLE_USERNAME": "somebody", "KAGGLE_KEY": ""}, "fail", "has KAGGLE_USERNAME and no KAGGLE_KEY", 2),
+        ({}, "unknown", "no credentials in celebdit-kaggle: enough if Kaggle gives owner/faces to anybody", 0),
+        (None, "unknown", "no credentials in celebdit-kaggle", 0),
+    ],
+)
+def test_kaggles_credentials_are_looked_for_where_the_data_comes_from_there(
+    kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], secret: dict[str, str] | None, state: str, said: str, code: int
+) -> None:
+    if secret is not None:
+        kube.put("secrets", names.KAGGLE_SECRET, data=encoded(**secret))
+    left, found, err = diagnose(capsys, kfp, KAGGLE)
+    (check,) = found["kaggle"]
+    assert (check["state"], left) == (state, code)
+    assert said in check["found"]
+    assert check["fix"] is None if state == "ok" else "create secret generic celebdit-kaggle" in check["fix"]
+    assert "canary-kaggle" not in err
+    assert "kaggle" not in diagnose(capsys, kfp)[1]
+
+
 @pytest.mark.parametrize(
     ("damage", "name", "said", "fix"),
     [

@@ -199,6 +199,11 @@ def test_missing_and_refused_credentials_say_what_to_set(kaggle: Kaggle, reach: 
     with pytest.raises(BadInput, match="asks for credentials for owner/faces, and none are set") as refused:
         names(KaggleSource("owner/faces", reach))
     assert "set KAGGLE_API_TOKEN" in str(refused.value.hint)
+    assert "Secret celebdit-kaggle" in str(refused.value.hint)
+    with monkeypatch.context() as half:
+        half.setenv("KAGGLE_USERNAME", "somebody")
+        with pytest.raises(BadInput, match=r"asks for credentials for owner/faces, and only KAGGLE_USERNAME is set"):
+            names(KaggleSource("owner/faces", reach))
     monkeypatch.setenv("KAGGLE_API_TOKEN", "wrong-kaggle-token")
     with pytest.raises(BadInput, match=r"refuses owner/faces to these credentials \(401\)") as refused:
         names(KaggleSource("owner/faces", reach))

@@ -82,6 +82,24 @@ def test_secrets_are_masked_wherever_they_stand(text: str) -> None:
     assert "***" in masked
 
 
+@pytest.mark.parametrize(
+    "name", ["CELEBDIT_KFP_COOKIES", "CELEBDIT_KFP_TOKEN", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "AWS_SECRET_ACCESS_KEY", "RCLONE_AUTH_KEY"]
+)
+def test_every_secret_that_we_read_from_the_environment_is_masked(name: str) -> None:
+    assert redactor({name: "session=canary-0123"})("refused Cookie: session=canary-0123; path=/") == "refused Cookie: ***; path=/"
+
+
+def test_each_cookie_is_masked_by_itself() -> None:
+    redact = redactor({"CELEBDIT_KFP_COOKIES": "session=canary-0123; token=canary-4567"})
+    assert redact("session canary-0123 has expired, token=canary-4567 not") == "session *** has expired, token=*** not"
+
+
+def test_what_only_points_at_a_secret_is_not_masked() -> None:
+    environ = {"AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token", "CELEBDIT_KFP_CA_FILE": "/etc/ca.pem", "KAGGLE_USERNAME": "somebody"}
+    text = "/var/run/token /etc/ca.pem somebody"
+    assert redactor(environ)(text) == text
+
+
 def test_ordinary_text_is_not_masked() -> None:
     redact = redactor({"AWS_SECRET_ACCESS_KEY": "s3cr3t-value-1", "PATH": "/usr/bin", "SHORT_TOKEN": "abc"})
     assert redact("s3://bucket/main abc /usr/bin") == "s3://bucket/main abc /usr/bin"

@@ -100,7 +100,8 @@ def test_code_and_manifests_agree_on_names() -> None:
         given = {line.partition("=")[0] for line in (folder / "celebdit.env").read_text().split()}
         assert set(names.REQUIRED_CONFIG_KEYS) <= given <= set(names.CONFIG_KEYS)
         generated = {entry["name"]: entry for entry in yaml.safe_load((folder / "kustomization.yaml").read_text())["secretGenerator"]}
-        for secret, keys in names.SECRET_KEYS.items():
+        for secret, keys in {**names.SECRET_KEYS, **names.STEP_SECRET_KEYS["ingest"]}.items():
+            assert generated[secret]["namespace"] == "kubeflow"
             (template,) = generated[secret]["envs"]
             lines = (folder / f"{template}.template").read_text().split()
             assert lines == [f"{key}=" for key in keys], "a template names keys and holds no value"
@@ -115,6 +116,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in ("celebdit.env", "mlflow.env"):
             shutil.copy(KUBERNETES / "overlays" / overlay / file, folder / "overlays" / overlay / file)
     return folder
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "canary-key", "AWS_SECRET_ACCESS_KEY": "canary-secret-0123"}
 
 
 def make_secrets(folder: Path, overlay: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -132,10 +136,11 @@ def test_secrets_are_made_once_privately_and_never_shown(copy: Path) -> None:
     refused = make_secrets(copy, "production")
     assert refused.returncode != 0
     assert "AWS_ACCESS_KEY_ID" in refused.stderr
-    made = make_secrets(copy, "production", AWS_ACCESS_KEY_ID="canary-key", AWS_SECRET_ACCESS_KEY="canary-secret-0123")
+    made = make_secrets(copy, "production", **KEYS, KAGGLE_USERNAME="canary-user", KAGGLE_KEY="canary-kaggle-0123")
     assert made.returncode == 0, made.stderr
+    assert (copy / "overlays/production/secrets/kaggle.env").read_text() == "KAGGLE_USERNAME=canary-user\nKAGGLE_KEY=canary-kaggle-0123\n"
     files = sorted((copy / "overlays" / "production" / "secrets").glob("*.env"))
-    assert [path.name for path in files] == ["mlflow-client.env", "mlflow-server.env", "s3.env"]
+    assert [path.name for path in files] == ["kaggle.env", "mlflow-client.env", "mlflow-server.env", "s3.env"]
     for path in files:
         assert path.stat().st_mode & 0o077 == 0
         for line in path.read_text().split():
@@ -148,10 +153,12 @@ def test_secrets_are_made_once_privately_and_never_shown(copy: Path) -> None:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which builds the overlays, is not installed")
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_builds_into_valid_objects_with_secrets_in_secrets_alone(copy: Path, overlay: str) -> None:
-    assert make_secrets(copy, overlay, AWS_ACCESS_KEY_ID="canary-key", AWS_SECRET_ACCESS_KEY="canary-secret-0123").returncode == 0
+    assert make_secrets(copy, overlay, **KEYS).returncode == 0
     folder = copy / "overlays" / overlay
     built = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
     objects = list(yaml.safe_load_all(built))
+    secrets = {document["metadata"]["name"]: document.get("data", {}) for document in objects if document["kind"] == "Secret"}
+    assert set(secrets[names.KAGGLE_SECRET]) <= set(names.KAGGLE_KEYS), "it is there, and may be empty"
     for document in objects:
         validate(document)
         named = document["metadata"].get("namespace")
@@ -181,6 +188,12 @@ def test_no_file_of_docker_names_a_registry_or_an_index() -> None:
             assert not REGISTRIES.search(path.read_text()), path
 
 
+def test_a_team_without_a_cluster_gets_the_secrets_of_its_servers_alone(tmp_path: Path) -> None:
+    made = subprocess.run(["sh", str(KUBERNETES / "new-secrets.sh"), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow-client.env", "mlflow-server.env", "s3.env"]
+
+
 def test_compose_reads_secrets_from_files_alone_and_publishes_to_this_machine_only() -> None:
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     secret = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|AUTH_KEY|BACKEND_STORE_URI")
@@ -196,6 +209,16 @@ def test_compose_reads_secrets_from_files_alone_and_publishes_to_this_machine_on
         "s3": ["secrets/s3.env"],
         "mlflow": ["secrets/mlflow-server.env", "secrets/s3.env"],
     }
+
+
+def test_the_guide_names_every_variable_and_every_file_of_secrets() -> None:
+    guide = (DOCKER.parent / "docs" / "kubernetes.md").read_text()
+    variables = set(re.findall(r"(?<!\$)\$\{(\w+)", (DOCKER / "compose.yaml").read_text()))
+    assert len(variables) > 4
+    files = {path.name.removesuffix(".template") for path in KUBERNETES.rglob("*.env.template")}
+    assert files == {"s3.env", "mlflow-server.env", "mlflow-client.env", "kaggle.env"}
+    missing = [name for name in (*variables, *files, *names.KAGGLE_KEYS, "POSTGRES_ADDRESS") if f"`{name}" not in guide]
+    assert not missing
 
 
 def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
@@ -219,6 +242,10 @@ def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
         assert refused.returncode == 2
         named = "MLFLOW_BACKEND_STORE_URI" if missing == "POSTGRES_PASSWORD" else missing
         assert refused.stderr.startswith(f"start-mlflow: {named} is not set")
+    for name in ("POSTGRES_PASSWORD", "MLFLOW_ADMIN_PASSWORD"):
+        for odd in ("canary%0123456789", "canary@0123456789", "canary\n0123456789", "canary 0123456789"):
+            refused = start({**whole, name: odd})
+            assert (refused.returncode, refused.stderr) == (2, f"start-mlflow: {name} may have letters, digits and ._~- alone\n")
     assert "12 characters" in start({**whole, "MLFLOW_ADMIN_PASSWORD": "short"}).stderr
     started = start(whole)
     arguments = started.stdout.split("-- environment")[0]
@@ -228,4 +255,5 @@ def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
     assert started.stdout.rstrip().endswith("600")
     found = re.search(r"^MLFLOW_BACKEND_STORE_URI=(.*)$", started.stdout, re.MULTILINE)
     assert found, "MLflow is told of its database by the environment"
+    assert found[1] == "postgresql+psycopg2://mlflow:canary-postgres-0123@postgres:5432/mlflow"
     create_engine(found[1])  # needs the driver that the address names, of those that the pins bring

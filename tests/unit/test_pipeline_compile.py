@@ -12,7 +12,7 @@ import pytest
 import yaml
 from celebdit_testing.kfp_api import check_package
 
-from components.cluster import SECRET_KEYS
+from components.cluster import KAGGLE_KEYS, SECRET_KEYS
 from components.errors import BadInput
 from components.settings import Settings
 from pipeline.compile import CompileOptions, compile_pipeline, label_value
@@ -121,6 +121,10 @@ def test_what_is_compiled_breaks_no_rule(text: str) -> None:
             "train: MLFLOW_TRACKING_PASSWORD is given as a plain value",
         ),
         (
+            lambda spec, platform: container(spec, "ingest")["env"].append({"name": "KAGGLE_KEY", "value": "x"}),
+            "ingest: KAGGLE_KEY is given as a plain value",
+        ),
+        (
             lambda spec, platform: container(spec, "train")["env"].append({"name": "A", "value": "http://me:pass@host"}),
             "an address with credentials",
         ),
@@ -145,14 +149,15 @@ def test_a_pipeline_that_breaks_a_rule_is_not_written(tmp_path: Path, monkeypatc
 
 
 def test_every_secret_is_a_reference(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for keys in SECRET_KEYS.values():
-        for key in keys:
-            monkeypatch.setenv(key, f"canary-value-of-{key}")
+    common = {key for keys in SECRET_KEYS.values() for key in keys}
+    for key in (*common, *KAGGLE_KEYS):
+        monkeypatch.setenv(key, f"canary-value-of-{key}")
     assert "canary-value-of" not in compiled(tmp_path, "gpu")
     _, platform = yaml.load_all(text, yaml.CSafeLoader)
     for step in ("preflight", "ingest", "train", "evaluate", "gate", "register", "finalize"):
         given = {entry["envVar"] for secret in settings(platform, step)["secretAsEnv"] for entry in secret["keyToEnv"]}
-        assert given == {key for keys in SECRET_KEYS.values() for key in keys}
+        assert given == (common | set(KAGGLE_KEYS) if step == "ingest" else common), step
+        assert all(secret["optional"] for secret in settings(platform, step)["secretAsEnv"])
 
 
 def test_a_step_on_a_cluster_knows_the_address_of_its_run() -> None:

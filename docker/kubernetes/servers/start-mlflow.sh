@@ -1,10 +1,19 @@
 #!/bin/sh
 # Start MLflow with authentication on. Everything secret comes by environment and goes into a file that only this user can read; nothing of
-# it is on a command line. Needs MLFLOW_ADMIN_PASSWORD, MLFLOW_FLASK_SERVER_SECRET_KEY, and POSTGRES_PASSWORD of the server `postgres`;
-# for another database, MLFLOW_BACKEND_STORE_URI instead. The driver is named because SQLAlchemy 2.1 looks for another one than the image has.
+# it is on a command line. Needs MLFLOW_ADMIN_PASSWORD, MLFLOW_FLASK_SERVER_SECRET_KEY, and POSTGRES_PASSWORD of the server at
+# POSTGRES_ADDRESS, which is postgres:5432 unless you say otherwise; for another database, MLFLOW_BACKEND_STORE_URI instead. The driver is
+# named because SQLAlchemy 2.1 looks for another one than the image has.
 set -eu
+# They become part of an address and of an ini file, where other characters mean something.
+for name in POSTGRES_PASSWORD MLFLOW_ADMIN_PASSWORD; do
+    eval "value=\${$name:-}"
+    case $value in *[!A-Za-z0-9._~-]*)
+        echo "start-mlflow: $name may have letters, digits and ._~- alone" >&2
+        exit 2
+    esac
+done
 if [ -n "${POSTGRES_PASSWORD:-}" ]; then
-    : "${MLFLOW_BACKEND_STORE_URI:=postgresql+psycopg2://mlflow:$POSTGRES_PASSWORD@postgres:5432/mlflow}"
+    : "${MLFLOW_BACKEND_STORE_URI:=postgresql+psycopg2://mlflow:$POSTGRES_PASSWORD@${POSTGRES_ADDRESS:-postgres:5432}/mlflow}"
 fi
 for name in MLFLOW_BACKEND_STORE_URI MLFLOW_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_ARTIFACTS; do
     eval "value=\${$name:-}"

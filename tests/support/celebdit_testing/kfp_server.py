@@ -45,6 +45,8 @@ class FakeKfp:
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
+    """Request lines and bodies."""
+    headers: list[str] = field(default_factory=list)
     on_get_run: Callable[[Any], None] = lambda run: None
     before: Callable[[str], None] = lambda name: None
     url: str = ""
@@ -234,6 +236,7 @@ def handler_of(server: FakeKfp) -> type[Handler]:
         def handle_any(self) -> None:
             raw = self.content()
             server.raw.append(self.requestline.encode() + b"\n" + raw)
+            server.headers.append("\n".join(f"{name.lower()}: {value}" for name, value in self.headers.items()))
             if self.target == "/apis/v1beta1/healthz":  # the older check, which is not in the models, and alone tells the version
                 return self.answer(200, {"tag_name": server.version, "multi_user": server.multi_user})
             try:

@@ -22,12 +22,14 @@ from typing import Any
 
 import yaml
 from celebdit_testing.http_server import Handler, Refused, serving
+from celebdit_testing.kube_logs import PodLogs
 from celebdit_testing.servers import free_port
 from kubeflow_trainer_api import models as trainer
 
 from components.process import spawn, stop
 
 TOKENS = {"token-of-pipeline-runner": "pipeline-runner", "token-of-nobody": "nobody", "token-of-admin": "admin"}
+JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 PATHS = (
     re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/(?P<resource>[a-z]+)(/(?P<name>[^/]+)(/(?P<subresource>[a-z]+))?)?"),
     re.compile(r"/apis/(?P<group>[^/]+)/(?P<version>[^/]+)/namespaces/(?P<namespace>[^/]+)/(?P<resource>[a-z]+)(/(?P<name>[^/]+))?"),
@@ -42,13 +44,14 @@ class FakeKube:
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     """(resource, name) -> object, in the one namespace or the cluster."""
     rules: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    logs: dict[str, bytes] = field(default_factory=dict)
+    logs: PodLogs = field(default_factory=PodLogs)
     faults: list[tuple[str, str, int | str]] = field(default_factory=list)
     """(verb, resource, status or "lost"), each used once."""
     requests: list[str] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
     run_nodes: Path | None = None
     url: str = ""
+    closed: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -77,11 +80,19 @@ class FakeKube:
         return self.requests.count(request)
 
     def node_pod(self, job: str, index: int, *, phase: str = "Running", **status: Any) -> dict[str, Any]:
-        labels = {"jobset.sigs.k8s.io/jobset-name": job, "batch.kubernetes.io/job-completion-index": str(index)}
+        labels = {JOBSET_LABEL: job, "batch.kubernetes.io/job-completion-index": str(index)}
         return self.put("pods", f"{job}-node-0-{index}", metadata={"labels": labels}, status={"phase": phase, **status})
 
     def condition(self, job: str, kind: str, message: str = "") -> None:
+        """Let a job end, and with it the pods that still run."""
+        for (resource, _), pod in self.objects.items():
+            if resource == "pods" and pod["metadata"].get("labels", {}).get(JOBSET_LABEL) == job and pod["status"]["phase"] == "Running":
+                pod["status"]["phase"] = "Succeeded" if kind == "Complete" else "Failed"
         self.objects["trainjobs", job]["status"] = {"conditions": [{"type": kind, "status": "True", "message": message}]}
+
+    def pod_ended(self, name: str) -> bool:
+        pod = self.objects.get(("pods", name))
+        return self.closed or pod is None or pod["status"]["phase"] in ("Succeeded", "Failed")
 
     # --- what the Trainer's controllers and kubelets do
 
@@ -134,6 +145,8 @@ class FakeKube:
         failed = False
         while any(process.poll() is None for process, _, _ in processes) and not failed:
             time.sleep(0.1)
+            for index, (_, _, log) in enumerate(processes):
+                self.logs.take_in(f"{name}-node-0-{index}", log)
             failed = any(process.poll() not in (None, 0) for process, _, _ in processes) or ("trainjobs", name) not in self.objects
         for index, (process, words, log) in enumerate(processes):
             status = stop(process, grace_s=20.0) if process.poll() is None else process.returncode
@@ -141,8 +154,9 @@ class FakeKube:
             ended = {"exitCode": status if status >= 0 else 128 - status, "message": message, "finishedAt": datetime.now(UTC).isoformat()}
             phase = "Succeeded" if status == 0 else "Failed"
             with self.lock:
-                self.node_pod(name, index, phase=phase, containerStatuses=[{"name": "node", "state": {"terminated": ended}}])
-                self.logs[f"{name}-node-0-{index}"] = log.read_bytes()
+                self.logs.take_in(f"{name}-node-0-{index}", log, whole=True)
+                pod = self.objects["pods", f"{name}-node-0-{index}"]
+                pod["status"] = {"phase": phase, "containerStatuses": [{"name": "node", "state": {"terminated": ended}}]}
         with self.lock:
             if ("trainjobs", name) in self.objects:
                 done = all(process.returncode == 0 for process, _, _ in processes)
@@ -152,8 +166,6 @@ class FakeKube:
 
     def answer(self, verb: str, where: dict[str, str], query: dict[str, str], body: Any) -> Any:
         resource, name = where["resource"], where.get("name")
-        if where.get("subresource") == "log":
-            return self.logs.get(str(name), b"")
         if verb == "list":
             wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
             found = [entry for (kind, _), entry in sorted(self.objects.items()) if kind == resource]
@@ -245,6 +257,10 @@ def handler_of(kube: FakeKube) -> type[Handler]:
                 kube.faults.remove(fault)
                 if isinstance(fault[2], int):
                     raise Refused(fault[2], "by order of the test")
+            if "subresource" in where:
+                if ("pods", where["name"]) not in kube.objects:
+                    raise Refused(404, f'pods "{where["name"]}" not found')
+                return kube.logs.send(self, where["name"], self.query, lambda: kube.pod_ended(where["name"]))
             with kube.lock:
                 answer = kube.answer(verb, where, self.query, body)
             if fault is not None:
@@ -270,7 +286,10 @@ def kube_server(folder: Path, **options: Any) -> Iterator[FakeKube]:
                 "contexts": [{"name": "test", "context": context}],
             }
             (folder / f"{account}.kubeconfig").write_text(yaml.safe_dump(kubeconfig))
-        yield kube
+        try:
+            yield kube
+        finally:
+            kube.closed = True
     for process in kube.children:
         if process.poll() is None:
             stop(process, grace_s=5.0)

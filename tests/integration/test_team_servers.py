@@ -1,0 +1,212 @@
+"""The servers of docker/compose.yaml and of Kubernetes, as processes here: PostgreSQL, S3 and MLflow with authentication.
+
+What is run is what the compose file runs: its command for S3, `start-mlflow.sh`, and secrets that `new-secrets.sh` made. Only addresses
+differ. The containers around them are looked at in `test_docker_manifests.py` and, where images can be built, by `make test-images`.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from celebdit_testing.first_run import CommandLines
+from celebdit_testing.postgres import postgres_server, programs
+from celebdit_testing.recipes import DIGEST
+from celebdit_testing.registered import SAMPLING, report_of
+from celebdit_testing.servers import free_port, wait_for_port
+from celebdit_testing.steps import step_context
+from safetensors.numpy import save_file
+
+from components.context import StepContext
+from components.manifests import CheckpointManifest
+from components.process import spawn, stop
+from components.registry import CHALLENGER, DESCRIPTION_FILE, TAG_GATE, WEIGHTS_FILE, Registry
+from components.storage import file_sha256
+
+DOCKER = Path(__file__).parents[2] / "docker"
+START_S = 180.0
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(programs() is None, reason="PostgreSQL's initdb and postgres, and a user for them where we are root, are not here"),
+]
+
+
+@dataclass(frozen=True)
+class Team:
+    """The servers, and what their users know."""
+
+    mlflow: str
+    s3: str
+    client: dict[str, str]
+    secrets: list[str]
+    command_lines: CommandLines
+
+
+def compose() -> Any:
+    """The compose file with the defaults of its variables."""
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (DOCKER / "compose.yaml").read_text())
+    return yaml.safe_load(text)["services"]
+
+
+def entries(path: Path) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in path.read_text().split())
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    folder, services = tmp_path_factory.mktemp("team"), compose()
+    watch = CommandLines()
+    watch.start()
+    subprocess.run(["sh", str(DOCKER / "kubernetes" / "new-secrets.sh"), str(folder)], check=True, capture_output=True)
+    secrets = {
+        name: entries(folder / Path(name).name) for name in ("secrets/s3.env", "secrets/mlflow-server.env", "secrets/mlflow-client.env")
+    }
+    ports = {"s3": free_port(), "mlflow": free_port()}
+    base = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder), "TMPDIR": str(folder)}
+
+    def environment(name: str) -> dict[str, str]:
+        given = [secrets[file] for file in services[name]["env_file"]]
+        return {**base, **{key: value for each in given for key, value in each.items()}, **services[name]["environment"]}
+
+    with ExitStack() as stack:
+
+        def serve(name: str, command: list[str], **more: str) -> None:
+            with (folder / f"{name}.log").open("wb") as log:
+                process = spawn(command, environment={**environment(name), **more}, stdout=log, new_group=True)
+            stack.callback(stop, process, grace_s=10.0)
+
+        s3_script = services["s3"]["command"][-1].replace("$$", "$").replace("/data", str(folder / "data"))
+        serve("s3", [*services["s3"]["command"][:-1], s3_script.replace("0.0.0.0:9000", f"127.0.0.1:{ports['s3']}")])
+        wait_for_port(ports["s3"])
+        database = stack.enter_context(postgres_server(secrets["secrets/mlflow-server.env"]["POSTGRES_PASSWORD"]))
+        serve(
+            "mlflow",
+            ["sh", str(DOCKER / "kubernetes" / "servers" / "start-mlflow.sh")],
+            POSTGRES_ADDRESS=database,
+            MLFLOW_S3_ENDPOINT_URL=f"http://127.0.0.1:{ports['s3']}",
+            MLFLOW_LISTEN="127.0.0.1",
+            MLFLOW_PORT=str(ports["mlflow"]),
+        )
+        url = f"http://localhost:{ports['mlflow']}"
+        await_health(url, folder / "mlflow.log")
+        values = [value for each in secrets.values() for value in each.values() if value != "admin"]
+        client = {**secrets["secrets/mlflow-client.env"], **secrets["secrets/s3.env"]}
+        yield Team(url, f"http://127.0.0.1:{ports['s3']}", client, values, watch)
+    watch.stop()
+
+
+def await_health(url: str, log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise TimeoutError(log.read_text()[-4000:])
+
+
+def ask(team: Team, path: str, who: tuple[str, str] | None, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+    """Return the status and the answer of MLflow's REST API."""
+    headers = {"Content-Type": "application/json"}
+    if who is not None:
+        headers["Authorization"] = "Basic " + b64encode(":".join(who).encode()).decode()
+    request = urllib.request.Request(f"{team.mlflow}/api/2.0/mlflow/{path}", headers=headers)
+    request.data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read().decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def steps(team: Team) -> tuple[str, str]:
+    """A user for the steps who is not the administrator."""
+    who = ("steps", "canary-steps-password-0123")
+    assert ask(team, "users/create", admin(team), {"username": who[0], "password": who[1]})[0] == 200
+    return who
+
+
+def admin(team: Team) -> tuple[str, str]:
+    return team.client["MLFLOW_TRACKING_USERNAME"], team.client["MLFLOW_TRACKING_PASSWORD"]
+
+
+@pytest.fixture
+def context(team: Team, steps: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StepContext:
+    """A step that is pointed at the team's servers."""
+    who = dict(zip(("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), steps, strict=True))
+    for key, value in {**team.client, **who, "AWS_ENDPOINT_URL": team.s3, "MLFLOW_TRACKING_URI": team.mlflow}.items():
+        monkeypatch.setenv(key, value)
+    return step_context("register", tmp_path, "s3://celebdit/main", endpoint=team.s3, mlflow_uri=team.mlflow)
+
+
+def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_the_administrator(
+    context: StepContext, tmp_path: Path
+) -> None:
+    """What the register step asks of MLflow; whether the model draws is another test's question."""
+    card = "# faces\n\n## Recipe\n\n" + "a long recipe " * 400 + "\n\n## Numbers\n\nfew\n"
+    weights = tmp_path / "model" / "artifacts" / WEIGHTS_FILE
+    weights.parent.mkdir(parents=True)
+    save_file({"a": np.zeros(3, dtype=np.float32)}, weights)
+    (weights.parent / DESCRIPTION_FILE).write_text(json.dumps({"weights_sha256": file_sha256(weights)}))
+    (tmp_path / "model" / "README.md").write_text(card)
+    checkpoint = CheckpointManifest(run_key="a" * 16, uri="s3://celebdit/x", digest="c" * 64, step=7, dataset_digest=DIGEST, recipe={})
+    tracking, registry = context.tracking, Registry(context.tracking, "faces")
+    with tracking.running(tracking.step_run("train", run_key=checkpoint.run_key)) as run_id:
+        model_id = tracking.evaluated_checkpoint(run_id, report_of(checkpoint))
+        registry.ensure("faces")
+        for _ in range(2):
+            version = registry.add_version(
+                tmp_path / "model",
+                checkpoint_digest=checkpoint.digest,
+                ema=SAMPLING.ema,
+                model_id=model_id,
+                run_id=run_id,
+                tags={TAG_GATE: "pass"},
+                description=card,
+            )
+    assert version.version == "1"
+    registry.set_alias(CHALLENGER, "1")
+    assert registry.promote("1", reason="the first on PostgreSQL", by="tests").champion == "1"
+    assert registry.aliases() == {"challenger": "1", "champion": "1"}
+    assert registry.files_of("1", tmp_path / "files").weights.read_bytes() == weights.read_bytes()
+    assert len(card) > 5000, "PostgreSQL keeps the widths of MLflow's columns, which SQLite does not know"
+    assert registry.version("1").description.startswith("# faces\n\n## Numbers\n\nfew\n\n_Shortened")
+
+
+def test_nobody_gets_in_without_a_password_and_others_change_only_what_is_theirs(team: Team, context: StepContext) -> None:
+    search = {"max_results": 1}
+    assert ask(team, "experiments/search", None, search)[0] == 401
+    assert ask(team, "experiments/search", ("admin", "wrong-password-0123"), search)[0] == 401
+    assert ask(team, "experiments/search", admin(team), search)[0] == 200
+    theirs = context.tracking.pipeline_run().info
+    guest = ("guest", "canary-guest-password-0123")
+    assert ask(team, "users/create", admin(team), {"username": guest[0], "password": guest[1]})[0] == 200
+    status, found = ask(team, f"runs/get?run_id={theirs.run_id}", guest)
+    assert (status, found["run"]["info"]["run_id"]) == (200, theirs.run_id)
+    assert ask(team, "runs/set-tag", guest, {"run_id": theirs.run_id, "key": "x", "value": "y"})[0] == 403
+    status, made = ask(team, "experiments/create", guest, {"name": "guests"})
+    assert status == 200
+    status, _ = ask(team, "runs/create", guest, {"experiment_id": made["experiment_id"], "start_time": 1})
+    assert status == 200
+
+
+def test_no_secret_of_the_servers_is_on_a_command_line(team: Team) -> None:
+    seen = team.command_lines.seen
+    for program in ("rclone serve s3", "mlflow server --app-name basic-auth", "postgres -D"):
+        assert any(program in line for line in seen), f"{program} is among what is searched"
+    assert not [line for line in seen for secret in team.secrets if secret in line]

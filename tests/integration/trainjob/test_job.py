@@ -1,0 +1,161 @@
+"""A TrainJob of the train step: what it asks for, that there is one, and who may do what."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from celebdit_testing.kube_server import FakeKube
+from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
+from celebdit_testing.steps import notes
+from celebdit_testing.trainjobs import ENVIRON, IMAGE, JOB, Start, connect, spec_of, until
+
+from components import cluster as names
+from components.context import StepContext
+from components.errors import BadInput, Preempted, TemporaryFailure
+from components.resources import Toleration
+from components.train.trainjob import train_on_nodes
+from components.train.trainjob_manifest import trainjob
+
+
+def test_a_training_on_two_nodes_is_a_trainjob_that_is_waited_for(kube: FakeKube, start: Start) -> None:
+    step = start()
+    until(lambda: ("trainjobs", JOB) in kube.objects)
+    spec = kube.objects["trainjobs", JOB]["spec"]
+    assert spec["runtimeRef"]["name"] == names.TRAINING_RUNTIME
+    assert (spec["trainer"]["image"], spec["trainer"]["numNodes"], spec["trainer"]["numProcPerNode"]) == (IMAGE, 2, 8)
+    assert spec["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "8"
+    time.sleep(0.1)
+    assert step.is_alive()
+    kube.condition(JOB, "Complete")
+    assert step.outcome() is None
+    assert ("trainjobs", JOB) in kube.objects
+
+
+def test_placement_and_space_reach_the_pods(kube: FakeKube) -> None:
+    asked = {"node_selector": {"pool": "h200"}, "tolerations": (Toleration(key="team", operator="Equal", value="faces"),), "shm": "32Gi"}
+    job = trainjob(spec_of(**asked), "s3://b/spec.json", IMAGE, ENVIRON, owners=[])
+    (replicated,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"pool": "h200"}
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["team", "nvidia.com/gpu"]
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}} in pod["volumes"]
+
+
+def test_secrets_are_named_in_the_job_and_never_contained(kube: FakeKube, start: Start) -> None:
+    step = start()
+    until(lambda: ("trainjobs", JOB) in kube.objects)
+    env = {entry["name"]: entry for entry in kube.objects["trainjobs", JOB]["spec"]["trainer"]["env"]}
+    assert env["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"] == {
+        "name": names.S3_SECRET,
+        "key": "AWS_SECRET_ACCESS_KEY",
+        "optional": True,
+    }
+    kube.condition(JOB, "Complete")
+    step.outcome()
+    for canary in (ACCESS_KEY, SECRET_KEY, ENVIRON["MLFLOW_TRACKING_PASSWORD"]):
+        assert canary not in "".join(kube.bodies)
+
+
+def test_the_job_belongs_to_the_runs_workflow(kube: FakeKube, start: Start) -> None:
+    step = start()
+    until(lambda: ("trainjobs", JOB) in kube.objects)
+    kube.condition(JOB, "Complete")
+    step.outcome()
+    (owner,) = kube.objects["trainjobs", JOB]["metadata"]["ownerReferences"]
+    assert owner == {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "celebdit-x", "uid": "u-1"}
+
+
+@pytest.mark.parametrize("fault", [None, "lost", 500, 503, 429])
+def test_a_retried_step_adopts_its_job_and_a_lost_answer_makes_no_second_one(
+    kube: FakeKube, start: Start, context: StepContext, fault: int | str | None
+) -> None:
+    if fault is not None:
+        kube.faults.append(("create", "trainjobs", fault))
+    first = start(spec_of("a1"))
+    until(lambda: ("trainjobs", JOB) in kube.objects)
+    made = kube.objects["trainjobs", JOB]["metadata"]["uid"]
+    second = start(spec_of("a2"))  # as when the first step's pod was deleted
+    until(lambda: any("going on with it" in note for note in notes(context)))
+    kube.condition(JOB, "Complete")
+    assert (first.outcome(), second.outcome()) == (None, None)
+    assert kube.objects["trainjobs", JOB]["metadata"]["uid"] == made
+
+
+def test_a_job_that_failed_or_has_other_settings_is_replaced(kube: FakeKube, start: Start) -> None:
+    step = start()
+    until(lambda: ("trainjobs", JOB) in kube.objects)
+    kube.condition(JOB, "Failed", "DeadlineExceeded")
+    assert isinstance(step.outcome(), TemporaryFailure)
+    old = kube.objects["trainjobs", JOB]["metadata"]["uid"]
+    for resources in ({}, {"nodes": 3}):
+        step = start(spec_of(**resources))
+        until(lambda old=old: kube.objects.get(("trainjobs", JOB), {"metadata": {"uid": old}})["metadata"]["uid"] != old)
+        old = kube.objects["trainjobs", JOB]["metadata"]["uid"]
+        if resources:
+            assert kube.objects["trainjobs", JOB]["spec"]["trainer"]["numNodes"] == 3
+            kube.condition(JOB, "Complete")
+            assert step.outcome() is None
+        else:
+            kube.condition(JOB, "Failed", "x")
+            step.outcome()
+    assert kube.count("delete trainjobs") == 2
+
+
+def test_an_api_server_that_is_away_for_a_while_is_waited_for(kube: FakeKube, start: Start) -> None:
+    step = start()
+    until(lambda: ("trainjobs", JOB) in kube.objects)
+    kube.faults += [("get", "trainjobs", 500), ("get", "trainjobs", "lost"), ("list", "pods", 503), ("get", "trainjobs", 429)]
+    until(lambda: not kube.faults)
+    assert step.is_alive()
+    kube.condition(JOB, "Complete")
+    assert step.outcome() is None
+
+
+def test_a_step_that_is_cancelled_deletes_its_job(kube: FakeKube, tmp_path: Path, context: StepContext) -> None:
+    def cancel() -> None:
+        until(lambda: ("trainjobs", JOB) in kube.objects)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    with pytest.raises(Preempted):
+        train_on_nodes(spec_of(), context, environ=ENVIRON, cluster=connect(tmp_path), poll_s=0.02)
+    canceller.join()
+    assert ("trainjobs", JOB) not in kube.objects
+
+
+def test_a_missing_right_is_named(kube: FakeKube, start: Start) -> None:
+    error = start(account="nobody").outcome()
+    assert isinstance(error, BadInput)
+    assert "does not allow to get pods in namespace kubeflow" in error.message
+    kube.rules["pipeline-runner"] = [rule for rule in kube.rules["pipeline-runner"] if "trainjobs" not in rule["resources"]]
+    error = start().outcome()
+    assert isinstance(error, BadInput)
+    assert "trainjobs.trainer.kubeflow.org" in error.message
+
+
+def test_the_manifests_grant_only_what_the_step_uses(kube: FakeKube, start: Start) -> None:
+    """Take each verb away in turn: every one of them is needed."""
+    granted = [(rule, verb) for rule in kube.rules["pipeline-runner"] for verb in rule["verbs"]]
+    used = {"create trainjobs", "get trainjobs", "delete trainjobs", "get pods", "list pods", "get pods/log"}
+    spare = {f"{verb} {resource}" for rule, verb in granted for resource in rule["resources"]} - used
+    kube.node_pod(JOB, 0)
+    step = start()
+    until(lambda: ("trainjobs", JOB) in kube.objects)
+    kube.condition(JOB, "Failed", "x")
+    step.outcome()
+    step = start()
+    until(lambda: kube.count("delete trainjobs") == 1)
+    until(lambda: ("trainjobs", JOB) in kube.objects)
+    kube.condition(JOB, "Complete")
+    step.outcome()
+    assert used == set(kube.requests) - {"list nothing"}
+    assert not spare
+
+
+def test_several_nodes_without_a_cluster_are_bad_input(context: StepContext) -> None:
+    with pytest.raises(BadInput, match=r"resources\.nodes is 2"):
+        train_on_nodes(spec_of(), context, environ={})

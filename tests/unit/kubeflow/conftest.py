@@ -1,0 +1,39 @@
+"""What the tests of Kubeflow Pipelines share: a server, a configuration, and a folder to type commands in."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celebdit_testing.kfp_server import FakeKfp, kfp_server
+from celebdit_testing.submissions import DIGESTS, compiling_once
+
+from pipeline.config import RunConfig, load_config
+from pipeline.kubeflow import COOKIES, ENDPOINT, NAMESPACE, TOKEN
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return load_config("smoke")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    with compiling_once():
+        yield
+
+
+@pytest.fixture
+def server() -> Iterator[FakeKfp]:
+    with kfp_server() as fake:
+        yield fake
+
+
+@pytest.fixture
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "images.lock.json"
+    path.write_text(json.dumps({"images": DIGESTS, "git_commit": "abc", "pins_sha256": {"cpu": "1", "gpu": "2"}}))
+    monkeypatch.chdir(tmp_path)
+    for name in (ENDPOINT, NAMESPACE, TOKEN, COOKIES):
+        monkeypatch.delenv(name, raising=False)
+    return path

@@ -1,0 +1,112 @@
+"""The commands for a cluster, as their users type them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from celebdit_testing.kfp_server import FakeKfp, Fault, kfp_server
+from celebdit_testing.submissions import progress, run_cli, submitted
+
+from pipeline.config import RunConfig
+from pipeline.kubeflow import COOKIES, ENDPOINT, TOKEN
+from pipeline.submit import STEPS, follow
+
+CANARY = "canary-kfp-token-0123456789"
+
+
+def test_submit_wait_shows_the_steps_and_ends_with_the_outcome(
+    server: FakeKfp, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "__kwdefaults__", {**(follow.__kwdefaults__ or {}), "poll_s": 0.0})
+    progress(server, [(name, "SUCCEEDED") for name in STEPS], "SUCCEEDED")
+    code, out, err = run_cli(capsys, "submit", "smoke", "--endpoint", server.url, "--wait", "--json")
+    facts = json.loads(out)
+    assert code == 0, err
+    assert facts["steps"] == dict.fromkeys(STEPS, "SUCCEEDED")
+    assert facts["gate"] == "pass"
+    assert facts["url"] in err
+    assert "train: finished" in err
+    progress(server, [("gate", "SUCCEEDED"), ("register", "SKIPPED")], "SUCCEEDED")
+    assert run_cli(capsys, "submit", "smoke", "--endpoint", server.url, "--wait", "--again")[0] == 1
+    progress(server, [("train", "FAILED")], "FAILED")
+    code, _, err = run_cli(capsys, "submit", "smoke", "training.total_steps=14", "--endpoint", server.url, "--wait")
+    assert code == 3
+    assert "celebdit: train: main: Error (exit code 3)\n  its log is on the run's page" in err
+
+
+def test_runs_are_listed_newest_first_and_shown(
+    server: FakeKfp, config: RunConfig, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENDPOINT, server.url)
+    assert "there are no runs yet" in run_cli(capsys, "runs")[2]
+    ids = [submitted(server, config, again=True, clock=lambda at=at: float(at)).run_id for at in range(12)]
+    server.step(server.runs[ids[-1]], "train", "FAILED", "exit code 75")
+    server.end(server.runs[ids[-1]], "FAILED")
+    code, out, err = run_cli(capsys, "runs", "--limit", "11", "--json")
+    assert code == 0
+    assert [run["run_id"] for run in json.loads(out)["runs"]] == ids[::-1][:11]
+    assert err.splitlines()[0].split()[:2] == [ids[-1], "FAILED"]
+    code, _, err = run_cli(capsys, "runs", ids[-1])
+    assert code == 0
+    assert f"celebdit resume {ids[-1]}" in err
+    assert "train        FAILED" in err
+
+
+def test_looking_for_the_runs_of_an_experiment_does_not_make_it(
+    server: FakeKfp, config: RunConfig, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENDPOINT, server.url)
+    run_id = submitted(server, config).run_id
+    before = len(server.requests)
+    code, out, err = run_cli(capsys, "runs", "--experiment", "facse", "--json")
+    assert (code, json.loads(out)) == (0, {"runs": []})
+    assert "there are no runs yet" in err
+    assert [found.display_name for found in server.experiments.values()] == ["faces"]
+    assert not [name for name in server.requests[before:] if "create" in name]
+    assert [run["run_id"] for run in json.loads(run_cli(capsys, "runs", "--experiment", "faces", "--json")[1])["runs"]] == [run_id]
+
+
+@pytest.mark.parametrize(("variable", "sent_as"), [(TOKEN, "authorization: Bearer "), (COOKIES, "cookie: authservice_session=")])
+def test_who_we_are_gets_into_no_output_pipeline_or_address(
+    variable: str, sent_as: str, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, value = "canary-aws-secret-9876543210", (sent_as + CANARY).partition(": ")[2].removeprefix("Bearer ")
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    with kfp_server(token=CANARY if variable == TOKEN else None) as server:
+        server.faults.append(Fault("run_service_create_run", 400, text=f"who sends {sent_as}{CANARY}?"))
+        code, out, err = run_cli(capsys, "submit", "smoke", "--endpoint", server.url, "--json")
+        assert code == 2
+        assert run_cli(capsys, "submit", "smoke", "--endpoint", server.url)[0] == 0
+        sent = b"\n".join(server.raw).decode()
+        assert sent_as + CANARY in server.headers[-1], "the server is told"
+    for text in (out, err, sent, *server.packages.values(), " ".join(map(str, Path.cwd().iterdir()))):
+        assert CANARY not in text
+        assert secret not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["submit", "smoke"], "nobody said where Kubeflow Pipelines is"),
+        (["submit", "smoke", "--endpoint", "https://me:secret@host"], "contains credentials"),
+        (["submit", "smoke", "--endpoint", "http://host/#/runs"], "is not an address"),
+        (["submit", "smoke", "--images", "absent.json", "--endpoint", "http://127.0.0.1:9"], "absent.json does not exist"),
+        (["submit", "smok"], "neither a preset nor a file"),
+        (["submit", "smoke", "data.licence=CelebA"], "must be accepted"),
+        (["resume"], "Missing argument 'RUN'"),
+        (["schedule", "smoke"], "either --cron or --every"),
+        (["schedule", "smoke", "--cron", "0 3 * * *"], "has 5 fields"),
+        (["schedule", "smoke", "--every", "5"], "not in the range"),
+        (["runs", "--limit", "0"], "not in the range"),
+    ],
+)
+def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(
+    lock: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    code, out, err = run_cli(capsys, *arguments)
+    assert (code, out) == (2, "")
+    first, *rest = err.strip().splitlines()
+    assert said in first
+    assert len(rest) <= 1
+    assert "secret@" not in err

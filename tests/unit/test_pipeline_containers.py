@@ -1,0 +1,46 @@
+"""What a step in a container is given: endpoints, credentials where they are needed, and nothing else of this machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import load_config
+from pipeline.containers import container_arguments, plan_containers
+
+HERE = {
+    "CELEBDIT_STORE": "s3://bucket/x",
+    "AWS_SECRET_ACCESS_KEY": "canary-aws",
+    "MLFLOW_TRACKING_PASSWORD": "canary-mlflow",
+    "KAGGLE_API_TOKEN": "canary-token",
+    "KAGGLE_USERNAME": "somebody",
+    "KAGGLE_KEY": "canary-key",
+    "OMP_NUM_THREADS": "1",
+    "HOME": "/home/somebody",
+    "PATH": "/usr/bin",
+    "GITHUB_TOKEN": "canary-github",
+}
+EVERY_STEP = {"CELEBDIT_STORE", "CELEBDIT_WORK_DIR", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "OMP_NUM_THREADS"}
+KAGGLE = {"KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"}
+
+
+def arguments(folder: Path, source: str) -> dict[str, Any]:
+    environment = {**HERE, "CELEBDIT_WORK_DIR": str(folder / "work")}
+    plan = plan_containers(load_config("smoke", [f"data.source={source}"]), folder / "run", environment, run_id="run-1")
+    found = container_arguments(type(plan).from_json(plan.to_json()), environment, user_id=1000)
+    assert set(found["environment"].items()) <= set(environment.items())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "more"), [("synthetic://?count=4", set()), ("s3://bucket/kaggle/", set()), ("kaggle://owner/faces", KAGGLE)]
+)
+def test_a_container_gets_the_credentials_that_its_run_needs_and_nothing_of_the_shell(tmp_path: Path, source: str, more: set[str]) -> None:
+    assert set(arguments(tmp_path, source)["environment"]) == EVERY_STEP | more
+
+
+def test_a_container_has_no_privileges_and_no_way_to_write_but_its_folders(tmp_path: Path) -> None:
+    found = arguments(tmp_path, "synthetic://?count=4")
+    assert (found["read_only"], found["cap_drop"], found["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])
+    assert found["user"] == "1000:1000"
+    assert {mount["Target"] for mount in found["mounts"]} == {str(tmp_path / "run"), str(tmp_path / "work")}
