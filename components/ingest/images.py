@@ -11,10 +11,13 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from components.ingest.verdicts import Accepted, Code, Rejected, Rule, Triple
 
+# Pillow loads what reads a format when it first meets one; under a memory limit that may fail, and is not tried a second time.
+Image.preinit()
+assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, in `_refusal`, and has a verdict instead of a warning
 
 _KEEPS_BYTES = {"JPEG": "jpg", "PNG": "png"}
@@ -39,7 +42,7 @@ _PNG_DEPTH_AT = 24
 _GRID_PX = 64
 _CLEARLY = 2  # grey levels: what recompression does to an even surface is no difference
 _THUMBNAIL_PX = 96
-_LEVELS = np.stack([np.arange(256), np.arange(256) ** 2], axis=1)
+_LEVELS = np.stack([np.arange(256.0), np.arange(256.0) ** 2], axis=1)
 
 
 @dataclass(frozen=True)
@@ -185,8 +188,8 @@ def _colours(image: Image.Image) -> tuple[Triple, Triple]:
     """Return mean and standard deviation of each channel in [0, 1], over a regular grid of at most 64 x 64 pixels."""
     grid_px = min(image.width, _GRID_PX)
     # Counting is several times faster than NumPy's reductions over the short axis, and the sums are the same whole numbers.
-    counts = np.array(image.resize((grid_px, grid_px), Image.Resampling.NEAREST).histogram()).reshape(3, 256)
-    mean, square = (counts @ _LEVELS).T / grid_px**2
+    counts = np.fromiter(image.resize((grid_px, grid_px), Image.Resampling.NEAREST).histogram(), np.float64, 3 * 256)
+    mean, square = (counts.reshape(3, 256) @ _LEVELS).T / grid_px**2
     std = np.sqrt(np.maximum(square - mean * mean, 0))
     return _triple(mean / 255), _triple(std / 255)
 

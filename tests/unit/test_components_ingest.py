@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from components.ingest.images import Limits, judge
 from components.ingest.ingest import dataset_digest
 from components.ingest.ledger import Ledger, split_of
-from components.ingest.shards import ShardWriter, header_of
+from components.ingest.shards import ShardWriter, Written, header_of
 from components.ingest.synthetic import encode_face, write_archive
 from components.ingest.table import write_table
 from components.ingest.verdicts import Accepted, Rejected
-from components.manifests import Shard
+from components.storage import file_sha256
 
 LIMITS_32 = Limits(**LIMITS, max_ratio=200)  # type: ignore[arg-type]
 
@@ -51,7 +51,7 @@ def test_an_image_that_is_held_out_stays_so_when_more_are(sha256: str, share: fl
     assert split_of(sha256, 0.0) == "train"
 
 
-def write_shards(ledger: Ledger, folder: Path, shard_bytes: int) -> list[Shard]:
+def write_shards(ledger: Ledger, folder: Path, shard_bytes: int) -> list[Written]:
     writer, shards = ShardWriter(folder, shard_bytes=shard_bytes), []
     for image in ledger.images():
         placed, finished = writer.add(image, ledger.data(image))
@@ -91,7 +91,8 @@ def test_shards_do_not_depend_on_the_order_of_the_source(tmp_path: Path) -> None
     made = []
     for name, order in (("a", [0, 1, 2, 3]), ("b", [3, 1, 0, 2])):
         with filled(tmp_path / name, order) as ledger:
-            made.append(write_shards(ledger, tmp_path / name / "shards", 2**20))
+            written = write_shards(ledger, tmp_path / name / "shards", 20_000)
+            made.append([(shard, file_sha256(tmp_path / name / "shards" / shard.name)) for shard in written])
     assert made[0] == made[1]
 
 

@@ -14,9 +14,10 @@ import pytest
 from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded
 from PIL import Image
 
+from components.ingest.allowances import MEMORY_BYTES
 from components.ingest.candidates import Candidate
 from components.ingest.images import Limits
-from components.ingest.pool import MEMORY_BYTES, DecoderPool
+from components.ingest.pool import DecoderPool
 from components.ingest.synthetic import encode_face
 from components.ingest.verdicts import Accepted, Rejected
 
