@@ -92,7 +92,7 @@ def printable_name(name: str) -> str:
 
 
 class Names:
-    """Which names were seen, at some seventy bytes each, however long they are."""
+    """Which names were seen, at a hundred bytes or so each, however long they are."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()

@@ -39,7 +39,7 @@ MANIFEST = "dataset.json"
 TABLE = "manifest.parquet"
 REPORT = "report.html"
 _FORMAT = 2
-_PARALLEL_SHARDS = 2
+_PARALLEL_SHARDS = 1  # each goes in several parts at once; more would only hold more of them in memory
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 
 
