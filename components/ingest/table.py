@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from components.ingest.ledger import Ledger
 
-_PAGE = 10_000
+_PAGE = 4_000
 _COLOURS = [f"{what}_{channel}" for what in ("mean", "std") for channel in "rgb"]
 _COLUMNS: dict[str, pa.DataType] = {
     "key": pa.string(),
