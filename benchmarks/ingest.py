@@ -160,35 +160,37 @@ def _ingest(archive: Path, folder: Path, endpoint: str, workers: int) -> tuple[f
 
 
 class _Usage:
-    """Processor time and peak resident memory of this process and its decoding workers."""
+    """Processor time and peak resident memory of this process and its decoding workers; what the watching itself takes is left out."""
 
     def __enter__(self) -> "_Usage":
         self.peak_mb = 0.0
-        self._workers_s: dict[int, float] = {}
         self._me = psutil.Process()
-        self._began_s = _cpu_s(self._me)
+        self._watching_s = 0.0
+        self._others = {child.pid for child in self._me.children()}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._began_s = _own_cpu_s() + _children_cpu_s()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-
-    @property
-    def cpu_s(self) -> float:
-        return _cpu_s(self._me) - self._began_s + sum(self._workers_s.values())
+        self.cpu_s = _own_cpu_s() + _children_cpu_s() - self._began_s - self._watching_s
 
     def _watch(self) -> None:
         while not self._over.wait(_SAMPLE_EVERY_S):
             resident = self._me.memory_info().rss
             for child in self._me.children():
                 with suppress(psutil.Error):
-                    if "components.ingest.decoder" in child.cmdline():
-                        resident += child.memory_info().rss
-                        self._workers_s[child.pid] = _cpu_s(child)
+                    resident += child.memory_info().rss if child.pid not in self._others else 0
             self.peak_mb = max(self.peak_mb, resident / 1e6)
+        self._watching_s = time.thread_time()
+
+
+def _own_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _children_cpu_s() -> float:

@@ -6,9 +6,11 @@ Promises: names are labels. They are checked, made printable and reported; no pa
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from components.errors import DataRefused
+from components.ingest.packed import Packed
 from components.ingest.verdicts import Rejected
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -19,11 +21,15 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that may be an image: its name in the source and its bytes, or the verdict on it if it was refused unread."""
+    """A file that may be an image: its name in the source and its bytes, or the verdict on it if it was refused unread.
+
+    An entry of a zip comes `packed`, without its bytes: they are read from `Source.archive()` by whoever judges them.
+    """
 
     name: str
     data: bytes
     refused: Rejected | None = None
+    packed: Packed | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,9 @@ class Source(Protocol):
 
     def described(self) -> str:
         """Return the source as it is recorded: with the version that was read, where it has one."""
+
+    def archive(self) -> Path | None:
+        """Return the file that packed candidates lie in, fetched if need be. It may be removed once the last candidate was taken."""
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         """Yield the candidates; of a file with more than `max_image_bytes`, one byte more than that is read.
@@ -83,7 +92,7 @@ def printable_name(name: str) -> str:
 
 
 class Names:
-    """Which names were seen, at eight bytes or so each."""
+    """Which names were seen, at a hundred bytes or so each, however long they are."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()

@@ -45,6 +45,9 @@ class FolderSource:
     def described(self) -> str:
         return str(self._root)
 
+    def archive(self) -> Path | None:
+        return None
+
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         total_bytes = 0
         for number, path in enumerate(_walk(self._root), start=1):

@@ -9,12 +9,14 @@ import errno
 import hashlib
 import shutil
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 
 from components.context import StepContext
 from components.errors import DataRefused
@@ -26,7 +28,7 @@ from components.ingest.near import near_duplicates
 from components.ingest.pool import DecoderPool, default_workers
 from components.ingest.remote import Reach
 from components.ingest.report import write_report
-from components.ingest.shards import ShardWriter
+from components.ingest.shards import ShardWriter, Written
 from components.ingest.sources import open_source, require_consent
 from components.ingest.table import write_table
 from components.ingest.verdicts import Rejected
@@ -37,7 +39,7 @@ MANIFEST = "dataset.json"
 TABLE = "manifest.parquet"
 REPORT = "report.html"
 _FORMAT = 2
-_PARALLEL_SHARDS = 2
+_PARALLEL_SHARDS = 1  # each goes in several parts at once; more would only hold more of them in memory
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 
 
@@ -146,12 +148,16 @@ def _committed(store: ObjectStore, location: StoreUri) -> DatasetManifest | None
 
 def _ingest(source: Source, work: _Work) -> DatasetManifest:
     config = work.config
-    with Ledger(work.staging, held_out=config.held_out) as ledger, DecoderPool(config.limits(), workers=work.workers) as pool:
+    archive = source.archive()
+    with (
+        Ledger(work.staging, held_out=config.held_out, archive=archive) as ledger,
+        DecoderPool(config.limits(), workers=work.workers, archive=archive) as pool,
+    ):
         _judge(source, ledger, pool, work)
         if config.near_duplicate_bits is not None:
             _drop_near_duplicates(ledger, config.near_duplicate_bits, pool.thumbnail)
         _check_limits(config, ledger)
-        digest = dataset_digest(config.image_px, ((image.sha256, image.split) for image in ledger.images()))
+        digest = dataset_digest(config.image_px, ledger.identities())
         location = work.home / digest
         there = _committed(work.store, location)
         if there is not None and (there.licence, there.licence_accepted_by) == (config.licence, _accepted_by(config)):
@@ -199,9 +205,11 @@ def _check_limits(config: DataConfig, ledger: Ledger) -> None:
 def _publish(source: Source, ledger: Ledger, pool: DecoderPool, work: _Work, location: StoreUri) -> DatasetManifest:
     """Upload shards, table and report, then the manifest that makes them a data set."""
     config = work.config
-    shards = _write_shards(ledger, work, location)
     table, report = work.staging / TABLE, work.staging / REPORT
-    write_table(ledger, table)
+    with _ShardUploads(work, location) as uploads:
+        _write_shards(ledger, work, uploads)
+        write_table(ledger, table)
+    shards = uploads.done
     splits = dict(ledger.rows("SELECT split, COUNT(*) FROM images GROUP BY split"))
     rules = dict(ledger.rows("SELECT verdict, COUNT(*) FROM seen WHERE accepted GROUP BY verdict ORDER BY verdict"))
     manifest = DatasetManifest(
@@ -228,34 +236,49 @@ def _publish(source: Source, ledger: Ledger, pool: DecoderPool, work: _Work, loc
     return manifest
 
 
-def _write_shards(ledger: Ledger, work: _Work, location: StoreUri) -> list[Shard]:
-    """Write the images into shards and upload each while the next is written; only a few are on local disk at a time."""
-    writer = ShardWriter(work.staging / "shards", shard_bytes=work.config.shard_bytes)
-    shards: list[Shard] = []
-    uploads: list[Future[None]] = []
+def _write_shards(ledger: Ledger, work: _Work, uploads: "_ShardUploads") -> None:
+    """Write the images into shards and send each on its way."""
+    writer = ShardWriter(uploads.folder, shard_bytes=work.config.shard_bytes)
+    for image in ledger.images():
+        placed, finished = writer.add(image, ledger.data(image))
+        ledger.place(image.sha256, placed.shard, placed.offset)
+        if finished is not None:
+            uploads.send(finished)
+    if (last := writer.close()) is not None:
+        uploads.send(last)
 
-    def upload(shard: Shard) -> None:
-        path = work.staging / "shards" / shard.name
-        work.store.put_file(location / shard.name, path)
+
+class _ShardUploads:
+    """Uploads of shards while the next is written; only a few are on local disk at a time. Leaving the block waits for all."""
+
+    def __init__(self, work: _Work, location: StoreUri) -> None:
+        self.folder = work.staging / "shards"
+        self.done: list[Shard] = []
+        self._store = work.store
+        self._location = location
+        self._pending: deque[Future[Shard]] = deque()
+        self._threads = ThreadPoolExecutor(_PARALLEL_SHARDS, thread_name_prefix="shards")
+
+    def __enter__(self) -> "_ShardUploads":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            while kind is None and self._pending:
+                self.done.append(self._pending.popleft().result())
+        finally:
+            self._threads.shutdown(cancel_futures=True)
+
+    def send(self, written: Written) -> None:
+        self._pending.append(self._threads.submit(self._upload, written))
+        if len(self._pending) > _PARALLEL_SHARDS:
+            self.done.append(self._pending.popleft().result())
+
+    def _upload(self, written: Written) -> Shard:
+        path = self.folder / written.name
+        sha256 = self._store.put_file(self._location / written.name, path)
         path.unlink()
-
-    def send(shard: Shard | None) -> None:
-        if shard is not None:
-            shards.append(shard)
-            uploads.append(pool.submit(upload, shard))
-        if len(uploads) > _PARALLEL_SHARDS:
-            uploads.pop(0).result()
-
-    with ThreadPoolExecutor(_PARALLEL_SHARDS, thread_name_prefix="shards") as pool:
-        for image in ledger.images():
-            placed, finished = writer.add(image, ledger.data(image))
-            ledger.place(image.sha256, placed.shard, placed.offset)
-            if finished is not None:
-                send(finished)
-        send(writer.close())
-        for pending in uploads:
-            pending.result()
-    return shards
+        return Shard(name=written.name, sha256=sha256, size_bytes=written.size_bytes, num_images=written.num_images)
 
 
 def _accepted_by(config: DataConfig) -> str:

@@ -72,6 +72,9 @@ class KaggleSource:
     def count(self) -> int | None:
         return self._archive.count()
 
+    def archive(self) -> Path | None:
+        return self._archive.archive()
+
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         return self._archive.candidates(budget)
 

@@ -1,10 +1,13 @@
 """What was seen of a source: every verdict, and the accepted bytes, on local disk.
 
 Promises: memory does not grow with the number of images; bytes that were accepted before are a duplicate, wherever they come from; images
-come out in the order of their digests, so that everything made from them is a function of their content. Lives in a staging folder and is
-thrown away with it: nothing here needs to survive.
+come out in the order of their digests, so that everything made from them is a function of their content. Bytes that lie in the source's
+archive as they are stay there, and are checked when they are read. Lives in a staging folder and is thrown away with it: nothing here needs
+to survive.
 """
 
+import hashlib
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -14,23 +17,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from components.errors import DataRefused
 from components.ingest.candidates import printable_name
-from components.ingest.verdicts import Accepted, Rejected, Triple, Verdict
+from components.ingest.verdicts import Accepted, Extent, Rejected, Triple, Verdict
 
 Split = Literal["train", "held_out"]
 _THUMBNAILS_PER_CODE = 12
 _PAGE = 500
-_STORED = "SELECT sha256, extension, split, mean_r, mean_g, mean_b, std_r, std_g, std_b, at, size_bytes FROM images"
+_TOGETHER = 256
+_TOGETHER_BYTES = 4 * 2**20
+_STORED = "SELECT sha256, extension, split, mean_r, mean_g, mean_b, std_r, std_g, std_b, in_archive, at, size_bytes FROM images"
 _SCHEMA = """
 CREATE TABLE seen (
     n INTEGER PRIMARY KEY, source_name TEXT, verdict TEXT, detail TEXT, accepted INTEGER, sha256 TEXT,
     width INTEGER, height INTEGER, source_format TEXT, thumbnail BLOB
 );
 CREATE TABLE images (
-    sha256 TEXT PRIMARY KEY, extension TEXT, at INTEGER, size_bytes INTEGER, split TEXT, perceptual_hash TEXT,
+    sha256 TEXT PRIMARY KEY, extension TEXT, in_archive INTEGER, at INTEGER, size_bytes INTEGER, split TEXT, perceptual_hash TEXT,
     mean_r REAL, mean_g REAL, mean_b REAL, std_r REAL, std_g REAL, std_b REAL, shard TEXT, offset INTEGER
 ) WITHOUT ROWID;
 """
+_SEEN = (
+    "INSERT INTO seen (source_name, verdict, detail, accepted, sha256, width, height, source_format, thumbnail) VALUES (?,?,?,?,?,?,?,?,?)"
+)
+_IMAGE = f"INSERT INTO images VALUES ({','.join('?' * 13)},NULL,NULL)"  # noqa: S608 - only marks
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class Stored:
     split: Split
     mean: Triple
     std: Triple
+    in_archive: bool
     at: int
     size_bytes: int
 
@@ -57,18 +68,23 @@ def split_of(sha256: str, held_out: float) -> Split:
 
 
 class Ledger:
-    """A staging folder's record of one pass over a source. Use as a context manager."""
+    """A staging folder's record of one pass over a source, whose images may lie in `archive`. Use as a context manager."""
 
-    def __init__(self, folder: Path, *, held_out: float) -> None:
+    def __init__(self, folder: Path, *, held_out: float, archive: Path | None = None) -> None:
         self._held_out = held_out
         self._bytes = (folder / "accepted.bytes").open("w+b")
+        self._archive = archive.open("rb") if archive is not None else None
         self._database = sqlite3.connect(folder / "ledger.sqlite", isolation_level=None, check_same_thread=False)
         for line in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-8000"):
             self._database.execute(f"PRAGMA {line}")
         self._database.executescript(_SCHEMA)
         self._database.execute("BEGIN")
         self.verdicts: Counter[str] = Counter()
+        """How many candidates were rejected, by code, of those that were written down: all, once anything was asked."""
         self._end = 0
+        self._unwritten: list[tuple[str, Verdict]] = []
+        self._unwritten_bytes = 0
+        self._unplaced: list[tuple[str, int, str]] = []
 
     def __enter__(self) -> "Ledger":
         return self
@@ -76,6 +92,8 @@ class Ledger:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._database.close()
         self._bytes.close()
+        if self._archive is not None:
+            self._archive.close()
 
     @property
     def accepted(self) -> int:
@@ -92,42 +110,53 @@ class Ledger:
 
     def record(self, name: str, verdict: Verdict) -> None:
         """Note the verdict on one candidate, and keep the bytes if they are new."""
-        if isinstance(verdict, Rejected):
-            self._note(name, verdict.code, verdict.detail, thumbnail=verdict.thumbnail)
-        elif self._keep(verdict):
-            width, height = verdict.source_px
-            values = (printable_name(name), "+".join(verdict.rules), verdict.sha256, width, height, verdict.source_format)
-            self._database.execute(
-                "INSERT INTO seen (source_name, verdict, accepted, sha256, width, height, source_format) VALUES (?,?,1,?,?,?,?)", values
-            )
+        self._unwritten.append((name, verdict))
+        if isinstance(verdict, Accepted) and isinstance(verdict.data, bytes):
+            self._unwritten_bytes += len(verdict.data)
+        if len(self._unwritten) >= _TOGETHER or self._unwritten_bytes >= _TOGETHER_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        """Write down what was recorded; many at a time cost a fraction of what they cost one by one."""
+        pending, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
+        digests = [verdict.sha256 for _, verdict in pending if isinstance(verdict, Accepted)]
+        marks = ",".join("?" * len(digests))
+        known = {sha256 for (sha256,) in self._database.execute(f"SELECT sha256 FROM images WHERE sha256 IN ({marks})", digests)}  # noqa: S608
+        seen, images = [], []
+        for name, verdict in pending:
+            if isinstance(verdict, Accepted) and verdict.sha256 not in known:
+                known.add(verdict.sha256)
+                images.append(self._kept(verdict))
+                about = (verdict.sha256, *verdict.source_px, verdict.source_format)
+                seen.append((printable_name(name), "+".join(verdict.rules), None, 1, *about, None))
+            elif isinstance(verdict, Accepted):
+                twin = f"the same bytes as an image before: {verdict.key}"
+                seen.append(self._refused(name, Rejected("duplicate", twin), verdict.sha256))
+            else:
+                seen.append(self._refused(name, verdict, None))
+        self._database.executemany(_SEEN, seen)
+        self._database.executemany(_IMAGE, images)
+
+    def _refused(self, name: str, rejected: Rejected, sha256: str | None) -> tuple[Any, ...]:
+        self.verdicts[rejected.code] += 1
+        picture = rejected.thumbnail if self.verdicts[rejected.code] <= _THUMBNAILS_PER_CODE else b""
+        return printable_name(name), rejected.code, printable_name(rejected.detail), 0, sha256, None, None, None, picture or None
+
+    def _kept(self, image: Accepted) -> tuple[Any, ...]:
+        """Store an image's bytes unless they are in the archive; return what is written down of it."""
+        if isinstance(image.data, Extent):
+            in_archive, (at, size_bytes) = True, image.data
         else:
-            twin = "the same bytes as an image before"
-            self._note(name, "duplicate", f"{twin}: {verdict.key}", sha256=verdict.sha256)
-
-    def _note(self, name: str, code: str, detail: str, *, sha256: str | None = None, thumbnail: bytes = b"") -> None:
-        self.verdicts[code] += 1
-        picture = thumbnail if self.verdicts[code] <= _THUMBNAILS_PER_CODE else b""
-        self._database.execute(
-            "INSERT INTO seen (source_name, verdict, detail, accepted, sha256, thumbnail) VALUES (?,?,?,0,?,?)",
-            (printable_name(name), code, printable_name(detail), sha256, picture or None),
-        )
-
-    def _keep(self, image: Accepted) -> bool:
-        """Store an image's bytes unless they are there; return whether they are new."""
+            in_archive, at, size_bytes = False, self._end, len(image.data)
+            self._bytes.write(image.data)
+            self._end += size_bytes
         phash = None if image.perceptual_hash is None else f"{image.perceptual_hash:016x}"
         split = split_of(image.sha256, self._held_out)
-        done = self._database.execute(
-            "INSERT OR IGNORE INTO images VALUES (?,?,?,?,?,?,?,?,?,?,?,?,NULL,NULL)",
-            (image.sha256, image.extension, self._end, len(image.data), split, phash, *image.mean, *image.std),
-        )
-        if done.rowcount == 0:
-            return False
-        self._bytes.write(image.data)
-        self._end += len(image.data)
-        return True
+        return image.sha256, image.extension, in_archive, at, size_bytes, split, phash, *image.mean, *image.std
 
     def take_back(self, sha256: str, rejected: Rejected) -> None:
         """Reject an image that was accepted before."""
+        self._settle()
         self._database.execute(
             "UPDATE seen SET verdict=?, detail=?, accepted=0, thumbnail=? WHERE sha256=? AND accepted",
             (rejected.code, rejected.detail, rejected.thumbnail or None, sha256),
@@ -141,23 +170,46 @@ class Ledger:
             yield from map(_stored, page)
             last = page[-1][0]
 
+    def identities(self) -> Iterator[tuple[str, Split]]:
+        """Yield digest and split of the accepted images in the order of their digests."""
+        for page in self.pages("SELECT sha256, split FROM images ORDER BY sha256", _PAGE):
+            yield from page
+
     def image(self, sha256: str) -> Stored | None:
         """Return one accepted image, or None if it is not in."""
         found = self.rows(f"{_STORED} WHERE sha256 = ?", sha256)
         return _stored(found[0]) if found else None
 
     def data(self, image: Stored) -> bytes:
-        """Return the bytes of an image."""
+        """Return the bytes of an image.
+
+        Raises:
+            DataRefused: if they are no longer those that were judged.
+        """
         self._bytes.flush()
-        self._bytes.seek(image.at)
-        return self._bytes.read(image.size_bytes)
+        assert self._archive is not None or not image.in_archive, "what lies in an archive was recorded with it"
+        file = self._archive if self._archive is not None and image.in_archive else self._bytes
+        data = os.pread(file.fileno(), image.size_bytes, image.at)
+        if hashlib.sha256(data).hexdigest() != image.sha256:
+            raise DataRefused(f"{file.name} changed while it was ingested", hint="let nothing write to it, and run it again")
+        return data
 
     def place(self, sha256: str, shard: str, offset: int) -> None:
         """Note where an image lies in the data set."""
-        self._database.execute("UPDATE images SET shard=?, offset=? WHERE sha256=?", (shard, offset, sha256))
+        self._unplaced.append((shard, offset, sha256))
+        if len(self._unplaced) >= _PAGE:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Let the database know all that is known."""
+        if self._unwritten:
+            self._write()
+        placed, self._unplaced = self._unplaced, []
+        self._database.executemany("UPDATE images SET shard=?, offset=? WHERE sha256=?", placed)
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the answer to a query on `seen` and `images`."""
+        self._settle()
         with closing(self._database.execute(query, values)) as cursor:
             return cursor.fetchall()
 
@@ -167,11 +219,12 @@ class Ledger:
 
     def pages(self, query: str, page: int) -> Iterator[list[tuple[Any, ...]]]:
         """Yield the answer to a query in pages."""
+        self._settle()
         with closing(self._database.execute(query)) as cursor:
             while rows := cursor.fetchmany(page):
                 yield rows
 
 
 def _stored(row: tuple[Any, ...]) -> Stored:
-    sha256, extension, split, mr, mg, mb, sr, sg, sb, at, size_bytes = row
-    return Stored(sha256, extension, split, (mr, mg, mb), (sr, sg, sb), at, size_bytes)
+    sha256, extension, split, mr, mg, mb, sr, sg, sb, in_archive, at, size_bytes = row
+    return Stored(sha256, extension, split, (mr, mg, mb), (sr, sg, sb), bool(in_archive), at, size_bytes)

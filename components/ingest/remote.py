@@ -37,22 +37,30 @@ class RemoteArchive:
         self._named = named
         self._mark = mark
         self._fetch = fetch
-        self._opened: Source | None = None
+        self._fetched: tuple[Path, Source] | None = None
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"remote {self._mark()}".encode()).hexdigest()
 
     def count(self) -> int | None:
-        return self._opened.count() if self._opened is not None else None
+        return self._fetched[1].count() if self._fetched is not None else None
 
     def described(self) -> str:
         return self._named
 
+    def archive(self) -> Path | None:
+        return self._opened()[1].archive()
+
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
-        path = self._fetch()
-        self._opened = open_archive(path, self._named)
-        yield from self._opened.candidates(budget)
+        path, source = self._opened()
+        yield from source.candidates(budget)
         path.unlink(missing_ok=True)
+
+    def _opened(self) -> tuple[Path, Source]:
+        if self._fetched is None or not self._fetched[0].exists():
+            path = self._fetch()
+            self._fetched = path, open_archive(path, self._named)
+        return self._fetched
 
 
 def open_s3(uri: StoreUri, reach: Reach) -> Source:
@@ -116,6 +124,9 @@ class PrefixSource:
 
     def described(self) -> str:
         return str(self._uri)
+
+    def archive(self) -> Path | None:
+        return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         total_bytes = sum(min(item.size_bytes, budget.max_image_bytes + 1) for item in self._objects if is_image_name(item.uri.key))

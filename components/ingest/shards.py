@@ -4,15 +4,12 @@ Promises: the same images in the same order give the same shard bytes; nothing i
 image's position is known, so that a table can point at it. Where shards go is not decided here.
 """
 
-import hashlib
 import io
-import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.ingest.ledger import Stored
-from components.manifests import Shard
 
 _BLOCK = tarfile.BLOCKSIZE
 
@@ -26,6 +23,7 @@ def _blank_header() -> bytes:
 
 
 _BLANK_HEADER = _blank_header()
+_BLANK_SUM = sum(_BLANK_HEADER) - sum(_BLANK_HEADER[124:135])
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,15 @@ class Placed:
     shard: str
     offset: int
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """A shard that is finished in its folder."""
+
+    name: str
+    size_bytes: int
+    num_images: int
 
 
 class ShardWriter:
@@ -47,14 +54,21 @@ class ShardWriter:
         self._file: io.BufferedWriter | None = None
         self._begun = 0
 
-    def add(self, image: Stored, data: bytes) -> tuple[Placed, Shard | None]:
+    def add(self, image: Stored, data: bytes) -> tuple[Placed, Written | None]:
         """Append an image and its facts; return where it lies, and the shard before it if that is finished now."""
         finished = self.close() if self._file is not None and self._at >= self._shard_bytes else None
         if self._file is None:
             self._begin()
         offset = self._at + _BLOCK
-        self._append(f"{image.key}.{image.extension}", data)
-        self._append(f"{image.key}.json", _facts(image))
+        facts = facts_of(image)
+        self._write(
+            header_of(f"{image.key}.{image.extension}", len(data)),
+            data,
+            bytes(-len(data) % _BLOCK),
+            header_of(f"{image.key}.json", len(facts)),
+            facts,
+            bytes(-len(facts) % _BLOCK),
+        )
         self._count += 1
         return Placed(shard=self._name, offset=offset, size_bytes=len(data)), finished
 
@@ -62,26 +76,21 @@ class ShardWriter:
         self._name = f"shard-{self._begun:05d}.tar"
         self._file = (self._folder / self._name).open("wb")
         self._begun += 1
-        self._at, self._count, self._sha256 = 0, 0, hashlib.sha256()
+        self._at, self._count = 0, 0
 
-    def _append(self, name: str, data: bytes) -> None:
-        self._write(header_of(name, len(data)) + data + bytes(-len(data) % _BLOCK))
-
-    def _write(self, data: bytes) -> None:
+    def _write(self, *pieces: bytes) -> None:
         assert self._file is not None
-        self._file.write(data)
-        self._sha256.update(data)
-        self._at += len(data)
+        self._at += self._file.write(b"".join(pieces))
 
-    def close(self) -> Shard | None:
-        """Finish the open shard, if there is one, and return what a manifest says of it."""
+    def close(self) -> Written | None:
+        """Finish the open shard, if there is one, and return what is known of it."""
         if self._file is None:
             return None
         self._write(bytes(2 * _BLOCK))
         self._write(bytes(-self._at % tarfile.RECORDSIZE))
         self._file.close()
         self._file = None
-        return Shard(name=self._name, sha256=self._sha256.hexdigest(), size_bytes=self._at, num_images=self._count)
+        return Written(name=self._name, size_bytes=self._at, num_images=self._count)
 
 
 def header_of(name: str, size_bytes: int) -> bytes:
@@ -89,16 +98,17 @@ def header_of(name: str, size_bytes: int) -> bytes:
 
     Its own way takes as long as decoding a small image does, so its header is taken once and name, size and checksum are put in.
     """
-    encoded = name.encode("ascii")
+    encoded, size = name.encode("ascii"), b"%011o" % size_bytes
     assert len(encoded) <= 100, "names are digests"
-    assert size_bytes < 8**11, "an image is smaller than its budget"
+    assert len(size) == 11, "an image is smaller than its budget"
     header = bytearray(_BLANK_HEADER)
     header[: len(encoded)] = encoded
-    header[124:135] = b"%011o" % size_bytes
-    header[148:155] = b"%06o\0" % sum(header)
+    header[124:135] = size
+    header[148:155] = b"%06o\0" % (_BLANK_SUM + sum(encoded) + sum(size))
     return bytes(header)
 
 
-def _facts(image: Stored) -> bytes:
-    facts = {"key": image.key, "sha256": image.sha256, "split": image.split, "mean": image.mean, "std": image.std}
-    return json.dumps(facts, sort_keys=True).encode()
+def facts_of(image: Stored) -> bytes:
+    """Return an image's facts as JSON with sorted keys; only digests and numbers are in it, so nothing needs escaping."""
+    mean, std = (", ".join(map(repr, values)) for values in (image.mean, image.std))
+    return f'{{"key": "{image.key}", "mean": [{mean}], "sha256": "{image.sha256}", "split": "{image.split}", "std": [{std}]}}'.encode()

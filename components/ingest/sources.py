@@ -90,6 +90,9 @@ class SyntheticSource:
     def described(self) -> str:
         return f"synthetic://?count={self.count_images}&seed={self.seed}&size={self.image_px}"
 
+    def archive(self) -> Path | None:
+        return None
+
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         for index in range(self.count_images):
             yield Candidate(f"{index:05d}.jpg", encode_face(self.seed, index, self.image_px))

@@ -50,6 +50,9 @@ class TarSource:
     def described(self) -> str:
         return self._named
 
+    def archive(self) -> Path | None:
+        return None
+
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         names = Names()
         try:

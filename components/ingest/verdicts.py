@@ -4,7 +4,7 @@ Promises: plain data, no decoding. A code is part of the data set's table and of
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Rule = Literal["as_is", "upright", "converted", "cropped", "resized"]
 Code = Literal[
@@ -68,15 +68,22 @@ MEANINGS: dict[Code, str] = {
 }
 
 
+class Extent(NamedTuple):
+    """Bytes that lie in the source's archive as they are to be stored."""
+
+    at: int
+    size_bytes: int
+
+
 @dataclass(frozen=True)
 class Accepted:
-    """An image that enters the data set: the bytes to store and what is known of them.
+    """An image that enters the data set: the bytes to store, or where they lie, and what is known of them.
 
     `mean` and `std` are of the colours in [0, 1], over a regular grid of at most 64 x 64 pixels. `perceptual_hash` is None unless asked
     for.
     """
 
-    data: bytes
+    data: bytes | Extent
     extension: Literal["jpg", "png"]
     sha256: str
     rules: tuple[Rule, ...]

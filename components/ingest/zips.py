@@ -1,17 +1,14 @@
 """Images in a zip archive, streamed.
 
-Promises: an entry is never a path and never on disk; the directory is measured before it is loaded; every entry gets its verdict.
+Promises: an entry is never a path and never on disk; of the directory one record is in memory at a time; every entry gets its verdict.
+The bytes of an entry are left where they are: a worker reads them (`packed.py`).
 """
 
-import io
-import lzma
 import stat
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import IO
 
 from components.errors import BadInput, DataRefused
 from components.ingest.candidates import (
@@ -25,13 +22,13 @@ from components.ingest.candidates import (
     too_many_entries,
 )
 from components.ingest.verdicts import Rejected
+from components.ingest.zip_directory import Record, directory, has_more_records
 from components.storage import file_sha256
 
-RATIO_FROM_BYTES = 2**20
-_DAMAGED = (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError, ValueError, zlib.error, lzma.LZMAError)
-_RECORD_BYTES = 46
-_ZIP64_END_BYTES = 56 + 20
+_RATIO_FROM_BYTES = 2**20
+_ENCRYPTED, _PATCHED = 1, 0x20
 _LOOKED_THROUGH = 10**5
+_DAMAGED = (zipfile.BadZipFile, OSError, NotImplementedError, ValueError)
 
 
 class ZipSource:
@@ -40,24 +37,27 @@ class ZipSource:
     def __init__(self, path: Path, named: str) -> None:
         self._path = path
         self._named = named
-        self._count = self._checked()
+        self._num_records, self._count = self._looked_through()
 
-    def _checked(self) -> int | None:
-        """Return how many images a small archive holds; a large one is not looked through twice."""
-        if _num_records(self._path) > 10**5:
-            return None
-        with self._opened() as archive:
-            count = sum(is_image_name(entry.filename) for entry in archive.infolist() if not entry.is_dir())
-        if not count:
+    def _looked_through(self) -> tuple[int | None, int | None]:
+        """Return how many records and images a small archive holds; a large one is not looked through twice."""
+        images = number = 0
+        for record in islice(self._records(), _LOOKED_THROUGH + 1):
+            number += 1
+            images += is_image_name(record.name) and not record.is_dir
+        if number > _LOOKED_THROUGH:
+            return None, None
+        if not images:
             raise BadInput(
                 f"data.source {self._named} contains no images",
                 hint=f"entries ending in {', '.join(IMAGE_SUFFIXES)} are taken, at any depth",
             )
-        return count
+        return number, images
 
-    def _opened(self) -> zipfile.ZipFile:
+    def _records(self) -> Iterator[Record]:
         try:
-            return zipfile.ZipFile(self._path)
+            with self._path.open("rb") as file:
+                yield from directory(file)
         except UnicodeDecodeError as error:
             raise DataRefused(
                 f"data.source {self._named} has a name that says it is UTF-8 and is not", hint="pack it again with another program"
@@ -74,72 +74,51 @@ class ZipSource:
     def described(self) -> str:
         return self._named
 
+    def archive(self) -> Path | None:
+        return self._path
+
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
-        entries = _num_records(self._path)
-        if entries > budget.max_entries:
+        if self._has_more_records(budget.max_entries):
             raise too_many_entries(self._named, budget)
         names, total_bytes = Names(), 0
-        with self._opened() as archive:
-            for entry in archive.infolist():
-                if entry.is_dir():
-                    continue
-                refused = _refused(entry, budget, seen=names.again(entry.filename))
-                if refused is not None:
-                    yield Candidate(entry.orig_filename, b"", refused)
-                    continue
-                candidate = _read(archive, entry, budget.max_image_bytes)
-                total_bytes += len(candidate.data)
-                if total_bytes > budget.max_total_bytes:
-                    raise too_many_bytes(self._named, budget)
-                yield candidate
+        for record in self._records():
+            if record.is_dir:
+                continue
+            refused = _refused(record, budget, seen=names.again(record.name))
+            if refused is not None:
+                yield Candidate(record.whole_name, b"", refused)
+                continue
+            total_bytes += min(record.packed.size_bytes, budget.max_image_bytes + 1)
+            if total_bytes > budget.max_total_bytes:
+                raise too_many_bytes(self._named, budget)
+            yield Candidate(record.name, b"", packed=record.packed)
+
+    def _has_more_records(self, most: int) -> bool:
+        if self._num_records is not None:
+            return self._num_records > most
+        with self._path.open("rb") as file:
+            return has_more_records(file, most)
 
 
-def _num_records(path: Path) -> int:
-    """Count the records of a zip's directory without keeping them; the count that the zip names is only a claim."""
-    with path.open("rb") as file:
-        end = _end_record(file)
-        if end is None:
-            return 0
-        size_bytes, location = end
-        file.seek(max(0, location - size_bytes))
-        count = read = 0
-        while read < size_bytes and (record := file.read(_RECORD_BYTES)).startswith(b"PK\1\2") and len(record) == _RECORD_BYTES:
-            rest = sum(struct.unpack("<3H", record[28:34]))
-            file.seek(rest, io.SEEK_CUR)
-            read += _RECORD_BYTES + rest
-            count += 1
-        return count
-
-
-def _end_record(file: IO[bytes]) -> tuple[int, int] | None:
-    """Return size and end of a zip's directory, as the zip module finds them."""
-    found = getattr(zipfile, "_EndRecData")(file)  # noqa: B009 - private, and the only reader of the record there is
-    if not found:
-        return None
-    behind = _ZIP64_END_BYTES if found[0] == b"PK\6\6" else 0
-    return int(found[5]), int(found[9]) - behind
-
-
-def _refused(entry: zipfile.ZipInfo, budget: Budget, *, seen: bool) -> Rejected | None:
+def _refused(record: Record, budget: Budget, *, seen: bool) -> Rejected | None:
     """Return the verdict on an entry of which the directory says enough, else None."""
-    kind = stat.S_IFMT(entry.external_attr >> 16)
+    kind = stat.S_IFMT(record.mode)
     if kind not in (0, stat.S_IFREG):
         return Rejected("link", "a symbolic link") if stat.S_ISLNK(kind) else Rejected("special_file", "a device, pipe or socket")
-    by_name = Rejected("unsafe_name", "holds a zero byte") if "\0" in entry.orig_filename else refused_by_name(entry.filename)
+    by_name = Rejected("unsafe_name", "holds a zero byte") if "\0" in record.whole_name else refused_by_name(record.name)
     if by_name is not None:
         return by_name
     if seen:
         return Rejected("duplicate_name", "the archive has an entry of this name already")
-    if entry.flag_bits & 1:
+    return _refused_packing(record, budget)
+
+
+def _refused_packing(record: Record, budget: Budget) -> Rejected | None:
+    packed = record.packed
+    if record.flags & _ENCRYPTED:
         return Rejected("encrypted", "needs a password")
-    if entry.file_size > RATIO_FROM_BYTES and entry.file_size > budget.max_ratio * max(entry.compress_size, 1):
-        return Rejected("compressed_too_far", f"{entry.compress_size} bytes unpack to {entry.file_size}")
+    if record.flags & _PATCHED:
+        return Rejected("damaged_entry", "compressed patched data (flag bit 5)")
+    if packed.size_bytes > _RATIO_FROM_BYTES and packed.size_bytes > budget.max_ratio * max(packed.packed_bytes, 1):
+        return Rejected("compressed_too_far", f"{packed.packed_bytes} bytes unpack to {packed.size_bytes}")
     return None
-
-
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, max_bytes: int) -> Candidate:
-    try:
-        with archive.open(entry) as file:
-            return Candidate(entry.filename, file.read(max_bytes + 1))
-    except _DAMAGED as error:
-        return Candidate(entry.filename, b"", Rejected("damaged_entry", str(error)[:200]))

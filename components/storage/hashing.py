@@ -5,6 +5,7 @@ Promises: pure functions of bytes; a file is hashed in constant memory.
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -14,6 +15,9 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_md5(data: bytes) -> str:
-    """Return the value of the Content-MD5 header for `data`; it protects the transport and is no identity."""
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+def content_md5(chunks: Iterable[bytes]) -> str:
+    """Return the value of the Content-MD5 header for the bytes in `chunks`; it protects the transport and is no identity."""
+    md5 = hashlib.md5(usedforsecurity=False)
+    for chunk in chunks:
+        md5.update(chunk)
+    return base64.b64encode(md5.digest()).decode()

@@ -1,10 +1,11 @@
 """Bytes into a store, each request checked by the store itself where it can, read back where it cannot.
 
-Promises: memory is bounded by the parts in flight, whatever the size of the file; a part that fails is sent again alone, one that arrives
-damaged begins the upload anew; an upload that is given up is aborted, and until it is completed nothing is visible under its key.
+Promises: memory does not grow with the size of a file, not even with that of a part; a part that fails is sent again alone, one that
+arrives damaged begins the upload anew; an upload that is given up is aborted, and until it is completed nothing is visible under its key.
 """
 
 import hashlib
+import os
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from components.storage.faults import DAMAGED_TRIES, DigestMismatch, is_damaged, status
 from components.storage.hashing import content_md5
+from components.storage.part import FilePart
 from components.storage.uri import StoreUri
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class Uploads:
 
     def put(self, uri: StoreUri, data: bytes) -> None:
         """Store `data` in one request."""
-        self._client.put_object(Bucket=uri.bucket, Key=uri.key, Body=data, ContentMD5=content_md5(data))
+        self._client.put_object(Bucket=uri.bucket, Key=uri.key, Body=data, ContentMD5=content_md5([data]))
 
     def put_parts(self, uri: StoreUri, path: Path) -> str:
         """Store a file as parallel parts and return the sha256 of what was sent.
@@ -87,26 +89,29 @@ class Uploads:
         """Send a file in parts, a few at a time; return the parts' marks, and sha256 and size of what was read."""
         pending: deque[Future[str]] = deque()
         etags: list[str] = []
-        digest, size_bytes = hashlib.sha256(), 0
-        while data := file.read(part_bytes):
-            digest.update(data)
-            size_bytes += len(data)
-            pending.append(pool.submit(self._put_part, uri, upload_id, len(etags) + len(pending) + 1, data, given_up))
+        digest, total_bytes = hashlib.sha256(), os.fstat(file.fileno()).st_size
+        for begins_at in range(0, total_bytes, part_bytes):
+            part = FilePart(file, begins_at, min(part_bytes, total_bytes - begins_at))
+            for chunk in part.chunks():
+                digest.update(chunk)
+            pending.append(pool.submit(self._put_part, uri, upload_id, len(etags) + len(pending) + 1, part, given_up))
             if len(pending) > PARALLEL_PARTS:
                 etags.append(pending.popleft().result())
-        return [*etags, *(part.result() for part in pending)], digest.hexdigest(), size_bytes
+        return [*etags, *(part.result() for part in pending)], digest.hexdigest(), total_bytes
 
     def _begin(self, uri: StoreUri) -> object:
         return self._patiently("put", uri, lambda: self._client.create_multipart_upload(Bucket=uri.bucket, Key=uri.key)["UploadId"])
 
-    def _put_part(self, uri: StoreUri, upload_id: str, number: int, data: bytes, given_up: Event) -> str:
+    def _put_part(self, uri: StoreUri, upload_id: str, number: int, part: FilePart, given_up: Event) -> str:
         where = {"Bucket": uri.bucket, "Key": uri.key, "UploadId": upload_id, "PartNumber": number}
+        check = content_md5(part.chunks())
 
         def send() -> str:
             if given_up.is_set():
                 raise _PartDamaged
             try:
-                return self._client.upload_part(**where, Body=data, ContentMD5=content_md5(data))["ETag"]  # type: ignore[arg-type]
+                part.seek(0)
+                return self._client.upload_part(**where, Body=part, ContentMD5=check)["ETag"]  # type: ignore[arg-type]
             except ClientError as error:
                 if is_damaged(error):
                     given_up.set()
@@ -149,7 +154,7 @@ class Uploads:
     def _refuses_wrong_md5(self, near: StoreUri) -> bool:
         probe = StoreUri(near.bucket, f"{near.key}.probe-{uuid.uuid4().hex[:8]}")
         try:
-            self._client.put_object(Bucket=probe.bucket, Key=probe.key, Body=_PROBE, ContentMD5=content_md5(b"other bytes"))
+            self._client.put_object(Bucket=probe.bucket, Key=probe.key, Body=_PROBE, ContentMD5=content_md5([b"other bytes"]))
         except ClientError as error:
             if status(error) != 400:
                 raise

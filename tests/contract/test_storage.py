@@ -1,12 +1,16 @@
 """The storage door on real servers: rclone on a directory, moto in memory."""
 
 import hashlib
+import io
+import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from components.errors import BadInput, DataRefused, StorageUnavailable
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, connect, file_sha256
+from components.storage.part import FilePart
 
 
 def test_bytes_come_back_as_they_went_in(store: ObjectStore, prefix: StoreUri) -> None:
@@ -23,6 +27,36 @@ def test_files_in_several_parts_come_back_as_they_went_in(store: ObjectStore, pr
     assert digest == file_sha256(source)
     assert store.get_file(prefix / "big", target, sha256=digest) == digest
     assert target.read_bytes() == source.read_bytes()
+
+
+def test_a_file_in_parts_is_never_in_memory_as_a_whole(rclone_endpoint: str, prefix: StoreUri, tmp_path: Path) -> None:
+    """Four parts of 8 MiB each are under way at once; what is held of them is what is being sent."""
+    store = connect(rclone_endpoint)
+    (tmp_path / "large").write_bytes(bytes(range(256)) * 2**18)
+    store.upload_check(prefix / "large")
+    tracemalloc.start()
+    store.put_file(prefix / "large", tmp_path / "large")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+
+
+def test_a_part_of_a_file_reads_like_a_file_and_notices_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(range(256)))
+    with (tmp_path / "file").open("rb") as file:
+        part = FilePart(file, 10, 100)
+        assert (len(part), part.read(30), part.tell(), part.read(), part.read()) == (
+            100,
+            bytes(range(10, 40)),
+            30,
+            bytes(range(40, 110)),
+            b"",
+        )
+        assert (part.seek(-5, io.SEEK_END), part.read(), b"".join(part.chunks())) == (95, bytes(range(105, 110)), bytes(range(10, 110)))
+        os.truncate(tmp_path / "file", 50)
+        part.seek(0)
+        with pytest.raises(OSError, match="became shorter"):
+            part.read()
 
 
 def test_listing_is_complete_sorted_and_below_the_prefix_only(store: ObjectStore, prefix: StoreUri) -> None:

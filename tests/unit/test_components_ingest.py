@@ -4,21 +4,25 @@ import json
 import tarfile
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
+import pytest
 from celebdit_testing.corpus import LIMITS, PX
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.errors import DataRefused
 from components.ingest.images import Limits, judge
 from components.ingest.ingest import dataset_digest
-from components.ingest.ledger import Ledger, split_of
-from components.ingest.shards import ShardWriter, header_of
+from components.ingest.ledger import Ledger, Split, Stored, split_of
+from components.ingest.shards import ShardWriter, Written, facts_of, header_of
 from components.ingest.synthetic import encode_face, write_archive
 from components.ingest.table import write_table
-from components.ingest.verdicts import Accepted, Rejected
-from components.manifests import Shard
+from components.ingest.verdicts import Accepted, Extent, Rejected
+from components.storage import file_sha256
 
 LIMITS_32 = Limits(**LIMITS, max_ratio=200)  # type: ignore[arg-type]
 
@@ -51,7 +55,7 @@ def test_an_image_that_is_held_out_stays_so_when_more_are(sha256: str, share: fl
     assert split_of(sha256, 0.0) == "train"
 
 
-def write_shards(ledger: Ledger, folder: Path, shard_bytes: int) -> list[Shard]:
+def write_shards(ledger: Ledger, folder: Path, shard_bytes: int) -> list[Written]:
     writer, shards = ShardWriter(folder, shard_bytes=shard_bytes), []
     for image in ledger.images():
         placed, finished = writer.add(image, ledger.data(image))
@@ -87,11 +91,19 @@ def test_the_header_of_a_shards_entry_is_the_one_that_tarfile_writes(name: str, 
     assert header_of(name, size_bytes) == theirs.tobuf(tarfile.USTAR_FORMAT)
 
 
+@given(st.lists(st.floats(0, 1).map(lambda value: round(value, 6)), min_size=6, max_size=6), st.sampled_from(["train", "held_out"]))
+def test_the_facts_beside_an_image_are_the_json_that_the_json_module_writes(values: list[float], split: Split) -> None:
+    image = Stored("ab" * 32, "jpg", split, tuple(values[:3]), tuple(values[3:]), False, 0, 1)  # type: ignore[arg-type]
+    facts = {"key": image.key, "sha256": image.sha256, "split": split, "mean": values[:3], "std": values[3:]}
+    assert facts_of(image) == json.dumps(facts, sort_keys=True).encode()
+
+
 def test_shards_do_not_depend_on_the_order_of_the_source(tmp_path: Path) -> None:
     made = []
     for name, order in (("a", [0, 1, 2, 3]), ("b", [3, 1, 0, 2])):
         with filled(tmp_path / name, order) as ledger:
-            made.append(write_shards(ledger, tmp_path / name / "shards", 2**20))
+            written = write_shards(ledger, tmp_path / name / "shards", 20_000)
+            made.append([(shard, file_sha256(tmp_path / name / "shards" / shard.name)) for shard in written])
     assert made[0] == made[1]
 
 
@@ -115,6 +127,57 @@ def test_the_ledger_keeps_every_verdict_and_the_bytes_once(tmp_path: Path) -> No
     assert "\\x1bbad\\udcff.jpg" in set(table["source_name"])
     assert set(table.loc[table["accepted"], "split"]) == {"train"}
     assert table.loc[~table["accepted"], "shard"].isna().all()
+
+
+def archived(folder: Path) -> tuple[Path, Accepted]:
+    """An archive that holds a picture as it is, between other bytes, and the verdict that says where."""
+    verdict = accepted(0)
+    assert isinstance(verdict.data, bytes)
+    (folder / "archive").write_bytes(b"before" + verdict.data + b"after")
+    return folder / "archive", replace(verdict, data=Extent(6, len(verdict.data)))
+
+
+def test_what_lies_in_the_archive_is_not_copied(tmp_path: Path) -> None:
+    archive, verdict = archived(tmp_path)
+    with Ledger(tmp_path, held_out=0.0, archive=archive) as ledger:
+        ledger.record("0.jpg", verdict)
+        ledger.record("1.jpg", accepted(1))
+        data = {image.sha256: ledger.data(image) for image in ledger.images()}
+    assert data == {accepted(index).sha256: encode_face(0, index, PX) for index in range(2)}
+    assert (tmp_path / "accepted.bytes").read_bytes() == encode_face(0, 1, PX)
+
+
+def test_an_archive_that_changes_under_way_is_refused(tmp_path: Path) -> None:
+    archive, verdict = archived(tmp_path)
+    with Ledger(tmp_path, held_out=0.0, archive=archive) as ledger:
+        ledger.record("0.jpg", verdict)
+        (image,) = ledger.images()
+        changed = bytearray(archive.read_bytes())
+        changed[200] ^= 1
+        archive.write_bytes(changed)
+        with pytest.raises(DataRefused, match="archive changed while it was ingested"):
+            ledger.data(image)
+
+
+def test_of_equal_images_the_first_is_kept_however_far_apart_they_come(tmp_path: Path) -> None:
+    with Ledger(tmp_path, held_out=0.0) as ledger:
+        for index in [0, *range(600), 599, 0]:
+            ledger.record(f"{index}.jpg", replace(accepted(0), sha256=f"{index:064x}", data=b"%d" % index))
+        assert ledger.accepted == 600
+        assert ledger.rejected == {"duplicate": 3}
+        assert [ledger.one("SELECT accepted FROM seen WHERE n=?", n) for n in (1, 2, 601, 602, 603)] == [1, 0, 1, 0, 0]
+    assert (tmp_path / "accepted.bytes").read_bytes() == b"".join(b"%d" % index for index in range(600))
+
+
+def test_the_table_holds_texts_and_numbers_that_are_missing(tmp_path: Path) -> None:
+    with filled(tmp_path, [0]) as ledger:
+        ledger.record("größe.jpg", Rejected("truncated", ""))
+        write_table(ledger, tmp_path / "table.parquet")
+    kept, refused = pq.read_table(tmp_path / "table.parquet").to_pylist()
+    assert (kept["source_name"], kept["accepted"], kept["detail"], kept["width"], kept["format"]) == ("0.jpg", True, None, PX, "jpg")
+    assert [kept[f"mean_{channel}"] for channel in "rgb"] == list(accepted(0).mean)
+    assert (refused["source_name"], refused["accepted"], refused["detail"], refused["width"]) == ("größe.jpg", False, "", None)
+    assert {refused[name] for name in ("key", "sha256", "shard", "offset", "size_bytes", "mean_r")} == {None}
 
 
 def test_the_ledger_takes_no_more_memory_with_more_images(tmp_path: Path) -> None:

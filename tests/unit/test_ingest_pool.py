@@ -5,7 +5,9 @@ import os
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,13 @@ import pytest
 from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded
 from PIL import Image
 
-from components.ingest.candidates import Candidate
+from components.ingest.allowances import MEMORY_BYTES, Allowances
+from components.ingest.candidates import Budget, Candidate
 from components.ingest.images import Limits
-from components.ingest.pool import MEMORY_BYTES, DecoderPool
+from components.ingest.pool import DecoderPool
 from components.ingest.synthetic import encode_face
-from components.ingest.verdicts import Accepted, Rejected
+from components.ingest.verdicts import Accepted, Extent, Rejected, Verdict
+from components.ingest.zips import ZipSource
 
 LIMITS_32 = Limits(**LIMITS, max_ratio=200)  # type: ignore[arg-type]
 
@@ -116,6 +120,116 @@ def test_a_bomb_within_the_pixel_limit_meets_the_memory_limit() -> None:
     assert all(isinstance(verdict, Accepted) for verdict in judged[4:])
     assert peak[0] < 400e6
     assert 2 * (MEMORY_BYTES + 100e6) < 10**9  # what two workers with the default limit may come to
+
+
+def watched(pool: DecoderPool, peak: list[int], over: threading.Event) -> None:
+    """Keep the most memory that the workers of `pool` were seen to hold together."""
+    while not over.wait(0.01):
+        with contextlib.suppress(psutil.NoSuchProcess, RuntimeError):
+            peak[0] = max(peak[0], sum(psutil.Process(worker.process.pid).memory_info().rss for worker in list(pool._alive)))
+
+
+def test_many_workers_on_large_pictures_hold_little_more_than_one_may() -> None:
+    """Each picture takes 120 MB to decode; six at once would take 1 GB with what a worker takes anyway."""
+    large = encoded(Image.new("RGB", (5500, 5500), (9, 99, 199)), "PNG", compress_level=1)
+    limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
+    candidates = [*faces(20), *[Candidate(f"large-{n}", large) for n in range(12)], *faces(20), Candidate("bad", large[:5000])]
+    found = []
+    for workers in (1, 6):
+        peak, over = [0], threading.Event()
+        with DecoderPool(limits, workers=workers) as pool:
+            watcher = threading.Thread(target=watched, args=(pool, peak, over), daemon=True)
+            watcher.start()
+            found.append([verdict for _, verdict in pool.judge(candidates)])
+            over.set()
+            watcher.join()
+    assert found[0] == found[1]
+    assert [isinstance(verdict, Accepted) for verdict in found[1]] == [True] * 52 + [False]
+    assert peak[0] < MEMORY_BYTES + 6 * 60e6
+
+
+def test_what_little_memory_refuses_is_judged_again_with_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict is the one that the largest allowance gives, whatever the smaller ones are."""
+    sides = (PX, 1500, 2500, 4000)
+    candidates = [Candidate(f"{side}.png", encoded(Image.new("RGB", (side, side)), "PNG")) for side in sides]
+    limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
+    found = []
+    for smaller in ((16 * 2**20, 96 * 2**20), (2**20,), ()):
+        monkeypatch.setattr("components.ingest.allowances._SMALLER", smaller)
+        with DecoderPool(limits, workers=2, memory_bytes=100 * 2**20) as pool:
+            found.append([verdict for _, verdict in pool.judge(candidates)])
+    assert found[0] == found[1] == found[2]
+    assert all(isinstance(verdict, Accepted) for verdict in found[0])
+
+
+def test_large_allowances_are_lent_out_of_one_sum() -> None:
+    allowances = Allowances(300 * 2**20)
+    small, middle = 16 * 2**20, 96 * 2**20
+    assert [allowances.to_begin_with(size) for size in (0, 10**6, 10**7, 10**8)] == [small, small, middle, allowances.most_bytes]
+    assert [allowances.after(step) for step in (small, middle, allowances.most_bytes)] == [
+        middle,
+        allowances.most_bytes,
+        allowances.most_bytes,
+    ]
+    got: list[str] = []
+
+    def take(name: str, size_bytes: int) -> None:
+        with allowances.lent(size_bytes):
+            got.append(name)
+
+    with allowances.lent(middle), allowances.lent(middle), allowances.lent(middle):
+        waiting = [
+            threading.Thread(target=take, args=("most", allowances.most_bytes)),
+            threading.Thread(target=take, args=("middle", middle)),
+        ]
+        for thread in waiting:
+            thread.start()
+        with allowances.lent(small):
+            time.sleep(0.1)
+        assert got == []
+    for thread in waiting:
+        thread.join(timeout=10)
+    assert sorted(got) == ["middle", "most"]
+
+
+def test_candidates_are_read_from_the_archive_by_the_workers(tmp_path: Path) -> None:
+    """Packed and given candidates have the same verdicts; only what does not lie in the archive as it is comes back."""
+    made = {name: make() for name, (make, verdict) in IMAGES.items() if verdict not in ("duplicate", "ignored")}
+    expected: dict[str, Verdict] = {}
+    with DecoderPool(LIMITS_32, workers=1) as pool:
+        expected = {candidate.name: verdict for candidate, verdict in pool.judge(Candidate(*item) for item in made.items())}
+    budget = Budget(LIMITS_32.max_image_bytes, 2**32, 10**6, 10**9)
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = tmp_path / f"{method}.zip"
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for name, data in made.items():
+                archive.writestr(name, data)
+        with DecoderPool(LIMITS_32, workers=2, archive=path) as pool:
+            judged = {candidate.name: verdict for candidate, verdict in pool.judge(ZipSource(path, "a.zip").candidates(budget))}
+        raw, extents = path.read_bytes(), 0
+        for name, verdict in judged.items():
+            if isinstance(verdict, Accepted) and isinstance(verdict.data, Extent):
+                at, size_bytes = verdict.data
+                judged[name] = replace(verdict, data=raw[at : at + size_bytes])
+                extents += 1
+        assert judged == expected
+        assert (extents > 0) is (method == zipfile.ZIP_STORED)
+
+
+def test_an_entry_that_unpacks_to_too_much_for_a_worker_costs_one_verdict(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("0.jpg", encode_face(0, 0, PX))
+        archive.writestr("bomb.bmp", bytes(400 * 2**20))
+        archive.writestr("1.jpg", encode_face(0, 1, PX))
+    limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**9)
+    with DecoderPool(limits, workers=1, archive=path, memory_bytes=100 * 2**20) as pool:
+        judged = [verdict for _, verdict in pool.judge(ZipSource(path, "a.zip").candidates(Budget(10**9, 2**32, 10**6, 10**9)))]
+    first, bomb, last = judged
+    assert isinstance(first, Accepted)
+    assert isinstance(last, Accepted)
+    assert isinstance(bomb, Rejected)
+    assert bomb.code == "out_of_memory"
 
 
 def test_the_workers_hold_no_secret_and_end_with_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:

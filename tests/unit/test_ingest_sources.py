@@ -10,6 +10,8 @@ import tempfile
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from celebdit_testing.corpus import PX, write_hostile_tar, write_hostile_zip
 from components.errors import BadInput, DataRefused
 from components.ingest.candidates import Budget, Candidate, Source, printable_name, refused_by_name
 from components.ingest.config import DataConfig
+from components.ingest.packed import EntryDamaged, read_packed
 from components.ingest.sources import open_source, require_consent
 from components.ingest.synthetic import encode_face
+from components.ingest.verdicts import Rejected
 from components.ingest.zips import ZipSource
 
 BUDGET = Budget(max_image_bytes=10**6, max_total_bytes=2**32, max_entries=10**6, max_ratio=200)
@@ -35,6 +39,21 @@ def opened(source: str | Path, **changes: Any) -> Source:
     found = open_source(config(source=str(source), **changes))
     assert found is not None
     return found
+
+
+def read(source: Source, budget: Budget = BUDGET) -> Iterator[Candidate]:
+    """The candidates of a source with their bytes, those of an archive read as a worker does."""
+    archive = source.archive()
+    with archive.open("rb") if archive else nullcontext() as file:
+        for candidate in source.candidates(budget):
+            if candidate.packed is None or file is None:
+                yield candidate
+                continue
+            try:
+                data, _ = read_packed(file.fileno(), candidate.packed, limit=budget.max_image_bytes + 1)
+                yield replace(candidate, data=data, packed=None)
+            except EntryDamaged as damaged:
+                yield replace(candidate, refused=Rejected("damaged_entry", str(damaged)), packed=None)
 
 
 def verdicts(candidates: Iterator[Candidate]) -> dict[str, str]:
@@ -68,7 +87,7 @@ def make_source(kind: str, folder: Path) -> Path:
 def test_every_kind_of_source_gives_the_same_images(tmp_path: Path, kind: str) -> None:
     path = make_source(kind, tmp_path)
     source = opened(path)
-    found = {c.name.rsplit("/", 1)[-1]: c.data for c in source.candidates(BUDGET) if c.refused is None}
+    found = {c.name.rsplit("/", 1)[-1]: c.data for c in read(source) if c.refused is None}
     assert found == {f"{index:05d}.jpg": encode_face(0, index, PX) for index in range(4)}
     assert verdicts(source.candidates(BUDGET))["readme.txt"] == "ignored"
     assert source.fingerprint() == opened(make_source(kind, tmp_path)).fingerprint()
@@ -89,7 +108,7 @@ def test_a_fingerprint_changes_with_the_content(tmp_path: Path, kind: str) -> No
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
 def test_at_most_one_byte_more_than_the_budget_is_read(tmp_path: Path, kind: str) -> None:
     small = Budget(max_image_bytes=100, max_total_bytes=2**32, max_entries=100, max_ratio=200)
-    assert max(len(candidate.data) for candidate in opened(make_source(kind, tmp_path)).candidates(small)) == 101
+    assert max(len(candidate.data) for candidate in read(opened(make_source(kind, tmp_path)), small)) == 101
 
 
 @pytest.mark.parametrize(("kind", "write"), [("zip", write_hostile_zip), ("tar", write_hostile_tar), ("tar.gz", write_hostile_tar)])
@@ -102,7 +121,7 @@ def test_every_hostile_entry_has_its_verdict_and_nothing_is_written(
     inside.mkdir(parents=True)
     monkeypatch.chdir(inside)
     before = {entry: entry.stat().st_mtime_ns for entry in tmp_path.rglob("*")}
-    assert verdicts(opened(path).candidates(BUDGET)) == {printable_name(name): verdict for name, verdict in expected.items()}
+    assert verdicts(read(opened(path))) == {printable_name(name): verdict for name, verdict in expected.items()}
     assert {entry: entry.stat().st_mtime_ns for entry in tmp_path.rglob("*")} == before
     assert not Path("/tmp/absolute.jpg").exists()
 
@@ -121,7 +140,7 @@ def test_the_second_entry_of_a_name_is_refused(tmp_path: Path, kind: str) -> Non
                 header = tarfile.TarInfo("same.jpg")
                 header.size = len(encode_face(0, index, PX))
                 tar.addfile(header, io.BytesIO(encode_face(0, index, PX)))
-    first, second = opened(path).candidates(BUDGET)
+    first, second = read(opened(path))
     assert (first.refused, first.data) == (None, encode_face(0, 0, PX))
     assert second.refused is not None
     assert second.refused.code == "duplicate_name"
