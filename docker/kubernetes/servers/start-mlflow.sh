@@ -27,6 +27,7 @@ if [ "${#MLFLOW_ADMIN_PASSWORD}" -lt 12 ]; then
     exit 2
 fi
 umask 077
+# Checking a password takes a tenth of a second of processor time, at every request of a training; so one that was right is believed for 30 s.
 folder=$(mktemp -d)
 MLFLOW_AUTH_CONFIG_PATH=$folder/basic_auth.ini
 cat > "$MLFLOW_AUTH_CONFIG_PATH" <<INI
@@ -36,6 +37,7 @@ database_uri = $MLFLOW_BACKEND_STORE_URI
 admin_username = ${MLFLOW_ADMIN_USERNAME:-admin}
 admin_password = $MLFLOW_ADMIN_PASSWORD
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 30
 INI
 export MLFLOW_AUTH_CONFIG_PATH MLFLOW_BACKEND_STORE_URI
 unset MLFLOW_ADMIN_PASSWORD POSTGRES_PASSWORD
