@@ -26,33 +26,14 @@ import psutil
 
 from components.errors import BadInput, TemporaryFailure
 from components.process import spawn
+from pipeline.server_process import MARK, Server
 
 BUCKET = "celebdit"
 MLFLOW_BUCKET = "mlflow"
 _ACCESS_KEY = "celebdit-embedded"
 _READY_S = 180.0
-_STOP_S = 15.0
 _WATCHDOG = "watchdog"
-_MARK = "CELEBDIT_SERVICE"
 _WATCH_EVERY_S = 1.0
-_EXEC_LOOKS = 50
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server: how to reach it, and the mark in its environment by which its process is recognised."""
-
-    url: str
-    pid: int
-    mark: str
-
-    def process(self) -> psutil.Process | None:
-        """Return the process if it is still the one that was started, and not another that got its id."""
-        try:
-            found = psutil.Process(self.pid)
-            return found if _environment_of(found).get(_MARK) == self.mark and found.status() != psutil.STATUS_ZOMBIE else None
-        except (psutil.Error, OSError):
-            return None
 
 
 @dataclass(frozen=True)
@@ -140,7 +121,7 @@ class Services:
             self._state.unlink(missing_ok=True)
             for name in (_WATCHDOG, "mlflow", "s3"):
                 if name in running and running[name].pid != os.getpid():
-                    _stop_tree(running[name])
+                    running[name].stop()
         return sorted(set(running) - {_WATCHDOG})
 
     def running(self) -> dict[str, Server]:
@@ -214,7 +195,7 @@ class Services:
     def _spawn(self, name: str, command: list[str], environment: dict[str, str], port: int) -> Server:
         mark = uuid.uuid4().hex
         with (self.home / "logs" / f"{name}.log").open("ab") as log:
-            process = spawn(command, environment={**environment, _MARK: mark}, stdout=log, new_group=True, death_signal=None)
+            process = spawn(command, environment={**environment, MARK: mark}, stdout=log, new_group=True, death_signal=None)
         return Server(url=f"http://127.0.0.1:{port}", pid=process.pid, mark=mark)
 
     def _await(self, name: str, server: Server, url: str, on_wait: Callable[[str], None]) -> None:
@@ -242,7 +223,7 @@ class Services:
                     server = Server(**recorded[name])
                     found[name] = server if server.process() is not None else None
         if found["s3"] is None and found["mlflow"] is not None:
-            _stop_tree(found["mlflow"])  # it holds the endpoint and the secret of a server that is gone
+            found["mlflow"].stop()  # it holds the endpoint and the secret of a server that is gone
             found["mlflow"] = None
         return found
 
@@ -282,22 +263,11 @@ def _s3_environment(url: str, secret: str) -> dict[str, str]:
     }
 
 
-def _environment_of(process: psutil.Process) -> dict[str, str]:
-    """Return the environment of a process; only its own user can read it."""
-    for _ in range(_EXEC_LOOKS):
-        found: dict[str, str] = process.environ()
-        if found:
-            return found
-        time.sleep(0.01)  # in the middle of exec the kernel shows an empty environment
-    return {}
-
-
 def _secret_of(server: Server) -> str:
     """Return the S3 secret from the environment of the running server, which only its own user can read."""
-    process = server.process()
     try:
-        if process is not None:
-            return _environment_of(process)["CELEBDIT_S3_SECRET"]
+        if server.process() is not None:
+            return server.environment()["CELEBDIT_S3_SECRET"]
     except (psutil.Error, KeyError) as error:
         raise TemporaryFailure(
             "the embedded S3 server belongs to another user or is ending", hint="stop it as the user who started it: celebdit services down"
@@ -324,45 +294,6 @@ def _answers(url: str) -> bool:
     except urllib.error.HTTPError as error:
         return error.code < 500
     except OSError:
-        return False
-
-
-def _stop_tree(server: Server) -> None:
-    """End a server and its children, first asking, then by force."""
-    process = server.process()
-    if process is None:
-        return
-    family = [process]
-    with suppress(psutil.Error):
-        family += process.children(recursive=True)
-    for member in family:
-        with suppress(psutil.Error):
-            member.terminate()
-    for member in _alive_after(family, _STOP_S):
-        with suppress(psutil.Error):
-            member.kill()
-    _alive_after(family, _STOP_S)
-    with suppress(ChildProcessError, OSError):
-        os.waitpid(server.pid, os.WNOHANG)
-
-
-def _alive_after(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Wait until none of `processes` works any more, but no longer than so many seconds, and return those that do.
-
-    One that has ended and waits for its parent to notice is not waited for: the parent may be another user of the servers that goes on.
-    """
-    deadline_s = time.monotonic() + seconds
-    while alive := [process for process in processes if _works(process)]:
-        if time.monotonic() > deadline_s:
-            break
-        time.sleep(0.05)
-    return alive
-
-
-def _works(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
         return False
 
 
