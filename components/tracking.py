@@ -58,6 +58,9 @@ class Tracking:
         os.environ.setdefault(_RETRIES, str(max_retries))
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        # Else MLflow sends its clients to object storage at the address that it knows itself, which may be one of its own network.
+        for direction in ("UPLOAD", "DOWNLOAD"):
+            os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{direction}", "false")
         self.settings = settings
         self.client = MlflowClient(tracking_uri=settings.mlflow_uri)
         self._experiment_id: str | None = None

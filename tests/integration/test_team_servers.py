@@ -53,6 +53,7 @@ class Team:
     client: dict[str, str]
     secrets: list[str]
     command_lines: CommandLines
+    log: Path
 
 
 def compose() -> Any:
@@ -104,7 +105,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         await_health(url, folder / "mlflow.log")
         values = [value for each in secrets.values() for value in each.values() if value != "admin"]
         client = {**secrets["secrets/mlflow-client.env"], **secrets["secrets/s3.env"]}
-        yield Team(url, f"http://127.0.0.1:{ports['s3']}", client, values, watch)
+        yield Team(url, f"http://127.0.0.1:{ports['s3']}", client, values, watch, folder / "mlflow.log")
     watch.stop()
 
 
@@ -155,7 +156,7 @@ def context(team: Team, steps: tuple[str, str], tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_the_administrator(
-    context: StepContext, tmp_path: Path
+    team: Team, context: StepContext, tmp_path: Path
 ) -> None:
     """What the register step asks of MLflow; whether the model draws is another test's question."""
     card = "# faces\n\n## Recipe\n\n" + "a long recipe " * 400 + "\n\n## Numbers\n\nfew\n"
@@ -184,6 +185,9 @@ def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_t
     assert registry.promote("1", reason="the first on PostgreSQL", by="tests").champion == "1"
     assert registry.aliases() == {"challenger": "1", "champion": "1"}
     assert registry.files_of("1", tmp_path / "files").weights.read_bytes() == weights.read_bytes()
+    asked = team.log.read_text()
+    assert f"/artifacts/{WEIGHTS_FILE} HTTP" in asked, "its requests are among what is searched"
+    assert "/mlflow-artifacts/presigned/" not in asked, "that sends clients to an address of the servers' own network"
     assert len(card) > 5000, "PostgreSQL keeps the widths of MLflow's columns, which SQLite does not know"
     assert registry.version("1").description.startswith("# faces\n\n## Numbers\n\nfew\n\n_Shortened")
 
