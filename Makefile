@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-INSTALL := $(UV) pip install --quiet --python $(BIN)/python --require-hashes --build-constraints requirements/build.txt
+INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints requirements/build.txt
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test lint types contracts unit fault format bench-tools lock ui down images test-images clean
