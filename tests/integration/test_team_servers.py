@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -26,7 +25,7 @@ from celebdit_testing.first_run import CommandLines
 from celebdit_testing.postgres import postgres_server, programs
 from celebdit_testing.recipes import DIGEST
 from celebdit_testing.registered import SAMPLING, report_of
-from celebdit_testing.servers import free_port, wait_for_port
+from celebdit_testing.servers import free_port, wait_for_health, wait_for_port
 from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
 
@@ -37,7 +36,6 @@ from components.registry import CHALLENGER, DESCRIPTION_FILE, TAG_GATE, WEIGHTS_
 from components.storage import file_sha256
 
 DOCKER = Path(__file__).parents[2] / "docker"
-START_S = 180.0
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(programs() is None, reason="PostgreSQL's initdb and postgres, and a user for them where we are root, are not here"),
@@ -84,16 +82,17 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 
     with ExitStack() as stack:
 
-        def serve(name: str, command: list[str], **more: str) -> None:
+        def serve(name: str, command: list[str], **more: str) -> "subprocess.Popen[bytes]":
             with (folder / f"{name}.log").open("wb") as log:
                 process = spawn(command, environment={**environment(name), **more}, stdout=log, new_group=True)
             stack.callback(stop, process, grace_s=10.0)
+            return process
 
         s3_script = services["s3"]["command"][-1].replace("$$", "$").replace("/data", str(folder / "data"))
         serve("s3", [*services["s3"]["command"][:-1], s3_script.replace("0.0.0.0:9000", f"127.0.0.1:{ports['s3']}")])
         wait_for_port(ports["s3"])
         database = stack.enter_context(postgres_server(secrets["secrets/mlflow-server.env"]["POSTGRES_PASSWORD"]))
-        serve(
+        mlflow = serve(
             "mlflow",
             ["sh", str(DOCKER / "kubernetes" / "servers" / "start-mlflow.sh")],
             POSTGRES_ADDRESS=database,
@@ -102,22 +101,11 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             MLFLOW_PORT=str(ports["mlflow"]),
         )
         url = f"http://localhost:{ports['mlflow']}"
-        await_health(url, folder / "mlflow.log")
+        wait_for_health(url, mlflow, folder / "mlflow.log")
         values = [value for each in secrets.values() for value in each.values() if value != "admin"]
         client = {**secrets["secrets/mlflow-client.env"], **secrets["secrets/s3.env"]}
         yield Team(url, f"http://127.0.0.1:{ports['s3']}", client, values, watch, folder / "mlflow.log")
     watch.stop()
-
-
-def await_health(url: str, log: Path) -> None:
-    end = time.monotonic() + START_S
-    while time.monotonic() < end:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.3)
-    raise TimeoutError(log.read_text()[-4000:])
 
 
 def ask(team: Team, path: str, who: tuple[str, str] | None, body: dict[str, Any] | None = None) -> tuple[int, Any]:

@@ -6,6 +6,7 @@ one trains longer with another learning rate, and its gate asks for more than it
 
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,21 +51,27 @@ class CommandLines(threading.Thread):
         return sorted(self.seen)
 
 
-def first_run_of(home: Path, kept: Path) -> FirstRun:
-    """Run the preset in `home`, or read at `kept` what another test process has run."""
+def made_once(kept: Path, make: Callable[[], str]) -> str:
+    """Return what `make` made, in whichever test process asked first; `kept` holds it for the others."""
     with only_one(kept.with_suffix(".lock")):
         if not kept.exists():
-            watch = CommandLines()
-            watch.start()
-            finished = celebdit("run", "smoke", "--json", home=home, **PLANTED)
-            kept.write_text(json.dumps({"finished": asdict(finished), "command_lines": watch.stop()}))
-        raw = json.loads(kept.read_text())
+            kept.write_text(make())
+        return kept.read_text()
+
+
+def first_run_of(home: Path, kept: Path) -> FirstRun:
+    """Run the preset in `home`, or read at `kept` what another test process has run."""
+
+    def make() -> str:
+        watch = CommandLines()
+        watch.start()
+        finished = celebdit("run", "smoke", "--json", home=home, **PLANTED)
+        return json.dumps({"finished": asdict(finished), "command_lines": watch.stop()})
+
+    raw = json.loads(made_once(kept, make))
     return FirstRun(Finished(**raw["finished"]), raw["command_lines"])
 
 
 def second_run_of(home: Path, kept: Path) -> Finished:
     """Run the preset in `home` with other settings, or read at `kept` what another test process has run."""
-    with only_one(kept.with_suffix(".lock")):
-        if not kept.exists():
-            kept.write_text(json.dumps(asdict(celebdit("run", "smoke", *OTHER, "--json", home=home))))
-    return Finished(**json.loads(kept.read_text()))
+    return Finished(**json.loads(made_once(kept, lambda: json.dumps(asdict(celebdit("run", "smoke", *OTHER, "--json", home=home))))))

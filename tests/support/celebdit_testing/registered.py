@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from celebdit_testing.first_run import made_once
 from celebdit_testing.recipes import DIGEST, dataset_manifest
 from celebdit_testing.steps import step_context
 from celebdit_testing.trained import commit_checkpoint
 
 from components.context import StepContext
-from components.exclusive import only_one
 from components.manifests import CheckpointManifest, EvaluationReport, GateDecision
 from components.register.register import run as register
 from components.registry import Registry
@@ -58,17 +58,18 @@ def registered_faces(embedded: Services, folder: Path) -> CheckpointManifest:
     Its local copy is below `folder`.
     """
     folder.mkdir(exist_ok=True)
-    kept = folder / "checkpoint.json"
-    with only_one(folder / "lock"), pytest.MonkeyPatch.context() as patch:
-        if not kept.exists():
-            found = embedded.wait()
+
+    def make() -> str:
+        found = embedded.wait()
+        with pytest.MonkeyPatch.context() as patch:
             for key, value in found.environment.items():
                 patch.setenv(key, value)
             context = registry_context(found, folder)
             checkpoint = commit_checkpoint(context, folder, seed=1)
             assert registered(context, checkpoint, "faces") == "1"
-            kept.write_text(checkpoint.model_dump_json())
-        return CheckpointManifest.model_validate_json(kept.read_text())
+        return checkpoint.model_dump_json()
+
+    return CheckpointManifest.model_validate_json(made_once(folder / "checkpoint.json", make))
 
 
 def bare_versions(context: StepContext, name: str, count: int, *, gate: str = "pass") -> Registry:

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import sysconfig
 import time
@@ -66,6 +67,19 @@ def moto_server() -> Iterator[str]:
         server.stop()
 
 
+def wait_for_health(url: str, process: "subprocess.Popen[bytes]", log: Path, *, deadline_s: float = 180.0) -> None:
+    """Wait until the MLflow server at `url` answers; if it ends or does not, what it said is in the error."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+            return
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+    raise TimeoutError(log.read_text()[-4000:])
+
+
 @dataclass
 class MlflowServer:
     """`mlflow server` on a folder, which can be killed and started again at the same address."""
@@ -88,15 +102,7 @@ class MlflowServer:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         with (self.folder / "mlflow.log").open("ab") as log:
             self._process = spawn(command, environment=environment, stdout=log, new_group=True)
-        end = time.monotonic() + deadline_s
-        while time.monotonic() < end:
-            try:
-                urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
-                return
-            except OSError:
-                assert self._process.poll() is None, (self.folder / "mlflow.log").read_text()
-                time.sleep(0.2)
-        raise TimeoutError("mlflow did not start")
+        wait_for_health(self.url, self._process, self.folder / "mlflow.log", deadline_s=deadline_s)
 
     def kill(self) -> None:
         """End it and all its workers with SIGKILL, in the middle of whatever they do."""
