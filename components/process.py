@@ -14,8 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-import psutil
-
 _PR_SET_PDEATHSIG = 1
 
 
@@ -65,6 +63,8 @@ def stop(process: "subprocess.Popen[bytes]", *, grace_s: float) -> int:
 
 def group_members(group: int) -> list[int]:
     """Return the ids of the living processes of a process group."""
+    import psutil  # noqa: PLC0415 - only whoever stops a group needs it, and it takes a decoding worker a tenth of its start
+
     members = []
     for process in psutil.process_iter(["pid", "status"]):
         with contextlib.suppress(ProcessLookupError, PermissionError):

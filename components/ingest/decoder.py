@@ -39,7 +39,7 @@ def main() -> None:
         if head["op"] == "judge":
             told_ones = [_judged(blob, packed, archive, limits) for blob, packed in zip(blobs, head["packed"], strict=True)]
         else:
-            told_ones = [({}, thumbnail(blob, limits)) for blob in blobs]
+            told_ones = [([], thumbnail(blob, limits)) for blob in blobs]
         write_frame(answers, {"facts": [facts for facts, _ in told_ones]}, [blob for _, blob in told_ones])
 
 

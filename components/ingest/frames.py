@@ -6,14 +6,12 @@ Promises: nothing is unpickled; a stream that ends inside a frame is an error, o
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from typing import IO, Any
 
 from components.ingest.candidates import Candidate
 from components.ingest.verdicts import Accepted, Extent, Rejected, Verdict
 
-Facts = dict[str, Any]
-_FACTS = [field.name for field in fields(Accepted) if field.name != "data"]
+Facts = list[Any]
 
 
 def write_frame(stream: IO[bytes], head: dict[str, Any], blobs: Sequence[bytes]) -> None:
@@ -49,21 +47,20 @@ def _blobs(stream: IO[bytes], sizes: list[int]) -> Iterator[bytes]:
 def told(verdict: Verdict, data: bytes, *, lies_at: int | None, known: bool) -> tuple[Facts, bytes]:
     """Return the verdict on `data` as facts and a blob. The bytes are sent back only if the asker does not know them, or where they lie."""
     if isinstance(verdict, Rejected):
-        return {"code": verdict.code, "detail": verdict.detail}, verdict.thumbnail
+        return [verdict.code, verdict.detail], verdict.thumbnail
     kept = verdict.data is data
-    facts = {name: getattr(verdict, name) for name in _FACTS}
-    facts["lies_at"] = lies_at if kept else None
-    facts["sent"] = not (kept and known)
-    return facts, verdict.data if facts["sent"] else b""  # type: ignore[return-value]
+    sent = not (kept and known)
+    about = [verdict.extension, verdict.sha256, verdict.rules, verdict.source_px, verdict.source_format, verdict.perceptual_hash]
+    return [*about, lies_at if kept else None, len(verdict.small), sent], verdict.small + verdict.data if sent else verdict.small  # type: ignore[operator]
 
 
 def heard(facts: Facts, blob: bytes, candidate: Candidate) -> Verdict:
     """Return the verdict on `candidate` that `told` told."""
-    if "code" in facts:
-        return Rejected(facts["code"], facts["detail"], blob)
-    lies_at, sent = facts.pop("lies_at"), facts.pop("sent")
-    data: bytes | Extent = blob if sent else candidate.data
+    if len(facts) == 2:
+        return Rejected(facts[0], facts[1], blob)
+    extension, sha256, rules, source_px, source_format, perceptual_hash, lies_at, small_bytes, sent = facts
+    data: bytes | Extent = blob[small_bytes:] if sent else candidate.data
     if not sent and candidate.packed is not None:
         data = Extent(lies_at, candidate.packed.size_bytes)
-    facts.update({name: tuple(facts[name]) for name in ("rules", "source_px", "mean", "std")})
-    return Accepted(data=data, **facts)
+    small = blob[:small_bytes] if sent else blob
+    return Accepted(data, extension, sha256, tuple(rules), tuple(source_px), source_format, small, perceptual_hash)

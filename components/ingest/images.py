@@ -7,15 +7,13 @@ hostile bytes meet no library in the process that holds credentials.
 
 import hashlib
 import io
-import math
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 
-import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from components.ingest.verdicts import Accepted, Code, Rejected, Rule, Triple
+from components.ingest.colours import small_scale
+from components.ingest.verdicts import Accepted, Code, Rejected, Rule
 
 # Pillow loads what reads a format when it first meets one; under a memory limit that may fail, and is not tried a second time.
 Image.preinit()
@@ -23,6 +21,7 @@ assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.form
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, in `_refusal`, and has a verdict instead of a warning
 
 _KEEPS_BYTES = {"JPEG": "jpg", "PNG": "png"}
+_AS_IS: tuple[Rule, ...] = ("as_is",)
 _READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _BROKEN = (
@@ -41,7 +40,7 @@ _BROKEN = (
 _EXIF_ORIENTATION = 274
 _TIFF_BITS_PER_SAMPLE = 258
 _PNG_DEPTH_AT = 24
-_GRID_PX = 64
+_JPEG_SCALE = 8
 _CLEARLY = 2  # grey levels: what recompression does to an even surface is no difference
 _THUMBNAIL_PX = 96
 
@@ -129,36 +128,61 @@ def _decode(image: Image.Image, data: bytes, limits: Limits) -> Accepted | Rejec
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image.load()
-            rgb, rules = _normalised(image, limits.image_px)
+            if kind in _KEEPS_BYTES and _is_finished(image, limits.image_px):
+                small, rules = _decoded_small(image), _AS_IS
+            else:
+                image.load()
+                rgb, rules = _normalised(image, limits.image_px)
+                small = rgb.reduce(small_scale(limits.image_px))
     except MemoryError:
         return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
     except _BROKEN as error:
         return Rejected("truncated", _text(error))
-    if not rules and kind in _KEEPS_BYTES:
-        stored, extension, rules = data, _KEEPS_BYTES[kind], ["as_is"]
+    if rules is _AS_IS:
+        stored, extension = data, _KEEPS_BYTES[kind]
     else:
         buffer = io.BytesIO()
         rgb.save(buffer, "PNG")
-        stored, extension, rules = buffer.getvalue(), "png", rules or ["converted"]
-    mean, std = _colours(rgb)
+        stored, extension = buffer.getvalue(), "png"
     return Accepted(
         data=stored,
         extension=extension,  # type: ignore[arg-type]
         sha256=hashlib.sha256(stored).hexdigest(),
-        rules=tuple(rules),
+        rules=rules,
         source_px=source_px,
         source_format=kind.lower(),
-        mean=mean,
-        std=std,
-        perceptual_hash=_perceptual_hash(rgb) if limits.perceptual_hash else None,
+        small=small.tobytes(),
+        perceptual_hash=_perceptual_hash(small) if limits.perceptual_hash else None,
     )
 
 
-def _normalised(image: Image.Image, image_px: int) -> tuple[Image.Image, list[Rule]]:
+def _is_finished(image: Image.Image, image_px: int) -> bool:
+    """Return whether an image is already what it is to become: its header says all that this needs."""
+    return image.size == (image_px, image_px) and image.mode == "RGB" and "transparency" not in image.info and not _is_turned(image)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    return image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
+
+
+def _decoded_small(image: Image.Image) -> Image.Image:
+    """Decode all of an image's data, and return it scaled down.
+
+    A JPEG decoder reads every coefficient, and finds what is wrong with them, however few pixels it makes of them.
+    """
+    scale = small_scale(image.width)
+    if image.format != "JPEG":
+        return image.reduce(scale)
+    done = min(scale, _JPEG_SCALE)
+    image.draft("RGB", (image.width // done, image.height // done))
+    image.load()
+    return image.reduce(scale // done) if scale > done else image
+
+
+def _normalised(image: Image.Image, image_px: int) -> tuple[Image.Image, tuple[Rule, ...]]:
     """Return `image` upright, RGB and square, and the rules that this took."""
     rules: list[Rule] = []
-    if image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9):
+    if _is_turned(image):
         image = ImageOps.exif_transpose(image)
         rules.append("upright")
     if image.mode != "RGB" or "transparency" in image.info:
@@ -172,7 +196,7 @@ def _normalised(image: Image.Image, image_px: int) -> tuple[Image.Image, list[Ru
     if side != image_px:
         image = image.resize((image_px, image_px), Image.Resampling.LANCZOS)
         rules.append("resized")
-    return image, rules
+    return image, tuple(rules) or ("converted",)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -185,39 +209,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return flat
 
 
-def _colours(image: Image.Image) -> tuple[Triple, Triple]:
-    """Return mean and standard deviation of each channel in [0, 1], over a regular grid of at most 64 x 64 pixels."""
-    grid_px = min(image.width, _GRID_PX)
-    grid = np.frombuffer(image.resize((grid_px, grid_px), Image.Resampling.NEAREST).tobytes(), np.uint8)
-    levels = grid.reshape(grid_px, 3 * grid_px).astype(np.float32)
-    ones, channels = _summing(grid_px)
-    # Products with ones are several times faster than NumPy's reductions, and exact: a column of squares sums to less than 2**24.
-    total, total_of_squares = (((ones @ values).astype(np.float64) @ channels).tolist() for values in (levels, levels * levels))
-    return _mean_and_std(total, total_of_squares, grid_px**2)
-
-
-@lru_cache(maxsize=1)
-def _summing(grid_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a grid's rows are multiplied with to sum them up, and what its columns then are to sum each channel's."""
-    return np.ones(grid_px, np.float32), np.tile(np.eye(3), (grid_px, 1))
-
-
-def _mean_and_std(total: list[float], total_of_squares: list[float], count: int) -> tuple[Triple, Triple]:
-    mean = [each / count for each in total]
-    std = [math.sqrt(max(each / count - m * m, 0.0)) for each, m in zip(total_of_squares, mean, strict=True)]
-    return _triple(mean), _triple(std)
-
-
-def _triple(levels: list[float]) -> Triple:
-    red, green, blue = (round(level / 255, 6) for level in levels)
-    return red, green, blue
-
-
 def _perceptual_hash(image: Image.Image) -> int:
     """Return 64 bits, each saying whether a part of the picture is clearly brighter than its right neighbour (difference hash)."""
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    bits = np.packbits((grey[:, :-1] > grey[:, 1:] + _CLEARLY).ravel())
-    return int.from_bytes(bits.tobytes(), "big")
+    grey = image.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()
+    bits = 0
+    for at in range(len(grey)):
+        if at % 9 < 8:
+            bits = bits << 1 | (grey[at] > grey[at + 1] + _CLEARLY)
+    return bits
 
 
 def _text(error: Exception) -> str:

@@ -38,7 +38,7 @@ from components.storage import ObjectMissing, ObjectStore, StoreUri, file_sha256
 MANIFEST = "dataset.json"
 TABLE = "manifest.parquet"
 REPORT = "report.html"
-_FORMAT = 2
+_FORMAT = 3
 _PARALLEL_SHARDS = 1  # each goes in several parts at once; more would only hold more of them in memory
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 
@@ -50,7 +50,7 @@ class _Work:
     config: DataConfig
     context: StepContext
     staging: Path
-    workers: int
+    pool: DecoderPool
 
     @property
     def store(self) -> ObjectStore:
@@ -72,9 +72,17 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
     source = open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note))
     assert source is not None, "with its reach every source is opened"
     context.events.note(f"reading {source.described()}")
+    with DecoderPool(config.limits(), workers=workers or default_workers()) as pool:
+        if source.is_here():
+            pool.start(source.archive())  # they get ready while the source is fingerprinted
+        return _ingest_once(source, config, context, pool)
+
+
+def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool: DecoderPool) -> DatasetManifest:
+    """Ingest `source` unless the same was ingested before."""
     request = digest_of({"source": source.fingerprint(), "config": config.model_dump(mode="json", exclude={"source"}), "format": _FORMAT})
     staging = context.scratch("ingest") / request[:16]
-    work = _Work(config, context, staging, workers or default_workers())
+    work = _Work(config, context, staging, pool)
     receipt = work.home / "requests" / f"{request}.json"
     waiting = "another process ingests the same; waiting for it"
     with only_one(staging.with_suffix(".lock"), on_wait=lambda: context.events.note(waiting)):
@@ -147,13 +155,10 @@ def _committed(store: ObjectStore, location: StoreUri) -> DatasetManifest | None
 
 
 def _ingest(source: Source, work: _Work) -> DatasetManifest:
-    config = work.config
-    archive = source.archive()
-    with (
-        Ledger(work.staging, held_out=config.held_out, archive=archive) as ledger,
-        DecoderPool(config.limits(), workers=work.workers, archive=archive) as pool,
-    ):
-        _judge(source, ledger, pool, work)
+    config, pool, archive = work.config, work.pool, source.archive()
+    pool.start(archive)
+    with Ledger(work.staging, held_out=config.held_out, archive=archive) as ledger:
+        _judge(source, ledger, work)
         if config.near_duplicate_bits is not None:
             _drop_near_duplicates(ledger, config.near_duplicate_bits, pool.thumbnail)
         _check_limits(config, ledger)
@@ -163,13 +168,13 @@ def _ingest(source: Source, work: _Work) -> DatasetManifest:
         if there is not None and (there.licence, there.licence_accepted_by) == (config.licence, _accepted_by(config)):
             work.context.events.note("these images are there already, from " + there.source)
             return there
-        return _publish(source, ledger, pool, work, location)
+        return _publish(source, ledger, work, location)
 
 
-def _judge(source: Source, ledger: Ledger, pool: DecoderPool, work: _Work) -> None:
+def _judge(source: Source, ledger: Ledger, work: _Work) -> None:
     """Judge every candidate and note the verdicts."""
     rejected = 0
-    for number, (candidate, verdict) in enumerate(pool.judge(source.candidates(work.config.budget())), start=1):
+    for number, (candidate, verdict) in enumerate(work.pool.judge(source.candidates(work.config.budget())), start=1):
         ledger.record(candidate.name, verdict)
         if number % 32 == 0:
             rejected = sum(count for code, count in ledger.verdicts.items() if code != "ignored")
@@ -202,7 +207,7 @@ def _check_limits(config: DataConfig, ledger: Ledger) -> None:
         )
 
 
-def _publish(source: Source, ledger: Ledger, pool: DecoderPool, work: _Work, location: StoreUri) -> DatasetManifest:
+def _publish(source: Source, ledger: Ledger, work: _Work, location: StoreUri) -> DatasetManifest:
     """Upload shards, table and report, then the manifest that makes them a data set."""
     config = work.config
     table, report = work.staging / TABLE, work.staging / REPORT
@@ -229,7 +234,7 @@ def _publish(source: Source, ledger: Ledger, pool: DecoderPool, work: _Work, loc
         table_sha256=file_sha256(table),
         tools={name: version(name) for name in ("pillow", "numpy", "pyarrow", "celebdit")},
     )
-    write_report(ledger, manifest, report, thumbnail=pool.thumbnail)
+    write_report(ledger, manifest, report, thumbnail=work.pool.thumbnail)
     work.store.put_file(location / TABLE, table)
     work.store.put_file(location / REPORT, report)
     work.store.put_bytes(location / MANIFEST, manifest.model_dump_json().encode())

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from components.errors import DataRefused
 from components.ingest.candidates import printable_name
+from components.ingest.colours import colours
 from components.ingest.verdicts import Accepted, Extent, Rejected, Triple, Verdict
 
 Split = Literal["train", "held_out"]
@@ -111,8 +112,8 @@ class Ledger:
     def record(self, name: str, verdict: Verdict) -> None:
         """Note the verdict on one candidate, and keep the bytes if they are new."""
         self._unwritten.append((name, verdict))
-        if isinstance(verdict, Accepted) and isinstance(verdict.data, bytes):
-            self._unwritten_bytes += len(verdict.data)
+        if isinstance(verdict, Accepted):
+            self._unwritten_bytes += len(verdict.small) + (len(verdict.data) if isinstance(verdict.data, bytes) else 0)
         if len(self._unwritten) >= _TOGETHER or self._unwritten_bytes >= _TOGETHER_BYTES:
             self._write()
 
@@ -122,11 +123,12 @@ class Ledger:
         digests = [verdict.sha256 for _, verdict in pending if isinstance(verdict, Accepted)]
         marks = ",".join("?" * len(digests))
         known = {sha256 for (sha256,) in self._database.execute(f"SELECT sha256 FROM images WHERE sha256 IN ({marks})", digests)}  # noqa: S608
-        seen, images = [], []
+        seen: list[tuple[Any, ...]] = []
+        new: list[Accepted] = []
         for name, verdict in pending:
             if isinstance(verdict, Accepted) and verdict.sha256 not in known:
                 known.add(verdict.sha256)
-                images.append(self._kept(verdict))
+                new.append(verdict)
                 about = (verdict.sha256, *verdict.source_px, verdict.source_format)
                 seen.append((printable_name(name), "+".join(verdict.rules), None, 1, *about, None))
             elif isinstance(verdict, Accepted):
@@ -135,7 +137,8 @@ class Ledger:
             else:
                 seen.append(self._refused(name, verdict, None))
         self._database.executemany(_SEEN, seen)
-        self._database.executemany(_IMAGE, images)
+        of_colours = colours([image.small for image in new])
+        self._database.executemany(_IMAGE, [(*self._kept(image), *mean, *std) for image, (mean, std) in zip(new, of_colours, strict=True)])
 
     def _refused(self, name: str, rejected: Rejected, sha256: str | None) -> tuple[Any, ...]:
         self.verdicts[rejected.code] += 1
@@ -152,7 +155,7 @@ class Ledger:
             self._end += size_bytes
         phash = None if image.perceptual_hash is None else f"{image.perceptual_hash:016x}"
         split = split_of(image.sha256, self._held_out)
-        return image.sha256, image.extension, in_archive, at, size_bytes, split, phash, *image.mean, *image.std
+        return image.sha256, image.extension, in_archive, at, size_bytes, split, phash
 
     def take_back(self, sha256: str, rejected: Rejected) -> None:
         """Reject an image that was accepted before."""
@@ -186,9 +189,10 @@ class Ledger:
         Raises:
             DataRefused: if they are no longer those that were judged.
         """
-        self._bytes.flush()
-        assert self._archive is not None or not image.in_archive, "what lies in an archive was recorded with it"
-        file = self._archive if self._archive is not None and image.in_archive else self._bytes
+        file = self._archive if image.in_archive else self._bytes
+        assert file is not None, "what lies in an archive was recorded with it"
+        if file is self._bytes:
+            file.flush()
         data = os.pread(file.fileno(), image.size_bytes, image.at)
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise DataRefused(f"{file.name} changed while it was ingested", hint="let nothing write to it, and run it again")

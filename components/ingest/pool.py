@@ -38,20 +38,18 @@ def default_workers() -> int:
 
 
 class DecoderPool:
-    """Workers that judge candidates, packed ones from `archive`. Use as a context manager."""
+    """Workers that judge candidates. Use as a context manager; leaving it ends the workers."""
 
     def __init__(
         self,
         limits: Limits,
         *,
         workers: int,
-        archive: Path | None = None,
         memory_bytes: int = MEMORY_BYTES,
         patience_s: float = _PATIENCE_S,
     ) -> None:
         self._limits = limits
         self._workers = workers
-        self._archive_path = archive
         self._archive: IO[bytes] | None = None
         self._allowances = Allowances(memory_bytes)
         self._patience_s = patience_s
@@ -60,12 +58,16 @@ class DecoderPool:
         self._closed = False
 
     def __enter__(self) -> "DecoderPool":
-        if self._archive_path is not None:
-            self._archive = self._archive_path.open("rb")
         self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        return self
+
+    def start(self, archive: Path | None = None) -> None:
+        """Start the workers, which read packed candidates from `archive`; does nothing if they are started already."""
+        if self._alive:
+            return
+        self._archive = archive.open("rb") if archive is not None else None
         for _ in range(self._workers):
             self._idle.put(self._started())
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._closed = True
@@ -77,6 +79,7 @@ class DecoderPool:
 
     def judge(self, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
         """Yield each candidate with its verdict, in order; one that its source refused already is only passed on."""
+        self.start()
         pending: deque[tuple[int, Future[Judged]]] = deque()
         waiting_bytes = 0
         for batch, size_bytes in _batches(candidates, most_images=self._batch_images()):

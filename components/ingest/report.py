@@ -109,9 +109,15 @@ def _accepted(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> Iterator[s
     # The order of digests is as good as a random one, and always the same.
     shown = list(islice(ledger.images(), _SHOWN))
     yield f'<h2>Accepted <span class="muted">({len(shown)} of {ledger.accepted})</span></h2><div class="sheet">'
+    marks = ",".join("?" * len(shown))
+    names = dict(
+        ledger.rows(
+            f"SELECT sha256, MIN(source_name) FROM seen WHERE accepted AND sha256 IN ({marks}) GROUP BY sha256",  # noqa: S608 - only marks
+            *(image.sha256 for image in shown),
+        )
+    )
     for image in shown:
-        name = ledger.one("SELECT MIN(source_name) FROM seen WHERE sha256=? AND accepted", image.sha256)
-        yield _tile(thumbnail(ledger.data(image)), name, "")
+        yield _tile(thumbnail(ledger.data(image)), names[image.sha256], "")
     yield "</div>"
 
 

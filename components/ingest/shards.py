@@ -4,14 +4,15 @@ Promises: the same images in the same order give the same shard bytes; nothing i
 image's position is known, so that a table can point at it. Where shards go is not decided here.
 """
 
-import io
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from components.ingest.ledger import Stored
 
 _BLOCK = tarfile.BLOCKSIZE
+_BUFFER_BYTES = 2**20  # every write lets go of the interpreter, which those that upload then take
 
 
 def _blank_header() -> bytes:
@@ -51,7 +52,7 @@ class ShardWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._shard_bytes = shard_bytes
-        self._file: io.BufferedWriter | None = None
+        self._file: BinaryIO | None = None
         self._begun = 0
 
     def add(self, image: Stored, data: bytes) -> tuple[Placed, Written | None]:
@@ -74,13 +75,14 @@ class ShardWriter:
 
     def _begin(self) -> None:
         self._name = f"shard-{self._begun:05d}.tar"
-        self._file = (self._folder / self._name).open("wb")
+        self._file = (self._folder / self._name).open("wb", buffering=_BUFFER_BYTES)
         self._begun += 1
         self._at, self._count = 0, 0
 
     def _write(self, *pieces: bytes) -> None:
         assert self._file is not None
-        self._at += self._file.write(b"".join(pieces))
+        for piece in pieces:
+            self._at += self._file.write(piece)
 
     def close(self) -> Written | None:
         """Finish the open shard, if there is one, and return what is known of it."""

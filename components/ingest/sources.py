@@ -90,6 +90,9 @@ class SyntheticSource:
     def described(self) -> str:
         return f"synthetic://?count={self.count_images}&seed={self.seed}&size={self.image_px}"
 
+    def is_here(self) -> bool:
+        return True
+
     def archive(self) -> Path | None:
         return None
 

@@ -50,6 +50,9 @@ class TarSource:
     def described(self) -> str:
         return self._named
 
+    def is_here(self) -> bool:
+        return True
+
     def archive(self) -> Path | None:
         return None
 

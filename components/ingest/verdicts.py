@@ -75,12 +75,10 @@ class Extent(NamedTuple):
     size_bytes: int
 
 
-@dataclass(frozen=True)
-class Accepted:
+class Accepted(NamedTuple):
     """An image that enters the data set: the bytes to store, or where they lie, and what is known of them.
 
-    `mean` and `std` are of the colours in [0, 1], over a regular grid of at most 64 x 64 pixels. `perceptual_hash` is None unless asked
-    for.
+    `small` holds the RGB pixels of the image scaled down (`colours.small_scale`). `perceptual_hash` is None unless asked for.
     """
 
     data: bytes | Extent
@@ -89,8 +87,7 @@ class Accepted:
     rules: tuple[Rule, ...]
     source_px: tuple[int, int]
     source_format: str
-    mean: Triple
-    std: Triple
+    small: bytes
     perceptual_hash: int | None = None
 
     @property

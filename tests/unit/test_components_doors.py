@@ -200,6 +200,7 @@ def test_retry_returns_the_first_success_and_raises_what_is_not_temporary_at_onc
         ("components.train.train", {"torch", "mlflow", "kubernetes"}),
         ("components.train.worker, components.evaluate.measure", {"mlflow", "torch_fidelity", "torchvision"}),
         ("components.evaluate.evaluate, components.register.register", {"torch", "torch_fidelity"}),
+        ("components.ingest.decoder", {"numpy", "psutil", "boto3"}),
     ],
 )
 def test_a_step_imports_no_library_before_it_needs_it(modules: str, unneeded: set[str]) -> None:

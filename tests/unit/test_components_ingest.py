@@ -4,7 +4,6 @@ import json
 import tarfile
 import tracemalloc
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import DataRefused
+from components.ingest.colours import colours
 from components.ingest.images import Limits, judge
 from components.ingest.ingest import dataset_digest
 from components.ingest.ledger import Ledger, Split, Stored, split_of
@@ -134,7 +134,7 @@ def archived(folder: Path) -> tuple[Path, Accepted]:
     verdict = accepted(0)
     assert isinstance(verdict.data, bytes)
     (folder / "archive").write_bytes(b"before" + verdict.data + b"after")
-    return folder / "archive", replace(verdict, data=Extent(6, len(verdict.data)))
+    return folder / "archive", verdict._replace(data=Extent(6, len(verdict.data)))
 
 
 def test_what_lies_in_the_archive_is_not_copied(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_an_archive_that_changes_under_way_is_refused(tmp_path: Path) -> None:
 def test_of_equal_images_the_first_is_kept_however_far_apart_they_come(tmp_path: Path) -> None:
     with Ledger(tmp_path, held_out=0.0) as ledger:
         for index in [0, *range(600), 599, 0]:
-            ledger.record(f"{index}.jpg", replace(accepted(0), sha256=f"{index:064x}", data=b"%d" % index))
+            ledger.record(f"{index}.jpg", accepted(0)._replace(sha256=f"{index:064x}", data=b"%d" % index))
         assert ledger.accepted == 600
         assert ledger.rejected == {"duplicate": 3}
         assert [ledger.one("SELECT accepted FROM seen WHERE n=?", n) for n in (1, 2, 601, 602, 603)] == [1, 0, 1, 0, 0]
@@ -175,7 +175,7 @@ def test_the_table_holds_texts_and_numbers_that_are_missing(tmp_path: Path) -> N
         write_table(ledger, tmp_path / "table.parquet")
     kept, refused = pq.read_table(tmp_path / "table.parquet").to_pylist()
     assert (kept["source_name"], kept["accepted"], kept["detail"], kept["width"], kept["format"]) == ("0.jpg", True, None, PX, "jpg")
-    assert [kept[f"mean_{channel}"] for channel in "rgb"] == list(accepted(0).mean)
+    assert [kept[f"mean_{channel}"] for channel in "rgb"] == list(colours([accepted(0).small])[0][0])
     assert (refused["source_name"], refused["accepted"], refused["detail"], refused["width"]) == ("größe.jpg", False, "", None)
     assert {refused[name] for name in ("key", "sha256", "shard", "offset", "size_bytes", "mean_r")} == {None}
 
@@ -186,7 +186,7 @@ def test_the_ledger_takes_no_more_memory_with_more_images(tmp_path: Path) -> Non
     with Ledger(tmp_path, held_out=0.0) as ledger:
         tracemalloc.start()
         for index in range(3000):
-            ledger.record(f"{index}.jpg", Accepted(**{**vars(verdict), "sha256": f"{index:064x}"}))
+            ledger.record(f"{index}.jpg", verdict._replace(sha256=f"{index:064x}"))
         grown = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
     assert grown < 2**20

@@ -7,7 +7,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,13 +203,14 @@ def test_candidates_are_read_from_the_archive_by_the_workers(tmp_path: Path) -> 
         with zipfile.ZipFile(path, "w", method) as archive:
             for name, data in made.items():
                 archive.writestr(name, data)
-        with DecoderPool(LIMITS_32, workers=2, archive=path) as pool:
+        with DecoderPool(LIMITS_32, workers=2) as pool:
+            pool.start(path)
             judged = {candidate.name: verdict for candidate, verdict in pool.judge(ZipSource(path, "a.zip").candidates(budget))}
         raw, extents = path.read_bytes(), 0
         for name, verdict in judged.items():
             if isinstance(verdict, Accepted) and isinstance(verdict.data, Extent):
                 at, size_bytes = verdict.data
-                judged[name] = replace(verdict, data=raw[at : at + size_bytes])
+                judged[name] = verdict._replace(data=raw[at : at + size_bytes])
                 extents += 1
         assert judged == expected
         assert (extents > 0) is (method == zipfile.ZIP_STORED)
@@ -223,7 +223,8 @@ def test_an_entry_that_unpacks_to_too_much_for_a_worker_costs_one_verdict(tmp_pa
         archive.writestr("bomb.bmp", bytes(400 * 2**20))
         archive.writestr("1.jpg", encode_face(0, 1, PX))
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**9)
-    with DecoderPool(limits, workers=1, archive=path, memory_bytes=100 * 2**20) as pool:
+    with DecoderPool(limits, workers=1, memory_bytes=100 * 2**20) as pool:
+        pool.start(path)
         judged = [verdict for _, verdict in pool.judge(ZipSource(path, "a.zip").candidates(Budget(10**9, 2**32, 10**6, 10**9)))]
     first, bomb, last = judged
     assert isinstance(first, Accepted)

@@ -90,7 +90,7 @@ def test_every_kind_of_source_gives_the_same_images(tmp_path: Path, kind: str) -
     found = {c.name.rsplit("/", 1)[-1]: c.data for c in read(source) if c.refused is None}
     assert found == {f"{index:05d}.jpg": encode_face(0, index, PX) for index in range(4)}
     assert verdicts(source.candidates(BUDGET))["readme.txt"] == "ignored"
-    assert source.fingerprint() == opened(make_source(kind, tmp_path)).fingerprint()
+    assert source.fingerprint() == opened(path).fingerprint()
     assert opened(f"file://{path}").fingerprint() == source.fingerprint()
 
 

@@ -1,0 +1,104 @@
+"""The colours of images, and the small pictures that they are taken of."""
+
+import dataclasses
+import io
+from functools import cache
+
+import numpy as np
+import pytest
+from celebdit_testing.corpus import LIMITS, encoded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from components.ingest.colours import colours, small_scale
+from components.ingest.images import Limits, judge
+from components.ingest.synthetic import draw_face
+from components.ingest.verdicts import Accepted
+
+PX = 256
+LIMITS_256 = dataclasses.replace(Limits(**LIMITS, max_ratio=200), image_px=PX, max_image_bytes=2**24)  # type: ignore[arg-type]
+KINDS = {
+    "baseline": {"subsampling": 0},
+    "subsampled": {"subsampling": 2},
+    "progressive": {"progressive": True},
+    "with restarts": {"restart_marker_blocks": 3},
+}
+
+
+def small(data: bytes, px: int = PX) -> bytes:
+    verdict = judge(data, dataclasses.replace(LIMITS_256, image_px=px))
+    assert isinstance(verdict, Accepted), verdict
+    return verdict.small
+
+
+@cache
+def jpeg(kind: str) -> bytes:
+    return encoded(draw_face(0, 5, PX), "JPEG", quality=90, **KINDS[kind])
+
+
+def test_pictures_are_looked_at_with_32_pixels_or_somewhat_more() -> None:
+    assert [small_scale(px) for px in (8, 32, 63, 64, 256, 300, 511, 512, 2048)] == [1, 1, 1, 2, 8, 8, 8, 16, 64]
+    for px in (8, 40, 64, 100, 300, 600):
+        side = -(-px // small_scale(px))
+        for kind in ("JPEG", "PNG", "BMP"):
+            assert len(small(encoded(draw_face(0, 5, px), kind), px)) == 3 * side**2
+
+
+@pytest.mark.parametrize(("kind", "px"), [("PNG", 32), ("JPEG", 48), ("BMP", 60)])
+def test_of_a_small_image_they_are_those_of_its_pixels(kind: str, px: int) -> None:
+    data = encoded(draw_face(0, 5, px), kind)
+    levels = np.asarray(Image.open(io.BytesIO(data))).reshape(-1, 3) / 255
+    ((mean, std),) = colours([small(data, px)])
+    assert mean == pytest.approx(levels.mean(0), abs=1e-6)
+    assert std == pytest.approx(levels.std(0), abs=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "px"), [("PNG", 256), ("JPEG", 256), ("BMP", 256), ("JPEG", 512)])
+def test_of_a_large_image_they_are_those_of_its_parts(kind: str, px: int) -> None:
+    """A JPEG is scaled down by its decoder, the others by averaging: no eye would see the difference."""
+    data = encoded(draw_face(0, 5, px), kind)
+    scale = small_scale(px)
+    levels = np.asarray(Image.open(io.BytesIO(data)), float)[: px // scale * scale, : px // scale * scale] / 255
+    parts = levels.reshape(px // scale, scale, px // scale, scale, 3).mean((1, 3)).reshape(-1, 3)
+    ((mean, std),) = colours([small(data, px)])
+    assert mean == pytest.approx(parts.mean(0), abs=0.006)
+    assert std == pytest.approx(parts.std(0), abs=0.006)
+
+
+def test_many_at_once_are_what_each_is_alone() -> None:
+    pictures = [small(encoded(draw_face(0, index, PX))) for index in range(5)] + [bytes(3 * 32**2), b"\xff" * 3 * 32**2]
+    assert colours(pictures) == [colours([picture])[0] for picture in pictures]
+    assert colours(pictures)[-2:] == [((0.0,) * 3, (0.0,) * 3), ((1.0,) * 3, (0.0,) * 3)]
+    assert colours([]) == []
+
+
+def whole(data: bytes) -> bool:
+    """Whether a decoder that makes every pixel is content with `data`."""
+    try:
+        Image.open(io.BytesIO(data), formats=("JPEG",)).load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(KINDS)), st.data())
+def test_damage_is_found_whether_or_not_every_pixel_is_made(kind: str, data: st.DataObject) -> None:
+    broken = bytearray(jpeg(kind))
+    for at in data.draw(st.lists(st.integers(0, len(broken) - 1) | st.integers(0, 700), max_size=4), "flipped"):
+        broken[at] ^= data.draw(st.integers(1, 255), "by")
+    del broken[data.draw(st.just(len(broken)) | st.integers(0, len(broken)), "cut at") :]
+    verdict = judge(bytes(broken), LIMITS_256)
+    if isinstance(verdict, Accepted) and verdict.rules == ("as_is",):
+        assert whole(bytes(broken))
+    elif not isinstance(verdict, Accepted) and verdict.code == "truncated":
+        assert not whole(bytes(broken))
+
+
+def test_every_cut_of_a_jpeg_is_found() -> None:
+    """Also the last one that takes a part of the picture; the end marker is not missed by decoders."""
+    for kind in KINDS:
+        data = jpeg(kind)
+        for end in range(2, len(data) - 2, 97):
+            assert isinstance(judge(data[:end], LIMITS_256), Accepted) == whole(data[:end]), (kind, end)
