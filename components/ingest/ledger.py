@@ -34,14 +34,12 @@ CREATE TABLE seen (
     width INTEGER, height INTEGER, source_format TEXT, thumbnail BLOB
 );
 CREATE TABLE images (
-    sha256 TEXT PRIMARY KEY, extension TEXT, in_archive INTEGER, at INTEGER, size_bytes INTEGER, split TEXT, perceptual_hash TEXT,
-    mean_r REAL, mean_g REAL, mean_b REAL, std_r REAL, std_g REAL, std_b REAL, shard TEXT, offset INTEGER
+    sha256 TEXT PRIMARY KEY, n INTEGER, extension TEXT, in_archive INTEGER, at INTEGER, size_bytes INTEGER, split TEXT,
+    perceptual_hash TEXT, mean_r REAL, mean_g REAL, mean_b REAL, std_r REAL, std_g REAL, std_b REAL, shard TEXT, offset INTEGER
 ) WITHOUT ROWID;
 """
-_SEEN = (
-    "INSERT INTO seen (source_name, verdict, detail, accepted, sha256, width, height, source_format, thumbnail) VALUES (?,?,?,?,?,?,?,?,?)"
-)
-_IMAGE = f"INSERT INTO images VALUES ({','.join('?' * 13)},NULL,NULL)"  # noqa: S608 - only marks
+_SEEN = "INSERT INTO seen VALUES (?,?,?,?,?,?,?,?,?,?)"
+_IMAGE = f"INSERT INTO images VALUES ({','.join('?' * 14)},NULL,NULL)"  # noqa: S608 - only marks
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ class Ledger:
         self.verdicts: Counter[str] = Counter()
         """How many candidates were rejected, by code, of those that were written down: all, once anything was asked."""
         self._end = 0
+        self._seen = 0
         self._unwritten: list[tuple[str, Verdict]] = []
         self._unwritten_bytes = 0
         self._unplaced: list[tuple[str, int, str]] = []
@@ -124,28 +123,30 @@ class Ledger:
         marks = ",".join("?" * len(digests))
         known = {sha256 for (sha256,) in self._database.execute(f"SELECT sha256 FROM images WHERE sha256 IN ({marks})", digests)}  # noqa: S608
         seen: list[tuple[Any, ...]] = []
-        new: list[Accepted] = []
-        for name, verdict in pending:
+        new: list[tuple[int, Accepted]] = []
+        for n, (name, verdict) in enumerate(pending, start=self._seen + 1):
             if isinstance(verdict, Accepted) and verdict.sha256 not in known:
                 known.add(verdict.sha256)
-                new.append(verdict)
+                new.append((n, verdict))
                 about = (verdict.sha256, *verdict.source_px, verdict.source_format)
-                seen.append((printable_name(name), "+".join(verdict.rules), None, 1, *about, None))
+                seen.append((n, printable_name(name), "+".join(verdict.rules), None, 1, *about, None))
             elif isinstance(verdict, Accepted):
                 twin = f"the same bytes as an image before: {verdict.key}"
-                seen.append(self._refused(name, Rejected("duplicate", twin), verdict.sha256))
+                seen.append(self._refused(n, name, Rejected("duplicate", twin), verdict.sha256))
             else:
-                seen.append(self._refused(name, verdict, None))
+                seen.append(self._refused(n, name, verdict, None))
+        self._seen += len(pending)
+        of_colours = colours([image.small for _, image in new])
+        images = [(*self._kept(n, image), *mean, *std) for (n, image), (mean, std) in zip(new, of_colours, strict=True)]
         self._database.executemany(_SEEN, seen)
-        of_colours = colours([image.small for image in new])
-        self._database.executemany(_IMAGE, [(*self._kept(image), *mean, *std) for image, (mean, std) in zip(new, of_colours, strict=True)])
+        self._database.executemany(_IMAGE, images)
 
-    def _refused(self, name: str, rejected: Rejected, sha256: str | None) -> tuple[Any, ...]:
+    def _refused(self, n: int, name: str, rejected: Rejected, sha256: str | None) -> tuple[Any, ...]:
         self.verdicts[rejected.code] += 1
         picture = rejected.thumbnail if self.verdicts[rejected.code] <= _THUMBNAILS_PER_CODE else b""
-        return printable_name(name), rejected.code, printable_name(rejected.detail), 0, sha256, None, None, None, picture or None
+        return n, printable_name(name), rejected.code, printable_name(rejected.detail), 0, sha256, None, None, None, picture or None
 
-    def _kept(self, image: Accepted) -> tuple[Any, ...]:
+    def _kept(self, n: int, image: Accepted) -> tuple[Any, ...]:
         """Store an image's bytes unless they are in the archive; return what is written down of it."""
         if isinstance(image.data, Extent):
             in_archive, (at, size_bytes) = True, image.data
@@ -155,13 +156,13 @@ class Ledger:
             self._end += size_bytes
         phash = None if image.perceptual_hash is None else f"{image.perceptual_hash:016x}"
         split = split_of(image.sha256, self._held_out)
-        return image.sha256, image.extension, in_archive, at, size_bytes, split, phash
+        return image.sha256, n, image.extension, in_archive, at, size_bytes, split, phash
 
     def take_back(self, sha256: str, rejected: Rejected) -> None:
         """Reject an image that was accepted before."""
         self._settle()
         self._database.execute(
-            "UPDATE seen SET verdict=?, detail=?, accepted=0, thumbnail=? WHERE sha256=? AND accepted",
+            "UPDATE seen SET verdict=?, detail=?, accepted=0, thumbnail=? WHERE n = (SELECT n FROM images WHERE sha256=?)",
             (rejected.code, rejected.detail, rejected.thumbnail or None, sha256),
         )
         self._database.execute("DELETE FROM images WHERE sha256=?", (sha256,))

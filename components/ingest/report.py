@@ -5,12 +5,13 @@ workers, so that no byte of the source is in the page; the same images give the 
 """
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from itertools import islice
 from pathlib import Path
 
 from components.ingest.ledger import Ledger
+from components.ingest.shards import Written
 from components.ingest.verdicts import MEANINGS, RULES
 from components.manifests import DatasetManifest
 
@@ -40,24 +41,32 @@ svg text { font: 10px sans-serif; fill: #66707c }
 """
 
 
-def write_report(ledger: Ledger, manifest: DatasetManifest, path: Path, *, thumbnail: Callable[[bytes], bytes]) -> None:
-    """Write the page about the data set `manifest` as `ledger` knows it; `thumbnail` makes a small JPEG of an image's bytes."""
+def write_report(
+    ledger: Ledger, manifest: DatasetManifest, shards: Sequence[Written], path: Path, *, thumbnail: Callable[[bytes], bytes]
+) -> None:
+    """Write the page about the data set `manifest` with its `shards` as `ledger` knows it; `thumbnail` makes a small JPEG of an image."""
     title = escape(f"{manifest.name}: {manifest.num_images + manifest.num_held_out} images of {manifest.image_px} pixels")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     with path.open("w", encoding="utf-8") as page:
         page.write(f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">')
         page.write(f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>")
-        for section in (_facts(manifest), _verdicts(manifest), _charts(ledger), _accepted(ledger, thumbnail), _rejected(ledger, thumbnail)):
+        for section in (
+            _facts(manifest, shards),
+            _verdicts(manifest),
+            _charts(ledger),
+            _accepted(ledger, thumbnail),
+            _rejected(ledger, thumbnail),
+        ):
             page.writelines(section)
 
 
-def _facts(manifest: DatasetManifest) -> Iterator[str]:
+def _facts(manifest: DatasetManifest, shards: Sequence[Written]) -> Iterator[str]:
     facts = {
         "digest": manifest.digest,
         "source": manifest.source,
         "licence": f"{manifest.licence} (accepted by: {manifest.licence_accepted_by})",
         "images": f"{manifest.num_images} to train on, {manifest.num_held_out} held out",
-        "stored": f"{len(manifest.shards)} shards, {sum(shard.size_bytes for shard in manifest.shards) / 1e6:.1f} MB",
+        "stored": f"{len(shards)} shards, {sum(shard.size_bytes for shard in shards) / 1e6:.1f} MB",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
     }
     rows = "".join(f'<tr><th>{escape(name)}</th><td class="mono">{escape(value)}</td></tr>' for name, value in facts.items())
@@ -112,7 +121,7 @@ def _accepted(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> Iterator[s
     marks = ",".join("?" * len(shown))
     names = dict(
         ledger.rows(
-            f"SELECT sha256, MIN(source_name) FROM seen WHERE accepted AND sha256 IN ({marks}) GROUP BY sha256",  # noqa: S608 - only marks
+            f"SELECT i.sha256, s.source_name FROM images i JOIN seen s USING (n) WHERE i.sha256 IN ({marks})",  # noqa: S608 - only marks
             *(image.sha256 for image in shown),
         )
     )

@@ -5,6 +5,7 @@ those of the image as it came, `size_bytes`, `shard` and `offset` those of the b
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,14 @@ _COLUMNS: dict[str, pa.DataType] = {
     **{name: pa.float64() for name in _COLOURS},
 }
 _NUMPY = {pa.bool_(): np.bool_, pa.int32(): np.int32, pa.int64(): np.int64, pa.float64(): np.float64}
-_QUERY = f"""
-SELECT substr(s.sha256, 1, 20), s.sha256, s.source_name, s.verdict, s.accepted, s.detail, s.width, s.height, s.source_format,
-       i.extension, i.shard, i.offset, i.size_bytes, i.split, {", ".join(f"i.{name}" for name in _COLOURS)}
-FROM seen s LEFT JOIN images i ON s.accepted AND i.sha256 = s.sha256
-ORDER BY s.sha256 IS NULL, NOT s.accepted, s.sha256, s.source_name, s.n
+_OF_SEEN = "s.source_name, s.verdict, s.accepted, s.detail, s.width, s.height, s.source_format"
+_OF_IMAGE = f"i.extension, i.shard, i.offset, i.size_bytes, i.split, {', '.join(f'i.{name}' for name in _COLOURS)}"
+_ACCEPTED = f"""
+SELECT substr(i.sha256, 1, 20), i.sha256, {_OF_SEEN}, {_OF_IMAGE} FROM images i JOIN seen s USING (n) ORDER BY i.sha256
+"""  # noqa: S608 - the names are ours
+_REJECTED = f"""
+SELECT substr(s.sha256, 1, 20), s.sha256, {_OF_SEEN}, {", ".join(["NULL"] * (5 + len(_COLOURS)))} FROM seen s
+WHERE NOT s.accepted ORDER BY s.sha256 IS NULL, s.sha256, s.source_name, s.n
 """  # noqa: S608 - the names are ours
 
 
@@ -46,7 +50,7 @@ def write_table(ledger: Ledger, path: Path) -> None:
     """Write the table of everything in `ledger`."""
     schema = pa.schema(list(_COLUMNS.items()))
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for rows in ledger.pages(_QUERY, _PAGE):
+        for rows in chain(ledger.pages(_ACCEPTED, _PAGE), ledger.pages(_REJECTED, _PAGE)):
             columns = zip(zip(*rows, strict=True), _COLUMNS.values(), strict=True)
             writer.write_table(pa.Table.from_arrays([_column(values, kind) for values, kind in columns], schema=schema))
 

@@ -95,22 +95,19 @@ def test_a_candidate_that_takes_too_long_is_rejected() -> None:
     assert verdict.code == "too_slow"
 
 
+def watched(pool: DecoderPool, peak: list[int], over: threading.Event) -> None:
+    """Keep the most memory that the workers of `pool` were seen to hold together."""
+    while not over.wait(0.01):
+        with contextlib.suppress(psutil.NoSuchProcess, RuntimeError):
+            peak[0] = max(peak[0], sum(psutil.Process(worker.process.pid).memory_info().rss for worker in list(pool._alive)))
+
+
 def test_a_bomb_within_the_pixel_limit_meets_the_memory_limit() -> None:
     bomb = encoded(Image.new("RGB", (6000, 6000)), "PNG", compress_level=1)  # 144 MB of pixels in half a megabyte
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
-    peak = [0]
-    over = threading.Event()
-
-    before = {child.pid for child in psutil.Process().children()}  # servers and helpers of other tests
-
-    def watch() -> None:
-        while not over.wait(0.005):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                workers = [child for child in psutil.Process().children() if child.pid not in before]
-                peak[0] = max(peak[0], sum(worker.memory_info().rss for worker in workers))
-
-    watcher = threading.Thread(target=watch, daemon=True)
+    peak, over = [0], threading.Event()
     with DecoderPool(limits, workers=2, memory_bytes=100 * 2**20) as pool:
+        watcher = threading.Thread(target=watched, args=(pool, peak, over), daemon=True)
         watcher.start()
         judged = [verdict for _, verdict in pool.judge([Candidate("bomb", bomb)] * 4 + list(faces(2)))]
         over.set()
@@ -119,13 +116,6 @@ def test_a_bomb_within_the_pixel_limit_meets_the_memory_limit() -> None:
     assert all(isinstance(verdict, Accepted) for verdict in judged[4:])
     assert peak[0] < 400e6
     assert 2 * (MEMORY_BYTES + 100e6) < 10**9  # what two workers with the default limit may come to
-
-
-def watched(pool: DecoderPool, peak: list[int], over: threading.Event) -> None:
-    """Keep the most memory that the workers of `pool` were seen to hold together."""
-    while not over.wait(0.01):
-        with contextlib.suppress(psutil.NoSuchProcess, RuntimeError):
-            peak[0] = max(peak[0], sum(psutil.Process(worker.process.pid).memory_info().rss for worker in list(pool._alive)))
 
 
 def test_many_workers_on_large_pictures_hold_little_more_than_one_may() -> None:

@@ -1,5 +1,6 @@
 """Sources on this machine: every kind gives the same images, hostile entries get their verdict, and nothing is written anywhere."""
 
+import codecs
 import gzip
 import io
 import os
@@ -320,6 +321,7 @@ def not_root() -> Iterator[Path]:
     """A folder for everybody, while this process is nobody if it was root, who can read everything."""
     was, folder = os.geteuid(), Path(tempfile.mkdtemp())
     folder.chmod(0o777)
+    codecs.lookup("cp437")  # nobody may not be allowed to read Python's own files, and a codec not found once is never found
     if was == 0:
         os.seteuid(65534)
     try:
