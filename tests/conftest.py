@@ -1,8 +1,10 @@
 """Fixtures that several rooms share: S3 servers, the embedded pair of servers, and the environment that reaches them."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celebdit_testing.command import Finished
@@ -47,9 +49,22 @@ def moto_endpoint(s3_credentials: None) -> Iterator[str]:
         yield endpoint
 
 
-@pytest.fixture(params=["rclone", "moto"])
+@pytest.fixture
+def moto_virtual_endpoint(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The moto server under a name whose subdomains are its buckets, as on AWS: `http://bucket.s3.test`."""
+    find = socket.getaddrinfo
+
+    def found(host: str | None, *others: Any, **named: Any) -> Any:
+        return find("127.0.0.1" if host is not None and f".{host}".endswith(".s3.test") else host, *others, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    monkeypatch.setenv("AWS_S3_ADDRESSING_STYLE", "virtual")
+    return moto_endpoint.replace("127.0.0.1", "s3.test")
+
+
+@pytest.fixture(params=["rclone", "moto", "moto_virtual"])
 def store(request: pytest.FixtureRequest) -> ObjectStore:
-    """An object store on each kind of server."""
+    """An object store on each kind of server, and with each style of addresses."""
     return connect(request.getfixturevalue(f"{request.param}_endpoint"), deadline_s=5.0)
 
 

@@ -100,7 +100,7 @@ def test_the_probe_finds_out_about_conditional_writes_and_leaves_nothing(
 ) -> None:
     found = store.probe(prefix)
     assert found.conditional_writes == ("moto" in request.node.name)
-    assert found.addressing == "path"
+    assert found.addressing == ("virtual" if "virtual" in request.node.name else "path")
     assert found.upload_check == ("read-back" if "moto" in request.node.name else "content-md5")
     assert store.list(prefix) == []
 
@@ -158,3 +158,14 @@ def test_locations_are_joined_and_taken_apart() -> None:
     assert uri.name == "d.json"
     assert uri.relative_to(StoreUri("bucket", "a")) == "b/c/d.json"
     assert StoreUri.parse(str(uri)) == uri
+
+
+def test_with_virtual_addresses_the_bucket_is_a_part_of_the_hosts_name(
+    moto_endpoint: str, moto_virtual_endpoint: str, prefix: StoreUri, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = connect(moto_virtual_endpoint)
+    assert store.addressing == "virtual"
+    with caplog.at_level("DEBUG", logger="botocore"):
+        store.put_bytes(prefix / "object", b"one")
+    assert f"http://bucket.s3.test:{moto_endpoint.rsplit(':', 1)[1]}/{(prefix / 'object').key}" in caplog.text
+    assert store.probe(prefix).addressing == "virtual"
