@@ -180,7 +180,7 @@ def _decoded_small(image: Image.Image) -> Image.Image:
 
 
 def _normalised(image: Image.Image, image_px: int) -> tuple[Image.Image, tuple[Rule, ...]]:
-    """Return `image` upright, RGB and square, and the rules that this took."""
+    """Return `image` upright, RGB and square, and the rules that this took; of a format that is not kept it is converted at least."""
     rules: list[Rule] = []
     if _is_turned(image):
         image = ImageOps.exif_transpose(image)

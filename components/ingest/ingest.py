@@ -92,7 +92,8 @@ def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool:
         with _staged(staging):
             manifest = _ingest(source, work)
         context.store.put_bytes(receipt, manifest.model_dump_json().encode())
-    context.events.note(f"data set {manifest.digest[:12]}: {manifest.num_images} images in {len(manifest.shards)} shards at {manifest.uri}")
+    size = sum(shard.size_bytes for shard in manifest.shards)
+    context.events.note(f"data set {manifest.digest[:12]}: {manifest.num_images} images, {size / 1e6:.1f} MB, at {manifest.uri}")
     return manifest
 
 

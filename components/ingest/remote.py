@@ -107,6 +107,8 @@ class PrefixSource:
     def __init__(self, uri: StoreUri, store: ObjectStore) -> None:
         self._uri = uri
         self._store = store
+        if not self._objects:
+            raise BadInput(f"data.source {uri} does not exist", hint="give the key of an archive, or a prefix with images below it")
         if not any(is_image_name(item.uri.key) for item in self._objects):
             raise BadInput(
                 f"data.source {uri} contains no images", hint=f"objects ending in {', '.join(IMAGE_SUFFIXES)} are taken, at any depth"

@@ -66,7 +66,7 @@ def _facts(manifest: DatasetManifest, shards: Sequence[Written]) -> Iterator[str
         "source": manifest.source,
         "licence": f"{manifest.licence} (accepted by: {manifest.licence_accepted_by})",
         "images": f"{manifest.num_images} to train on, {manifest.num_held_out} held out",
-        "stored": f"{len(shards)} shards, {sum(shard.size_bytes for shard in shards) / 1e6:.1f} MB",
+        "stored": f"{len(shards)} shard{'s' if len(shards) > 1 else ''}, {sum(shard.size_bytes for shard in shards) / 1e6:.1f} MB",
         "made with": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
     }
     rows = "".join(f'<tr><th>{escape(name)}</th><td class="mono">{escape(value)}</td></tr>' for name, value in facts.items())

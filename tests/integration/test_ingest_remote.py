@@ -93,9 +93,12 @@ def test_a_broken_download_is_continued_by_the_next_run(
 
 def test_a_location_that_is_not_there_or_refused_says_so(store: ObjectStore, prefix: StoreUri, tmp_path: Path, monkeypatch: Any) -> None:
     context = context_of(store, prefix, tmp_path)
-    with pytest.raises(BadInput, match="contains no images") as refused:
+    with pytest.raises(BadInput, match=r"nothing/here\.zip does not exist") as refused:
         run(config(f"{prefix}/nothing/here.zip"), context)
     assert refused.value.exit_code == 2
+    store.put_bytes(prefix / "texts" / "readme.txt", b"no picture")
+    with pytest.raises(BadInput, match="contains no images"):
+        run(config(f"{prefix}/texts/"), context)
     with pytest.raises(CelebditError, match="no-such-bucket"):
         run(config("s3://no-such-bucket/x/"), context)
 
