@@ -1,0 +1,155 @@
+"""What a `celebdit submit` needs on the cluster: Kubeflow, a namespace with rights, secrets and settings, nodes and servers."""
+
+import base64
+import re
+from collections.abc import Callable, Iterable
+
+from components import cluster as names
+from components.errors import BadInput
+from components.kube import Cluster
+from components.resources import ResourcesConfig
+from components.settings import MLFLOW, STORE
+from pipeline.config import RunConfig
+from pipeline.doctor.checks import Check, checked
+from pipeline.doctor.nodes import check_gpus
+from pipeline.doctor.servers import check_images, check_mlflow, check_storage
+from pipeline.images import Images
+from pipeline.kubeflow import Kubeflow
+
+_APPLY = "apply an overlay of docker/kubernetes (docs/kubernetes.md)"
+_RIGHTS = (
+    ("create", "trainjobs", "trainer.kubeflow.org", ""),
+    ("get", "trainjobs", "trainer.kubeflow.org", ""),
+    ("delete", "trainjobs", "trainer.kubeflow.org", ""),
+    ("get", "pods", "", ""),
+    ("list", "pods", "", ""),
+    ("get", "pods", "", "log"),
+)
+_OLDEST_KFP = (2, 15)
+
+
+def check_cluster(kubeflow: Kubeflow, cluster: Cluster, images: Callable[[], Images], config: RunConfig) -> list[Check]:
+    """Check what a `celebdit submit` of `config` needs there."""
+    settings: dict[str, str] = {}
+    looks: list[tuple[str, Callable[[], Check | list[Check]]]] = [
+        ("kubeflow", lambda: _kubeflow(kubeflow)),
+        ("kubernetes", lambda: Check("kubernetes", "ok", f"{cluster.server_version()}, namespace {cluster.namespace}")),
+        ("namespace", lambda: _namespace(cluster)),
+        ("rights", lambda: _rights(cluster)),
+        ("secrets", lambda: _secrets(cluster, settings)),
+        ("kaggle", lambda: _kaggle(cluster, config.data.source)),
+        ("settings", lambda: _settings(cluster, settings)),
+        ("storage", lambda: check_storage(settings)),
+        ("mlflow", lambda: check_mlflow(settings)),
+        ("images", lambda: check_images(images())),
+        ("gpus", lambda: check_gpus(cluster.nodes(), config.resources)),
+        ("trainer", lambda: _trainer(cluster, config.resources)),
+    ]
+    return [check for name, look in looks for check in checked(name, look)]
+
+
+def _kubeflow(kubeflow: Kubeflow) -> Check:
+    many = kubeflow.multi_user()
+    version = kubeflow.server_version()
+    found = f"{kubeflow.address.endpoint}, version {version or 'unknown'}, {'many users' if many else 'one user'}"
+    numbers = re.match(r"v?(\d+)\.(\d+)", version or "")
+    if numbers and (int(numbers[1]), int(numbers[2])) < _OLDEST_KFP:
+        return Check("kubeflow", "fail", found, f"upgrade it to {'.'.join(map(str, _OLDEST_KFP))} or newer")
+    return Check("kubeflow", "ok", found)
+
+
+def _namespace(cluster: Cluster) -> Check:
+    found = cluster.read_namespace()
+    if found is None:
+        return Check("namespace", "fail", f"{cluster.namespace} does not exist", "name that of your pipelines with --namespace")
+    level = found["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce", "privileged")
+    if level == "restricted":
+        fix = "KFP's own pods need baseline: kubectl label ns NAME pod-security.kubernetes.io/enforce=baseline --overwrite"
+        return Check("namespace", "fail", f"{cluster.namespace} enforces Pod Security {level}", fix)
+    return Check("namespace", "ok", f"{cluster.namespace} enforces Pod Security {level}")
+
+
+def _rights(cluster: Cluster) -> Check:
+    account = names.SERVICE_ACCOUNT
+    if cluster.read("serviceaccounts", account) is None:
+        fix = "create a profile for this namespace, or name the namespace of Kubeflow Pipelines with --namespace"
+        return Check("rights", "fail", f"namespace {cluster.namespace} has no service account {account}", fix)
+    try:
+        missing = [right for right in _RIGHTS if not cluster.may(*right, account=account)]
+    except BadInput as error:
+        return Check(
+            "rights", "unknown", f"you may not ask what {account} may do: {error.message}", "ask an administrator to run the doctor"
+        )
+    if missing:
+        lines = ", ".join(f"{verb} {resource}{'/' + sub if sub else ''}" for verb, resource, _, sub in missing)
+        return Check("rights", "fail", f"{account} may not {lines}", f"{_APPLY}: its Role celebdit-training grants them")
+    return Check("rights", "ok", f"{account} may make, watch and delete a TrainJob")
+
+
+def _secrets(cluster: Cluster, settings: dict[str, str]) -> list[Check]:
+    checks = []
+    for secret, keys in names.SECRET_KEYS.items():
+        data = _secret(cluster, secret)
+        missing = [key for key in keys if key not in (data or {})]
+        settings.update({key: value for key, value in (data or {}).items() if key in keys})
+        fix = _write_secret(cluster, secret, keys)
+        if data is None:
+            checks.append(Check("secrets", "fail", f"{secret} does not exist in {cluster.namespace}", fix))
+        elif missing:
+            checks.append(Check("secrets", "fail", f"{secret} has no {' and no '.join(missing)}", fix))
+        else:
+            checks.append(Check("secrets", "ok", f"{secret} has {', '.join(keys)}"))
+    return checks
+
+
+def _kaggle(cluster: Cluster, source: str) -> list[Check]:
+    """Look for Kaggle's credentials where the data comes from there; it gives public data sets to anybody."""
+    if not source.startswith("kaggle://"):
+        return []
+    secret, (token, *pair) = names.KAGGLE_SECRET, names.KAGGLE_KEYS
+    data = _secret(cluster, secret) or {}
+    having = [key for key in pair if key in data]
+    if token in data or having == pair:
+        return [Check("kaggle", "ok", f"{secret} has {token if token in data else ' and '.join(pair)}")]
+    fix = _write_secret(cluster, secret, [token])
+    if having:
+        (missing,) = set(pair) - set(having)
+        return [Check("kaggle", "fail", f"{secret} has {having[0]} and no {missing}", fix)]
+    found = f"there are no credentials in {secret}: enough if Kaggle gives {source.removeprefix('kaggle://')} to anybody"
+    return [Check("kaggle", "unknown", found, f"if it does not: {fix}")]
+
+
+def _secret(cluster: Cluster, name: str) -> dict[str, str] | None:
+    """Return what a Secret holds, without what is empty, or None if there is none."""
+    found = cluster.read("secrets", name)
+    if found is None:
+        return None
+    return {key: base64.b64decode(value).decode(errors="replace") for key, value in (found.get("data") or {}).items() if value}
+
+
+def _write_secret(cluster: Cluster, name: str, keys: Iterable[str]) -> str:
+    lines = " and ".join(f"{key}=..." for key in keys)
+    create = f"kubectl -n {cluster.namespace} create secret generic {name} --from-env-file=FILE --dry-run=client -o yaml"
+    return f"write {lines} into a FILE, then: {create} | kubectl apply -f -"
+
+
+def _settings(cluster: Cluster, settings: dict[str, str]) -> Check:
+    found = cluster.read("configmaps", names.CONFIG_MAP)
+    data = (found or {}).get("data") or {}
+    settings.update(data)
+    missing = [key for key in names.REQUIRED_CONFIG_KEYS if not data.get(key)]
+    if missing:
+        return Check("settings", "fail", f"config map {names.CONFIG_MAP} has no {' and no '.join(missing)}", _APPLY)
+    if "your-bucket" in data[STORE]:
+        return Check("settings", "fail", f"{STORE} is still {data[STORE]}", "edit celebdit.env of the overlay and apply it again")
+    return Check("settings", "ok", f"{data[STORE]}, {data[MLFLOW]}")
+
+
+def _trainer(cluster: Cluster, resources: ResourcesConfig) -> Check:
+    found = cluster.custom("trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes", names.TRAINING_RUNTIME, of_cluster=True)
+    if found is not None:
+        return Check("trainer", "ok", f"Kubeflow Trainer knows the runtime {names.TRAINING_RUNTIME}")
+    if resources.nodes == 1:
+        return Check("trainer", "ok", "not needed: resources.nodes is 1")
+    fix = f"install Kubeflow Trainer 2.2 or newer, then {_APPLY}"
+    return Check("trainer", "fail", f"there is no ClusterTrainingRuntime {names.TRAINING_RUNTIME}", fix)
