@@ -87,6 +87,7 @@ class Trainer:
         hardware = hardware_of(recipe.network, training, device, price_per_device_hour=price_per_device_hour)
         self._meter = Meter(world, hardware, batch_images=training.batch_images, device=device, clock=clock)
         self._guard = Guard(self._plan.per_rank, device)
+        self._looks_at_each_step = device.type == "cpu"  # elsewhere looking makes the step wait for the device
         self._forward: nn.Module = self.network
         self._milestone_passed = False
 
@@ -112,7 +113,7 @@ class Trainer:
             if on_step is not None:
                 on_step(self.step, float(loss))
             last = self.step == training.total_steps
-            if self.device.type == "cpu" or self.step % training.log_every_steps == 0 or last:
+            if self._looks_at_each_step or self.step % training.log_every_steps == 0 or last:
                 self._refuse_poison()
             if self.step % training.log_every_steps == 0 or last:
                 self._log()
@@ -279,7 +280,7 @@ class Trainer:
         every = self.recipe.training.ema_snapshot_every_steps
         if every is None or self._snapshots is None or not self.world.is_first:
             return
-        if last or self.step % every == 0:
+        if (last or self.step % every == 0) and not self._is_poisoned():
             self._snapshots.submit(self.averages_state)
         if last:
             self._snapshots.drain()
@@ -293,12 +294,15 @@ class Trainer:
         """Hand a snapshot to the sink on the first rank; with `wait` it is durable, with all before it, when this returns."""
         if not self.world.is_first:
             return
-        if self.device.type == "cuda" and self._guard.first_bad() is not None:
-            return  # the next metric point refuses it on all ranks at the same step
-        self._sink.submit(self.snapshot)
-        self._milestone_passed = False
+        if not self._is_poisoned():
+            self._sink.submit(self.snapshot)
+            self._milestone_passed = False
         if wait:
             self._sink.drain()
+
+    def _is_poisoned(self) -> bool:
+        """Return whether the state took part in a bad step that the next metric point will refuse, on all ranks: it is not to be stored."""
+        return not self._looks_at_each_step and self._guard.first_bad() is not None
 
     def snapshot(self) -> CheckpointState:
         """Copy the whole state to host memory."""

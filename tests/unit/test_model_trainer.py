@@ -1,5 +1,6 @@
 """The training loop in one process: exact resume, exact accumulation, guards, and what it reports."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -82,22 +83,26 @@ def test_the_network_starts_as_a_function_of_the_seed(tmp_path: Path, pack: Pack
     assert not torch.equal(weights[0], weights[2])
 
 
+def poison(trainer: Trainer, image: int = 3) -> None:
+    """Let the loss of one image of every batch be no number from now on."""
+    healthy = trainer.diffusion
+
+    class Poison:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(healthy, name)
+
+        def losses(self, *arguments: Any) -> torch.Tensor:
+            values = healthy.losses(*arguments)
+            return torch.where(torch.arange(len(values)) == image, torch.full_like(values, float("nan")), values)
+
+    trainer.diffusion = Poison()  # type: ignore[assignment]
+
+
 def test_a_non_finite_loss_stops_before_the_weights_take_it_in(tmp_path: Path, pack: Pack) -> None:
     run = Run(tiny_recipe(), pack, tmp_path)
     run.go(stop_asked=lambda: run.trainer.step >= 2)
     before = run.trainer.snapshot()
-    healthy = run.trainer.diffusion.losses
-
-    class Poison:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(run_diffusion, name)
-
-        def losses(self, *arguments: Any) -> torch.Tensor:
-            values = healthy(*arguments)
-            return torch.where(torch.arange(len(values)) == 3, torch.full_like(values, float("nan")), values)
-
-    run_diffusion = run.trainer.diffusion
-    run.trainer.diffusion = Poison()  # type: ignore[assignment]
+    poison(run.trainer)
     with pytest.raises(NonFinite) as raised:
         run.go()
     after = run.trainer.snapshot()
@@ -106,6 +111,31 @@ def test_a_non_finite_loss_stops_before_the_weights_take_it_in(tmp_path: Path, p
     assert raised.value.keys[0].startswith("key")
     assert all(torch.equal(before.tensors["weights"][name], tensor) for name, tensor in after.tensors["weights"].items())
     assert all(torch.equal(before.tensors["optimizer"][name], tensor) for name, tensor in after.tensors["optimizer"].items())
+
+
+def test_where_bad_steps_are_seen_late_nothing_of_them_is_stored_meanwhile(tmp_path: Path, pack: Pack) -> None:
+    """On a GPU numbers are read back only at metric points; here that is done on the CPU."""
+    recipe = tiny_recipe(log_every_steps=6, checkpoint_every_s=1.0, ema_snapshot_every_steps=1)
+    sink, averages = LocalSink(tmp_path / "checkpoints"), LocalSink(tmp_path / "averages")
+    seconds = itertools.count(0.0, 10.0)
+    trainer = Trainer(
+        recipe,
+        pack,
+        world=World(),
+        device=CPU,
+        recorder=MemoryRecorder(),
+        sink=sink,
+        snapshots=averages,
+        clock=lambda: next(seconds),
+    )
+    trainer._looks_at_each_step = False
+    trainer.run(stop_asked=lambda: trainer.step >= 2)
+    poison(trainer)
+    with pytest.raises(NonFinite) as raised:
+        trainer.run()
+    assert (raised.value.step, trainer.step) == (2, 6)
+    assert [stored.step for stored in averages.published] == [1, 2]
+    assert [stored.step for stored in sink.published] == [1, 2]
 
 
 def test_a_state_of_another_network_is_refused_by_tensor(tmp_path: Path, pack: Pack) -> None:
