@@ -6,7 +6,7 @@ In each round, on the same machine and the same bytes: (1) a loop in as many pro
 the zip, decodes it and takes its sha256, and nothing else; (2) `ingest.run` from the zip to a local S3 server; (3) `rclone copyto` of the
 zip to the same server. The server shares the cores with ingest; its processor time is told apart. Ratios are within a round, and the median
 round is reported; on a machine that others use, the ratio of processor times says more than that of wall times. Memory is the resident set
-of ingest's processes together, sampled.
+of ingest's processes together, sampled. `--large FORMAT --workers 8` measures only that, with large pictures among small ones.
 """
 
 import argparse
@@ -38,13 +38,16 @@ from components.events import Events
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run
 from components.ingest.pool import default_workers
-from components.ingest.synthetic import draw_face
+from components.ingest.synthetic import draw_face, encode_face
 from components.process import spawn, stop
 from components.settings import Settings
 
 _TINTS = 20
 _JPEG_QUALITY = 95
 _SAMPLE_EVERY_S = 0.05
+_LARGE_PICTURES, _SMALL_PER_LARGE = 24, 20
+_LARGE_PX, _NOISE_PX = 5590, 350
+_LARGE_OPTIONS = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 1}}
 _BUCKET = "bucket"
 _DECODE_AND_HASH = """
 import hashlib, io, sys, zipfile
@@ -65,9 +68,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=default_workers())
     parser.add_argument("--archive", type=Path, help="keep the drawn archive here, and use it again")
+    parser.add_argument("--large", choices=("JPEG", "PNG", "TIFF"), help="only the memory that 24 pictures of 31 megapixels take")
+    parser.add_argument("--image-px", type=int, default=256, help="with --large: side of the images that come out")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="celebdit-bench-") as name:
         folder = Path(name)
+        if options.large:
+            print(json.dumps(_large(folder, options.large, options.image_px, options.workers), indent=2))
+            return
         archive = options.archive or folder / "faces.zip"
         if not archive.exists():
             _draw_archive(archive, options.images, options.workers)
@@ -101,6 +109,23 @@ def _jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def _large(folder: Path, kind: str, image_px: int, workers: int) -> dict[str, float | str]:
+    """Measure an ingest of large pictures of one format among small JPEGs."""
+    archive = folder / "large.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as opened:
+        for number in range(_LARGE_PICTURES):
+            noise = Image.frombytes("RGB", (_NOISE_PX, _NOISE_PX), os.urandom(3 * _NOISE_PX**2))
+            buffer = io.BytesIO()
+            noise.resize((_LARGE_PX, _LARGE_PX)).save(buffer, kind, **_LARGE_OPTIONS.get(kind, {}))
+            opened.writestr(f"{number}.{kind.lower()}", buffer.getvalue())
+            for small in range(_SMALL_PER_LARGE):
+                opened.writestr(f"{number}-{small}.jpg", encode_face(number, small, 256))
+    config = DataConfig(name="benchmark", source=str(archive), image_px=image_px, max_rejected=1.0, max_image_bytes=2**27)
+    with _s3_server(folder / "s3") as (endpoint, _):
+        _, _, peak_mb = _ingest(config, folder / "run", endpoint, workers)
+    return {"benchmark": "ingest of large pictures", "format": kind, "file_mb": len(buffer.getvalue()) / 1e6, "peak_memory_mb": peak_mb}
+
+
 def _round(archive: Path, folder: Path, endpoint: str, server: psutil.Process, workers: int) -> dict[str, float]:
     """Measure the three once."""
     size_mb = archive.stat().st_size / 1e6
@@ -108,7 +133,8 @@ def _round(archive: Path, folder: Path, endpoint: str, server: psutil.Process, w
         images = len(opened.infolist())
     loop_s, loop_cpu_s = _loop(archive, workers)
     server_before_s = _cpu_s(server)
-    ingest_s, ingest_cpu_s, peak_mb = _ingest(archive, folder, endpoint, workers)
+    config = DataConfig(name="benchmark", source=str(archive), image_px=256)
+    ingest_s, ingest_cpu_s, peak_mb = _ingest(config, folder, endpoint, workers)
     server_cpu_s = _cpu_s(server) - server_before_s
     copy_s = _rclone_copy(archive, endpoint, folder.name)
     return {
@@ -138,7 +164,7 @@ def _loop(archive: Path, workers: int) -> tuple[float, float]:
     return time.perf_counter() - started_s, _children_cpu_s() - before_s
 
 
-def _ingest(archive: Path, folder: Path, endpoint: str, workers: int) -> tuple[float, float, float]:
+def _ingest(config: DataConfig, folder: Path, endpoint: str, workers: int) -> tuple[float, float, float]:
     """Return wall seconds, processor seconds and peak resident megabytes of an ingest into an empty place."""
     settings = Settings.from_environment(
         {
@@ -150,7 +176,6 @@ def _ingest(archive: Path, folder: Path, endpoint: str, workers: int) -> tuple[f
         }
     )
     context = StepContext(settings=settings, events=Events("ingest", folder.with_suffix(".events")))
-    config = DataConfig(name="benchmark", source=str(archive), image_px=256)
     usage = _Usage()
     with usage:
         started_s = time.perf_counter()

@@ -54,9 +54,6 @@ class Source(Protocol):
     def described(self) -> str:
         """Return the source as it is recorded: with the version that was read, where it has one."""
 
-    def is_here(self) -> bool:
-        """Return whether the candidates can be read at once: nothing must be fetched first."""
-
     def archive(self) -> Path | None:
         """Return the file that packed candidates lie in, fetched if need be. It may be removed once the last candidate was taken."""
 

@@ -6,8 +6,7 @@ Promises: exact sums, so that the same pictures give the same numbers on every m
 
 from collections.abc import Sequence
 
-from components.ingest.verdicts import Triple
-
+Triple = tuple[float, float, float]
 _SMALLEST_PX = 32
 _DECIMALS = 6
 
@@ -23,6 +22,7 @@ def colours(pictures: Sequence[bytes]) -> list[tuple[Triple, Triple]]:
 
     if not pictures:
         return []
+    assert len({len(picture) for picture in pictures}) == 1, "the images of a data set are of one size, so their small ones are too"
     levels = np.frombuffer(b"".join(pictures), np.uint8).reshape(len(pictures), -1, 3)
     channels = levels.transpose(2, 0, 1).astype(np.uint16, order="C")
     count = channels.shape[2]

@@ -45,9 +45,6 @@ class FolderSource:
     def described(self) -> str:
         return str(self._root)
 
-    def is_here(self) -> bool:
-        return True
-
     def archive(self) -> Path | None:
         return None
 

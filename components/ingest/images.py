@@ -157,8 +157,9 @@ def _decode(image: Image.Image, data: bytes, limits: Limits) -> Accepted | Rejec
 
 
 def _is_finished(image: Image.Image, image_px: int) -> bool:
-    """Return whether an image is already what it is to become: its header says all that this needs."""
-    return image.size == (image_px, image_px) and image.mode == "RGB" and "transparency" not in image.info and not _is_turned(image)
+    """Return whether an image is already what it is to become."""
+    # The orientation first: a PNG is read to its end for it, and may say only there that it has a transparent colour.
+    return image.size == (image_px, image_px) and image.mode == "RGB" and not _is_turned(image) and "transparency" not in image.info
 
 
 def _is_turned(image: Image.Image) -> bool:

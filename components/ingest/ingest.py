@@ -69,12 +69,13 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
         DataRefused: if the source is damaged, too few images are accepted, or too many rejected.
     """
     require_consent(config)
-    source = open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note))
+    here = open_source(config)
+    source = here or open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note))
     assert source is not None, "with its reach every source is opened"
     context.events.note(f"reading {source.described()}")
     with DecoderPool(config.limits(), workers=workers or default_workers()) as pool:
-        if source.is_here():
-            pool.start(source.archive())  # they get ready while the source is fingerprinted
+        if here is not None:
+            pool.start(here.archive())  # they get ready while the source is fingerprinted
         return _ingest_once(source, config, context, pool)
 
 
@@ -210,25 +211,14 @@ def _check_limits(config: DataConfig, ledger: Ledger) -> None:
 
 def _publish(source: Source, ledger: Ledger, work: _Work, location: StoreUri) -> DatasetManifest:
     """Upload shards, table and report, then the manifest that makes them a data set."""
+    config = work.config
     table, report = work.staging / TABLE, work.staging / REPORT
     with _ShardUploads(work, location) as uploads:
-        written = _write_shards(ledger, work, uploads)
+        _write_shards(ledger, work, uploads)
         write_table(ledger, table)
-        manifest = _described(source, ledger, work, location, table_sha256=file_sha256(table))
-        write_report(ledger, manifest, written, report, thumbnail=work.pool.thumbnail)
-        work.store.put_file(location / TABLE, table)
-        work.store.put_file(location / REPORT, report)
-    manifest = manifest.model_copy(update={"shards": uploads.done})
-    work.store.put_bytes(location / MANIFEST, manifest.model_dump_json().encode())
-    return manifest
-
-
-def _described(source: Source, ledger: Ledger, work: _Work, location: StoreUri, *, table_sha256: str) -> DatasetManifest:
-    """Return the manifest without its shards, which may still be on their way."""
-    config = work.config
     splits = dict(ledger.rows("SELECT split, COUNT(*) FROM images GROUP BY split"))
     rules = dict(ledger.rows("SELECT verdict, COUNT(*) FROM seen WHERE accepted GROUP BY verdict ORDER BY verdict"))
-    return DatasetManifest(
+    manifest = DatasetManifest(
         name=config.name,
         uri=str(location),
         digest=location.name,
@@ -241,25 +231,27 @@ def _described(source: Source, ledger: Ledger, work: _Work, location: StoreUri, 
         licence=config.licence,
         licence_accepted_by=_accepted_by(config),
         source=source.described(),
-        shards=[],
-        table_sha256=table_sha256,
+        shards=uploads.done,
+        table_sha256=file_sha256(table),
         tools={name: version(name) for name in ("pillow", "numpy", "pyarrow", "celebdit")},
     )
+    write_report(ledger, manifest, report, thumbnail=work.pool.thumbnail)
+    work.store.put_file(location / TABLE, table)
+    work.store.put_file(location / REPORT, report)
+    work.store.put_bytes(location / MANIFEST, manifest.model_dump_json().encode())
+    return manifest
 
 
-def _write_shards(ledger: Ledger, work: _Work, uploads: "_ShardUploads") -> list[Written]:
-    """Write the images into shards, send each on its way, and return what they are."""
-    writer, written = ShardWriter(uploads.folder, shard_bytes=work.config.shard_bytes), []
+def _write_shards(ledger: Ledger, work: _Work, uploads: "_ShardUploads") -> None:
+    """Write the images into shards and send each on its way."""
+    writer = ShardWriter(uploads.folder, shard_bytes=work.config.shard_bytes)
     for image in ledger.images():
         placed, finished = writer.add(image, ledger.data(image))
         ledger.place(image.sha256, placed.shard, placed.offset)
         if finished is not None:
-            written.append(finished)
             uploads.send(finished)
     if (last := writer.close()) is not None:
-        written.append(last)
         uploads.send(last)
-    return written
 
 
 class _ShardUploads:

@@ -72,9 +72,6 @@ class KaggleSource:
     def count(self) -> int | None:
         return self._archive.count()
 
-    def is_here(self) -> bool:
-        return False
-
     def archive(self) -> Path | None:
         return self._archive.archive()
 

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from components.errors import DataRefused
 from components.ingest.candidates import printable_name
-from components.ingest.colours import colours
-from components.ingest.verdicts import Accepted, Extent, Rejected, Triple, Verdict
+from components.ingest.colours import Triple, colours
+from components.ingest.verdicts import Accepted, Extent, Rejected, Verdict
 
 Split = Literal["train", "held_out"]
 _THUMBNAILS_PER_CODE = 12

@@ -48,9 +48,6 @@ class RemoteArchive:
     def described(self) -> str:
         return self._named
 
-    def is_here(self) -> bool:
-        return False
-
     def archive(self) -> Path | None:
         return self._opened()[1].archive()
 
@@ -129,9 +126,6 @@ class PrefixSource:
 
     def described(self) -> str:
         return str(self._uri)
-
-    def is_here(self) -> bool:
-        return False
 
     def archive(self) -> Path | None:
         return None

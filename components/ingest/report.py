@@ -5,13 +5,12 @@ workers, so that no byte of the source is in the page; the same images give the 
 """
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from html import escape
 from itertools import islice
 from pathlib import Path
 
 from components.ingest.ledger import Ledger
-from components.ingest.shards import Written
 from components.ingest.verdicts import MEANINGS, RULES
 from components.manifests import DatasetManifest
 
@@ -41,26 +40,19 @@ svg text { font: 10px sans-serif; fill: #66707c }
 """
 
 
-def write_report(
-    ledger: Ledger, manifest: DatasetManifest, shards: Sequence[Written], path: Path, *, thumbnail: Callable[[bytes], bytes]
-) -> None:
-    """Write the page about the data set `manifest` with its `shards` as `ledger` knows it; `thumbnail` makes a small JPEG of an image."""
+def write_report(ledger: Ledger, manifest: DatasetManifest, path: Path, *, thumbnail: Callable[[bytes], bytes]) -> None:
+    """Write the page about the data set `manifest` as `ledger` knows it; `thumbnail` makes a small JPEG of an image's bytes."""
     title = escape(f"{manifest.name}: {manifest.num_images + manifest.num_held_out} images of {manifest.image_px} pixels")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     with path.open("w", encoding="utf-8") as page:
         page.write(f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">')
         page.write(f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>")
-        for section in (
-            _facts(manifest, shards),
-            _verdicts(manifest),
-            _charts(ledger),
-            _accepted(ledger, thumbnail),
-            _rejected(ledger, thumbnail),
-        ):
+        for section in (_facts(manifest), _verdicts(manifest), _charts(ledger), _accepted(ledger, thumbnail), _rejected(ledger, thumbnail)):
             page.writelines(section)
 
 
-def _facts(manifest: DatasetManifest, shards: Sequence[Written]) -> Iterator[str]:
+def _facts(manifest: DatasetManifest) -> Iterator[str]:
+    shards = manifest.shards
     facts = {
         "digest": manifest.digest,
         "source": manifest.source,

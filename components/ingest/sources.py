@@ -90,9 +90,6 @@ class SyntheticSource:
     def described(self) -> str:
         return f"synthetic://?count={self.count_images}&seed={self.seed}&size={self.image_px}"
 
-    def is_here(self) -> bool:
-        return True
-
     def archive(self) -> Path | None:
         return None
 

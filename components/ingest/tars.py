@@ -50,9 +50,6 @@ class TarSource:
     def described(self) -> str:
         return self._named
 
-    def is_here(self) -> bool:
-        return True
-
     def archive(self) -> Path | None:
         return None
 

@@ -32,7 +32,6 @@ Code = Literal[
     "duplicate",
     "near_duplicate",
 ]
-Triple = tuple[float, float, float]
 
 RULES: dict[Rule, str] = {
     "as_is": "kept byte for byte",

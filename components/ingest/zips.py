@@ -74,9 +74,6 @@ class ZipSource:
     def described(self) -> str:
         return self._named
 
-    def is_here(self) -> bool:
-        return True
-
     def archive(self) -> Path | None:
         return self._path
 

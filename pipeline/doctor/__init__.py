@@ -4,8 +4,7 @@ Promises: each check is one line that says what was found and, if it is not good
 and fails nothing; no check changes anything, and no secret value is shown. What the steps see from inside is the preflight step's business.
 """
 
-from pipeline.doctor.checks import Check
 from pipeline.doctor.cluster import check_cluster
 from pipeline.doctor.machine import check_machine
 
-__all__ = ["Check", "check_cluster", "check_machine"]
+__all__ = ["check_cluster", "check_machine"]

@@ -131,7 +131,11 @@ def test_the_hostile_corpus_becomes_a_table_of_verdicts_and_a_report(context: St
     assert manifest.num_images == table["accepted"].sum()
     assert sum(manifest.rejected.values()) + manifest.ignored == (~table["accepted"]).sum()
     assert table.loc["larger.jpg", ["width", "height", "format", "split"]].to_list() == [64, 64, "png", "train"]
+    kept, refused = table[table["accepted"]], table[~table["accepted"]]
+    assert table.index.tolist() == [*kept.index, *refused.index]
+    assert kept["sha256"].tolist() == sorted(kept["sha256"])
     page = context.store.get_bytes(location / "report.html").decode()
+    assert all(f'title="{name}: "' in page for name in kept.index)
     for code in manifest.rejected:
         assert f"<h2>{code} " in page
     assert page.count("data:image/jpeg;base64,") >= manifest.num_images

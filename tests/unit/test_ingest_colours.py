@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import struct
+import zlib
 from functools import cache
 
 import numpy as np
@@ -24,6 +26,12 @@ KINDS = {
     "progressive": {"progressive": True},
     "with restarts": {"restart_marker_blocks": 3},
 }
+
+
+def exif_of(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[274] = orientation
+    return exif.tobytes().removeprefix(b"Exif\0\0")
 
 
 def small(data: bytes, px: int = PX) -> bytes:
@@ -96,9 +104,29 @@ def test_damage_is_found_whether_or_not_every_pixel_is_made(kind: str, data: st.
         assert not whole(bytes(broken))
 
 
-def test_every_cut_of_a_jpeg_is_found() -> None:
-    """Also the last one that takes a part of the picture; the end marker is not missed by decoders."""
-    for kind in KINDS:
-        data = jpeg(kind)
-        for end in range(2, len(data) - 2, 97):
-            assert isinstance(judge(data[:end], LIMITS_256), Accepted) == whole(data[:end]), (kind, end)
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuts_of_a_jpeg_are_found(kind: str) -> None:
+    """All along, and byte by byte near its end, where a decoder may be content without the last ones."""
+    data = jpeg(kind)
+    ends = [*range(2, len(data) - 60, 97), *range(len(data) - 60, len(data) + 1)]
+    taken = [isinstance(judge(data[:end], LIMITS_256), Accepted) for end in ends]
+    assert taken == [whole(data[:end]) for end in ends]
+    assert taken[-1]
+    assert not any(taken[:-60])
+
+
+def test_the_small_jpeg_of_any_size_is_as_large_as_that_of_any_other_format() -> None:
+    for px in range(8, 300):
+        data = encoded(Image.new("RGB", (px, px), (9, 99, 199)), "JPEG")
+        assert len(small(data, px)) == 3 * (-(-px // small_scale(px))) ** 2
+
+
+@pytest.mark.parametrize(("chunk", "rule"), [(b"tRNS" + b"\0\1" * 3, "converted"), (b"eXIf" + exif_of(6), "upright")])
+def test_what_a_png_says_after_its_pixels_counts(chunk: bytes, rule: str) -> None:
+    plain = encoded(draw_face(0, 5, PX), "PNG")
+    at = plain.index(b"IEND") - 4
+    more = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    for data, rules in ((plain, "as_is"), (plain[:at] + more + plain[at:], rule)):
+        verdict = judge(data, LIMITS_256)
+        assert isinstance(verdict, Accepted)
+        assert verdict.rules == (rules,)

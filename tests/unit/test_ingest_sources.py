@@ -81,6 +81,10 @@ def make_source(kind: str, folder: Path) -> Path:
             header = tarfile.TarInfo(name)
             header.size = len(data)
             tar.addfile(header, io.BytesIO(data))
+    if kind == "tar.gz":
+        with path.open("r+b") as file:  # gzip notes the time; the same source again is to be the same bytes
+            file.seek(4)
+            file.write(bytes(4))
     return path
 
 
@@ -91,7 +95,7 @@ def test_every_kind_of_source_gives_the_same_images(tmp_path: Path, kind: str) -
     found = {c.name.rsplit("/", 1)[-1]: c.data for c in read(source) if c.refused is None}
     assert found == {f"{index:05d}.jpg": encode_face(0, index, PX) for index in range(4)}
     assert verdicts(source.candidates(BUDGET))["readme.txt"] == "ignored"
-    assert source.fingerprint() == opened(path).fingerprint()
+    assert source.fingerprint() == opened(make_source(kind, tmp_path)).fingerprint()
     assert opened(f"file://{path}").fingerprint() == source.fingerprint()
 
 

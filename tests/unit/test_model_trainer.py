@@ -138,6 +138,21 @@ def test_where_bad_steps_are_seen_late_nothing_of_them_is_stored_meanwhile(tmp_p
     assert [stored.step for stored in sink.published] == [1, 2]
 
 
+def test_a_stop_after_a_bad_step_still_waits_for_what_was_stored_before(tmp_path: Path, pack: Pack) -> None:
+    waited: list[int] = []
+
+    class Slow(LocalSink):
+        def drain(self) -> None:
+            waited.append(trainer.step)
+
+    sink = Slow(tmp_path)
+    trainer = Trainer(tiny_recipe(log_every_steps=6), pack, world=World(), device=CPU, recorder=MemoryRecorder(), sink=sink)
+    trainer._looks_at_each_step = False
+    poison(trainer)
+    assert trainer.run(stop_asked=lambda: trainer.step >= 3) is False
+    assert (waited, sink.published) == ([3], [])
+
+
 def test_a_state_of_another_network_is_refused_by_tensor(tmp_path: Path, pack: Pack) -> None:
     saved = Run(tiny_recipe(), pack, tmp_path / "a").go().trainer.snapshot()
     with pytest.raises(StateMismatch, match=r"tensor .* is "):

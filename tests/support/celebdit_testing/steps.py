@@ -11,6 +11,7 @@ from components.storage import ObjectStore, StoreUri
 def step_context(
     step: str, folder: Path, store_uri: str, *, endpoint: str | None, mlflow_uri: str = "http://127.0.0.1:9", run_id: str = "run-1"
 ) -> StepContext:
+    folder.mkdir(parents=True, exist_ok=True)  # whoever starts a step has made the place of its events
     settings = Settings(
         store_uri=store_uri,
         mlflow_uri=mlflow_uri,
