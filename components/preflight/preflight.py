@@ -14,6 +14,7 @@ from components.errors import BadInput
 from components.resources import ResourcesConfig
 from components.settings import CREDENTIALS, missing_credentials
 from components.storage import StoreUri
+from components.storage.probe import probe
 
 _SPARE_BYTES = 2**30
 
@@ -54,7 +55,7 @@ def _check_credentials(environ: Mapping[str, str]) -> str:
 
 
 def _check_storage(context: StepContext) -> str:
-    found = context.store.probe(context.root)
+    found = probe(context.store, context.root)
     conditions = "honoured" if found.conditional_writes else "ignored (not needed)"
     uploads = "checked by the store" if found.upload_check == "content-md5" else "read back"
     return f"{context.root} can be written and read ({found.addressing}-style); uploads are {uploads}; conditional writes are {conditions}"

@@ -5,19 +5,15 @@ depends on an ability that a probe may find missing.
 """
 
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
 from components.errors import BadInput, CelebditError, DataRefused
 from components.storage.faults import refusal, status
+from components.storage.store import ObjectStore
 from components.storage.upload import UploadCheck
 from components.storage.uri import StoreUri
-
-if TYPE_CHECKING:
-    from components.storage.store import ObjectStore
 
 ADDRESSING = "AWS_S3_ADDRESSING_STYLE"
 _DATA = b"celebdit probe"
@@ -32,8 +28,8 @@ class Capabilities:
     conditional_writes: bool
 
 
-def probe(store: "ObjectStore", prefix: StoreUri, *, other_style: "Callable[[], ObjectStore]") -> Capabilities:
-    """Write, read, list and delete one small object below `prefix`; `other_style` connects with the other addressing style.
+def probe(store: ObjectStore, prefix: StoreUri) -> Capabilities:
+    """Write, read, list and delete one small object below `prefix`; if the store refuses, try the other addressing style.
 
     Raises:
         BadInput: if the store answers but refuses: wrong credentials, bucket, rights or addressing style.
@@ -45,7 +41,7 @@ def probe(store: "ObjectStore", prefix: StoreUri, *, other_style: "Callable[[], 
         said = refusal(error)
         if said is None:
             raise
-        other = other_style()
+        other = store.with_other_addressing()
         if _works(other, prefix):
             raise BadInput(
                 f"object storage refuses {store.addressing}-style addresses ({said})", hint=f"set {ADDRESSING}={other.addressing}"
@@ -56,7 +52,7 @@ def probe(store: "ObjectStore", prefix: StoreUri, *, other_style: "Callable[[], 
         ) from error
 
 
-def _try(store: "ObjectStore", prefix: StoreUri) -> Capabilities:
+def _try(store: ObjectStore, prefix: StoreUri) -> Capabilities:
     uri = prefix / "probe" / uuid.uuid4().hex
     store.put_bytes(uri, _DATA)
     try:
@@ -70,7 +66,7 @@ def _try(store: "ObjectStore", prefix: StoreUri) -> Capabilities:
     return Capabilities(addressing=store.addressing, upload_check=store.upload_check(uri), conditional_writes=conditional)
 
 
-def _honours_conditions(store: "ObjectStore", uri: StoreUri) -> bool:
+def _honours_conditions(store: ObjectStore, uri: StoreUri) -> bool:
     try:
         store.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=_DATA, IfNoneMatch="*")
     except ClientError as error:
@@ -78,7 +74,7 @@ def _honours_conditions(store: "ObjectStore", uri: StoreUri) -> bool:
     return False
 
 
-def _works(store: "ObjectStore", prefix: StoreUri) -> bool:
+def _works(store: ObjectStore, prefix: StoreUri) -> bool:
     try:
         _try(store, prefix)
     except CelebditError:

@@ -27,7 +27,6 @@ from components.storage.faults import (
     last_word,
     status,
 )
-from components.storage.probe import Capabilities, probe
 from components.storage.upload import PART_BYTES, UploadCheck, Uploads
 from components.storage.uri import StoredObject, StoreUri
 
@@ -188,13 +187,9 @@ class ObjectStore:
 
         self._patiently("create bucket", StoreUri(bucket, ""), create)
 
-    def probe(self, prefix: StoreUri) -> Capabilities:
-        """Find out what the store can do, by writing, reading, listing and deleting one small object below `prefix`.
-
-        Raises:
-            BadInput: if the store answers but refuses. StorageUnavailable: if it does not answer.
-        """
-        return probe(self, prefix, other_style=self._other_style)
+    def with_other_addressing(self) -> "ObjectStore":
+        """Return a client of the same store that addresses buckets in the other style (path or virtual-hosted)."""
+        return self._other_style()
 
     def upload_check(self, near: StoreUri) -> UploadCheck:
         """Return how uploads are verified; asked of the store once, with a small object beside `near`."""

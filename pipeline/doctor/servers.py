@@ -16,6 +16,7 @@ from components import cluster as names
 from components.errors import BadInput
 from components.settings import MLFLOW, S3_ENDPOINT, STORE
 from components.storage import StoreUri, connect
+from components.storage.probe import probe
 from pipeline.doctor.checks import Check, State
 from pipeline.images import Images
 
@@ -38,7 +39,7 @@ def check_storage(settings: Mapping[str, str]) -> Check:
             f"port-forward it and set {S3_ENDPOINT}; the preflight step looks too",
         )
     with _as_the_steps(settings):
-        connect(endpoint, deadline_s=_TIMEOUT_S).probe(StoreUri.parse(settings[STORE]))
+        probe(connect(endpoint, deadline_s=_TIMEOUT_S), StoreUri.parse(settings[STORE]))
     return Check("storage", "ok", f"{settings[STORE]} can be written and read with the steps' credentials")
 
 

@@ -11,6 +11,7 @@ import pytest
 from components.errors import BadInput, DataRefused, StorageUnavailable
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, connect, file_sha256
 from components.storage.part import FilePart
+from components.storage.probe import probe
 
 
 def test_bytes_come_back_as_they_went_in(store: ObjectStore, prefix: StoreUri) -> None:
@@ -98,7 +99,7 @@ def test_an_object_larger_than_expected_is_not_read(store: ObjectStore, prefix: 
 def test_the_probe_finds_out_about_conditional_writes_and_leaves_nothing(
     store: ObjectStore, prefix: StoreUri, request: pytest.FixtureRequest
 ) -> None:
-    found = store.probe(prefix)
+    found = probe(store, prefix)
     assert found.conditional_writes == ("moto" in request.node.name)
     assert found.addressing == ("virtual" if "virtual" in request.node.name else "path")
     assert found.upload_check == ("read-back" if "moto" in request.node.name else "content-md5")
@@ -112,13 +113,13 @@ def test_a_bucket_that_is_there_is_no_error(store: ObjectStore) -> None:
 def test_wrong_credentials_are_bad_input_and_not_shown(rclone_endpoint: str, prefix: StoreUri, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-value")
     with pytest.raises(BadInput, match="object storage refuses") as raised:
-        connect(rclone_endpoint, deadline_s=2.0).probe(prefix)
+        probe(connect(rclone_endpoint, deadline_s=2.0), prefix)
     assert "wrong-secret-value" not in raised.value.message + str(raised.value.hint)
 
 
 def test_a_bucket_that_is_not_there_is_bad_input(rclone_endpoint: str) -> None:
     with pytest.raises(BadInput, match="refuses s3://no-such-bucket/x: NoSuchBucket"):
-        connect(rclone_endpoint, deadline_s=2.0).probe(StoreUri("no-such-bucket", "x"))
+        probe(connect(rclone_endpoint, deadline_s=2.0), StoreUri("no-such-bucket", "x"))
 
 
 def test_a_server_that_is_not_there_is_a_temporary_failure(s3_credentials: None, prefix: StoreUri) -> None:
@@ -168,4 +169,4 @@ def test_with_virtual_addresses_the_bucket_is_a_part_of_the_hosts_name(
     with caplog.at_level("DEBUG", logger="botocore"):
         store.put_bytes(prefix / "object", b"one")
     assert f"http://bucket.s3.test:{moto_endpoint.rsplit(':', 1)[1]}/{(prefix / 'object').key}" in caplog.text
-    assert store.probe(prefix).addressing == "virtual"
+    assert probe(store, prefix).addressing == "virtual"

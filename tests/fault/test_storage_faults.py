@@ -10,6 +10,7 @@ from celebdit_testing.servers import SECRET_KEY
 
 from components.errors import BadInput, StorageUnavailable
 from components.storage import DigestMismatch, ObjectStore, StoreUri, connect
+from components.storage.probe import probe
 
 pytestmark = pytest.mark.fault
 
@@ -169,7 +170,7 @@ def test_a_refused_addressing_style_is_told_with_the_one_that_works(
     other.addressing = "virtual"
     monkeypatch.setattr(store, "_other_style", lambda: other)
     with proxy.injecting(Fault("403", "PUT")), pytest.raises(BadInput, match="refuses path-style addresses") as refused:
-        store.probe(prefix)
+        probe(store, prefix)
     assert refused.value.hint == "set AWS_S3_ADDRESSING_STYLE=virtual"
     monkeypatch.setenv("AWS_S3_ADDRESSING_STYLE", "sideways")
     with pytest.raises(BadInput, match="AWS_S3_ADDRESSING_STYLE is 'sideways'"):
