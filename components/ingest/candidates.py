@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from components.errors import DataRefused
+from components.ingest.limits import Budget
 from components.ingest.packed import Packed
 from components.ingest.verdicts import Rejected
 
@@ -30,16 +31,6 @@ class Candidate:
     data: bytes
     refused: Rejected | None = None
     packed: Packed | None = None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much of a source is read before it, or an entry of it, is refused."""
-
-    max_image_bytes: int
-    max_total_bytes: int
-    max_entries: int
-    max_ratio: float
 
 
 class Source(Protocol):

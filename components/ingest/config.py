@@ -4,8 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from components.ingest.candidates import Budget
-from components.ingest.images import Limits
+from components.ingest.limits import Budget, Limits
 from model.config import FrozenConfig
 
 

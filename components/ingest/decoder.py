@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.ingest.frames import Facts, read_blobs, read_head, told, write_frame
-from components.ingest.images import Limits, judge, thumbnail
+from components.ingest.images import judge, thumbnail
+from components.ingest.limits import Limits
 from components.ingest.packed import EntryDamaged, Packed, read_packed
 from components.ingest.verdicts import Rejected
 from components.process import die_with_parent

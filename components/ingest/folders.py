@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.errors import BadInput, DataRefused
-from components.ingest.candidates import IMAGE_SUFFIXES, Budget, Candidate, is_image_name
+from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, is_image_name
+from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
 
 _FIRST_LOOK = 10**5

@@ -8,11 +8,11 @@ hostile bytes meet no library in the process that holds credentials.
 import hashlib
 import io
 import warnings
-from dataclasses import dataclass
 
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from components.ingest.colours import small_scale
+from components.ingest.limits import Limits
 from components.ingest.verdicts import Accepted, Code, Rejected, Rule
 
 # Pillow loads what reads a format when it first meets one; under a memory limit that may fail, and is not tried a second time.
@@ -43,17 +43,6 @@ _PNG_DEPTH_AT = 24
 _JPEG_SCALE = 8
 _CLEARLY = 2  # grey levels: what recompression does to an even surface is no difference
 _THUMBNAIL_PX = 96
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an image may cost, and what it becomes."""
-
-    image_px: int
-    max_image_bytes: int
-    max_image_pixels: int
-    max_ratio: float
-    perceptual_hash: bool = False
 
 
 def judge(data: bytes, limits: Limits) -> Accepted | Rejected:

@@ -18,7 +18,8 @@ from typing import Any
 
 from components.cluster import KAGGLE_SECRET
 from components.errors import BadInput, CelebditError, DataRefused, TemporaryFailure
-from components.ingest.candidates import Budget, Candidate
+from components.ingest.candidates import Candidate
+from components.ingest.limits import Budget
 from components.ingest.remote import Reach, RemoteArchive
 from components.retry import RetryPolicy, retry
 

@@ -18,7 +18,7 @@ from typing import IO
 from components.ingest.allowances import MEMORY_BYTES, Allowances
 from components.ingest.candidates import Candidate
 from components.ingest.frames import Facts, heard
-from components.ingest.images import Limits
+from components.ingest.limits import Limits
 from components.ingest.verdicts import Rejected, Verdict
 from components.ingest.worker import Worker, WorkerLost
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from components.errors import BadInput, CelebditError, DataRefused
 from components.ingest.archives import open_archive
-from components.ingest.candidates import IMAGE_SUFFIXES, Budget, Candidate, Source, is_image_name, refused_by_name
+from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, Source, is_image_name, refused_by_name
+from components.ingest.limits import Budget
 from components.storage import ObjectMissing, ObjectStore, StoredObject, StoreUri, refusal
 
 _PARALLEL_GETS = 8

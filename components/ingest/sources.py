@@ -12,10 +12,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from components.errors import BadInput
 from components.ingest.archives import open_archive
-from components.ingest.candidates import Budget, Candidate, Source
+from components.ingest.candidates import Candidate, Source
 from components.ingest.config import DataConfig
 from components.ingest.folders import FolderSource
 from components.ingest.kaggle import KaggleSource
+from components.ingest.limits import Budget
 from components.ingest.remote import Reach, open_s3
 from components.ingest.synthetic import encode_face
 from components.storage import StoreUri

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from components.errors import DataRefused
-from components.ingest.candidates import Budget, Candidate, Names, refused_by_name, too_many_bytes, too_many_entries
+from components.ingest.candidates import Candidate, Names, refused_by_name, too_many_bytes, too_many_entries
+from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
 from components.storage import file_sha256
 

@@ -16,7 +16,7 @@ from typing import IO
 
 from components.ingest.candidates import Candidate
 from components.ingest.frames import Facts, read_blobs, read_head, write_frame
-from components.ingest.images import Limits
+from components.ingest.limits import Limits
 
 _PIPE_BYTES = 2**20
 _HEAP = {

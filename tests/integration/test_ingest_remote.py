@@ -15,10 +15,10 @@ from celebdit_testing.steps import keys_below, notes, step_context
 
 from components.context import StepContext
 from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable, TemporaryFailure
-from components.ingest.candidates import Budget
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run
 from components.ingest.kaggle import KaggleSource
+from components.ingest.limits import Budget
 from components.ingest.remote import Reach
 from components.ingest.synthetic import encode_face, write_archive
 from components.storage import ObjectStore, StoreUri, connect

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.ingest.colours import colours, small_scale
-from components.ingest.images import Limits, judge
+from components.ingest.images import judge
+from components.ingest.limits import Limits
 from components.ingest.synthetic import draw_face
 from components.ingest.verdicts import Accepted
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.ingest.images import Limits, judge, thumbnail
+from components.ingest.images import judge, thumbnail
+from components.ingest.limits import Limits
 from components.ingest.near import near_duplicates
 from components.ingest.synthetic import encode_face
 from components.ingest.verdicts import MEANINGS, Accepted, Rejected

@@ -16,8 +16,8 @@ from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded
 from PIL import Image
 
 from components.ingest.allowances import MEMORY_BYTES, Allowances
-from components.ingest.candidates import Budget, Candidate
-from components.ingest.images import Limits
+from components.ingest.candidates import Candidate
+from components.ingest.limits import Budget, Limits
 from components.ingest.pool import DecoderPool
 from components.ingest.synthetic import encode_face
 from components.ingest.verdicts import Accepted, Extent, Rejected, Verdict

@@ -20,8 +20,9 @@ import pytest
 from celebdit_testing.corpus import PX, write_hostile_tar, write_hostile_zip
 
 from components.errors import BadInput, DataRefused
-from components.ingest.candidates import Budget, Candidate, Source, printable_name, refused_by_name
+from components.ingest.candidates import Candidate, Source, printable_name, refused_by_name
 from components.ingest.config import DataConfig
+from components.ingest.limits import Budget
 from components.ingest.packed import EntryDamaged, read_packed
 from components.ingest.sources import open_source, require_consent
 from components.ingest.synthetic import encode_face

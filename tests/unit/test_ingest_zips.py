@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from celebdit_testing.corpus import PX
 
-from components.ingest.candidates import Budget
+from components.ingest.limits import Budget
 from components.ingest.packed import EntryDamaged, Packed, read_packed
 from components.ingest.synthetic import encode_face
 from components.ingest.zip_directory import directory, has_more_records
