@@ -1,7 +1,13 @@
 """Names that the pipeline, its steps and the manifests in docker/kubernetes agree on: secrets, configuration, volumes, labels.
 
 Promises: a secret is named here by its object and key, never by a value. A test holds the manifests against these names.
+
+The image names are placeholders that `compile` replaces by digests; locally, where steps run as subprocesses, they are never looked up.
+They contain "python" because kfp's local runner warns otherwise.
 """
+
+CPU_IMAGE = "localhost/celebdit-python-cpu:dev"
+GPU_IMAGE = "localhost/celebdit-python-gpu:dev"
 
 S3_SECRET = "celebdit-s3"  # noqa: S105 - the name of an object
 MLFLOW_SECRET = "celebdit-mlflow"  # noqa: S105

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from components.context import StepContext
-from components.register.register import PASSED, REQUIREMENTS, TAG_TRIAL
 from components.registry import Registry
 from components.served_model import save_model, try_out
 from components.storage import StoreUri
 from model import config as model_config
 from model.checkpoint_manifest import Checkpoint
 from model.config import DiffusionConfig, NetworkConfig, SamplingConfig
+
+TAG_TRIAL = "serving.trial"
+PASSED = "passed"
+REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "psutil", "pydantic", "jaxtyping", "safetensors", "mlflow")
 
 
 @dataclass(frozen=True)

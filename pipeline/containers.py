@@ -19,9 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from components.cluster import KAGGLE_KEYS
+from components.cluster import CPU_IMAGE, GPU_IMAGE, KAGGLE_KEYS
 from components.errors import BadInput, TemporaryFailure
-from components.image import CPU_IMAGE, GPU_IMAGE
 from components.process import spawn, stop
 from components.settings import WORK_DIR
 from pipeline.config import RunConfig

@@ -18,13 +18,10 @@ from components.registry import TAG_GATE, WEIGHTS_FILE, Registry
 from components.registry_config import RegistryConfig
 from components.served_model import save_model, try_out
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
+from components.versions import PASSED, REQUIREMENTS, TAG_TRIAL
 from model import config as model_config
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
-
-TAG_TRIAL = "serving.trial"
-PASSED = "passed"
-REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "psutil", "pydantic", "jaxtyping", "safetensors", "mlflow")
 
 
 def run(

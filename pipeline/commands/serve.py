@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from components.cluster import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput
-from components.image import CPU_IMAGE, GPU_IMAGE
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
 
