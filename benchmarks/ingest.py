@@ -33,14 +33,14 @@ from pathlib import Path
 import psutil
 from PIL import Image, ImageChops
 
-from components.context import StepContext
-from components.events import Events
 from components.ingest.config import DataConfig
+from components.ingest.decoding.pool import default_workers
 from components.ingest.ingest import run
-from components.ingest.pool import default_workers
-from components.ingest.synthetic import draw_face, encode_face
-from components.process import spawn, stop
+from components.ingest.sources.synthetic import draw_face, encode_face
+from components.runtime.context import StepContext
+from components.runtime.events import Events
 from components.settings import Settings
+from components.system.process import spawn, stop
 
 _TINTS = 20
 _JPEG_QUALITY = 95

@@ -1,1 +1,16 @@
-"""The steps of the pipeline, one folder each, and the doors to object storage, MLflow and the registry."""
+"""The pipeline's steps and the packages that they share.
+
+Steps, one folder each; nothing else here is a step, and no step imports another:
+    preflight  ingest  train  evaluate  gate  register  finalize
+
+Shared packages, from the top layer to the bottom one; each may import the layers below it (`make contracts`):
+    weights     resolve a source to files, post-hoc EMA, the published checkpoint       (above the steps)
+    serving     package a checkpoint as an MLflow model, try it, register it, KServe    (below the steps)
+    registry    model registry client, promotion log, webhook
+    runtime     what a step and a rank run in: context, events, redaction, launcher
+    stores      checkpoints in a store, local cache of packed datasets
+    tracking    MLflow tracking client, local journal and its archive
+    storage     object storage client          kube        Kubernetes client
+    manifests  resources  settings             system      processes, locks, retries
+    errors      deployment (names that images and Kubernetes manifests share)           reports (HTML, image grids)
+"""

@@ -1,8 +1,9 @@
 """Training images in memory: the packed data set, and which of its images each step sees.
 
 A pack is a directory with `images.npy`, uint8 of shape (n, h, w, 3), and `pack.json`, written last, that says what is in it. Building one
-from downloaded shards is the business of `components/packs.py`. Promises: the images of a step are a function of (seed, step) alone, each
-epoch visits every image exactly once, and a pack that is incomplete, or whose pixels are not those that were written, is refused.
+from downloaded shards is the business of `components/stores/dataset_cache.py`. Promises: the images of a step are a function of
+(seed, step) alone, each epoch visits every image exactly once, and a pack that is incomplete, or whose pixels are not those that were
+written, is refused.
 """
 
 import hashlib

@@ -3,7 +3,7 @@
 Promises: all random numbers of a step are functions of (seed, step, position in the global batch), so a run that was stopped and resumed
 is the run that was not, and another number of processes sees the same images, times and noise (only dropout differs). The loop never waits
 for a network or a disk, and on CUDA it reads a number back only every `log_every_steps`. Where state is stored and who watches is not
-known here: see `model/protocols.py`.
+known here: see `model/interfaces.py`.
 """
 
 import time
@@ -28,10 +28,10 @@ from model.diffusion import Diffusion, build_diffusion
 from model.distributed import Agreement, World, gathered
 from model.ema import AveragedWeights, ClassicProfile, PowerProfile, Profile
 from model.guard import Guard, NonFinite, contagious_sum
+from model.interfaces import CheckpointSink, Recorder
 from model.meter import Meter, hardware_of
 from model.optim import build_optimizer, clip_gradients, guarded_step, learning_rate, set_learning_rate
 from model.profiling import StepProfiler
-from model.protocols import CheckpointSink, Recorder
 from model.recipe import Recipe
 from model.sampling import denoiser_of, sample, to_uint8
 from model.state import TrainingState

@@ -16,7 +16,7 @@ from types import FrameType
 import click
 
 from components.errors import EXIT_BUG, BadInput, CelebditError, Interrupted
-from components.redact import redactor
+from components.runtime.redact import redactor
 from pipeline.view import printable
 
 _COMMANDS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from kfp import compiler, kubernetes
 from kfp.dsl import PipelineTask
 
-from components import cluster
+from components import deployment
 from components.resources import ResourcesConfig
 from components.settings import IMAGE_DIGEST, PRESET, RUN_ID, WORK_DIR
 from pipeline.config import RunConfig
@@ -76,7 +76,7 @@ def _dress(step: str, task: PipelineTask, resources: ResourcesConfig, options: C
     task.set_container_image(image)
     task.set_env_variable(PRESET, options.preset)
     task.set_env_variable(IMAGE_DIGEST, image.partition("@")[2])
-    task.set_env_variable(cluster.IMAGE, options.images.gpu)
+    task.set_env_variable(deployment.IMAGE, options.images.gpu)
     _give_settings(step, task)
     _give_space(task, resources, heavy=heavy)
     _give_identity(step, task, options)
@@ -91,30 +91,30 @@ def _dress(step: str, task: PipelineTask, resources: ResourcesConfig, options: C
 
 def _give_settings(step: str, task: PipelineTask) -> None:
     """Endpoints and credentials, by reference. Optional, because a pod that misses one hangs, while a step that misses one says so."""
-    for secret, keys in {**cluster.SECRET_KEYS, **cluster.STEP_SECRET_KEYS.get(step, {})}.items():
+    for secret, keys in {**deployment.SECRET_KEYS, **deployment.STEP_SECRET_KEYS.get(step, {})}.items():
         kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={key: key for key in keys}, optional=True)
     kubernetes.use_config_map_as_env(
-        task, config_map_name=cluster.CONFIG_MAP, config_map_key_to_env={key: key for key in cluster.CONFIG_KEYS}, optional=True
+        task, config_map_name=deployment.CONFIG_MAP, config_map_key_to_env={key: key for key in deployment.CONFIG_KEYS}, optional=True
     )
     kubernetes.use_field_path_as_env(task, env_name=RUN_ID, field_path="metadata.labels['pipeline/runid']")
-    kubernetes.use_field_path_as_env(task, env_name=cluster.NAMESPACE, field_path="metadata.namespace")
-    kubernetes.use_field_path_as_env(task, env_name=cluster.POD, field_path="metadata.name")
+    kubernetes.use_field_path_as_env(task, env_name=deployment.NAMESPACE, field_path="metadata.namespace")
+    kubernetes.use_field_path_as_env(task, env_name=deployment.POD, field_path="metadata.name")
 
 
 def _give_space(task: PipelineTask, resources: ResourcesConfig, *, heavy: bool) -> None:
-    task.set_env_variable(WORK_DIR, cluster.SCRATCH_PATH)
-    kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=cluster.SCRATCH_PATH, size_limit=resources.scratch)
+    task.set_env_variable(WORK_DIR, deployment.SCRATCH_PATH)
+    kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=deployment.SCRATCH_PATH, size_limit=resources.scratch)
     task.set_cpu_request(resources.cpu if heavy else _LIGHT_CPU)
     memory = resources.memory if heavy else _LIGHT_MEMORY
     task.set_memory_request(memory)
     task.set_memory_limit(memory)
     if heavy:
-        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path=cluster.SHM_PATH, medium="Memory", size_limit=resources.shm)
+        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path=deployment.SHM_PATH, medium="Memory", size_limit=resources.shm)
 
 
 def _give_identity(step: str, task: PipelineTask, options: CompileOptions) -> None:
-    kubernetes.set_security_context(task, run_as_user=cluster.IMAGE_USER, run_as_group=cluster.IMAGE_USER, run_as_non_root=True)
-    for key, value in {**cluster.PART_OF, cluster.STEP_LABEL: step, "celebdit.io/preset": label_value(options.preset)}.items():
+    kubernetes.set_security_context(task, run_as_user=deployment.IMAGE_USER, run_as_group=deployment.IMAGE_USER, run_as_non_root=True)
+    for key, value in {**deployment.PART_OF, deployment.STEP_LABEL: step, "celebdit.io/preset": label_value(options.preset)}.items():
         kubernetes.add_pod_label(task, label_key=key, label_value=value)
 
 

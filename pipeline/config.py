@@ -14,14 +14,14 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from components.context import describe
 from components.errors import BadInput
 from components.evaluate.config import EvaluationConfig
 from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.manifests import digest_of
-from components.registry_config import RegistryConfig
+from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
+from components.runtime.context import describe
 from model.batching import plan_batch
 from model.config import DiffusionConfig, FrozenConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig, canonical_json
 

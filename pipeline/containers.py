@@ -19,10 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from components.cluster import CPU_IMAGE, GPU_IMAGE, KAGGLE_KEYS
+from components.deployment import CPU_IMAGE, GPU_IMAGE, KAGGLE_KEYS
 from components.errors import BadInput, TemporaryFailure
-from components.process import spawn, stop
 from components.settings import WORK_DIR
+from components.system.process import spawn, stop
 from pipeline.config import RunConfig
 
 IMAGE_USER = 10001

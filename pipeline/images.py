@@ -16,9 +16,9 @@ from pathlib import Path
 import click
 from pydantic import Field, ValidationError
 
-from components.cluster import CPU_IMAGE, GPU_IMAGE
-from components.context import describe
+from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput, CelebditError, TemporaryFailure
+from components.runtime.context import describe
 from model.config import FrozenConfig
 from pipeline.session import git_commit
 

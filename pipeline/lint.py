@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from components.cluster import SHM_PATH
+from components.deployment import SHM_PATH
 from components.errors import BadInput
-from components.redact import is_secret, redactor
+from components.runtime.redact import is_secret, redactor
 from pipeline.graph import HEAVY_STEPS
 
 _MAX_PARAMETERS = 15

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
-from components.events import Event, EventReader
-from components.process import spawn, stop
+from components.runtime.events import Event, EventReader
 from components.settings import RUN_ID, WORK_DIR
+from components.system.process import spawn, stop
 from pipeline.config import RunConfig
 from pipeline.containers import (
     ContainerPlan,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.context import StepContext
 from components.errors import CelebditError
+from components.runtime.context import StepContext
 from components.storage import StoreUri
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from components.errors import BadInput, TemporaryFailure
-from components.process import spawn
+from components.system.process import spawn
 from pipeline.server_process import MARK, Server
 
 BUCKET = "celebdit"

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.context import StepContext
 from components.errors import BadInput
-from components.events import Events
+from components.runtime.context import StepContext
+from components.runtime.events import Events
 from components.settings import GIT_COMMIT, MLFLOW, PRESET, RUN_ID, STORE, WORK_DIR, Settings
 from pipeline.services import Services
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput, CelebditError, GateFailed, Interrupted, TemporaryFailure, error_for_exit_code
-from components.events import Event
+from components.runtime.events import Event
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import RunConfig
 from pipeline.kubeflow import Kubeflow, Version

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from components.events import Event
+from components.runtime.events import Event
 
 _PLAIN_EVERY_S = 5.0
 _LABELS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.errors import CelebditError, TemporaryFailure
 from components.manifests import CheckpointManifest
-from components.registry import CHAMPION, Registry
+from components.registry.client import CHAMPION, Registry
 
 
 class NotMeasurable(Exception):

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.cluster import GPU_IMAGE
+from components.deployment import GPU_IMAGE
 
 
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
@@ -35,19 +35,19 @@ def evaluate(
     Returns:
         The protocol's digest.
     """
-    from components.context import step
+    from components.runtime.context import step
 
     with step("evaluate") as context:
         from pathlib import Path
 
-        from components.context import read_section
         from components.errors import DataRefused
         from components.evaluate.config import EvaluationConfig
         from components.evaluate.evaluate import run
         from components.evaluate.page import samples_page
         from components.manifests import CheckpointManifest, DatasetManifest
-        from components.registry_config import RegistryConfig
+        from components.registry.config import RegistryConfig
         from components.resources import ResourcesConfig
+        from components.runtime.context import read_section
         from model.config import SamplingConfig
 
         trained = CheckpointManifest.load(Path(checkpoint.path))

@@ -10,8 +10,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from components.checkpoints import CheckpointStore
-from components.context import StepContext
 from components.errors import BadInput, DataRefused
 from components.evaluate.champion import NotMeasurable, champion_version, open_champion
 from components.evaluate.config import EvaluationConfig
@@ -19,10 +17,12 @@ from components.evaluate.extractors import fetch_weights
 from components.evaluate.protocol import CUSTOM, split_sizes
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec, weights_file
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
-from components.registry import Registry
+from components.registry.client import Registry
 from components.resources import ResourcesConfig
+from components.runtime.context import StepContext
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
-from components.tracking import TAG_CHECKPOINT, TAG_EMA
+from components.stores.checkpoints import CheckpointStore
+from components.tracking.client import TAG_CHECKPOINT, TAG_EMA
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
 

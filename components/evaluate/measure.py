@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.context import StepContext
 from components.errors import DataRefused
 from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, load_chunks
 from components.evaluate.codec import is_flipped
@@ -24,11 +23,12 @@ from components.evaluate.reference import Reference, find_reference, keep_refere
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.scores import Features, Scores, counted, score
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
-from components.launch import launch
 from components.manifests import EvaluationReport, MetricInterval
-from components.packs import fetch_pack
-from components.pictures import enlarged, grid, pairs, png
+from components.reports.image_grid import enlarged, grid, pairs, png
+from components.runtime.context import StepContext
+from components.runtime.launch import launch
 from components.storage import StoreUri
+from components.stores.dataset_cache import fetch_pack
 
 GRID_FILE = "grid.png"
 CONTACT_FILE = "nearest.png"

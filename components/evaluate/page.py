@@ -1,7 +1,7 @@
 """What an evaluation looks like on KFP's run page: numbers with their intervals, the protocol, samples, and the nearest training images."""
 
 from components.manifests import EvaluationReport
-from components.pages import CONTACT_CAPTION, details, heading, page, picture, table
+from components.reports.html import CONTACT_CAPTION, details, heading, page, picture, table
 from components.storage import ObjectStore, StoreUri
 
 

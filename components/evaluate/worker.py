@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from components.context import read_section
 from components.errors import DataRefused, Preempted
 from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, chunk_path, save_chunk
 from components.evaluate.codec import flipped_at_random, through_codec
@@ -21,8 +20,9 @@ from components.evaluate.config import RANDOM_CONV
 from components.evaluate.features import build_extractor, build_vgg
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
-from components.packs import Split, fetch_pack
-from components.worker import Rank, worker_main
+from components.runtime.context import read_section
+from components.runtime.rank import Rank, worker_main
+from components.stores.dataset_cache import Split, fetch_pack
 from model import rng
 from model.config import DiffusionConfig, NetworkConfig
 from model.dataset import Pack

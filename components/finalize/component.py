@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.cluster import CPU_IMAGE
+from components.deployment import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -12,7 +12,7 @@ def finalize(status: dsl.PipelineTaskFinalStatus) -> None:
     Args:
         status: What became of the pipeline, filled in by KFP.
     """
-    from components.context import step
+    from components.runtime.context import step
 
     with step("finalize") as context:
         from components.finalize.finalize import outcome_of, run

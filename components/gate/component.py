@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.cluster import CPU_IMAGE
+from components.deployment import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -25,16 +25,16 @@ def gate(
     Returns:
         "pass" or "fail".
     """
-    from components.context import step
+    from components.runtime.context import step
 
     with step("gate") as context:
         from pathlib import Path
 
-        from components.context import read_section
         from components.gate.config import GateConfig
         from components.gate.gate import run
         from components.manifests import EvaluationReport
-        from components.registry_config import RegistryConfig
+        from components.registry.config import RegistryConfig
+        from components.runtime.context import read_section
 
         name = read_section(RegistryConfig, registry, name="registry").model_name
         manifest, html = run(EvaluationReport.load(Path(report.path)), read_section(GateConfig, gate, name="gate"), name, context)

@@ -8,13 +8,13 @@ or promoted here.
 import math
 from collections.abc import Mapping
 
-from components.context import StepContext
 from components.errors import BadInput, TemporaryFailure
 from components.gate.config import GateConfig
 from components.gate.page import decision_page
 from components.manifests import ChampionScores, EvaluationReport, GateDecision, MetricInterval
-from components.promotions import CHAMPION
-from components.registry import Registry
+from components.registry.client import Registry
+from components.registry.promotions import CHAMPION
+from components.runtime.context import StepContext
 from components.storage import StoreUri
 
 PAGE_FILE = "gate.html"

@@ -2,7 +2,7 @@
 
 from components.gate.config import GateConfig
 from components.manifests import EvaluationReport, GateDecision, MetricInterval
-from components.pages import CONTACT_CAPTION, bullets, details, heading, page, paragraph, picture, table
+from components.reports.html import CONTACT_CAPTION, bullets, details, heading, page, paragraph, picture, table
 from components.storage import ObjectMissing, ObjectStore, StoreUri
 
 

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from components.errors import DataRefused
 from components.ingest.limits import Budget
-from components.ingest.packed import Packed
 from components.ingest.verdicts import Rejected
+from components.ingest.zip_entry import Packed
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.cluster import CPU_IMAGE
+from components.deployment import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -17,14 +17,14 @@ def ingest(data: str, ready: str, dataset: dsl.Output[dsl.Dataset]) -> str:
     Returns:
         The data set's digest.
     """
-    from components.context import step
+    from components.runtime.context import step
 
     with step("ingest") as context:
-        from components.context import read_section
         from components.errors import TrackingUnavailable
         from components.ingest.config import DataConfig
         from components.ingest.ingest import run
         from components.ingest.record import record
+        from components.runtime.context import read_section
 
         manifest = run(read_section(DataConfig, data, name="data"), context)
         try:

@@ -18,22 +18,22 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
-from components.context import StepContext
 from components.errors import DataRefused
-from components.exclusive import if_free, only_one
 from components.ingest.candidates import Source
 from components.ingest.config import DataConfig
-from components.ingest.ledger import Ledger
-from components.ingest.near import near_duplicates
-from components.ingest.pool import DecoderPool, default_workers
-from components.ingest.remote import Reach
-from components.ingest.report import write_report
-from components.ingest.shards import ShardWriter, Written
-from components.ingest.sources import open_source, require_consent
-from components.ingest.table import write_table
+from components.ingest.dataset.ledger import Ledger
+from components.ingest.dataset.near import near_duplicates
+from components.ingest.dataset.report import write_report
+from components.ingest.dataset.shards import ShardWriter, Written
+from components.ingest.dataset.table import write_table
+from components.ingest.decoding.pool import DecoderPool, default_workers
+from components.ingest.sources.open_source import open_source, require_consent
+from components.ingest.sources.remote import Reach
 from components.ingest.verdicts import Rejected
 from components.manifests import DatasetManifest, Shard, digest_of
+from components.runtime.context import StepContext
 from components.storage import ObjectMissing, ObjectStore, StoreUri, file_sha256
+from components.system.locks import if_free, only_one
 
 MANIFEST = "dataset.json"
 TABLE = "manifest.parquet"

@@ -6,9 +6,9 @@ Promises: telling it again is harmless. The data set itself does not depend on M
 import tempfile
 from pathlib import Path
 
-from components.context import StepContext
 from components.ingest.ingest import REPORT
 from components.manifests import DatasetManifest
+from components.runtime.context import StepContext
 from components.storage import StoreUri
 
 STEP = "ingest"

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.cluster import CPU_IMAGE
+from components.deployment import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -16,14 +16,14 @@ def preflight(evaluation: str, resources: str) -> str:
     Returns:
         The word "ready".
     """
-    from components.context import step
+    from components.runtime.context import step
 
     with step("preflight") as context:
         import json
 
-        from components.context import read_section
         from components.preflight.preflight import run
         from components.resources import ResourcesConfig
+        from components.runtime.context import read_section
 
         asked = json.loads(evaluation)
         wanted = read_section(ResourcesConfig, resources, name="resources")

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.context import StepContext
 from components.errors import BadInput
 from components.resources import ResourcesConfig
+from components.runtime.context import StepContext
 from components.settings import CREDENTIALS, missing_credentials
 from components.storage import StoreUri
 from components.storage.probe import probe

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.cluster import CPU_IMAGE
+from components.deployment import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -29,15 +29,15 @@ def register(
     Returns:
         The version's number.
     """
-    from components.context import step
+    from components.runtime.context import step
 
     with step("register") as context:
         from pathlib import Path
 
-        from components.context import read_section
         from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision
         from components.register.register import run
-        from components.registry_config import RegistryConfig
+        from components.registry.config import RegistryConfig
+        from components.runtime.context import read_section
         from model.config import SamplingConfig
 
         manifest = run(

@@ -8,17 +8,17 @@ import shutil
 from importlib.metadata import version as installed
 from pathlib import Path
 
-from components.checkpoints import CheckpointStore
-from components.context import StepContext
 from components.errors import DataRefused
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
-from components.promotions import CHALLENGER
 from components.register.card import model_card
-from components.registry import TAG_GATE, WEIGHTS_FILE, Registry
-from components.registry_config import RegistryConfig
-from components.served_model import save_model, try_out
+from components.registry.client import TAG_GATE, WEIGHTS_FILE, Registry
+from components.registry.config import RegistryConfig
+from components.registry.promotions import CHALLENGER
+from components.runtime.context import StepContext
+from components.serving.package import save_model, try_out
+from components.serving.register_version import PASSED, REQUIREMENTS, TAG_TRIAL
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
-from components.versions import PASSED, REQUIREMENTS, TAG_TRIAL
+from components.stores.checkpoints import CheckpointStore
 from model import config as model_config
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable
-from components.retry import RetryPolicy, retry
 from components.storage.download import CHUNK_BYTES, Download, mismatch
 from components.storage.faults import (
     DAMAGED_TRIES,
@@ -29,6 +28,7 @@ from components.storage.faults import (
 )
 from components.storage.upload import PART_BYTES, UploadCheck, Uploads
 from components.storage.uri import StoredObject, StoreUri
+from components.system.retry import RetryPolicy, retry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.cluster import GPU_IMAGE
+from components.deployment import GPU_IMAGE
 
 
 @dsl.component(base_image=GPU_IMAGE, install_kfp_package=False)
@@ -33,15 +33,15 @@ def train(
     Returns:
         The checkpoint's digest.
     """
-    from components.context import step
+    from components.runtime.context import step
 
     with step("train") as context:
         from pathlib import Path
 
-        from components.context import read_section
         from components.errors import DataRefused
         from components.manifests import DatasetManifest
         from components.resources import ResourcesConfig
+        from components.runtime.context import read_section
         from components.train.train import read_recipe, run
 
         data = DatasetManifest.load(Path(dataset.path))

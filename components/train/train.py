@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.checkpoints import CheckpointStore
-from components.context import StepContext, read_section
 from components.errors import BadInput, TemporaryFailure
-from components.exclusive import claimed
-from components.launch import launch
 from components.manifests import CheckpointManifest, DatasetManifest
 from components.resources import ResourcesConfig
+from components.runtime.context import StepContext, read_section
+from components.runtime.launch import launch
 from components.storage import StoreUri
-from components.train.description import Description
+from components.stores.checkpoints import CheckpointStore
+from components.system.locks import claimed
+from components.train.reporting.reporter import Description
 from components.train.spec import SPEC_FILE, TrainSpec, identity, run_key, store_spec
 from model.batching import plan_batch
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
@@ -84,7 +84,7 @@ def _train(spec: TrainSpec, path: Path, context: StepContext) -> None:
     """Have the ranks work until they end, here or on several nodes; what they made is found in object storage."""
     if spec.resources.nodes > 1:
         # The Kubernetes client takes a second to import, and one node needs none.
-        from components.train.trainjob import train_on_nodes  # noqa: PLC0415
+        from components.train.trainjob.job import train_on_nodes  # noqa: PLC0415
 
         train_on_nodes(spec, context, environ=os.environ)
         return

@@ -14,24 +14,24 @@ from pathlib import Path
 
 import torch
 
-from components.checkpoints import SNAPSHOTS, CheckpointStore, Retention
-from components.context import StepContext
 from components.errors import CelebditError, DataRefused, Preempted, RankLost, TemporaryFailure
-from components.exclusive import claimed
-from components.journal import Delivery, Destination, Journal
-from components.journal_archive import JournalArchive
-from components.packs import fetch_pack
-from components.train.advice import out_of_memory
-from components.train.busyness import Busyness
-from components.train.recorder import JournalRecorder, SilentRecorder
-from components.train.resume import newest_state, restore
-from components.train.sink import UploadingSink
-from components.train.snapshots import SnapshotSink
+from components.runtime.context import StepContext
+from components.runtime.rank import Rank, worker_main
+from components.stores.checkpoints import SNAPSHOTS, CheckpointStore, Retention
+from components.stores.dataset_cache import fetch_pack
+from components.system.locks import claimed
+from components.tracking.archive import JournalArchive
+from components.tracking.journal import Delivery, Destination, Journal
+from components.train.checkpointing.ema_snapshots import SnapshotSink
+from components.train.checkpointing.resume import newest_state, restore
+from components.train.checkpointing.uploads import UploadingSink
+from components.train.out_of_memory import out_of_memory
+from components.train.reporting.recorder import JournalRecorder, SilentRecorder
 from components.train.spec import TrainSpec
-from components.worker import Rank, worker_main
+from components.train.system_metrics import Busyness
 from model.distributed import is_lost_rank, joined, wait_for_all
 from model.guard import NonFinite
-from model.protocols import Recorder
+from model.interfaces import Recorder
 from model.trainer import Trainer
 
 _PREDECESSOR_S = 60.0
@@ -152,7 +152,7 @@ def _recording(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: Jo
         yield SilentRecorder()
         return
     # Importing MLflow takes seconds, and no other rank speaks to it.
-    from components.train.destination import MlflowDestination  # noqa: PLC0415
+    from components.train.reporting.destination import MlflowDestination  # noqa: PLC0415
 
     context = rank.context
 

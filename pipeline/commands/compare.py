@@ -20,8 +20,8 @@ from pipeline.session import open_session
 from pipeline.view import printable
 
 if TYPE_CHECKING:
-    from components.context import StepContext
-    from components.tracking import Run
+    from components.runtime.context import StepContext
+    from components.tracking.client import Run
 
 _GRID_KEY = "samples/ema_grid"
 _CONFIG = "config/train.json"
@@ -73,7 +73,7 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
 
 def _training(name: str, context: "StepContext") -> "Run":
     """Return the MLflow run of the training that `name` means."""
-    from components.tracking import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
+    from components.tracking.client import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 
     tracking = context.tracking
     if _RUN_KEY.fullmatch(name):
@@ -103,7 +103,7 @@ def _check_different(names: tuple[str, ...], trained: "list[Run]") -> None:
 
 
 def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
-    from components.tracking import TAG_RUN_KEY
+    from components.tracking.client import TAG_RUN_KEY
 
     key = run.data.tags[TAG_RUN_KEY]
     with context.tracking.reached():

@@ -40,7 +40,7 @@ def doctor(
 
     config = load_config(preset, overrides)
     if of_cluster:
-        from components.kube import Cluster
+        from components.kube.client import Cluster
         from pipeline.images import read_lock
         from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 

@@ -10,8 +10,8 @@ from pipeline.commands.options import command_name, home_option, json_option, pr
 from pipeline.session import open_session
 
 if TYPE_CHECKING:
-    from components.averages import Average
-    from components.context import StepContext
+    from components.runtime.context import StepContext
+    from components.weights.posthoc_ema import Average
     from model.config import SamplingConfig
 
 _POOR = 0.1
@@ -45,7 +45,7 @@ def ema(
         raise BadInput(f"--sigma-rel {bad[0]:g} must lie between 0 and {12**-0.5:.4f}", hint="usual widths are 0.02 to 0.25")
     with open_session(home) as session:
         context = session.context()
-        from components.averages import make_average
+        from components.weights.posthoc_ema import make_average
 
         made: list[dict[str, Any]] = []
         for width in dict.fromkeys(widths):
@@ -62,7 +62,7 @@ def ema(
 def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
     from pydantic import ValidationError
 
-    from components.context import describe
+    from components.runtime.context import describe
     from model.config import SamplingConfig
 
     try:
@@ -73,9 +73,9 @@ def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
 
 def _show(average: "Average", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
     """Draw with the average, tell MLflow, register it if asked, and return what there is to say."""
-    from components.averages import as_version, picture_of
-    from components.pictures import png
-    from components.versions import add_unevaluated
+    from components.reports.image_grid import png
+    from components.serving.register_version import add_unevaluated
+    from components.weights.posthoc_ema import as_version, picture_of
 
     name = f"{average.sigma_rel:g}"
     say(f"sigma_rel {name} at step {average.step}: from {average.num_snapshots} snapshots, its profile matched to {average.error:.2%}")

@@ -15,8 +15,8 @@ from components.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
-    from components.context import StepContext
-    from components.weights import Found
+    from components.runtime.context import StepContext
+    from components.weights.find import Found
     from model.generator import Guidance
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,7 +70,7 @@ class Guiding:
         Raises:
             BadInput: if `source` names nothing, or what it names is `guided` itself.
         """
-        from components.weights import find_weights
+        from components.weights.find import find_weights
 
         found = find_weights(self.source, ema=self.ema, context=context)
         if (found.digest, found.ema) == (guided.digest, guided.ema):

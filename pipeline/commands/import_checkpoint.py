@@ -21,7 +21,7 @@ def import_checkpoint(path: Path, name: str, licence: str, home: Path, as_json: 
 
     The file is read without running anything in it, every name and shape is checked, and the weights are stored as safetensors.
     """
-    from components.published import import_published, read_published
+    from components.weights.published_checkpoint import import_published, read_published
 
     source = read_published(path)
     say(f"{path.name}: all {len(source.tensors)} tensors are those of the published network")

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from components.context import StepContext
-from components.events import Event, Events, Kind
 from components.ingest.config import DataConfig
-from components.ingest.sources import open_source, require_consent
+from components.ingest.sources.open_source import open_source, require_consent
 from components.manifests import DatasetManifest
-from components.redact import redactor
+from components.runtime.context import StepContext
+from components.runtime.events import Event, Events, Kind
+from components.runtime.redact import redactor
 from components.storage import StoreUri
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.config import load_data

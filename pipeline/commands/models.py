@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from components.webhook import tell, webhook_url
+from components.registry.webhook import tell, webhook_url
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.session import open_session
 from pipeline.view import printable
 
 if TYPE_CHECKING:
-    from components.promotions import Standing
-    from components.registry import ModelVersion, Registry
+    from components.registry.client import ModelVersion, Registry
+    from components.registry.promotions import Standing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ def _model_option(function: F) -> F:
 @contextmanager
 def _registry(home: Path, name: str) -> Iterator["Registry"]:
     with open_session(home) as session:
-        from components.registry import Registry
+        from components.registry.client import Registry
 
         yield Registry(session.context().tracking, name)
 

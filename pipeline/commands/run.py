@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from components.errors import EXIT_OK, BadInput, GateFailed
-from components.events import Event
-from components.ingest.sources import open_source, require_consent
-from components.ingest.synthetic import write_archive
+from components.ingest.sources.open_source import open_source, require_consent
+from components.ingest.sources.synthetic import write_archive
+from components.runtime.events import Event
 from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, say
 from pipeline.config import load_config
 from pipeline.runs import RunSummary, execute

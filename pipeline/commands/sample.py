@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
-from components.context import describe
 from components.errors import BadInput
-from components.events import Event
+from components.runtime.context import describe
+from components.runtime.events import Event
 from model.config import SAMPLERS, SamplingConfig
 from pipeline.commands.guidance import Guiding, guidance_options
 from pipeline.commands.options import home_option, json_option, print_json, say
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from components.weights import Found
+    from components.weights.find import Found
 
 _MOST_IMAGES = 100_000
 _MOST_IN_GRID = 1024
@@ -64,7 +64,7 @@ def sample(
     SOURCE is the folder or s3:// location of a checkpoint, a run key or run id as `celebdit run` prints it (RUN@STEP: what it stored of
     that step), or models:/NAME@champion. The same seed gives the same bytes on the same device.
     """
-    from components.weights import find_weights, needs_servers
+    from components.weights.find import find_weights, needs_servers
     from model.generator import GuideMismatch
 
     sources = [source, *([] if guiding is None else [guiding.source])]
@@ -143,7 +143,7 @@ def _device(wanted: str) -> "torch.device":
 
 def _write(images: "np.ndarray", target: Path, first: int) -> dict[str, str]:
     """Write one grid or a folder of images, and return each file's sha256."""
-    from components.pictures import grid, png
+    from components.reports.image_grid import grid, png
 
     if target.suffix == ".png":
         files = {target: png(grid(list(images)))}

@@ -36,7 +36,7 @@ def schedule(
     as_json: bool,
 ) -> None:
     """Run the pipeline with PRESET on a schedule, one run at a time. The same schedule twice is one."""
-    from components.ingest.sources import require_consent
+    from components.ingest.sources.open_source import require_consent
     from pipeline.commands.follow import connected
     from pipeline.compile import CompileOptions
     from pipeline.config import load_config

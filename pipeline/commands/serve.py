@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from components.cluster import CPU_IMAGE, GPU_IMAGE
+from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
@@ -31,7 +31,7 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
     if not kubernetes:
         _check_port(port)
     with open_session(home) as session:
-        from components.registry import Registry
+        from components.registry.client import Registry
 
         context = session.context()
         registry = Registry(context.tracking, name)
@@ -39,7 +39,7 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
         number = str(found.version)
         files = registry.files_of(number, context.scratch("models"))
         if kubernetes:
-            from components.kserve import as_yaml, export, inference_service
+            from components.serving.kserve import as_yaml, export, inference_service
 
             target = context.root.join(f"models/{name}/{number}")
             manifest = inference_service(
@@ -61,7 +61,7 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
 
 
 def _serve_here(folder: Path, name: str, number: str, port: int, *, as_json: bool) -> None:
-    from components.served_model import served
+    from components.serving.package import served
 
     say(f"loading version {number} of {name} ...")
     with served(folder, port=port) as (url, process):

@@ -38,7 +38,7 @@ def submit(
     OVERRIDES are written section.key=value. The same submission twice is one run. A token, if the server wants one, is read from
     CELEBDIT_KFP_TOKEN or CELEBDIT_KFP_COOKIES.
     """
-    from components.ingest.sources import require_consent
+    from components.ingest.sources.open_source import require_consent
     from pipeline.commands.follow import connected, followed
     from pipeline.compile import CompileOptions
     from pipeline.config import load_config

@@ -16,7 +16,7 @@ def sync(run_key: str, home: Path, as_json: bool) -> None:
     """Tell MLflow what it missed of the training RUN_KEY while it was away; doing it again is harmless."""
     with open_session(home) as session:
         context = session.context()
-        from components.train.sync import sync as deliver
+        from components.train.reporting.sync import sync as deliver
 
         count = deliver(run_key, context)
         run = context.tracking.training_run(run_key)

@@ -4,9 +4,9 @@ import base64
 import re
 from collections.abc import Callable, Iterable
 
-from components import cluster as names
+from components import deployment as names
 from components.errors import BadInput
-from components.kube import Cluster
+from components.kube.client import Cluster
 from components.resources import ResourcesConfig
 from components.settings import MLFLOW, STORE
 from pipeline.config import RunConfig

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from components import cluster as names
+from components import deployment as names
 from components.errors import BadInput
 from components.settings import MLFLOW, S3_ENDPOINT, STORE
 from components.storage import StoreUri, connect

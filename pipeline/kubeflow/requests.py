@@ -15,7 +15,7 @@ import urllib3
 from kfp_server_api import ApiException
 
 from components.errors import BadInput, CelebditError, TemporaryFailure
-from components.retry import RetryPolicy, retry
+from components.system.retry import RetryPolicy, retry
 from pipeline.kubeflow.address import COOKIES, TOKEN, KfpAddress
 
 _TEMPORARY = (408, 429, 500, 502, 503, 504)

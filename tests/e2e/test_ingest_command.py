@@ -14,7 +14,7 @@ from components.ingest.component import ingest as ingest_step
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run
 from components.ingest.record import record
-from components.ingest.synthetic import write_archive
+from components.ingest.sources.synthetic import write_archive
 from components.manifests import DatasetManifest
 from pipeline.cli import main
 from pipeline.services import Endpoints, Services

@@ -21,7 +21,7 @@ from celebdit_testing.servers import free_port
 from mlflow import MlflowClient
 from PIL import Image
 
-from components.process import spawn, stop
+from components.system.process import spawn, stop
 from pipeline.services import Endpoints, Services
 
 pytestmark = pytest.mark.e2e

@@ -15,14 +15,14 @@ import pytest
 from celebdit_testing.faults import Fault, fault_proxy
 from celebdit_testing.steps import keys_below, step_context
 
-from components.context import StepContext
 from components.errors import StorageUnavailable
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run
-from components.ingest.synthetic import write_archive
+from components.ingest.sources.synthetic import write_archive
 from components.manifests import DatasetManifest
-from components.packs import fetch_pack
+from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri, connect
+from components.stores.dataset_cache import fetch_pack
 
 pytestmark = pytest.mark.fault
 

@@ -16,12 +16,12 @@ from celebdit_testing.servers import MlflowServer, free_port, mlflow_server, rcl
 from celebdit_testing.steps import step_context
 from mlflow import MlflowClient
 
-from components.context import StepContext
 from components.errors import Preempted, TemporaryFailure
+from components.runtime.context import StepContext
 from components.storage import StoreUri, connect
-from components.train.description import Description
+from components.train.reporting.reporter import Description
+from components.train.reporting.sync import sync
 from components.train.spec import store_spec
-from components.train.sync import sync
 from pipeline.services import Services
 
 pytestmark = pytest.mark.fault

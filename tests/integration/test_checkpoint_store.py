@@ -8,9 +8,9 @@ import pytest
 import torch
 from celebdit_testing.steps import keys_below
 
-from components.checkpoints import COMMIT_FILE, QUARANTINE_FILE, CheckpointStore, Retention
 from components.errors import BadInput, DataRefused
 from components.storage import ObjectStore, StoreUri
+from components.stores.checkpoints import COMMIT_FILE, QUARANTINE_FILE, CheckpointStore, Retention
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import MANIFEST_FILE
 from model.config import canonical_json

@@ -12,7 +12,7 @@ from celebdit_testing.kfp_server import FakeKfp, kfp_server
 from celebdit_testing.kube_server import FakeKube, kube_server
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 
-from components import cluster as names
+from components import deployment as names
 from pipeline.cli import main
 from pipeline.kubeflow import NAMESPACE, TOKEN
 

@@ -15,8 +15,8 @@ from components.gate.config import GateConfig
 from components.gate.gate import run as gate
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision
 from components.register.register import run as register
-from components.registry import Registry
-from components.registry_config import RegistryConfig
+from components.registry.client import Registry
+from components.registry.config import RegistryConfig
 from pipeline.services import Endpoints, Services
 
 place = partial(evaluations.place, part="champion")

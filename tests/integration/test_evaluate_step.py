@@ -30,7 +30,6 @@ from celebdit_testing.trained import commit_checkpoint
 from PIL import Image
 from torch_fidelity.utils import create_feature_extractor
 
-from components.context import StepContext
 from components.errors import BadInput, DataRefused
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.page import samples_page
@@ -38,8 +37,9 @@ from components.evaluate.reference import find_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
-from components.packs import fetch_pack
+from components.runtime.context import StepContext
 from components.storage import StoreUri, file_sha256
+from components.stores.dataset_cache import fetch_pack
 from pipeline.services import Endpoints, Services
 
 

@@ -8,8 +8,8 @@ from celebdit_testing.command import Finished, celebdit_here
 from celebdit_testing.registered import registry_context
 from celebdit_testing.trained import commit_checkpoint
 
-from components.checkpoints import SNAPSHOTS, CheckpointStore
-from components.context import StepContext
+from components.runtime.context import StepContext
+from components.stores.checkpoints import SNAPSHOTS, CheckpointStore
 from model.checkpoint import publish, read
 from pipeline.services import Endpoints, Services
 

@@ -13,14 +13,14 @@ from celebdit_testing.faults import Fault, fault_proxy
 from celebdit_testing.kaggle import Kaggle, kaggle_server
 from celebdit_testing.steps import keys_below, notes, step_context
 
-from components.context import StepContext
 from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable, TemporaryFailure
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run
-from components.ingest.kaggle import KaggleSource
 from components.ingest.limits import Budget
-from components.ingest.remote import Reach
-from components.ingest.synthetic import encode_face, write_archive
+from components.ingest.sources.kaggle import KaggleSource
+from components.ingest.sources.remote import Reach
+from components.ingest.sources.synthetic import encode_face, write_archive
+from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri, connect
 
 BUDGET = Budget(max_image_bytes=10**6, max_total_bytes=2**30, max_entries=1000, max_ratio=200)
@@ -228,7 +228,7 @@ def test_without_kagglehub_the_error_says_what_to_install(monkeypatch: pytest.Mo
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name, *arguments, **named)
 
-    monkeypatch.setattr("components.ingest.kaggle.import_module", without)
+    monkeypatch.setattr("components.ingest.sources.kaggle.import_module", without)
     with pytest.raises(BadInput, match="need the package kagglehub") as refused:
         KaggleSource("owner/faces", None)
     assert refused.value.hint == "pip install 'celebdit[kaggle]'"

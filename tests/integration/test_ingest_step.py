@@ -19,14 +19,14 @@ from celebdit_testing.corpus import IMAGES, LIMITS
 from celebdit_testing.steps import keys_below, notes, step_context
 from PIL import Image
 
-from components.context import StepContext
 from components.errors import DataRefused
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run
-from components.ingest.synthetic import encode_face, write_archive
+from components.ingest.sources.synthetic import encode_face, write_archive
 from components.manifests import DatasetManifest
-from components.packs import fetch_pack
+from components.runtime.context import StepContext
 from components.storage import DigestMismatch, ObjectStore, StoreUri
+from components.stores.dataset_cache import fetch_pack
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from components.manifests import DatasetManifest
-from components.packs import fetch_pack
+from components.stores.dataset_cache import fetch_pack
 from components.storage import connect
 
 manifest = DatasetManifest.load(Path(sys.argv[1]))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from celebdit_testing.steps import keys_below
 
-from components.journal import Attachment, Journal, Picture
-from components.journal_archive import JournalArchive
-from components.points import Point
 from components.storage import ObjectStore, StoreUri
+from components.tracking.archive import JournalArchive
+from components.tracking.journal import Attachment, Journal, Picture
+from components.tracking.metric_points import Point
 
 
 class Heard:

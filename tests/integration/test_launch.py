@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.launch import launch
+from components.runtime.launch import launch
 
 _PROBE = """
 import os, sys

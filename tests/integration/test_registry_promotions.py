@@ -13,11 +13,11 @@ from celebdit_testing.command import celebdit_here
 from celebdit_testing.registered import bare_versions, registry_context
 from celebdit_testing.steps import step_context
 
-from components.context import StepContext
 from components.errors import BadInput, GateFailed, TrackingUnavailable
-from components.promotions import standing_after
-from components.registry import Registry
-from components.served_model import free_port
+from components.registry.client import Registry
+from components.registry.promotions import standing_after
+from components.runtime.context import StepContext
+from components.serving.package import free_port
 from pipeline.services import Endpoints, Services
 
 PROMOTERS, VERSIONS = 20, 5

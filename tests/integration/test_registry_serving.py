@@ -23,15 +23,15 @@ from celebdit_testing.command import celebdit_here
 from celebdit_testing.registered import SAMPLING, registered_faces, registry_context
 from PIL import Image
 
-from components.context import StepContext
 from components.errors import DataRefused
-from components.kserve import serving_command
 from components.manifests import CheckpointManifest
-from components.process import spawn, stop
-from components.registry import Registry
-from components.served_model import check_answer, free_port
+from components.registry.client import Registry
+from components.runtime.context import StepContext
+from components.serving.kserve import serving_command
+from components.serving.package import check_answer, free_port
 from components.storage import StoreUri
-from components.weights import find_weights
+from components.system.process import spawn, stop
+from components.weights.find import find_weights
 from pipeline.services import Endpoints, Services
 
 

@@ -14,12 +14,12 @@ from celebdit_testing.registered import SAMPLING, passed, registered, registered
 from celebdit_testing.steps import notes, step_context
 from celebdit_testing.trained import commit_checkpoint
 
-from components.context import StepContext
 from components.errors import DataRefused
 from components.manifests import CheckpointManifest
 from components.register.register import run as register
-from components.registry import DESCRIPTION_FILE, WEIGHTS_FILE, Registry
-from components.registry_config import RegistryConfig
+from components.registry.client import DESCRIPTION_FILE, WEIGHTS_FILE, Registry
+from components.registry.config import RegistryConfig
+from components.runtime.context import StepContext
 from pipeline.services import Endpoints, Services
 
 

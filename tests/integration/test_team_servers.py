@@ -29,11 +29,11 @@ from celebdit_testing.servers import free_port, wait_for_health, wait_for_port
 from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
 
-from components.context import StepContext
 from components.manifests import CheckpointManifest
-from components.process import spawn, stop
-from components.registry import CHALLENGER, DESCRIPTION_FILE, TAG_GATE, WEIGHTS_FILE, Registry
+from components.registry.client import CHALLENGER, DESCRIPTION_FILE, TAG_GATE, WEIGHTS_FILE, Registry
+from components.runtime.context import StepContext
 from components.storage import file_sha256
+from components.system.process import spawn, stop
 
 DOCKER = Path(__file__).parents[2] / "docker"
 pytestmark = [

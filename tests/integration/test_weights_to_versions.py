@@ -10,15 +10,15 @@ from celebdit_testing.memory import LocalSink, MemoryRecorder
 from celebdit_testing.recipes import tiny_pack, tiny_recipe
 from celebdit_testing.steps import notes, step_context
 
-from components.averages import as_version, make_average, picture_of
-from components.checkpoints import SNAPSHOTS, CheckpointStore
-from components.context import StepContext
 from components.errors import BadInput, DataRefused
-from components.published import import_published, read_published
-from components.registry import TAG_GATE, Registry
-from components.train.snapshots import SnapshotSink
+from components.registry.client import TAG_GATE, Registry
+from components.runtime.context import StepContext
+from components.serving.register_version import add_unevaluated
+from components.stores.checkpoints import SNAPSHOTS, CheckpointStore
+from components.train.checkpointing.ema_snapshots import SnapshotSink
 from components.train.spec import identity
-from components.versions import add_unevaluated
+from components.weights.posthoc_ema import as_version, make_average, picture_of
+from components.weights.published_checkpoint import import_published, read_published
 from model.config import SamplingConfig
 from model.distributed import World
 from model.ema import AveragedWeights, PowerProfile

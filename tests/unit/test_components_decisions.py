@@ -9,13 +9,13 @@ from celebdit_testing.recipes import dataset_manifest, tiny_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.context import read_section
 from components.errors import BadInput, DataRefused, Preempted, RankLost
 from components.gate.config import GateConfig
 from components.gate.gate import decide
-from components.launch import first_failure
 from components.manifests import ChampionScores, DatasetManifest, EvaluationReport, MetricInterval
-from components.promotions import Move, Standing, checked_reason, next_move, standing_after
+from components.registry.promotions import Move, Standing, checked_reason, next_move, standing_after
+from components.runtime.context import read_section
+from components.runtime.launch import first_failure
 from components.train.spec import differences, identity, run_key
 from model.config import OptimizerConfig
 

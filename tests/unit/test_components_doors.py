@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from components.errors import BadInput, CelebditError, DataRefused, GateFailed, StorageUnavailable, TemporaryFailure, error_for_exit_code
-from components.events import EventReader, Events
-from components.redact import redactor
-from components.retry import RetryPolicy, retry
+from components.runtime.events import EventReader, Events
+from components.runtime.redact import redactor
 from components.settings import Settings, missing_credentials
+from components.system.retry import RetryPolicy, retry
 
 ENVIRONMENT = {"CELEBDIT_STORE": "s3://bucket/pre/fix", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "CELEBDIT_RUN_ID": "r1"}
 
@@ -200,7 +200,7 @@ def test_retry_returns_the_first_success_and_raises_what_is_not_temporary_at_onc
         ("components.train.train", {"torch", "mlflow", "kubernetes"}),
         ("components.train.worker, components.evaluate.measure", {"mlflow", "torch_fidelity", "torchvision"}),
         ("components.evaluate.evaluate, components.register.register", {"torch", "torch_fidelity"}),
-        ("components.ingest.decoder", {"numpy", "psutil", "boto3"}),
+        ("components.ingest.decoding.decoder", {"numpy", "psutil", "boto3"}),
     ],
 )
 def test_a_step_imports_no_library_before_it_needs_it(modules: str, unneeded: set[str]) -> None:

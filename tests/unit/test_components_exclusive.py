@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from components.errors import TemporaryFailure
-from components.exclusive import claimed
+from components.system.locks import claimed
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from components.exclusive import claimed
+from components.system.locks import claimed
 with claimed(Path(sys.argv[1]), "training"):
     print("held", flush=True)
     time.sleep(60)

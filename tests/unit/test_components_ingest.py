@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import DataRefused
-from components.ingest.colours import colours
-from components.ingest.images import judge
+from components.ingest.colour_statistics import colours
+from components.ingest.dataset.ledger import Ledger, Split, Stored, split_of
+from components.ingest.dataset.shards import ShardWriter, Written, facts_of, header_of
+from components.ingest.dataset.table import write_table
+from components.ingest.decoding.images import judge
 from components.ingest.ingest import dataset_digest
-from components.ingest.ledger import Ledger, Split, Stored, split_of
 from components.ingest.limits import Limits
-from components.ingest.shards import ShardWriter, Written, facts_of, header_of
-from components.ingest.synthetic import encode_face, write_archive
-from components.ingest.table import write_table
+from components.ingest.sources.synthetic import encode_face, write_archive
 from components.ingest.verdicts import Accepted, Extent, Rejected
 from components.storage import file_sha256
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.journal import Attachment, Delivery, Journal, Picture
-from components.points import Point, unseen
+from components.tracking.journal import Attachment, Delivery, Journal, Picture
+from components.tracking.metric_points import Point, unseen
 
 
 class Server:

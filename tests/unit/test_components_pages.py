@@ -3,8 +3,8 @@
 from celebdit_testing.recipes import dataset_manifest
 
 from components.manifests import CheckpointManifest, EvaluationReport, GateDecision, MetricInterval
-from components.pages import bullets, details, heading, page, picture, table
 from components.register.card import model_card
+from components.reports.html import bullets, details, heading, page, picture, table
 from model.config import SamplingConfig
 
 EVIL = "<script>alert('x')</script>"

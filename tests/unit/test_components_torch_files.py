@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from components.errors import BadInput, DataRefused
-from components.torch_files import read_tensors
+from components.weights.torch_files import read_tensors
 
 LIMIT = 10**6
 

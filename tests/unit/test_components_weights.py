@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from components.errors import BadInput, DataRefused
-from components.weights import find_weights
+from components.weights.find import find_weights
 from model.checkpoint import CheckpointState, publish
 
 

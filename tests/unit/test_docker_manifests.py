@@ -14,7 +14,7 @@ from celebdit_testing.kube_server import difference
 from kubeflow_trainer_api import models as trainer
 from sqlalchemy import create_engine
 
-from components import cluster as names
+from components import deployment as names
 
 DOCKER = Path(__file__).parents[2] / "docker"
 KUBERNETES = DOCKER / "kubernetes"

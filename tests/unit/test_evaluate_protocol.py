@@ -10,13 +10,13 @@ import torch
 from celebdit_testing.recipes import dataset_manifest, faces
 from PIL import Image
 
-from components.context import read_section
 from components.errors import BadInput
 from components.evaluate.codec import flipped_at_random, through_codec
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.spec import EvaluateSpec
 from components.manifests import CheckpointManifest
 from components.resources import ResourcesConfig
+from components.runtime.context import read_section
 from components.storage import StoreUri
 from model.config import SamplingConfig
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.ingest.colours import colours, small_scale
-from components.ingest.images import judge
+from components.ingest.colour_statistics import colours, small_scale
+from components.ingest.decoding.images import judge
 from components.ingest.limits import Limits
-from components.ingest.synthetic import draw_face
+from components.ingest.sources.synthetic import draw_face
 from components.ingest.verdicts import Accepted
 
 PX = 256

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.ingest.images import judge, thumbnail
+from components.ingest.dataset.near import near_duplicates
+from components.ingest.decoding.images import judge, thumbnail
 from components.ingest.limits import Limits
-from components.ingest.near import near_duplicates
-from components.ingest.synthetic import encode_face
+from components.ingest.sources.synthetic import encode_face
 from components.ingest.verdicts import MEANINGS, Accepted, Rejected
 
 LIMITS_32 = Limits(**LIMITS, max_ratio=200)  # type: ignore[arg-type]

@@ -15,13 +15,13 @@ import pytest
 from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded
 from PIL import Image
 
-from components.ingest.allowances import MEMORY_BYTES, Allowances
 from components.ingest.candidates import Candidate
+from components.ingest.decoding.allowances import MEMORY_BYTES, Allowances
+from components.ingest.decoding.pool import DecoderPool
 from components.ingest.limits import Budget, Limits
-from components.ingest.pool import DecoderPool
-from components.ingest.synthetic import encode_face
+from components.ingest.sources.synthetic import encode_face
+from components.ingest.sources.zips import ZipSource
 from components.ingest.verdicts import Accepted, Extent, Rejected, Verdict
-from components.ingest.zips import ZipSource
 
 LIMITS_32 = Limits(**LIMITS, max_ratio=200)  # type: ignore[arg-type]
 
@@ -144,7 +144,7 @@ def test_what_little_memory_refuses_is_judged_again_with_more(monkeypatch: pytes
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
     found = []
     for smaller in ((16 * 2**20, 96 * 2**20), (2**20,), ()):
-        monkeypatch.setattr("components.ingest.allowances._SMALLER", smaller)
+        monkeypatch.setattr("components.ingest.decoding.allowances._SMALLER", smaller)
         with DecoderPool(limits, workers=2, memory_bytes=100 * 2**20) as pool:
             found.append([verdict for _, verdict in pool.judge(candidates)])
     assert found[0] == found[1] == found[2]
@@ -244,4 +244,4 @@ def test_a_pool_that_is_left_in_the_middle_ends_its_workers_at_once() -> None:
     pool._threads.shutdown(wait=True)
     assert len(pids) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids)
-    assert not any("components.ingest.decoder" in child.cmdline() for child in psutil.Process().children())
+    assert not any("components.ingest.decoding.decoder" in child.cmdline() for child in psutil.Process().children())

@@ -23,11 +23,11 @@ from components.errors import BadInput, DataRefused
 from components.ingest.candidates import Candidate, Source, printable_name, refused_by_name
 from components.ingest.config import DataConfig
 from components.ingest.limits import Budget
-from components.ingest.packed import EntryDamaged, read_packed
-from components.ingest.sources import open_source, require_consent
-from components.ingest.synthetic import encode_face
+from components.ingest.sources.open_source import open_source, require_consent
+from components.ingest.sources.synthetic import encode_face
+from components.ingest.sources.zips import ZipSource
 from components.ingest.verdicts import Rejected
-from components.ingest.zips import ZipSource
+from components.ingest.zip_entry import EntryDamaged, read_packed
 
 BUDGET = Budget(max_image_bytes=10**6, max_total_bytes=2**32, max_entries=10**6, max_ratio=200)
 

@@ -11,10 +11,10 @@ import pytest
 from celebdit_testing.corpus import PX
 
 from components.ingest.limits import Budget
-from components.ingest.packed import EntryDamaged, Packed, read_packed
-from components.ingest.synthetic import encode_face
-from components.ingest.zip_directory import directory, has_more_records
-from components.ingest.zips import ZipSource
+from components.ingest.sources.synthetic import encode_face
+from components.ingest.sources.zip_directory import directory, has_more_records
+from components.ingest.sources.zips import ZipSource
+from components.ingest.zip_entry import EntryDamaged, Packed, read_packed
 
 FACE = encode_face(0, 0, PX)
 NAMES = ["plain.jpg", "größe.jpg", "deep/er/", "deep/er/x.jpg", "long-" + "n" * 300 + ".jpg"]

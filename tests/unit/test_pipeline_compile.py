@@ -12,7 +12,7 @@ import pytest
 import yaml
 from celebdit_testing.kfp_api import check_package
 
-from components.cluster import KAGGLE_KEYS, SECRET_KEYS
+from components.deployment import KAGGLE_KEYS, SECRET_KEYS
 from components.errors import BadInput
 from components.settings import Settings
 from pipeline.compile import CompileOptions, compile_pipeline, label_value

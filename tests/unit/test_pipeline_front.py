@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 from components.errors import DataRefused
-from components.events import Event
+from components.runtime.events import Event
 from pipeline.cli import main
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import load_config

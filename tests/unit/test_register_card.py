@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.registry import shortened
+from components.registry.client import shortened
 
 CARD = (
     "# faces\n\nWhat it is.\n\n## Recipe\n\n```json\n"

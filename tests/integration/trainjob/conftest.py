@@ -8,7 +8,7 @@ from celebdit_testing.kube_server import FakeKube, kube_server
 from celebdit_testing.steps import step_context
 from celebdit_testing.trainjobs import MANIFESTS, Start, Step, spec_of
 
-from components.context import StepContext
+from components.runtime.context import StepContext
 from components.train.spec import TrainSpec
 
 

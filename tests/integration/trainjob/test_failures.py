@@ -7,7 +7,7 @@ from celebdit_testing.kube_server import FakeKube
 from celebdit_testing.trainjobs import JOB, Start, until
 
 from components.errors import CelebditError, DataRefused, TemporaryFailure
-from components.train.trainjob_failures import first_failure, waiting_reason
+from components.train.trainjob.failures import first_failure, waiting_reason
 
 
 def terminated(exit_code: int, at: str, message: str = "", reason: str = "Error") -> dict[str, Any]:

@@ -12,12 +12,12 @@ from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 from celebdit_testing.steps import notes
 from celebdit_testing.trainjobs import ENVIRON, IMAGE, JOB, Start, connect, spec_of, until
 
-from components import cluster as names
-from components.context import StepContext
+from components import deployment as names
 from components.errors import BadInput, Preempted, TemporaryFailure
 from components.resources import Toleration
-from components.train.trainjob import train_on_nodes
-from components.train.trainjob_manifest import trainjob
+from components.runtime.context import StepContext
+from components.train.trainjob.job import train_on_nodes
+from components.train.trainjob.manifest import trainjob
 
 
 def test_a_training_on_two_nodes_is_a_trainjob_that_is_waited_for(kube: FakeKube, start: Start) -> None:

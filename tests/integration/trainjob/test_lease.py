@@ -5,10 +5,10 @@ import threading
 from celebdit_testing.kube_server import FakeKube
 from celebdit_testing.trainjobs import JOB, KEY, Start, until
 
-from components.context import StepContext
+from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri
 from components.storage import connect as connect_store
-from components.train.lease import Lease, LeaseWatch
+from components.train.trainjob.lease import Lease, LeaseWatch
 
 
 def test_nodes_that_nobody_waits_for_are_asked_to_stop_and_others_are_not(store: ObjectStore, prefix: StoreUri) -> None:

@@ -12,10 +12,10 @@ from celebdit_testing.trainjobs import JOB, Start, until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import kube as kube_module
-from components.context import StepContext
 from components.errors import TemporaryFailure
-from components.train.trainjob_log import LogPosition
+from components.kube import client as kube_module
+from components.runtime.context import StepContext
+from components.train.trainjob.log import LogPosition
 
 POD = f"{JOB}-node-0-0"
 

@@ -13,12 +13,12 @@ from celebdit_testing.steps import step_context
 from celebdit_testing.trainjobs import IMAGE, spec_of
 from mlflow import MlflowClient
 
-from components import cluster as names
-from components.context import StepContext
+from components import deployment as names
 from components.errors import BadInput, CelebditError
 from components.resources import ResourcesConfig
+from components.runtime.context import StepContext
 from components.train.train import run as train
-from components.train.trainjob import train_on_nodes
+from components.train.trainjob.job import train_on_nodes
 from pipeline.services import Endpoints
 
 pytestmark = pytest.mark.slow
@@ -81,5 +81,5 @@ def test_a_rank_that_cannot_train_says_why_through_its_node_and_the_cluster(
 
 def test_what_starts_a_nodes_ranks_does_not_load_torch() -> None:
     """It would take seconds and half a gigabyte on every node, beside the ranks that need it."""
-    program = "import sys, components.train.node; print(sorted({'torch', 'mlflow', 'pandas'} & set(sys.modules)))"
+    program = "import sys, components.train.trainjob.node; print(sorted({'torch', 'mlflow', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from components.ingest.synthetic import draw_face, encode_face
+from components.ingest.sources.synthetic import draw_face, encode_face
 
 PX = 32
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from celebdit_testing.steps import step_context
 
-from components.context import StepContext
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.evaluate import run as evaluate
 from components.evaluate.worker import body
@@ -18,7 +17,8 @@ from components.ingest.config import DataConfig
 from components.ingest.ingest import run as ingest
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
 from components.resources import ResourcesConfig
-from components.worker import Rank
+from components.runtime.context import StepContext
+from components.runtime.rank import Rank
 from model.config import SamplingConfig
 from model.distributed import World
 from pipeline.services import Endpoints, Services

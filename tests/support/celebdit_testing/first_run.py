@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from celebdit_testing.command import Finished, celebdit
 
-from components.exclusive import only_one
+from components.system.locks import only_one
 
 PLANTED = {"MLFLOW_TRACKING_PASSWORD": "canary-mlflow-3c5f01", "CELEBDIT_KFP_TOKEN": "canary-kfp-7a9b22", "AWS_SESSION_TOKEN": ""}
 

@@ -26,7 +26,7 @@ from celebdit_testing.kube_logs import PodLogs
 from celebdit_testing.servers import free_port
 from kubeflow_trainer_api import models as trainer
 
-from components.process import spawn, stop
+from components.system.process import spawn, stop
 
 TOKENS = {"token-of-pipeline-runner": "pipeline-runner", "token-of-nobody": "nobody", "token-of-admin": "admin"}
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from components.context import step
+from components.runtime.context import step
 from components.train.spec import TrainSpec
 from components.train.train import run
 

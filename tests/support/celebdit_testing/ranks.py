@@ -20,20 +20,22 @@ from typing import Any
 from celebdit_testing.servers import free_port
 from celebdit_testing.steps import step_context
 
-from components.checkpoints import CheckpointStore
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run as ingest
-from components.journal import JOURNAL_FILE
-from components.launch import FAILURES, first_failure
 from components.manifests import DatasetManifest
 from components.resources import ResourcesConfig
+from components.runtime.launch import FAILURES, first_failure
 from components.storage import StoreUri, connect
+from components.stores.checkpoints import CheckpointStore
+from components.tracking.journal import JOURNAL_FILE
 from components.train.spec import TrainSpec, identity, run_key
 from model.recipe import Recipe
 
 _FORK = multiprocessing.get_context("forkserver")
 # The first optimiser imports torch._dynamo, which takes seconds.
-_FORK.set_forkserver_preload(["components.train.worker", "components.train.destination", "components.ingest.ingest", "torch._dynamo"])
+_FORK.set_forkserver_preload(
+    ["components.train.worker", "components.train.reporting.destination", "components.ingest.ingest", "torch._dynamo"]
+)
 NOWHERE = "http://127.0.0.1:9"
 Prelude = Callable[[int], None]
 """Called in a rank with its number before it begins; it must be importable."""
@@ -47,8 +49,8 @@ def _be_rank(environment: Mapping[str, str], spec: str, prelude: Prelude | None,
     sys.argv = ["worker", str(Path(environment["CELEBDIT_WORK_DIR"], spec))]  # a relative one is of each machine
     if prelude is not None:
         prelude(int(environment["RANK"]))
+    from components.runtime.rank import worker_main
     from components.train.worker import body
-    from components.worker import worker_main
 
     worker_main("train", body)
 

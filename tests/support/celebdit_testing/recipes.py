@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from components.ingest.synthetic import draw_face
+from components.ingest.sources.synthetic import draw_face
 from components.manifests import DatasetManifest
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from model.dataset import Pack, open_pack, write_pack

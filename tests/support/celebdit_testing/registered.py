@@ -8,11 +8,11 @@ from celebdit_testing.recipes import DIGEST, dataset_manifest
 from celebdit_testing.steps import step_context
 from celebdit_testing.trained import commit_checkpoint
 
-from components.context import StepContext
 from components.manifests import CheckpointManifest, EvaluationReport, GateDecision
 from components.register.register import run as register
-from components.registry import Registry
-from components.registry_config import RegistryConfig
+from components.registry.client import Registry
+from components.registry.config import RegistryConfig
+from components.runtime.context import StepContext
 from model.config import SamplingConfig
 from pipeline.services import Endpoints, Services
 

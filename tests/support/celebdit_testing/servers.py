@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.process import spawn, stop
+from components.system.process import spawn, stop
 
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "canary-secret-0123456789"

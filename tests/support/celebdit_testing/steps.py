@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from components.context import StepContext
-from components.events import EventReader, Events
+from components.runtime.context import StepContext
+from components.runtime.events import EventReader, Events
 from components.settings import Settings
 from components.storage import ObjectStore, StoreUri
 

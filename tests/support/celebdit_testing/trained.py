@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from celebdit_testing.recipes import tiny_network
 
-from components.checkpoints import CheckpointStore
-from components.context import StepContext
 from components.manifests import CheckpointManifest
+from components.runtime.context import StepContext
+from components.stores.checkpoints import CheckpointStore
 from model.checkpoint import CheckpointState, publish
 from model.config import DiffusionConfig
 from model.denoiser import build_denoiser

@@ -9,13 +9,13 @@ from typing import Any
 from celebdit_testing.recipes import dataset_manifest, tiny_recipe
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 
-from components import cluster as names
-from components.context import StepContext
-from components.kube import Cluster
+from components import deployment as names
+from components.kube.client import Cluster
 from components.resources import ResourcesConfig
+from components.runtime.context import StepContext
 from components.train.spec import TrainSpec
-from components.train.trainjob import train_on_nodes
-from components.train.trainjob_manifest import job_name
+from components.train.trainjob.job import train_on_nodes
+from components.train.trainjob.manifest import job_name
 
 MANIFESTS = Path(__file__).parents[3] / "docker" / "kubernetes"
 KEY = "0123456789abcdef"

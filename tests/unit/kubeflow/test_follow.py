@@ -7,7 +7,7 @@ from celebdit_testing.kfp_server import FakeKfp, Fault
 from celebdit_testing.submissions import connect, failed_run, progress, submitted
 
 from components.errors import BadInput, GateFailed, Interrupted, TemporaryFailure
-from components.events import Event
+from components.runtime.events import Event
 from pipeline.config import RunConfig
 from pipeline.submit import STEPS, failure_of, follow, resume
 

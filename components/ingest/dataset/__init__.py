@@ -1,0 +1,1 @@
+"""The dataset that ingest writes: ledger, shards, table, near duplicates, report."""

@@ -1,0 +1,1 @@
+"""Decoding of untrusted images in worker processes with a memory limit."""

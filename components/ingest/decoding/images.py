@@ -1,0 +1,215 @@
+"""The verdict on one candidate's bytes: accepted as it is, accepted with named rules, or rejected with a code.
+
+Promises: a pure function of bytes and limits. An RGB image of the target size keeps its bytes; anything else is decoded once, turned
+upright, made RGB, centre-cropped, resized once with antialiasing and stored losslessly as PNG. Runs inside a worker (`decoder.py`), so that
+hostile bytes meet no library in the process that holds credentials.
+"""
+
+import hashlib
+import io
+import warnings
+
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+
+from components.ingest.colour_statistics import small_scale
+from components.ingest.limits import Limits
+from components.ingest.verdicts import Accepted, Code, Rejected, Rule
+
+# Pillow loads what reads a format when it first meets one; under a memory limit that may fail, and is not tried a second time.
+Image.preinit()
+assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours, in `_refusal`, and has a verdict instead of a warning
+
+_KEEPS_BYTES = {"JPEG": "jpg", "PNG": "png"}
+_AS_IS: tuple[Rule, ...] = ("as_is",)
+_READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_BROKEN = (
+    UnidentifiedImageError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+)
+"""What Pillow's parsers raise on hostile bytes; MemoryError is told apart."""
+_EXIF_ORIENTATION = 274
+_TIFF_BITS_PER_SAMPLE = 258
+_PNG_DEPTH_AT = 24
+_JPEG_SCALE = 8
+_CLEARLY = 2  # grey levels: what recompression does to an even surface is no difference
+_THUMBNAIL_PX = 96
+
+
+def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
+    """Decide on the candidate with the bytes `data`."""
+    if len(data) > limits.max_image_bytes:
+        return Rejected("too_many_bytes", f"more than {limits.max_image_bytes} bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_READABLE)
+            refused = _refusal(image, data, limits)
+    except MemoryError:
+        return Rejected("out_of_memory", "reading its header takes more memory than a worker may use")
+    except _BROKEN as error:
+        return Rejected(_opening_code(data, error), _text(error))
+    return refused or _decode(image, data, limits)
+
+
+def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> bytes:
+    """Return a small JPEG of an image for people to look at, or nothing if that cannot be had cheaply."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_READABLE)
+            if image.width * image.height > limits.max_image_pixels:
+                return b""
+            image.draft("RGB", (side_px, side_px))
+            image.thumbnail((side_px, side_px))
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, "JPEG", quality=80)
+    except (MemoryError, *_BROKEN):
+        return b""
+    return buffer.getvalue()
+
+
+def _opening_code(data: bytes, error: Exception) -> Code:
+    if "decompressed data too large" in str(error).lower() or "text chunk" in str(error).lower():
+        return "decompression_bomb"
+    known = data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or data[8:12] == b"WEBP"
+    return "truncated" if known and not isinstance(error, UnidentifiedImageError) else "not_an_image"
+
+
+def _refusal(image: Image.Image, data: bytes, limits: Limits) -> Rejected | None:
+    """Reject by what the header says, before any pixel is decoded."""
+    width, height = image.size
+    pixels = width * height
+    if pixels > limits.max_image_pixels:
+        bomb = pixels * 3 > limits.max_ratio * len(data)
+        code: Code = "decompression_bomb" if bomb else "too_many_pixels"
+        return Rejected(code, f"{width}x{height} in {len(data)} bytes, at most {limits.max_image_pixels} pixels")
+    if min(width, height) < limits.image_px:
+        return Rejected("too_small", f"{width}x{height}, at least {limits.image_px} per side")
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO is a photograph with previews
+        return Rejected("animated", "more than one frame")
+    if _bits_per_channel(image, data) > 8:
+        return Rejected("sixteen_bit", f"mode {image.mode} with {_bits_per_channel(image, data)} bits per channel")
+    return None
+
+
+def _bits_per_channel(image: Image.Image, data: bytes) -> int:
+    """Return the depth of an image's channels; Pillow shows a 16-bit RGB PNG as an 8-bit one and cuts its values off."""
+    if image.format == "PNG":
+        return data[_PNG_DEPTH_AT]
+    if image.format == "TIFF":
+        depths = image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
+        return max(depths) if isinstance(depths, tuple) else int(depths)
+    return 16 if image.mode in _DEEP_MODES else 8
+
+
+def _decode(image: Image.Image, data: bytes, limits: Limits) -> Accepted | Rejected:
+    source_px, kind = image.size, image.format or ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if kind in _KEEPS_BYTES and _is_finished(image, limits.image_px):
+                small, rules = _decoded_small(image), _AS_IS
+            else:
+                image.load()
+                rgb, rules = _normalised(image, limits.image_px)
+                small = rgb.reduce(small_scale(limits.image_px))
+    except MemoryError:
+        return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
+    except _BROKEN as error:
+        return Rejected("truncated", _text(error))
+    if rules is _AS_IS:
+        stored, extension = data, _KEEPS_BYTES[kind]
+    else:
+        buffer = io.BytesIO()
+        rgb.save(buffer, "PNG")
+        stored, extension = buffer.getvalue(), "png"
+    return Accepted(
+        data=stored,
+        extension=extension,  # type: ignore[arg-type]
+        sha256=hashlib.sha256(stored).hexdigest(),
+        rules=rules,
+        source_px=source_px,
+        source_format=kind.lower(),
+        small=small.tobytes(),
+        perceptual_hash=_perceptual_hash(small) if limits.perceptual_hash else None,
+    )
+
+
+def _is_finished(image: Image.Image, image_px: int) -> bool:
+    """Return whether an image is already what it is to become."""
+    # The orientation first: a PNG is read to its end for it, and may say only there that it has a transparent colour.
+    return image.size == (image_px, image_px) and image.mode == "RGB" and not _is_turned(image) and "transparency" not in image.info
+
+
+def _is_turned(image: Image.Image) -> bool:
+    return image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
+
+
+def _decoded_small(image: Image.Image) -> Image.Image:
+    """Decode all of an image's data, and return it scaled down.
+
+    A JPEG decoder reads every coefficient, and finds what is wrong with them, however few pixels it makes of them.
+    """
+    scale = small_scale(image.width)
+    if image.format != "JPEG":
+        return image.reduce(scale)
+    done = min(scale, _JPEG_SCALE)
+    image.draft("RGB", (image.width // done, image.height // done))
+    image.load()
+    return image.reduce(scale // done) if scale > done else image
+
+
+def _normalised(image: Image.Image, image_px: int) -> tuple[Image.Image, tuple[Rule, ...]]:
+    """Return `image` upright, RGB and square, and the rules that this took; of a format that is not kept it is converted at least."""
+    rules: list[Rule] = []
+    if _is_turned(image):
+        image = ImageOps.exif_transpose(image)
+        rules.append("upright")
+    if image.mode != "RGB" or "transparency" in image.info:
+        image = _to_rgb(image)
+        rules.append("converted")
+    side = min(image.size)
+    if image.width != image.height:
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+        rules.append("cropped")
+    if side != image_px:
+        image = image.resize((image_px, image_px), Image.Resampling.LANCZOS)
+        rules.append("resized")
+    return image, tuple(rules) or ("converted",)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to RGB; what is transparent becomes white."""
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
+    flat = Image.new("RGB", layered.size, (255, 255, 255))
+    flat.paste(layered, mask=layered.getchannel("A"))
+    return flat
+
+
+def _perceptual_hash(image: Image.Image) -> int:
+    """Return 64 bits, each saying whether a part of the picture is clearly brighter than its right neighbour (difference hash)."""
+    grey = image.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()
+    bits = 0
+    for at in range(len(grey)):
+        if at % 9 < 8:
+            bits = bits << 1 | (grey[at] > grey[at + 1] + _CLEARLY)
+    return bits
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot identify image file"  # Pillow's own words name an address in memory
+    return (str(error) or type(error).__name__)[:200]

@@ -1,0 +1,168 @@
+"""Images in object storage: an archive, downloaded once and continued if it breaks off, or all objects below a prefix.
+
+Promises: keys are labels, never paths; a store that refuses is bad input, with its own code; a second look at an unchanged source downloads
+nothing. Credentials and endpoint are those of the project's own store.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from components.errors import BadInput, CelebditError, DataRefused
+from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, Source, is_image_name, refused_by_name
+from components.ingest.limits import Budget
+from components.ingest.sources.archives import open_archive
+from components.storage import ObjectMissing, ObjectStore, StoredObject, StoreUri, refusal
+
+_PARALLEL_GETS = 8
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a source that is not on this machine is reached with."""
+
+    store: ObjectStore
+    downloads: Path
+    note: Callable[[str], None] = lambda text: None
+
+
+class RemoteArchive:
+    """An archive that must be here before it can be read. `fetch` returns its path; `mark` changes when its bytes do."""
+
+    def __init__(self, named: str, *, mark: Callable[[], str], fetch: Callable[[], Path]) -> None:
+        self._named = named
+        self._mark = mark
+        self._fetch = fetch
+        self._fetched: tuple[Path, Source] | None = None
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"remote {self._mark()}".encode()).hexdigest()
+
+    def count(self) -> int | None:
+        return self._fetched[1].count() if self._fetched is not None else None
+
+    def described(self) -> str:
+        return self._named
+
+    def archive(self) -> Path | None:
+        return self._opened()[1].archive()
+
+    def candidates(self, budget: Budget) -> Iterator[Candidate]:
+        path, source = self._opened()
+        yield from source.candidates(budget)
+        path.unlink(missing_ok=True)
+
+    def _opened(self) -> tuple[Path, Source]:
+        if self._fetched is None or not self._fetched[0].exists():
+            path = self._fetch()
+            self._fetched = path, open_archive(path, self._named)
+        return self._fetched
+
+
+def open_s3(uri: StoreUri, reach: Reach) -> Source:
+    """Open an archive or a prefix in object storage.
+
+    Raises:
+        BadInput: if there is neither, or the store refuses.
+    """
+    with _refused_as_bad_input(uri):
+        if uri.key and not uri.key.endswith("/"):
+            try:
+                version = reach.store.version(uri)
+            except ObjectMissing:
+                version = None
+            if version is not None:
+                return _archive(uri, version, reach)
+        return PrefixSource(uri, reach.store)
+
+
+def _archive(uri: StoreUri, version: str, reach: Reach) -> RemoteArchive:
+    folder = reach.downloads / hashlib.sha256(str(uri).encode()).hexdigest()[:16]
+    path = folder / (uri.name if is_plain(uri.name) else "archive")
+
+    def fetch() -> Path:
+        reach.note(f"downloading {uri}")
+        with _refused_as_bad_input(uri):
+            reach.store.get_file(uri, path, continued=True)
+        return path
+
+    return RemoteArchive(str(uri), mark=lambda: f"{uri} {version}", fetch=fetch)
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name from elsewhere may become a file name here."""
+    return name.isascii() and name.replace(".", "").replace("-", "").replace("_", "").isalnum() and not name.startswith(".")
+
+
+class PrefixSource:
+    """All objects below a prefix."""
+
+    def __init__(self, uri: StoreUri, store: ObjectStore) -> None:
+        self._uri = uri
+        self._store = store
+        if not self._objects:
+            raise BadInput(f"data.source {uri} does not exist", hint="give the key of an archive, or a prefix with images below it")
+        if not any(is_image_name(item.uri.key) for item in self._objects):
+            raise BadInput(
+                f"data.source {uri} contains no images", hint=f"objects ending in {', '.join(IMAGE_SUFFIXES)} are taken, at any depth"
+            )
+
+    @cached_property
+    def _objects(self) -> list[StoredObject]:
+        return [item for item in self._store.list(self._uri) if not item.uri.key.endswith("/")]
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(f"prefix {self._uri}".encode())
+        for item in self._objects:
+            digest.update(f"{item.uri.key}\0{item.size_bytes} {item.version}\n".encode("utf-8", "backslashreplace"))
+        return digest.hexdigest()
+
+    def count(self) -> int | None:
+        return len(self._objects)
+
+    def described(self) -> str:
+        return str(self._uri)
+
+    def archive(self) -> Path | None:
+        return None
+
+    def candidates(self, budget: Budget) -> Iterator[Candidate]:
+        total_bytes = sum(min(item.size_bytes, budget.max_image_bytes + 1) for item in self._objects if is_image_name(item.uri.key))
+        if len(self._objects) > budget.max_entries or total_bytes > budget.max_total_bytes:
+            raise DataRefused(
+                f"data.source {self._uri} has {len(self._objects)} objects and {total_bytes} bytes, more than data.max_entries "
+                f"{budget.max_entries} or data.max_total_bytes {budget.max_total_bytes}",
+                hint="raise them if it is meant",
+            )
+        pending: deque[Future[Candidate]] = deque()
+        with ThreadPoolExecutor(_PARALLEL_GETS, thread_name_prefix="fetch") as pool:
+            for item in self._objects:
+                pending.append(pool.submit(self._read, item, budget.max_image_bytes + 1))
+                if len(pending) > 2 * _PARALLEL_GETS:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def _read(self, item: StoredObject, limit: int) -> Candidate:
+        name = item.uri.relative_to(self._uri)
+        refused = refused_by_name(name)
+        return Candidate(name, b"" if refused else self._store.get_head(item.uri, limit=limit), refused)
+
+
+@contextmanager
+def _refused_as_bad_input(uri: StoreUri) -> Iterator[None]:
+    try:
+        yield
+    except CelebditError as error:
+        said = refusal(error)
+        if said is None:
+            raise
+        raise BadInput(
+            f"data.source {uri} cannot be read: object storage says {said}",
+            hint="check the bucket's name, and that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY may read it",
+        ) from error

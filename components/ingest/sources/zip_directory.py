@@ -1,0 +1,113 @@
+"""The directory of a zip, record by record.
+
+Promises: one record is in memory at a time, however many there are; what Python's `zipfile` would refuse to open is refused here too, and
+records mean what they mean there. The entries themselves are not looked at.
+"""
+
+import struct
+import zipfile
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from components.ingest.zip_entry import Packed
+
+_RECORD = struct.Struct("<4s4B4H3I5H2I")
+_ZIP64_END_BYTES = 56 + 20
+_NEWEST_VERSION = 63
+_NAME_IS_UTF8 = 0x800
+_ZIP64_FIELD = 1
+_IN_ZIP64 = 0xFFFFFFFF
+_SIZE_IN_ZIP64 = (_IN_ZIP64, 2**64 - 1)
+
+
+class Record(NamedTuple):
+    """What a directory says of an entry: `name` ends at the first zero byte of `whole_name`, `mode` is that of a Unix file or 0."""
+
+    name: str
+    whole_name: str
+    mode: int
+    flags: int
+    packed: Packed
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether the entry stands for a folder."""
+        return self.name.endswith("/")
+
+
+def directory(file: IO[bytes]) -> Iterator[Record]:
+    """Yield the records of the zip `file`, in their order; nothing else may move the file's position meanwhile.
+
+    Raises:
+        zipfile.BadZipFile, NotImplementedError: if the directory is damaged. UnicodeDecodeError: if a name is not the UTF-8 that it says.
+    """
+    begins_at, size_bytes, shift = _extent(file)
+    file.seek(begins_at)
+    read_bytes = 0
+    while read_bytes < size_bytes:
+        head = file.read(_RECORD.size)
+        if len(head) != _RECORD.size:
+            raise zipfile.BadZipFile("Truncated central directory")
+        fields = _RECORD.unpack(head)
+        if fields[0] != b"PK\1\2":
+            raise zipfile.BadZipFile("Bad magic number for central directory")
+        name_bytes, extra_bytes, comment_bytes = fields[12:15]
+        rest = file.read(name_bytes + extra_bytes + comment_bytes)
+        yield _record(fields, rest[:name_bytes], rest[name_bytes : name_bytes + extra_bytes], shift)
+        read_bytes += _RECORD.size + name_bytes + extra_bytes + comment_bytes
+
+
+def has_more_records(file: IO[bytes], most: int) -> bool:
+    """Return whether the directory of the zip `file` has more than `most` records; how many the zip claims is not believed."""
+    begins_at, size_bytes, _ = _extent(file)
+    file.seek(begins_at)
+    number = read_bytes = 0
+    while read_bytes < size_bytes and number <= most and len(head := file.read(_RECORD.size)) == _RECORD.size:
+        rest_bytes = sum(_RECORD.unpack(head)[12:15])
+        file.seek(rest_bytes, 1)
+        read_bytes += _RECORD.size + rest_bytes
+        number += 1
+    return number > most
+
+
+def _extent(file: IO[bytes]) -> tuple[int, int, int]:
+    """Return where the directory begins, its size, and by how much all positions in it are off, because bytes were put before the zip."""
+    found = getattr(zipfile, "_EndRecData")(file)  # noqa: B009 - private, and the only reader of the record there is
+    if not found:
+        raise zipfile.BadZipFile("File is not a zip file")
+    size_bytes, said_at, end_at = found[5], found[6], found[9]
+    if found[0] == b"PK\6\6":
+        end_at -= _ZIP64_END_BYTES
+    if end_at < size_bytes:
+        raise zipfile.BadZipFile("Bad offset for central directory")
+    return end_at - size_bytes, size_bytes, end_at - size_bytes - said_at
+
+
+def _record(fields: tuple[int, ...], raw_name: bytes, extra: bytes, shift: int) -> Record:
+    needs_version, flags, method, crc32, packed_bytes, size_bytes = fields[3], fields[5], fields[6], *fields[9:12]
+    external, header_at = fields[17:19]
+    if needs_version > _NEWEST_VERSION:
+        raise NotImplementedError(f"zip file version {needs_version / 10:.1f}")
+    if extra:
+        size_bytes, packed_bytes, header_at = _zip64(extra, size_bytes, packed_bytes, header_at)
+    whole_name = raw_name.decode("utf-8" if flags & _NAME_IS_UTF8 else "cp437")
+    packed = Packed(header_at + shift, packed_bytes, size_bytes, method, crc32, raw_name.decode("latin-1"))
+    return Record(whole_name.split("\0", 1)[0], whole_name, external >> 16, flags, packed)
+
+
+def _zip64(extra: bytes, size_bytes: int, packed_bytes: int, header_at: int) -> tuple[int, int, int]:
+    """Return sizes and position of an entry with those that do not fit into 32 bits taken from its extra field."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<2H", extra)
+        if length + 4 > len(extra):
+            raise zipfile.BadZipFile(f"Corrupt extra field {kind:04x} (size={length})")
+        if kind == _ZIP64_FIELD:
+            values = iter(struct.unpack_from(f"<{length // 8}Q", extra, 4))
+            try:
+                size_bytes = next(values) if size_bytes in _SIZE_IN_ZIP64 else size_bytes
+                packed_bytes = next(values) if packed_bytes == _IN_ZIP64 else packed_bytes
+                header_at = next(values) if header_at == _IN_ZIP64 else header_at
+            except StopIteration:
+                raise zipfile.BadZipFile("Corrupt zip64 extra field") from None
+        extra = extra[length + 4 :]
+    return size_bytes, packed_bytes, header_at

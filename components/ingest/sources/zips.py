@@ -1,0 +1,124 @@
+"""Images in a zip archive, streamed.
+
+Promises: an entry is never a path and never on disk; of the directory one record is in memory at a time; every entry gets its verdict.
+The bytes of an entry are left where they are: a worker reads them (`packed.py`).
+"""
+
+import stat
+import zipfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from components.errors import BadInput, DataRefused
+from components.ingest.candidates import (
+    IMAGE_SUFFIXES,
+    Budget,
+    Candidate,
+    Names,
+    is_image_name,
+    refused_by_name,
+    too_many_bytes,
+    too_many_entries,
+)
+from components.ingest.sources.zip_directory import Record, directory, has_more_records
+from components.ingest.verdicts import Rejected
+from components.storage import file_sha256
+
+_RATIO_FROM_BYTES = 2**20
+_ENCRYPTED, _PATCHED = 1, 0x20
+_LOOKED_THROUGH = 10**5
+_DAMAGED = (zipfile.BadZipFile, OSError, NotImplementedError, ValueError)
+
+
+class ZipSource:
+    """The entries of a zip file."""
+
+    def __init__(self, path: Path, named: str) -> None:
+        self._path = path
+        self._named = named
+        self._num_records, self._count = self._looked_through()
+
+    def _looked_through(self) -> tuple[int | None, int | None]:
+        """Return how many records and images a small archive holds; a large one is not looked through twice."""
+        images = number = 0
+        for record in islice(self._records(), _LOOKED_THROUGH + 1):
+            number += 1
+            images += is_image_name(record.name) and not record.is_dir
+        if number > _LOOKED_THROUGH:
+            return None, None
+        if not images:
+            raise BadInput(
+                f"data.source {self._named} contains no images",
+                hint=f"entries ending in {', '.join(IMAGE_SUFFIXES)} are taken, at any depth",
+            )
+        return number, images
+
+    def _records(self) -> Iterator[Record]:
+        try:
+            with self._path.open("rb") as file:
+                yield from directory(file)
+        except UnicodeDecodeError as error:
+            raise DataRefused(
+                f"data.source {self._named} has a name that says it is UTF-8 and is not", hint="pack it again with another program"
+            ) from error
+        except _DAMAGED as error:
+            raise DataRefused(f"data.source {self._named} cannot be opened as a zip: {error}", hint="fetch it again") from error
+
+    def fingerprint(self) -> str:
+        return file_sha256(self._path)
+
+    def count(self) -> int | None:
+        return self._count
+
+    def described(self) -> str:
+        return self._named
+
+    def archive(self) -> Path | None:
+        return self._path
+
+    def candidates(self, budget: Budget) -> Iterator[Candidate]:
+        if self._has_more_records(budget.max_entries):
+            raise too_many_entries(self._named, budget)
+        names, total_bytes = Names(), 0
+        for record in self._records():
+            if record.is_dir:
+                continue
+            refused = _refused(record, budget, seen=names.again(record.name))
+            if refused is not None:
+                yield Candidate(record.whole_name, b"", refused)
+                continue
+            total_bytes += min(record.packed.size_bytes, budget.max_image_bytes + 1)
+            if total_bytes > budget.max_total_bytes:
+                raise too_many_bytes(self._named, budget)
+            yield Candidate(record.name, b"", packed=record.packed)
+
+    def _has_more_records(self, most: int) -> bool:
+        if self._num_records is not None:
+            return self._num_records > most
+        with self._path.open("rb") as file:
+            return has_more_records(file, most)
+
+
+def _refused(record: Record, budget: Budget, *, seen: bool) -> Rejected | None:
+    """Return the verdict on an entry of which the directory says enough, else None."""
+    kind = stat.S_IFMT(record.mode)
+    if kind not in (0, stat.S_IFREG):
+        return Rejected("link", "a symbolic link") if stat.S_ISLNK(kind) else Rejected("special_file", "a device, pipe or socket")
+    by_name = Rejected("unsafe_name", "holds a zero byte") if "\0" in record.whole_name else refused_by_name(record.name)
+    if by_name is not None:
+        return by_name
+    if seen:
+        return Rejected("duplicate_name", "the archive has an entry of this name already")
+    return _refused_packing(record, budget)
+
+
+def _refused_packing(record: Record, budget: Budget) -> Rejected | None:
+    packed = record.packed
+    if record.flags & _ENCRYPTED:
+        return Rejected("encrypted", "needs a password")
+    if record.flags & _PATCHED:
+        return Rejected("damaged_entry", "compressed patched data (flag bit 5)")
+    if packed.size_bytes > _RATIO_FROM_BYTES and packed.size_bytes > budget.max_ratio * max(packed.packed_bytes, 1):
+        return Rejected("compressed_too_far", f"{packed.packed_bytes} bytes unpack to {packed.size_bytes}")
+    return None

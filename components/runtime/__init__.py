@@ -1,0 +1,1 @@
+"""What every step and every rank runs in: context, events, redaction, the launcher of local ranks."""

@@ -1,0 +1,76 @@
+"""One rank of a distributed step: what it is given, and the frame that it runs in.
+
+Promises: a rank dies with the agent that started it, notes why it failed where `components/runtime/launch.py` looks, and never
+waits for other ranks after a failure. What a rank computes is in the step's own `worker.py`.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from components.errors import EXIT_BUG, BadInput, CelebditError
+from components.runtime.context import StepContext
+from components.runtime.events import Events
+from components.runtime.launch import FAILURES, record_failure
+from components.runtime.redact import redactor
+from components.settings import Settings
+from components.system.process import die_with_parent
+from model.distributed import World
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What a rank works with."""
+
+    context: StepContext
+    world: World
+    stop_asked: threading.Event
+
+    def device(self, wanted: str) -> torch.device:
+        """Return this rank's device.
+
+        Raises:
+            BadInput: if CUDA is asked for and there are not enough devices.
+        """
+        available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if wanted == "cpu" or (wanted == "auto" and not available):
+            return torch.device("cpu")
+        if self.world.local_rank >= available:
+            raise BadInput(
+                f"resources.processes asks for GPU {self.world.local_rank + 1}, this machine has {available}",
+                hint="lower resources.processes, or set resources.device=cpu",
+            )
+        torch.cuda.set_device(self.world.local_rank)
+        return torch.device("cuda", self.world.local_rank)
+
+
+def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
+    """Run `body(spec path, rank)` in a process that torchrun started with the path as its argument."""
+    die_with_parent()
+    spec_path = Path(sys.argv[1])
+    stop_asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop_asked.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        world = World(
+            rank=int(os.environ["RANK"]),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            size=int(os.environ["WORLD_SIZE"]),
+            local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+        )
+        settings = Settings.from_environment(os.environ)
+        events = Events(step, settings.events_path, redact=redactor(os.environ))
+        context = StepContext(settings=settings, events=events)
+        body(spec_path, Rank(context=context, world=world, stop_asked=stop_asked))
+    except BaseException as error:
+        record_failure(spec_path.parent / FAILURES, error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # A rank that failed must not wait for others in the teardown of its process group.
+        os._exit(error.exit_code if isinstance(error, CelebditError) else EXIT_BUG)

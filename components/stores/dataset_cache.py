@@ -1,0 +1,136 @@
+"""From a committed data set in object storage to a pack on local disk, once per machine.
+
+Promises: shards are verified before a byte of them is decoded; processes that start together build the pack once and the others wait; a
+pack that is torn or damaged is built again, beside the old one, so that nobody's memory map changes under them. The pixels are checked once
+after each boot, by whoever comes first. Images are in the order of their keys, so a pack is a function of the data set's digest, not of its
+shards.
+"""
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from components.errors import DataRefused
+from components.manifests import DatasetManifest
+from components.storage import ObjectStore, StoreUri
+from components.system.locks import only_one
+from model.dataset import IMAGES_FILE, Pack, PackTorn, PackWriter, open_pack, verify_pack
+
+Split = Literal["train", "held_out"]
+_CHECKED_FILE = "checked"
+
+
+def fetch_pack(
+    manifest: DatasetManifest,
+    store: ObjectStore,
+    folder: Path,
+    *,
+    split: Split = "train",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Pack:
+    """Return the images of one `split` as a pack below `folder`, building it from the shards if it is not there.
+
+    Raises:
+        DataRefused: if a shard is not what the manifest names, or an image in it cannot be decoded.
+    """
+    target = folder / f"{manifest.digest[:16]}-{split}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_one(folder / f"{target.name}.lock"):
+        try:
+            pack = open_pack(target)
+            if pack.dataset_digest == manifest.digest:
+                _check_once(pack, target)
+                return pack
+        except PackTorn:
+            pass
+        building = folder / f"{target.name}.building"
+        try:
+            shutil.rmtree(building, ignore_errors=True)
+            _build(manifest, store, building, split, on_progress)
+            shutil.rmtree(target, ignore_errors=True)
+            building.rename(target)
+        except OSError as error:
+            raise DataRefused(
+                f"the images cannot be unpacked to {target}: {error.strerror or error}", hint="free disk space, or set CELEBDIT_WORK_DIR"
+            ) from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        pack = open_pack(target)
+        _mark_checked(target)
+    return pack
+
+
+def _check_once(pack: Pack, target: Path) -> None:
+    """Check the pixels of `pack` unless that was done since the last boot and the file is still the same."""
+    mark = target / _CHECKED_FILE
+    if not mark.exists() or mark.read_text() != _state(target):
+        verify_pack(pack)
+        _mark_checked(target)
+
+
+def _mark_checked(target: Path) -> None:
+    (target / _CHECKED_FILE).write_text(_state(target))
+
+
+def _state(target: Path) -> str:
+    """Return a text that changes when the file of images is another or was written to, or the machine was started anew."""
+    found = (target / IMAGES_FILE).stat()
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {boot.read_text().strip() if boot.exists() else ''}"
+
+
+def _build(manifest: DatasetManifest, store: ObjectStore, target: Path, split: Split, on_progress: Callable[[int, int], None]) -> None:
+    downloads = target.with_suffix(".shards")
+    expected = manifest.num_images if split == "train" else manifest.num_held_out
+    try:
+        paths = []
+        for shard in manifest.shards:
+            paths.append(downloads / shard.name)
+            store.get_file(StoreUri.parse(manifest.uri) / shard.name, paths[-1], sha256=shard.sha256)
+        members = sorted((key, path, offset, size) for path in paths for key, offset, size in _members(path, split))
+        if len(members) != expected:
+            raise DataRefused(f"{manifest.uri} holds {len(members)} images of split {split}, its manifest says {expected}")
+        side = manifest.image_px
+        with PackWriter(target, shape=(side, side), keys=[key for key, *_ in members], dataset_digest=manifest.digest) as add:
+            for done, (key, path, offset, size) in enumerate(members, start=1):
+                add(_decode(path, offset, size, key=key, side_px=side))
+                on_progress(done, len(members))
+    finally:
+        shutil.rmtree(downloads, ignore_errors=True)
+
+
+def _members(path: Path, split: Split) -> list[tuple[str, int, int]]:
+    """Return (key, offset, size) of the images of `split` in a shard; the facts of an image follow it."""
+    found, image = [], None
+    with tarfile.open(path, "r:") as archive:
+        for entry in archive:
+            if not entry.name.endswith(".json"):
+                image = (entry.name.rsplit(".", 1)[0], entry.offset_data, entry.size)
+                continue
+            facts = archive.extractfile(entry)
+            if image is None or facts is None:
+                raise DataRefused(f"{path.name} is not a shard: {entry.name} has no image before it")
+            if json.load(facts)["split"] == split:
+                found.append(image)
+    return found
+
+
+def _decode(path: Path, offset: int, size: int, *, key: str, side_px: int) -> np.ndarray:
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        pixels = np.asarray(image, dtype=np.uint8)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataRefused(f"image {key} in {path.name} cannot be decoded: {error}") from error
+    if pixels.shape != (side_px, side_px, 3):
+        raise DataRefused(f"image {key} in {path.name} has shape {pixels.shape}, expected ({side_px}, {side_px}, 3)")
+    return pixels

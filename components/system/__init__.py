@@ -1,0 +1,1 @@
+"""Operating system: child processes, file locks, retries."""

@@ -1,0 +1,55 @@
+"""Averaged weights on their way out: copied to host memory at their step, then uploaded in the background, and all of them kept.
+
+Promises: what is submitted is uploaded in order and whole; a failed upload is told and costs that snapshot, never the training, because
+an average can be recombined from the others. Checkpoints, which training continues from, go through
+`components/train/checkpointing/uploads.py`.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from components.errors import CelebditError
+from components.stores.checkpoints import CheckpointStore
+from model.checkpoint import CheckpointState, publish
+
+
+class SnapshotSink:
+    """Publish to a local folder, upload, and delete the local copy."""
+
+    def __init__(
+        self, folder: Path, snapshots: CheckpointStore, *, attempt: str, facts: dict[str, object], note: Callable[[str], None]
+    ) -> None:
+        self._folder = folder
+        self._snapshots = snapshots
+        self._attempt = attempt
+        self._facts = facts
+        self._note = note
+        self._thread: threading.Thread | None = None
+
+    def ready(self) -> bool:
+        """Return whether no snapshot is in flight."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def submit(self, snapshot: Callable[[], CheckpointState]) -> None:
+        """Take a snapshot now and upload it in the background; one that is still on its way is waited for, so that memory holds two."""
+        state = snapshot()
+        self.drain()
+        self._thread = threading.Thread(target=self._upload, args=(state,), name="snapshot")
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Wait for the snapshot in flight."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _upload(self, state: CheckpointState) -> None:
+        try:
+            published = publish(CheckpointState(state.step, state.tensors, {**state.facts, **self._facts}), self._folder)
+            self._snapshots.upload(published, self._attempt)
+        except Exception as error:  # told, not raised: see the promise above
+            message = error.message if isinstance(error, CelebditError) else f"{type(error).__name__}: {error}"
+            self._note(f"the averages of step {state.step} are not stored: {message}")
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)

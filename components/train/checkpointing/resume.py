@@ -1,0 +1,60 @@
+"""From where a training continues: the newest whole checkpoint in object storage, the same one on every rank.
+
+Promises: every rank of every machine restores the same bytes; a checkpoint of another configuration or data set is refused field by field,
+a damaged one is set aside, and nothing falls back to the beginning by itself.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from components.errors import BadInput, DataRefused
+from components.storage import StoreUri
+from components.stores.checkpoints import CheckpointStore
+from components.train.spec import TrainSpec, differences
+from model.checkpoint import CheckpointState, read
+from model.checkpoint_manifest import CheckpointInvalid
+from model.distributed import World, text_from_first, wait_for_all
+from model.state import StateMismatch
+from model.trainer import Trainer
+
+
+def newest_state(checkpoints: CheckpointStore, spec: TrainSpec, world: World, device: torch.device, folder: Path) -> CheckpointState | None:
+    """Return the state to continue from, downloaded into `folder` once per machine, or None at the very beginning. A collective.
+
+    Raises:
+        BadInput: if the checkpoint is of another run; names every field that differs.
+        DataRefused: if there are checkpoints, but no whole one.
+    """
+    chosen = ""
+    if world.is_first:
+        newest = checkpoints.newest(folder, at_most=spec.training.total_steps)
+        chosen = "" if newest is None else str(newest[1])
+    chosen = text_from_first(chosen, world, device)
+    if not chosen:
+        return None
+    uri = StoreUri.parse(chosen)
+    if world.local_rank == 0 and not world.is_first:
+        checkpoints.fetch(uri, folder)
+    wait_for_all(world)
+    local = folder / uri.key.split("/")[-2]
+    try:
+        state = read(local)
+    except CheckpointInvalid as error:
+        raise DataRefused(f"{local} is damaged: {error}", hint="run it again: it is downloaded anew") from error
+    if lines := differences(state.facts["identity"], spec.identity):
+        raise BadInput(f"checkpoint {uri} is of another run: {'; '.join(lines[:10])}", hint="restore the configuration, or start a new run")
+    return replace(state, notes=checkpoints.notes(uri))
+
+
+def restore(trainer: Trainer, state: CheckpointState) -> None:
+    """Put `state` into `trainer`.
+
+    Raises:
+        DataRefused: if it does not fit the network; names the tensor.
+    """
+    try:
+        trainer.restore(state)
+    except StateMismatch as error:
+        raise DataRefused(f"checkpoint of step {state.step} does not fit the network: {error}") from error

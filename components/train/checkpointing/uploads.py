@@ -1,0 +1,141 @@
+"""Checkpoints on their way out: copied to host memory at once, then published and uploaded in the background.
+
+Promises: at most one checkpoint is uploaded at a time; the loop waits only for the copy; a failed upload is reported and does not stop
+training, the next checkpoint tries again, and `drain` raises if the newest one did not arrive. A checkpoint that could not be uploaded
+stays on local disk, where the next attempt finds it.
+"""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from components.errors import CelebditError, TemporaryFailure
+from components.stores.checkpoints import CheckpointStore, Retention
+from model.checkpoint import CheckpointState, publish
+from model.checkpoint_manifest import Checkpoint, newest_valid, published
+from model.config import canonical_json
+
+
+class UploadingSink:
+    """Publish to a local folder, upload, and prune both."""
+
+    def __init__(
+        self,
+        folder: Path,
+        checkpoints: CheckpointStore,
+        *,
+        attempt: str,
+        retention: Retention,
+        facts: dict[str, object],
+        note: Callable[[str], None],
+        after_upload: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Write below `folder`; `facts` are stored with every checkpoint, `after_upload` is called when one is durable and may fail."""
+        self._folder = folder
+        self._checkpoints = checkpoints
+        self._attempt = attempt
+        self._retention = retention
+        self._facts = facts
+        self._note = note
+        self._after_upload = after_upload
+        self._thread: threading.Thread | None = None
+        self._on_disk = threading.Event()
+        self._on_disk.set()
+        self._error: Exception | None = None
+
+    def ready(self) -> bool:
+        """Return whether no checkpoint is in flight."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def submit(self, snapshot: Callable[[], CheckpointState]) -> None:
+        """Take a snapshot now and make it durable in the background.
+
+        If one is still in flight, this one goes to disk at once and is uploaded after it: the last state before a stop must not wait for
+        a network that is away.
+        """
+        self._on_disk.wait()  # the snapshot before may live in the same host buffers
+        self._on_disk.clear()
+        state = snapshot()
+        whole = replace(state, facts={**state.facts, **self._facts})
+        self._thread = threading.Thread(target=self._make_durable, args=(whole, self._thread), name="checkpoint")
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Wait for the checkpoint in flight; raise if it did not arrive."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def rescue(self) -> None:
+        """Upload the newest whole checkpoint on local disk if it is newer than what object storage has: an earlier attempt could not."""
+        local = newest_valid(self._folder)
+        if local is None:
+            return
+        committed = self._checkpoints.committed()
+        if not committed or committed[0].step < local.step:
+            self._checkpoints.upload(local, self._attempt, notes=_read_notes(self._folder, local.step))
+            self._note(f"the checkpoint of step {local.step} was on local disk alone and is uploaded now")
+
+    def _make_durable(self, state: CheckpointState, before: threading.Thread | None) -> None:
+        try:
+            try:
+                checkpoint = self._publish(state)
+            finally:
+                self._on_disk.set()
+                if before is not None:
+                    before.join()
+            self._checkpoints.upload(checkpoint, self._attempt, notes=state.notes)
+            self._error = None
+        except Exception as error:  # told now, raised by `drain`: training goes on
+            self._error = error
+            self._note(f"checkpoint of step {state.step} is not durable yet: {_told(error)}")
+            return
+        for tidy in (self._prune, self._after_upload):
+            try:
+                tidy()
+            except Exception as error:  # the checkpoint is safe, and the next one tidies up again
+                self._note(f"after the checkpoint of step {state.step}: {_told(error)}")
+
+    def _publish(self, state: CheckpointState) -> Checkpoint:
+        try:
+            checkpoint = publish(state, self._folder)
+            _notes_path(self._folder, state.step).write_bytes(canonical_json(state.notes))
+        except (OSError, SafetensorError) as error:
+            needed = sum(t.numel() * t.element_size() for group in state.tensors.values() for t in group.values())
+            free = shutil.disk_usage(self._folder).free
+            raise TemporaryFailure(
+                f"checkpoint of step {state.step} cannot be written to {self._folder}: {getattr(error, 'strerror', None) or error}",
+                hint=f"it needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free: make room, or set CELEBDIT_WORK_DIR",
+            ) from error
+        return checkpoint
+
+    def _prune(self) -> None:
+        self._checkpoints.retain(self._retention, attempt=self._attempt)
+        newest = published(self._folder)
+        for old in newest[1:]:
+            shutil.rmtree(old, ignore_errors=True)
+        for notes in self._folder.glob("*.notes.json"):
+            if newest and not notes.name.startswith(newest[0].name):
+                notes.unlink(missing_ok=True)
+
+
+def _told(error: Exception) -> str:
+    return error.message if isinstance(error, CelebditError) else f"{type(error).__name__}: {error}"
+
+
+def _notes_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:09d}.notes.json"
+
+
+def _read_notes(folder: Path, step: int) -> dict[str, Any]:
+    try:
+        return dict(json.loads(_notes_path(folder, step).read_bytes()))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,49 @@
+"""Where a training's journal goes: the MLflow run of its run key."""
+
+import shutil
+import tempfile
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from components.errors import TrackingUnavailable
+from components.settings import Settings
+from components.tracking.client import Tracking, limit_requests
+from components.tracking.journal import Attachment, Picture
+from components.tracking.metric_points import Point
+
+
+class MlflowDestination:
+    """The MLflow run of one training, which its launcher makes; with short time-outs."""
+
+    def __init__(self, settings: Settings, run_key: str) -> None:
+        limit_requests(timeout_s=10, max_retries=1)
+        self._tracking = Tracking(settings)
+        self._run_key = run_key
+        self._seen: dict[str, set[int]] = {}
+
+    @cached_property
+    def run_id(self) -> str:
+        run = self._tracking.training_run(self._run_key)
+        if run is None:
+            raise TrackingUnavailable(f"MLflow does not know run {self._run_key} yet")
+        return str(run.info.run_id)
+
+    def seen(self, key: str) -> set[int]:
+        if key not in self._seen:
+            self._seen[key] = self._tracking.logged_steps(self.run_id, key)
+        return self._seen[key]
+
+    def send(self, points: list[Point]) -> None:
+        self._tracking.metrics(self.run_id, points)
+        for point in points:
+            self._seen[point.key].add(point.step)
+
+    def show(self, picture: Picture, pixels: np.ndarray) -> None:
+        self._tracking.image(self.run_id, pixels, key=picture.key, step=picture.step, timestamp_ms=picture.timestamp_ms)
+
+    def attach(self, attachment: Attachment, path: Path) -> None:
+        folder, name = attachment.artifact.rsplit("/", 1)
+        with tempfile.TemporaryDirectory(prefix="celebdit-attachment-") as local:
+            self._tracking.artifact(self.run_id, Path(shutil.copy(path, Path(local) / name)), folder)

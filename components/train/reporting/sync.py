@@ -1,0 +1,54 @@
+"""Tell MLflow what it missed of a training, from any machine.
+
+Promises: afterwards the run is described, each (key, step) is there exactly once, and its status is what object storage shows. Doing it
+again, or while nothing is missing, changes nothing.
+"""
+
+from components.errors import BadInput
+from components.runtime.context import StepContext
+from components.stores.checkpoints import CheckpointStore
+from components.system.locks import claimed
+from components.tracking.archive import JournalArchive
+from components.tracking.journal import JOURNAL_FILE, Journal
+from components.train.reporting.destination import MlflowDestination
+from components.train.reporting.reporter import describe
+from components.train.spec import SPEC_FILE, TrainSpec
+
+
+def sync(run_key: str, context: StepContext) -> int:
+    """Deliver what is missing of the training `run_key` and return how many entries that were.
+
+    Raises:
+        BadInput: if there is no such training.
+        TemporaryFailure: if it is being trained here now (it delivers by itself), or MLflow cannot be reached.
+    """
+    home = context.root / "runs" / run_key
+    specs = sorted((item.uri for item in context.store.list(home / "attempts") if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
+    if not specs:
+        raise BadInput(f"there is no training {run_key!r} in {home}", hint="name a run key as `celebdit run` prints it")
+    spec = TrainSpec.model_validate_json(context.store.get_bytes(specs[-1]))
+    folder = context.settings.work_dir / "runs" / run_key
+    with claimed(folder / "writer.lock", f"training of run {run_key}"):
+        status_before = _status(run_key, context)
+        run_id = describe(context.tracking, spec)
+        destination = MlflowDestination(context.settings, run_key)
+        count = JournalArchive(context.store, home, spec.attempt).replay(destination)
+        if (folder / "journal" / JOURNAL_FILE).exists():
+            journal = Journal(folder / "journal")
+            count += len(journal.pending()[0])
+            journal.deliver(destination)
+        context.tracking.set_status(run_id, _final_status(spec, context, status_before))
+    return count
+
+
+def _status(run_key: str, context: StepContext) -> str | None:
+    run = context.tracking.training_run(run_key)
+    return None if run is None else str(run.info.status)
+
+
+def _final_status(spec: TrainSpec, context: StepContext, before: str | None) -> str:
+    """Return FINISHED if the last checkpoint is there; else what was said before, or KILLED if nothing final was."""
+    steps = {entry.step for entry in CheckpointStore(context.store, context.root / "runs" / spec.run_key).committed()}
+    if spec.training.total_steps in steps:
+        return "FINISHED"
+    return before if before in ("FAILED", "KILLED") else "KILLED"

@@ -1,0 +1,101 @@
+"""What the train step asks Kubeflow Trainer for, as the plain JSON of a TrainJob.
+
+Promises: pure; secrets are named in it, never contained; the same training in the same resources is the same settings, whichever attempt
+asks. What is the same for all trainings is in the ClusterTrainingRuntime of docker/kubernetes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from components import deployment as names
+from components.manifests import digest_of
+from components.settings import GIT_COMMIT, IMAGE_DIGEST, PRESET, RUN_ID, RUN_URL, WORK_DIR
+from components.train.spec import TrainSpec
+
+GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+CONTAINER = "node"
+SETTINGS_ANNOTATION = "celebdit.io/settings-sha256"
+_PASSED_ON = (RUN_ID, RUN_URL, PRESET, GIT_COMMIT, IMAGE_DIGEST)
+
+
+def job_name(run_key: str) -> str:
+    """Return the name of the one TrainJob of a run; short enough for the names of its pods."""
+    return f"celebdit-{run_key}"
+
+
+def trainjob(spec: TrainSpec, spec_uri: str, image: str, environ: Mapping[str, str], *, owners: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the TrainJob for `spec` as plain JSON."""
+    body: dict[str, Any] = {
+        "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": names.TRAINING_RUNTIME},
+        "trainer": {
+            "image": image,
+            "numNodes": spec.resources.nodes,
+            "numProcPerNode": spec.resources.processes,
+            "command": ["python", "-m", "components.train.trainjob.node"],
+            "env": _environment(environ),
+            "resourcesPerNode": _resources(spec),
+        },
+        "runtimePatches": [
+            {"manager": "celebdit.io/pipeline", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [_pods(spec)]}}}}
+        ],
+        "activeDeadlineSeconds": 3600 * spec.resources.timeout_h,
+    }
+    settings = digest_of(body)
+    # Left out of the settings, because each attempt writes a file of its own.
+    body["trainer"]["args"] = [spec_uri]
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "TrainJob",
+        "metadata": {
+            "name": job_name(spec.run_key),
+            "labels": {
+                **names.PART_OF,
+                names.STEP_LABEL: "train",
+                names.RUN_KEY_LABEL: spec.run_key,
+                names.RUN_LABEL: environ.get(RUN_ID, "none"),
+            },
+            "annotations": {SETTINGS_ANNOTATION: settings},
+            **({"ownerReferences": owners} if owners else {}),
+        },
+        "spec": body,
+    }
+
+
+def _environment(environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return what the nodes find in their environment: who they are by value, endpoints and credentials by reference."""
+    plain = {WORK_DIR: names.SCRATCH_PATH, **{name: environ[name] for name in _PASSED_ON if environ.get(name)}}
+    entries: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
+    for secret, keys in names.SECRET_KEYS.items():
+        entries += [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}} for key in keys]
+    for key in names.CONFIG_KEYS:
+        entries.append({"name": key, "valueFrom": {"configMapKeyRef": {"name": names.CONFIG_MAP, "key": key, "optional": True}}})
+    return entries
+
+
+def _resources(spec: TrainSpec) -> dict[str, Any]:
+    asked = spec.resources
+    gpus = {asked.gpu_type: str(asked.processes)} if asked.on_gpus else {}
+    return {"requests": {"cpu": asked.cpu, "memory": asked.memory, **gpus}, "limits": {"memory": asked.memory, **gpus}}
+
+
+def _pods(spec: TrainSpec) -> dict[str, Any]:
+    """Return how the pods of the runtime are patched: where they run, and their space for scratch and shared memory."""
+    asked = spec.resources
+    pod: dict[str, Any] = {
+        "volumes": [
+            {"name": "scratch", "emptyDir": {"sizeLimit": asked.scratch}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": asked.shm}},
+        ],
+        "containers": [
+            {
+                "name": CONTAINER,
+                "volumeMounts": [{"name": "scratch", "mountPath": names.SCRATCH_PATH}, {"name": "shm", "mountPath": names.SHM_PATH}],
+            }
+        ],
+    }
+    if asked.node_selector:
+        pod["nodeSelector"] = dict(asked.node_selector)
+    if asked.all_tolerations:
+        pod["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in asked.all_tolerations]
+    labels = {**names.PART_OF, names.STEP_LABEL: "train"}
+    return {"name": CONTAINER, "template": {"spec": {"template": {"metadata": {"labels": labels}, "spec": pod}}}}

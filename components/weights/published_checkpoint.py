@@ -1,0 +1,122 @@
+"""How the published checkpoint `dit_final_12_f_250.pth` becomes a checkpoint and a model version of ours.
+
+Promises: the file is read safely, and every name and shape in it is checked, before anything is stored; the same file gives the same
+checkpoint and version, however often. The network itself is `model/seed_compat.py`'s.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from components.errors import DataRefused
+from components.manifests import digest_of
+from components.runtime.context import StepContext
+from components.serving.register_version import Unevaluated, add_unevaluated
+from components.storage import StoreUri, file_sha256
+from components.stores.checkpoints import CheckpointStore
+from components.weights.torch_files import read_tensors
+from model.checkpoint import CheckpointState, publish
+from model.config import NetworkConfig
+from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, NotThisNetwork, checked, size_bytes
+
+_KEY_CHARACTERS = 16
+_SPARE_BYTES = 2**24
+"""More than the pickle and the archive's own bookkeeping take."""
+_STEP = 0
+"""The file does not say at which step it was written."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The published file as it was read: all tensors are the network's, by name, shape and type."""
+
+    name: str
+    sha256: str
+    tensors: dict[str, Tensor]
+    network: NetworkConfig
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import."""
+
+    run_key: str
+    source_sha256: str
+    num_tensors: int
+    num_parameters: int
+    checkpoint_digest: str
+    uri: StoreUri
+    version: str
+    new: bool
+    run_url: str
+
+
+def read_published(path: Path, *, network: NetworkConfig = PUBLISHED) -> Source:
+    """Read and check the published checkpoint in `path`; nothing is stored.
+
+    Raises:
+        BadInput: if there is no such file. DataRefused: if it is not the published network's plain state dictionary.
+    """
+    try:
+        tensors = checked(read_tensors(path, max_bytes=size_bytes(network) + _SPARE_BYTES), network)
+    except NotThisNetwork as error:
+        raise DataRefused(
+            f"{path} is not the published checkpoint: {error}", hint="only the weights of dit_final_12_f_250.pth can be imported"
+        ) from error
+    return Source(name=path.name, sha256=file_sha256(path), tensors=tensors, network=network)
+
+
+def import_published(source: Source, model_name: str, licence: str, context: StepContext) -> Imported:
+    """Convert, store and register what `read_published` returned."""
+    network = source.network
+    key = digest_of({"imported": source.sha256})[:_KEY_CHARACTERS]
+    facts = {
+        "identity": {"imported": source.sha256, "network": network.model_dump(mode="json"), "diffusion": OBJECTIVE.model_dump(mode="json")}
+    }
+    checkpoint = publish(CheckpointState(_STEP, {"weights": source.tensors}, facts), context.scratch("imported", key))
+    uri = CheckpointStore(context.store, context.root / "runs" / key).upload(checkpoint, "imported")
+    weights = Unevaluated(
+        checkpoint=checkpoint,
+        group="weights",
+        uri=uri,
+        run_key=key,
+        network=network,
+        diffusion=OBJECTIVE,
+        sampling=SAMPLING,
+        precision="float32",
+        licence=licence,
+        card=_card(source, checkpoint.digest),
+        tags={"source": "imported", "source.sha256": source.sha256},
+    )
+    tracking = context.tracking
+    with (
+        tracking.running(tracking.pipeline_run()),
+        tracking.running(tracking.step_run("import", run_key=key, name=f"import-{key}")) as run_id,
+    ):
+        tracking.tag(run_id, {"source.file": source.name, "source.sha256": source.sha256, "checkpoint.digest": checkpoint.digest})
+        tracking.params(
+            run_id, {"network.codec": network.codec, "diffusion.path": OBJECTIVE.path, "diffusion.prediction": OBJECTIVE.prediction}
+        )
+        version, new = add_unevaluated(weights, model_name, run_id, context)
+        tracking.tag(run_id, {"model.name": model_name, "model.version": version})
+        return Imported(
+            run_key=key,
+            source_sha256=source.sha256,
+            num_tensors=len(source.tensors),
+            num_parameters=sum(tensor.numel() for tensor in source.tensors.values()),
+            checkpoint_digest=checkpoint.digest,
+            uri=uri,
+            version=version,
+            new=new,
+            run_url=tracking.run_url(run_id),
+        )
+
+
+def _card(source: Source, digest: str) -> str:
+    return (
+        f"Imported from `{source.name}`, sha256 `{source.sha256}`, as checkpoint `{digest}`.\n\n"
+        "The network predicts the clean image and ends in SiLU, so no pixel is darker than about 92 of 255. Its own sampler is ancestral "
+        "over all 1000 timesteps (`sampler=ddpm`, `num_steps=1000`); fewer steps are faster and a little different.\n\n"
+        "Not evaluated by the pipeline: promoting it needs `--force`.\n"
+    )
