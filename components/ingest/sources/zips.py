@@ -13,7 +13,6 @@ from pathlib import Path
 from components.errors import BadInput, DataRefused
 from components.ingest.candidates import (
     IMAGE_SUFFIXES,
-    Budget,
     Candidate,
     Names,
     is_image_name,
@@ -21,6 +20,7 @@ from components.ingest.candidates import (
     too_many_bytes,
     too_many_entries,
 )
+from components.ingest.limits import Budget
 from components.ingest.sources.zip_directory import Record, directory, has_more_records
 from components.ingest.verdicts import Rejected
 from components.storage import file_sha256
