@@ -19,8 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from components.deployment import CPU_IMAGE, GPU_IMAGE, KAGGLE_KEYS
+from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput, TemporaryFailure
+from components.ingest.sources.open_source import kind_of
 from components.settings import WORK_DIR
 from components.system.process import spawn, stop
 from pipeline.config import RunConfig
@@ -47,7 +48,7 @@ class ContainerPlan:
     """Mounted where they are, for reading."""
     shm: str
     with_gpus: bool
-    with_kaggle: bool
+    credentials: tuple[str, ...]
     """Whether the steps get the credentials of Kaggle; kfp gives all containers of a run the same environment."""
     rootless_podman: bool
 
@@ -85,7 +86,7 @@ def plan_containers(
         sources=sources,
         shm=config.resources.shm,
         with_gpus=config.resources.device == "cuda",
-        with_kaggle=config.data.source.startswith("kaggle://"),
+        credentials=kind_of(config.data.source).credentials,
         rootless_podman=rootless_podman,
     )
 
@@ -95,7 +96,7 @@ def container_arguments(plan: ContainerPlan, environment: Mapping[str, str], *, 
     from docker.types import DeviceRequest, Mount  # noqa: PLC0415 - comes with kfp, and only this process needs it
 
     who = IMAGE_USER if user_id == 0 else user_id
-    named = (*_PASSED_ON_TOO, *(KAGGLE_KEYS if plan.with_kaggle else ()))
+    named = (*_PASSED_ON_TOO, *plan.credentials)
     arguments: dict[str, Any] = {
         "network_mode": "host",  # the embedded servers listen on 127.0.0.1
         "environment": {key: value for key, value in environment.items() if key.startswith(_PASSED_ON) or key in named},

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import BadInput, CelebditError, GateFailed, Interrupted, TemporaryFailure, error_for_exit_code
+from components.ingest.sources.open_source import kind_of
 from components.runtime.events import Event
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import RunConfig
@@ -232,8 +233,13 @@ def require_reachable_data(config: RunConfig) -> None:
     Raises:
         BadInput: naming the field.
     """
-    for field, value in (("data.source", config.data.source), ("evaluation.weights", config.evaluation.weights)):
-        if value is not None and "://" not in value:
+    weights = config.evaluation.weights
+    local = {
+        "data.source": config.data.source if kind_of(config.data.source).on_this_machine else None,
+        "evaluation.weights": weights if weights is not None and "://" not in weights else None,
+    }
+    for field, value in local.items():
+        if value is not None:
             raise BadInput(
                 f"{field} {value} is on this machine, the cluster cannot see it", hint=f"upload it to S3 and set {field}=s3://..."
             )

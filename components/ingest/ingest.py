@@ -27,8 +27,8 @@ from components.ingest.dataset.report import write_report
 from components.ingest.dataset.shards import ShardWriter, Written
 from components.ingest.dataset.table import write_table
 from components.ingest.decoding.pool import DecoderPool, default_workers
+from components.ingest.sources.kinds import Reach
 from components.ingest.sources.open_source import open_source, require_consent
-from components.ingest.sources.remote import Reach
 from components.ingest.verdicts import Rejected
 from components.manifests import DatasetManifest, Shard, digest_of
 from components.runtime.context import StepContext

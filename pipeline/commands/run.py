@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from components.errors import EXIT_OK, BadInput, GateFailed
-from components.ingest.sources.open_source import open_source, require_consent
+from components.ingest.sources.open_source import kind_of, open_source, require_consent
 from components.ingest.sources.synthetic import write_archive
 from components.runtime.events import Event
 from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, say
@@ -40,7 +40,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
 
     OVERRIDES are written section.key=value, like training.total_steps=200.
     """
-    if source is not None and source.startswith("kaggle://"):
+    if source is not None and kind_of(source).names_published_dataset:
         raise BadInput("the demo takes images of yours", hint="for CelebA-HQ: celebdit run celebahq256-s --accept-license NAME")
     archive = home / "demo" / f"faces-{_DEMO_FACES}-{_DEMO_SEED}-{_DEMO_PX}.zip"
     chosen = str(archive.absolute()) if source is None else source if "://" in source else str(Path(source).absolute())

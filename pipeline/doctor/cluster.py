@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from components import deployment as names
 from components.errors import BadInput
+from components.ingest.sources.open_source import kind_of
 from components.kube.client import Cluster
 from components.resources import ResourcesConfig
 from components.settings import MLFLOW, STORE
@@ -104,7 +105,7 @@ def _secrets(cluster: Cluster, settings: dict[str, str]) -> list[Check]:
 
 def _kaggle(cluster: Cluster, source: str) -> list[Check]:
     """Look for Kaggle's credentials where the data comes from there; it gives public data sets to anybody."""
-    if not source.startswith("kaggle://"):
+    if kind_of(source).secret != names.KAGGLE_SECRET:
         return []
     secret, (token, *pair) = names.KAGGLE_SECRET, names.KAGGLE_KEYS
     data = _secret(cluster, secret) or {}

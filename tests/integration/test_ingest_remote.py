@@ -18,7 +18,7 @@ from components.ingest.config import DataConfig
 from components.ingest.ingest import run
 from components.ingest.limits import Budget
 from components.ingest.sources.kaggle import KaggleSource
-from components.ingest.sources.remote import Reach
+from components.ingest.sources.kinds import Reach
 from components.ingest.sources.synthetic import encode_face, write_archive
 from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri, connect

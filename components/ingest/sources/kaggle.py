@@ -16,11 +16,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from components.deployment import KAGGLE_SECRET
+from components.deployment import KAGGLE_KEYS, KAGGLE_SECRET
 from components.errors import BadInput, CelebditError, DataRefused, TemporaryFailure
-from components.ingest.candidates import Candidate
+from components.ingest.candidates import Candidate, Source
 from components.ingest.limits import Budget
-from components.ingest.sources.remote import Reach, RemoteArchive
+from components.ingest.sources.kinds import Reach, SourceKind
+from components.ingest.sources.remote import RemoteArchive
 from components.system.retry import RetryPolicy, retry
 
 _HANDLE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,80})/([A-Za-z0-9][A-Za-z0-9_-]{0,80})(?:/versions/([1-9][0-9]{0,8}))?")
@@ -189,3 +190,14 @@ def _quiet() -> Iterator[None]:
     os.environ.setdefault("KAGGLEHUB_VERBOSITY", "error")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
+
+
+def open_kaggle(source: str, image_px: int, reach: Reach | None) -> Source | None:
+    """Open a dataset on Kaggle; without `reach` only the form of the URI, and that kagglehub is installed, are checked."""
+    dataset = KaggleSource(source.partition("://")[2], reach)
+    return dataset if reach is not None else None
+
+
+KIND = SourceKind(
+    ("kaggle",), "kaggle://owner/name", open_kaggle, names_published_dataset=True, secret=KAGGLE_SECRET, credentials=KAGGLE_KEYS
+)

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,18 +16,10 @@ from components.errors import BadInput, CelebditError, DataRefused
 from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, Source, is_image_name, refused_by_name
 from components.ingest.limits import Budget
 from components.ingest.sources.archives import open_archive
+from components.ingest.sources.kinds import Reach, SourceKind
 from components.storage import ObjectMissing, ObjectStore, StoredObject, StoreUri, refusal
 
 _PARALLEL_GETS = 8
-
-
-@dataclass(frozen=True)
-class Reach:
-    """What a source that is not on this machine is reached with."""
-
-    store: ObjectStore
-    downloads: Path
-    note: Callable[[str], None] = lambda text: None
 
 
 class RemoteArchive:
@@ -64,12 +55,15 @@ class RemoteArchive:
         return self._fetched
 
 
-def open_s3(uri: StoreUri, reach: Reach) -> Source:
-    """Open an archive or a prefix in object storage.
+def open_s3(source: str, image_px: int, reach: Reach | None) -> Source | None:
+    """Open an archive or a prefix in object storage; without `reach` only the form of the URI is checked.
 
     Raises:
         BadInput: if there is neither, or the store refuses.
     """
+    uri = StoreUri.parse_source(source)
+    if reach is None:
+        return None
     with _refused_as_bad_input(uri):
         if uri.key and not uri.key.endswith("/"):
             try:
@@ -163,6 +157,9 @@ def _refused_as_bad_input(uri: StoreUri) -> Iterator[None]:
         if said is None:
             raise
         raise BadInput(
-            f"data.source {uri} cannot be read: object storage says {said}",
+            f"data.source {uri} cannot be read: object storage answered {said}",
             hint="check the bucket's name, and that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY may read it",
         ) from error
+
+
+KIND = SourceKind(("s3",), "s3://bucket/archive.zip or s3://bucket/folder/", open_s3)

@@ -1,0 +1,35 @@
+"""Sources on this machine: a folder of images, or a zip or tar archive."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from components.errors import BadInput
+from components.ingest.candidates import Source
+from components.ingest.sources.archives import open_archive
+from components.ingest.sources.folders import FolderSource
+from components.ingest.sources.kinds import Reach, SourceKind
+
+
+def open_path(source: str, image_px: int, reach: Reach | None) -> Source:
+    """Open a path, or a `file://` URI of this machine.
+
+    Raises:
+        BadInput: if it does not exist, cannot be read or is of an unknown kind. DataRefused: if it is damaged.
+    """
+    path = _path_of_uri(source) if "://" in source else Path(source).expanduser()
+    try:
+        if not path.exists():
+            raise BadInput(f"data.source {path} does not exist", hint="give the path of a zip, a tar or a folder of images")
+        return FolderSource(path) if path.is_dir() else open_archive(path, str(path))
+    except OSError as error:
+        raise BadInput(f"data.source {path} cannot be read: {error.strerror}") from error
+
+
+def _path_of_uri(uri: str) -> Path:
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise BadInput(f"data.source {uri} names another machine ({parts.netloc})", hint="give file:///path, or a plain path")
+    return Path(unquote(parts.path))
+
+
+KIND = SourceKind(("", "file"), "a path to a zip, tar or folder", open_path, on_this_machine=True)
