@@ -22,7 +22,7 @@ from components.errors import DataRefused
 from components.ingest.candidates import Source
 from components.ingest.config import DataConfig
 from components.ingest.dataset.ledger import Ledger
-from components.ingest.dataset.near import near_duplicates
+from components.ingest.dataset.near_duplicates import near_duplicates
 from components.ingest.dataset.report import write_report
 from components.ingest.dataset.shards import ShardWriter, Written
 from components.ingest.dataset.table import write_table

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.ingest.dataset.near import near_duplicates
+from components.ingest.dataset.near_duplicates import near_duplicates
 from components.ingest.decoding.images import judge, thumbnail
 from components.ingest.limits import Limits
 from components.ingest.sources.synthetic import encode_face

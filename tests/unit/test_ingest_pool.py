@@ -16,7 +16,7 @@ from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded
 from PIL import Image
 
 from components.ingest.candidates import Candidate
-from components.ingest.decoding.allowances import MEMORY_BYTES, Allowances
+from components.ingest.decoding.memory_budget import MEMORY_BYTES, Allowances
 from components.ingest.decoding.pool import DecoderPool
 from components.ingest.limits import Budget, Limits
 from components.ingest.sources.synthetic import encode_face
@@ -144,7 +144,7 @@ def test_what_little_memory_refuses_is_judged_again_with_more(monkeypatch: pytes
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
     found = []
     for smaller in ((16 * 2**20, 96 * 2**20), (2**20,), ()):
-        monkeypatch.setattr("components.ingest.decoding.allowances._SMALLER", smaller)
+        monkeypatch.setattr("components.ingest.decoding.memory_budget._SMALLER", smaller)
         with DecoderPool(limits, workers=2, memory_bytes=100 * 2**20) as pool:
             found.append([verdict for _, verdict in pool.judge(candidates)])
     assert found[0] == found[1] == found[2]

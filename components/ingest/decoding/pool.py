@@ -2,7 +2,7 @@
 
 Promises: verdicts come back in the order of the candidates and are the same whatever the number of workers; a worker that dies or hangs
 costs the one candidate that did it, which gets a verdict, and is replaced; no more than a few batches are in memory, however many images
-there are, and the workers' memory is bounded together (`allowances.py`).
+there are, and the workers' memory is bounded together (`memory_budget.py`).
 """
 
 import os
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO
 
 from components.ingest.candidates import Candidate
-from components.ingest.decoding.allowances import MEMORY_BYTES, Allowances
+from components.ingest.decoding.memory_budget import MEMORY_BYTES, Allowances
 from components.ingest.decoding.frames import Facts, heard
 from components.ingest.decoding.worker import Worker, WorkerLost
 from components.ingest.limits import Limits
