@@ -6,7 +6,7 @@ In each round, on the same machine and the same bytes: (1) a loop in as many pro
 the zip, decodes it and takes its sha256, and nothing else; (2) `ingest.run` from the zip to a local S3 server; (3) `rclone copyto` of the
 zip to the same server. The server shares the cores with ingest; its processor time is told apart. Ratios are within a round, and the median
 round is reported; on a machine that others use, the ratio of processor times says more than that of wall times. Memory is the resident set
-of ingest's processes together, sampled. `--large FORMAT --workers 8` measures only that, with large pictures among small ones.
+of ingest's processes together, sampled. `--large FORMAT --workers 8` measures only that, with large images among small ones.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=default_workers())
     parser.add_argument("--archive", type=Path, help="keep the drawn archive here, and use it again")
-    parser.add_argument("--large", choices=("JPEG", "PNG", "TIFF"), help="only the memory that 24 pictures of 31 megapixels take")
+    parser.add_argument("--large", choices=("JPEG", "PNG", "TIFF"), help="only the memory that 24 images of 31 megapixels take")
     parser.add_argument("--image-px", type=int, default=256, help="with --large: side of the images that come out")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="celebdit-bench-") as name:
@@ -110,7 +110,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def _large(folder: Path, kind: str, image_px: int, workers: int) -> dict[str, float | str]:
-    """Measure an ingest of large pictures of one format among small JPEGs."""
+    """Measure an ingest of large images of one format among small JPEGs."""
     archive = folder / "large.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as opened:
         for number in range(_LARGE_PICTURES):
@@ -123,7 +123,7 @@ def _large(folder: Path, kind: str, image_px: int, workers: int) -> dict[str, fl
     config = DataConfig(name="benchmark", source=str(archive), image_px=image_px, max_rejected=1.0, max_image_bytes=2**27)
     with _s3_server(folder / "s3") as (endpoint, _):
         _, _, peak_mb = _ingest(config, folder / "run", endpoint, workers)
-    return {"benchmark": "ingest of large pictures", "format": kind, "file_mb": len(buffer.getvalue()) / 1e6, "peak_memory_mb": peak_mb}
+    return {"benchmark": "ingest of large images", "format": kind, "file_mb": len(buffer.getvalue()) / 1e6, "peak_memory_mb": peak_mb}
 
 
 def _round(archive: Path, folder: Path, endpoint: str, server: psutil.Process, workers: int) -> dict[str, float]:

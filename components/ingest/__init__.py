@@ -1,1 +1,1 @@
-"""The ingest step: any source of images becomes a validated, content-addressed data set."""
+"""The ingest step: any source of images becomes a validated, content-addressed dataset."""

@@ -1,6 +1,6 @@
-"""What a source hands over, how much of it is read, and what can be said of an entry by its name alone.
+"""The interface of a source of candidates, and what an entry's name alone decides.
 
-Promises: names are labels. They are checked, made printable and reported; no path is ever made from one.
+Promises: names are labels: they are checked, escaped and reported; no path is ever made from one.
 """
 
 import re
@@ -12,11 +12,11 @@ from typing import Protocol
 from components.errors import DataRefused
 from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
-from components.ingest.zip_entry import Packed
+from components.ingest.zip_entry import ZipEntry
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
-_LONGEST_NAME = 400
+_MAX_NAME_CHARACTERS = 400
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
 
 
@@ -24,13 +24,13 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
 class Candidate:
     """A file that may be an image: its name in the source and its bytes, or the verdict on it if it was refused unread.
 
-    An entry of a zip comes `packed`, without its bytes: they are read from `Source.archive()` by whoever judges them.
+    A zip entry comes as `packed`, without its bytes: the worker that judges it reads them from `Source.archive_path()`.
     """
 
     name: str
     data: bytes
     refused: Rejected | None = None
-    packed: Packed | None = None
+    packed: ZipEntry | None = None
 
 
 class Source(Protocol):
@@ -42,28 +42,28 @@ class Source(Protocol):
     def count(self) -> int | None:
         """Return how many candidates there are, if that is cheap to know."""
 
-    def described(self) -> str:
-        """Return the source as it is recorded: with the version that was read, where it has one."""
+    def provenance(self) -> str:
+        """Return the source as it is recorded in the manifest, with its version where it has one."""
 
-    def archive(self) -> Path | None:
-        """Return the file that packed candidates lie in, fetched if need be. It may be removed once the last candidate was taken."""
+    def archive_path(self) -> Path | None:
+        """Return the archive that `packed` candidates lie in, downloaded first if necessary; it may be removed after the last candidate."""
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         """Yield the candidates; of a file with more than `max_image_bytes`, one byte more than that is read.
 
         Raises:
-            DataRefused: if the source is damaged, or goes over the budget as a whole.
+            DataRefused: if the source is corrupt, or exceeds the budget in total.
         """
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file of this name is taken; what macOS leaves beside images is not."""
+    """Return whether a file of this name is read as an image; resource forks of macOS are not."""
     base = name.replace("\\", "/").rsplit("/", 1)[-1]
     return base.lower().endswith(IMAGE_SUFFIXES) and not base.startswith("._") and "__MACOSX" not in name
 
 
 def refused_by_name(name: str) -> Rejected | None:
-    """Return the verdict on an entry whose name says enough, else None."""
+    """Return the verdict on an entry that its name alone decides, else None."""
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or parts[0][1:2] == ":" or _CONTROL_CHARACTER.search(name):
         return Rejected("unsafe_name", "not a name below the archive")
@@ -75,20 +75,20 @@ def refused_by_name(name: str) -> Rejected | None:
 
 
 def printable_name(name: str) -> str:
-    """Return `name` as text that can be stored and shown: what is not printable is escaped, what is too long is cut."""
+    """Return `name` as text that can be stored and shown: unprintable characters escaped, too long a name truncated."""
     text = name.encode("utf-8", "backslashreplace").decode()
-    if len(text) <= _LONGEST_NAME and text.isprintable():
+    if len(text) <= _MAX_NAME_CHARACTERS and text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_LONGEST_NAME])
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_MAX_NAME_CHARACTERS])
 
 
 class Names:
-    """Which names were seen, at a hundred bytes or so each, however long they are."""
+    """The names seen so far, about a hundred bytes each, whatever their length."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
 
-    def again(self, name: str) -> bool:
+    def is_repeated(self, name: str) -> bool:
         """Return whether `name` was seen before."""
         mark = hash(name)
         known = mark in self._seen
@@ -96,13 +96,17 @@ class Names:
         return known
 
 
-def too_many_entries(named: str, budget: Budget) -> DataRefused:
+def too_many_entries(label: str, budget: Budget) -> DataRefused:
     """Return the error for a source with more entries than `budget` allows."""
-    return DataRefused(f"data.source {named} has more than {budget.max_entries} entries", hint="raise data.max_entries if it is meant")
+    return DataRefused(
+        f"data.source {label} has more than {budget.max_entries} entries",
+        hint="raise data.max_entries if the source is meant to be this large",
+    )
 
 
-def too_many_bytes(named: str, budget: Budget) -> DataRefused:
+def too_many_bytes(label: str, budget: Budget) -> DataRefused:
     """Return the error for a source that unpacks to more than `budget` allows."""
     return DataRefused(
-        f"data.source {named} unpacks to more than {budget.max_total_bytes} bytes", hint="raise data.max_total_bytes if it is meant"
+        f"data.source {label} unpacks to more than {budget.max_total_bytes} bytes",
+        hint="raise data.max_total_bytes if the source is meant to be this large",
     )

@@ -1,7 +1,7 @@
-"""The colours of images: mean and standard deviation of each channel.
+"""Mean and standard deviation of each colour channel.
 
-Promises: exact sums, so that the same pictures give the same numbers on every machine. They are taken of an image scaled down by area, to
-32 pixels a side or somewhat more. Pixels come as plain bytes from a worker; nothing is decoded here.
+Promises: sums are exact, so that the same images give the same values on every machine. The input is an image reduced by area to 32
+pixels a side or a little more, as bytes from a worker; nothing is decoded here.
 """
 
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ _SMALLEST_PX = 32
 _DECIMALS = 6
 
 
-def small_scale(image_px: int) -> int:
-    """Return by how much an image of this side is scaled down: a power of two, which is what decoders do well."""
+def reduction_factor(image_px: int) -> int:
+    """Return the factor that an image of this side is reduced by: a power of two, which decoders do fast."""
     return 1 << max(0, (image_px // _SMALLEST_PX).bit_length() - 1)
 
 
-def colours(pictures: Sequence[bytes]) -> list[tuple[Triple, Triple]]:
-    """Return mean and standard deviation in [0, 1] of each of `pictures`: RGB, 8 bits per channel, all of one size."""
-    import numpy as np  # noqa: PLC0415 - the workers, which only make small pictures, start in half the time without it
+def colour_statistics(images: Sequence[bytes]) -> list[tuple[Triple, Triple]]:
+    """Return mean and standard deviation in [0, 1] of each of `images`: RGB, 8 bits per channel, all of one size."""
+    import numpy as np  # noqa: PLC0415 - workers import this module and start in half the time without NumPy
 
-    if not pictures:
+    if not images:
         return []
-    assert len({len(picture) for picture in pictures}) == 1, "the images of a data set are of one size, so their small ones are too"
-    levels = np.frombuffer(b"".join(pictures), np.uint8).reshape(len(pictures), -1, 3)
+    assert len({len(image) for image in images}) == 1, "all images of a dataset have one size, so their reduced versions have too"
+    levels = np.frombuffer(b"".join(images), np.uint8).reshape(len(images), -1, 3)
     channels = levels.transpose(2, 0, 1).astype(np.uint16, order="C")
     count = channels.shape[2]
     mean = channels.sum(axis=2, dtype=np.uint64) / count

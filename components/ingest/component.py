@@ -7,15 +7,15 @@ from components.deployment import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def ingest(data: str, ready: str, dataset: dsl.Output[dsl.Dataset]) -> str:
-    """Turn a source of images into a validated, content-addressed data set in object storage.
+    """Turn a source of images into a validated, content-addressed dataset in object storage.
 
     Args:
         data: The `data` section as canonical JSON.
-        ready: The preflight step's word, so that nothing starts before it.
-        dataset: The data set's manifest: location, digest, counts, licence.
+        ready: Output of the preflight step, so that nothing starts before it.
+        dataset: The dataset's manifest: location, digest, counts, licence.
 
     Returns:
-        The data set's digest.
+        The dataset's digest.
     """
     from components.runtime.context import step
 
@@ -30,6 +30,6 @@ def ingest(data: str, ready: str, dataset: dsl.Output[dsl.Dataset]) -> str:
         try:
             record(manifest, context)
         except TrackingUnavailable as unavailable:
-            context.events.note(f"the data set is stored, but MLflow was not told: {unavailable.message}")
+            context.events.note(f"the dataset is stored, but was not recorded in MLflow: {unavailable.message}")
         context.hand_on(manifest, dataset)
     return manifest.digest

@@ -1,4 +1,4 @@
-"""The `data` section: which images, how they are checked, and what they become."""
+"""The `data` section of the configuration: which images, how they are checked and converted."""
 
 from typing import Self
 
@@ -11,7 +11,7 @@ from model.config import FrozenConfig
 class DataConfig(FrozenConfig):
     """Where the images come from and which of them are accepted."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{1,62}$", description="name of the data set, part of its storage path")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{1,62}$", description="name of the dataset, part of its storage path")
     source: str = Field(
         min_length=1,
         max_length=4096,
@@ -42,7 +42,7 @@ class DataConfig(FrozenConfig):
     max_ratio: float = Field(200.0, ge=1, description="what unpacks to more than so many times its size is refused")
 
     def limits(self) -> Limits:
-        """Return what concerns a single image."""
+        """Return the bounds on a single image."""
         return Limits(
             image_px=self.image_px,
             max_image_bytes=self.max_image_bytes,
@@ -52,7 +52,7 @@ class DataConfig(FrozenConfig):
         )
 
     def budget(self) -> Budget:
-        """Return what concerns a source as a whole."""
+        """Return the bounds on a source."""
         return Budget(
             max_image_bytes=self.max_image_bytes,
             max_total_bytes=self.max_total_bytes,

@@ -1,8 +1,8 @@
-"""The ingest step: source -> judged images -> tar shards, table, report and manifest in object storage, content-addressed.
+"""The ingest step: read a source, judge its images, write a content-addressed dataset to object storage.
 
-Promises: the digest is a function of the accepted images and of which are held out, whatever the source's kind and order, the number of
-workers and the time; shards are a function of the same, so that two ingests of the same images write the same bytes; `dataset.json` is
-written last, so a data set is complete or absent; the same source and settings a second time is a no-op.
+Promises: the digest is a function of the accepted images and of their split, whatever the source's kind and order and the number of
+workers; so are the shards, so that two ingests of the same images write the same bytes; `dataset.json` is written last, so that a
+dataset is complete or absent; ingesting the same source with the same settings again changes nothing.
 """
 
 import errno
@@ -24,7 +24,7 @@ from components.ingest.config import DataConfig
 from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.near_duplicates import near_duplicates
 from components.ingest.dataset.report import write_report
-from components.ingest.dataset.shards import ShardWriter, Written
+from components.ingest.dataset.shards import FinishedShard, ShardWriter
 from components.ingest.dataset.table import write_table
 from components.ingest.decoding.pool import DecoderPool, default_workers
 from components.ingest.sources.kinds import Reach
@@ -39,13 +39,13 @@ MANIFEST = "dataset.json"
 TABLE = "manifest.parquet"
 REPORT = "report.html"
 _FORMAT = 3
-_PARALLEL_SHARDS = 1  # each goes in several parts at once; more would only hold more of them in memory
+_PARALLEL_SHARDS = 1  # each is uploaded in parallel parts; more shards would only take more memory
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What one ingest works with."""
+class _IngestJob:
+    """Inputs of one ingest."""
 
     config: DataConfig
     context: StepContext
@@ -62,59 +62,59 @@ class _Work:
 
 
 def run(config: DataConfig, context: StepContext, *, workers: int | None = None) -> DatasetManifest:
-    """Ingest `config.source` and return the manifest of the committed data set.
+    """Ingest `config.source` and return the manifest of the committed dataset.
 
     Raises:
         BadInput: if the source cannot be read, or its licence was not accepted.
-        DataRefused: if the source is damaged, too few images are accepted, or too many rejected.
+        DataRefused: if the source is corrupt, too few images are accepted, or too many rejected.
     """
     require_consent(config)
-    here = open_source(config)
-    source = here or open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note))
-    assert source is not None, "with its reach every source is opened"
-    context.events.note(f"reading {source.described()}")
+    local_source = open_source(config)
+    source = local_source or open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note))
+    assert source is not None, "with a reach every source is opened"
+    context.events.note(f"reading {source.provenance()}")
     with DecoderPool(config.limits(), workers=workers or default_workers()) as pool:
-        if here is not None:
-            pool.start(here.archive())  # they get ready while the source is fingerprinted
+        if local_source is not None:
+            pool.start(local_source.archive_path())  # workers start while the source is fingerprinted
         return _ingest_once(source, config, context, pool)
 
 
 def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool: DecoderPool) -> DatasetManifest:
-    """Ingest `source` unless the same was ingested before."""
+    """Ingest `source` unless the same request was completed before."""
     request = digest_of({"source": source.fingerprint(), "config": config.model_dump(mode="json", exclude={"source"}), "format": _FORMAT})
     staging = context.scratch("ingest") / request[:16]
-    work = _Work(config, context, staging, pool)
-    receipt = work.home / "requests" / f"{request}.json"
-    waiting = "another process ingests the same; waiting for it"
+    job = _IngestJob(config, context, staging, pool)
+    receipt = job.home / "requests" / f"{request}.json"
+    waiting = "another process is ingesting the same source; waiting for it"
     with only_one(staging.with_suffix(".lock"), on_wait=lambda: context.events.note(waiting)):
-        if (finished := _finished(work.store, receipt)) is not None:
-            context.events.note(f"data set {finished.digest[:12]} is there already: {finished.num_images} images, nothing to do")
+        if (finished := _finished_dataset(job.store, receipt)) is not None:
+            context.events.note(f"dataset {finished.digest[:12]} is complete: {finished.num_images} images, nothing to do")
             return finished
-        with _staged(staging):
-            manifest = _ingest(source, work)
+        with _staging_folder(staging):
+            manifest = _ingest(source, job)
         context.store.put_bytes(receipt, manifest.model_dump_json().encode())
     size = sum(shard.size_bytes for shard in manifest.shards)
-    context.events.note(f"data set {manifest.digest[:12]}: {manifest.num_images} images, {size / 1e6:.1f} MB, at {manifest.uri}")
+    context.events.note(f"dataset {manifest.digest[:12]}: {manifest.num_images} images, {size / 1e6:.1f} MB, at {manifest.uri}")
     return manifest
 
 
 def dataset_digest(image_px: int, images: Iterable[tuple[str, str]]) -> str:
-    """Return the identity of a data set from (sha256, split) of its images, in the order of their sha256.
+    """Return the digest of a dataset from (sha256, split) of its images, in the order of their sha256.
 
-    A function of the stored images' bytes and of which of them are held out, and of nothing else.
+    It depends on the stored bytes and on the split, and on nothing else.
     """
     digest, last = hashlib.sha256(f"celebdit data set {_FORMAT}, {image_px} px\n".encode()), ""
     for sha256, split in images:
-        assert sha256 > last, "images come in the order of their digests, each once"
+        assert sha256 > last, "images are sorted by digest, without repetition"
         digest.update(f"{sha256} {split}\n".encode())
         last = sha256
     return digest.hexdigest()
 
 
 @contextmanager
-def _staged(staging: Path) -> Iterator[None]:
-    """Have an empty staging folder for the block; a full disk is told as what it is."""
-    _sweep(staging.parent)
+def _staging_folder(staging: Path) -> Iterator[None]:
+    """Provide an empty staging folder for the block; report a full disk as such."""
+    _remove_leftovers(staging.parent)
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staging.mkdir(parents=True)
@@ -128,69 +128,69 @@ def _staged(staging: Path) -> Iterator[None]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed ingests left in `folder`."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove staging folders that killed ingests left in `folder`."""
     for left in [entry for entry in folder.iterdir() if entry.is_dir()]:
         with if_free(left.with_suffix(".lock")) as free:
             if free:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _finished(store: ObjectStore, receipt: StoreUri) -> DatasetManifest | None:
-    """Return the data set that an earlier run made from the same request, if it is still whole."""
+def _finished_dataset(store: ObjectStore, receipt: StoreUri) -> DatasetManifest | None:
+    """Return the dataset that an earlier run made from the same request, if it is still complete."""
     try:
         manifest = DatasetManifest.parse(store.get_bytes(receipt), origin=str(receipt))
     except (ObjectMissing, DataRefused):
         return None
-    return _committed(store, StoreUri.parse(manifest.uri))
+    return _committed_dataset(store, StoreUri.parse(manifest.uri))
 
 
-def _committed(store: ObjectStore, location: StoreUri) -> DatasetManifest | None:
-    """Return the data set at `location` if it is committed and none of its objects is missing."""
+def _committed_dataset(store: ObjectStore, location: StoreUri) -> DatasetManifest | None:
+    """Return the dataset at `location` if it is committed and none of its objects is missing."""
     try:
         manifest = DatasetManifest.parse(store.get_bytes(location / MANIFEST), origin=str(location / MANIFEST))
     except (ObjectMissing, DataRefused):
         return None
     sizes = {item.uri.name: item.size_bytes for item in store.list(location)}
-    whole = {TABLE, REPORT} <= sizes.keys() and all(sizes.get(shard.name) == shard.size_bytes for shard in manifest.shards)
-    return manifest if whole and manifest.digest == location.name else None
+    complete = {TABLE, REPORT} <= sizes.keys() and all(sizes.get(shard.name) == shard.size_bytes for shard in manifest.shards)
+    return manifest if complete and manifest.digest == location.name else None
 
 
-def _ingest(source: Source, work: _Work) -> DatasetManifest:
-    config, pool, archive = work.config, work.pool, source.archive()
+def _ingest(source: Source, job: _IngestJob) -> DatasetManifest:
+    config, pool, archive = job.config, job.pool, source.archive_path()
     pool.start(archive)
-    with Ledger(work.staging, held_out=config.held_out, archive=archive) as ledger:
-        _judge(source, ledger, work)
+    with Ledger(job.staging, held_out=config.held_out, archive=archive) as ledger:
+        _judge(source, ledger, job)
         if config.near_duplicate_bits is not None:
             _drop_near_duplicates(ledger, config.near_duplicate_bits, pool.thumbnail)
         _check_limits(config, ledger)
         digest = dataset_digest(config.image_px, ledger.identities())
-        location = work.home / digest
-        there = _committed(work.store, location)
-        if there is not None and (there.licence, there.licence_accepted_by) == (config.licence, _accepted_by(config)):
-            work.context.events.note("these images are there already, from " + there.source)
-            return there
-        return _publish(source, ledger, work, location)
+        location = job.home / digest
+        existing = _committed_dataset(job.store, location)
+        if existing is not None and (existing.licence, existing.licence_accepted_by) == (config.licence, _accepted_by(config)):
+            job.context.events.note("these images are a complete dataset already, from " + existing.source)
+            return existing
+        return _publish(source, ledger, job, location)
 
 
-def _judge(source: Source, ledger: Ledger, work: _Work) -> None:
-    """Judge every candidate and note the verdicts."""
+def _judge(source: Source, ledger: Ledger, job: _IngestJob) -> None:
+    """Judge every candidate and record the verdicts."""
     rejected = 0
-    for number, (candidate, verdict) in enumerate(work.pool.judge(source.candidates(work.config.budget())), start=1):
+    for number, (candidate, verdict) in enumerate(job.pool.judge(source.candidates(job.config.budget())), start=1):
         ledger.record(candidate.name, verdict)
         if number % 32 == 0:
             rejected = sum(count for code, count in ledger.verdicts.items() if code != "ignored")
-            work.context.events.progress(number, max(source.count() or 0, number + 1), f"{rejected} rejected")
-    seen = ledger.one("SELECT COUNT(*) FROM seen")
-    work.context.events.progress(seen, seen, f"{sum(ledger.rejected.values())} rejected")
+            job.context.events.progress(number, max(source.count() or 0, number + 1), f"{rejected} rejected")
+    seen = ledger.value("SELECT COUNT(*) FROM seen")
+    job.context.events.progress(seen, seen, f"{sum(ledger.rejected.values())} rejected")
 
 
 def _drop_near_duplicates(ledger: Ledger, bits: int, thumbnail: Callable[[bytes], bytes]) -> None:
     hashes = ((sha256, int(phash, 16)) for sha256, phash in ledger.rows("SELECT sha256, perceptual_hash FROM images ORDER BY sha256"))
     for sha256, twin in near_duplicates(hashes, bits=bits):
         image = ledger.image(sha256)
-        assert image is not None, "it was there when its hash was read"
-        ledger.take_back(sha256, Rejected("near_duplicate", f"looks like {twin[:20]}", thumbnail(ledger.data(image))))
+        assert image is not None, "its hash was read from the same ledger"
+        ledger.reject_accepted(sha256, Rejected("near_duplicate", f"looks like {twin[:20]}", thumbnail(ledger.data(image))))
 
 
 def _check_limits(config: DataConfig, ledger: Ledger) -> None:
@@ -209,12 +209,12 @@ def _check_limits(config: DataConfig, ledger: Ledger) -> None:
         )
 
 
-def _publish(source: Source, ledger: Ledger, work: _Work, location: StoreUri) -> DatasetManifest:
-    """Upload shards, table and report, then the manifest that makes them a data set."""
-    config = work.config
-    table, report = work.staging / TABLE, work.staging / REPORT
-    with _ShardUploads(work, location) as uploads:
-        _write_shards(ledger, work, uploads)
+def _publish(source: Source, ledger: Ledger, job: _IngestJob, location: StoreUri) -> DatasetManifest:
+    """Upload shards, table and report, then the manifest that commits them."""
+    config = job.config
+    table, report = job.staging / TABLE, job.staging / REPORT
+    with _ShardUploads(job, location) as uploads:
+        _write_shards(ledger, job, uploads)
         write_table(ledger, table)
     splits = dict(ledger.rows("SELECT split, COUNT(*) FROM images GROUP BY split"))
     rules = dict(ledger.rows("SELECT verdict, COUNT(*) FROM seen WHERE accepted GROUP BY verdict ORDER BY verdict"))
@@ -230,21 +230,21 @@ def _publish(source: Source, ledger: Ledger, work: _Work, location: StoreUri) ->
         ignored=ledger.verdicts["ignored"],
         licence=config.licence,
         licence_accepted_by=_accepted_by(config),
-        source=source.described(),
+        source=source.provenance(),
         shards=uploads.done,
         table_sha256=file_sha256(table),
         tools={name: version(name) for name in ("pillow", "numpy", "pyarrow", "celebdit")},
     )
-    write_report(ledger, manifest, report, thumbnail=work.pool.thumbnail)
-    work.store.put_file(location / TABLE, table)
-    work.store.put_file(location / REPORT, report)
-    work.store.put_bytes(location / MANIFEST, manifest.model_dump_json().encode())
+    write_report(ledger, manifest, report, thumbnail=job.pool.thumbnail)
+    job.store.put_file(location / TABLE, table)
+    job.store.put_file(location / REPORT, report)
+    job.store.put_bytes(location / MANIFEST, manifest.model_dump_json().encode())
     return manifest
 
 
-def _write_shards(ledger: Ledger, work: _Work, uploads: "_ShardUploads") -> None:
-    """Write the images into shards and send each on its way."""
-    writer = ShardWriter(uploads.folder, shard_bytes=work.config.shard_bytes)
+def _write_shards(ledger: Ledger, job: _IngestJob, uploads: "_ShardUploads") -> None:
+    """Write the images into shards and upload each."""
+    writer = ShardWriter(uploads.folder, shard_bytes=job.config.shard_bytes)
     for image in ledger.images():
         placed, finished = writer.add(image, ledger.data(image))
         ledger.place(image.sha256, placed.shard, placed.offset)
@@ -255,12 +255,12 @@ def _write_shards(ledger: Ledger, work: _Work, uploads: "_ShardUploads") -> None
 
 
 class _ShardUploads:
-    """Uploads of shards while the next is written; only a few are on local disk at a time. Leaving the block waits for all."""
+    """Upload shards while the next is written; only a few are on local disk at a time. Leaving the block waits for all."""
 
-    def __init__(self, work: _Work, location: StoreUri) -> None:
-        self.folder = work.staging / "shards"
+    def __init__(self, job: _IngestJob, location: StoreUri) -> None:
+        self.folder = job.staging / "shards"
         self.done: list[Shard] = []
-        self._store = work.store
+        self._store = job.store
         self._location = location
         self._pending: deque[Future[Shard]] = deque()
         self._threads = ThreadPoolExecutor(_PARALLEL_SHARDS, thread_name_prefix="shards")
@@ -275,12 +275,12 @@ class _ShardUploads:
         finally:
             self._threads.shutdown(cancel_futures=True)
 
-    def send(self, written: Written) -> None:
+    def send(self, written: FinishedShard) -> None:
         self._pending.append(self._threads.submit(self._upload, written))
         if len(self._pending) > _PARALLEL_SHARDS:
             self.done.append(self._pending.popleft().result())
 
-    def _upload(self, written: Written) -> Shard:
+    def _upload(self, written: FinishedShard) -> Shard:
         path = self.folder / written.name
         sha256 = self._store.put_file(self._location / written.name, path)
         path.unlink()

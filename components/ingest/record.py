@@ -1,6 +1,6 @@
-"""What MLflow is told of an ingest: the data set as the run's input, its licence, its counts and its report.
+"""Record an ingest in MLflow: the dataset as the run's input, its licence, counts and report.
 
-Promises: telling it again is harmless. The data set itself does not depend on MLflow: it is committed before.
+Promises: recording it again changes nothing. The dataset is committed before and does not depend on MLflow.
 """
 
 import tempfile
@@ -15,7 +15,7 @@ STEP = "ingest"
 
 
 def record(manifest: DatasetManifest, context: StepContext) -> str:
-    """Log the data set `manifest` to this pipeline run's ingest run and return that run's id."""
+    """Log the dataset `manifest` to this pipeline run's ingest run and return that run's id."""
     tracking = context.tracking
     with tracking.running(tracking.step_run(STEP)) as run_id:
         tracking.dataset(run_id, manifest, context=STEP)

@@ -1,6 +1,6 @@
-"""What may be said of a candidate: accepted under which rules, or rejected with which code.
+"""Verdicts on candidates: accepted, with the rules that were applied, or rejected, with a code.
 
-Promises: plain data, no decoding. A code is part of the data set's table and of the error that refuses a source, so it is never renamed.
+Plain data, no decoding. A code is part of the dataset's table and of error messages, so it is never renamed.
 """
 
 from dataclasses import dataclass
@@ -35,49 +35,49 @@ Code = Literal[
 
 RULES: dict[Rule, str] = {
     "as_is": "kept byte for byte",
-    "upright": "turned as its EXIF orientation says",
-    "converted": "made RGB",
-    "cropped": "cut to the square in its centre",
+    "upright": "rotated by its EXIF orientation",
+    "converted": "converted to RGB",
+    "cropped": "centre-cropped to a square",
     "resized": "resized once, antialiased",
 }
 MEANINGS: dict[Code, str] = {
-    "ignored": "its name is not that of an image (not counted as rejected)",
+    "ignored": "its name has no image suffix (not counted as rejected)",
     "unsafe_name": "its name points outside the archive, or holds control characters",
-    "duplicate_name": "the archive has an entry of this name already",
+    "duplicate_name": "the archive has an earlier entry of this name",
     "link": "a symbolic or hard link; links are never followed",
     "special_file": "a device, pipe or sparse file",
     "nested_archive": "an archive inside the archive; archives are not opened twice",
     "encrypted": "needs a password",
-    "damaged_entry": "the archive's own check of these bytes fails",
+    "damaged_entry": "the archive's checksum of these bytes does not match",
     "unreadable": "the file cannot be read",
     "compressed_too_far": "unpacks to many times its size",
     "too_many_bytes": "larger than data.max_image_bytes",
-    "not_an_image": "no image format that is read here",
-    "truncated": "the image ends early or is damaged",
+    "not_an_image": "not one of the supported image formats",
+    "truncated": "the image ends early or is corrupt",
     "too_many_pixels": "more pixels than data.max_image_pixels",
-    "decompression_bomb": "few bytes that unpack to a huge picture",
+    "decompression_bomb": "few bytes that decode to a huge image",
     "too_small": "a side is shorter than data.image_px",
     "animated": "more than one frame",
     "sixteen_bit": "more than 8 bits per channel",
     "out_of_memory": "decoding takes more memory than a worker may use",
     "too_slow": "decoding takes too long",
     "decoder_died": "the decoding process crashed on it",
-    "duplicate": "the same bytes as an image before",
-    "near_duplicate": "looks like an image before (data.near_duplicate_bits)",
+    "duplicate": "the same bytes as an earlier image",
+    "near_duplicate": "looks like an earlier image (data.near_duplicate_bits)",
 }
 
 
 class Extent(NamedTuple):
-    """Bytes that lie in the source's archive as they are to be stored."""
+    """Bytes of the source's archive that are stored unchanged."""
 
     at: int
     size_bytes: int
 
 
 class Accepted(NamedTuple):
-    """An image that enters the data set: the bytes to store, or where they lie, and what is known of them.
+    """An image that enters the dataset: the bytes to store, or their extent in the archive, and what was measured.
 
-    `small` holds the RGB pixels of the image scaled down (`colours.small_scale`). `perceptual_hash` is None unless asked for.
+    `small` holds the RGB pixels of the reduced image (`colour_statistics.reduction_factor`). `perceptual_hash` is None unless requested.
     """
 
     data: bytes | Extent
@@ -91,13 +91,13 @@ class Accepted(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The image's name in the data set, a function of its content."""
+        """The image's name in the dataset, a function of its content."""
         return self.sha256[:20]
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A candidate that does not enter, and why. `thumbnail` is a small JPEG of it, where one could be made."""
+    """A candidate that is left out, and why; `thumbnail` is a small JPEG of it, empty where none could be made."""
 
     code: Code
     detail: str

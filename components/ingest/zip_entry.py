@@ -1,7 +1,9 @@
-"""The bytes of one entry of a zip, read where they lie.
+"""Read one entry of a zip in place.
 
-Promises: reads from a file that others read at the same time, moves no position and writes nothing; what comes back has passed the
-archive's own check, or an error is raised; never more than `limit` bytes are unpacked. Which entries there are is in `zip_directory.py`.
+Promises: several readers may share the open file, because its position is not used; bytes that are returned match the archive's
+checksum, or an error is raised; at most `limit` bytes are decompressed. The directory is read in `sources/zip_directory.py`.
+
+The standard library's `ZipFile` is not used: it reads the whole directory into memory, and two threads cannot read at once.
 """
 
 import lzma
@@ -12,7 +14,7 @@ import zlib
 from typing import IO, NamedTuple, cast
 
 _HEADER = struct.Struct("<4s5H3I2H")
-_LIKELY_EXTRA_BYTES = 128
+_TYPICAL_EXTRA_BYTES = 128
 _DAMAGED = (
     zipfile.BadZipFile,
     OSError,
@@ -27,8 +29,8 @@ _DAMAGED = (
 )
 
 
-class Packed(NamedTuple):
-    """Where an entry lies and how it is packed, as the directory says; `raw_name` holds the name's bytes as Latin-1."""
+class ZipEntry(NamedTuple):
+    """An entry as the directory describes it: position, sizes, compression; `raw_name` holds the name's bytes as Latin-1."""
 
     header_at: int
     packed_bytes: int
@@ -39,14 +41,14 @@ class Packed(NamedTuple):
 
 
 class EntryDamaged(Exception):
-    """The archive's own check of an entry fails, or it cannot be unpacked."""
+    """An entry does not match its checksum, or cannot be decompressed."""
 
 
-def read_packed(archive: int, packed: Packed, *, limit: int) -> tuple[bytes, int | None]:
-    """Return the first `limit` bytes of an entry of the open file `archive`, and where they lie if they lie there as they are.
+def read_zip_entry(archive: int, packed: ZipEntry, *, limit: int) -> tuple[bytes, int | None]:
+    """Return the first `limit` bytes of an entry of the open file `archive`, and their offset if they are stored uncompressed.
 
     Raises:
-        EntryDamaged: if they are not what the directory says.
+        EntryDamaged: if they do not match the directory.
     """
     try:
         return _read(archive, packed, limit)
@@ -54,25 +56,25 @@ def read_packed(archive: int, packed: Packed, *, limit: int) -> tuple[bytes, int
         raise EntryDamaged(str(error)[:200] or type(error).__name__) from error
 
 
-def _read(archive: int, packed: Packed, limit: int) -> tuple[bytes, int | None]:
+def _read(archive: int, packed: ZipEntry, limit: int) -> tuple[bytes, int | None]:
     as_they_are = packed.method == zipfile.ZIP_STORED and packed.packed_bytes == packed.size_bytes <= limit
-    likely_bytes = _HEADER.size + len(packed.raw_name) + _LIKELY_EXTRA_BYTES
+    likely_bytes = _HEADER.size + len(packed.raw_name) + _TYPICAL_EXTRA_BYTES
     start = os.pread(archive, likely_bytes + (packed.size_bytes if as_they_are else 0), packed.header_at)
-    ahead = _bytes_ahead(start, packed)
+    ahead = _header_bytes(start, packed)
     if not as_they_are:
-        return _unpacked(archive, packed, packed.header_at + ahead, limit), None
+        return _decompress(archive, packed, packed.header_at + ahead, limit), None
     data = start[ahead : ahead + packed.size_bytes]
     if len(data) < packed.size_bytes:
         data = os.pread(archive, packed.size_bytes, packed.header_at + ahead)
     if len(data) < packed.size_bytes:
-        raise EOFError("the archive ends inside of it")
+        raise EOFError("the archive ends inside the entry")
     if zlib.crc32(data) != packed.crc32:
         raise zipfile.BadZipFile(f"Bad CRC-32 for file {packed.raw_name!r}")
     return data, packed.header_at + ahead
 
 
-def _bytes_ahead(start: bytes, packed: Packed) -> int:
-    """Return how far after an entry's own header its bytes begin, once that header is known to be the right one."""
+def _header_bytes(start: bytes, packed: ZipEntry) -> int:
+    """Return the size of an entry's local header, after checking that it belongs to the entry."""
     magic, *_, name_bytes, extra_bytes = _HEADER.unpack_from(start)
     if magic != b"PK\3\4":
         raise zipfile.BadZipFile("Bad magic number for file header")
@@ -82,16 +84,16 @@ def _bytes_ahead(start: bytes, packed: Packed) -> int:
     return int(_HEADER.size + name_bytes + extra_bytes)
 
 
-def _unpacked(archive: int, packed: Packed, data_at: int, limit: int) -> bytes:
+def _decompress(archive: int, packed: ZipEntry, data_at: int, limit: int) -> bytes:
     info = zipfile.ZipInfo(packed.raw_name)
     info.compress_type, info.CRC = packed.method, packed.crc32
     info.compress_size, info.file_size = packed.packed_bytes, packed.size_bytes
-    with zipfile.ZipExtFile(cast(IO[bytes], _From(archive, data_at)), "r", info) as file:
+    with zipfile.ZipExtFile(cast(IO[bytes], _OffsetReader(archive, data_at)), "r", info) as file:
         return file.read(limit)
 
 
-class _From:
-    """A file from a position on, without the position that its other readers share."""
+class _OffsetReader:
+    """Read a file from an offset without touching the position that other readers share."""
 
     def __init__(self, file: int, at: int) -> None:
         self._file = file

@@ -57,7 +57,7 @@ def test_it_prints_digest_and_counts_as_one_json_object(first: Finished) -> None
 
 def test_a_second_time_is_a_no_op_that_says_so(first: Finished, archive: Path, embedded: Services) -> None:
     again = ingest(archive, embedded.home, "--json")
-    assert "is there already: 20 images, nothing to do" in again.err
+    assert "is complete: 20 images, nothing to do" in again.err
     assert again.json["digest"] == first.json["digest"]
 
 
@@ -145,8 +145,8 @@ def test_bad_input_is_one_clear_line_and_starts_nothing(
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: path.write_bytes(b"PK\3\4" + bytes(3000)), "cut off or no zip"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-600]), "cut off or no zip"),
+        (lambda path: path.write_bytes(b"PK\3\4" + bytes(3000)), "truncated or no zip"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-600]), "truncated or no zip"),
     ],
 )
 def test_a_damaged_archive_is_refused_with_exit_code_3(make: Any, said: str, archive: Path, tmp_path: Path, capsys: Any) -> None:

@@ -96,7 +96,7 @@ def test_a_location_that_is_not_there_or_refused_says_so(store: ObjectStore, pre
     with pytest.raises(BadInput, match=r"nothing/here\.zip does not exist") as refused:
         run(config(f"{prefix}/nothing/here.zip"), context)
     assert refused.value.exit_code == 2
-    store.put_bytes(prefix / "texts" / "readme.txt", b"no picture")
+    store.put_bytes(prefix / "texts" / "readme.txt", b"no image")
     with pytest.raises(BadInput, match="contains no images"):
         run(config(f"{prefix}/texts/"), context)
     with pytest.raises(CelebditError, match="no-such-bucket"):
@@ -105,7 +105,7 @@ def test_a_location_that_is_not_there_or_refused_says_so(store: ObjectStore, pre
 
 def test_wrong_credentials_are_told_without_showing_them(rclone_endpoint: str, prefix: StoreUri, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-value")
-    with pytest.raises(BadInput, match="cannot be read: object storage says") as refused:
+    with pytest.raises(BadInput, match="cannot be read: object storage answered") as refused:
         run(config(f"{prefix}/in/faces.zip"), context_of(connect(rclone_endpoint), prefix, tmp_path))
     assert "wrong-secret-value" not in refused.value.message + str(refused.value.hint)
 
@@ -145,7 +145,7 @@ def names(source: KaggleSource) -> list[str]:
 def test_kagglehub_fetches_the_newest_version_and_it_is_recorded(kaggle: Kaggle, reach: Reach, tmp_path: Path) -> None:
     source = KaggleSource("owner/faces", reach)
     assert names(source) == [*(f"celeba_hq_256/{index:05d}.jpg" for index in range(12)), "padding.bin"]
-    assert source.described() == "kaggle://owner/faces/versions/3"
+    assert source.provenance() == "kaggle://owner/faces/versions/3"
     assert kaggle.requests == ["GetDataset", "DownloadDataset"]
     assert not [path for path in (tmp_path / "downloads").rglob("*") if path.is_file()]
 
@@ -191,7 +191,7 @@ def test_kaggle_being_busy_is_ridden_out(kaggle: Kaggle, reach: Reach) -> None:
 
 def test_an_archive_that_is_not_what_kaggle_names_is_refused(kaggle: Kaggle, reach: Reach) -> None:
     kaggle.wrong_digests = 99
-    with pytest.raises(DataRefused, match="arrives damaged"):
+    with pytest.raises(DataRefused, match="arrives corrupt"):
         names(KaggleSource("owner/faces/versions/3", reach))
     kaggle.wrong_digests = 1
     assert len(names(KaggleSource("owner/faces/versions/3", reach))) == 13
@@ -214,7 +214,7 @@ def test_missing_and_refused_credentials_say_what_to_set(kaggle: Kaggle, reach: 
 
 
 def test_a_data_set_that_kaggle_does_not_have_is_named(kaggle: Kaggle, reach: Reach) -> None:
-    with pytest.raises(BadInput, match="has no data set owner/others"):
+    with pytest.raises(BadInput, match="has no dataset owner/others"):
         names(KaggleSource("owner/others", reach))
 
 
@@ -223,10 +223,10 @@ def test_without_kagglehub_the_error_says_what_to_install(monkeypatch: pytest.Mo
         monkeypatch.delitem(sys.modules, name)
     real = builtins.__import__
 
-    def without(name: str, *arguments: Any, **named: Any) -> Any:
+    def without(name: str, *arguments: Any, **label: Any) -> Any:
         if name.startswith("kagglehub"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return real(name, *arguments, **named)
+            raise ModuleNotFoundError(f"No module label {name!r}", name=name)
+        return real(name, *arguments, **label)
 
     monkeypatch.setattr("components.ingest.sources.kaggle.import_module", without)
     with pytest.raises(BadInput, match="need the package kagglehub") as refused:

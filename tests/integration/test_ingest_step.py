@@ -99,7 +99,7 @@ def test_the_same_images_from_another_source_are_found_again(context: StepContex
     assert run(config(tmp_path / "tree"), context) == first
     after = context.store.list(context.root)
     assert [item for item in after if "/requests/" not in item.uri.key] == [item for item in before if "/requests/" not in item.uri.key]
-    assert any("these images are there already" in note for note in notes(context))
+    assert any("these images are a complete dataset already" in note for note in notes(context))
     relicensed = run(config(archive, licence="CC0-1.0"), context)
     assert (relicensed.digest, relicensed.shards, relicensed.licence) == (first.digest, first.shards, "CC0-1.0")
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import DataRefused
-from components.ingest.colour_statistics import colours
-from components.ingest.dataset.ledger import Ledger, Split, Stored, split_of
-from components.ingest.dataset.shards import ShardWriter, Written, facts_of, header_of
+from components.ingest.colour_statistics import colour_statistics
+from components.ingest.dataset.ledger import Ledger, Split, StoredImage, split_of
+from components.ingest.dataset.shards import FinishedShard, ShardWriter, encode_facts, encode_header
 from components.ingest.dataset.table import write_table
 from components.ingest.decoding.images import judge
 from components.ingest.ingest import dataset_digest
@@ -56,7 +56,7 @@ def test_an_image_that_is_held_out_stays_so_when_more_are(sha256: str, share: fl
     assert split_of(sha256, 0.0) == "train"
 
 
-def write_shards(ledger: Ledger, folder: Path, shard_bytes: int) -> list[Written]:
+def write_shards(ledger: Ledger, folder: Path, shard_bytes: int) -> list[FinishedShard]:
     writer, shards = ShardWriter(folder, shard_bytes=shard_bytes), []
     for image in ledger.images():
         placed, finished = writer.add(image, ledger.data(image))
@@ -77,11 +77,11 @@ def test_shards_are_readable_tars_and_the_table_points_at_the_bytes(tmp_path: Pa
         raw = (tmp_path / "shards" / row["shard"]).read_bytes()
         assert raw[row["offset"] : row["offset"] + row["size_bytes"]] == encode_face(0, int(row["source_name"].split(".")[0]), PX)
     with tarfile.open(tmp_path / "shards" / shards[0].name) as tar:
-        picture, facts = tar.getnames()[:2]
+        image, facts = tar.getnames()[:2]
         file = tar.extractfile(facts)
         assert file is not None
         found = json.load(file)
-    assert picture.rsplit(".", 1) == [found["key"], "jpg"]
+    assert image.rsplit(".", 1) == [found["key"], "jpg"]
     assert (facts, found["split"], found["key"]) == (f"{found['key']}.json", "train", found["sha256"][:20])
 
 
@@ -89,14 +89,14 @@ def test_shards_are_readable_tars_and_the_table_points_at_the_bytes(tmp_path: Pa
 def test_the_header_of_a_shards_entry_is_the_one_that_tarfile_writes(name: str, size_bytes: int) -> None:
     theirs = tarfile.TarInfo(name)
     theirs.size, theirs.mode = size_bytes, 0o644
-    assert header_of(name, size_bytes) == theirs.tobuf(tarfile.USTAR_FORMAT)
+    assert encode_header(name, size_bytes) == theirs.tobuf(tarfile.USTAR_FORMAT)
 
 
 @given(st.lists(st.floats(0, 1).map(lambda value: round(value, 6)), min_size=6, max_size=6), st.sampled_from(["train", "held_out"]))
 def test_the_facts_beside_an_image_are_the_json_that_the_json_module_writes(values: list[float], split: Split) -> None:
-    image = Stored("ab" * 32, "jpg", split, tuple(values[:3]), tuple(values[3:]), False, 0, 1)  # type: ignore[arg-type]
+    image = StoredImage("ab" * 32, "jpg", split, tuple(values[:3]), tuple(values[3:]), False, 0, 1)  # type: ignore[arg-type]
     facts = {"key": image.key, "sha256": image.sha256, "split": split, "mean": values[:3], "std": values[3:]}
-    assert facts_of(image) == json.dumps(facts, sort_keys=True).encode()
+    assert encode_facts(image) == json.dumps(facts, sort_keys=True).encode()
 
 
 def test_shards_do_not_depend_on_the_order_of_the_source(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_ledger_keeps_every_verdict_and_the_bytes_once(tmp_path: Path) -> No
         )
         write_table(ledger, tmp_path / "table.parquet")
         first = next(ledger.images())
-        ledger.take_back(first.sha256, Rejected("near_duplicate", "looks like x"))
+        ledger.reject_accepted(first.sha256, Rejected("near_duplicate", "looks like x"))
         assert ledger.accepted == 1
         assert ledger.rejected["near_duplicate"] == 1
     table = pd.read_parquet(tmp_path / "table.parquet")
@@ -131,7 +131,7 @@ def test_the_ledger_keeps_every_verdict_and_the_bytes_once(tmp_path: Path) -> No
 
 
 def archived(folder: Path) -> tuple[Path, Accepted]:
-    """An archive that holds a picture as it is, between other bytes, and the verdict that says where."""
+    """An archive that holds a image as it is, between other bytes, and the verdict that says where."""
     verdict = accepted(0)
     assert isinstance(verdict.data, bytes)
     (folder / "archive").write_bytes(b"before" + verdict.data + b"after")
@@ -166,7 +166,7 @@ def test_of_equal_images_the_first_is_kept_however_far_apart_they_come(tmp_path:
             ledger.record(f"{index}.jpg", accepted(0)._replace(sha256=f"{index:064x}", data=b"%d" % index))
         assert ledger.accepted == 600
         assert ledger.rejected == {"duplicate": 3}
-        assert [ledger.one("SELECT accepted FROM seen WHERE n=?", n) for n in (1, 2, 601, 602, 603)] == [1, 0, 1, 0, 0]
+        assert [ledger.value("SELECT accepted FROM seen WHERE n=?", n) for n in (1, 2, 601, 602, 603)] == [1, 0, 1, 0, 0]
     assert (tmp_path / "accepted.bytes").read_bytes() == b"".join(b"%d" % index for index in range(600))
 
 
@@ -176,7 +176,7 @@ def test_the_table_holds_texts_and_numbers_that_are_missing(tmp_path: Path) -> N
         write_table(ledger, tmp_path / "table.parquet")
     kept, refused = pq.read_table(tmp_path / "table.parquet").to_pylist()
     assert (kept["source_name"], kept["accepted"], kept["detail"], kept["width"], kept["format"]) == ("0.jpg", True, None, PX, "jpg")
-    assert [kept[f"mean_{channel}"] for channel in "rgb"] == list(colours([accepted(0).small])[0][0])
+    assert [kept[f"mean_{channel}"] for channel in "rgb"] == list(colour_statistics([accepted(0).small])[0][0])
     assert (refused["source_name"], refused["accepted"], refused["detail"], refused["width"]) == ("größe.jpg", False, "", None)
     assert {refused[name] for name in ("key", "sha256", "shard", "offset", "size_bytes", "mean_r")} == {None}
 

@@ -1,4 +1,4 @@
-"""The colours of images, and the small pictures that they are taken of."""
+"""The colours of images, and the small images that they are taken of."""
 
 import dataclasses
 import io
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from components.ingest.colour_statistics import colours, small_scale
+from components.ingest.colour_statistics import colour_statistics, reduction_factor
 from components.ingest.decoding.images import judge
 from components.ingest.limits import Limits
 from components.ingest.sources.synthetic import draw_face
@@ -47,9 +47,9 @@ def jpeg(kind: str) -> bytes:
 
 
 def test_pictures_are_looked_at_with_32_pixels_or_somewhat_more() -> None:
-    assert [small_scale(px) for px in (8, 32, 63, 64, 256, 300, 511, 512, 2048)] == [1, 1, 1, 2, 8, 8, 8, 16, 64]
+    assert [reduction_factor(px) for px in (8, 32, 63, 64, 256, 300, 511, 512, 2048)] == [1, 1, 1, 2, 8, 8, 8, 16, 64]
     for px in (8, 40, 64, 100, 300, 600):
-        side = -(-px // small_scale(px))
+        side = -(-px // reduction_factor(px))
         for kind in ("JPEG", "PNG", "BMP"):
             assert len(small(encoded(draw_face(0, 5, px), kind), px)) == 3 * side**2
 
@@ -58,7 +58,7 @@ def test_pictures_are_looked_at_with_32_pixels_or_somewhat_more() -> None:
 def test_of_a_small_image_they_are_those_of_its_pixels(kind: str, px: int) -> None:
     data = encoded(draw_face(0, 5, px), kind)
     levels = np.asarray(Image.open(io.BytesIO(data))).reshape(-1, 3) / 255
-    ((mean, std),) = colours([small(data, px)])
+    ((mean, std),) = colour_statistics([small(data, px)])
     assert mean == pytest.approx(levels.mean(0), abs=1e-6)
     assert std == pytest.approx(levels.std(0), abs=1e-6)
 
@@ -67,19 +67,19 @@ def test_of_a_small_image_they_are_those_of_its_pixels(kind: str, px: int) -> No
 def test_of_a_large_image_they_are_those_of_its_parts(kind: str, px: int) -> None:
     """A JPEG is scaled down by its decoder, the others by averaging: no eye would see the difference."""
     data = encoded(draw_face(0, 5, px), kind)
-    scale = small_scale(px)
+    scale = reduction_factor(px)
     levels = np.asarray(Image.open(io.BytesIO(data)), float)[: px // scale * scale, : px // scale * scale] / 255
     parts = levels.reshape(px // scale, scale, px // scale, scale, 3).mean((1, 3)).reshape(-1, 3)
-    ((mean, std),) = colours([small(data, px)])
+    ((mean, std),) = colour_statistics([small(data, px)])
     assert mean == pytest.approx(parts.mean(0), abs=0.006)
     assert std == pytest.approx(parts.std(0), abs=0.006)
 
 
 def test_many_at_once_are_what_each_is_alone() -> None:
-    pictures = [small(encoded(draw_face(0, index, PX))) for index in range(5)] + [bytes(3 * 32**2), b"\xff" * 3 * 32**2]
-    assert colours(pictures) == [colours([picture])[0] for picture in pictures]
-    assert colours(pictures)[-2:] == [((0.0,) * 3, (0.0,) * 3), ((1.0,) * 3, (0.0,) * 3)]
-    assert colours([]) == []
+    images = [small(encoded(draw_face(0, index, PX))) for index in range(5)] + [bytes(3 * 32**2), b"\xff" * 3 * 32**2]
+    assert colour_statistics(images) == [colour_statistics([image])[0] for image in images]
+    assert colour_statistics(images)[-2:] == [((0.0,) * 3, (0.0,) * 3), ((1.0,) * 3, (0.0,) * 3)]
+    assert colour_statistics([]) == []
 
 
 def whole(data: bytes) -> bool:
@@ -119,7 +119,7 @@ def test_cuts_of_a_jpeg_are_found(kind: str) -> None:
 def test_the_small_jpeg_of_any_size_is_as_large_as_that_of_any_other_format() -> None:
     for px in range(8, 300):
         data = encoded(Image.new("RGB", (px, px), (9, 99, 199)), "JPEG")
-        assert len(small(data, px)) == 3 * (-(-px // small_scale(px))) ** 2
+        assert len(small(data, px)) == 3 * (-(-px // reduction_factor(px))) ** 2
 
 
 @pytest.mark.parametrize(("chunk", "rule"), [(b"tRNS" + b"\0\1" * 3, "converted"), (b"eXIf" + exif_of(6), "upright")])

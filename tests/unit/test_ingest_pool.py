@@ -16,7 +16,7 @@ from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded
 from PIL import Image
 
 from components.ingest.candidates import Candidate
-from components.ingest.decoding.memory_budget import MEMORY_BYTES, Allowances
+from components.ingest.decoding.memory_budget import MEMORY_BYTES, MemoryBudget
 from components.ingest.decoding.pool import DecoderPool
 from components.ingest.limits import Budget, Limits
 from components.ingest.sources.synthetic import encode_face
@@ -86,7 +86,7 @@ def test_a_worker_that_dies_costs_one_verdict_and_is_replaced() -> None:
 def test_a_candidate_that_takes_too_long_is_rejected() -> None:
     slow = encoded(Image.new("RGB", (6000, 6000)), "PNG")
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
-    with DecoderPool(limits, workers=1, patience_s=0.05) as pool:
+    with DecoderPool(limits, workers=1, timeout_s=0.05) as pool:
         pool._patience_s = 5.0
         list(pool.judge(faces(1)))  # the worker is up
         pool._patience_s = 0.05
@@ -119,7 +119,7 @@ def test_a_bomb_within_the_pixel_limit_meets_the_memory_limit() -> None:
 
 
 def test_many_workers_on_large_pictures_hold_little_more_than_one_may() -> None:
-    """Each picture takes 120 MB to decode; six at once would take 1 GB with what a worker takes anyway."""
+    """Each image takes 120 MB to decode; six at once would take 1 GB with what a worker takes anyway."""
     large = encoded(Image.new("RGB", (5500, 5500), (9, 99, 199)), "PNG", compress_level=1)
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
     candidates = [*faces(20), *[Candidate(f"large-{n}", large) for n in range(12)], *faces(20), Candidate("bad", large[:5000])]
@@ -144,36 +144,36 @@ def test_what_little_memory_refuses_is_judged_again_with_more(monkeypatch: pytes
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
     found = []
     for smaller in ((16 * 2**20, 96 * 2**20), (2**20,), ()):
-        monkeypatch.setattr("components.ingest.decoding.memory_budget._SMALLER", smaller)
+        monkeypatch.setattr("components.ingest.decoding.memory_budget._LOWER_LEVELS", smaller)
         with DecoderPool(limits, workers=2, memory_bytes=100 * 2**20) as pool:
             found.append([verdict for _, verdict in pool.judge(candidates)])
     assert found[0] == found[1] == found[2]
     assert all(isinstance(verdict, Accepted) for verdict in found[0])
 
 
-def test_large_allowances_are_lent_out_of_one_sum() -> None:
-    allowances = Allowances(300 * 2**20)
+def test_large_reservations_share_one_budget() -> None:
+    budget = MemoryBudget(300 * 2**20)
     small, middle = 16 * 2**20, 96 * 2**20
-    assert [allowances.to_begin_with(size) for size in (0, 10**6, 10**7, 10**8)] == [small, small, middle, allowances.most_bytes]
-    assert [allowances.after(step) for step in (small, middle, allowances.most_bytes)] == [
+    assert [budget.initial_level(size) for size in (0, 10**6, 10**7, 10**8)] == [small, small, middle, budget.max_bytes]
+    assert [budget.next_level(step) for step in (small, middle, budget.max_bytes)] == [
         middle,
-        allowances.most_bytes,
-        allowances.most_bytes,
+        budget.max_bytes,
+        budget.max_bytes,
     ]
     got: list[str] = []
 
     def take(name: str, size_bytes: int) -> None:
-        with allowances.lent(size_bytes):
+        with budget.reserve(size_bytes):
             got.append(name)
 
-    with allowances.lent(middle), allowances.lent(middle), allowances.lent(middle):
+    with budget.reserve(middle), budget.reserve(middle), budget.reserve(middle):
         waiting = [
-            threading.Thread(target=take, args=("most", allowances.most_bytes)),
+            threading.Thread(target=take, args=("most", budget.max_bytes)),
             threading.Thread(target=take, args=("middle", middle)),
         ]
         for thread in waiting:
             thread.start()
-        with allowances.lent(small):
+        with budget.reserve(small):
             time.sleep(0.1)
         assert got == []
     for thread in waiting:
@@ -182,7 +182,7 @@ def test_large_allowances_are_lent_out_of_one_sum() -> None:
 
 
 def test_candidates_are_read_from_the_archive_by_the_workers(tmp_path: Path) -> None:
-    """Packed and given candidates have the same verdicts; only what does not lie in the archive as it is comes back."""
+    """ZipEntry and given candidates have the same verdicts; only what does not lie in the archive as it is comes back."""
     made = {name: make() for name, (make, verdict) in IMAGES.items() if verdict not in ("duplicate", "ignored")}
     expected: dict[str, Verdict] = {}
     with DecoderPool(LIMITS_32, workers=1) as pool:

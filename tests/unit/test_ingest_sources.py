@@ -27,7 +27,7 @@ from components.ingest.sources.open_source import open_source, require_consent
 from components.ingest.sources.synthetic import encode_face
 from components.ingest.sources.zips import ZipSource
 from components.ingest.verdicts import Rejected
-from components.ingest.zip_entry import EntryDamaged, read_packed
+from components.ingest.zip_entry import EntryDamaged, read_zip_entry
 
 BUDGET = Budget(max_image_bytes=10**6, max_total_bytes=2**32, max_entries=10**6, max_ratio=200)
 
@@ -45,14 +45,14 @@ def opened(source: str | Path, **changes: Any) -> Source:
 
 def read(source: Source, budget: Budget = BUDGET) -> Iterator[Candidate]:
     """The candidates of a source with their bytes, those of an archive read as a worker does."""
-    archive = source.archive()
+    archive = source.archive_path()
     with archive.open("rb") if archive else nullcontext() as file:
         for candidate in source.candidates(budget):
             if candidate.packed is None or file is None:
                 yield candidate
                 continue
             try:
-                data, _ = read_packed(file.fileno(), candidate.packed, limit=budget.max_image_bytes + 1)
+                data, _ = read_zip_entry(file.fileno(), candidate.packed, limit=budget.max_image_bytes + 1)
                 yield replace(candidate, data=data, packed=None)
             except EntryDamaged as damaged:
                 yield replace(candidate, refused=Rejected("damaged_entry", str(damaged)), packed=None)
@@ -253,7 +253,7 @@ def test_an_archive_that_ends_early_is_refused_as_a_whole(tmp_path: Path, kind: 
     data = path.read_bytes()
     end = int(len(data) * kept) // 512 * 512 if kind == "tar" else int(len(data) * kept)
     path.write_bytes(data[: min(end, 10 * 512 + 512 * int(8 * kept))] if kind == "tar" else data[:end])
-    with pytest.raises(DataRefused, match="is damaged"):
+    with pytest.raises(DataRefused, match="is corrupt"):
         list(opened(path).candidates(BUDGET))
 
 
@@ -271,20 +271,20 @@ def test_a_tar_with_a_broken_header_inside_does_not_just_end_there(tmp_path: Pat
 def test_a_zip_that_was_cut_off_is_told_from_what_never_was_one(tmp_path: Path) -> None:
     path = make_source("zip", tmp_path)
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(DataRefused, match="cut off or no zip") as refused:
+    with pytest.raises(DataRefused, match="truncated or no zip") as refused:
         opened(path)
     assert refused.value.exit_code == 3
-    (tmp_path / "picture.bin").write_bytes(b"\1" * 2000)
+    (tmp_path / "image.bin").write_bytes(b"\1" * 2000)
     with pytest.raises(BadInput, match="neither a folder nor a zip or tar archive"):
-        opened(tmp_path / "picture.bin")
+        opened(tmp_path / "image.bin")
 
 
-def test_a_zip_whose_name_is_not_the_utf8_that_it_says_is_refused(tmp_path: Path) -> None:
+def test_a_zip_with_a_name_that_is_flagged_as_utf8_and_is_not_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "names.zip", "w") as archive:
         archive.writestr("ö.jpg", b"")
     path = tmp_path / "names.zip"
     path.write_bytes(path.read_bytes().replace("ö".encode(), b"\xff\xfe"))
-    with pytest.raises(DataRefused, match="says it is UTF-8 and is not"):
+    with pytest.raises(DataRefused, match="is flagged as UTF-8 and is not"):
         opened(path)
 
 
@@ -296,7 +296,7 @@ def test_a_zip_whose_name_is_not_the_utf8_that_it_says_is_refused(tmp_path: Path
         ("ftp://host/x.zip", "unknown scheme 'ftp'"),
         ("http://169.254.169.254/latest", "unknown scheme 'http'"),
         ("file://host/share/x.zip", "names another machine"),
-        ("synthetic://?cuont=3", "does not know cuont"),
+        ("synthetic://?cuont=3", "has no parameter cuont"),
         ("synthetic://?count=many", "takes whole numbers"),
         ("synthetic://?count=0", "takes a count from 1"),
         ("synthetic://?size=100000", "takes a size from 8 to 2048"),
@@ -304,9 +304,9 @@ def test_a_zip_whose_name_is_not_the_utf8_that_it_says_is_refused(tmp_path: Path
         ("s3://", "is not an S3 location"),
         ("s3://Bucket/x.zip", "is not an S3 location"),
         ("s3://bucket/../x.zip", "is not an S3 location"),
-        ("kaggle://only-one-part", "is not a Kaggle data set"),
-        ("kaggle://owner/name/versions/zero", "is not a Kaggle data set"),
-        ("kaggle://owner/../name", "is not a Kaggle data set"),
+        ("kaggle://only-one-part", "is not a Kaggle dataset"),
+        ("kaggle://owner/name/versions/zero", "is not a Kaggle dataset"),
+        ("kaggle://owner/../name", "is not a Kaggle dataset"),
     ],
 )
 def test_a_source_that_cannot_be_opened_is_named(source: str, said: str) -> None:

@@ -14,7 +14,7 @@ from components.ingest.limits import Budget
 from components.ingest.sources.synthetic import encode_face
 from components.ingest.sources.zip_directory import directory, has_more_records
 from components.ingest.sources.zips import ZipSource
-from components.ingest.zip_entry import EntryDamaged, Packed, read_packed
+from components.ingest.zip_entry import EntryDamaged, ZipEntry, read_zip_entry
 
 FACE = encode_face(0, 0, PX)
 NAMES = ["plain.jpg", "größe.jpg", "deep/er/", "deep/er/x.jpg", "long-" + "n" * 300 + ".jpg"]
@@ -43,7 +43,7 @@ def entries_of_zipfile(path: Path) -> list[tuple[str, int, int, int, int, bool]]
 
 def contents(path: Path, *, limit: int = 10**6) -> dict[str, bytes]:
     with path.open("rb") as file, path.open("rb") as data:
-        return {r.name: read_packed(data.fileno(), r.packed, limit=limit)[0] for r in directory(file)}
+        return {r.name: read_zip_entry(data.fileno(), r.packed, limit=limit)[0] for r in directory(file)}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -95,7 +95,7 @@ def test_stored_bytes_are_said_to_lie_where_they_lie(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip")
     for method, there in ((zipfile.ZIP_STORED, True), (zipfile.ZIP_DEFLATED, False)):
         with write_zip(path, method).open("rb") as file, path.open("rb") as other:
-            data, lies_at = read_packed(file.fileno(), next(directory(other)).packed, limit=10**6)
+            data, lies_at = read_zip_entry(file.fileno(), next(directory(other)).packed, limit=10**6)
         assert data == FACE
         assert (lies_at is not None) is there
         assert lies_at is None or path.read_bytes()[lies_at : lies_at + len(FACE)] == FACE
@@ -116,9 +116,9 @@ def test_stored_bytes_are_said_to_lie_where_they_lie(tmp_path: Path) -> None:
 )
 def test_an_entry_that_is_not_what_the_directory_says_is_damaged(tmp_path: Path, method: int, change: dict[str, int], said: str) -> None:
     with write_zip(tmp_path / "a.zip", method).open("rb") as file, (tmp_path / "a.zip").open("rb") as other:
-        packed: Packed = next(directory(other)).packed._replace(**change)  # type: ignore[arg-type]
+        packed: ZipEntry = next(directory(other)).packed._replace(**change)  # type: ignore[arg-type]
         with pytest.raises(EntryDamaged, match=said):
-            read_packed(file.fileno(), packed, limit=2 * 10**6)
+            read_zip_entry(file.fileno(), packed, limit=2 * 10**6)
 
 
 def test_an_entry_that_the_archive_ends_inside_of_is_damaged(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_an_entry_that_the_archive_ends_inside_of_is_damaged(tmp_path: Path) -> 
         packed = next(directory(file)).packed
         os.truncate(path, packed.header_at + 30 + len(packed.raw_name) + len(FACE) - 1)
         with pytest.raises(EntryDamaged, match="ends inside"):
-            read_packed(file.fileno(), packed, limit=10**6)
+            read_zip_entry(file.fileno(), packed, limit=10**6)
 
 
 @pytest.mark.parametrize("at", [0, 1, 2, 3])

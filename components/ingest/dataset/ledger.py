@@ -1,9 +1,8 @@
-"""What was seen of a source: every verdict, and the accepted bytes, on local disk.
+"""Local database of one ingest: every verdict, and the accepted bytes.
 
-Promises: memory does not grow with the number of images; bytes that were accepted before are a duplicate, wherever they come from; images
-come out in the order of their digests, so that everything made from them is a function of their content. Bytes that lie in the source's
-archive as they are stay there, and are checked when they are read. Lives in a staging folder and is thrown away with it: nothing here needs
-to survive.
+Promises: memory does not grow with the number of images; bytes that were accepted before are a duplicate, whatever their name; images are
+read in the order of their digests, so that everything made from them is a function of their content. Bytes stored uncompressed in the
+source's archive stay there and are verified when they are read. The ledger is temporary: it is deleted with its staging folder.
 """
 
 import hashlib
@@ -19,14 +18,14 @@ from typing import Any, Literal
 
 from components.errors import DataRefused
 from components.ingest.candidates import printable_name
-from components.ingest.colour_statistics import Triple, colours
+from components.ingest.colour_statistics import Triple, colour_statistics
 from components.ingest.verdicts import Accepted, Extent, Rejected, Verdict
 
 Split = Literal["train", "held_out"]
 _THUMBNAILS_PER_CODE = 12
 _PAGE = 500
-_TOGETHER = 256
-_TOGETHER_BYTES = 4 * 2**20
+_BATCH_ROWS = 256
+_BATCH_BYTES = 4 * 2**20
 _STORED = "SELECT sha256, extension, split, mean_r, mean_g, mean_b, std_r, std_g, std_b, in_archive, at, size_bytes FROM images"
 _SCHEMA = """
 CREATE TABLE seen (
@@ -43,7 +42,7 @@ _IMAGE = f"INSERT INTO images VALUES ({','.join('?' * 14)},NULL,NULL)"  # noqa: 
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredImage:
     """An accepted image in the ledger."""
 
     sha256: str
@@ -57,17 +56,17 @@ class Stored:
 
     @property
     def key(self) -> str:
-        """The image's name in the data set."""
+        """The image's name in the dataset."""
         return self.sha256[:20]
 
 
 def split_of(sha256: str, held_out: float) -> Split:
-    """Return where an image belongs: a function of its digest and the share, so that it never moves when others join."""
+    """Return the split of an image: a function of its digest and the share, so that it does not change when images are added."""
     return "held_out" if int(sha256[:8], 16) / 2**32 < held_out else "train"
 
 
 class Ledger:
-    """A staging folder's record of one pass over a source, whose images may lie in `archive`. Use as a context manager."""
+    """The ledger of one pass over a source, whose images may lie in `archive`. Use as a context manager."""
 
     def __init__(self, folder: Path, *, held_out: float, archive: Path | None = None) -> None:
         self._held_out = held_out
@@ -79,7 +78,7 @@ class Ledger:
         self._database.executescript(_SCHEMA)
         self._database.execute("BEGIN")
         self.verdicts: Counter[str] = Counter()
-        """How many candidates were rejected, by code, of those that were written down: all, once anything was asked."""
+        """Number of rejected candidates by code, of the rows written so far; any query writes all."""
         self._end = 0
         self._seen = 0
         self._unwritten: list[tuple[str, Verdict]] = []
@@ -97,27 +96,27 @@ class Ledger:
 
     @property
     def accepted(self) -> int:
-        """How many images are in."""
-        return self.one("SELECT COUNT(*) FROM images")
+        """Number of accepted images."""
+        return self.value("SELECT COUNT(*) FROM images")
 
     @property
     def rejected(self) -> dict[str, int]:
-        """How many candidates were rejected, by code; what is no image by its name does not count."""
-        found = self.rows(
+        """Number of rejected candidates by code; files without an image suffix do not count."""
+        counts = self.rows(
             "SELECT verdict, COUNT(*) FROM seen WHERE NOT accepted AND verdict != 'ignored' GROUP BY verdict ORDER BY verdict"
         )
-        return dict(found)
+        return dict(counts)
 
     def record(self, name: str, verdict: Verdict) -> None:
-        """Note the verdict on one candidate, and keep the bytes if they are new."""
+        """Record the verdict on one candidate, and keep the bytes if they are new."""
         self._unwritten.append((name, verdict))
         if isinstance(verdict, Accepted):
             self._unwritten_bytes += len(verdict.small) + (len(verdict.data) if isinstance(verdict.data, bytes) else 0)
-        if len(self._unwritten) >= _TOGETHER or self._unwritten_bytes >= _TOGETHER_BYTES:
+        if len(self._unwritten) >= _BATCH_ROWS or self._unwritten_bytes >= _BATCH_BYTES:
             self._write()
 
     def _write(self) -> None:
-        """Write down what was recorded; many at a time cost a fraction of what they cost one by one."""
+        """Write recorded verdicts to the database, many at a time because one by one is several times slower."""
         pending, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
         digests = [verdict.sha256 for _, verdict in pending if isinstance(verdict, Accepted)]
         marks = ",".join("?" * len(digests))
@@ -131,23 +130,23 @@ class Ledger:
                 about = (verdict.sha256, *verdict.source_px, verdict.source_format)
                 seen.append((n, printable_name(name), "+".join(verdict.rules), None, 1, *about, None))
             elif isinstance(verdict, Accepted):
-                twin = f"the same bytes as an image before: {verdict.key}"
-                seen.append(self._refused(n, name, Rejected("duplicate", twin), verdict.sha256))
+                twin = f"the same bytes as an earlier image: {verdict.key}"
+                seen.append(self._rejected_row(n, name, Rejected("duplicate", twin), verdict.sha256))
             else:
-                seen.append(self._refused(n, name, verdict, None))
+                seen.append(self._rejected_row(n, name, verdict, None))
         self._seen += len(pending)
-        of_colours = colours([image.small for _, image in new])
-        images = [(*self._kept(n, image), *mean, *std) for (n, image), (mean, std) in zip(new, of_colours, strict=True)]
+        of_colours = colour_statistics([image.small for _, image in new])
+        images = [(*self._store(n, image), *mean, *std) for (n, image), (mean, std) in zip(new, of_colours, strict=True)]
         self._database.executemany(_SEEN, seen)
         self._database.executemany(_IMAGE, images)
 
-    def _refused(self, n: int, name: str, rejected: Rejected, sha256: str | None) -> tuple[Any, ...]:
+    def _rejected_row(self, n: int, name: str, rejected: Rejected, sha256: str | None) -> tuple[Any, ...]:
         self.verdicts[rejected.code] += 1
-        picture = rejected.thumbnail if self.verdicts[rejected.code] <= _THUMBNAILS_PER_CODE else b""
-        return n, printable_name(name), rejected.code, printable_name(rejected.detail), 0, sha256, None, None, None, picture or None
+        image = rejected.thumbnail if self.verdicts[rejected.code] <= _THUMBNAILS_PER_CODE else b""
+        return n, printable_name(name), rejected.code, printable_name(rejected.detail), 0, sha256, None, None, None, image or None
 
-    def _kept(self, n: int, image: Accepted) -> tuple[Any, ...]:
-        """Store an image's bytes unless they are in the archive; return what is written down of it."""
+    def _store(self, n: int, image: Accepted) -> tuple[Any, ...]:
+        """Store an image's bytes unless they are in the archive; return its row."""
         if isinstance(image.data, Extent):
             in_archive, (at, size_bytes) = True, image.data
         else:
@@ -158,20 +157,20 @@ class Ledger:
         split = split_of(image.sha256, self._held_out)
         return image.sha256, n, image.extension, in_archive, at, size_bytes, split, phash
 
-    def take_back(self, sha256: str, rejected: Rejected) -> None:
+    def reject_accepted(self, sha256: str, rejected: Rejected) -> None:
         """Reject an image that was accepted before."""
-        self._settle()
+        self._flush()
         self._database.execute(
             "UPDATE seen SET verdict=?, detail=?, accepted=0, thumbnail=? WHERE n = (SELECT n FROM images WHERE sha256=?)",
             (rejected.code, rejected.detail, rejected.thumbnail or None, sha256),
         )
         self._database.execute("DELETE FROM images WHERE sha256=?", (sha256,))
 
-    def images(self) -> Iterator[Stored]:
-        """Yield the accepted images in the order of their digests; the ledger may be changed meanwhile."""
+    def images(self) -> Iterator[StoredImage]:
+        """Yield the accepted images in the order of their digests; the ledger may be changed during the iteration."""
         last = ""
         while page := self.rows(f"{_STORED} WHERE sha256 > ? ORDER BY sha256 LIMIT ?", last, _PAGE):
-            yield from map(_stored, page)
+            yield from map(_stored_image, page)
             last = page[-1][0]
 
     def identities(self) -> Iterator[tuple[str, Split]]:
@@ -179,34 +178,36 @@ class Ledger:
         for page in self.pages("SELECT sha256, split FROM images ORDER BY sha256", _PAGE):
             yield from page
 
-    def image(self, sha256: str) -> Stored | None:
-        """Return one accepted image, or None if it is not in."""
-        found = self.rows(f"{_STORED} WHERE sha256 = ?", sha256)
-        return _stored(found[0]) if found else None
+    def image(self, sha256: str) -> StoredImage | None:
+        """Return one accepted image, or None."""
+        rows = self.rows(f"{_STORED} WHERE sha256 = ?", sha256)
+        return _stored_image(rows[0]) if rows else None
 
-    def data(self, image: Stored) -> bytes:
+    def data(self, image: StoredImage) -> bytes:
         """Return the bytes of an image.
 
         Raises:
-            DataRefused: if they are no longer those that were judged.
+            DataRefused: if they changed since they were judged.
         """
         file = self._archive if image.in_archive else self._bytes
-        assert file is not None, "what lies in an archive was recorded with it"
+        assert file is not None, "images of an archive are recorded only with it"
         if file is self._bytes:
             file.flush()
         data = os.pread(file.fileno(), image.size_bytes, image.at)
         if hashlib.sha256(data).hexdigest() != image.sha256:
-            raise DataRefused(f"{file.name} changed while it was ingested", hint="let nothing write to it, and run it again")
+            raise DataRefused(
+                f"{file.name} changed while it was ingested", hint="make sure that no other process writes to it, and run it again"
+            )
         return data
 
     def place(self, sha256: str, shard: str, offset: int) -> None:
-        """Note where an image lies in the data set."""
+        """Record the shard and offset of an image."""
         self._unplaced.append((shard, offset, sha256))
         if len(self._unplaced) >= _PAGE:
-            self._settle()
+            self._flush()
 
-    def _settle(self) -> None:
-        """Let the database know all that is known."""
+    def _flush(self) -> None:
+        """Write everything that is still in memory to the database."""
         if self._unwritten:
             self._write()
         placed, self._unplaced = self._unplaced, []
@@ -214,22 +215,22 @@ class Ledger:
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the answer to a query on `seen` and `images`."""
-        self._settle()
+        self._flush()
         with closing(self._database.execute(query, values)) as cursor:
             return cursor.fetchall()
 
-    def one(self, query: str, *values: Any) -> Any:
+    def value(self, query: str, *values: Any) -> Any:
         """Return the single value that answers a query."""
         return self.rows(query, *values)[0][0]
 
     def pages(self, query: str, page: int) -> Iterator[list[tuple[Any, ...]]]:
         """Yield the answer to a query in pages."""
-        self._settle()
+        self._flush()
         with closing(self._database.execute(query)) as cursor:
             while rows := cursor.fetchmany(page):
                 yield rows
 
 
-def _stored(row: tuple[Any, ...]) -> Stored:
+def _stored_image(row: tuple[Any, ...]) -> StoredImage:
     sha256, extension, split, mr, mg, mb, sr, sg, sb, in_archive, at, size_bytes = row
-    return Stored(sha256, extension, split, (mr, mg, mb), (sr, sg, sb), bool(in_archive), at, size_bytes)
+    return StoredImage(sha256, extension, split, (mr, mg, mb), (sr, sg, sb), bool(in_archive), at, size_bytes)

@@ -1,7 +1,7 @@
-"""Which images look like another: near-duplicates by perceptual hash.
+"""Find near duplicates by perceptual hash.
 
-Promises: the outcome is a function of the images, not of their order in the source: they are gone through in the order of their digests,
-and one that is near to an image that stays goes. Two hashes that differ in at most k bits agree in one of k + 1 parts, so only such pairs
+Promises: the result depends on the images and not on their order in the source: they are visited in the order of their digests, and one
+that is near to an image that was kept is dropped. Two hashes that differ in at most k bits agree in one of k + 1 parts, so only such pairs
 are compared. The hashes are held in memory, some hundred bytes for each image.
 """
 
@@ -11,7 +11,10 @@ HASH_BITS = 64
 
 
 def near_duplicates(images: Iterable[tuple[str, int]], *, bits: int) -> Iterator[tuple[str, str]]:
-    """Yield (digest of an image that goes, digest of the one it looks like) for pairs (digest, 64-bit hash) in the order of digests."""
+    """Yield (digest of a dropped image, digest of the kept one that it resembles).
+
+    `images` are pairs (digest, 64-bit hash) in the order of digests; hashes are near if they differ in at most `bits` bits.
+    """
     parts = bits + 1
     width = -(-HASH_BITS // parts)
     buckets: list[dict[int, list[tuple[str, int]]]] = [{} for _ in range(parts)]

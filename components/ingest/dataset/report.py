@@ -1,6 +1,6 @@
 """`report.html`: what went in and what did not, to look at.
 
-Promises: one file without scripts or links, readable offline; names and details from the source are escaped; pictures are re-encoded in the
+Promises: one file without scripts or links, readable offline; names and details from the source are escaped; images are re-encoded in the
 workers, so that no byte of the source is in the page; the same images give the same page. Numbers for machines are in the table.
 """
 
@@ -41,7 +41,7 @@ svg text { font: 10px sans-serif; fill: #66707c }
 
 
 def write_report(ledger: Ledger, manifest: DatasetManifest, path: Path, *, thumbnail: Callable[[bytes], bytes]) -> None:
-    """Write the page about the data set `manifest` as `ledger` knows it; `thumbnail` makes a small JPEG of an image's bytes."""
+    """Write the page about the dataset `manifest` as `ledger` knows it; `thumbnail` makes a small JPEG of an image's bytes."""
     title = escape(f"{manifest.name}: {manifest.num_images + manifest.num_held_out} images of {manifest.image_px} pixels")
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     with path.open("w", encoding="utf-8") as page:
@@ -129,14 +129,14 @@ def _rejected(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> Iterator[s
         )
         yield f'<h2>{escape(code)} <span class="muted">({len(tiles)} of {count})</span></h2>'
         yield f'<p class="muted">{escape(MEANINGS.get(code, ""))}</p><div class="sheet">'  # type: ignore[call-overload]
-        for picture, name, detail, sha256 in tiles:
+        for image, name, detail, sha256 in tiles:
             twin = ledger.image(sha256) if sha256 else None
-            yield _tile(picture or (thumbnail(ledger.data(twin)) if twin else b""), name, detail or "")
+            yield _tile(image or (thumbnail(ledger.data(twin)) if twin else b""), name, detail or "")
         yield "</div>"
 
 
-def _tile(picture: bytes, name: str, detail: str) -> str:
-    source = f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
-    shown = f'<img src="{source}" alt="">' if picture else '<div class="none">no picture</div>'
+def _tile(image: bytes, name: str, detail: str) -> str:
+    source = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
+    shown = f'<img src="{source}" alt="">' if image else '<div class="none">no image</div>'
     what = f'<br><span class="muted">{escape(detail[:80])}</span>' if detail else ""
     return f'<figure title="{escape(f"{name}: {detail}")}">{shown}{escape(name[-60:])}{what}</figure>'

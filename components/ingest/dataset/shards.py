@@ -1,7 +1,7 @@
 """Tar shards in the WebDataset convention: `<key>.jpg|png` beside `<key>.json`.
 
 Promises: the same images in the same order give the same shard bytes; nothing in a shard depends on where its images came from; every
-image's position is known, so that a table can point at it. Where shards go is not decided here.
+image's offset is returned, so that the table can refer to it. Does not upload; see `publish.py`.
 """
 
 import tarfile
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from components.ingest.dataset.ledger import Stored
+from components.ingest.dataset.ledger import StoredImage
 
 _BLOCK = tarfile.BLOCKSIZE
-_BUFFER_BYTES = 2**20  # every write lets go of the interpreter, which those that upload then take
+_BUFFER_BYTES = 2**20  # every write releases the interpreter lock, which the uploading threads then take
 
 
 def _blank_header() -> bytes:
@@ -28,8 +28,8 @@ _BLANK_SUM = sum(_BLANK_HEADER) - sum(_BLANK_HEADER[124:135])
 
 
 @dataclass(frozen=True)
-class Placed:
-    """Where an image lies: shard, and offset and size of its bytes in it."""
+class Placement:
+    """Shard of an image, and offset and size of its bytes in it."""
 
     shard: str
     offset: int
@@ -37,8 +37,8 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A shard that is finished in its folder."""
+class FinishedShard:
+    """A complete shard in its local folder."""
 
     name: str
     size_bytes: int
@@ -46,37 +46,37 @@ class Written:
 
 
 class ShardWriter:
-    """Write images into `shard-00000.tar`, `shard-00001.tar`, ... in a local folder, beginning a new one at `shard_bytes`."""
+    """Write images into `shard-00000.tar`, `shard-00001.tar`, ... in a local folder, starting a new one at `shard_bytes`."""
 
     def __init__(self, folder: Path, *, shard_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._shard_bytes = shard_bytes
         self._file: BinaryIO | None = None
-        self._begun = 0
+        self._num_shards = 0
 
-    def add(self, image: Stored, data: bytes) -> tuple[Placed, Written | None]:
-        """Append an image and its facts; return where it lies, and the shard before it if that is finished now."""
+    def add(self, image: StoredImage, data: bytes) -> tuple[Placement, FinishedShard | None]:
+        """Append an image and its JSON; return its placement, and the previous shard if that is complete now."""
         finished = self.close() if self._file is not None and self._at >= self._shard_bytes else None
         if self._file is None:
             self._begin()
         offset = self._at + _BLOCK
-        facts = facts_of(image)
+        facts = encode_facts(image)
         self._write(
-            header_of(f"{image.key}.{image.extension}", len(data)),
+            encode_header(f"{image.key}.{image.extension}", len(data)),
             data,
             bytes(-len(data) % _BLOCK),
-            header_of(f"{image.key}.json", len(facts)),
+            encode_header(f"{image.key}.json", len(facts)),
             facts,
             bytes(-len(facts) % _BLOCK),
         )
         self._count += 1
-        return Placed(shard=self._name, offset=offset, size_bytes=len(data)), finished
+        return Placement(shard=self._name, offset=offset, size_bytes=len(data)), finished
 
     def _begin(self) -> None:
-        self._name = f"shard-{self._begun:05d}.tar"
+        self._name = f"shard-{self._num_shards:05d}.tar"
         self._file = (self._folder / self._name).open("wb", buffering=_BUFFER_BYTES)
-        self._begun += 1
+        self._num_shards += 1
         self._at, self._count = 0, 0
 
     def _write(self, *pieces: bytes) -> None:
@@ -84,25 +84,25 @@ class ShardWriter:
         for piece in pieces:
             self._at += self._file.write(piece)
 
-    def close(self) -> Written | None:
-        """Finish the open shard, if there is one, and return what is known of it."""
+    def close(self) -> FinishedShard | None:
+        """Finish the open shard and return it, or None if none is open."""
         if self._file is None:
             return None
         self._write(bytes(2 * _BLOCK))
         self._write(bytes(-self._at % tarfile.RECORDSIZE))
         self._file.close()
         self._file = None
-        return Written(name=self._name, size_bytes=self._at, num_images=self._count)
+        return FinishedShard(name=self._name, size_bytes=self._at, num_images=self._count)
 
 
-def header_of(name: str, size_bytes: int) -> bytes:
+def encode_header(name: str, size_bytes: int) -> bytes:
     """Return what `tarfile` writes for a regular file with a short ASCII name.
 
-    Its own way takes as long as decoding a small image does, so its header is taken once and name, size and checksum are put in.
+    `tarfile` takes as long as decoding a small image, so one of its headers is kept and name, size and checksum are filled in.
     """
     encoded, size = name.encode("ascii"), b"%011o" % size_bytes
-    assert len(encoded) <= 100, "names are digests"
-    assert len(size) == 11, "an image is smaller than its budget"
+    assert len(encoded) <= 100, "a name is a digest and a suffix"
+    assert len(size) == 11, "an image is smaller than the limit per image"
     header = bytearray(_BLANK_HEADER)
     header[: len(encoded)] = encoded
     header[124:135] = size
@@ -110,7 +110,7 @@ def header_of(name: str, size_bytes: int) -> bytes:
     return bytes(header)
 
 
-def facts_of(image: Stored) -> bytes:
-    """Return an image's facts as JSON with sorted keys; only digests and numbers are in it, so nothing needs escaping."""
+def encode_facts(image: StoredImage) -> bytes:
+    """Return an image's facts as JSON with sorted keys; it holds digests and numbers only, so nothing needs escaping."""
     mean, std = (", ".join(map(repr, values)) for values in (image.mean, image.std))
     return f'{{"key": "{image.key}", "mean": [{mean}], "sha256": "{image.sha256}", "split": "{image.split}", "std": [{std}]}}'.encode()

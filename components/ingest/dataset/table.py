@@ -1,7 +1,7 @@
-"""`manifest.parquet`: one row per candidate that was seen, accepted or not.
+"""`manifest.parquet`: one row per candidate, accepted or not.
 
 Promises: rows are in the order of digest and name, rejected ones last; memory does not grow with their number. `width` and `height` are
-those of the image as it came, `size_bytes`, `shard` and `offset` those of the bytes as they are stored.
+those of the source image; `size_bytes`, `shard` and `offset` those of the stored bytes.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ WHERE NOT s.accepted ORDER BY s.sha256 IS NULL, s.sha256, s.source_name, s.n
 
 
 def write_table(ledger: Ledger, path: Path) -> None:
-    """Write the table of everything in `ledger`."""
+    """Write the table of all candidates in `ledger`."""
     schema = pa.schema(list(_COLUMNS.items()))
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for rows in chain(ledger.pages(_ACCEPTED, _PAGE), ledger.pages(_REJECTED, _PAGE)):

@@ -1,10 +1,10 @@
-"""A worker that decodes untrusted bytes: a process of its own, with little memory and nothing to lose.
+"""Worker process that decodes untrusted bytes with little memory and without credentials.
 
-    python -m components.ingest.decoding.decoder '{"image_px": 256, ...}' MOST_MEMORY_BYTES [ARCHIVE]
+    python -m components.ingest.decoding.decoder '{"image_px": 256, ...}' MAX_MEMORY_BYTES [ARCHIVE]
 
 Promises: one answer per candidate, in order; it opens no file and no connection, and reads only standard input and the open file whose
-number is ARCHIVE; its memory is capped by the kernel, at what each question allows, so that a bomb ends in a verdict or in this process's
-death, never in the machine's. How questions and answers look is in `frames.py`, how they are asked in `pool.py`.
+number is ARCHIVE; the kernel limits its memory to what each request allows, so that a decompression bomb ends in a verdict or in
+the death of this process only. The wire format is in `frames.py`; `pool.py` sends the requests.
 """
 
 import json
@@ -16,11 +16,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from components.ingest.decoding.frames import Facts, read_blobs, read_head, told, write_frame
+from components.ingest.decoding.frames import Facts, encode_verdict, read_blobs, read_head, write_frame
 from components.ingest.decoding.images import judge, thumbnail
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Rejected
-from components.ingest.zip_entry import EntryDamaged, Packed, read_packed
+from components.ingest.zip_entry import EntryDamaged, ZipEntry, read_zip_entry
 from components.system.process import die_with_parent
 
 _NO_THUMBNAIL = ("too_many_bytes", "not_an_image", "decompression_bomb", "too_many_pixels", "out_of_memory")
@@ -32,24 +32,24 @@ def main() -> None:
     limits = Limits(**json.loads(sys.argv[1]))
     archive = int(sys.argv[3]) if len(sys.argv) > 3 else None
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a library that prints must not speak into the answers
+    os.dup2(2, 1)  # a library that prints must not write into the answers
     allow = _cap_memory(int(sys.argv[2]))
     while head := read_head(sys.stdin.buffer):
         allow(head["memory_bytes"])
         blobs = read_blobs(sys.stdin.buffer, head)
         if head["op"] == "judge":
-            told_ones = [_judged(blob, packed, archive, limits) for blob, packed in zip(blobs, head["packed"], strict=True)]
+            answers_and_blobs = [_judge_one(blob, packed, archive, limits) for blob, packed in zip(blobs, head["packed"], strict=True)]
         else:
-            told_ones = [([], thumbnail(blob, limits)) for blob in blobs]
-        write_frame(answers, {"facts": [facts for facts, _ in told_ones]}, [blob for _, blob in told_ones])
+            answers_and_blobs = [([], thumbnail(blob, limits)) for blob in blobs]
+        write_frame(answers, {"facts": [facts for facts, _ in answers_and_blobs]}, [blob for _, blob in answers_and_blobs])
 
 
-def _judged(data: bytes, packed: list[int | str] | None, archive: int | None, limits: Limits) -> tuple[Facts, bytes]:
+def _judge_one(data: bytes, packed: list[int | str] | None, archive: int | None, limits: Limits) -> tuple[Facts, bytes]:
     lies_at = None
     try:
         if packed is not None:
-            assert archive is not None, "whoever sends packed candidates has given their archive"
-            data, lies_at = read_packed(archive, Packed(*packed), limit=limits.max_image_bytes + 1)  # type: ignore[arg-type]
+            assert archive is not None, "zip entries are sent only with their archive"
+            data, lies_at = read_zip_entry(archive, ZipEntry(*packed), limit=limits.max_image_bytes + 1)  # type: ignore[arg-type]
         verdict = judge(data, limits)
     except EntryDamaged as damaged:
         verdict = Rejected("damaged_entry", str(damaged))
@@ -57,24 +57,24 @@ def _judged(data: bytes, packed: list[int | str] | None, archive: int | None, li
         verdict = Rejected("out_of_memory", "takes more memory than a worker may use")
     if isinstance(verdict, Rejected) and verdict.code not in (*_NO_THUMBNAIL, "damaged_entry"):
         verdict = replace(verdict, thumbnail=thumbnail(data, limits))
-    return told(verdict, data, lies_at=lies_at, known=packed is None or lies_at is not None)
+    return encode_verdict(verdict, data, lies_at=lies_at, known=packed is None or lies_at is not None)
 
 
-def _cap_memory(most_bytes: int) -> Callable[[int], None]:
-    """Let the kernel refuse memory beyond what is in use now and `most_bytes`; also no core file and no new file.
+def _cap_memory(max_bytes: int) -> Callable[[int], None]:
+    """Limit memory to what is in use now plus `max_bytes`, and forbid core files and new files.
 
-    Returns how to lower the cap, or raise it up to that again.
+    Returns a function that sets a lower limit, or raises it again up to this one.
     """
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if sys.platform == "linux" else None
 
     def allow(memory_bytes: int) -> None:
         if in_use is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (in_use + memory_bytes, in_use + most_bytes))
+            resource.setrlimit(resource.RLIMIT_AS, (in_use + memory_bytes, in_use + max_bytes))
 
-    with suppress(OSError, ValueError):  # not every system has these limits
+    with suppress(OSError, ValueError):  # some systems do not have these limits
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    allow(most_bytes)
+    allow(max_bytes)
     return allow
 
 

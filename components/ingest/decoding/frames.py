@@ -1,7 +1,7 @@
-"""What a worker is asked and what it answers, as bytes: a line of JSON that says how long each blob is, then the blobs.
+"""Wire format between pool and decoder: a line of JSON with the size of each blob, then the blobs.
 
-Promises: nothing is unpickled; a stream that ends inside a frame is an error, one that ends between frames is the end. What is asked is in
-`pool.py`, who answers in `decoder.py`.
+Promises: nothing is unpickled; a stream that ends inside a frame is an error, one that ends between frames is the end. `pool.py` sends
+requests, `decoder.py` answers.
 """
 
 import json
@@ -12,11 +12,11 @@ from components.ingest.candidates import Candidate
 from components.ingest.verdicts import Accepted, Extent, Rejected, Verdict
 
 Facts = list[Any]
-"""Two for a rejected candidate, nine for an accepted one; a list, because names take longer to write and read than what they name."""
+"""Two for a rejected candidate, nine for an accepted one; a list, because encoding field names takes longer than their values."""
 
 
 def write_frame(stream: IO[bytes], head: dict[str, Any], blobs: Sequence[bytes]) -> None:
-    """Write one frame; `head` is what the JSON says beside the blobs' sizes."""
+    """Write one frame; `head` is what the JSON holds beside the blobs' sizes."""
     line = json.dumps({**head, "sizes": [len(blob) for blob in blobs]}, separators=(",", ":"))
     stream.write(b"".join((line.encode(), b"\n", *blobs)))
     stream.flush()
@@ -45,11 +45,11 @@ def _blobs(stream: IO[bytes], sizes: list[int]) -> Iterator[bytes]:
         yield blob
 
 
-def told(verdict: Verdict, data: bytes, *, lies_at: int | None, known: bool) -> tuple[Facts, bytes]:
-    """Return the verdict on `data` as facts and a blob. The bytes are sent back only if the asker does not know them, or where they lie."""
+def encode_verdict(verdict: Verdict, data: bytes, *, lies_at: int | None, known: bool) -> tuple[Facts, bytes]:
+    """Return the verdict on `data` as facts and a blob; the bytes are sent back only if the pool does not have them (`known`)."""
     if isinstance(verdict, Rejected):
         return [verdict.code, verdict.detail], verdict.thumbnail
-    assert isinstance(verdict.data, bytes), "who judges an image has its bytes"
+    assert isinstance(verdict.data, bytes), "a decoder has the bytes of what it accepts"
     kept = verdict.data is data
     sent = not (kept and known)
     about = [verdict.extension, verdict.sha256, verdict.rules, verdict.source_px, verdict.source_format, verdict.perceptual_hash]
@@ -57,8 +57,8 @@ def told(verdict: Verdict, data: bytes, *, lies_at: int | None, known: bool) -> 
     return [*about, lies_at if kept else None, len(verdict.small), sent], blob
 
 
-def heard(facts: Facts, blob: bytes, candidate: Candidate) -> Verdict:
-    """Return the verdict on `candidate` that `told` told."""
+def decode_verdict(facts: Facts, blob: bytes, candidate: Candidate) -> Verdict:
+    """Return the verdict on `candidate` from the output of `encode_verdict`."""
     if len(facts) == 2:
         return Rejected(facts[0], facts[1], blob)
     extension, sha256, rules, source_px, source_format, perceptual_hash, lies_at, small_bytes, sent = facts

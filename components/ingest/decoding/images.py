@@ -1,4 +1,4 @@
-"""The verdict on one candidate's bytes: accepted as it is, accepted with named rules, or rejected with a code.
+"""The verdict on one candidate's bytes: accepted as it is, accepted with label rules, or rejected with a code.
 
 Promises: a pure function of bytes and limits. An RGB image of the target size keeps its bytes; anything else is decoded once, turned
 upright, made RGB, centre-cropped, resized once with antialiasing and stored losslessly as PNG. Runs inside a worker (`decoder.py`), so that
@@ -11,14 +11,14 @@ import warnings
 
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from components.ingest.colour_statistics import small_scale
+from components.ingest.colour_statistics import reduction_factor
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Accepted, Code, Rejected, Rule
 
 # Pillow loads what reads a format when it first meets one; under a memory limit that may fail, and is not tried a second time.
 Image.preinit()
 assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
-Image.MAX_IMAGE_PIXELS = None  # the limit is ours, in `_refusal`, and has a verdict instead of a warning
+Image.MAX_IMAGE_PIXELS = None  # `_reject_by_header` has our limit, with a verdict instead of a warning
 
 _KEEPS_BYTES = {"JPEG": "jpg", "PNG": "png"}
 _AS_IS: tuple[Rule, ...] = ("as_is",)
@@ -36,12 +36,12 @@ _BROKEN = (
     AttributeError,
     OverflowError,
 )
-"""What Pillow's parsers raise on hostile bytes; MemoryError is told apart."""
+"""What Pillow's parsers raise on hostile bytes; MemoryError has a verdict of its own."""
 _EXIF_ORIENTATION = 274
 _TIFF_BITS_PER_SAMPLE = 258
 _PNG_DEPTH_AT = 24
 _JPEG_SCALE = 8
-_CLEARLY = 2  # grey levels: what recompression does to an even surface is no difference
+_BRIGHTNESS_STEP = 2  # grey levels: smaller differences come from recompression of an even surface
 _THUMBNAIL_PX = 96
 
 
@@ -53,16 +53,16 @@ def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=_READABLE)
-            refused = _refusal(image, data, limits)
+            refused = _reject_by_header(image, data, limits)
     except MemoryError:
         return Rejected("out_of_memory", "reading its header takes more memory than a worker may use")
     except _BROKEN as error:
-        return Rejected(_opening_code(data, error), _text(error))
+        return Rejected(_opening_code(data, error), _error_text(error))
     return refused or _decode(image, data, limits)
 
 
 def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> bytes:
-    """Return a small JPEG of an image for people to look at, or nothing if that cannot be had cheaply."""
+    """Return a small JPEG of an image for the report, or nothing if that would be expensive."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -85,8 +85,8 @@ def _opening_code(data: bytes, error: Exception) -> Code:
     return "truncated" if known and not isinstance(error, UnidentifiedImageError) else "not_an_image"
 
 
-def _refusal(image: Image.Image, data: bytes, limits: Limits) -> Rejected | None:
-    """Reject by what the header says, before any pixel is decoded."""
+def _reject_by_header(image: Image.Image, data: bytes, limits: Limits) -> Rejected | None:
+    """Reject by the header, before any pixel is decoded."""
     width, height = image.size
     pixels = width * height
     if pixels > limits.max_image_pixels:
@@ -118,15 +118,15 @@ def _decode(image: Image.Image, data: bytes, limits: Limits) -> Accepted | Rejec
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if kind in _KEEPS_BYTES and _is_finished(image, limits.image_px):
-                small, rules = _decoded_small(image), _AS_IS
+                small, rules = _decode_small(image), _AS_IS
             else:
                 image.load()
-                rgb, rules = _normalised(image, limits.image_px)
-                small = rgb.reduce(small_scale(limits.image_px))
+                rgb, rules = _normalise(image, limits.image_px)
+                small = rgb.reduce(reduction_factor(limits.image_px))
     except MemoryError:
         return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
     except _BROKEN as error:
-        return Rejected("truncated", _text(error))
+        return Rejected("truncated", _error_text(error))
     if rules is _AS_IS:
         stored, extension = data, _KEEPS_BYTES[kind]
     else:
@@ -146,8 +146,8 @@ def _decode(image: Image.Image, data: bytes, limits: Limits) -> Accepted | Rejec
 
 
 def _is_finished(image: Image.Image, image_px: int) -> bool:
-    """Return whether an image is already what it is to become."""
-    # The orientation first: a PNG is read to its end for it, and may say only there that it has a transparent colour.
+    """Return whether an image can be kept byte for byte."""
+    # The orientation first: Pillow reads a PNG to its end for it, and a transparent colour may be declared only there.
     return image.size == (image_px, image_px) and image.mode == "RGB" and not _is_turned(image) and "transparency" not in image.info
 
 
@@ -155,12 +155,12 @@ def _is_turned(image: Image.Image) -> bool:
     return image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
 
 
-def _decoded_small(image: Image.Image) -> Image.Image:
-    """Decode all of an image's data, and return it scaled down.
+def _decode_small(image: Image.Image) -> Image.Image:
+    """Decode all of an image's data and return it reduced.
 
-    A JPEG decoder reads every coefficient, and finds what is wrong with them, however few pixels it makes of them.
+    A JPEG decoder reads and checks every coefficient, however few pixels it produces.
     """
-    scale = small_scale(image.width)
+    scale = reduction_factor(image.width)
     if image.format != "JPEG":
         return image.reduce(scale)
     done = min(scale, _JPEG_SCALE)
@@ -169,8 +169,8 @@ def _decoded_small(image: Image.Image) -> Image.Image:
     return image.reduce(scale // done) if scale > done else image
 
 
-def _normalised(image: Image.Image, image_px: int) -> tuple[Image.Image, tuple[Rule, ...]]:
-    """Return `image` upright, RGB and square, and the rules that this took; of a format that is not kept it is converted at least."""
+def _normalise(image: Image.Image, image_px: int) -> tuple[Image.Image, tuple[Rule, ...]]:
+    """Return `image` upright, RGB and square, and the rules that were applied, "converted" at least."""
     rules: list[Rule] = []
     if _is_turned(image):
         image = ImageOps.exif_transpose(image)
@@ -190,7 +190,7 @@ def _normalised(image: Image.Image, image_px: int) -> tuple[Image.Image, tuple[R
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB; what is transparent becomes white."""
+    """Convert to RGB; transparent pixels become white."""
     if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
         return image.convert("RGB")
     layered = image.convert("RGBA")
@@ -200,16 +200,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _perceptual_hash(image: Image.Image) -> int:
-    """Return 64 bits, each saying whether a part of the picture is clearly brighter than its right neighbour (difference hash)."""
+    """Return 64 bits, each set where a part of the image is clearly brighter than its right neighbour (difference hash)."""
     grey = image.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()
     bits = 0
     for at in range(len(grey)):
         if at % 9 < 8:
-            bits = bits << 1 | (grey[at] > grey[at + 1] + _CLEARLY)
+            bits = bits << 1 | (grey[at] > grey[at + 1] + _BRIGHTNESS_STEP)
     return bits
 
 
-def _text(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "cannot identify image file"  # Pillow's own words name an address in memory
+        return "cannot identify image file"  # Pillow's text contains a memory address
     return (str(error) or type(error).__name__)[:200]

@@ -1,8 +1,8 @@
-"""Decoding in worker processes: many at once, none able to harm this one.
+"""Pool of decoder processes that judge untrusted images.
 
-Promises: verdicts come back in the order of the candidates and are the same whatever the number of workers; a worker that dies or hangs
-costs the one candidate that did it, which gets a verdict, and is replaced; no more than a few batches are in memory, however many images
-there are, and the workers' memory is bounded together (`memory_budget.py`).
+Promises: verdicts come in the order of the candidates and do not depend on the number of workers; a worker that dies or hangs costs the
+one candidate that caused it, which gets a verdict, and is replaced; only a few batches are in memory at a time, and the memory of all
+workers together is bounded (`memory_budget.py`).
 """
 
 import os
@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import IO
 
 from components.ingest.candidates import Candidate
-from components.ingest.decoding.memory_budget import MEMORY_BYTES, Allowances
-from components.ingest.decoding.frames import Facts, heard
+from components.ingest.decoding.frames import Facts, decode_verdict
+from components.ingest.decoding.memory_budget import MEMORY_BYTES, MemoryBudget
 from components.ingest.decoding.worker import Worker, WorkerLost
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Rejected, Verdict
@@ -26,15 +26,15 @@ _BATCH_IMAGES = 32
 _BATCH_BYTES = 2**20
 _BATCH_PIXEL_BYTES = 8 * 2**20
 _WAITING_BYTES = 32 * 2**20
-_PATIENCE_S = 60.0
-_MOST_WORKERS = 8
+_TIMEOUT_S = 60.0
+_MAX_WORKERS = 8
 
 Judged = list[tuple[Candidate, Verdict]]
 
 
 def default_workers() -> int:
-    """Return how many workers this machine feeds well."""
-    return max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MOST_WORKERS))
+    """Return the number of workers for this machine: its cores, up to a maximum."""
+    return max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MAX_WORKERS))
 
 
 class DecoderPool:
@@ -46,13 +46,13 @@ class DecoderPool:
         *,
         workers: int,
         memory_bytes: int = MEMORY_BYTES,
-        patience_s: float = _PATIENCE_S,
+        timeout_s: float = _TIMEOUT_S,
     ) -> None:
         self._limits = limits
         self._workers = workers
         self._archive: IO[bytes] | None = None
-        self._allowances = Allowances(memory_bytes)
-        self._patience_s = patience_s
+        self._memory = MemoryBudget(memory_bytes)
+        self._patience_s = timeout_s
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self._alive: set[Worker] = set()
         self._closed = False
@@ -67,7 +67,7 @@ class DecoderPool:
             return
         self._archive = archive.open("rb") if archive is not None else None
         for _ in range(self._workers):
-            self._idle.put(self._started())
+            self._idle.put(self._start_worker())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._closed = True
@@ -78,11 +78,11 @@ class DecoderPool:
             self._archive.close()
 
     def judge(self, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Verdict]]:
-        """Yield each candidate with its verdict, in order; one that its source refused already is only passed on."""
+        """Yield each candidate with its verdict, in order; one that its source refused is passed through."""
         self.start()
         pending: deque[tuple[int, Future[Judged]]] = deque()
         waiting_bytes = 0
-        for batch, size_bytes in _batches(candidates, most_images=self._batch_images()):
+        for batch, size_bytes in _batches(candidates, max_images=self._batch_images()):
             pending.append((size_bytes, self._threads.submit(self._judge_batch, batch)))
             waiting_bytes += size_bytes
             while len(pending) > self._workers + 2 or (waiting_bytes > _WAITING_BYTES and len(pending) > 1):
@@ -93,60 +93,60 @@ class DecoderPool:
             yield from pending.popleft()[1].result()
 
     def _batch_images(self) -> int:
-        """Return how many images a batch may hold, so that its answer is small even if all of them are made anew."""
+        """Return how many images a batch may hold, so that its answer stays small even if all of them are re-encoded."""
         return max(1, min(_BATCH_IMAGES, _BATCH_PIXEL_BYTES // (3 * self._limits.image_px**2)))
 
     def thumbnail(self, data: bytes) -> bytes:
         """Return a small JPEG of an image, or nothing."""
         try:
-            return self._ask("picture", [Candidate("", data)], self._allowances.most_bytes)[0][1]
+            return self._request("image", [Candidate("", data)], self._memory.max_bytes)[0][1]
         except WorkerLost:
             return b""
 
     def _judge_batch(self, batch: list[Candidate]) -> Judged:
         unknown = [candidate for candidate in batch if candidate.refused is None]
-        allowance_bytes = self._allowances.to_begin_with(max(map(_size_bytes, unknown), default=0))
-        verdicts = iter(self._verdicts(unknown, allowance_bytes))
+        level_bytes = self._memory.initial_level(max(map(_size_bytes, unknown), default=0))
+        verdicts = iter(self._verdicts(unknown, level_bytes))
         return [(candidate, candidate.refused or next(verdicts)) for candidate in batch]
 
-    def _verdicts(self, batch: list[Candidate], allowance_bytes: int) -> list[Verdict]:
-        """Return final verdicts, beginning with an allowance that may be too small for some."""
+    def _verdicts(self, batch: list[Candidate], level_bytes: int) -> list[Verdict]:
+        """Return final verdicts, starting at a memory level that may be too low for some."""
         if not batch:
             return []
-        final = allowance_bytes == self._allowances.most_bytes
+        final = level_bytes == self._memory.max_bytes
         try:
-            answers = self._ask("judge", batch, allowance_bytes)
+            answers = self._request("judge", batch, level_bytes)
         except WorkerLost as lost:
             if len(batch) > 1:
-                return [verdict for candidate in batch for verdict in self._verdicts([candidate], allowance_bytes)]
+                return [verdict for candidate in batch for verdict in self._verdicts([candidate], level_bytes)]
             if final or lost.args[0] == "too_slow":
                 return [Rejected(*lost.args)]
-            return self._verdicts(batch, self._allowances.most_bytes)
-        verdicts = [heard(facts, blob, candidate) for candidate, (facts, blob) in zip(batch, answers, strict=True)]
-        return verdicts if final else self._made_sure(batch, verdicts, allowance_bytes)
+            return self._verdicts(batch, self._memory.max_bytes)
+        verdicts = [decode_verdict(facts, blob, candidate) for candidate, (facts, blob) in zip(batch, answers, strict=True)]
+        return verdicts if final else self._retry_with_more_memory(batch, verdicts, level_bytes)
 
-    def _made_sure(self, batch: list[Candidate], verdicts: list[Verdict], allowance_bytes: int) -> list[Verdict]:
-        """Judge those again with more memory that were rejected with little, for whatever reason: libraries do not always say why."""
+    def _retry_with_more_memory(self, batch: list[Candidate], verdicts: list[Verdict], level_bytes: int) -> list[Verdict]:
+        """Judge rejected candidates again with more memory, whatever the code: libraries do not always report lack of memory."""
         for number, verdict in enumerate(verdicts):
             if isinstance(verdict, Rejected):
                 short = verdict.code == "out_of_memory"
-                more_bytes = self._allowances.after(allowance_bytes) if short else self._allowances.most_bytes
+                more_bytes = self._memory.next_level(level_bytes) if short else self._memory.max_bytes
                 (verdicts[number],) = self._verdicts([batch[number]], more_bytes)
         return verdicts
 
-    def _ask(self, op: str, batch: list[Candidate], allowance_bytes: int) -> list[tuple[Facts, bytes]]:
-        with self._allowances.lent(allowance_bytes):
+    def _request(self, op: str, batch: list[Candidate], level_bytes: int) -> list[tuple[Facts, bytes]]:
+        with self._memory.reserve(level_bytes):
             worker = self._idle.get()
             try:
-                return worker.ask(op, batch, memory_bytes=allowance_bytes, patience_s=self._patience_s)
+                return worker.request(op, batch, memory_bytes=level_bytes, timeout_s=self._patience_s)
             finally:
                 if worker.process.poll() is not None and not self._closed:
                     self._alive.discard(worker)
-                    worker = self._started()
+                    worker = self._start_worker()
                 self._idle.put(worker)
 
-    def _started(self) -> Worker:
-        worker = Worker(self._limits, self._allowances.most_bytes, self._archive)
+    def _start_worker(self) -> Worker:
+        worker = Worker(self._limits, self._memory.max_bytes, self._archive)
         self._alive.add(worker)
         return worker
 
@@ -155,14 +155,14 @@ def _size_bytes(candidate: Candidate) -> int:
     return candidate.packed.size_bytes if candidate.packed is not None else len(candidate.data)
 
 
-def _batches(candidates: Iterable[Candidate], *, most_images: int) -> Iterator[tuple[list[Candidate], int]]:
-    """Yield batches, and how many bytes their candidates have."""
+def _batches(candidates: Iterable[Candidate], *, max_images: int) -> Iterator[tuple[list[Candidate], int]]:
+    """Yield batches with the number of bytes of their candidates."""
     batch: list[Candidate] = []
     size_bytes, began_s = 0, time.monotonic()
     for candidate in candidates:
         batch.append(candidate)
         size_bytes += _size_bytes(candidate)
-        if len(batch) >= most_images or size_bytes >= _BATCH_BYTES or time.monotonic() - began_s > 1.0:
+        if len(batch) >= max_images or size_bytes >= _BATCH_BYTES or time.monotonic() - began_s > 1.0:
             yield batch, size_bytes
             batch, size_bytes, began_s = [], 0, time.monotonic()
     if batch:

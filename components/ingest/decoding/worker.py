@@ -1,7 +1,6 @@
-"""One decoding process, seen from the process that asks it.
+"""Handle of one decoder process.
 
-Promises: it gets no secret, one open file and two pipes; an answer, or the news that the process is gone, within the patience that was
-asked for. Which process answers what is decided in `pool.py`.
+Promises: the process gets no secret, one open file and two pipes; a request returns or raises within its timeout.
 """
 
 import json
@@ -20,7 +19,7 @@ from components.ingest.limits import Limits
 
 _PIPE_BYTES = 2**20
 _HEAP = {
-    # What a large picture took goes back at once, so that the next question's smaller allowance holds; a small one's room is kept.
+    # Memory of a large image is returned at once, so that the next request's lower limit holds; that of a small one is kept.
     "MALLOC_MMAP_THRESHOLD_": str(2**20),
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**20),
     "MALLOC_ARENA_MAX": "1",
@@ -28,21 +27,21 @@ _HEAP = {
 
 
 class WorkerLost(Exception):
-    """The worker died or was killed for being too slow: a verdict's code and detail."""
+    """The worker died or was killed because it was too slow; the arguments are a verdict's code and detail."""
 
 
 class Worker:
     """One decoding process, which may use `memory_bytes` at most and reads packed candidates from the open file `archive`."""
 
     def __init__(self, limits: Limits, memory_bytes: int, archive: IO[bytes] | None) -> None:
-        given = [] if archive is None else [archive.fileno()]
+        open_files = [] if archive is None else [archive.fileno()]
         command = [
             sys.executable,
             "-m",
             "components.ingest.decoding.decoder",
             json.dumps(asdict(limits)),
             str(memory_bytes),
-            *map(str, given),
+            *map(str, open_files),
         ]
         quiet = {
             "OMP_NUM_THREADS": "1",
@@ -58,15 +57,15 @@ class Worker:
             stderr=subprocess.DEVNULL,
             env=quiet,
             start_new_session=True,
-            pass_fds=given,
-            pipesize=_PIPE_BYTES,  # a batch in one go, instead of a change of process every 64 KiB
+            pass_fds=open_files,
+            pipesize=_PIPE_BYTES,  # a batch in one write instead of one context switch per 64 KiB
         )
 
-    def ask(self, op: str, candidates: Sequence[Candidate], *, memory_bytes: int, patience_s: float) -> list[tuple[Facts, bytes]]:
-        """Return an answer for each candidate, made in `memory_bytes`.
+    def request(self, op: str, candidates: Sequence[Candidate], *, memory_bytes: int, timeout_s: float) -> list[tuple[Facts, bytes]]:
+        """Return an answer for each candidate, computed within `memory_bytes`.
 
         Raises:
-            WorkerLost: naming how the process ended.
+            WorkerLost: saying how the process ended.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -74,13 +73,13 @@ class Worker:
         answers: list[tuple[Facts, bytes]] | None = None
         try:
             write_frame(self.process.stdin, head, [candidate.data for candidate in candidates])
-            if not select.select([self.process.stdout], [], [], patience_s)[0]:
+            if not select.select([self.process.stdout], [], [], timeout_s)[0]:
                 raise TimeoutError
-            if (said := read_head(self.process.stdout)) is not None:
-                answers = list(zip(said["facts"], read_blobs(self.process.stdout, said), strict=True))
+            if (head := read_head(self.process.stdout)) is not None:
+                answers = list(zip(head["facts"], read_blobs(self.process.stdout, head), strict=True))
         except TimeoutError as error:
             self.end()
-            raise WorkerLost("too_slow", f"not decoded in {patience_s:.0f} s") from error
+            raise WorkerLost("too_slow", f"not decoded in {timeout_s:.0f} s") from error
         except (OSError, EOFError, ValueError):
             answers = None
         if answers is None:
@@ -89,7 +88,7 @@ class Worker:
         return answers
 
     def end(self) -> None:
-        """Kill the process; it has nothing to save."""
+        """Kill the process; it holds no state."""
         self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):

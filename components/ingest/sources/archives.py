@@ -1,6 +1,6 @@
-"""Which kind of archive a file is.
+"""Recognise zip and tar archives.
 
-Promises: a file that was cut off is told from one that never was an archive. Reading is the business of `zips.py` and `tars.py`.
+Promises: a truncated archive gives another error than a file that is no archive. `zips.py` and `tars.py` read them.
 """
 
 import zipfile
@@ -12,21 +12,21 @@ from components.ingest.sources.tars import TarSource, is_tar
 from components.ingest.sources.zips import ZipSource
 
 
-def open_archive(path: Path, named: str) -> Source:
-    """Open a zip or tar archive; `named` is what errors call it.
+def open_archive(path: Path, label: str) -> Source:
+    """Open a zip or tar archive; `label` names it in errors.
 
     Raises:
-        BadInput: if it is neither, or holds no images. DataRefused: if it is damaged.
+        BadInput: if it is neither, or holds no images. DataRefused: if it is corrupt.
     """
     try:
-        with path.open("rb") as file:  # `is_zipfile` would take a file that cannot be read for no zip
+        with path.open("rb") as file:  # `is_zipfile` returns False for a file that cannot be read
             begins_as_zip = file.read(4) == b"PK\3\4"
         if zipfile.is_zipfile(path):
-            return ZipSource(path, named)
+            return ZipSource(path, label)
         if path.suffix.lower() == ".zip" or begins_as_zip:
-            raise DataRefused(f"data.source {named} has no directory at its end: it is cut off or no zip", hint="fetch it again")
+            raise DataRefused(f"data.source {label} has no directory at its end: it is truncated or no zip", hint="fetch it again")
         if is_tar(path):
-            return TarSource(path, named)
+            return TarSource(path, label)
     except PermissionError as error:
-        raise BadInput(f"data.source {named} cannot be read: {error.strerror}") from error
-    raise BadInput(f"data.source {named} is neither a folder nor a zip or tar archive")
+        raise BadInput(f"data.source {label} cannot be read: {error.strerror}") from error
+    raise BadInput(f"data.source {label} is neither a folder nor a zip or tar archive")

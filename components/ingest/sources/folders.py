@@ -1,7 +1,7 @@
 """Images in a folder, at any depth.
 
-Promises: symbolic links are not followed and nothing but a regular file is opened; every file gets its verdict. The order is that of the
-paths, so that the same folder is always read alike.
+Promises: symbolic links are not followed and nothing but a regular file is opened; every file gets a verdict. Files are read in the
+order of their paths, so that the same folder is always read in the same order.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, is_image_nam
 from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
 
-_FIRST_LOOK = 10**5
+_SCANNED_FILES = 10**5
 
 
 class FolderSource:
@@ -23,7 +23,7 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        if not any(is_image_name(path.name) for _, path in zip(range(_FIRST_LOOK), _walk(root), strict=False)):
+        if not any(is_image_name(path.name) for _, path in zip(range(_SCANNED_FILES), _walk(root), strict=False)):
             raise BadInput(
                 f"data.source {root} contains no images",
                 hint=f"files ending in {', '.join(IMAGE_SUFFIXES)} are taken, also from subfolders",
@@ -43,10 +43,10 @@ class FolderSource:
     def count(self) -> int | None:
         return None
 
-    def described(self) -> str:
+    def provenance(self) -> str:
         return str(self._root)
 
-    def archive(self) -> Path | None:
+    def archive_path(self) -> Path | None:
         return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
@@ -55,9 +55,10 @@ class FolderSource:
             candidate = _read(path, str(path.relative_to(self._root)), budget.max_image_bytes)
             total_bytes += len(candidate.data)
             if number > budget.max_entries or total_bytes > budget.max_total_bytes:
-                what = f"{budget.max_entries} files" if number > budget.max_entries else f"{budget.max_total_bytes} bytes"
+                excess = f"{budget.max_entries} files" if number > budget.max_entries else f"{budget.max_total_bytes} bytes"
                 raise DataRefused(
-                    f"data.source {self._root} has more than {what}", hint="raise data.max_entries or data.max_total_bytes if it is meant"
+                    f"data.source {self._root} has more than {excess}",
+                    hint="raise data.max_entries or data.max_total_bytes if the source is meant to be this large",
                 )
             yield candidate
 
@@ -81,7 +82,7 @@ def _read(path: Path, name: str, max_bytes: int) -> Candidate:
     if path.is_symlink():
         return Candidate(name, b"", Rejected("link", "a symbolic link"))
     if not is_image_name(path.name):
-        return Candidate(name, b"", Rejected("ignored", "not the name of an image"))
+        return Candidate(name, b"", Rejected("ignored", "no image suffix"))
     if not _regular(path):
         return Candidate(name, b"", Rejected("special_file", "a device, pipe or socket"))
     try:

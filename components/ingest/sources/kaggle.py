@@ -1,7 +1,7 @@
-"""Data sets on Kaggle: `kaggle://owner/name` or `kaggle://owner/name/versions/N`, downloaded by kagglehub, an optional extra.
+"""Datasets on Kaggle: `kaggle://owner/name` or `kaggle://owner/name/versions/N`, downloaded by kagglehub, an optional extra.
 
-Promises: the archive is kept as it came, never unpacked; a download that breaks off is continued and checked against Kaggle's own digest; a
-missing library or missing credentials say exactly what to install or set. Which version was read is recorded.
+Promises: the archive is never unpacked on disk; an interrupted download is continued and checked against Kaggle's own digest; a
+missing library or missing credentials give an error that says what to install or set. The version that was read is recorded.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from components.system.retry import RetryPolicy, retry
 _HANDLE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,80})/([A-Za-z0-9][A-Za-z0-9_-]{0,80})(?:/versions/([1-9][0-9]{0,8}))?")
 _CREDENTIALS_HINT = (
     "make a token at https://www.kaggle.com/settings and set KAGGLE_API_TOKEN to it (or KAGGLE_USERNAME and KAGGLE_KEY), and accept the "
-    f"data set's terms on its page; on a cluster they belong into the Secret {KAGGLE_SECRET}"
+    f"dataset's terms on its page; on a cluster put them into the Secret {KAGGLE_SECRET}"
 )
 _DEADLINE_S = 300.0
 
@@ -41,13 +41,13 @@ def parse_handle(text: str) -> tuple[str, str, int | None]:
     match = _HANDLE.fullmatch(text.rstrip("/"))
     if match is None:
         raise BadInput(
-            f"data.source kaggle://{text} is not a Kaggle data set", hint="write kaggle://owner/name or kaggle://owner/name/versions/N"
+            f"data.source kaggle://{text} is not a Kaggle dataset", hint="write kaggle://owner/name or kaggle://owner/name/versions/N"
         )
     return match[1], match[2], int(match[3]) if match[3] else None
 
 
 class KaggleSource:
-    """The archive of one data set on Kaggle."""
+    """The archive of one dataset on Kaggle."""
 
     def __init__(self, handle: str, reach: Reach | None, *, deadline_s: float = _DEADLINE_S) -> None:
         self._owner, self._name, self._asked_version = parse_handle(handle)
@@ -59,13 +59,13 @@ class KaggleSource:
     def _version(self) -> int:
         if self._asked_version is not None:
             return self._asked_version
-        return int(self._patiently(lambda: self._hub.current_version(self._owner, self._name)))
+        return int(self._with_retries(lambda: self._hub.current_version(self._owner, self._name)))
 
     @cached_property
     def _archive(self) -> RemoteArchive:
-        return RemoteArchive(self.described(), mark=self.described, fetch=self._fetch)
+        return RemoteArchive(self.provenance(), mark=self.provenance, fetch=self._fetch)
 
-    def described(self) -> str:
+    def provenance(self) -> str:
         return f"kaggle://{self._owner}/{self._name}/versions/{self._version}"
 
     def fingerprint(self) -> str:
@@ -74,26 +74,26 @@ class KaggleSource:
     def count(self) -> int | None:
         return self._archive.count()
 
-    def archive(self) -> Path | None:
-        return self._archive.archive()
+    def archive_path(self) -> Path | None:
+        return self._archive.archive_path()
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         return self._archive.candidates(budget)
 
     def _fetch(self) -> Path:
-        assert self._reach is not None, "a source is opened with its reach before it is read"
+        assert self._reach is not None, "a source is read only after it was opened with a reach"
         folder = self._reach.downloads / "kaggle"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self._owner}.{self._name}.{self._version}.archive"
         partial = path.with_suffix(".partial")
         have_bytes = partial.stat().st_size if partial.exists() else 0
-        self._reach.note(f"downloading {self.described()}" + (f", continuing after {have_bytes / 1e6:.1f} MB" if have_bytes else ""))
-        self._patiently(lambda: self._hub.download(self._owner, self._name, self._version, partial))
+        self._reach.note(f"downloading {self.provenance()}" + (f", continuing after {have_bytes / 1e6:.1f} MB" if have_bytes else ""))
+        self._with_retries(lambda: self._hub.download(self._owner, self._name, self._version, partial))
         partial.replace(path)
         return path
 
-    def _patiently(self, call: Callable[[], Any]) -> Any:
-        """Insist on what may pass; turn the rest into what to do about it."""
+    def _with_retries(self, call: Callable[[], Any]) -> Any:
+        """Retry temporary failures; translate the others into errors with a next action."""
         damaged = 0
 
         def worth_trying(error: Exception) -> bool:
@@ -112,7 +112,7 @@ class KaggleSource:
 
 
 class _Hub:
-    """The parts of kagglehub that are used, imported when they are first needed."""
+    """The parts of kagglehub that are used, imported on first use."""
 
     def __init__(self) -> None:
         try:
@@ -136,7 +136,7 @@ class _Hub:
             return int(client.datasets.dataset_api_client.get_dataset(request).current_version_number)
 
     def download(self, owner: str, name: str, version: int, target: Path) -> None:
-        """Download the archive to `target`, after what is there of it already."""
+        """Download the archive to `target`, continuing a partial file."""
         request = self._types.ApiDownloadDatasetRequest()
         request.owner_slug, request.dataset_slug, request.dataset_version_number = owner, name, version
         handle = self._handle.DatasetHandle(owner=owner, dataset=name, version=version)
@@ -144,7 +144,7 @@ class _Hub:
             response = client.datasets.dataset_api_client.download_dataset(request)
             expected_bytes = int(response.headers.get("Content-Length") or 0)
             if target.exists() and expected_bytes and target.stat().st_size > expected_bytes:
-                target.unlink()  # of another archive
+                target.unlink()  # left by another archive
             self._clients.download_file(response, str(target), handle)
         if expected_bytes and target.stat().st_size != expected_bytes:
             raise ConnectionError(f"{target.stat().st_size} of {expected_bytes} bytes arrived")
@@ -161,8 +161,8 @@ class _Hub:
             ConnectionError | TimeoutError | self._requests.ConnectionError | self._requests.Timeout | self._requests.ChunkedEncodingError,
         )
 
-    def meaning(self, error: Exception, named: str) -> CelebditError:
-        """Return what `error` means for whoever asked."""
+    def meaning(self, error: Exception, label: str) -> CelebditError:
+        """Translate `error` into one of our errors."""
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             with _quiet():
@@ -170,23 +170,23 @@ class _Hub:
             if not known:
                 halves = [name for name in ("KAGGLE_USERNAME", "KAGGLE_KEY") if os.environ.get(name)]
                 set_are = f"only {halves[0]} is set" if halves else "none are set"
-                return BadInput(f"Kaggle asks for credentials for {named}, and {set_are}", hint=_CREDENTIALS_HINT)
-            return BadInput(f"Kaggle refuses {named} to these credentials ({status})", hint=_CREDENTIALS_HINT)
+                return BadInput(f"Kaggle asks for credentials for {label}, and {set_are}", hint=_CREDENTIALS_HINT)
+            return BadInput(f"Kaggle refuses {label} to these credentials ({status})", hint=_CREDENTIALS_HINT)
         if status == 404:
-            return BadInput(f"Kaggle has no data set {named}, or not this version", hint="check owner, name and version in data.source")
+            return BadInput(f"Kaggle has no dataset {label}, or not this version", hint="check owner, name and version in data.source")
         if self.is_damage(error):
             return DataRefused(
-                f"the archive of {named} arrives damaged: its digest is not the one that Kaggle names", hint="run it again later"
+                f"the archive of {label} arrives corrupt: its digest is not the one that Kaggle publishes", hint="run it again later"
             )
         if self.is_temporary(error):
-            said = f"status {status}" if status is not None else type(error).__name__
-            return TemporaryFailure(f"Kaggle failed for {named} (last: {said})", hint="run it again: what was downloaded is kept")
-        return BadInput(f"kagglehub cannot fetch {named}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
+            reason = f"status {status}" if status is not None else type(error).__name__
+            return TemporaryFailure(f"Kaggle failed for {label} (last: {reason})", hint="run it again: the partial download is kept")
+        return BadInput(f"kagglehub cannot fetch {label}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep kagglehub's prints and progress bars off stdout, which is for our one JSON object, and off stderr."""
+    """Suppress kagglehub's output: stdout carries our one JSON object only."""
     os.environ.setdefault("KAGGLEHUB_VERBOSITY", "error")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

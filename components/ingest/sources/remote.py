@@ -1,7 +1,7 @@
-"""Images in object storage: an archive, downloaded once and continued if it breaks off, or all objects below a prefix.
+"""Sources in object storage: an archive, downloaded once and continued after an interruption, or all objects below a prefix.
 
-Promises: keys are labels, never paths; a store that refuses is bad input, with its own code; a second look at an unchanged source downloads
-nothing. Credentials and endpoint are those of the project's own store.
+Promises: keys are labels, never paths; a refusal by the store is bad input, with the store's error code; an unchanged source is not
+downloaded again. Credentials and endpoint are those of the project's store.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ _PARALLEL_GETS = 8
 
 
 class RemoteArchive:
-    """An archive that must be here before it can be read. `fetch` returns its path; `mark` changes when its bytes do."""
+    """An archive that is downloaded before it is read. `fetch` returns its path; `mark` changes when its bytes do."""
 
-    def __init__(self, named: str, *, mark: Callable[[], str], fetch: Callable[[], Path]) -> None:
-        self._named = named
+    def __init__(self, label: str, *, mark: Callable[[], str], fetch: Callable[[], Path]) -> None:
+        self._label = label
         self._mark = mark
         self._fetch = fetch
         self._fetched: tuple[Path, Source] | None = None
@@ -37,21 +37,21 @@ class RemoteArchive:
     def count(self) -> int | None:
         return self._fetched[1].count() if self._fetched is not None else None
 
-    def described(self) -> str:
-        return self._named
+    def provenance(self) -> str:
+        return self._label
 
-    def archive(self) -> Path | None:
-        return self._opened()[1].archive()
+    def archive_path(self) -> Path | None:
+        return self._open()[1].archive_path()
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
-        path, source = self._opened()
+        path, source = self._open()
         yield from source.candidates(budget)
         path.unlink(missing_ok=True)
 
-    def _opened(self) -> tuple[Path, Source]:
+    def _open(self) -> tuple[Path, Source]:
         if self._fetched is None or not self._fetched[0].exists():
             path = self._fetch()
-            self._fetched = path, open_archive(path, self._named)
+            self._fetched = path, open_archive(path, self._label)
         return self._fetched
 
 
@@ -89,7 +89,7 @@ def _archive(uri: StoreUri, version: str, reach: Reach) -> RemoteArchive:
 
 
 def is_plain(name: str) -> bool:
-    """Return whether a name from elsewhere may become a file name here."""
+    """Return whether an object's name is safe as a local file name."""
     return name.isascii() and name.replace(".", "").replace("-", "").replace("_", "").isalnum() and not name.startswith(".")
 
 
@@ -103,7 +103,7 @@ class PrefixSource:
             raise BadInput(f"data.source {uri} does not exist", hint="give the key of an archive, or a prefix with images below it")
         if not any(is_image_name(item.uri.key) for item in self._objects):
             raise BadInput(
-                f"data.source {uri} contains no images", hint=f"objects ending in {', '.join(IMAGE_SUFFIXES)} are taken, at any depth"
+                f"data.source {uri} contains no images", hint=f"objects ending in {', '.join(IMAGE_SUFFIXES)} are read, at any depth"
             )
 
     @cached_property
@@ -119,10 +119,10 @@ class PrefixSource:
     def count(self) -> int | None:
         return len(self._objects)
 
-    def described(self) -> str:
+    def provenance(self) -> str:
         return str(self._uri)
 
-    def archive(self) -> Path | None:
+    def archive_path(self) -> Path | None:
         return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
@@ -131,7 +131,7 @@ class PrefixSource:
             raise DataRefused(
                 f"data.source {self._uri} has {len(self._objects)} objects and {total_bytes} bytes, more than data.max_entries "
                 f"{budget.max_entries} or data.max_total_bytes {budget.max_total_bytes}",
-                hint="raise them if it is meant",
+                hint="raise them if the source is meant to be this large",
             )
         pending: deque[Future[Candidate]] = deque()
         with ThreadPoolExecutor(_PARALLEL_GETS, thread_name_prefix="fetch") as pool:
@@ -153,11 +153,11 @@ def _refused_as_bad_input(uri: StoreUri) -> Iterator[None]:
     try:
         yield
     except CelebditError as error:
-        said = refusal(error)
-        if said is None:
+        reason = refusal(error)
+        if reason is None:
             raise
         raise BadInput(
-            f"data.source {uri} cannot be read: object storage answered {said}",
+            f"data.source {uri} cannot be read: object storage answered {reason}",
             hint="check the bucket's name, and that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY may read it",
         ) from error
 

@@ -1,7 +1,7 @@
-"""Procedural faces: a data set for demos and tests that needs no download and nobody's photograph.
+"""Procedural faces: a dataset for demos and tests without a download and without photographs of people.
 
 Promises: face i of a given size is a function of (seed, i). Faces vary in pose, skin, hair, eyes, brows, nose, mouth, beard, glasses,
-clothes and background. How an archive of them is laid out is decided in `write_archive`: like the Kaggle archive of CelebA-HQ.
+clothes and background. `write_archive` lays them out like the Kaggle archive of CelebA-HQ.
 """
 
 import io
@@ -212,7 +212,7 @@ def encode_face(seed: int, index: int, image_px: int) -> bytes:
 def write_archive(target: Path, *, count: int, seed: int, image_px: int, on_image: Callable[[int], None] = lambda done: None) -> None:
     """Write `count` faces as a zip laid out like the Kaggle archive of CelebA-HQ: `celeba_hq_256/00000.jpg` and on.
 
-    The file appears under its name only when it is whole, and is the same bytes for the same arguments.
+    The file appears under its name only when it is complete; equal arguments give equal bytes.
     """
     partial = target.with_suffix(".partial")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:

@@ -29,10 +29,10 @@ class SyntheticSource:
     def count(self) -> int | None:
         return self.count_images
 
-    def described(self) -> str:
+    def provenance(self) -> str:
         return f"synthetic://?count={self.count_images}&seed={self.seed}&size={self.image_px}"
 
-    def archive(self) -> Path | None:
+    def archive_path(self) -> Path | None:
         return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:

@@ -1,7 +1,7 @@
 """Images in a tar archive, compressed or not, read once from front to back.
 
-Promises: an entry is never a path and never on disk; what the stream unpacks to is metered; headers that claim gigabytes are not believed;
-an archive that just ends is refused as a whole, because what is missing leaves no trace in it.
+Promises: an entry is never a path and never on disk; the decompressed size is bounded; headers that claim gigabytes are refused; a
+truncated archive is refused completely, because nothing in it shows what is missing.
 """
 
 import bz2
@@ -21,7 +21,7 @@ from components.storage import file_sha256
 
 _DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 _RATIO_FROM_BYTES = 64 * 2**20
-_LONGEST_HEADER = 2**20
+_MAX_HEADER_BYTES = 2**20
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
@@ -38,9 +38,9 @@ def is_tar(path: Path) -> bool:
 class TarSource:
     """The entries of a tar archive, compressed or not, read once from front to back."""
 
-    def __init__(self, path: Path, named: str) -> None:
+    def __init__(self, path: Path, label: str) -> None:
         self._path = path
-        self._named = named
+        self._label = label
 
     def fingerprint(self) -> str:
         return file_sha256(self._path)
@@ -48,27 +48,27 @@ class TarSource:
     def count(self) -> int | None:
         return None
 
-    def described(self) -> str:
-        return self._named
+    def provenance(self) -> str:
+        return self._label
 
-    def archive(self) -> Path | None:
+    def archive_path(self) -> Path | None:
         return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         names = Names()
         try:
-            with self._path.open("rb") as raw, _unpacked(raw) as unpacked:
-                metered = _Metered(unpacked, raw, budget, self._named)
-                with tarfile.open(fileobj=cast(IO[bytes], metered), mode="r|", tarinfo=_CautiousTarInfo) as archive:
+            with self._path.open("rb") as raw, _decompress(raw) as unpacked:
+                metered = _BudgetedStream(unpacked, raw, budget, self._label)
+                with tarfile.open(fileobj=cast(IO[bytes], metered), mode="r|", tarinfo=_StrictTarInfo) as archive:
                     for number, entry in enumerate(archive, start=1):
-                        # Python 3.11 keeps every header that it has read, also of a stream.
+                        # Python 3.11 keeps every header that it read, even of a stream.
                         archive.members = []  # type: ignore[attr-defined]
                         if number > budget.max_entries:
-                            raise too_many_entries(self._named, budget)
+                            raise too_many_entries(self._label, budget)
                         if not entry.isdir():
-                            yield _read(archive, entry, budget.max_image_bytes, seen=names.again(entry.name))
+                            yield _read(archive, entry, budget.max_image_bytes, seen=names.is_repeated(entry.name))
         except _DAMAGED as error:
-            raise DataRefused(f"data.source {self._named} is damaged: {error}", hint="fetch or pack it again") from error
+            raise DataRefused(f"data.source {self._label} is corrupt: {error}", hint="fetch or pack it again") from error
 
 
 def _read(archive: tarfile.TarFile, entry: tarfile.TarInfo, max_bytes: int, *, seen: bool) -> Candidate:
@@ -88,11 +88,11 @@ def _read(archive: tarfile.TarFile, entry: tarfile.TarInfo, max_bytes: int, *, s
     return Candidate(entry.name, file.read(max_bytes + 1))
 
 
-class _CautiousTarInfo(tarfile.TarInfo):
-    """Refuses what the tar module would swallow: headers that claim gigabytes, and an archive that just stops."""
+class _StrictTarInfo(tarfile.TarInfo):
+    """Refuses what `tarfile` accepts silently: headers that claim gigabytes, and a truncated archive."""
 
     @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_CautiousTarInfo":
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_StrictTarInfo":
         try:
             return super().fromtarfile(tarfile_)
         except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
@@ -108,39 +108,39 @@ class _CautiousTarInfo(tarfile.TarInfo):
             tarfile.GNUTYPE_LONGNAME,
             tarfile.GNUTYPE_LONGLINK,
         )
-        if long_header and self.size > _LONGEST_HEADER:
+        if long_header and self.size > _MAX_HEADER_BYTES:
             raise TarRefused(f"a header claims {self.size} bytes")
         return super()._proc_member(tarfile_)  # type: ignore[misc]
 
 
 class TarRefused(ValueError):
-    """What `_CautiousTarInfo` refuses; not one of the tar module's errors, which it would take for the archive's end."""
+    """Raised by `_StrictTarInfo`; not an error of `tarfile`, which would treat that as the end of the archive."""
 
 
-class _Metered:
-    """A stream that refuses to give more than the budget allows."""
+class _BudgetedStream:
+    """A stream that raises beyond the budget."""
 
-    def __init__(self, stream: IO[bytes], raw: IO[bytes], budget: Budget, named: str) -> None:
+    def __init__(self, stream: IO[bytes], raw: IO[bytes], budget: Budget, label: str) -> None:
         self._stream = stream
         self._raw = raw
         self._budget = budget
-        self._named = named
-        self._given_bytes = 0
+        self._label = label
+        self._read_bytes = 0
 
     def read(self, size: int) -> bytes:
         data = self._stream.read(size)
-        self._given_bytes += len(data)
-        if self._given_bytes > self._budget.max_total_bytes:
-            raise too_many_bytes(self._named, self._budget)
-        if self._given_bytes > _RATIO_FROM_BYTES and self._given_bytes > self._budget.max_ratio * self._raw.tell():
+        self._read_bytes += len(data)
+        if self._read_bytes > self._budget.max_total_bytes:
+            raise too_many_bytes(self._label, self._budget)
+        if self._read_bytes > _RATIO_FROM_BYTES and self._read_bytes > self._budget.max_ratio * self._raw.tell():
             raise DataRefused(
-                f"data.source {self._named} unpacks to more than {self._budget.max_ratio:g} times its size",
-                hint="that is no archive of photographs; raise data.max_ratio if it is meant",
+                f"data.source {self._label} unpacks to more than {self._budget.max_ratio:g} times its size",
+                hint="no archive of photographs compresses so well; raise data.max_ratio if this one does",
             )
         return data
 
 
-def _unpacked(raw: IO[bytes]) -> IO[bytes]:
+def _decompress(raw: IO[bytes]) -> IO[bytes]:
     start = raw.read(6)
     raw.seek(0)
     openers: dict[bytes, Any] = _COMPRESSED

@@ -1,7 +1,9 @@
-"""The directory of a zip, record by record.
+"""Read the central directory of a zip record by record.
 
-Promises: one record is in memory at a time, however many there are; what Python's `zipfile` would refuse to open is refused here too, and
-records mean what they mean there. The entries themselves are not looked at.
+Promises: one record is in memory at a time, however many there are; what Python's `zipfile` refuses to open is refused here too, and
+records have the same meaning. The entries themselves are read in `zip_entry.py`.
+
+The standard library's `ZipFile` is not used: it holds all records of an untrusted archive in memory.
 """
 
 import struct
@@ -9,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-from components.ingest.zip_entry import Packed
+from components.ingest.zip_entry import ZipEntry
 
 _RECORD = struct.Struct("<4s4B4H3I5H2I")
 _ZIP64_END_BYTES = 56 + 20
@@ -21,13 +23,13 @@ _SIZE_IN_ZIP64 = (_IN_ZIP64, 2**64 - 1)
 
 
 class Record(NamedTuple):
-    """What a directory says of an entry: `name` ends at the first zero byte of `whole_name`, `mode` is that of a Unix file or 0."""
+    """A record of the directory: `name` ends at the first zero byte of `whole_name`, `mode` is that of a Unix file or 0."""
 
     name: str
     whole_name: str
     mode: int
     flags: int
-    packed: Packed
+    packed: ZipEntry
 
     @property
     def is_dir(self) -> bool:
@@ -36,10 +38,10 @@ class Record(NamedTuple):
 
 
 def directory(file: IO[bytes]) -> Iterator[Record]:
-    """Yield the records of the zip `file`, in their order; nothing else may move the file's position meanwhile.
+    """Yield the records of the zip `file`, in their order; nothing else may move the file's position during the iteration.
 
     Raises:
-        zipfile.BadZipFile, NotImplementedError: if the directory is damaged. UnicodeDecodeError: if a name is not the UTF-8 that it says.
+        zipfile.BadZipFile, NotImplementedError: if the directory is damaged. UnicodeDecodeError: if a name is flagged as UTF-8 and is not.
     """
     begins_at, size_bytes, shift = _extent(file)
     file.seek(begins_at)
@@ -57,30 +59,30 @@ def directory(file: IO[bytes]) -> Iterator[Record]:
         read_bytes += _RECORD.size + name_bytes + extra_bytes + comment_bytes
 
 
-def has_more_records(file: IO[bytes], most: int) -> bool:
-    """Return whether the directory of the zip `file` has more than `most` records; how many the zip claims is not believed."""
+def has_more_records(file: IO[bytes], limit: int) -> bool:
+    """Return whether the directory of the zip `file` has more than `limit` records; the zip's own count is not trusted."""
     begins_at, size_bytes, _ = _extent(file)
     file.seek(begins_at)
     number = read_bytes = 0
-    while read_bytes < size_bytes and number <= most and len(head := file.read(_RECORD.size)) == _RECORD.size:
+    while read_bytes < size_bytes and number <= limit and len(head := file.read(_RECORD.size)) == _RECORD.size:
         rest_bytes = sum(_RECORD.unpack(head)[12:15])
         file.seek(rest_bytes, 1)
         read_bytes += _RECORD.size + rest_bytes
         number += 1
-    return number > most
+    return number > limit
 
 
 def _extent(file: IO[bytes]) -> tuple[int, int, int]:
-    """Return where the directory begins, its size, and by how much all positions in it are off, because bytes were put before the zip."""
-    found = getattr(zipfile, "_EndRecData")(file)  # noqa: B009 - private, and the only reader of the record there is
-    if not found:
+    """Return the directory's offset and size, and the shift of all offsets in it if bytes precede the zip."""
+    end_record = getattr(zipfile, "_EndRecData")(file)  # noqa: B009 - private, and the only reader of this record in the standard library
+    if not end_record:
         raise zipfile.BadZipFile("File is not a zip file")
-    size_bytes, said_at, end_at = found[5], found[6], found[9]
-    if found[0] == b"PK\6\6":
+    size_bytes, stated_at, end_at = end_record[5], end_record[6], end_record[9]
+    if end_record[0] == b"PK\6\6":
         end_at -= _ZIP64_END_BYTES
     if end_at < size_bytes:
         raise zipfile.BadZipFile("Bad offset for central directory")
-    return end_at - size_bytes, size_bytes, end_at - size_bytes - said_at
+    return end_at - size_bytes, size_bytes, end_at - size_bytes - stated_at
 
 
 def _record(fields: tuple[int, ...], raw_name: bytes, extra: bytes, shift: int) -> Record:
@@ -91,7 +93,7 @@ def _record(fields: tuple[int, ...], raw_name: bytes, extra: bytes, shift: int) 
     if extra:
         size_bytes, packed_bytes, header_at = _zip64(extra, size_bytes, packed_bytes, header_at)
     whole_name = raw_name.decode("utf-8" if flags & _NAME_IS_UTF8 else "cp437")
-    packed = Packed(header_at + shift, packed_bytes, size_bytes, method, crc32, raw_name.decode("latin-1"))
+    packed = ZipEntry(header_at + shift, packed_bytes, size_bytes, method, crc32, raw_name.decode("latin-1"))
     return Record(whole_name.split("\0", 1)[0], whole_name, external >> 16, flags, packed)
 
 

@@ -1,7 +1,7 @@
 """Images in a zip archive, streamed.
 
-Promises: an entry is never a path and never on disk; of the directory one record is in memory at a time; every entry gets its verdict.
-The bytes of an entry are left where they are: a worker reads them (`packed.py`).
+Promises: an entry is never a path and never on disk; one record of the directory is in memory at a time; every entry gets a verdict. The
+bytes of an entry are read by a worker (`zip_entry.py`).
 """
 
 import stat
@@ -27,30 +27,30 @@ from components.storage import file_sha256
 
 _RATIO_FROM_BYTES = 2**20
 _ENCRYPTED, _PATCHED = 1, 0x20
-_LOOKED_THROUGH = 10**5
+_SCANNED_RECORDS = 10**5
 _DAMAGED = (zipfile.BadZipFile, OSError, NotImplementedError, ValueError)
 
 
 class ZipSource:
     """The entries of a zip file."""
 
-    def __init__(self, path: Path, named: str) -> None:
+    def __init__(self, path: Path, label: str) -> None:
         self._path = path
-        self._named = named
-        self._num_records, self._count = self._looked_through()
+        self._label = label
+        self._num_records, self._count = self._scan()
 
-    def _looked_through(self) -> tuple[int | None, int | None]:
-        """Return how many records and images a small archive holds; a large one is not looked through twice."""
+    def _scan(self) -> tuple[int | None, int | None]:
+        """Return the number of records and images of a small archive; a large one is scanned only once, later."""
         images = number = 0
-        for record in islice(self._records(), _LOOKED_THROUGH + 1):
+        for record in islice(self._records(), _SCANNED_RECORDS + 1):
             number += 1
             images += is_image_name(record.name) and not record.is_dir
-        if number > _LOOKED_THROUGH:
+        if number > _SCANNED_RECORDS:
             return None, None
         if not images:
             raise BadInput(
-                f"data.source {self._named} contains no images",
-                hint=f"entries ending in {', '.join(IMAGE_SUFFIXES)} are taken, at any depth",
+                f"data.source {self._label} contains no images",
+                hint=f"entries ending in {', '.join(IMAGE_SUFFIXES)} are read, at any depth",
             )
         return number, images
 
@@ -60,10 +60,11 @@ class ZipSource:
                 yield from directory(file)
         except UnicodeDecodeError as error:
             raise DataRefused(
-                f"data.source {self._named} has a name that says it is UTF-8 and is not", hint="pack it again with another program"
+                f"data.source {self._label} has a name that is flagged as UTF-8 and is not",
+                hint="create the archive again with another program",
             ) from error
         except _DAMAGED as error:
-            raise DataRefused(f"data.source {self._named} cannot be opened as a zip: {error}", hint="fetch it again") from error
+            raise DataRefused(f"data.source {self._label} cannot be opened as a zip: {error}", hint="fetch it again") from error
 
     def fingerprint(self) -> str:
         return file_sha256(self._path)
@@ -71,37 +72,37 @@ class ZipSource:
     def count(self) -> int | None:
         return self._count
 
-    def described(self) -> str:
-        return self._named
+    def provenance(self) -> str:
+        return self._label
 
-    def archive(self) -> Path | None:
+    def archive_path(self) -> Path | None:
         return self._path
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         if self._has_more_records(budget.max_entries):
-            raise too_many_entries(self._named, budget)
+            raise too_many_entries(self._label, budget)
         names, total_bytes = Names(), 0
         for record in self._records():
             if record.is_dir:
                 continue
-            refused = _refused(record, budget, seen=names.again(record.name))
+            refused = _refused(record, budget, seen=names.is_repeated(record.name))
             if refused is not None:
                 yield Candidate(record.whole_name, b"", refused)
                 continue
             total_bytes += min(record.packed.size_bytes, budget.max_image_bytes + 1)
             if total_bytes > budget.max_total_bytes:
-                raise too_many_bytes(self._named, budget)
+                raise too_many_bytes(self._label, budget)
             yield Candidate(record.name, b"", packed=record.packed)
 
-    def _has_more_records(self, most: int) -> bool:
+    def _has_more_records(self, limit: int) -> bool:
         if self._num_records is not None:
-            return self._num_records > most
+            return self._num_records > limit
         with self._path.open("rb") as file:
-            return has_more_records(file, most)
+            return has_more_records(file, limit)
 
 
 def _refused(record: Record, budget: Budget, *, seen: bool) -> Rejected | None:
-    """Return the verdict on an entry of which the directory says enough, else None."""
+    """Return the verdict on an entry that its directory record alone decides, else None."""
     kind = stat.S_IFMT(record.mode)
     if kind not in (0, stat.S_IFREG):
         return Rejected("link", "a symbolic link") if stat.S_ISLNK(kind) else Rejected("special_file", "a device, pipe or socket")
@@ -109,7 +110,7 @@ def _refused(record: Record, budget: Budget, *, seen: bool) -> Rejected | None:
     if by_name is not None:
         return by_name
     if seen:
-        return Rejected("duplicate_name", "the archive has an entry of this name already")
+        return Rejected("duplicate_name", "the archive has an earlier entry of this name")
     return _refused_packing(record, budget)
 
 

@@ -54,7 +54,7 @@ def _sixteen_bit_rgb() -> bytes:
 
 
 def _text_bomb() -> bytes:
-    """A small picture whose comment unpacks to 64 MB."""
+    """A small image whose comment unpacks to 64 MB."""
     return _png(PX, PX, bytes(PX * (1 + 3 * PX)), extra=_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**26), 9)))
 
 
@@ -87,8 +87,8 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "cmyk.jpg": (_icc_cmyk, "converted"),
     "still.gif": (lambda: encoded(face(115), "GIF"), "converted"),
     "still.webp": (lambda: encoded(face(116), "WEBP", lossless=True), "converted"),
-    "picture.bmp": (lambda: encoded(face(117), "BMP"), "converted"),
-    "picture.tiff": (lambda: encoded(face(118), "TIFF"), "converted"),
+    "image.bmp": (lambda: encoded(face(117), "BMP"), "converted"),
+    "image.tiff": (lambda: encoded(face(118), "TIFF"), "converted"),
     "empty.jpg": (lambda: b"", "not_an_image"),
     "text.jpg": (lambda: b"hello, I am a text\n" * 40, "not_an_image"),
     "svg.png": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_an_image"),
