@@ -9,37 +9,27 @@ import errno
 import hashlib
 import shutil
 import sqlite3
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 
 from components.errors import DataRefused
 from components.ingest.candidates import Source
 from components.ingest.config import DataConfig
 from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.near_duplicates import near_duplicates
-from components.ingest.dataset.report import write_report
-from components.ingest.dataset.shards import FinishedShard, ShardWriter
-from components.ingest.dataset.table import write_table
+from components.ingest.dataset.publish import accepted_by, committed_dataset, publish
 from components.ingest.decoding.pool import DecoderPool, default_workers
 from components.ingest.sources.kinds import Reach
 from components.ingest.sources.open_source import open_source, require_consent
 from components.ingest.verdicts import Rejected
-from components.manifests import DatasetManifest, Shard, digest_of
+from components.manifests import DatasetManifest, digest_of
 from components.runtime.context import StepContext
-from components.storage import ObjectMissing, ObjectStore, StoreUri, file_sha256
+from components.storage import ObjectMissing, ObjectStore, StoreUri
 from components.system.locks import if_free, only_one
 
-MANIFEST = "dataset.json"
-TABLE = "manifest.parquet"
-REPORT = "report.html"
 _FORMAT = 3
-_PARALLEL_SHARDS = 1  # each is uploaded in parallel parts; more shards would only take more memory
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 
 
@@ -142,18 +132,7 @@ def _finished_dataset(store: ObjectStore, receipt: StoreUri) -> DatasetManifest 
         manifest = DatasetManifest.parse(store.get_bytes(receipt), origin=str(receipt))
     except (ObjectMissing, DataRefused):
         return None
-    return _committed_dataset(store, StoreUri.parse(manifest.uri))
-
-
-def _committed_dataset(store: ObjectStore, location: StoreUri) -> DatasetManifest | None:
-    """Return the dataset at `location` if it is committed and none of its objects is missing."""
-    try:
-        manifest = DatasetManifest.parse(store.get_bytes(location / MANIFEST), origin=str(location / MANIFEST))
-    except (ObjectMissing, DataRefused):
-        return None
-    sizes = {item.uri.name: item.size_bytes for item in store.list(location)}
-    complete = {TABLE, REPORT} <= sizes.keys() and all(sizes.get(shard.name) == shard.size_bytes for shard in manifest.shards)
-    return manifest if complete and manifest.digest == location.name else None
+    return committed_dataset(store, StoreUri.parse(manifest.uri))
 
 
 def _ingest(source: Source, job: _IngestJob) -> DatasetManifest:
@@ -166,11 +145,19 @@ def _ingest(source: Source, job: _IngestJob) -> DatasetManifest:
         _check_limits(config, ledger)
         digest = dataset_digest(config.image_px, ledger.identities())
         location = job.home / digest
-        existing = _committed_dataset(job.store, location)
-        if existing is not None and (existing.licence, existing.licence_accepted_by) == (config.licence, _accepted_by(config)):
+        existing = committed_dataset(job.store, location)
+        if existing is not None and (existing.licence, existing.licence_accepted_by) == (config.licence, accepted_by(config)):
             job.context.events.note("these images are a complete dataset already, from " + existing.source)
             return existing
-        return _publish(source, ledger, job, location)
+        return publish(
+            ledger,
+            config,
+            source=source.provenance(),
+            store=job.store,
+            location=location,
+            staging=job.staging,
+            thumbnail=job.pool.thumbnail,
+        )
 
 
 def _judge(source: Source, ledger: Ledger, job: _IngestJob) -> None:
@@ -207,85 +194,3 @@ def _check_limits(config: DataConfig, ledger: Ledger) -> None:
             f"{rejected} of {accepted + rejected} images were rejected, data.max_rejected is {config.max_rejected:g} ({reasons})",
             hint="clean the source, or raise data.max_rejected",
         )
-
-
-def _publish(source: Source, ledger: Ledger, job: _IngestJob, location: StoreUri) -> DatasetManifest:
-    """Upload shards, table and report, then the manifest that commits them."""
-    config = job.config
-    table, report = job.staging / TABLE, job.staging / REPORT
-    with _ShardUploads(job, location) as uploads:
-        _write_shards(ledger, job, uploads)
-        write_table(ledger, table)
-    splits = dict(ledger.rows("SELECT split, COUNT(*) FROM images GROUP BY split"))
-    rules = dict(ledger.rows("SELECT verdict, COUNT(*) FROM seen WHERE accepted GROUP BY verdict ORDER BY verdict"))
-    manifest = DatasetManifest(
-        name=config.name,
-        uri=str(location),
-        digest=location.name,
-        image_px=config.image_px,
-        num_images=splits.get("train", 0),
-        num_held_out=splits.get("held_out", 0),
-        accepted=rules,
-        rejected=ledger.rejected,
-        ignored=ledger.verdicts["ignored"],
-        licence=config.licence,
-        licence_accepted_by=_accepted_by(config),
-        source=source.provenance(),
-        shards=uploads.done,
-        table_sha256=file_sha256(table),
-        tools={name: version(name) for name in ("pillow", "numpy", "pyarrow", "celebdit")},
-    )
-    write_report(ledger, manifest, report, thumbnail=job.pool.thumbnail)
-    job.store.put_file(location / TABLE, table)
-    job.store.put_file(location / REPORT, report)
-    job.store.put_bytes(location / MANIFEST, manifest.model_dump_json().encode())
-    return manifest
-
-
-def _write_shards(ledger: Ledger, job: _IngestJob, uploads: "_ShardUploads") -> None:
-    """Write the images into shards and upload each."""
-    writer = ShardWriter(uploads.folder, shard_bytes=job.config.shard_bytes)
-    for image in ledger.images():
-        placed, finished = writer.add(image, ledger.data(image))
-        ledger.place(image.sha256, placed.shard, placed.offset)
-        if finished is not None:
-            uploads.send(finished)
-    if (last := writer.close()) is not None:
-        uploads.send(last)
-
-
-class _ShardUploads:
-    """Upload shards while the next is written; only a few are on local disk at a time. Leaving the block waits for all."""
-
-    def __init__(self, job: _IngestJob, location: StoreUri) -> None:
-        self.folder = job.staging / "shards"
-        self.done: list[Shard] = []
-        self._store = job.store
-        self._location = location
-        self._pending: deque[Future[Shard]] = deque()
-        self._threads = ThreadPoolExecutor(_PARALLEL_SHARDS, thread_name_prefix="shards")
-
-    def __enter__(self) -> "_ShardUploads":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            while kind is None and self._pending:
-                self.done.append(self._pending.popleft().result())
-        finally:
-            self._threads.shutdown(cancel_futures=True)
-
-    def send(self, written: FinishedShard) -> None:
-        self._pending.append(self._threads.submit(self._upload, written))
-        if len(self._pending) > _PARALLEL_SHARDS:
-            self.done.append(self._pending.popleft().result())
-
-    def _upload(self, written: FinishedShard) -> Shard:
-        path = self.folder / written.name
-        sha256 = self._store.put_file(self._location / written.name, path)
-        path.unlink()
-        return Shard(name=written.name, sha256=sha256, size_bytes=written.size_bytes, num_images=written.num_images)
-
-
-def _accepted_by(config: DataConfig) -> str:
-    return config.licence_accepted_by or "not required"

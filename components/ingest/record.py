@@ -6,7 +6,7 @@ Promises: recording it again changes nothing. The dataset is committed before an
 import tempfile
 from pathlib import Path
 
-from components.ingest.ingest import REPORT
+from components.ingest.dataset.publish import REPORT
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import StoreUri

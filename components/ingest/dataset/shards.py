@@ -4,6 +4,7 @@ Promises: the same images in the same order give the same shard bytes; nothing i
 image's offset is returned, so that the table can refer to it. Does not upload; see `publish.py`.
 """
 
+import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,6 @@ def encode_header(name: str, size_bytes: int) -> bytes:
 
 
 def encode_facts(image: StoredImage) -> bytes:
-    """Return an image's facts as JSON with sorted keys; it holds digests and numbers only, so nothing needs escaping."""
-    mean, std = (", ".join(map(repr, values)) for values in (image.mean, image.std))
-    return f'{{"key": "{image.key}", "mean": [{mean}], "sha256": "{image.sha256}", "split": "{image.split}", "std": [{std}]}}'.encode()
+    """Return an image's digest, split and colours as JSON with sorted keys."""
+    facts = {"key": image.key, "mean": image.mean, "sha256": image.sha256, "split": image.split, "std": image.std}
+    return json.dumps(facts, sort_keys=True).encode()

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from components.ingest.decoding.frames import Facts, encode_verdict, read_blobs, read_head, write_frame
+from components.ingest.decoding.frames import AcceptedFacts, RejectedFacts, encode_verdict, read_blobs, read_head, write_frame
 from components.ingest.decoding.images import judge, thumbnail
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Rejected
@@ -37,19 +37,22 @@ def main() -> None:
     while head := read_head(sys.stdin.buffer):
         allow(head["memory_bytes"])
         blobs = read_blobs(sys.stdin.buffer, head)
+        answers_and_blobs: list[tuple[RejectedFacts | AcceptedFacts | None, bytes]]
         if head["op"] == "judge":
             answers_and_blobs = [_judge_one(blob, packed, archive, limits) for blob, packed in zip(blobs, head["packed"], strict=True)]
         else:
-            answers_and_blobs = [([], thumbnail(blob, limits)) for blob in blobs]
+            answers_and_blobs = [(None, thumbnail(blob, limits)) for blob in blobs]
         write_frame(answers, {"facts": [facts for facts, _ in answers_and_blobs]}, [blob for _, blob in answers_and_blobs])
 
 
-def _judge_one(data: bytes, packed: list[int | str] | None, archive: int | None, limits: Limits) -> tuple[Facts, bytes]:
-    lies_at = None
+def _judge_one(
+    data: bytes, packed: list[int | str] | None, archive: int | None, limits: Limits
+) -> tuple[RejectedFacts | AcceptedFacts, bytes]:
+    archive_offset = None
     try:
         if packed is not None:
             assert archive is not None, "zip entries are sent only with their archive"
-            data, lies_at = read_zip_entry(archive, ZipEntry(*packed), limit=limits.max_image_bytes + 1)  # type: ignore[arg-type]
+            data, archive_offset = read_zip_entry(archive, ZipEntry(*packed), limit=limits.max_image_bytes + 1)  # type: ignore[arg-type]
         verdict = judge(data, limits)
     except EntryDamaged as damaged:
         verdict = Rejected("damaged_entry", str(damaged))
@@ -57,7 +60,7 @@ def _judge_one(data: bytes, packed: list[int | str] | None, archive: int | None,
         verdict = Rejected("out_of_memory", "takes more memory than a worker may use")
     if isinstance(verdict, Rejected) and verdict.code not in (*_NO_THUMBNAIL, "damaged_entry"):
         verdict = replace(verdict, thumbnail=thumbnail(data, limits))
-    return encode_verdict(verdict, data, lies_at=lies_at, known=packed is None or lies_at is not None)
+    return encode_verdict(verdict, data, archive_offset=archive_offset, known=packed is None or archive_offset is not None)
 
 
 def _cap_memory(max_bytes: int) -> Callable[[int], None]:

@@ -6,13 +6,34 @@ requests, `decoder.py` answers.
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple
 
 from components.ingest.candidates import Candidate
-from components.ingest.verdicts import Accepted, Extent, Rejected, Verdict
+from components.ingest.verdicts import Accepted, Code, Extent, Rejected, Rule, Verdict
 
 Facts = list[Any]
-"""Two for a rejected candidate, nine for an accepted one; a list, because encoding field names takes longer than their values."""
+"""A `RejectedFacts` or `AcceptedFacts` after JSON, which encodes named tuples as lists."""
+
+
+class RejectedFacts(NamedTuple):
+    """What a decoder sends of a rejected candidate."""
+
+    code: Code
+    detail: str
+
+
+class AcceptedFacts(NamedTuple):
+    """What a decoder sends of an accepted candidate; the blob holds `small_bytes` of reduced pixels, then the image if `data_sent`."""
+
+    extension: Literal["jpg", "png"]
+    sha256: str
+    rules: Sequence[Rule]
+    source_px: Sequence[int]
+    source_format: str
+    perceptual_hash: int | None
+    archive_offset: int | None
+    small_bytes: int
+    data_sent: bool
 
 
 def write_frame(stream: IO[bytes], head: dict[str, Any], blobs: Sequence[bytes]) -> None:
@@ -45,25 +66,47 @@ def _blobs(stream: IO[bytes], sizes: list[int]) -> Iterator[bytes]:
         yield blob
 
 
-def encode_verdict(verdict: Verdict, data: bytes, *, lies_at: int | None, known: bool) -> tuple[Facts, bytes]:
+def encode_verdict(
+    verdict: Verdict, data: bytes, *, archive_offset: int | None, known: bool
+) -> tuple[RejectedFacts | AcceptedFacts, bytes]:
     """Return the verdict on `data` as facts and a blob; the bytes are sent back only if the pool does not have them (`known`)."""
     if isinstance(verdict, Rejected):
-        return [verdict.code, verdict.detail], verdict.thumbnail
+        return RejectedFacts(verdict.code, verdict.detail), verdict.thumbnail
     assert isinstance(verdict.data, bytes), "a decoder has the bytes of what it accepts"
-    kept = verdict.data is data
-    sent = not (kept and known)
-    about = [verdict.extension, verdict.sha256, verdict.rules, verdict.source_px, verdict.source_format, verdict.perceptual_hash]
-    blob = verdict.small + verdict.data if sent else verdict.small
-    return [*about, lies_at if kept else None, len(verdict.small), sent], blob
+    unchanged = verdict.data is data
+    data_sent = not (unchanged and known)
+    facts = AcceptedFacts(
+        extension=verdict.extension,
+        sha256=verdict.sha256,
+        rules=verdict.rules,
+        source_px=verdict.source_px,
+        source_format=verdict.source_format,
+        perceptual_hash=verdict.perceptual_hash,
+        archive_offset=archive_offset if unchanged else None,
+        small_bytes=len(verdict.small),
+        data_sent=data_sent,
+    )
+    return facts, verdict.small + verdict.data if data_sent else verdict.small
 
 
 def decode_verdict(facts: Facts, blob: bytes, candidate: Candidate) -> Verdict:
     """Return the verdict on `candidate` from the output of `encode_verdict`."""
-    if len(facts) == 2:
-        return Rejected(facts[0], facts[1], blob)
-    extension, sha256, rules, source_px, source_format, perceptual_hash, lies_at, small_bytes, sent = facts
-    data: bytes | Extent = blob[small_bytes:] if sent else candidate.data
-    if not sent and candidate.packed is not None:
-        data = Extent(lies_at, candidate.packed.size_bytes)
-    small = blob[:small_bytes] if sent else blob
-    return Accepted(data, extension, sha256, tuple(rules), tuple(source_px), source_format, small, perceptual_hash)
+    if len(facts) == len(RejectedFacts._fields):
+        code, detail = RejectedFacts(*facts)
+        return Rejected(code, detail, blob)
+    accepted = AcceptedFacts(*facts)
+    data: bytes | Extent = blob[accepted.small_bytes :] if accepted.data_sent else candidate.data
+    if not accepted.data_sent and candidate.packed is not None:
+        assert accepted.archive_offset is not None, "a decoder that sends no bytes sends their offset"
+        data = Extent(accepted.archive_offset, candidate.packed.size_bytes)
+    width, height = accepted.source_px
+    return Accepted(
+        data=data,
+        extension=accepted.extension,
+        sha256=accepted.sha256,
+        rules=tuple(accepted.rules),
+        source_px=(width, height),
+        source_format=accepted.source_format,
+        small=blob[: accepted.small_bytes] if accepted.data_sent else blob,
+        perceptual_hash=accepted.perceptual_hash,
+    )

@@ -69,10 +69,10 @@ class Worker:
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        head = {"op": op, "memory_bytes": memory_bytes, "packed": [candidate.packed for candidate in candidates]}
+        request = {"op": op, "memory_bytes": memory_bytes, "packed": [candidate.packed for candidate in candidates]}
         answers: list[tuple[Facts, bytes]] | None = None
         try:
-            write_frame(self.process.stdin, head, [candidate.data for candidate in candidates])
+            write_frame(self.process.stdin, request, [candidate.data for candidate in candidates])
             if not select.select([self.process.stdout], [], [], timeout_s)[0]:
                 raise TimeoutError
             if (head := read_head(self.process.stdout)) is not None:
