@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,6 +24,8 @@ class World:
     local_rank: int = 0
     size: int = 1
     local_size: int = 1
+    rendezvous: Path | None = None
+    """File through which the ranks of one machine find each other; None: torch's `env://` rendezvous, which needs a TCP port."""
 
     @property
     def is_first(self) -> bool:
@@ -34,8 +38,18 @@ def joined(world: World, device: torch.device, *, timeout_s: float) -> Iterator[
     if world.size == 1:
         yield
         return
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), device_id=device if device.type == "cuda" else None)
+    timeout = timedelta(seconds=timeout_s)
+    place: dict[str, Any] = {}
+    if world.rendezvous is not None:
+        store = dist.FileStore(str(world.rendezvous), world.size)
+        store.set_timeout(timeout)
+        place = {"store": store, "rank": world.rank, "world_size": world.size}
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+        **place,
+    )
     try:
         yield
     finally:

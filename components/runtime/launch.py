@@ -1,7 +1,8 @@
-"""Run a worker module as several processes on this machine, with torchrun, and say why if it fails.
+"""Run a worker module as several ranks on this machine, with torchrun, and raise the reason if it fails.
 
-Promises: the error that comes out is that of the rank that failed first; a SIGTERM to this process reaches the workers and lets them save;
-no worker outlives this process. What the workers compute is not known here.
+Promises: the error that is raised is that of the rank that failed first; a SIGTERM to this process reaches the ranks and lets them save;
+no rank outlives this process. The ranks of one machine meet through files in a folder that only this user can open: nothing listens beyond
+the loopback interface, and neither the machine's hostname nor the environment decides where they meet.
 """
 
 import json
@@ -9,9 +10,11 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -20,43 +23,84 @@ from components.settings import WORK_DIR
 from components.system.process import spawn, stop
 
 FAILURES = "failures"
-"""Folder beside the spec in which failing ranks say why."""
+"""Folder beside the spec in which ranks record that they started, and why they failed."""
+RENDEZVOUS = "CELEBDIT_RENDEZVOUS"
+"""Environment variable of a rank: the file through which the ranks of one machine meet."""
+_START_TIMEOUT_S = 300.0
 _GRACE_S = 25.0
 _POLL_S = 0.1
+_TORCHRUN_PREFIXES = ("PET_", "TORCHELASTIC_", "MASTER_", "GLOO_")
+_TORCHRUN_NAMES = frozenset(
+    {
+        "RANK",
+        "LOCAL_RANK",
+        "GROUP_RANK",
+        "ROLE_RANK",
+        "ROLE_NAME",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_WORLD_SIZE",
+        "ROLE_WORLD_SIZE",
+        "NCCL_COMM_ID",
+    }
+)
 
 
-def launch(module: str, spec_path: Path, *, work_dir: Path, processes: int, threads: int, standalone: bool = True) -> None:
-    """Run `python -m module spec_path` as `processes` ranks and wait for them; they find what to do in the file at `spec_path`.
+def launch(
+    module: str,
+    spec_path: Path,
+    *,
+    work_dir: Path,
+    processes: int,
+    threads: int,
+    standalone: bool = True,
+    start_timeout_s: float = _START_TIMEOUT_S,
+) -> None:
+    """Run `python -m module spec_path` as `processes` ranks and wait for them; they read their job from the file at `spec_path`.
 
     The ranks use `work_dir` as this process does. What torchrun writes itself lies beside the spec, until the next launch.
 
-    Unless `standalone`, this machine is one of several, and torchrun finds the others through the PET_ variables of the environment.
+    Unless `standalone`, this machine is one of several, and torchrun finds the others through the PET_ variables of the environment. On
+    one machine, ranks of which none has started after `start_timeout_s` are ended.
 
     Raises:
-        CelebditError: what the first failing rank reported, or `Preempted` after SIGTERM.
+        CelebditError: what the first failing rank reported, `Preempted` after SIGTERM, or `TemporaryFailure` if no rank started.
     """
     failures = spec_path.parent / FAILURES
     logs = spec_path.parent / "torchrun"
     for folder in (failures, logs):
         shutil.rmtree(folder, ignore_errors=True)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        *(["--standalone"] if standalone else []),
-        f"--nproc-per-node={processes}",
-        "--max-restarts=0",
-        f"--log-dir={logs}",
-        "-m",
-        module,
-        str(spec_path),
-    ]
-    with SignalNote() as note:
+    environment = {**os.environ, **_thread_limits(threads), WORK_DIR: str(work_dir), "PYTHONSAFEPATH": "1"}
+    with SignalNote() as note, tempfile.TemporaryDirectory(prefix="rendezvous-", dir=spec_path.parent) as meeting_place:
+        options: list[str] = []
+        if standalone:
+            options, environment = _on_this_machine(Path(meeting_place), environment)
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "torch.distributed.run",
+            *options,
+            f"--nproc-per-node={processes}",
+            "--max-restarts=0",
+            f"--log-dir={logs}",
+            "-m",
+            module,
+            str(spec_path),
+        ]
         # A group of its own: a signal to the step's group must reach torchrun once, through `stop`, and not twice.
-        agent = spawn(command, environment={**os.environ, **_thread_limits(threads), WORK_DIR: str(work_dir)}, new_group=True)
-        while agent.poll() is None and not note.received:
+        agent = spawn(command, environment=environment, new_group=True)
+        deadline_s = time.monotonic() + start_timeout_s
+        never_started = False
+        while agent.poll() is None and not note.received and not never_started:
             time.sleep(_POLL_S)
-        status = stop(agent, grace_s=_GRACE_S) if note.received else agent.wait()
+            never_started = standalone and time.monotonic() > deadline_s and not any(failures.glob("started-*"))
+        status = stop(agent, grace_s=_GRACE_S) if note.received or never_started else agent.wait()
+    if never_started:
+        raise TemporaryFailure(
+            f"none of the {processes} process(es) of {module} started within {start_timeout_s:.0f} s",
+            hint="read the log above; run it again, and look for a full or very slow disk if it happens again",
+        )
     first = first_failure(failures)
     if note.received and (first is None or isinstance(first, TemporaryFailure)):
         raise Preempted(first.message if first else "the step was asked to stop", hint="run it again: finished work is kept")
@@ -70,6 +114,39 @@ def launch(module: str, spec_path: Path, *, work_dir: Path, processes: int, thre
         raise first
     if status != 0:
         raise TemporaryFailure(f"torchrun ended with status {status}", hint="read the log above; run it again: finished work is kept")
+
+
+def _on_this_machine(folder: Path, environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Return torchrun's options and the environment with which the ranks of one machine meet through files in `folder`.
+
+    `torchrun --standalone` opens two TCP stores on all interfaces and unpickles what others write into them, and it waits for the machine's
+    own hostname to resolve (torch 2.15). A file store in a folder of mode 0700 does neither. Torchrun reads an option that is not given
+    from a PET_ variable, so those of the surroundings (a notebook inside a TrainJob has some) are dropped.
+    """
+    options = [
+        "--nnodes=1",
+        "--node-rank=0",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={folder / 'agent'}",
+        "--rdzv-conf=store_type=file",
+        "--rdzv-id=celebdit",
+        "--local-addr=127.0.0.1",
+    ]
+    kept = {name: value for name, value in environment.items() if not name.startswith(_TORCHRUN_PREFIXES) and name not in _TORCHRUN_NAMES}
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    return options, {
+        **kept,
+        RENDEZVOUS: str(folder / "ranks"),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else the agent opens a TCP store for its ranks all the same
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+    }
+
+
+def record_start(folder: Path) -> None:
+    """Record in `folder` that this rank has started."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"started-{os.environ.get('LOCAL_RANK', '0')}").touch()
 
 
 def record_failure(folder: Path, error: BaseException) -> None:

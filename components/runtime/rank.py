@@ -17,7 +17,7 @@ import torch
 from components.errors import EXIT_BUG, BadInput, CelebditError
 from components.runtime.context import StepContext
 from components.runtime.events import Events
-from components.runtime.launch import FAILURES, record_failure
+from components.runtime.launch import FAILURES, RENDEZVOUS, record_failure, record_start
 from components.runtime.redact import redactor
 from components.settings import Settings
 from components.system.process import die_with_parent
@@ -54,6 +54,7 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
     """Run `body(spec path, rank)` in a process that torchrun started with the path as its argument."""
     die_with_parent()
     spec_path = Path(sys.argv[1])
+    record_start(spec_path.parent / FAILURES)
     stop_asked = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop_asked.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -63,6 +64,7 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
             local_rank=int(os.environ["LOCAL_RANK"]),
             size=int(os.environ["WORLD_SIZE"]),
             local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+            rendezvous=Path(os.environ[RENDEZVOUS]) if RENDEZVOUS in os.environ else None,
         )
         settings = Settings.from_environment(os.environ)
         events = Events(step, settings.events_path, redact=redactor(os.environ))
