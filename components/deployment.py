@@ -20,8 +20,6 @@ SECRET_KEYS = {
 """What every step gets. Every key is also the name of the environment variable that a step finds it in."""
 KAGGLE_KEYS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
 """A token, or a user name with its key, as kagglehub reads them; public data sets need neither."""
-STEP_SECRET_KEYS = {"ingest": {KAGGLE_SECRET: KAGGLE_KEYS}}
-"""What one step gets on top."""
 CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION", "CELEBDIT_EXPERIMENT", "CELEBDIT_KFP_UI")
 REQUIRED_CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI")
 

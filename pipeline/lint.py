@@ -14,7 +14,7 @@ import yaml
 from components.deployment import SHM_PATH
 from components.errors import BadInput
 from components.runtime.redact import is_secret, redactor
-from pipeline.graph import HEAVY_STEPS
+from pipeline.steps import STEPS
 
 _MAX_PARAMETERS = 15
 _DEFAULT_WINDOW_S = 3600
@@ -40,9 +40,8 @@ def lint(text: str, *, environ: Mapping[str, str]) -> list[str]:
     parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     if len(parameters) > _MAX_PARAMETERS:
         found.append(f"{len(parameters)} parameters are more than a person reads ({_MAX_PARAMETERS} at most)")
-    # On several nodes the train step only waits for its TrainJob.
     nodes = json.loads(parameters["resources"]["defaultValue"])["nodes"]
-    torch_steps = [step for step in HEAVY_STEPS if step != "train" or nodes == 1]
+    torch_steps = [step.name for step in STEPS if step.on_nodes(nodes).heavy]
     executors = spec["deploymentSpec"]["executors"]
     settings = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     for name, executor in executors.items():

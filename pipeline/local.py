@@ -28,6 +28,7 @@ from pipeline.containers import (
     rootless_podman,
     run_container,
 )
+from pipeline.steps import Step
 
 _POLL_S = 0.1
 _GRACE_S = 40.0
@@ -115,22 +116,22 @@ def main(spec_path: Path) -> None:
     from kfp import local  # noqa: PLC0415
     from kfp.local import docker_task_handler  # noqa: PLC0415
 
-    from pipeline.graph import HEAVY_STEPS, build_graph  # noqa: PLC0415
+    from pipeline.graph import build_graph  # noqa: PLC0415
 
     spec = json.loads(spec_path.read_text())
-    dress: Callable[[str, Any], None] = lambda step, task: None  # noqa: E731
+    configure: Callable[[Step, Any], None] = lambda step, task: None  # noqa: E731
     runner: Any = local.SubprocessRunner(use_venv=False)
     if "containers" in spec:
         plan = ContainerPlan.from_json(spec["containers"])
         docker_task_handler.run_docker_container = run_container
         runner = local.DockerRunner(**container_arguments(plan, os.environ, user_id=os.getuid()))
 
-        def dress(step: str, task: Any) -> None:
-            task.set_container_image(plan.gpu if step in HEAVY_STEPS else plan.cpu)
+        def configure(step: Step, task: Any) -> None:
+            task.set_container_image(plan.gpu if step.image == "gpu" else plan.cpu)
 
     local.init(runner=runner, pipeline_root=spec["root"], raise_on_error=True)
     try:
-        build_graph(spec["arguments"], dress)()
+        build_graph(spec["arguments"], configure)()
     except RuntimeError as error:  # which step failed and why is in the events; kfp only knows the name
         print(error, file=sys.stderr)
         raise SystemExit(1) from error

@@ -20,8 +20,8 @@ from components.runtime.events import Event
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import RunConfig
 from pipeline.kubeflow import Kubeflow, Version
+from pipeline.steps import step_names
 
-STEPS = ("preflight", "ingest", "train", "evaluate", "gate", "register", "finalize")
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _UNFINISHED_STEPS = {"FAILED": "failed", "CANCELED": "failed", "SUCCEEDED": "finished"}
 _POLL_S = 5.0
@@ -203,7 +203,7 @@ def steps_of(run: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     details = run.run_details.task_details if run.run_details else None
     for task in sorted(details or [], key=lambda task: _epoch_s(task.create_time)):
-        if task.display_name in STEPS:
+        if task.display_name in step_names():
             found[task.display_name] = task
     return found
 

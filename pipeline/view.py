@@ -15,16 +15,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from components.runtime.events import Event
 
 _PLAIN_EVERY_S = 5.0
-_LABELS = {
-    "faces": "draw faces",
-    "preflight": "preflight",
-    "ingest": "ingest",
-    "train": "train",
-    "evaluate": "evaluate",
-    "gate": "gate",
-    "register": "register",
-    "finalize": "finalize",
-}
+_LABELS = {"faces": "draw faces"}
+"""What a bar is called where it is not the name of a step."""
 
 
 def printable(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.session import default_home
+from pipeline.steps import STEPS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,7 +42,7 @@ def cluster_options(function: F) -> F:
     return click.option(
         "--cache",
         "cached",
-        type=click.Choice(["ingest", "train", "evaluate"]),
+        type=click.Choice([step.name for step in STEPS if step.cacheable]),
         multiple=True,
         help="Let KFP skip this step when it has seen its inputs before (give it again for another).",
     )(function)

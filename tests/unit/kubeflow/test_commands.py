@@ -9,7 +9,8 @@ from celebdit_testing.submissions import progress, run_cli, submitted
 
 from pipeline.config import RunConfig
 from pipeline.kubeflow import COOKIES, ENDPOINT, TOKEN
-from pipeline.submit import STEPS, follow
+from pipeline.steps import step_names
+from pipeline.submit import follow
 
 CANARY = "canary-kfp-token-0123456789"
 
@@ -18,11 +19,11 @@ def test_submit_wait_shows_the_steps_and_ends_with_the_outcome(
     server: FakeKfp, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follow, "__kwdefaults__", {**(follow.__kwdefaults__ or {}), "poll_s": 0.0})
-    progress(server, [(name, "SUCCEEDED") for name in STEPS], "SUCCEEDED")
+    progress(server, [(name, "SUCCEEDED") for name in step_names()], "SUCCEEDED")
     code, out, err = run_cli(capsys, "submit", "smoke", "--endpoint", server.url, "--wait", "--json")
     facts = json.loads(out)
     assert code == 0, err
-    assert facts["steps"] == dict.fromkeys(STEPS, "SUCCEEDED")
+    assert facts["steps"] == dict.fromkeys(step_names(), "SUCCEEDED")
     assert facts["gate"] == "pass"
     assert facts["url"] in err
     assert "train: finished" in err
