@@ -1,7 +1,7 @@
-"""A run from the command line's point of view: start it, show it, sum it up.
+"""Run the pipeline for a command: start it, show it, summarise it.
 
-Promises: the summary is the same object whether it is printed for people or as JSON; an interrupted run is closed in MLflow and leaves no
-process behind; the gate's "fail" is exit code 1, not an error.
+Promises: text and JSON output show the same summary; an interrupted run is closed in MLflow and leaves no process behind; a failed gate is
+exit code 1, not an error.
 """
 
 import signal
@@ -16,12 +16,12 @@ from components.storage import StoreUri
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
 from pipeline.session import Session
-from pipeline.view import RunView
+from pipeline.view import RunView, each_once
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a finished run has to show."""
+    """Results of a finished run."""
 
     facts: dict[str, Any]
     passed: bool
@@ -31,16 +31,9 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
     """Run the pipeline and return its summary.
 
     Raises:
-        CelebditError: what the first failing step reported.
+        CelebditError: the error of the first step that failed.
     """
-    said = set[str]()
-
-    def waiting(name: str) -> None:
-        if name not in said:
-            said.add(name)
-            view.say(f"waiting for the embedded {name} server")
-
-    environment = session.environment(preset=preset, run_id=run_id, on_wait=waiting)
+    environment = session.environment(preset=preset, run_id=run_id, on_wait=each_once(view.say_waiting))
     context = session.context(environment)
     folder = session.home.absolute() / "runs" / run_id
     view.say(f"run {run_id}, log: {folder / 'log.txt'}")
@@ -56,7 +49,7 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
 
 
 def _close_interrupted(context: StepContext) -> None:
-    """Give the MLflow runs of an interrupted pipeline run their final status; a second Ctrl-C does not stop this."""
+    """Set the final status of the MLflow runs of an interrupted pipeline run, ignoring a second Ctrl-C."""
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         from components.finalize.finalize import run  # noqa: PLC0415 - imports MLflow, which takes seconds
@@ -71,8 +64,8 @@ def _facts(config: RunConfig, outcome: LocalOutcome, context: StepContext, folde
     results = outcome.results
     report, checkpoint, dataset, gate = results["evaluate"], results["train"], results["ingest"], results["gate"]
     version = results.get("register")
-    picture = folder / "samples.png"
-    context.store.get_file(StoreUri.parse(report["grid_uri"]), picture)
+    samples = folder / "samples.png"
+    context.store.get_file(StoreUri.parse(report["grid_uri"]), samples)
     return {
         "run_id": run_id,
         "config_digest": config.digest(),
@@ -90,6 +83,6 @@ def _facts(config: RunConfig, outcome: LocalOutcome, context: StepContext, folde
         "gate": {"decision": gate["decision"], "reasons": gate["reasons"]},
         "model": None if version is None else {"name": version["name"], "version": version["version"], "aliases": version["aliases"]},
         "mlflow": {**results["preflight"], "model_uri": None if version is None else version["model_uri"]},
-        "samples": str(picture),
+        "samples": str(samples),
         "seconds": outcome.seconds,
     }

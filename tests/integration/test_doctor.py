@@ -117,7 +117,7 @@ def test_a_cluster_on_which_nothing_is_missing(kube: FakeKube, kfp: FakeKfp, cap
         "trainer",
     }
     assert "version 2.17.0" in found["kubeflow"][0]["found"]
-    assert "nothing stands in the way" in err
+    assert "no problems found" in err
 
 
 def break_rights(kube: FakeKube) -> None:
