@@ -1,7 +1,7 @@
-"""The graph as KFP YAML for a cluster: the same steps, dressed with images, resources, secrets, retries and scratch space.
+"""Compile the graph to KFP YAML: adds images, resources, secrets and retries to each task.
 
-Promises: the same configuration and images give the same bytes; what `pipeline/lint.py` refuses is never written; images are named by
-digest; secrets are named, never contained. How it is submitted is not known here.
+Promises: the same configuration and images give the same bytes; a pipeline that `pipeline/lint.py` refuses is never written; images are
+referenced by digest and secrets by name. Does not submit; see `submit.py`.
 """
 
 import hashlib
@@ -31,24 +31,24 @@ _RETRY_WINDOW = "1000h"
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What a compiled pipeline is besides its configuration."""
+    """Inputs of a compiled pipeline other than its configuration."""
 
     images: Images
     preset: str
     cached: Collection[str] = ()
-    """Steps that KFP may skip when it has seen their inputs before. None by default: every step finds its own finished work, and a skipped
-    one tells MLflow nothing about this run."""
+    """Steps that KFP may skip if they ran with the same inputs before. None by default: every step reuses its own finished work, and a
+    skipped step logs nothing to MLflow for this run."""
 
 
 def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -> str:
     """Write the pipeline for `config` to `target` and return the sha256 of its bytes; the file appears when it is complete.
 
     Raises:
-        BadInput: naming every rule of `pipeline/lint.py` that it would break.
+        BadInput: with every rule of `pipeline/lint.py` that the pipeline breaks.
     """
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder:
         draft = Path(folder) / "pipeline.yaml"
-        # kfp looks through the whole call stack at each setting of a task: a thread's is short, a notebook's or a test's is not.
+        # kfp inspects the whole call stack for each setting of a task; a new thread keeps that stack short, also in notebooks and tests.
         with ThreadPoolExecutor(1) as pool:
             pool.submit(_write, config, draft, options).result()
         content = draft.read_bytes()
@@ -87,7 +87,7 @@ def configure_task(step: Step, task: PipelineTask, resources: ResourcesConfig, o
 
 
 def _set_env(step: Step, task: PipelineTask) -> None:
-    """Endpoints and credentials, by reference. Optional, because a pod that misses one hangs, while a step that misses one says so."""
+    """Set endpoints and credentials by reference; all optional, because a pod hangs on a missing Secret while a step reports it."""
     for secret, keys in {**deployment.SECRET_KEYS, **step.secret_keys}.items():
         kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={key: key for key in keys}, optional=True)
     kubernetes.use_config_map_as_env(

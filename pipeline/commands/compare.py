@@ -16,7 +16,7 @@ from components.errors import BadInput
 from components.manifests import EvaluationReport
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, say
-from pipeline.comparison import Measured, Row, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
+from pipeline.comparison import Evaluation, Row, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
 from pipeline.session import open_session
 from pipeline.view import printable
 
@@ -89,8 +89,8 @@ def _training_run(name: str, context: "StepContext") -> "Run":
     else:
         candidates = []
     if not candidates:
-        known = sorted({run.data.tags[TAG_RUN_KEY] for run in tracking.search({TAG_STEP: "train"}) if TAG_RUN_KEY in run.data.tags})
-        raise BadInput(f"MLflow has no training run {name!r}", hint=f"known run keys: {', '.join(known[:20]) or 'none'}")
+        run_keys = sorted({run.data.tags[TAG_RUN_KEY] for run in tracking.search({TAG_STEP: "train"}) if TAG_RUN_KEY in run.data.tags})
+        raise BadInput(f"MLflow has no training run {name!r}", hint=f"known run keys: {', '.join(run_keys[:20]) or 'none'}")
     return min(candidates, key=lambda run: run.info.start_time)
 
 
@@ -130,14 +130,14 @@ def _settings(run: "Run", context: "StepContext") -> dict[str, Any]:
     return flattened({name: sections[name] for name in _SECTIONS if name in sections})
 
 
-def _evaluations(run_key: str, context: "StepContext") -> list[Measured]:
+def _evaluations(run_key: str, context: "StepContext") -> list[Evaluation]:
     store, home = context.store, context.root.join(f"runs/{run_key}/evaluations")
     evaluations = []
     for item in store.list(home):
         if item.uri.name == "report.json":
             report = EvaluationReport.parse(store.get_bytes(item.uri), origin=str(item.uri))
             name = str(report.protocol.get("name", "custom"))
-            evaluations.append(Measured(name, report.protocol_digest, report.checkpoint_step, report.metrics))
+            evaluations.append(Evaluation(name, report.protocol_digest, report.checkpoint_step, report.metrics))
     return evaluations
 
 

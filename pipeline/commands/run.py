@@ -43,7 +43,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
     """
     if source is not None and kind_of(source).names_published_dataset:
         raise BadInput(
-            f"demo --source {source} is a published dataset",
+            f"--source {source} is a published dataset, demo takes only your own images",
             hint="use a local file, a folder or s3://; for CelebA-HQ: celebdit run celebahq256-s --accept-license NAME",
         )
     archive = home / "demo" / f"faces-{_DEMO_FACES}-{_DEMO_SEED}-{_DEMO_PX}.zip"

@@ -150,8 +150,8 @@ KAGGLE = "data.source=kaggle://owner/faces"
         ({"KAGGLE_API_TOKEN": "canary-kaggle-token"}, "ok", "celebdit-kaggle has KAGGLE_API_TOKEN", 0),
         ({"KAGGLE_USERNAME": "somebody", "KAGGLE_KEY": "canary-kaggle-key"}, "ok", "has KAGGLE_USERNAME and KAGGLE_KEY", 0),
         ({"KAGGLE_USERNAME": "somebody", "KAGGLE_KEY": ""}, "fail", "has KAGGLE_USERNAME and no KAGGLE_KEY", 2),
-        ({}, "unknown", "no credentials in celebdit-kaggle: enough if Kaggle gives owner/faces to anybody", 0),
-        (None, "unknown", "no credentials in celebdit-kaggle", 0),
+        ({}, "unknown", "celebdit-kaggle has no credentials: sufficient if owner/faces is public", 0),
+        (None, "unknown", "celebdit-kaggle has no credentials", 0),
     ],
 )
 def test_kaggles_credentials_are_looked_for_where_the_data_comes_from_there(
@@ -233,7 +233,7 @@ def test_an_mlflow_that_lets_anybody_in_is_found(
     kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Registry, "open_to_all", True)
-    assert "lets anybody in" in diagnose(capsys, kfp)[1]["mlflow"][0]["found"]
+    assert "accepts anonymous requests" in diagnose(capsys, kfp)[1]["mlflow"][0]["found"]
 
 
 def test_an_old_kubeflow_and_one_that_is_not_there_are_found(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def test_submit_wait_shows_the_steps_and_ends_with_the_outcome(
     progress(server, [("train", "FAILED")], "FAILED")
     code, _, err = run_cli(capsys, "submit", "smoke", "training.total_steps=14", "--endpoint", server.url, "--wait")
     assert code == 3
-    assert "celebdit: train: main: Error (exit code 3)\n  its log is on the run's page" in err
+    assert "celebdit: train: main: Error (exit code 3)\n  see the log on the run's page" in err
 
 
 def test_runs_are_listed_newest_first_and_shown(
@@ -89,9 +89,9 @@ def test_who_we_are_gets_into_no_output_pipeline_or_address(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["submit", "smoke"], "nobody said where Kubeflow Pipelines is"),
+        (["submit", "smoke"], "no Kubeflow Pipelines endpoint is configured"),
         (["submit", "smoke", "--endpoint", "https://me:secret@host"], "contains credentials"),
-        (["submit", "smoke", "--endpoint", "http://host/#/runs"], "is not an address"),
+        (["submit", "smoke", "--endpoint", "http://host/#/runs"], "is not a valid URL"),
         (["submit", "smoke", "--images", "absent.json", "--endpoint", "http://127.0.0.1:9"], "absent.json does not exist"),
         (["submit", "smok"], "neither a preset nor a file"),
         (["submit", "smoke", "data.licence=CelebA"], "must be accepted"),
