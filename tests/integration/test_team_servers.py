@@ -25,7 +25,7 @@ from celebdit_testing.first_run import CommandLines
 from celebdit_testing.postgres import postgres_server, programs
 from celebdit_testing.recipes import DIGEST
 from celebdit_testing.registered import SAMPLING, report_of
-from celebdit_testing.servers import free_port, wait_for_health, wait_for_port
+from celebdit_testing.servers import wait_for_health, wait_for_port
 from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
 
@@ -33,6 +33,7 @@ from components.manifests import CheckpointManifest
 from components.registry.client import CHALLENGER, DESCRIPTION_FILE, TAG_GATE, WEIGHTS_FILE, Registry
 from components.runtime.context import StepContext
 from components.storage import file_sha256
+from components.system.ports import free_port
 from components.system.process import spawn, stop
 
 DOCKER = Path(__file__).parents[2] / "docker"

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from celebdit_testing.servers import free_port
 from celebdit_testing.steps import step_context
 
 from components.ingest.config import DataConfig
@@ -27,6 +26,7 @@ from components.resources import ResourcesConfig
 from components.runtime.launch import FAILURES, first_failure
 from components.storage import StoreUri, connect
 from components.stores.checkpoints import CheckpointStore
+from components.system.ports import free_port
 from components.tracking.journal import JOURNAL_FILE
 from components.train.spec import TrainSpec, identity, run_key
 from model.recipe import Recipe

@@ -92,7 +92,7 @@ def test_who_we_are_gets_into_no_output_pipeline_or_address(
         (["submit", "smoke"], "no Kubeflow Pipelines endpoint is configured"),
         (["submit", "smoke", "--endpoint", "https://me:secret@host"], "contains credentials"),
         (["submit", "smoke", "--endpoint", "http://host/#/runs"], "is not a valid URL"),
-        (["submit", "smoke", "--images", "absent.json", "--endpoint", "http://127.0.0.1:9"], "absent.json does not exist"),
+        (["submit", "smoke", "--images", "absent.json", "--endpoint", "http://127.0.0.1:9"], "image lock file absent.json not found"),
         (["submit", "smok"], "neither a preset nor a file"),
         (["submit", "smoke", "data.licence=CelebA"], "must be accepted"),
         (["resume"], "Missing argument 'RUN'"),
