@@ -4,7 +4,6 @@ Promises: `load` refuses a manifest of another kind or with other fields; every 
 consumer can check that the bytes behind the URI are still those.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.errors import DataRefused
-from model.config import canonical_json
+from model.canonical import canonical_json
 
 SHA256 = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -174,11 +173,6 @@ class RegisteredVersion(Manifest):
     aliases: list[str]
     checkpoint_digest: str = SHA256
     model_uri: str
-
-
-def digest_of(value: object) -> str:
-    """Return the sha256 of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def parse_json(text: str, *, origin: str) -> Any:

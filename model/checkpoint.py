@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.canonical import canonical_json
 from model.checkpoint_manifest import (
     MANIFEST_FILE,
     STATE_FILE,
@@ -28,7 +29,6 @@ from model.checkpoint_manifest import (
     identify,
     verify,
 )
-from model.config import canonical_json
 
 Crash = Callable[[str], None]
 """Called with the name of each point of the protocol; a test raises from it to play a crash there."""

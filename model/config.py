@@ -4,7 +4,6 @@ Promises: a value that validates here can be built and trained; every bound name
 8.0 are not 8, NaN is not a number, an unknown key is an error. Which preset holds which values is not decided here.
 """
 
-import json
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,11 +16,6 @@ class FrozenConfig(BaseModel):
     """Base of every configuration section: strict types, no extra keys, finite numbers, immutable."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def canonical_json(value: object) -> bytes:
-    """Encode `value` so that equal values have equal bytes: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 class NetworkConfig(FrozenConfig):

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from components.evaluate.config import INCEPTION, EvaluationConfig, ProtocolName
-from components.manifests import CheckpointManifest, DatasetManifest, digest_of
+from components.manifests import CheckpointManifest, DatasetManifest
+from model.canonical import digest_of
 from model.config import SamplingConfig
 
 Split = Literal["train", "held_out", "all"]

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import identity_of, vgg_identity_of
 from components.evaluate.protocol import Comparison, comparison_of, name_of, num_reference, protocol_digest, protocol_of, stamp
-from components.manifests import CheckpointManifest, DatasetManifest, Manifest, digest_of
+from components.manifests import CheckpointManifest, DatasetManifest, Manifest
 from components.resources import ResourcesConfig
 from components.storage import StoreUri
+from model.canonical import digest_of
 from model.config import SamplingConfig
 
 REPORT_FILE = "report.json"

@@ -14,6 +14,7 @@ from typing import Any
 
 from components.errors import BadInput, DataRefused
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
+from model.canonical import canonical_json
 from model.checkpoint_manifest import (
     MANIFEST_FILE,
     Checkpoint,
@@ -23,7 +24,6 @@ from model.checkpoint_manifest import (
     directory_name,
     verify,
 )
-from model.config import canonical_json
 
 COMMIT_FILE = "COMMIT.json"
 QUARANTINE_FILE = "QUARANTINE.json"

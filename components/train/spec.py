@@ -6,9 +6,10 @@ does not enter it.
 
 from typing import Literal
 
-from components.manifests import DatasetManifest, Manifest, digest_of
+from components.manifests import DatasetManifest, Manifest
 from components.resources import ResourcesConfig
 from components.storage import ObjectStore, StoreUri
+from model.canonical import digest_of
 from model.config import TRAINING_VERSION, DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from model.recipe import Recipe
 

@@ -21,9 +21,10 @@ from components.runtime.context import StepContext
 from components.serving.register_version import Unevaluated
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import AVERAGES, SNAPSHOTS, CheckpointStore, Committed
+from model.canonical import canonical_json
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import Checkpoint, CheckpointInvalid
-from model.config import DiffusionConfig, NetworkConfig, SamplingConfig, canonical_json
+from model.config import DiffusionConfig, NetworkConfig, SamplingConfig
 from model.ema import PowerProfile, recombine, sigma_rel_of_gamma
 from model.generator import Generator
 from model.trainer import NUM_SAMPLES

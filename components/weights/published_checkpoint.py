@@ -10,12 +10,12 @@ from pathlib import Path
 from torch import Tensor
 
 from components.errors import DataRefused
-from components.manifests import digest_of
 from components.runtime.context import StepContext
 from components.serving.register_version import Unevaluated, add_unevaluated
 from components.storage import StoreUri, file_sha256
 from components.stores.checkpoints import CheckpointStore
 from components.weights.torch_files import read_tensors
+from model.canonical import digest_of
 from model.checkpoint import CheckpointState, publish
 from model.config import NetworkConfig
 from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, NotThisNetwork, checked, size_bytes

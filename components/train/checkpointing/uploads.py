@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 
 from components.errors import CelebditError, TemporaryFailure
 from components.stores.checkpoints import CheckpointStore, Retention
+from model.canonical import canonical_json
 from model.checkpoint import CheckpointState, publish
 from model.checkpoint_manifest import Checkpoint, newest_valid, published
-from model.config import canonical_json
 
 
 class UploadingSink:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from components import deployment as names
-from components.manifests import digest_of
 from components.settings import GIT_COMMIT, IMAGE_DIGEST, PRESET, RUN_ID, RUN_URL, WORK_DIR
 from components.train.spec import TrainSpec
+from model.canonical import digest_of
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 CONTAINER = "node"
