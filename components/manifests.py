@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.errors import DataRefused
 from model.canonical import canonical_json
+from model.config import TrainingRecipe
 
 SHA256 = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -82,16 +83,21 @@ class DatasetManifest(Manifest):
     tools: dict[str, str]
 
 
-class CheckpointManifest(Manifest):
-    """A trained checkpoint: what the train step hands on."""
+class CheckpointReference(Manifest):
+    """A checkpoint by its run, place, content and step."""
 
-    kind: Literal["checkpoint"] = "checkpoint"
     run_key: str
     uri: str
     digest: str = SHA256
     step: int
     dataset_digest: str = SHA256
-    recipe: dict[str, Any]
+
+
+class CheckpointManifest(CheckpointReference):
+    """A trained checkpoint: what the train step hands on."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    recipe: TrainingRecipe
 
 
 class MetricInterval(BaseModel):

@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+from typing import Any
+
+JsonObject = dict[str, Any]
+"""A JSON object whose keys are decided elsewhere: what a run is identified by, facts beside a checkpoint."""
 
 
 def canonical_json(value: object) -> bytes:

@@ -29,6 +29,7 @@ from components.train.out_of_memory import out_of_memory
 from components.train.reporting.recorder import JournalRecorder, SilentRecorder
 from components.train.spec import TrainSpec
 from components.train.system_metrics import Busyness
+from model.canonical import JsonObject
 from model.distributed import is_lost_rank, joined, wait_for_all
 from model.guard import NonFinite
 from model.interfaces import Recorder
@@ -58,6 +59,7 @@ def body(spec_path: Path, rank: Rank) -> None:
         checkpoints = CheckpointStore(context.store, run_uri, warn=context.events.note)
         archive = JournalArchive(context.store, run_uri, spec.attempt)
         journal = Journal(folder / "journal") if world.is_first else None
+        facts: JsonObject = {"identity": spec.identity(spec.dataset.digest)}
         sink = UploadingSink(
             folder / "checkpoints",
             checkpoints,
@@ -67,7 +69,7 @@ def body(spec_path: Path, rank: Rank) -> None:
                 best=spec.training.checkpoints_best,
                 every_steps=spec.training.checkpoint_keep_every_steps,
             ),
-            facts={"identity": spec.identity},
+            facts=facts,
             note=context.events.note,
             after_upload=(lambda: archive.save(journal)) if journal is not None else lambda: None,
         )
@@ -75,14 +77,14 @@ def body(spec_path: Path, rank: Rank) -> None:
             folder / "snapshots",
             CheckpointStore(context.store, run_uri, folder=SNAPSHOTS, warn=context.events.note),
             attempt=spec.attempt,
-            facts={"identity": spec.identity},
+            facts=facts,
             note=context.events.note,
         )
         timeout_s = spec.resources.rank_timeout_s
         joining = joined(world, device, timeout_s=timeout_s)
         with joining, _recording(rank, spec, journal, archive) as recorder, _explained(spec, rank, device):
             trainer = Trainer(
-                spec.recipe,
+                spec,
                 pack,
                 world=world,
                 device=device,

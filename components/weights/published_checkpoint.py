@@ -17,7 +17,7 @@ from components.stores.checkpoints import CheckpointStore
 from components.weights.torch_files import read_tensors
 from model.canonical import digest_of
 from model.checkpoint import CheckpointState, publish
-from model.config import NetworkConfig
+from model.config import ModelSpec, NetworkConfig
 from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, NotThisNetwork, checked, size_bytes
 
 _KEY_CHARACTERS = 16
@@ -71,9 +71,8 @@ def import_published(source: Source, model_name: str, licence: str, context: Ste
     """Convert, store and register what `read_published` returned."""
     network = source.network
     key = digest_of({"imported": source.sha256})[:_KEY_CHARACTERS]
-    facts = {
-        "identity": {"imported": source.sha256, "network": network.model_dump(mode="json"), "diffusion": OBJECTIVE.model_dump(mode="json")}
-    }
+    model = ModelSpec(network=network, diffusion=OBJECTIVE, precision="float32")
+    facts = {"identity": {"imported": source.sha256, **model.model_dump(mode="json", exclude={"precision"})}}
     checkpoint = publish(CheckpointState(_STEP, {"weights": source.tensors}, facts), context.scratch("imported", key))
     uri = CheckpointStore(context.store, context.root / "runs" / key).upload(checkpoint, "imported")
     weights = Unevaluated(
@@ -81,10 +80,8 @@ def import_published(source: Source, model_name: str, licence: str, context: Ste
         group="weights",
         uri=uri,
         run_key=key,
-        network=network,
-        diffusion=OBJECTIVE,
+        model=model,
         sampling=SAMPLING,
-        precision="float32",
         licence=licence,
         card=_card(source, checkpoint.digest),
         tags={"source": "imported", "source.sha256": source.sha256},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from celebdit_testing.recipes import dataset_manifest, tiny_network
-from celebdit_testing.registered import SAMPLING, passed, registered, registered_faces, registry_context, report_of
+from celebdit_testing.registered import SAMPLING, description_of, passed, registered, registered_faces, registry_context, report_of
 from celebdit_testing.steps import notes, step_context
 from celebdit_testing.trained import commit_checkpoint
 
@@ -69,7 +69,7 @@ def test_a_version_that_does_not_answer_is_refused_and_gets_no_alias(
     model: CheckpointManifest, context: StepContext, tmp_path: Path
 ) -> None:
     other = commit_checkpoint(context, tmp_path, seed=9)
-    fits_not = other.model_copy(update={"recipe": {**other.recipe, "network": tiny_network(width=64).model_dump(mode="json")}})
+    fits_not = other.model_copy(update={"recipe": other.recipe.model_copy(update={"network": tiny_network(width=64)})})
     with pytest.raises(DataRefused, match="does not work when it is served"):
         registered(context, fits_not, "broken")
     registry = Registry(context.tracking, "broken")
@@ -139,7 +139,7 @@ def test_another_average_of_the_same_weights_is_a_version_of_its_own(context: St
         (folder / "artifacts").mkdir(parents=True)
         (folder / "MLmodel").write_text("{}")
         (folder / "artifacts" / WEIGHTS_FILE).write_bytes(ema.encode())
-        (folder / "artifacts" / DESCRIPTION_FILE).write_text(json.dumps({"weights_sha256": hashlib.sha256(ema.encode()).hexdigest()}))
+        description_of(checkpoint, hashlib.sha256(ema.encode()).hexdigest()).write(folder / "artifacts" / DESCRIPTION_FILE)
         assert stored(context, "two-averages", folder, checkpoint, ema=ema) == str(number)
     for number, ema in (("1", "0.1"), ("2", "none")):
         assert registry.files_of(number, tmp_path / "fetched").weights.read_text() == ema, "neither overwrote the other"
