@@ -6,6 +6,7 @@ sampler, num_steps) and not of what else is asked for with it. It imports nothin
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class FaceModel(PythonModel):
         images = self._generator.draw(sampling, seeds, pass_images=self._pass_images)
         return pd.DataFrame({"seed": seeds, "image": [_png(image) for image in images.permute(0, 2, 3, 1).numpy()]})
 
-    def _checked(self, params: dict[str, Any]) -> SamplingConfig:
+    def _checked(self, params: Mapping[str, Any]) -> SamplingConfig:
         num_steps, sampler = int(params.get("num_steps", self._sampling.num_steps)), str(params.get("sampler", self._sampling.sampler))
         if not 1 <= num_steps <= MAX_STEPS:
             raise ValueError(f"num_steps {num_steps} must lie between 1 and {MAX_STEPS}")

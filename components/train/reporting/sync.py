@@ -26,7 +26,7 @@ def sync(run_key: str, context: StepContext) -> int:
     specs = sorted((item.uri for item in context.store.list(home / "attempts") if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
     if not specs:
         raise BadInput(f"there is no training {run_key!r} in {home}", hint="name a run key as `celebdit run` prints it")
-    spec = TrainSpec.model_validate_json(context.store.get_bytes(specs[-1]))
+    spec = TrainSpec.parse(context.store.get_bytes(specs[-1]), origin=str(specs[-1]))
     folder = context.settings.work_dir / "runs" / run_key
     with claimed(folder / "writer.lock", f"training of run {run_key}"):
         status_before = _status(run_key, context)

@@ -34,8 +34,8 @@ def main() -> None:
         try:
             if len(sys.argv) != 2:
                 raise BadInput("this module takes one argument, the location of a training's spec")
-            raw = context.store.get_bytes(StoreUri.parse(sys.argv[1]))
-            spec = TrainSpec.model_validate_json(raw)
+            uri = StoreUri.parse(sys.argv[1])
+            spec = TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
             path = context.scratch("runs", spec.run_key) / "spec.json"
             spec.dump(path)
             LeaseWatch(context.store, context.root / "runs" / spec.run_key / "leases").start()
