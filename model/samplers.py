@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.config import SamplingConfig
 from model.diffusion import Path
+from model.sampler_table import SAMPLERS
 from model.timesteps import Point, points, sampling_times
 
 Images = Float[Tensor, "b c h w"]
@@ -23,6 +24,22 @@ NoiseAt = Callable[[int], Images]
 """Return fresh standard normal noise for a step, the same whenever it is asked again."""
 OnStep = Callable[[int, int], None]
 """Hear of progress: (steps done, steps in all)."""
+
+Integrator = Callable[[Denoise, list[Point], Images, SamplingConfig, NoiseAt, OnStep], Images]
+"""Carry images from the first point of a trajectory to its last: (denoise, trajectory, x_t, config, noise_at, on_step)."""
+
+_INTEGRATORS: dict[str, Integrator] = {}
+
+
+def _sampler(name: str) -> Callable[[Integrator], Integrator]:
+    """Make the decorated function the sampler called `name` in `SAMPLERS`."""
+    assert name in SAMPLERS, f"{name} has no entry in sampler_table.py"
+
+    def register(integrator: Integrator) -> Integrator:
+        _INTEGRATORS[name] = integrator
+        return integrator
+
+    return register
 
 
 def _noise_estimate(x_t: Images, x: Images, at: Point) -> Images:
@@ -41,50 +58,50 @@ def posterior(x_t: Images, x: Images, at: Point, to: Point) -> tuple[Images, flo
     return mean, math.sqrt(variance) * to.sigma / at.sigma
 
 
-def _ddpm(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
+@_sampler("ddpm")
+def _ddpm(denoise: Denoise, trajectory: list[Point], x_t: Images, config: SamplingConfig, noise_at: NoiseAt, on_step: OnStep) -> Images:
     """Ancestral sampling with the posterior's own ("fixed small") variance (Ho et al. 2020, algorithm 2)."""
-    for i, (at, to) in enumerate(pairwise(path)):
+    for i, (at, to) in enumerate(pairwise(trajectory)):
         x_t, deviation = posterior(x_t, denoise(x_t, at.t), at, to)
         if deviation > 0:
             x_t = x_t + deviation * noise_at(i)
-        on_step(i + 1, len(path) - 1)
+        on_step(i + 1, len(trajectory) - 1)
     return x_t
 
 
-def _ddim(eta: float) -> Callable[[Denoise, list[Point], Images, NoiseAt, OnStep], Images]:
+@_sampler("ddim")
+def _ddim(denoise: Denoise, trajectory: list[Point], x_t: Images, config: SamplingConfig, noise_at: NoiseAt, on_step: OnStep) -> Images:
     """Keep the estimates of image and noise fixed over the step (Song et al. 2020, equation 12); eta = 1 is ancestral sampling."""
-
-    def run(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
-        for i, (at, to) in enumerate(pairwise(path)):
-            x = denoise(x_t, at.t)
-            fresh = eta * posterior(x_t, x, at, to)[1]
-            x_t = to.alpha * x + math.sqrt(max(to.sigma**2 - fresh**2, 0.0)) * _noise_estimate(x_t, x, at)
-            if fresh > 0:
-                x_t = x_t + fresh * noise_at(i)
-            on_step(i + 1, len(path) - 1)
-        return x_t
-
-    return run
-
-
-def _euler(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
-    """First-order integration of the probability flow along the path's own clock."""
-    for i, (at, to) in enumerate(pairwise(path)):
-        x_t = x_t + (to.clock - at.clock) * _velocity(x_t, denoise(x_t, at.t), at)
-        on_step(i + 1, len(path) - 1)
+    for i, (at, to) in enumerate(pairwise(trajectory)):
+        x = denoise(x_t, at.t)
+        fresh = config.eta * posterior(x_t, x, at, to)[1]
+        x_t = to.alpha * x + math.sqrt(max(to.sigma**2 - fresh**2, 0.0)) * _noise_estimate(x_t, x, at)
+        if fresh > 0:
+            x_t = x_t + fresh * noise_at(i)
+        on_step(i + 1, len(trajectory) - 1)
     return x_t
 
 
-def _heun(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
+@_sampler("euler")
+def _euler(denoise: Denoise, trajectory: list[Point], x_t: Images, config: SamplingConfig, noise_at: NoiseAt, on_step: OnStep) -> Images:
+    """First-order integration of the probability flow along the path's own clock."""
+    for i, (at, to) in enumerate(pairwise(trajectory)):
+        x_t = x_t + (to.clock - at.clock) * _velocity(x_t, denoise(x_t, at.t), at)
+        on_step(i + 1, len(trajectory) - 1)
+    return x_t
+
+
+@_sampler("heun")
+def _heun(denoise: Denoise, trajectory: list[Point], x_t: Images, config: SamplingConfig, noise_at: NoiseAt, on_step: OnStep) -> Images:
     """Second-order integration of the probability flow; the last step, into pure data, is Euler's (Karras et al. 2022, algorithm 1)."""
-    for i, (at, to) in enumerate(pairwise(path)):
+    for i, (at, to) in enumerate(pairwise(trajectory)):
         slope = _velocity(x_t, denoise(x_t, at.t), at)
         reached = x_t + (to.clock - at.clock) * slope
         if to.sigma > 0:
             slope = (slope + _velocity(reached, denoise(reached, to.t), to)) / 2
             reached = x_t + (to.clock - at.clock) * slope
         x_t = reached
-        on_step(i + 1, len(path) - 1)
+        on_step(i + 1, len(trajectory) - 1)
     return x_t
 
 
@@ -105,10 +122,11 @@ def _can_extrapolate(before: Point, at: Point, to: Point) -> bool:
     return math.isfinite(last) and math.isfinite(next_) and next_ <= (1 + math.sqrt(2)) * last
 
 
-def _dpmpp_2m(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
+@_sampler("dpmpp_2m")
+def _dpmpp_2m(denoise: Denoise, trajectory: list[Point], x_t: Images, config: SamplingConfig, noise_at: NoiseAt, on_step: OnStep) -> Images:
     """Two-step multistep solver in half log-SNR (Lu et al. 2022, DPM-Solver++, algorithm 2), first order where it cannot extrapolate."""
     previous: tuple[Images, Point] | None = None
-    for i, (at, to) in enumerate(pairwise(path)):
+    for i, (at, to) in enumerate(pairwise(trajectory)):
         x = denoise(x_t, at.t)
         estimate = x
         if previous is not None and _can_extrapolate(previous[1], at, to):
@@ -116,22 +134,23 @@ def _dpmpp_2m(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseA
             estimate = x + (x - previous[0]) / (2 * ratio)
         x_t = _first_order(x_t, estimate, at, to)
         previous = (x, at)
-        on_step(i + 1, len(path) - 1)
+        on_step(i + 1, len(trajectory) - 1)
     return x_t
 
 
-def _unipc(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, on_step: OnStep) -> Images:
+@_sampler("unipc")
+def _unipc(denoise: Denoise, trajectory: list[Point], x_t: Images, config: SamplingConfig, noise_at: NoiseAt, on_step: OnStep) -> Images:
     """Second-order predictor with a corrector that reuses the next evaluation (Zhao et al. 2023, UniPC-2 with B(h) = expm1(-h))."""
     older: tuple[Images, Point] | None = None
-    x = denoise(x_t, path[0].t)
-    for i, (at, to) in enumerate(pairwise(path)):
+    x = denoise(x_t, trajectory[0].t)
+    for i, (at, to) in enumerate(pairwise(trajectory)):
         h = to.half_log_snr - at.half_log_snr
         base = _first_order(x_t, x, at, to)
         if not math.isfinite(h):
             x_t, older = base, None
             if to.sigma > 0:
                 x = denoise(x_t, to.t)
-            on_step(i + 1, len(path) - 1)
+            on_step(i + 1, len(trajectory) - 1)
             continue
         growth = to.alpha * -math.expm1(-h)
         slopes = []
@@ -145,7 +164,7 @@ def _unipc(denoise: Denoise, path: list[Point], x_t: Images, noise_at: NoiseAt, 
         for weight, difference in zip(weights, [*differences, fresh - x], strict=True):
             x_t = x_t + growth * weight * difference
         older, x = (x, at), fresh
-        on_step(i + 1, len(path) - 1)
+        on_step(i + 1, len(trajectory) - 1)
     return x_t
 
 
@@ -171,13 +190,12 @@ def integrate(
 
 def follow(
     denoise: Denoise,
-    visited: list[Point],
+    trajectory: list[Point],
     config: SamplingConfig,
     start: Images,
     noise_at: NoiseAt,
     *,
     on_step: OnStep = lambda done, total: None,
 ) -> Images:
-    """Carry `start`, which is at the first of the points `visited`, to the last of them."""
-    samplers = {"ddpm": _ddpm, "ddim": _ddim(config.eta), "euler": _euler, "heun": _heun, "dpmpp_2m": _dpmpp_2m, "unipc": _unipc}
-    return samplers[config.sampler](denoise, visited, start, noise_at, on_step)
+    """Carry `start`, which is at the first of the points of `trajectory`, to the last of them."""
+    return _INTEGRATORS[config.sampler](denoise, trajectory, start, config, noise_at, on_step)
