@@ -6,7 +6,7 @@ any path and any sampler. Schedules are computed in float64. Integrating is not 
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64
@@ -18,6 +18,7 @@ Times = Float64[Tensor, " b"]
 NUM_TIMESTEPS = 1000
 
 
+@runtime_checkable
 class Path(Protocol):
     """A Gaussian path from data to noise with falling signal-to-noise ratio.
 

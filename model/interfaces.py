@@ -5,7 +5,7 @@ Promises nothing itself. No method may block the loop on a network: a recorder a
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from model.checkpoint import CheckpointState
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """Takes what people want to see of a run."""
 
@@ -29,6 +30,7 @@ class Recorder(Protocol):
         """Say how far training is."""
 
 
+@runtime_checkable
 class CheckpointSink(Protocol):
     """Takes snapshots and makes them durable in the background."""
 

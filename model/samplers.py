@@ -50,7 +50,7 @@ def _velocity(x_t: Images, x: Images, at: Point) -> Images:
     return at.velocity_x * x + at.velocity_e * _noise_estimate(x_t, x, at)
 
 
-def posterior(x_t: Images, x: Images, at: Point, to: Point) -> tuple[Images, float]:
+def posterior(x_t: Float[Tensor, "*shape"], x: Float[Tensor, "*shape"], at: Point, to: Point) -> tuple[Float[Tensor, "*shape"], float]:
     """Return mean and deviation of q(x_s | x_t, x) for s = `to` < t = `at` (Ho et al. 2020, eq. 6 and 7, on any Gaussian path)."""
     scale = at.alpha / to.alpha
     variance = max(at.sigma**2 - (scale * to.sigma) ** 2, 0.0)
