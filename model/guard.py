@@ -1,7 +1,7 @@
 """The guard against numbers that are not numbers: seen on the device, on all ranks at once, before the weights take them in.
 
 Promises: a non-finite loss on any rank makes the gradient norm non-finite on every rank, so all ranks skip the same update without asking
-each other; nothing here waits for the device before `first_bad`.
+each other; nothing here waits for the device before `first_nonfinite`.
 """
 
 import torch
@@ -19,7 +19,7 @@ class NonFinite(ArithmeticError):
         super().__init__(f"loss or gradient is not finite at step {step}{named}")
 
 
-def contagious_sum(losses: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+def nan_propagating_sum(losses: Float[Tensor, " b"]) -> Float[Tensor, ""]:
     """Sum `losses` such that one infinite or undefined loss makes every gradient undefined; finite ones are summed exactly."""
     # An infinite loss can have finite gradients. x * 0 is 0 for numbers and NaN otherwise, and a factor of exactly 1 changes no bit.
     return losses.sum() * (1 + (losses.detach() * 0).sum())
@@ -29,21 +29,21 @@ class Guard:
     """Remembers the first bad step of this process and which of its images had a bad loss."""
 
     def __init__(self, images_per_rank: int, device: torch.device) -> None:
-        self.poisoned = torch.zeros((), device=device)
+        self.is_nonfinite = torch.zeros((), device=device)
         self._step = torch.zeros((), device=device, dtype=torch.int64)
         self._losses = torch.zeros(images_per_rank, device=device)
 
-    def look(self, step: int, losses: Float[Tensor, " b"], gradient_norm: Float[Tensor, ""]) -> None:
+    def update(self, step: int, losses: Float[Tensor, " b"], gradient_norm: Float[Tensor, ""]) -> None:
         """Take in the losses of this rank and the norm over all ranks of `step`."""
-        bad = ~torch.isfinite(gradient_norm)
-        first = bad & (self.poisoned == 0)
-        self._step = torch.where(first, step, self._step)
-        self._losses = torch.where(first, losses.float(), self._losses)
-        self.poisoned = torch.maximum(self.poisoned, bad.float())
+        is_nonfinite = ~torch.isfinite(gradient_norm)
+        is_first = is_nonfinite & (self.is_nonfinite == 0)
+        self._step = torch.where(is_first, step, self._step)
+        self._losses = torch.where(is_first, losses.float(), self._losses)
+        self.is_nonfinite = torch.maximum(self.is_nonfinite, is_nonfinite.float())
 
-    def first_bad(self) -> tuple[int, list[int]] | None:
+    def first_nonfinite(self) -> tuple[int, list[int]] | None:
         """Return the first bad step and the positions of its bad losses on this rank, or None; waits for the device."""
-        if float(self.poisoned) == 0:
+        if float(self.is_nonfinite) == 0:
             return None
         positions = torch.nonzero(~torch.isfinite(self._losses))[:, 0].tolist()
         return int(self._step), [int(position) for position in positions]

@@ -53,9 +53,9 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     return nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
 
 
-def guarded_step(optimizer: torch.optim.AdamW, poisoned: Tensor) -> None:
-    """Update the weights unless `poisoned` (float32 scalar, 0 or 1) is set; the decision is taken on the device."""
+def guarded_step(optimizer: torch.optim.AdamW, is_nonfinite: Tensor) -> None:
+    """Update the weights unless `is_nonfinite` (float32 scalar, 0 or 1) is set; the decision is taken on the device."""
     # `found_inf` is how GradScaler tells a fused optimiser to skip an update; torch 2.15 reads it on CPU and CUDA alike.
-    optimizer.found_inf = poisoned  # type: ignore[attr-defined]
+    optimizer.found_inf = is_nonfinite  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.step()

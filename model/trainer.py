@@ -27,7 +27,7 @@ from model.denoiser import build_denoiser
 from model.diffusion import Diffusion, build_diffusion
 from model.distributed import Agreement, World, gathered
 from model.ema import AveragedWeights, ClassicProfile, PowerProfile, Profile
-from model.guard import Guard, NonFinite, contagious_sum
+from model.guard import Guard, NonFinite, nan_propagating_sum
 from model.interfaces import CheckpointSink, Recorder
 from model.meter import Meter, hardware_of
 from model.optim import build_optimizer, clip_gradients, guarded_step, learning_rate, set_learning_rate
@@ -86,7 +86,7 @@ class Trainer:
         hardware = hardware_of(recipe.network, training, device, price_per_device_hour=price_per_device_hour)
         self._meter = Meter(world, hardware, batch_images=training.batch_images, device=device, clock=clock)
         self._guard = Guard(self._plan.per_rank, device)
-        self._looks_at_each_step = device.type == "cpu"  # elsewhere looking makes the step wait for the device
+        self._checks_every_step = device.type == "cpu"  # elsewhere looking makes the step wait for the device
         self._forward: nn.Module = self.network
         self._milestone_passed = False
 
@@ -112,13 +112,13 @@ class Trainer:
             if on_step is not None:
                 on_step(self.step, float(loss))
             last = self.step == training.total_steps
-            if self._looks_at_each_step or self.step % training.log_every_steps == 0 or last:
-                self._refuse_poison()
+            if self._checks_every_step or self.step % training.log_every_steps == 0 or last:
+                self._raise_if_nonfinite()
             if self.step % training.log_every_steps == 0 or last:
                 self._log()
             if self.step % training.sample_every_steps == 0 or last:
                 self._show_samples()
-            self._keep_averages(last=last)
+            self._save_ema_snapshot(last=last)
             stopped = agreement.exchange(raised=stop_asked())
             if last or stopped:
                 self._save(wait=True)
@@ -169,8 +169,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=self._plan.passes == 1 and self.world.size == 1)
         losses = torch.cat([self._backward(pass_index) for pass_index in range(self._plan.passes)])
         norm = clip_gradients(self._parameters, self.recipe.optimizer.clip_norm)
-        self._guard.look(self.step, losses, norm)
-        guarded_step(self.optimizer, self._guard.poisoned)
+        self._guard.update(self.step, losses, norm)
+        guarded_step(self.optimizer, self._guard.is_nonfinite)
         self.step += 1
         for average in self.averages.values():
             average.update(self._parameters, self.step)
@@ -197,7 +197,7 @@ class Trainer:
         with self._no_sync(pass_index), self._autocast():
             output = self._forward(self.diffusion.noisy(x, noise, t), self.diffusion.path.timestep(t).float())
             losses = self.diffusion.losses(output, x, noise, t)
-            torch.autograd.backward(contagious_sum(losses) / self._plan.per_rank)
+            torch.autograd.backward(nan_propagating_sum(losses) / self._plan.per_rank)
         return losses.detach()
 
     def _indices(self, step: int, positions: slice) -> Any:
@@ -220,8 +220,8 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16")
 
-    def _refuse_poison(self) -> None:
-        bad = self._guard.first_bad()
+    def _raise_if_nonfinite(self) -> None:
+        bad = self._guard.first_nonfinite()
         if bad is not None:
             step, positions = bad
             of_rank = slice(self.world.rank * self._plan.per_rank, (self.world.rank + 1) * self._plan.per_rank)
@@ -274,12 +274,12 @@ class Trainer:
         finally:
             self.network.train()
 
-    def _keep_averages(self, *, last: bool) -> None:
+    def _save_ema_snapshot(self, *, last: bool) -> None:
         """Store the power-function averages when one is due and at the end, for `model/ema.py` to recombine after training."""
         every = self.recipe.training.ema_snapshot_every_steps
         if every is None or self._snapshots is None or not self.world.is_first:
             return
-        if (last or self.step % every == 0) and not self._is_poisoned():
+        if (last or self.step % every == 0) and not self._is_nonfinite():
             self._snapshots.submit(self.averages_state)
         if last:
             self._snapshots.drain()
@@ -293,15 +293,15 @@ class Trainer:
         """Hand a snapshot to the sink on the first rank; with `wait` it is durable, with all before it, when this returns."""
         if not self.world.is_first:
             return
-        if not self._is_poisoned():
+        if not self._is_nonfinite():
             self._sink.submit(self.snapshot)
             self._milestone_passed = False
         if wait:
             self._sink.drain()
 
-    def _is_poisoned(self) -> bool:
+    def _is_nonfinite(self) -> bool:
         """Return whether the state took part in a bad step that the next metric point will refuse, on all ranks: it is not to be stored."""
-        return not self._looks_at_each_step and self._guard.first_bad() is not None
+        return not self._checks_every_step and self._guard.first_nonfinite() is not None
 
     def snapshot(self) -> CheckpointState:
         """Copy the whole state to host memory."""

@@ -70,6 +70,6 @@ def test_a_training_step_never_makes_the_host_wait_for_the_device(tmp_path: Path
         trainer._train_step()
     assert watch.seen == []
     with Watch() as watch:
-        float(trainer._guard.poisoned)
+        float(trainer._guard.is_nonfinite)
         torch.tensor(1.0)
     assert len(watch.seen) == 2, "the watch sees what it is for"
