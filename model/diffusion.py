@@ -19,10 +19,10 @@ NUM_TIMESTEPS = 1000
 
 
 @runtime_checkable
-class Path(Protocol):
+class NoisePath(Protocol):
     """A Gaussian path from data to noise with falling signal-to-noise ratio.
 
-    `velocity` is the path's own derivative: dx_t / d clock(t) = velocity, which is what a v-prediction means on this path.
+    `velocity` is the path's own derivative: dx_t / d flow_time(t) = velocity, which is what a v-prediction means on this path.
     """
 
     @property
@@ -35,7 +35,7 @@ class Path(Protocol):
     def velocity_weights(self, t: Times) -> tuple[Times, Times]:
         """Return (a, s) such that the velocity is a * x + s * e."""
 
-    def clock(self, t: Times) -> Times:
+    def flow_time(self, t: Times) -> Times:
         """Return the variable along which the velocity is the derivative of x_t."""
 
     def timestep(self, t: Times) -> Times:
@@ -53,7 +53,7 @@ class RectifiedFlow:
     def velocity_weights(self, t: Times) -> tuple[Times, Times]:
         return -torch.ones_like(t), torch.ones_like(t)
 
-    def clock(self, t: Times) -> Times:
+    def flow_time(self, t: Times) -> Times:
         return t
 
     def timestep(self, t: Times) -> Times:
@@ -92,7 +92,7 @@ class VariancePreserving:
         alpha, sigma = self.alpha_sigma(t)
         return -sigma, alpha
 
-    def clock(self, t: Times) -> Times:
+    def flow_time(self, t: Times) -> Times:
         alpha, sigma = self.alpha_sigma(t)
         return torch.atan2(sigma, alpha)
 
@@ -121,7 +121,7 @@ def zero_terminal_snr(alpha_bar: Float64[Tensor, " timesteps"]) -> Float64[Tenso
     return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
 
 
-def build_path(config: DiffusionConfig) -> Path:
+def build_path(config: DiffusionConfig) -> NoisePath:
     """Return the path that `config` names."""
     match config.path:
         case "rectified_flow":
@@ -139,7 +139,7 @@ def shift_times(t: Times, shift: float) -> Times:
     return t if shift == 1 else t / (t + (1 - t) / shift)  # exactly 0 and 1 at the ends
 
 
-def _per_image(weights: Times, like: Tensor) -> Tensor:
+def _expand_per_image(weights: Times, like: Tensor) -> Tensor:
     return weights.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
 
 
@@ -148,7 +148,7 @@ class Diffusion:
     """A path together with what the network predicts on it and how its training error is weighted."""
 
     config: DiffusionConfig
-    path: Path
+    path: NoisePath
 
     def draw_times(self, uniform: Times) -> Times:
         """Turn uniform numbers in (0, 1) into training times, on the path's grid if it has one."""
@@ -160,10 +160,10 @@ class Diffusion:
         steps = self.path.num_timesteps
         return t if steps is None else (t * steps).ceil().clamp(1, steps) / steps
 
-    def noisy(self, x: Float[Tensor, "b ..."], e: Float[Tensor, "b ..."], t: Times) -> Float[Tensor, "b ..."]:
+    def add_noise(self, x: Float[Tensor, "b ..."], e: Float[Tensor, "b ..."], t: Times) -> Float[Tensor, "b ..."]:
         """Return x_t = alpha x + sigma e."""
         alpha, sigma = self.path.alpha_sigma(t)
-        return _per_image(alpha, x) * x + _per_image(sigma, x) * e
+        return _expand_per_image(alpha, x) * x + _expand_per_image(sigma, x) * e
 
     def target(self, x: Float[Tensor, "b ..."], e: Float[Tensor, "b ..."], t: Times) -> Float[Tensor, "b ..."]:
         """Return what a perfect network would output."""
@@ -174,7 +174,7 @@ class Diffusion:
                 return e
             case "v":
                 a, s = self.path.velocity_weights(t)
-                return _per_image(a, x) * x + _per_image(s, x) * e
+                return _expand_per_image(a, x) * x + _expand_per_image(s, x) * e
 
     def clean_image(self, output: Float[Tensor, "b ..."], x_t: Float[Tensor, "b ..."], t: Times) -> Float[Tensor, "b ..."]:
         """Return the estimate of x that the network's `output` at (`x_t`, `t`) stands for."""
@@ -183,11 +183,11 @@ class Diffusion:
             case "x":
                 return output
             case "eps":
-                return (x_t - _per_image(sigma, x_t) * output) / _per_image(alpha, x_t)
+                return (x_t - _expand_per_image(sigma, x_t) * output) / _expand_per_image(alpha, x_t)
             case "v":
                 a, s = self.path.velocity_weights(t)
                 determinant = alpha * s - sigma * a
-                return _per_image(s / determinant, x_t) * x_t - _per_image(sigma / determinant, x_t) * output
+                return _expand_per_image(s / determinant, x_t) * x_t - _expand_per_image(sigma / determinant, x_t) * output
 
     def image_error_per_output_error(self, t: Times) -> Times:
         """Return |d clean_image / d output|: how much an error of the output weighs as an error of the image."""

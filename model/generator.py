@@ -18,7 +18,7 @@ from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
 from model.memory import MOST_IMAGES, images_that_fit
 from model.samplers import Denoise
-from model.sampling import autoguided, clipped, denoiser_of, sample, to_uint8
+from model.sampling import autoguide, clip_estimates, denoiser_of, sample, to_uint8
 
 
 class WeightsMismatch(ValueError):
@@ -131,8 +131,8 @@ class Generator:
                 if own != other:
                     raise GuideMismatch(f"the guide has {what} {other!r}, the model that it should guide {own!r}")
             bad = denoiser_of(guide._call, guide._diffusion, clip_x=False)
-            denoise = autoguided(denoise, bad, guidance.weight, t_low=guidance.t_low, t_high=guidance.t_high)
-        return clipped(denoise) if clip_x else denoise
+            denoise = autoguide(denoise, bad, guidance.weight, t_low=guidance.t_low, t_high=guidance.t_high)
+        return clip_estimates(denoise) if clip_x else denoise
 
     def _drawn(
         self,

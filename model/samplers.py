@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model.config import SamplingConfig
-from model.diffusion import Path
+from model.diffusion import NoisePath
 from model.sampler_table import SAMPLERS
-from model.timesteps import Point, points, sampling_times
+from model.timesteps import Point, evaluate_path, sampling_times
 
 Images = Float[Tensor, "b c h w"]
 Denoise = Callable[[Images, float], Images]
@@ -74,10 +74,10 @@ def _ddim(denoise: Denoise, trajectory: list[Point], x_t: Images, config: Sampli
     """Keep the estimates of image and noise fixed over the step (Song et al. 2020, equation 12); eta = 1 is ancestral sampling."""
     for i, (at, to) in enumerate(pairwise(trajectory)):
         x = denoise(x_t, at.t)
-        fresh = config.eta * posterior(x_t, x, at, to)[1]
-        x_t = to.alpha * x + math.sqrt(max(to.sigma**2 - fresh**2, 0.0)) * _noise_estimate(x_t, x, at)
-        if fresh > 0:
-            x_t = x_t + fresh * noise_at(i)
+        deviation = config.eta * posterior(x_t, x, at, to)[1]
+        x_t = to.alpha * x + math.sqrt(max(to.sigma**2 - deviation**2, 0.0)) * _noise_estimate(x_t, x, at)
+        if deviation > 0:
+            x_t = x_t + deviation * noise_at(i)
         on_step(i + 1, len(trajectory) - 1)
     return x_t
 
@@ -86,7 +86,7 @@ def _ddim(denoise: Denoise, trajectory: list[Point], x_t: Images, config: Sampli
 def _euler(denoise: Denoise, trajectory: list[Point], x_t: Images, config: SamplingConfig, noise_at: NoiseAt, on_step: OnStep) -> Images:
     """First-order integration of the probability flow along the path's own clock."""
     for i, (at, to) in enumerate(pairwise(trajectory)):
-        x_t = x_t + (to.clock - at.clock) * _velocity(x_t, denoise(x_t, at.t), at)
+        x_t = x_t + (to.flow_time - at.flow_time) * _velocity(x_t, denoise(x_t, at.t), at)
         on_step(i + 1, len(trajectory) - 1)
     return x_t
 
@@ -96,11 +96,11 @@ def _heun(denoise: Denoise, trajectory: list[Point], x_t: Images, config: Sampli
     """Second-order integration of the probability flow; the last step, into pure data, is Euler's (Karras et al. 2022, algorithm 1)."""
     for i, (at, to) in enumerate(pairwise(trajectory)):
         slope = _velocity(x_t, denoise(x_t, at.t), at)
-        reached = x_t + (to.clock - at.clock) * slope
+        x_next = x_t + (to.flow_time - at.flow_time) * slope
         if to.sigma > 0:
-            slope = (slope + _velocity(reached, denoise(reached, to.t), to)) / 2
-            reached = x_t + (to.clock - at.clock) * slope
-        x_t = reached
+            slope = (slope + _velocity(x_next, denoise(x_next, to.t), to)) / 2
+            x_next = x_t + (to.flow_time - at.flow_time) * slope
+        x_t = x_next
         on_step(i + 1, len(trajectory) - 1)
     return x_t
 
@@ -111,14 +111,14 @@ def _first_order(x_t: Images, x: Images, at: Point, to: Point) -> Images:
     return ratio * x_t + (to.alpha - at.alpha * ratio) * x
 
 
-def _can_extrapolate(before: Point, at: Point, to: Point) -> bool:
-    """Return whether a two-step method may continue the line through `before` and `at` to `to`.
+def _can_extrapolate(previous: Point, at: Point, to: Point) -> bool:
+    """Return whether a two-step method may continue the line through `previous` and `at` to `to`.
 
     Not where log-SNR is infinite, and not over a step that is much longer than the last one, as into the last timestep of a "linspace":
     the difference of two near estimates, stretched so far, is worse than no second order at all. The bound 1 + sqrt(2) is a rule of thumb,
     borrowed from the two-step backward formula, which is unstable where steps grow by more (Grigorieff 1983).
     """
-    last, next_ = at.half_log_snr - before.half_log_snr, to.half_log_snr - at.half_log_snr
+    last, next_ = at.half_log_snr - previous.half_log_snr, to.half_log_snr - at.half_log_snr
     return math.isfinite(last) and math.isfinite(next_) and next_ <= (1 + math.sqrt(2)) * last
 
 
@@ -141,29 +141,29 @@ def _dpmpp_2m(denoise: Denoise, trajectory: list[Point], x_t: Images, config: Sa
 @_sampler("unipc")
 def _unipc(denoise: Denoise, trajectory: list[Point], x_t: Images, config: SamplingConfig, noise_at: NoiseAt, on_step: OnStep) -> Images:
     """Second-order predictor with a corrector that reuses the next evaluation (Zhao et al. 2023, UniPC-2 with B(h) = expm1(-h))."""
-    older: tuple[Images, Point] | None = None
+    previous: tuple[Images, Point] | None = None
     x = denoise(x_t, trajectory[0].t)
     for i, (at, to) in enumerate(pairwise(trajectory)):
         h = to.half_log_snr - at.half_log_snr
         base = _first_order(x_t, x, at, to)
         if not math.isfinite(h):
-            x_t, older = base, None
+            x_t, previous = base, None
             if to.sigma > 0:
                 x = denoise(x_t, to.t)
             on_step(i + 1, len(trajectory) - 1)
             continue
         growth = to.alpha * -math.expm1(-h)
         slopes = []
-        if older is not None and _can_extrapolate(older[1], at, to):
-            slopes = [((older[1].half_log_snr - at.half_log_snr) / h, older[0])]
+        if previous is not None and _can_extrapolate(previous[1], at, to):
+            slopes = [((previous[1].half_log_snr - at.half_log_snr) / h, previous[0])]
         differences = [(other - x) / ratio for ratio, other in slopes]
         predicted = base + growth * 0.5 * differences[0] if differences else base
-        fresh = denoise(predicted, to.t)
+        x_next = denoise(predicted, to.t)
         weights = _unipc_weights([ratio for ratio, _ in slopes] + [1.0], h)
         x_t = base
-        for weight, difference in zip(weights, [*differences, fresh - x], strict=True):
+        for weight, difference in zip(weights, [*differences, x_next - x], strict=True):
             x_t = x_t + growth * weight * difference
-        older, x = (x, at), fresh
+        previous, x = (x, at), x_next
         on_step(i + 1, len(trajectory) - 1)
     return x_t
 
@@ -182,13 +182,19 @@ def _unipc_weights(ratios: list[float], h: float) -> list[float]:
 
 
 def integrate(
-    denoise: Denoise, path: Path, config: SamplingConfig, start: Images, noise_at: NoiseAt, *, on_step: OnStep = lambda done, total: None
+    denoise: Denoise,
+    path: NoisePath,
+    config: SamplingConfig,
+    start: Images,
+    noise_at: NoiseAt,
+    *,
+    on_step: OnStep = lambda done, total: None,
 ) -> Images:
     """Carry `start` (standard normal noise at t = 1) along `path` to an image with the sampler that `config` names."""
-    return follow(denoise, points(path, sampling_times(path, config)), config, start, noise_at, on_step=on_step)
+    return run_sampler(denoise, evaluate_path(path, sampling_times(path, config)), config, start, noise_at, on_step=on_step)
 
 
-def follow(
+def run_sampler(
     denoise: Denoise,
     trajectory: list[Point],
     config: SamplingConfig,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model import rng
 from model.config import SamplingConfig
-from model.diffusion import Diffusion, Path
+from model.diffusion import Diffusion, NoisePath
 from model.samplers import Denoise, Images, OnStep, integrate
 
 
@@ -23,20 +23,20 @@ def denoiser_of(network: Callable[[Tensor, Tensor], Tensor], diffusion: Diffusio
         times = torch.full((len(x_t),), t, dtype=torch.float64, device=x_t.device)
         return diffusion.clean_image(network(x_t, diffusion.path.timestep(times).to(x_t.dtype)), x_t, times)
 
-    return clipped(denoise) if clip_x else denoise
+    return clip_estimates(denoise) if clip_x else denoise
 
 
-def clipped(denoise: Denoise) -> Denoise:
+def clip_estimates(denoise: Denoise) -> Denoise:
     """Keep the estimates of `denoise` in [-1, 1], where images are."""
     return lambda x_t, t: denoise(x_t, t).clamp(-1, 1)
 
 
-def autoguided(good: Denoise, bad: Denoise, weight: float, *, t_low: float = 0.0, t_high: float = 1.0) -> Denoise:
+def autoguide(good: Denoise, bad: Denoise, weight: float, *, t_low: float = 0.0, t_high: float = 1.0) -> Denoise:
     """Push the estimate away from that of a weaker version of the model (Karras et al. 2024, "Guiding a diffusion model with a bad
     version of itself", equation 3, which on any path is the same for image, noise and velocity).
 
     `weight` 1 is `good` alone. Guidance acts within an interval of times, ends included (Kynkaanniemi et al. 2024). The result reaches
-    beyond the images of either: hand in denoisers that do not clip, and wrap the result in `clipped`.
+    beyond the images of either: hand in denoisers that do not clip, and wrap the result in `clip_estimates`.
     """
 
     def denoise(x_t: Images, t: float) -> Images:
@@ -49,7 +49,7 @@ def autoguided(good: Denoise, bad: Denoise, weight: float, *, t_low: float = 0.0
 @torch.inference_mode()
 def sample(
     denoise: Denoise,
-    path: Path,
+    path: NoisePath,
     config: SamplingConfig,
     indices: Int64[Tensor, " b"],
     image_px: int,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from model.config import SamplingConfig
-from model.diffusion import Path, shift_times
+from model.diffusion import NoisePath, shift_times
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Point:
     t: float
     alpha: float
     sigma: float
-    clock: float
+    flow_time: float
     velocity_x: float
     velocity_e: float
 
@@ -33,16 +33,16 @@ class Point:
         return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
 
 
-def points(path: Path, times: Sequence[float]) -> list[Point]:
+def evaluate_path(path: NoisePath, times: Sequence[float]) -> list[Point]:
     """Evaluate `path` at `times`."""
     t = torch.tensor(times, dtype=torch.float64)
     alpha, sigma = path.alpha_sigma(t)
     a, s = path.velocity_weights(t)
-    columns = (t, alpha, sigma, path.clock(t), a, s)
+    columns = (t, alpha, sigma, path.flow_time(t), a, s)
     return [Point(*row) for row in torch.stack([c.double() for c in columns], dim=1).tolist()]
 
 
-def sampling_times(path: Path, config: SamplingConfig) -> list[float]:
+def sampling_times(path: NoisePath, config: SamplingConfig) -> list[float]:
     """Return num_steps + 1 falling times, the last one 0.
 
     On a discrete path these are timesteps k as t = (k + 1) / T, spaced as Lin et al. 2023, table 2; on a continuous one they are even.

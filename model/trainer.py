@@ -195,7 +195,7 @@ class Trainer:
         if self.recipe.network.dropout > 0:
             torch.manual_seed(_dropout_seed(training.seed, step, positions.start))
         with self._no_sync(pass_index), self._autocast():
-            output = self._forward(self.diffusion.noisy(x, noise, t), self.diffusion.path.timestep(t).float())
+            output = self._forward(self.diffusion.add_noise(x, noise, t), self.diffusion.path.timestep(t).float())
             losses = self.diffusion.losses(output, x, noise, t)
             torch.autograd.backward(nan_propagating_sum(losses) / self._plan.per_rank)
         return losses.detach()
