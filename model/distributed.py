@@ -34,7 +34,7 @@ class World:
 
 
 @contextmanager
-def joined(world: World, device: torch.device, *, timeout_s: float) -> Iterator[None]:
+def process_group(world: World, device: torch.device, *, timeout_s: float) -> Iterator[None]:
     """Be a member of the default process group (NCCL on CUDA, gloo on CPU) inside the block; nothing happens in a world of one."""
     if world.size == 1:
         yield
@@ -88,7 +88,7 @@ class Agreement:
         return self._agreed
 
 
-_SIGNS_OF_A_LOST_RANK = (
+_LOST_RANK_MESSAGES = (
     "Connection closed by peer",
     "Connection reset by peer",
     "Broken pipe",
@@ -101,27 +101,27 @@ _SIGNS_OF_A_LOST_RANK = (
 
 def is_lost_rank(error: BaseException) -> bool:
     """Say whether `error` is what a rank sees when another one is gone or hangs; gloo tells it in words alone."""
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in _SIGNS_OF_A_LOST_RANK)
+    return isinstance(error, dist.DistError) or any(message in str(error) for message in _LOST_RANK_MESSAGES)
 
 
-def wait_for_all(world: World) -> None:
+def wait_for_all_ranks(world: World) -> None:
     """Return when every rank has called this."""
     if world.size > 1:
         dist.barrier()
 
 
-def text_from_first(text: str, world: World, device: torch.device) -> str:
+def broadcast_text(text: str, world: World, device: torch.device) -> str:
     """Return the `text` of rank 0 on every rank, sent as plain bytes (torch's object collectives unpickle what they receive)."""
     if world.size == 1:
         return text
     raw = text.encode()
     size = torch.tensor([len(raw)], device=device)
     dist.broadcast(size, src=0)
-    sent = torch.zeros(int(size), dtype=torch.uint8, device=device)
+    buffer = torch.zeros(int(size), dtype=torch.uint8, device=device)
     if world.is_first and raw:
-        sent.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
-    dist.broadcast(sent, src=0)
-    return bytes(sent.cpu().tolist()).decode()
+        buffer.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+    dist.broadcast(buffer, src=0)
+    return bytes(buffer.cpu().tolist()).decode()
 
 
 def mean_over_ranks(values: Tensor, world: World) -> Tensor:
@@ -133,7 +133,7 @@ def mean_over_ranks(values: Tensor, world: World) -> Tensor:
     return total / world.size
 
 
-def gathered(rows: Tensor, world: World) -> Tensor:
+def gather_rows(rows: Tensor, world: World) -> Tensor:
     """Concatenate the equally shaped `rows` of all ranks, in the order of the ranks."""
     if world.size == 1:
         return rows

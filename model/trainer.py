@@ -25,7 +25,7 @@ from model.config import Recipe, TrainingConfig
 from model.dataset import BatchReader, Pack, indices_for_step
 from model.denoiser import build_denoiser
 from model.diffusion import Diffusion, build_diffusion
-from model.distributed import Agreement, World, gathered
+from model.distributed import Agreement, World, gather_rows
 from model.ema import AveragedWeights, ClassicProfile, PowerProfile, Profile
 from model.guard import Guard, NonFinite, nan_propagating_sum
 from model.interfaces import CheckpointSink, Recorder
@@ -240,7 +240,7 @@ class Trainer:
         facts = self._probe()
         if not facts:
             return {}
-        rows = gathered(torch.tensor([list(facts.values())], dtype=torch.float64, device=self.device), self.world).tolist()
+        rows = gather_rows(torch.tensor([list(facts.values())], dtype=torch.float64, device=self.device), self.world).tolist()
         firsts = rows[:: self.world.local_size]
         return {f"system/node_{node}/{name}": value for node, row in enumerate(firsts) for name, value in zip(facts, row, strict=True)}
 
@@ -252,7 +252,7 @@ class Trainer:
         began = self._clock()
         share = -(-NUM_SAMPLES // self.world.size)
         indices = torch.arange(self.world.rank * share, (self.world.rank + 1) * share, device=self.device)
-        images = gathered(self.draw(indices), self.world)[:NUM_SAMPLES]
+        images = gather_rows(self.draw(indices), self.world)[:NUM_SAMPLES]
         if self.world.is_first:
             self._recorder.samples(self.step, images.cpu())
         self._meter.excluded(self._clock() - began)
