@@ -25,7 +25,7 @@ from model.checkpoint_manifest import (
     CheckpointInvalid,
     directory_name,
     encode_manifest,
-    identify,
+    file_entry,
     verify,
 )
 
@@ -62,7 +62,7 @@ def publish(state: CheckpointState, root: Path, *, crash: Crash = lambda point: 
             crash(f"{group} written")
         (staging / STATE_FILE).write_bytes(canonical_json({"step": state.step, **state.facts}))
         crash("state written")
-        files = {path.name: identify(path) for path in sorted(staging.iterdir())}
+        files = {path.name: file_entry(path) for path in sorted(staging.iterdir())}
         manifest = encode_manifest(state.step, files)
         (staging / MANIFEST_FILE).write_bytes(manifest)
         crash("manifest written")
@@ -94,9 +94,9 @@ def read(directory: Path, *, groups: Iterable[str] | None = None) -> CheckpointS
     """
     checkpoint = verify(directory)
     facts = json.loads((directory / STATE_FILE).read_bytes())
-    wanted = groups if groups is not None else [Path(name).stem for name in checkpoint.files if name.endswith(".safetensors")]
+    names = groups if groups is not None else [Path(name).stem for name in checkpoint.files if name.endswith(".safetensors")]
     tensors = {}
-    for group in wanted:
+    for group in names:
         try:
             tensors[group] = load_file(directory / f"{group}.safetensors")
         except (SafetensorError, OSError) as cause:

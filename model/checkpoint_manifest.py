@@ -22,7 +22,7 @@ class CheckpointInvalid(ValueError):
     """A checkpoint is missing a part, or a part is not what its manifest says. It must not be loaded."""
 
 
-class CheckpointOfAnotherFormat(ValueError):
+class UnsupportedCheckpointFormat(ValueError):
     """A checkpoint was written by another version. It is whole, so it must not be thrown away either."""
 
 
@@ -49,7 +49,7 @@ def directory_name(step: int) -> str:
     return f"step-{step:09d}"
 
 
-def identify(path: Path) -> FileEntry:
+def file_entry(path: Path) -> FileEntry:
     """Return the identity of the file at `path`."""
     with path.open("rb") as file:
         return FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
@@ -66,16 +66,16 @@ def decode_manifest(raw: bytes) -> tuple[int, dict[str, FileEntry]]:
 
     Raises:
         CheckpointInvalid: if it is not a manifest, or a file name in it is not a plain name.
-        CheckpointOfAnotherFormat: if another version wrote it.
+        UnsupportedCheckpointFormat: if another version wrote it.
     """
     try:
         decoded = json.loads(raw)
         if decoded["format"] != FORMAT:
-            raise CheckpointOfAnotherFormat(f"checkpoint format {decoded['format']} is not {FORMAT}, the one that this version reads")
+            raise UnsupportedCheckpointFormat(f"checkpoint format {decoded['format']} is not {FORMAT}, the one that this version reads")
         files = {str(name): FileEntry(str(entry["sha256"]), int(entry["size_bytes"])) for name, entry in decoded["files"].items()}
         step = int(decoded["step"])
     except (ValueError, KeyError, TypeError, AttributeError) as cause:
-        if isinstance(cause, CheckpointOfAnotherFormat):
+        if isinstance(cause, UnsupportedCheckpointFormat):
             raise
         raise CheckpointInvalid(f"{MANIFEST_FILE} is not readable: {cause}") from cause
     if any("/" in name or "\\" in name or name.startswith(".") for name in files):
@@ -83,8 +83,8 @@ def decode_manifest(raw: bytes) -> tuple[int, dict[str, FileEntry]]:
     return step, files
 
 
-def verify(directory: Path, *, beside: Callable[[str], bool] = lambda name: False) -> Checkpoint:
-    """Check every file of the checkpoint in `directory` against its manifest; names that `beside` knows may lie there too, unread.
+def verify(directory: Path, *, is_sidecar: Callable[[str], bool] = lambda name: False) -> Checkpoint:
+    """Check every file of the checkpoint in `directory` against its manifest; names that `is_sidecar` accepts may lie there too, unread.
 
     Raises:
         CheckpointInvalid: naming the first file that is missing, extra or different.
@@ -94,26 +94,26 @@ def verify(directory: Path, *, beside: Callable[[str], bool] = lambda name: Fals
     except OSError as cause:
         raise CheckpointInvalid(f"{directory.name}: no {MANIFEST_FILE}") from cause
     step, files = decode_manifest(raw)
-    present = {path.name for path in directory.iterdir() if path.name in files or not beside(path.name)} - {MANIFEST_FILE}
+    present = {path.name for path in directory.iterdir() if path.name in files or not is_sidecar(path.name)} - {MANIFEST_FILE}
     for name in sorted(present ^ set(files)):
         raise CheckpointInvalid(f"{directory.name}: file {name} is {'extra' if name in present else 'missing'}")
     for name, entry in files.items():
-        found = identify(directory / name)
-        if found != entry:
-            raise CheckpointInvalid(f"{directory.name}: {name} has sha256 {found.sha256[:12]}, its manifest says {entry.sha256[:12]}")
+        actual = file_entry(directory / name)
+        if actual != entry:
+            raise CheckpointInvalid(f"{directory.name}: {name} has sha256 {actual.sha256[:12]}, its manifest says {entry.sha256[:12]}")
     return Checkpoint(directory=directory, step=step, digest=hashlib.sha256(raw).hexdigest(), files=files)
 
 
-def published(root: Path) -> list[Path]:
+def list_checkpoints(root: Path) -> list[Path]:
     """List the checkpoint directories under `root`, newest first, unverified."""
     return sorted((path for path in root.glob("step-*") if path.is_dir()), reverse=True) if root.is_dir() else []
 
 
 def newest_valid(root: Path) -> Checkpoint | None:
     """Return the newest checkpoint under `root` that verifies, or None."""
-    for directory in published(root):
+    for directory in list_checkpoints(root):
         try:
             return verify(directory)
-        except (CheckpointInvalid, CheckpointOfAnotherFormat):
+        except (CheckpointInvalid, UnsupportedCheckpointFormat):
             continue
     return None

@@ -27,7 +27,7 @@ PACK_FILE = "pack.json"
 _VERIFY_IMAGES = 64
 
 
-class PackTorn(ValueError):
+class PackCorrupt(ValueError):
     """The pack is missing, incomplete or does not fit its description. Build it again."""
 
 
@@ -52,16 +52,16 @@ def open_pack(directory: Path) -> Pack:
     """Open the pack in `directory` as a read-only memory map.
 
     Raises:
-        PackTorn: if it is not there, or if its files do not fit each other.
+        PackCorrupt: if it is not there, or if its files do not fit each other.
     """
     try:
-        described = json.loads((directory / PACK_FILE).read_text())
+        description = json.loads((directory / PACK_FILE).read_text())
         images = np.load(directory / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
-        keys, digest, pixels = tuple(described["keys"]), str(described["dataset_digest"]), str(described["pixels_sha256"])
+        keys, digest, pixels = tuple(description["keys"]), str(description["dataset_digest"]), str(description["pixels_sha256"])
     except (OSError, EOFError, ValueError, KeyError, TypeError) as cause:
-        raise PackTorn(f"no usable pack in {directory}: {cause}") from cause
+        raise PackCorrupt(f"no usable pack in {directory}: {cause}") from cause
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[0] != len(keys) or images.shape[3] != 3:
-        raise PackTorn(f"{directory / IMAGES_FILE} holds {images.dtype} {images.shape}, expected uint8 ({len(keys)}, h, w, 3)")
+        raise PackCorrupt(f"{directory / IMAGES_FILE} holds {images.dtype} {images.shape}, expected uint8 ({len(keys)}, h, w, 3)")
     return Pack(images=images, keys=keys, dataset_digest=digest, pixels_sha256=pixels)
 
 
@@ -69,13 +69,13 @@ def verify_pack(pack: Pack) -> None:
     """Read every pixel of `pack` and check it.
 
     Raises:
-        PackTorn: if they are not those that were written.
+        PackCorrupt: if they are not those that were written.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for start in range(0, len(pack), _VERIFY_IMAGES):
-        found.update(np.ascontiguousarray(pack.images[start : start + _VERIFY_IMAGES]).data)
-    if found.hexdigest() != pack.pixels_sha256:
-        raise PackTorn("the pixels of the pack are not those that were written")
+        digest.update(np.ascontiguousarray(pack.images[start : start + _VERIFY_IMAGES]).data)
+    if digest.hexdigest() != pack.pixels_sha256:
+        raise PackCorrupt("the pixels of the pack are not those that were written")
 
 
 @lru_cache(maxsize=4)
@@ -89,11 +89,11 @@ def indices_for_step(*, seed: int, step: int, batch_images: int, num_images: int
     """Return which images make up the global batch of `step`: the next `batch_images` of the endless sequence of shuffled epochs."""
     positions = np.arange(step * batch_images, (step + 1) * batch_images)
     epochs, offsets = positions // num_images, positions % num_images
-    chosen = np.empty(batch_images, dtype=np.int64)
+    indices = np.empty(batch_images, dtype=np.int64)
     for epoch in np.unique(epochs):
-        inside = epochs == epoch
-        chosen[inside] = epoch_order(seed, int(epoch), num_images)[offsets[inside]]
-    return chosen
+        in_epoch = epochs == epoch
+        indices[in_epoch] = epoch_order(seed, int(epoch), num_images)[offsets[in_epoch]]
+    return indices
 
 
 class BatchReader:
@@ -103,26 +103,28 @@ class BatchReader:
         self._device = device
         self._pack = pack
         self._resident = torch.from_numpy(np.array(pack.images)).to(device) if on_device else None
-        self._ahead: tuple[bytes, Future[Tensor]] | None = None
+        self._prefetch: tuple[bytes, Future[Tensor]] | None = None
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
 
-    def read(self, indices: np.ndarray, *, then: np.ndarray | None = None) -> UInt8[Tensor, "b 3 h w"]:
-        """Return the images with `indices`, in channels-last memory; `then` names the batch that will be asked for next."""
+    def read(self, indices: np.ndarray, *, next_indices: np.ndarray | None = None) -> UInt8[Tensor, "b 3 h w"]:
+        """Return the images with `indices`, in channels-last memory; `next_indices` names the batch that will be asked for next."""
         if self._resident is not None:
-            return self._resident[self._pinned(torch.from_numpy(indices)).to(self._device, non_blocking=True)].permute(0, 3, 1, 2)
-        ready = (
-            self._ahead[1] if self._ahead is not None and self._ahead[0] == indices.tobytes() else self._pool.submit(self._gather, indices)
+            return self._resident[self._pin_memory(torch.from_numpy(indices)).to(self._device, non_blocking=True)].permute(0, 3, 1, 2)
+        pending = (
+            self._prefetch[1]
+            if self._prefetch is not None and self._prefetch[0] == indices.tobytes()
+            else self._pool.submit(self._gather, indices)
         )
-        self._ahead = None if then is None else (then.tobytes(), self._pool.submit(self._gather, then))
-        return ready.result().to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        self._prefetch = None if next_indices is None else (next_indices.tobytes(), self._pool.submit(self._gather, next_indices))
+        return pending.result().to(self._device, non_blocking=True).permute(0, 3, 1, 2)
 
     def _gather(self, indices: np.ndarray) -> UInt8[Tensor, "b h w 3"]:
         order = np.argsort(indices, kind="stable")
-        gathered = np.empty((len(indices), *self._pack.images.shape[1:]), dtype=np.uint8)
-        gathered[order] = self._pack.images[indices[order]]
-        return self._pinned(torch.from_numpy(gathered))
+        batch = np.empty((len(indices), *self._pack.images.shape[1:]), dtype=np.uint8)
+        batch[order] = self._pack.images[indices[order]]
+        return self._pin_memory(torch.from_numpy(batch))
 
-    def _pinned(self, batch: Tensor) -> Tensor:
+    def _pin_memory(self, batch: Tensor) -> Tensor:
         """Return `batch` where the device can fetch it by itself: a copy from other memory would make the host wait."""
         return batch.pin_memory() if self._device.type == "cuda" else batch
 
@@ -173,11 +175,11 @@ class PackWriter:
         if kind is not None:
             return
         if self._next != len(self._keys):
-            raise PackTorn(f"{self._next} images were added for {len(self._keys)} keys")
+            raise PackCorrupt(f"{self._next} images were added for {len(self._keys)} keys")
         partial = self._directory / (PACK_FILE + ".partial")
-        described = {"dataset_digest": self._digest, "pixels_sha256": self._pixels.hexdigest(), "keys": self._keys}
+        description = {"dataset_digest": self._digest, "pixels_sha256": self._pixels.hexdigest(), "keys": self._keys}
         with partial.open("w") as file:
-            file.write(json.dumps(described))
+            file.write(json.dumps(description))
             file.flush()
             os.fsync(file.fileno())  # the pixels were flushed to disk before it
         partial.replace(self._directory / PACK_FILE)

@@ -16,7 +16,7 @@ from torch import Tensor
 from model.config import DiffusionConfig, ModelSpec, NetworkConfig, Precision, SamplingConfig
 from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
-from model.memory import MOST_IMAGES, images_that_fit
+from model.memory import MAX_IMAGES, max_images_in_memory
 from model.samplers import Denoise
 from model.sampling import autoguide, clip_estimates, denoiser_of, sample, to_uint8
 
@@ -87,7 +87,7 @@ class Generator:
         *,
         guidance: Guidance | None = None,
         pass_images: int | None = None,
-        limit: int = MOST_IMAGES,
+        limit: int = MAX_IMAGES,
         on_step: Callable[[int, int], None] = lambda done, total: None,
     ) -> UInt8[Tensor, "b 3 h w"]:
         """Return the images with `indices`, drawn `pass_images` at a time (the last pass is filled up and cut).
@@ -119,7 +119,7 @@ class Generator:
                         torch.zeros(count, 3, self.image_px, self.image_px, device=self.device), torch.zeros(count, device=self.device)
                     )
 
-            self._fitting = images_that_fit(probe, self.device, sharers=self._sharers)
+            self._fitting = max_images_in_memory(probe, self.device, sharers=self._sharers)
         return self._fitting
 
     def _denoiser(self, guidance: Guidance | None, *, clip_x: bool) -> Denoise:

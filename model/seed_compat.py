@@ -25,42 +25,42 @@ SAMPLING = SamplingConfig(sampler="ddpm", num_steps=1000, spacing="linspace", cl
 """Its own sampler: ancestral through the posterior of the predicted image, all 1000 timesteps, nothing clipped."""
 
 
-class NotThisNetwork(ValueError):
+class TensorsMismatch(ValueError):
     """The tensors are not those of the network; the message names the first that differ."""
 
 
-def checked(tensors: Mapping[str, Tensor], network: NetworkConfig = PUBLISHED) -> dict[str, Tensor]:
+def check_tensors(tensors: Mapping[str, Tensor], network: NetworkConfig = PUBLISHED) -> dict[str, Tensor]:
     """Return `tensors` in the network's order, contiguous, after checking every name, shape, type and value.
 
     Raises:
-        NotThisNetwork: naming what is missing, unexpected, of another shape or type, or not finite.
+        TensorsMismatch: naming what is missing, unexpected, of another shape or type, or not finite.
     """
-    wanted = _expected(network)
-    if missing := [name for name in wanted if name not in tensors]:
-        raise NotThisNetwork(f"{len(missing)} of {len(wanted)} tensors are missing: {_some(missing)}")
-    if extra := [name for name in tensors if name not in wanted]:
-        raise NotThisNetwork(f"{len(extra)} tensors do not belong to the network: {_some(extra)}")
-    for name, like in wanted.items():
-        found = tensors[name]
-        if found.shape != like.shape or found.dtype != like.dtype:
-            raise NotThisNetwork(f"tensor {name} is {found.dtype} {tuple(found.shape)}, expected {like.dtype} {tuple(like.shape)}")
-        if not torch.isfinite(found).all():
-            raise NotThisNetwork(f"tensor {name} holds values that are not finite")
-    return {name: tensors[name].detach().contiguous() for name in wanted}
+    expected = _expected_tensors(network)
+    if missing := [name for name in expected if name not in tensors]:
+        raise TensorsMismatch(f"{len(missing)} of {len(expected)} tensors are missing: {_first_names(missing)}")
+    if extra := [name for name in tensors if name not in expected]:
+        raise TensorsMismatch(f"{len(extra)} tensors do not belong to the network: {_first_names(extra)}")
+    for name, like in expected.items():
+        tensor = tensors[name]
+        if tensor.shape != like.shape or tensor.dtype != like.dtype:
+            raise TensorsMismatch(f"tensor {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {like.dtype} {tuple(like.shape)}")
+        if not torch.isfinite(tensor).all():
+            raise TensorsMismatch(f"tensor {name} holds values that are not finite")
+    return {name: tensors[name].detach().contiguous() for name in expected}
 
 
 def size_bytes(network: NetworkConfig = PUBLISHED) -> int:
     """Return how many bytes the tensors of the network take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in _expected(network).values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in _expected_tensors(network).values())
 
 
-def _expected(network: NetworkConfig) -> dict[str, Tensor]:
+def _expected_tensors(network: NetworkConfig) -> dict[str, Tensor]:
     """Return every name with a tensor of its shape and type, and no memory."""
     with torch.device("meta"):
         return SeedCompat(network).state_dict()
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 

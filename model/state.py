@@ -57,7 +57,7 @@ class TrainingState:
         self._averages = averages
         self._copier = HostCopier()
 
-    def take(self, step: int, facts: JsonObject) -> CheckpointState:
+    def copy_to_host(self, step: int, facts: JsonObject) -> CheckpointState:
         """Copy everything to host memory."""
         moments: dict[str, Tensor] = {}
         for name, parameter in zip(self.names, self.parameters, strict=True):
@@ -70,21 +70,21 @@ class TrainingState:
         }
         return CheckpointState(step=step, tensors=self._copier.copy(groups), facts=facts)
 
-    def take_averages(self, averages: Mapping[str, AveragedWeights]) -> dict[str, dict[str, Tensor]]:
+    def copy_averages(self, averages: Mapping[str, AveragedWeights]) -> dict[str, dict[str, Tensor]]:
         """Copy some averages alone to host memory of their own, which no later copy overwrites."""
         return {
             f"ema-{name}": {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._named(average.tensors).items()}
             for name, average in averages.items()
         }
 
-    def put_back(self, state: CheckpointState) -> None:
+    def restore(self, state: CheckpointState) -> None:
         """Overwrite everything with `state`.
 
         Raises:
             StateMismatch: naming the tensor that is missing, unexpected or of another shape.
         """
         for group, targets in self._targets().items():
-            _refuse_unfitting(group, state, self.names, targets)
+            _check_group(group, state, self.names, targets)
         for group, targets in self._targets().items():
             with torch.no_grad():
                 for name, target in zip(self.names, targets, strict=True):
@@ -93,7 +93,7 @@ class TrainingState:
         for name, parameter in zip(self.names, self.parameters, strict=True):
             self._optimizer.state[parameter] = {
                 # The fused update walks raw memory: moments must have the strides of their parameter.
-                kind: torch.empty_like(parameter, requires_grad=False).copy_(_fitting(f"{kind}.{name}", moments, parameter))
+                kind: torch.empty_like(parameter, requires_grad=False).copy_(_matching_tensor(f"{kind}.{name}", moments, parameter))
                 for kind in _MOMENTS
             }
             # AdamW counts its updates per parameter; they are all the same number here.
@@ -106,12 +106,12 @@ class TrainingState:
         return {"weights": self.parameters, **{f"ema-{name}": average.tensors for name, average in self._averages.items()}}
 
 
-def _refuse_unfitting(group: str, state: CheckpointState, names: Sequence[str], targets: Sequence[Tensor]) -> None:
+def _check_group(group: str, state: CheckpointState, names: Sequence[str], targets: Sequence[Tensor]) -> None:
     saved = _group(state, group)
     if extra := sorted(set(saved) - set(names)):
         raise StateMismatch(f"group {group} holds tensors that the network does not have: {', '.join(extra[:5])}")
     for name, target in zip(names, targets, strict=True):
-        _fitting(name, saved, target)
+        _matching_tensor(name, saved, target)
 
 
 def _group(state: CheckpointState, group: str) -> dict[str, Tensor]:
@@ -123,10 +123,10 @@ def _group(state: CheckpointState, group: str) -> dict[str, Tensor]:
         ) from None
 
 
-def _fitting(name: str, tensors: dict[str, Tensor], like: Tensor) -> Tensor:
-    found = tensors.get(name)
-    if found is None:
+def _matching_tensor(name: str, tensors: dict[str, Tensor], like: Tensor) -> Tensor:
+    tensor = tensors.get(name)
+    if tensor is None:
         raise StateMismatch(f"tensor {name} is missing")
-    if found.shape != like.shape or found.dtype != like.dtype:
-        raise StateMismatch(f"tensor {name} is {found.dtype} {tuple(found.shape)}, the network has {like.dtype} {tuple(like.shape)}")
-    return found
+    if tensor.shape != like.shape or tensor.dtype != like.dtype:
+        raise StateMismatch(f"tensor {name} is {tensor.dtype} {tuple(tensor.shape)}, the network has {like.dtype} {tuple(like.shape)}")
+    return tensor

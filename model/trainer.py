@@ -183,7 +183,7 @@ class Trainer:
         training, step = self.recipe.training, self.step
         positions = self._plan.slice_of(self.world.rank, pass_index)
         began = self._clock()
-        images = self._reader.read(self._indices(step, positions), then=self._following(pass_index))
+        images = self._reader.read(self._indices(step, positions), next_indices=self._following(pass_index))
         self._meter.waited(self._clock() - began)
         ids = torch.arange(positions.start, positions.stop, device=self.device)
         if training.horizontal_flip:
@@ -287,7 +287,7 @@ class Trainer:
     def averages_state(self) -> CheckpointState:
         """Copy the power-function averages to host memory."""
         kept = {name: average for name, average in self.averages.items() if isinstance(average.profile, PowerProfile)}
-        return CheckpointState(step=self.step, tensors=self._state.take_averages(kept), facts={})
+        return CheckpointState(step=self.step, tensors=self._state.copy_averages(kept), facts={})
 
     def _save(self, *, wait: bool) -> None:
         """Hand a snapshot to the sink on the first rank; with `wait` it is durable, with all before it, when this returns."""
@@ -306,7 +306,7 @@ class Trainer:
     def snapshot(self) -> CheckpointState:
         """Copy the whole state to host memory."""
         facts = {"window": self._meter.facts(), "images_seen": self.step * self.recipe.training.batch_images}
-        state = self._state.take(self.step, facts)
+        state = self._state.copy_to_host(self.step, facts)
         return replace(state, notes={"device_hours": self._meter.device_hours})
 
     def restore(self, state: CheckpointState) -> None:
@@ -315,7 +315,7 @@ class Trainer:
         Raises:
             StateMismatch: naming the tensor that is missing, unexpected or of another shape.
         """
-        self._state.put_back(state)
+        self._state.restore(state)
         self._meter.restore(state.facts["window"], device_hours=float(state.notes.get("device_hours", 0.0)))
         self.step = state.step
 
