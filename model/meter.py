@@ -77,19 +77,19 @@ class Meter:
 
     def start(self) -> None:
         """Begin a window's clock now; what happened before counts as neither training time nor waiting."""
-        self._began_s = self._counted_s = self._clock()
+        self._window_start_s = self._hours_counted_until_s = self._clock()
         self._waited_s = 0.0
         self._steps = 0
 
-    def waited(self, seconds: float) -> None:
+    def add_wait(self, seconds: float) -> None:
         """Note time in which the step waited for its images."""
         self._waited_s += seconds
 
-    def excluded(self, seconds: float) -> None:
+    def exclude(self, seconds: float) -> None:
         """Note time that was not spent on training, such as drawing samples."""
-        self._began_s += seconds
+        self._window_start_s += seconds
 
-    def step(self, loss: Tensor, norm: Tensor) -> None:
+    def add_step(self, loss: Tensor, norm: Tensor) -> None:
         """Note one optimiser step by its mean loss and its gradient norm, both still on the device."""
         self._losses.append(loss)
         self._norms.append(norm)
@@ -99,7 +99,7 @@ class Meter:
         """Return the window's metrics over all ranks and begin the next one. A collective: every rank calls it at the same step."""
         losses = mean_over_ranks(torch.stack(self._losses), self._world)
         loss, norm = float(losses.mean()), float(torch.stack(self._norms).mean())
-        elapsed_s = max(self._clock() - self._began_s, 1e-9)
+        elapsed_s = max(self._clock() - self._window_start_s, 1e-9)
         rate = self._steps / elapsed_s
         self._count_hours()
         hardware, devices = self._hardware, self._world.size
@@ -124,8 +124,8 @@ class Meter:
 
     def _count_hours(self) -> None:
         now_s = self._clock()
-        self._device_hours += (now_s - self._counted_s) * self._world.size / 3600
-        self._counted_s = now_s
+        self._device_hours += (now_s - self._hours_counted_until_s) * self._world.size / 3600
+        self._hours_counted_until_s = now_s
 
     def facts(self) -> dict[str, list[float]]:
         """Return what a resumed run needs to go on in the middle of a window, as JSON."""

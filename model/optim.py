@@ -26,12 +26,12 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Split the parameters: matrices and kernels decay, everything with one axis (biases, norms) and the time embedding does not."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    with_decay: list[nn.Parameter] = []
+    without_decay: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            (free if parameter.ndim < 2 or name.split(".")[0] == "time" else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+            (without_decay if parameter.ndim < 2 or name.split(".")[0] == "time" else with_decay).append(parameter)
+    return [{"params": with_decay, "weight_decay": weight_decay}, {"params": without_decay, "weight_decay": 0.0}]
 
 
 def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -18,24 +18,24 @@ class StepProfiler:
     def __init__(self, num_steps: int, on_trace: Callable[[Callable[[Path], None]], None]) -> None:
         self._num_steps = num_steps
         self._on_trace = on_trace
-        self._seen = 0
+        self._num_steps_done = 0
         self._profile: profile | None = None
 
     def step_done(self) -> None:
         """Note that one training step has ended."""
         if self._num_steps == 0:
             return
-        self._seen += 1
-        if self._seen == _WARM_STEPS:
+        self._num_steps_done += 1
+        if self._num_steps_done == _WARM_STEPS:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
             self._profile = profile(activities=activities, record_shapes=True)
             self._profile.__enter__()
-        elif self._profile is not None and self._seen == _WARM_STEPS + self._num_steps:
+        elif self._profile is not None and self._num_steps_done == _WARM_STEPS + self._num_steps:
             self.close()
 
     def close(self) -> None:
         """End the trace, if one is being taken, and hand it over; a run that ends early has a short one."""
-        traced, self._profile = self._profile, None
-        if traced is not None:
-            traced.__exit__(None, None, None)
-            self._on_trace(lambda path: traced.export_chrome_trace(str(path)))
+        finished, self._profile = self._profile, None
+        if finished is not None:
+            finished.__exit__(None, None, None)
+            self._on_trace(lambda path: finished.export_chrome_trace(str(path)))

@@ -90,8 +90,8 @@ class Trainer:
         self._forward: nn.Module = self.network
         self._milestone_passed = False
 
-    def run(self, *, stop_asked: Callable[[], bool] = lambda: False, on_step: Callable[[int, float], None] | None = None) -> bool:
-        """Train up to `total_steps`, or until some rank's `stop_asked` is true; return whether training is finished.
+    def run(self, *, stop_requested: Callable[[], bool] = lambda: False, on_step: Callable[[int, float], None] | None = None) -> bool:
+        """Train up to `total_steps`, or until some rank's `stop_requested` is true; return whether training is finished.
 
         `on_step` hears (step, loss of this rank) after each step; it makes every step wait for the device.
 
@@ -99,7 +99,7 @@ class Trainer:
             NonFinite: on all ranks at the same step, before the weights take it in.
         """
         training = self.recipe.training
-        self._wrap()
+        self._wrap_network()
         agreement = Agreement(self.world, timeout_s=self._timeout_s)
         profiler = StepProfiler(training.profile_steps if self.world.is_first else 0, self._record_trace)
         stopped = False
@@ -117,25 +117,25 @@ class Trainer:
             if self.step % training.log_every_steps == 0 or last:
                 self._log()
             if self.step % training.sample_every_steps == 0 or last:
-                self._show_samples()
+                self._record_samples()
             self._save_ema_snapshot(last=last)
-            stopped = agreement.exchange(raised=stop_asked())
+            stopped = agreement.exchange(raised=stop_requested())
             if last or stopped:
                 self._save(wait=True)
-            elif self._is_due(saved_s) and self._sink.ready():
+            elif self._is_checkpoint_due(saved_s) and self._sink.ready():
                 self._save(wait=False)
                 saved_s = self._clock()
         profiler.close()
         return self.step >= training.total_steps
 
-    def _is_due(self, saved_s: float) -> bool:
+    def _is_checkpoint_due(self, saved_s: float) -> bool:
         """Say whether a checkpoint is due: an interval of time has passed, or a milestone since the last one."""
         training = self.recipe.training
         every = training.checkpoint_keep_every_steps
         self._milestone_passed |= every is not None and self.step % every == 0
         return self._milestone_passed or self._clock() - saved_s >= training.checkpoint_every_s
 
-    def _wrap(self) -> None:
+    def _wrap_network(self) -> None:
         """Make the forward pass distributed and compiled, as asked."""
         training = self.recipe.training
         # Compiled inside the wrapper, so that gradient accumulation can still skip the wrapper's synchronisation.
@@ -148,9 +148,9 @@ class Trainer:
             )
         self._forward = forward
         if self.world.size > 1:
-            self._settle_buckets()
+            self._settle_gradient_buckets()
 
-    def _settle_buckets(self) -> None:
+    def _settle_gradient_buckets(self) -> None:
         """Run two passes that change nothing.
 
         DistributedDataParallel sorts its gradient buckets anew after the first pass. With three ranks or more the order of a sum depends on
@@ -175,20 +175,20 @@ class Trainer:
         for average in self.averages.values():
             average.update(self._parameters, self.step)
         mean = losses.mean()
-        self._meter.step(mean, norm)
+        self._meter.add_step(mean, norm)
         return mean
 
     def _backward(self, pass_index: int) -> Float[Tensor, " b"]:
         """Add one pass's share to the gradients and return its losses, detached."""
         training, step = self.recipe.training, self.step
         positions = self._plan.slice_of(self.world.rank, pass_index)
-        began = self._clock()
-        images = self._reader.read(self._indices(step, positions), next_indices=self._following(pass_index))
-        self._meter.waited(self._clock() - began)
+        start_s = self._clock()
+        images = self._reader.read(self._indices(step, positions), next_indices=self._next_indices(pass_index))
+        self._meter.add_wait(self._clock() - start_s)
         ids = torch.arange(positions.start, positions.stop, device=self.device)
         if training.horizontal_flip:
-            mirrored = rng.coin(training.seed, rng.Stream.FLIP, step, ids)
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            flip = rng.coin(training.seed, rng.Stream.FLIP, step, ids)
+            images = torch.where(flip[:, None, None, None], images.flip(-1), images)
         x = images.to(torch.float32) / 127.5 - 1
         noise = rng.normal(training.seed, rng.Stream.NOISE, step, ids, tuple(x.shape[1:])).contiguous(memory_format=torch.channels_last)
         t = self.diffusion.draw_times(rng.uniform(training.seed, rng.Stream.TIME, step, ids, 1)[:, 0])
@@ -205,7 +205,7 @@ class Trainer:
         drawn = indices_for_step(seed=training.seed, step=step, batch_images=training.batch_images, num_images=len(self._pack))
         return drawn[positions]
 
-    def _following(self, pass_index: int) -> Any:
+    def _next_indices(self, pass_index: int) -> Any:
         """Return the images of the pass after this one, or None at the very end."""
         if pass_index + 1 < self._plan.passes:
             return self._indices(self.step, self._plan.slice_of(self.world.rank, pass_index + 1))
@@ -229,13 +229,13 @@ class Trainer:
 
     def _log(self) -> None:
         training = self.recipe.training
-        values = {"train/lr": learning_rate(self.recipe.optimizer, self.step - 1), **self._meter.read(), **self._busyness()}
+        values = {"train/lr": learning_rate(self.recipe.optimizer, self.step - 1), **self._meter.read(), **self._system_metrics()}
         if self.world.is_first:
             self._recorder.metrics(self.step, values)
-            told = f"loss {values['train/loss']:.4f}, {values['perf/images_per_s']:.0f} images/s"
-            self._recorder.progress(self.step, training.total_steps, told)
+            text = f"loss {values['train/loss']:.4f}, {values['perf/images_per_s']:.0f} images/s"
+            self._recorder.progress(self.step, training.total_steps, text)
 
-    def _busyness(self) -> dict[str, float]:
+    def _system_metrics(self) -> dict[str, float]:
         """Return what the probe of the first rank of every machine says, under the machine's number."""
         facts = self._probe()
         if not facts:
@@ -247,25 +247,25 @@ class Trainer:
     def _record_trace(self, write: Callable[[Path], None]) -> None:
         self._recorder.trace(self.step, write)
 
-    def _show_samples(self) -> None:
+    def _record_samples(self) -> None:
         """Draw the fixed samples, shared out over the ranks, and record them; the time it takes does not count as training time."""
-        began = self._clock()
+        start_s = self._clock()
         share = -(-NUM_SAMPLES // self.world.size)
         indices = torch.arange(self.world.rank * share, (self.world.rank + 1) * share, device=self.device)
         images = gather_rows(self.draw(indices), self.world)[:NUM_SAMPLES]
         if self.world.is_first:
             self._recorder.samples(self.step, images.cpu())
-        self._meter.excluded(self._clock() - began)
+        self._meter.exclude(self._clock() - start_s)
 
     def draw(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Sample the images with `indices` from the averaged weights that `sampling.ema` names."""
         sampling = self.recipe.sampling
         weights = self._parameters if sampling.ema == "none" else self.averages[sampling.ema].tensors
-        named = dict(zip(self._state.names, weights, strict=True))
+        parameters = dict(zip(self._state.names, weights, strict=True))
 
         def network(x: Tensor, t: Tensor) -> Tensor:
             with self._autocast():
-                return torch.func.functional_call(self.network, named, (x, t))
+                return torch.func.functional_call(self.network, parameters, (x, t))
 
         self.network.eval()
         try:
@@ -286,8 +286,8 @@ class Trainer:
 
     def averages_state(self) -> CheckpointState:
         """Copy the power-function averages to host memory."""
-        kept = {name: average for name, average in self.averages.items() if isinstance(average.profile, PowerProfile)}
-        return CheckpointState(step=self.step, tensors=self._state.copy_averages(kept), facts={})
+        power_averages = {name: average for name, average in self.averages.items() if isinstance(average.profile, PowerProfile)}
+        return CheckpointState(step=self.step, tensors=self._state.copy_averages(power_averages), facts={})
 
     def _save(self, *, wait: bool) -> None:
         """Hand a snapshot to the sink on the first rank; with `wait` it is durable, with all before it, when this returns."""

@@ -111,7 +111,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
             timeout_s=timeout_s,
         )
         _continue(trainer, storage, spec, rank)
-        finished = trainer.run(stop_asked=rank.stop_asked.is_set)
+        finished = trainer.run(stop_requested=rank.stop_requested.is_set)
     return trainer.step, finished
 
 
@@ -197,7 +197,7 @@ def _recording(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: Jo
     try:
         yield JournalRecorder(journal, context.events.progress)
     finally:
-        patience_s = _HAND_OVER_STOPPED_S if rank.stop_asked.is_set() else _HAND_OVER_S
+        patience_s = _HAND_OVER_STOPPED_S if rank.stop_requested.is_set() else _HAND_OVER_S
         _hand_over(delivery, journal, archive, context, spec, within_s=patience_s)
 
 

@@ -52,7 +52,7 @@ def test_images_do_not_depend_on_the_batch_that_was_found(monkeypatch: pytest.Mo
     sampling = SamplingConfig(sampler="heun", num_steps=3)
     drawer = generator()
     found = drawer.draw(sampling, range(10))
-    assert drawer.fitting_images() > 1
+    assert drawer.max_images() > 1
     for size in (1, 3, 10):
         assert torch.equal(drawer.draw(sampling, range(10), pass_images=size), found)
     assert torch.equal(drawer.draw(sampling, [7, 2], pass_images=2), found[[7, 2]])
