@@ -128,7 +128,7 @@ def test_where_bad_steps_are_seen_late_nothing_of_them_is_stored_meanwhile(tmp_p
         snapshots=averages,
         clock=lambda: next(seconds),
     )
-    trainer._looks_at_each_step = False
+    trainer._checks_every_step = False
     trainer.run(stop_requested=lambda: trainer.step >= 2)
     poison(trainer)
     with pytest.raises(NonFinite) as raised:
@@ -147,7 +147,7 @@ def test_a_stop_after_a_bad_step_still_waits_for_what_was_stored_before(tmp_path
 
     sink = Slow(tmp_path)
     trainer = Trainer(tiny_recipe(log_every_steps=6), pack, world=World(), device=CPU, recorder=MemoryRecorder(), sink=sink)
-    trainer._looks_at_each_step = False
+    trainer._checks_every_step = False
     poison(trainer)
     assert trainer.run(stop_requested=lambda: trainer.step >= 3) is False
     assert (waited, sink.published) == ([3], [])
