@@ -8,32 +8,26 @@ known here: see `model/interfaces.py`.
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 
-from model import rng
-from model.batching import plan_batch
 from model.checkpoint import CheckpointState
 from model.config import Recipe, TrainingConfig
-from model.dataset import BatchReader, Pack, indices_for_step
+from model.dataset import Pack
 from model.denoiser import build_denoiser
-from model.diffusion import Diffusion, build_diffusion
 from model.distributed import Agreement, World, gather_rows
 from model.ema import AveragedWeights, ClassicProfile, PowerProfile, Profile
-from model.guard import Guard, NonFinite, nan_propagating_sum
 from model.interfaces import CheckpointSink, Recorder
 from model.meter import Meter, hardware_of
-from model.optim import build_optimizer, clip_gradients, guarded_step, learning_rate, set_learning_rate
+from model.optim import build_optimizer, learning_rate
 from model.profiling import StepProfiler
 from model.sampling import denoiser_of, sample, to_uint8
 from model.state import TrainingState
+from model.training_step import TrainingStep, autocast
 
 NUM_SAMPLES = 16
 """Images in the grid that a run shows of itself."""
@@ -65,7 +59,6 @@ class Trainer:
         self.world = world
         self.device = device
         self.step = 0
-        self._pack = pack
         self._recorder = recorder
         self._sink = sink
         self._snapshots = snapshots
@@ -73,21 +66,19 @@ class Trainer:
         self._clock = clock
         self._timeout_s = timeout_s
         training = recipe.training
-        self._plan = plan_batch(training.batch_images, world.size, training.microbatch_images)
         self.network = build_denoiser(recipe.network, seed=training.seed).to(device)
         self.network.to(memory_format=torch.channels_last)
         self.network.recompute_activations = training.activation_checkpointing
-        self.diffusion: Diffusion = build_diffusion(recipe.diffusion)
         self.optimizer = build_optimizer(self.network, recipe.optimizer)
         self.averages = {profile.name: AveragedWeights(profile, list(self.network.parameters())) for profile in profiles_of(training)}
         self._state = TrainingState(self.network, self.optimizer, self.averages)
         self._parameters = self._state.parameters
-        self._reader = BatchReader(pack, device, on_device=training.data_on_device)
         hardware = hardware_of(recipe.network, training, device, price_per_device_hour=price_per_device_hour)
         self._meter = Meter(world, hardware, batch_images=training.batch_images, device=device, clock=clock)
-        self._guard = Guard(self._plan.per_rank, device)
+        self.training_step = TrainingStep(
+            recipe, pack, self.network, self.optimizer, world=world, device=device, meter=self._meter, clock=clock
+        )
         self._checks_every_step = device.type == "cpu"  # elsewhere looking makes the step wait for the device
-        self._forward: nn.Module = self.network
         self._milestone_passed = False
 
     def run(self, *, stop_requested: Callable[[], bool] = lambda: False, on_step: Callable[[int, float], None] | None = None) -> bool:
@@ -99,7 +90,7 @@ class Trainer:
             NonFinite: on all ranks at the same step, before the weights take it in.
         """
         training = self.recipe.training
-        self._wrap_network()
+        self.training_step.wrap_network()
         agreement = Agreement(self.world, timeout_s=self._timeout_s)
         profiler = StepProfiler(training.profile_steps if self.world.is_first else 0, self._record_trace)
         stopped = False
@@ -107,13 +98,13 @@ class Trainer:
         self._meter.start()
         self.network.train()
         while self.step < training.total_steps and not stopped:
-            loss = self._train_step()
+            loss = self._advance()
             profiler.step_done()
             if on_step is not None:
                 on_step(self.step, float(loss))
             last = self.step == training.total_steps
             if self._checks_every_step or self.step % training.log_every_steps == 0 or last:
-                self._raise_if_nonfinite()
+                self.training_step.raise_if_nonfinite()
             if self.step % training.log_every_steps == 0 or last:
                 self._log()
             if self.step % training.sample_every_steps == 0 or last:
@@ -128,104 +119,20 @@ class Trainer:
         profiler.close()
         return self.step >= training.total_steps
 
+    def _advance(self) -> Tensor:
+        """Train one step, update the averages, and return the mean loss of this rank's images."""
+        loss = self.training_step.run(self.step)
+        self.step += 1
+        for average in self.averages.values():
+            average.update(self._parameters, self.step)
+        return loss
+
     def _is_checkpoint_due(self, saved_s: float) -> bool:
         """Say whether a checkpoint is due: an interval of time has passed, or a milestone since the last one."""
         training = self.recipe.training
         every = training.checkpoint_keep_every_steps
         self._milestone_passed |= every is not None and self.step % every == 0
         return self._milestone_passed or self._clock() - saved_s >= training.checkpoint_every_s
-
-    def _wrap_network(self) -> None:
-        """Make the forward pass distributed and compiled, as asked."""
-        training = self.recipe.training
-        # Compiled inside the wrapper, so that gradient accumulation can still skip the wrapper's synchronisation.
-        forward = cast(nn.Module, torch.compile(self.network, fullgraph=True)) if training.compile else self.network
-        if self.world.size > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            # A static graph cannot begin inside no_sync (torch 2.15: INTERNAL ASSERT in the reducer), so accumulation goes without.
-            forward = DistributedDataParallel(
-                forward, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True, static_graph=self._plan.passes == 1
-            )
-        self._forward = forward
-        if self.world.size > 1:
-            self._settle_gradient_buckets()
-
-    def _settle_gradient_buckets(self) -> None:
-        """Run two passes that change nothing.
-
-        DistributedDataParallel sorts its gradient buckets anew after the first pass. With three ranks or more the order of a sum depends on
-        the buckets, so a run that was resumed would add up its first gradients in another order than the run that was not.
-        """
-        side, images = self.recipe.network.image_px, self._plan.per_pass
-        x = torch.zeros(images, 3, side, side, device=self.device).contiguous(memory_format=torch.channels_last)
-        for _ in range(2):
-            with self._autocast():
-                torch.autograd.backward(self._forward(x, torch.zeros(images, device=self.device)).sum())
-        self.optimizer.zero_grad(set_to_none=False)
-
-    def _train_step(self) -> Float[Tensor, ""]:
-        """Move the state one step forward and return the mean loss of this rank's images."""
-        set_learning_rate(self.optimizer, learning_rate(self.recipe.optimizer, self.step))
-        self.optimizer.zero_grad(set_to_none=self._plan.passes == 1 and self.world.size == 1)
-        losses = torch.cat([self._backward(pass_index) for pass_index in range(self._plan.passes)])
-        norm = clip_gradients(self._parameters, self.recipe.optimizer.clip_norm)
-        self._guard.update(self.step, losses, norm)
-        guarded_step(self.optimizer, self._guard.is_nonfinite)
-        self.step += 1
-        for average in self.averages.values():
-            average.update(self._parameters, self.step)
-        mean = losses.mean()
-        self._meter.add_step(mean, norm)
-        return mean
-
-    def _backward(self, pass_index: int) -> Float[Tensor, " b"]:
-        """Add one pass's share to the gradients and return its losses, detached."""
-        training, step = self.recipe.training, self.step
-        positions = self._plan.slice_of(self.world.rank, pass_index)
-        start_s = self._clock()
-        images = self._reader.read(self._indices(step, positions), next_indices=self._next_indices(pass_index))
-        self._meter.add_wait(self._clock() - start_s)
-        ids = torch.arange(positions.start, positions.stop, device=self.device)
-        if training.horizontal_flip:
-            flip = rng.coin(training.seed, rng.Stream.FLIP, step, ids)
-            images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-        x = images.to(torch.float32) / 127.5 - 1
-        noise = rng.normal(training.seed, rng.Stream.NOISE, step, ids, tuple(x.shape[1:])).contiguous(memory_format=torch.channels_last)
-        t = self.diffusion.draw_times(rng.uniform(training.seed, rng.Stream.TIME, step, ids, 1)[:, 0])
-        if self.recipe.network.dropout > 0:
-            torch.manual_seed(_dropout_seed(training.seed, step, positions.start))
-        with self._no_sync(pass_index), self._autocast():
-            output = self._forward(self.diffusion.add_noise(x, noise, t), self.diffusion.path.timestep(t).float())
-            losses = self.diffusion.losses(output, x, noise, t)
-            torch.autograd.backward(nan_propagating_sum(losses) / self._plan.per_rank)
-        return losses.detach()
-
-    def _indices(self, step: int, positions: slice) -> Any:
-        training = self.recipe.training
-        drawn = indices_for_step(seed=training.seed, step=step, batch_images=training.batch_images, num_images=len(self._pack))
-        return drawn[positions]
-
-    def _next_indices(self, pass_index: int) -> Any:
-        """Return the images of the pass after this one, or None at the very end."""
-        if pass_index + 1 < self._plan.passes:
-            return self._indices(self.step, self._plan.slice_of(self.world.rank, pass_index + 1))
-        if self.step + 1 >= self.recipe.training.total_steps:
-            return None
-        return self._indices(self.step + 1, self._plan.slice_of(self.world.rank, 0))
-
-    def _no_sync(self, pass_index: int) -> AbstractContextManager[None]:
-        waits = pass_index + 1 < self._plan.passes and isinstance(self._forward, DistributedDataParallel)
-        return self._forward.no_sync() if waits else nullcontext()  # type: ignore[operator]
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.recipe.training.precision == "bfloat16")
-
-    def _raise_if_nonfinite(self) -> None:
-        bad = self._guard.first_nonfinite()
-        if bad is not None:
-            step, positions = bad
-            of_rank = slice(self.world.rank * self._plan.per_rank, (self.world.rank + 1) * self._plan.per_rank)
-            raise NonFinite(step, [self._pack.keys[i] for i in self._indices(step, of_rank)[positions]])
 
     def _log(self) -> None:
         training = self.recipe.training
@@ -264,13 +171,13 @@ class Trainer:
         parameters = dict(zip(self._state.names, weights, strict=True))
 
         def network(x: Tensor, t: Tensor) -> Tensor:
-            with self._autocast():
+            with autocast(self.device, precision=self.recipe.training.precision):
                 return torch.func.functional_call(self.network, parameters, (x, t))
 
         self.network.eval()
         try:
-            denoise = denoiser_of(network, self.diffusion, clip_x=sampling.clip_x)
-            return to_uint8(sample(denoise, self.diffusion.path, sampling, indices, self.recipe.network.image_px))
+            denoise = denoiser_of(network, self.training_step.diffusion, clip_x=sampling.clip_x)
+            return to_uint8(sample(denoise, self.training_step.diffusion.path, sampling, indices, self.recipe.network.image_px))
         finally:
             self.network.train()
 
@@ -301,7 +208,7 @@ class Trainer:
 
     def _is_nonfinite(self) -> bool:
         """Return whether the state took part in a bad step that the next metric point will refuse, on all ranks: it is not to be stored."""
-        return not self._checks_every_step and self._guard.first_nonfinite() is not None
+        return not self._checks_every_step and self.training_step.first_nonfinite() is not None
 
     def snapshot(self) -> CheckpointState:
         """Copy the whole state to host memory."""
@@ -326,8 +233,3 @@ def profiles_of(training: TrainingConfig) -> list[Profile]:
     if training.ema_decay is not None:
         profiles.append(ClassicProfile(training.ema_decay))
     return profiles
-
-
-def _dropout_seed(seed: int, step: int, position: int) -> int:
-    drawn = rng.words(seed, rng.Stream.DROPOUT, step, torch.tensor([position]), 2)[0].tolist()
-    return int(drawn[0] << 31 ^ drawn[1])

@@ -85,7 +85,7 @@ def test_the_network_starts_as_a_function_of_the_seed(tmp_path: Path, pack: Pack
 
 def poison(trainer: Trainer, image: int = 3) -> None:
     """Let the loss of one image of every batch be no number from now on."""
-    healthy = trainer.diffusion
+    healthy = trainer.training_step.diffusion
 
     class Poison:
         def __getattr__(self, name: str) -> Any:
@@ -95,7 +95,7 @@ def poison(trainer: Trainer, image: int = 3) -> None:
             values = healthy.losses(*arguments)
             return torch.where(torch.arange(len(values)) == image, torch.full_like(values, float("nan")), values)
 
-    trainer.diffusion = Poison()  # type: ignore[assignment]
+    trainer.training_step.diffusion = Poison()  # type: ignore[assignment]
 
 
 def test_a_non_finite_loss_stops_before_the_weights_take_it_in(tmp_path: Path, pack: Pack) -> None:
