@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model.config import SamplingConfig
-from model.diffusion import NoisePath
+from model.noise_path import NoisePath
 from model.sampler_table import SAMPLERS
 from model.timesteps import Point, evaluate_path, sampling_times
 

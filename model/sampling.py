@@ -12,7 +12,8 @@ from torch import Tensor
 
 from model import rng
 from model.config import SamplingConfig
-from model.diffusion import Diffusion, NoisePath
+from model.diffusion import Diffusion
+from model.noise_path import NoisePath
 from model.samplers import Denoise, Images, OnStep, integrate
 
 

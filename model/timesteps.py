@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from model.config import SamplingConfig
-from model.diffusion import NoisePath, shift_times
+from model.noise_path import NoisePath, shift_times
 
 
 @dataclass(frozen=True)

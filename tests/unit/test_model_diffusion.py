@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.config import DiffusionConfig
-from model.diffusion import Diffusion, VariancePreserving, build_diffusion, build_path, shift_times
+from model.diffusion import Diffusion, build_diffusion
+from model.noise_path import VariancePreserving, build_path, shift_times
 from model.samplers import posterior
 from model.timesteps import evaluate_path
 

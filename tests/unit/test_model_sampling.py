@@ -12,7 +12,8 @@ from torch import Tensor
 
 from model import rng
 from model.config import DiffusionConfig, SamplingConfig
-from model.diffusion import NoisePath, build_diffusion, build_path
+from model.diffusion import build_diffusion
+from model.noise_path import NoisePath, build_path
 from model.sampler_table import SAMPLERS
 from model.samplers import integrate, run_sampler
 from model.sampling import autoguide, clip_estimates, denoiser_of, sample, to_uint8
