@@ -132,13 +132,6 @@ class BatchReader:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def write_pack(directory: Path, images: np.ndarray, keys: list[str], *, dataset_digest: str) -> None:
-    """Write a pack from an array in memory; for small data sets and tests."""
-    with PackWriter(directory, shape=images.shape[1:3], keys=keys, dataset_digest=dataset_digest) as add:
-        for image in images:
-            add(image)
-
-
 class PackWriter:
     """Fill a pack image by image with constant memory; it becomes visible when all keys have their image.
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from celebdit_testing.packs import write_pack
 from celebdit_testing.recipes import DIGEST, faces, tiny_pack
 
-from model.dataset import BatchReader, PackCorrupt, PackWriter, indices_for_step, open_pack, verify_pack, write_pack
+from model.dataset import BatchReader, PackCorrupt, PackWriter, indices_for_step, open_pack, verify_pack
 
 
 @pytest.mark.parametrize(("num_images", "batch_images"), [(20, 8), (7, 16), (16, 16), (5, 1)])
