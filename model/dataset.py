@@ -1,9 +1,8 @@
-"""Training images in memory: the packed data set, and which of its images each step sees.
+"""The packed dataset: training images as one memory map, and the images of each step.
 
-A pack is a directory with `images.npy`, uint8 of shape (n, h, w, 3), and `pack.json`, written last, that says what is in it. Building one
-from downloaded shards is the business of `components/stores/dataset_cache.py`. Promises: the images of a step are a function of
-(seed, step) alone, each epoch visits every image exactly once, and a pack that is incomplete, or whose pixels are not those that were
-written, is refused.
+A pack is a directory with `images.npy`, uint8 of shape (n, h, w, 3), and `pack.json`, which describes it and is written last. Promises: the
+images of a step are a function of (seed, step) alone, each epoch visits every image exactly once, and a corrupt or incomplete pack is
+refused. Packs are built from shards in `components/stores/dataset_cache.py`.
 """
 
 import hashlib
@@ -28,12 +27,12 @@ _VERIFY_IMAGES = 64
 
 
 class PackCorrupt(ValueError):
-    """The pack is missing, incomplete or does not fit its description. Build it again."""
+    """The pack is missing, corrupt or incomplete. Build it again."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """An open pack: the memory map and the keys of its images, in order."""
+    """An open pack: the memory map, and the keys of its images in the same order."""
 
     images: np.ndarray
     keys: tuple[str, ...]
@@ -52,7 +51,7 @@ def open_pack(directory: Path) -> Pack:
     """Open the pack in `directory` as a read-only memory map.
 
     Raises:
-        PackCorrupt: if it is not there, or if its files do not fit each other.
+        PackCorrupt: if it is missing, or if its files do not match.
     """
     try:
         description = json.loads((directory / PACK_FILE).read_text())
@@ -66,16 +65,16 @@ def open_pack(directory: Path) -> Pack:
 
 
 def verify_pack(pack: Pack) -> None:
-    """Read every pixel of `pack` and check it.
+    """Check every pixel of `pack` against the sha256 in its description.
 
     Raises:
-        PackCorrupt: if they are not those that were written.
+        PackCorrupt: if their sha256 is not that of the pixels that were written.
     """
     digest = hashlib.sha256()
     for start in range(0, len(pack), _VERIFY_IMAGES):
         digest.update(np.ascontiguousarray(pack.images[start : start + _VERIFY_IMAGES]).data)
     if digest.hexdigest() != pack.pixels_sha256:
-        raise PackCorrupt("the pixels of the pack are not those that were written")
+        raise PackCorrupt("the pixels of the pack are corrupt: their sha256 is not that of the pixels that were written")
 
 
 @lru_cache(maxsize=4)
@@ -86,7 +85,7 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
 
 
 def indices_for_step(*, seed: int, step: int, batch_images: int, num_images: int) -> np.ndarray:
-    """Return which images make up the global batch of `step`: the next `batch_images` of the endless sequence of shuffled epochs."""
+    """Return the images of the global batch of `step`: the next `batch_images` of the endless sequence of shuffled epochs."""
     positions = np.arange(step * batch_images, (step + 1) * batch_images)
     epochs, offsets = positions // num_images, positions % num_images
     indices = np.empty(batch_images, dtype=np.int64)
@@ -97,7 +96,7 @@ def indices_for_step(*, seed: int, step: int, batch_images: int, num_images: int
 
 
 class BatchReader:
-    """Deliver uint8 image batches on a device, from device memory or from the memory map with one batch read ahead."""
+    """Reads uint8 image batches to a device, from device memory, or from the memory map one batch ahead."""
 
     def __init__(self, pack: Pack, device: torch.device, *, on_device: bool) -> None:
         self._device = device
@@ -107,7 +106,7 @@ class BatchReader:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
 
     def read(self, indices: np.ndarray, *, next_indices: np.ndarray | None = None) -> UInt8[Tensor, "b 3 h w"]:
-        """Return the images with `indices`, in channels-last memory; `next_indices` names the batch that will be asked for next."""
+        """Return the images with `indices`, in channels-last memory; `next_indices` are read ahead for the next call."""
         if self._resident is not None:
             return self._resident[self._pin_memory(torch.from_numpy(indices)).to(self._device, non_blocking=True)].permute(0, 3, 1, 2)
         pending = (
@@ -125,7 +124,7 @@ class BatchReader:
         return self._pin_memory(torch.from_numpy(batch))
 
     def _pin_memory(self, batch: Tensor) -> Tensor:
-        """Return `batch` where the device can fetch it by itself: a copy from other memory would make the host wait."""
+        """Return `batch` in page-locked memory for CUDA: a copy from other memory would make the host wait."""
         return batch.pin_memory() if self._device.type == "cuda" else batch
 
     def close(self) -> None:
@@ -133,9 +132,9 @@ class BatchReader:
 
 
 class PackWriter:
-    """Fill a pack image by image with constant memory; it becomes visible when all keys have their image.
+    """Writes a pack image by image with constant memory; it becomes visible once every key has its image.
 
-    Use as a context manager, which returns the function that takes the next image, uint8 (h, w, 3).
+    Use as a context manager; it returns the function that writes the next image, uint8 (h, w, 3).
     """
 
     def __init__(self, directory: Path, *, shape: tuple[int, int], keys: list[str], dataset_digest: str) -> None:

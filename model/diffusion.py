@@ -53,7 +53,7 @@ class Diffusion:
                 return _expand_per_image(a, x) * x + _expand_per_image(s, x) * e
 
     def clean_image(self, output: Float[Tensor, "b ..."], x_t: Float[Tensor, "b ..."], t: Times) -> Float[Tensor, "b ..."]:
-        """Return the estimate of x that the network's `output` at (`x_t`, `t`) stands for."""
+        """Return the estimate of x that corresponds to the network's `output` at (`x_t`, `t`)."""
         alpha, sigma = self.path.alpha_sigma(t)
         match self.config.prediction:
             case "x":
@@ -66,7 +66,7 @@ class Diffusion:
                 return _expand_per_image(s / determinant, x_t) * x_t - _expand_per_image(sigma / determinant, x_t) * output
 
     def image_error_per_output_error(self, t: Times) -> Times:
-        """Return |d clean_image / d output|: how much an error of the output weighs as an error of the image."""
+        """Return |d clean_image / d output|, the factor from an error of the output to the error of the image."""
         alpha, sigma = self.path.alpha_sigma(t)
         match self.config.prediction:
             case "x":
@@ -84,7 +84,7 @@ class Diffusion:
         return self.image_weight(t) * self.image_error_per_output_error(t) ** 2
 
     def image_weight(self, t: Times) -> Times:
-        """Return the weight on the squared error of the image that `weighting` (other than "none") stands for.
+        """Return the weight on the squared error of the image that `config.weighting` defines.
 
         v: the error of the velocity, 1 / sigma^2 up to the path's own scale; as in JiT (Li & He 2025), sigma is floored.
         min_snr: min(SNR, gamma) (Hang et al. 2023). sigmoid: sigmoid(bias - log SNR) on the error of the noise (Kingma & Gao 2023).

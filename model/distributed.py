@@ -1,7 +1,7 @@
-"""One process among several: who we are, and how we agree.
+"""Ranks of a distributed run: process group, collective operations and agreement on a stop.
 
-Promises: `Agreement` gives all ranks the same answer at the same step without making the device wait. How processes are started is not
-known here.
+Promises: `Agreement` gives all ranks the same answer at the same step without making the device wait. Does not start processes; see
+`components/runtime/launch.py`.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import FileStore
 
 @dataclass(frozen=True)
 class World:
-    """This process's place: its rank among all and on this machine, and how many there are of both."""
+    """Rank of this process among all processes and on its machine, and the number of processes of both."""
 
     rank: int = 0
     local_rank: int = 0
@@ -35,7 +35,7 @@ class World:
 
 @contextmanager
 def process_group(world: World, device: torch.device, *, timeout_s: float) -> Iterator[None]:
-    """Be a member of the default process group (NCCL on CUDA, gloo on CPU) inside the block; nothing happens in a world of one."""
+    """Join the default process group (NCCL on CUDA, gloo on CPU) inside the block; does nothing in a world of one."""
     if world.size == 1:
         yield
         return
@@ -58,7 +58,7 @@ def process_group(world: World, device: torch.device, *, timeout_s: float) -> It
 
 
 class Agreement:
-    """Let every rank raise a flag and all ranks learn of it at the same step, one step later.
+    """Agreement of all ranks at the same step on a flag that any of them raised, one step later.
 
     The exchange runs on the host, in the background of the step, in a process group of its own.
     """
@@ -100,12 +100,12 @@ _LOST_RANK_MESSAGES = (
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Say whether `error` is what a rank sees when another one is gone or hangs; gloo tells it in words alone."""
+    """Return whether `error` is raised by a collective when another rank exited or hangs; gloo's errors differ by their text alone."""
     return isinstance(error, dist.DistError) or any(message in str(error) for message in _LOST_RANK_MESSAGES)
 
 
 def wait_for_all_ranks(world: World) -> None:
-    """Return when every rank has called this."""
+    """Wait until every rank has called this."""
     if world.size > 1:
         dist.barrier()
 
@@ -134,7 +134,7 @@ def mean_over_ranks(values: Tensor, world: World) -> Tensor:
 
 
 def gather_rows(rows: Tensor, world: World) -> Tensor:
-    """Concatenate the equally shaped `rows` of all ranks, in the order of the ranks."""
+    """Concatenate the `rows` of all ranks, equal in shape, in the order of the ranks."""
     if world.size == 1:
         return rows
     parts = [torch.empty_like(rows) for _ in range(world.size)]

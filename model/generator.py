@@ -1,8 +1,8 @@
-"""A trained denoiser ready to draw: weights and their configuration in, images out.
+"""Generate images from trained weights and their configuration.
 
-Promises: image i is a function of (weights, sampling, i), and of the guide's weights if there is one: images are drawn in passes of one
-fixed size, so how many are asked for at once does not change them. The size of a pass is given, or found from the free memory; it moves an
-image by rounding at most. Where weights come from is not known here.
+Promises: image i is a function of (weights, sampling, i), and of the guide's weights if there is one: images are generated in passes of one
+fixed size, so their number does not change them. The size of a pass is a parameter or follows from the free memory; it changes an image by
+rounding at most. Does not find weights; see `components/weights/find.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +26,14 @@ class WeightsMismatch(ValueError):
 
 
 class GuideMismatch(ValueError):
-    """The guide cannot guide this model: it was trained on images of another side, or on another path."""
+    """The guide was trained on images of another side or on another path than the model."""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """A weaker model to keep away from (autoguidance, Karras et al. 2024), how far, and between which times, both included.
+    """Autoguidance by a weaker model (Karras et al. 2024): its weight, and the interval of flow times in which it applies, ends included.
 
-    `weight` 1 is the model alone; time runs from 0 (image) to 1 (noise).
+    `weight` 1 disables guidance; time runs from 0 (image) to 1 (noise).
     """
 
     guide: "Generator"
@@ -43,7 +43,7 @@ class Guidance:
 
 
 class Generator:
-    """Draws images from one set of weights."""
+    """Generates images from one set of weights."""
 
     def __init__(
         self,
@@ -90,12 +90,12 @@ class Generator:
         limit: int = MAX_IMAGES,
         on_step: Callable[[int, int], None] = lambda done, total: None,
     ) -> UInt8[Tensor, "b 3 h w"]:
-        """Return the images with `indices`, drawn `pass_images` at a time (the last pass is padded and cut).
+        """Return the images with `indices`, generated `pass_images` at a time (the last pass is padded and cut).
 
-        Without `pass_images` as many are drawn at once as fit into memory, up to `limit`; if they do not fit after all, half as many.
+        Without `pass_images`, a pass has as many images as fit into memory, up to `limit`, and half as many after each out-of-memory error.
 
         Raises:
-            GuideMismatch: if the guide of `guidance` does not fit.
+            GuideMismatch: if the guide was trained on images of another side or on another path.
         """
         denoise = self._denoiser(guidance, clip_x=sampling.clip_x)
         counts = [self.max_images, *([] if guidance is None else [guidance.guide.max_images])]
@@ -110,7 +110,7 @@ class Generator:
                 torch.cuda.empty_cache()
 
     def max_images(self) -> int:
-        """Return how many images fit into memory at once, found at the first call."""
+        """Return how many images fit into memory at once, measured at the first call."""
         if self._max_images is None:
 
             def probe(count: int) -> None:
@@ -123,13 +123,13 @@ class Generator:
         return self._max_images
 
     def _denoiser(self, guidance: Guidance | None, *, clip_x: bool) -> Denoise:
-        """Return the estimator of the clean image, with the guide's taken into account before clipping."""
+        """Return the estimator of the clean image, guided before it is clipped."""
         denoise = denoiser_of(self._call, self._diffusion, clip_x=False)
         if guidance is not None:
             guide = guidance.guide
             for field, own, other in (("image_px", self.image_px, guide.image_px), ("path", self.path, guide.path)):
                 if own != other:
-                    raise GuideMismatch(f"the guide has {field} {other!r}, the model that it should guide {own!r}")
+                    raise GuideMismatch(f"the guide has {field} {other!r}, the model that it guides has {own!r}")
             weak = denoiser_of(guide._call, guide._diffusion, clip_x=False)
             denoise = autoguide(denoise, weak, guidance.weight, t_low=guidance.t_low, t_high=guidance.t_high)
         return clip_estimates(denoise) if clip_x else denoise

@@ -1,7 +1,6 @@
-"""How many images fit into memory at once, found by running two.
+"""Estimate how many images fit into memory at once, from a run with two.
 
-Promises: the answer depends on the network and on the free memory alone, is a power of two, and leaves half of the free memory alone. What
-does the work is not known here.
+Promises: the result depends on the network and on the free memory alone, is a power of two, and uses at most half of the free memory.
 """
 
 import weakref
@@ -20,7 +19,7 @@ _PROBE_IMAGES = 2
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Count the bytes of the tensors that operations make, while they are alive; the same on every device."""
+    """Counts the bytes of the live tensors that operations allocate, in the same way on every device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -51,7 +50,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def max_images_in_memory(call: Callable[[int], object], device: torch.device, *, sharers: int = 1, limit: int = MAX_IMAGES) -> int:
-    """Return the largest power of two, up to `limit`, of images that `call` can handle at once; it is tried with two.
+    """Return the largest power of two, up to `limit`, of images that `call` can process at once, measured with two.
 
     `sharers` processes share the memory of the device.
     """
@@ -68,5 +67,5 @@ def largest_power_of_two(limit: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return how much memory is free on a device."""
+    """Return the free memory of a device."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)

@@ -20,7 +20,7 @@ NUM_TIMESTEPS = 1000
 class NoisePath(Protocol):
     """A Gaussian path from data to noise with falling signal-to-noise ratio.
 
-    `velocity` is the path's own derivative: dx_t / d flow_time(t) = velocity, which is what a v-prediction means on this path.
+    The velocity, which a v-prediction estimates, is the path's derivative along its flow time: dx_t / d flow_time(t).
     """
 
     @property
@@ -31,13 +31,13 @@ class NoisePath(Protocol):
         """Return the scale of the data and of the noise at `t`."""
 
     def velocity_weights(self, t: Times) -> tuple[Times, Times]:
-        """Return (a, s) such that the velocity is a * x + s * e."""
+        """Return (a, s) such that the velocity is a x + s e."""
 
     def flow_time(self, t: Times) -> Times:
-        """Return the variable along which the velocity is the derivative of x_t."""
+        """Return the flow time: the variable along which the velocity is the derivative of x_t."""
 
     def timestep(self, t: Times) -> Times:
-        """Return the time as the network sees it, in [0, 1000]."""
+        """Return the network's timestep input, in [0, 1000]."""
 
 
 class RectifiedFlow:
@@ -133,5 +133,5 @@ def build_path(config: DiffusionConfig) -> NoisePath:
 
 
 def shift_times(t: Times, shift: float) -> Times:
-    """Move times toward noise for `shift` > 1, as a larger image needs (Esser et al. 2024, equation 23)."""
+    """Move times toward noise for `shift` > 1, as larger images need (Esser et al. 2024, equation 23)."""
     return t if shift == 1 else t / (t + (1 - t) / shift)  # exactly 0 and 1 at the ends

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW over two parameter groups, a learning rate that is a function of the step, clipping, and a guard against poison.
+"""The optimiser: AdamW over two parameter groups, its learning rate schedule, gradient clipping, and updates that skip non-finite values.
 
 Promises: with a non-finite gradient anywhere, `guarded_step` leaves weights and moments untouched, without waiting for the device.
 """
@@ -43,7 +43,7 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the learning rate `rate`."""
+    """Set the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"].fill_(rate)
 
@@ -54,8 +54,8 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 
 
 def guarded_step(optimizer: torch.optim.AdamW, is_nonfinite: Tensor) -> None:
-    """Update the weights unless `is_nonfinite` (float32 scalar, 0 or 1) is set; the decision is taken on the device."""
-    # `found_inf` is how GradScaler tells a fused optimiser to skip an update; torch 2.15 reads it on CPU and CUDA alike.
+    """Update the weights unless `is_nonfinite` (float32 scalar, 0 or 1) is set; the device decides."""
+    # `found_inf` is how GradScaler makes a fused optimiser skip an update; torch 2.15 reads it on CPU and CUDA alike.
     optimizer.found_inf = is_nonfinite  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.step()

@@ -1,6 +1,6 @@
-"""A trace of a few training steps, for those who want to know where the time goes.
+"""Trace a few training steps with torch's profiler.
 
-Promises: the steps before the traced ones are warm, tracing happens once per process, and nothing is measured when it is not asked for.
+Promises: warm-up steps come first, a process traces once, and profiling costs nothing unless it is enabled.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _WARM_STEPS = 3
 
 
 class StepProfiler:
-    """Traces `num_steps` steps, after a few that warm up, and hands over a function that writes the trace to a file."""
+    """Traces `num_steps` steps after a few warm-up steps, and calls `on_trace` with a function that writes the trace to a file."""
 
     def __init__(self, num_steps: int, on_trace: Callable[[Callable[[Path], None]], None]) -> None:
         self._num_steps = num_steps
@@ -22,7 +22,7 @@ class StepProfiler:
         self._profile: profile | None = None
 
     def step_done(self) -> None:
-        """Note that one training step has ended."""
+        """Count one finished training step."""
         if self._num_steps == 0:
             return
         self._num_steps_done += 1
@@ -34,7 +34,7 @@ class StepProfiler:
             self.close()
 
     def close(self) -> None:
-        """End the trace, if one is being taken, and hand it over; a run that ends early has a short one."""
+        """End the trace, if one is running, and pass it to `on_trace`; a run that ends early has a short one."""
         finished, self._profile = self._profile, None
         if finished is not None:
             finished.__exit__(None, None, None)

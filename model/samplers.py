@@ -1,7 +1,7 @@
-"""The samplers: steps between points of a path, all driven by a denoiser that estimates the clean image.
+"""The samplers: integrate from noise to image with a denoiser that estimates the clean image.
 
-Promises: a sampler asks for the estimate as often as its docstring says, never at pure data, and uses no other randomness than the noise it
-is handed. Where the estimate comes from is not known here, see `model/sampling.py`.
+Promises: a sampler calls the denoiser as often as `sampler_table.py` says and never at pure data, and uses no randomness other than
+`noise_at`. `sampling.py` wraps a network as a denoiser.
 """
 
 import math
@@ -21,9 +21,9 @@ Images = Float[Tensor, "b c h w"]
 Denoise = Callable[[Images, float], Images]
 """Estimate the clean images from noisy ones at time t in [0, 1]."""
 NoiseAt = Callable[[int], Images]
-"""Return fresh standard normal noise for a step, the same whenever it is asked again."""
+"""Return the standard normal noise of a step; a function of the step alone."""
 OnStep = Callable[[int, int], None]
-"""Hear of progress: (steps done, steps in all)."""
+"""Called with the progress: (steps done, steps in total)."""
 
 Integrator = Callable[[Denoise, list[Point], Images, SamplingConfig, NoiseAt, OnStep], Images]
 """Carry images from the first point of a trajectory to its last: (denoise, trajectory, x_t, config, noise_at, on_step)."""
@@ -84,7 +84,7 @@ def _ddim(denoise: Denoise, trajectory: list[Point], x_t: Images, config: Sampli
 
 @_sampler("euler")
 def _euler(denoise: Denoise, trajectory: list[Point], x_t: Images, config: SamplingConfig, noise_at: NoiseAt, on_step: OnStep) -> Images:
-    """First-order integration of the probability flow along the path's own clock."""
+    """First-order integration of the probability flow along the path's flow time."""
     for i, (at, to) in enumerate(pairwise(trajectory)):
         x_t = x_t + (to.flow_time - at.flow_time) * _velocity(x_t, denoise(x_t, at.t), at)
         on_step(i + 1, len(trajectory) - 1)
@@ -114,8 +114,8 @@ def _first_order(x_t: Images, x: Images, at: Point, to: Point) -> Images:
 def _can_extrapolate(previous: Point, at: Point, to: Point) -> bool:
     """Return whether a two-step method may continue the line through `previous` and `at` to `to`.
 
-    Not where log-SNR is infinite, and not over a step that is much longer than the last one, as into the last timestep of a "linspace":
-    the difference of two near estimates, stretched so far, is worse than no second order at all. The bound 1 + sqrt(2) is a rule of thumb,
+    Not where log-SNR is infinite, and not over a step that is much longer than the last one, such as the last step of "linspace": a
+    difference of two near estimates, extrapolated so far, is worse than a first-order step. The bound 1 + sqrt(2) is a rule of thumb,
     borrowed from the two-step backward formula, which is unstable where steps grow by more (Grigorieff 1983).
     """
     last, next_ = at.half_log_snr - previous.half_log_snr, to.half_log_snr - at.half_log_snr

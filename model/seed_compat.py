@@ -1,10 +1,10 @@
-"""The network of the published checkpoint `dit_final_12_f_250.pth`, bit for bit, with all its peculiarities.
+"""The network of the published checkpoint `dit_final_12_f_250.pth`, with equal outputs bit for bit.
 
 Promises: `SeedCompat(PUBLISHED)` has exactly the 316 tensors of that file under the same names, and computes what its authors' code
-computes. Peculiarities kept on purpose: the network predicts the clean image, not the noise; shift and scale are applied without "1 +";
+computes. Peculiarities that are kept: the network predicts the clean image, not the noise; shift and scale are applied without "1 +";
 positions are a one-dimensional sinusoid of the token index; and the output passes through SiLU, so no pixel is darker than about 92 of 255.
-It exists to import and sample that file (`celebdit import-checkpoint`); for training the same shape without them is the preset `seed`.
-Reading files is not done here.
+Use it to import and sample that file (`celebdit import-checkpoint`); to train a network of this shape without the peculiarities, use the
+preset `seed`. Does not read files; see `components/weights/published_checkpoint.py`.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from model.layers import patchify, unpatchify
 PUBLISHED = NetworkConfig(image_px=256, codec="seed_compat", latent_channels=4, width=768, depth=12, heads=12, patch_px=4, block="dit")
 """The shape of the published file."""
 OBJECTIVE = DiffusionConfig(path="vp_linear", prediction="x", weighting="none", times="uniform")
-"""What it was trained on: the plain error of the image, uniform timesteps 0..999, beta from 1e-4 to 0.02."""
+"""Its training objective: the plain error of the image, uniform timesteps 0..999, beta from 1e-4 to 0.02."""
 SAMPLING = SamplingConfig(sampler="ddpm", num_steps=1000, spacing="linspace", clip_x=False, ema="none")
-"""Its own sampler: ancestral through the posterior of the predicted image, all 1000 timesteps, nothing clipped."""
+"""Its own sampler: ancestral through the posterior of the predicted image, all 1000 timesteps, without clipping."""
 
 
 class TensorsMismatch(ValueError):
-    """The tensors are not those of the network; the message names the first that differ."""
+    """The tensors do not match the network; the message names the first that differ."""
 
 
 def check_tensors(tensors: Mapping[str, Tensor], network: NetworkConfig = PUBLISHED) -> dict[str, Tensor]:
@@ -50,12 +50,12 @@ def check_tensors(tensors: Mapping[str, Tensor], network: NetworkConfig = PUBLIS
 
 
 def size_bytes(network: NetworkConfig = PUBLISHED) -> int:
-    """Return how many bytes the tensors of the network take."""
+    """Return the size of the network's tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in _expected_tensors(network).values())
 
 
 def _expected_tensors(network: NetworkConfig) -> dict[str, Tensor]:
-    """Return every name with a tensor of its shape and type, and no memory."""
+    """Return every name with a meta tensor of its shape and type."""
     with torch.device("meta"):
         return SeedCompat(network).state_dict()
 

@@ -1,8 +1,7 @@
-"""The state of a training, to host memory and back: weights, optimiser moments, averages, and the facts beside them.
+"""Copy the state of a training to host memory and restore it: weights, optimiser moments, averages and facts.
 
-Promises: restoring what was taken gives bitwise the same training; a state that does not fit the network is refused by the name of the
-tensor before anything is overwritten with it. The copy to host memory is all that a training waits for. Files are the business of
-`model/checkpoint.py`.
+Promises: a restored training continues bitwise equal; a state that does not match the network is refused, naming the tensor, before
+anything is overwritten. Training waits for the copy to host memory alone. Files are written in `checkpoint.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,20 +17,20 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class StateMismatch(ValueError):
-    """A saved state does not fit the network that it is loaded into."""
+    """A saved state does not match the network that it is loaded into."""
 
 
 class HostCopier:
-    """Copies tensors to host memory; from CUDA through page-locked buffers that are made once and used again.
+    """Copies tensors to host memory; from CUDA through page-locked buffers, which are allocated once and reused.
 
-    The tensors of one `copy` are overwritten by the next from CUDA: take the next snapshot when the one before is on disk.
+    From CUDA, each `copy` overwrites the tensors of the one before: copy again only once those are on disk.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], Tensor] = {}
 
     def copy(self, groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        """Return the same groups in host memory, whole when this returns."""
+        """Return the same groups in host memory; the copy is complete when this returns."""
         copied = {group: {name: self._start(group, name, tensor) for name, tensor in named.items()} for group, named in groups.items()}
         if self._buffers:
             torch.cuda.synchronize()
@@ -48,7 +47,7 @@ class HostCopier:
 
 
 class TrainingState:
-    """The tensors of one training, by name: where they live, and how they are taken and put back."""
+    """The tensors of one training by name."""
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, averages: Mapping[str, AveragedWeights]) -> None:
         self.names = [name for name, _ in network.named_parameters()]
@@ -71,7 +70,7 @@ class TrainingState:
         return CheckpointState(step=step, tensors=self._copier.copy(groups), facts=facts)
 
     def copy_averages(self, averages: Mapping[str, AveragedWeights]) -> dict[str, dict[str, Tensor]]:
-        """Copy some averages alone to host memory of their own, which no later copy overwrites."""
+        """Copy `averages` to new host memory, which no later copy overwrites."""
         return {
             f"ema-{name}": {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._named(average.tensors).items()}
             for name, average in averages.items()
@@ -92,7 +91,7 @@ class TrainingState:
         moments = _group(state, "optimizer")
         for name, parameter in zip(self.names, self.parameters, strict=True):
             self._optimizer.state[parameter] = {
-                # The fused update walks raw memory: moments must have the strides of their parameter.
+                # The fused update reads raw memory: moments must have the strides of their parameter.
                 kind: torch.empty_like(parameter, requires_grad=False).copy_(_matching_tensor(f"{kind}.{name}", moments, parameter))
                 for kind in _MOMENTS
             }

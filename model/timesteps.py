@@ -1,7 +1,7 @@
-"""Which times of a path a sampler visits, and what it needs to know of each.
+"""The times of a path that a sampler visits, and the schedule at each.
 
 Promises: times fall from noise to data, and all scalars of the schedule are computed in float64 on the host before the first step, so no
-step waits for the device. What happens between two times is `model/samplers.py`'s business.
+step waits for the device. The steps between times are in `samplers.py`.
 """
 
 import math
@@ -16,7 +16,7 @@ from model.noise_path import NoisePath, shift_times
 
 @dataclass(frozen=True)
 class Point:
-    """A time of the path with all that a sampler needs to know of it."""
+    """A time of the path with the schedule at it."""
 
     t: float
     alpha: float

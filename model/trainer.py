@@ -1,9 +1,8 @@
-"""The training loop: from a state to the next, as often as asked, on one process or many.
+"""Training loop for one or many processes.
 
-Promises: all random numbers of a step are functions of (seed, step, position in the global batch), so a run that was stopped and resumed
-is the run that was not, and another number of processes sees the same images, times and noise (only dropout differs). The loop never waits
-for a network or a disk, and on CUDA it reads a number back only every `log_every_steps`. Where state is stored and who watches is not
-known here: see `model/interfaces.py`.
+Promises: a run that was stopped and resumed equals an uninterrupted one, and another number of processes sees the same images,
+times and noise (only dropout differs). The loop never waits for a network or a disk, and on CUDA it reads values back only every
+`log_every_steps`. Metrics and checkpoints leave through `interfaces.py`; one step is in `training_step.py`.
 """
 
 import time
@@ -30,11 +29,11 @@ from model.state import TrainingState
 from model.training_step import TrainingStep, autocast
 
 NUM_SAMPLES = 16
-"""Images in the grid that a run shows of itself."""
+"""Images in the sample grid of a run."""
 
 
 class Trainer:
-    """Owns network, optimiser and averages of one run on one process, and moves them forward."""
+    """Network, optimiser and averages of one run on one process, and the loop that trains them."""
 
     def __init__(
         self,
@@ -53,7 +52,7 @@ class Trainer:
     ) -> None:
         """Build the network of `recipe` on `device`.
 
-        `probe` says how busy this machine is; it is asked at every metric point and names the same facts on every rank.
+        `probe` returns the system metrics of this machine; it is called at every metric point and returns the same keys on every rank.
         """
         self.recipe = recipe
         self.world = world
@@ -78,16 +77,16 @@ class Trainer:
         self.training_step = TrainingStep(
             recipe, pack, self.network, self.optimizer, world=world, device=device, meter=self._meter, clock=clock
         )
-        self._checks_every_step = device.type == "cpu"  # elsewhere looking makes the step wait for the device
+        self._checks_every_step = device.type == "cpu"  # elsewhere the check makes the step wait for the device
         self._milestone_passed = False
 
     def run(self, *, stop_requested: Callable[[], bool] = lambda: False, on_step: Callable[[int, float], None] | None = None) -> bool:
         """Train up to `total_steps`, or until some rank's `stop_requested` is true; return whether training is finished.
 
-        `on_step` hears (step, loss of this rank) after each step; it makes every step wait for the device.
+        `on_step` is called with (step, loss of this rank) after each step; it makes every step wait for the device.
 
         Raises:
-            NonFinite: on all ranks at the same step, before the weights take it in.
+            NonFinite: on all ranks at the same step, before the weights are updated with it.
         """
         training = self.recipe.training
         self.training_step.wrap_network()
@@ -128,7 +127,7 @@ class Trainer:
         return loss
 
     def _is_checkpoint_due(self, saved_s: float) -> bool:
-        """Say whether a checkpoint is due: an interval of time has passed, or a milestone since the last one."""
+        """Return whether a checkpoint is due: an interval of time or a milestone has passed since the last one."""
         training = self.recipe.training
         every = training.checkpoint_keep_every_steps
         self._milestone_passed |= every is not None and self.step % every == 0
@@ -143,7 +142,7 @@ class Trainer:
             self._recorder.progress(self.step, training.total_steps, text)
 
     def _system_metrics(self) -> dict[str, float]:
-        """Return what the probe of the first rank of every machine says, under the machine's number."""
+        """Return the system metrics of the first rank of every machine, under the machine's number."""
         facts = self._probe()
         if not facts:
             return {}
@@ -155,7 +154,7 @@ class Trainer:
         self._recorder.trace(self.step, write)
 
     def _record_samples(self) -> None:
-        """Draw the fixed samples, shared out over the ranks, and record them; the time it takes does not count as training time."""
+        """Draw the fixed samples, divided over the ranks, and record them; the time does not count as training time."""
         start_s = self._clock()
         share = -(-NUM_SAMPLES // self.world.size)
         indices = torch.arange(self.world.rank * share, (self.world.rank + 1) * share, device=self.device)
@@ -182,7 +181,7 @@ class Trainer:
             self.network.train()
 
     def _save_ema_snapshot(self, *, last: bool) -> None:
-        """Store the power-function averages when one is due and at the end, for `model/ema.py` to recombine after training."""
+        """Store the power-function averages when they are due and at the end, for post-hoc recombination."""
         every = self.recipe.training.ema_snapshot_every_steps
         if every is None or self._snapshots is None or not self.world.is_first:
             return
@@ -197,7 +196,7 @@ class Trainer:
         return CheckpointState(step=self.step, tensors=self._state.copy_averages(power_averages), facts={})
 
     def _save(self, *, wait: bool) -> None:
-        """Hand a snapshot to the sink on the first rank; with `wait` it is durable, with all before it, when this returns."""
+        """Submit a snapshot to the sink on the first rank; with `wait`, return once all snapshots are durable."""
         if not self.world.is_first:
             return
         if not self._is_nonfinite():
@@ -207,7 +206,7 @@ class Trainer:
             self._sink.drain()
 
     def _is_nonfinite(self) -> bool:
-        """Return whether the state took part in a bad step that the next metric point will refuse, on all ranks: it is not to be stored."""
+        """Return whether the state includes a non-finite step, at which the next metric point will raise: it must not be stored."""
         return not self._checks_every_step and self.training_step.first_nonfinite() is not None
 
     def snapshot(self) -> CheckpointState:
@@ -228,7 +227,7 @@ class Trainer:
 
 
 def profiles_of(training: TrainingConfig) -> list[Profile]:
-    """Return the averages of the weights that `training` asks for."""
+    """Return the averages of the weights that `training` tracks."""
     profiles: list[Profile] = [PowerProfile(width) for width in training.ema_sigma_rel]
     if training.ema_decay is not None:
         profiles.append(ClassicProfile(training.ema_decay))

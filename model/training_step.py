@@ -63,7 +63,7 @@ class TrainingStep:
         self._forward: nn.Module = network
 
     def wrap_network(self) -> None:
-        """Make the forward pass distributed and compiled, as asked."""
+        """Wrap the forward pass for several ranks and compile it, as the recipe requires."""
         training = self._recipe.training
         # Compiled inside the wrapper, so that gradient accumulation can still skip the wrapper's synchronisation.
         forward = cast(nn.Module, torch.compile(self._network, fullgraph=True)) if training.compile else self._network
@@ -80,8 +80,8 @@ class TrainingStep:
     def _settle_gradient_buckets(self) -> None:
         """Run two passes that change nothing.
 
-        DistributedDataParallel sorts its gradient buckets anew after the first pass. With three ranks or more the order of a sum depends on
-        the buckets, so a run that was resumed would add up its first gradients in another order than the run that was not.
+        DistributedDataParallel rebuilds its gradient buckets after the first pass. With three ranks or more the order of a sum depends on
+        the buckets, so a resumed run would sum its first gradients in another order than an uninterrupted one.
         """
         side, images = self._recipe.network.image_px, self._plan.per_pass
         x = torch.zeros(images, 3, side, side, device=self._device).contiguous(memory_format=torch.channels_last)
@@ -130,7 +130,7 @@ class TrainingStep:
         return indices[positions]
 
     def _next_indices(self, step: int, pass_index: int) -> np.ndarray | None:
-        """Return the images of the pass after this one, or None at the very end."""
+        """Return the indices of the pass after this one, or None after the last pass of the run."""
         if pass_index + 1 < self._plan.passes:
             return self._indices(step, self._plan.slice_of(self._world.rank, pass_index + 1))
         if step + 1 >= self._recipe.training.total_steps:
