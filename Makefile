@@ -45,7 +45,7 @@ $(VENV)/.chromium: | $(VENV)/.dev
 	@! command -v chromium >/dev/null || touch $@
 
 shapes: $(VENV)/.dev  ## the tests of model/ with shapes and types checked at every call
-	$(BIN)/pytest -n 2 --jaxtyping-packages=model,celebdit_testing.shapes.check_types -k "not compile" tests/unit/test_model_*.py
+	$(BIN)/pytest -n 2 --jaxtyping-packages=model,shape_checks.check_types -k "not compile" tests/unit/test_model_*.py
 
 fault: $(VENV)/.dev  ## the slow tests that kill processes and break servers
 	$(BIN)/pytest -m fault

@@ -1,7 +1,8 @@
 """The type checker of `make shapes`: beartype, except for functions annotated with `Self`.
 
 beartype resolves `Self` only where it decorates the class, but jaxtyping's import hook decorates functions (beartype 0.23, jaxtyping 0.3).
-The functions left out are validators of the configuration, whose result pydantic checks.
+The functions left out are validators of the configuration, whose result pydantic checks. A module of its own beside the package
+`celebdit_testing`, because the hook imports only the first name of `shape_checks.check_types`.
 """
 
 from collections.abc import Callable
