@@ -1,7 +1,7 @@
 """What defines a model and its training: the typed, immutable sections that `model/` reads.
 
 Promises: a value that validates here can be built and trained; every bound names its unit. Validation is strict: "8" and
-8.0 are not 8, NaN is not a number, an unknown key is an error. Which preset holds which values is not decided here.
+8.0 are not 8, NaN is not a number, an unknown key is an error. Values of the presets are in `pipeline/presets/`.
 """
 
 from typing import TYPE_CHECKING, Literal, Self
@@ -186,7 +186,7 @@ class TrainingConfig(FrozenConfig):
     activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third more time"
     )
-    data_on_device: bool = Field(False, description="keep the whole packed data set in device memory")
+    data_on_device: bool = Field(False, description="keep the packed dataset in device memory")
     deterministic: bool = Field(False, description="only deterministic kernels: slower, bitwise repeatable on CUDA")
     log_every_steps: int = Field(50, gt=0, description="steps between metric points")
     sample_every_steps: int = Field(2000, gt=0, description="steps between sample grids")
