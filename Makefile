@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints requirements/build.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types contracts unit fault format bench-tools lock ui down images test-images clean
+.PHONY: help demo test lint types contracts unit shapes fault format bench-tools lock ui down images test-images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ $(VENV)/.chromium: | $(VENV)/.dev
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }; }; } || \
 	  echo "no chromium: the browser tests will be skipped and say so"
 	@! command -v chromium >/dev/null || touch $@
+
+# torch.compile cannot trace the checks; the other tests left out take long and call nothing that the rest does not.
+shapes: $(VENV)/.dev  ## the tests of model/ with shapes and types checked at every call
+	$(BIN)/pytest --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/test_model_*.py
 
 fault: $(VENV)/.dev  ## the slow tests that kill processes and break servers
 	$(BIN)/pytest -m fault

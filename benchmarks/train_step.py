@@ -89,7 +89,7 @@ class TrainStep:
         t = self._diffusion.draw_times(rng.uniform(seed, rng.Stream.TIME, self._step, ids, 1)[:, 0])
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._setting.precision == "bfloat16"):
-            output = self._forward(self._diffusion.noisy(x, noise, t), self._diffusion.path.timestep(t).float())
+            output = self._forward(self._diffusion.add_noise(x, noise, t), self._diffusion.path.timestep(t).float())
             self._diffusion.losses(output, x, noise, t).mean().backward()
         norm = clip_gradients(self._parameters, self._config.optimizer.clip_norm)
         guarded_step(self._optimizer, (~torch.isfinite(norm)).float())

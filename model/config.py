@@ -1,14 +1,15 @@
 """What defines a model and its training: the typed, immutable sections that `model/` reads.
 
 Promises: a value that validates here can be built and trained; every bound names its unit. Validation is strict: "8" and
-8.0 are not 8, NaN is not a number, an unknown key is an error. Which preset holds which values is not decided here.
+8.0 are not 8, NaN is not a number, an unknown key is an error. Values of the presets are in `pipeline/presets/`.
 """
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.canonical import JsonObject
+from model.sampler_table import SAMPLERS, samplers_that_use_eta
 
 TRAINING_VERSION = 2
 """The version of the training maths. Part of every run key: raise it when a change moves the numbers of a run, and only then."""
@@ -185,7 +186,7 @@ class TrainingConfig(FrozenConfig):
     activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third more time"
     )
-    data_on_device: bool = Field(False, description="keep the whole packed data set in device memory")
+    data_on_device: bool = Field(False, description="keep the packed dataset in device memory")
     deterministic: bool = Field(False, description="only deterministic kernels: slower, bitwise repeatable on CUDA")
     log_every_steps: int = Field(50, gt=0, description="steps between metric points")
     sample_every_steps: int = Field(2000, gt=0, description="steps between sample grids")
@@ -218,19 +219,25 @@ class TrainingConfig(FrozenConfig):
         return self.model_dump(mode="json", include={"batch_images", "seed", "horizontal_flip", "ema_sigma_rel", "ema_decay", "precision"})
 
 
-SAMPLERS = ("ddpm", "ddim", "euler", "heun", "dpmpp_2m", "unipc")
-SamplerName = Literal["ddpm", "ddim", "euler", "heun", "dpmpp_2m", "unipc"]
+if TYPE_CHECKING:
+    SamplerName = str
+else:
+    SamplerName = Literal[tuple(SAMPLERS)]
 
 
 class SamplingConfig(FrozenConfig):
     """How images are drawn from a trained denoiser."""
 
     sampler: SamplerName = Field("heun", description="integrator from noise to image")
-    num_steps: int = Field(32, ge=1, le=4000, description="steps of the sampler; heun calls the network twice per step")
+    num_steps: int = Field(
+        32, ge=1, le=4000, description="steps of the sampler; how often each calls the network is in `model/sampler_table.py`"
+    )
     spacing: Literal["linspace", "leading", "trailing"] = Field(
         "linspace", description="which timesteps of the path are visited (Lin et al. 2023, table 2)"
     )
-    eta: float = Field(0.0, ge=0, le=1, description="ddim: share of the posterior noise added back at each step")
+    eta: float = Field(
+        0.0, ge=0, le=1, description=f"{', '.join(samplers_that_use_eta())}: share of the posterior noise added back at each step"
+    )
     time_shift: float = Field(1.0, gt=0, le=100, description="a > 1 spends more of the steps at high noise")
     clip_x: bool = Field(True, description="clip each prediction of the clean image to [-1, 1]")
     seed: int = Field(0, ge=0, lt=2**63, description="image i is a function of (weights, seed, i)")

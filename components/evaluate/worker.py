@@ -118,7 +118,7 @@ class _Worker:
                 yield shard
 
     def _stop_if_asked(self) -> None:
-        if self._rank.stop_asked.is_set():
+        if self._rank.stop_requested.is_set():
             raise Preempted("evaluation was stopped", hint="run it again: it continues where it was")
 
     def _noise(self, shard: range) -> Tensor:

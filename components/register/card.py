@@ -8,6 +8,7 @@ import json
 
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision
 from model.config import SamplingConfig
+from model.sampler_table import SAMPLERS
 
 
 def model_card(
@@ -84,12 +85,14 @@ def _usage(name: str, sampling: SamplingConfig) -> str:
     question = json.dumps(
         {"dataframe_records": [{"seed": 0}], "params": {"num_steps": sampling.num_steps, "sampler": sampling.sampler}}, sort_keys=True
     )
+    samplers = "\n".join(f"- `{name}`: {spec.summary}" for name, spec in SAMPLERS.items())
     return (
         "```sh\n"
         f"celebdit sample models:/{name}@champion --count 16 --out faces.png\n"
         f"celebdit serve {name}@champion --port 8080\n"
         f"curl -s localhost:8080/invocations -H 'Content-Type: application/json' -d '{question}'\n"
         "```\n\n"
-        "Input: one row per image with an integer `seed`. Parameters: `num_steps`, `sampler` (ddpm, ddim, euler, heun, dpmpp_2m or unipc). "
+        "Input: one row per image with an integer `seed`. Parameters: `num_steps` and `sampler`, one of\n\n"
+        f"{samplers}\n\n"
         "Output: for each row its `seed` and `image`, a PNG (base64 over HTTP). The same seed gives the same image."
     )

@@ -30,7 +30,7 @@ class Rank:
 
     context: StepContext
     world: World
-    stop_asked: threading.Event
+    stop_requested: threading.Event
 
     def device(self, wanted: str) -> torch.device:
         """Return this rank's device.
@@ -55,8 +55,8 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
     die_with_parent()
     spec_path = Path(sys.argv[1])
     record_start(spec_path.parent / FAILURES)
-    stop_asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop_asked.set())
+    stop_requested = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop_requested.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         world = World(
@@ -69,7 +69,7 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
         settings = Settings.from_environment(os.environ)
         events = Events(step, settings.events_path, redact=redactor(os.environ))
         context = StepContext(settings=settings, events=events)
-        body(spec_path, Rank(context=context, world=world, stop_asked=stop_asked))
+        body(spec_path, Rank(context=context, world=world, stop_requested=stop_requested))
     except BaseException as error:
         record_failure(spec_path.parent / FAILURES, error)
         sys.stdout.flush()

@@ -18,9 +18,10 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 from safetensors.torch import load_file
 
-from model.config import SAMPLERS, SamplingConfig
+from model.config import SamplingConfig
 from model.description import VersionDescription
 from model.generator import Generator
+from model.sampler_table import SAMPLERS
 
 MAX_IMAGES = 64
 MAX_STEPS = 1000

@@ -18,7 +18,7 @@ from model.checkpoint_manifest import (
     MANIFEST_FILE,
     Checkpoint,
     CheckpointInvalid,
-    CheckpointOfAnotherFormat,
+    UnsupportedCheckpointFormat,
     decode_manifest,
     directory_name,
     verify,
@@ -90,7 +90,7 @@ class CheckpointStore:
         for entry in candidates:
             try:
                 return self.fetch(entry.uri, folder), entry.uri
-            except CheckpointOfAnotherFormat as error:
+            except UnsupportedCheckpointFormat as error:
                 raise BadInput(f"{entry.uri}: {error}", hint="continue with the version that began the run, or begin a new run") from error
             except (CheckpointInvalid, ObjectMissing, DigestMismatch) as problem:
                 self._warn(f"checkpoint {entry.uri} is damaged and set aside: {problem}")

@@ -21,7 +21,7 @@ from components.errors import DataRefused
 from components.manifests import DatasetManifest
 from components.storage import ObjectStore, StoreUri
 from components.system.locks import only_one
-from model.dataset import IMAGES_FILE, Pack, PackTorn, PackWriter, open_pack, verify_pack
+from model.dataset import IMAGES_FILE, Pack, PackCorrupt, PackWriter, open_pack, verify_pack
 
 Split = Literal["train", "held_out"]
 _CHECKED_FILE = "checked"
@@ -48,7 +48,7 @@ def fetch_pack(
             if pack.dataset_digest == manifest.digest:
                 _check_once(pack, target)
                 return pack
-        except PackTorn:
+        except PackCorrupt:
             pass
         building = folder / f"{target.name}.building"
         try:

@@ -33,7 +33,7 @@ from components.train.spec import TrainSpec
 from components.train.system_metrics import Busyness
 from model.canonical import JsonObject
 from model.config import TrainingConfig
-from model.distributed import is_lost_rank, joined, wait_for_all
+from model.distributed import is_lost_rank, process_group, wait_for_all_ranks
 from model.guard import NonFinite
 from model.interfaces import Recorder
 from model.trainer import Trainer
@@ -96,7 +96,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
     """Continue the run until its last step or until it is asked to stop; return the step, and whether it is the last one."""
     pack = fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"))
     timeout_s = spec.resources.rank_timeout_s
-    joining = joined(rank.world, device, timeout_s=timeout_s)
+    joining = process_group(rank.world, device, timeout_s=timeout_s)
     with joining, _recording(rank, spec, storage.journal, storage.archive) as recorder, _explained(spec, rank, device):
         trainer = Trainer(
             spec,
@@ -111,7 +111,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
             timeout_s=timeout_s,
         )
         _continue(trainer, storage, spec, rank)
-        finished = trainer.run(stop_asked=rank.stop_asked.is_set)
+        finished = trainer.run(stop_requested=rank.stop_requested.is_set)
     return trainer.step, finished
 
 
@@ -137,7 +137,7 @@ def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank
     restore(trainer, state)
     if rank.world.is_first:
         rank.context.events.note(f"continuing from step {state.step} of {spec.training.total_steps}")
-    wait_for_all(rank.world)
+    wait_for_all_ranks(rank.world)
     if rank.world.local_rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -197,7 +197,7 @@ def _recording(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: Jo
     try:
         yield JournalRecorder(journal, context.events.progress)
     finally:
-        patience_s = _HAND_OVER_STOPPED_S if rank.stop_asked.is_set() else _HAND_OVER_S
+        patience_s = _HAND_OVER_STOPPED_S if rank.stop_requested.is_set() else _HAND_OVER_S
         _hand_over(delivery, journal, archive, context, spec, within_s=patience_s)
 
 

@@ -78,7 +78,7 @@ def _in_folder(folder: Path, ema: str | None) -> Found:
     if not (folder / MANIFEST_FILE).exists():
         raise BadInput(f"{folder} is not a checkpoint: it has no {MANIFEST_FILE}", hint="name the folder step-... of a checkpoint")
     try:
-        checkpoint = verify(folder, beside=is_note)  # somebody may have copied it from object storage
+        checkpoint = verify(folder, is_sidecar=is_note)  # somebody may have copied it from object storage
     except CheckpointInvalid as error:
         raise DataRefused(f"checkpoint {folder} is not whole: {error}") from error
     return _of_checkpoint(folder, checkpoint.digest, sorted(checkpoint.files), ema, str(folder))

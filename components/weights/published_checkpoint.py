@@ -21,7 +21,7 @@ from components.weights.torch_files import read_tensors
 from model.canonical import digest_of
 from model.checkpoint import CheckpointState, publish
 from model.config import ModelSpec, NetworkConfig
-from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, NotThisNetwork, checked, size_bytes
+from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, TensorsMismatch, check_tensors, size_bytes
 
 if TYPE_CHECKING:
     from components.tracking.client import Tracking
@@ -65,8 +65,8 @@ def read_published(path: Path, *, network: NetworkConfig = PUBLISHED) -> Source:
         BadInput: if there is no such file. DataRefused: if it is not the published network's plain state dictionary.
     """
     try:
-        tensors = checked(read_tensors(path, max_bytes=size_bytes(network) + _SPARE_BYTES), network)
-    except NotThisNetwork as error:
+        tensors = check_tensors(read_tensors(path, max_bytes=size_bytes(network) + _SPARE_BYTES), network)
+    except TensorsMismatch as error:
         raise DataRefused(
             f"{path} is not the published checkpoint: {error}", hint="only the weights of dit_final_12_f_250.pth can be imported"
         ) from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.errors import BadInput
+from model.sampler_table import SAMPLERS
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_where
 from pipeline.session import open_session
 
@@ -21,7 +22,13 @@ _POOR = 0.1
 @click.argument("run_key")
 @click.option("--sigma-rel", "widths", type=float, multiple=True, required=True, help="Width of the average; can be given several times.")
 @click.option("--step", type=click.IntRange(min=1), help="Step at which the average ends.  [default: the newest snapshot's]")
-@click.option("--sampler", default="heun", show_default=True, help="Sampler of the pictures and, with --register, of the version.")
+@click.option(
+    "--sampler",
+    type=click.Choice(list(SAMPLERS)),
+    default="heun",
+    show_default=True,
+    help="Sampler of the pictures and, with --register, of the version.",
+)
 @click.option("--num-steps", default=20, show_default=True, help="Its number of steps.")
 @click.option("--register", "model", metavar="MODEL", help="Make each average a version of this registered model.")
 @home_option

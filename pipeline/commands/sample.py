@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from components.errors import BadInput
 from components.runtime.context import describe
 from components.runtime.events import Event
-from model.config import SAMPLERS, SamplingConfig
+from model.config import SamplingConfig
+from model.sampler_table import SAMPLERS
 from pipeline.commands.guidance import Guiding, guidance_options
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
@@ -35,7 +36,7 @@ _MOST_IN_GRID = 1024
 @click.option(
     "--out", type=click.Path(path_type=Path), help="A .png for one grid, else a folder of images.  [default: a grid named after both]"
 )
-@click.option("--sampler", type=click.Choice(SAMPLERS), help="Integrator.  [default: the version's own, else heun]")
+@click.option("--sampler", type=click.Choice(list(SAMPLERS)), help="Integrator.  [default: the version's own, else heun]")
 @click.option("--steps", "num_steps", type=click.IntRange(1, 4000), help="Steps of the sampler.  [default: the version's own, else 32]")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Image i is a function of the weights, the seed and i.  [default: 0]")
 @click.option("--ema", help="Which average of the weights, or none.  [default: the widest there is]")

@@ -61,7 +61,7 @@ def test_samples_can_be_guided_by_a_snapshot_or_a_smaller_network(
     for arguments, said in (
         (("--guide", f"{source}@4"), f"run '{source}' has stored nothing of step 4"),
         (("--guide", source), "these are the weights that it should guide"),
-        (("--guide", other_side.uri), "the guide has image_px 32, the model that it should guide 16"),
+        (("--guide", other_side.uri), "the guide has image_px 32, the model that it guides has 16"),
         (("--guide", f"{source}@3", "--guidance", "0.5"), "--guidance 0.5 must lie between 1 and 20"),
         (("--guide", f"{source}@3", "--guidance", "nan"), "--guidance nan must lie between 1 and 20"),
         (("--guide", f"{source}@3", "--guidance-interval", "0.7", "0.7"), "must be two rising times between 0 and 1"),

@@ -18,7 +18,7 @@ from components.errors import CelebditError, TemporaryFailure
 from components.stores.checkpoints import CheckpointStore, Retention
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint import CheckpointState, publish
-from model.checkpoint_manifest import Checkpoint, newest_valid, published
+from model.checkpoint_manifest import Checkpoint, list_checkpoints, newest_valid
 
 
 class UploadingSink:
@@ -117,7 +117,7 @@ class UploadingSink:
 
     def _prune(self) -> None:
         self._checkpoints.retain(self._retention, attempt=self._attempt)
-        newest = published(self._folder)
+        newest = list_checkpoints(self._folder)
         for old in newest[1:]:
             shutil.rmtree(old, ignore_errors=True)
         for notes in self._folder.glob("*.notes.json"):

@@ -57,7 +57,7 @@ def train_on_nodes(
     with SignalNote() as note:
         job.make_or_adopt()
         try:
-            job.wait(poll_s=poll_s, sleep=sleep, stop_asked=lambda: note.received)
+            job.wait(poll_s=poll_s, sleep=sleep, stop_requested=lambda: note.received)
         except Preempted:
             job.delete()
             raise
@@ -104,7 +104,7 @@ class _Job:
         going = ended(found) is None and not found["metadata"].get("deletionTimestamp")
         return going and settings == self.manifest["metadata"]["annotations"][SETTINGS_ANNOTATION]
 
-    def wait(self, *, poll_s: float, sleep: Callable[[float], None], stop_asked: Callable[[], bool]) -> None:
+    def wait(self, *, poll_s: float, sleep: Callable[[float], None], stop_requested: Callable[[], bool]) -> None:
         """Wait until the job is complete, printing node 0's log.
 
         Raises:
@@ -113,7 +113,7 @@ class _Job:
         log = LogStream(self.cluster, self._selector(index=0))
         try:
             while True:
-                if stop_asked():
+                if stop_requested():
                     raise Preempted("the step was asked to stop", hint="run it again: training continues from its last checkpoint")
                 found = self.cluster.custom(GROUP, VERSION, PLURAL, self.name)
                 if found is None:
