@@ -84,7 +84,7 @@ def _check(spec: EvaluateSpec, context: StepContext) -> None:
 
 
 def _finished(context: StepContext, spec: EvaluateSpec) -> EvaluationReport | None:
-    uri = spec.report_uri(context.root) / REPORT_FILE
+    uri = spec.report_uri(context.layout) / REPORT_FILE
     try:
         return EvaluationReport.parse(context.store.get_bytes(uri), origin=str(uri))
     except ObjectMissing:
@@ -102,7 +102,7 @@ def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, context: StepContext) ->
     """Put the weights that are to be measured beside the spec, under one name."""
     file = weights_file(spec.sampling.ema)
     uri = StoreUri.parse(spec.checkpoint.uri)
-    checkpoints = CheckpointStore(context.store, context.root / "runs" / spec.checkpoint.run_key)
+    checkpoints = CheckpointStore(context.store, context.layout.run(spec.checkpoint.run_key).checkpoints)
     try:
         fetched = checkpoints.fetch(uri, folder / "checkpoint", files=[file])
     except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
@@ -175,5 +175,5 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
     trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}").info.run_id
     tracking.evaluated_checkpoint(trained, report)
     # What a checkpoint was measured at decides whether retention keeps it as the best.
-    checkpoints = CheckpointStore(context.store, context.root / "runs" / report.run_key)
+    checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
     checkpoints.score(StoreUri.parse(report.checkpoint_uri), report.headline, report.metrics[report.headline])

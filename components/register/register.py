@@ -106,7 +106,7 @@ def _build(
     """Write the model as MLflow stores it, and return its folder."""
     scratch = context.scratch("register", checkpoint.digest[:16])
     group = "weights" if sampling.ema == "none" else f"ema-{sampling.ema}"
-    checkpoints = CheckpointStore(context.store, context.root / "runs" / checkpoint.run_key)
+    checkpoints = CheckpointStore(context.store, context.layout.run(checkpoint.run_key).checkpoints)
     try:
         fetched = checkpoints.fetch(StoreUri.parse(checkpoint.uri), scratch, files=[f"{group}.safetensors"])
     except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:

@@ -1,6 +1,6 @@
 """Checkpoints in object storage: where they lie, which of them count, and how they get there and back.
 
-Layout: `runs/<run_key>/checkpoints/step-<n>/<attempt>/` with the files of `model/checkpoint.py`, and `COMMIT.json` last. Promises: a
+Layout: `step-<n>/<attempt>/` with the files of `model/checkpoint.py`, and `COMMIT.json` last (see `layout.py`). Promises: a
 checkpoint without its commit does not exist; a damaged one is noted, set aside and never loaded; if none is whole but some were committed,
 that is an error and not a fresh start. Keys are written once.
 """
@@ -26,10 +26,6 @@ from model.checkpoint_manifest import (
 
 COMMIT_FILE = "COMMIT.json"
 QUARANTINE_FILE = "QUARANTINE.json"
-SNAPSHOTS = "snapshots"
-"""Folder of a run's averaged weights at regular steps, all of which are kept."""
-AVERAGES = "averages"
-"""Folder of the averages that were recombined from them afterwards."""
 _SCORE_PREFIX = "SCORE-"
 
 
@@ -51,13 +47,11 @@ class Committed:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, or what else of it is kept in the same form in another `folder`."""
+    """The checkpoints below `home`, one prefix of a run's layout: its checkpoints, snapshots or averages."""
 
-    def __init__(
-        self, store: ObjectStore, run: StoreUri, *, folder: str = "checkpoints", warn: Callable[[str], None] = lambda text: None
-    ) -> None:
+    def __init__(self, store: ObjectStore, home: StoreUri, *, warn: Callable[[str], None] = lambda text: None) -> None:
         self._store = store
-        self._home = run / folder
+        self._home = home
         self._warn = warn
 
     def upload(self, checkpoint: Checkpoint, attempt: str, *, notes: Mapping[str, object] | None = None) -> StoreUri:

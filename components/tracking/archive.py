@@ -1,7 +1,7 @@
 """What MLflow has not heard yet, kept in object storage: a machine may be gone before MLflow is back.
 
-Layout: `runs/<run_key>/journal/<attempt>/<first byte>.jsonl` and `.../files/<name>`. Promises: what was saved here can be replayed from any
-machine, any number of times, and arrives once; what has arrived is deleted. Nothing is written while MLflow keeps up.
+Layout: `<attempt>/<first byte>.jsonl` and `<attempt>/files/<name>` (see `stores/layout.py`). Promises: what was saved here can be replayed
+from any machine, any number of times, and arrives once; what has arrived is deleted. Nothing is written while MLflow keeps up.
 """
 
 import tempfile
@@ -14,11 +14,11 @@ _FILES = "files"
 
 
 class JournalArchive:
-    """The undelivered part of the journals of one run."""
+    """The undelivered part of the journals of one run, below `home`."""
 
-    def __init__(self, store: ObjectStore, run: StoreUri, attempt: str) -> None:
+    def __init__(self, store: ObjectStore, home: StoreUri, attempt: str) -> None:
         self._store = store
-        self._home = run / "journal"
+        self._home = home
         self._own = self._home / attempt
         self._saved_to = 0
 

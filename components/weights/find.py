@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from components.errors import BadInput, DataRefused
 from components.runtime.context import StepContext, describe
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
-from components.stores.checkpoints import SNAPSHOTS, CheckpointStore, is_note
+from components.stores.checkpoints import CheckpointStore, is_note
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
 from model.config import ModelSpec, SamplingConfig
 from model.generator import Generator, WeightsMismatch
@@ -104,10 +104,10 @@ def _of_run(source: str, ema: str | None, context: StepContext) -> Found:
     matched = _AT_STEP.fullmatch(source)
     name, step = (matched[1], int(matched[2])) if matched else (source, None)
     key = name if _RUN_KEY.fullmatch(name) else _key_of_pipeline_run(name, context)
-    run = context.root / "runs" / key
-    committed = CheckpointStore(context.store, run).committed()
+    run = context.layout.run(key)
+    committed = CheckpointStore(context.store, run.checkpoints).committed()
     if step is not None:
-        committed += CheckpointStore(context.store, run, folder=SNAPSHOTS).committed()
+        committed += CheckpointStore(context.store, run.snapshots).committed()
     if not committed:
         raise BadInput(f"run {name!r} has no checkpoint below {context.root}", hint="name a run key as `celebdit run` prints it")
     chosen = next((entry for entry in committed if step is None or entry.step == step), None)

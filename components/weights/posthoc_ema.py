@@ -20,7 +20,7 @@ from components.reports.image_grid import enlarged, grid
 from components.runtime.context import StepContext
 from components.serving.register_version import Unevaluated
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
-from components.stores.checkpoints import AVERAGES, SNAPSHOTS, CheckpointStore, Committed
+from components.stores.checkpoints import CheckpointStore, Committed
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import Checkpoint, CheckpointInvalid
@@ -83,9 +83,9 @@ def make_average(
     """
     if not 0 < sigma_rel < WIDEST:
         raise BadInput(f"--sigma-rel {sigma_rel:g} must lie between 0 and {WIDEST:.4f}", hint="usual widths are 0.02 to 0.25")
-    run = context.root / "runs" / run_key
-    snapshots = CheckpointStore(context.store, run, folder=SNAPSHOTS, warn=context.events.note)
-    chosen = _one_per_step(_present(snapshots, run, run_key, context), step)
+    run = context.layout.run(run_key)
+    snapshots = CheckpointStore(context.store, run.snapshots, warn=context.events.note)
+    chosen = _one_per_step(_present(snapshots, run_key, context), step)
     scratch = context.scratch("averages", run_key)
     target = chosen[0].step
     while chosen:
@@ -100,7 +100,7 @@ def make_average(
     name = PowerProfile(sigma_rel).name
     facts = {"identity": summed.identity, "sigma_rel": sigma_rel, "error": summed.error, "coefficients": summed.coefficients}
     checkpoint = publish(CheckpointState(target, {_PREFIX + name: summed.tensors}, facts), scratch / name)
-    uri = CheckpointStore(context.store, run, folder=AVERAGES).upload(checkpoint, name)
+    uri = CheckpointStore(context.store, run.averages).upload(checkpoint, name)
     return Average(
         run_key=run_key,
         sigma_rel=sigma_rel,
@@ -148,15 +148,16 @@ def as_version(average: Average, sampling: SamplingConfig, licence: str) -> Unev
     )
 
 
-def _present(snapshots: CheckpointStore, run: StoreUri, run_key: str, context: StepContext) -> list[Committed]:
+def _present(snapshots: CheckpointStore, run_key: str, context: StepContext) -> list[Committed]:
     if found := snapshots.committed():
         return found
-    if context.store.list(run):
+    if context.store.list(context.layout.run(run_key).prefix):
         raise BadInput(
             f"run {run_key} has stored no averages to recombine",
             hint="train with training.ema_snapshot_every_steps: it can be set when a run is resumed, too",
         )
-    keys = sorted({item.uri.relative_to(context.root / "runs").split("/")[0] for item in context.store.list(context.root / "runs")})
+    runs = context.layout.runs
+    keys = sorted({item.uri.relative_to(runs).split("/")[0] for item in context.store.list(runs)})
     raise BadInput(f"there is no run {run_key!r}", hint=f"runs here: {', '.join(keys) or 'none yet'}")
 
 

@@ -101,7 +101,7 @@ def _store(source: Source, licence: str, context: StepContext) -> Unevaluated:
     return Unevaluated(
         checkpoint=checkpoint,
         group="weights",
-        uri=CheckpointStore(context.store, context.root / "runs" / key).upload(checkpoint, "imported"),
+        uri=CheckpointStore(context.store, context.layout.run(key).checkpoints).upload(checkpoint, "imported"),
         run_key=key,
         model=model,
         sampling=SAMPLING,

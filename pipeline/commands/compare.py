@@ -128,7 +128,7 @@ def _settings(run: "Run", context: "StepContext") -> dict[str, Any]:
 
 
 def _evaluations(run_key: str, context: "StepContext") -> list[Measured]:
-    store, home = context.store, context.root.join(f"runs/{run_key}/evaluations")
+    store, home = context.store, context.layout.run(run_key).evaluations
     found = []
     for item in store.list(home):
         if item.uri.name == "report.json":

@@ -41,7 +41,7 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
         if kubernetes:
             from components.serving.kserve import as_yaml, export, inference_service
 
-            target = context.root.join(f"models/{name}/{number}")
+            target = context.layout.model(name, number)
             manifest = inference_service(
                 name,
                 version=number,

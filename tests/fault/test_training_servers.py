@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from components.errors import Preempted, TemporaryFailure
 from components.runtime.context import StepContext
 from components.storage import StoreUri, connect
+from components.stores.layout import StoreLayout
 from components.train.reporting.reporter import Description
 from components.train.reporting.sync import sync
 from components.train.spec import store_spec
@@ -58,7 +59,7 @@ class Watched:
         training.environment = {"MLFLOW_TRACKING_URI": mlflow_uri}
         self.context = self.reaching(mlflow_uri)
         spec = training.spec()
-        store_spec(spec, connect(training.endpoint), training.root)
+        store_spec(spec, connect(training.endpoint), StoreLayout(training.root))
         self.description = Description(self.context, spec)
         self.description.begin()
 
@@ -130,7 +131,7 @@ def test_a_stop_does_not_wait_for_an_mlflow_that_does_not_answer(
         asked.close()
     stopped_at = max(training.told())
     assert training.checkpoints.committed()[0].step == stopped_at
-    kept = [item.uri for item in connect(rclone_endpoint).list(training.uri / "journal") if item.uri.name.endswith(".jsonl")]
+    kept = [item.uri for item in connect(rclone_endpoint).list(training.layout.journal) if item.uri.name.endswith(".jsonl")]
     assert kept, "what MLflow missed is not in object storage"
     assert f'"step": {stopped_at},' in connect(rclone_endpoint).get_bytes(max(kept, key=lambda uri: uri.key)).decode()
 

@@ -14,7 +14,7 @@ from components.errors import BadInput, DataRefused
 from components.registry.client import TAG_GATE, Registry
 from components.runtime.context import StepContext
 from components.serving.register_version import add_unevaluated
-from components.stores.checkpoints import SNAPSHOTS, CheckpointStore
+from components.stores.checkpoints import CheckpointStore
 from components.train.checkpointing.ema_snapshots import SnapshotSink
 from components.weights.posthoc_ema import as_version, make_average, picture_of
 from components.weights.published_checkpoint import import_published, read_published
@@ -43,7 +43,7 @@ class Trained:
     """A training that stored snapshots, and the average of another width that was tracked beside it."""
 
     def __init__(self, recipe: Recipe, folder: Path, context: StepContext) -> None:
-        self.store = CheckpointStore(context.store, context.root / "runs" / KEY, folder=SNAPSHOTS)
+        self.store = CheckpointStore(context.store, context.layout.run(KEY).snapshots)
         sink = SnapshotSink(
             folder / "snapshots",
             self.store,

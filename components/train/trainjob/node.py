@@ -38,7 +38,7 @@ def main() -> None:
             spec = TrainSpec.model_validate_json(raw)
             path = context.scratch("runs", spec.run_key) / "spec.json"
             spec.dump(path)
-            LeaseWatch(context.store, context.root / "runs" / spec.run_key / "leases").start()
+            LeaseWatch(context.store, context.layout.run(spec.run_key).leases).start()
             asked = spec.resources
             launch(
                 "components.train.worker",
