@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState
-from model.ema import AveragedWeights
+from model.ema_profiles import AveragedWeights
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

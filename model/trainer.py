@@ -26,7 +26,7 @@ from model.dataset import BatchReader, Pack, indices_for_step
 from model.denoiser import build_denoiser
 from model.diffusion import Diffusion, build_diffusion
 from model.distributed import Agreement, World, gathered
-from model.ema import AveragedWeights, ClassicProfile, PowerProfile, Profile
+from model.ema_profiles import AveragedWeights, ClassicProfile, PowerProfile, Profile
 from model.guard import Guard, NonFinite, contagious_sum
 from model.interfaces import CheckpointSink, Recorder
 from model.meter import Meter, hardware_of
@@ -275,7 +275,7 @@ class Trainer:
             self.network.train()
 
     def _keep_averages(self, *, last: bool) -> None:
-        """Store the power-function averages when one is due and at the end, for `model/ema.py` to recombine after training."""
+        """Store the power-function averages when one is due and at the end, for `model/ema_profiles.py` to recombine after training."""
         every = self.recipe.training.ema_snapshot_every_steps
         if every is None or self._snapshots is None or not self.world.is_first:
             return

@@ -2,7 +2,7 @@
 
 Promises: the result is a checkpoint of one group, `ema-<sigma_rel>`, stored whole beside the run's others, and says how near it comes to
 the profile that was asked for; a damaged snapshot is told and left out; only one snapshot is in memory at a time. The mathematics is
-`model/ema.py`'s.
+`model/ema_profiles.py`'s.
 """
 
 import shutil
@@ -25,7 +25,7 @@ from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import Checkpoint, CheckpointInvalid
 from model.config import ModelSpec, SamplingConfig
-from model.ema import PowerProfile, recombine, sigma_rel_of_gamma
+from model.ema_profiles import PowerProfile, recombine, sigma_rel_of_gamma
 from model.generator import Generator
 from model.trainer import NUM_SAMPLES
 

@@ -20,7 +20,7 @@ from components.weights.posthoc_ema import as_version, make_average, picture_of
 from components.weights.published_checkpoint import import_published, read_published
 from model.config import Recipe, SamplingConfig
 from model.distributed import World
-from model.ema import AveragedWeights, PowerProfile
+from model.ema_profiles import AveragedWeights, PowerProfile
 from model.seed_compat import PUBLISHED, SeedCompat
 from model.trainer import Trainer
 from pipeline.services import Endpoints

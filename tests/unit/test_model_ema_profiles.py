@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.ema import (
+from model.ema_profiles import (
     AveragedWeights,
     ClassicProfile,
     PowerProfile,
