@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.ema import CLASSIC_EMA, EmaName, check_sigma_rel
+
 
 def gamma_of_sigma_rel(sigma_rel: float) -> float:
     """Return the exponent of the power-function profile whose relative width is `sigma_rel` (appendix C, algorithm 2).
@@ -20,8 +22,7 @@ def gamma_of_sigma_rel(sigma_rel: float) -> float:
     Raises:
         ValueError: if no profile is that wide (the widest, gamma = 0, has 1 / sqrt(12) = 0.2887).
     """
-    if not 0 < sigma_rel < 12**-0.5:
-        raise ValueError(f"sigma_rel {sigma_rel} must lie between 0 and {12**-0.5:.4f}")
+    check_sigma_rel(sigma_rel)
     inverse_square = sigma_rel**-2
     roots = np.roots([1, 7, 16 - inverse_square, 12 - inverse_square])
     return float(max(root.real for root in roots if abs(root.imag) < 1e-6 * max(1, abs(root.real))))
@@ -39,8 +40,8 @@ class PowerProfile:
     sigma_rel: float
 
     @property
-    def name(self) -> str:
-        return f"{self.sigma_rel:g}"
+    def name(self) -> EmaName:
+        return EmaName.of_width(self.sigma_rel)
 
     def decay(self, step: int) -> float:
         """Return the share of the old average that is kept when the weights after optimiser step `step` >= 1 arrive (equation 127)."""
@@ -52,7 +53,7 @@ class ClassicProfile:
     """Exponential average with a fixed decay, with the usual warm-up so that a short run is not dominated by its first weights."""
 
     constant: float
-    name: str = "classic"
+    name: EmaName = CLASSIC_EMA
 
     def decay(self, step: int) -> float:
         return min(self.constant, step / (step + 9))

@@ -26,6 +26,7 @@ from model.dataset import BatchReader, Pack, indices_for_step
 from model.denoiser import build_denoiser
 from model.diffusion import Diffusion, build_diffusion
 from model.distributed import Agreement, World, gathered
+from model.ema import EmaName
 from model.ema_profiles import AveragedWeights, ClassicProfile, PowerProfile, Profile
 from model.guard import Guard, NonFinite, contagious_sum
 from model.interfaces import CheckpointSink, Recorder
@@ -260,7 +261,8 @@ class Trainer:
     def draw(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Sample the images with `indices` from the averaged weights that `sampling.ema` names."""
         sampling = self.recipe.sampling
-        weights = self._parameters if sampling.ema == "none" else self.averages[sampling.ema].tensors
+        name = EmaName(sampling.ema)
+        weights = self._parameters if name.is_raw else self.averages[name].tensors
         named = dict(zip(self._state.names, weights, strict=True))
 
         def network(x: Tensor, t: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from components.evaluate.champion import NotMeasurable, champion_version, open_c
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import fetch_weights
 from components.evaluate.protocol import CUSTOM, split_sizes
-from components.evaluate.spec import REPORT_FILE, EvaluateSpec, weights_file
+from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry.client import Registry
 from components.resources import ResourcesConfig
@@ -25,6 +25,7 @@ from components.stores.checkpoints import CheckpointStore
 from components.tracking.client import TAG_CHECKPOINT, TAG_EMA
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
+from model.ema import EmaName
 
 _FEWEST_FOR_MANIFOLD = 4
 
@@ -100,7 +101,7 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], con
 
 def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, context: StepContext) -> None:
     """Put the weights that are to be measured beside the spec, under one name."""
-    file = weights_file(spec.sampling.ema)
+    file = EmaName(spec.sampling.ema).file
     uri = StoreUri.parse(spec.checkpoint.uri)
     checkpoints = CheckpointStore(context.store, context.layout.run(spec.checkpoint.run_key).checkpoints)
     try:

@@ -23,6 +23,7 @@ from model import config as model_config
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
 from model.description import VersionDescription
+from model.ema import EmaName
 
 
 def run(
@@ -105,15 +106,15 @@ def _build(
 ) -> Path:
     """Write the model as MLflow stores it, and return its folder."""
     scratch = context.scratch("register", checkpoint.digest[:16])
-    group = "weights" if sampling.ema == "none" else f"ema-{sampling.ema}"
+    file = EmaName(sampling.ema).file
     checkpoints = CheckpointStore(context.store, context.layout.run(checkpoint.run_key).checkpoints)
     try:
-        fetched = checkpoints.fetch(StoreUri.parse(checkpoint.uri), scratch, files=[f"{group}.safetensors"])
+        fetched = checkpoints.fetch(StoreUri.parse(checkpoint.uri), scratch, files=[file])
     except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
         raise DataRefused(f"checkpoint {checkpoint.uri} is not whole: {error}", hint="run the train step again") from error
     if fetched.digest != checkpoint.digest:
         raise DataRefused(f"checkpoint {checkpoint.uri} has digest {fetched.digest}, the train step handed on {checkpoint.digest}")
-    weights = (fetched.directory / f"{group}.safetensors").rename(scratch / WEIGHTS_FILE)
+    weights = (fetched.directory / file).rename(scratch / WEIGHTS_FILE)
     folder = scratch / "model"
     shutil.rmtree(folder, ignore_errors=True)
     save_model(

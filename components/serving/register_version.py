@@ -18,6 +18,7 @@ from model import config as model_config
 from model.checkpoint_manifest import Checkpoint
 from model.config import ModelSpec, SamplingConfig
 from model.description import VersionDescription
+from model.ema import EmaName
 
 TAG_TRIAL = "serving.trial"
 PASSED = "passed"
@@ -29,7 +30,7 @@ class Unevaluated:
     """Weights and what is known of them."""
 
     checkpoint: Checkpoint
-    group: str
+    ema_name: EmaName
     uri: StoreUri
     run_key: str
     model: ModelSpec
@@ -51,7 +52,7 @@ def add_unevaluated(weights: Unevaluated, model_name: str, run_id: str, context:
     registry.ensure("Diffusion Transformer face generator; versions are made by the celebdit pipeline.")
     folder = context.scratch("register", digest[:16]) / "model"
     shutil.rmtree(folder, ignore_errors=True)
-    file = weights.checkpoint.directory / f"{weights.group}.safetensors"
+    file = weights.checkpoint.directory / weights.ema_name.file
     save_model(
         folder,
         weights=file,
@@ -68,7 +69,7 @@ def add_unevaluated(weights: Unevaluated, model_name: str, run_id: str, context:
     )
     try_out(folder, image_px=weights.model.network.image_px)
     model = context.tracking.checkpoint_model(
-        run_id, name=weights.group.replace(".", "_"), digest=digest, ema=ema, uri=str(weights.uri), run_key=weights.run_key
+        run_id, name=weights.ema_name.group.replace(".", "_"), digest=digest, ema=ema, uri=str(weights.uri), run_key=weights.run_key
     )
     tags = {
         "run_key": weights.run_key,

@@ -8,7 +8,7 @@
                                                moments.npy, features.npy, mirrored.npy, manifold.npy; reference.json last
       models/<model>/<version>/                a registered version's files, for KServe
       runs/<run key>/
-        checkpoints/step-<n>/<attempt>/        weights, ema-<width>, optimizer (.safetensors), state.json, MANIFEST.json;
+        checkpoints/step-<n>/<attempt>/        weights, ema-<name>, optimizer (.safetensors), state.json, MANIFEST.json;
                                                COMMIT.json last; SCORE-<metric>.json once evaluated; QUARANTINE.json if corrupt
         snapshots/step-<n>/<attempt>/          the same files with the EMA weights alone; all are kept
         averages/step-<n>/<width>/             the same files with one post-hoc EMA

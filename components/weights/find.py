@@ -6,9 +6,9 @@ checkpoint and which average of the weights it is. How images are drawn is `mode
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore, is_note
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
 from model.config import ModelSpec, SamplingConfig
+from model.ema import RAW_WEIGHTS, EmaName
 from model.generator import Generator, WeightsMismatch
 
 _MODEL = re.compile(r"models:/([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@([A-Za-z0-9_-]+)|/([0-9]+))")
@@ -88,9 +89,9 @@ def _stored(uri: StoreUri, ema: str | None, context: StepContext) -> Found:
     checkpoints = CheckpointStore(context.store, uri)
     try:
         whole = [item.uri.name for item in context.store.list(uri)]
-        chosen = _choose(_groups(whole), ema, str(uri))
+        chosen = _choose(_weights_in(whole), ema, str(uri))
         folder = context.scratch("samples", checkpoints.digest(uri)[:16])
-        fetched = checkpoints.fetch(uri, folder, files=[f"{chosen}.safetensors", STATE_FILE])
+        fetched = checkpoints.fetch(uri, folder, files=[chosen.file, STATE_FILE])
     except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
         raise DataRefused(f"checkpoint {uri} is not whole: {error}", hint="name a folder .../checkpoints/step-.../ATTEMPT") from error
     return _of_checkpoint(fetched.directory, fetched.digest, sorted(whole), ema, str(uri))
@@ -150,12 +151,12 @@ def _registered(name: str, version: str, ema: str | None, context: StepContext) 
 
 
 def _of_checkpoint(folder: Path, digest: str, files: list[str], ema: str | None, described: str) -> Found:
-    chosen = _choose(_groups(files), ema, described)
+    chosen = _choose(_weights_in(files), ema, described)
     return Found(
-        file=folder / f"{chosen}.safetensors",
+        file=folder / chosen.file,
         model=_model_of(folder / STATE_FILE),
         sampling=None,
-        ema=chosen.removeprefix("ema-") if chosen != "weights" else "none",
+        ema=chosen.setting,
         digest=digest,
         described=described,
     )
@@ -170,24 +171,16 @@ def _model_of(path: Path) -> ModelSpec:
         raise DataRefused(f"{path} does not say which network the weights are of: {error}") from error
 
 
-def _groups(files: Any) -> list[str]:
-    names = [str(name).removesuffix(".safetensors") for name in files if str(name).endswith(".safetensors")]
-    return [name for name in names if name == "weights" or name.startswith("ema-")]
+def _weights_in(files: Iterable[str]) -> list[EmaName]:
+    """Return the weights that a checkpoint with these files holds."""
+    return [name for name in map(EmaName.from_file, files) if name is not None]
 
 
-def _choose(groups: list[str], ema: str | None, where: str) -> str:
-    """Return the group to draw from: the one asked for, or the widest power-function average, or else the classic one."""
-    averages = sorted((name for name in groups if name != "weights"), key=_width)
-    wanted = ("weights" if ema == "none" else f"ema-{ema}") if ema is not None else (averages[-1] if averages else "weights")
-    if wanted not in groups:
-        known = ", ".join([*(name.removeprefix("ema-") for name in averages), "none"])
+def _choose(names: Sequence[EmaName], ema: str | None, where: str) -> EmaName:
+    """Return the weights to draw from: those asked for, or the widest power-function EMA, or else the classic one."""
+    averages = sorted((name for name in names if not name.is_raw), key=lambda name: name.sigma_rel or 0.0)
+    chosen = EmaName(ema) if ema is not None else (averages[-1] if averages else RAW_WEIGHTS)
+    if chosen not in names:
+        known = ", ".join(map(str, [*averages, RAW_WEIGHTS]))
         raise BadInput(f"{where} has no average {ema!r} of the weights", hint=f"it has {known}")
-    return wanted
-
-
-def _width(group: str) -> float:
-    """Return the relative width of a power-function average, which is its name; another one's is not known and counts as the least."""
-    try:
-        return float(group.removeprefix("ema-"))
-    except ValueError:
-        return 0.0
+    return chosen

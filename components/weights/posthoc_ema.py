@@ -25,12 +25,10 @@ from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import Checkpoint, CheckpointInvalid
 from model.config import ModelSpec, SamplingConfig
-from model.ema_profiles import PowerProfile, recombine, sigma_rel_of_gamma
+from model.ema import EmaName, check_sigma_rel
+from model.ema_profiles import recombine
 from model.generator import Generator
 from model.trainer import NUM_SAMPLES
-
-_PREFIX = "ema-"
-WIDEST = sigma_rel_of_gamma(0.0)
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ class Average:
     dataset_digest: str
 
     @property
-    def group(self) -> str:
-        return _PREFIX + PowerProfile(self.sigma_rel).name
+    def name(self) -> EmaName:
+        return EmaName.of_width(self.sigma_rel)
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,11 @@ def make_average(
     """Recombine the snapshots of the run `run_key` to the power-function average `sigma_rel` at `step` (default: its newest snapshot).
 
     Raises:
-        BadInput: if the width is impossible, or the run has no snapshots up to that step.
+        ValueError: if the width is out of bounds.
+        BadInput: if the run has no snapshots up to that step.
         DataRefused: if none of its snapshots is whole.
     """
-    if not 0 < sigma_rel < WIDEST:
-        raise BadInput(f"--sigma-rel {sigma_rel:g} must lie between 0 and {WIDEST:.4f}", hint="usual widths are 0.02 to 0.25")
+    check_sigma_rel(sigma_rel)
     run = context.layout.run(run_key)
     snapshots = CheckpointStore(context.store, run.snapshots, warn=context.events.note)
     chosen = _one_per_step(_present(snapshots, run_key, context), step)
@@ -97,10 +95,10 @@ def make_average(
             chosen = [entry for entry in chosen if entry != damaged.entry]
     else:
         raise DataRefused(f"none of the snapshots of run {run_key} up to step {target} is whole")
-    name = PowerProfile(sigma_rel).name
+    name = EmaName.of_width(sigma_rel)
     facts = {"identity": summed.identity, "sigma_rel": sigma_rel, "error": summed.error, "coefficients": summed.coefficients}
-    checkpoint = publish(CheckpointState(target, {_PREFIX + name: summed.tensors}, facts), scratch / name)
-    uri = CheckpointStore(context.store, run.averages).upload(checkpoint, name)
+    checkpoint = publish(CheckpointState(target, {name.group: summed.tensors}, facts), scratch / name.setting)
+    uri = CheckpointStore(context.store, run.averages).upload(checkpoint, name.setting)
     return Average(
         run_key=run_key,
         sigma_rel=sigma_rel,
@@ -117,7 +115,7 @@ def make_average(
 def picture_of(average: Average, sampling: SamplingConfig) -> np.ndarray:
     """Draw the fixed samples that every run shows, as one grid (uint8, h x w x 3)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    weights = load_file(average.checkpoint.directory / f"{average.group}.safetensors")
+    weights = load_file(average.checkpoint.directory / average.name.file)
     generator = Generator.from_spec(weights, average.model, device=device)
     images = generator.draw(sampling, range(NUM_SAMPLES), pass_images=NUM_SAMPLES)
     return grid([enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()])
@@ -125,23 +123,22 @@ def picture_of(average: Average, sampling: SamplingConfig) -> np.ndarray:
 
 def as_version(average: Average, sampling: SamplingConfig, licence: str) -> Unevaluated:
     """Return the average as what a model version is made from."""
-    name = PowerProfile(average.sigma_rel).name
     return Unevaluated(
         checkpoint=average.checkpoint,
-        group=average.group,
+        ema_name=average.name,
         uri=average.uri,
         run_key=average.run_key,
         model=average.model,
         sampling=sampling,
         licence=licence,
         card=(
-            f"Average of run `{average.run_key}` with sigma_rel {name}, ending at step {average.step}, recombined from "
+            f"Average of run `{average.run_key}` with sigma_rel {average.name}, ending at step {average.step}, recombined from "
             f"{average.num_snapshots} snapshots; its profile is matched to {average.error:.2%}.\n\n"
             "Not evaluated by the pipeline: promoting it needs `--force`.\n"
         ),
         tags={
             "source": "recombined",
-            "ema.sigma_rel": name,
+            "ema.sigma_rel": average.name.setting,
             "checkpoint.step": str(average.step),
             "dataset.digest": average.dataset_digest,
         },
@@ -184,7 +181,7 @@ def _recombined(
     total: dict[str, Tensor] = {}
     newest = _fetched(snapshots, chosen[0], folder)
     widths = sorted(newest.tensors)
-    pairs = [(entry.step, float(group.removeprefix(_PREFIX))) for entry in chosen for group in widths]
+    pairs = [(entry.step, width) for entry in chosen for width in map(_width_of, widths)]
     plan = recombine(pairs, step, sigma_rel)
     coefficients = iter(plan.coefficients)
     for number, entry in enumerate(chosen):
@@ -199,6 +196,14 @@ def _recombined(
     shares = {f"{at}/{width:g}": coefficient for (at, width), coefficient in zip(pairs, plan.coefficients, strict=True)}
     tensors = {name: tensor.float() for name, tensor in total.items()}
     return _Sum(tensors, newest.facts["identity"], shares, plan.error, len(chosen))
+
+
+def _width_of(group: str) -> float:
+    name = EmaName.from_group(group)
+    width = None if name is None else name.sigma_rel
+    if width is None:
+        raise DataRefused(f"a snapshot holds the group {group!r}, which is no power-function EMA")
+    return width
 
 
 def _fetched(snapshots: CheckpointStore, entry: Committed, folder: Path) -> CheckpointState:

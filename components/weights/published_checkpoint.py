@@ -21,6 +21,7 @@ from components.weights.torch_files import read_tensors
 from model.canonical import digest_of
 from model.checkpoint import CheckpointState, publish
 from model.config import ModelSpec, NetworkConfig
+from model.ema import RAW_WEIGHTS
 from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, NotThisNetwork, checked, size_bytes
 
 if TYPE_CHECKING:
@@ -97,10 +98,10 @@ def _store(source: Source, licence: str, context: StepContext) -> Unevaluated:
     key = digest_of({"imported": source.sha256})[:_KEY_CHARACTERS]
     model = ModelSpec(network=source.network, diffusion=OBJECTIVE, precision="float32")
     facts = {"identity": {"imported": source.sha256, **model.model_dump(mode="json", exclude={"precision"})}}
-    checkpoint = publish(CheckpointState(_STEP, {"weights": source.tensors}, facts), context.scratch("imported", key))
+    checkpoint = publish(CheckpointState(_STEP, {RAW_WEIGHTS.group: source.tensors}, facts), context.scratch("imported", key))
     return Unevaluated(
         checkpoint=checkpoint,
-        group="weights",
+        ema_name=RAW_WEIGHTS,
         uri=CheckpointStore(context.store, context.layout.run(key).checkpoints).upload(checkpoint, "imported"),
         run_key=key,
         model=model,

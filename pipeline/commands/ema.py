@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.errors import BadInput
+from model.ema import check_sigma_rel
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_where
 from pipeline.session import open_session
 
@@ -41,8 +42,11 @@ def ema(
     Wider averages are smoother, narrower ones follow the newest weights; which one draws best is known only after training.
     """
     sampling = _sampling(sampler, num_steps)
-    if bad := [width for width in widths if not 0 < width < 12**-0.5]:
-        raise BadInput(f"--sigma-rel {bad[0]:g} must lie between 0 and {12**-0.5:.4f}", hint="usual widths are 0.02 to 0.25")
+    for width in widths:
+        try:
+            check_sigma_rel(width)
+        except ValueError as error:
+            raise BadInput(f"--sigma-rel: {error}", hint="usual widths are 0.02 to 0.25") from error
     with open_session(home) as session:
         context = session.context()
         from components.weights.posthoc_ema import make_average
@@ -77,7 +81,7 @@ def _show(average: "Average", sampling: "SamplingConfig", model: str | None, hom
     from components.serving.register_version import add_unevaluated
     from components.weights.posthoc_ema import as_version, picture_of
 
-    name = f"{average.sigma_rel:g}"
+    name = average.name.setting
     say(f"sigma_rel {name} at step {average.step}: from {average.num_snapshots} snapshots, its profile matched to {average.error:.2%}")
     if average.error > _POOR:
         say("  that is a poor match: it lies outside what the stored widths and steps can give")
@@ -92,7 +96,7 @@ def _show(average: "Average", sampling: "SamplingConfig", model: str | None, hom
         "step": average.step,
         "snapshots": average.num_snapshots,
         "profile_error": average.error,
-        "checkpoint": {"digest": average.checkpoint.digest, "uri": str(average.uri), "group": average.group},
+        "checkpoint": {"digest": average.checkpoint.digest, "uri": str(average.uri), "group": average.name.group},
         "samples": str(picture),
     }
     run = context.tracking.find({"celebdit.step": "train", "celebdit.run_key": average.run_key})
