@@ -18,11 +18,12 @@ from components.evaluate.protocol import CUSTOM, split_sizes
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry.client import Registry
+from components.registry.tags import VersionTags
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore
-from components.tracking.client import TAG_CHECKPOINT, TAG_EMA
+from components.tracking.tags import TAG_CHECKPOINT
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
 from model.ema import EmaName
@@ -119,8 +120,7 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     version = champion_version(registry)
     if version is None:
         return None
-    mine = {TAG_CHECKPOINT: spec.checkpoint.digest, TAG_EMA: spec.sampling.ema}
-    if mine.items() <= registry.version(version).tags.items():
+    if VersionTags.from_mlflow(registry.version(version).tags).is_of(spec.checkpoint.digest, spec.sampling.ema):
         return _scores_of(report, version, is_challenger=True)
     try:
         champion, weights = open_champion(registry, version, context.scratch("champions"))
@@ -164,7 +164,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
     with tracking.running(tracking.step_run("evaluate")) as run_id:
         protocol = {"protocol.digest": report.protocol_digest, "protocol.name": spec.protocol_name}
         tracking.tag(
-            run_id, {"checkpoint.digest": report.checkpoint_digest, **protocol, "protocol": json.dumps(report.protocol, sort_keys=True)}
+            run_id, {TAG_CHECKPOINT: report.checkpoint_digest, **protocol, "protocol": json.dumps(report.protocol, sort_keys=True)}
         )
         tracking.values(run_id, report.metrics, step=report.checkpoint_step)
         tracking.text(run_id, report.model_dump_json(indent=2), "evaluation.json")

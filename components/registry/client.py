@@ -6,7 +6,7 @@ is the gate's business, how a model is packed is that of `served_model.py`.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
@@ -21,14 +21,15 @@ from pydantic import ValidationError
 
 from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure
 from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, checked_reason, next_move, standing_after
+from components.registry.tags import VersionTags
 from components.runtime.context import describe
 from components.storage import file_sha256
-from components.tracking.client import TAG_CHECKPOINT, TAG_EMA, TAG_KIND, Tracking
+from components.tracking.client import Tracking
+from components.tracking.tags import TAG_KIND
 from model.description import VersionDescription
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelFiles", "ModelVersion", "Registry"]
 
-TAG_GATE = "gate.decision"
 TAG_MODEL = "celebdit.model"
 WEIGHTS_FILE, DESCRIPTION_FILE = "weights.safetensors", "description.json"
 _DESCRIPTION_CHARS = 5000
@@ -148,8 +149,10 @@ class Registry:
 
     def version_of(self, checkpoint_digest: str, ema: str) -> ModelVersion | None:
         """Return the oldest version made from the average `ema` of a checkpoint's weights, or None."""
-        wanted = {TAG_CHECKPOINT: checkpoint_digest, TAG_EMA: ema}
-        return next((version for version in self.versions() if wanted.items() <= version.tags.items()), None)
+        return next((version for version in self.versions() if VersionTags.from_mlflow(version.tags).is_of(checkpoint_digest, ema)), None)
+
+    def _tags_of(self, number: str) -> VersionTags:
+        return VersionTags.from_mlflow(self.version(number).tags)
 
     @_reached
     def aliases(self) -> dict[str, str]:
@@ -166,14 +169,14 @@ class Registry:
         return sorted(alias for alias, number in self.aliases().items() if number == version)
 
     @_reached
-    def add_version(
-        self, folder: Path, *, checkpoint_digest: str, ema: str, model_id: str, run_id: str, tags: Mapping[str, str], description: str
-    ) -> ModelVersion:
+    def add_version(self, folder: Path, *, tags: VersionTags, model_id: str, run_id: str, description: str) -> ModelVersion:
         """Store the model in `folder` under its LoggedModel and make it a version, unless its weights are one already.
 
         Of several callers at once the one with the lowest number wins, and the others take theirs away again.
         """
-        existing = self.version_of(checkpoint_digest, ema)
+        assert tags.checkpoint_digest is not None, "a version is identified by its checkpoint"
+        assert tags.ema is not None, "a version is identified by which of the checkpoint's weights it holds"
+        existing = self.version_of(tags.checkpoint_digest, tags.ema)
         if existing is not None:
             return existing
         self._client.log_model_artifacts(model_id, str(folder))
@@ -183,19 +186,19 @@ class Registry:
             source=f"models:/{model_id}",
             run_id=run_id,
             model_id=model_id,
-            tags={TAG_CHECKPOINT: checkpoint_digest, TAG_EMA: ema, **tags},
+            tags=tags.to_mlflow(),
             description=shortened(description, _DESCRIPTION_CHARS),
         )
-        oldest = self.version_of(checkpoint_digest, ema)
+        oldest = self.version_of(tags.checkpoint_digest, tags.ema)
         assert oldest is not None, "a version that was created is found"
         if str(oldest.version) != str(mine.version):
             self._client.delete_model_version(self.name, str(mine.version))
         return oldest
 
     @_reached
-    def tag_version(self, version: str, tags: Mapping[str, str]) -> None:
-        """Set tags on a version."""
-        for key, value in tags.items():
+    def tag_version(self, version: str, tags: VersionTags) -> None:
+        """Set the tags that have a value on a version."""
+        for key, value in tags.to_mlflow().items():
             self._client.set_model_version_tag(self.name, version, key, value)
 
     @_reached
@@ -210,7 +213,7 @@ class Registry:
         Raises:
             DataRefused: if it is not a model of this project, or its weights are not those that were registered.
         """
-        target = folder / f"{self.name}-{version}-{str(self.version(version).tags.get(TAG_CHECKPOINT, ''))[:16]}"
+        target = folder / f"{self.name}-{version}-{(self._tags_of(version).checkpoint_digest or '')[:16]}"
         weights, described = target / "artifacts" / WEIGHTS_FILE, target / "artifacts" / DESCRIPTION_FILE
         if not (described.exists() and weights.exists()):
             target.mkdir(parents=True, exist_ok=True)
@@ -263,7 +266,7 @@ class Registry:
             GateFailed: if its gate did not pass and `force` is not given. BadInput: if there is no such version or no reason.
         """
         reason = checked_reason(reason, "promotion")
-        decision = self.version(version).tags.get(TAG_GATE)
+        decision = self._tags_of(version).gate
         if decision != "pass" and not force:
             raise GateFailed(
                 f"version {version} of {self.name!r} has gate decision {decision or 'none'}",

@@ -22,25 +22,19 @@ from components.errors import BadInput, CelebditError, Interrupted, Preempted, T
 from components.manifests import DatasetManifest, EvaluationReport
 from components.settings import Settings
 from components.tracking.metric_points import Point
+from components.tracking.tags import (
+    TAG_CHECKPOINT,
+    TAG_CHECKPOINT_URI,
+    TAG_DATASET,
+    TAG_EMA,
+    TAG_KIND,
+    TAG_RUN,
+    TAG_RUN_KEY,
+    TAG_STEP,
+)
 
-__all__ = [
-    "TAG_CHECKPOINT",
-    "TAG_EMA",
-    "TAG_KIND",
-    "TAG_RUN",
-    "TAG_RUN_KEY",
-    "TAG_STEP",
-    "Run",
-    "Tracking",
-    "flattened",
-    "limit_requests",
-]
+__all__ = ["Run", "Tracking", "limit_requests"]
 
-TAG_RUN = "celebdit.pipeline_run"
-TAG_KIND = "celebdit.kind"
-TAG_STEP = "celebdit.step"
-TAG_RUN_KEY = "celebdit.run_key"
-TAG_CHECKPOINT, TAG_EMA = "checkpoint.digest", "weights.ema"
 _PARENT = "mlflow.parentRunId"
 _DIGEST_CHARACTERS = 32
 _MAX_PARAMS = 40
@@ -226,7 +220,7 @@ class Tracking:
         )
         with _reaching(self.settings.mlflow_uri):
             self.client.log_inputs(run_id, [DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])])
-            self.tag(run_id, {"dataset.digest": manifest.digest})
+            self.tag(run_id, {TAG_DATASET: manifest.digest})
 
     def evaluated_checkpoint(self, run_id: str, report: EvaluationReport) -> str:
         """Log evaluated weights as a LoggedModel of their training run, with their numbers, once; return the model's id."""
@@ -249,7 +243,7 @@ class Tracking:
                 self.experiment_id,
                 name=name,
                 source_run_id=run_id,
-                tags={TAG_CHECKPOINT: digest, TAG_EMA: ema, "checkpoint.uri": uri, TAG_RUN_KEY: run_key},
+                tags={TAG_CHECKPOINT: digest, TAG_EMA: ema, TAG_CHECKPOINT_URI: uri, TAG_RUN_KEY: run_key},
                 model_type="denoiser",
             )
 
@@ -292,11 +286,6 @@ def limit_requests(*, timeout_s: int, max_retries: int) -> None:
     """
     for name, most in ((_TIMEOUT, timeout_s), (_RETRIES, max_retries)):
         os.environ[name] = str(min(most, int(os.environ.get(name, most))))
-
-
-def flattened(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
-    """Return nested sections as flat parameters, `section.key`."""
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
 
 
 def _json(value: object) -> str:

@@ -16,15 +16,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from components.errors import BadInput, DataRefused
+from components.registry.model_uri import ModelUri
 from components.runtime.context import StepContext, describe
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore, is_note
+from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
 from model.config import ModelSpec, SamplingConfig
 from model.ema import RAW_WEIGHTS, EmaName
 from model.generator import Generator, WeightsMismatch
 
-_MODEL = re.compile(r"models:/([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@([A-Za-z0-9_-]+)|/([0-9]+))")
 _RUN_KEY = re.compile(r"[0-9a-f]{16}")
 _AT_STEP = re.compile(r"(.+)@([0-9]{1,12})")
 
@@ -66,10 +67,11 @@ def find_weights(source: str, *, ema: str | None, context: StepContext | None) -
     if not needs_servers(source):
         return _in_folder(Path(source), ema)
     assert context is not None, "only a folder needs no servers"
-    if matched := _MODEL.fullmatch(source):
-        return _registered(matched[1], matched[2] or matched[3], ema, context)
     if source.startswith("models:"):
-        raise BadInput(f"{source!r} is not a model version", hint="write models:/NAME@champion or models:/NAME/3")
+        uri = ModelUri.parse(source)
+        if uri is None or uri.version is None:
+            raise BadInput(f"{source!r} is not a model version", hint="write models:/NAME@champion or models:/NAME/3")
+        return _registered(uri.name, uri.version, ema, context)
     if source.startswith("s3://"):
         return _stored(StoreUri.parse(source), ema, context)
     return _of_run(source, ema, context)
@@ -119,8 +121,6 @@ def _of_run(source: str, ema: str | None, context: StepContext) -> Found:
 
 
 def _key_of_pipeline_run(name: str, context: StepContext) -> str:
-    from components.tracking.client import TAG_KIND, TAG_RUN, TAG_RUN_KEY  # noqa: PLC0415 - imports MLflow, which takes seconds
-
     known = [] if "'" in name else context.tracking.search({TAG_RUN: name, TAG_KIND: "pipeline"})
     key = known[0].data.tags.get(TAG_RUN_KEY) if known else None
     if key is None:

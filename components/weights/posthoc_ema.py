@@ -16,16 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from components.errors import BadInput, DataRefused
+from components.registry.tags import VersionTags
 from components.reports.image_grid import enlarged, grid
 from components.runtime.context import StepContext
-from components.serving.register_version import Unevaluated
+from components.serving.register_version import UnevaluatedModel
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore, Committed
+from components.weights.ema_width import check_width
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import Checkpoint, CheckpointInvalid
 from model.config import ModelSpec, SamplingConfig
-from model.ema import EmaName, check_sigma_rel
+from model.ema import EmaName
 from model.ema_profiles import recombine
 from model.generator import Generator
 from model.trainer import NUM_SAMPLES
@@ -76,11 +78,10 @@ def make_average(
     """Recombine the snapshots of the run `run_key` to the power-function average `sigma_rel` at `step` (default: its newest snapshot).
 
     Raises:
-        ValueError: if the width is out of bounds.
-        BadInput: if the run has no snapshots up to that step.
+        BadInput: if no EMA has that width, or the run has no snapshots up to that step.
         DataRefused: if none of its snapshots is whole.
     """
-    check_sigma_rel(sigma_rel)
+    check_width(sigma_rel)
     run = context.layout.run(run_key)
     snapshots = CheckpointStore(context.store, run.snapshots, warn=context.events.note)
     chosen = _one_per_step(_present(snapshots, run_key, context), step)
@@ -121,14 +122,14 @@ def picture_of(average: Average, sampling: SamplingConfig) -> np.ndarray:
     return grid([enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()])
 
 
-def as_version(average: Average, sampling: SamplingConfig, licence: str) -> Unevaluated:
+def as_version(average: Average, sampling: SamplingConfig, licence: str) -> UnevaluatedModel:
     """Return the average as what a model version is made from."""
-    return Unevaluated(
+    return UnevaluatedModel(
         checkpoint=average.checkpoint,
         ema_name=average.name,
         uri=average.uri,
         run_key=average.run_key,
-        model=average.model,
+        spec=average.model,
         sampling=sampling,
         licence=licence,
         card=(
@@ -136,12 +137,12 @@ def as_version(average: Average, sampling: SamplingConfig, licence: str) -> Unev
             f"{average.num_snapshots} snapshots; its profile is matched to {average.error:.2%}.\n\n"
             "Not evaluated by the pipeline: promoting it needs `--force`.\n"
         ),
-        tags={
-            "source": "recombined",
-            "ema.sigma_rel": average.name.setting,
-            "checkpoint.step": str(average.step),
-            "dataset.digest": average.dataset_digest,
-        },
+        tags=VersionTags(
+            source="recombined",
+            sigma_rel=average.name.setting,
+            checkpoint_step=average.step,
+            dataset_digest=average.dataset_digest,
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from components.errors import BadInput
 from components.manifests import EvaluationReport
+from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.comparison import Measured, Row, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
 from pipeline.session import open_session
@@ -73,8 +74,6 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
 
 def _training(name: str, context: "StepContext") -> "Run":
     """Return the MLflow run of the training that `name` means."""
-    from components.tracking.client import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
-
     tracking = context.tracking
     if _RUN_KEY.fullmatch(name):
         found = tracking.search({TAG_STEP: "train", TAG_RUN_KEY: name})
@@ -103,8 +102,6 @@ def _check_different(names: tuple[str, ...], trained: "list[Run]") -> None:
 
 
 def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
-    from components.tracking.client import TAG_RUN_KEY
-
     key = run.data.tags[TAG_RUN_KEY]
     with context.tracking.reached():
         images = context.tracking.client.list_artifacts(run.info.run_id, "images")

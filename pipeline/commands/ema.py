@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.errors import BadInput
-from model.ema import check_sigma_rel
+from components.tracking.tags import TAG_LICENCE
+from components.weights.ema_width import check_width
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_where
 from pipeline.session import open_session
 
@@ -43,10 +44,7 @@ def ema(
     """
     sampling = _sampling(sampler, num_steps)
     for width in widths:
-        try:
-            check_sigma_rel(width)
-        except ValueError as error:
-            raise BadInput(f"--sigma-rel: {error}", hint="usual widths are 0.02 to 0.25") from error
+        check_width(width)
     with open_session(home) as session:
         context = session.context()
         from components.weights.posthoc_ema import make_average
@@ -78,7 +76,7 @@ def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
 def _show(average: "Average", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
     """Draw with the average, tell MLflow, register it if asked, and return what there is to say."""
     from components.reports.image_grid import png
-    from components.serving.register_version import add_unevaluated
+    from components.serving.register_version import register_unevaluated
     from components.weights.posthoc_ema import as_version, picture_of
 
     name = average.name.setting
@@ -99,15 +97,15 @@ def _show(average: "Average", sampling: "SamplingConfig", model: str | None, hom
         "checkpoint": {"digest": average.checkpoint.digest, "uri": str(average.uri), "group": average.name.group},
         "samples": str(picture),
     }
-    run = context.tracking.find({"celebdit.step": "train", "celebdit.run_key": average.run_key})
+    run = context.tracking.training_run(average.run_key)
     if run is None:
         say("  this training has no run in MLflow, so nothing was logged there")
         return facts
     context.tracking.image(run.info.run_id, pixels, key=f"samples/ema_{name}", step=average.step)
     facts["mlflow"] = context.tracking.run_url(run.info.run_id)
     if model is not None:
-        weights = as_version(average, sampling, run.data.tags.get("dataset.licence", "unspecified"))
-        number, new = add_unevaluated(weights, model, run.info.run_id, context)
+        weights = as_version(average, sampling, run.data.tags.get(TAG_LICENCE, "unspecified"))
+        number, new = register_unevaluated(weights, model, run.info.run_id, context)
         say(f"  {model} version {number}" + ("" if new else ", made before"))
         facts["model"] = {"name": model, "version": number, "new": new}
     return facts

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from components.registry.tags import VersionTags
 from components.registry.webhook import tell, webhook_url
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.session import open_session
@@ -146,15 +147,15 @@ def printable_lines(text: str) -> str:
 
 
 def _summary(version: "ModelVersion", aliases: dict[str, str]) -> dict[str, Any]:
-    number = str(version.version)
+    number, tags = str(version.version), VersionTags.from_mlflow(version.tags)
     return {
         "version": number,
         "aliases": sorted(alias for alias, on in aliases.items() if on == number),
         "created": time.strftime("%Y-%m-%d %H:%M", time.gmtime(version.creation_timestamp / 1000)),
-        "checkpoint": version.tags.get("checkpoint.digest"),
-        "gate": version.tags.get("gate.decision"),
-        "protocol": version.tags.get("protocol.name"),
-        "metrics": {key: float(value) for key, value in version.tags.items() if key.startswith("eval/")},
+        "checkpoint": tags.checkpoint_digest,
+        "gate": tags.gate,
+        "protocol": tags.protocol_name,
+        "metrics": dict(tags.metrics),
     }
 
 

@@ -30,7 +30,8 @@ from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
 
 from components.manifests import CheckpointManifest
-from components.registry.client import CHALLENGER, DESCRIPTION_FILE, TAG_GATE, WEIGHTS_FILE, Registry
+from components.registry.client import CHALLENGER, DESCRIPTION_FILE, WEIGHTS_FILE, Registry
+from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.storage import file_sha256
 from components.system.process import spawn, stop
@@ -162,11 +163,9 @@ def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_t
         for _ in range(2):
             version = registry.add_version(
                 tmp_path / "model",
-                checkpoint_digest=checkpoint.digest,
-                ema=SAMPLING.ema,
+                tags=VersionTags(checkpoint_digest=checkpoint.digest, ema=SAMPLING.ema, gate="pass"),
                 model_id=model_id,
                 run_id=run_id,
-                tags={TAG_GATE: "pass"},
                 description=card,
             )
     assert version.version == "1"

@@ -11,9 +11,9 @@ from celebdit_testing.recipes import tiny_pack, tiny_recipe
 from celebdit_testing.steps import notes, step_context
 
 from components.errors import BadInput, DataRefused
-from components.registry.client import TAG_GATE, Registry
+from components.registry.client import Registry
 from components.runtime.context import StepContext
-from components.serving.register_version import add_unevaluated
+from components.serving.register_version import register_unevaluated
 from components.stores.checkpoints import CheckpointStore
 from components.train.checkpointing.ema_snapshots import SnapshotSink
 from components.weights.posthoc_ema import as_version, make_average, picture_of
@@ -91,11 +91,11 @@ def test_a_run_gives_an_average_of_another_width_and_a_version_that_draws(tmp_pa
     assert any("is damaged and left out" in note for note in notes(context))
 
     run_id = context.tracking.step_run("train", run_key=KEY).info.run_id
-    number, new = add_unevaluated(as_version(average, SAMPLING, "CC0"), "averages", run_id, context)
+    number, new = register_unevaluated(as_version(average, SAMPLING, "CC0"), "averages", run_id, context)
     assert (number, new) == ("1", True)
-    assert add_unevaluated(as_version(average, SAMPLING, "CC0"), "averages", run_id, context) == ("1", False)
+    assert register_unevaluated(as_version(average, SAMPLING, "CC0"), "averages", run_id, context) == ("1", False)
     version = Registry(context.tracking, "averages").version("1")
-    assert TAG_GATE not in version.tags
+    assert "gate.decision" not in version.tags
     assert version.tags["ema.sigma_rel"] == "0.07"
     assert _drawn("models:/averages/1").startswith(b"\x89PNG")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from components.errors import CelebditError
 from components.runtime.context import StepContext
+from components.tracking.tags import TAG_LICENCE
 from components.train.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def describe(tracking: "Tracking", spec: TrainSpec) -> str:
     """Say in MLflow what the training of `spec` is, mark it as running, and return the id of its run; again is harmless."""
     run_id = str(tracking.step_run("train", run_key=spec.run_key, name=f"train-{spec.run_key}").info.run_id)
     tracking.set_status(run_id, "RUNNING")
-    tracking.tag(run_id, {"attempt": spec.attempt, "dataset.licence": spec.dataset.licence})
+    tracking.tag(run_id, {"attempt": spec.attempt, TAG_LICENCE: spec.dataset.licence})
     network, training = spec.network, spec.training
     tracking.params(
         run_id,
