@@ -23,6 +23,7 @@ from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore
+from components.tracking.logged_models import LoggedModels
 from components.tracking.tags import TAG_CHECKPOINT
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
@@ -174,7 +175,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
             tracking.artifact(run_id, picture, "samples")
         tracking.dataset(run_id, spec.dataset, context="reference")
     trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}").info.run_id
-    tracking.evaluated_checkpoint(trained, report)
+    LoggedModels(tracking).log_evaluation(trained, report)
     # What a checkpoint was measured at decides whether retention keeps it as the best.
     checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
     checkpoints.score(StoreUri.parse(report.checkpoint_uri), report.headline, report.metrics[report.headline])

@@ -17,6 +17,7 @@ from components.runtime.context import StepContext
 from components.serving.register_version import NewVersion, register_version
 from components.storage import DigestMismatch, ObjectMissing, StoreUri, file_sha256
 from components.stores.checkpoints import CheckpointStore
+from components.tracking.logged_models import LoggedModels
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
 from model.description import VersionDescription
@@ -61,7 +62,7 @@ def run(
             card=model_card(config.model_name, checkpoint, dataset, report, gate, sampling),
             tags=_tags(checkpoint, dataset, report, gate),
             run_id=trained,
-            model_id=tracking.evaluated_checkpoint(trained, report),
+            model_id=LoggedModels(tracking).log_evaluation(trained, report),
         )
 
     with tracking.running(tracking.step_run("register")) as run_id:

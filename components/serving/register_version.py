@@ -17,6 +17,7 @@ from components.registry.tags import PASSED, VersionTags
 from components.runtime.context import StepContext
 from components.serving.package import save_model, try_out
 from components.storage import StoreUri, file_sha256
+from components.tracking.logged_models import LoggedModels
 from model import config as model_config
 from model.checkpoint_manifest import Checkpoint
 from model.config import ModelSpec, SamplingConfig
@@ -95,7 +96,7 @@ def register_unevaluated(model: UnevaluatedModel, model_name: str, run_id: str, 
     weights = model.checkpoint.directory / model.ema_name.file
 
     def build(folder: Path) -> NewVersion:
-        logged = context.tracking.checkpoint_model(
+        logged = LoggedModels(context.tracking).find_or_create(
             run_id, name=model.ema_name.group.replace(".", "_"), digest=digest, ema=ema, uri=str(model.uri), run_key=model.run_key
         )
         return NewVersion(

@@ -4,7 +4,6 @@ import io
 import json
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,9 +102,7 @@ def _check_different(names: tuple[str, ...], trained: "list[Run]") -> None:
 
 def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
     key = run.data.tags[TAG_RUN_KEY]
-    with context.tracking.reached():
-        images = context.tracking.client.list_artifacts(run.info.run_id, "images")
-    steps = (step_of_image(item.path, _GRID_KEY) for item in images)
+    steps = (step_of_image(path, _GRID_KEY) for path in context.tracking.image_paths(run.info.run_id))
     return RunFacts(
         name=name,
         settings=_settings(run, context),
@@ -117,7 +114,7 @@ def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
 
 def _settings(run: "Run", context: "StepContext") -> dict[str, Any]:
     try:
-        spec = json.loads(_artifact(run, _CONFIG, context))
+        spec = json.loads(context.tracking.read_artifact(run.info.run_id, _CONFIG))
     except (OSError, ValueError):
         return dict(run.data.params)
     whole = {**spec, "dataset_digest": spec["dataset"]["digest"], "dataset_name": spec["dataset"]["name"]}
@@ -151,15 +148,9 @@ def _picture(facts: list[RunFacts], trained: "list[Run]", steps: list[int], cont
 
 
 def _grid(run: "Run", step: int, context: "StepContext") -> np.ndarray:
-    with context.tracking.reached():
-        listed = context.tracking.client.list_artifacts(run.info.run_id, "images")
-    path = next(item.path for item in listed if step_of_image(item.path, _GRID_KEY) == step)
-    return np.asarray(Image.open(io.BytesIO(_artifact(run, path, context)), formats=("PNG",)).convert("RGB"))
-
-
-def _artifact(run: "Run", path: str, context: "StepContext") -> bytes:
-    with tempfile.TemporaryDirectory() as folder, context.tracking.reached():
-        return Path(context.tracking.client.download_artifacts(run.info.run_id, path, folder)).read_bytes()
+    path = next(path for path in context.tracking.image_paths(run.info.run_id) if step_of_image(path, _GRID_KEY) == step)
+    image = context.tracking.read_artifact(run.info.run_id, path)
+    return np.asarray(Image.open(io.BytesIO(image), formats=("PNG",)).convert("RGB"))
 
 
 def _compare_url(trained: "list[Run]", context: "StepContext") -> str:

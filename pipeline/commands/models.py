@@ -51,7 +51,7 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
     with _registry(home, name) as registry:
         aliases = registry.aliases()
         rows = [_summary(version, aliases) for version in registry.versions()]
-        advice = "" if rows else registry.nothing_here()
+        advice = "" if rows else registry.hint_if_empty()
     if not rows:
         say(f"model {name!r} has no versions yet; {advice}")
     for row in rows:

@@ -25,6 +25,7 @@ from components.registry.config import RegistryConfig
 from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.storage import file_sha256
+from components.tracking.logged_models import LoggedModels
 from components.weights.find import find_weights
 from pipeline.services import Endpoints, Services
 
@@ -127,7 +128,7 @@ def stored(
     report = report_of(checkpoint)
     report = report.model_copy(update={"protocol": {**report.protocol, "ema": ema}})
     run_id = context.tracking.step_run("train", run_key=checkpoint.run_key).info.run_id
-    model_id = context.tracking.evaluated_checkpoint(run_id, report)
+    model_id = LoggedModels(context.tracking).log_evaluation(run_id, report)
     wait()
     registry = Registry(context.tracking, name)
     tags = VersionTags(checkpoint_digest=checkpoint.digest, ema=ema)

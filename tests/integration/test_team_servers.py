@@ -35,6 +35,7 @@ from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.storage import file_sha256
 from components.system.process import spawn, stop
+from components.tracking.logged_models import LoggedModels
 
 DOCKER = Path(__file__).parents[2] / "docker"
 pytestmark = [
@@ -158,7 +159,7 @@ def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_t
     description_of(checkpoint, file_sha256(weights)).write(weights.parent / DESCRIPTION_FILE)
     tracking, registry = context.tracking, Registry(context.tracking, "faces")
     with tracking.running(tracking.step_run("train", run_key=checkpoint.run_key)) as run_id:
-        model_id = tracking.evaluated_checkpoint(run_id, report_of(checkpoint))
+        model_id = LoggedModels(tracking).log_evaluation(run_id, report_of(checkpoint))
         registry.ensure("faces")
         for _ in range(2):
             version = registry.add_version(

@@ -9,9 +9,10 @@ import numpy as np
 
 from components.errors import TrackingUnavailable
 from components.settings import Settings
-from components.tracking.client import Tracking, limit_requests
+from components.tracking.client import Tracking
 from components.tracking.journal import Attachment, Picture
 from components.tracking.metric_points import Point
+from components.tracking.request_limits import limit_requests
 
 
 class MlflowDestination:

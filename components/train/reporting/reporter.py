@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from components.errors import CelebditError
 from components.runtime.context import StepContext
+from components.tracking.request_limits import limit_requests
 from components.tracking.tags import TAG_LICENCE
 from components.train.spec import TrainSpec
 
@@ -54,9 +55,6 @@ class Description:
         self._context.events.note(f"{why}; run `celebdit sync {self._spec.run_key}` when it is back")
 
     def _keep_trying(self) -> None:
-        # Importing MLflow takes seconds, in which the ranks can start.
-        from components.tracking.client import limit_requests  # noqa: PLC0415
-
         limit_requests(timeout_s=10, max_retries=1)
         told = False
         while not self._stop.is_set():
