@@ -192,7 +192,7 @@ def _recording(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: Jo
     delivery = Delivery(
         journal,
         connect,
-        on_trouble=lambda error: context.events.note(f"MLflow cannot be reached, training goes on and will tell it later: {error}"),
+        on_outage=lambda error: context.events.note(f"MLflow cannot be reached, training goes on and will tell it later: {error}"),
     )
     try:
         yield JournalRecorder(journal, context.events.progress)
