@@ -1,4 +1,4 @@
-"""Where everything lies in the object store. This is the whole tree; STORE is `CELEBDIT_STORE`, an `s3://bucket/prefix`:
+"""Layout of the object store. STORE is `CELEBDIT_STORE`, an `s3://bucket/prefix`:
 
     STORE/
       datasets/<name>/

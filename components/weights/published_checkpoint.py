@@ -1,7 +1,7 @@
-"""How the published checkpoint `dit_final_12_f_250.pth` becomes a checkpoint and a model version of ours.
+"""Imports the published checkpoint `dit_final_12_f_250.pth` as a checkpoint and a model version.
 
 Promises: the file is read safely, and every name and shape in it is checked, before anything is stored; the same file gives the same
-checkpoint and version, however often. The network itself is `model/seed_compat.py`'s.
+checkpoint and version, however often. The network is in `model/seed_compat.py`.
 """
 
 from collections.abc import Iterator
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 _KEY_CHARACTERS = 16
 _SPARE_BYTES = 2**24
-"""More than the pickle and the archive's own bookkeeping take."""
+"""More than the pickle and the archive's directory take."""
 _STEP = 0
-"""The file does not say at which step it was written."""
+"""The file does not record the step at which it was written."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The published file as it was read: all tensors are the network's, by name, shape and type."""
+    """The tensors of the published file, checked against the network by name, shape and type."""
 
     name: str
     sha256: str
@@ -48,7 +48,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import."""
+    """The result of an import."""
 
     run_key: str
     source_sha256: str

@@ -13,7 +13,7 @@ from pipeline.session import open_session
 
 if TYPE_CHECKING:
     from components.runtime.context import StepContext
-    from components.weights.posthoc_ema import Average
+    from components.weights.posthoc_ema import PosthocEma
     from model.config import SamplingConfig
 
 _POOR = 0.1
@@ -47,11 +47,11 @@ def ema(
         check_width(width)
     with open_session(home) as session:
         context = session.context()
-        from components.weights.posthoc_ema import make_average
+        from components.weights.posthoc_ema import compute_posthoc_ema
 
         made: list[dict[str, Any]] = []
         for width in dict.fromkeys(widths):
-            average = make_average(run_key, width, context, step=step)
+            average = compute_posthoc_ema(run_key, width, context, step=step)
             made.append(_show(average, sampling, model, home, context))
     if url := made[-1].get("mlflow"):
         say_where(url, embedded=session.services is not None)
@@ -73,18 +73,18 @@ def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
         raise BadInput(describe(error, section="sampling")) from error
 
 
-def _show(average: "Average", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
+def _show(average: "PosthocEma", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
     """Draw with the average, tell MLflow, register it if asked, and return what there is to say."""
     from components.reports.image_grid import png
     from components.serving.register_version import register_unevaluated
-    from components.weights.posthoc_ema import as_version, picture_of
+    from components.weights.posthoc_ema import draw_samples, to_unevaluated
 
     name = average.name.setting
     say(f"sigma_rel {name} at step {average.step}: from {average.num_snapshots} snapshots, its profile matched to {average.error:.2%}")
     if average.error > _POOR:
         say("  that is a poor match: it lies outside what the stored widths and steps can give")
     picture = home.absolute() / "averages" / average.run_key / f"step-{average.step}-sigma_rel-{name}.png"
-    pixels = picture_of(average, sampling)
+    pixels = draw_samples(average, sampling)
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(png(pixels))
     say(f"  samples: {picture}")
@@ -104,7 +104,7 @@ def _show(average: "Average", sampling: "SamplingConfig", model: str | None, hom
     context.tracking.image(run.info.run_id, pixels, key=f"samples/ema_{name}", step=average.step)
     facts["mlflow"] = context.tracking.run_url(run.info.run_id)
     if model is not None:
-        weights = as_version(average, sampling, run.data.tags.get(TAG_LICENCE, "unspecified"))
+        weights = to_unevaluated(average, sampling, run.data.tags.get(TAG_LICENCE, "unspecified"))
         number, new = register_unevaluated(weights, model, run.info.run_id, context)
         say(f"  {model} version {number}" + ("" if new else ", made before"))
         facts["model"] = {"name": model, "version": number, "new": new}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from components.registry.tags import VersionTags
-from components.registry.webhook import tell, webhook_url
+from components.registry.webhook import send, webhook_url
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.session import open_session
 from pipeline.view import printable
@@ -175,6 +175,6 @@ def _tell(webhook: str | None, action: str, name: str, version: str | None, reas
     if webhook is None:
         return
     facts = {"action": action, "model": name, "version": version, "reason": reason, "by": getpass.getuser(), **vars(standing)}
-    problem = tell(webhook, facts)
+    problem = send(webhook, facts)
     if problem is not None:
         say(f"  the move is done, but the webhook did not hear of it: {problem}")

@@ -261,7 +261,7 @@ def test_damage_to_the_newest_checkpoint_costs_that_one_alone(make: Make, refere
     path.write_bytes(bytes(data))
     finish(training)
     events = (training.folder / "events.jsonl").read_text()
-    assert "is damaged and set aside" in events
+    assert "is corrupt and was quarantined" in events
     assert f"continuing from step {before.step} of" in events
     assert_same(training, reference())
 
@@ -276,5 +276,5 @@ def test_if_every_checkpoint_is_damaged_nothing_starts_from_the_beginning(make: 
         (rclone_folder / entry.uri.bucket / entry.uri.key / "state.json").write_bytes(b"")
     with ended(training.start()) as ranks:
         assert DataRefused.exit_code in ranks.wait()
-        assert "none of them is whole" in ranks.reason().message
+        assert "all of them are corrupt or incomplete" in ranks.reason().message
     assert training.lines() == told

@@ -1,4 +1,4 @@
-"""Checkpoints in object storage: committed or not there, damaged ones set aside."""
+"""Checkpoints in object storage: committed or absent, corrupt ones quarantined."""
 
 import hashlib
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_if_none_is_whole_training_does_not_silently_start_again(checkpoints: Ch
     for step in (10, 20):
         store.put_bytes(upload(checkpoints, tmp_path, step) / "weights.safetensors", b"damaged")
     for _ in range(2):
-        with pytest.raises(DataRefused, match="none of them is whole"):
+        with pytest.raises(DataRefused, match="all of them are corrupt or incomplete"):
             checkpoints.newest(tmp_path / "restored")
 
 
@@ -99,7 +99,7 @@ def test_retention_keeps_the_newest_and_frees_the_bytes(
     deleted = checkpoints.retain(Retention(newest=2, best=1))
     assert len(deleted) == 2
     assert [entry.step for entry in checkpoints.committed()] == [40, 30, 5]
-    assert {key.split("/")[1] for key in keys_below(store, prefix)} == {"step-000000005", "step-000000030", "step-000000040"}
+    assert {key.split("/")[0] for key in keys_below(store, prefix)} == {"step-000000005", "step-000000030", "step-000000040"}
 
 
 def test_at_least_two_are_always_kept(checkpoints: CheckpointStore, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_what_a_dead_attempt_left_without_a_commit_is_cleared_away_but_never_a_l
         store.delete(upload(checkpoints, tmp_path, 10, attempt=attempt) / COMMIT_FILE)
     upload(checkpoints, tmp_path, 20, attempt="20260102T000000-b")
     checkpoints.retain(Retention(newest=2), attempt="20260102T000000-b")
-    left = {key.split("/")[2] for key in keys_below(store, prefix)}
+    left = {key.split("/")[1] for key in keys_below(store, prefix)}
     assert left == {"20260102T000000-b", "20260103T000000-c"}
 
 
@@ -193,4 +193,4 @@ def test_a_crash_between_any_two_writes_leaves_the_old_or_the_new_checkpoint(
     upload(checkpoints, tmp_path, 30, attempt="a3")
     checkpoints.retain(Retention(newest=2), attempt="a3")
     assert [entry.step for entry in checkpoints.committed()] == [30, expected]
-    assert {key.split("/")[1] for key in keys_below(store, prefix)} == {"step-000000030", f"step-{expected:09d}"}, "no debris"
+    assert {key.split("/")[0] for key in keys_below(store, prefix)} == {"step-000000030", f"step-{expected:09d}"}, "no debris"

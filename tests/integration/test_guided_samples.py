@@ -59,7 +59,7 @@ def test_samples_can_be_guided_by_a_snapshot_or_a_smaller_network(
 
     other_side = commit_checkpoint(context, tmp_path / "stored", seed=14, image_px=32)
     for arguments, said in (
-        (("--guide", f"{source}@4"), f"run '{source}' has stored nothing of step 4"),
+        (("--guide", f"{source}@4"), f"run '{source}' has no checkpoint or snapshot of step 4"),
         (("--guide", source), "these are the weights that it should guide"),
         (("--guide", other_side.uri), "the guide has image_px 32, the model that it should guide 16"),
         (("--guide", f"{source}@3", "--guidance", "0.5"), "--guidance 0.5 must lie between 1 and 20"),
