@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure
 from components.registry.card_excerpt import excerpt_card
 from components.registry.promotion_log import PromotionLog
-from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, checked_reason, next_move, standing_after
+from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, next_move, standing_after, validate_reason
 from components.registry.tags import VersionTags
 from components.runtime.context import describe
 from components.storage import file_sha256
@@ -225,7 +225,7 @@ class Registry:
         Raises:
             GateFailed: if its gate did not pass and `force` is not given. BadInput: if there is no such version or no reason.
         """
-        reason = checked_reason(reason, "promotion")
+        reason = validate_reason(reason, "promotion")
         decision = self._tags_of(version).gate
         if decision != "pass" and not force:
             raise GateFailed(
@@ -243,7 +243,7 @@ class Registry:
         Raises:
             BadInput: if there is no earlier champion.
         """
-        reason = checked_reason(reason, "rollback")
+        reason = validate_reason(reason, "rollback")
         standing, moves = self.standing(), self.moves()
         if standing.champion is None or standing.previous is None:
             raise BadInput(

@@ -74,7 +74,7 @@ def next_move(
     return Move(f"{at_ms:015d}-{uuid.uuid4().hex[:8]}", action, version, reason=reason, by=by, at=stamp, forced=forced)
 
 
-def checked_reason(reason: str, action: str) -> str:
+def validate_reason(reason: str, action: str) -> str:
     """Return the reason on one line.
 
     Raises:

@@ -78,7 +78,7 @@ def try_out(folder: Path, *, image_px: int) -> bytes:
         DataRefused: if it cannot be loaded, does not answer, or answers with anything but such an image.
     """
     try:
-        with served(folder) as (url, _):
+        with serve_locally(folder) as (url, _):
             image = _request_image(url, {"dataframe_records": [{"seed": 0}], "params": {"num_steps": _TRIAL_STEPS}})
     except Exception as error:  # whatever fails here would fail at the first request
         raise DataRefused(f"the model does not work when it is served: {str(error)[:300]}") from error
@@ -102,7 +102,7 @@ def check_image(data: bytes, *, image_px: int) -> None:
 
 
 @contextmanager
-def served(folder: Path, *, port: int | None = None) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
+def serve_locally(folder: Path, *, port: int | None = None) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
     """Run MLflow's scoring server on 127.0.0.1 inside the block, in a process that imports the packaged code only.
 
     Yields its URL and its process. Its output goes to a file; if it does not start, the last line is in the error.

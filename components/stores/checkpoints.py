@@ -39,7 +39,7 @@ class Retention:
 
 
 @dataclass(frozen=True)
-class Committed:
+class CommittedCheckpoint:
     """A committed checkpoint in object storage, not yet verified."""
 
     uri: StoreUri
@@ -66,7 +66,7 @@ class CheckpointStore:
         self._store.put_bytes(target / COMMIT_FILE, canonical_json(commit))
         return target
 
-    def committed(self) -> list[Committed]:
+    def list_committed(self) -> list[CommittedCheckpoint]:
         """Return the committed checkpoints that are not quarantined, newest first; attempts at one step are in order of name."""
         return _committed(self._names())
 
@@ -80,7 +80,7 @@ class CheckpointStore:
             DataRefused: if some were committed but all are corrupt or incomplete.
             BadInput: if the newest has another format; it is not changed.
         """
-        candidates = [entry for entry in self.committed() if at_most is None or entry.step <= at_most]
+        candidates = [entry for entry in self.list_committed() if at_most is None or entry.step <= at_most]
         for entry in candidates:
             try:
                 return self.fetch(entry.uri, folder), entry.uri
@@ -158,7 +158,7 @@ class CheckpointStore:
                 self._store.delete(uri)
         return obsolete
 
-    def _steps_to_keep(self, policy: Retention, entries: list[Committed], scores: list[StoreUri]) -> set[int]:
+    def _steps_to_keep(self, policy: Retention, entries: list[CommittedCheckpoint], scores: list[StoreUri]) -> set[int]:
         steps = sorted({entry.step for entry in entries}, reverse=True)
         kept = set(steps[: max(policy.newest, 2)])
         if policy.every_steps is not None:
@@ -182,10 +182,10 @@ def is_note(name: str) -> bool:
     return name in (COMMIT_FILE, QUARANTINE_FILE) or name.startswith(_SCORE_PREFIX)
 
 
-def _committed(names: Sequence[StoreUri]) -> list[Committed]:
+def _committed(names: Sequence[StoreUri]) -> list[CommittedCheckpoint]:
     quarantined = {_folder(uri) for uri in names if uri.name == QUARANTINE_FILE}
     folders = [_folder(uri) for uri in names if uri.name == COMMIT_FILE]
-    listed = [Committed(uri, int(uri.key.split("/")[-2].removeprefix("step-"))) for uri in folders if uri not in quarantined]
+    listed = [CommittedCheckpoint(uri, int(uri.key.split("/")[-2].removeprefix("step-"))) for uri in folders if uri not in quarantined]
     return sorted(listed, key=lambda entry: (entry.step, entry.uri.key), reverse=True)
 
 

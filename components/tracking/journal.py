@@ -115,7 +115,7 @@ class Journal:
         """The folder of the journal and its files."""
         return self._folder
 
-    def pending(self) -> tuple[list[Entry], int]:
+    def pending_entries(self) -> tuple[list[Entry], int]:
         """Return the entries after the mark, and the mark to set once they are uploaded."""
         start = self.mark
         lines = self.read_from(start)
@@ -129,7 +129,7 @@ class Journal:
 
     def deliver(self, destination: Destination) -> bool:
         """Upload all pending entries and return whether there were any. If the destination raises, nothing is lost."""
-        entries, mark = self.pending()
+        entries, mark = self.pending_entries()
         if not entries:
             return False
         deliver_entries(entries, self._folder, destination)

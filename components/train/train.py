@@ -120,7 +120,7 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
 
 def _finished(checkpoints: CheckpointStore, total_steps: int) -> Finished | None:
     """Return the checkpoint of the last step if it is there."""
-    committed = checkpoints.committed()
+    committed = checkpoints.list_committed()
     for entry in committed:
         if entry.step == total_steps:
             return Finished(uri=entry.uri, digest=checkpoints.digest(entry.uri), step=entry.step)

@@ -110,9 +110,9 @@ def _resolve_run(source: str, ema: str | None, context: StepContext) -> Resolved
     name, step = (matched[1], int(matched[2])) if matched else (source, None)
     key = name if _RUN_KEY.fullmatch(name) else _key_of_pipeline_run(name, context)
     run = context.layout.run(key)
-    committed = CheckpointStore(context.store, run.checkpoints).committed()
+    committed = CheckpointStore(context.store, run.checkpoints).list_committed()
     if step is not None:
-        committed += CheckpointStore(context.store, run.snapshots).committed()
+        committed += CheckpointStore(context.store, run.snapshots).list_committed()
     if not committed:
         raise BadInput(f"run {name!r} has no checkpoint below {context.root}", hint="name a run key as `celebdit run` prints it")
     chosen = next((entry for entry in committed if step is None or entry.step == step), None)

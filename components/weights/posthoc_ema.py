@@ -21,7 +21,7 @@ from components.reports.image_grid import enlarged, grid
 from components.runtime.context import StepContext
 from components.serving.register_version import UnevaluatedModel
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
-from components.stores.checkpoints import CheckpointStore, Committed
+from components.stores.checkpoints import CheckpointStore, CommittedCheckpoint
 from components.weights.ema_width import check_width
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
@@ -65,7 +65,7 @@ class _WeightedSum:
 
 
 class _SnapshotCorrupt(Exception):
-    def __init__(self, entry: Committed) -> None:
+    def __init__(self, entry: CommittedCheckpoint) -> None:
         super().__init__(str(entry.uri))
         self.entry = entry
 
@@ -149,8 +149,8 @@ def to_unevaluated(ema: PosthocEma, sampling: SamplingConfig, licence: str) -> U
     )
 
 
-def _list_snapshots(snapshots: CheckpointStore, run_key: str, context: StepContext) -> list[Committed]:
-    if committed := snapshots.committed():
+def _list_snapshots(snapshots: CheckpointStore, run_key: str, context: StepContext) -> list[CommittedCheckpoint]:
+    if committed := snapshots.list_committed():
         return committed
     if context.store.list(context.layout.run(run_key).prefix):
         raise BadInput(
@@ -162,7 +162,7 @@ def _list_snapshots(snapshots: CheckpointStore, run_key: str, context: StepConte
     raise BadInput(f"there is no run {run_key!r}", hint=f"runs in this store: {', '.join(keys) or 'none yet'}")
 
 
-def _one_per_step(snapshots: list[Committed], step: int | None) -> list[Committed]:
+def _one_per_step(snapshots: list[CommittedCheckpoint], step: int | None) -> list[CommittedCheckpoint]:
     """Return one snapshot of each step up to `step`, newest first; attempts at the same step stored the same weights."""
     kept = {entry.step: entry for entry in reversed(snapshots) if step is None or entry.step <= step}
     if not kept:
@@ -175,7 +175,7 @@ def _one_per_step(snapshots: list[Committed], step: int | None) -> list[Committe
 
 def _recombine_snapshots(
     snapshots: CheckpointStore,
-    chosen: list[Committed],
+    chosen: list[CommittedCheckpoint],
     step: int,
     sigma_rel: float,
     folder: Path,
@@ -210,7 +210,7 @@ def _width_of(group: str) -> float:
     return width
 
 
-def _fetch(snapshots: CheckpointStore, entry: Committed, folder: Path) -> CheckpointState:
+def _fetch(snapshots: CheckpointStore, entry: CommittedCheckpoint, folder: Path) -> CheckpointState:
     try:
         return read(snapshots.fetch(entry.uri, folder).directory)
     except (CheckpointInvalid, ObjectMissing, DigestMismatch) as problem:

@@ -62,10 +62,10 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
 
 
 def _serve_here(folder: Path, name: str, number: str, port: int, *, as_json: bool) -> None:
-    from components.serving.package import served
+    from components.serving.package import serve_locally
 
     say(f"loading version {number} of {name} ...")
-    with served(folder, port=port) as (url, process):
+    with serve_locally(folder, port=port) as (url, process):
         say(f"version {number} of {name} answers at {url}/invocations; Ctrl-C ends it")
         question = '{"dataframe_records": [{"seed": 0}]}'
         say(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{question}'")

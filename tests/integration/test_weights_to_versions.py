@@ -74,7 +74,7 @@ def context(endpoints: Endpoints, tmp_path: Path) -> StepContext:
 def test_a_run_gives_an_average_of_another_width_and_a_version_that_draws(tmp_path: Path, context: StepContext) -> None:
     recipe = tiny_recipe(total_steps=STEPS, ema_sigma_rel=(0.05, 0.10), ema_snapshot_every_steps=EVERY)
     trained = Trained(recipe, tmp_path / "training", context)
-    assert [entry.step for entry in trained.store.committed()] == list(range(STEPS, 0, -EVERY))
+    assert [entry.step for entry in trained.store.list_committed()] == list(range(STEPS, 0, -EVERY))
     average = compute_posthoc_ema(KEY, 0.07, context)
     found = torch.cat([tensor.flatten() for tensor in _weights(average.checkpoint.directory, "ema-0.07", trained.names)])
     exact = torch.cat([tensor.flatten() for tensor in trained.exact.tensors])
@@ -84,7 +84,7 @@ def test_a_run_gives_an_average_of_another_width_and_a_version_that_draws(tmp_pa
     assert draw_samples(average, SAMPLING).shape == (4 * 128, 4 * 128, 3)
 
     # A snapshot that was damaged in the store is left out, and the others are enough.
-    victim = trained.store.committed()[3].uri / "ema-0.05.safetensors"
+    victim = trained.store.list_committed()[3].uri / "ema-0.05.safetensors"
     context.store.put_bytes(victim, b"damaged")
     again = compute_posthoc_ema(KEY, 0.07, context)
     assert again.num_snapshots == average.num_snapshots - 1
@@ -110,7 +110,7 @@ def test_what_cannot_be_recombined_is_one_clear_line(tmp_path: Path, context: St
             compute_posthoc_ema(KEY, 0.1, context, step=step)
     with pytest.raises(BadInput, match=r"must lie between 0 and 0\.2887"):
         compute_posthoc_ema(KEY, 0.4, context)
-    for entry in trained.store.committed():
+    for entry in trained.store.list_committed():
         context.store.put_bytes(entry.uri / "ema-0.05.safetensors", b"damaged")
     with pytest.raises(DataRefused, match="all snapshots of run"):
         compute_posthoc_ema(KEY, 0.1, context)
@@ -155,7 +155,7 @@ def _weights(folder: Path, group: str, names: list[str]) -> list[torch.Tensor]:
 
 
 def _newest(trained: Trained, folder: Path) -> Path:
-    return trained.store.fetch(trained.store.committed()[0].uri, folder / "newest").directory
+    return trained.store.fetch(trained.store.list_committed()[0].uri, folder / "newest").directory
 
 
 def _drawn(uri: str) -> bytes:

@@ -52,7 +52,7 @@ def test_what_is_told_arrives_once_with_the_time_it_happened(tmp_path: Path) -> 
     journal, server = Journal(tmp_path), Server()
     journal.add_metrics(10, {"train/loss": 0.5, "train/lr": 1e-3})
     journal.add_image(10, "samples/ema_grid", np.zeros((4, 4, 3), np.uint8))
-    first_ms = journal.pending()[0][0].timestamp_ms
+    first_ms = journal.pending_entries()[0][0].timestamp_ms
     assert journal.deliver(server)
     assert not journal.deliver(server)
     assert [(p.key, p.step, p.value, p.timestamp_ms) for p in server.points] == [
@@ -163,7 +163,7 @@ def test_closing_while_the_server_is_away_says_so_and_keeps_everything(tmp_path:
     delivery = Delivery(journal, lambda: server, on_outage=lambda error: None, every_s=0.01)
     journal.add_metrics(1, {"a": 1.0})
     assert not delivery.close(within_s=30.0)
-    assert len(journal.pending()[0]) == 1
+    assert len(journal.pending_entries()[0]) == 1
 
 
 def test_closing_waits_no_longer_than_asked_for_a_server_that_does_not_answer(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_closing_waits_no_longer_than_asked_for_a_server_that_does_not_answer(tm
     began_s = time.monotonic()
     assert not delivery.close(within_s=0.2)
     assert time.monotonic() - began_s < 5.0
-    assert len(journal.pending()[0]) == 1
+    assert len(journal.pending_entries()[0]) == 1
     answer.set()
 
 

@@ -35,7 +35,7 @@ def sync(run_key: str, context: StepContext) -> int:
         count = JournalArchive(context.store, run.journal, spec.attempt).replay(destination)
         if (folder / "journal" / JOURNAL_FILE).exists():
             journal = Journal(folder / "journal")
-            count += len(journal.pending()[0])
+            count += len(journal.pending_entries()[0])
             journal.deliver(destination)
         context.tracking.set_status(run_id, _final_status(spec, context, status_before))
     return count
@@ -48,7 +48,7 @@ def _status(run_key: str, context: StepContext) -> str | None:
 
 def _final_status(spec: TrainSpec, context: StepContext, before: str | None) -> str:
     """Return FINISHED if the last checkpoint is there; else what was said before, or KILLED if nothing final was."""
-    steps = {entry.step for entry in CheckpointStore(context.store, context.layout.run(spec.run_key).checkpoints).committed()}
+    steps = {entry.step for entry in CheckpointStore(context.store, context.layout.run(spec.run_key).checkpoints).list_committed()}
     if spec.training.total_steps in steps:
         return "FINISHED"
     return before if before in ("FAILED", "KILLED") else "KILLED"

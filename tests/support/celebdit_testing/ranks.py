@@ -165,7 +165,7 @@ class Training:
             time.sleep(0.002)
 
     def final_digest(self) -> str:
-        (newest, *_) = self.checkpoints.committed()
+        (newest, *_) = self.checkpoints.list_committed()
         assert newest.step == self.recipe.training.total_steps
         return self.checkpoints.digest(newest.uri)
 
