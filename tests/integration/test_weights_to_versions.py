@@ -96,6 +96,7 @@ def test_a_run_gives_an_average_of_another_width_and_a_version_that_draws(tmp_pa
     assert register_unevaluated(to_unevaluated(average, SAMPLING, "CC0"), "averages", run_id, context) == ("1", False)
     version = Registry(context.tracking, "averages").version("1")
     assert "gate.decision" not in version.tags
+    assert version.tags["serving.trial"] == "passed"
     assert version.tags["ema.sigma_rel"] == "0.07"
     assert _drawn("models:/averages/1").startswith(b"\x89PNG")
 
@@ -130,6 +131,7 @@ def test_an_imported_checkpoint_becomes_a_version_that_draws_with_its_own_sample
     assert len(registry.versions()) == 1
     assert version.tags["source.sha256"] == source.sha256
     assert version.tags["dataset.licence"] == "MIT"
+    assert version.tags["serving.trial"] == "passed"
     assert "Its own sampler is ancestral" in version.description
     model = mlflow.pyfunc.load_model("models:/imported/1")
     defaults = {spec.name: spec.default for spec in model.metadata.signature.params.params}
