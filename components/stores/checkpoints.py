@@ -68,7 +68,7 @@ class CheckpointStore:
 
     def list_committed(self) -> list[CommittedCheckpoint]:
         """Return the committed checkpoints that are not quarantined, newest first; attempts at one step are in order of name."""
-        return _committed(self._names())
+        return _committed_checkpoints(self._names())
 
     def _names(self) -> list[StoreUri]:
         return [item.uri for item in self._store.list(self._home)]
@@ -147,12 +147,12 @@ class CheckpointStore:
             The committed checkpoints that were deleted.
         """
         names = self._names()
-        entries = _committed(names)
+        entries = _committed_checkpoints(names)
         kept = self._steps_to_keep(policy, entries, [uri for uri in names if uri.name.startswith(_SCORE_PREFIX)])
         obsolete = [entry.uri for entry in entries if entry.step not in kept]
         for uri in obsolete:
             self._store.delete(uri / COMMIT_FILE)
-        deleted = set(obsolete) | (_abandoned(names, before=attempt) if attempt is not None else set())
+        deleted = set(obsolete) | (_abandoned_folders(names, before=attempt) if attempt is not None else set())
         for uri in names:
             if _folder(uri) in deleted and uri.name != COMMIT_FILE:
                 self._store.delete(uri)
@@ -182,14 +182,14 @@ def is_note(name: str) -> bool:
     return name in (COMMIT_FILE, QUARANTINE_FILE) or name.startswith(_SCORE_PREFIX)
 
 
-def _committed(names: Sequence[StoreUri]) -> list[CommittedCheckpoint]:
+def _committed_checkpoints(names: Sequence[StoreUri]) -> list[CommittedCheckpoint]:
     quarantined = {_folder(uri) for uri in names if uri.name == QUARANTINE_FILE}
     folders = [_folder(uri) for uri in names if uri.name == COMMIT_FILE]
     listed = [CommittedCheckpoint(uri, int(uri.key.split("/")[-2].removeprefix("step-"))) for uri in folders if uri not in quarantined]
     return sorted(listed, key=lambda entry: (entry.step, entry.uri.key), reverse=True)
 
 
-def _abandoned(names: Iterable[StoreUri], *, before: str) -> set[StoreUri]:
+def _abandoned_folders(names: Iterable[StoreUri], *, before: str) -> set[StoreUri]:
     """Return the folders without a commit of attempts older than `before`; names of attempts sort by time."""
     closed = {_folder(uri) for uri in names if uri.name in (COMMIT_FILE, QUARANTINE_FILE)}
     return {folder for folder in map(_folder, names) if folder not in closed and folder.name < before}

@@ -155,7 +155,7 @@ def decode_lines(lines: bytes) -> list[Entry]:
     entries = []
     for line in lines.splitlines():
         try:
-            entries.append(_entry(json.loads(line)))
+            entries.append(_decode_entry(json.loads(line)))
         except (ValueError, KeyError):
             continue
     return entries
@@ -212,7 +212,7 @@ def _file_name(key: str) -> str:
     return key.replace("/", ".")
 
 
-def _entry(raw: Mapping[str, object]) -> Entry:
+def _decode_entry(raw: Mapping[str, object]) -> Entry:
     if "artifact" in raw:
         return Attachment(str(raw["artifact"]), str(raw["file"]))
     step, at_ms = int(str(raw["step"])), int(str(raw["at_ms"]))
