@@ -9,10 +9,11 @@ from pathlib import Path
 from components.errors import DataRefused
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
 from components.register.card import model_card
-from components.registry.client import WEIGHTS_FILE, Registry
+from components.registry.client import Registry
 from components.registry.config import RegistryConfig
 from components.registry.promotions import CHALLENGER
 from components.registry.tags import VersionTags
+from components.registry.version_files import WEIGHTS_FILE
 from components.runtime.context import StepContext
 from components.serving.register_version import NewVersion, register_version
 from components.storage import DigestMismatch, ObjectMissing, StoreUri, file_sha256

@@ -6,41 +6,27 @@ the promotion log (`promotion_log.py`). Does not package a model; see `component
 
 import time
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from pydantic import ValidationError
 
 from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure
 from components.registry.card_excerpt import excerpt_card
 from components.registry.promotion_log import PromotionLog
 from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, next_move, standing_after, validate_reason
 from components.registry.tags import VersionTags
-from components.runtime.context import describe
-from components.storage import file_sha256
+from components.registry.version_files import ModelFiles, are_complete, read_version_files
 from components.tracking.client import Tracking
 from components.tracking.mlflow_errors import translate_mlflow_errors
-from model.description import VersionDescription
 
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelFiles", "ModelVersion", "Registry"]
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Registry"]
 
-WEIGHTS_FILE, DESCRIPTION_FILE = "weights.safetensors", "description.json"
 _DESCRIPTION_CHARS = 5000
 """MLflow 3.17 has a column of this width for it: PostgreSQL refuses more, SQLite does not notice."""
 _RECONCILE_TRIES = 200
 _PAUSE_S = 0.05
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """The files of a version, downloaded and verified."""
-
-    folder: Path
-    weights: Path
-    description: VersionDescription
 
 
 class Registry:
@@ -178,27 +164,10 @@ class Registry:
             DataRefused: if it is not a model of this project, or its weights are not those that were registered.
         """
         target = folder / f"{self.name}-{version}-{(self._tags_of(version).checkpoint_digest or '')[:16]}"
-        weights, description_file = target / "artifacts" / WEIGHTS_FILE, target / "artifacts" / DESCRIPTION_FILE
-        if not (description_file.exists() and weights.exists()):
+        if not are_complete(target):
             target.mkdir(parents=True, exist_ok=True)
             self._download(version, target)
-        if not (description_file.exists() and weights.exists()):
-            raise DataRefused(f"version {version} of {self.name!r} is not a model of celebdit: it has no {WEIGHTS_FILE}")
-        try:
-            description = VersionDescription.read(description_file)
-        except ValidationError as error:
-            problem = describe(error, section=DESCRIPTION_FILE)
-            raise DataRefused(
-                f"version {version} of {self.name!r} is not one that this version of celebdit can read: {problem}",
-                hint="use the version of celebdit that registered it, or a newer one",
-            ) from error
-        if file_sha256(weights) != description.weights_sha256:
-            weights.unlink()
-            raise DataRefused(
-                f"the weights of version {version} of {self.name!r} are not those that were registered",
-                hint="register the checkpoint again, and check who can write to MLflow's artifact store",
-            )
-        return ModelFiles(target, weights, description)
+        return read_version_files(target, f"version {version} of {self.name!r}")
 
     def _download(self, version: str, target: Path) -> None:
         uri = f"models:/{self.name}/{version}"

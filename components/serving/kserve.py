@@ -7,7 +7,7 @@ the manifest, the service account has them; the container runs `mlflow models se
 import yaml
 
 from components.kube.objects import KubernetesObject
-from components.registry.client import ModelFiles
+from components.registry.version_files import ModelFiles
 from components.storage import ObjectStore, StoreUri
 
 PORT = 8080

@@ -29,7 +29,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
 from components.errors import DataRefused
-from components.registry.client import DESCRIPTION_FILE, WEIGHTS_FILE
+from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.system.process import spawn, stop
 from model.description import VersionDescription
 

@@ -20,9 +20,10 @@ from components.errors import DataRefused
 from components.evaluate.champion import NotMeasurable, open_champion
 from components.manifests import CheckpointManifest
 from components.register.register import run as register
-from components.registry.client import DESCRIPTION_FILE, WEIGHTS_FILE, Registry
+from components.registry.client import Registry
 from components.registry.config import RegistryConfig
 from components.registry.tags import VersionTags
+from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.runtime.context import StepContext
 from components.storage import file_sha256
 from components.tracking.logged_models import LoggedModels

@@ -30,8 +30,9 @@ from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
 
 from components.manifests import CheckpointManifest
-from components.registry.client import CHALLENGER, DESCRIPTION_FILE, WEIGHTS_FILE, Registry
+from components.registry.client import CHALLENGER, Registry
 from components.registry.tags import VersionTags
+from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.runtime.context import StepContext
 from components.storage import file_sha256
 from components.system.process import spawn, stop
