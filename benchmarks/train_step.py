@@ -27,7 +27,7 @@ from model import rng
 from model.config import NetworkConfig
 from model.denoiser import Denoiser, build_denoiser, num_parameters
 from model.diffusion import Diffusion, build_diffusion
-from model.ema import AveragedWeights
+from model.ema_profiles import AveragedWeights
 from model.flops import flops_of
 from model.meter import peak_flops
 from model.optim import build_optimizer, clip_gradients, guarded_step

@@ -4,7 +4,6 @@ Promises: `load` refuses a manifest of another kind or with other fields; every 
 consumer can check that the bytes behind the URI are still those.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -179,11 +178,3 @@ class RegisteredVersion(Manifest):
     aliases: list[str]
     checkpoint_digest: str = SHA256
     model_uri: str
-
-
-def parse_json(text: str, *, origin: str) -> Any:
-    """Read JSON, or raise DataRefused naming `origin`."""
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataRefused(f"{origin} is not JSON: {error}") from error

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState
-from model.ema import AveragedWeights
+from model.ema import RAW_WEIGHTS, EmaName
+from model.ema_profiles import AveragedWeights
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -49,7 +50,7 @@ class HostCopier:
 class TrainingState:
     """The tensors of one training by name."""
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, averages: Mapping[str, AveragedWeights]) -> None:
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, averages: Mapping[EmaName, AveragedWeights]) -> None:
         self.names = [name for name, _ in network.named_parameters()]
         self.parameters = list(network.parameters())
         self._optimizer = optimizer
@@ -63,16 +64,16 @@ class TrainingState:
             state = self._optimizer.state.get(parameter, {})
             moments |= {f"{kind}.{name}": state[kind] for kind in _MOMENTS if kind in state}
         groups = {
-            "weights": self._named(self.parameters),
+            RAW_WEIGHTS.group: self._named(self.parameters),
             "optimizer": moments,
-            **{f"ema-{name}": self._named(average.tensors) for name, average in self._averages.items()},
+            **{name.group: self._named(average.tensors) for name, average in self._averages.items()},
         }
         return CheckpointState(step=step, tensors=self._copier.copy(groups), facts=facts)
 
-    def copy_averages(self, averages: Mapping[str, AveragedWeights]) -> dict[str, dict[str, Tensor]]:
+    def copy_averages(self, averages: Mapping[EmaName, AveragedWeights]) -> dict[str, dict[str, Tensor]]:
         """Copy `averages` to new host memory, which no later copy overwrites."""
         return {
-            f"ema-{name}": {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._named(average.tensors).items()}
+            name.group: {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._named(average.tensors).items()}
             for name, average in averages.items()
         }
 
@@ -102,7 +103,7 @@ class TrainingState:
         return dict(zip(self.names, tensors, strict=True))
 
     def _targets(self) -> dict[str, Sequence[Tensor]]:
-        return {"weights": self.parameters, **{f"ema-{name}": average.tensors for name, average in self._averages.items()}}
+        return {RAW_WEIGHTS.group: self.parameters, **{name.group: average.tensors for name, average in self._averages.items()}}
 
 
 def _check_group(group: str, state: CheckpointState, names: Sequence[str], targets: Sequence[Tensor]) -> None:

@@ -19,7 +19,8 @@ from model.config import Recipe, TrainingConfig
 from model.dataset import Pack
 from model.denoiser import build_denoiser
 from model.distributed import Agreement, World, gather_rows
-from model.ema import AveragedWeights, ClassicProfile, PowerProfile, Profile
+from model.ema import EmaName
+from model.ema_profiles import AveragedWeights, ClassicProfile, PowerProfile, Profile
 from model.interfaces import CheckpointSink, Recorder
 from model.meter import Meter, hardware_of
 from model.optim import build_optimizer, learning_rate
@@ -166,8 +167,9 @@ class Trainer:
     def draw(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Sample the images with `indices` from the averaged weights that `sampling.ema` names."""
         sampling = self.recipe.sampling
-        weights = self._parameters if sampling.ema == "none" else self.averages[sampling.ema].tensors
-        parameters = dict(zip(self._state.names, weights, strict=True))
+        name = EmaName(sampling.ema)
+        weights = self._parameters if name.is_raw else self.averages[name].tensors
+        named = dict(zip(self._state.names, weights, strict=True))
 
         def network(x: Tensor, t: Tensor) -> Tensor:
             with autocast(self.device, precision=self.recipe.training.precision):

@@ -42,7 +42,7 @@ class _Worker:
         weights = context.scratch("weights")
         self._extractor = build_extractor(evaluation, context.store, weights, self._device)
         self._vgg = build_vgg(evaluation, context.store, weights, self._device)
-        self._samples = SampleStore(context.store, spec.samples_uri(context.root), image_px=spec.dataset.image_px)
+        self._samples = SampleStore(context.store, spec.samples_uri(context.layout), image_px=spec.dataset.image_px)
 
     def run(self) -> None:
         """Work off the generated images, then the references."""

@@ -7,7 +7,7 @@ something that only concerns the looks of a finished run.
 from typing import Literal
 
 from components.runtime.context import StepContext
-from components.tracking.client import TAG_RUN, TAG_RUN_KEY, TAG_STEP
+from components.tracking.tags import TAG_RUN, TAG_RUN_KEY, TAG_STEP
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
 

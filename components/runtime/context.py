@@ -23,6 +23,7 @@ from components.runtime.events import Events
 from components.runtime.redact import redactor
 from components.settings import Settings
 from components.storage import ObjectStore, StoreUri, connect
+from components.stores.layout import StoreLayout
 from model.config import FrozenConfig
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ class StepContext:
     def root(self) -> StoreUri:
         """The location below which everything is stored."""
         return StoreUri.parse(self.settings.store_uri)
+
+    @cached_property
+    def layout(self) -> StoreLayout:
+        """Where everything lies below `root`."""
+        return StoreLayout(self.root)
 
     @cached_property
     def tracking(self) -> "Tracking":

@@ -1,7 +1,7 @@
 """The model as MLflow serves it: seeds in, PNG images out. This file is stored with every registered version and run from there.
 
-Promises: no pickle (MLflow runs this source, the weights are safetensors whose sha256 is checked); image i is a function of (weights, seed,
-sampler, num_steps) and not of what else is asked for with it. It imports nothing of this project but `model`, which is stored beside it.
+Promises: no pickle (MLflow runs this source, the weights are safetensors whose sha256 is verified); image i is a function of (weights,
+seed, sampler, num_steps) and not of the rest of the request. Imports nothing of this project but `model`, which is stored beside it.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class FaceModel(PythonModel):
         """
         seeds = [int(seed) for seed in model_input["seed"]]
         if not 1 <= len(seeds) <= MAX_IMAGES:
-            raise ValueError(f"{len(seeds)} seeds were given, between 1 and {MAX_IMAGES} are served per request")
+            raise ValueError(f"{len(seeds)} seeds in one request, allowed are 1 to {MAX_IMAGES}")
         if bad := [seed for seed in seeds if not 0 <= seed < 2**32]:
             raise ValueError(f"seed {bad[0]} must lie in [0, 2**32)")
         sampling = self._checked(params or {})

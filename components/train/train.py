@@ -46,7 +46,7 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
     _check(recipe, dataset, resources)
     key = run_key(recipe.identity(dataset.digest))
     total = recipe.training.total_steps
-    checkpoints = CheckpointStore(context.store, context.root / "runs" / key, warn=context.events.note)
+    checkpoints = CheckpointStore(context.store, context.layout.run(key).checkpoints, warn=context.events.note)
     outcome = _finished(checkpoints, total)
     if outcome is not None:
         context.events.note(f"run {key} is trained to step {outcome.step} already, nothing to do")
@@ -60,7 +60,7 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
     )
     folder = context.scratch("runs", key)
     with claimed(folder / "launcher.lock", f"training of run {key}"):
-        store_spec(spec, context.store, context.root)
+        store_spec(spec, context.store, context.layout)
         context.events.note(
             f"run {key}: {total} steps of {recipe.training.batch_images} images on {resources.nodes} x {resources.processes} process(es)"
         )
@@ -120,7 +120,7 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
 
 def _finished(checkpoints: CheckpointStore, total_steps: int) -> Finished | None:
     """Return the checkpoint of the last step if it is there."""
-    committed = checkpoints.committed()
+    committed = checkpoints.list_committed()
     for entry in committed:
         if entry.step == total_steps:
             return Finished(uri=entry.uri, digest=checkpoints.digest(entry.uri), step=entry.step)

@@ -19,7 +19,7 @@ import torch
 from components.errors import CelebditError, DataRefused, Preempted, RankLost, TemporaryFailure
 from components.runtime.context import StepContext
 from components.runtime.rank import Rank, worker_main
-from components.stores.checkpoints import SNAPSHOTS, CheckpointStore, Retention
+from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.dataset_cache import fetch_pack
 from components.system.locks import claimed
 from components.tracking.archive import JournalArchive
@@ -60,11 +60,11 @@ class RunStorage:
     def open(cls, spec: TrainSpec, rank: Rank, folder: Path) -> Self:
         """Open the storage of the run `spec` with `folder` for local copies."""
         context, attempt, note = rank.context, spec.attempt, rank.context.events.note
-        run_uri = context.root / "runs" / spec.run_key
+        run = context.layout.run(spec.run_key)
         facts: JsonObject = {"identity": spec.identity(spec.dataset.digest)}
-        checkpoints = CheckpointStore(context.store, run_uri, warn=note)
-        snapshots = CheckpointStore(context.store, run_uri, folder=SNAPSHOTS, warn=note)
-        archive = JournalArchive(context.store, run_uri, attempt)
+        checkpoints = CheckpointStore(context.store, run.checkpoints, warn=note)
+        snapshots = CheckpointStore(context.store, run.snapshots, warn=note)
+        archive = JournalArchive(context.store, run.journal, attempt)
         journal = Journal(folder / "journal") if rank.world.is_first else None
         sink = UploadingSink(
             folder / "checkpoints",
@@ -192,7 +192,7 @@ def _recording(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: Jo
     delivery = Delivery(
         journal,
         connect,
-        on_trouble=lambda error: context.events.note(f"MLflow cannot be reached, training goes on and will tell it later: {error}"),
+        on_outage=lambda error: context.events.note(f"MLflow cannot be reached, training goes on and will tell it later: {error}"),
     )
     try:
         yield JournalRecorder(journal, context.events.progress)

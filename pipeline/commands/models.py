@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from components.registry.webhook import tell, webhook_url
+from components.registry.tags import VersionTags
+from components.registry.webhook import send, webhook_url
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.session import open_session
 from pipeline.view import printable
@@ -50,7 +51,7 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
     with _registry(home, name) as registry:
         aliases = registry.aliases()
         rows = [_summary(version, aliases) for version in registry.versions()]
-        advice = "" if rows else registry.nothing_here()
+        advice = "" if rows else registry.hint_if_empty()
     if not rows:
         say(f"model {name!r} has no versions yet; {advice}")
     for row in rows:
@@ -146,15 +147,15 @@ def printable_lines(text: str) -> str:
 
 
 def _summary(version: "ModelVersion", aliases: dict[str, str]) -> dict[str, Any]:
-    number = str(version.version)
+    number, tags = str(version.version), VersionTags.from_mlflow(version.tags)
     return {
         "version": number,
         "aliases": sorted(alias for alias, on in aliases.items() if on == number),
         "created": time.strftime("%Y-%m-%d %H:%M", time.gmtime(version.creation_timestamp / 1000)),
-        "checkpoint": version.tags.get("checkpoint.digest"),
-        "gate": version.tags.get("gate.decision"),
-        "protocol": version.tags.get("protocol.name"),
-        "metrics": {key: float(value) for key, value in version.tags.items() if key.startswith("eval/")},
+        "checkpoint": tags.checkpoint_digest,
+        "gate": tags.gate,
+        "protocol": tags.protocol_name,
+        "metrics": dict(tags.metrics),
     }
 
 
@@ -174,6 +175,6 @@ def _tell(webhook: str | None, action: str, name: str, version: str | None, reas
     if webhook is None:
         return
     facts = {"action": action, "model": name, "version": version, "reason": reason, "by": getpass.getuser(), **vars(standing)}
-    problem = tell(webhook, facts)
+    problem = send(webhook, facts)
     if problem is not None:
         say(f"  the move is done, but the webhook did not hear of it: {problem}")

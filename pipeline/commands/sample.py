@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from components.weights.find import Found
+    from components.weights.find import ResolvedWeights
 
 _MOST_IMAGES = 100_000
 _MOST_IN_GRID = 1024
@@ -92,14 +92,14 @@ def sample(
         except ValueError as error:  # the path of these weights cannot be sampled so
             raise BadInput(f"{error}", hint="ask for fewer --steps or another --sampler") from error
     written = _write(images.permute(0, 2, 3, 1).numpy(), target, first)
-    say(f"{count} images of {found.described}, average {found.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
+    say(f"{count} images of {found.source}, average {found.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
     if guide is not None:
         say(f"  {guide.told}")
     say(f"  {target}")
     if as_json:
         print_json(
             {
-                "source": found.described,
+                "source": found.source,
                 "checkpoint_digest": found.digest,
                 "sampling": sampling.model_dump(mode="json"),
                 "guidance": None if guide is None else guide.facts,
@@ -111,7 +111,7 @@ def sample(
         )
 
 
-def _default_target(found: "Found", sampling: SamplingConfig, guiding: Guiding | None) -> Path:
+def _default_target(found: "ResolvedWeights", sampling: SamplingConfig, guiding: Guiding | None) -> Path:
     guided = "" if guiding is None else f"-guided{guiding.weight:g}"
     return Path(f"samples-{found.digest[:8]}-{sampling.sampler}{sampling.num_steps}{guided}-seed{sampling.seed}.png")
 

@@ -123,7 +123,7 @@ def spec_of(checkpoint: CheckpointManifest, dataset: DatasetManifest, **changes:
 
 
 def samples_of(context: StepContext, spec: EvaluateSpec) -> SampleStore:
-    return SampleStore(context.store, spec.samples_uri(context.root), image_px=16)
+    return SampleStore(context.store, spec.samples_uri(context.layout), image_px=16)
 
 
 def test_a_killed_evaluation_continues_on_another_machine(
@@ -168,9 +168,9 @@ def test_a_killed_evaluation_continues_on_another_machine(
     worker.wait()
     kept = store.present()
     assert 2 <= len(kept) < 6
-    written = {name: written_ns(embedded, spec.samples_uri(here.root) / f"{name}.npy") for name in kept}
+    written = {name: written_ns(embedded, spec.samples_uri(here.layout) / f"{name}.npy") for name in kept}
     finished = run(there, dataset, config(), SAMPLING, resources(), "nobody", place(environment, tmp_path / "b", part="killed"))
-    assert {name: written_ns(embedded, spec.samples_uri(here.root) / f"{name}.npy") for name in kept} == written, "not drawn again"
+    assert {name: written_ns(embedded, spec.samples_uri(here.layout) / f"{name}.npy") for name in kept} == written, "not drawn again"
     assert {key: round(value, 4) for key, value in finished.metrics.items()} == {key: round(v, 4) for key, v in whole.metrics.items()}
 
 
@@ -197,7 +197,7 @@ def test_references_and_samples_are_found_again_and_damaged_ones_are_made_anew(
 ) -> None:
     here = place(environment, tmp_path)
     spec = spec_of(checkpoint, dataset)
-    home = reference_uri(spec, here.root)
+    home = reference_uri(spec, here.layout)
     found = find_reference(here.store, home, tmp_path / "references")
     assert found is not None
     assert found.features.shape[0] == 40
@@ -207,11 +207,11 @@ def test_references_and_samples_are_found_again_and_damaged_ones_are_made_anew(
     assert not (here.settings.work_dir / "packs").exists(), "with known references and samples nobody needs the data set"
     first = shards_of(NUM_IMAGES, 4)[0]
     drawn = samples_of(here, spec).read(first)
-    here.store.put_bytes(spec.samples_uri(here.root) / f"{SampleStore.name(first)}.npy", b"damaged")
+    here.store.put_bytes(spec.samples_uri(here.layout) / f"{SampleStore.name(first)}.npy", b"damaged")
     here.store.put_bytes(home / "moments.npy", b"damaged")
     assert samples_of(here, spec).read(first) is None
     assert find_reference(here.store, home, tmp_path / "elsewhere") is None
-    here.store.delete(spec.report_uri(here.root) / REPORT_FILE)
+    here.store.delete(spec.report_uri(here.layout) / REPORT_FILE)
     again = run(checkpoint, dataset, config(), SAMPLING, resources(), "nobody", place(environment, tmp_path / "third"))
     assert {key: round(v, 4) for key, v in again.metrics.items()} == {key: round(v, 4) for key, v in whole.metrics.items()}
     assert torch.equal(samples_of(here, spec).read(first), drawn)  # type: ignore[arg-type]
@@ -224,7 +224,7 @@ def test_samples_that_are_damaged_before_they_are_shown_are_drawn_by_the_next_tr
     here = place(environment, tmp_path, part="damaged-late")
     there = commit_checkpoint(here, tmp_path, seed=303, dataset_digest=dataset.digest)
     few, spec = config(num_images=8, memorisation=False), spec_of(there, dataset)
-    damaged = spec.samples_uri(here.root) / f"{SampleStore.name(range(4))}.npy"
+    damaged = spec.samples_uri(here.layout) / f"{SampleStore.name(range(4))}.npy"
 
     def damage() -> None:
         here.store.put_bytes(damaged, b"damaged")
@@ -256,7 +256,7 @@ def test_precision_and_recall_on_vgg16_of_the_real_shapes(
     assert found.protocol["precision_recall_extractor"] == f"vgg16-{file_sha256(weights)}"
     assert 0 <= found.intervals["eval/precision_4"].low < found.intervals["eval/precision_4"].high <= 1
     spec = spec_of(checkpoint, dataset, num_images=4, num_reference=4, memorisation=False, **vgg)
-    reference = find_reference(here.store, reference_uri(spec, here.root), tmp_path / "references")
+    reference = find_reference(here.store, reference_uri(spec, here.layout), tmp_path / "references")
     assert reference is not None
     assert reference.manifold.shape == (4, 4096)
     # Torch-fidelity's own extractor on the same images.

@@ -77,7 +77,7 @@ class UploadingSink:
         local = newest_valid(self._folder)
         if local is None:
             return
-        committed = self._checkpoints.committed()
+        committed = self._checkpoints.list_committed()
         if not committed or committed[0].step < local.step:
             self._checkpoints.upload(local, self._attempt, notes=_read_notes(self._folder, local.step))
             self._note(f"the checkpoint of step {local.step} was on local disk alone and is uploaded now")

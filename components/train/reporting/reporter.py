@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from components.errors import CelebditError
 from components.runtime.context import StepContext
+from components.tracking.request_limits import limit_requests
+from components.tracking.tags import TAG_LICENCE
 from components.train.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -53,9 +55,6 @@ class Description:
         self._context.events.note(f"{why}; run `celebdit sync {self._spec.run_key}` when it is back")
 
     def _keep_trying(self) -> None:
-        # Importing MLflow takes seconds, in which the ranks can start.
-        from components.tracking.client import limit_requests  # noqa: PLC0415
-
         limit_requests(timeout_s=10, max_retries=1)
         told = False
         while not self._stop.is_set():
@@ -73,7 +72,7 @@ def describe(tracking: "Tracking", spec: TrainSpec) -> str:
     """Say in MLflow what the training of `spec` is, mark it as running, and return the id of its run; again is harmless."""
     run_id = str(tracking.step_run("train", run_key=spec.run_key, name=f"train-{spec.run_key}").info.run_id)
     tracking.set_status(run_id, "RUNNING")
-    tracking.tag(run_id, {"attempt": spec.attempt, "dataset.licence": spec.dataset.licence})
+    tracking.tag(run_id, {"attempt": spec.attempt, TAG_LICENCE: spec.dataset.licence})
     network, training = spec.network, spec.training
     tracking.params(
         run_id,

@@ -49,9 +49,9 @@ def train_on_nodes(
             hint="several nodes need Kubernetes: use `celebdit submit`, or set resources.nodes=1",
         )
     cluster = Cluster.connect(environ) if cluster is None else cluster
-    uri = store_spec(spec, context.store, context.root)
+    uri = store_spec(spec, context.store, context.layout)
     manifest = trainjob(spec, str(uri), image, environ, owners=_owners(cluster, environ))
-    lease = Lease(context.store, context.root / "runs" / spec.run_key / "leases")
+    lease = Lease(context.store, context.layout.run(spec.run_key).leases)
     lease.renew()
     job = _Job(cluster, manifest, context, lease)
     with SignalNote() as note:

@@ -38,7 +38,7 @@ def main() -> None:
             spec = TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
             path = context.scratch("runs", spec.run_key) / "spec.json"
             spec.dump(path)
-            LeaseWatch(context.store, context.root / "runs" / spec.run_key / "leases").start()
+            LeaseWatch(context.store, context.layout.run(spec.run_key).leases).start()
             asked = spec.resources
             launch(
                 "components.train.worker",
