@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
+import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from components.errors import BadInput
@@ -67,6 +68,11 @@ class RunConfig(FrozenConfig):
     def digest(self) -> str:
         """Return the sha256 of the canonical form."""
         return digest_of(self.model_dump(mode="json"))
+
+    def toml(self) -> str:
+        """Return a TOML file that `load_config` reads as this configuration; a field without a value is left out."""
+        # exclude_none also drops a None below a section, like a toleration's value: TOML has no null.
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def preset_names() -> list[str]:

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import BadInput
+from pipeline.commands.config import show
 from pipeline.config import RunConfig, load_config, preset_names, validated
 
 
@@ -17,6 +19,16 @@ def test_every_preset_is_valid_and_survives_its_canonical_form(preset: str) -> N
     assert RunConfig.model_validate_json(config.canonical()) == config
     assert validated(json.loads(config.canonical())).digest() == config.digest()
     assert set(config.sections()) == set(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_what_config_show_prints_is_a_file_of_the_same_configuration(preset: str, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(show, [preset, 'data.licence_accepted_by=A "quoted" name', "resources.tolerations=[{key='gpu'}]"])
+    assert shown.exit_code == 0, shown.output
+    (tmp_path / "mine.toml").write_text(shown.stdout)
+    again = load_config(str(tmp_path / "mine.toml"))
+    assert f"digest {again.digest()}" in shown.stderr
+    assert again.data.licence_accepted_by == 'A "quoted" name'
 
 
 def test_overrides_are_typed_values_or_plain_texts() -> None:
