@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model import rng
-from model.batching import plan_batch
 from model.checkpoint import CheckpointState
 from model.config import Recipe, TrainingConfig
 from model.dataset import BatchReader, Pack, indices_for_step
@@ -73,7 +72,7 @@ class Trainer:
         self._clock = clock
         self._timeout_s = timeout_s
         training = recipe.training
-        self._plan = plan_batch(training.batch_images, world.size, training.microbatch_images)
+        self._plan = training.batch_plan(world.size)
         self.network = build_denoiser(recipe.network, seed=training.seed).to(device)
         self.network.to(memory_format=torch.channels_last)
         self.network.recompute_activations = training.activation_checkpointing

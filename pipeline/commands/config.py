@@ -3,7 +3,8 @@
 import click
 
 from pipeline.commands.options import json_option, print_json, say
-from pipeline.config import load_config, preset_names
+from pipeline.config import load_config
+from pipeline.config_files import preset_names
 
 
 @click.group()
