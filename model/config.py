@@ -209,7 +209,7 @@ class TrainingConfig(FrozenConfig):
     activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third more time"
     )
-    data_on_device: bool = Field(False, description="keep the whole packed data set in device memory")
+    data_on_device: bool = Field(False, description="keep the whole packed dataset in device memory")
     deterministic: bool = Field(False, description="only deterministic kernels: slower, bitwise repeatable on CUDA")
     log_every_steps: int = Field(50, gt=0, description="steps between metric points")
     sample_every_steps: int = Field(2000, gt=0, description="steps between sample grids")

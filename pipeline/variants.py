@@ -25,10 +25,10 @@ class Variant:
     """Where to read the choice if its default depends on other settings."""
 
     @property
-    def condition(self) -> str:
-        """Return the condition in words: `optimizer.schedule 'cosine'`."""
-        names = " or ".join(_text(value) for value in self.values)
-        return f"{self.choice} {'other than ' if self.unless else ''}{names}"
+    def words(self) -> str:
+        """The values in words: `'cosine' or 'inverse_sqrt'`."""
+        names = " or ".join(toml_value(value) for value in self.values)
+        return f"other than {names}" if self.unless else names
 
     def is_chosen(self, sections: Mapping[str, FrozenConfig]) -> bool:
         """Return whether the settings count."""
@@ -79,8 +79,9 @@ def misplaced_settings(sections: Mapping[str, FrozenConfig]) -> Iterator[str]:
             section, name = setting.split(".")
             value = getattr(sections[section], name)
             if value != _default(type(sections[section]), name):
-                chosen = _text(variant.chosen(sections))
-                yield f"{setting} {_text(value)} belongs to {variant.condition}, and {variant.choice} is {chosen}: leave it out"
+                chosen = toml_value(variant.chosen(sections))
+                place = f"{variant.choice} {variant.words}, and {variant.choice} is {chosen}"
+                yield f"{setting} {toml_value(value)} belongs to {place}: leave it out"
 
 
 def drop_unchosen(
@@ -117,12 +118,14 @@ def _default(kind: type[FrozenConfig], name: str) -> Any:
     return kind.model_fields[name].get_default(call_default_factory=True)
 
 
-def _text(value: object) -> str:
+def toml_value(value: object) -> str:
     """Return a value as TOML writes it."""
     match value:
         case bool():
             return str(value).lower()
         case tuple() | list():
-            return f"[{', '.join(_text(item) for item in value)}]"
+            return f"[{', '.join(toml_value(item) for item in value)}]"
+        case dict():
+            return f"{{{', '.join(f'{key} = {toml_value(item)}' for key, item in value.items())}}}"
         case _:
             return repr(value)

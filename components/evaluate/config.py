@@ -18,7 +18,7 @@ Extractor = Annotated[
         example=f"{INCEPTION}, {RANDOM_CONV} or package.module:Class",
     ),
 ]
-Sha256 = Annotated[str, TextForm(r"[0-9a-f]{64}", example=f"{4 * '0123456789abcdef'}, 64 hexadecimal digits in lower case")]
+Sha256 = Annotated[str, TextForm(r"[0-9a-f]{64}", example="6726825d0af5...9fb9129b2, 64 hexadecimal digits in lower case")]
 
 
 class EvaluationConfig(FrozenConfig):
@@ -29,10 +29,10 @@ class EvaluationConfig(FrozenConfig):
     )
     num_images: int | None = Field(None, ge=2, le=1_000_000, description="images to generate. Default: the protocol's")
     num_reference: int | None = Field(
-        None, ge=2, description="images of the data set to compare with, the first in key order. Default: the protocol's"
+        None, ge=2, description="images of the dataset to compare with, the first in key order. Default: the protocol's"
     )
     reference_split: Literal["train", "held_out", "all"] | None = Field(
-        None, description="which images of the data set are compared with. Default: the protocol's"
+        None, description="which images of the dataset are compared with. Default: the protocol's"
     )
     reference_flip: bool | None = Field(None, description="mirror each reference image with probability one half. Default: the protocol's")
     codec: Literal["png", "jpeg"] | None = Field(
