@@ -8,6 +8,7 @@ canonical bytes and digests. Endpoints and secrets are never part of it.
 import copy
 import difflib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
-from components.runtime.context import problem_lines
+from components.runtime.context import location, problem_lines
 from model.canonical import canonical_json, digest_of
 from model.config import DiffusionConfig, FrozenConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from pipeline.config_files import parse_override, read_layers
@@ -96,7 +97,7 @@ def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | 
             raise BadInput(f"{override!r} is not a setting of the data section", hint="write data.key=value, like data.max_rejected=0.05")
         _set(raw, parts, value, origin=override)
     try:
-        return DataConfig.model_validate_json(_json(raw["data"]))
+        return DataConfig.model_validate_json(_json(raw["data"], "data"))
     except ValidationError as error:
         raise BadInput("\n".join(problem_lines(error, section="data")), hint=_nearest(error, parents=("data",))) from error
 
@@ -114,16 +115,27 @@ def validated(raw: Mapping[str, Any]) -> RunConfig:
         raise BadInput("\n".join(lines), hint=_nearest(error)) from error
 
 
-def _json(raw: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(raw, allow_nan=False)
-    except ValueError as error:
-        raise BadInput("the configuration holds a number that is not finite", hint="nan and inf are not accepted anywhere") from error
-    except TypeError as error:
-        raise BadInput(
-            f"the configuration holds a value of a kind that is not accepted: {error}",
-            hint="use texts, numbers, booleans, lists and tables",
-        ) from error
+def _json(raw: Mapping[str, Any], *parents: str) -> str:
+    if unusable := list(_unusable(raw, parents)):
+        raise BadInput("\n".join(unusable), hint="use texts, finite numbers, booleans, lists and tables")
+    return json.dumps(raw)
+
+
+def _unusable(value: object, path: tuple[str, ...]) -> Iterator[str]:
+    """Return one line per value that JSON does not have: TOML has dates, and numbers that are not finite."""
+    match value:
+        case Mapping():
+            for name, item in value.items():
+                yield from _unusable(item, (*path, str(name)))
+        case list() | tuple():
+            for index, item in enumerate(value):
+                yield from _unusable(item, (*path, str(index)))
+        case float() if not math.isfinite(value):
+            yield f"{location(path)}: {value} is not finite"
+        case None | bool() | int() | float() | str():
+            pass
+        case _:
+            yield f"{location(path)}: {value} is of a kind that is not accepted"
 
 
 def _valid_sections(raw: Mapping[str, Any], error: ValidationError) -> dict[str, FrozenConfig]:

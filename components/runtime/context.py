@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,8 +123,13 @@ def problem_lines(error: ValidationError, *, section: str | None) -> list[str]:
     return [line for problem in error.errors() for line in _lines(problem, () if section is None else (section,))]
 
 
+def location(path: Iterable[str]) -> str:
+    """Return the path of a field in an error, on one line whatever the keys are."""
+    return ".".join(part if part.isprintable() else repr(part) for part in path)
+
+
 def _lines(problem: "ErrorDetails", parents: tuple[str, ...]) -> list[str]:
-    where = ".".join(part if part.isprintable() else repr(part) for part in (*parents, *map(str, problem["loc"])))
+    where = location((*parents, *map(str, problem["loc"])))
     if problem["type"] == "extra_forbidden":
         return [f"unknown key {where}"]
     if problem["type"] == "missing":

@@ -80,8 +80,8 @@ def test_overrides_are_typed_values_or_plain_texts() -> None:
         ("training.total_steps=8.0", "training.total_steps: .*valid integer", ""),
         ("training.total_steps=true", "training.total_steps: .*valid integer", ""),
         ("training.total_steps=0", "training.total_steps: .*greater than 0", ""),
-        ("optimizer.lr_peak=nan", "not finite", ""),
-        ("optimizer.lr_peak=inf", "not finite", ""),
+        ("optimizer.lr_peak=nan", "optimizer.lr_peak: nan is not finite", "finite numbers"),
+        ("optimizer.betas=[0.9, inf]", "optimizer.betas.1: inf is not finite", ""),
         ("optimizer.lr_peak=-1.0", "optimizer.lr_peak: .*greater than 0", ""),
         ("optimizer.lr_peak=2", "optimizer.lr_peak: .*less than or equal to 1", ""),
         ("training.batch_images=31", "31 cannot be shared by 2 processes: use 30 or 32", ""),
@@ -230,7 +230,7 @@ def test_a_preset_that_does_not_exist_names_the_nearest() -> None:
         (b"\xff\xfe\x00", "is not a UTF-8 text"),
         (b"#" * (2**20 + 1), "is larger than"),
         (b"data = 3\n", "data"),
-        (b"[data]\nsource = 2026-01-01\n", "kind that is not accepted"),
+        (b"[data]\nsource = 2026-01-01\n", "data.source: 2026-01-01 is of a kind that is not accepted"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_described(tmp_path: Path, content: bytes | None, said: str) -> None:
