@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints requirements/build.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types contracts unit shapes fault format bench-tools lock ui down images test-images clean
+.PHONY: help demo test lint types contracts unit shapes fault docs format bench-tools lock ui down images test-images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ $(VENV)/.bench: requirements/bench.txt pyproject.toml | $(VENV)/.dev
 	@touch $@
 
 bench-tools: $(VENV)/.bench  ## what benchmarks/ compares with (diffusers)
+
+docs: $(VENV)/.dev  ## write the generated pages of docs/ again
+	$(BIN)/python -m pipeline.reference
 
 format: $(VENV)/.dev  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix-only --quiet .

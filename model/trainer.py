@@ -169,7 +169,7 @@ class Trainer:
         sampling = self.recipe.sampling
         name = EmaName(sampling.ema)
         weights = self._parameters if name.is_raw else self.averages[name].tensors
-        named = dict(zip(self._state.names, weights, strict=True))
+        parameters = dict(zip(self._state.names, weights, strict=True))
 
         def network(x: Tensor, t: Tensor) -> Tensor:
             with autocast(self.device, precision=self.recipe.training.precision):

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model import rng
-from model.batching import plan_batch
 from model.config import Recipe
 from model.dataset import BatchReader, Pack, indices_for_step
 from model.diffusion import Diffusion, build_diffusion
@@ -57,7 +56,7 @@ class TrainingStep:
         self._device = device
         self._meter = meter
         self._clock = clock
-        self._plan = plan_batch(training.batch_images, world.size, training.microbatch_images)
+        self._plan = training.batch_plan(world.size)
         self._reader = BatchReader(pack, device, on_device=training.data_on_device)
         self._guard = Guard(self._plan.per_rank, device)
         self._forward: nn.Module = network

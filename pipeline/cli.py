@@ -106,7 +106,10 @@ def _from_click(error: click.ClickException) -> CelebditError:
 
 def _tell(error: CelebditError, arguments: Sequence[str]) -> int:
     redact = redactor(os.environ)
-    print(f"celebdit: {redact(printable(error.message))}", file=sys.stderr)
+    first, *further = (redact(printable(line)) for line in error.message.splitlines() or [""])
+    print(f"celebdit: {first}", file=sys.stderr)
+    for line in further:
+        print(f"  {line}", file=sys.stderr)
     if error.hint:
         print(f"  {redact(printable(error.hint))}", file=sys.stderr)
     if "--json" in arguments:

@@ -17,11 +17,12 @@ from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, 
 from components.evaluate.codec import is_flipped
 from components.evaluate.config import RANDOM_CONV
 from components.evaluate.frechet import Statistics, frechet_distance, of_share, statistics
+from components.evaluate.metric_names import counted
 from components.evaluate.neighbours import Nearest, nearest_training_images
 from components.evaluate.protocol import kid_subset_images
 from components.evaluate.reference import Reference, find_reference, keep_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
-from components.evaluate.scores import Features, Scores, counted, score
+from components.evaluate.scores import Features, Scores, score
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import EvaluationReport, MetricInterval
 from components.reports.image_grid import enlarged, grid, pairs, png

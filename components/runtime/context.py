@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,8 @@ from components.stores.layout import StoreLayout
 from model.config import FrozenConfig
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from components.tracking.client import Tracking
 
 C = TypeVar("C", bound=FrozenConfig)
@@ -117,15 +119,28 @@ def read_section(kind: type[C], text: str, *, name: str) -> C:
         raise BadInput(describe(error, section=name)) from error
 
 
-def describe(error: ValidationError, *, section: str) -> str:
-    """Return the first problem of a validation error as one line."""
-    first = error.errors()[0]
-    where = ".".join([section, *(str(part) for part in first["loc"])])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where}"
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    given = first.get("input")
-    message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] == "value_error" and isinstance(given, dict) else f" (given: {given!r})"[:120]
-    return f"{where}: {message}{shown}"
+def describe(error: ValidationError, *, section: str | None) -> str:
+    """Return the problems of a validation error, one a line; `section` None if the error is that of all sections together."""
+    return "\n".join(problem_lines(error, section=section))
+
+
+def problem_lines(error: ValidationError, *, section: str | None) -> list[str]:
+    """Return one line per problem of a validation error, naming the field, the value and the bound."""
+    return [line for problem in error.errors() for line in _lines(problem, () if section is None else (section,))]
+
+
+def location(path: Iterable[str]) -> str:
+    """Return the path of a field in an error, on one line whatever the keys are."""
+    return ".".join(part if part.isprintable() else repr(part) for part in path)
+
+
+def _lines(problem: "ErrorDetails", parents: tuple[str, ...]) -> list[str]:
+    where = location((*parents, *map(str, problem["loc"])))
+    if problem["type"] == "extra_forbidden":
+        return [f"unknown key {where}"]
+    if problem["type"] == "missing":
+        return [f"{where} is missing"]
+    if problem["type"] == "value_error":  # several fields together; FrozenConfig puts each problem on a line
+        start = f"{where}: " if where else ""
+        return [f"{start}{text}" for text in problem["msg"].removeprefix("Value error, ").splitlines()]
+    return [f"{where}: {problem['msg']}" + f" (given: {problem['input']!r})"[:120]]

@@ -22,7 +22,6 @@ from components.stores.checkpoints import CheckpointStore
 from components.system.locks import claimed
 from components.train.reporting.reporter import Description
 from components.train.spec import SPEC_FILE, TrainSpec, run_key, store_spec
-from model.batching import plan_batch
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
 
 
@@ -107,15 +106,13 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
             hint="set data.image_px and network.image_px to the same number",
         )
     try:
-        plan_batch(recipe.training.batch_images, resources.processes * resources.nodes, recipe.training.microbatch_images)
+        recipe.training.batch_plan(resources.num_ranks)
     except ValueError as error:
         raise BadInput(f"training.{error}") from error
-    tracked = {f"{width:g}" for width in recipe.training.ema_sigma_rel} | ({"classic"} if recipe.training.ema_decay else set()) | {"none"}
-    if recipe.sampling.ema not in tracked:
-        raise BadInput(
-            f"sampling.ema {recipe.sampling.ema!r} is not tracked",
-            hint=f"use one of {', '.join(sorted(tracked))}, or add it to training.ema_sigma_rel",
-        )
+    try:
+        recipe.training.check_ema(recipe.sampling.ema)
+    except ValueError as error:
+        raise BadInput(f"sampling.{error}") from error
 
 
 def _finished(checkpoints: CheckpointStore, total_steps: int) -> Finished | None:

@@ -32,6 +32,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from components.errors import BadInput, DataRefused
 from components.evaluate.config import EvaluationConfig
+from components.evaluate.metric_names import measured_metrics
 from components.evaluate.page import samples_page
 from components.evaluate.reference import find_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
@@ -92,6 +93,7 @@ def test_every_number_comes_with_its_whole_protocol(
     assert whole.protocol["sampling"]["sampler"] == "euler"
     assert whole.metrics[f"{HEADLINE}_std"] == pytest.approx(whole.intervals[HEADLINE].std, rel=1e-4)
     assert whole.intervals[HEADLINE].low < whole.metrics[HEADLINE] < whole.intervals[HEADLINE].high
+    assert set(whole.metrics) == measured_metrics(config())
 
 
 def test_two_processes_draw_the_same_images_and_find_the_same_numbers(
@@ -242,6 +244,7 @@ def test_jpegs_and_pngs_of_the_same_images_give_other_numbers_under_other_protoc
     )
     assert jpeg.protocol_digest != whole.protocol_digest
     assert jpeg.headline == f"{HEADLINE}_jpeg"
+    assert set(jpeg.metrics) == measured_metrics(config(codec="jpeg"))
     assert jpeg.metrics[jpeg.headline] != pytest.approx(whole.metrics[HEADLINE], rel=1e-4)
 
 
@@ -253,6 +256,7 @@ def test_precision_and_recall_on_vgg16_of_the_real_shapes(
     chosen, here = config(num_images=4, num_reference=4, memorisation=False, **vgg), place(environment, tmp_path)
     found = run(checkpoint, dataset, chosen, SAMPLING, resources(), "nobody", here)
     assert {"eval/fd_randconv_4", "eval/precision_4", "eval/recall_4"} <= set(found.metrics), "VGG16's are not marked as random-conv's"
+    assert set(found.metrics) == measured_metrics(chosen)
     assert found.protocol["precision_recall_extractor"] == f"vgg16-{file_sha256(weights)}"
     assert 0 <= found.intervals["eval/precision_4"].low < found.intervals["eval/precision_4"].high <= 1
     spec = spec_of(checkpoint, dataset, num_images=4, num_reference=4, memorisation=False, **vgg)
@@ -300,6 +304,7 @@ def test_inception_of_the_real_shapes_gives_all_four_numbers(
         "nearest_median_8",
     }
     assert {f"eval/{name}" for name in names} <= set(found.metrics)
+    assert set(found.metrics) == measured_metrics(chosen)
     assert all(np.isfinite(value) for value in found.metrics.values())
     assert found.protocol["extractor_sha256"] == file_sha256(weights)
     refused = chosen.model_copy(update={"weights_sha256": "0" * 64})
