@@ -35,7 +35,7 @@ contracts: $(VENV)/.dev  ## which room may import which
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev $(VENV)/.chromium  ## all tests but the slow fault tests
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not (fault and slow) and not gpu and not images"
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not (fault and slow) and not images"
 
 $(VENV)/.chromium: | $(VENV)/.dev
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \

@@ -123,11 +123,7 @@ class Registry:
     def nothing_here(self) -> str:
         """Return what to do if this model has no versions."""
         others = self.other_names()
-        return (
-            f"models that there are: {', '.join(others)} (--model NAME)"
-            if others
-            else "run the pipeline first: celebdit run or celebdit demo"
-        )
+        return f"registered models: {', '.join(others)}" if others else "run the pipeline first: celebdit run or celebdit demo"
 
     def resolve(self, version_or_alias: str) -> ModelVersion:
         """Return the version with a number, or the one that an alias stands on.
