@@ -26,7 +26,7 @@ class GateFailed(CelebditError):
 
 
 class BadInput(CelebditError):
-    """A configuration, a command line or an environment that cannot work. Nothing was started."""
+    """A configuration, a command line or an environment that cannot work. Finished work is kept."""
 
     exit_code = 2
 

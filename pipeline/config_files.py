@@ -65,7 +65,7 @@ def read_layers(preset_or_file: str) -> list[dict[str, Any]]:
 
 
 def parse_override(override: str) -> tuple[list[str], Any]:
-    """Read `section.key=value`: the key as TOML writes it, the value as TOML or, if it is not TOML, as a plain text."""
+    """Read `section.key=value`: the key as TOML writes it, the value as TOML or, if it is not TOML, as a plain text; none unsets it."""
     name, separator, text = override.partition("=")
     try:
         nested: Any = tomllib.loads(f"{name} = 0") if separator else {}
@@ -77,6 +77,8 @@ def parse_override(override: str) -> tuple[list[str], Any]:
         path.append(part)
     if len(path) < 2:
         raise BadInput(f"{override!r} is not an override", hint="write section.key=value, like training.total_steps=1000")
+    if not text.strip():
+        return path, None
     try:
         return path, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -17,6 +17,10 @@ from components.storage import StoreUri
 from components.storage.probe import probe
 
 _SPARE_BYTES = 2**30
+_NO_WEIGHTS = (
+    "upload the file, or do without Inception: evaluation.extractor=random-conv evaluation.weights= evaluation.weights_sha256= "
+    "(and leave out gate bounds on eval/fid_...)"
+)
 
 
 def run(
@@ -64,7 +68,7 @@ def _check_storage(context: StepContext) -> str:
 def _check_weights(weights: str, context: StepContext) -> str:
     there = context.store.exists(StoreUri.parse(weights)) if weights.startswith("s3://") else Path(weights).is_file()
     if not there:
-        raise BadInput(f"evaluation.weights {weights} does not exist", hint="upload the file, or choose evaluation.extractor='random-conv'")
+        raise BadInput(f"evaluation.weights {weights} does not exist", hint=_NO_WEIGHTS)
     return f"{weights} is there"
 
 

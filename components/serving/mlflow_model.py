@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
@@ -44,14 +45,13 @@ class FaceModel(PythonModel):
         """Return a frame with the columns `seed` and `image` (PNG bytes).
 
         Raises:
-            ValueError: naming the input that is out of bounds.
+            MlflowException: naming the input that is out of bounds; MLflow's server answers with status 400 and this text.
         """
-        seeds = [int(seed) for seed in model_input["seed"]]
-        if not 1 <= len(seeds) <= MAX_IMAGES:
-            raise ValueError(f"{len(seeds)} seeds in one request, allowed are 1 to {MAX_IMAGES}")
-        if bad := [seed for seed in seeds if not 0 <= seed < 2**32]:
-            raise ValueError(f"seed {bad[0]} must lie in [0, 2**32)")
-        sampling = self._checked(params or {})
+        try:
+            seeds = _checked_seeds(model_input)
+            sampling = self._checked(params or {})
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         images = self._generator.draw(sampling, seeds, pass_images=self._pass_images)
         return pd.DataFrame({"seed": seeds, "image": [_png(image) for image in images.permute(0, 2, 3, 1).numpy()]})
 
@@ -62,6 +62,15 @@ class FaceModel(PythonModel):
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
         return SamplingConfig.model_validate({**self._sampling.model_dump(), "num_steps": num_steps, "sampler": sampler})
+
+
+def _checked_seeds(model_input: pd.DataFrame) -> list[int]:
+    seeds = [int(seed) for seed in model_input["seed"]]
+    if not 1 <= len(seeds) <= MAX_IMAGES:
+        raise ValueError(f"{len(seeds)} seeds in one request, allowed are 1 to {MAX_IMAGES}")
+    if bad := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise ValueError(f"seed {bad[0]} must lie in [0, 2**32)")
+    return seeds
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -78,6 +78,7 @@ def find_weights(source: str, *, ema: str | None, context: StepContext | None) -
 
 
 def _resolve_folder(folder: Path, ema: str | None) -> ResolvedWeights:
+    folder = _attempt_in(folder)
     if not (folder / MANIFEST_FILE).exists():
         raise BadInput(f"{folder} is not a checkpoint: it has no {MANIFEST_FILE}", hint="name the folder step-... of a checkpoint")
     try:
@@ -85,6 +86,14 @@ def _resolve_folder(folder: Path, ema: str | None) -> ResolvedWeights:
     except CheckpointInvalid as error:
         raise DataRefused(f"checkpoint {folder} is incomplete or corrupt: {error}") from error
     return _resolve_checkpoint(folder, checkpoint.digest, sorted(checkpoint.files), ema, str(folder))
+
+
+def _attempt_in(folder: Path) -> Path:
+    """Return the folder that holds the files: in object storage, and so in a copy of it, each attempt has its own below the step's."""
+    if (folder / MANIFEST_FILE).exists():
+        return folder
+    attempts = sorted(folder.glob(f"*/{MANIFEST_FILE}")) if folder.name.startswith("step-") else []
+    return attempts[-1].parent if attempts else folder  # all attempts at a step have equal bytes
 
 
 def _resolve_stored(uri: StoreUri, ema: str | None, context: StepContext) -> ResolvedWeights:

@@ -71,6 +71,14 @@ def test_overrides_are_typed_values_or_plain_texts() -> None:
     assert config.gate.at_most == {"eval/fd_randconv_16": 3.5}
 
 
+def test_an_override_without_a_value_unsets_what_the_preset_sets() -> None:
+    unset = ("evaluation.weights=", "evaluation.weights_sha256=")
+    config = load_config("celebahq256-s", ["evaluation.extractor=random-conv", *unset])
+    assert (config.evaluation.extractor, config.evaluation.weights, config.evaluation.weights_sha256) == ("random-conv", None, None)
+    with pytest.raises(BadInput, match=r"data\.name"):
+        load_config("smoke", ["data.name="])
+
+
 @pytest.mark.parametrize(
     ("override", "said", "hint"),
     [
