@@ -42,7 +42,7 @@ class EvaluationConfig(FrozenConfig):
         INCEPTION,
         max_length=200,
         description="inception-v3-compat gives FID; random-conv needs no weights; else a name that torch-fidelity knows, "
-        "or 'package.module:Class' of yours (a torch_fidelity FeatureExtractorBase)",
+        "or your own 'package.module:Class' (a torch_fidelity FeatureExtractorBase)",
     )
     weights: str | None = Field(None, max_length=4096, description="path or s3:// location of the extractor's weights")
     weights_sha256: Sha256 | None = Field(None, description="sha256 of the weights file; checked before it is loaded")

@@ -10,7 +10,8 @@ from celebdit_testing.documents import GUIDES, ROOT, Block, blocks, command_line
 
 from components.errors import BadInput
 from pipeline.cli import cli
-from pipeline.config import RunConfig, load_config, preset_names
+from pipeline.config import RunConfig, load_config
+from pipeline.config_files import preset_names
 
 SCRIPTS = blocks("sh")
 REASONS = {"", "skip=cluster", "skip=minutes", "skip=server", "skip=input", "skip=demo"}
