@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        print(redactor(os.environ)("".join(traceback.format_exception(error))), file=sys.stderr)
+        print(redactor()("".join(traceback.format_exception(error))), file=sys.stderr)
         code = _tell(
             CelebditError(f"{type(error).__name__}: {error}", hint="this is a bug: please report it with the traceback above"), arguments
         )
@@ -105,7 +105,7 @@ def _from_click(error: click.ClickException) -> CelebditError:
 
 
 def _tell(error: CelebditError, arguments: Sequence[str]) -> int:
-    redact = redactor(os.environ)
+    redact = redactor()
     print(f"celebdit: {redact(printable(error.message))}", file=sys.stderr)
     if error.hint:
         print(f"  {redact(printable(error.hint))}", file=sys.stderr)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.environment import EVENTS, RUN_ID, WORK_DIR
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
 from components.runtime.events import Event, EventReader
-from components.settings import RUN_ID, WORK_DIR
 from components.system.process import spawn, stop
 from pipeline.config import RunConfig
 from pipeline.containers import (
@@ -92,7 +92,7 @@ def _run(spec: Mapping[str, Any], folder: Path, environment: Mapping[str, str], 
 
     with (folder / "log.txt").open("ab") as log:
         command = [sys.executable, "-m", "pipeline.local", str(spec_path)]
-        process = spawn(command, environment={**environment, "CELEBDIT_EVENTS": str(events_path)}, stdout=log, new_group=True)
+        process = spawn(command, environment={**environment, EVENTS: str(events_path)}, stdout=log, new_group=True)
         try:
             while process.poll() is None:
                 listen()

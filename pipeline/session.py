@@ -13,18 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.environment import GIT_COMMIT, MLFLOW, PRESET, RUN_ID, STORE, WORK_DIR
 from components.errors import BadInput
 from components.runtime.context import StepContext
 from components.runtime.events import Events
-from components.settings import GIT_COMMIT, MLFLOW, PRESET, RUN_ID, STORE, WORK_DIR, Settings
+from components.settings import CommandSettings, Settings
 from pipeline.services import Services
-
-HOME = "CELEBDIT_HOME"
 
 
 def default_home() -> Path:
     """Return the folder for local state: CELEBDIT_HOME, or `.celebdit` in the current folder."""
-    return Path(os.environ.get(HOME) or ".celebdit")
+    return CommandSettings.from_environment().home
 
 
 @dataclass
@@ -66,7 +65,7 @@ def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
     Raises:
         BadInput: if only one of the two endpoints is configured.
     """
-    configured = {name for name in (STORE, MLFLOW) if os.environ.get(name)}
+    configured = CommandSettings.from_environment().endpoints
     if len(configured) == 1:
         present, absent = (STORE, MLFLOW) if STORE in configured else (MLFLOW, STORE)
         raise BadInput(

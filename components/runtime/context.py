@@ -5,7 +5,6 @@ traceback and 70; events say when the step began and how it ended; secrets are m
 """
 
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from components.errors import EXIT_BUG, BadInput, CelebditError
 from components.manifests import Manifest
 from components.runtime.events import Events
 from components.runtime.redact import redactor
-from components.settings import Settings
+from components.settings import Settings, events_path
 from components.storage import ObjectStore, StoreUri, connect
 from model.config import FrozenConfig
 
@@ -75,11 +74,11 @@ class StepContext:
 
 
 @contextmanager
-def step(name: str, environ: Mapping[str, str] = os.environ) -> Iterator[StepContext]:
-    """Frame the body of step `name`; leaves the process with the right exit code if it fails."""
+def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepContext]:
+    """Frame the body of step `name`; leaves the process with the right exit code if it fails. By default it reads its own environment."""
     redact = redactor(environ)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    events = Events(name, Path(environ["CELEBDIT_EVENTS"]) if environ.get("CELEBDIT_EVENTS") else None, redact=redact)
+    events = Events(name, events_path(environ), redact=redact)
     events.say("started")
     try:
         yield StepContext(settings=Settings.from_environment(environ), events=events)

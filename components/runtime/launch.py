@@ -15,8 +15,8 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+from components.environment import WORK_DIR
 from components.errors import EXIT_BUG, CelebditError, Preempted, RankLost, TemporaryFailure, error_for_exit_code
-from components.settings import WORK_DIR
 from components.system.process import spawn, stop
 
 FAILURES = "failures"

@@ -64,8 +64,8 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
             size=int(os.environ["WORLD_SIZE"]),
             local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
         )
-        settings = Settings.from_environment(os.environ)
-        events = Events(step, settings.events_path, redact=redactor(os.environ))
+        settings = Settings.from_environment()
+        events = Events(step, settings.events_path, redact=redactor())
         context = StepContext(settings=settings, events=events)
         body(spec_path, Rank(context=context, world=world, stop_asked=stop_asked))
     except BaseException as error:

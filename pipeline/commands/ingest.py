@@ -1,6 +1,5 @@
 """`celebdit ingest`: a source of images becomes a data set, without the rest of the pipeline."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +99,7 @@ class _Shown(Events):
     """Events that are drawn as they are said."""
 
     def __init__(self, path: Path, view: RunView) -> None:
-        super().__init__("ingest", path, redact=redactor(os.environ))
+        super().__init__("ingest", path, redact=redactor())
         self._view = view
 
     def say(self, kind: Kind, **facts: Any) -> None:
