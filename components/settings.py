@@ -58,13 +58,14 @@ class Settings:
     mlflow_uri: str
     s3_endpoint: str | None
     experiment: str
-    run_id: str
+    run_id: str | None
+    """The pipeline run that this process belongs to; None for a command that is part of none. See `pipeline_run_id`."""
     run_url: str | None
-    preset: str
+    preset: str | None
     work_dir: Path
     events_path: Path | None
-    git_commit: str
-    image_digest: str
+    git_commit: str | None
+    image_digest: str | None
     storage_deadline_s: float = 300.0
     image: str | None = None
     """The image for pods that a step creates, by digest."""
@@ -73,8 +74,8 @@ class Settings:
     """The pod that this process runs in."""
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings from `environ`, by default the environment of this process.
+    def from_environment(cls, environ: Mapping[str, str] | None = None, *, in_run: bool = True) -> "Settings":
+        """Read the settings from `environ`, by default the environment of this process; a step needs a run, a command does not.
 
         Raises:
             BadInput: naming the first variable that is missing or cannot be used, never its value if that may be secret.
@@ -86,23 +87,36 @@ class Settings:
         mlflow_uri = _required(environ, MLFLOW, "the address of the MLflow server")
         if re.search(r"//[^/@]*:[^/@]*@", mlflow_uri):
             raise BadInput(f"{MLFLOW} contains credentials", hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
+        run_id = _required(environ, RUN_ID, "the identity of the pipeline run") if in_run else environ.get(RUN_ID) or None
+        kfp_ui = environ.get(KFP_UI, "").rstrip("/")
         return cls(
             store_uri=store_uri,
             mlflow_uri=mlflow_uri,
             s3_endpoint=environ.get(S3_ENDPOINT_FIRST) or environ.get(S3_ENDPOINT) or None,
             experiment=environ.get(EXPERIMENT) or "celebdit",
-            run_id=(run_id := _required(environ, RUN_ID, "the identity of the pipeline run")),
-            run_url=environ.get(RUN_URL) or (f"{environ[KFP_UI].rstrip('/')}/#/runs/details/{run_id}" if environ.get(KFP_UI) else None),
-            preset=environ.get(PRESET) or "custom",
+            run_id=run_id,
+            run_url=environ.get(RUN_URL) or (f"{kfp_ui}/#/runs/details/{run_id}" if kfp_ui and run_id else None),
+            preset=environ.get(PRESET) or None,
             work_dir=Path(environ.get(WORK_DIR) or Path(tempfile.gettempdir(), "celebdit")),
             events_path=events_path(environ),
-            git_commit=environ.get(GIT_COMMIT) or "unknown",
-            image_digest=environ.get(IMAGE_DIGEST) or "none",
+            git_commit=environ.get(GIT_COMMIT) or None,
+            image_digest=environ.get(IMAGE_DIGEST) or None,
             storage_deadline_s=_seconds(environ, STORAGE_DEADLINE, default=300.0),
             image=environ.get(IMAGE) or None,
             namespace=environ.get(NAMESPACE) or None,
             pod=environ.get(POD) or None,
         )
+
+    @property
+    def pipeline_run_id(self) -> str:
+        """The pipeline run that this process belongs to.
+
+        Raises:
+            BadInput: if it belongs to none.
+        """
+        if self.run_id is None:
+            raise BadInput("this process belongs to no pipeline run", hint=f"set {RUN_ID} to the run's id")
+        return self.run_id
 
 
 @dataclass(frozen=True)

@@ -96,11 +96,11 @@ class Tracking:
             adopted = self._run_of_kfp_plugin()
             if adopted is not None:
                 return adopted
-            found = self.find({TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline"})
+            found = self.find({TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline"})
             if found is not None:
                 return found
-            tags = {TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline", **self._origin()}
-            return self.client.create_run(self.experiment_id, tags=tags, run_name=self.settings.run_id)
+            tags = {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()}
+            return self.client.create_run(self.experiment_id, tags=tags, run_name=self.settings.pipeline_run_id)
 
     def _run_of_kfp_plugin(self) -> Run | None:
         """Return the parent of the run that KFP's MLflow plugin opened for this task, or None without the plugin."""
@@ -110,19 +110,19 @@ class Tracking:
         task = self.client.get_run(task_run_id)
         parent = self.client.get_run(task.data.tags[_PARENT]) if _PARENT in task.data.tags else task
         self._experiment_id = parent.info.experiment_id
-        if parent.data.tags.get(TAG_RUN) != self.settings.run_id:
-            self.tag(parent.info.run_id, {TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline", **self._origin()})
+        if parent.data.tags.get(TAG_RUN) != self.settings.pipeline_run_id:
+            self.tag(parent.info.run_id, {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()})
         return parent
 
     def step_run(self, step: str, *, run_key: str | None = None, name: str | None = None) -> Run:
         """Return the run of `step`: of this pipeline run, or of the training with `run_key` whichever pipeline run began it."""
         with _reaching(self.settings.mlflow_uri):
-            identity = {TAG_STEP: step, TAG_RUN_KEY: run_key} if run_key else {TAG_STEP: step, TAG_RUN: self.settings.run_id}
+            identity = {TAG_STEP: step, TAG_RUN_KEY: run_key} if run_key else {TAG_STEP: step, TAG_RUN: self.settings.pipeline_run_id}
             found = self.find(identity)
             if found is not None:
                 return found
             parent = self.pipeline_run()
-            tags = {TAG_KIND: "step", TAG_RUN: self.settings.run_id, _PARENT: parent.info.run_id, **identity, **self._origin()}
+            tags = {TAG_KIND: "step", TAG_RUN: self.settings.pipeline_run_id, _PARENT: parent.info.run_id, **identity, **self._origin()}
             return self.client.create_run(self.experiment_id, tags=tags, run_name=name or step)
 
     def training_run(self, run_key: str) -> Run | None:
@@ -279,10 +279,13 @@ class Tracking:
 
     def _origin(self) -> dict[str, str]:
         settings = self.settings
-        tags = {"git.commit": settings.git_commit, "image.digest": settings.image_digest, "preset": settings.preset}
-        if settings.run_url:
-            tags["kfp.run_url"] = settings.run_url
-        return tags
+        tags = {
+            "git.commit": settings.git_commit,
+            "image.digest": settings.image_digest,
+            "preset": settings.preset,
+            "kfp.run_url": settings.run_url,
+        }
+        return {name: value for name, value in tags.items() if value is not None}
 
 
 def limit_requests(*, timeout_s: int, max_retries: int) -> None:

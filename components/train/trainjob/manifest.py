@@ -51,7 +51,7 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, settings: Settings, *, 
                 **names.PART_OF,
                 names.STEP_LABEL: "train",
                 names.RUN_KEY_LABEL: spec.run_key,
-                names.RUN_LABEL: settings.run_id,
+                names.RUN_LABEL: settings.pipeline_run_id,
             },
             "annotations": {SETTINGS_ANNOTATION: digest},
             **({"ownerReferences": owners} if owners else {}),
@@ -64,7 +64,7 @@ def _environment(settings: Settings) -> list[dict[str, Any]]:
     """Return what the nodes find in their environment: who they are by value, endpoints and credentials by reference."""
     identity = {
         WORK_DIR: names.SCRATCH_PATH,
-        RUN_ID: settings.run_id,
+        RUN_ID: settings.pipeline_run_id,
         RUN_URL: settings.run_url,
         PRESET: settings.preset,
         GIT_COMMIT: settings.git_commit,
