@@ -19,7 +19,7 @@ from mlflow.entities import Param
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure
+from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure, first_line
 from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, checked_reason, next_move, standing_after
 from components.storage import file_sha256
 from components.tracking.client import TAG_CHECKPOINT, TAG_EMA, TAG_KIND, Tracking
@@ -230,7 +230,7 @@ class Registry:
             download_artifacts(artifact_uri=uri, dst_path=str(target), tracking_uri=self.tracking.settings.mlflow_uri)
         except MlflowException as error:
             raise DataRefused(
-                f"the files of version {version} of {self.name!r} cannot be fetched: {str(error).splitlines()[0][:200]}",
+                f"the files of version {version} of {self.name!r} cannot be fetched: {first_line(error)}",
                 hint="look into MLflow's artifact store",
             ) from error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from components.errors import EXIT_BUG, BadInput, CelebditError
+from components.errors import BadInput, Failure
 from components.runtime.context import StepContext
 from components.runtime.events import Events
 from components.runtime.launch import FAILURES, record_failure
@@ -73,4 +73,4 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         # A rank that failed must not wait for others in the teardown of its process group.
-        os._exit(error.exit_code if isinstance(error, CelebditError) else EXIT_BUG)
+        os._exit(Failure.of(error).exit_code)

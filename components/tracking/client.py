@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, CelebditError, Interrupted, Preempted, TrackingUnavailable
+from components.errors import BadInput, Failure, Interrupted, Preempted, TrackingUnavailable, first_line
 from components.manifests import DatasetManifest, EvaluationReport
 from components.settings import Settings
 from components.tracking.metric_points import Point
@@ -155,8 +155,8 @@ class Tracking:
     def close(self, run_id: str, error: BaseException) -> None:
         """End `run_id` as failed or killed and tag it with what happened."""
         killed = isinstance(error, Preempted | Interrupted | KeyboardInterrupt | SystemExit)
-        message = error.message if isinstance(error, CelebditError) else str(error)
-        self.tag(run_id, {"error.type": type(error).__name__, "error.message": message[:1000]})
+        failure = Failure.of(error)
+        self.tag(run_id, {"error.type": failure.kind, "error.message": failure.message[:1000]})
         self.set_status(run_id, "KILLED" if killed else "FAILED")
 
     def set_status(self, run_id: str, status: str) -> None:
@@ -318,13 +318,9 @@ def _reaching(uri: str) -> Iterator[None]:
                 hint="check MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's --allowed-hosts",
             ) from error
         if error.error_code in ("TEMPORARILY_UNAVAILABLE",) or error.get_http_status_code() >= 500:
-            raise TrackingUnavailable(f"MLflow at {uri} failed: {_first_line(error)}", hint="run it again when MLflow is back") from error
+            raise TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint="run it again when MLflow is back") from error
         raise
     except OSError as error:
         raise TrackingUnavailable(
-            f"MLflow at {uri} cannot be reached: {_first_line(error)}", hint="run it again when MLflow is back"
+            f"MLflow at {uri} cannot be reached: {first_line(error)}", hint="run it again when MLflow is back"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

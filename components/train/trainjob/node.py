@@ -7,8 +7,9 @@ Kubernetes keeps a container's last words, as one JSON object. What the ranks co
 import json
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 
-from components.errors import EXIT_BUG, BadInput, CelebditError
+from components.errors import BadInput, CelebditError, Failure
 from components.runtime.context import step
 from components.runtime.launch import launch
 from components.runtime.redact import redactor
@@ -51,14 +52,8 @@ def main() -> None:
 
 def leave_word(error: Exception) -> None:
     """Write down why this node failed; Kubernetes keeps at most 4 KiB of it."""
-    expected = isinstance(error, CelebditError)
-    redact = redactor()
-    facts = {
-        "kind": type(error).__name__,
-        "exit_code": error.exit_code if isinstance(error, CelebditError) else EXIT_BUG,
-        "message": redact(error.message if isinstance(error, CelebditError) else f"{type(error).__name__}: {error}")[: _MOST_BYTES // 2],
-        "hint": error.hint if expected else None,  # type: ignore[attr-defined]
-    }
+    failure = Failure.of(error)
+    facts = {**asdict(failure), "message": redactor()(failure.message)[: _MOST_BYTES // 2]}
     with suppress(OSError):
         termination_message_path().write_text(json.dumps(facts))
 
