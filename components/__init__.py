@@ -13,4 +13,5 @@ Shared packages, from the top layer to the bottom one; each may import the layer
     storage     object storage client          kube        Kubernetes client
     manifests  resources  settings             system      processes, locks, retries
     errors      deployment (names that images and Kubernetes manifests share)           reports (HTML, image grids)
+    environment the table of environment variables
 """

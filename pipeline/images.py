@@ -137,7 +137,7 @@ def build_images(
     *, engine: str, base_image: str, registry: str | None, push: bool, indexes: Mapping[str, str], options: Sequence[str]
 ) -> ImagesLock:
     """Build both images from the current folder and return their lock."""
-    commit = git_commit()
+    commit = git_commit() or "unknown"
     pins = {target: hashlib.sha256(Path(path).read_bytes()).hexdigest() for target, path in _PINS.items()}
     found = {}
     for target, local_name in (("cpu", CPU_IMAGE), ("gpu", GPU_IMAGE)):

@@ -23,7 +23,7 @@ def run(outcome: Outcome, message: str, context: StepContext) -> None:
     """Close every run of this pipeline run that is still RUNNING, and the pipeline's own with `outcome`."""
     tracking = context.tracking
     parent = tracking.pipeline_run()
-    own = tracking.search({TAG_RUN: context.settings.run_id})
+    own = tracking.search({TAG_RUN: context.settings.pipeline_run_id})
     for child in own:
         if child.info.run_id != parent.info.run_id and child.info.status == "RUNNING":
             tracking.set_status(child.info.run_id, "KILLED" if outcome != "FAILED" else "FAILED")

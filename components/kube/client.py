@@ -16,7 +16,6 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from components.deployment import NAMESPACE
 from components.errors import BadInput, TemporaryFailure
 from components.kube.objects import KubernetesObject
 from components.system.retry import RetryPolicy, retry
@@ -70,7 +69,7 @@ class Cluster:
             raise BadInput(
                 f"no Kubernetes cluster is configured here: {error}", hint="try `kubectl get pods`: its KUBECONFIG and context are used"
             ) from error
-        return cls(client.ApiClient(settings), namespace or environ.get(NAMESPACE) or default_namespace, deadline_s=deadline_s)
+        return cls(client.ApiClient(settings), namespace or default_namespace, deadline_s=deadline_s)
 
     def read(self, resource: str, name: str) -> KubernetesObject | None:
         """Return a core object of this namespace, like ("secrets", name), or None."""

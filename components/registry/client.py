@@ -12,7 +12,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure
+from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure, first_line
 from components.registry.card_excerpt import excerpt_card
 from components.registry.promotion_log import PromotionLog
 from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, next_move, standing_after, validate_reason
@@ -176,7 +176,7 @@ class Registry:
                 download_artifacts(artifact_uri=uri, dst_path=str(target), tracking_uri=self.tracking.settings.mlflow_uri)
         except MlflowException as error:
             raise DataRefused(
-                f"the files of version {version} of {self.name!r} cannot be downloaded: {str(error).splitlines()[0][:200]}",
+                f"the files of version {version} of {self.name!r} cannot be downloaded: {first_line(error)}",
                 hint="check MLflow's artifact store",
             ) from error
 

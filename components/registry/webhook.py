@@ -10,20 +10,21 @@ import urllib.request
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from components.environment import WEBHOOK
 from components.errors import BadInput
+from components.settings import CommandSettings
 
-WEBHOOK = "CELEBDIT_WEBHOOK_URL"
 _TIMEOUT_S = 10.0
 
 
-def webhook_url(environ: Mapping[str, str]) -> str | None:
+def webhook_url(settings: CommandSettings) -> str | None:
     """Return the URL of the webhook, or None if none is configured.
 
     Raises:
         BadInput: if it is not http or https; the error does not contain it, because it may be secret.
     """
-    url = environ.get(WEBHOOK, "").strip()
-    if not url:
+    url = settings.webhook_url
+    if url is None:
         return None
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

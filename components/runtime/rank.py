@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from components.errors import EXIT_BUG, BadInput, CelebditError
+from components.errors import BadInput, Failure
 from components.runtime.context import StepContext
 from components.runtime.events import Events
 from components.runtime.launch import FAILURES, RENDEZVOUS, record_failure, record_start
@@ -66,8 +66,8 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
             local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
             rendezvous=Path(os.environ[RENDEZVOUS]) if RENDEZVOUS in os.environ else None,
         )
-        settings = Settings.from_environment(os.environ)
-        events = Events(step, settings.events_path, redact=redactor(os.environ))
+        settings = Settings.from_environment()
+        events = Events(step, settings.events_path, redact=redactor())
         context = StepContext(settings=settings, events=events)
         body(spec_path, Rank(context=context, world=world, stop_requested=stop_requested))
     except BaseException as error:
@@ -75,4 +75,4 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         # A rank that failed must not wait for others in the teardown of its process group.
-        os._exit(error.exit_code if isinstance(error, CelebditError) else EXIT_BUG)
+        os._exit(Failure.of(error).exit_code)

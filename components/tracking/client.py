@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, CelebditError, Interrupted, Preempted
+from components.errors import BadInput, Failure, Interrupted, Preempted
 from components.manifests import DatasetManifest
 from components.settings import Settings
 from components.tracking.metric_points import Point
@@ -73,11 +73,11 @@ class Tracking:
     def pipeline_run(self) -> Run:
         """Return the MLflow run of this pipeline run: the one that KFP's MLflow plugin opened, or ours, created if it does not exist."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
-            run = self._run_of_kfp_plugin() or self.find({TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline"})
+            run = self._run_of_kfp_plugin() or self.find({TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline"})
             if run is not None:
                 return run
-            tags = {TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline", **self._origin()}
-            return self.client.create_run(self.experiment_id, tags=tags, run_name=self.settings.run_id)
+            tags = {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()}
+            return self.client.create_run(self.experiment_id, tags=tags, run_name=self.settings.pipeline_run_id)
 
     def _run_of_kfp_plugin(self) -> Run | None:
         """Return the parent of the run that KFP's MLflow plugin opened for this task, or None without the plugin."""
@@ -87,19 +87,19 @@ class Tracking:
         task = self.client.get_run(task_run_id)
         parent = self.client.get_run(task.data.tags[_PARENT]) if _PARENT in task.data.tags else task
         self._experiment_id = parent.info.experiment_id
-        if parent.data.tags.get(TAG_RUN) != self.settings.run_id:
-            self.tag(parent.info.run_id, {TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline", **self._origin()})
+        if parent.data.tags.get(TAG_RUN) != self.settings.pipeline_run_id:
+            self.tag(parent.info.run_id, {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()})
         return parent
 
     def step_run(self, step: str, *, run_key: str | None = None, name: str | None = None) -> Run:
         """Return the run of `step`: of this pipeline run or, with `run_key`, of that training, whichever pipeline run began it."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
-            identity = {TAG_STEP: step, TAG_RUN_KEY: run_key} if run_key else {TAG_STEP: step, TAG_RUN: self.settings.run_id}
+            identity = {TAG_STEP: step, TAG_RUN_KEY: run_key} if run_key else {TAG_STEP: step, TAG_RUN: self.settings.pipeline_run_id}
             run = self.find(identity)
             if run is not None:
                 return run
             parent = self.pipeline_run()
-            tags = {TAG_KIND: "step", TAG_RUN: self.settings.run_id, _PARENT: parent.info.run_id, **identity, **self._origin()}
+            tags = {TAG_KIND: "step", TAG_RUN: self.settings.pipeline_run_id, _PARENT: parent.info.run_id, **identity, **self._origin()}
             return self.client.create_run(self.experiment_id, tags=tags, run_name=name or step)
 
     def training_run(self, run_key: str) -> Run | None:
@@ -132,8 +132,8 @@ class Tracking:
     def close(self, run_id: str, error: BaseException) -> None:
         """End `run_id` as failed or killed and tag it with the error."""
         killed = isinstance(error, Preempted | Interrupted | KeyboardInterrupt | SystemExit)
-        message = error.message if isinstance(error, CelebditError) else str(error)
-        self.tag(run_id, {"error.type": type(error).__name__, "error.message": message[:1000]})
+        failure = Failure.of(error)
+        self.tag(run_id, {"error.type": failure.kind, "error.message": failure.message[:1000]})
         self.set_status(run_id, "KILLED" if killed else "FAILED")
 
     def set_status(self, run_id: str, status: str) -> None:
@@ -235,10 +235,13 @@ class Tracking:
 
     def _origin(self) -> dict[str, str]:
         settings = self.settings
-        tags = {"git.commit": settings.git_commit, "image.digest": settings.image_digest, "preset": settings.preset}
-        if settings.run_url:
-            tags["kfp.run_url"] = settings.run_url
-        return tags
+        tags = {
+            "git.commit": settings.git_commit,
+            "image.digest": settings.image_digest,
+            "preset": settings.preset,
+            "kfp.run_url": settings.run_url,
+        }
+        return {name: value for name, value in tags.items() if value is not None}
 
 
 def _json(value: object) -> str:

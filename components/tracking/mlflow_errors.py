@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, TrackingUnavailable
+from components.errors import BadInput, TrackingUnavailable, first_line
 
 _RETRY_HINT = "run it again when MLflow is back"
 
@@ -27,11 +27,7 @@ def translate_mlflow_errors(uri: str) -> Iterator[None]:
                 hint="check MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's --allowed-hosts",
             ) from error
         if error.error_code == "TEMPORARILY_UNAVAILABLE" or status >= 500:
-            raise TrackingUnavailable(f"MLflow at {uri} failed: {_first_line(error)}", hint=_RETRY_HINT) from error
+            raise TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT) from error
         raise
     except OSError as error:
-        raise TrackingUnavailable(f"MLflow at {uri} cannot be reached: {_first_line(error)}", hint=_RETRY_HINT) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise TrackingUnavailable(f"MLflow at {uri} cannot be reached: {first_line(error)}", hint=_RETRY_HINT) from error

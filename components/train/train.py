@@ -4,7 +4,6 @@ Promises: a finished run is found and not repeated; an unfinished one is continu
 with the right status; MLflow being away does not stop training.
 """
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -79,7 +78,7 @@ def _train(spec: TrainSpec, path: Path, context: StepContext) -> None:
         # The Kubernetes client takes a second to import, and one node needs none.
         from components.train.trainjob.job import train_on_nodes  # noqa: PLC0415
 
-        train_on_nodes(spec, context, environ=os.environ)
+        train_on_nodes(spec, context)
         return
     spec.dump(path)
     asked = spec.resources

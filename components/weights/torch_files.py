@@ -14,7 +14,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from components.errors import BadInput, DataRefused
+from components.errors import BadInput, DataRefused, first_line
 
 _MAX_PICKLE_BYTES = 16 * 2**20
 _ALLOWED_GLOBALS = {
@@ -42,7 +42,7 @@ def read_tensors(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
     except DataRefused:
         raise
     except Exception as error:  # the readers of zip and pickle raise almost anything on hostile bytes
-        raise DataRefused(f"{path} is not a readable torch file: {_first_line(error)}", hint="download it again") from error
+        raise DataRefused(f"{path} is not a readable torch file: {first_line(error)}", hint="download it again") from error
 
 
 def _check_archive(file: BinaryIO, path: Path, max_bytes: int) -> None:
@@ -79,7 +79,3 @@ def _named_tensors(loaded: object, path: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
             raise DataRefused(f"{path} is not a plain dictionary of tensors: entry {str(name)[:80]!r} is a {type(tensor).__name__}")
     return dict(loaded)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,7 +1,6 @@
 """`celebdit models`: what is in the registry, and who is champion."""
 
 import getpass
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from components.environment import MODEL
 from components.registry.tags import VersionTags
 from components.registry.webhook import send, webhook_url
+from components.settings import CommandSettings
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.session import open_session
 from pipeline.view import printable
@@ -24,9 +25,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _model_option(function: F) -> F:
-    return click.option(
-        "--model", "name", default="celebdit", show_default=True, envvar="CELEBDIT_MODEL", help="Name of the registered model."
-    )(function)
+    return click.option("--model", "name", default="celebdit", show_default=True, envvar=MODEL, help="Name of the registered model.")(
+        function
+    )
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
 @json_option
 def promote(version: str, reason: str, force: bool, name: str, home: Path, as_json: bool) -> None:
     """Make VERSION, a number or an alias, the champion; the old one becomes `previous`."""
-    webhook = webhook_url(os.environ)
+    webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
         number = str(registry.resolve(version).version)
         standing = registry.promote(number, reason=reason, by=getpass.getuser(), force=force)
@@ -117,7 +118,7 @@ def promote(version: str, reason: str, force: bool, name: str, home: Path, as_js
 @json_option
 def rollback(reason: str, name: str, home: Path, as_json: bool) -> None:
     """Undo the newest promotion."""
-    webhook = webhook_url(os.environ)
+    webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
         standing = registry.rollback(reason=reason, by=getpass.getuser())
     _show(name, standing, as_json=as_json)

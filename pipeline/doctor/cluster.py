@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable, Iterable
 
 from components import deployment as names
+from components.environment import MLFLOW, STORE
 from components.errors import BadInput
 from components.ingest.sources.open_source import kind_of
 from components.kube.client import Cluster
 from components.resources import ResourcesConfig
-from components.settings import MLFLOW, STORE
 from pipeline.config import RunConfig
 from pipeline.doctor.checks import Check, checked
 from pipeline.doctor.nodes import check_gpus

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from components.errors import CelebditError, TemporaryFailure
+from components.errors import Failure, TemporaryFailure
 from components.stores.checkpoints import CheckpointStore, Retention
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint import CheckpointState, publish
@@ -94,13 +94,13 @@ class UploadingSink:
             self._error = None
         except Exception as error:  # told now, raised by `drain`: training goes on
             self._error = error
-            self._note(f"checkpoint of step {state.step} is not durable yet: {_told(error)}")
+            self._note(f"checkpoint of step {state.step} is not durable yet: {Failure.of(error).message}")
             return
         for tidy in (self._prune, self._after_upload):
             try:
                 tidy()
             except Exception as error:  # the checkpoint is safe, and the next one tidies up again
-                self._note(f"after the checkpoint of step {state.step}: {_told(error)}")
+                self._note(f"after the checkpoint of step {state.step}: {Failure.of(error).message}")
 
     def _publish(self, state: CheckpointState) -> Checkpoint:
         try:
@@ -123,10 +123,6 @@ class UploadingSink:
         for notes in self._folder.glob("*.notes.json"):
             if newest and not notes.name.startswith(newest[0].name):
                 notes.unlink(missing_ok=True)
-
-
-def _told(error: Exception) -> str:
-    return error.message if isinstance(error, CelebditError) else f"{type(error).__name__}: {error}"
 
 
 def _notes_path(folder: Path, step: int) -> Path:

@@ -7,7 +7,7 @@ so there is one. `celebdit sync` tells later what could not be told.
 import threading
 from typing import TYPE_CHECKING
 
-from components.errors import CelebditError
+from components.errors import Failure
 from components.runtime.context import StepContext
 from components.tracking.request_limits import limit_requests
 from components.tracking.tags import TAG_LICENCE
@@ -49,7 +49,7 @@ class Description:
             else:
                 self._context.tracking.close(self._run_id, error)
         except Exception as away:  # whatever MLflow's client raises must not turn a training that ended well into one that did not
-            self._say_later(away.message if isinstance(away, CelebditError) else f"MLflow: {away}")
+            self._say_later(Failure.of(away).message)
 
     def _say_later(self, why: str) -> None:
         self._context.events.note(f"{why}; run `celebdit sync {self._spec.run_key}` when it is back")
