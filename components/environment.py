@@ -33,6 +33,7 @@ KFP_NAMESPACE = "CELEBDIT_KFP_NAMESPACE"
 KFP_TOKEN = "CELEBDIT_KFP_TOKEN"  # noqa: S105 - the name of a variable
 KFP_COOKIES = "CELEBDIT_KFP_COOKIES"
 KFP_CA_FILE = "CELEBDIT_KFP_CA_FILE"
+RENDEZVOUS = "CELEBDIT_RENDEZVOUS"
 SERVER_MARK = "CELEBDIT_SERVICE"
 SERVER_S3_SECRET = "CELEBDIT_S3_SECRET"  # noqa: S105
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -92,6 +93,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(KFP_CA_FILE, "command", "submit, resume, schedule, runs, doctor", "file with the certificate authority of Kubeflow Pipelines"),
     Variable(EVENTS, "internal", "every step", "file to which events are appended as JSON lines", "stderr, as text"),
     Variable(LAST_WORDS, "internal", "the nodes of a TrainJob", "file for the reason of a failure", "/dev/termination-log"),
+    Variable(RENDEZVOUS, "internal", "ranks of one machine", "file through which the ranks of one machine find each other"),
     Variable(SERVER_MARK, "internal", "embedded servers", "mark by which the process of an embedded server is recognised"),
     Variable(SERVER_S3_SECRET, "internal", "embedded servers", "secret key of the embedded S3 server", secret=True),
     Variable("CELEBDIT_CPU_IMAGE", "compose", "docker compose", "image of both servers, by digest; required"),

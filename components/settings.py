@@ -36,6 +36,7 @@ from components.environment import (
     NAMESPACE,
     POD,
     PRESET,
+    RENDEZVOUS,
     RUN_ID,
     RUN_URL,
     S3_ENDPOINT,
@@ -72,6 +73,8 @@ class Settings:
     namespace: str | None = None
     pod: str | None = None
     """The pod that this process runs in."""
+    rendezvous: Path | None = None
+    """Of a rank: the file through which the ranks of one machine find each other."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, *, in_run: bool = True) -> "Settings":
@@ -105,6 +108,7 @@ class Settings:
             image=environ.get(IMAGE) or None,
             namespace=environ.get(NAMESPACE) or None,
             pod=environ.get(POD) or None,
+            rendezvous=Path(environ[RENDEZVOUS]) if environ.get(RENDEZVOUS) else None,
         )
 
     @property

@@ -19,15 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from components.environment import WORK_DIR
+from components.environment import RENDEZVOUS, WORK_DIR
 from components.errors import CelebditError, Failure, Preempted, RankLost, TemporaryFailure, error_for_exit_code
 from components.runtime.redact import redactor
 from components.system.process import spawn, stop
 
 FAILURES = "failures"
 """Folder beside the spec in which ranks record that they started, and why they failed."""
-RENDEZVOUS = "CELEBDIT_RENDEZVOUS"
-"""Environment variable of a rank: the file through which the ranks of one machine meet."""
 _START_TIMEOUT_S = 300.0
 _GRACE_S = 25.0
 _POLL_S = 0.1

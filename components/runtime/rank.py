@@ -17,7 +17,7 @@ import torch
 from components.errors import BadInput, Failure
 from components.runtime.context import StepContext
 from components.runtime.events import Events
-from components.runtime.launch import FAILURES, RENDEZVOUS, record_failure, record_start
+from components.runtime.launch import FAILURES, record_failure, record_start
 from components.runtime.redact import redactor
 from components.settings import Settings
 from components.system.process import die_with_parent
@@ -59,14 +59,14 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: stop_requested.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        settings = Settings.from_environment()
         world = World(
             rank=int(os.environ["RANK"]),
             local_rank=int(os.environ["LOCAL_RANK"]),
             size=int(os.environ["WORLD_SIZE"]),
             local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
-            rendezvous=Path(os.environ[RENDEZVOUS]) if RENDEZVOUS in os.environ else None,
+            rendezvous=settings.rendezvous,
         )
-        settings = Settings.from_environment()
         events = Events(step, settings.events_path, redact=redactor())
         context = StepContext(settings=settings, events=events)
         body(spec_path, Rank(context=context, world=world, stop_requested=stop_requested))
