@@ -4,15 +4,14 @@ Promises: `load` refuses a manifest of another kind or with other fields; every 
 consumer can check that the bytes behind the URI are still those.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.errors import DataRefused
-from model.config import canonical_json
+from model.canonical import canonical_json
+from model.config import TrainingRecipe
 
 SHA256 = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -83,16 +82,21 @@ class DatasetManifest(Manifest):
     tools: dict[str, str]
 
 
-class CheckpointManifest(Manifest):
-    """A trained checkpoint: what the train step hands on."""
+class CheckpointReference(Manifest):
+    """A checkpoint by its run, place, content and step."""
 
-    kind: Literal["checkpoint"] = "checkpoint"
     run_key: str
     uri: str
     digest: str = SHA256
     step: int
     dataset_digest: str = SHA256
-    recipe: dict[str, Any]
+
+
+class CheckpointManifest(CheckpointReference):
+    """A trained checkpoint: what the train step hands on."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    recipe: TrainingRecipe
 
 
 class MetricInterval(BaseModel):
@@ -174,16 +178,3 @@ class RegisteredVersion(Manifest):
     aliases: list[str]
     checkpoint_digest: str = SHA256
     model_uri: str
-
-
-def digest_of(value: object) -> str:
-    """Return the sha256 of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()
-
-
-def parse_json(text: str, *, origin: str) -> Any:
-    """Read JSON, or raise DataRefused naming `origin`."""
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataRefused(f"{origin} is not JSON: {error}") from error

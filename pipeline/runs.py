@@ -12,11 +12,12 @@ from typing import Any
 
 from components.errors import CelebditError
 from components.runtime.context import StepContext
+from components.runtime.events import SayOnce
 from components.storage import StoreUri
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
 from pipeline.session import Session
-from pipeline.view import RunView, each_once
+from pipeline.view import RunView
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
     Raises:
         CelebditError: the error of the first step that failed.
     """
-    environment = session.environment(preset=preset, run_id=run_id, on_wait=each_once(view.say_waiting))
+    environment = session.environment(preset=preset, run_id=run_id, on_wait=SayOnce(view.say_waiting))
     context = session.context(environment)
     folder = session.home.absolute() / "runs" / run_id
     view.say(f"run {run_id}, log: {folder / 'log.txt'}")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import psutil
 
-MARK = "CELEBDIT_SERVICE"
-"""The environment variable that holds a server's mark."""
+from components.environment import SERVER_MARK
+
 _STOP_S = 15.0
 _EXEC_LOOKS = 50
 
@@ -29,7 +29,7 @@ class Server:
         """Return the process, or None if it has ended or its id belongs to another process now."""
         try:
             process = psutil.Process(self.pid)
-            return process if self.environment().get(MARK) == self.mark and _is_alive(process) else None
+            return process if self.environment().get(SERVER_MARK) == self.mark and _is_alive(process) else None
         except (psutil.Error, OSError):
             return None
 

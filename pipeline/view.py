@@ -6,7 +6,6 @@ terminal.
 
 import sys
 import time
-from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -23,18 +22,6 @@ _LABELS = {"faces": "make faces"}
 def printable(text: str) -> str:
     """Return `text` without control characters, which could move the cursor or recolour the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def each_once(show: Callable[[str], None]) -> Callable[[str], None]:
-    """Return `show` without repetitions: it is called once for each distinct text."""
-    shown = set[str]()
-
-    def show_new(text: str) -> None:
-        if text not in shown:
-            shown.add(text)
-            show(text)
-
-    return show_new
 
 
 class RunView:

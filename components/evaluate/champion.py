@@ -4,13 +4,14 @@ Promises: what is measured is what is served, the average of the weights that wa
 business.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import CelebditError, TemporaryFailure
-from components.manifests import CheckpointManifest
+from components.manifests import CheckpointReference
 from components.registry.client import CHAMPION, Registry
+from components.registry.tags import VersionTags
+from model.config import ModelSpec
 
 
 class NotMeasurable(Exception):
@@ -22,12 +23,9 @@ class Champion:
     """The registered version that `champion` stands on."""
 
     version: str
-    checkpoint: CheckpointManifest
+    checkpoint: CheckpointReference
+    model: ModelSpec
     ema: str
-
-    @property
-    def image_px(self) -> int:
-        return int(self.checkpoint.recipe["network"]["image_px"])
 
 
 def champion_version(registry: Registry) -> str | None:
@@ -41,23 +39,21 @@ def open_champion(registry: Registry, version: str, folder: Path) -> tuple[Champ
     Raises:
         NotMeasurable: if the version was not made by this project's register step, or its files cannot be had.
     """
-    tags = registry.version(version).tags
+    tags = VersionTags.from_mlflow(registry.version(version).tags)
+    if tags.run_key is None or tags.checkpoint_uri is None or tags.checkpoint_digest is None:
+        raise NotMeasurable("it has no tags of a checkpoint, so this pipeline did not register it")
+    if tags.checkpoint_step is None or tags.dataset_digest is None:
+        raise NotMeasurable("it has no tags of a training, so it was imported")
     try:
         files = registry.files_of(version, folder)
-        described = json.loads(files.description.read_text())
-        checkpoint = CheckpointManifest(
-            run_key=tags["run_key"],
-            uri=tags["checkpoint.uri"],
-            digest=tags["checkpoint.digest"],
-            step=int(tags["checkpoint.step"]),
-            dataset_digest=tags["dataset.digest"],
-            recipe={
-                "network": described["network"],
-                "diffusion": described["diffusion"],
-                "training": {"precision": described["precision"]},
-            },
+        checkpoint = CheckpointReference(
+            run_key=tags.run_key,
+            uri=tags.checkpoint_uri,
+            digest=tags.checkpoint_digest,
+            step=tags.checkpoint_step,
+            dataset_digest=tags.dataset_digest,
         )
-        return Champion(version, checkpoint, str(described["sampling"]["ema"])), files.weights
+        return Champion(version, checkpoint, files.description.model_spec, files.description.sampling.ema), files.weights
     except TemporaryFailure:
         raise
     except (KeyError, TypeError, ValueError, OSError, CelebditError) as error:

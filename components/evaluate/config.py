@@ -1,17 +1,24 @@
 """The `evaluation` section: under which protocol, with which features, which numbers, and how sure of them."""
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from model.config import FrozenConfig
+from model.config import FrozenConfig, TextForm
 
 ProtocolName = Literal["clean-50k", "rdm-30k", "nvae27k-jpeg"]
 MetricName = Literal["frechet", "kid", "precision_recall", "inception_score"]
 INCEPTION = "inception-v3-compat"
 RANDOM_CONV = "random-conv"
-_EXTRACTOR = r"^([a-z0-9][a-z0-9.-]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
-_SHA256 = r"^[0-9a-f]{64}$"
+Extractor = Annotated[
+    str,
+    TextForm(
+        r"[a-z0-9][a-z0-9.-]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*",
+        example=f"{INCEPTION}, {RANDOM_CONV} or package.module:Class",
+    ),
+]
+Sha256 = Annotated[str, TextForm(r"[0-9a-f]{64}", example="6726825d0af5...9fb9129b2, 64 hexadecimal digits in lower case")]
 
 
 class EvaluationConfig(FrozenConfig):
@@ -22,28 +29,27 @@ class EvaluationConfig(FrozenConfig):
     )
     num_images: int | None = Field(None, ge=2, le=1_000_000, description="images to generate. Default: the protocol's")
     num_reference: int | None = Field(
-        None, ge=2, description="images of the data set to compare with, the first in key order. Default: the protocol's"
+        None, ge=2, description="images of the dataset to compare with, the first in key order. Default: the protocol's"
     )
     reference_split: Literal["train", "held_out", "all"] | None = Field(
-        None, description="which images of the data set are compared with. Default: the protocol's"
+        None, description="which images of the dataset are compared with. Default: the protocol's"
     )
     reference_flip: bool | None = Field(None, description="mirror each reference image with probability one half. Default: the protocol's")
     codec: Literal["png", "jpeg"] | None = Field(
         None, description="what every image goes through before its features are taken. Default: the protocol's"
     )
-    extractor: str = Field(
+    extractor: Extractor = Field(
         INCEPTION,
-        pattern=_EXTRACTOR,
         max_length=200,
         description="inception-v3-compat gives FID; random-conv needs no weights; else a name that torch-fidelity knows, "
-        "or 'package.module:Class' of yours (a torch_fidelity FeatureExtractorBase)",
+        "or your own 'package.module:Class' (a torch_fidelity FeatureExtractorBase)",
     )
     weights: str | None = Field(None, max_length=4096, description="path or s3:// location of the extractor's weights")
-    weights_sha256: str | None = Field(None, pattern=_SHA256, description="sha256 of the weights file; checked before it is loaded")
+    weights_sha256: Sha256 | None = Field(None, description="sha256 of the weights file; checked before it is loaded")
     vgg_weights: str | None = Field(
         None, max_length=4096, description="path or s3:// location of VGG16's weights, for precision and recall. Default: the same features"
     )
-    vgg_weights_sha256: str | None = Field(None, pattern=_SHA256, description="sha256 of the VGG16 weights file")
+    vgg_weights_sha256: Sha256 | None = Field(None, description="sha256 of the VGG16 weights file")
     metrics: tuple[MetricName, ...] | None = Field(
         None, min_length=1, max_length=4, description="default: all four for inception-v3-compat, else only the Frechet distance"
     )
@@ -69,25 +75,23 @@ class EvaluationConfig(FrozenConfig):
             return self.metrics
         return ("frechet", "kid", "precision_recall", "inception_score") if self.extractor == INCEPTION else ("frechet",)
 
-    @model_validator(mode="after")
-    def _check_relations(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if self.bootstrap_replicates == 1:
-            raise ValueError("bootstrap_replicates 1 gives no interval: use 0 for none, or at least 2")
+            yield "bootstrap_replicates 1 gives no interval: use 0 for none, or at least 2"
         if "frechet" not in self.metric_names:
-            raise ValueError("metrics must include 'frechet', the headline")
+            yield "metrics must include 'frechet', the headline"
         if "inception_score" in self.metric_names and self.extractor != INCEPTION:
-            raise ValueError(f"metrics 'inception_score' needs extractor '{INCEPTION}', this is '{self.extractor}'")
+            yield f"metrics 'inception_score' needs extractor '{INCEPTION}', this is '{self.extractor}'"
         if self.memorisation and self.reference_split == "held_out":
-            raise ValueError("memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false")
-        self._check_weights()
-        return self
+            yield "memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false"
+        yield from self._weights_problems()
 
-    def _check_weights(self) -> None:
+    def _weights_problems(self) -> Iterator[str]:
         if self.extractor == RANDOM_CONV and self.weights is not None:
-            raise ValueError(f"weights belong to extractor '{INCEPTION}'; '{RANDOM_CONV}' has none")
+            yield f"weights belong to extractor '{INCEPTION}'; '{RANDOM_CONV}' has none"
         # torch-fidelity fetches what it is not given from the internet, unchecked.
         if self.weights is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
-            raise ValueError(
+            yield (
                 f"extractor '{self.extractor}' needs weights and weights_sha256, at a path or s3:// location ({INCEPTION}: the file "
                 "weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases); "
                 f"'{RANDOM_CONV}' and one of yours ('package.module:Class') need none"
@@ -97,6 +101,6 @@ class EvaluationConfig(FrozenConfig):
             ("vgg_weights", self.vgg_weights, self.vgg_weights_sha256),
         ):
             if (weights is None) != (sha256 is None):
-                raise ValueError(f"{name} and {name}_sha256 belong together: give both (sha256sum FILE prints the second)")
+                yield f"{name} and {name}_sha256 belong together: give both (sha256sum FILE prints the second)"
         if self.vgg_weights is not None and "precision_recall" not in self.metric_names:
-            raise ValueError("vgg_weights are for metrics 'precision_recall', which is not asked for")
+            yield "vgg_weights are for metrics 'precision_recall', which is not asked for"

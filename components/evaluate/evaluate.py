@@ -15,16 +15,19 @@ from components.evaluate.champion import NotMeasurable, champion_version, open_c
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import fetch_weights
 from components.evaluate.protocol import CUSTOM, split_sizes
-from components.evaluate.spec import REPORT_FILE, EvaluateSpec, weights_file
+from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry.client import Registry
+from components.registry.tags import VersionTags
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore
-from components.tracking.client import TAG_CHECKPOINT, TAG_EMA
+from components.tracking.logged_models import LoggedModels
+from components.tracking.tags import TAG_CHECKPOINT
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
+from model.ema import EmaName
 
 _FEWEST_FOR_MANIFOLD = 4
 
@@ -43,7 +46,14 @@ def run(
     Raises:
         DataRefused: if the checkpoint or the data set is not whole. BadInput: if the extractor's weights are missing.
     """
-    spec = EvaluateSpec(checkpoint=checkpoint, dataset=dataset, evaluation=evaluation, sampling=sampling, resources=resources)
+    spec = EvaluateSpec(
+        checkpoint=checkpoint,
+        model=checkpoint.recipe.model_spec,
+        dataset=dataset,
+        evaluation=evaluation,
+        sampling=sampling,
+        resources=resources,
+    )
     _check(spec, context)
     report = _finished(context, spec)
     if report is None:
@@ -77,7 +87,7 @@ def _check(spec: EvaluateSpec, context: StepContext) -> None:
 
 
 def _finished(context: StepContext, spec: EvaluateSpec) -> EvaluationReport | None:
-    uri = spec.report_uri(context.root) / REPORT_FILE
+    uri = spec.report_uri(context.layout) / REPORT_FILE
     try:
         return EvaluationReport.parse(context.store.get_bytes(uri), origin=str(uri))
     except ObjectMissing:
@@ -93,9 +103,9 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], con
 
 def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, context: StepContext) -> None:
     """Put the weights that are to be measured beside the spec, under one name."""
-    file = weights_file(spec.sampling.ema)
+    file = EmaName(spec.sampling.ema).file
     uri = StoreUri.parse(spec.checkpoint.uri)
-    checkpoints = CheckpointStore(context.store, context.root / "runs" / spec.checkpoint.run_key)
+    checkpoints = CheckpointStore(context.store, context.layout.run(spec.checkpoint.run_key).checkpoints)
     try:
         fetched = checkpoints.fetch(uri, folder / "checkpoint", files=[file])
     except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
@@ -111,16 +121,17 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     version = champion_version(registry)
     if version is None:
         return None
-    mine = {TAG_CHECKPOINT: spec.checkpoint.digest, TAG_EMA: spec.sampling.ema}
-    if mine.items() <= registry.version(version).tags.items():
+    if VersionTags.from_mlflow(registry.version(version).tags).is_of(spec.checkpoint.digest, spec.sampling.ema):
         return _scores_of(report, version, is_challenger=True)
     try:
         champion, weights = open_champion(registry, version, context.scratch("champions"))
     except NotMeasurable as problem:
         return _unmeasured(version, f"cannot be measured: {problem}", context)
-    if champion.image_px != spec.dataset.image_px:
-        return _unmeasured(version, f"draws images of {champion.image_px} px, this data set has {spec.dataset.image_px} px", context)
-    theirs = spec.model_copy(update={"checkpoint": champion.checkpoint, "sampling": spec.sampling.model_copy(update={"ema": champion.ema})})
+    image_px = champion.model.network.image_px
+    if image_px != spec.dataset.image_px:
+        return _unmeasured(version, f"draws images of {image_px} px, this data set has {spec.dataset.image_px} px", context)
+    sampling = spec.sampling.model_copy(update={"ema": champion.ema})
+    theirs = spec.model_copy(update={"checkpoint": champion.checkpoint, "model": champion.model, "sampling": sampling})
     theirs = EvaluateSpec.model_validate_json(theirs.model_dump_json())  # nothing cached of ours may stay
     found = _finished(context, theirs)
     if found is None:
@@ -154,7 +165,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
     with tracking.running(tracking.step_run("evaluate")) as run_id:
         protocol = {"protocol.digest": report.protocol_digest, "protocol.name": spec.protocol_name}
         tracking.tag(
-            run_id, {"checkpoint.digest": report.checkpoint_digest, **protocol, "protocol": json.dumps(report.protocol, sort_keys=True)}
+            run_id, {TAG_CHECKPOINT: report.checkpoint_digest, **protocol, "protocol": json.dumps(report.protocol, sort_keys=True)}
         )
         tracking.values(run_id, report.metrics, step=report.checkpoint_step)
         tracking.text(run_id, report.model_dump_json(indent=2), "evaluation.json")
@@ -164,7 +175,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
             tracking.artifact(run_id, picture, "samples")
         tracking.dataset(run_id, spec.dataset, context="reference")
     trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}").info.run_id
-    tracking.evaluated_checkpoint(trained, report)
+    LoggedModels(tracking).log_evaluation(trained, report)
     # What a checkpoint was measured at decides whether retention keeps it as the best.
-    checkpoints = CheckpointStore(context.store, context.root / "runs" / report.run_key)
+    checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
     checkpoints.score(StoreUri.parse(report.checkpoint_uri), report.headline, report.metrics[report.headline])

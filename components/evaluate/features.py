@@ -21,7 +21,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
-from components.errors import BadInput, DataRefused
+from components.errors import BadInput, DataRefused, first_line
 from components.evaluate.config import RANDOM_CONV as RANDOM_CONV_CHOICE
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import RANDOM_CONV, RANDOM_CONV_VERSION, VGG16, WHERE_WEIGHTS_ARE, fetch_weights
@@ -135,5 +135,5 @@ def _created(name: str, layers: list[str], path: Path | None, shown: str | None,
         return extractor.to(device=device, memory_format=torch.channels_last)  # a fifth faster on CPUs
     except Exception as error:
         what = f"weights {shown} of extractor {name!r}" if shown else f"extractor {name!r}"
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise DataRefused(f"the {what} cannot be loaded: {reason}", hint=WHERE_WEIGHTS_ARE) from error

@@ -17,11 +17,12 @@ from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, 
 from components.evaluate.codec import is_flipped
 from components.evaluate.config import RANDOM_CONV
 from components.evaluate.frechet import Statistics, frechet_distance, of_share, statistics
+from components.evaluate.metric_names import counted
 from components.evaluate.neighbours import Nearest, nearest_training_images
 from components.evaluate.protocol import kid_subset_images
 from components.evaluate.reference import Reference, find_reference, keep_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
-from components.evaluate.scores import Features, Scores, counted, score
+from components.evaluate.scores import Features, Scores, score
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import EvaluationReport, MetricInterval
 from components.reports.image_grid import enlarged, grid, pairs, png
@@ -38,10 +39,10 @@ _CONTACT_PAIRS = 16
 
 def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], context: StepContext) -> EvaluationReport:
     """Measure the weights that `fetch_weights_into` puts into a folder as `weights.safetensors`, store the report and return it."""
-    target = spec.report_uri(context.root)
+    target = spec.report_uri(context.layout)
     folder = context.scratch("evaluations", f"{target.name}-{spec.evaluation.shard_images}")
     fetch_weights_into(folder)
-    home = reference_uri(spec, context.root)
+    home = reference_uri(spec, context.layout)
     reference = find_reference(context.store, home, context.scratch("references"))
     spec = spec.model_copy(update={"reference_known": reference is not None})
     spec_path = folder / "spec.json"
@@ -128,7 +129,7 @@ class _Measured:
         return png(pairs([(enlarged(mine), training) for mine, training in zip(drawn, shown, strict=True)], labels))
 
     def _samples(self, indices: Sequence[int]) -> list[np.ndarray]:
-        store = SampleStore(self.context.store, self.spec.samples_uri(self.context.root), image_px=self.spec.dataset.image_px)
+        store = SampleStore(self.context.store, self.spec.samples_uri(self.context.layout), image_px=self.spec.dataset.image_px)
         shards = shards_of(self.spec.num_images, self.spec.evaluation.shard_images)
         read: dict[int, np.ndarray] = {}
         size = self.spec.evaluation.shard_images

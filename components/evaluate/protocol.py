@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from components.evaluate.config import INCEPTION, EvaluationConfig, ProtocolName
-from components.manifests import CheckpointManifest, DatasetManifest, digest_of
+from components.manifests import CheckpointReference, DatasetManifest
+from model.canonical import digest_of
 from model.config import SamplingConfig
 
 Split = Literal["train", "held_out", "all"]
@@ -108,7 +109,7 @@ def name_of(config: EvaluationConfig, dataset: DatasetManifest) -> str:
     return config.protocol if as_published and config.extractor == INCEPTION else CUSTOM
 
 
-def stamp(name: str, protocol: dict[str, Any], checkpoint: CheckpointManifest, ema: str) -> dict[str, Any]:
+def stamp(name: str, protocol: dict[str, Any], checkpoint: CheckpointReference, ema: str) -> dict[str, Any]:
     """Return what is printed beside a number: its protocol by name, digest and content, and what was measured."""
     return {
         "name": name,

@@ -16,9 +16,9 @@ import torch
 
 from components.evaluate.frechet import Statistics, statistics
 from components.evaluate.spec import EvaluateSpec
-from components.manifests import digest_of
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, file_sha256
-from model.config import canonical_json
+from components.stores.layout import StoreLayout
+from model.canonical import canonical_json, digest_of
 
 _MOMENTS, _FEATURES, _MIRRORED, _MANIFOLD, _NOTE = "moments.npy", "features.npy", "mirrored.npy", "manifold.npy", "reference.json"
 _KEYS = ("num_reference", "reference_split", "reference_flip", "codec", "resize", "image_px", "dataset_digest")
@@ -47,11 +47,11 @@ class Reference:
         return _fetched(self.store, self.home, self.folder, _MANIFOLD, self.sha256) if _MANIFOLD in self.sha256 else self.features
 
 
-def reference_uri(spec: EvaluateSpec, root: StoreUri) -> StoreUri:
+def reference_uri(spec: EvaluateSpec, layout: StoreLayout) -> StoreUri:
     """Return where the references of an evaluation are kept."""
     protocol = spec.protocol
     treated = {key: protocol[key] for key in _KEYS} | {"manifold": protocol.get("precision_recall_extractor", protocol["extractor"])}
-    return root.join(f"references/{spec.dataset.digest[:32]}/{protocol['extractor']}/{digest_of(treated)[:16]}")
+    return layout.reference(spec.dataset.digest[:32], str(protocol["extractor"]), digest_of(treated)[:16])
 
 
 def find_reference(store: ObjectStore, home: StoreUri, folder: Path) -> Reference | None:

@@ -1,7 +1,7 @@
 """Drawn images in object storage, in shards, so that an evaluation that was killed goes on where it was, on any machine.
 
-Layout: `runs/<run_key>/samples/<what was drawn how>/images-<first>-<count>.npy`, uint8 (count, h, w, 3), and `....json` beside it, written
-last, with its sha256. Promises: a shard without its note does not exist; one whose bytes are not those of its note is drawn again, never
+Layout: `images-<first>-<count>.npy`, uint8 (count, h, w, 3), and `....json` beside it, written last, with its sha256 (see
+`stores/layout.py`). Promises: a shard without its note does not exist; one whose bytes are not those of its note is drawn again, never
 used. How images are drawn is not known here.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
-from model.config import canonical_json
+from model.canonical import canonical_json
 
 Images = UInt8[Tensor, "b 3 h w"]
 _MOST_BYTES = 2**32

@@ -14,7 +14,8 @@ from torch import Tensor
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import stem_of
 from components.evaluate.frechet import Interval, Statistics, bootstrap, frechet_distance, of_share, statistics
-from components.evaluate.protocol import Codec, comparison_of
+from components.evaluate.metric_names import ending, metric_name
+from components.evaluate.protocol import comparison_of
 
 _MANY_ROWS = 10_000
 _ISC_SPLITS = 10
@@ -38,29 +39,12 @@ class Scores:
     intervals: dict[str, Interval]
 
 
-def counted(num_images: int) -> str:
-    """Return how a metric's name says the number of images: 50k, 5500."""
-    return f"{num_images // 1000}k" if num_images % 1000 == 0 else str(num_images)
-
-
-def metric_name(extractor: str, num_images: int, codec: Codec = "png") -> str:
-    """Return the key of the Frechet distance: `eval/fid_50k` is FID on 50,000 images as they are.
-
-    Any other extractor has a name of its own, and images that went through JPEG are marked: `eval/fid_50k_jpeg`.
-    """
-    return f"eval/{stem_of(extractor)[0]}_{_ending(num_images, codec)}"
-
-
-def _ending(num_images: int, codec: Codec) -> str:
-    return counted(num_images) if codec == "png" else f"{counted(num_images)}_{codec}"
-
-
 def score(
     config: EvaluationConfig, fake: Features, real: Features, reference: Statistics, *, kid_subset_images: int, device: torch.device
 ) -> Scores:
     """Return all numbers that `config` asks for."""
     codec = comparison_of(config).codec
-    count = _ending(len(fake.main), codec)
+    count = ending(len(fake.main), codec)
     _, kernel, mark = stem_of(config.extractor)
     headline = metric_name(config.extractor, len(fake.main), codec)
     rows = torch.from_numpy(fake.main).to(device)

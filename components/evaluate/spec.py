@@ -10,10 +10,13 @@ from typing import Any, Literal
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import identity_of, vgg_identity_of
 from components.evaluate.protocol import Comparison, comparison_of, name_of, num_reference, protocol_digest, protocol_of, stamp
-from components.manifests import CheckpointManifest, DatasetManifest, Manifest, digest_of
+from components.manifests import CheckpointReference, DatasetManifest, Manifest
 from components.resources import ResourcesConfig
 from components.storage import StoreUri
-from model.config import SamplingConfig
+from components.stores.layout import StoreLayout
+from model.canonical import digest_of
+from model.config import ModelSpec, SamplingConfig
+from model.ema import EmaName
 
 REPORT_FILE = "report.json"
 
@@ -22,7 +25,8 @@ class EvaluateSpec(Manifest):
     """Everything that a worker needs besides its environment."""
 
     kind: Literal["evaluate-spec"] = "evaluate-spec"
-    checkpoint: CheckpointManifest
+    checkpoint: CheckpointReference
+    model: ModelSpec
     dataset: DatasetManifest
     evaluation: EvaluationConfig
     sampling: SamplingConfig
@@ -65,21 +69,12 @@ class EvaluateSpec(Manifest):
         """Return what is printed beside every number."""
         return stamp(self.protocol_name, self.protocol, self.checkpoint, self.sampling.ema)
 
-    def report_uri(self, root: StoreUri) -> StoreUri:
+    def report_uri(self, layout: StoreLayout) -> StoreUri:
         """Return where this evaluation's report and pictures go."""
-        name = f"{self.protocol_digest[:16]}-{self.checkpoint.digest[:16]}-{_weights_name(self.sampling.ema)}"
-        return root.join(f"runs/{self.checkpoint.run_key}/evaluations") / name
+        name = f"{self.protocol_digest[:16]}-{self.checkpoint.digest[:16]}-{EmaName(self.sampling.ema).group}"
+        return layout.run(self.checkpoint.run_key).evaluations / name
 
-    def samples_uri(self, root: StoreUri) -> StoreUri:
+    def samples_uri(self, layout: StoreLayout) -> StoreUri:
         """Return where this evaluation's samples go; a protocol that asks for more or fewer of them finds them there."""
         drawn = {"checkpoint": self.checkpoint.digest, "sampling": self.sampling.model_dump(mode="json")}
-        return root.join(f"runs/{self.checkpoint.run_key}/samples") / digest_of(drawn)[:16]
-
-
-def weights_file(ema: str) -> str:
-    """Return the file of a checkpoint that holds the average `ema` of the weights, or the raw weights for "none"."""
-    return f"{_weights_name(ema)}.safetensors"
-
-
-def _weights_name(ema: str) -> str:
-    return "weights" if ema == "none" else f"ema-{ema}"
+        return layout.run(self.checkpoint.run_key).samples / digest_of(drawn)[:16]

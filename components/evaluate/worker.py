@@ -4,7 +4,6 @@ Promises: image i depends on (checkpoint, seed, i) only; shards are shared out b
 what a killed attempt had stored is not drawn again, on this machine or another. What the features mean is `evaluate.py`'s business.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +19,9 @@ from components.evaluate.config import RANDOM_CONV
 from components.evaluate.features import build_extractor, build_vgg
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
-from components.runtime.context import read_section
 from components.runtime.rank import Rank, worker_main
 from components.stores.dataset_cache import Split, fetch_pack
 from model import rng
-from model.config import DiffusionConfig, NetworkConfig
 from model.dataset import Pack
 from model.generator import Generator, WeightsMismatch
 from model.sampling import to_uint8
@@ -45,7 +42,7 @@ class _Worker:
         weights = context.scratch("weights")
         self._extractor = build_extractor(evaluation, context.store, weights, self._device)
         self._vgg = build_vgg(evaluation, context.store, weights, self._device)
-        self._samples = SampleStore(context.store, spec.samples_uri(context.root), image_px=spec.dataset.image_px)
+        self._samples = SampleStore(context.store, spec.samples_uri(context.layout), image_px=spec.dataset.image_px)
 
     def run(self) -> None:
         """Work off the generated images, then the references."""
@@ -85,16 +82,10 @@ class _Worker:
             self._rank.context.events.progress(int(share * self._spec.num_images), self._spec.num_images, "images drawn")
 
     def _generator(self) -> Generator:
-        recipe = self._spec.checkpoint.recipe
+        weights = load_file(self._folder / "weights.safetensors")
+        sharers = self._rank.world.size if self._device.type == "cpu" else 1
         try:
-            return Generator(
-                load_file(self._folder / "weights.safetensors"),
-                read_section(NetworkConfig, json.dumps(recipe["network"]), name="network"),
-                read_section(DiffusionConfig, json.dumps(recipe["diffusion"]), name="diffusion"),
-                device=self._device,
-                precision=recipe["training"]["precision"],
-                sharers=self._rank.world.size if self._device.type == "cpu" else 1,
-            )
+            return Generator.from_spec(weights, self._spec.model, device=self._device, sharers=sharers)
         except WeightsMismatch as error:
             raise DataRefused(f"checkpoint {self._spec.checkpoint.uri}: {error}") from error
 
@@ -127,7 +118,7 @@ class _Worker:
                 yield shard
 
     def _stop_if_asked(self) -> None:
-        if self._rank.stop_asked.is_set():
+        if self._rank.stop_requested.is_set():
             raise Preempted("evaluation was stopped", hint="run it again: it continues where it was")
 
     def _noise(self, shard: range) -> Tensor:

@@ -4,7 +4,6 @@ Promises: a finished run is found and not repeated; an unfinished one is continu
 with the right status; MLflow being away does not stop training.
 """
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,10 +20,8 @@ from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import claimed
 from components.train.reporting.reporter import Description
-from components.train.spec import SPEC_FILE, TrainSpec, identity, run_key, store_spec
-from model.batching import plan_batch
-from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
-from model.recipe import Recipe
+from components.train.spec import SPEC_FILE, TrainSpec, run_key, store_spec
+from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,9 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         TemporaryFailure: if it was stopped or something outside failed; the next attempt continues.
     """
     _check(recipe, dataset, resources)
-    facts = identity(dataset.digest, recipe.network, recipe.diffusion, recipe.optimizer, recipe.training)
-    key = run_key(facts)
+    key = run_key(recipe.identity(dataset.digest))
     total = recipe.training.total_steps
-    checkpoints = CheckpointStore(context.store, context.root / "runs" / key, warn=context.events.note)
+    checkpoints = CheckpointStore(context.store, context.layout.run(key).checkpoints, warn=context.events.note)
     outcome = _finished(checkpoints, total)
     if outcome is not None:
         context.events.note(f"run {key} is trained to step {outcome.step} already, nothing to do")
@@ -57,16 +53,12 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         run_key=key,
         attempt=f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}",
         dataset=dataset,
-        network=recipe.network,
-        diffusion=recipe.diffusion,
-        optimizer=recipe.optimizer,
-        training=recipe.training,
-        sampling=recipe.sampling,
         resources=resources,
+        **dict(recipe),
     )
     folder = context.scratch("runs", key)
     with claimed(folder / "launcher.lock", f"training of run {key}"):
-        store_spec(spec, context.store, context.root)
+        store_spec(spec, context.store, context.layout)
         context.events.note(
             f"run {key}: {total} steps of {recipe.training.batch_images} images on {resources.nodes} x {resources.processes} process(es)"
         )
@@ -86,7 +78,7 @@ def _train(spec: TrainSpec, path: Path, context: StepContext) -> None:
         # The Kubernetes client takes a second to import, and one node needs none.
         from components.train.trainjob.job import train_on_nodes  # noqa: PLC0415
 
-        train_on_nodes(spec, context, environ=os.environ)
+        train_on_nodes(spec, context)
         return
     spec.dump(path)
     asked = spec.resources
@@ -113,20 +105,18 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
             hint="set data.image_px and network.image_px to the same number",
         )
     try:
-        plan_batch(recipe.training.batch_images, resources.processes * resources.nodes, recipe.training.microbatch_images)
+        recipe.training.batch_plan(resources.num_ranks)
     except ValueError as error:
         raise BadInput(f"training.{error}") from error
-    tracked = {f"{width:g}" for width in recipe.training.ema_sigma_rel} | ({"classic"} if recipe.training.ema_decay else set()) | {"none"}
-    if recipe.sampling.ema not in tracked:
-        raise BadInput(
-            f"sampling.ema {recipe.sampling.ema!r} is not tracked",
-            hint=f"use one of {', '.join(sorted(tracked))}, or add it to training.ema_sigma_rel",
-        )
+    try:
+        recipe.training.check_ema(recipe.sampling.ema)
+    except ValueError as error:
+        raise BadInput(f"sampling.{error}") from error
 
 
 def _finished(checkpoints: CheckpointStore, total_steps: int) -> Finished | None:
     """Return the checkpoint of the last step if it is there."""
-    committed = checkpoints.committed()
+    committed = checkpoints.list_committed()
     for entry in committed:
         if entry.step == total_steps:
             return Finished(uri=entry.uri, digest=checkpoints.digest(entry.uri), step=entry.step)
@@ -139,14 +129,13 @@ def _finished(checkpoints: CheckpointStore, total_steps: int) -> Finished | None
 
 
 def _manifest(key: str, finished: Finished, recipe: Recipe, dataset: DatasetManifest) -> CheckpointManifest:
-    sections = {name: getattr(recipe, name).model_dump(mode="json") for name in ("network", "diffusion", "optimizer", "training")}
     return CheckpointManifest(
         run_key=key,
         uri=str(finished.uri),
         digest=finished.digest,
         step=finished.step,
         dataset_digest=dataset.digest,
-        recipe=sections,
+        recipe=TrainingRecipe(network=recipe.network, diffusion=recipe.diffusion, optimizer=recipe.optimizer, training=recipe.training),
     )
 
 

@@ -4,7 +4,6 @@ import io
 import json
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from components.errors import BadInput
 from components.manifests import EvaluationReport
+from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.comparison import Evaluation, Row, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
@@ -75,8 +75,6 @@ def _training_run(name: str, context: "StepContext") -> "Run":
     Raises:
         BadInput: if MLflow has none, with the run keys that it has.
     """
-    from components.tracking.client import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
-
     tracking = context.tracking
     if _RUN_KEY.fullmatch(name):
         candidates = tracking.search({TAG_STEP: "train", TAG_RUN_KEY: name})
@@ -106,12 +104,8 @@ def _check_different(names: tuple[str, ...], training_runs: "list[Run]") -> None
 
 
 def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
-    from components.tracking.client import TAG_RUN_KEY
-
     key = run.data.tags[TAG_RUN_KEY]
-    with context.tracking.reached():
-        images = context.tracking.client.list_artifacts(run.info.run_id, "images")
-    steps = (step_of_image(item.path, _GRID_KEY) for item in images)
+    steps = (step_of_image(path, _GRID_KEY) for path in context.tracking.image_paths(run.info.run_id))
     return RunFacts(
         name=name,
         settings=_settings(run, context),
@@ -123,7 +117,7 @@ def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
 
 def _settings(run: "Run", context: "StepContext") -> dict[str, Any]:
     try:
-        spec = json.loads(_artifact(run, _CONFIG, context))
+        spec = json.loads(context.tracking.read_artifact(run.info.run_id, _CONFIG))
     except (OSError, ValueError):
         return dict(run.data.params)
     sections = {**spec, "dataset_digest": spec["dataset"]["digest"], "dataset_name": spec["dataset"]["name"]}
@@ -131,7 +125,7 @@ def _settings(run: "Run", context: "StepContext") -> dict[str, Any]:
 
 
 def _evaluations(run_key: str, context: "StepContext") -> list[Evaluation]:
-    store, home = context.store, context.root.join(f"runs/{run_key}/evaluations")
+    store, home = context.store, context.layout.run(run_key).evaluations
     evaluations = []
     for item in store.list(home):
         if item.uri.name == "report.json":
@@ -157,15 +151,9 @@ def _comparison_image(facts: list[RunFacts], training_runs: "list[Run]", steps: 
 
 
 def _grid(run: "Run", step: int, context: "StepContext") -> np.ndarray:
-    with context.tracking.reached():
-        artifacts = context.tracking.client.list_artifacts(run.info.run_id, "images")
-    path = next(item.path for item in artifacts if step_of_image(item.path, _GRID_KEY) == step)
-    return np.asarray(Image.open(io.BytesIO(_artifact(run, path, context)), formats=("PNG",)).convert("RGB"))
-
-
-def _artifact(run: "Run", path: str, context: "StepContext") -> bytes:
-    with tempfile.TemporaryDirectory() as folder, context.tracking.reached():
-        return Path(context.tracking.client.download_artifacts(run.info.run_id, path, folder)).read_bytes()
+    path = next(path for path in context.tracking.image_paths(run.info.run_id) if step_of_image(path, _GRID_KEY) == step)
+    image = context.tracking.read_artifact(run.info.run_id, path)
+    return np.asarray(Image.open(io.BytesIO(image), formats=("PNG",)).convert("RGB"))
 
 
 def _compare_url(training_runs: "list[Run]", context: "StepContext") -> str:

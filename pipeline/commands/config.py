@@ -1,12 +1,11 @@
 """`celebdit config`: show presets and resolved configurations."""
 
-import json
-
 import click
 
 from pipeline.commands.help import example
 from pipeline.commands.options import json_option, print_json, say
-from pipeline.config import load_config, preset_names
+from pipeline.config import load_config
+from pipeline.config_files import preset_names
 
 
 @click.group(epilog=example("celebdit config show demo"))
@@ -19,17 +18,15 @@ def config() -> None:
 @click.argument("overrides", nargs=-1)
 @json_option
 def show(preset: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Print the resolved configuration of PRESET (a preset's name or a TOML file): defaults, preset and OVERRIDES."""
+    """Print the resolved configuration of PRESET (a preset's name or a TOML file): defaults, preset and OVERRIDES.
+
+    The output is a TOML file that `celebdit run` accepts.
+    """
     resolved = load_config(preset, overrides)
     if as_json:
         print_json({"digest": resolved.digest(), "config": resolved.model_dump(mode="json")})
         return
-    for name, section in resolved.model_dump(mode="json").items():
-        click.echo(f"[{name}]")
-        for key, value in section.items():
-            if value is not None:
-                click.echo(f"{key} = {json.dumps(value)}")
-        click.echo()
+    click.echo(resolved.toml())
     say(f"digest {resolved.digest()}")
 
 

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.errors import BadInput
+from components.tracking.tags import TAG_LICENCE
+from components.weights.ema_width import check_width
+from model.sampler_table import SAMPLERS
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_mlflow_url
 from pipeline.session import open_session
 
 if TYPE_CHECKING:
     from components.runtime.context import StepContext
-    from components.weights.posthoc_ema import Average
+    from components.weights.posthoc_ema import PosthocEma
     from model.config import SamplingConfig
 
 _POOR = 0.1
@@ -29,7 +32,13 @@ _POOR = 0.1
     help="Width of the EMA relative to the training length; repeat for several.",
 )
 @click.option("--step", type=click.IntRange(min=1), help="Training step at which the EMA ends.  [default: that of the newest snapshot]")
-@click.option("--sampler", default="heun", show_default=True, help="Sampler of the sample grid and, with --register, of the version.")
+@click.option(
+    "--sampler",
+    type=click.Choice(list(SAMPLERS)),
+    default="heun",
+    show_default=True,
+    help="Sampler of the sample grid and, with --register, of the version.",
+)
 @click.option("--num-steps", default=20, show_default=True, help="Number of sampler steps.")
 @click.option("--register", "model", metavar="MODEL", help="Register each EMA as a version of this model.")
 @home_option
@@ -49,15 +58,15 @@ def ema(
     Recombines the stored averages after training (Karras et al. 2024). Wider EMAs are smoother; narrower ones follow the newest weights.
     """
     sampling = _sampling(sampler, num_steps)
-    if bad := [width for width in widths if not 0 < width < 12**-0.5]:
-        raise BadInput(f"--sigma-rel {bad[0]:g} must lie between 0 and {12**-0.5:.4f}", hint="usual widths are 0.02 to 0.25")
+    for width in widths:
+        check_width(width)
     with open_session(home) as session:
         context = session.context()
-        from components.weights.posthoc_ema import make_average
+        from components.weights.posthoc_ema import compute_posthoc_ema
 
         averages: list[dict[str, Any]] = []
         for width in dict.fromkeys(widths):
-            average = make_average(run_key, width, context, step=step)
+            average = compute_posthoc_ema(run_key, width, context, step=step)
             averages.append(_publish(average, sampling, model, home, context))
     if url := averages[-1].get("mlflow"):
         say_mlflow_url(url, embedded=session.services is not None)
@@ -79,18 +88,18 @@ def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
         raise BadInput(describe(error, section="sampling")) from error
 
 
-def _publish(average: "Average", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
+def _publish(average: "PosthocEma", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
     """Write a sample grid of the average, log it to MLflow, register the average if a model is given, and return the facts."""
     from components.reports.image_grid import png
-    from components.serving.register_version import add_unevaluated
-    from components.weights.posthoc_ema import as_version, picture_of
+    from components.serving.register_version import register_unevaluated
+    from components.weights.posthoc_ema import draw_samples, to_unevaluated
 
-    name = f"{average.sigma_rel:g}"
+    name = average.name.setting
     say(f"sigma_rel {name} at step {average.step}: {average.num_snapshots} snapshots, profile error {average.error:.2%}")
     if average.error > _POOR:
         say("  poor match: the requested width or step is outside the range of the stored snapshots")
     grid_path = home.absolute() / "averages" / average.run_key / f"step-{average.step}-sigma_rel-{name}.png"
-    pixels = picture_of(average, sampling)
+    pixels = draw_samples(average, sampling)
     grid_path.parent.mkdir(parents=True, exist_ok=True)
     grid_path.write_bytes(png(pixels))
     say(f"  samples: {grid_path}")
@@ -100,18 +109,18 @@ def _publish(average: "Average", sampling: "SamplingConfig", model: str | None, 
         "step": average.step,
         "snapshots": average.num_snapshots,
         "profile_error": average.error,
-        "checkpoint": {"digest": average.checkpoint.digest, "uri": str(average.uri), "group": average.group},
+        "checkpoint": {"digest": average.checkpoint.digest, "uri": str(average.uri), "group": average.name.group},
         "samples": str(grid_path),
     }
-    run = context.tracking.find({"celebdit.step": "train", "celebdit.run_key": average.run_key})
+    run = context.tracking.training_run(average.run_key)
     if run is None:
         say("  not logged: MLflow has no run of this training")
         return facts
     context.tracking.image(run.info.run_id, pixels, key=f"samples/ema_{name}", step=average.step)
     facts["mlflow"] = context.tracking.run_url(run.info.run_id)
     if model is not None:
-        weights = as_version(average, sampling, run.data.tags.get("dataset.licence", "unspecified"))
-        number, is_new = add_unevaluated(weights, model, run.info.run_id, context)
+        weights = to_unevaluated(average, sampling, run.data.tags.get(TAG_LICENCE, "unspecified"))
+        number, is_new = register_unevaluated(weights, model, run.info.run_id, context)
         say(f"  {model} version {number}" + ("" if is_new else ", registered before"))
         facts["model"] = {"name": model, "version": number, "new": is_new}
     return facts

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from components.runtime.context import StepContext
-    from components.weights.find import Found
+    from components.weights.find import ResolvedWeights
     from model.generator import Guidance
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,7 +27,7 @@ _USUAL, _MOST = 1.5, 20.0
 class Guide:
     """Weights of the weaker model, and how they guide."""
 
-    weights: "Found"
+    weights: "ResolvedWeights"
     weight: float
     interval: tuple[float, float]
 
@@ -42,12 +42,12 @@ class Guide:
     def description(self) -> str:
         low, high = self.interval
         when = "" if self.interval == (0.0, 1.0) else f", from flow time {low:g} to {high:g}"
-        return f"guided by {self.weights.described}, EMA {self.weights.ema}, weight {self.weight:g}{when}"
+        return f"guided by {self.weights.source}, EMA {self.weights.ema}, weight {self.weight:g}{when}"
 
     @property
     def facts(self) -> dict[str, object]:
         return {
-            "guide": self.weights.described,
+            "guide": self.weights.source,
             "checkpoint_digest": self.weights.digest,
             "ema": self.weights.ema,
             "weight": self.weight,
@@ -64,7 +64,7 @@ class GuidanceRequest:
     weight: float
     interval: tuple[float, float]
 
-    def find(self, guided: "Found", context: "StepContext | None") -> Guide:
+    def find(self, guided: "ResolvedWeights", context: "StepContext | None") -> Guide:
         """Look up the weights that guide `guided`; `context` may be None if `source` is a local folder.
 
         Raises:

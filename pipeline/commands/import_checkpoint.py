@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from components.environment import MODEL
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_mlflow_url
 from pipeline.session import new_run_id, open_session
@@ -13,7 +14,7 @@ from pipeline.session import new_run_id, open_session
     name="import-checkpoint", epilog=example('celebdit import-checkpoint dit_final_12_f_250.pth --licence "non-commercial research"')
 )
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--model", "name", default="celebdit", show_default=True, envvar="CELEBDIT_MODEL", help="Name of the registered model.")
+@click.option("--model", "name", default="celebdit", show_default=True, envvar=MODEL, help="Name of the registered model.")
 @click.option("--licence", default="unspecified", show_default=True, help="Licence of the weights; stored with the version.")
 @home_option
 @json_option

@@ -1,6 +1,5 @@
 """`celebdit ingest`: turn a source of images into a dataset, without the rest of the pipeline."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +10,14 @@ from components.ingest.config import DataConfig
 from components.ingest.sources.open_source import open_source, require_consent
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
-from components.runtime.events import Events
+from components.runtime.events import Events, SayOnce
 from components.runtime.redact import redactor
 from components.storage import StoreUri
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.config import load_data
 from pipeline.session import Session, new_run_id, open_session
-from pipeline.view import RunView, each_once
+from pipeline.view import RunView
 
 
 @click.command(epilog=example("celebdit ingest --source faces.zip --image-px 64 data.max_rejected=0.05"))
@@ -81,8 +80,8 @@ def ingest(
 def _step_context(session: Session, run_id: str, folder: Path, view: RunView) -> Iterator[StepContext]:
     """Yield the context of the ingest step; its events go to `folder` and to `view`."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = session.environment(run_id=run_id, preset="ingest", on_wait=each_once(view.say_waiting))
-    events = Events("ingest", folder / "events.jsonl", redact=redactor(os.environ), listener=view)
+    environment = session.environment(run_id=run_id, preset="ingest", on_wait=SayOnce(view.say_waiting))
+    events = Events("ingest", folder / "events.jsonl", redact=redactor(), listener=view)
     context = StepContext(settings=session.context(environment).settings, events=events)
     context.events.say("started")
     try:

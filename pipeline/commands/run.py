@@ -31,7 +31,7 @@ _profile_option = click.option(
 
 @click.command(epilog=example("celebdit demo training.total_steps=200 --keep-services"))
 @click.argument("overrides", nargs=-1)
-@click.option("--source", help="Images to use instead of drawn faces: a zip, tar or folder, or an address as `celebdit ingest` takes it.")
+@click.option("--source", help="Your images instead of generated faces: a zip, tar or folder, local or s3://; at least 100 images.")
 @click.option("--keep-services", is_flag=True, help="Keep the embedded servers running after the command.")
 @_profile_option
 @home_option

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from components.errors import BadInput
 from components.runtime.context import describe
 from components.runtime.events import Event
-from model.config import SAMPLERS, SamplingConfig
+from model.config import SamplingConfig
+from model.sampler_table import SAMPLERS
 from pipeline.commands.guidance import GuidanceRequest, guidance_options
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, say
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from components.weights.find import Found
+    from components.weights.find import ResolvedWeights
 
 _MOST_IMAGES = 100_000
 _MOST_IN_GRID = 1024
@@ -38,7 +39,7 @@ _MOST_IN_GRID = 1024
     type=click.Path(path_type=Path),
     help="A .png file for one grid, or a folder for single images.  [default: a grid in the current folder]",
 )
-@click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the version's own, else heun]")
+@click.option("--sampler", type=click.Choice(list(SAMPLERS)), help="Sampler.  [default: the version's own, else heun]")
 @click.option("--steps", "num_steps", type=click.IntRange(1, 4000), help="Number of sampler steps.  [default: the version's own, else 32]")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed; image i depends only on the weights, the seed and i.  [default: 0]")
 @click.option("--ema", help="EMA by its sigma_rel, or none for the raw weights.  [default: the widest]")
@@ -96,14 +97,14 @@ def sample(
         except ValueError as error:  # the noise path of these weights does not allow this sampler or step count
             raise BadInput(f"{error}", hint="use fewer --steps or another --sampler") from error
     file_digests = _write(images.permute(0, 2, 3, 1).numpy(), target, first)
-    say(f"{count} images of {weights.described}, EMA {weights.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
+    say(f"{count} images of {weights.source}, EMA {weights.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
     if guide is not None:
         say(f"  {guide.description}")
     say(f"  {target}")
     if as_json:
         print_json(
             {
-                "source": weights.described,
+                "source": weights.source,
                 "checkpoint_digest": weights.digest,
                 "sampling": sampling.model_dump(mode="json"),
                 "guidance": None if guide is None else guide.facts,
@@ -115,7 +116,7 @@ def sample(
         )
 
 
-def _default_target(weights: "Found", sampling: SamplingConfig, guidance_request: GuidanceRequest | None) -> Path:
+def _default_target(weights: "ResolvedWeights", sampling: SamplingConfig, guidance_request: GuidanceRequest | None) -> Path:
     guided = "" if guidance_request is None else f"-guided{guidance_request.weight:g}"
     return Path(f"samples-{weights.digest[:8]}-{sampling.sampler}{sampling.num_steps}{guided}-seed{sampling.seed}.png")
 

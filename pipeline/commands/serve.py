@@ -1,6 +1,5 @@
 """`celebdit serve`: serve a registered version over HTTP, on this machine or on Kubernetes."""
 
-import re
 import time
 from pathlib import Path
 
@@ -8,12 +7,14 @@ import click
 
 from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput
+from components.registry.model_uri import ModelUri
+from components.registry.promotions import CHAMPION
+from components.registry.tags import VersionTags
 from components.system.ports import bindable_port
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
 
-_MODEL = re.compile(r"(?:models:/)?([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@([A-Za-z0-9_-]+)|/([0-9]+))?")
 _POLL_S = 0.2
 
 
@@ -44,7 +45,7 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
         if kubernetes:
             from components.serving.kserve import as_yaml, export, inference_service
 
-            target = context.root.join(f"models/{name}/{number}")
+            target = context.layout.model(name, number)
             manifest = inference_service(
                 name,
                 version=number,
@@ -52,7 +53,7 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
                 image=image or (GPU_IMAGE if gpus else CPU_IMAGE),
                 gpus=gpus,
                 service_account=service_account,
-                checkpoint_digest=model_version.tags.get("checkpoint.digest", "unknown"),
+                checkpoint_digest=VersionTags.from_mlflow(model_version.tags).checkpoint_digest or "unknown",
             )
             say(f"version {number} of {name} is at {target}; apply the manifest with: ... | kubectl apply -f -")
             if as_json:
@@ -64,10 +65,10 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
 
 
 def _serve_here(folder: Path, name: str, number: str, port: int, *, as_json: bool) -> None:
-    from components.serving.package import served
+    from components.serving.package import serve_locally
 
     say(f"loading version {number} of {name} ...")
-    with served(folder, port=port) as (url, process):
+    with serve_locally(folder, port=port) as (url, process):
         say(f"version {number} of {name} is served at {url}/invocations; stop with Ctrl-C")
         request = '{"dataframe_records": [{"seed": 0}]}'
         say(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{request}'")
@@ -78,10 +79,10 @@ def _serve_here(folder: Path, name: str, number: str, port: int, *, as_json: boo
 
 
 def _parse_model(model: str) -> tuple[str, str]:
-    matched = _MODEL.fullmatch(model)
-    if matched is None:
+    uri = ModelUri.parse(model)
+    if uri is None:
         raise BadInput(f"{model!r} is not a model", hint="use NAME, NAME@champion or NAME/3")
-    return matched[1], matched[2] or matched[3] or "champion"
+    return uri.name, uri.version or CHAMPION
 
 
 def _check_port(port: int) -> None:

@@ -6,7 +6,7 @@ import click
 
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, say
-from pipeline.session import open_session
+from pipeline.session import new_run_id, open_session
 
 
 @click.command(epilog=example("celebdit sync 53e830b04a95c9d2"))
@@ -16,7 +16,7 @@ from pipeline.session import open_session
 def sync(run_key: str, home: Path, as_json: bool) -> None:
     """Upload the metrics and images of training RUN_KEY that MLflow has not received. Safe to repeat."""
     with open_session(home) as session:
-        context = session.context()
+        context = session.context(session.environment(run_id=new_run_id("sync")))
         from components.train.reporting.sync import sync as upload
 
         count = upload(run_key, context)

@@ -2,23 +2,23 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
+from components.environment import MLFLOW, STORE
 from components.errors import BadInput
-from components.settings import MLFLOW, STORE
+from components.settings import CommandSettings
 from pipeline.containers import engine_address
 from pipeline.doctor.checks import Check, run_check
 
 _SPARE_BYTES = 5 * 2**30
 
 
-def check_machine(home: Path, environ: Mapping[str, str]) -> list[Check]:
+def check_machine(home: Path, settings: CommandSettings) -> list[Check]:
     """Check what `celebdit run` needs on this machine."""
     return [
         *run_check("python", lambda: Check("python", "ok", sys.version.split()[0])),
         *run_check("disk", lambda: _disk(home)),
-        *run_check("endpoints", lambda: _endpoints(environ)),
+        *run_check("endpoints", lambda: _endpoints(settings)),
         *run_check("containers", _containers),
     ]
 
@@ -34,8 +34,8 @@ def _disk(home: Path) -> Check:
     )
 
 
-def _endpoints(environ: Mapping[str, str]) -> Check:
-    configured = [name for name in (STORE, MLFLOW) if environ.get(name)]
+def _endpoints(settings: CommandSettings) -> Check:
+    configured = settings.endpoints
     if len(configured) == 1:
         return Check("endpoints", "fail", f"only {configured[0]} is set", f"set {STORE} and {MLFLOW}, or neither")
     return Check(

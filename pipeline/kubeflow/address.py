@@ -3,18 +3,12 @@
 Promises: credentials are read from the environment only, and appear in no representation and no error.
 """
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN
 from components.errors import BadInput
-
-ENDPOINT = "KF_PIPELINES_ENDPOINT"
-NAMESPACE = "CELEBDIT_KFP_NAMESPACE"
-TOKEN = "CELEBDIT_KFP_TOKEN"  # noqa: S105 - the name of a variable
-COOKIES = "CELEBDIT_KFP_COOKIES"
-CA_FILE = "CELEBDIT_KFP_CA_FILE"
+from components.settings import CommandSettings
 
 
 @dataclass(frozen=True)
@@ -28,28 +22,29 @@ class KfpAddress:
     ca_file: str | None = None
 
     @classmethod
-    def find(cls, endpoint: str | None, namespace: str | None, environ: Mapping[str, str] = os.environ) -> "KfpAddress":
+    def find(cls, endpoint: str | None, namespace: str | None, settings: CommandSettings | None = None) -> "KfpAddress":
         """Read the credentials, and endpoint and namespace if they are None, from the environment.
 
         Raises:
             BadInput: if no endpoint is configured, or it is not a plain http(s) URL.
         """
-        value = (endpoint or environ.get(ENDPOINT) or "").strip().rstrip("/")
+        settings = CommandSettings.from_environment() if settings is None else settings
+        value = (endpoint or settings.kfp_endpoint or "").strip().rstrip("/")
         if not value:
             raise BadInput(
                 "no Kubeflow Pipelines endpoint is configured",
-                hint=f"give --endpoint or set {ENDPOINT}; after kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80 it is http://localhost:8080",
+                hint=f"give --endpoint or set {KFP_ENDPOINT}; after kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80 it is http://localhost:8080",
             )
         address = value if "://" in value else f"https://{value}"
         parts = urlsplit(address)
         if parts.username or parts.password:
-            raise BadInput("the endpoint contains credentials", hint=f"set {TOKEN} or {COOKIES} instead")
+            raise BadInput("the endpoint contains credentials", hint=f"set {KFP_TOKEN} or {KFP_COOKIES} instead")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise BadInput(f"--endpoint {value} is not a valid URL", hint="use https://host/path, without the part after # in a browser")
         return cls(
             endpoint=address,
-            namespace=namespace or environ.get(NAMESPACE) or None,
-            token=environ.get(TOKEN) or None,
-            cookies=environ.get(COOKIES) or None,
-            ca_file=environ.get(CA_FILE) or None,
+            namespace=namespace or settings.kfp_namespace,
+            token=settings.kfp_token,
+            cookies=settings.kfp_cookies,
+            ca_file=settings.kfp_ca_file,
         )

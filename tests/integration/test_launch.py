@@ -42,10 +42,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from components.runtime.rank import worker_main
-from model.distributed import joined, mean_over_ranks
+from model.distributed import mean_over_ranks, process_group
 
 def body(spec_path, rank):
-    with joined(rank.world, torch.device("cpu"), timeout_s=60):
+    with process_group(rank.world, torch.device("cpu"), timeout_s=60):
         value = mean_over_ranks(torch.tensor([float(rank.world.rank)]), rank.world)
         spec_path.with_name(f"met-{rank.world.rank}").write_text(f"{value.item()} of {rank.world.size}")
         while spec_path.with_name("hold").exists():
@@ -60,7 +60,11 @@ def meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The spec of two ranks that meet and average their numbers; they wait while `hold` exists beside it."""
     (tmp_path / "meeting_ranks.py").write_text(_MEETING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    for name, value in {"CELEBDIT_STORE": "s3://bucket/x", "CELEBDIT_RUN_ID": "meeting", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}.items():
+    for name, value in {
+        "CELEBDIT_STORE": "s3://bucket/x",
+        "CELEBDIT_RUN_ID": "meeting",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    }.items():
         monkeypatch.setenv(name, value)
     return tmp_path / "spec.json"
 

@@ -5,18 +5,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from celebdit_testing.memory import LocalSink, MemoryRecorder
+from celebdit_testing.packs import write_pack
 from celebdit_testing.recipes import DIGEST, faces
 
 from components.evaluate.extractors import RANDOM_CONV
 from components.evaluate.features import RandomConvExtractor
 from components.evaluate.frechet import frechet_distance, statistics
 from model import rng
-from model.config import TrainingConfig
-from model.dataset import open_pack, write_pack
+from model.config import Recipe, TrainingConfig
+from model.dataset import open_pack
 from model.distributed import World
-from model.recipe import Recipe
+from model.interfaces import Outputs
 from model.sampling import to_uint8
-from model.trainer import Trainer
+from model.trainer import Placement, Trainer
 from pipeline.config import load_config
 
 NUM_FACES, STEPS, NUM_SAMPLES, SAMPLER_STEPS = 600, 140, 96, 10
@@ -28,14 +29,12 @@ def test_the_demo_recipe_comes_far_closer_to_faces_than_noise_is(tmp_path: Path)
     write_pack(tmp_path / "pack", images, [str(index) for index in range(NUM_FACES)], dataset_digest=DIGEST)
     training = TrainingConfig.model_validate({**config.training.model_dump(), "total_steps": STEPS, "sample_every_steps": 10**6})
     sampling = config.sampling.model_copy(update={"num_steps": SAMPLER_STEPS})
-    recipe = Recipe(config.network, config.diffusion, config.optimizer, training, sampling)
+    recipe = Recipe(network=config.network, diffusion=config.diffusion, optimizer=config.optimizer, training=training, sampling=sampling)
     trainer = Trainer(
         recipe,
         open_pack(tmp_path / "pack"),
-        world=World(),
-        device=torch.device("cpu"),
-        recorder=MemoryRecorder(),
-        sink=LocalSink(tmp_path / "checkpoints"),
+        Placement(World(), torch.device("cpu")),
+        Outputs(MemoryRecorder(), LocalSink(tmp_path / "checkpoints")),
     )
     trainer.run()
     extractor = RandomConvExtractor(RANDOM_CONV, ["pooled"])

@@ -23,18 +23,21 @@ import pytest
 import yaml
 from celebdit_testing.first_run import CommandLines
 from celebdit_testing.postgres import postgres_server, programs
-from celebdit_testing.recipes import DIGEST
-from celebdit_testing.registered import SAMPLING, report_of
+from celebdit_testing.recipes import DIGEST, tiny_recipe, trained_with
+from celebdit_testing.registered import SAMPLING, description_of, report_of
 from celebdit_testing.servers import wait_for_health, wait_for_port
 from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
 
 from components.manifests import CheckpointManifest
-from components.registry.client import CHALLENGER, DESCRIPTION_FILE, TAG_GATE, WEIGHTS_FILE, Registry
+from components.registry.client import CHALLENGER, Registry
+from components.registry.tags import VersionTags
+from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.runtime.context import StepContext
 from components.storage import file_sha256
 from components.system.ports import free_port
 from components.system.process import spawn, stop
+from components.tracking.logged_models import LoggedModels
 
 DOCKER = Path(__file__).parents[2] / "docker"
 pytestmark = [
@@ -152,21 +155,20 @@ def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_t
     weights = tmp_path / "model" / "artifacts" / WEIGHTS_FILE
     weights.parent.mkdir(parents=True)
     save_file({"a": np.zeros(3, dtype=np.float32)}, weights)
-    (weights.parent / DESCRIPTION_FILE).write_text(json.dumps({"weights_sha256": file_sha256(weights)}))
     (tmp_path / "model" / "README.md").write_text(card)
-    checkpoint = CheckpointManifest(run_key="a" * 16, uri="s3://celebdit/x", digest="c" * 64, step=7, dataset_digest=DIGEST, recipe={})
+    recipe = trained_with(tiny_recipe())
+    checkpoint = CheckpointManifest(run_key="a" * 16, uri="s3://celebdit/x", digest="c" * 64, step=7, dataset_digest=DIGEST, recipe=recipe)
+    description_of(checkpoint, file_sha256(weights)).write(weights.parent / DESCRIPTION_FILE)
     tracking, registry = context.tracking, Registry(context.tracking, "faces")
     with tracking.running(tracking.step_run("train", run_key=checkpoint.run_key)) as run_id:
-        model_id = tracking.evaluated_checkpoint(run_id, report_of(checkpoint))
+        model_id = LoggedModels(tracking).log_evaluation(run_id, report_of(checkpoint))
         registry.ensure("faces")
         for _ in range(2):
             version = registry.add_version(
                 tmp_path / "model",
-                checkpoint_digest=checkpoint.digest,
-                ema=SAMPLING.ema,
+                tags=VersionTags(checkpoint_digest=checkpoint.digest, ema=SAMPLING.ema, gate="pass"),
                 model_id=model_id,
                 run_id=run_id,
-                tags={TAG_GATE: "pass"},
                 description=card,
             )
     assert version.version == "1"

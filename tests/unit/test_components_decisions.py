@@ -13,10 +13,10 @@ from components.errors import BadInput, DataRefused, Preempted, RankLost
 from components.gate.config import GateConfig
 from components.gate.gate import decide
 from components.manifests import ChampionScores, DatasetManifest, EvaluationReport, MetricInterval
-from components.registry.promotions import Move, Standing, checked_reason, next_move, standing_after
+from components.registry.promotions import Move, Standing, next_move, standing_after, validate_reason
 from components.runtime.context import read_section
 from components.runtime.launch import first_failure
-from components.train.spec import differences, identity, run_key
+from components.train.spec import differences, run_key
 from model.config import OptimizerConfig
 
 
@@ -142,7 +142,7 @@ def test_a_move_comes_after_all_that_were_seen_whatever_the_clock_says() -> None
 @pytest.mark.parametrize(("reason", "said"), [("", "needs a reason"), (" \n ", "needs a reason"), ("x" * 1001, "1001 characters")])
 def test_a_move_without_a_usable_reason_is_refused(reason: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        checked_reason(reason, "promotion")
+        validate_reason(reason, "promotion")
 
 
 @given(st.permutations([move(n, "promote", str(n % 5)) for n in range(8)]))
@@ -153,7 +153,7 @@ def test_the_order_in_which_the_log_is_read_does_not_matter(moves: list[Move]) -
 def key_of(**changes: Any) -> str:
     recipe = tiny_recipe(**{name: value for name, value in changes.items() if name != "lr"})
     optimizer = OptimizerConfig(lr_peak=changes.get("lr", 1e-3))
-    return run_key(identity("d" * 64, recipe.network, recipe.diffusion, optimizer, recipe.training))
+    return run_key(recipe.model_copy(update={"optimizer": optimizer}).identity("d" * 64))
 
 
 @pytest.mark.parametrize("change", [{"lr": 2e-3}, {"batch_images": 16}, {"seed": 1}, {"network": {"width": 64}}])

@@ -1,6 +1,6 @@
 """Pages and cards: complete in themselves, and nothing in a manifest can become code in them."""
 
-from celebdit_testing.recipes import dataset_manifest
+from celebdit_testing.recipes import dataset_manifest, tiny_recipe, trained_with
 
 from components.manifests import CheckpointManifest, EvaluationReport, GateDecision, MetricInterval
 from components.register.card import model_card
@@ -40,7 +40,7 @@ def test_a_page_fetches_nothing() -> None:
 
 
 def test_a_card_says_what_a_reader_must_know() -> None:
-    recipe = {"network": {"depth": 4, "width": 128}, "training": {"precision": "float32"}}
+    recipe = trained_with(tiny_recipe(network={"depth": 4, "width": 128}))
     checkpoint = CheckpointManifest(run_key="k", uri="s3://b/c", digest="c" * 64, step=9, dataset_digest="d" * 64, recipe=recipe)
     report = EvaluationReport(
         uri="s3://b/e",
@@ -60,7 +60,7 @@ def test_a_card_says_what_a_reader_must_know() -> None:
     for section in (
         "## Data and licence",
         "## Recipe",
-        "## Numbers",
+        "## Metrics",
         "### Protocol `clean-50k`",
         "## Samples",
         "## Limits",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from celebdit_testing.recipes import dataset_manifest, faces
+from celebdit_testing.recipes import dataset_manifest, faces, tiny_recipe, trained_with
 from PIL import Image
 
 from components.errors import BadInput
@@ -18,10 +18,11 @@ from components.manifests import CheckpointManifest
 from components.resources import ResourcesConfig
 from components.runtime.context import read_section
 from components.storage import StoreUri
+from components.stores.layout import StoreLayout
 from model.config import SamplingConfig
 
 WEIGHTS = {"weights": "s3://bucket/inception.pth", "weights_sha256": "1" * 64}
-ROOT = StoreUri("bucket", "root")
+LAYOUT = StoreLayout(StoreUri("bucket", "root"))
 
 
 def config(**changes: Any) -> EvaluationConfig:
@@ -30,10 +31,11 @@ def config(**changes: Any) -> EvaluationConfig:
 
 def spec(evaluation: EvaluationConfig, *, sampling: dict[str, Any] | None = None, **dataset: Any) -> EvaluateSpec:
     checkpoint = CheckpointManifest(
-        run_key="k", uri="s3://bucket/c", digest="c" * 64, step=7, dataset_digest="d" * 64, recipe={"network": {"image_px": 16}}
+        run_key="k", uri="s3://bucket/c", digest="c" * 64, step=7, dataset_digest="d" * 64, recipe=trained_with(tiny_recipe())
     )
     return EvaluateSpec(
         checkpoint=checkpoint,
+        model=checkpoint.recipe.model_spec,
         dataset=dataset_manifest(**{"num_images": 30_000, **dataset}),
         evaluation=evaluation,
         sampling=SamplingConfig(**(sampling or {})),
@@ -112,13 +114,13 @@ def test_what_moves_nothing_is_not_in_the_digest(other: dict[str, Any]) -> None:
 def test_another_average_of_the_weights_is_the_same_protocol_but_another_evaluation() -> None:
     one, other = (spec(config(), sampling={"ema": ema}) for ema in ("0.05", "0.1"))
     assert one.protocol_digest == other.protocol_digest
-    assert one.report_uri(ROOT) != other.report_uri(ROOT)
-    assert one.samples_uri(ROOT) != other.samples_uri(ROOT)
+    assert one.report_uri(LAYOUT) != other.report_uri(LAYOUT)
+    assert one.samples_uri(LAYOUT) != other.samples_uri(LAYOUT)
 
 
 def test_protocols_that_draw_alike_share_their_samples() -> None:
-    assert spec(config()).samples_uri(ROOT) == spec(config(protocol="nvae27k-jpeg")).samples_uri(ROOT)
-    assert spec(config()).samples_uri(ROOT) != spec(config(), sampling={"seed": 1}).samples_uri(ROOT)
+    assert spec(config()).samples_uri(LAYOUT) == spec(config(protocol="nvae27k-jpeg")).samples_uri(LAYOUT)
+    assert spec(config()).samples_uri(LAYOUT) != spec(config(), sampling={"seed": 1}).samples_uri(LAYOUT)
 
 
 def test_jpeg_changes_the_pixels_as_pil_does_and_png_does_not() -> None:

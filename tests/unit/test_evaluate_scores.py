@@ -10,6 +10,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.frechet import bootstrap, frechet_distance, of_share, statistics
+from components.evaluate.metric_names import measured_metrics
 from components.evaluate.neighbours import nearest_training_images
 from components.evaluate.scores import Features, score
 
@@ -89,6 +90,7 @@ def test_all_numbers_carry_their_count_and_equal_torch_fidelitys_own() -> None:
         assert found.metrics[key] == pytest.approx(value, abs=1e-7), key
     assert found.metrics["eval/fid_200_std"] == pytest.approx(found.intervals["eval/fid_200"].std)
     assert set(found.metrics) == {*expected, "eval/fid_200", "eval/fid_200_std", "eval/precision_200_std", "eval/recall_200_std"}
+    assert set(found.metrics) == measured_metrics(INCEPTION.model_copy(update={"num_images": 200, "memorisation": False}))
 
 
 def test_numbers_on_other_features_or_on_jpegs_are_not_called_what_they_are_not() -> None:

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.system.ports import free_port
 from model.distributed import World
-from model.trainer import Trainer
+from model.interfaces import Outputs
+from model.trainer import Placement, Trainer
 
 
 def test_two_ranks_and_accumulation_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
@@ -62,14 +63,14 @@ class Watch(TorchDispatchMode):
 def test_a_training_step_never_makes_the_host_wait_for_the_device(tmp_path: Path, path: str) -> None:
     """The operations are the same on CUDA, where each of these would stop the pipeline."""
     recipe = tiny_recipe(total_steps=3)
-    recipe = type(recipe)(**{**vars(recipe), "diffusion": recipe.diffusion.model_copy(update={"path": path})})
+    recipe = recipe.model_copy(update={"diffusion": recipe.diffusion.model_copy(update={"path": path})})
     pack = tiny_pack(tmp_path / "pack")
-    trainer = Trainer(recipe, pack, world=World(), device=CPU, recorder=MemoryRecorder(), sink=LocalSink(tmp_path))
-    trainer._train_step()
+    trainer = Trainer(recipe, pack, Placement(World(), CPU), Outputs(MemoryRecorder(), LocalSink(tmp_path)))
+    trainer._advance()
     with Watch() as watch:
-        trainer._train_step()
+        trainer._advance()
     assert watch.seen == []
     with Watch() as watch:
-        float(trainer._guard.poisoned)
+        float(trainer.training_step._guard.is_nonfinite)
         torch.tensor(1.0)
     assert len(watch.seen) == 2, "the watch sees what it is for"

@@ -11,14 +11,16 @@ from celebdit_testing.memory import LocalSink, MemoryRecorder
 from celebdit_testing.recipes import tiny_pack, tiny_recipe
 
 from model.checkpoint import read
+from model.config import Recipe
 from model.dataset import Pack
 from model.distributed import World
 from model.guard import NonFinite
-from model.recipe import Recipe
+from model.interfaces import Outputs
 from model.state import StateMismatch
-from model.trainer import Trainer
+from model.trainer import Placement, Trainer
 
 CPU = torch.device("cpu")
+HERE = Placement(World(), CPU)
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, pack: Pack, folder: Path) -> None:
         self.recorder, self.sink, self.losses = MemoryRecorder(), LocalSink(folder), {}
-        self.trainer = Trainer(recipe, pack, world=World(), device=CPU, recorder=self.recorder, sink=self.sink)
+        self.trainer = Trainer(recipe, pack, HERE, Outputs(self.recorder, self.sink))
 
     def go(self, **arguments: Any) -> "Run":
         self.losses: dict[int, str] = {}
@@ -53,7 +55,7 @@ def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path: Path, pack:
     recipe = tiny_recipe(total_steps=8, network={"dropout": dropout}, ema_decay=0.9)
     whole = Run(recipe, pack, tmp_path / "whole").go()
     first = Run(recipe, pack, tmp_path / "parts")
-    first.go(stop_asked=lambda: first.trainer.step >= stop_after)
+    first.go(stop_requested=lambda: first.trainer.step >= stop_after)
     second = Run(recipe, pack, tmp_path / "parts")
     second.trainer.restore(read(first.sink.published[-1].directory))
     second.go()
@@ -85,7 +87,7 @@ def test_the_network_starts_as_a_function_of_the_seed(tmp_path: Path, pack: Pack
 
 def poison(trainer: Trainer, image: int = 3) -> None:
     """Let the loss of one image of every batch be no number from now on."""
-    healthy = trainer.diffusion
+    healthy = trainer.training_step.diffusion
 
     class Poison:
         def __getattr__(self, name: str) -> Any:
@@ -95,12 +97,12 @@ def poison(trainer: Trainer, image: int = 3) -> None:
             values = healthy.losses(*arguments)
             return torch.where(torch.arange(len(values)) == image, torch.full_like(values, float("nan")), values)
 
-    trainer.diffusion = Poison()  # type: ignore[assignment]
+    trainer.training_step.diffusion = Poison()  # type: ignore[assignment]
 
 
 def test_a_non_finite_loss_stops_before_the_weights_take_it_in(tmp_path: Path, pack: Pack) -> None:
     run = Run(tiny_recipe(), pack, tmp_path)
-    run.go(stop_asked=lambda: run.trainer.step >= 2)
+    run.go(stop_requested=lambda: run.trainer.step >= 2)
     before = run.trainer.snapshot()
     poison(run.trainer)
     with pytest.raises(NonFinite) as raised:
@@ -121,15 +123,12 @@ def test_where_bad_steps_are_seen_late_nothing_of_them_is_stored_meanwhile(tmp_p
     trainer = Trainer(
         recipe,
         pack,
-        world=World(),
-        device=CPU,
-        recorder=MemoryRecorder(),
-        sink=sink,
-        snapshots=averages,
+        HERE,
+        Outputs(MemoryRecorder(), sink, averages),
         clock=lambda: next(seconds),
     )
-    trainer._looks_at_each_step = False
-    trainer.run(stop_asked=lambda: trainer.step >= 2)
+    trainer._checks_every_step = False
+    trainer.run(stop_requested=lambda: trainer.step >= 2)
     poison(trainer)
     with pytest.raises(NonFinite) as raised:
         trainer.run()
@@ -146,10 +145,10 @@ def test_a_stop_after_a_bad_step_still_waits_for_what_was_stored_before(tmp_path
             waited.append(trainer.step)
 
     sink = Slow(tmp_path)
-    trainer = Trainer(tiny_recipe(log_every_steps=6), pack, world=World(), device=CPU, recorder=MemoryRecorder(), sink=sink)
-    trainer._looks_at_each_step = False
+    trainer = Trainer(tiny_recipe(log_every_steps=6), pack, HERE, Outputs(MemoryRecorder(), sink))
+    trainer._checks_every_step = False
     poison(trainer)
-    assert trainer.run(stop_asked=lambda: trainer.step >= 3) is False
+    assert trainer.run(stop_requested=lambda: trainer.step >= 3) is False
     assert (waited, sink.published) == ([3], [])
 
 
@@ -184,7 +183,7 @@ def test_checkpoints_come_at_the_asked_interval_of_time(tmp_path: Path, pack: Pa
 
     recorder, sink = MemoryRecorder(), LocalSink(tmp_path)
     recipe = tiny_recipe(total_steps=20, checkpoint_every_s=10.0)
-    Trainer(recipe, pack, world=World(), device=CPU, recorder=recorder, sink=sink, clock=clock).run()
+    Trainer(recipe, pack, HERE, Outputs(recorder, sink), clock=clock).run()
     steps = [checkpoint.step for checkpoint in sink.published]
     assert steps[-1] == 20
     assert 1 <= len(steps) - 1 <= 4, f"about one per 10 of {now[0]:.0f} seconds, got {steps}"
@@ -214,6 +213,6 @@ def test_the_probe_is_asked_at_every_metric_point(tmp_path: Path, pack: Pack) ->
     recipe = tiny_recipe(total_steps=4)
     asked = iter((10.0, 30.0))
     probe = lambda: {"cpu_percent": next(asked)}  # noqa: E731
-    Trainer(recipe, pack, world=World(), device=CPU, recorder=recorder, sink=LocalSink(tmp_path), probe=probe).run()
+    Trainer(recipe, pack, Placement(World(), CPU, probe=probe), Outputs(recorder, LocalSink(tmp_path))).run()
     assert recorder.values["system/node_0/cpu_percent", 2] == 10.0
     assert recorder.values["system/node_0/cpu_percent", 4] == 30.0

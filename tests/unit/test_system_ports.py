@@ -23,7 +23,7 @@ def test_a_port_that_a_server_listens_on_cannot_be_bound() -> None:
 
 
 class Forbidden(Handler):
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         self.answer(403)
 
 

@@ -11,15 +11,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
-from components.errors import CelebditError, TemporaryFailure
+from components.errors import Failure, TemporaryFailure
 from components.stores.checkpoints import CheckpointStore, Retention
+from model.canonical import JsonObject, canonical_json
 from model.checkpoint import CheckpointState, publish
-from model.checkpoint_manifest import Checkpoint, newest_valid, published
-from model.config import canonical_json
+from model.checkpoint_manifest import Checkpoint, list_checkpoints, newest_valid
 
 
 class UploadingSink:
@@ -32,7 +31,7 @@ class UploadingSink:
         *,
         attempt: str,
         retention: Retention,
-        facts: dict[str, object],
+        facts: JsonObject,
         note: Callable[[str], None],
         after_upload: Callable[[], object] = lambda: None,
     ) -> None:
@@ -78,7 +77,7 @@ class UploadingSink:
         local = newest_valid(self._folder)
         if local is None:
             return
-        committed = self._checkpoints.committed()
+        committed = self._checkpoints.list_committed()
         if not committed or committed[0].step < local.step:
             self._checkpoints.upload(local, self._attempt, notes=_read_notes(self._folder, local.step))
             self._note(f"the checkpoint of step {local.step} was on local disk alone and is uploaded now")
@@ -95,13 +94,13 @@ class UploadingSink:
             self._error = None
         except Exception as error:  # told now, raised by `drain`: training goes on
             self._error = error
-            self._note(f"checkpoint of step {state.step} is not durable yet: {_told(error)}")
+            self._note(f"checkpoint of step {state.step} is not durable yet: {Failure.of(error).message}")
             return
         for tidy in (self._prune, self._after_upload):
             try:
                 tidy()
             except Exception as error:  # the checkpoint is safe, and the next one tidies up again
-                self._note(f"after the checkpoint of step {state.step}: {_told(error)}")
+                self._note(f"after the checkpoint of step {state.step}: {Failure.of(error).message}")
 
     def _publish(self, state: CheckpointState) -> Checkpoint:
         try:
@@ -118,7 +117,7 @@ class UploadingSink:
 
     def _prune(self) -> None:
         self._checkpoints.retain(self._retention, attempt=self._attempt)
-        newest = published(self._folder)
+        newest = list_checkpoints(self._folder)
         for old in newest[1:]:
             shutil.rmtree(old, ignore_errors=True)
         for notes in self._folder.glob("*.notes.json"):
@@ -126,15 +125,11 @@ class UploadingSink:
                 notes.unlink(missing_ok=True)
 
 
-def _told(error: Exception) -> str:
-    return error.message if isinstance(error, CelebditError) else f"{type(error).__name__}: {error}"
-
-
 def _notes_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}.notes.json"
 
 
-def _read_notes(folder: Path, step: int) -> dict[str, Any]:
+def _read_notes(folder: Path, step: int) -> JsonObject:
     try:
         return dict(json.loads(_notes_path(folder, step).read_bytes()))
     except (OSError, ValueError):

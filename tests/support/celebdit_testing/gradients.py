@@ -8,8 +8,9 @@ from celebdit_testing.memory import LocalSink, MemoryRecorder
 from celebdit_testing.recipes import tiny_recipe
 
 from model.dataset import open_pack
-from model.distributed import World, joined
-from model.trainer import Trainer
+from model.distributed import World, process_group
+from model.interfaces import Outputs
+from model.trainer import Placement, Trainer
 
 BATCH = 32
 CPU = torch.device("cpu")
@@ -20,7 +21,7 @@ def gradients(folder: Path, world: World, microbatch_images: int | None) -> dict
     recipe = tiny_recipe(total_steps=1, batch_images=BATCH, microbatch_images=microbatch_images)
     recipe = type(recipe)(**{**vars(recipe), "optimizer": recipe.optimizer.model_copy(update={"clip_norm": 1e9})})
     sink = LocalSink(folder / f"checkpoints-{world.rank}-{world.size}-{microbatch_images}")
-    trainer = Trainer(recipe, open_pack(folder / "pack"), world=world, device=CPU, recorder=MemoryRecorder(), sink=sink)
+    trainer = Trainer(recipe, open_pack(folder / "pack"), Placement(world, CPU), Outputs(MemoryRecorder(), sink))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trainer.network.parameters():
@@ -33,5 +34,5 @@ def rank_main(rank: int, folder: str, port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     world = World(rank=rank, local_rank=rank, size=2)
-    with joined(world, CPU, timeout_s=60):
+    with process_group(world, CPU, timeout_s=60):
         torch.save(gradients(Path(folder), world, None), Path(folder) / f"gradients-{rank}.pt")

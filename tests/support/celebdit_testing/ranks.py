@@ -26,10 +26,11 @@ from components.resources import ResourcesConfig
 from components.runtime.launch import FAILURES, first_failure
 from components.storage import StoreUri, connect
 from components.stores.checkpoints import CheckpointStore
+from components.stores.layout import RunLayout, StoreLayout
 from components.system.ports import free_port
 from components.tracking.journal import JOURNAL_FILE
-from components.train.spec import TrainSpec, identity, run_key
-from model.recipe import Recipe
+from components.train.spec import TrainSpec, run_key
+from model.config import Recipe
 
 _FORK = multiprocessing.get_context("forkserver")
 # The first optimiser imports torch._dynamo, which takes seconds.
@@ -95,12 +96,11 @@ class Training:
 
     @property
     def key(self) -> str:
-        recipe = self.recipe
-        return run_key(identity(self.dataset.digest, recipe.network, recipe.diffusion, recipe.optimizer, recipe.training))
+        return run_key(self.recipe.identity(self.dataset.digest))
 
     @property
-    def uri(self) -> StoreUri:
-        return self.root / "runs" / self.key
+    def layout(self) -> RunLayout:
+        return StoreLayout(self.root).run(self.key)
 
     @property
     def work(self) -> Path:
@@ -108,21 +108,16 @@ class Training:
 
     @property
     def checkpoints(self) -> CheckpointStore:
-        return CheckpointStore(connect(self.endpoint, deadline_s=10.0), self.uri)
+        return CheckpointStore(connect(self.endpoint, deadline_s=10.0), self.layout.checkpoints)
 
     def spec(self) -> TrainSpec:
         self.attempts += 1
-        recipe = self.recipe
         return TrainSpec(
             run_key=self.key,
             attempt=f"a{self.attempts:03d}",
             dataset=self.dataset,
-            network=recipe.network,
-            diffusion=recipe.diffusion,
-            optimizer=recipe.optimizer,
-            training=recipe.training,
-            sampling=recipe.sampling,
             resources=self.resources,
+            **dict(self.recipe),
         )
 
     def start(self, size: int = 2, *, prelude: Prelude | None = None) -> Ranks:
@@ -170,7 +165,7 @@ class Training:
             time.sleep(0.002)
 
     def final_digest(self) -> str:
-        (newest, *_) = self.checkpoints.committed()
+        (newest, *_) = self.checkpoints.list_committed()
         assert newest.step == self.recipe.training.total_steps
         return self.checkpoints.digest(newest.uri)
 
