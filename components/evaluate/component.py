@@ -62,7 +62,7 @@ def evaluate(
             read_section(RegistryConfig, registry, name="registry").model_name,
             context,
         )
-        context.hand_on(manifest, report)
+        context.write_manifest(manifest, report)
         for key, value in manifest.metrics.items():
             metrics.log_metric(key, value)
         Path(samples.path).write_text(samples_page(manifest, context.store))

@@ -39,5 +39,5 @@ def gate(
         name = read_section(RegistryConfig, registry, name="registry").model_name
         manifest, html = run(EvaluationReport.load(Path(report.path)), read_section(GateConfig, gate, name="gate"), name, context)
         Path(page.path).write_text(html)
-        context.hand_on(manifest, decision)
+        context.write_manifest(manifest, decision)
     return manifest.decision

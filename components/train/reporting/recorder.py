@@ -1,7 +1,6 @@
-"""What a run says of itself, written to the journal: metrics as they are, samples as a grid and as single images.
+"""Records metrics and samples in the journal; samples as a grid and as single images.
 
-Promises: the keys and the order of the images are the same in all runs, so that the MLflow UI shows them side by side. Nothing here waits
-for a network.
+Promises: keys and order of the images are the same in all runs, so that the MLflow UI shows them side by side. Never waits for the network.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,13 +45,13 @@ class SilentRecorder:
     """The recorder of all ranks but the first."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Say nothing."""
+        """Record nothing."""
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
-        """Say nothing."""
+        """Record nothing."""
 
     def trace(self, step: int, write: Callable[[Path], None]) -> None:
-        """Say nothing."""
+        """Record nothing."""
 
     def progress(self, step: int, total_steps: int, text: str) -> None:
-        """Say nothing."""
+        """Record nothing."""
