@@ -18,10 +18,7 @@ from components.storage import StoreUri
 from components.storage.probe import probe
 
 _SPARE_BYTES = 2**30
-_NO_WEIGHTS = (
-    "upload the file, or do without Inception: evaluation.extractor=random-conv evaluation.weights= evaluation.weights_sha256= "
-    "(and leave out gate bounds on eval/fid_...)"
-)
+_NO_WEIGHTS = "upload the file, or do without Inception: evaluation.extractor=random-conv (and leave out gate bounds on eval/fid_...)"
 
 
 def run(
