@@ -9,12 +9,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ModelWrapValidatorHandler, ValidationError, computed_field, model_validator
 
 from components.errors import DataRefused
 from model.config import canonical_json
 
 SHA256 = Field(pattern=r"^[0-9a-f]{64}$")
+ReferenceSplit = Literal["train", "held_out", "all"]
+"""Which images of a dataset an evaluation compares with."""
 
 
 class Manifest(BaseModel):
@@ -123,13 +125,66 @@ class ChampionScores(BaseModel):
     problem: str | None = None
 
 
+class EvaluationProtocol(BaseModel):
+    """How the metrics of one report were measured, and on which weights.
+
+    Everything that moves a metric by design is in `digest`: two reports with equal digests may be compared. `name`, `ema` and the
+    checkpoint say what was measured, not how, and are not in it. What a single metric adds (`kid`, `memorisation`, ...) is an extra field,
+    so that reports with metrics that this version does not have can be read. The named protocols are in `components/evaluate/protocol.py`.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, JsonValue]
+
+    name: str
+    """A published protocol's name if all of it was kept, else "custom"."""
+    num_images: int
+    num_reference: int
+    reference_split: ReferenceSplit
+    reference_flip: bool
+    dataset_digest: str = SHA256
+    image_px: int
+    codec: str
+    """`png`, or `jpeg-q` and the quality."""
+    resize: Literal["none"]
+    extractor: str
+    """The feature extractor, its weights' sha256 or its source's included."""
+    extractor_sha256: str | None
+    metrics: tuple[str, ...] = Field(strict=False)  # an array in JSON
+    bootstrap_replicates: int
+    sampling: dict[str, JsonValue]
+    """The `sampling` section without `ema`, as it was stored: later settings and defaults must not change the digest."""
+    ema: str
+    """Which average of the checkpoint's weights was measured; "none" for the raw weights."""
+    checkpoint_digest: str = SHA256
+    checkpoint_step: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def digest(self) -> str:
+        """Identity of the protocol."""
+        return digest_of(self.model_dump(mode="json", exclude=_OUTSIDE_PROTOCOL_DIGEST))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _verify_digest(cls, fields: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        stored = fields.get("digest") if isinstance(fields, dict) else None
+        protocol = handler(fields if stored is None else {key: value for key, value in fields.items() if key != "digest"})
+        if stored is not None and stored != protocol.digest:
+            raise ValueError(f"the protocol has digest {protocol.digest}, its report says {stored}")
+        return protocol
+
+
+_OUTSIDE_PROTOCOL_DIGEST = {"name", "digest", "ema", "checkpoint_digest", "checkpoint_step"}
+
+
 class EvaluationReport(Manifest):
     """Numbers of one checkpoint under one protocol: what the evaluate step hands on."""
 
     kind: Literal["evaluation"] = "evaluation"
     uri: str
     protocol_digest: str = SHA256
-    protocol: dict[str, Any]
+    protocol: EvaluationProtocol
     run_key: str
     checkpoint_uri: str
     checkpoint_digest: str = SHA256
@@ -151,7 +206,7 @@ class EvaluationReport(Manifest):
     @property
     def ema(self) -> str:
         """Which average of the checkpoint's weights was measured."""
-        return str(self.protocol.get("ema", "none"))
+        return self.protocol.ema
 
 
 class GateDecision(Manifest):

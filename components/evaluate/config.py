@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.manifests import ReferenceSplit
 from model.config import FrozenConfig
 
 ProtocolName = Literal["clean-50k", "rdm-30k", "nvae27k-jpeg"]
@@ -24,7 +25,7 @@ class EvaluationConfig(FrozenConfig):
     num_reference: int | None = Field(
         None, ge=2, description="images of the data set to compare with, the first in key order. Default: the protocol's"
     )
-    reference_split: Literal["train", "held_out", "all"] | None = Field(
+    reference_split: ReferenceSplit | None = Field(
         None, description="which images of the data set are compared with. Default: the protocol's"
     )
     reference_flip: bool | None = Field(None, description="mirror each reference image with probability one half. Default: the protocol's")

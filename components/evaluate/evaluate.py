@@ -72,7 +72,7 @@ def _check(spec: EvaluateSpec, context: StepContext) -> None:
         )
     if "precision_recall" in evaluation.metric_names and min(spec.num_images, spec.num_reference) < _FEWEST_FOR_MANIFOLD:
         raise BadInput(f"evaluation.metrics 'precision_recall' needs at least {_FEWEST_FOR_MANIFOLD} images on both sides")
-    if spec.protocol_name == CUSTOM and spec.comparison.num_images >= 1000:
+    if spec.protocol.name == CUSTOM and spec.comparison.num_images >= 1000:
         context.events.note("the protocol is 'custom': its numbers cannot be put beside published ones")
 
 
@@ -152,9 +152,14 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
     """Show the numbers in MLflow: on the evaluation's own run, and on the training's at the checkpoint's step."""
     tracking = context.tracking
     with tracking.running(tracking.step_run("evaluate")) as run_id:
-        protocol = {"protocol.digest": report.protocol_digest, "protocol.name": spec.protocol_name}
         tracking.tag(
-            run_id, {"checkpoint.digest": report.checkpoint_digest, **protocol, "protocol": json.dumps(report.protocol, sort_keys=True)}
+            run_id,
+            {
+                "checkpoint.digest": report.checkpoint_digest,
+                "protocol.digest": report.protocol_digest,
+                "protocol.name": spec.protocol.name,
+                "protocol": json.dumps(report.protocol.model_dump(mode="json"), sort_keys=True),
+            },
         )
         tracking.values(run_id, report.metrics, step=report.checkpoint_step)
         tracking.text(run_id, report.model_dump_json(indent=2), "evaluation.json")

@@ -160,8 +160,8 @@ def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> Evalua
         store.put_bytes(target / CONTACT_FILE, measured.contact_sheet(nearest))
     return EvaluationReport(
         uri=str(target),
-        protocol_digest=spec.protocol_digest,
-        protocol=spec.stamp(),
+        protocol_digest=spec.protocol.digest,
+        protocol=spec.protocol,
         run_key=spec.checkpoint.run_key,
         checkpoint_uri=spec.checkpoint.uri,
         checkpoint_digest=spec.checkpoint.digest,

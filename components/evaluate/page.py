@@ -15,5 +15,5 @@ def samples_page(report: EvaluationReport, store: ObjectStore) -> str:
     ]
     if report.contact_uri is not None:
         parts += [heading("Is it copying?"), picture(store.get_bytes(StoreUri.parse(report.contact_uri)), CONTACT_CAPTION)]
-    parts += [heading("Protocol"), details(report.protocol)]
+    parts += [heading("Protocol"), details(report.protocol.model_dump(mode="json"))]
     return page(f"Checkpoint {report.checkpoint_digest[:12]}, step {report.checkpoint_step}", parts)

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from components.evaluate.config import INCEPTION, EvaluationConfig, ProtocolName
-from components.manifests import CheckpointManifest, DatasetManifest, digest_of
+from components.manifests import CheckpointManifest, DatasetManifest, EvaluationProtocol, ReferenceSplit
 from model.config import SamplingConfig
 
-Split = Literal["train", "held_out", "all"]
 Codec = Literal["png", "jpeg"]
 CUSTOM = "custom"
 JPEG_QUALITY = 75
@@ -25,7 +24,7 @@ class Comparison:
 
     num_images: int
     num_reference: int | None
-    reference_split: Split
+    reference_split: ReferenceSplit
     reference_flip: bool
     codec: Codec
 
@@ -54,40 +53,50 @@ def num_reference(config: EvaluationConfig, dataset: DatasetManifest) -> int:
     return min(wanted.num_reference or there, there)
 
 
-def split_sizes(dataset: DatasetManifest) -> dict[Split, int]:
+def split_sizes(dataset: DatasetManifest) -> dict[ReferenceSplit, int]:
     """Return how many images each split has."""
     train, held_out = dataset.num_images, dataset.num_held_out
     return {"train": train, "held_out": held_out, "all": train + held_out}
 
 
 def protocol_of(
-    config: EvaluationConfig, sampling: SamplingConfig, dataset: DatasetManifest, *, extractor: str, vgg: str | None
-) -> dict[str, Any]:
-    """Return everything that decides the numbers apart from the weights; `extractor` and `vgg` identify networks down to their weights."""
-    chosen = comparison_of(config)
-    metrics = config.metric_names
-    found = {
-        "num_images": chosen.num_images,
-        "num_reference": num_reference(config, dataset),
-        "reference_split": chosen.reference_split,
-        "reference_flip": chosen.reference_flip,
-        "dataset_digest": dataset.digest,
-        "image_px": dataset.image_px,
-        "codec": chosen.codec if chosen.codec == "png" else f"jpeg-q{JPEG_QUALITY}",
-        "resize": "none",
-        "extractor": extractor,
-        "extractor_sha256": config.weights_sha256,
-        "metrics": sorted(metrics),
-        "bootstrap_replicates": config.bootstrap_replicates,
-        "sampling": sampling.model_dump(mode="json", exclude={"ema"}),
-    }
-    if "kid" in metrics:
-        found["kid"] = {"subsets": config.kid_subsets, "subset_images": kid_subset_images(config, dataset)}
-    if "precision_recall" in metrics:
-        found["precision_recall_extractor"] = vgg or extractor
+    config: EvaluationConfig,
+    sampling: SamplingConfig,
+    dataset: DatasetManifest,
+    checkpoint: CheckpointManifest,
+    *,
+    extractor: str,
+    manifold_extractor: str,
+) -> EvaluationProtocol:
+    """Return the protocol of an evaluation; `extractor` and `manifold_extractor` identify networks down to their weights."""
+    comparison = comparison_of(config)
+    metric_settings: dict[str, Any] = {}
+    if "kid" in config.metric_names:
+        metric_settings["kid"] = {"subsets": config.kid_subsets, "subset_images": kid_subset_images(config, dataset)}
+    if "precision_recall" in config.metric_names:
+        metric_settings["precision_recall_extractor"] = manifold_extractor
     if config.memorisation:
-        found["memorisation"] = {"images": config.memorisation_images, "below": config.memorised_below, "mirrored": True}
-    return found
+        metric_settings["memorisation"] = {"images": config.memorisation_images, "below": config.memorised_below, "mirrored": True}
+    return EvaluationProtocol(
+        name=_name_of(config, dataset),
+        num_images=comparison.num_images,
+        num_reference=num_reference(config, dataset),
+        reference_split=comparison.reference_split,
+        reference_flip=comparison.reference_flip,
+        dataset_digest=dataset.digest,
+        image_px=dataset.image_px,
+        codec=comparison.codec if comparison.codec == "png" else f"jpeg-q{JPEG_QUALITY}",
+        resize="none",
+        extractor=extractor,
+        extractor_sha256=config.weights_sha256,
+        metrics=tuple(sorted(config.metric_names)),
+        bootstrap_replicates=config.bootstrap_replicates,
+        sampling=sampling.model_dump(mode="json", exclude={"ema"}),
+        ema=sampling.ema,
+        checkpoint_digest=checkpoint.digest,
+        checkpoint_step=checkpoint.step,
+        **metric_settings,
+    )
 
 
 def kid_subset_images(config: EvaluationConfig, dataset: DatasetManifest) -> int:
@@ -95,26 +104,9 @@ def kid_subset_images(config: EvaluationConfig, dataset: DatasetManifest) -> int
     return min(config.kid_subset_images, comparison_of(config).num_images, num_reference(config, dataset))
 
 
-def protocol_digest(protocol: dict[str, Any]) -> str:
-    """Return the identity of a protocol."""
-    return digest_of(protocol)
-
-
-def name_of(config: EvaluationConfig, dataset: DatasetManifest) -> str:
+def _name_of(config: EvaluationConfig, dataset: DatasetManifest) -> str:
     """Return the published name of the protocol, or "custom" if anything in it is not as published."""
     named = NAMED[config.protocol]
     whole = split_sizes(dataset)[named.reference_split]
     as_published = comparison_of(config) == named and num_reference(config, dataset) == (named.num_reference or whole)
     return config.protocol if as_published and config.extractor == INCEPTION else CUSTOM
-
-
-def stamp(name: str, protocol: dict[str, Any], checkpoint: CheckpointManifest, ema: str) -> dict[str, Any]:
-    """Return what is printed beside a number: its protocol by name, digest and content, and what was measured."""
-    return {
-        "name": name,
-        "digest": protocol_digest(protocol),
-        **protocol,
-        "ema": ema,
-        "checkpoint_digest": checkpoint.digest,
-        "checkpoint_step": checkpoint.step,
-    }

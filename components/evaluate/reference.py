@@ -21,7 +21,7 @@ from components.storage import DigestMismatch, ObjectMissing, ObjectStore, Store
 from model.config import canonical_json
 
 _MOMENTS, _FEATURES, _MIRRORED, _MANIFOLD, _NOTE = "moments.npy", "features.npy", "mirrored.npy", "manifold.npy", "reference.json"
-_KEYS = ("num_reference", "reference_split", "reference_flip", "codec", "resize", "image_px", "dataset_digest")
+_KEYS = {"num_reference", "reference_split", "reference_flip", "codec", "resize", "image_px", "dataset_digest"}
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ class Reference:
 
 def reference_uri(spec: EvaluateSpec, root: StoreUri) -> StoreUri:
     """Return where the references of an evaluation are kept."""
-    protocol = spec.protocol
-    treated = {key: protocol[key] for key in _KEYS} | {"manifold": protocol.get("precision_recall_extractor", protocol["extractor"])}
-    return root.join(f"references/{spec.dataset.digest[:32]}/{protocol['extractor']}/{digest_of(treated)[:16]}")
+    treatment = spec.protocol.model_dump(mode="json", include=_KEYS) | {"manifold": spec.manifold_extractor_identity}
+    return root.join(f"references/{spec.dataset.digest[:32]}/{spec.extractor_identity}/{digest_of(treatment)[:16]}")
 
 
 def find_reference(store: ObjectStore, home: StoreUri, folder: Path) -> Reference | None:

@@ -5,12 +5,12 @@ same way.
 """
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import identity_of, vgg_identity_of
-from components.evaluate.protocol import Comparison, comparison_of, name_of, num_reference, protocol_digest, protocol_of, stamp
-from components.manifests import CheckpointManifest, DatasetManifest, Manifest, digest_of
+from components.evaluate.protocol import Comparison, comparison_of, num_reference, protocol_of
+from components.manifests import CheckpointManifest, DatasetManifest, EvaluationProtocol, Manifest, digest_of
 from components.resources import ResourcesConfig
 from components.storage import StoreUri
 from model.config import SamplingConfig
@@ -43,31 +43,30 @@ class EvaluateSpec(Manifest):
         return num_reference(self.evaluation, self.dataset)
 
     @cached_property
-    def protocol(self) -> dict[str, Any]:
-        """What decides the numbers, apart from the weights."""
+    def protocol(self) -> EvaluationProtocol:
+        """How this evaluation measures, and what."""
         return protocol_of(
             self.evaluation,
             self.sampling,
             self.dataset,
-            extractor=identity_of(self.evaluation),
-            vgg=vgg_identity_of(self.evaluation),
+            self.checkpoint,
+            extractor=self.extractor_identity,
+            manifold_extractor=self.manifold_extractor_identity,
         )
 
-    @property
-    def protocol_digest(self) -> str:
-        return protocol_digest(self.protocol)
+    @cached_property
+    def extractor_identity(self) -> str:
+        """The feature extractor down to its weights or source."""
+        return identity_of(self.evaluation)
 
-    @property
-    def protocol_name(self) -> str:
-        return name_of(self.evaluation, self.dataset)
-
-    def stamp(self) -> dict[str, Any]:
-        """Return what is printed beside every number."""
-        return stamp(self.protocol_name, self.protocol, self.checkpoint, self.sampling.ema)
+    @cached_property
+    def manifold_extractor_identity(self) -> str:
+        """The extractor that precision and recall are measured on: VGG16 if it is configured, else the same as for the other metrics."""
+        return vgg_identity_of(self.evaluation) or self.extractor_identity
 
     def report_uri(self, root: StoreUri) -> StoreUri:
         """Return where this evaluation's report and pictures go."""
-        name = f"{self.protocol_digest[:16]}-{self.checkpoint.digest[:16]}-{_weights_name(self.sampling.ema)}"
+        name = f"{self.protocol.digest[:16]}-{self.checkpoint.digest[:16]}-{_weights_name(self.sampling.ema)}"
         return root.join(f"runs/{self.checkpoint.run_key}/evaluations") / name
 
     def samples_uri(self, root: StoreUri) -> StoreUri:

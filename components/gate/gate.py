@@ -125,7 +125,7 @@ def _tags(decision: GateDecision, report: EvaluationReport) -> dict[str, str]:
         "gate.reasons": "; ".join(decision.reasons),
         "gate.page": decision.page_uri or "",
         "protocol.digest": report.protocol_digest,
-        "protocol.name": str(report.protocol.get("name", "custom")),
+        "protocol.name": report.protocol.name,
         "champion.version": decision.champion_version or "none",
         **{f"challenger.{key}": f"{value:.8g}" for key, value in report.metrics.items()},
         **({} if champion is None else {f"champion.{key}": f"{value:.8g}" for key, value in champion.metrics.items()}),

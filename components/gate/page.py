@@ -18,7 +18,7 @@ def decision_page(decision: GateDecision, report: EvaluationReport, config: Gate
         shown.append((report.contact_uri, CONTACT_CAPTION))
     pictures = [(_read(store, uri), caption) for uri, caption in shown]
     parts += [heading("Pictures"), *(picture(png, caption) for png, caption in pictures if png is not None)]
-    parts += [heading("Protocol"), details(report.protocol)]
+    parts += [heading("Protocol"), details(report.protocol.model_dump(mode="json"))]
     return page(f"Gate: {decision.decision}", parts, kind=decision.decision)
 
 

@@ -19,13 +19,14 @@ def model_card(
     sampling: SamplingConfig,
 ) -> str:
     """Return the card as markdown."""
+    protocol = report.protocol.model_dump(mode="json")
     sections = [
         f"# {name}: face generator, {dataset.image_px}x{dataset.image_px} pixels",
         _what(checkpoint, dataset),
         f"## Data and licence\n\n{_data(dataset)}",
         f"## Recipe\n\n```json\n{json.dumps(checkpoint.recipe, indent=2, sort_keys=True)}\n```",
         f"## Numbers\n\n{_numbers(report)}\n\nGate: **{gate.decision}** ({'; '.join(gate.reasons)}).",
-        f"### Protocol `{report.protocol.get('name', 'custom')}`\n\n```json\n{json.dumps(report.protocol, indent=2, sort_keys=True)}\n```",
+        f"### Protocol `{report.protocol.name}`\n\n```json\n{json.dumps(protocol, indent=2, sort_keys=True)}\n```",
         f"## Samples\n\nThe first images by their index: `{report.grid_uri}`." + _contact(report),
         f"## Limits\n\n{_limits(dataset, report)}",
         f"## How to use it\n\n{_usage(name, sampling)}",
@@ -65,7 +66,7 @@ def _contact(report: EvaluationReport) -> str:
 
 
 def _limits(dataset: DatasetManifest, report: EvaluationReport) -> str:
-    name = report.protocol.get("name", "custom")
+    name = report.protocol.name
     comparable = (
         "The numbers were made under a protocol of this run's own and cannot be put beside published ones."
         if name == "custom"

@@ -133,8 +133,7 @@ def _evaluations(run_key: str, context: "StepContext") -> list[Measured]:
     for item in store.list(home):
         if item.uri.name == "report.json":
             report = EvaluationReport.parse(store.get_bytes(item.uri), origin=str(item.uri))
-            name = str(report.protocol.get("name", "custom"))
-            found.append(Measured(name, report.protocol_digest, report.checkpoint_step, report.metrics))
+            found.append(Measured(report.protocol.name, report.protocol_digest, report.checkpoint_step, report.metrics))
     return found
 
 

@@ -83,13 +83,14 @@ def test_every_number_comes_with_its_whole_protocol(
     whole: EvaluationReport, checkpoint: CheckpointManifest, dataset: DatasetManifest
 ) -> None:
     assert whole.headline == HEADLINE
-    assert whole.protocol["name"] == "custom"
-    assert whole.protocol["digest"] == whole.protocol_digest
-    expected = {"num_images": 24, "num_reference": 40, "reference_split": "all", "codec": "png", "resize": "none", "ema": "0.1"}
-    assert expected.items() <= whole.protocol.items()
-    assert whole.protocol["dataset_digest"] == dataset.digest
-    assert whole.protocol["checkpoint_digest"] == checkpoint.digest
-    assert whole.protocol["sampling"]["sampler"] == "euler"
+    protocol = whole.protocol.model_dump(mode="json")
+    assert protocol["digest"] == whole.protocol_digest
+    expected = {"name": "custom", "num_images": 24, "num_reference": 40, "reference_split": "all", "codec": "png", "resize": "none"}
+    assert expected.items() <= protocol.items()
+    assert protocol["ema"] == "0.1"
+    assert protocol["dataset_digest"] == dataset.digest
+    assert protocol["checkpoint_digest"] == checkpoint.digest
+    assert protocol["sampling"]["sampler"] == "euler"
     assert whole.metrics[f"{HEADLINE}_std"] == pytest.approx(whole.intervals[HEADLINE].std, rel=1e-4)
     assert whole.intervals[HEADLINE].low < whole.metrics[HEADLINE] < whole.intervals[HEADLINE].high
 
@@ -246,7 +247,7 @@ def test_precision_and_recall_on_vgg16_of_the_real_shapes(
     chosen, here = config(num_images=4, num_reference=4, memorisation=False, **vgg), place(environment, tmp_path)
     found = run(checkpoint, dataset, chosen, SAMPLING, resources(), "nobody", here)
     assert {"eval/fd_randconv_4", "eval/precision_4", "eval/recall_4"} <= set(found.metrics), "VGG16's are not marked as random-conv's"
-    assert found.protocol["precision_recall_extractor"] == f"vgg16-{file_sha256(weights)}"
+    assert found.protocol.model_dump()["precision_recall_extractor"] == f"vgg16-{file_sha256(weights)}"
     assert 0 <= found.intervals["eval/precision_4"].low < found.intervals["eval/precision_4"].high <= 1
     spec = EvaluateSpec(checkpoint=checkpoint, dataset=dataset, evaluation=chosen, sampling=SAMPLING, resources=resources())
     reference = find_reference(here.store, reference_uri(spec, here.root), tmp_path / "references")
@@ -294,7 +295,7 @@ def test_inception_of_the_real_shapes_gives_all_four_numbers(
     }
     assert {f"eval/{name}" for name in names} <= set(found.metrics)
     assert all(np.isfinite(value) for value in found.metrics.values())
-    assert found.protocol["extractor_sha256"] == file_sha256(weights)
+    assert found.protocol.extractor_sha256 == file_sha256(weights)
     refused = chosen.model_copy(update={"weights_sha256": "0" * 64})
     with pytest.raises(DataRefused, match="weights_sha256") as said:
         run(checkpoint, dataset, refused, SAMPLING, resources(), "nobody", place(environment, tmp_path / "other"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celebdit_testing.recipes import dataset_manifest, tiny_recipe
+from celebdit_testing.recipes import dataset_manifest, evaluation_protocol, tiny_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ def report(champion: ChampionScores | None = None, std: float | None = None, **m
     return EvaluationReport(
         uri="s3://bucket/x",
         protocol_digest="a" * 64,
-        protocol={},
+        protocol=evaluation_protocol(),
         run_key="k",
         checkpoint_uri="s3://bucket/c",
         checkpoint_digest="c" * 64,

@@ -1,6 +1,6 @@
 """Pages and cards: complete in themselves, and nothing in a manifest can become code in them."""
 
-from celebdit_testing.recipes import dataset_manifest
+from celebdit_testing.recipes import dataset_manifest, evaluation_protocol
 
 from components.manifests import CheckpointManifest, EvaluationReport, GateDecision, MetricInterval
 from components.register.card import model_card
@@ -45,7 +45,7 @@ def test_a_card_says_what_a_reader_must_know() -> None:
     report = EvaluationReport(
         uri="s3://b/e",
         protocol_digest="a" * 64,
-        protocol={"name": "clean-50k", "num_images": 50_000},
+        protocol=evaluation_protocol(name="clean-50k", num_images=50_000),
         run_key="k",
         checkpoint_uri="s3://b/c",
         checkpoint_digest="c" * 64,
