@@ -16,7 +16,7 @@ from components.errors import DataRefused
 from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, load_chunks
 from components.evaluate.codec import is_flipped
 from components.evaluate.config import RANDOM_CONV
-from components.evaluate.frechet import Statistics, frechet_distance, of_share, statistics
+from components.evaluate.metrics.frechet import Statistics, frechet_distance, of_share, statistics
 from components.evaluate.neighbours import Nearest, nearest_training_images
 from components.evaluate.protocol import kid_subset_images
 from components.evaluate.reference import Reference, find_reference, keep_reference, reference_uri

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import stem_of
-from components.evaluate.frechet import Interval, Statistics, bootstrap, frechet_distance, of_share, statistics
+from components.evaluate.metrics.frechet import Interval, Statistics, bootstrap, frechet_distance, of_share, statistics
 from components.evaluate.protocol import Codec, comparison_of
 
 _MANY_ROWS = 10_000

@@ -14,7 +14,7 @@ from components.errors import BadInput, DataRefused
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import identity_of
 from components.evaluate.features import build_extractor
-from components.evaluate.frechet import frechet_distance, statistics
+from components.evaluate.metrics.frechet import frechet_distance, statistics
 from components.evaluate.scores import metric_name
 from components.storage import ObjectStore, StoreUri, connect, file_sha256
 

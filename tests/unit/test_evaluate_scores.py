@@ -9,7 +9,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.frechet import bootstrap, frechet_distance, of_share, statistics
+from components.evaluate.metrics.frechet import bootstrap, frechet_distance, of_share, statistics
 from components.evaluate.neighbours import nearest_training_images
 from components.evaluate.scores import Features, score
 
