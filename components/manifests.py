@@ -97,8 +97,12 @@ class CheckpointManifest(Manifest):
     recipe: dict[str, Any]
 
 
+NORMAL_QUANTILE = 1.959964
+"""Of the standard normal distribution: 95 % of it lie between this and its negative."""
+
+
 class MetricInterval(BaseModel):
-    """How far a number may be off: its standard error and its 95 % interval."""
+    """How far a metric may be off: its standard error and its 95 % interval."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -1,16 +1,19 @@
 """The `evaluation` section: under which protocol, with which features, which numbers, and how sure of them."""
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.evaluate.metrics.names import INCEPTION, RANDOM_CONV, Codec
+from components.evaluate.metrics.table import HEADLINE, SELECTABLE, Need, default_metrics
 from components.manifests import ReferenceSplit
 from model.config import FrozenConfig
 
 ProtocolName = Literal["clean-50k", "rdm-30k", "nvae27k-jpeg"]
-MetricName = Literal["frechet", "kid", "precision_recall", "inception_score"]
-INCEPTION = "inception-v3-compat"
-RANDOM_CONV = "random-conv"
+if TYPE_CHECKING:
+    MetricName = str
+else:
+    MetricName = Literal[tuple(SELECTABLE)]
 _EXTRACTOR = r"^([a-z0-9][a-z0-9.-]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
 _SHA256 = r"^[0-9a-f]{64}$"
 
@@ -29,9 +32,7 @@ class EvaluationConfig(FrozenConfig):
         None, description="which images of the data set are compared with. Default: the protocol's"
     )
     reference_flip: bool | None = Field(None, description="mirror each reference image with probability one half. Default: the protocol's")
-    codec: Literal["png", "jpeg"] | None = Field(
-        None, description="what every image goes through before its features are taken. Default: the protocol's"
-    )
+    codec: Codec | None = Field(None, description="what every image goes through before its features are taken. Default: the protocol's")
     extractor: str = Field(
         INCEPTION,
         pattern=_EXTRACTOR,
@@ -46,7 +47,10 @@ class EvaluationConfig(FrozenConfig):
     )
     vgg_weights_sha256: str | None = Field(None, pattern=_SHA256, description="sha256 of the VGG16 weights file")
     metrics: tuple[MetricName, ...] | None = Field(
-        None, min_length=1, max_length=4, description="default: all four for inception-v3-compat, else only the Frechet distance"
+        None,
+        min_length=1,
+        max_length=len(SELECTABLE),
+        description="default: all four for inception-v3-compat, else only the Frechet distance",
     )
     kid_subsets: int = Field(100, ge=1, le=10_000, description="subsets that the kernel distance is averaged over")
     kid_subset_images: int = Field(1000, ge=2, le=100_000, description="images per subset; fewer are taken where there are fewer")
@@ -65,19 +69,18 @@ class EvaluationConfig(FrozenConfig):
 
     @property
     def metric_names(self) -> tuple[MetricName, ...]:
-        """The numbers that are asked for."""
-        if self.metrics is not None:
-            return self.metrics
-        return ("frechet", "kid", "precision_recall", "inception_score") if self.extractor == INCEPTION else ("frechet",)
+        """The metrics that are asked for."""
+        return default_metrics(self.extractor) if self.metrics is None else self.metrics
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
         if self.bootstrap_replicates == 1:
             raise ValueError("bootstrap_replicates 1 gives no interval: use 0 for none, or at least 2")
-        if "frechet" not in self.metric_names:
-            raise ValueError("metrics must include 'frechet', the headline")
-        if "inception_score" in self.metric_names and self.extractor != INCEPTION:
-            raise ValueError(f"metrics 'inception_score' needs extractor '{INCEPTION}', this is '{self.extractor}'")
+        if HEADLINE.name not in self.metric_names:
+            raise ValueError(f"metrics must include '{HEADLINE.name}', the headline")
+        for metric in (SELECTABLE[name] for name in self.metric_names):
+            if metric.extractor not in (None, self.extractor):
+                raise ValueError(f"metrics '{metric.name}' needs extractor '{metric.extractor}', this is '{self.extractor}'")
         if self.memorisation and self.reference_split == "held_out":
             raise ValueError("memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false")
         self._check_weights()
@@ -99,5 +102,6 @@ class EvaluationConfig(FrozenConfig):
         ):
             if (weights is None) != (sha256 is None):
                 raise ValueError(f"{name} and {name}_sha256 belong together: give both (sha256sum FILE prints the second)")
-        if self.vgg_weights is not None and "precision_recall" not in self.metric_names:
-            raise ValueError("vgg_weights are for metrics 'precision_recall', which is not asked for")
+        on_vgg = [name for name, metric in SELECTABLE.items() if Need.MANIFOLD in metric.needs]
+        if self.vgg_weights is not None and not set(on_vgg) & set(self.metric_names):
+            raise ValueError(f"vgg_weights are for metrics '{' or '.join(on_vgg)}', which is not asked for")

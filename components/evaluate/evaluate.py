@@ -14,6 +14,7 @@ from components.errors import BadInput, DataRefused
 from components.evaluate.champion import NotMeasurable, champion_version, open_champion
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import fetch_weights
+from components.evaluate.metrics.table import active_metrics
 from components.evaluate.protocol import CUSTOM, split_sizes
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec, weights_file
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
@@ -25,8 +26,6 @@ from components.stores.checkpoints import CheckpointStore
 from components.tracking.client import TAG_CHECKPOINT, TAG_EMA
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
-
-_FEWEST_FOR_MANIFOLD = 4
 
 
 def run(
@@ -70,8 +69,9 @@ def _check(spec: EvaluateSpec, context: StepContext) -> None:
             f"evaluation.reference_split {split!r} has {spec.num_reference} image(s), at least 2 are needed",
             hint=f"the data set has {sizes}; set evaluation.reference_split, or data.held_out and ingest again",
         )
-    if "precision_recall" in evaluation.metric_names and min(spec.num_images, spec.num_reference) < _FEWEST_FOR_MANIFOLD:
-        raise BadInput(f"evaluation.metrics 'precision_recall' needs at least {_FEWEST_FOR_MANIFOLD} images on both sides")
+    for metric in active_metrics(evaluation):
+        if min(spec.num_images, spec.num_reference) < metric.min_images:
+            raise BadInput(f"evaluation.metrics '{metric.name}' needs at least {metric.min_images} images on both sides")
     if spec.protocol.name == CUSTOM and spec.comparison.num_images >= 1000:
         context.events.note("the protocol is 'custom': its numbers cannot be put beside published ones")
 

@@ -8,8 +8,8 @@ import importlib.util
 from pathlib import Path
 
 from components.errors import BadInput, DataRefused
-from components.evaluate.config import INCEPTION, EvaluationConfig
-from components.evaluate.config import RANDOM_CONV as RANDOM_CONV_CHOICE
+from components.evaluate.config import EvaluationConfig
+from components.evaluate.metrics.names import RANDOM_CONV as RANDOM_CONV_CHOICE
 from components.storage import ObjectStore, StoreUri, file_sha256
 
 RANDOM_CONV = "celebdit-random-conv"
@@ -49,16 +49,6 @@ def _source_sha256(chosen: str) -> str:
     if found is None or found.origin is None or not Path(found.origin).is_file():
         raise BadInput(f"evaluation.extractor {chosen!r}: there is no module {module!r}", hint="install its package beside this one")
     return file_sha256(Path(found.origin))
-
-
-def stem_of(extractor: str) -> tuple[str, str, str]:
-    """Return how Frechet and kernel distance are called on the features of `extractor`, and the mark of the other numbers."""
-    if extractor == INCEPTION:
-        return "fid", "kid", ""
-    mark = {RANDOM_CONV_CHOICE: "randconv"}.get(extractor) or "".join(
-        c if c.isalnum() else "_" for c in extractor.rpartition(":")[2].lower()
-    )
-    return f"fd_{mark}", f"kd_{mark}", f"_{mark}"
 
 
 def fetch_weights(location: str, sha256: str | None, store: ObjectStore, folder: Path, *, setting: str) -> Path:

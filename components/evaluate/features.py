@@ -8,7 +8,6 @@ Which extractor is meant is in `extractors.py`.
 import importlib
 import math
 import os
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,12 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from components.errors import BadInput, DataRefused
-from components.evaluate.config import RANDOM_CONV as RANDOM_CONV_CHOICE
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import RANDOM_CONV, RANDOM_CONV_VERSION, VGG16, WHERE_WEIGHTS_ARE, fetch_weights
+from components.evaluate.metrics.names import RANDOM_CONV as RANDOM_CONV_CHOICE
+from components.evaluate.metrics.table import Need, is_needed
 from components.storage import ObjectStore
 from model import rng
-
-Extract = Callable[[UInt8[Tensor, "b 3 h w"]], tuple[Tensor, ...]]
-"""Return the features of images; the first element is what distances are measured on, a second one Inception's class scores."""
 
 LOGITS = "logits_unbiased"
 _CHANNELS = (3, 24, 48, 96)
@@ -84,7 +81,7 @@ def build_extractor(config: EvaluationConfig, store: ObjectStore, folder: Path, 
     """
     name = _registered(config.extractor)
     layers = [FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")]
-    if "inception_score" in config.metric_names:
+    if is_needed(Need.LOGITS, config):
         layers.append(LOGITS)
     path = None if config.weights is None else fetch_weights(config.weights, config.weights_sha256, store, folder, setting="weights")
     return _created(name, layers, path, config.weights, device)

@@ -15,15 +15,15 @@ import torch
 from components.errors import DataRefused
 from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, load_chunks
 from components.evaluate.codec import is_flipped
-from components.evaluate.config import RANDOM_CONV
-from components.evaluate.metrics.frechet import Statistics, frechet_distance, of_share, statistics
+from components.evaluate.metrics.inputs import Features, MetricInputs
+from components.evaluate.metrics.table import Need, is_needed
+from components.evaluate.moments import Statistics
 from components.evaluate.neighbours import Nearest, nearest_training_images
-from components.evaluate.protocol import kid_subset_images
 from components.evaluate.reference import Reference, find_reference, keep_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
-from components.evaluate.scores import Features, Scores, counted, score
+from components.evaluate.scores import score
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
-from components.manifests import EvaluationReport, MetricInterval
+from components.manifests import EvaluationReport
 from components.reports.image_grid import enlarged, grid, pairs, png
 from components.runtime.context import StepContext
 from components.runtime.launch import launch
@@ -87,25 +87,30 @@ class _Measured:
         return Features(main, main if manifold is None else manifold, load_chunks(self.folder, FAKES, LOGITS))
 
     def reals(self) -> Features:
-        needed = {"kid", "precision_recall"} & set(self.spec.evaluation.metric_names)
-        empty = np.zeros((0, 0), dtype=np.float32)
-        return Features(self.reference.features, self.reference.manifold) if needed else Features(empty, empty)
+        evaluation, empty = self.spec.evaluation, np.zeros((0, 0), dtype=np.float32)
+        return Features(
+            self.reference.features if is_needed(Need.REFERENCE_FEATURES, evaluation) else empty,
+            self.reference.manifold if is_needed(Need.MANIFOLD, evaluation) else empty,
+        )
 
-    def scores(self, fakes: Features) -> Scores:
-        evaluation = self.spec.evaluation
-        moments = self.reference.moments
-        moments = Statistics(moments.mean.to(self.device), moments.covariance.to(self.device))
-        subset = kid_subset_images(evaluation, self.spec.dataset)
-        found = score(evaluation, fakes, self.reals(), moments, kid_subset_images=subset, device=self.device)
-        if evaluation.extractor == RANDOM_CONV:
-            noise = statistics(torch.from_numpy(_rows(self.folder, NOISE, MAIN)).to(self.device))
-            found.metrics[f"{found.headline}_of_noise"] = round(frechet_distance(noise, moments), 8)
-        return found
+    def inputs(self) -> MetricInputs:
+        """Return what the metrics are measured on."""
+        evaluation, moments = self.spec.evaluation, self.reference.moments
+        generated = self.fakes()
+        return MetricInputs(
+            config=evaluation,
+            generated=generated,
+            reference=self.reals(),
+            moments=Statistics(moments.mean.to(self.device), moments.covariance.to(self.device)),
+            device=self.device,
+            nearest=self.nearest(generated) if is_needed(Need.NEAREST, evaluation) else None,
+            noise=_rows(self.folder, NOISE, MAIN) if is_needed(Need.NOISE, evaluation) else None,
+        )
 
     def nearest(self, fakes: Features) -> Nearest | None:
-        """Return the nearest training image of the first samples, if that is asked for."""
+        """Return the nearest training image of the first samples, or None with fewer than two training images."""
         training = min(self.spec.num_reference, self.spec.dataset.num_images)
-        if not self.spec.evaluation.memorisation or self.spec.comparison.reference_split == "held_out" or training < 2:
+        if training < 2:
             return None
         rows = torch.from_numpy(fakes.main[: self.spec.evaluation.memorisation_images]).to(self.device)
         either_way = (self.reference.features, self.reference.mirrored)
@@ -144,20 +149,12 @@ class _Measured:
 
 
 def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> EvaluationReport:
-    fakes = measured.fakes()
-    scores = measured.scores(fakes)
-    store, metrics = measured.context.store, dict(scores.metrics)
+    inputs = measured.inputs()
+    scores = score(inputs)
+    store = measured.context.store
     store.put_bytes(target / GRID_FILE, measured.grid())
-    nearest = measured.nearest(fakes)
-    intervals = dict(scores.intervals)
-    if nearest is not None:
-        count = counted(len(nearest.share))
-        copied = nearest.copied(spec.evaluation.memorised_below)
-        interval = of_share(copied, len(nearest.share))
-        metrics |= {f"eval/memorised_share_{count}": copied, f"eval/memorised_share_{count}_std": round(interval.std, 8)}
-        intervals[f"eval/memorised_share_{count}"] = interval
-        metrics[f"eval/nearest_median_{count}"] = round(float(np.median(nearest.share)), 6)
-        store.put_bytes(target / CONTACT_FILE, measured.contact_sheet(nearest))
+    if inputs.nearest is not None:
+        store.put_bytes(target / CONTACT_FILE, measured.contact_sheet(inputs.nearest))
     return EvaluationReport(
         uri=str(target),
         protocol_digest=spec.protocol.digest,
@@ -168,10 +165,10 @@ def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> Evalua
         checkpoint_step=spec.checkpoint.step,
         dataset_digest=spec.dataset.digest,
         headline=scores.headline,
-        metrics=metrics,
-        intervals={key: MetricInterval(low=found.low, high=found.high, std=found.std) for key, found in intervals.items()},
+        metrics=scores.metrics,
+        intervals=scores.intervals,
         grid_uri=str(target / GRID_FILE),
-        contact_uri=None if nearest is None else str(target / CONTACT_FILE),
+        contact_uri=None if inputs.nearest is None else str(target / CONTACT_FILE),
     )
 
 

@@ -6,13 +6,15 @@ it keeps all of it. Batch size, number of processes and device are not part of i
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
-from components.evaluate.config import INCEPTION, EvaluationConfig, ProtocolName
+from pydantic import JsonValue
+
+from components.evaluate.config import EvaluationConfig, ProtocolName
+from components.evaluate.metrics.names import INCEPTION, Codec
+from components.evaluate.metrics.table import Setup, active_metrics
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationProtocol, ReferenceSplit
 from model.config import SamplingConfig
 
-Codec = Literal["png", "jpeg"]
 CUSTOM = "custom"
 JPEG_QUALITY = 75
 """PIL's and torchvision's default, which the JPEG protocols of the literature mean without saying so."""
@@ -70,17 +72,14 @@ def protocol_of(
 ) -> EvaluationProtocol:
     """Return the protocol of an evaluation; `extractor` and `manifold_extractor` identify networks down to their weights."""
     comparison = comparison_of(config)
-    metric_settings: dict[str, Any] = {}
-    if "kid" in config.metric_names:
-        metric_settings["kid"] = {"subsets": config.kid_subsets, "subset_images": kid_subset_images(config, dataset)}
-    if "precision_recall" in config.metric_names:
-        metric_settings["precision_recall_extractor"] = manifold_extractor
-    if config.memorisation:
-        metric_settings["memorisation"] = {"images": config.memorisation_images, "below": config.memorised_below, "mirrored": True}
+    setup = Setup(comparison.num_images, num_reference(config, dataset), manifold_extractor)
+    metric_settings: dict[str, JsonValue] = {}
+    for metric in active_metrics(config):
+        metric_settings |= metric.protocol(config, setup)
     return EvaluationProtocol(
         name=_name_of(config, dataset),
-        num_images=comparison.num_images,
-        num_reference=num_reference(config, dataset),
+        num_images=setup.num_images,
+        num_reference=setup.num_reference,
         reference_split=comparison.reference_split,
         reference_flip=comparison.reference_flip,
         dataset_digest=dataset.digest,
@@ -97,11 +96,6 @@ def protocol_of(
         checkpoint_step=checkpoint.step,
         **metric_settings,
     )
-
-
-def kid_subset_images(config: EvaluationConfig, dataset: DatasetManifest) -> int:
-    """Return how many images are in each subset of the kernel distance."""
-    return min(config.kid_subset_images, comparison_of(config).num_images, num_reference(config, dataset))
 
 
 def _name_of(config: EvaluationConfig, dataset: DatasetManifest) -> str:

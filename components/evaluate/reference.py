@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.evaluate.metrics.frechet import Statistics, statistics
+from components.evaluate.moments import Statistics, statistics
 from components.evaluate.spec import EvaluateSpec
 from components.manifests import digest_of
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, file_sha256

@@ -16,8 +16,8 @@ from torch import Tensor
 from components.errors import DataRefused, Preempted
 from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, chunk_path, save_chunk
 from components.evaluate.codec import flipped_at_random, through_codec
-from components.evaluate.config import RANDOM_CONV
 from components.evaluate.features import build_extractor, build_vgg
+from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
 from components.runtime.context import read_section
@@ -52,7 +52,7 @@ class _Worker:
         self._draw()
         if not self._spec.reference_known:
             self._look_at_references()
-        if self._spec.evaluation.extractor == RANDOM_CONV:
+        if is_needed(Need.NOISE, self._spec.evaluation):
             for shard in self._mine(self._spec.num_images, NOISE):
                 self._save(NOISE, shard, self._noise(shard))
 

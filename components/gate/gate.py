@@ -11,15 +11,13 @@ from collections.abc import Mapping
 from components.errors import BadInput, TemporaryFailure
 from components.gate.config import GateConfig
 from components.gate.page import decision_page
-from components.manifests import ChampionScores, EvaluationReport, GateDecision, MetricInterval
+from components.manifests import NORMAL_QUANTILE, ChampionScores, EvaluationReport, GateDecision, MetricInterval
 from components.registry.client import Registry
 from components.registry.promotions import CHAMPION
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 
 PAGE_FILE = "gate.html"
-_QUANTILE = 1.959964
-"""Of the normal distribution, for an interval of 95 %."""
 
 
 def run(report: EvaluationReport, config: GateConfig, model_name: str, context: StepContext) -> tuple[GateDecision, str]:
@@ -105,7 +103,7 @@ def _against(champion: ChampionScores, report: EvaluationReport, config: GateCon
         return False, f"{name} has no {key}, so nothing shows that this one is no worse"
     mine, theirs = report.metrics[key], champion.metrics[key]
     allowed = theirs * (1 + config.tolerance)
-    chance = _QUANTILE * math.hypot(_std(report.intervals, key), _std(champion.intervals, key) * (1 + config.tolerance))
+    chance = NORMAL_QUANTILE * math.hypot(_std(report.intervals, key), _std(champion.intervals, key) * (1 + config.tolerance))
     said = f"{key} is {mine:.4g}, {name} has {theirs:.4g} (a difference of {chance:.2g} can be chance)"
     if config.better_than_champion:
         better = mine < theirs - chance

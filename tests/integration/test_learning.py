@@ -9,7 +9,8 @@ from celebdit_testing.recipes import DIGEST, faces
 
 from components.evaluate.extractors import RANDOM_CONV
 from components.evaluate.features import RandomConvExtractor
-from components.evaluate.metrics.frechet import frechet_distance, statistics
+from components.evaluate.metrics.frechet import frechet_distance
+from components.evaluate.moments import statistics
 from model import rng
 from model.config import TrainingConfig
 from model.dataset import open_pack, write_pack
