@@ -201,8 +201,8 @@ class EvaluationReport(Manifest):
     contact_uri: str | None = None
     champion: ChampionScores | None = None
 
-    def numbers(self) -> list[tuple[str, float, MetricInterval | None]]:
-        """Return what people read: the headline first, the others by name, each with its interval instead of its error beside it."""
+    def metric_rows(self) -> list[tuple[str, float, MetricInterval | None]]:
+        """Return the metrics for people: the headline first, the others by name, each with its interval in place of its standard error."""
         errors = {f"{key}_std" for key in self.intervals}
         keys = sorted(self.metrics.keys() - errors, key=lambda key: (key != self.headline, key))
         return [(key, self.metrics[key], self.intervals.get(key)) for key in keys]

@@ -8,7 +8,8 @@ or promoted here.
 import math
 from collections.abc import Mapping
 
-from components.errors import BadInput, TemporaryFailure
+from components.errors import TemporaryFailure
+from components.gate.bounds import check_bounds
 from components.gate.config import GateConfig
 from components.gate.page import decision_page
 from components.manifests import NORMAL_QUANTILE, ChampionScores, EvaluationReport, GateDecision, MetricInterval
@@ -30,7 +31,7 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
     if config.no_worse_than_champion or config.better_than_champion:
         _check_same_champion(report, registry.aliases().get(CHAMPION))
     decision = decide(report, config)
-    page = decision_page(decision, report, config, context.store)
+    page = decision_page(decision, report, check_bounds(report, config), context.store)
     uri = StoreUri.parse(report.uri) / f"gate-{context.settings.run_id}.html"
     context.store.put_bytes(uri, page.encode())
     decision = decision.model_copy(update={"page_uri": str(uri)})
@@ -61,10 +62,8 @@ def decide(report: EvaluationReport, config: GateConfig) -> GateDecision:
     """
     failures: list[str] = []
     notes: list[str] = []
-    for bounds, word in ((config.at_most, "at most"), (config.at_least, "at least")):
-        for key, bound in bounds.items():
-            good, said = _hold(report, key, bound, most=word == "at most", cautious=config.cautious)
-            (notes if good else failures).append(f"{said}, {word} {bound:.4g} is asked")
+    for check in check_bounds(report, config):
+        (notes if check.holds else failures).append(check.reason)
     champion = report.champion
     asked = config.no_worse_than_champion or config.better_than_champion
     if asked and champion is not None and not champion.is_challenger:
@@ -82,16 +81,6 @@ def _nothing_to_say(champion: ChampionScores | None, *, asked: bool) -> str:
     if champion is None or not asked:
         return "no bound is configured and there is no champion to compare with"
     return f"no bound is configured and these weights are champion version {champion.version}"
-
-
-def _hold(report: EvaluationReport, key: str, bound: float, *, most: bool, cautious: bool) -> tuple[bool, str]:
-    if key not in report.metrics:
-        raise BadInput(f"gate bound on {key}, which was not measured", hint=f"measured: {', '.join(sorted(report.metrics))}")
-    value, interval = report.metrics[key], report.intervals.get(key)
-    if interval is None or not cautious:
-        return (value <= bound if most else value >= bound), f"{key} is {value:.4g}"
-    worst = interval.high if most else interval.low
-    return (worst <= bound if most else worst >= bound), f"{key} is {value:.4g} (95 %: {interval.low:.4g} to {interval.high:.4g})"
 
 
 def _against(champion: ChampionScores, report: EvaluationReport, config: GateConfig) -> tuple[bool, str]:

@@ -56,7 +56,7 @@ def _data(dataset: DatasetManifest) -> str:
 
 def _numbers(report: EvaluationReport) -> str:
     rows = ["| metric | value | 95 % interval |", "|---|---|---|"]
-    for key, value, interval in report.numbers():
+    for key, value, interval in report.metric_rows():
         rows.append(f"| `{key}` | {value:.5g} | {'' if interval is None else interval.text()} |")
     return "\n".join(rows)
 
