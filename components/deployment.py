@@ -1,6 +1,6 @@
-"""Names that the pipeline, its steps and the manifests in docker/kubernetes agree on: secrets, configuration, volumes, labels.
+"""Names shared by the pipeline, its steps and the manifests in docker/kubernetes: secrets, configuration, volumes, labels.
 
-Promises: a secret is named here by its object and key, never by a value. A test holds the manifests against these names.
+Promises: a secret is named here by its object and key, never by a value. A test compares the manifests with these names.
 
 The image names are placeholders that `compile` replaces by digests; locally, where steps run as subprocesses, they are never looked up.
 They contain "python" because kfp's local runner warns otherwise.
@@ -17,11 +17,11 @@ SECRET_KEYS = {
     S3_SECRET: ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     MLFLOW_SECRET: ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
-"""What every step gets. Every key is also the name of the environment variable that a step finds it in."""
+"""Secrets of every step; a key is also the name of its environment variable."""
 KAGGLE_KEYS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
-"""A token, or a user name with its key, as kagglehub reads them; public data sets need neither."""
+"""A token, or a user name with its key, as kagglehub reads them; public datasets need neither."""
 STEP_SECRET_KEYS = {"ingest": {KAGGLE_SECRET: KAGGLE_KEYS}}
-"""What one step gets on top."""
+"""Additional secrets of single steps."""
 CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION", "CELEBDIT_EXPERIMENT", "CELEBDIT_KFP_UI")
 REQUIRED_CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI")
 
@@ -31,7 +31,7 @@ TRAINING_RUNTIME = "celebdit-torch"
 """The ClusterTrainingRuntime of docker/kubernetes."""
 
 IMAGE = "CELEBDIT_IMAGE"
-"""Environment variable: the gpu image by digest, for the pods that a step makes."""
+"""Environment variable: the gpu image by digest, for the pods that a step creates."""
 NAMESPACE = "CELEBDIT_NAMESPACE"
 POD = "CELEBDIT_POD"
 

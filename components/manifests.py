@@ -1,7 +1,7 @@
-"""What one step hands to the next: small, typed, JSON. The only thing that steps share.
+"""Manifests: the small, typed JSON files through which steps exchange data.
 
-Promises: `load` refuses a manifest of another kind or with other fields; every manifest names the digest of what it stands for, so that a
-consumer can check that the bytes behind the URI are still those.
+Promises: `load` refuses a manifest of another kind or with other fields; every manifest has the digest of what it describes, so that a
+consumer can verify the bytes behind the URI.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def parse(cls, raw: bytes, *, origin: str) -> Self:
-        """Read a manifest from bytes; `origin` says in errors where they come from.
+        """Read a manifest from bytes; `origin` names their source in errors.
 
         Raises:
             DataRefused: if they are not a manifest of this kind.
@@ -40,7 +40,7 @@ class Manifest(BaseModel):
             return cls.model_validate_json(raw)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole text"
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
             raise DataRefused(f"{origin} is not a {cls.__name__}: {where}: {first['msg']}") from error
 
     @classmethod
@@ -54,7 +54,7 @@ class Manifest(BaseModel):
 
 
 class Shard(BaseModel):
-    """One tar of a data set."""
+    """One tar of a dataset."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -65,7 +65,7 @@ class Shard(BaseModel):
 
 
 class DatasetManifest(Manifest):
-    """A committed data set: `dataset.json`, written last, and what the ingest step hands on."""
+    """A committed dataset: `dataset.json`, written last, and the output of the ingest step."""
 
     kind: Literal["dataset"] = "dataset"
     name: str
@@ -86,7 +86,7 @@ class DatasetManifest(Manifest):
 
 
 class CheckpointManifest(Manifest):
-    """A trained checkpoint: what the train step hands on."""
+    """A trained checkpoint: the output of the train step."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     run_key: str
@@ -116,7 +116,7 @@ class MetricInterval(BaseModel):
 
 
 class ChampionScores(BaseModel):
-    """The champion's numbers under the same protocol as the report that they are part of, or why there are none."""
+    """The champion's metrics under the protocol of the report that contains them, or why there are none."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -175,7 +175,7 @@ class EvaluationProtocol(BaseModel):
         stored = fields.get("digest") if isinstance(fields, dict) else None
         protocol = handler(fields if stored is None else {key: value for key, value in fields.items() if key != "digest"})
         if stored is not None and stored != protocol.digest:
-            raise ValueError(f"the protocol has digest {protocol.digest}, its report says {stored}")
+            raise ValueError(f"the protocol has digest {protocol.digest}, its report has {stored}")
         return protocol
 
 
@@ -183,7 +183,7 @@ _OUTSIDE_PROTOCOL_DIGEST = {"name", "digest", "ema", "checkpoint_digest", "check
 
 
 class EvaluationReport(Manifest):
-    """Numbers of one checkpoint under one protocol: what the evaluate step hands on."""
+    """Metrics of one checkpoint under one protocol: the output of the evaluate step."""
 
     kind: Literal["evaluation"] = "evaluation"
     uri: str
@@ -214,7 +214,7 @@ class EvaluationReport(Manifest):
 
 
 class GateDecision(Manifest):
-    """Pass or fail, and why: what the gate hands on."""
+    """Pass or fail, and why: the output of the gate step."""
 
     kind: Literal["gate"] = "gate"
     decision: Literal["pass", "fail"]
@@ -225,7 +225,7 @@ class GateDecision(Manifest):
 
 
 class RegisteredVersion(Manifest):
-    """A model version in the registry: what the register step hands on."""
+    """A model version in the registry: the output of the register step."""
 
     kind: Literal["version"] = "version"
     name: str

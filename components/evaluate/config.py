@@ -1,4 +1,4 @@
-"""The `evaluation` section: under which protocol, with which features, which numbers, and how sure of them."""
+"""The `evaluation` section: protocol, feature extractor, metrics and their intervals."""
 
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -19,18 +19,16 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 
 class EvaluationConfig(FrozenConfig):
-    """What is measured, against what, and with what; a field that is left out is the named protocol's."""
+    """How samples are compared with the dataset; a field that is left out is the named protocol's."""
 
     protocol: ProtocolName = Field(
         "clean-50k", description="where the fields below that are left out come from; with any of them changed the protocol is 'custom'"
     )
     num_images: int | None = Field(None, ge=2, le=1_000_000, description="images to generate. Default: the protocol's")
     num_reference: int | None = Field(
-        None, ge=2, description="images of the data set to compare with, the first in key order. Default: the protocol's"
+        None, ge=2, description="images of the dataset to compare with, the first in key order. Default: the protocol's"
     )
-    reference_split: ReferenceSplit | None = Field(
-        None, description="which images of the data set are compared with. Default: the protocol's"
-    )
+    reference_split: ReferenceSplit | None = Field(None, description="images of the dataset to compare with. Default: the protocol's")
     reference_flip: bool | None = Field(None, description="mirror each reference image with probability one half. Default: the protocol's")
     codec: Codec | None = Field(None, description="what every image goes through before its features are taken. Default: the protocol's")
     extractor: str = Field(
@@ -38,7 +36,7 @@ class EvaluationConfig(FrozenConfig):
         pattern=_EXTRACTOR,
         max_length=200,
         description="inception-v3-compat gives FID; random-conv needs no weights; else a name that torch-fidelity knows, "
-        "or 'package.module:Class' of yours (a torch_fidelity FeatureExtractorBase)",
+        "or your own 'package.module:Class' (a torch_fidelity FeatureExtractorBase)",
     )
     weights: str | None = Field(None, max_length=4096, description="path or s3:// location of the extractor's weights")
     weights_sha256: str | None = Field(None, pattern=_SHA256, description="sha256 of the weights file; checked before it is loaded")
@@ -53,17 +51,17 @@ class EvaluationConfig(FrozenConfig):
         description="default: all four for inception-v3-compat, else only the Frechet distance",
     )
     kid_subsets: int = Field(100, ge=1, le=10_000, description="subsets that the kernel distance is averaged over")
-    kid_subset_images: int = Field(1000, ge=2, le=100_000, description="images per subset; fewer are taken where there are fewer")
+    kid_subset_images: int = Field(1000, ge=2, le=100_000, description="images per subset, or as many as there are")
     bootstrap_replicates: int = Field(20, ge=0, le=1000, description="resamples behind the interval of the Frechet distance; 0: none")
-    memorisation: bool = Field(True, description="look for the nearest training image of each sample")
-    memorisation_images: int = Field(10_000, ge=1, le=1_000_000, description="most samples whose nearest training image is looked for")
+    memorisation: bool = Field(True, description="find the nearest training image of each sample")
+    memorisation_images: int = Field(10_000, ge=1, le=1_000_000, description="most samples whose nearest training image is searched")
     memorised_below: float = Field(
         0.5,
         gt=0,
         le=10,
         description="a sample nearer than this share of the usual distance between neighbouring training images counts as copied",
     )
-    champion: bool = Field(True, description="measure the model's champion too, if it was not measured under this protocol yet")
+    champion: bool = Field(True, description="also measure the model's champion, unless it was measured under this protocol already")
     batch_images: int | None = Field(None, ge=1, le=4096, description="images per forward pass and process. Default: what fits in memory")
     shard_images: int = Field(256, ge=1, le=100_000, description="images per stored shard of samples: the most work that a kill may cost")
 
@@ -89,12 +87,12 @@ class EvaluationConfig(FrozenConfig):
     def _check_weights(self) -> None:
         if self.extractor == RANDOM_CONV and self.weights is not None:
             raise ValueError(f"weights belong to extractor '{INCEPTION}'; '{RANDOM_CONV}' has none")
-        # torch-fidelity fetches what it is not given from the internet, unchecked.
+        # Without a path, torch-fidelity downloads the weights and does not verify them.
         if self.weights is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
             raise ValueError(
                 f"extractor '{self.extractor}' needs weights and weights_sha256, at a path or s3:// location ({INCEPTION}: the file "
                 "weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases); "
-                f"'{RANDOM_CONV}' and one of yours ('package.module:Class') need none"
+                f"'{RANDOM_CONV}' and your own ('package.module:Class') need none"
             )
         for name, weights, sha256 in (
             ("weights", self.weights, self.weights_sha256),

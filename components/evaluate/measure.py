@@ -1,7 +1,6 @@
-"""One measurement: workers draw and look, then features become numbers, pictures and a report in storage.
+"""One measurement: workers sample and extract features, then metrics, image grids and a report are stored.
 
-Promises: the report is written last, so an evaluation that has one is finished; what was drawn or looked at before a kill is used again.
-Whose weights these are is the caller's business.
+Promises: the report is written last, so an evaluation that has one is finished; samples and features stored before a kill are used again.
 """
 
 import shutil
@@ -46,10 +45,18 @@ def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], cont
     spec = spec.model_copy(update={"reference_known": reference is not None})
     spec_path = folder / "spec.json"
     spec.dump(spec_path)
-    how = f"{spec.sampling.sampler}, {spec.sampling.num_steps} steps; references {'found in storage' if reference else 'to be looked at'}"
-    context.events.note(f"drawing {spec.num_images} images of checkpoint {spec.checkpoint.digest[:12]} with {how}")
-    asked = spec.resources
-    launch("components.evaluate.worker", spec_path, work_dir=context.settings.work_dir, processes=asked.processes, threads=asked.threads)
+    sampler = f"{spec.sampling.sampler}, {spec.sampling.num_steps} steps"
+    references = "from storage" if reference else "to be processed"
+    context.events.note(
+        f"sampling {spec.num_images} images of checkpoint {spec.checkpoint.digest[:12]} with {sampler}; references {references}"
+    )
+    launch(
+        "components.evaluate.worker",
+        spec_path,
+        work_dir=context.settings.work_dir,
+        processes=spec.resources.processes,
+        threads=spec.resources.threads,
+    )
     if reference is None:
         reference = keep_reference(
             context.store,
@@ -67,7 +74,7 @@ def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], cont
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the workers left behind, to be turned into numbers and pictures."""
+    """The workers' features and samples, from which metrics and image grids are made."""
 
     spec: EvaluateSpec
     folder: Path
@@ -82,7 +89,7 @@ class _Measured:
     def fakes(self) -> Features:
         main = _rows(self.folder, FAKES, MAIN)
         if not np.isfinite(main).all():
-            raise DataRefused("the generated images have non-finite features", hint="the checkpoint is not usable: look at its sample grid")
+            raise DataRefused("the generated images have non-finite features", hint="the checkpoint is unusable: see its sample grid")
         manifold = load_chunks(self.folder, FAKES, MANIFOLD)
         return Features(main, main if manifold is None else manifold, load_chunks(self.folder, FAKES, LOGITS))
 
@@ -118,33 +125,34 @@ class _Measured:
         return nearest_training_images(rows, real, mirrored)
 
     def grid(self) -> bytes:
-        """Return the first samples as a picture."""
+        """Return the first samples as a PNG grid."""
         return png(grid([enlarged(image) for image in self._samples(range(min(_GRID_IMAGES, self.spec.num_images)))], columns=8))
 
     def contact_sheet(self, nearest: Nearest) -> bytes:
         """Return the samples that are nearest to a training image, each beside it."""
         closest = nearest.closest(_CONTACT_PAIRS)
         pack = fetch_pack(self.spec.dataset, self.context.store, self.context.scratch("packs"))
-        drawn = self._samples([match.sample for match in closest])
+        samples = self._samples([match.sample for match in closest])
         real = [np.array(pack.images[match.real]) for match in closest]
         flipped = [match.mirrored != (self.spec.comparison.reference_flip and is_flipped(match.real)) for match in closest]
         shown = [enlarged(image[:, ::-1] if mirror else image) for image, mirror in zip(real, flipped, strict=True)]
         labels = [f"{match.share:.2f}" for match in closest]
-        return png(pairs([(enlarged(mine), training) for mine, training in zip(drawn, shown, strict=True)], labels))
+        return png(pairs([(enlarged(mine), training) for mine, training in zip(samples, shown, strict=True)], labels))
 
     def _samples(self, indices: Sequence[int]) -> list[np.ndarray]:
         store = SampleStore(self.context.store, self.spec.samples_uri(self.context.root), image_px=self.spec.dataset.image_px)
         shards = shards_of(self.spec.num_images, self.spec.evaluation.shard_images)
         read: dict[int, np.ndarray] = {}
         size = self.spec.evaluation.shard_images
-        for number in {index // size for index in indices}:
-            images = store.read(shards[number])
+        for shard in {index // size for index in indices}:
+            images = store.read(shards[shard])
             if images is None:
-                store.discard(shards[number])
+                store.discard(shards[shard])
                 raise DataRefused(
-                    f"samples {store.name(shards[number])} are not whole in storage", hint="run it again: they are drawn again"
+                    f"samples {store.name(shards[shard])} in storage are corrupt or incomplete",
+                    hint="run it again: they will be sampled again",
                 )
-            read[number] = images.permute(0, 2, 3, 1).numpy()
+            read[shard] = images.permute(0, 2, 3, 1).numpy()
         return [read[index // size][index % size] for index in indices]
 
 
@@ -173,6 +181,6 @@ def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> Evalua
 
 
 def _rows(folder: Path, kind: str, part: str) -> np.ndarray:
-    found = load_chunks(folder, kind, part)
-    assert found is not None, f"the workers ended well, so there are {part} features of {kind}"
-    return found
+    rows = load_chunks(folder, kind, part)
+    assert rows is not None, f"the workers succeeded, so there are {part} features of {kind}"
+    return rows

@@ -1,8 +1,8 @@
-"""Under which protocol a number is made: the named ones, what is changed in them, and the stamp that goes with every number.
+"""Evaluation protocols: the named ones, and the protocol of a configuration.
 
-Promises: two numbers with the same protocol digest were made the same way and may be compared; whatever could move a number by design is in
-the digest, the checkpoint and the choice among its averages (what is measured, not how) are not. A protocol bears a published name only if
-it keeps all of it. Batch size, number of processes and device are not part of it: they move a number by rounding alone.
+Promises: metrics with the same protocol digest were measured the same way and may be compared; whatever moves a metric by design is in
+the digest, the checkpoint and the choice among its averages (what is measured, not how) are not. A protocol has a published name only if
+it keeps all of it. Batch size, number of processes and device are not part of it: they move a metric by rounding alone.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from model.config import SamplingConfig
 
 CUSTOM = "custom"
 JPEG_QUALITY = 75
-"""PIL's and torchvision's default, which the JPEG protocols of the literature mean without saying so."""
+"""PIL's and torchvision's default, which the JPEG protocols of the literature use."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Comparison:
 
 
 NAMED: dict[ProtocolName, Comparison] = {
-    # All images as they are: what a number should mean when nothing else is said.
+    # All images, unprocessed.
     "clean-50k": Comparison(50_000, None, "all", reference_flip=False, codec="png"),
     # Relay Diffusion (Teng et al. 2023): as many samples as CelebA-HQ has images.
     "rdm-30k": Comparison(30_000, 30_000, "all", reference_flip=False, codec="png"),
@@ -44,15 +44,15 @@ NAMED: dict[ProtocolName, Comparison] = {
 def comparison_of(config: EvaluationConfig) -> Comparison:
     """Return the comparison that `config` asks for: the named protocol with the given fields changed."""
     named = NAMED[config.protocol]
-    given = {name: value for name in asdict(named) if (value := getattr(config, name)) is not None}
-    return Comparison(**{**asdict(named), **given})
+    changes = {name: value for name in asdict(named) if (value := getattr(config, name)) is not None}
+    return Comparison(**{**asdict(named), **changes})
 
 
 def num_reference(config: EvaluationConfig, dataset: DatasetManifest) -> int:
     """Return how many images of `dataset` are compared with."""
-    wanted = comparison_of(config)
-    there = split_sizes(dataset)[wanted.reference_split]
-    return min(wanted.num_reference or there, there)
+    comparison = comparison_of(config)
+    available = split_sizes(dataset)[comparison.reference_split]
+    return min(comparison.num_reference or available, available)
 
 
 def split_sizes(dataset: DatasetManifest) -> dict[ReferenceSplit, int]:
@@ -101,6 +101,6 @@ def protocol_of(
 def _name_of(config: EvaluationConfig, dataset: DatasetManifest) -> str:
     """Return the published name of the protocol, or "custom" if anything in it is not as published."""
     named = NAMED[config.protocol]
-    whole = split_sizes(dataset)[named.reference_split]
-    as_published = comparison_of(config) == named and num_reference(config, dataset) == (named.num_reference or whole)
+    available = split_sizes(dataset)[named.reference_split]
+    as_published = comparison_of(config) == named and num_reference(config, dataset) == (named.num_reference or available)
     return config.protocol if as_published and config.extractor == INCEPTION else CUSTOM

@@ -1,7 +1,7 @@
-"""What one evaluation is: whose images, under which protocol, and the file by which the step tells its workers what to do.
+"""One evaluation: checkpoint, dataset and protocol, as the job specification that the worker processes read.
 
-Promises: the same weights under the same protocol have the same place in storage; samples are shared by all protocols that draw them the
-same way.
+Promises: the same weights under the same protocol have the same place in storage; samples are shared by all protocols that sample
+alike.
 """
 
 from functools import cached_property
@@ -28,7 +28,7 @@ class EvaluateSpec(Manifest):
     sampling: SamplingConfig
     resources: ResourcesConfig
     reference_known: bool = False
-    """Whether the references' statistics are in storage already, so that workers need not look at them."""
+    """Whether the references' features are in storage already, so that workers do not compute them."""
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -65,14 +65,14 @@ class EvaluateSpec(Manifest):
         return vgg_identity_of(self.evaluation) or self.extractor_identity
 
     def report_uri(self, root: StoreUri) -> StoreUri:
-        """Return where this evaluation's report and pictures go."""
+        """Return where this evaluation's report and images are stored."""
         name = f"{self.protocol.digest[:16]}-{self.checkpoint.digest[:16]}-{_weights_name(self.sampling.ema)}"
         return root.join(f"runs/{self.checkpoint.run_key}/evaluations") / name
 
     def samples_uri(self, root: StoreUri) -> StoreUri:
-        """Return where this evaluation's samples go; a protocol that asks for more or fewer of them finds them there."""
-        drawn = {"checkpoint": self.checkpoint.digest, "sampling": self.sampling.model_dump(mode="json")}
-        return root.join(f"runs/{self.checkpoint.run_key}/samples") / digest_of(drawn)[:16]
+        """Return where this evaluation's samples are stored; protocols with more or fewer images share them."""
+        identity = {"checkpoint": self.checkpoint.digest, "sampling": self.sampling.model_dump(mode="json")}
+        return root.join(f"runs/{self.checkpoint.run_key}/samples") / digest_of(identity)[:16]
 
 
 def weights_file(ema: str) -> str:

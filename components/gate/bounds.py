@@ -20,7 +20,7 @@ class BoundCheck:
 
 
 def check_bounds(report: EvaluationReport, config: GateConfig) -> list[BoundCheck]:
-    """Compare the metrics of `report` with every bound; a cautious gate looks at the worse end of a metric's 95 % interval.
+    """Compare the metrics of `report` with every bound; a cautious gate uses the worse end of a metric's 95 % interval.
 
     Raises:
         BadInput: if a bound names a metric that was not measured.

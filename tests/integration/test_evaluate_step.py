@@ -223,7 +223,7 @@ def test_samples_that_are_damaged_before_they_are_shown_are_drawn_by_the_next_tr
     def damage() -> None:
         here.store.put_bytes(damaged, b"damaged")
 
-    with pytest.raises(DataRefused, match="not whole in storage"):
+    with pytest.raises(DataRefused, match="in storage are corrupt or incomplete"):
         run(there, dataset, few, SAMPLING, resources(), "nobody", here, then=damage)
     assert run(there, dataset, few, SAMPLING, resources(), "nobody", here).headline == "eval/fd_randconv_8"
 
