@@ -15,7 +15,9 @@ from components.errors import DataRefused
 from model.config import canonical_json
 
 SHA256 = Field(pattern=r"^[0-9a-f]{64}$")
-ReferenceSplit = Literal["train", "held_out", "all"]
+Split = Literal["train", "held_out"]
+"""The parts of a dataset."""
+ReferenceSplit = Literal[Split, "all"]
 """Which images of a dataset an evaluation compares with."""
 
 

@@ -20,9 +20,10 @@ from components.evaluate.features import build_extractor, build_vgg
 from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
+from components.manifests import ReferenceSplit, Split
 from components.runtime.context import read_section
 from components.runtime.rank import Rank, worker_main
-from components.stores.dataset_cache import Split, fetch_pack
+from components.stores.dataset_cache import fetch_pack
 from model import rng
 from model.config import DiffusionConfig, NetworkConfig
 from model.dataset import Pack
@@ -30,7 +31,7 @@ from model.generator import Generator, WeightsMismatch
 from model.sampling import to_uint8
 
 _EXTRACT_IMAGES = 64
-_SPLITS: dict[str, tuple[Split, ...]] = {"train": ("train",), "held_out": ("held_out",), "all": ("train", "held_out")}
+_SPLITS: dict[ReferenceSplit, tuple[Split, ...]] = {"train": ("train",), "held_out": ("held_out",), "all": ("train", "held_out")}
 
 
 class _Worker:

@@ -8,6 +8,8 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+SAMPLE_GRID_KEY = "samples/ema_grid"
+"""MLflow key of the grid of samples that a training logs."""
 _TILE_PX = 128
 _GAP_PX = 6
 _LABEL_PX = 24

@@ -14,6 +14,7 @@ from PIL import Image
 
 from components.errors import BadInput
 from components.manifests import EvaluationReport
+from components.reports.image_grid import SAMPLE_GRID_KEY
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.comparison import Measured, Row, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
 from pipeline.session import open_session
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from components.runtime.context import StepContext
     from components.tracking.client import Run
 
-_GRID_KEY = "samples/ema_grid"
 _CONFIG = "config/train.json"
 _SECTIONS = ("network", "diffusion", "optimizer", "training", "sampling", "dataset_digest", "dataset_name")
 _RUN_KEY, _MLFLOW_ID = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{32}")
@@ -108,7 +108,7 @@ def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
     key = run.data.tags[TAG_RUN_KEY]
     with context.tracking.reached():
         images = context.tracking.client.list_artifacts(run.info.run_id, "images")
-    steps = (step_of_image(item.path, _GRID_KEY) for item in images)
+    steps = (step_of_image(item.path, SAMPLE_GRID_KEY) for item in images)
     return RunFacts(
         name=name,
         settings=_settings(run, context),
@@ -155,7 +155,7 @@ def _picture(facts: list[RunFacts], trained: "list[Run]", steps: list[int], cont
 def _grid(run: "Run", step: int, context: "StepContext") -> np.ndarray:
     with context.tracking.reached():
         listed = context.tracking.client.list_artifacts(run.info.run_id, "images")
-    path = next(item.path for item in listed if step_of_image(item.path, _GRID_KEY) == step)
+    path = next(item.path for item in listed if step_of_image(item.path, SAMPLE_GRID_KEY) == step)
     return np.asarray(Image.open(io.BytesIO(_artifact(run, path, context)), formats=("PNG",)).convert("RGB"))
 
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from celebdit_testing.evaluations import (
     NUM_IMAGES,
     SAMPLING,
     config,
-    drawn_faces,
-    environment_of,
     place,
     resources,
     run,
@@ -41,22 +38,6 @@ from components.runtime.context import StepContext
 from components.storage import StoreUri, file_sha256
 from components.stores.dataset_cache import fetch_pack
 from pipeline.services import Endpoints, Services
-
-
-@pytest.fixture(scope="module")
-def environment(embedded: Services) -> Iterator[Endpoints]:
-    with environment_of(embedded) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("evaluate")
-
-
-@pytest.fixture(scope="module")
-def dataset(environment: Endpoints, folder: Path) -> DatasetManifest:
-    return drawn_faces(environment, folder)
 
 
 @pytest.fixture(scope="module")
