@@ -52,7 +52,7 @@ def evaluate(
 
         trained = CheckpointManifest.load(Path(checkpoint.path))
         if trained.digest != checkpoint_digest:
-            raise DataRefused(f"the checkpoint's manifest is of {trained.digest}, the pipeline asked for {checkpoint_digest}")
+            raise DataRefused(f"the checkpoint's manifest is of {trained.digest}, the pipeline requested {checkpoint_digest}")
         manifest = run(
             trained,
             DatasetManifest.load(Path(dataset.path)),

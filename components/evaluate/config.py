@@ -67,7 +67,7 @@ class EvaluationConfig(FrozenConfig):
 
     @property
     def metric_names(self) -> tuple[MetricName, ...]:
-        """The metrics that are asked for."""
+        """The configured metrics, or the default ones."""
         return default_metrics(self.extractor) if self.metrics is None else self.metrics
 
     @model_validator(mode="after")
@@ -102,4 +102,4 @@ class EvaluationConfig(FrozenConfig):
                 raise ValueError(f"{name} and {name}_sha256 belong together: give both (sha256sum FILE prints the second)")
         on_vgg = [name for name, metric in SELECTABLE.items() if Need.MANIFOLD in metric.needs]
         if self.vgg_weights is not None and not set(on_vgg) & set(self.metric_names):
-            raise ValueError(f"vgg_weights are for metrics '{' or '.join(on_vgg)}', which is not asked for")
+            raise ValueError(f"vgg_weights are for metrics '{' or '.join(on_vgg)}', which is not configured")

@@ -1,7 +1,7 @@
 """The nearest training image of each sample, in feature space, to detect memorisation.
 
 Promises: training images are compared mirrored too, because a model that was trained with flips copies either; distances are
-given as a share of the usual one between neighbouring training images (the median, each to its nearest other), so that a threshold means
+reported as a share of the usual one between neighbouring training images (the median, each to its nearest other), so that a threshold means
 the same for every extractor; an exact copy has share 0.
 """
 

@@ -42,7 +42,7 @@ NAMED: dict[ProtocolName, Comparison] = {
 
 
 def comparison_of(config: EvaluationConfig) -> Comparison:
-    """Return the comparison that `config` asks for: the named protocol with the given fields changed."""
+    """Return the comparison that `config` asks for: the named protocol with the configured changes."""
     named = NAMED[config.protocol]
     changes = {name: value for name in asdict(named) if (value := getattr(config, name)) is not None}
     return Comparison(**{**asdict(named), **changes})
