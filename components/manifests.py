@@ -4,15 +4,14 @@ Promises: `load` refuses a manifest of another kind or with other fields; every 
 consumer can verify the bytes behind the URI.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ModelWrapValidatorHandler, ValidationError, computed_field, model_validator
 
 from components.errors import DataRefused
-from model.config import canonical_json
+from model.canonical import canonical_json, digest_of
+from model.config import TrainingRecipe
 
 SHA256 = Field(pattern=r"^[0-9a-f]{64}$")
 Split = Literal["train", "held_out"]
@@ -87,16 +86,21 @@ class DatasetManifest(Manifest):
     tools: dict[str, str]
 
 
-class CheckpointManifest(Manifest):
-    """A trained checkpoint: the output of the train step."""
+class CheckpointReference(Manifest):
+    """A checkpoint by its run, place, content and step."""
 
-    kind: Literal["checkpoint"] = "checkpoint"
     run_key: str
     uri: str
     digest: str = SHA256
     step: int
     dataset_digest: str = SHA256
-    recipe: dict[str, Any]
+
+
+class CheckpointManifest(CheckpointReference):
+    """A trained checkpoint: the output of the train step."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    recipe: TrainingRecipe
 
 
 NORMAL_QUANTILE = 1.959964
@@ -235,16 +239,3 @@ class RegisteredVersion(Manifest):
     aliases: list[str]
     checkpoint_digest: str = SHA256
     model_uri: str
-
-
-def digest_of(value: object) -> str:
-    """Return the sha256 of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()
-
-
-def parse_json(text: str, *, origin: str) -> Any:
-    """Read JSON, or raise DataRefused naming `origin`."""
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataRefused(f"{origin} is not JSON: {error}") from error

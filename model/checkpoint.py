@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from model.canonical import JsonObject, canonical_json
 from model.checkpoint_manifest import (
     MANIFEST_FILE,
     STATE_FILE,
@@ -28,7 +28,6 @@ from model.checkpoint_manifest import (
     identify,
     verify,
 )
-from model.config import canonical_json
 
 Crash = Callable[[str], None]
 """Called with the name of each point of the protocol; a test raises from it to play a crash there."""
@@ -43,8 +42,8 @@ class CheckpointState:
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
-    facts: dict[str, Any]
-    notes: dict[str, Any] = field(default_factory=dict)
+    facts: JsonObject
+    notes: JsonObject = field(default_factory=dict)
 
 
 def publish(state: CheckpointState, root: Path, *, crash: Crash = lambda point: None) -> Checkpoint:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.config import canonical_json
+from model.canonical import canonical_json
 
 FORMAT = 1
 MANIFEST_FILE = "MANIFEST.json"

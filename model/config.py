@@ -4,24 +4,22 @@ Promises: a value that validates here can be built and trained; every bound name
 8.0 are not 8, NaN is not a number, an unknown key is an error. Which preset holds which values is not decided here.
 """
 
-import json
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from model.canonical import JsonObject
+
 TRAINING_VERSION = 2
 """The version of the training maths. Part of every run key: raise it when a change moves the numbers of a run, and only then."""
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class FrozenConfig(BaseModel):
     """Base of every configuration section: strict types, no extra keys, finite numbers, immutable."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def canonical_json(value: object) -> bytes:
-    """Encode `value` so that equal values have equal bytes: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 class NetworkConfig(FrozenConfig):
@@ -182,7 +180,7 @@ class TrainingConfig(FrozenConfig):
         description="steps between stored copies of the ema_sigma_rel averages, from which `celebdit ema` makes averages of other widths "
         "afterwards; each takes 4 bytes per parameter and width. Default: none are stored",
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast with float32 master weights")
+    precision: Precision = Field("float32", description="bfloat16: autocast with float32 master weights")
     compile: bool = Field(False, description="compile the training step with torch.compile")
     activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third more time"
@@ -215,7 +213,7 @@ class TrainingConfig(FrozenConfig):
             raise ValueError(f"microbatch_images {self.microbatch_images} must not exceed batch_images {self.batch_images}")
         return self
 
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> JsonObject:
         """Return the fields that decide the numbers of a run; the others (how long, how often, on what) may change on resume."""
         return self.model_dump(mode="json", include={"batch_images", "seed", "horizontal_flip", "ema_sigma_rel", "ema_decay", "precision"})
 
@@ -239,3 +237,53 @@ class SamplingConfig(FrozenConfig):
     ema: str = Field(
         "0.1", description="which average of the weights: a tracked sigma_rel such as '0.1', 'classic', or 'none' for the raw weights"
     )
+
+
+class ModelSpec(FrozenConfig):
+    """What a generator needs besides the weights: all that is known of a registered version or an imported checkpoint."""
+
+    network: NetworkConfig
+    diffusion: DiffusionConfig
+    precision: Precision
+
+    @classmethod
+    def from_identity(cls, identity: JsonObject) -> Self:
+        """Return the model of a checkpoint whose state file holds `identity`; an imported one names no precision and has float32.
+
+        Raises:
+            ValueError: if `identity` names no network, or an impossible one.
+        """
+        sections = {name: identity.get(name) for name in ("network", "diffusion")}
+        precision = identity.get("training", {}).get("precision", "float32")
+        return cls.model_validate({**sections, "precision": precision}, strict=False)  # JSON has lists where the configuration has tuples
+
+
+class TrainingRecipe(FrozenConfig):
+    """What weights are trained with: everything that they depend on, besides the data."""
+
+    network: NetworkConfig
+    diffusion: DiffusionConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """What a generator needs of it."""
+        return ModelSpec(network=self.network, diffusion=self.diffusion, precision=self.training.precision)
+
+    def identity(self, dataset_digest: str) -> JsonObject:
+        """Return what makes a run on this data this run, as JSON; it is stored with every checkpoint and compared on resume."""
+        return {
+            "dataset_digest": dataset_digest,
+            "network": self.network.model_dump(mode="json"),
+            "diffusion": self.diffusion.model_dump(mode="json"),
+            "optimizer": self.optimizer.model_dump(mode="json"),
+            "training": self.training.identity(),
+            "training_version": TRAINING_VERSION,
+        }
+
+
+class Recipe(TrainingRecipe):
+    """A whole run besides its data: what the weights are trained with, and how its sample grids are drawn."""
+
+    sampling: SamplingConfig

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def joined(world: World, device: torch.device, *, timeout_s: float) -> Iterator[
     timeout = timedelta(seconds=timeout_s)
     place: dict[str, Any] = {}
     if world.rendezvous is not None:
-        store = dist.FileStore(str(world.rendezvous), world.size)
+        store = FileStore(str(world.rendezvous), world.size)
         store.set_timeout(timeout)
         place = {"store": store, "rank": world.rank, "world_size": world.size}
     dist.init_process_group(

@@ -7,12 +7,13 @@ image by rounding at most. Where weights come from is not known here.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from model.config import DiffusionConfig, NetworkConfig, SamplingConfig
+from model.config import DiffusionConfig, ModelSpec, NetworkConfig, Precision, SamplingConfig
 from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
 from model.memory import MOST_IMAGES, images_that_fit
@@ -51,7 +52,7 @@ class Generator:
         diffusion: DiffusionConfig,
         *,
         device: torch.device,
-        precision: str = "float32",
+        precision: Precision = "float32",
         sharers: int = 1,
     ) -> None:
         self.image_px = network.image_px
@@ -69,6 +70,15 @@ class Generator:
         except RuntimeError as error:
             raise WeightsMismatch(f"the weights do not fit the configured network: {' '.join(str(error).split())[:300]}") from error
         self._network.eval().to(memory_format=torch.channels_last)
+
+    @classmethod
+    def from_spec(cls, weights: dict[str, Tensor], spec: ModelSpec, *, device: torch.device, sharers: int = 1) -> Self:
+        """Return the generator of the model `spec` with `weights`; `sharers` processes share the memory of `device`.
+
+        Raises:
+            WeightsMismatch: if the weights are not those of its network.
+        """
+        return cls(weights, spec.network, spec.diffusion, device=device, precision=spec.precision, sharers=sharers)
 
     def draw(
         self,

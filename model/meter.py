@@ -6,7 +6,6 @@ same means; device time adds up over all attempts. Clock and hardware facts are 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +127,7 @@ class Meter:
         self._device_hours += (now_s - self._counted_s) * self._world.size / 3600
         self._counted_s = now_s
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, list[float]]:
         """Return what a resumed run needs to go on in the middle of a window, as JSON."""
         return {
             "losses": [float(v) for v in self._losses],
@@ -141,7 +140,7 @@ class Meter:
         self._count_hours()
         return self._device_hours
 
-    def restore(self, facts: dict[str, Any], *, device_hours: float) -> None:
+    def restore(self, facts: dict[str, list[float]], *, device_hours: float) -> None:
         """Go on from `facts`."""
         self._losses = [torch.tensor(v, device=self._device) for v in facts["losses"]]
         self._norms = [torch.tensor(v, device=self._device) for v in facts["norms"]]

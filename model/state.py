@@ -6,11 +6,11 @@ tensor before anything is overwritten with it. The copy to host memory is all th
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from model.canonical import JsonObject
 from model.checkpoint import CheckpointState
 from model.ema import AveragedWeights
 
@@ -57,7 +57,7 @@ class TrainingState:
         self._averages = averages
         self._copier = HostCopier()
 
-    def take(self, step: int, facts: dict[str, Any]) -> CheckpointState:
+    def take(self, step: int, facts: JsonObject) -> CheckpointState:
         """Copy everything to host memory."""
         moments: dict[str, Tensor] = {}
         for name, parameter in zip(self.names, self.parameters, strict=True):

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from model import rng
 from model.batching import plan_batch
 from model.checkpoint import CheckpointState
-from model.config import TrainingConfig
+from model.config import Recipe, TrainingConfig
 from model.dataset import BatchReader, Pack, indices_for_step
 from model.denoiser import build_denoiser
 from model.diffusion import Diffusion, build_diffusion
@@ -32,7 +32,6 @@ from model.interfaces import CheckpointSink, Recorder
 from model.meter import Meter, hardware_of
 from model.optim import build_optimizer, clip_gradients, guarded_step, learning_rate, set_learning_rate
 from model.profiling import StepProfiler
-from model.recipe import Recipe
 from model.sampling import denoiser_of, sample, to_uint8
 from model.state import TrainingState
 

@@ -18,12 +18,12 @@ from components.errors import BadInput
 from components.evaluate.config import EvaluationConfig
 from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
-from components.manifests import digest_of
 from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
 from components.runtime.context import describe
 from model.batching import plan_batch
-from model.config import DiffusionConfig, FrozenConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig, canonical_json
+from model.canonical import canonical_json, digest_of
+from model.config import DiffusionConfig, FrozenConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 _PRESETS = files("pipeline") / "presets"
 _MAX_FILE_BYTES = 2**20

@@ -3,13 +3,13 @@
 Promises: the weights that are measured are those that are served, the registered EMA included.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import CelebditError, TemporaryFailure
-from components.manifests import CheckpointManifest
+from components.manifests import CheckpointReference
 from components.registry.client import CHAMPION, Registry
+from model.config import ModelSpec
 
 
 class NotMeasurable(Exception):
@@ -21,12 +21,9 @@ class Champion:
     """The registered version with the alias `champion`."""
 
     version: str
-    checkpoint: CheckpointManifest
+    checkpoint: CheckpointReference
+    model: ModelSpec
     ema: str
-
-    @property
-    def image_px(self) -> int:
-        return int(self.checkpoint.recipe["network"]["image_px"])
 
 
 def champion_version(registry: Registry) -> str | None:
@@ -43,20 +40,14 @@ def open_champion(registry: Registry, version: str, folder: Path) -> tuple[Champ
     tags = registry.version(version).tags
     try:
         files = registry.files_of(version, folder)
-        described = json.loads(files.description.read_text())
-        checkpoint = CheckpointManifest(
+        checkpoint = CheckpointReference(
             run_key=tags["run_key"],
             uri=tags["checkpoint.uri"],
             digest=tags["checkpoint.digest"],
             step=int(tags["checkpoint.step"]),
             dataset_digest=tags["dataset.digest"],
-            recipe={
-                "network": described["network"],
-                "diffusion": described["diffusion"],
-                "training": {"precision": described["precision"]},
-            },
         )
-        return Champion(version, checkpoint, str(described["sampling"]["ema"])), files.weights
+        return Champion(version, checkpoint, files.description.model_spec, files.description.sampling.ema), files.weights
     except TemporaryFailure:
         raise
     except (KeyError, TypeError, ValueError, OSError, CelebditError) as error:

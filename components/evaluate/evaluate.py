@@ -41,7 +41,14 @@ def run(
     Raises:
         DataRefused: if the checkpoint or the dataset is corrupt or incomplete. BadInput: if the extractor's weights are missing.
     """
-    spec = EvaluateSpec(checkpoint=checkpoint, dataset=dataset, evaluation=evaluation, sampling=sampling, resources=resources)
+    spec = EvaluateSpec(
+        checkpoint=checkpoint,
+        model=checkpoint.recipe.model_spec,
+        dataset=dataset,
+        evaluation=evaluation,
+        sampling=sampling,
+        resources=resources,
+    )
     _check(spec, context)
     report = _finished(context, spec)
     if report is None:
@@ -117,11 +124,11 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
         champion, weights = open_champion(registry, version, context.scratch("champions"))
     except NotMeasurable as problem:
         return _unmeasured(version, f"cannot be measured: {problem}", context)
-    if champion.image_px != spec.dataset.image_px:
-        return _unmeasured(version, f"generates images of {champion.image_px} px, this dataset has {spec.dataset.image_px} px", context)
-    champion_spec = spec.model_copy(
-        update={"checkpoint": champion.checkpoint, "sampling": spec.sampling.model_copy(update={"ema": champion.ema})}
-    )
+    image_px = champion.model.network.image_px
+    if image_px != spec.dataset.image_px:
+        return _unmeasured(version, f"generates images of {image_px} px, this dataset has {spec.dataset.image_px} px", context)
+    sampling = spec.sampling.model_copy(update={"ema": champion.ema})
+    champion_spec = spec.model_copy(update={"checkpoint": champion.checkpoint, "model": champion.model, "sampling": sampling})
     champion_spec = EvaluateSpec.model_validate_json(champion_spec.model_dump_json())  # drops cached properties of `spec`
     measured = _finished(context, champion_spec)
     if measured is None:

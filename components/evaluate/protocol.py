@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from components.evaluate.config import EvaluationConfig, ProtocolName
 from components.evaluate.metrics.names import INCEPTION, Codec
 from components.evaluate.metrics.table import Setup, active_metrics
-from components.manifests import CheckpointManifest, DatasetManifest, EvaluationProtocol, ReferenceSplit
+from components.manifests import CheckpointReference, DatasetManifest, EvaluationProtocol, ReferenceSplit
 from model.config import SamplingConfig
 
 CUSTOM = "custom"
@@ -65,7 +65,7 @@ def protocol_of(
     config: EvaluationConfig,
     sampling: SamplingConfig,
     dataset: DatasetManifest,
-    checkpoint: CheckpointManifest,
+    checkpoint: CheckpointReference,
     *,
     extractor: str,
     manifold_extractor: str,

@@ -16,9 +16,8 @@ import torch
 
 from components.evaluate.moments import Statistics, statistics
 from components.evaluate.spec import EvaluateSpec
-from components.manifests import digest_of
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, file_sha256
-from model.config import canonical_json
+from model.canonical import canonical_json, digest_of
 
 _MOMENTS, _FEATURES, _MIRRORED, _MANIFOLD, _NOTE = "moments.npy", "features.npy", "mirrored.npy", "manifold.npy", "reference.json"
 _KEYS = {"num_reference", "reference_split", "reference_flip", "codec", "resize", "image_px", "dataset_digest"}

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
-from model.config import canonical_json
+from model.canonical import canonical_json
 
 Images = UInt8[Tensor, "b 3 h w"]
 _MOST_BYTES = 2**32

@@ -10,10 +10,11 @@ from typing import Literal
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import identity_of, vgg_identity_of
 from components.evaluate.protocol import Comparison, comparison_of, num_reference, protocol_of
-from components.manifests import CheckpointManifest, DatasetManifest, EvaluationProtocol, Manifest, digest_of
+from components.manifests import CheckpointReference, DatasetManifest, EvaluationProtocol, Manifest
 from components.resources import ResourcesConfig
 from components.storage import StoreUri
-from model.config import SamplingConfig
+from model.canonical import digest_of
+from model.config import ModelSpec, SamplingConfig
 
 REPORT_FILE = "report.json"
 
@@ -22,7 +23,8 @@ class EvaluateSpec(Manifest):
     """Everything that a worker needs besides its environment."""
 
     kind: Literal["evaluate-spec"] = "evaluate-spec"
-    checkpoint: CheckpointManifest
+    checkpoint: CheckpointReference
+    model: ModelSpec
     dataset: DatasetManifest
     evaluation: EvaluationConfig
     sampling: SamplingConfig

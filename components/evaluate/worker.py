@@ -4,7 +4,6 @@ Promises: image i depends on (checkpoint, seed, i) only; shards are assigned to 
 change them; shards that a killed attempt stored are not sampled again, on this machine or another.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +20,9 @@ from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
 from components.manifests import ReferenceSplit, Split
-from components.runtime.context import read_section
 from components.runtime.rank import Rank, worker_main
 from components.stores.dataset_cache import fetch_pack
 from model import rng
-from model.config import DiffusionConfig, NetworkConfig
 from model.dataset import Pack
 from model.generator import Generator, WeightsMismatch
 from model.sampling import to_uint8
@@ -86,16 +83,10 @@ class _Worker:
             self._rank.context.events.progress(int(share * self._spec.num_images), self._spec.num_images, "images sampled")
 
     def _generator(self) -> Generator:
-        recipe = self._spec.checkpoint.recipe
+        weights = load_file(self._folder / "weights.safetensors")
+        sharers = self._rank.world.size if self._device.type == "cpu" else 1
         try:
-            return Generator(
-                load_file(self._folder / "weights.safetensors"),
-                read_section(NetworkConfig, json.dumps(recipe["network"]), name="network"),
-                read_section(DiffusionConfig, json.dumps(recipe["diffusion"]), name="diffusion"),
-                device=self._device,
-                precision=recipe["training"]["precision"],
-                sharers=self._rank.world.size if self._device.type == "cpu" else 1,
-            )
+            return Generator.from_spec(weights, self._spec.model, device=self._device, sharers=sharers)
         except WeightsMismatch as error:
             raise DataRefused(f"checkpoint {self._spec.checkpoint.uri}: {error}") from error
 

@@ -24,10 +24,11 @@ from components.ingest.decoding.pool import DecoderPool, default_workers
 from components.ingest.sources.kinds import Reach
 from components.ingest.sources.open_source import open_source, require_consent
 from components.ingest.verdicts import Rejected
-from components.manifests import DatasetManifest, digest_of
+from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing, ObjectStore, StoreUri
 from components.system.locks import if_free, only_one
+from model.canonical import digest_of
 
 _FORMAT = 3
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)

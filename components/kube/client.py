@@ -18,6 +18,7 @@ from kubernetes.client.exceptions import ApiException
 
 from components.deployment import NAMESPACE
 from components.errors import BadInput, TemporaryFailure
+from components.kube.objects import KubernetesObject
 from components.system.retry import RetryPolicy, retry
 
 _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
@@ -72,19 +73,19 @@ class Cluster:
             ) from error
         return cls(client.ApiClient(settings), namespace or environ.get(NAMESPACE) or found, deadline_s=deadline_s)
 
-    def read(self, resource: str, name: str) -> dict[str, Any] | None:
+    def read(self, resource: str, name: str) -> KubernetesObject | None:
         """Return a core object of this namespace, like ("secrets", name), or None."""
         return self._get(f"get {resource}", lambda: self._plain(f"/api/v1/namespaces/{self.namespace}/{resource}/{name}"))
 
-    def read_namespace(self) -> dict[str, Any] | None:
+    def read_namespace(self) -> KubernetesObject | None:
         """Return this namespace, or None."""
         return self._get("get namespaces", lambda: self._plain(f"/api/v1/namespaces/{self.namespace}"))
 
-    def nodes(self) -> list[dict[str, Any]]:
+    def nodes(self) -> list[KubernetesObject]:
         """Return all nodes of the cluster."""
         return self._list("list nodes", lambda: self._plain("/api/v1/nodes"))
 
-    def pods(self, selector: str) -> list[dict[str, Any]]:
+    def pods(self, selector: str) -> list[KubernetesObject]:
         """Return the pods of this namespace that `selector` matches."""
         path = f"/api/v1/namespaces/{self.namespace}/pods"
         return self._list("list pods", lambda: self._plain(path, [("labelSelector", selector)]))
@@ -116,7 +117,7 @@ class Cluster:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise TemporaryFailure(f"the log of pod {pod} broke off", hint="run it again") from error
 
-    def custom(self, group: str, version: str, plural: str, name: str, *, of_cluster: bool = False) -> dict[str, Any] | None:
+    def custom(self, group: str, version: str, plural: str, name: str, *, of_cluster: bool = False) -> KubernetesObject | None:
         """Return a custom object, or None; of this namespace unless it is the cluster's."""
         if of_cluster:
             return self._get(
@@ -127,7 +128,7 @@ class Cluster:
             lambda: self._custom.get_namespaced_custom_object(group, version, self.namespace, plural, name, **_patience()),
         )
 
-    def create_custom(self, group: str, version: str, plural: str, body: dict[str, Any]) -> dict[str, Any]:
+    def create_custom(self, group: str, version: str, plural: str, body: KubernetesObject) -> KubernetesObject:
         """Create a custom object.
 
         Raises:
@@ -173,13 +174,13 @@ class Cluster:
         """Return the version of the API server."""
         return str(self._patiently("get /version", lambda: self._plain("/version"))["gitVersion"])
 
-    def _get(self, right: str, call: Callable[[], Any]) -> dict[str, Any] | None:
+    def _get(self, right: str, call: Callable[[], Any]) -> KubernetesObject | None:
         try:
             return dict(self._patiently(right, call))
         except _Missing:
             return None
 
-    def _list(self, right: str, call: Callable[[], Any]) -> list[dict[str, Any]]:
+    def _list(self, right: str, call: Callable[[], Any]) -> list[KubernetesObject]:
         return list(self._patiently(right, call)["items"])
 
     def _plain(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:

@@ -24,7 +24,7 @@ def model_card(
         f"# {name}: face generator, {dataset.image_px}x{dataset.image_px} pixels",
         _what(checkpoint, dataset),
         f"## Data and licence\n\n{_data(dataset)}",
-        f"## Recipe\n\n```json\n{json.dumps(checkpoint.recipe, indent=2, sort_keys=True)}\n```",
+        f"## Recipe\n\n```json\n{json.dumps(checkpoint.recipe.model_dump(mode='json'), indent=2, sort_keys=True)}\n```",
         f"## Numbers\n\n{_numbers(report)}\n\nGate: **{gate.decision}** ({'; '.join(gate.reasons)}).",
         f"### Protocol `{report.protocol.name}`\n\n```json\n{json.dumps(protocol, indent=2, sort_keys=True)}\n```",
         f"## Samples\n\nThe first images by their index: `{report.grid_uri}`." + _contact(report),
@@ -35,10 +35,10 @@ def model_card(
 
 
 def _what(checkpoint: CheckpointManifest, dataset: DatasetManifest) -> str:
-    network = checkpoint.recipe.get("network", {})
+    network = checkpoint.recipe.network
     return (
         "An unconditional diffusion model: a convolutional encoder-decoder around a Diffusion Transformer "
-        f"({network.get('depth', '?')} deep, {network.get('width', '?')} wide), "
+        f"({network.depth} deep, {network.width} wide), "
         f"trained on pixels without a separate autoencoder on {dataset.name}.\n\n"
         f"Run `{checkpoint.run_key}`, step {checkpoint.step}, checkpoint `{checkpoint.digest}`."
     )

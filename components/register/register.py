@@ -17,11 +17,12 @@ from components.registry.promotions import CHALLENGER
 from components.runtime.context import StepContext
 from components.serving.package import save_model, try_out
 from components.serving.register_version import PASSED, REQUIREMENTS, TAG_TRIAL
-from components.storage import DigestMismatch, ObjectMissing, StoreUri
+from components.storage import DigestMismatch, ObjectMissing, StoreUri, file_sha256
 from components.stores.checkpoints import CheckpointStore
 from model import config as model_config
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
+from model.description import VersionDescription
 
 
 def run(
@@ -118,17 +119,16 @@ def _build(
     save_model(
         folder,
         weights=weights,
-        description={
-            "network": checkpoint.recipe["network"],
-            "diffusion": checkpoint.recipe["diffusion"],
-            "precision": checkpoint.recipe["training"]["precision"],
-            "sampling": sampling.model_dump(mode="json"),
-            "checkpoint_digest": checkpoint.digest,
-            "dataset_digest": dataset.digest,
-            "licence": dataset.licence,
-            "metrics": report.metrics,
-            "protocol": report.protocol.model_dump(mode="json"),
-        },
+        description=VersionDescription(
+            **dict(checkpoint.recipe.model_spec),
+            sampling=sampling,
+            checkpoint_digest=checkpoint.digest,
+            dataset_digest=dataset.digest,
+            licence=dataset.licence,
+            metrics=report.metrics,
+            protocol=report.protocol.model_dump(mode="json"),
+            weights_sha256=file_sha256(weights),
+        ),
         card=card,
         requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
         model_package=Path(model_config.__file__).parent,

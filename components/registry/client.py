@@ -5,7 +5,6 @@ always follow from the promotion log (`promotions.py`), whose entries cannot be 
 is the gate's business, how a model is packed is that of `served_model.py`.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,11 +17,14 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities import Param
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from pydantic import ValidationError
 
 from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure
 from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, checked_reason, next_move, standing_after
+from components.runtime.context import describe
 from components.storage import file_sha256
 from components.tracking.client import TAG_CHECKPOINT, TAG_EMA, TAG_KIND, Tracking
+from model.description import VersionDescription
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelFiles", "ModelVersion", "Registry"]
 
@@ -44,7 +46,7 @@ class ModelFiles:
 
     folder: Path
     weights: Path
-    description: Path
+    description: VersionDescription
 
 
 def _reached(method: "Callable[Concatenate[Registry, P], R]") -> "Callable[Concatenate[Registry, P], R]":
@@ -209,20 +211,27 @@ class Registry:
             DataRefused: if it is not a model of this project, or its weights are not those that were registered.
         """
         target = folder / f"{self.name}-{version}-{str(self.version(version).tags.get(TAG_CHECKPOINT, ''))[:16]}"
-        files = ModelFiles(target, target / "artifacts" / WEIGHTS_FILE, target / "artifacts" / DESCRIPTION_FILE)
-        if not (files.description.exists() and files.weights.exists()):
+        weights, described = target / "artifacts" / WEIGHTS_FILE, target / "artifacts" / DESCRIPTION_FILE
+        if not (described.exists() and weights.exists()):
             target.mkdir(parents=True, exist_ok=True)
             self._download(version, target)
-        if not (files.description.exists() and files.weights.exists()):
+        if not (described.exists() and weights.exists()):
             raise DataRefused(f"version {version} of {self.name!r} is not a model of celebdit: it has no {WEIGHTS_FILE}")
-        expected = json.loads(files.description.read_text()).get("weights_sha256")
-        if file_sha256(files.weights) != expected:
-            files.weights.unlink()
+        try:
+            description = VersionDescription.read(described)
+        except ValidationError as error:
+            problem = describe(error, section=DESCRIPTION_FILE)
+            raise DataRefused(
+                f"version {version} of {self.name!r} is not one that this version of celebdit can read: {problem}",
+                hint="use the version of celebdit that registered it, or a newer one",
+            ) from error
+        if file_sha256(weights) != description.weights_sha256:
+            weights.unlink()
             raise DataRefused(
                 f"the weights of version {version} of {self.name!r} are not those that were registered",
                 hint="register the checkpoint again, and look at who can write to MLflow's artifacts",
             )
-        return files
+        return ModelFiles(target, weights, description)
 
     def _download(self, version: str, target: Path) -> None:
         uri = f"models:/{self.name}/{version}"

@@ -5,10 +5,9 @@ the manifest, the service account brings them; the container runs `mlflow models
 cluster's.
 """
 
-from typing import Any
-
 import yaml
 
+from components.kube.objects import KubernetesObject
 from components.registry.client import ModelFiles
 from components.storage import ObjectStore, StoreUri
 
@@ -34,9 +33,9 @@ def serving_command(model: str, host: str, port: int) -> list[str]:
 
 def inference_service(
     name: str, *, version: str, location: StoreUri, image: str, gpus: int, service_account: str, checkpoint_digest: str
-) -> dict[str, Any]:
+) -> KubernetesObject:
     """Return the manifest of a KServe InferenceService for one version."""
-    resources: dict[str, Any] = {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"memory": "8Gi"}}
+    resources: KubernetesObject = {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"memory": "8Gi"}}
     if gpus:
         resources["limits"]["nvidia.com/gpu"] = str(gpus)
     container = {
@@ -67,7 +66,7 @@ def inference_service(
     }
 
 
-def as_yaml(manifest: dict[str, Any]) -> str:
+def as_yaml(manifest: KubernetesObject) -> str:
     """Return a manifest as YAML."""
     return str(yaml.safe_dump(manifest, sort_keys=False))
 

@@ -6,7 +6,6 @@ sampler, num_steps) and not of what else is asked for with it. It imports nothin
 
 import hashlib
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 from safetensors.torch import load_file
 
-from model.config import SAMPLERS, DiffusionConfig, NetworkConfig, SamplingConfig
+from model.config import SAMPLERS, SamplingConfig
+from model.description import VersionDescription
 from model.generator import Generator
 
 MAX_IMAGES = 64
@@ -29,19 +29,13 @@ class FaceModel(PythonModel):
     """Draws one image for each seed."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        described = json.loads(Path(context.artifacts["description"]).read_text())
+        description = VersionDescription.read(Path(context.artifacts["description"]))
         with Path(context.artifacts["weights"]).open("rb") as weights:
-            if hashlib.file_digest(weights, "sha256").hexdigest() != described["weights_sha256"]:
+            if hashlib.file_digest(weights, "sha256").hexdigest() != description.weights_sha256:
                 raise ValueError("the weights are not those that were registered")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._sampling = SamplingConfig.model_validate_json(json.dumps(described["sampling"]))
-        self._generator = Generator(
-            load_file(context.artifacts["weights"]),
-            NetworkConfig.model_validate_json(json.dumps(described["network"])),
-            DiffusionConfig.model_validate_json(json.dumps(described["diffusion"])),
-            device=device,
-            precision=described["precision"],
-        )
+        self._sampling = description.sampling
+        self._generator = Generator.from_spec(load_file(context.artifacts["weights"]), description.model_spec, device=device)
         self._pass_images = 8 if device.type == "cuda" else 1
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

@@ -16,10 +16,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import mlflow.pyfunc
 import pandas as pd
@@ -30,8 +30,8 @@ from PIL import Image
 
 from components.errors import DataRefused
 from components.registry.client import DESCRIPTION_FILE, WEIGHTS_FILE
-from components.storage import file_sha256
 from components.system.process import spawn, stop
+from model.description import VersionDescription
 
 CARD_FILE = "README.md"
 _READY_S = 180.0
@@ -41,18 +41,17 @@ _TRIAL_STEPS = 2
 
 
 def save_model(
-    folder: Path, *, weights: Path, description: Mapping[str, Any], card: str, requirements: Sequence[str], model_package: Path
+    folder: Path, *, weights: Path, description: VersionDescription, card: str, requirements: Sequence[str], model_package: Path
 ) -> None:
     """Write a pyfunc model from code into `folder`: the serving source, the `model` package, safetensors, JSON and the card."""
     parts = folder.parent / "parts"
     parts.mkdir(parents=True, exist_ok=True)
-    described = {**description, "weights_sha256": file_sha256(weights)}
-    (parts / DESCRIPTION_FILE).write_text(json.dumps(described, sort_keys=True))
+    description.write(parts / DESCRIPTION_FILE)
     if weights.name != WEIGHTS_FILE:
         shutil.copyfile(weights, parts / WEIGHTS_FILE)
         weights = parts / WEIGHTS_FILE
-    sampling = description["sampling"]
-    defaults = {"num_steps": sampling["num_steps"], "sampler": sampling["sampler"]}
+    sampling = description.sampling
+    defaults = {"num_steps": sampling.num_steps, "sampler": sampling.sampler}
     mlflow.pyfunc.save_model(
         path=str(folder),
         python_model=str(Path(__file__).with_name("mlflow_model.py")),
@@ -64,7 +63,7 @@ def save_model(
             inputs=Schema([ColSpec(DataType.long, "seed")]),
             outputs=Schema([ColSpec(DataType.long, "seed"), ColSpec(DataType.binary, "image")]),
             params=ParamSchema(
-                [ParamSpec("num_steps", DataType.long, sampling["num_steps"]), ParamSpec("sampler", DataType.string, sampling["sampler"])]
+                [ParamSpec("num_steps", DataType.long, sampling.num_steps), ParamSpec("sampler", DataType.string, sampling.sampler)]
             ),
         ),
     )

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
 
 from components.registry.client import Registry
 from components.runtime.context import StepContext
 from components.serving.package import save_model, try_out
-from components.storage import StoreUri
+from components.storage import StoreUri, file_sha256
 from model import config as model_config
 from model.checkpoint_manifest import Checkpoint
-from model.config import DiffusionConfig, NetworkConfig, SamplingConfig
+from model.config import ModelSpec, SamplingConfig
+from model.description import VersionDescription
 
 TAG_TRIAL = "serving.trial"
 PASSED = "passed"
@@ -32,10 +32,8 @@ class Unevaluated:
     group: str
     uri: StoreUri
     run_key: str
-    network: NetworkConfig
-    diffusion: DiffusionConfig
+    model: ModelSpec
     sampling: SamplingConfig
-    precision: str
     licence: str
     card: str
     tags: Mapping[str, str]
@@ -53,15 +51,22 @@ def add_unevaluated(weights: Unevaluated, model_name: str, run_id: str, context:
     registry.ensure("Diffusion Transformer face generator; versions are made by the celebdit pipeline.")
     folder = context.scratch("register", digest[:16]) / "model"
     shutil.rmtree(folder, ignore_errors=True)
+    file = weights.checkpoint.directory / f"{weights.group}.safetensors"
     save_model(
         folder,
-        weights=weights.checkpoint.directory / f"{weights.group}.safetensors",
-        description=_description(weights),
+        weights=file,
+        description=VersionDescription(
+            **dict(weights.model),
+            sampling=weights.sampling,
+            checkpoint_digest=digest,
+            licence=weights.licence,
+            weights_sha256=file_sha256(file),
+        ),
         card=weights.card,
         requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
         model_package=Path(model_config.__file__).parent,
     )
-    try_out(folder, image_px=weights.network.image_px)
+    try_out(folder, image_px=weights.model.network.image_px)
     model = context.tracking.checkpoint_model(
         run_id, name=weights.group.replace(".", "_"), digest=digest, ema=ema, uri=str(weights.uri), run_key=weights.run_key
     )
@@ -77,16 +82,3 @@ def add_unevaluated(weights: Unevaluated, model_name: str, run_id: str, context:
     )
     shutil.rmtree(folder.parent, ignore_errors=True)
     return str(version.version), True
-
-
-def _description(weights: Unevaluated) -> dict[str, Any]:
-    return {
-        "network": weights.network.model_dump(mode="json"),
-        "diffusion": weights.diffusion.model_dump(mode="json"),
-        "precision": weights.precision,
-        "sampling": weights.sampling.model_dump(mode="json"),
-        "checkpoint_digest": weights.checkpoint.digest,
-        "dataset_digest": None,
-        "licence": weights.licence,
-        "metrics": {},
-    }

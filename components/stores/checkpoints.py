@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from components.errors import BadInput, DataRefused
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
+from model.canonical import JsonObject, canonical_json
 from model.checkpoint_manifest import (
     MANIFEST_FILE,
     Checkpoint,
@@ -23,7 +23,6 @@ from model.checkpoint_manifest import (
     directory_name,
     verify,
 )
-from model.config import canonical_json
 
 COMMIT_FILE = "COMMIT.json"
 QUARANTINE_FILE = "QUARANTINE.json"
@@ -130,11 +129,11 @@ class CheckpointStore:
         """Return the digest that a committed checkpoint was committed with."""
         return str(self._commit(uri)["digest"])
 
-    def notes(self, uri: StoreUri) -> dict[str, Any]:
+    def notes(self, uri: StoreUri) -> JsonObject:
         """Return what was noted beside a committed checkpoint."""
         return dict(self._commit(uri).get("notes", {}))
 
-    def _commit(self, uri: StoreUri) -> dict[str, Any]:
+    def _commit(self, uri: StoreUri) -> JsonObject:
         try:
             commit = json.loads(self._store.get_bytes(uri / COMMIT_FILE))
             commit["digest"]

@@ -6,38 +6,24 @@ does not enter it.
 
 from typing import Literal
 
-from components.manifests import DatasetManifest, Manifest, digest_of
+from components.manifests import DatasetManifest, Manifest
 from components.resources import ResourcesConfig
 from components.storage import ObjectStore, StoreUri
-from model.config import TRAINING_VERSION, DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
-from model.recipe import Recipe
+from model.canonical import JsonObject, digest_of
+from model.config import Recipe
 
 SPEC_FILE = "spec.json"
 _KEY_CHARACTERS = 16
 
 
-class TrainSpec(Manifest):
-    """Everything that a worker needs besides its environment."""
+class TrainSpec(Manifest, Recipe):
+    """Everything that a worker needs besides its environment: a recipe, with the data, the attempt and the hardware of one run."""
 
     kind: Literal["train-spec"] = "train-spec"
     run_key: str
     attempt: str
     dataset: DatasetManifest
-    network: NetworkConfig
-    diffusion: DiffusionConfig
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-    sampling: SamplingConfig
     resources: ResourcesConfig
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe(self.network, self.diffusion, self.optimizer, self.training, self.sampling)
-
-    @property
-    def identity(self) -> dict[str, object]:
-        """What makes this run this run."""
-        return identity(self.dataset.digest, self.network, self.diffusion, self.optimizer, self.training)
 
 
 def store_spec(spec: TrainSpec, store: ObjectStore, root: StoreUri) -> StoreUri:
@@ -47,21 +33,7 @@ def store_spec(spec: TrainSpec, store: ObjectStore, root: StoreUri) -> StoreUri:
     return uri
 
 
-def identity(
-    dataset_digest: str, network: NetworkConfig, diffusion: DiffusionConfig, optimizer: OptimizerConfig, training: TrainingConfig
-) -> dict[str, object]:
-    """Return what makes a run this run, as JSON; it is stored with every checkpoint and compared on resume."""
-    return {
-        "dataset_digest": dataset_digest,
-        "network": network.model_dump(mode="json"),
-        "diffusion": diffusion.model_dump(mode="json"),
-        "optimizer": optimizer.model_dump(mode="json"),
-        "training": training.identity(),
-        "training_version": TRAINING_VERSION,
-    }
-
-
-def run_key(identity: dict[str, object]) -> str:
+def run_key(identity: JsonObject) -> str:
     """Return the short digest that names a run in object storage and MLflow."""
     return digest_of(identity)[:_KEY_CHARACTERS]
 

@@ -21,10 +21,9 @@ from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import claimed
 from components.train.reporting.reporter import Description
-from components.train.spec import SPEC_FILE, TrainSpec, identity, run_key, store_spec
+from components.train.spec import SPEC_FILE, TrainSpec, run_key, store_spec
 from model.batching import plan_batch
-from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
-from model.recipe import Recipe
+from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         TemporaryFailure: if it was stopped or something outside failed; the next attempt continues.
     """
     _check(recipe, dataset, resources)
-    facts = identity(dataset.digest, recipe.network, recipe.diffusion, recipe.optimizer, recipe.training)
-    key = run_key(facts)
+    key = run_key(recipe.identity(dataset.digest))
     total = recipe.training.total_steps
     checkpoints = CheckpointStore(context.store, context.root / "runs" / key, warn=context.events.note)
     outcome = _finished(checkpoints, total)
@@ -57,12 +55,8 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         run_key=key,
         attempt=f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}",
         dataset=dataset,
-        network=recipe.network,
-        diffusion=recipe.diffusion,
-        optimizer=recipe.optimizer,
-        training=recipe.training,
-        sampling=recipe.sampling,
         resources=resources,
+        **dict(recipe),
     )
     folder = context.scratch("runs", key)
     with claimed(folder / "launcher.lock", f"training of run {key}"):
@@ -139,14 +133,13 @@ def _finished(checkpoints: CheckpointStore, total_steps: int) -> Finished | None
 
 
 def _manifest(key: str, finished: Finished, recipe: Recipe, dataset: DatasetManifest) -> CheckpointManifest:
-    sections = {name: getattr(recipe, name).model_dump(mode="json") for name in ("network", "diffusion", "optimizer", "training")}
     return CheckpointManifest(
         run_key=key,
         uri=str(finished.uri),
         digest=finished.digest,
         step=finished.step,
         dataset_digest=dataset.digest,
-        recipe=sections,
+        recipe=TrainingRecipe(network=recipe.network, diffusion=recipe.diffusion, optimizer=recipe.optimizer, training=recipe.training),
     )
 
 

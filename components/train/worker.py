@@ -10,7 +10,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -29,6 +31,8 @@ from components.train.out_of_memory import out_of_memory
 from components.train.reporting.recorder import JournalRecorder, SilentRecorder
 from components.train.spec import TrainSpec
 from components.train.system_metrics import Busyness
+from model.canonical import JsonObject
+from model.config import TrainingConfig
 from model.distributed import is_lost_rank, joined, wait_for_all
 from model.guard import NonFinite
 from model.interfaces import Recorder
@@ -41,69 +45,93 @@ _HAND_OVER_STOPPED_S = 5.0
 """How long MLflow may take for the last of the journal, in a process that was asked to stop: whoever asked kills it soon."""
 
 
+@dataclass(frozen=True)
+class RunStorage:
+    """What one rank stores of a run, and where; only the first rank keeps a journal."""
+
+    folder: Path
+    checkpoints: CheckpointStore
+    sink: UploadingSink
+    snapshots: SnapshotSink
+    archive: JournalArchive
+    journal: Journal | None
+
+    @classmethod
+    def open(cls, spec: TrainSpec, rank: Rank, folder: Path) -> Self:
+        """Open the storage of the run `spec` with `folder` for local copies."""
+        context, attempt, note = rank.context, spec.attempt, rank.context.events.note
+        run_uri = context.root / "runs" / spec.run_key
+        facts: JsonObject = {"identity": spec.identity(spec.dataset.digest)}
+        checkpoints = CheckpointStore(context.store, run_uri, warn=note)
+        snapshots = CheckpointStore(context.store, run_uri, folder=SNAPSHOTS, warn=note)
+        archive = JournalArchive(context.store, run_uri, attempt)
+        journal = Journal(folder / "journal") if rank.world.is_first else None
+        sink = UploadingSink(
+            folder / "checkpoints",
+            checkpoints,
+            attempt=attempt,
+            retention=_retention(spec.training),
+            facts=facts,
+            note=note,
+            after_upload=(lambda: archive.save(journal)) if journal is not None else lambda: None,
+        )
+        snapshot_sink = SnapshotSink(folder / "snapshots", snapshots, attempt=attempt, facts=facts, note=note)
+        return cls(folder, checkpoints, sink, snapshot_sink, archive, journal)
+
+
 def body(spec_path: Path, rank: Rank) -> None:
     """Train as one rank until finished, stopped or failed."""
     spec = TrainSpec.load(spec_path)
-    context, world = rank.context, rank.world
     device = rank.device(spec.resources.device)
+    _configure_torch(spec)
+    folder = rank.context.scratch("runs", spec.run_key)
+    writing = claimed(folder / "writer.lock", f"training of run {spec.run_key}", wait_s=_PREDECESSOR_S)
+    with writing if rank.world.is_first else nullcontext():
+        step, finished = _train(spec, rank, device, RunStorage.open(spec, rank, folder))
+    if not finished:
+        raise Preempted(f"training was stopped at step {step}", hint="run it again: it continues from there")
+
+
+def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorage) -> tuple[int, bool]:
+    """Continue the run until its last step or until it is asked to stop; return the step, and whether it is the last one."""
+    pack = fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"))
+    timeout_s = spec.resources.rank_timeout_s
+    joining = joined(rank.world, device, timeout_s=timeout_s)
+    with joining, _recording(rank, spec, storage.journal, storage.archive) as recorder, _explained(spec, rank, device):
+        trainer = Trainer(
+            spec,
+            pack,
+            world=rank.world,
+            device=device,
+            recorder=recorder,
+            sink=storage.sink,
+            snapshots=storage.snapshots,
+            probe=Busyness(storage.folder, device),
+            price_per_device_hour=spec.resources.price_per_device_hour,
+            timeout_s=timeout_s,
+        )
+        _continue(trainer, storage, spec, rank)
+        finished = trainer.run(stop_asked=rank.stop_asked.is_set)
+    return trainer.step, finished
+
+
+def _configure_torch(spec: TrainSpec) -> None:
     torch.set_num_threads(spec.resources.threads)
     if spec.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    folder = context.scratch("runs", spec.run_key)
-    run_uri = context.root / "runs" / spec.run_key
-    writing = claimed(folder / "writer.lock", f"training of run {spec.run_key}", wait_s=_PREDECESSOR_S)
-    with writing if world.is_first else nullcontext():
-        pack = fetch_pack(spec.dataset, context.store, context.scratch("packs"))
-        checkpoints = CheckpointStore(context.store, run_uri, warn=context.events.note)
-        archive = JournalArchive(context.store, run_uri, spec.attempt)
-        journal = Journal(folder / "journal") if world.is_first else None
-        sink = UploadingSink(
-            folder / "checkpoints",
-            checkpoints,
-            attempt=spec.attempt,
-            retention=Retention(
-                newest=spec.training.checkpoints_to_keep,
-                best=spec.training.checkpoints_best,
-                every_steps=spec.training.checkpoint_keep_every_steps,
-            ),
-            facts={"identity": spec.identity},
-            note=context.events.note,
-            after_upload=(lambda: archive.save(journal)) if journal is not None else lambda: None,
-        )
-        snapshots = SnapshotSink(
-            folder / "snapshots",
-            CheckpointStore(context.store, run_uri, folder=SNAPSHOTS, warn=context.events.note),
-            attempt=spec.attempt,
-            facts={"identity": spec.identity},
-            note=context.events.note,
-        )
-        timeout_s = spec.resources.rank_timeout_s
-        joining = joined(world, device, timeout_s=timeout_s)
-        with joining, _recording(rank, spec, journal, archive) as recorder, _explained(spec, rank, device):
-            trainer = Trainer(
-                spec.recipe,
-                pack,
-                world=world,
-                device=device,
-                recorder=recorder,
-                sink=sink,
-                snapshots=snapshots,
-                probe=Busyness(folder, device),
-                price_per_device_hour=spec.resources.price_per_device_hour,
-                timeout_s=timeout_s,
-            )
-            _continue(trainer, checkpoints, sink, spec, rank, folder / "restored")
-            finished = trainer.run(stop_asked=rank.stop_asked.is_set)
-    if not finished:
-        raise Preempted(f"training was stopped at step {trainer.step}", hint="run it again: it continues from there")
 
 
-def _continue(trainer: Trainer, checkpoints: CheckpointStore, sink: UploadingSink, spec: TrainSpec, rank: Rank, folder: Path) -> None:
+def _retention(training: TrainingConfig) -> Retention:
+    return Retention(newest=training.checkpoints_to_keep, best=training.checkpoints_best, every_steps=training.checkpoint_keep_every_steps)
+
+
+def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank) -> None:
     """Bring `trainer` to where the run stands."""
+    folder = storage.folder / "restored"
     if rank.world.is_first:
-        sink.rescue()
-    state = newest_state(checkpoints, spec, rank.world, trainer.device, folder)
+        storage.sink.rescue()
+    state = newest_state(storage.checkpoints, spec, rank.world, trainer.device, folder)
     if state is None:
         return
     restore(trainer, state)

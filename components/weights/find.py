@@ -6,21 +6,21 @@ checkpoint and which average of the weights it is. How images are drawn is `mode
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from components.errors import BadInput, DataRefused
-from components.runtime.context import StepContext, read_section
+from components.runtime.context import StepContext, describe
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import SNAPSHOTS, CheckpointStore, is_note
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
-from model.config import DiffusionConfig, NetworkConfig, SamplingConfig
+from model.config import ModelSpec, SamplingConfig
 from model.generator import Generator, WeightsMismatch
 
 _MODEL = re.compile(r"models:/([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@([A-Za-z0-9_-]+)|/([0-9]+))")
@@ -33,9 +33,7 @@ class Found:
     """Weights on this machine, with what is needed to draw from them and where they come from."""
 
     file: Path
-    network: dict[str, Any]
-    diffusion: dict[str, Any]
-    precision: str
+    model: ModelSpec
     sampling: SamplingConfig | None
     ema: str
     digest: str
@@ -48,13 +46,7 @@ class Found:
             DataRefused: if the weights do not fit the network that they came with.
         """
         try:
-            return Generator(
-                load_file(self.file),
-                read_section(NetworkConfig, json.dumps(self.network), name="network"),
-                read_section(DiffusionConfig, json.dumps(self.diffusion), name="diffusion"),
-                device=device,
-                precision=self.precision,
-            )
+            return Generator.from_spec(load_file(self.file), self.model, device=device)
         except (WeightsMismatch, SafetensorError) as error:
             raise DataRefused(f"{self.described}: {error}") from error
 
@@ -144,30 +136,24 @@ def _registered(name: str, version: str, ema: str | None, context: StepContext) 
     registry = Registry(context.tracking, name)
     number = str(registry.resolve(version).version)
     files = registry.files_of(number, context.scratch("models"))
-    described = json.loads(files.description.read_text())
-    sampling = read_section(SamplingConfig, json.dumps(described["sampling"]), name="sampling")
+    sampling = files.description.sampling
     if ema is not None and ema != sampling.ema:
         raise BadInput(f"version {number} of {name!r} holds the average {sampling.ema!r} only", hint="sample its run or checkpoint instead")
     return Found(
         file=files.weights,
-        network=described["network"],
-        diffusion=described["diffusion"],
-        precision=described["precision"],
+        model=files.description.model_spec,
         sampling=sampling,
         ema=sampling.ema,
-        digest=described["checkpoint_digest"],
+        digest=files.description.checkpoint_digest,
         described=f"models:/{name}/{number}",
     )
 
 
 def _of_checkpoint(folder: Path, digest: str, files: list[str], ema: str | None, described: str) -> Found:
-    recipe = _recipe(folder / STATE_FILE)
     chosen = _choose(_groups(files), ema, described)
     return Found(
         file=folder / f"{chosen}.safetensors",
-        network=recipe["network"],
-        diffusion=recipe["diffusion"],
-        precision=recipe.get("training", {}).get("precision", "float32"),
+        model=_model_of(folder / STATE_FILE),
         sampling=None,
         ema=chosen.removeprefix("ema-") if chosen != "weights" else "none",
         digest=digest,
@@ -175,9 +161,11 @@ def _of_checkpoint(folder: Path, digest: str, files: list[str], ema: str | None,
     )
 
 
-def _recipe(path: Path) -> Mapping[str, Any]:
+def _model_of(path: Path) -> ModelSpec:
     try:
-        return json.loads(path.read_text())["identity"]
+        return ModelSpec.from_identity(json.loads(path.read_text())["identity"])
+    except ValidationError as error:
+        raise DataRefused(f"{path} does not say which network the weights are of: {describe(error, section='identity')}") from error
     except (OSError, ValueError, KeyError) as error:
         raise DataRefused(f"{path} does not say which network the weights are of: {error}") from error
 

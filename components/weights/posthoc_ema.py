@@ -21,9 +21,10 @@ from components.runtime.context import StepContext
 from components.serving.register_version import Unevaluated
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import AVERAGES, SNAPSHOTS, CheckpointStore, Committed
+from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import Checkpoint, CheckpointInvalid
-from model.config import DiffusionConfig, NetworkConfig, SamplingConfig, canonical_json
+from model.config import ModelSpec, SamplingConfig
 from model.ema import PowerProfile, recombine, sigma_rel_of_gamma
 from model.generator import Generator
 from model.trainer import NUM_SAMPLES
@@ -43,9 +44,7 @@ class Average:
     num_snapshots: int
     checkpoint: Checkpoint
     uri: StoreUri
-    network: NetworkConfig
-    diffusion: DiffusionConfig
-    precision: str
+    model: ModelSpec
     dataset_digest: str
 
     @property
@@ -56,7 +55,7 @@ class Average:
 @dataclass(frozen=True)
 class _Sum:
     tensors: dict[str, Tensor]
-    identity: dict[str, dict[str, object]]
+    identity: JsonObject
     coefficients: dict[str, float]
     error: float
     num_snapshots: int
@@ -102,7 +101,6 @@ def make_average(
     facts = {"identity": summed.identity, "sigma_rel": sigma_rel, "error": summed.error, "coefficients": summed.coefficients}
     checkpoint = publish(CheckpointState(target, {_PREFIX + name: summed.tensors}, facts), scratch / name)
     uri = CheckpointStore(context.store, run, folder=AVERAGES).upload(checkpoint, name)
-    training = summed.identity["training"]
     return Average(
         run_key=run_key,
         sigma_rel=sigma_rel,
@@ -111,9 +109,7 @@ def make_average(
         num_snapshots=summed.num_snapshots,
         checkpoint=checkpoint,
         uri=uri,
-        network=NetworkConfig.model_validate_json(canonical_json(summed.identity["network"])),
-        diffusion=DiffusionConfig.model_validate_json(canonical_json(summed.identity["diffusion"])),
-        precision=str(training["precision"]),
+        model=ModelSpec.from_identity(summed.identity),
         dataset_digest=str(summed.identity["dataset_digest"]),
     )
 
@@ -122,7 +118,7 @@ def picture_of(average: Average, sampling: SamplingConfig) -> np.ndarray:
     """Draw the fixed samples that every run shows, as one grid (uint8, h x w x 3)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights = load_file(average.checkpoint.directory / f"{average.group}.safetensors")
-    generator = Generator(weights, average.network, average.diffusion, device=device, precision=average.precision)
+    generator = Generator.from_spec(weights, average.model, device=device)
     images = generator.draw(sampling, range(NUM_SAMPLES), pass_images=NUM_SAMPLES)
     return grid([enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()])
 
@@ -135,10 +131,8 @@ def as_version(average: Average, sampling: SamplingConfig, licence: str) -> Unev
         group=average.group,
         uri=average.uri,
         run_key=average.run_key,
-        network=average.network,
-        diffusion=average.diffusion,
+        model=average.model,
         sampling=sampling,
-        precision=average.precision,
         licence=licence,
         card=(
             f"Average of run `{average.run_key}` with sigma_rel {name}, ending at step {average.step}, recombined from "

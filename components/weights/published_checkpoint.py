@@ -4,21 +4,27 @@ Promises: the file is read safely, and every name and shape in it is checked, be
 checkpoint and version, however often. The network itself is `model/seed_compat.py`'s.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from components.errors import DataRefused
-from components.manifests import digest_of
 from components.runtime.context import StepContext
 from components.serving.register_version import Unevaluated, add_unevaluated
 from components.storage import StoreUri, file_sha256
 from components.stores.checkpoints import CheckpointStore
 from components.weights.torch_files import read_tensors
+from model.canonical import digest_of
 from model.checkpoint import CheckpointState, publish
-from model.config import NetworkConfig
+from model.config import ModelSpec, NetworkConfig
 from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, NotThisNetwork, checked, size_bytes
+
+if TYPE_CHECKING:
+    from components.tracking.client import Tracking
 
 _KEY_CHARACTERS = 16
 _SPARE_BYTES = 2**24
@@ -69,48 +75,55 @@ def read_published(path: Path, *, network: NetworkConfig = PUBLISHED) -> Source:
 
 def import_published(source: Source, model_name: str, licence: str, context: StepContext) -> Imported:
     """Convert, store and register what `read_published` returned."""
-    network = source.network
+    weights = _store(source, licence, context)
+    with _import_run(source, weights, context.tracking) as run_id:
+        version, new = add_unevaluated(weights, model_name, run_id, context)
+        context.tracking.tag(run_id, {"model.name": model_name, "model.version": version})
+        return Imported(
+            run_key=weights.run_key,
+            source_sha256=source.sha256,
+            num_tensors=len(source.tensors),
+            num_parameters=sum(tensor.numel() for tensor in source.tensors.values()),
+            checkpoint_digest=weights.checkpoint.digest,
+            uri=weights.uri,
+            version=version,
+            new=new,
+            run_url=context.tracking.run_url(run_id),
+        )
+
+
+def _store(source: Source, licence: str, context: StepContext) -> Unevaluated:
+    """Store `source` as a checkpoint and return what a version is made from."""
     key = digest_of({"imported": source.sha256})[:_KEY_CHARACTERS]
-    facts = {
-        "identity": {"imported": source.sha256, "network": network.model_dump(mode="json"), "diffusion": OBJECTIVE.model_dump(mode="json")}
-    }
+    model = ModelSpec(network=source.network, diffusion=OBJECTIVE, precision="float32")
+    facts = {"identity": {"imported": source.sha256, **model.model_dump(mode="json", exclude={"precision"})}}
     checkpoint = publish(CheckpointState(_STEP, {"weights": source.tensors}, facts), context.scratch("imported", key))
-    uri = CheckpointStore(context.store, context.root / "runs" / key).upload(checkpoint, "imported")
-    weights = Unevaluated(
+    return Unevaluated(
         checkpoint=checkpoint,
         group="weights",
-        uri=uri,
+        uri=CheckpointStore(context.store, context.root / "runs" / key).upload(checkpoint, "imported"),
         run_key=key,
-        network=network,
-        diffusion=OBJECTIVE,
+        model=model,
         sampling=SAMPLING,
-        precision="float32",
         licence=licence,
         card=_card(source, checkpoint.digest),
         tags={"source": "imported", "source.sha256": source.sha256},
     )
-    tracking = context.tracking
+
+
+@contextmanager
+def _import_run(source: Source, weights: Unevaluated, tracking: "Tracking") -> Iterator[str]:
+    """Record the import in MLflow as a run that ends with the block; yield its id."""
+    key, network, diffusion = weights.run_key, weights.model.network, weights.model.diffusion
     with (
         tracking.running(tracking.pipeline_run()),
         tracking.running(tracking.step_run("import", run_key=key, name=f"import-{key}")) as run_id,
     ):
-        tracking.tag(run_id, {"source.file": source.name, "source.sha256": source.sha256, "checkpoint.digest": checkpoint.digest})
+        tracking.tag(run_id, {"source.file": source.name, "source.sha256": source.sha256, "checkpoint.digest": weights.checkpoint.digest})
         tracking.params(
-            run_id, {"network.codec": network.codec, "diffusion.path": OBJECTIVE.path, "diffusion.prediction": OBJECTIVE.prediction}
+            run_id, {"network.codec": network.codec, "diffusion.path": diffusion.path, "diffusion.prediction": diffusion.prediction}
         )
-        version, new = add_unevaluated(weights, model_name, run_id, context)
-        tracking.tag(run_id, {"model.name": model_name, "model.version": version})
-        return Imported(
-            run_key=key,
-            source_sha256=source.sha256,
-            num_tensors=len(source.tensors),
-            num_parameters=sum(tensor.numel() for tensor in source.tensors.values()),
-            checkpoint_digest=checkpoint.digest,
-            uri=uri,
-            version=version,
-            new=new,
-            run_url=tracking.run_url(run_id),
-        )
+        yield run_id
 
 
 def _card(source: Source, digest: str) -> str:

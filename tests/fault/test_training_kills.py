@@ -5,7 +5,6 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,7 +99,7 @@ def test_another_number_of_ranks_sees_the_same_images_times_and_noise(make: Make
     for name, first, then in (("two", 2, 2), ("two-one", 2, 1)):
         training = make(name, total_steps=40)
         network = training.recipe.network.model_copy(update={"dropout": 0.0})
-        training.recipe = replace(training.recipe, network=network)
+        training.recipe = training.recipe.model_copy(update={"network": network})
         with ended(training.start(first)) as ranks:
             training.advance(15, ranks)
             ranks.signal(signal.SIGKILL)
@@ -241,7 +240,7 @@ def test_memory_that_runs_out_gets_advice_in_numbers(make: Make) -> None:
 def test_a_checkpoint_of_another_configuration_is_refused_field_by_field(make: Make, tmp_path: Path) -> None:
     training = make("foreign")
     other = make("foreign-other", seed=5)
-    state = CheckpointState(step=8, tensors={"weights": {}}, facts={"identity": other.spec().identity})
+    state = CheckpointState(step=8, tensors={"weights": {}}, facts={"identity": other.recipe.identity(other.dataset.digest)})
     training.checkpoints.upload(publish(state, tmp_path), "a000")
     with ended(training.start()) as ranks:
         assert ranks.wait() == [BadInput.exit_code] * 2

@@ -60,7 +60,11 @@ def meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The spec of two ranks that meet and average their numbers; they wait while `hold` exists beside it."""
     (tmp_path / "meeting_ranks.py").write_text(_MEETING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    for name, value in {"CELEBDIT_STORE": "s3://bucket/x", "CELEBDIT_RUN_ID": "meeting", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}.items():
+    for name, value in {
+        "CELEBDIT_STORE": "s3://bucket/x",
+        "CELEBDIT_RUN_ID": "meeting",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    }.items():
         monkeypatch.setenv(name, value)
     return tmp_path / "spec.json"
 

@@ -12,10 +12,9 @@ from components.evaluate.features import RandomConvExtractor
 from components.evaluate.metrics.frechet import frechet_distance
 from components.evaluate.moments import statistics
 from model import rng
-from model.config import TrainingConfig
+from model.config import Recipe, TrainingConfig
 from model.dataset import open_pack, write_pack
 from model.distributed import World
-from model.recipe import Recipe
 from model.sampling import to_uint8
 from model.trainer import Trainer
 from pipeline.config import load_config
@@ -29,7 +28,7 @@ def test_the_demo_recipe_comes_far_closer_to_faces_than_noise_is(tmp_path: Path)
     write_pack(tmp_path / "pack", images, [str(index) for index in range(NUM_FACES)], dataset_digest=DIGEST)
     training = TrainingConfig.model_validate({**config.training.model_dump(), "total_steps": STEPS, "sample_every_steps": 10**6})
     sampling = config.sampling.model_copy(update={"num_steps": SAMPLER_STEPS})
-    recipe = Recipe(config.network, config.diffusion, config.optimizer, training, sampling)
+    recipe = Recipe(network=config.network, diffusion=config.diffusion, optimizer=config.optimizer, training=training, sampling=sampling)
     trainer = Trainer(
         recipe,
         open_pack(tmp_path / "pack"),

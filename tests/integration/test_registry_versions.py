@@ -2,24 +2,29 @@
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from celebdit_testing.recipes import dataset_manifest, tiny_network
-from celebdit_testing.registered import SAMPLING, passed, registered, registered_faces, registry_context, report_of
+from celebdit_testing.recipes import DIGEST, dataset_manifest, tiny_network
+from celebdit_testing.registered import SAMPLING, description_of, passed, registered, registered_faces, registry_context, report_of
 from celebdit_testing.steps import notes, step_context
 from celebdit_testing.trained import commit_checkpoint
 
 from components.errors import DataRefused
+from components.evaluate.champion import NotMeasurable, open_champion
 from components.manifests import CheckpointManifest
 from components.register.register import run as register
 from components.registry.client import DESCRIPTION_FILE, WEIGHTS_FILE, Registry
 from components.registry.config import RegistryConfig
 from components.runtime.context import StepContext
+from components.storage import file_sha256
+from components.weights.find import find_weights
 from pipeline.services import Endpoints, Services
 
 
@@ -69,7 +74,7 @@ def test_a_version_that_does_not_answer_is_refused_and_gets_no_alias(
     model: CheckpointManifest, context: StepContext, tmp_path: Path
 ) -> None:
     other = commit_checkpoint(context, tmp_path, seed=9)
-    fits_not = other.model_copy(update={"recipe": {**other.recipe, "network": tiny_network(width=64).model_dump(mode="json")}})
+    fits_not = other.model_copy(update={"recipe": other.recipe.model_copy(update={"network": tiny_network(width=64)})})
     with pytest.raises(DataRefused, match="does not work when it is served"):
         registered(context, fits_not, "broken")
     registry = Registry(context.tracking, "broken")
@@ -139,10 +144,50 @@ def test_another_average_of_the_same_weights_is_a_version_of_its_own(context: St
         (folder / "artifacts").mkdir(parents=True)
         (folder / "MLmodel").write_text("{}")
         (folder / "artifacts" / WEIGHTS_FILE).write_bytes(ema.encode())
-        (folder / "artifacts" / DESCRIPTION_FILE).write_text(json.dumps({"weights_sha256": hashlib.sha256(ema.encode()).hexdigest()}))
+        description_of(checkpoint, hashlib.sha256(ema.encode()).hexdigest()).write(folder / "artifacts" / DESCRIPTION_FILE)
         assert stored(context, "two-averages", folder, checkpoint, ema=ema) == str(number)
     for number, ema in (("1", "0.1"), ("2", "none")):
         assert registry.files_of(number, tmp_path / "fetched").weights.read_text() == ema, "neither overwrote the other"
+
+
+def test_a_version_whose_description_has_no_format_number_is_drawn_from_and_measured(context: StepContext, tmp_path: Path) -> None:
+    checkpoint = commit_checkpoint(context, tmp_path, seed=5)
+    folder = tmp_path / "old"
+    (folder / "artifacts").mkdir(parents=True)
+    (folder / "MLmodel").write_text("{}")
+    weights = tmp_path / checkpoint.run_key / "step-000000007" / "ema-0.1.safetensors"
+    shutil.copyfile(weights, folder / "artifacts" / WEIGHTS_FILE)
+    described = description_of(checkpoint, file_sha256(weights)).model_dump(mode="json", exclude={"format", "protocol"})
+    (folder / "artifacts" / DESCRIPTION_FILE).write_text(json.dumps(described, sort_keys=True))
+    registry = Registry(context.tracking, "before")
+    registry.ensure("before")
+    number = stored(context, "before", folder, checkpoint)
+    registry.tag_version(
+        number, {"run_key": checkpoint.run_key, "checkpoint.uri": checkpoint.uri, "checkpoint.step": "7", "dataset.digest": DIGEST}
+    )
+    found = find_weights(f"models:/before/{number}", ema=None, context=context)
+    assert found.generator(torch.device("cpu")).draw(SAMPLING, [0], pass_images=1).shape == (1, 3, 16, 16)
+    champion, _ = open_champion(registry, number, tmp_path / "champion")
+    assert champion.model == checkpoint.recipe.model_spec == found.model
+    assert (champion.checkpoint.digest, champion.ema) == (checkpoint.digest, "0.1")
+
+
+def test_a_version_of_a_newer_format_is_refused_with_what_to_do(context: StepContext, tmp_path: Path) -> None:
+    checkpoint = commit_checkpoint(context, tmp_path, seed=6)
+    folder = tmp_path / "new"
+    (folder / "artifacts").mkdir(parents=True)
+    (folder / "MLmodel").write_text("{}")
+    (folder / "artifacts" / WEIGHTS_FILE).write_bytes(b"weights")
+    described = description_of(checkpoint, hashlib.sha256(b"weights").hexdigest()).model_dump(mode="json")
+    (folder / "artifacts" / DESCRIPTION_FILE).write_text(json.dumps({**described, "format": 2}))
+    registry = Registry(context.tracking, "newer")
+    registry.ensure("newer")
+    number = stored(context, "newer", folder, checkpoint)
+    with pytest.raises(DataRefused, match=r"description\.json\.format.*given: 2") as refused:
+        registry.files_of(number, tmp_path / "fetched")
+    assert "newer" in str(refused.value.hint)
+    with pytest.raises(NotMeasurable):
+        open_champion(registry, number, tmp_path / "champion")
 
 
 def test_registering_twice_is_one_version_and_says_so(model: CheckpointManifest, context: StepContext) -> None:

@@ -23,8 +23,8 @@ import pytest
 import yaml
 from celebdit_testing.first_run import CommandLines
 from celebdit_testing.postgres import postgres_server, programs
-from celebdit_testing.recipes import DIGEST
-from celebdit_testing.registered import SAMPLING, report_of
+from celebdit_testing.recipes import DIGEST, tiny_recipe, trained_with
+from celebdit_testing.registered import SAMPLING, description_of, report_of
 from celebdit_testing.servers import free_port, wait_for_health, wait_for_port
 from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
@@ -151,9 +151,10 @@ def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_t
     weights = tmp_path / "model" / "artifacts" / WEIGHTS_FILE
     weights.parent.mkdir(parents=True)
     save_file({"a": np.zeros(3, dtype=np.float32)}, weights)
-    (weights.parent / DESCRIPTION_FILE).write_text(json.dumps({"weights_sha256": file_sha256(weights)}))
     (tmp_path / "model" / "README.md").write_text(card)
-    checkpoint = CheckpointManifest(run_key="a" * 16, uri="s3://celebdit/x", digest="c" * 64, step=7, dataset_digest=DIGEST, recipe={})
+    recipe = trained_with(tiny_recipe())
+    checkpoint = CheckpointManifest(run_key="a" * 16, uri="s3://celebdit/x", digest="c" * 64, step=7, dataset_digest=DIGEST, recipe=recipe)
+    description_of(checkpoint, file_sha256(weights)).write(weights.parent / DESCRIPTION_FILE)
     tracking, registry = context.tracking, Registry(context.tracking, "faces")
     with tracking.running(tracking.step_run("train", run_key=checkpoint.run_key)) as run_id:
         model_id = tracking.evaluated_checkpoint(run_id, report_of(checkpoint))

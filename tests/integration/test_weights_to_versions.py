@@ -16,13 +16,11 @@ from components.runtime.context import StepContext
 from components.serving.register_version import add_unevaluated
 from components.stores.checkpoints import SNAPSHOTS, CheckpointStore
 from components.train.checkpointing.ema_snapshots import SnapshotSink
-from components.train.spec import identity
 from components.weights.posthoc_ema import as_version, make_average, picture_of
 from components.weights.published_checkpoint import import_published, read_published
-from model.config import SamplingConfig
+from model.config import Recipe, SamplingConfig
 from model.distributed import World
 from model.ema import AveragedWeights, PowerProfile
-from model.recipe import Recipe
 from model.seed_compat import PUBLISHED, SeedCompat
 from model.trainer import Trainer
 from pipeline.services import Endpoints
@@ -45,13 +43,12 @@ class Trained:
     """A training that stored snapshots, and the average of another width that was tracked beside it."""
 
     def __init__(self, recipe: Recipe, folder: Path, context: StepContext) -> None:
-        network, diffusion, optimizer, training = recipe.network, recipe.diffusion, recipe.optimizer, recipe.training
         self.store = CheckpointStore(context.store, context.root / "runs" / KEY, folder=SNAPSHOTS)
         sink = SnapshotSink(
             folder / "snapshots",
             self.store,
             attempt="first",
-            facts={"identity": identity("d" * 64, network, diffusion, optimizer, training)},
+            facts={"identity": recipe.identity("d" * 64)},
             note=context.events.note,
         )
         trainer = Trainer(

@@ -16,7 +16,7 @@ from components.manifests import ChampionScores, DatasetManifest, EvaluationRepo
 from components.registry.promotions import Move, Standing, checked_reason, next_move, standing_after
 from components.runtime.context import read_section
 from components.runtime.launch import first_failure
-from components.train.spec import differences, identity, run_key
+from components.train.spec import differences, run_key
 from model.config import OptimizerConfig
 
 
@@ -153,7 +153,7 @@ def test_the_order_in_which_the_log_is_read_does_not_matter(moves: list[Move]) -
 def key_of(**changes: Any) -> str:
     recipe = tiny_recipe(**{name: value for name, value in changes.items() if name != "lr"})
     optimizer = OptimizerConfig(lr_peak=changes.get("lr", 1e-3))
-    return run_key(identity("d" * 64, recipe.network, recipe.diffusion, optimizer, recipe.training))
+    return run_key(recipe.model_copy(update={"optimizer": optimizer}).identity("d" * 64))
 
 
 @pytest.mark.parametrize("change", [{"lr": 2e-3}, {"batch_images": 16}, {"seed": 1}, {"network": {"width": 64}}])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from celebdit_testing.recipes import dataset_manifest, evaluation_protocol
+from celebdit_testing.recipes import dataset_manifest, evaluation_protocol, tiny_recipe, trained_with
 from jinja2 import UndefinedError
 
 from components.evaluate.page import samples_page
@@ -141,7 +141,7 @@ def test_a_page_without_a_value_that_its_template_uses_is_an_error() -> None:
 
 
 def test_a_card_says_what_a_reader_must_know() -> None:
-    recipe = {"network": {"depth": 4, "width": 128}, "training": {"precision": "float32"}}
+    recipe = trained_with(tiny_recipe(network={"depth": 4, "width": 128}))
     checkpoint = CheckpointManifest(run_key="k", uri="s3://b/c", digest="c" * 64, step=9, dataset_digest="d" * 64, recipe=recipe)
     report = EvaluationReport(
         uri="s3://b/e",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from celebdit_testing.recipes import tiny_network
 
 from components.errors import BadInput, DataRefused
 from components.weights.find import find_weights
@@ -12,7 +13,7 @@ from model.checkpoint import CheckpointState, publish
 
 def checkpoint_with(folder: Path, *groups: str) -> str:
     tensors = {group: {"weight": torch.zeros(1)} for group in groups}
-    facts = {"identity": {"network": {}, "diffusion": {}}}
+    facts = {"identity": {"network": tiny_network().model_dump(mode="json"), "diffusion": {}}}
     return str(publish(CheckpointState(step=1, tensors=tensors, facts=facts), folder).directory)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from celebdit_testing.recipes import dataset_manifest, faces
+from celebdit_testing.recipes import dataset_manifest, faces, tiny_recipe, trained_with
 from PIL import Image
 
 from components.errors import BadInput, DataRefused
@@ -35,10 +35,11 @@ def config(**changes: Any) -> EvaluationConfig:
 
 def spec(evaluation: EvaluationConfig, *, sampling: dict[str, Any] | None = None, **dataset: Any) -> EvaluateSpec:
     checkpoint = CheckpointManifest(
-        run_key="k", uri="s3://bucket/c", digest="c" * 64, step=7, dataset_digest="d" * 64, recipe={"network": {"image_px": 16}}
+        run_key="k", uri="s3://bucket/c", digest="c" * 64, step=7, dataset_digest="d" * 64, recipe=trained_with(tiny_recipe())
     )
     return EvaluateSpec(
         checkpoint=checkpoint,
+        model=checkpoint.recipe.model_spec,
         dataset=dataset_manifest(**{"num_images": 30_000, **dataset}),
         evaluation=evaluation,
         sampling=SamplingConfig(**(sampling or {})),

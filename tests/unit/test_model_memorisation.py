@@ -7,9 +7,8 @@ import torch
 from celebdit_testing.memory import LocalSink, MemoryRecorder
 from celebdit_testing.recipes import faces, tiny_network, tiny_pack
 
-from model.config import DiffusionConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from model.config import DiffusionConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig
 from model.distributed import World
-from model.recipe import Recipe
 from model.trainer import Trainer
 
 STEPS = 250

@@ -11,10 +11,10 @@ from celebdit_testing.memory import LocalSink, MemoryRecorder
 from celebdit_testing.recipes import tiny_pack, tiny_recipe
 
 from model.checkpoint import read
+from model.config import Recipe
 from model.dataset import Pack
 from model.distributed import World
 from model.guard import NonFinite
-from model.recipe import Recipe
 from model.state import StateMismatch
 from model.trainer import Trainer
 

@@ -12,15 +12,14 @@ from pathlib import Path
 
 from components.errors import CelebditError
 from components.stores.checkpoints import CheckpointStore
+from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish
 
 
 class SnapshotSink:
     """Publish to a local folder, upload, and delete the local copy."""
 
-    def __init__(
-        self, folder: Path, snapshots: CheckpointStore, *, attempt: str, facts: dict[str, object], note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, folder: Path, snapshots: CheckpointStore, *, attempt: str, facts: JsonObject, note: Callable[[str], None]) -> None:
         self._folder = folder
         self._snapshots = snapshots
         self._attempt = attempt

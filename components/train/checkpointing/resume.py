@@ -43,7 +43,7 @@ def newest_state(checkpoints: CheckpointStore, spec: TrainSpec, world: World, de
         state = read(local)
     except CheckpointInvalid as error:
         raise DataRefused(f"{local} is damaged: {error}", hint="run it again: it is downloaded anew") from error
-    if lines := differences(state.facts["identity"], spec.identity):
+    if lines := differences(state.facts["identity"], spec.identity(spec.dataset.digest)):
         raise BadInput(f"checkpoint {uri} is of another run: {'; '.join(lines[:10])}", hint="restore the configuration, or start a new run")
     return replace(state, notes=checkpoints.notes(uri))
 

@@ -11,15 +11,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
 from components.errors import CelebditError, TemporaryFailure
 from components.stores.checkpoints import CheckpointStore, Retention
+from model.canonical import JsonObject, canonical_json
 from model.checkpoint import CheckpointState, publish
 from model.checkpoint_manifest import Checkpoint, newest_valid, published
-from model.config import canonical_json
 
 
 class UploadingSink:
@@ -32,7 +31,7 @@ class UploadingSink:
         *,
         attempt: str,
         retention: Retention,
-        facts: dict[str, object],
+        facts: JsonObject,
         note: Callable[[str], None],
         after_upload: Callable[[], object] = lambda: None,
     ) -> None:
@@ -134,7 +133,7 @@ def _notes_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}.notes.json"
 
 
-def _read_notes(folder: Path, step: int) -> dict[str, Any]:
+def _read_notes(folder: Path, step: int) -> JsonObject:
     try:
         return dict(json.loads(_notes_path(folder, step).read_bytes()))
     except (OSError, ValueError):

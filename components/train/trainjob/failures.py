@@ -11,11 +11,12 @@ from datetime import datetime
 from typing import Any
 
 from components.errors import EXIT_BUG, CelebditError, DataRefused, RankLost, TemporaryFailure, error_for_exit_code
+from components.kube.objects import KubernetesObject
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
-def first_failure(pods: list[dict[str, Any]]) -> CelebditError | None:
+def first_failure(pods: list[KubernetesObject]) -> CelebditError | None:
     """Return the error of the node that failed first; one that a node told us wins over the noise that it caused on the others."""
     failures = [failure for pod in pods for failure in _failures_of(pod)]
     if not failures:

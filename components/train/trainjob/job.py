@@ -14,6 +14,7 @@ from typing import Any
 from components import deployment as names
 from components.errors import BadInput, CelebditError, Preempted, TemporaryFailure
 from components.kube.client import Cluster, Conflict
+from components.kube.objects import KubernetesObject
 from components.runtime.context import StepContext
 from components.runtime.launch import SignalNote
 from components.train.spec import TrainSpec, store_spec
@@ -62,7 +63,7 @@ def train_on_nodes(
             raise
 
 
-def _owners(cluster: Cluster, environ: Mapping[str, str]) -> list[dict[str, Any]]:
+def _owners(cluster: Cluster, environ: Mapping[str, str]) -> list[KubernetesObject]:
     """Return the owner of this step's pod, which is the run's workflow: when the run is deleted, its TrainJob goes too."""
     pod = cluster.read("pods", environ[names.POD]) if environ.get(names.POD) else None
     owners = (pod or {}).get("metadata", {}).get("ownerReferences", [])
@@ -74,7 +75,7 @@ class _Job:
     """One TrainJob on its way."""
 
     cluster: Cluster
-    manifest: dict[str, Any]
+    manifest: KubernetesObject
     context: StepContext
     lease: Lease
     said: str = ""
@@ -161,7 +162,7 @@ def ended(found: Mapping[str, Any]) -> str | None:
     return "failed" if _condition(found, "Failed") else None
 
 
-def _condition(found: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _condition(found: Mapping[str, Any], kind: str) -> KubernetesObject:
     for condition in found.get("status", {}).get("conditions", []):
         if condition["type"] == kind and condition["status"] == "True":
             return dict(condition)

@@ -5,12 +5,12 @@ asks. What is the same for all trainings is in the ClusterTrainingRuntime of doc
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from components import deployment as names
-from components.manifests import digest_of
+from components.kube.objects import KubernetesObject
 from components.settings import GIT_COMMIT, IMAGE_DIGEST, PRESET, RUN_ID, RUN_URL, WORK_DIR
 from components.train.spec import TrainSpec
+from model.canonical import digest_of
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 CONTAINER = "node"
@@ -23,9 +23,9 @@ def job_name(run_key: str) -> str:
     return f"celebdit-{run_key}"
 
 
-def trainjob(spec: TrainSpec, spec_uri: str, image: str, environ: Mapping[str, str], *, owners: list[dict[str, Any]]) -> dict[str, Any]:
+def trainjob(spec: TrainSpec, spec_uri: str, image: str, environ: Mapping[str, str], *, owners: list[KubernetesObject]) -> KubernetesObject:
     """Return the TrainJob for `spec` as plain JSON."""
-    body: dict[str, Any] = {
+    body: KubernetesObject = {
         "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": names.TRAINING_RUNTIME},
         "trainer": {
             "image": image,
@@ -61,10 +61,10 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, environ: Mapping[str, s
     }
 
 
-def _environment(environ: Mapping[str, str]) -> list[dict[str, Any]]:
+def _environment(environ: Mapping[str, str]) -> list[KubernetesObject]:
     """Return what the nodes find in their environment: who they are by value, endpoints and credentials by reference."""
     plain = {WORK_DIR: names.SCRATCH_PATH, **{name: environ[name] for name in _PASSED_ON if environ.get(name)}}
-    entries: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
+    entries: list[KubernetesObject] = [{"name": name, "value": value} for name, value in plain.items()]
     for secret, keys in names.SECRET_KEYS.items():
         entries += [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}} for key in keys]
     for key in names.CONFIG_KEYS:
@@ -72,16 +72,16 @@ def _environment(environ: Mapping[str, str]) -> list[dict[str, Any]]:
     return entries
 
 
-def _resources(spec: TrainSpec) -> dict[str, Any]:
+def _resources(spec: TrainSpec) -> KubernetesObject:
     asked = spec.resources
     gpus = {asked.gpu_type: str(asked.processes)} if asked.on_gpus else {}
     return {"requests": {"cpu": asked.cpu, "memory": asked.memory, **gpus}, "limits": {"memory": asked.memory, **gpus}}
 
 
-def _pods(spec: TrainSpec) -> dict[str, Any]:
+def _pods(spec: TrainSpec) -> KubernetesObject:
     """Return how the pods of the runtime are patched: where they run, and their space for scratch and shared memory."""
     asked = spec.resources
-    pod: dict[str, Any] = {
+    pod: KubernetesObject = {
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": asked.scratch}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": asked.shm}},

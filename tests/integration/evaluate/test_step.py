@@ -94,7 +94,14 @@ def test_two_processes_draw_the_same_images_and_find_the_same_numbers(
 
 
 def spec_of(checkpoint: CheckpointManifest, dataset: DatasetManifest, **changes: Any) -> EvaluateSpec:
-    return EvaluateSpec(checkpoint=checkpoint, dataset=dataset, evaluation=config(**changes), sampling=SAMPLING, resources=resources())
+    return EvaluateSpec(
+        checkpoint=checkpoint,
+        model=checkpoint.recipe.model_spec,
+        dataset=dataset,
+        evaluation=config(**changes),
+        sampling=SAMPLING,
+        resources=resources(),
+    )
 
 
 def samples_of(context: StepContext, spec: EvaluateSpec) -> SampleStore:
@@ -230,7 +237,7 @@ def test_precision_and_recall_on_vgg16_of_the_real_shapes(
     assert {"eval/fd_randconv_4", "eval/precision_4", "eval/recall_4"} <= set(found.metrics), "VGG16's are not marked as random-conv's"
     assert found.protocol.model_dump()["precision_recall_extractor"] == f"vgg16-{file_sha256(weights)}"
     assert 0 <= found.intervals["eval/precision_4"].low < found.intervals["eval/precision_4"].high <= 1
-    spec = EvaluateSpec(checkpoint=checkpoint, dataset=dataset, evaluation=chosen, sampling=SAMPLING, resources=resources())
+    spec = spec_of(checkpoint, dataset, num_images=4, num_reference=4, memorisation=False, **vgg)
     reference = find_reference(here.store, reference_uri(spec, here.root), tmp_path / "references")
     assert reference is not None
     assert reference.manifold.shape == (4, 4096)

@@ -7,12 +7,13 @@ from pathlib import Path
 from components.runtime.context import step
 from components.train.spec import TrainSpec
 from components.train.train import run
+from model.config import Recipe
 
 
 def main() -> None:
     spec = TrainSpec.load(Path(sys.argv[1]))
     with step("train", os.environ) as context:
-        run(spec.recipe, spec.dataset, spec.resources, context)
+        run(Recipe.model_validate({name: getattr(spec, name) for name in Recipe.model_fields}), spec.dataset, spec.resources, context)
 
 
 if __name__ == "__main__":

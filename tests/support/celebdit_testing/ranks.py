@@ -28,8 +28,8 @@ from components.runtime.launch import FAILURES, first_failure
 from components.storage import StoreUri, connect
 from components.stores.checkpoints import CheckpointStore
 from components.tracking.journal import JOURNAL_FILE
-from components.train.spec import TrainSpec, identity, run_key
-from model.recipe import Recipe
+from components.train.spec import TrainSpec, run_key
+from model.config import Recipe
 
 _FORK = multiprocessing.get_context("forkserver")
 # The first optimiser imports torch._dynamo, which takes seconds.
@@ -95,8 +95,7 @@ class Training:
 
     @property
     def key(self) -> str:
-        recipe = self.recipe
-        return run_key(identity(self.dataset.digest, recipe.network, recipe.diffusion, recipe.optimizer, recipe.training))
+        return run_key(self.recipe.identity(self.dataset.digest))
 
     @property
     def uri(self) -> StoreUri:
@@ -112,17 +111,12 @@ class Training:
 
     def spec(self) -> TrainSpec:
         self.attempts += 1
-        recipe = self.recipe
         return TrainSpec(
             run_key=self.key,
             attempt=f"a{self.attempts:03d}",
             dataset=self.dataset,
-            network=recipe.network,
-            diffusion=recipe.diffusion,
-            optimizer=recipe.optimizer,
-            training=recipe.training,
-            sampling=recipe.sampling,
             resources=self.resources,
+            **dict(self.recipe),
         )
 
     def start(self, size: int = 2, *, prelude: Prelude | None = None) -> Ranks:

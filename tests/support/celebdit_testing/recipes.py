@@ -7,9 +7,8 @@ import numpy as np
 
 from components.ingest.sources.synthetic import draw_face
 from components.manifests import DatasetManifest, EvaluationProtocol
-from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
 from model.dataset import Pack, open_pack, write_pack
-from model.recipe import Recipe
 
 DIGEST = "d" * 64
 
@@ -44,6 +43,11 @@ def tiny_recipe(*, network: dict[str, Any] | None = None, **training: Any) -> Re
         training=TrainingConfig(**{**values, **training}),
         sampling=SamplingConfig(sampler="euler", num_steps=2, ema="0.1"),
     )
+
+
+def trained_with(recipe: Recipe) -> TrainingRecipe:
+    """What a checkpoint's manifest holds of `recipe`."""
+    return TrainingRecipe.model_validate({name: value for name, value in recipe if name != "sampling"})
 
 
 def faces(count: int, image_px: int = 16) -> np.ndarray:

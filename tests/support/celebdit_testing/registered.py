@@ -14,9 +14,20 @@ from components.registry.client import Registry
 from components.registry.config import RegistryConfig
 from components.runtime.context import StepContext
 from model.config import SamplingConfig
+from model.description import VersionDescription
 from pipeline.services import Endpoints, Services
 
 SAMPLING = SamplingConfig(sampler="euler", num_steps=2, ema="0.1")
+
+
+def description_of(checkpoint: CheckpointManifest, weights_sha256: str) -> VersionDescription:
+    return VersionDescription(
+        **dict(checkpoint.recipe.model_spec),
+        sampling=SAMPLING,
+        checkpoint_digest=checkpoint.digest,
+        licence="CC0-1.0",
+        weights_sha256=weights_sha256,
+    )
 
 
 def registry_context(endpoints: Endpoints, folder: Path) -> StepContext:

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from celebdit_testing.recipes import tiny_network
+from celebdit_testing.recipes import tiny_recipe, trained_with
 
 from components.manifests import CheckpointManifest
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
 from model.checkpoint import CheckpointState, publish
-from model.config import DiffusionConfig
 from model.denoiser import build_denoiser
 
 
@@ -18,18 +17,19 @@ def commit_checkpoint(
     context: StepContext, folder: Path, *, seed: int, dataset_digest: str = "d" * 64, **network: Any
 ) -> CheckpointManifest:
     """Store random weights as a whole checkpoint and return its manifest."""
-    config = tiny_network(**network)
+    recipe = tiny_recipe(network=network)
     generator = torch.Generator().manual_seed(seed)
-    weights = {name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in build_denoiser(config).state_dict().items()}
-    recipe: dict[str, Any] = {
-        "network": config.model_dump(mode="json"),
-        "diffusion": DiffusionConfig().model_dump(mode="json"),
-        "training": {"precision": "float32"},
+    weights = {
+        name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in build_denoiser(recipe.network).state_dict().items()
     }
     state = CheckpointState(
-        step=7, tensors={"weights": weights, "ema-0.1": {name: 0.9 * value for name, value in weights.items()}}, facts={"identity": recipe}
+        step=7,
+        tensors={"weights": weights, "ema-0.1": {name: 0.9 * value for name, value in weights.items()}},
+        facts={"identity": recipe.identity(dataset_digest)},
     )
     key = f"{seed:016x}"
     local = publish(state, folder / key)
     uri = CheckpointStore(context.store, context.root / "runs" / key).upload(local, "attempt-1")
-    return CheckpointManifest(run_key=key, uri=str(uri), digest=local.digest, step=7, dataset_digest=dataset_digest, recipe=recipe)
+    return CheckpointManifest(
+        run_key=key, uri=str(uri), digest=local.digest, step=7, dataset_digest=dataset_digest, recipe=trained_with(recipe)
+    )

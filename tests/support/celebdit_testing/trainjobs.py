@@ -33,17 +33,12 @@ Start = Callable[..., "Step"]
 
 
 def spec_of(attempt: str = "a1", **resources: Any) -> TrainSpec:
-    recipe = tiny_recipe()
     return TrainSpec(
         run_key=KEY,
         attempt=attempt,
         dataset=dataset_manifest(),
-        network=recipe.network,
-        diffusion=recipe.diffusion,
-        optimizer=recipe.optimizer,
-        training=recipe.training,
-        sampling=recipe.sampling,
         resources=ResourcesConfig(**{"nodes": 2, "device": "cuda", "processes": 8, **resources}),
+        **dict(tiny_recipe()),
     )
 
 
