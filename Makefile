@@ -1,4 +1,4 @@
-# celebdit: `make help` lists what there is.
+# celebdit: `make help` lists the targets.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,34 +8,34 @@ UV := $(BIN)/uv
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints requirements/build.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types contracts unit fault format bench-tools lock ui down images test-images clean
+.PHONY: help demo test lint types contracts unit shapes fault docs format bench-tools lock ui down images test-images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.run  ## the whole pipeline on drawn faces, in a few minutes
+demo: $(VENV)/.run  ## run the whole pipeline on generated faces, in a few minutes
 	$(BIN)/celebdit demo
 
-ui: $(VENV)/.run  ## MLflow with everything that ran here, until `make down`
+ui: $(VENV)/.run  ## start MLflow with all local runs, until `make down`
 	$(BIN)/celebdit ui
 
-down: $(VENV)/.run  ## stop what `make ui` started
+down: $(VENV)/.run  ## stop the servers of `make ui`
 	$(BIN)/celebdit services down
 
-test: lint types contracts unit  ## everything that must hold before a commit; needs no GPU
+test: lint types contracts unit  ## run all checks that must pass before a commit; needs no GPU
 
-lint: $(VENV)/.dev  ## style and obvious mistakes
+lint: $(VENV)/.dev  ## check style and common mistakes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(VENV)/.dev  ## static types
+types: $(VENV)/.dev  ## check static types
 	$(BIN)/mypy
 
-contracts: $(VENV)/.dev  ## which room may import which
+contracts: $(VENV)/.dev  ## check the import contracts
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.dev $(VENV)/.chromium  ## all tests but the slow fault tests
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not (fault and slow) and not gpu and not images"
+unit: $(VENV)/.dev $(VENV)/.chromium  ## run all tests except the slow fault tests and the image builds
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not (fault and slow) and not images"
 
 $(VENV)/.chromium: | $(VENV)/.dev
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
@@ -44,20 +44,27 @@ $(VENV)/.chromium: | $(VENV)/.dev
 	  echo "no chromium: the browser tests will be skipped and say so"
 	@! command -v chromium >/dev/null || touch $@
 
-fault: $(VENV)/.dev  ## the slow tests that kill processes and break servers
+# torch.compile cannot trace the checks; the other tests left out take long and call nothing that the rest does not.
+shapes: $(VENV)/.dev  ## run the tests of model/ with shapes and types checked at every call
+	$(BIN)/pytest --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/test_model_*.py
+
+fault: $(VENV)/.dev  ## run the tests that kill processes and break servers, slow ones too
 	$(BIN)/pytest -m fault
 
 $(VENV)/.bench: requirements/bench.txt pyproject.toml | $(VENV)/.dev
 	$(INSTALL) -r requirements/bench.txt
 	@touch $@
 
-bench-tools: $(VENV)/.bench  ## what benchmarks/ compares with (diffusers)
+bench-tools: $(VENV)/.bench  ## install what benchmarks/ compares with (diffusers)
 
-format: $(VENV)/.dev  ## rewrite the code in the house style
+docs: $(VENV)/.dev  ## generate docs/configuration.md
+	$(BIN)/python -m pipeline.reference
+
+format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-lock: $(VENV)/bin/uv  ## pin all dependencies again, with hashes
+lock: $(VENV)/bin/uv  ## pin all dependencies with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/build.in -o requirements/build.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml --extra dev --extra kaggle --extra server requirements/bootstrap.txt requirements/build.txt -o requirements/dev.txt
@@ -66,7 +73,7 @@ lock: $(VENV)/bin/uv  ## pin all dependencies again, with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra kaggle --extra server --no-emit-package triton --no-emit-package nvidia-cusolver requirements/build.txt -o requirements/cpu.txt
 
 images: $(VENV)/.run  ## build both container images: BASE_IMAGE=..., and REGISTRY=... PUSH=1 for a cluster
-	@test -n "$(BASE_IMAGE)" || { echo "say which image to build on: make images BASE_IMAGE=your.registry/python:3.11 (docs/kubernetes.md)" >&2; exit 2; }
+	@test -n "$(BASE_IMAGE)" || { echo "BASE_IMAGE is not set: make images BASE_IMAGE=registry.example/python:3.11-slim (docs/kubernetes.md)" >&2; exit 2; }
 	$(BIN)/python -m pipeline.images --base-image "$(BASE_IMAGE)" $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(PUSH),--push) $(IMAGE_FLAGS)
 
 test-images: $(VENV)/.dev  ## build both images and run the smoke pipeline in them; needs docker, podman or buildah

@@ -38,9 +38,9 @@ from components.evaluate.metrics.frechet import frechet_distance
 from components.evaluate.moments import statistics
 from components.evaluate.reference import find_reference, keep_reference
 from components.storage import StoreUri, connect, file_sha256
-from model.config import SAMPLERS
 from model.denoiser import build_denoiser
 from model.generator import Generator
+from model.sampler_table import SAMPLERS
 from pipeline.config import load_config
 
 BATCH = 16

@@ -27,7 +27,7 @@ from model import rng
 from model.config import NetworkConfig
 from model.denoiser import Denoiser, build_denoiser, num_parameters
 from model.diffusion import Diffusion, build_diffusion
-from model.ema import AveragedWeights
+from model.ema_profiles import AveragedWeights
 from model.flops import flops_of
 from model.meter import peak_flops
 from model.optim import build_optimizer, clip_gradients, guarded_step
@@ -89,7 +89,7 @@ class TrainStep:
         t = self._diffusion.draw_times(rng.uniform(seed, rng.Stream.TIME, self._step, ids, 1)[:, 0])
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._setting.precision == "bfloat16"):
-            output = self._forward(self._diffusion.noisy(x, noise, t), self._diffusion.path.timestep(t).float())
+            output = self._forward(self._diffusion.add_noise(x, noise, t), self._diffusion.path.timestep(t).float())
             self._diffusion.losses(output, x, noise, t).mean().backward()
         norm = clip_gradients(self._parameters, self._config.optimizer.clip_norm)
         guarded_step(self._optimizer, (~torch.isfinite(norm)).float())

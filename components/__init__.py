@@ -5,12 +5,13 @@ Steps, one folder each; nothing else here is a step, and no step imports another
 
 Shared packages, from the top layer to the bottom one; each may import the layers below it (`make contracts`):
     weights     resolve a source to files, post-hoc EMA, the published checkpoint       (above the steps)
-    serving     package a checkpoint as an MLflow model, try it, register it, KServe    (below the steps)
-    registry    model registry client, promotion log, webhook
+    serving     package a checkpoint as an MLflow model, test it, register it, KServe   (below the steps)
+    registry    model registry client, tags of a version, promotion log, webhook
     runtime     what a step and a rank run in: context, events, redaction, launcher
-    stores      checkpoints in a store, local cache of packed datasets
-    tracking    MLflow tracking client, local journal and its archive
+    stores      layout of the object store (where everything lies), checkpoints, local cache of packed datasets
+    tracking    MLflow tracking client, tags, logged models, local journal and its archive
     storage     object storage client          kube        Kubernetes client
     manifests  resources  settings             system      processes, locks, retries
     errors      deployment (names that images and Kubernetes manifests share)           reports (HTML, image grids)
+    environment the table of environment variables
 """

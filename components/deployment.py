@@ -6,6 +6,8 @@ The image names are placeholders that `compile` replaces by digests; locally, wh
 They contain "python" because kfp's local runner warns otherwise.
 """
 
+from components.environment import CREDENTIALS, EXPERIMENT, KFP_UI, MLFLOW, S3_ENDPOINT, STORE
+
 CPU_IMAGE = "localhost/celebdit-python-cpu:dev"
 GPU_IMAGE = "localhost/celebdit-python-gpu:dev"
 
@@ -14,7 +16,7 @@ MLFLOW_SECRET = "celebdit-mlflow"  # noqa: S105
 KAGGLE_SECRET = "celebdit-kaggle"  # noqa: S105
 CONFIG_MAP = "celebdit-config"
 SECRET_KEYS = {
-    S3_SECRET: ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    S3_SECRET: CREDENTIALS,
     MLFLOW_SECRET: ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
 """Secrets of every step; a key is also the name of its environment variable."""
@@ -22,18 +24,13 @@ KAGGLE_KEYS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
 """A token, or a user name with its key, as kagglehub reads them; public datasets need neither."""
 STEP_SECRET_KEYS = {"ingest": {KAGGLE_SECRET: KAGGLE_KEYS}}
 """Additional secrets of single steps."""
-CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION", "CELEBDIT_EXPERIMENT", "CELEBDIT_KFP_UI")
-REQUIRED_CONFIG_KEYS = ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI")
+CONFIG_KEYS = (STORE, MLFLOW, S3_ENDPOINT, "AWS_REGION", EXPERIMENT, KFP_UI)
+REQUIRED_CONFIG_KEYS = (STORE, MLFLOW)
 
 SERVICE_ACCOUNT = "pipeline-runner"
 """The account that KFP runs steps as."""
 TRAINING_RUNTIME = "celebdit-torch"
 """The ClusterTrainingRuntime of docker/kubernetes."""
-
-IMAGE = "CELEBDIT_IMAGE"
-"""Environment variable: the gpu image by digest, for the pods that a step creates."""
-NAMESPACE = "CELEBDIT_NAMESPACE"
-POD = "CELEBDIT_POD"
 
 SCRATCH_PATH = "/scratch"
 SHM_PATH = "/dev/shm"  # noqa: S108 - where torch's workers share memory

@@ -4,8 +4,11 @@ Promises: a `CelebditError` carries one line that names what is wrong and, in `h
 traceback. Anything else that reaches the command line is a bug of ours and exits with 70.
 """
 
+from dataclasses import dataclass
+
 EXIT_OK = 0
 EXIT_BUG = 70
+BUG_HINT = "this is a bug: please report it with the traceback above"
 
 
 class CelebditError(Exception):
@@ -26,7 +29,7 @@ class GateFailed(CelebditError):
 
 
 class BadInput(CelebditError):
-    """A configuration, a command line or an environment that cannot work. Nothing was started."""
+    """A configuration, a command line or an environment that cannot work. Finished work is kept."""
 
     exit_code = 2
 
@@ -63,6 +66,30 @@ class Interrupted(CelebditError):
     """The person at the keyboard stopped the command."""
 
     exit_code = 130
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What people and other processes are shown of an exception."""
+
+    kind: str
+    """The name of its class."""
+    message: str
+    hint: str | None
+    exit_code: int
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        """Describe `error`; one that is not ours is shown with its kind and counts as an internal error."""
+        kind = type(error).__name__
+        if isinstance(error, CelebditError):
+            return cls(kind, error.message, error.hint, error.exit_code)
+        return cls(kind, f"{kind}: {error}", None, EXIT_BUG)
+
+
+def first_line(error: BaseException, *, max_characters: int = 200) -> str:
+    """Return the first line of the text of `error`, or its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:max_characters]
 
 
 def error_for_exit_code(exit_code: int, message: str, *, hint: str | None = None) -> CelebditError:

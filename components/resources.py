@@ -1,12 +1,13 @@
 """The `resources` section: processes, threads and machines of the train and evaluate steps. Never part of a run's identity."""
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from model.config import FrozenConfig
+from model.config import FrozenConfig, TextForm
 
-_QUANTITY = r"^[1-9][0-9]*(Mi|Gi|Ti)$"
+Quantity = Annotated[str, TextForm(r"[1-9][0-9]*(Mi|Gi|Ti)", example="16Gi")]
 
 
 class Toleration(FrozenConfig):
@@ -17,17 +18,15 @@ class Toleration(FrozenConfig):
     value: str | None = Field(None, description="for operator Equal")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="None: every effect")
 
-    @model_validator(mode="after")
-    def _check_value(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if (self.operator == "Equal") != (self.value is not None):
-            raise ValueError("operator Equal needs a value, and Exists takes none")
-        return self
+            yield "operator Equal needs a value, and Exists takes none"
 
 
 class ResourcesConfig(FrozenConfig):
     """What the train and evaluate steps may use."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda)$", description="auto: CUDA where there is one, else the CPU")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one, else the CPU")
     processes: int = Field(1, ge=1, le=64, description="processes per machine: one per GPU, or CPU ranks")
     threads: int = Field(1, ge=1, le=256, description="CPU threads per process")
     nodes: int = Field(1, ge=1, le=512, description="machines; more than one needs Kubeflow Trainer")
@@ -35,16 +34,23 @@ class ResourcesConfig(FrozenConfig):
     price_per_device_hour: float | None = Field(
         None, ge=0, description="what an hour of one GPU (or CPU rank) costs, in any currency, for `cost/total`. Default: not reported"
     )
-    gpu_type: str = Field(
-        "nvidia.com/gpu", pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$", description="Kubernetes resource name of the GPUs, one per process"
+    gpu_type: Annotated[str, TextForm(r"[a-z0-9.-]+/[A-Za-z0-9._-]+", example="nvidia.com/gpu")] = Field(
+        "nvidia.com/gpu", description="Kubernetes resource name of the GPUs, one per process"
     )
-    cpu: str = Field("4", pattern=r"^[1-9][0-9]*m?$", description="Kubernetes CPU request of the heavy steps")
-    memory: str = Field("16Gi", pattern=_QUANTITY, description="Kubernetes memory request and limit of the heavy steps; holds shm too")
-    shm: str = Field("8Gi", pattern=_QUANTITY, description="size of /dev/shm of the heavy steps")
-    scratch: str = Field("100Gi", pattern=_QUANTITY, description="limit of a step's disk use on its node")
+    cpu: Annotated[str, TextForm(r"[1-9][0-9]*m?", example="4 or 3500m")] = Field(
+        "4", description="Kubernetes CPU request of the heavy steps"
+    )
+    memory: Quantity = Field("16Gi", description="Kubernetes memory request and limit of the heavy steps; holds shm too")
+    shm: Quantity = Field("8Gi", description="size of /dev/shm of the heavy steps")
+    scratch: Quantity = Field("100Gi", description="limit of a step's disk use on its node")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of the nodes that the heavy steps run on")
     tolerations: tuple[Toleration, ...] = Field((), description="taints of those nodes; the GPUs' own is tolerated always")
     timeout_h: int = Field(168, ge=1, le=8760, description="hours after which an attempt of a heavy step is stopped")
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes on all machines together."""
+        return self.processes * self.nodes
 
     @property
     def on_gpus(self) -> bool:

@@ -1,98 +1,207 @@
 """Where the outside world is: endpoints, credentials' presence and run identity, read once from the environment.
 
-Promises: everything in `components/` that depends on the environment gets it from a `Settings` made at the entry point. Secret values are
-not kept here: boto3 and MLflow read theirs from the environment themselves; here is only checked that they exist.
+Promises: everything that depends on a variable of ours (CELEBDIT_*, listed in `components/environment.py`) gets it from the `Settings` or
+the `CommandSettings` made at the entry point; no other module reads one. Secret values of object storage and MLflow are not kept here.
+
+Variables of others stay with those who read them: boto3 and MLflow take AWS_* and MLFLOW_* from the environment of the process themselves
+(`storage/client.py` and `tracking/client.py` set or read a few), a rank reads torchrun's RANK and WORLD_SIZE and their local twins
+(`runtime/rank.py`, `runtime/launch.py`), torchrun reads PET_*, the Kubernetes client KUBERNETES_* and KUBECONFIG, kagglehub KAGGLE_*, the
+container engine's client DOCKER_HOST. A test has the list of the modules that touch `os.environ` and why.
 """
 
+import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.environment import (
+    CREDENTIALS,
+    EVENTS,
+    EXPERIMENT,
+    GIT_COMMIT,
+    HOME,
+    IMAGE,
+    IMAGE_DIGEST,
+    KFP_CA_FILE,
+    KFP_COOKIES,
+    KFP_ENDPOINT,
+    KFP_NAMESPACE,
+    KFP_TOKEN,
+    KFP_UI,
+    LAST_WORDS,
+    MLFLOW,
+    NAMESPACE,
+    POD,
+    PRESET,
+    RENDEZVOUS,
+    RUN_ID,
+    RUN_URL,
+    S3_ENDPOINT,
+    S3_ENDPOINT_FIRST,
+    STORAGE_DEADLINE,
+    STORE,
+    WEBHOOK,
+    WORK_DIR,
+)
 from components.errors import BadInput
-
-STORE = "CELEBDIT_STORE"
-MLFLOW = "MLFLOW_TRACKING_URI"
-S3_ENDPOINT = "AWS_ENDPOINT_URL"
-RUN_ID = "CELEBDIT_RUN_ID"
-RUN_URL = "CELEBDIT_RUN_URL"
-KFP_UI = "CELEBDIT_KFP_UI"
-PRESET = "CELEBDIT_PRESET"
-EXPERIMENT = "CELEBDIT_EXPERIMENT"
-WORK_DIR = "CELEBDIT_WORK_DIR"
-EVENTS = "CELEBDIT_EVENTS"
-STORAGE_DEADLINE = "CELEBDIT_STORAGE_DEADLINE_S"
-GIT_COMMIT = "CELEBDIT_GIT_COMMIT"
-IMAGE_DIGEST = "CELEBDIT_IMAGE_DIGEST"
-CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 _STORE_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The environment of one process."""
+    """The environment of one process of a run."""
 
     store_uri: str
     mlflow_uri: str
     s3_endpoint: str | None
     experiment: str
-    run_id: str
+    run_id: str | None
+    """The pipeline run that this process belongs to; None for a command that is part of none. See `pipeline_run_id`."""
     run_url: str | None
-    preset: str
+    preset: str | None
     work_dir: Path
     events_path: Path | None
-    git_commit: str
-    image_digest: str
+    git_commit: str | None
+    image_digest: str | None
     storage_deadline_s: float = 300.0
+    image: str | None = None
+    """The image for pods that a step creates, by digest."""
+    namespace: str | None = None
+    pod: str | None = None
+    """The pod that this process runs in."""
+    rendezvous: Path | None = None
+    """Of a rank: the file through which the ranks of one machine find each other."""
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read the settings from `environ`.
+    def from_environment(cls, environ: Mapping[str, str] | None = None, *, in_run: bool = True) -> "Settings":
+        """Read the settings from `environ`, by default the environment of this process; a step needs a run, a command does not.
 
         Raises:
             BadInput: naming the first variable that is missing or cannot be used, never its value if that may be secret.
         """
+        environ = os.environ if environ is None else environ
         store_uri = _required(environ, STORE, "the S3 location for data sets and runs, like s3://bucket/prefix").rstrip("/")
         if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri:
             raise BadInput(f"{STORE} is not an S3 location", hint=f"set {STORE}=s3://bucket/prefix (letters, digits, '.', '_', '-')")
         mlflow_uri = _required(environ, MLFLOW, "the address of the MLflow server")
         if re.search(r"//[^/@]*:[^/@]*@", mlflow_uri):
             raise BadInput(f"{MLFLOW} contains credentials", hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
-        events = environ.get(EVENTS)
+        run_id = _required(environ, RUN_ID, "the identity of the pipeline run") if in_run else environ.get(RUN_ID) or None
+        kfp_ui = environ.get(KFP_UI, "").rstrip("/")
         return cls(
             store_uri=store_uri,
             mlflow_uri=mlflow_uri,
-            s3_endpoint=environ.get("AWS_ENDPOINT_URL_S3") or environ.get(S3_ENDPOINT) or None,
+            s3_endpoint=environ.get(S3_ENDPOINT_FIRST) or environ.get(S3_ENDPOINT) or None,
             experiment=environ.get(EXPERIMENT) or "celebdit",
-            run_id=(run_id := _required(environ, RUN_ID, "the identity of the pipeline run")),
-            run_url=environ.get(RUN_URL) or (f"{environ[KFP_UI].rstrip('/')}/#/runs/details/{run_id}" if environ.get(KFP_UI) else None),
-            preset=environ.get(PRESET) or "custom",
+            run_id=run_id,
+            run_url=environ.get(RUN_URL) or (f"{kfp_ui}/#/runs/details/{run_id}" if kfp_ui and run_id else None),
+            preset=environ.get(PRESET) or None,
             work_dir=Path(environ.get(WORK_DIR) or Path(tempfile.gettempdir(), "celebdit")),
-            events_path=Path(events) if events else None,
-            git_commit=environ.get(GIT_COMMIT) or "unknown",
-            image_digest=environ.get(IMAGE_DIGEST) or "none",
+            events_path=events_path(environ),
+            git_commit=environ.get(GIT_COMMIT) or None,
+            image_digest=environ.get(IMAGE_DIGEST) or None,
             storage_deadline_s=_seconds(environ, STORAGE_DEADLINE, default=300.0),
+            image=environ.get(IMAGE) or None,
+            namespace=environ.get(NAMESPACE) or None,
+            pod=environ.get(POD) or None,
+            rendezvous=Path(environ[RENDEZVOUS]) if environ.get(RENDEZVOUS) else None,
         )
+
+    @property
+    def pipeline_run_id(self) -> str:
+        """The pipeline run that this process belongs to.
+
+        Raises:
+            BadInput: if it belongs to none.
+        """
+        if self.run_id is None:
+            raise BadInput("this process belongs to no pipeline run", hint=f"set {RUN_ID} to the run's id")
+        return self.run_id
+
+
+@dataclass(frozen=True)
+class CommandSettings:
+    """What the command line reads from the environment. Credentials do not show in the representation."""
+
+    home: Path
+    """The folder for local state."""
+    store_uri: str | None
+    mlflow_uri: str | None
+    s3_endpoint: str | None
+    webhook_url: str | None = field(repr=False)
+    kfp_endpoint: str | None
+    kfp_namespace: str | None
+    kfp_token: str | None = field(repr=False)
+    kfp_cookies: str | None = field(repr=False)
+    kfp_ca_file: str | None
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "CommandSettings":
+        """Read the settings from `environ`, by default the environment of this process. Nothing is required, nothing is checked."""
+        environ = os.environ if environ is None else environ
+
+        def text(name: str) -> str | None:
+            return environ.get(name, "").strip() or None
+
+        return cls(
+            home=Path(environ.get(HOME) or ".celebdit"),
+            store_uri=text(STORE),
+            mlflow_uri=text(MLFLOW),
+            s3_endpoint=text(S3_ENDPOINT),
+            webhook_url=text(WEBHOOK),
+            kfp_endpoint=text(KFP_ENDPOINT),
+            kfp_namespace=text(KFP_NAMESPACE),
+            kfp_token=text(KFP_TOKEN),
+            kfp_cookies=text(KFP_COOKIES),
+            kfp_ca_file=text(KFP_CA_FILE),
+        )
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The names of the variables of `celebdit run`'s two servers that are set."""
+        return tuple(name for name, value in ((STORE, self.store_uri), (MLFLOW, self.mlflow_uri)) if value)
+
+
+def events_path(environ: Mapping[str, str] | None = None) -> Path | None:
+    """Return the file for this process's events, or None for stderr; known before the other settings are checked."""
+    path = (os.environ if environ is None else environ).get(EVENTS)
+    return Path(path) if path else None
+
+
+def termination_message_path(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the file from which Kubernetes takes the reason of a container's failure."""
+    return Path((os.environ if environ is None else environ).get(LAST_WORDS) or "/dev/termination-log")
 
 
 def _seconds(environ: Mapping[str, str], name: str, *, default: float) -> float:
     """Return the seconds that `name` is set to."""
-    text = environ.get(name) or str(default)
-    try:
+    text = environ.get(name)
+    if not text:
+        return default
+    with suppress(ValueError):
         seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds <= 86400:
-        raise BadInput(f"environment variable {name} is {text[:20]!r}, not a number of seconds between 0 and 86400")
-    return seconds
+        if 0 < seconds <= 86400:
+            return seconds
+    raise BadInput(
+        f"environment variable {name} is {text[:20]!r}, not a number of seconds between 0 and 86400", hint=f"unset it to get {default:g}"
+    )
 
 
-def missing_credentials(environ: Mapping[str, str]) -> list[str]:
+def missing_credentials(environ: Mapping[str, str] | None = None) -> list[str]:
     """Return the names of the S3 credential variables that are not set, if no other source of credentials is configured either."""
+    environ = os.environ if environ is None else environ
     others = ("AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
     return [] if any(environ.get(name) for name in others) else [name for name in CREDENTIALS if not environ.get(name)]
+
+
+def has_key_pair(environ: Mapping[str, str] | None = None) -> bool:
+    """Return whether the S3 key and its id are both set."""
+    environ = os.environ if environ is None else environ
+    return all(environ.get(name) for name in CREDENTIALS)
 
 
 def _required(environ: Mapping[str, str], name: str, meaning: str) -> str:

@@ -1,4 +1,4 @@
 """The network, its diffusion maths and its training loop, in pure PyTorch.
 
-Nothing below this package knows about pipelines, MLflow, object storage, image files, the command line or environment variables.
+Imports nothing of pipelines, MLflow, object storage, image files or the command line, and reads no environment variable.
 """

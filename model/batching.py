@@ -1,7 +1,7 @@
-"""How one global batch is shared out over processes and forward passes.
+"""Division of a global batch over ranks and forward passes.
 
-Promises: a plan divides the batch exactly, or the error says which batches would. Needs no torch, so that a configuration can be checked
-fast.
+Promises: a plan divides the batch exactly, or the error names the nearest batches that divide. Needs no PyTorch, so that a configuration
+can be checked fast.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How one global batch is shared out: images per rank, per forward pass, and passes per step."""
+    """Division of one global batch: images per rank, images per forward pass, and passes per step."""
 
     batch_images: int
     per_rank: int
@@ -17,13 +17,13 @@ class BatchPlan:
     passes: int
 
     def slice_of(self, rank: int, pass_index: int) -> slice:
-        """Return which positions of the global batch `rank` handles in pass `pass_index`."""
+        """Return the positions of the global batch that `rank` handles in pass `pass_index`."""
         start = rank * self.per_rank + pass_index * self.per_pass
         return slice(start, start + self.per_pass)
 
 
 def plan_batch(batch_images: int, world_size: int, microbatch_images: int | None) -> BatchPlan:
-    """Share `batch_images` out over `world_size` ranks, in passes of at most `microbatch_images`.
+    """Divide `batch_images` over `world_size` ranks, in passes of at most `microbatch_images`.
 
     Raises:
         ValueError: if the batch is not a multiple of the ranks; the message names the nearest batches that are.

@@ -1,8 +1,8 @@
-"""A checkpoint on local disk: a directory that is whole or not there, and that is verified before anything in it is believed.
+"""Write and read checkpoints on local disk.
 
-What such a directory holds is in `checkpoint_manifest.py`. Promises: `publish` makes the directory visible in one rename after everything
-in it is on disk; `read` returns exactly what was published or raises; equal states have equal digests, whoever wrote them and when.
-Uploading is not done here.
+Promises: `publish` makes a checkpoint's directory visible in one rename, after all its files are on disk; `read` verifies the directory and
+returns exactly what was published, or raises; equal states have equal digests. The layout is in `checkpoint_manifest.py`. Does not upload;
+see `components/stores/checkpoints.py`.
 """
 
 import hashlib
@@ -25,19 +25,19 @@ from model.checkpoint_manifest import (
     CheckpointInvalid,
     directory_name,
     encode_manifest,
-    identify,
+    file_entry,
     verify,
 )
 
 Crash = Callable[[str], None]
-"""Called with the name of each point of the protocol; a test raises from it to play a crash there."""
+"""Called with the name of each point of the protocol; a test raises from it to simulate a crash there."""
 
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """What a checkpoint holds: groups of named tensors (one file each), and facts that fit into JSON.
+    """Content of a checkpoint: groups of named tensors (one file each), and facts that are JSON.
 
-    `notes` are said beside it (what it cost so far): they are not written by `publish` and do not enter its digest.
+    `notes` (such as the cost so far) are stored beside a checkpoint: `publish` does not write them and its digest does not depend on them.
     """
 
     step: int
@@ -47,9 +47,9 @@ class CheckpointState:
 
 
 def publish(state: CheckpointState, root: Path, *, crash: Crash = lambda point: None) -> Checkpoint:
-    """Write `state` under `root`; a checkpoint of the same step that is already there is replaced.
+    """Write `state` under `root`, in place of an existing checkpoint of the same step.
 
-    A crash at any moment leaves the previous checkpoints untouched, and this one absent or whole.
+    A crash at any moment leaves the previous checkpoints untouched, and this one absent or complete.
     """
     root.mkdir(parents=True, exist_ok=True)
     staging = root / f".staging-{directory_name(state.step)}-{os.getpid()}"
@@ -62,7 +62,7 @@ def publish(state: CheckpointState, root: Path, *, crash: Crash = lambda point: 
             crash(f"{group} written")
         (staging / STATE_FILE).write_bytes(canonical_json({"step": state.step, **state.facts}))
         crash("state written")
-        files = {path.name: identify(path) for path in sorted(staging.iterdir())}
+        files = {path.name: file_entry(path) for path in sorted(staging.iterdir())}
         manifest = encode_manifest(state.step, files)
         (staging / MANIFEST_FILE).write_bytes(manifest)
         crash("manifest written")
@@ -90,13 +90,13 @@ def read(directory: Path, *, groups: Iterable[str] | None = None) -> CheckpointS
     """Verify the checkpoint in `directory` and load it, or only the named `groups` of tensors.
 
     Raises:
-        CheckpointInvalid: if it is not whole.
+        CheckpointInvalid: if it is corrupt or incomplete.
     """
     checkpoint = verify(directory)
     facts = json.loads((directory / STATE_FILE).read_bytes())
-    wanted = groups if groups is not None else [Path(name).stem for name in checkpoint.files if name.endswith(".safetensors")]
+    names = groups if groups is not None else [Path(name).stem for name in checkpoint.files if name.endswith(".safetensors")]
     tensors = {}
-    for group in wanted:
+    for group in names:
         try:
             tensors[group] = load_file(directory / f"{group}.safetensors")
         except (SafetensorError, OSError) as cause:

@@ -1,8 +1,8 @@
-"""What a checkpoint on local disk is made of, and the check that it is whole; needs no PyTorch, because launchers look too.
+"""Layout of a checkpoint on local disk, and its verification.
 
-Layout of `step-<n>`: one safetensors file per group of tensors, `state.json` with everything else, and `MANIFEST.json` with the sha256 and
-size of each. Promises: nothing is believed of a directory that differs from its manifest by a byte, a missing or an extra file. Writing and
-reading tensors is `checkpoint.py`'s business.
+A directory `step-<n>` holds one safetensors file per group of tensors, `state.json` with everything else, and `MANIFEST.json` with the
+sha256 and size of each. Promises: a directory that differs from its manifest by a byte, a missing file or an extra file is refused. Needs
+no PyTorch, so that launchers can use it. Tensors are written and read in `checkpoint.py`.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ STATE_FILE = "state.json"
 
 
 class CheckpointInvalid(ValueError):
-    """A checkpoint is missing a part, or a part is not what its manifest says. It must not be loaded."""
+    """A checkpoint is corrupt or incomplete. It must not be loaded."""
 
 
-class CheckpointOfAnotherFormat(ValueError):
-    """A checkpoint was written by another version. It is whole, so it must not be thrown away either."""
+class UnsupportedCheckpointFormat(ValueError):
+    """A checkpoint was written by another version. It may be complete, so it must not be deleted."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,19 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """Identity of one file of a checkpoint."""
+    """Sha256 and size of one file of a checkpoint."""
 
     sha256: str
     size_bytes: int
 
 
 def directory_name(step: int) -> str:
-    """Return the name under which the checkpoint of `step` is published; names sort like steps."""
+    """Return the directory name of the checkpoint of `step`; names sort like steps."""
     return f"step-{step:09d}"
 
 
-def identify(path: Path) -> FileEntry:
-    """Return the identity of the file at `path`."""
+def file_entry(path: Path) -> FileEntry:
+    """Return sha256 and size of the file at `path`."""
     with path.open("rb") as file:
         return FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
 
@@ -62,20 +62,20 @@ def encode_manifest(step: int, files: dict[str, FileEntry]) -> bytes:
 
 
 def decode_manifest(raw: bytes) -> tuple[int, dict[str, FileEntry]]:
-    """Return step and files of a manifest.
+    """Return the step and the files of a manifest.
 
     Raises:
         CheckpointInvalid: if it is not a manifest, or a file name in it is not a plain name.
-        CheckpointOfAnotherFormat: if another version wrote it.
+        UnsupportedCheckpointFormat: if another version wrote it.
     """
     try:
         decoded = json.loads(raw)
         if decoded["format"] != FORMAT:
-            raise CheckpointOfAnotherFormat(f"checkpoint format {decoded['format']} is not {FORMAT}, the one that this version reads")
+            raise UnsupportedCheckpointFormat(f"checkpoint format {decoded['format']} is not {FORMAT}, the format that this version reads")
         files = {str(name): FileEntry(str(entry["sha256"]), int(entry["size_bytes"])) for name, entry in decoded["files"].items()}
         step = int(decoded["step"])
     except (ValueError, KeyError, TypeError, AttributeError) as cause:
-        if isinstance(cause, CheckpointOfAnotherFormat):
+        if isinstance(cause, UnsupportedCheckpointFormat):
             raise
         raise CheckpointInvalid(f"{MANIFEST_FILE} is not readable: {cause}") from cause
     if any("/" in name or "\\" in name or name.startswith(".") for name in files):
@@ -83,8 +83,8 @@ def decode_manifest(raw: bytes) -> tuple[int, dict[str, FileEntry]]:
     return step, files
 
 
-def verify(directory: Path, *, beside: Callable[[str], bool] = lambda name: False) -> Checkpoint:
-    """Check every file of the checkpoint in `directory` against its manifest; names that `beside` knows may lie there too, unread.
+def verify(directory: Path, *, is_sidecar: Callable[[str], bool] = lambda name: False) -> Checkpoint:
+    """Check every file of the checkpoint in `directory` against its manifest; other files are allowed if `is_sidecar` accepts their name.
 
     Raises:
         CheckpointInvalid: naming the first file that is missing, extra or different.
@@ -94,26 +94,26 @@ def verify(directory: Path, *, beside: Callable[[str], bool] = lambda name: Fals
     except OSError as cause:
         raise CheckpointInvalid(f"{directory.name}: no {MANIFEST_FILE}") from cause
     step, files = decode_manifest(raw)
-    present = {path.name for path in directory.iterdir() if path.name in files or not beside(path.name)} - {MANIFEST_FILE}
+    present = {path.name for path in directory.iterdir() if path.name in files or not is_sidecar(path.name)} - {MANIFEST_FILE}
     for name in sorted(present ^ set(files)):
         raise CheckpointInvalid(f"{directory.name}: file {name} is {'extra' if name in present else 'missing'}")
     for name, entry in files.items():
-        found = identify(directory / name)
-        if found != entry:
-            raise CheckpointInvalid(f"{directory.name}: {name} has sha256 {found.sha256[:12]}, its manifest says {entry.sha256[:12]}")
+        actual = file_entry(directory / name)
+        if actual != entry:
+            raise CheckpointInvalid(f"{directory.name}: {name} has sha256 {actual.sha256[:12]}, expected {entry.sha256[:12]}")
     return Checkpoint(directory=directory, step=step, digest=hashlib.sha256(raw).hexdigest(), files=files)
 
 
-def published(root: Path) -> list[Path]:
+def list_checkpoints(root: Path) -> list[Path]:
     """List the checkpoint directories under `root`, newest first, unverified."""
     return sorted((path for path in root.glob("step-*") if path.is_dir()), reverse=True) if root.is_dir() else []
 
 
 def newest_valid(root: Path) -> Checkpoint | None:
     """Return the newest checkpoint under `root` that verifies, or None."""
-    for directory in published(root):
+    for directory in list_checkpoints(root):
         try:
             return verify(directory)
-        except (CheckpointInvalid, CheckpointOfAnotherFormat):
+        except (CheckpointInvalid, UnsupportedCheckpointFormat):
             continue
     return None

@@ -1,8 +1,8 @@
-"""The convolutional encoder and decoder that stand in for a VAE: image to latent and skips, latent and skips to image.
+"""Convolutional encoder and decoder, in place of a VAE: image to latent and skips, latent and skips to image.
 
 Promises: the decoder's last layer starts at zero, and every residual block starts as the identity. The residual codec folds pixels into
-channels (space-to-depth) instead of striding, so it neither aliases nor works at full resolution with few channels; the plain codec is the
-shape of the `seed` preset. Which noise level or objective is trained is not known here.
+channels (space-to-depth) instead of striding, so it neither aliases nor works at full resolution with few channels. The plain codec is that
+of the `seed` preset.
 """
 
 import math
@@ -28,7 +28,7 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class _GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` without its refusal of a group that holds one value: one image with one latent position normalises to the bias."""
+    """`nn.GroupNorm` that accepts a group of a single value: one image with one latent position normalises to the bias."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)

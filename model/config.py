@@ -1,14 +1,20 @@
 """What defines a model and its training: the typed, immutable sections that `model/` reads.
 
 Promises: a value that validates here can be built and trained; every bound names its unit. Validation is strict: "8" and
-8.0 are not 8, NaN is not a number, an unknown key is an error. Which preset holds which values is not decided here.
+8.0 are not 8, NaN is not a number, an unknown key is an error. Values of the presets are in `pipeline/presets/`.
 """
 
-from typing import Literal, Self
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from model.batching import BatchPlan, plan_batch
 from model.canonical import JsonObject
+from model.sampler_table import SAMPLERS, samplers_that_use_eta
 
 TRAINING_VERSION = 2
 """The version of the training maths. Part of every run key: raise it when a change moves the numbers of a run, and only then."""
@@ -20,6 +26,33 @@ class FrozenConfig(BaseModel):
     """Base of every configuration section: strict types, no extra keys, finite numbers, immutable."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def problems(self) -> Iterable[str]:
+        """Return what is wrong with fields that are valid by themselves but not together, one line each."""
+        return ()
+
+    @model_validator(mode="after")
+    def _refuse_problems(self) -> Self:
+        if problems := list(self.problems()):
+            raise ValueError("\n".join(problems))
+        return self
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """The form of a text field, for `Annotated[str, TextForm(...)]`. Its error shows the example, not the regular expression."""
+
+    regex: str
+    """Matches the whole text."""
+    example: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, text: str) -> str:
+        if re.fullmatch(self.regex, text) is None:
+            raise PydanticCustomError("text_form", "must look like {example}", {"example": self.example})
+        return text
 
 
 class NetworkConfig(FrozenConfig):
@@ -71,30 +104,26 @@ class NetworkConfig(FrozenConfig):
         if height % stride_px or width % stride_px:
             raise ValueError(f"image sides {height}x{width} must be multiples of {stride_px}, the network's total stride")
 
-    @model_validator(mode="after")
-    def _check_relations(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if self.codec == "residual" and (not self.channels or len(self.channels) != len(self.res_blocks)):
-            raise ValueError(
-                f"channels {list(self.channels)} and res_blocks {list(self.res_blocks)} must name the same levels, at least one"
-            )
+            yield (f"channels {list(self.channels)} and res_blocks {list(self.res_blocks)} must name the same levels, at least one")
         if self.codec != "residual" and (self.channels or self.res_blocks):
-            raise ValueError(f"channels and res_blocks belong to the residual codec: leave them out with codec = '{self.codec}'")
+            yield f"channels and res_blocks belong to the residual codec: leave them out with codec = '{self.codec}'"
         if self.codec == "seed_compat" and self.dropout > 0:
-            raise ValueError("codec 'seed_compat' has no dropout: set dropout = 0")
+            yield "codec 'seed_compat' has no dropout: set dropout = 0"
         if any(c < 4 or c % 4 for c in self.channels):
-            raise ValueError(f"channels {list(self.channels)} must be multiples of 4 (group normalisation)")
+            yield f"channels {list(self.channels)} must be multiples of 4 (group normalisation)"
         if any(n < 1 for n in self.res_blocks):
-            raise ValueError(f"res_blocks {list(self.res_blocks)} must be at least 1 per level")
+            yield f"res_blocks {list(self.res_blocks)} must be at least 1 per level"
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        if (self.width // self.heads) % 4:
-            raise ValueError(f"width / heads = {self.width // self.heads} must be a multiple of 4 (rotary positions in two axes)")
-        if self.image_px % self.total_stride_px:
-            raise ValueError(
+            yield f"width {self.width} must be a multiple of heads {self.heads}"
+        elif (self.width // self.heads) % 4:
+            yield f"width / heads = {self.width // self.heads} must be a multiple of 4 (rotary positions in two axes)"
+        if self.levels and self.image_px % self.total_stride_px:
+            yield (
                 f"image_px {self.image_px} must be a multiple of {self.total_stride_px} "
                 f"(latent stride {self.latent_stride_px} x patch_px {self.patch_px})"
             )
-        return self
 
 
 class DiffusionConfig(FrozenConfig):
@@ -117,14 +146,12 @@ class DiffusionConfig(FrozenConfig):
         1.0, gt=0, le=100, description="t' = a t / (1 + (a - 1) t): a > 1 trains at more noise, for larger images (Esser et al. 2024)"
     )
 
-    @model_validator(mode="after")
-    def _check_relations(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if self.path in ("rectified_flow", "vp_zero_snr") and self.prediction == "eps":
-            raise ValueError(
+            yield (
                 f"prediction 'eps' cannot be used with path '{self.path}', which ends in pure noise: there it says nothing about the "
                 "image; use 'x' or 'v'"
             )
-        return self
 
 
 class OptimizerConfig(FrozenConfig):
@@ -144,18 +171,16 @@ class OptimizerConfig(FrozenConfig):
     weight_decay: float = Field(0.01, ge=0, le=1, description="decoupled weight decay, on matrices and kernels only")
     clip_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
 
-    @model_validator(mode="after")
-    def _check_relations(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if any(not 0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas {list(self.betas)} must be in [0, 1)")
+            yield f"betas {list(self.betas)} must be in [0, 1)"
         if self.schedule != "constant":
             if self.decay_steps is None:
-                raise ValueError(f"schedule '{self.schedule}' needs decay_steps")
-            if self.decay_steps <= self.warmup_steps:
-                raise ValueError(f"decay_steps {self.decay_steps} must be larger than warmup_steps {self.warmup_steps}")
+                yield f"schedule '{self.schedule}' needs decay_steps"
+            elif self.decay_steps <= self.warmup_steps:
+                yield f"decay_steps {self.decay_steps} must be larger than warmup_steps {self.warmup_steps}"
         if self.lr_floor > self.lr_peak:
-            raise ValueError(f"lr_floor {self.lr_floor} must not be larger than lr_peak {self.lr_peak}")
-        return self
+            yield f"lr_floor {self.lr_floor} must not be larger than lr_peak {self.lr_peak}"
 
 
 class TrainingConfig(FrozenConfig):
@@ -185,7 +210,7 @@ class TrainingConfig(FrozenConfig):
     activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third more time"
     )
-    data_on_device: bool = Field(False, description="keep the whole packed data set in device memory")
+    data_on_device: bool = Field(False, description="keep the packed dataset in device memory")
     deterministic: bool = Field(False, description="only deterministic kernels: slower, bitwise repeatable on CUDA")
     log_every_steps: int = Field(50, gt=0, description="steps between metric points")
     sample_every_steps: int = Field(2000, gt=0, description="steps between sample grids")
@@ -199,38 +224,65 @@ class TrainingConfig(FrozenConfig):
         0, ge=0, le=1000, description="steps to trace with torch's profiler, once per attempt, after three warm ones"
     )
 
-    @model_validator(mode="after")
-    def _check_relations(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if not self.ema_sigma_rel and self.ema_decay is None:
-            raise ValueError("at least one average of the weights is needed: set ema_sigma_rel or ema_decay")
+            yield "at least one average of the weights is needed: set ema_sigma_rel or ema_decay"
         if any(not 0.001 <= width <= 0.28 for width in self.ema_sigma_rel):
-            raise ValueError(f"ema_sigma_rel {list(self.ema_sigma_rel)} must lie in [0.001, 0.28]")
+            yield f"ema_sigma_rel {list(self.ema_sigma_rel)} must lie in [0.001, 0.28]"
         if len(set(self.ema_sigma_rel)) != len(self.ema_sigma_rel):
-            raise ValueError(f"ema_sigma_rel {list(self.ema_sigma_rel)} names a width twice")
+            yield f"ema_sigma_rel {list(self.ema_sigma_rel)} names a width twice"
         if self.ema_snapshot_every_steps is not None and not self.ema_sigma_rel:
-            raise ValueError("ema_snapshot_every_steps stores the averages of ema_sigma_rel, and there are none: name at least one width")
+            yield "ema_snapshot_every_steps stores the averages of ema_sigma_rel, and there are none: name at least one width"
         if self.microbatch_images is not None and self.microbatch_images > self.batch_images:
-            raise ValueError(f"microbatch_images {self.microbatch_images} must not exceed batch_images {self.batch_images}")
-        return self
+            yield f"microbatch_images {self.microbatch_images} must not exceed batch_images {self.batch_images}"
+
+    def batch_plan(self, num_ranks: int) -> BatchPlan:
+        """Share each batch out over `num_ranks` processes.
+
+        Raises:
+            ValueError: if they do not divide it.
+        """
+        return plan_batch(self.batch_images, num_ranks, self.microbatch_images)
+
+    def check_ema(self, ema: str) -> None:
+        """Refuse the name of an average of the weights that this training does not keep.
+
+        Raises:
+            ValueError: naming those that it keeps.
+        """
+        tracked = {f"{width:g}" for width in self.ema_sigma_rel} | {"none"}
+        if self.ema_decay is not None:
+            tracked.add("classic")
+        if ema not in tracked:
+            raise ValueError(
+                f"ema {ema!r} is not tracked by this training, which has {', '.join(sorted(tracked))}: "
+                "use one of them, or add it to training.ema_sigma_rel"
+            )
 
     def identity(self) -> JsonObject:
         """Return the fields that decide the numbers of a run; the others (how long, how often, on what) may change on resume."""
         return self.model_dump(mode="json", include={"batch_images", "seed", "horizontal_flip", "ema_sigma_rel", "ema_decay", "precision"})
 
 
-SAMPLERS = ("ddpm", "ddim", "euler", "heun", "dpmpp_2m", "unipc")
-SamplerName = Literal["ddpm", "ddim", "euler", "heun", "dpmpp_2m", "unipc"]
+if TYPE_CHECKING:
+    SamplerName = str
+else:
+    SamplerName = Literal[tuple(SAMPLERS)]
 
 
 class SamplingConfig(FrozenConfig):
     """How images are drawn from a trained denoiser."""
 
     sampler: SamplerName = Field("heun", description="integrator from noise to image")
-    num_steps: int = Field(32, ge=1, le=4000, description="steps of the sampler; heun calls the network twice per step")
+    num_steps: int = Field(
+        32, ge=1, le=4000, description="steps of the sampler; how often each calls the network is in `model/sampler_table.py`"
+    )
     spacing: Literal["linspace", "leading", "trailing"] = Field(
         "linspace", description="which timesteps of the path are visited (Lin et al. 2023, table 2)"
     )
-    eta: float = Field(0.0, ge=0, le=1, description="ddim: share of the posterior noise added back at each step")
+    eta: float = Field(
+        0.0, ge=0, le=1, description=f"{', '.join(samplers_that_use_eta())}: share of the posterior noise added back at each step"
+    )
     time_shift: float = Field(1.0, gt=0, le=100, description="a > 1 spends more of the steps at high noise")
     clip_x: bool = Field(True, description="clip each prediction of the clean image to [-1, 1]")
     seed: int = Field(0, ge=0, lt=2**63, description="image i is a function of (weights, seed, i)")

@@ -1,9 +1,8 @@
-"""Training images in memory: the packed data set, and which of its images each step sees.
+"""The packed dataset: training images as one memory map, and the images of each step.
 
-A pack is a directory with `images.npy`, uint8 of shape (n, h, w, 3), and `pack.json`, written last, that says what is in it. Building one
-from downloaded shards is the business of `components/stores/dataset_cache.py`. Promises: the images of a step are a function of
-(seed, step) alone, each epoch visits every image exactly once, and a pack that is incomplete, or whose pixels are not those that were
-written, is refused.
+A pack is a directory with `images.npy`, uint8 of shape (n, h, w, 3), and `pack.json`, which describes it and is written last. Promises: the
+images of a step are a function of (seed, step) alone, each epoch visits every image exactly once, and a corrupt or incomplete pack is
+refused. Packs are built from shards in `components/stores/dataset_cache.py`.
 """
 
 import hashlib
@@ -27,13 +26,13 @@ PACK_FILE = "pack.json"
 _VERIFY_IMAGES = 64
 
 
-class PackTorn(ValueError):
-    """The pack is missing, incomplete or does not fit its description. Build it again."""
+class PackCorrupt(ValueError):
+    """The pack is missing, corrupt or incomplete. Build it again."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """An open pack: the memory map and the keys of its images, in order."""
+    """An open pack: the memory map, and the keys of its images in the same order."""
 
     images: np.ndarray
     keys: tuple[str, ...]
@@ -52,30 +51,30 @@ def open_pack(directory: Path) -> Pack:
     """Open the pack in `directory` as a read-only memory map.
 
     Raises:
-        PackTorn: if it is not there, or if its files do not fit each other.
+        PackCorrupt: if it is missing, or if its files do not match.
     """
     try:
-        described = json.loads((directory / PACK_FILE).read_text())
+        description = json.loads((directory / PACK_FILE).read_text())
         images = np.load(directory / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
-        keys, digest, pixels = tuple(described["keys"]), str(described["dataset_digest"]), str(described["pixels_sha256"])
+        keys, digest, pixels = tuple(description["keys"]), str(description["dataset_digest"]), str(description["pixels_sha256"])
     except (OSError, EOFError, ValueError, KeyError, TypeError) as cause:
-        raise PackTorn(f"no usable pack in {directory}: {cause}") from cause
+        raise PackCorrupt(f"no usable pack in {directory}: {cause}") from cause
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[0] != len(keys) or images.shape[3] != 3:
-        raise PackTorn(f"{directory / IMAGES_FILE} holds {images.dtype} {images.shape}, expected uint8 ({len(keys)}, h, w, 3)")
+        raise PackCorrupt(f"{directory / IMAGES_FILE} holds {images.dtype} {images.shape}, expected uint8 ({len(keys)}, h, w, 3)")
     return Pack(images=images, keys=keys, dataset_digest=digest, pixels_sha256=pixels)
 
 
 def verify_pack(pack: Pack) -> None:
-    """Read every pixel of `pack` and check it.
+    """Check every pixel of `pack` against the sha256 in its description.
 
     Raises:
-        PackTorn: if they are not those that were written.
+        PackCorrupt: if their sha256 is not that of the pixels that were written.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for start in range(0, len(pack), _VERIFY_IMAGES):
-        found.update(np.ascontiguousarray(pack.images[start : start + _VERIFY_IMAGES]).data)
-    if found.hexdigest() != pack.pixels_sha256:
-        raise PackTorn("the pixels of the pack are not those that were written")
+        digest.update(np.ascontiguousarray(pack.images[start : start + _VERIFY_IMAGES]).data)
+    if digest.hexdigest() != pack.pixels_sha256:
+        raise PackCorrupt("the pixels of the pack are corrupt: their sha256 is not that of the pixels that were written")
 
 
 @lru_cache(maxsize=4)
@@ -86,61 +85,56 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
 
 
 def indices_for_step(*, seed: int, step: int, batch_images: int, num_images: int) -> np.ndarray:
-    """Return which images make up the global batch of `step`: the next `batch_images` of the endless sequence of shuffled epochs."""
+    """Return the images of the global batch of `step`: the next `batch_images` of the endless sequence of shuffled epochs."""
     positions = np.arange(step * batch_images, (step + 1) * batch_images)
     epochs, offsets = positions // num_images, positions % num_images
-    chosen = np.empty(batch_images, dtype=np.int64)
+    indices = np.empty(batch_images, dtype=np.int64)
     for epoch in np.unique(epochs):
-        inside = epochs == epoch
-        chosen[inside] = epoch_order(seed, int(epoch), num_images)[offsets[inside]]
-    return chosen
+        in_epoch = epochs == epoch
+        indices[in_epoch] = epoch_order(seed, int(epoch), num_images)[offsets[in_epoch]]
+    return indices
 
 
 class BatchReader:
-    """Deliver uint8 image batches on a device, from device memory or from the memory map with one batch read ahead."""
+    """Reads uint8 image batches to a device, from device memory, or from the memory map one batch ahead."""
 
     def __init__(self, pack: Pack, device: torch.device, *, on_device: bool) -> None:
         self._device = device
         self._pack = pack
         self._resident = torch.from_numpy(np.array(pack.images)).to(device) if on_device else None
-        self._ahead: tuple[bytes, Future[Tensor]] | None = None
+        self._prefetch: tuple[bytes, Future[Tensor]] | None = None
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
 
-    def read(self, indices: np.ndarray, *, then: np.ndarray | None = None) -> UInt8[Tensor, "b 3 h w"]:
-        """Return the images with `indices`, in channels-last memory; `then` names the batch that will be asked for next."""
+    def read(self, indices: np.ndarray, *, next_indices: np.ndarray | None = None) -> UInt8[Tensor, "b 3 h w"]:
+        """Return the images with `indices`, in channels-last memory; `next_indices` are read ahead for the next call."""
         if self._resident is not None:
-            return self._resident[self._pinned(torch.from_numpy(indices)).to(self._device, non_blocking=True)].permute(0, 3, 1, 2)
-        ready = (
-            self._ahead[1] if self._ahead is not None and self._ahead[0] == indices.tobytes() else self._pool.submit(self._gather, indices)
+            return self._resident[self._pin_memory(torch.from_numpy(indices)).to(self._device, non_blocking=True)].permute(0, 3, 1, 2)
+        pending = (
+            self._prefetch[1]
+            if self._prefetch is not None and self._prefetch[0] == indices.tobytes()
+            else self._pool.submit(self._gather, indices)
         )
-        self._ahead = None if then is None else (then.tobytes(), self._pool.submit(self._gather, then))
-        return ready.result().to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        self._prefetch = None if next_indices is None else (next_indices.tobytes(), self._pool.submit(self._gather, next_indices))
+        return pending.result().to(self._device, non_blocking=True).permute(0, 3, 1, 2)
 
     def _gather(self, indices: np.ndarray) -> UInt8[Tensor, "b h w 3"]:
         order = np.argsort(indices, kind="stable")
-        gathered = np.empty((len(indices), *self._pack.images.shape[1:]), dtype=np.uint8)
-        gathered[order] = self._pack.images[indices[order]]
-        return self._pinned(torch.from_numpy(gathered))
+        batch = np.empty((len(indices), *self._pack.images.shape[1:]), dtype=np.uint8)
+        batch[order] = self._pack.images[indices[order]]
+        return self._pin_memory(torch.from_numpy(batch))
 
-    def _pinned(self, batch: Tensor) -> Tensor:
-        """Return `batch` where the device can fetch it by itself: a copy from other memory would make the host wait."""
+    def _pin_memory(self, batch: Tensor) -> Tensor:
+        """Return `batch` in page-locked memory for CUDA: a copy from other memory would make the host wait."""
         return batch.pin_memory() if self._device.type == "cuda" else batch
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def write_pack(directory: Path, images: np.ndarray, keys: list[str], *, dataset_digest: str) -> None:
-    """Write a pack from an array in memory; for small data sets and tests."""
-    with PackWriter(directory, shape=images.shape[1:3], keys=keys, dataset_digest=dataset_digest) as add:
-        for image in images:
-            add(image)
-
-
 class PackWriter:
-    """Fill a pack image by image with constant memory; it becomes visible when all keys have their image.
+    """Writes a pack image by image with constant memory; it becomes visible once every key has its image.
 
-    Use as a context manager, which returns the function that takes the next image, uint8 (h, w, 3).
+    Use as a context manager; it returns the function that writes the next image, uint8 (h, w, 3).
     """
 
     def __init__(self, directory: Path, *, shape: tuple[int, int], keys: list[str], dataset_digest: str) -> None:
@@ -173,11 +167,11 @@ class PackWriter:
         if kind is not None:
             return
         if self._next != len(self._keys):
-            raise PackTorn(f"{self._next} images were added for {len(self._keys)} keys")
+            raise PackCorrupt(f"{self._next} images were added for {len(self._keys)} keys")
         partial = self._directory / (PACK_FILE + ".partial")
-        described = {"dataset_digest": self._digest, "pixels_sha256": self._pixels.hexdigest(), "keys": self._keys}
+        description = {"dataset_digest": self._digest, "pixels_sha256": self._pixels.hexdigest(), "keys": self._keys}
         with partial.open("w") as file:
-            file.write(json.dumps(described))
+            file.write(json.dumps(description))
             file.flush()
             os.fsync(file.fileno())  # the pixels were flushed to disk before it
         partial.replace(self._directory / PACK_FILE)

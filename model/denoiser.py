@@ -1,7 +1,7 @@
 """The network as one module: encode the noisy image, refine the latent with the transformer, decode with skips.
 
 Promises: `forward` maps (b, 3, h, w) and a timestep per image to (b, 3, h, w), and returns exactly zero at initialisation, for any image
-side that is a multiple of the configured total stride. What the output means (image, noise, velocity) is the diffusion's business.
+side that is a multiple of the configured total stride. `diffusion.py` interprets the output (image, noise or velocity).
 """
 
 from typing import cast
@@ -29,7 +29,7 @@ class Denoiser(nn.Module):
 
     @property
     def recompute_activations(self) -> bool:
-        """Whether the transformer's activations are computed again in the backward pass instead of being kept."""
+        """Whether the backward pass recomputes the transformer's activations instead of storing them."""
         return self.core.recompute_activations
 
     @recompute_activations.setter

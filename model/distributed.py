@@ -1,7 +1,7 @@
-"""One process among several: who we are, and how we agree.
+"""Ranks of a distributed run: process group, collective operations and agreement on a stop.
 
-Promises: `Agreement` gives all ranks the same answer at the same step without making the device wait. How processes are started is not
-known here.
+Promises: `Agreement` gives all ranks the same answer at the same step without making the device wait. Does not start processes; see
+`components/runtime/launch.py`.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from torch._C._distributed_c10d import FileStore
 
 @dataclass(frozen=True)
 class World:
-    """This process's place: its rank among all and on this machine, and how many there are of both."""
+    """Rank of this process among all processes and on its machine, and the number of processes of both."""
 
     rank: int = 0
     local_rank: int = 0
@@ -34,8 +34,8 @@ class World:
 
 
 @contextmanager
-def joined(world: World, device: torch.device, *, timeout_s: float) -> Iterator[None]:
-    """Be a member of the default process group (NCCL on CUDA, gloo on CPU) inside the block; nothing happens in a world of one."""
+def process_group(world: World, device: torch.device, *, timeout_s: float) -> Iterator[None]:
+    """Join the default process group (NCCL on CUDA, gloo on CPU) inside the block; does nothing in a world of one."""
     if world.size == 1:
         yield
         return
@@ -58,7 +58,7 @@ def joined(world: World, device: torch.device, *, timeout_s: float) -> Iterator[
 
 
 class Agreement:
-    """Let every rank raise a flag and all ranks learn of it at the same step, one step later.
+    """Agreement of all ranks at the same step on a flag that any of them raised, one step later.
 
     The exchange runs on the host, in the background of the step, in a process group of its own.
     """
@@ -88,7 +88,7 @@ class Agreement:
         return self._agreed
 
 
-_SIGNS_OF_A_LOST_RANK = (
+_LOST_RANK_MESSAGES = (
     "Connection closed by peer",
     "Connection reset by peer",
     "Broken pipe",
@@ -100,28 +100,28 @@ _SIGNS_OF_A_LOST_RANK = (
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Say whether `error` is what a rank sees when another one is gone or hangs; gloo tells it in words alone."""
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in _SIGNS_OF_A_LOST_RANK)
+    """Return whether `error` is raised by a collective when another rank exited or hangs; gloo's errors differ by their text alone."""
+    return isinstance(error, dist.DistError) or any(message in str(error) for message in _LOST_RANK_MESSAGES)
 
 
-def wait_for_all(world: World) -> None:
-    """Return when every rank has called this."""
+def wait_for_all_ranks(world: World) -> None:
+    """Wait until every rank has called this."""
     if world.size > 1:
         dist.barrier()
 
 
-def text_from_first(text: str, world: World, device: torch.device) -> str:
+def broadcast_text(text: str, world: World, device: torch.device) -> str:
     """Return the `text` of rank 0 on every rank, sent as plain bytes (torch's object collectives unpickle what they receive)."""
     if world.size == 1:
         return text
     raw = text.encode()
     size = torch.tensor([len(raw)], device=device)
     dist.broadcast(size, src=0)
-    sent = torch.zeros(int(size), dtype=torch.uint8, device=device)
+    buffer = torch.zeros(int(size), dtype=torch.uint8, device=device)
     if world.is_first and raw:
-        sent.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
-    dist.broadcast(sent, src=0)
-    return bytes(sent.cpu().tolist()).decode()
+        buffer.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+    dist.broadcast(buffer, src=0)
+    return bytes(buffer.cpu().tolist()).decode()
 
 
 def mean_over_ranks(values: Tensor, world: World) -> Tensor:
@@ -133,8 +133,8 @@ def mean_over_ranks(values: Tensor, world: World) -> Tensor:
     return total / world.size
 
 
-def gathered(rows: Tensor, world: World) -> Tensor:
-    """Concatenate the equally shaped `rows` of all ranks, in the order of the ranks."""
+def gather_rows(rows: Tensor, world: World) -> Tensor:
+    """Concatenate the `rows` of all ranks, equal in shape, in the order of the ranks."""
     if world.size == 1:
         return rows
     parts = [torch.empty_like(rows) for _ in range(world.size)]

@@ -1,6 +1,6 @@
 """The Diffusion Transformer that works on the latent: tokens in, tokens out, conditioned on time.
 
-Promises: every block is the identity at initialisation (adaLN-Zero), and so is the whole core on its residual path: it starts by
+Promises: every block is the identity at initialisation (adaLN-Zero), and so is the core on its residual path: it starts by
 returning zeros. `dit` blocks follow Peebles & Xie 2023; `modern` blocks replace their norms, positions and MLP.
 """
 

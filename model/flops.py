@@ -1,7 +1,7 @@
-"""How many floating-point operations a network costs, counted by running it on shapes alone.
+"""Count the floating-point operations of a network, by running it on the meta device.
 
-Promises: a multiply-add counts as two operations; only matrix products, convolutions and attention are counted, as papers do. Takes no
-memory for weights or activations.
+A multiply-add counts as two operations; only matrix products, convolutions and attention are counted, as in papers. Allocates no memory for
+weights or activations.
 """
 
 import torch

@@ -1,8 +1,8 @@
-"""A trained denoiser ready to draw: weights and their configuration in, images out.
+"""Generate images from trained weights and their configuration.
 
-Promises: image i is a function of (weights, sampling, i), and of the guide's weights if there is one: images are drawn in passes of one
-fixed size, so how many are asked for at once does not change them. The size of a pass is given, or found from the free memory; it moves an
-image by rounding at most. Where weights come from is not known here.
+Promises: image i is a function of (weights, sampling, i), and of the guide's weights if there is one: images are generated in passes of one
+fixed size, so their number does not change them. The size of a pass is a parameter or follows from the free memory; it changes an image by
+rounding at most. Does not find weights; see `components/weights/find.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ from torch import Tensor
 from model.config import DiffusionConfig, ModelSpec, NetworkConfig, Precision, SamplingConfig
 from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
-from model.memory import MOST_IMAGES, images_that_fit
+from model.memory import MAX_IMAGES, max_images_in_memory
 from model.samplers import Denoise
-from model.sampling import autoguided, clipped, denoiser_of, sample, to_uint8
+from model.sampling import autoguide, clip_estimates, denoiser_of, sample, to_uint8
 
 
 class WeightsMismatch(ValueError):
@@ -26,14 +26,14 @@ class WeightsMismatch(ValueError):
 
 
 class GuideMismatch(ValueError):
-    """The guide cannot guide this model: it was trained on images of another side, or on another path."""
+    """The guide was trained on images of another side or on another path than the model."""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """A weaker model to keep away from (autoguidance, Karras et al. 2024), how far, and between which times, both included.
+    """Autoguidance by a weaker model (Karras et al. 2024): its weight, and the interval of flow times in which it applies, ends included.
 
-    `weight` 1 is the model alone; time runs from 0 (image) to 1 (noise).
+    `weight` 1 disables guidance; time runs from 0 (image) to 1 (noise).
     """
 
     guide: "Generator"
@@ -43,7 +43,7 @@ class Guidance:
 
 
 class Generator:
-    """Draws images from one set of weights."""
+    """Generates images from one set of weights."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Generator:
         self._diffusion = build_diffusion(diffusion)
         self._bfloat16 = precision == "bfloat16"
         self._sharers = sharers
-        self._fitting: int | None = None
+        self._max_images: int | None = None
         with torch.device("meta"):
             self._network = build_denoiser(network)
         self._network.to_empty(device=device)
@@ -87,31 +87,31 @@ class Generator:
         *,
         guidance: Guidance | None = None,
         pass_images: int | None = None,
-        limit: int = MOST_IMAGES,
+        limit: int = MAX_IMAGES,
         on_step: Callable[[int, int], None] = lambda done, total: None,
     ) -> UInt8[Tensor, "b 3 h w"]:
-        """Return the images with `indices`, drawn `pass_images` at a time (the last pass is filled up and cut).
+        """Return the images with `indices`, generated `pass_images` at a time (the last pass is padded and cut).
 
-        Without `pass_images` as many are drawn at once as fit into memory, up to `limit`; if they do not fit after all, half as many.
+        Without `pass_images`, a pass has as many images as fit into memory, up to `limit`, and half as many after each out-of-memory error.
 
         Raises:
-            GuideMismatch: if the guide of `guidance` does not fit.
+            GuideMismatch: if the guide was trained on images of another side or on another path.
         """
         denoise = self._denoiser(guidance, clip_x=sampling.clip_x)
-        fitting = [self.fitting_images, *([] if guidance is None else [guidance.guide.fitting_images])]
-        size = pass_images or min(limit, *(found() for found in fitting))
+        counts = [self.max_images, *([] if guidance is None else [guidance.guide.max_images])]
+        size = pass_images or min(limit, *(count() for count in counts))
         while True:
             try:
-                return self._drawn(denoise, sampling, indices, size, on_step)
+                return self._draw_passes(denoise, sampling, indices, size, on_step)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
-                size = self._fitting = size // 2
+                size = self._max_images = size // 2
                 torch.cuda.empty_cache()
 
-    def fitting_images(self) -> int:
-        """Return how many images fit into memory at once, found at the first call."""
-        if self._fitting is None:
+    def max_images(self) -> int:
+        """Return how many images fit into memory at once, measured at the first call."""
+        if self._max_images is None:
 
             def probe(count: int) -> None:
                 with torch.inference_mode():
@@ -119,22 +119,22 @@ class Generator:
                         torch.zeros(count, 3, self.image_px, self.image_px, device=self.device), torch.zeros(count, device=self.device)
                     )
 
-            self._fitting = images_that_fit(probe, self.device, sharers=self._sharers)
-        return self._fitting
+            self._max_images = max_images_in_memory(probe, self.device, sharers=self._sharers)
+        return self._max_images
 
     def _denoiser(self, guidance: Guidance | None, *, clip_x: bool) -> Denoise:
-        """Return the estimator of the clean image, with the guide's taken into account before clipping."""
+        """Return the estimator of the clean image, guided before it is clipped."""
         denoise = denoiser_of(self._call, self._diffusion, clip_x=False)
         if guidance is not None:
             guide = guidance.guide
-            for what, own, other in (("image_px", self.image_px, guide.image_px), ("path", self.path, guide.path)):
+            for field, own, other in (("image_px", self.image_px, guide.image_px), ("path", self.path, guide.path)):
                 if own != other:
-                    raise GuideMismatch(f"the guide has {what} {other!r}, the model that it should guide {own!r}")
-            bad = denoiser_of(guide._call, guide._diffusion, clip_x=False)
-            denoise = autoguided(denoise, bad, guidance.weight, t_low=guidance.t_low, t_high=guidance.t_high)
-        return clipped(denoise) if clip_x else denoise
+                    raise GuideMismatch(f"the guide has {field} {other!r}, the model that it guides has {own!r}")
+            weak = denoiser_of(guide._call, guide._diffusion, clip_x=False)
+            denoise = autoguide(denoise, weak, guidance.weight, t_low=guidance.t_low, t_high=guidance.t_high)
+        return clip_estimates(denoise) if clip_x else denoise
 
-    def _drawn(
+    def _draw_passes(
         self,
         denoise: Denoise,
         sampling: SamplingConfig,
@@ -142,17 +142,17 @@ class Generator:
         pass_images: int,
         on_step: Callable[[int, int], None],
     ) -> UInt8[Tensor, "b 3 h w"]:
-        drawn = []
+        images = []
         passes = [list(indices[start : start + pass_images]) for start in range(0, len(indices), pass_images)]
-        for number, chosen in enumerate(passes):
-            filled = torch.tensor(chosen + [chosen[-1]] * (pass_images - len(chosen)), device=self.device)
+        for pass_index, pass_indices in enumerate(passes):
+            padded = torch.tensor(pass_indices + [pass_indices[-1]] * (pass_images - len(pass_indices)), device=self.device)
 
-            def within(done: int, total: int, number: int = number) -> None:
-                on_step(number * total + done, len(passes) * total)
+            def on_pass_step(done: int, total: int, pass_index: int = pass_index) -> None:
+                on_step(pass_index * total + done, len(passes) * total)
 
-            images = sample(denoise, self._diffusion.path, sampling, filled, self.image_px, on_step=within)
-            drawn.append(to_uint8(images[: len(chosen)]).cpu())
-        return torch.cat(drawn)
+            pixels = sample(denoise, self._diffusion.path, sampling, padded, self.image_px, on_step=on_pass_step)
+            images.append(to_uint8(pixels[: len(pass_indices)]).cpu())
+        return torch.cat(images)
 
     def _call(self, x: Tensor, t: Tensor) -> Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):

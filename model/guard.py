@@ -1,7 +1,7 @@
-"""The guard against numbers that are not numbers: seen on the device, on all ranks at once, before the weights take them in.
+"""Detect non-finite losses and gradients on the device, on all ranks at once, before the weights are updated.
 
-Promises: a non-finite loss on any rank makes the gradient norm non-finite on every rank, so all ranks skip the same update without asking
-each other; nothing here waits for the device before `first_bad`.
+Promises: a non-finite loss on any rank makes the gradient norm non-finite on every rank, so all ranks skip the same update without
+communication; nothing waits for the device before `first_nonfinite`.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class NonFinite(ArithmeticError):
-    """The loss or a gradient stopped being a number. The weights are still those of the step before."""
+    """A loss or a gradient is not finite. The weights are still those of the step before."""
 
     def __init__(self, step: int, keys: list[str]) -> None:
         self.step = step
@@ -19,31 +19,31 @@ class NonFinite(ArithmeticError):
         super().__init__(f"loss or gradient is not finite at step {step}{named}")
 
 
-def contagious_sum(losses: Float[Tensor, " b"]) -> Float[Tensor, ""]:
-    """Sum `losses` such that one infinite or undefined loss makes every gradient undefined; finite ones are summed exactly."""
+def nan_propagating_sum(losses: Float[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Sum `losses` such that one infinite or NaN loss makes every gradient NaN; finite ones are summed exactly."""
     # An infinite loss can have finite gradients. x * 0 is 0 for numbers and NaN otherwise, and a factor of exactly 1 changes no bit.
     return losses.sum() * (1 + (losses.detach() * 0).sum())
 
 
 class Guard:
-    """Remembers the first bad step of this process and which of its images had a bad loss."""
+    """Records the first non-finite step of this process and the losses of its images."""
 
     def __init__(self, images_per_rank: int, device: torch.device) -> None:
-        self.poisoned = torch.zeros((), device=device)
+        self.is_nonfinite = torch.zeros((), device=device)
         self._step = torch.zeros((), device=device, dtype=torch.int64)
         self._losses = torch.zeros(images_per_rank, device=device)
 
-    def look(self, step: int, losses: Float[Tensor, " b"], gradient_norm: Float[Tensor, ""]) -> None:
-        """Take in the losses of this rank and the norm over all ranks of `step`."""
-        bad = ~torch.isfinite(gradient_norm)
-        first = bad & (self.poisoned == 0)
-        self._step = torch.where(first, step, self._step)
-        self._losses = torch.where(first, losses.float(), self._losses)
-        self.poisoned = torch.maximum(self.poisoned, bad.float())
+    def update(self, step: int, losses: Float[Tensor, " b"], gradient_norm: Float[Tensor, ""]) -> None:
+        """Check the losses of this rank and the gradient norm over all ranks of `step`."""
+        is_nonfinite = ~torch.isfinite(gradient_norm)
+        is_first = is_nonfinite & (self.is_nonfinite == 0)
+        self._step = torch.where(is_first, step, self._step)
+        self._losses = torch.where(is_first, losses.float(), self._losses)
+        self.is_nonfinite = torch.maximum(self.is_nonfinite, is_nonfinite.float())
 
-    def first_bad(self) -> tuple[int, list[int]] | None:
-        """Return the first bad step and the positions of its bad losses on this rank, or None; waits for the device."""
-        if float(self.poisoned) == 0:
+    def first_nonfinite(self) -> tuple[int, list[int]] | None:
+        """Return the first non-finite step and the positions of its non-finite losses on this rank, or None; waits for the device."""
+        if float(self.is_nonfinite) == 0:
             return None
         positions = torch.nonzero(~torch.isfinite(self._losses))[:, 0].tolist()
         return int(self._step), [int(position) for position in positions]

@@ -1,11 +1,12 @@
-"""What the training loop asks of the outside world; `components/` answers it with MLflow and object storage, tests with memory.
+"""Interfaces through which the training loop records metrics and stores checkpoints.
 
-Promises nothing itself. No method may block the loop on a network: a recorder and a checkpoint sink take what they are given and return.
+`components/train/` implements them with MLflow and object storage, tests in memory. No method may wait for a network: implementations queue
+their input and return.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -13,8 +14,9 @@ from torch import Tensor
 from model.checkpoint import CheckpointState
 
 
+@runtime_checkable
 class Recorder(Protocol):
-    """Takes what people want to see of a run."""
+    """Records what is shown of a run."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record one value per key at `step`."""
@@ -26,14 +28,15 @@ class Recorder(Protocol):
         """Record a profile that ended at `step`; `write` writes it to a file (Chrome's trace format, gzip by the name)."""
 
     def progress(self, step: int, total_steps: int, text: str) -> None:
-        """Say how far training is."""
+        """Report the progress of training."""
 
 
+@runtime_checkable
 class CheckpointSink(Protocol):
-    """Takes snapshots and makes them durable in the background."""
+    """Makes snapshots durable in the background."""
 
     def ready(self) -> bool:
-        """Return whether a snapshot would be taken now: none is in flight."""
+        """Return whether a snapshot would be accepted now: none is in flight."""
 
     def submit(self, snapshot: Callable[[], CheckpointState]) -> None:
         """Call `snapshot` (it copies to host memory) and make the result durable in the background.
@@ -45,5 +48,5 @@ class CheckpointSink(Protocol):
         """Wait until everything submitted is durable.
 
         Raises:
-            Exception: the error that kept a snapshot from becoming durable.
+            Exception: the error because of which a snapshot is not durable.
         """

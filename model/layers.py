@@ -1,7 +1,6 @@
-"""The small parts that the codec and the transformer share: time embedding, modulation, positions, patches.
+"""Layers shared by the codec and the transformer: time embedding, modulation, positions, patches.
 
-Promises: `unpatchify(patchify(x, p), p, h, w)` is bit-identical to `x`; rotary embedding keeps the norm of every pair. Knows nothing
-about training, devices or configuration.
+Promises: `unpatchify(patchify(x, p), p, h, w)` is bit-identical to `x`; rotary embedding keeps the norm of every pair.
 """
 
 import math

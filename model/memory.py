@@ -1,7 +1,6 @@
-"""How many images fit into memory at once, found by running two.
+"""Estimate how many images fit into memory at once, from a run with two.
 
-Promises: the answer depends on the network and on the free memory alone, is a power of two, and leaves half of the free memory alone. What
-does the work is not known here.
+Promises: the result depends on the network and on the free memory alone, is a power of two, and uses at most half of the free memory.
 """
 
 import weakref
@@ -14,13 +13,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-MOST_IMAGES = 256
-_SHARE = 0.5
+MAX_IMAGES = 256
+_MEMORY_SHARE = 0.5
 _PROBE_IMAGES = 2
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Count the bytes of the tensors that operations make, while they are alive; the same on every device."""
+    """Counts the bytes of the live tensors that operations allocate, in the same way on every device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -30,13 +29,13 @@ class _LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for made in tree_leaves(result):
-            if isinstance(made, Tensor):
-                self._count(made)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
         return result
 
-    def _count(self, made: Tensor) -> None:
-        storage = made.untyped_storage()
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
         identity, size = storage._cdata, storage.nbytes()
         if identity in self._known:
             return
@@ -50,23 +49,23 @@ class _LiveBytes(TorchDispatchMode):
         self._live -= size
 
 
-def images_that_fit(call: Callable[[int], object], device: torch.device, *, sharers: int = 1, limit: int = MOST_IMAGES) -> int:
-    """Return the largest power of two, up to `limit`, of images that `call` can handle at once; it is tried with two.
+def max_images_in_memory(call: Callable[[int], object], device: torch.device, *, sharers: int = 1, limit: int = MAX_IMAGES) -> int:
+    """Return the largest power of two, up to `limit`, of images that `call` can process at once, measured with two.
 
     `sharers` processes share the memory of the device.
     """
-    with _LiveBytes() as counted:
+    with _LiveBytes() as live_bytes:
         call(_PROBE_IMAGES)
-    per_image = max(1, counted.peak // _PROBE_IMAGES)
-    room = int(free_bytes(device) * _SHARE / sharers)
-    return largest_power(min(limit, room // per_image))
+    per_image = max(1, live_bytes.peak // _PROBE_IMAGES)
+    available_bytes = int(free_bytes(device) * _MEMORY_SHARE / sharers)
+    return largest_power_of_two(min(limit, available_bytes // per_image))
 
 
-def largest_power(limit: int) -> int:
+def largest_power_of_two(limit: int) -> int:
     """Return the largest power of two that is not above `limit`, at least 1."""
     return 1 << max(0, limit.bit_length() - 1) if limit >= 1 else 1
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return how much memory is free on a device."""
+    """Return the free memory of a device."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(psutil.virtual_memory().available)

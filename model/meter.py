@@ -1,7 +1,7 @@
-"""What happened since the last metric point: losses, gradient norms, speed, waiting, utilisation, and what it cost.
+"""Training metrics of the window since the last metric point: loss, gradient norm, throughput, data wait, utilisation and cost.
 
-Promises: nothing here makes the device wait before `read`; losses and norms are part of a run's state, so that a resumed run reports the
-same means; device time adds up over all attempts. Clock and hardware facts are handed in.
+Promises: nothing makes the device wait before `read`; losses and norms are part of a run's state, so that a resumed run reports the same
+means; device time adds up over all attempts. Clock and hardware are parameters.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def peak_flops(device_name: str, *, bfloat16: bool) -> float | None:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What utilisation and cost are counted with."""
+    """Rates from which utilisation and cost are computed."""
 
     hours_key: str
     """Metric under which device hours are reported."""
@@ -50,7 +50,7 @@ class Hardware:
 
 
 def hardware_of(network: NetworkConfig, training: TrainingConfig, device: torch.device, *, price_per_device_hour: float | None) -> Hardware:
-    """Return what to count with on `device`: hours everywhere, floating-point operations on CUDA alone."""
+    """Return the rates of `device`: hours everywhere, floating-point operations on CUDA alone."""
     if device.type != "cuda":
         return Hardware(hours_key="cost/cpu_hours", price_per_device_hour=price_per_device_hour)
     return Hardware(
@@ -62,7 +62,7 @@ def hardware_of(network: NetworkConfig, training: TrainingConfig, device: torch.
 
 
 class Meter:
-    """Collects one window after another."""
+    """Accumulates the metrics of one window after another."""
 
     def __init__(self, world: World, hardware: Hardware, *, batch_images: int, device: torch.device, clock: Callable[[], float]) -> None:
         self._world = world
@@ -76,30 +76,30 @@ class Meter:
         self.start()
 
     def start(self) -> None:
-        """Begin a window's clock now; what happened before counts as neither training time nor waiting."""
-        self._began_s = self._counted_s = self._clock()
+        """Start a window now; earlier time counts as neither training nor waiting."""
+        self._window_start_s = self._hours_counted_until_s = self._clock()
         self._waited_s = 0.0
         self._steps = 0
 
-    def waited(self, seconds: float) -> None:
-        """Note time in which the step waited for its images."""
+    def add_wait(self, seconds: float) -> None:
+        """Add time in which a step waited for its images."""
         self._waited_s += seconds
 
-    def excluded(self, seconds: float) -> None:
-        """Note time that was not spent on training, such as drawing samples."""
-        self._began_s += seconds
+    def exclude(self, seconds: float) -> None:
+        """Exclude time that was not spent on training, such as sampling."""
+        self._window_start_s += seconds
 
-    def step(self, loss: Tensor, norm: Tensor) -> None:
-        """Note one optimiser step by its mean loss and its gradient norm, both still on the device."""
+    def add_step(self, loss: Tensor, norm: Tensor) -> None:
+        """Add one optimiser step by its mean loss and its gradient norm, both still on the device."""
         self._losses.append(loss)
         self._norms.append(norm)
         self._steps += 1
 
     def read(self) -> dict[str, float]:
-        """Return the window's metrics over all ranks and begin the next one. A collective: every rank calls it at the same step."""
+        """Return the window's metrics over all ranks and start the next window. A collective: every rank calls it at the same step."""
         losses = mean_over_ranks(torch.stack(self._losses), self._world)
         loss, norm = float(losses.mean()), float(torch.stack(self._norms).mean())
-        elapsed_s = max(self._clock() - self._began_s, 1e-9)
+        elapsed_s = max(self._clock() - self._window_start_s, 1e-9)
         rate = self._steps / elapsed_s
         self._count_hours()
         hardware, devices = self._hardware, self._world.size
@@ -124,11 +124,11 @@ class Meter:
 
     def _count_hours(self) -> None:
         now_s = self._clock()
-        self._device_hours += (now_s - self._counted_s) * self._world.size / 3600
-        self._counted_s = now_s
+        self._device_hours += (now_s - self._hours_counted_until_s) * self._world.size / 3600
+        self._hours_counted_until_s = now_s
 
     def facts(self) -> dict[str, list[float]]:
-        """Return what a resumed run needs to go on in the middle of a window, as JSON."""
+        """Return the state of an unfinished window as JSON, for a resumed run."""
         return {
             "losses": [float(v) for v in self._losses],
             "norms": [float(v) for v in self._norms],
@@ -141,7 +141,7 @@ class Meter:
         return self._device_hours
 
     def restore(self, facts: dict[str, list[float]], *, device_hours: float) -> None:
-        """Go on from `facts`."""
+        """Continue from `facts`."""
         self._losses = [torch.tensor(v, device=self._device) for v in facts["losses"]]
         self._norms = [torch.tensor(v, device=self._device) for v in facts["norms"]]
         self._device_hours = device_hours

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW over two parameter groups, a learning rate that is a function of the step, clipping, and a guard against poison.
+"""The optimiser: AdamW over two parameter groups, its learning rate schedule, gradient clipping, and updates that skip non-finite values.
 
 Promises: with a non-finite gradient anywhere, `guarded_step` leaves weights and moments untouched, without waiting for the device.
 """
@@ -26,12 +26,12 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Split the parameters: matrices and kernels decay, everything with one axis (biases, norms) and the time embedding does not."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    with_decay: list[nn.Parameter] = []
+    without_decay: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            (free if parameter.ndim < 2 or name.split(".")[0] == "time" else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+            (without_decay if parameter.ndim < 2 or name.split(".")[0] == "time" else with_decay).append(parameter)
+    return [{"params": with_decay, "weight_decay": weight_decay}, {"params": without_decay, "weight_decay": 0.0}]
 
 
 def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -43,7 +43,7 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the learning rate `rate`."""
+    """Set the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"].fill_(rate)
 
@@ -53,9 +53,9 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     return nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
 
 
-def guarded_step(optimizer: torch.optim.AdamW, poisoned: Tensor) -> None:
-    """Update the weights unless `poisoned` (float32 scalar, 0 or 1) is set; the decision is taken on the device."""
-    # `found_inf` is how GradScaler tells a fused optimiser to skip an update; torch 2.15 reads it on CPU and CUDA alike.
-    optimizer.found_inf = poisoned  # type: ignore[attr-defined]
+def guarded_step(optimizer: torch.optim.AdamW, is_nonfinite: Tensor) -> None:
+    """Update the weights unless `is_nonfinite` (float32 scalar, 0 or 1) is set; the device decides."""
+    # `found_inf` is how GradScaler makes a fused optimiser skip an update; torch 2.15 reads it on CPU and CUDA alike.
+    optimizer.found_inf = is_nonfinite  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.step()

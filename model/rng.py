@@ -1,7 +1,7 @@
-"""Random numbers as a pure function of what they are for: (seed, stream, step, index, element).
+"""Random numbers as a pure function of (seed, stream, step, index, element).
 
-Promises: the bits depend on the arguments only, never on the batch they are drawn in, the rank, the device or what was drawn before; so a
-resumed run, another batch size and another world size see the same numbers. The generator is Philox4x32-10 (Salmon et al. 2011,
+Promises: the bits depend on the arguments alone, never on the batch, the rank, the device or earlier draws; so a resumed run, another batch
+size and another world size see the same numbers. The generator is Philox4x32-10 (Salmon et al. 2011,
 "Parallel random numbers: as easy as 1, 2, 3"). Normal numbers may differ between devices in the last bit of log and cos.
 """
 
@@ -19,7 +19,7 @@ _MASK = 0xFFFFFFFF
 
 
 class Stream(IntEnum):
-    """What a number is drawn for. Each use has a stream of its own, so that adding a use never moves another."""
+    """Use of a random number. Each use has its own stream, so that adding one never changes another."""
 
     ORDER = 0
     TIME = 1

@@ -1,7 +1,6 @@
-"""From a network to images: its output as an estimate of the clean image, guidance by a weaker one, and drawing by index.
+"""Sample images by index from a network: estimates of the clean image, autoguidance, and conversion to uint8.
 
-Promises: image i is a function of (denoiser, seed, i) and never of the batch it is drawn in. Which steps lead from noise to the image is
-`model/samplers.py`'s business. Training and weights are not known here.
+Promises: image i is a function of (denoiser, seed, i), never of its batch. The steps from noise to image are in `samplers.py`.
 """
 
 from collections.abc import Callable
@@ -12,31 +11,32 @@ from torch import Tensor
 
 from model import rng
 from model.config import SamplingConfig
-from model.diffusion import Diffusion, Path
+from model.diffusion import Diffusion
+from model.noise_path import NoisePath
 from model.samplers import Denoise, Images, OnStep, integrate
 
 
 def denoiser_of(network: Callable[[Tensor, Tensor], Tensor], diffusion: Diffusion, *, clip_x: bool) -> Denoise:
-    """Wrap a network as an estimator of the clean image, clipped to [-1, 1] if asked."""
+    """Wrap a network as an estimator of the clean image, clipped to [-1, 1] with `clip_x`."""
 
     def denoise(x_t: Images, t: float) -> Images:
         times = torch.full((len(x_t),), t, dtype=torch.float64, device=x_t.device)
         return diffusion.clean_image(network(x_t, diffusion.path.timestep(times).to(x_t.dtype)), x_t, times)
 
-    return clipped(denoise) if clip_x else denoise
+    return clip_estimates(denoise) if clip_x else denoise
 
 
-def clipped(denoise: Denoise) -> Denoise:
+def clip_estimates(denoise: Denoise) -> Denoise:
     """Keep the estimates of `denoise` in [-1, 1], where images are."""
     return lambda x_t, t: denoise(x_t, t).clamp(-1, 1)
 
 
-def autoguided(good: Denoise, bad: Denoise, weight: float, *, t_low: float = 0.0, t_high: float = 1.0) -> Denoise:
+def autoguide(good: Denoise, bad: Denoise, weight: float, *, t_low: float = 0.0, t_high: float = 1.0) -> Denoise:
     """Push the estimate away from that of a weaker version of the model (Karras et al. 2024, "Guiding a diffusion model with a bad
     version of itself", equation 3, which on any path is the same for image, noise and velocity).
 
-    `weight` 1 is `good` alone. Guidance acts within an interval of times, ends included (Kynkaanniemi et al. 2024). The result reaches
-    beyond the images of either: hand in denoisers that do not clip, and wrap the result in `clipped`.
+    `weight` 1 is `good` alone. Guidance applies within an interval of times, ends included (Kynkaanniemi et al. 2024). The result
+    extrapolates beyond both estimates: pass denoisers that do not clip, and wrap the result in `clip_estimates`.
     """
 
     def denoise(x_t: Images, t: float) -> Images:
@@ -49,14 +49,14 @@ def autoguided(good: Denoise, bad: Denoise, weight: float, *, t_low: float = 0.0
 @torch.inference_mode()
 def sample(
     denoise: Denoise,
-    path: Path,
+    path: NoisePath,
     config: SamplingConfig,
     indices: Int64[Tensor, " b"],
     image_px: int,
     *,
     on_step: OnStep = lambda done, total: None,
 ) -> Images:
-    """Draw the images with the given `indices`, in [-1, 1] up to the sampler's overshoot. Image i depends on `config.seed` and i alone."""
+    """Sample the images with `indices`, in [-1, 1] up to the sampler's overshoot. Image i depends on `config.seed` and i alone."""
     shape = (3, image_px, image_px)
 
     def noise_at(step: int) -> Images:
@@ -66,5 +66,5 @@ def sample(
 
 
 def to_uint8(images: Images) -> UInt8[Tensor, "b c h w"]:
-    """Turn [-1, 1] into 0..255: clip, then round to nearest."""
+    """Convert [-1, 1] to 0..255: clip, then round to nearest."""
     return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)

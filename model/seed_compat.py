@@ -1,10 +1,10 @@
-"""The network of the published checkpoint `dit_final_12_f_250.pth`, bit for bit, with all its peculiarities.
+"""The network of the published checkpoint `dit_final_12_f_250.pth`, with equal outputs bit for bit.
 
 Promises: `SeedCompat(PUBLISHED)` has exactly the 316 tensors of that file under the same names, and computes what its authors' code
-computes. Peculiarities kept on purpose: the network predicts the clean image, not the noise; shift and scale are applied without "1 +";
+computes. Peculiarities that are kept: the network predicts the clean image, not the noise; shift and scale are applied without "1 +";
 positions are a one-dimensional sinusoid of the token index; and the output passes through SiLU, so no pixel is darker than about 92 of 255.
-It exists to import and sample that file (`celebdit import-checkpoint`); for training the same shape without them is the preset `seed`.
-Reading files is not done here.
+Use it to import and sample that file (`celebdit import-checkpoint`); to train a network of this shape without the peculiarities, use the
+preset `seed`. Does not read files; see `components/weights/published_checkpoint.py`.
 """
 
 from collections.abc import Mapping
@@ -20,47 +20,47 @@ from model.layers import patchify, unpatchify
 PUBLISHED = NetworkConfig(image_px=256, codec="seed_compat", latent_channels=4, width=768, depth=12, heads=12, patch_px=4, block="dit")
 """The shape of the published file."""
 OBJECTIVE = DiffusionConfig(path="vp_linear", prediction="x", weighting="none", times="uniform")
-"""What it was trained on: the plain error of the image, uniform timesteps 0..999, beta from 1e-4 to 0.02."""
+"""Its training objective: the plain error of the image, uniform timesteps 0..999, beta from 1e-4 to 0.02."""
 SAMPLING = SamplingConfig(sampler="ddpm", num_steps=1000, spacing="linspace", clip_x=False, ema="none")
-"""Its own sampler: ancestral through the posterior of the predicted image, all 1000 timesteps, nothing clipped."""
+"""Its own sampler: ancestral through the posterior of the predicted image, all 1000 timesteps, without clipping."""
 
 
-class NotThisNetwork(ValueError):
-    """The tensors are not those of the network; the message names the first that differ."""
+class TensorsMismatch(ValueError):
+    """The tensors do not match the network; the message names the first that differ."""
 
 
-def checked(tensors: Mapping[str, Tensor], network: NetworkConfig = PUBLISHED) -> dict[str, Tensor]:
+def check_tensors(tensors: Mapping[str, Tensor], network: NetworkConfig = PUBLISHED) -> dict[str, Tensor]:
     """Return `tensors` in the network's order, contiguous, after checking every name, shape, type and value.
 
     Raises:
-        NotThisNetwork: naming what is missing, unexpected, of another shape or type, or not finite.
+        TensorsMismatch: naming what is missing, unexpected, of another shape or type, or not finite.
     """
-    wanted = _expected(network)
-    if missing := [name for name in wanted if name not in tensors]:
-        raise NotThisNetwork(f"{len(missing)} of {len(wanted)} tensors are missing: {_some(missing)}")
-    if extra := [name for name in tensors if name not in wanted]:
-        raise NotThisNetwork(f"{len(extra)} tensors do not belong to the network: {_some(extra)}")
-    for name, like in wanted.items():
-        found = tensors[name]
-        if found.shape != like.shape or found.dtype != like.dtype:
-            raise NotThisNetwork(f"tensor {name} is {found.dtype} {tuple(found.shape)}, expected {like.dtype} {tuple(like.shape)}")
-        if not torch.isfinite(found).all():
-            raise NotThisNetwork(f"tensor {name} holds values that are not finite")
-    return {name: tensors[name].detach().contiguous() for name in wanted}
+    expected = _expected_tensors(network)
+    if missing := [name for name in expected if name not in tensors]:
+        raise TensorsMismatch(f"{len(missing)} of {len(expected)} tensors are missing: {_first_names(missing)}")
+    if extra := [name for name in tensors if name not in expected]:
+        raise TensorsMismatch(f"{len(extra)} tensors do not belong to the network: {_first_names(extra)}")
+    for name, like in expected.items():
+        tensor = tensors[name]
+        if tensor.shape != like.shape or tensor.dtype != like.dtype:
+            raise TensorsMismatch(f"tensor {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {like.dtype} {tuple(like.shape)}")
+        if not torch.isfinite(tensor).all():
+            raise TensorsMismatch(f"tensor {name} holds values that are not finite")
+    return {name: tensors[name].detach().contiguous() for name in expected}
 
 
 def size_bytes(network: NetworkConfig = PUBLISHED) -> int:
-    """Return how many bytes the tensors of the network take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in _expected(network).values())
+    """Return the size of the network's tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _expected_tensors(network).values())
 
 
-def _expected(network: NetworkConfig) -> dict[str, Tensor]:
-    """Return every name with a tensor of its shape and type, and no memory."""
+def _expected_tensors(network: NetworkConfig) -> dict[str, Tensor]:
+    """Return every name with a meta tensor of its shape and type."""
     with torch.device("meta"):
         return SeedCompat(network).state_dict()
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 

@@ -1,8 +1,7 @@
-"""The state of a training, to host memory and back: weights, optimiser moments, averages, and the facts beside them.
+"""Copy the state of a training to host memory and restore it: weights, optimiser moments, averages and facts.
 
-Promises: restoring what was taken gives bitwise the same training; a state that does not fit the network is refused by the name of the
-tensor before anything is overwritten with it. The copy to host memory is all that a training waits for. Files are the business of
-`model/checkpoint.py`.
+Promises: a restored training continues bitwise equal; a state that does not match the network is refused, naming the tensor, before
+anything is overwritten. Training waits for the copy to host memory alone. Files are written in `checkpoint.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,26 +11,27 @@ from torch import Tensor, nn
 
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState
-from model.ema import AveragedWeights
+from model.ema import RAW_WEIGHTS, EmaName
+from model.ema_profiles import AveragedWeights
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class StateMismatch(ValueError):
-    """A saved state does not fit the network that it is loaded into."""
+    """A saved state does not match the network that it is loaded into."""
 
 
 class HostCopier:
-    """Copies tensors to host memory; from CUDA through page-locked buffers that are made once and used again.
+    """Copies tensors to host memory; from CUDA through page-locked buffers, which are allocated once and reused.
 
-    The tensors of one `copy` are overwritten by the next from CUDA: take the next snapshot when the one before is on disk.
+    From CUDA, each `copy` overwrites the tensors of the one before: copy again only once those are on disk.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], Tensor] = {}
 
     def copy(self, groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        """Return the same groups in host memory, whole when this returns."""
+        """Return the same groups in host memory; the copy is complete when this returns."""
         copied = {group: {name: self._start(group, name, tensor) for name, tensor in named.items()} for group, named in groups.items()}
         if self._buffers:
             torch.cuda.synchronize()
@@ -48,43 +48,43 @@ class HostCopier:
 
 
 class TrainingState:
-    """The tensors of one training, by name: where they live, and how they are taken and put back."""
+    """The tensors of one training by name."""
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, averages: Mapping[str, AveragedWeights]) -> None:
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, averages: Mapping[EmaName, AveragedWeights]) -> None:
         self.names = [name for name, _ in network.named_parameters()]
         self.parameters = list(network.parameters())
         self._optimizer = optimizer
         self._averages = averages
         self._copier = HostCopier()
 
-    def take(self, step: int, facts: JsonObject) -> CheckpointState:
+    def copy_to_host(self, step: int, facts: JsonObject) -> CheckpointState:
         """Copy everything to host memory."""
         moments: dict[str, Tensor] = {}
         for name, parameter in zip(self.names, self.parameters, strict=True):
             state = self._optimizer.state.get(parameter, {})
             moments |= {f"{kind}.{name}": state[kind] for kind in _MOMENTS if kind in state}
         groups = {
-            "weights": self._named(self.parameters),
+            RAW_WEIGHTS.group: self._named(self.parameters),
             "optimizer": moments,
-            **{f"ema-{name}": self._named(average.tensors) for name, average in self._averages.items()},
+            **{name.group: self._named(average.tensors) for name, average in self._averages.items()},
         }
         return CheckpointState(step=step, tensors=self._copier.copy(groups), facts=facts)
 
-    def take_averages(self, averages: Mapping[str, AveragedWeights]) -> dict[str, dict[str, Tensor]]:
-        """Copy some averages alone to host memory of their own, which no later copy overwrites."""
+    def copy_averages(self, averages: Mapping[EmaName, AveragedWeights]) -> dict[str, dict[str, Tensor]]:
+        """Copy `averages` to new host memory, which no later copy overwrites."""
         return {
-            f"ema-{name}": {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._named(average.tensors).items()}
+            name.group: {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._named(average.tensors).items()}
             for name, average in averages.items()
         }
 
-    def put_back(self, state: CheckpointState) -> None:
+    def restore(self, state: CheckpointState) -> None:
         """Overwrite everything with `state`.
 
         Raises:
             StateMismatch: naming the tensor that is missing, unexpected or of another shape.
         """
         for group, targets in self._targets().items():
-            _refuse_unfitting(group, state, self.names, targets)
+            _check_group(group, state, self.names, targets)
         for group, targets in self._targets().items():
             with torch.no_grad():
                 for name, target in zip(self.names, targets, strict=True):
@@ -92,8 +92,8 @@ class TrainingState:
         moments = _group(state, "optimizer")
         for name, parameter in zip(self.names, self.parameters, strict=True):
             self._optimizer.state[parameter] = {
-                # The fused update walks raw memory: moments must have the strides of their parameter.
-                kind: torch.empty_like(parameter, requires_grad=False).copy_(_fitting(f"{kind}.{name}", moments, parameter))
+                # The fused update reads raw memory: moments must have the strides of their parameter.
+                kind: torch.empty_like(parameter, requires_grad=False).copy_(_matching_tensor(f"{kind}.{name}", moments, parameter))
                 for kind in _MOMENTS
             }
             # AdamW counts its updates per parameter; they are all the same number here.
@@ -103,15 +103,15 @@ class TrainingState:
         return dict(zip(self.names, tensors, strict=True))
 
     def _targets(self) -> dict[str, Sequence[Tensor]]:
-        return {"weights": self.parameters, **{f"ema-{name}": average.tensors for name, average in self._averages.items()}}
+        return {RAW_WEIGHTS.group: self.parameters, **{name.group: average.tensors for name, average in self._averages.items()}}
 
 
-def _refuse_unfitting(group: str, state: CheckpointState, names: Sequence[str], targets: Sequence[Tensor]) -> None:
+def _check_group(group: str, state: CheckpointState, names: Sequence[str], targets: Sequence[Tensor]) -> None:
     saved = _group(state, group)
     if extra := sorted(set(saved) - set(names)):
         raise StateMismatch(f"group {group} holds tensors that the network does not have: {', '.join(extra[:5])}")
     for name, target in zip(names, targets, strict=True):
-        _fitting(name, saved, target)
+        _matching_tensor(name, saved, target)
 
 
 def _group(state: CheckpointState, group: str) -> dict[str, Tensor]:
@@ -123,10 +123,10 @@ def _group(state: CheckpointState, group: str) -> dict[str, Tensor]:
         ) from None
 
 
-def _fitting(name: str, tensors: dict[str, Tensor], like: Tensor) -> Tensor:
-    found = tensors.get(name)
-    if found is None:
+def _matching_tensor(name: str, tensors: dict[str, Tensor], like: Tensor) -> Tensor:
+    tensor = tensors.get(name)
+    if tensor is None:
         raise StateMismatch(f"tensor {name} is missing")
-    if found.shape != like.shape or found.dtype != like.dtype:
-        raise StateMismatch(f"tensor {name} is {found.dtype} {tuple(found.shape)}, the network has {like.dtype} {tuple(like.shape)}")
-    return found
+    if tensor.shape != like.shape or tensor.dtype != like.dtype:
+        raise StateMismatch(f"tensor {name} is {tensor.dtype} {tuple(tensor.shape)}, the network has {like.dtype} {tuple(like.shape)}")
+    return tensor

@@ -1,7 +1,7 @@
-"""Which times of a path a sampler visits, and what it needs to know of each.
+"""The times of a path that a sampler visits, and the schedule at each.
 
 Promises: times fall from noise to data, and all scalars of the schedule are computed in float64 on the host before the first step, so no
-step waits for the device. What happens between two times is `model/samplers.py`'s business.
+step waits for the device. The steps between times are in `samplers.py`.
 """
 
 import math
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import torch
 
 from model.config import SamplingConfig
-from model.diffusion import Path, shift_times
+from model.noise_path import NoisePath, shift_times
 
 
 @dataclass(frozen=True)
 class Point:
-    """A time of the path with all that a sampler needs to know of it."""
+    """A time of the path with the schedule at it."""
 
     t: float
     alpha: float
     sigma: float
-    clock: float
+    flow_time: float
     velocity_x: float
     velocity_e: float
 
@@ -33,16 +33,16 @@ class Point:
         return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
 
 
-def points(path: Path, times: Sequence[float]) -> list[Point]:
+def evaluate_path(path: NoisePath, times: Sequence[float]) -> list[Point]:
     """Evaluate `path` at `times`."""
     t = torch.tensor(times, dtype=torch.float64)
     alpha, sigma = path.alpha_sigma(t)
     a, s = path.velocity_weights(t)
-    columns = (t, alpha, sigma, path.clock(t), a, s)
+    columns = (t, alpha, sigma, path.flow_time(t), a, s)
     return [Point(*row) for row in torch.stack([c.double() for c in columns], dim=1).tolist()]
 
 
-def sampling_times(path: Path, config: SamplingConfig) -> list[float]:
+def sampling_times(path: NoisePath, config: SamplingConfig) -> list[float]:
     """Return num_steps + 1 falling times, the last one 0.
 
     On a discrete path these are timesteps k as t = (k + 1) / T, spaced as Lin et al. 2023, table 2; on a continuous one they are even.

@@ -11,11 +11,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from types import FrameType
 
 import click
 
-from components.errors import EXIT_BUG, BadInput, CelebditError, Interrupted
+from components.errors import BUG_HINT, BadInput, CelebditError, Failure, Interrupted
 from components.runtime.redact import redactor
 from pipeline.view import printable
 
@@ -78,20 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = cli.main(args=list(arguments), prog_name="celebdit", standalone_mode=False)
     except click.ClickException as error:
-        code = _tell(_from_click(error), arguments)
+        code = _tell(Failure.of(_from_click(error)), arguments)
     except (KeyboardInterrupt, click.Abort):
-        code = _tell(Interrupted("interrupted"), arguments)
+        code = _tell(Failure.of(Interrupted("interrupted")), arguments)
     except CelebditError as error:
-        code = _tell(error, arguments)
+        code = _tell(Failure.of(error), arguments)
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        print(redactor(os.environ)("".join(traceback.format_exception(error))), file=sys.stderr)
-        code = _tell(
-            CelebditError(f"{type(error).__name__}: {error}", hint="this is a bug: please report it with the traceback above"), arguments
-        )
+        print(redactor()("".join(traceback.format_exception(error))), file=sys.stderr)
+        code = _tell(replace(Failure.of(error), hint=BUG_HINT), arguments)
     raise SystemExit(code or 0)
 
 
@@ -104,14 +103,17 @@ def _from_click(error: click.ClickException) -> CelebditError:
     return BadInput(" ".join(error.format_message().split()), hint=f"see {command} --help")
 
 
-def _tell(error: CelebditError, arguments: Sequence[str]) -> int:
-    redact = redactor(os.environ)
-    print(f"celebdit: {redact(printable(error.message))}", file=sys.stderr)
-    if error.hint:
-        print(f"  {redact(printable(error.hint))}", file=sys.stderr)
+def _tell(failure: Failure, arguments: Sequence[str]) -> int:
+    redact = redactor()
+    first, *further = (redact(printable(line)) for line in failure.message.splitlines() or [""])
+    print(f"celebdit: {first}", file=sys.stderr)
+    for line in further:
+        print(f"  {line}", file=sys.stderr)
+    if failure.hint:
+        print(f"  {redact(printable(failure.hint))}", file=sys.stderr)
     if "--json" in arguments:
-        print(json.dumps({"error": {"message": redact(error.message), "hint": error.hint, "exit_code": error.exit_code}}))
-    return error.exit_code if error.exit_code is not None else EXIT_BUG
+        print(json.dumps({"error": {"message": redact(failure.message), "hint": failure.hint, "exit_code": failure.exit_code}}))
+    return failure.exit_code
 
 
 if __name__ == "__main__":

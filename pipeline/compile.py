@@ -16,8 +16,8 @@ from kfp import compiler, kubernetes
 from kfp.dsl import PipelineTask
 
 from components import deployment
+from components.environment import IMAGE, IMAGE_DIGEST, NAMESPACE, POD, PRESET, RUN_ID, WORK_DIR
 from components.resources import ResourcesConfig
-from components.settings import IMAGE_DIGEST, PRESET, RUN_ID, WORK_DIR
 from pipeline.config import RunConfig
 from pipeline.graph import HEAVY_STEPS, build_graph
 from pipeline.images import Images
@@ -76,7 +76,7 @@ def _dress(step: str, task: PipelineTask, resources: ResourcesConfig, options: C
     task.set_container_image(image)
     task.set_env_variable(PRESET, options.preset)
     task.set_env_variable(IMAGE_DIGEST, image.partition("@")[2])
-    task.set_env_variable(deployment.IMAGE, options.images.gpu)
+    task.set_env_variable(IMAGE, options.images.gpu)
     _give_settings(step, task)
     _give_space(task, resources, heavy=heavy)
     _give_identity(step, task, options)
@@ -97,8 +97,8 @@ def _give_settings(step: str, task: PipelineTask) -> None:
         task, config_map_name=deployment.CONFIG_MAP, config_map_key_to_env={key: key for key in deployment.CONFIG_KEYS}, optional=True
     )
     kubernetes.use_field_path_as_env(task, env_name=RUN_ID, field_path="metadata.labels['pipeline/runid']")
-    kubernetes.use_field_path_as_env(task, env_name=deployment.NAMESPACE, field_path="metadata.namespace")
-    kubernetes.use_field_path_as_env(task, env_name=deployment.POD, field_path="metadata.name")
+    kubernetes.use_field_path_as_env(task, env_name=NAMESPACE, field_path="metadata.namespace")
+    kubernetes.use_field_path_as_env(task, env_name=POD, field_path="metadata.name")
 
 
 def _give_space(task: PipelineTask, resources: ResourcesConfig, *, heavy: bool) -> None:

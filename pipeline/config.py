@@ -1,32 +1,32 @@
 """One typed configuration for a whole run: preset or file, then overrides, then a canonical form with a digest.
 
-Promises: what validates here is accepted by every step; unknown keys and impossible combinations are refused with a hint before anything
-starts; equal configurations have equal canonical bytes and digests. Endpoints and secrets are never part of it.
+Promises: what validates here is accepted by every step; unknown keys, impossible combinations, settings of another variant and bounds on
+metrics that will not be measured are refused before anything starts, all problems at once, with a hint; equal configurations have equal
+canonical bytes and digests. Endpoints and secrets are never part of it.
 """
 
+import copy
 import difflib
 import json
-import tomllib
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Self
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
-from pydantic import Field, ValidationError, model_validator
+import tomli_w
+from pydantic import Field, ValidationError
 
 from components.errors import BadInput
 from components.evaluate.config import EvaluationConfig
+from components.evaluate.measured import measured_metrics
 from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
-from components.runtime.context import describe
-from model.batching import plan_batch
+from components.runtime.context import location, problem_lines
 from model.canonical import canonical_json, digest_of
 from model.config import DiffusionConfig, FrozenConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
-
-_PRESETS = files("pipeline") / "presets"
-_MAX_FILE_BYTES = 2**20
+from pipeline.config_files import parse_override, read_layers
+from pipeline.variants import drop_unchosen, misplaced_settings
 
 
 class RunConfig(FrozenConfig):
@@ -43,17 +43,8 @@ class RunConfig(FrozenConfig):
     registry: RegistryConfig = Field(default_factory=RegistryConfig)
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
 
-    @model_validator(mode="after")
-    def _check_relations(self) -> Self:
-        if self.data.image_px != self.network.image_px:
-            raise ValueError(f"data.image_px {self.data.image_px} and network.image_px {self.network.image_px} must be the same")
-        tracked = {f"{width:g}" for width in self.training.ema_sigma_rel} | ({"classic"} if self.training.ema_decay else set()) | {"none"}
-        if self.sampling.ema not in tracked:
-            raise ValueError(f"sampling.ema {self.sampling.ema!r} is not tracked by this training, which has {', '.join(sorted(tracked))}")
-        if (self.gate.no_worse_than_champion or self.gate.better_than_champion) and not self.evaluation.champion:
-            raise ValueError("gate.no_worse_than_champion compares with the champion: set evaluation.champion=true, or it to false")
-        plan_batch(self.training.batch_images, self.resources.processes * self.resources.nodes, self.training.microbatch_images)
-        return self
+    def problems(self) -> Iterator[str]:
+        yield from _relation_problems({name: getattr(self, name) for name in type(self).model_fields})
 
     def sections(self) -> dict[str, str]:
         """Return every section as canonical JSON: the parameters of the pipeline."""
@@ -68,28 +59,31 @@ class RunConfig(FrozenConfig):
         """Return the sha256 of the canonical form."""
         return digest_of(self.model_dump(mode="json"))
 
+    def toml(self) -> str:
+        """Return a TOML file that `load_config` reads as this configuration; a field without a value is left out."""
+        # exclude_none also drops a None below a section, like a toleration's value: TOML has no null.
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
-def preset_names() -> list[str]:
-    """Return the names of the presets that are shipped."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _PRESETS.iterdir() if entry.name.endswith(".toml"))
+
+def section_kinds() -> dict[str, type[FrozenConfig]]:
+    """Return the model of each section."""
+    return {name: cast(type[FrozenConfig], field.annotation) for name, field in RunConfig.model_fields.items()}
 
 
 def load_config(preset_or_file: str, overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> RunConfig:
     """Return the configuration of a preset or TOML file after `overrides` (`section.key=value`) and `changes` (already typed).
 
     Raises:
-        BadInput: naming field, value, bound and, where one is near, the name that was probably meant.
+        BadInput: naming field, value, bound and, where one is near, the name that was probably meant; one problem a line.
     """
-    raw = _read(preset_or_file)
-    for override in overrides:
-        _set(raw, *_parsed(override), origin=override)
-    for path, value in (changes or {}).items():
-        _set(raw, path.split("."), value, origin=path)
-    return validated(raw)
+    raw: dict[str, Any] = {}
+    for layer in read_layers(preset_or_file):
+        raw = _merged(raw, layer)
+    return validated(_overridden(raw, overrides, changes or {}))
 
 
 def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> DataConfig:
-    """Return the `data` section alone, from its defaults, `overrides` (`data.key=value`) and `changes` (already typed).
+    """Return the `data` section alone, from its defaults, `changes` (already typed) and `overrides` (`data.key=value`).
 
     Raises:
         BadInput: as `load_config` does.
@@ -98,83 +92,128 @@ def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | 
     for path, value in (changes or {}).items():
         _set(raw, path.split("."), value, origin=path)
     for override in overrides:
-        parts, value = _parsed(override)
+        parts, value = parse_override(override)
         if parts[0] != "data":
             raise BadInput(f"{override!r} is not a setting of the data section", hint="write data.key=value, like data.max_rejected=0.05")
         _set(raw, parts, value, origin=override)
     try:
-        return DataConfig.model_validate_json(json.dumps(raw["data"]))
+        return DataConfig.model_validate_json(_json(raw["data"], "data"))
     except ValidationError as error:
-        near = difflib.get_close_matches(
-            str(error.errors()[0]["loc"][-1:][0]) if error.errors()[0]["loc"] else "", DataConfig.model_fields, n=1
-        )
-        unknown = error.errors()[0]["type"] == "extra_forbidden"
-        raise BadInput(describe(error, section="data"), hint=f"did you mean data.{near[0]}?" if unknown and near else None) from error
+        raise BadInput("\n".join(problem_lines(error, section="data")), hint=_nearest(error, parents=("data",))) from error
 
 
 def validated(raw: Mapping[str, Any]) -> RunConfig:
-    """Validate nested plain values as a configuration."""
+    """Validate nested plain values as a configuration.
+
+    Raises:
+        BadInput: naming every problem, one a line.
+    """
     try:
-        text = json.dumps(raw, allow_nan=False)
-    except ValueError as error:
-        raise BadInput("the configuration holds a number that is not finite", hint="nan and inf are not accepted anywhere") from error
-    except TypeError as error:
-        raise BadInput(
-            f"the configuration holds a value of a kind that is not accepted: {error}",
-            hint="use texts, numbers, booleans, lists and tables",
-        ) from error
-    try:
-        return RunConfig.model_validate_json(text)
+        return RunConfig.model_validate_json(_json(raw))
     except ValidationError as error:
-        raise BadInput(_describe(error), hint=_nearest(error)) from error
+        lines = problem_lines(error, section=None) + list(_relation_problems(_valid_sections(raw, error)))
+        raise BadInput("\n".join(lines), hint=_nearest(error)) from error
 
 
-def _read(preset_or_file: str) -> dict[str, Any]:
-    path = Path(preset_or_file)
-    if preset_or_file in preset_names():
-        text = (_PRESETS / f"{preset_or_file}.toml").read_text()
-    elif path.suffix == ".toml" or "/" in preset_or_file or path.exists():
-        text = _read_file(path)
-    else:
-        near = difflib.get_close_matches(preset_or_file, preset_names(), n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        raise BadInput(f"{preset_or_file!r} is neither a preset nor a file", hint=f"{guess}presets: {', '.join(preset_names())}")
+def _json(raw: Mapping[str, Any], *parents: str) -> str:
+    if unusable := list(_unusable(raw, parents)):
+        raise BadInput("\n".join(unusable), hint="use texts, finite numbers, booleans, lists and tables")
+    return json.dumps(raw)
+
+
+def _unusable(value: object, path: tuple[str, ...]) -> Iterator[str]:
+    """Return one line per value that JSON does not have: TOML has dates, and numbers that are not finite."""
+    match value:
+        case Mapping():
+            for name, item in value.items():
+                yield from _unusable(item, (*path, str(name)))
+        case list() | tuple():
+            for index, item in enumerate(value):
+                yield from _unusable(item, (*path, str(index)))
+        case float() if not math.isfinite(value):
+            yield f"{location(path)}: {value} is not finite"
+        case None | bool() | int() | float() | str():
+            pass
+        case _:
+            yield f"{location(path)}: {value} is of a kind that is not accepted"
+
+
+def _valid_sections(raw: Mapping[str, Any], error: ValidationError) -> dict[str, FrozenConfig]:
+    """Return the sections that `error`, which is about `raw`, does not name, so that their relations can be checked as well."""
+    broken = {problem["loc"][0] for problem in error.errors() if problem["loc"]}
+    if not broken:  # the sections are valid, and `error` is about their relations already
+        return {}
+    kinds = {name: kind for name, kind in section_kinds().items() if name not in broken}
+    return {name: kind.model_validate_json(json.dumps(raw.get(name, {}))) for name, kind in kinds.items()}
+
+
+def _same_image_px(data: DataConfig, network: NetworkConfig) -> Iterator[str]:
+    if data.image_px != network.image_px:
+        yield f"data.image_px {data.image_px} and network.image_px {network.image_px} must be the same"
+
+
+def _ema_is_tracked(training: TrainingConfig, sampling: SamplingConfig) -> Iterator[str]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{preset_or_file} is not valid TOML: {error}") from error
+        training.check_ema(sampling.ema)
+    except ValueError as error:
+        yield f"sampling.{error}"
 
 
-def _read_file(path: Path) -> str:
+def _batch_fits_ranks(training: TrainingConfig, resources: ResourcesConfig) -> Iterator[str]:
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise BadInput(f"{path} is larger than {_MAX_FILE_BYTES} bytes, which no configuration is")
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise BadInput(f"{path} does not exist", hint=f"give a TOML file, or one of the presets {', '.join(preset_names())}") from error
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not a UTF-8 text") from error
+        training.batch_plan(resources.num_ranks)
+    except ValueError as error:
+        yield f"training.{error}"
 
 
-def _parsed(override: str) -> tuple[list[str], Any]:
-    """Read `section.key=value`: the key as TOML writes it, the value as TOML or, if it is not TOML, as a plain text."""
-    name, separator, text = override.partition("=")
-    try:
-        nested: Any = tomllib.loads(f"{name} = 0") if separator else {}
-    except tomllib.TOMLDecodeError:
-        nested = {}
-    path: list[str] = []
-    while isinstance(nested, dict) and nested:
-        ((part, nested),) = nested.items()
-        path.append(part)
-    if len(path) < 2:
-        raise BadInput(f"{override!r} is not an override", hint="write section.key=value, like training.total_steps=1000")
-    try:
-        return path, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return path, text.strip()
+def _champion_is_measured(gate: GateConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+    if (gate.no_worse_than_champion or gate.better_than_champion) and not evaluation.champion:
+        yield "gate.no_worse_than_champion compares with the champion: set evaluation.champion=true, or it to false"
+
+
+def _bounds_are_measured(gate: GateConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+    measured = measured_metrics(evaluation)
+    for name in ("at_most", "at_least"):
+        for metric in getattr(gate, name):
+            if metric not in measured:
+                yield f"gate.{name}: {metric!r} will not be measured: the evaluation section gives {', '.join(sorted(measured))}"
+
+
+_RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Iterator[str]]], ...] = (
+    (("data", "network"), _same_image_px),
+    (("training", "sampling"), _ema_is_tracked),
+    (("training", "resources"), _batch_fits_ranks),
+    (("gate", "evaluation"), _champion_is_measured),
+    (("gate", "evaluation"), _bounds_are_measured),
+)
+
+
+def _relation_problems(sections: Mapping[str, FrozenConfig]) -> Iterator[str]:
+    """Return what is wrong between sections that are valid by themselves; relations of missing ones are not looked at."""
+    for names, check in _RELATIONS:
+        if sections.keys() >= set(names):
+            yield from check(*(sections[name] for name in names))
+    yield from misplaced_settings(sections)
+
+
+def _merged(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the settings of `layer` in place of its own, section by section."""
+    merged = dict(base)
+    for name, section in layer.items():
+        both = isinstance(section, dict) and isinstance(base.get(name), dict)
+        merged[name] = {**base[name], **section} if both else copy.deepcopy(section)
+    drop_unchosen(merged, base, layer, section_kinds())
+    return merged
+
+
+def _overridden(raw: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, object]) -> dict[str, Any]:
+    changed, layer = copy.deepcopy(raw), dict[str, Any]()
+    parsed = [(*parse_override(override), override) for override in overrides]
+    for path, value, origin in [*parsed, *((path.split("."), value, path) for path, value in changes.items())]:
+        _set(changed, path, value, origin=origin)
+        _set(layer, path, value, origin=origin)
+    drop_unchosen(changed, raw, layer, section_kinds())
+    return changed
 
 
 def _set(raw: dict[str, Any], path: list[str], value: object, *, origin: str) -> None:
@@ -190,24 +229,19 @@ def _set(raw: dict[str, Any], path: list[str], value: object, *, origin: str) ->
         target[path[-1]] = value
 
 
-def _describe(error: ValidationError) -> str:
-    first = error.errors()[0]
-    if not first["loc"]:
-        return str(first["msg"]).removeprefix("Value error, ")
-    return describe(error, section="").lstrip(".").replace("key .", "key ")
+def _nearest(error: ValidationError, *, parents: tuple[str, ...] = ()) -> str | None:
+    """Return guesses at what unknown keys were meant to be."""
+    unknown = [(*parents, *map(str, problem["loc"])) for problem in error.errors() if problem["type"] == "extra_forbidden"]
+    guesses = [guess for path in unknown if (guess := _guess(path)) is not None]
+    return "; ".join(guesses) or None
 
 
-def _nearest(error: ValidationError) -> str | None:
-    """Return a guess at what an unknown key was meant to be."""
-    first = error.errors()[0]
-    if first["type"] != "extra_forbidden":
+def _guess(path: tuple[str, ...]) -> str | None:
+    *sections, wrong = path
+    kinds = section_kinds()
+    if len(sections) > 1 or (sections and sections[0] not in kinds):
         return None
-    *parents, wrong = (str(part) for part in first["loc"])
-    known: dict[str, Any] = {}
-    for name, field in RunConfig.model_fields.items():
-        known[name] = sorted(field.annotation.model_fields)  # type: ignore[union-attr]
-    names = known.get(parents[0], []) if parents else sorted(known)
-    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean {'.'.join([*parents, near[0]])}?"
+    names = sorted(kinds[sections[0]].model_fields if sections else kinds)
+    if near := difflib.get_close_matches(wrong, names, n=1, cutoff=0.5):
+        return f"did you mean {'.'.join([*sections, near[0]])}?"
     return f"known here: {', '.join(names)}"

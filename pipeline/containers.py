@@ -20,9 +20,9 @@ from types import FrameType
 from typing import Any
 
 from components.deployment import CPU_IMAGE, GPU_IMAGE
+from components.environment import WORK_DIR
 from components.errors import BadInput, TemporaryFailure
 from components.ingest.sources.open_source import kind_of
-from components.settings import WORK_DIR
 from components.system.process import spawn, stop
 from pipeline.config import RunConfig
 

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import click
 from pydantic import Field, ValidationError
@@ -19,20 +20,22 @@ from pydantic import Field, ValidationError
 from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput, CelebditError, TemporaryFailure
 from components.runtime.context import describe
-from model.config import FrozenConfig
+from model.config import FrozenConfig, TextForm
 from pipeline.session import git_commit
 
 LOCK_FILE = Path("images.lock.json")
 ENGINES = ("podman", "buildah", "docker")
-_DIGEST = r"^[^@\s]+@sha256:[0-9a-f]{64}$"
+ImageDigest = Annotated[
+    str, TextForm(r"[^@\s]+@sha256:[0-9a-f]{64}", example="registry.example/celebdit-cpu@sha256:" + 4 * "0123456789abcdef")
+]
 _PINS = {"cpu": "requirements/cpu.txt", "gpu": "requirements/run.txt"}
 
 
 class Images(FrozenConfig):
     """The images of a pipeline, by digest."""
 
-    cpu: str = Field(pattern=_DIGEST, description="for preflight, ingest, gate, register and finalize")
-    gpu: str = Field(pattern=_DIGEST, description="for train and evaluate")
+    cpu: ImageDigest = Field(description="for preflight, ingest, gate, register and finalize")
+    gpu: ImageDigest = Field(description="for train and evaluate")
 
 
 class ImagesLock(FrozenConfig):
@@ -134,7 +137,7 @@ def build_images(
     *, engine: str, base_image: str, registry: str | None, push: bool, indexes: Mapping[str, str], options: Sequence[str]
 ) -> ImagesLock:
     """Build both images from the current folder and return their lock."""
-    commit = git_commit()
+    commit = git_commit() or "unknown"
     pins = {target: hashlib.sha256(Path(path).read_bytes()).hexdigest() for target, path in _PINS.items()}
     found = {}
     for target, local_name in (("cpu", CPU_IMAGE), ("gpu", GPU_IMAGE)):

@@ -4,7 +4,6 @@ Promises: every rule names the step and what would happen. Pure: text in, findin
 """
 
 import json
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -21,7 +20,7 @@ _DEFAULT_WINDOW_S = 3600
 _SECRET_TEXT = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]+:[^/\s@]+@|\bAKIA[0-9A-Z]{16}\b")
 
 
-def require_clean(text: str, *, environ: Mapping[str, str] = os.environ) -> None:
+def require_clean(text: str, *, environ: Mapping[str, str] | None = None) -> None:
     """Refuse a compiled pipeline that breaks a rule.
 
     Raises:
@@ -31,7 +30,7 @@ def require_clean(text: str, *, environ: Mapping[str, str] = os.environ) -> None
         raise BadInput(f"the compiled pipeline breaks {len(findings)} rule(s): {'; '.join(findings)}")
 
 
-def lint(text: str, *, environ: Mapping[str, str]) -> list[str]:
+def lint(text: str, *, environ: Mapping[str, str] | None) -> list[str]:
     """Return one line per broken rule; `environ` is searched for secrets that got into `text`."""
     documents = list(yaml.load_all(text, yaml.CSafeLoader))
     spec = documents[0]
@@ -52,7 +51,7 @@ def lint(text: str, *, environ: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _secrets(text: str, spec: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
+def _secrets(text: str, spec: Mapping[str, Any], environ: Mapping[str, str] | None) -> Iterator[str]:
     if _SECRET_TEXT.search(text):
         yield "it contains a key or an address with credentials"
     elif redactor(environ)(text) != text:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.environment import EVENTS, RUN_ID, WORK_DIR
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
 from components.runtime.events import Event, EventReader
-from components.settings import RUN_ID, WORK_DIR
 from components.system.process import spawn, stop
 from pipeline.config import RunConfig
 from pipeline.containers import (
@@ -40,15 +40,16 @@ class LocalOutcome:
     results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failure: CelebditError | None = None
+    _started_s: dict[str, float] = field(default_factory=dict)
 
     def hear(self, event: Event) -> None:
         """Take in one event."""
         if event.kind == "started":
-            self.seconds[event.step] = -event.at_s
+            self._started_s[event.step] = event.at_s
         elif event.kind == "result":
             self.results[event.step] = event.facts["manifest"]
-        if event.kind in ("finished", "failed") and self.seconds.get(event.step, 0) < 0:
-            self.seconds[event.step] = round(self.seconds[event.step] + event.at_s, 2)
+        if event.kind in ("finished", "failed") and event.step in self._started_s:
+            self.seconds[event.step] = round(event.at_s - self._started_s.pop(event.step), 2)
         if event.kind == "failed" and self.failure is None:
             facts = event.facts
             self.failure = error_for_exit_code(int(facts["exit_code"]), f"{event.step}: {facts['message']}", hint=facts.get("hint"))
@@ -92,7 +93,7 @@ def _run(spec: Mapping[str, Any], folder: Path, environment: Mapping[str, str], 
 
     with (folder / "log.txt").open("ab") as log:
         command = [sys.executable, "-m", "pipeline.local", str(spec_path)]
-        process = spawn(command, environment={**environment, "CELEBDIT_EVENTS": str(events_path)}, stdout=log, new_group=True)
+        process = spawn(command, environment={**environment, EVENTS: str(events_path)}, stdout=log, new_group=True)
         try:
             while process.poll() is None:
                 listen()

@@ -12,6 +12,7 @@ from typing import Any
 
 from components.errors import CelebditError
 from components.runtime.context import StepContext
+from components.runtime.events import SayOnce
 from components.storage import StoreUri
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
@@ -33,13 +34,7 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
     Raises:
         CelebditError: what the first failing step reported.
     """
-    said = set[str]()
-
-    def waiting(name: str) -> None:
-        if name not in said:
-            said.add(name)
-            view.say(f"waiting for the embedded {name} server")
-
+    waiting = SayOnce(lambda name: view.say(f"waiting for the embedded {name} server"))
     environment = session.environment(preset=preset, run_id=run_id, on_wait=waiting)
     context = session.context(environment)
     folder = session.home.absolute() / "runs" / run_id

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import psutil
 
-MARK = "CELEBDIT_SERVICE"
-"""The environment variable that holds a server's mark."""
+from components.environment import SERVER_MARK
+
 _STOP_S = 15.0
 _EXEC_LOOKS = 50
 
@@ -29,7 +29,7 @@ class Server:
         """Return the process if it is still the one that was started, and not another that got its id."""
         try:
             found = psutil.Process(self.pid)
-            return found if self.environment().get(MARK) == self.mark and _works(found) else None
+            return found if self.environment().get(SERVER_MARK) == self.mark and _works(found) else None
         except (psutil.Error, OSError):
             return None
 

@@ -24,9 +24,10 @@ from pathlib import Path
 
 import psutil
 
+from components.environment import MLFLOW, S3_ENDPOINT, SERVER_MARK, SERVER_S3_SECRET, STORE
 from components.errors import BadInput, TemporaryFailure
 from components.system.process import spawn
-from pipeline.server_process import MARK, Server
+from pipeline.server_process import Server
 
 BUCKET = "celebdit"
 MLFLOW_BUCKET = "mlflow"
@@ -107,8 +108,8 @@ class Services:
         self._await("mlflow", mlflow, f"{mlflow.url}/health", on_wait)
         environment = {
             **_s3_environment(s3.url, _secret_of(s3)),
-            "MLFLOW_TRACKING_URI": mlflow.url,
-            "CELEBDIT_STORE": f"s3://{BUCKET}/main",
+            MLFLOW: mlflow.url,
+            STORE: f"s3://{BUCKET}/main",
         }
         return Endpoints(s3_url=s3.url, mlflow_url=mlflow.url, environment=environment)
 
@@ -162,7 +163,7 @@ class Services:
             **os.environ,
             "RCLONE_AUTH_KEY": f'"{_ACCESS_KEY},{secret}"',
             "RCLONE_CONFIG": "/dev/null",
-            "CELEBDIT_S3_SECRET": secret,
+            SERVER_S3_SECRET: secret,
         }
         command = [
             _rclone(),
@@ -195,7 +196,7 @@ class Services:
     def _spawn(self, name: str, command: list[str], environment: dict[str, str], port: int) -> Server:
         mark = uuid.uuid4().hex
         with (self.home / "logs" / f"{name}.log").open("ab") as log:
-            process = spawn(command, environment={**environment, MARK: mark}, stdout=log, new_group=True, death_signal=None)
+            process = spawn(command, environment={**environment, SERVER_MARK: mark}, stdout=log, new_group=True, death_signal=None)
         return Server(url=f"http://127.0.0.1:{port}", pid=process.pid, mark=mark)
 
     def _await(self, name: str, server: Server, url: str, on_wait: Callable[[str], None]) -> None:
@@ -254,7 +255,7 @@ def _port(asked: int | None, flag: str) -> int:
 
 def _s3_environment(url: str, secret: str) -> dict[str, str]:
     return {
-        "AWS_ENDPOINT_URL": url,
+        S3_ENDPOINT: url,
         "AWS_ACCESS_KEY_ID": _ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_REGION": "us-east-1",
@@ -267,7 +268,7 @@ def _secret_of(server: Server) -> str:
     """Return the S3 secret from the environment of the running server, which only its own user can read."""
     try:
         if server.process() is not None:
-            return server.environment()["CELEBDIT_S3_SECRET"]
+            return server.environment()[SERVER_S3_SECRET]
     except (psutil.Error, KeyError) as error:
         raise TemporaryFailure(
             "the embedded S3 server belongs to another user or is ending", hint="stop it as the user who started it: celebdit services down"

@@ -13,18 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.environment import GIT_COMMIT, MLFLOW, PRESET, RUN_ID, STORE, WORK_DIR
 from components.errors import BadInput
 from components.runtime.context import StepContext
 from components.runtime.events import Events
-from components.settings import GIT_COMMIT, MLFLOW, PRESET, RUN_ID, STORE, WORK_DIR, Settings
+from components.settings import CommandSettings, Settings
 from pipeline.services import Services
-
-HOME = "CELEBDIT_HOME"
 
 
 def default_home() -> Path:
     """Return the folder for local state: CELEBDIT_HOME, or `.celebdit` in the current folder."""
-    return Path(os.environ.get(HOME) or ".celebdit")
+    return CommandSettings.from_environment().home
 
 
 @dataclass
@@ -35,9 +34,9 @@ class Session:
     services: Services | None
 
     def environment(
-        self, *, run_id: str = "command", preset: str = "none", on_wait: Callable[[str], None] = lambda name: None
+        self, *, run_id: str | None = None, preset: str | None = None, on_wait: Callable[[str], None] = lambda name: None
     ) -> dict[str, str]:
-        """Return the environment for the processes of one run, waiting for embedded servers to answer."""
+        """Return the environment for the processes of run `run_id`, or of no run, waiting for embedded servers to answer."""
         environment = {
             # No file of ours is a pickle; this keeps torch from unpickling one that is handed to it.
             "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
@@ -45,10 +44,9 @@ class Session:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "PYTHONUNBUFFERED": "1",
             WORK_DIR: str(self.home.absolute() / "work"),
-            GIT_COMMIT: git_commit(),
-            **os.environ,
-            RUN_ID: run_id,
-            PRESET: preset,
+            **_set({GIT_COMMIT: git_commit()}),
+            **{name: value for name, value in os.environ.items() if name not in (RUN_ID, PRESET)},
+            **_set({RUN_ID: run_id, PRESET: preset}),
         }
         return environment if self.services is None else {**environment, **self.services.wait(on_wait=on_wait).environment}
 
@@ -56,7 +54,7 @@ class Session:
         """Return the doors to this session's servers for use in this process."""
         environment = self.environment() if environment is None else environment
         os.environ.update(environment)  # boto3 and MLflow read theirs from the process environment
-        return StepContext(settings=Settings.from_environment(environment), events=Events("celebdit", None))
+        return StepContext(settings=Settings.from_environment(environment, in_run=RUN_ID in environment), events=Events("celebdit", None))
 
 
 @contextmanager
@@ -66,7 +64,7 @@ def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
     Raises:
         BadInput: if only one of the two endpoints is configured.
     """
-    configured = {name for name in (STORE, MLFLOW) if os.environ.get(name)}
+    configured = CommandSettings.from_environment().endpoints
     if len(configured) == 1:
         present, absent = (STORE, MLFLOW) if STORE in configured else (MLFLOW, STORE)
         raise BadInput(
@@ -80,14 +78,19 @@ def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
         yield Session(home=home, services=services)
 
 
+def _set(variables: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the variables that have a value."""
+    return {name: value for name, value in variables.items() if value is not None}
+
+
 def new_run_id(preset: str) -> str:
     """Return a name for a run: what and when, unique."""
     stem = "".join(c if c.isalnum() else "-" for c in Path(preset).stem.lower())[:30].strip("-") or "run"
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
 
 
-def git_commit() -> str:
-    """Return the commit of the code, marked if files differ from it, or "unknown" outside a checkout."""
+def git_commit() -> str | None:
+    """Return the commit of the code, marked if files differ from it, or None outside a checkout."""
 
     def git(*arguments: str) -> str:
         where = Path(__file__).parent
@@ -96,4 +99,4 @@ def git_commit() -> str:
     try:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return None

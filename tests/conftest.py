@@ -45,7 +45,7 @@ def rclone_endpoint(rclone_folder: Path, s3_credentials: None) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def moto_endpoint(s3_credentials: None) -> Iterator[str]:
     with moto_server() as endpoint:
-        connect(endpoint).make_bucket("bucket")
+        connect(endpoint).client.create_bucket(Bucket="bucket")
         yield endpoint
 
 

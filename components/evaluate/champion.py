@@ -9,6 +9,7 @@ from pathlib import Path
 from components.errors import CelebditError, TemporaryFailure
 from components.manifests import CheckpointReference
 from components.registry.client import CHAMPION, Registry
+from components.registry.tags import VersionTags
 from model.config import ModelSpec
 
 
@@ -37,15 +38,19 @@ def open_champion(registry: Registry, version: str, folder: Path) -> tuple[Champ
     Raises:
         NotMeasurable: if the version was not registered by this project, or its files are missing or corrupt.
     """
-    tags = registry.version(version).tags
+    tags = VersionTags.from_mlflow(registry.version(version).tags)
+    if tags.run_key is None or tags.checkpoint_uri is None or tags.checkpoint_digest is None:
+        raise NotMeasurable("it has no tags of a checkpoint, so this pipeline did not register it")
+    if tags.checkpoint_step is None or tags.dataset_digest is None:
+        raise NotMeasurable("it has no tags of a training, so it was imported")
     try:
         files = registry.files_of(version, folder)
         checkpoint = CheckpointReference(
-            run_key=tags["run_key"],
-            uri=tags["checkpoint.uri"],
-            digest=tags["checkpoint.digest"],
-            step=int(tags["checkpoint.step"]),
-            dataset_digest=tags["dataset.digest"],
+            run_key=tags.run_key,
+            uri=tags.checkpoint_uri,
+            digest=tags.checkpoint_digest,
+            step=tags.checkpoint_step,
+            dataset_digest=tags.dataset_digest,
         )
         return Champion(version, checkpoint, files.description.model_spec, files.description.sampling.ema), files.weights
     except TemporaryFailure:

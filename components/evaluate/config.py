@@ -1,21 +1,28 @@
 """The `evaluation` section: protocol, feature extractor, metrics and their intervals."""
 
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from components.evaluate.metrics.names import INCEPTION, RANDOM_CONV, Codec
 from components.evaluate.metrics.table import HEADLINE, SELECTABLE, Need, default_metrics
 from components.manifests import ReferenceSplit
-from model.config import FrozenConfig
+from model.config import FrozenConfig, TextForm
 
 ProtocolName = Literal["clean-50k", "rdm-30k", "nvae27k-jpeg"]
 if TYPE_CHECKING:
     MetricName = str
 else:
     MetricName = Literal[tuple(SELECTABLE)]
-_EXTRACTOR = r"^([a-z0-9][a-z0-9.-]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
-_SHA256 = r"^[0-9a-f]{64}$"
+Extractor = Annotated[
+    str,
+    TextForm(
+        r"[a-z0-9][a-z0-9.-]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*",
+        example=f"{INCEPTION}, {RANDOM_CONV} or package.module:Class",
+    ),
+]
+Sha256 = Annotated[str, TextForm(r"[0-9a-f]{64}", example="6726825d0af5...9fb9129b2, 64 hexadecimal digits in lower case")]
 
 
 class EvaluationConfig(FrozenConfig):
@@ -31,19 +38,18 @@ class EvaluationConfig(FrozenConfig):
     reference_split: ReferenceSplit | None = Field(None, description="images of the dataset to compare with. Default: the protocol's")
     reference_flip: bool | None = Field(None, description="mirror each reference image with probability one half. Default: the protocol's")
     codec: Codec | None = Field(None, description="what every image goes through before its features are taken. Default: the protocol's")
-    extractor: str = Field(
+    extractor: Extractor = Field(
         INCEPTION,
-        pattern=_EXTRACTOR,
         max_length=200,
         description="inception-v3-compat gives FID; random-conv needs no weights; else a name that torch-fidelity knows, "
         "or your own 'package.module:Class' (a torch_fidelity FeatureExtractorBase)",
     )
     weights: str | None = Field(None, max_length=4096, description="path or s3:// location of the extractor's weights")
-    weights_sha256: str | None = Field(None, pattern=_SHA256, description="sha256 of the weights file; checked before it is loaded")
+    weights_sha256: Sha256 | None = Field(None, description="sha256 of the weights file; checked before it is loaded")
     vgg_weights: str | None = Field(
         None, max_length=4096, description="path or s3:// location of VGG16's weights, for precision and recall. Default: the same features"
     )
-    vgg_weights_sha256: str | None = Field(None, pattern=_SHA256, description="sha256 of the VGG16 weights file")
+    vgg_weights_sha256: Sha256 | None = Field(None, description="sha256 of the VGG16 weights file")
     metrics: tuple[MetricName, ...] | None = Field(
         None,
         min_length=1,
@@ -70,26 +76,24 @@ class EvaluationConfig(FrozenConfig):
         """The configured metrics, or the default ones."""
         return default_metrics(self.extractor) if self.metrics is None else self.metrics
 
-    @model_validator(mode="after")
-    def _check_relations(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if self.bootstrap_replicates == 1:
-            raise ValueError("bootstrap_replicates 1 gives no interval: use 0 for none, or at least 2")
+            yield "bootstrap_replicates 1 gives no interval: use 0 for none, or at least 2"
         if HEADLINE.name not in self.metric_names:
-            raise ValueError(f"metrics must include '{HEADLINE.name}', the headline")
+            yield f"metrics must include '{HEADLINE.name}', the headline"
         for metric in (SELECTABLE[name] for name in self.metric_names):
             if metric.extractor not in (None, self.extractor):
-                raise ValueError(f"metrics '{metric.name}' needs extractor '{metric.extractor}', this is '{self.extractor}'")
+                yield f"metrics '{metric.name}' needs extractor '{metric.extractor}', this is '{self.extractor}'"
         if self.memorisation and self.reference_split == "held_out":
-            raise ValueError("memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false")
-        self._check_weights()
-        return self
+            yield "memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false"
+        yield from self._weights_problems()
 
-    def _check_weights(self) -> None:
+    def _weights_problems(self) -> Iterator[str]:
         if self.extractor == RANDOM_CONV and self.weights is not None:
-            raise ValueError(f"weights belong to extractor '{INCEPTION}'; '{RANDOM_CONV}' has none")
+            yield f"weights belong to extractor '{INCEPTION}'; '{RANDOM_CONV}' has none"
         # Without a path, torch-fidelity downloads the weights and does not verify them.
         if self.weights is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
-            raise ValueError(
+            yield (
                 f"extractor '{self.extractor}' needs weights and weights_sha256, at a path or s3:// location ({INCEPTION}: the file "
                 "weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases); "
                 f"'{RANDOM_CONV}' and your own ('package.module:Class') need none"
@@ -99,7 +103,7 @@ class EvaluationConfig(FrozenConfig):
             ("vgg_weights", self.vgg_weights, self.vgg_weights_sha256),
         ):
             if (weights is None) != (sha256 is None):
-                raise ValueError(f"{name} and {name}_sha256 belong together: give both (sha256sum FILE prints the second)")
+                yield f"{name} and {name}_sha256 belong together: give both (sha256sum FILE prints the second)"
         on_vgg = [name for name, metric in SELECTABLE.items() if Need.MANIFOLD in metric.needs]
         if self.vgg_weights is not None and not set(on_vgg) & set(self.metric_names):
-            raise ValueError(f"vgg_weights are for metrics '{' or '.join(on_vgg)}', which is not configured")
+            yield f"vgg_weights are for metrics '{' or '.join(on_vgg)}', which is not configured"

@@ -15,16 +15,19 @@ from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import fetch_weights
 from components.evaluate.metrics.table import active_metrics
 from components.evaluate.protocol import CUSTOM, split_sizes
-from components.evaluate.spec import REPORT_FILE, EvaluateSpec, weights_file
+from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry.client import Registry
+from components.registry.tags import VersionTags
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore
-from components.tracking.client import TAG_CHECKPOINT, TAG_EMA
+from components.tracking.logged_models import LoggedModels
+from components.tracking.tags import TAG_CHECKPOINT
 from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
+from model.ema import EmaName
 
 
 def run(
@@ -83,7 +86,7 @@ def _check(spec: EvaluateSpec, context: StepContext) -> None:
 
 
 def _finished(context: StepContext, spec: EvaluateSpec) -> EvaluationReport | None:
-    uri = spec.report_uri(context.root) / REPORT_FILE
+    uri = spec.report_uri(context.layout) / REPORT_FILE
     try:
         return EvaluationReport.parse(context.store.get_bytes(uri), origin=str(uri))
     except ObjectMissing:
@@ -99,9 +102,9 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], con
 
 def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, context: StepContext) -> None:
     """Fetch the weights to be measured into `folder` as `weights.safetensors`."""
-    file = weights_file(spec.sampling.ema)
+    file = EmaName(spec.sampling.ema).file
     uri = StoreUri.parse(spec.checkpoint.uri)
-    checkpoints = CheckpointStore(context.store, context.root / "runs" / spec.checkpoint.run_key)
+    checkpoints = CheckpointStore(context.store, context.layout.run(spec.checkpoint.run_key).checkpoints)
     try:
         fetched = checkpoints.fetch(uri, folder / "checkpoint", files=[file])
     except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
@@ -117,8 +120,7 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     version = champion_version(registry)
     if version is None:
         return None
-    challenger = {TAG_CHECKPOINT: spec.checkpoint.digest, TAG_EMA: spec.sampling.ema}
-    if challenger.items() <= registry.version(version).tags.items():
+    if VersionTags.from_mlflow(registry.version(version).tags).is_of(spec.checkpoint.digest, spec.sampling.ema):
         return _scores_of(report, version, is_challenger=True)
     try:
         champion, weights = open_champion(registry, version, context.scratch("champions"))
@@ -163,7 +165,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
         tracking.tag(
             run_id,
             {
-                "checkpoint.digest": report.checkpoint_digest,
+                TAG_CHECKPOINT: report.checkpoint_digest,
                 "protocol.digest": report.protocol_digest,
                 "protocol.name": spec.protocol.name,
                 "protocol": json.dumps(report.protocol.model_dump(mode="json"), sort_keys=True),
@@ -177,7 +179,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
             tracking.artifact(run_id, image, "samples")
         tracking.dataset(run_id, spec.dataset, context="reference")
     trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}").info.run_id
-    tracking.evaluated_checkpoint(trained, report)
+    LoggedModels(tracking).log_evaluation(trained, report)
     # Retention keeps the checkpoints with the best evaluation.
-    checkpoints = CheckpointStore(context.store, context.root / "runs" / report.run_key)
+    checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
     checkpoints.score(StoreUri.parse(report.checkpoint_uri), report.headline, report.metrics[report.headline])

@@ -37,10 +37,10 @@ _CONTACT_PAIRS = 16
 
 def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], context: StepContext) -> EvaluationReport:
     """Measure the weights that `fetch_weights_into` puts into a folder as `weights.safetensors`, store the report and return it."""
-    target = spec.report_uri(context.root)
+    target = spec.report_uri(context.layout)
     folder = context.scratch("evaluations", f"{target.name}-{spec.evaluation.shard_images}")
     fetch_weights_into(folder)
-    home = reference_uri(spec, context.root)
+    home = reference_uri(spec, context.layout)
     reference = find_reference(context.store, home, context.scratch("references"))
     spec = spec.model_copy(update={"reference_known": reference is not None})
     spec_path = folder / "spec.json"
@@ -140,7 +140,7 @@ class _Measured:
         return png(pairs([(enlarged(mine), training) for mine, training in zip(samples, shown, strict=True)], labels))
 
     def _samples(self, indices: Sequence[int]) -> list[np.ndarray]:
-        store = SampleStore(self.context.store, self.spec.samples_uri(self.context.root), image_px=self.spec.dataset.image_px)
+        store = SampleStore(self.context.store, self.spec.samples_uri(self.context.layout), image_px=self.spec.dataset.image_px)
         shards = shards_of(self.spec.num_images, self.spec.evaluation.shard_images)
         read: dict[int, np.ndarray] = {}
         size = self.spec.evaluation.shard_images

@@ -17,6 +17,7 @@ import torch
 from components.evaluate.moments import Statistics, statistics
 from components.evaluate.spec import EvaluateSpec
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, file_sha256
+from components.stores.layout import StoreLayout
 from model.canonical import canonical_json, digest_of
 
 _MOMENTS, _FEATURES, _MIRRORED, _MANIFOLD, _NOTE = "moments.npy", "features.npy", "mirrored.npy", "manifold.npy", "reference.json"
@@ -46,10 +47,10 @@ class Reference:
         return _fetched(self.store, self.home, self.folder, _MANIFOLD, self.sha256) if _MANIFOLD in self.sha256 else self.features
 
 
-def reference_uri(spec: EvaluateSpec, root: StoreUri) -> StoreUri:
+def reference_uri(spec: EvaluateSpec, layout: StoreLayout) -> StoreUri:
     """Return where the references of an evaluation are stored."""
     treatment = spec.protocol.model_dump(mode="json", include=_KEYS) | {"manifold": spec.manifold_extractor_identity}
-    return root.join(f"references/{spec.dataset.digest[:32]}/{spec.extractor_identity}/{digest_of(treatment)[:16]}")
+    return layout.reference(spec.dataset.digest[:32], spec.extractor_identity, digest_of(treatment)[:16])
 
 
 def find_reference(store: ObjectStore, home: StoreUri, folder: Path) -> Reference | None:

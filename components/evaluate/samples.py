@@ -1,8 +1,7 @@
 """Sampled images in object storage, in shards, so that an evaluation that was killed resumes on any machine.
 
-Layout: `runs/<run_key>/samples/<checkpoint and sampling>/images-<first>-<count>.npy`, uint8 (count, h, w, 3), and `....json`, written
-last, with its sha256. Promises: a shard without its JSON file does not exist; one whose bytes do not match it is sampled again,
-never used.
+Layout: `images-<first>-<count>.npy`, uint8 (count, h, w, 3), and `....json` beside it, written last, with its sha256 (see
+`stores/layout.py`). Promises: a shard without its JSON file does not exist; one whose bytes do not match it is sampled again, never used.
 """
 
 import io

@@ -13,8 +13,10 @@ from components.evaluate.protocol import Comparison, comparison_of, num_referenc
 from components.manifests import CheckpointReference, DatasetManifest, EvaluationProtocol, Manifest
 from components.resources import ResourcesConfig
 from components.storage import StoreUri
+from components.stores.layout import StoreLayout
 from model.canonical import digest_of
 from model.config import ModelSpec, SamplingConfig
+from model.ema import EmaName
 
 REPORT_FILE = "report.json"
 
@@ -66,21 +68,12 @@ class EvaluateSpec(Manifest):
         """The extractor that precision and recall are measured on: VGG16 if it is configured, else the same as for the other metrics."""
         return vgg_identity_of(self.evaluation) or self.extractor_identity
 
-    def report_uri(self, root: StoreUri) -> StoreUri:
+    def report_uri(self, layout: StoreLayout) -> StoreUri:
         """Return where this evaluation's report and images are stored."""
-        name = f"{self.protocol.digest[:16]}-{self.checkpoint.digest[:16]}-{_weights_name(self.sampling.ema)}"
-        return root.join(f"runs/{self.checkpoint.run_key}/evaluations") / name
+        name = f"{self.protocol.digest[:16]}-{self.checkpoint.digest[:16]}-{EmaName(self.sampling.ema).group}"
+        return layout.run(self.checkpoint.run_key).evaluations / name
 
-    def samples_uri(self, root: StoreUri) -> StoreUri:
+    def samples_uri(self, layout: StoreLayout) -> StoreUri:
         """Return where this evaluation's samples are stored; protocols with more or fewer images share them."""
         identity = {"checkpoint": self.checkpoint.digest, "sampling": self.sampling.model_dump(mode="json")}
-        return root.join(f"runs/{self.checkpoint.run_key}/samples") / digest_of(identity)[:16]
-
-
-def weights_file(ema: str) -> str:
-    """Return the file of a checkpoint that holds the average `ema` of the weights, or the raw weights for "none"."""
-    return f"{_weights_name(ema)}.safetensors"
-
-
-def _weights_name(ema: str) -> str:
-    return "weights" if ema == "none" else f"ema-{ema}"
+        return layout.run(self.checkpoint.run_key).samples / digest_of(identity)[:16]

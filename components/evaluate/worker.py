@@ -43,7 +43,7 @@ class _Worker:
         weights = context.scratch("weights")
         self._extractor = build_extractor(evaluation, context.store, weights, self._device)
         self._vgg = build_vgg(evaluation, context.store, weights, self._device)
-        self._samples = SampleStore(context.store, spec.samples_uri(context.root), image_px=spec.dataset.image_px)
+        self._samples = SampleStore(context.store, spec.samples_uri(context.layout), image_px=spec.dataset.image_px)
 
     def run(self) -> None:
         """Process the generated images, then the references."""
@@ -119,7 +119,7 @@ class _Worker:
                 yield shard
 
     def _raise_if_stopped(self) -> None:
-        if self._rank.stop_asked.is_set():
+        if self._rank.stop_requested.is_set():
             raise Preempted("evaluation was stopped", hint="run it again: it resumes from the stored shards")
 
     def _noise(self, shard: range) -> Tensor:

@@ -7,7 +7,7 @@ what only affects how a finished run is displayed.
 from typing import Literal
 
 from components.runtime.context import StepContext
-from components.tracking.client import TAG_RUN, TAG_RUN_KEY, TAG_STEP
+from components.tracking.tags import TAG_RUN, TAG_RUN_KEY, TAG_STEP
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -23,7 +23,7 @@ def run(outcome: Outcome, message: str, context: StepContext) -> None:
     """Close every run of this pipeline run that is still RUNNING, and the pipeline's own with `outcome`."""
     tracking = context.tracking
     parent = tracking.pipeline_run()
-    own = tracking.search({TAG_RUN: context.settings.run_id})
+    own = tracking.search({TAG_RUN: context.settings.pipeline_run_id})
     for child in own:
         if child.info.run_id != parent.info.run_id and child.info.status == "RUNNING":
             tracking.set_status(child.info.run_id, "KILLED" if outcome != "FAILED" else "FAILED")

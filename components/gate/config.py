@@ -1,8 +1,8 @@
 """The `gate` section: the conditions for registration."""
 
-from typing import Self
+from collections.abc import Iterator
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from model.config import FrozenConfig
 
@@ -21,8 +21,6 @@ class GateConfig(FrozenConfig):
     better_than_champion: bool = Field(False, description="the headline must be better than the champion's by more than chance")
     tolerance: float = Field(0.0, ge=0, le=1, description="how much worse than the champion's, relatively, still passes")
 
-    @model_validator(mode="after")
-    def _check_relations(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if self.better_than_champion and self.tolerance:
-            raise ValueError("better_than_champion and tolerance contradict each other: leave one out")
-        return self
+            yield "better_than_champion and tolerance contradict each other: leave one out"

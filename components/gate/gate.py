@@ -32,7 +32,7 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
         _check_same_champion(report, registry.aliases().get(CHAMPION))
     decision = decide(report, config)
     page = decision_page(decision, report, check_bounds(report, config), context.store)
-    uri = StoreUri.parse(report.uri) / f"gate-{context.settings.run_id}.html"
+    uri = StoreUri.parse(report.uri) / f"gate-{context.settings.pipeline_run_id}.html"
     context.store.put_bytes(uri, page.encode())
     decision = decision.model_copy(update={"page_uri": str(uri)})
     tracking = context.tracking

@@ -1,17 +1,20 @@
 """The `data` section of the configuration: which images, how they are checked and converted."""
 
-from typing import Self
+from collections.abc import Iterator
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from components.ingest.limits import Budget, Limits
-from model.config import FrozenConfig
+from model.config import FrozenConfig, TextForm
 
 
 class DataConfig(FrozenConfig):
     """Where the images come from and which of them are accepted."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{1,62}$", description="name of the dataset, part of its storage path")
+    name: Annotated[str, TextForm(r"[a-z0-9][a-z0-9-]{1,62}", example="celebahq256")] = Field(
+        description="name of the dataset, part of its storage path: 2 to 63 of a-z, 0-9 and -"
+    )
     source: str = Field(
         min_length=1,
         max_length=4096,
@@ -60,8 +63,6 @@ class DataConfig(FrozenConfig):
             max_ratio=self.max_ratio,
         )
 
-    @model_validator(mode="after")
-    def _check_relations(self) -> Self:
+    def problems(self) -> Iterator[str]:
         if any(ord(c) < 32 for c in self.source + self.licence):
-            raise ValueError("source and licence must not contain control characters")
-        return self
+            yield "source and licence must not contain control characters"

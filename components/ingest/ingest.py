@@ -49,7 +49,7 @@ class _IngestJob:
 
     @property
     def home(self) -> StoreUri:
-        return self.context.root / "datasets" / self.config.name
+        return self.context.layout.dataset(self.config.name)
 
 
 def run(config: DataConfig, context: StepContext, *, workers: int | None = None) -> DatasetManifest:
@@ -75,7 +75,7 @@ def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool:
     request = digest_of({"source": source.fingerprint(), "config": config.model_dump(mode="json", exclude={"source"}), "format": _FORMAT})
     staging = context.scratch("ingest") / request[:16]
     job = _IngestJob(config, context, staging, pool)
-    receipt = job.home / "requests" / f"{request}.json"
+    receipt = context.layout.requests(config.name) / f"{request}.json"
     waiting = "another process is ingesting the same source; waiting for it"
     with only_one(staging.with_suffix(".lock"), on_wait=lambda: context.events.note(waiting)):
         if (finished := _finished_dataset(job.store, receipt)) is not None:

@@ -10,6 +10,7 @@ from components.ingest.dataset.publish import REPORT
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import StoreUri
+from components.tracking.tags import TAG_LICENCE
 
 STEP = "ingest"
 
@@ -24,7 +25,7 @@ def record(manifest: DatasetManifest, context: StepContext) -> str:
             {
                 "dataset.uri": manifest.uri,
                 "dataset.source": manifest.source,
-                "dataset.licence": manifest.licence,
+                TAG_LICENCE: manifest.licence,
                 "dataset.licence_accepted_by": manifest.licence_accepted_by,
             },
         )

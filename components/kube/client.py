@@ -1,7 +1,7 @@
-"""The door to the Kubernetes API: the few verbs that we need in one namespace, with errors for people.
+"""Kubernetes API client for one namespace.
 
-Promises: a missing object is None and not an exception; an API server that is away is waited for; a right that is missing is named as the
-verb and the resource that an administrator must allow. What the objects mean is the caller's business.
+Promises: a missing object is None and not an exception; requests are retried while the API server is unavailable; a missing permission is
+named as the verb and the resource that an administrator must allow.
 """
 
 import os
@@ -16,7 +16,6 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from components.deployment import NAMESPACE
 from components.errors import BadInput, TemporaryFailure
 from components.kube.objects import KubernetesObject
 from components.system.retry import RetryPolicy, retry
@@ -25,7 +24,7 @@ _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 _TOKEN_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = (10.0, 60.0)
 _STREAMED: dict[str, Any] = {"_preload_content": False, "_request_timeout": (10.0, 300.0)}
-"""A log that says nothing for so long is asked for again: its node may be gone without a word."""
+"""A log stream that is silent for so long is requested again: its node may have vanished."""
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
 
@@ -44,7 +43,6 @@ class Cluster:
         self._policy = RetryPolicy(deadline_s=deadline_s, first_pause_s=0.5)
         self._sleep = sleep
         self.api = api
-        self._core = client.CoreV1Api(api)
         self._custom = client.CustomObjectsApi(api)
         self._authorization = client.AuthorizationV1Api(api)
 
@@ -62,16 +60,16 @@ class Cluster:
         try:
             if environ.get(_IN_CLUSTER) and (_TOKEN_FOLDER / "token").exists():
                 config.load_incluster_config(client_configuration=settings)
-                found = (_TOKEN_FOLDER / "namespace").read_text().strip()
+                default_namespace = (_TOKEN_FOLDER / "namespace").read_text().strip()
             else:
                 config.load_kube_config(config_file=environ.get("KUBECONFIG"), context=context, client_configuration=settings)
                 _, active = config.list_kube_config_contexts(config_file=environ.get("KUBECONFIG"))
-                found = active["context"].get("namespace", "default")
+                default_namespace = active["context"].get("namespace", "default")
         except (config.ConfigException, OSError, KeyError) as error:
             raise BadInput(
                 f"no Kubernetes cluster is configured here: {error}", hint="try `kubectl get pods`: its KUBECONFIG and context are used"
             ) from error
-        return cls(client.ApiClient(settings), namespace or environ.get(NAMESPACE) or found, deadline_s=deadline_s)
+        return cls(client.ApiClient(settings), namespace or default_namespace, deadline_s=deadline_s)
 
     def read(self, resource: str, name: str) -> KubernetesObject | None:
         """Return a core object of this namespace, like ("secrets", name), or None."""
@@ -91,13 +89,13 @@ class Cluster:
         return self._list("list pods", lambda: self._plain(path, [("labelSelector", selector)]))
 
     def log(self, pod: str, container: str, *, since: datetime | None = None) -> Iterator[str]:
-        """Yield the lines of a container's log as they come, with their line feed and each after its time, until it ends.
+        """Yield the lines of a container's log as they arrive, each with its timestamp and line feed, until the log ends.
 
-        What Kubernetes takes for `since` is whole seconds: lines of that second come again. It may also end because the other side is
-        restarted, and then with a piece of a line.
+        Kubernetes rounds `since` to seconds: lines of that second are repeated. The stream may also end because the API server restarts,
+        and then within a line.
 
         Raises:
-            TemporaryFailure: if it is not there, the connection broke, or nothing came for a while. BadInput: if it is not ours to read.
+            TemporaryFailure: if there is no log, the connection broke, or it was silent for too long. BadInput: if we may not read it.
         """
         query = [("container", container), ("follow", "true"), ("timestamps", "true")]
         if since is not None:  # the generated function has only sinceSeconds, which depends on two clocks
@@ -115,48 +113,51 @@ class Cluster:
                 raise self._refused("get pods/log", error) from error
             raise TemporaryFailure(f"pod {pod} has no log (HTTP {error.status})", hint="run it again") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise TemporaryFailure(f"the log of pod {pod} broke off", hint="run it again") from error
+            raise TemporaryFailure(f"the log stream of pod {pod} was interrupted", hint="run it again") from error
 
     def custom(self, group: str, version: str, plural: str, name: str, *, of_cluster: bool = False) -> KubernetesObject | None:
-        """Return a custom object, or None; of this namespace unless it is the cluster's."""
+        """Return a custom object of this namespace, or with `of_cluster` one of the cluster, or None."""
         if of_cluster:
             return self._get(
-                f"get {plural}.{group}", lambda: self._custom.get_cluster_custom_object(group, version, plural, name, **_patience())
+                f"get {plural}.{group}", lambda: self._custom.get_cluster_custom_object(group, version, plural, name, **_time_limits())
             )
         return self._get(
             f"get {plural}.{group}",
-            lambda: self._custom.get_namespaced_custom_object(group, version, self.namespace, plural, name, **_patience()),
+            lambda: self._custom.get_namespaced_custom_object(group, version, self.namespace, plural, name, **_time_limits()),
         )
 
     def create_custom(self, group: str, version: str, plural: str, body: KubernetesObject) -> KubernetesObject:
         """Create a custom object.
 
         Raises:
-            Conflict: if there is one of that name, be it from an earlier try of this very call.
+            Conflict: if one of that name exists, be it from an earlier attempt of this call.
         """
 
         def create() -> Any:
-            return self._custom.create_namespaced_custom_object(group, version, self.namespace, plural, body, **_patience())
+            return self._custom.create_namespaced_custom_object(group, version, self.namespace, plural, body, **_time_limits())
 
-        return dict(self._patiently(f"create {plural}.{group}", create))
+        return dict(self._with_retries(f"create {plural}.{group}", create))
 
     def delete_custom(self, group: str, version: str, plural: str, name: str) -> None:
-        """Delete a custom object and what it made, and wait until it is gone; done already is done."""
+        """Delete a custom object and its dependents, and wait until they are gone; a missing one is no error."""
 
         def delete() -> Any:
             return self._custom.delete_namespaced_custom_object(
-                group, version, self.namespace, plural, name, propagation_policy="Foreground", **_patience()
+                group, version, self.namespace, plural, name, propagation_policy="Foreground", **_time_limits()
             )
 
         self._get(f"delete {plural}.{group}", delete)
         deadline_s = time.monotonic() + self._policy.deadline_s
         while self.custom(group, version, plural, name) is not None:
             if time.monotonic() > deadline_s:
-                raise TemporaryFailure(f"{plural} {name} was deleted and does not go away", hint=f"kubectl describe {plural} {name}")
+                raise TemporaryFailure(
+                    f"{plural} {name} still exists {self._policy.deadline_s:.0f} s after it was deleted",
+                    hint=f"kubectl describe {plural} {name}",
+                )
             self._sleep(1.0)
 
-    def may(self, verb: str, resource: str, group: str = "", subresource: str = "", account: str | None = None) -> bool:
-        """Return whether we, or a service account of this namespace, may do this here."""
+    def is_allowed(self, verb: str, resource: str, group: str = "", subresource: str = "", account: str | None = None) -> bool:
+        """Return whether we, or a service account of this namespace, have this permission in the namespace."""
         attributes = client.V1ResourceAttributes(
             namespace=self.namespace, verb=verb, resource=resource, group=group, subresource=subresource or None
         )
@@ -167,25 +168,25 @@ class Cluster:
             user = f"system:serviceaccount:{self.namespace}:{account}"
             body = client.V1SubjectAccessReview(spec=client.V1SubjectAccessReviewSpec(user=user, resource_attributes=attributes))
             review = self._authorization.create_subject_access_review
-        answer = self._patiently("create subjectaccessreviews.authorization.k8s.io", lambda: review(body, **_patience()))
+        answer = self._with_retries("create subjectaccessreviews.authorization.k8s.io", lambda: review(body, **_time_limits()))
         return bool(answer.status.allowed)
 
     def server_version(self) -> str:
         """Return the version of the API server."""
-        return str(self._patiently("get /version", lambda: self._plain("/version"))["gitVersion"])
+        return str(self._with_retries("get /version", lambda: self._plain("/version"))["gitVersion"])
 
     def _get(self, right: str, call: Callable[[], Any]) -> KubernetesObject | None:
         try:
-            return dict(self._patiently(right, call))
+            return dict(self._with_retries(right, call))
         except _Missing:
             return None
 
     def _list(self, right: str, call: Callable[[], Any]) -> list[KubernetesObject]:
-        return list(self._patiently(right, call)["items"])
+        return list(self._with_retries(right, call)["items"])
 
     def _plain(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
-        """Return what is at `path` as plain JSON: the client's models refuse objects that lack what they think is required."""
-        return self._request(path, query, response_type="object", **_patience())
+        """Return what is at `path` as plain JSON: the client's models refuse objects without fields that they require."""
+        return self._request(path, query, response_type="object", **_time_limits())
 
     def _request(self, path: str, query: Sequence[tuple[str, str]], **options: Any) -> Any:
         return self.api.call_api(
@@ -198,7 +199,7 @@ class Cluster:
             **options,
         )
 
-    def _patiently(self, right: str, call: Callable[[], T]) -> T:
+    def _with_retries(self, right: str, call: Callable[[], T]) -> T:
         def once() -> T:
             try:
                 return call()
@@ -215,23 +216,23 @@ class Cluster:
             return _Missing(right)
         if error.status == 409:
             return Conflict(right)
-        said = " ".join(str(error.body or error.reason).split())[:300]
+        reason = " ".join(str(error.body or error.reason).split())[:300]
         if error.status in _TEMPORARY:
-            return TemporaryFailure(f"the Kubernetes API could not {right} (HTTP {error.status}): {said}", hint="run it again")
+            return TemporaryFailure(f"the Kubernetes API could not {right} (HTTP {error.status}): {reason}", hint="run it again")
         if error.status == 403:
             verb, _, resource = right.partition(" ")
             return BadInput(
                 f"Kubernetes does not allow to {verb} {resource} in namespace {self.namespace}",
-                hint="apply an overlay of docker/kubernetes (docs/kubernetes.md), or ask for that right",
+                hint="apply an overlay of docker/kubernetes (docs/kubernetes.md), or ask for that permission",
             )
         if error.status == 401:
-            return BadInput("Kubernetes does not know who we are (HTTP 401)", hint="log in again, and try `kubectl get pods`")
-        return BadInput(f"Kubernetes refused to {right} (HTTP {error.status}): {said}")
+            return BadInput("Kubernetes does not accept the credentials (HTTP 401)", hint="log in again, and try `kubectl get pods`")
+        return BadInput(f"Kubernetes refused to {right} (HTTP {error.status}): {reason}")
 
 
 class _Missing(Exception):
-    """The object is not there."""
+    """The object does not exist."""
 
 
-def _patience() -> dict[str, Any]:
+def _time_limits() -> dict[str, Any]:
     return {"_request_timeout": _TIMEOUT_S}

@@ -9,14 +9,19 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from components.environment import CREDENTIALS
 from components.errors import BadInput
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
-from components.settings import CREDENTIALS, missing_credentials
+from components.settings import has_key_pair, missing_credentials
 from components.storage import StoreUri
 from components.storage.probe import probe
 
 _SPARE_BYTES = 2**30
+_NO_WEIGHTS = (
+    "upload the file, or do without Inception: evaluation.extractor=random-conv evaluation.weights= evaluation.weights_sha256= "
+    "(and leave out gate bounds on eval/fid_...)"
+)
 
 
 def run(
@@ -25,7 +30,7 @@ def run(
     context: StepContext,
     *,
     vgg_weights: str | None = None,
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Check everything and return one line per check.
 
@@ -45,13 +50,13 @@ def run(
     return results
 
 
-def _check_credentials(environ: Mapping[str, str]) -> str:
+def _check_credentials(environ: Mapping[str, str] | None) -> str:
     if missing := missing_credentials(environ):
         raise BadInput(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
             hint="attach the S3 secret to the step (docs/kubernetes.md), or export them",
         )
-    return f"{CREDENTIALS[0]} and {CREDENTIALS[1]} are set" if environ.get(CREDENTIALS[0]) else "from the environment's credential provider"
+    return f"{CREDENTIALS[0]} and {CREDENTIALS[1]} are set" if has_key_pair(environ) else "from the environment's credential provider"
 
 
 def _check_storage(context: StepContext) -> str:
@@ -64,7 +69,7 @@ def _check_storage(context: StepContext) -> str:
 def _check_weights(weights: str, context: StepContext) -> str:
     exists = context.store.exists(StoreUri.parse(weights)) if weights.startswith("s3://") else Path(weights).is_file()
     if not exists:
-        raise BadInput(f"evaluation.weights {weights} does not exist", hint="upload the file, or choose evaluation.extractor='random-conv'")
+        raise BadInput(f"evaluation.weights {weights} does not exist", hint=_NO_WEIGHTS)
     return f"{weights} exists"
 
 

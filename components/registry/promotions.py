@@ -1,8 +1,7 @@
-"""The promotion log and what follows from it: which version is champion, and which one was before.
+"""Entries of the promotion log, and the champion and previous champion that follow from them.
 
-Promises: the standing is a pure function of the moves and of which versions still exist, whatever the order in which they are read; so any
-interleaving of promoters ends where some order of them, one after the other, would have ended. Where the log is kept is the registry's
-business.
+Promises: the standing is a pure function of the moves and of which versions still exist, whatever the order in which they are read; so
+concurrent promotions end as they would in some sequential order. Does not store the log; see `promotion_log.py`.
 """
 
 import json
@@ -15,7 +14,7 @@ from typing import Literal
 from components.errors import BadInput
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-_LONGEST_REASON = 1000
+_MAX_REASON_CHARS = 1000
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,16 @@ class Move:
 
 @dataclass(frozen=True)
 class Standing:
-    """Which versions the aliases should be on."""
+    """The versions that the aliases should point to."""
 
     champion: str | None
     previous: str | None
 
 
 def standing_after(moves: Sequence[Move], existing: Collection[str] | None = None) -> Standing:
-    """Return where the aliases are after all `moves`, in the order of their ids: promotions stack up, a rollback takes the top one off.
+    """Return the standing after all `moves`, in the order of their ids: a promotion is pushed on a stack, a rollback pops it.
 
-    A version that is not in `existing` (None: all are) was deleted and cannot be champion; what was promoted before it stands again.
+    A version that is not in `existing` (None: all are) was deleted and cannot be champion; the one promoted before it takes its place.
     """
     stack: list[str] = []
     for move in sorted(moves, key=lambda move: move.id):
@@ -60,30 +59,32 @@ def standing_after(moves: Sequence[Move], existing: Collection[str] | None = Non
                 stack.pop()
         elif not stack or stack[-1] != move.version:
             stack.append(move.version)
-    there = [version for version in stack if existing is None or version in existing]
-    distinct = [version for index, version in enumerate(there) if index == 0 or there[index - 1] != version]
+    remaining = [version for version in stack if existing is None or version in existing]
+    distinct = [version for index, version in enumerate(remaining) if index == 0 or remaining[index - 1] != version]
     return Standing(champion=distinct[-1] if distinct else None, previous=distinct[-2] if len(distinct) > 1 else None)
 
 
 def next_move(
     moves: Sequence[Move], action: Literal["promote", "rollback"], version: str, *, reason: str, by: str, forced: bool, now_s: float
 ) -> Move:
-    """Return a move that comes after all `moves`, also if the clock here is behind the one that wrote the last of them."""
+    """Return a move that sorts after all `moves`, even if this clock is behind the one that wrote the last of them."""
     newest_ms = max((int(move.id.split("-")[0]) for move in moves), default=0)
     at_ms = max(int(now_s * 1000), newest_ms + 1)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
     return Move(f"{at_ms:015d}-{uuid.uuid4().hex[:8]}", action, version, reason=reason, by=by, at=stamp, forced=forced)
 
 
-def checked_reason(reason: str, action: str) -> str:
+def validate_reason(reason: str, action: str) -> str:
     """Return the reason on one line.
 
     Raises:
-        BadInput: if there is none, or it is longer than the log keeps.
+        BadInput: if it is empty, or longer than the log keeps.
     """
-    said = " ".join(reason.split())
-    if not said:
-        raise BadInput(f"a {action} needs a reason", hint='say why: --reason "..."')
-    if len(said) > _LONGEST_REASON:
-        raise BadInput(f"the reason has {len(said)} characters, the log keeps {_LONGEST_REASON}", hint="say it shorter, or link to it")
-    return said
+    text = " ".join(reason.split())
+    if not text:
+        raise BadInput(f"a {action} needs a reason", hint='add --reason "..."')
+    if len(text) > _MAX_REASON_CHARS:
+        raise BadInput(
+            f"the reason has {len(text)} characters, the log keeps {_MAX_REASON_CHARS}", hint="shorten it, or link to a document"
+        )
+    return text

@@ -1,7 +1,7 @@
-"""Tell somebody's chat or pipeline that a champion moved.
+"""Webhook that receives every promotion and rollback as JSON.
 
-Promises: the address comes from the environment only, because such addresses are secrets; a webhook that does not answer delays a command
-by seconds and never fails it; nothing but the move is sent. Who may move a champion is not decided here.
+Promises: the URL comes from the environment only, because such URLs are secrets; a webhook that does not respond delays a command by
+seconds and never fails it; nothing but the promotion is sent.
 """
 
 import json
@@ -10,20 +10,21 @@ import urllib.request
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from components.environment import WEBHOOK
 from components.errors import BadInput
+from components.settings import CommandSettings
 
-WEBHOOK = "CELEBDIT_WEBHOOK_URL"
 _TIMEOUT_S = 10.0
 
 
-def webhook_url(environ: Mapping[str, str]) -> str | None:
-    """Return where to tell, or None.
+def webhook_url(settings: CommandSettings) -> str | None:
+    """Return the URL of the webhook, or None if none is configured.
 
     Raises:
-        BadInput: if the address is not http or https; it is not repeated, because it may be secret.
+        BadInput: if it is not http or https; the error does not contain it, because it may be secret.
     """
-    url = environ.get(WEBHOOK, "").strip()
-    if not url:
+    url = settings.webhook_url
+    if url is None:
         return None
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -31,8 +32,8 @@ def webhook_url(environ: Mapping[str, str]) -> str | None:
     return url
 
 
-def tell(url: str, facts: Mapping[str, object]) -> str | None:
-    """POST `facts` as JSON to `url`; return why that did not work, or None."""
+def send(url: str, facts: Mapping[str, object]) -> str | None:
+    """POST `facts` as JSON to `url`; return why that failed, or None."""
     request = urllib.request.Request(url, json.dumps(facts).encode(), {"Content-Type": "application/json"})  # noqa: S310 - http(s), checked
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310

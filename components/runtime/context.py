@@ -5,27 +5,29 @@ traceback and 70; events say when the step began and how it ended; secrets are m
 """
 
 import logging
-import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from components.errors import EXIT_BUG, BadInput, CelebditError
+from components.errors import BUG_HINT, BadInput, CelebditError, Failure
 from components.manifests import Manifest
 from components.runtime.events import Events
 from components.runtime.redact import redactor
-from components.settings import Settings
+from components.settings import Settings, events_path
 from components.storage import ObjectStore, StoreUri, connect
+from components.stores.layout import StoreLayout
 from model.config import FrozenConfig
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from components.tracking.client import Tracking
 
 C = TypeVar("C", bound=FrozenConfig)
@@ -46,6 +48,11 @@ class StepContext:
     def root(self) -> StoreUri:
         """The location below which everything is stored."""
         return StoreUri.parse(self.settings.store_uri)
+
+    @cached_property
+    def layout(self) -> StoreLayout:
+        """Where everything lies below `root`."""
+        return StoreLayout(self.root)
 
     @cached_property
     def tracking(self) -> "Tracking":
@@ -75,28 +82,30 @@ class StepContext:
 
 
 @contextmanager
-def step(name: str, environ: Mapping[str, str] = os.environ) -> Iterator[StepContext]:
-    """Frame the body of step `name`; leaves the process with the right exit code if it fails."""
+def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepContext]:
+    """Frame the body of step `name`; leaves the process with the right exit code if it fails. By default it reads its own environment."""
     redact = redactor(environ)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    events = Events(name, Path(environ["CELEBDIT_EVENTS"]) if environ.get("CELEBDIT_EVENTS") else None, redact=redact)
+    events = Events(name, events_path(environ), redact=redact)
     events.say("started")
     try:
         yield StepContext(settings=Settings.from_environment(environ), events=events)
-    except CelebditError as error:
-        _fail(events, error.exit_code, redact(error.message), error.hint)
     except Exception as error:
+        failure = Failure.of(error)
+        if isinstance(error, CelebditError):
+            _fail(events, failure, redact)
         print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
-        _fail(events, EXIT_BUG, redact(f"{type(error).__name__}: {error}"), "this is a bug: please report it with the traceback above")
+        _fail(events, replace(failure, hint=BUG_HINT), redact)
     else:
         events.say("finished")
 
 
-def _fail(events: Events, exit_code: int, message: str, hint: str | None) -> None:
-    events.say("failed", exit_code=exit_code, message=message, hint=hint)
+def _fail(events: Events, failure: Failure, redact: Callable[[str], str]) -> NoReturn:
+    message = redact(failure.message)
+    events.say("failed", exit_code=failure.exit_code, message=message, hint=failure.hint)
     with suppress(BrokenPipeError):  # whoever read our output may have been stopped before us
-        print(f"{events.step}: {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr, flush=True)
-    raise SystemExit(exit_code)
+        print(f"{events.step}: {message}" + (f"\n  {failure.hint}" if failure.hint else ""), file=sys.stderr, flush=True)
+    raise SystemExit(failure.exit_code)
 
 
 def read_section(kind: type[C], text: str, *, name: str) -> C:
@@ -111,15 +120,28 @@ def read_section(kind: type[C], text: str, *, name: str) -> C:
         raise BadInput(describe(error, section=name)) from error
 
 
-def describe(error: ValidationError, *, section: str) -> str:
-    """Return the first problem of a validation error as one line."""
-    first = error.errors()[0]
-    where = ".".join([section, *(str(part) for part in first["loc"])])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where}"
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    given = first.get("input")
-    message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] == "value_error" and isinstance(given, dict) else f" (given: {given!r})"[:120]
-    return f"{where}: {message}{shown}"
+def describe(error: ValidationError, *, section: str | None) -> str:
+    """Return the problems of a validation error, one a line; `section` None if the error is that of all sections together."""
+    return "\n".join(problem_lines(error, section=section))
+
+
+def problem_lines(error: ValidationError, *, section: str | None) -> list[str]:
+    """Return one line per problem of a validation error, naming the field, the value and the bound."""
+    return [line for problem in error.errors() for line in _lines(problem, () if section is None else (section,))]
+
+
+def location(path: Iterable[str]) -> str:
+    """Return the path of a field in an error, on one line whatever the keys are."""
+    return ".".join(part if part.isprintable() else repr(part) for part in path)
+
+
+def _lines(problem: "ErrorDetails", parents: tuple[str, ...]) -> list[str]:
+    where = location((*parents, *map(str, problem["loc"])))
+    if problem["type"] == "extra_forbidden":
+        return [f"unknown key {where}"]
+    if problem["type"] == "missing":
+        return [f"{where} is missing"]
+    if problem["type"] == "value_error":  # several fields together; FrozenConfig puts each problem on a line
+        start = f"{where}: " if where else ""
+        return [f"{start}{text}" for text in problem["msg"].removeprefix("Value error, ").splitlines()]
+    return [f"{where}: {problem['msg']}" + f" (given: {problem['input']!r})"[:120]]

@@ -72,6 +72,19 @@ class Events:
         print(f"[{self.step}] {text}", file=sys.stderr, flush=True)
 
 
+class SayOnce:
+    """Passes each text to `say` once, however often it is repeated."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._seen: set[str] = set()
+
+    def __call__(self, text: str) -> None:
+        if text not in self._seen:
+            self._seen.add(text)
+            self._say(text)
+
+
 class EventReader:
     """Read the events that were appended to a file since the last look. A line still being written is left for the next look."""
 

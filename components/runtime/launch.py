@@ -15,17 +15,17 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from components.errors import EXIT_BUG, CelebditError, Preempted, RankLost, TemporaryFailure, error_for_exit_code
-from components.settings import WORK_DIR
+from components.environment import RENDEZVOUS, WORK_DIR
+from components.errors import CelebditError, Failure, Preempted, RankLost, TemporaryFailure, error_for_exit_code
+from components.runtime.redact import redactor
 from components.system.process import spawn, stop
 
 FAILURES = "failures"
 """Folder beside the spec in which ranks record that they started, and why they failed."""
-RENDEZVOUS = "CELEBDIT_RENDEZVOUS"
-"""Environment variable of a rank: the file through which the ranks of one machine meet."""
 _START_TIMEOUT_S = 300.0
 _GRACE_S = 25.0
 _POLL_S = 0.1
@@ -151,19 +151,13 @@ def record_start(folder: Path) -> None:
 
 def record_failure(folder: Path, error: BaseException) -> None:
     """Write down why this rank failed, in `folder` for the launcher on this machine, and on stderr for whoever reads the log."""
-    expected = isinstance(error, CelebditError)
-    if not expected:
-        traceback.print_exception(error)
+    redact = redactor()
+    failure = Failure.of(error)
+    if not isinstance(error, CelebditError):
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
     rank = os.environ.get("RANK", "0")
-    facts = {
-        "at_s": time.time(),
-        "rank": int(rank),
-        "exit_code": error.exit_code if isinstance(error, CelebditError) else EXIT_BUG,
-        "message": error.message if isinstance(error, CelebditError) else f"{type(error).__name__}: {error}",
-        "hint": error.hint if isinstance(error, CelebditError) else None,
-        "kind": type(error).__name__,
-    }
-    print(f"rank {rank}: {facts['message']}" + (f"\n  {facts['hint']}" if facts["hint"] else ""), file=sys.stderr, flush=True)
+    facts = {**asdict(failure), "message": redact(failure.message), "at_s": time.time(), "rank": int(rank)}
+    print(f"rank {rank}: {facts['message']}" + (f"\n  {failure.hint}" if failure.hint else ""), file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"process-{os.environ.get('LOCAL_RANK', '0')}.json").write_text(json.dumps(facts))
 

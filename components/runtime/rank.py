@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from components.errors import EXIT_BUG, BadInput, CelebditError
+from components.errors import BadInput, Failure
 from components.runtime.context import StepContext
 from components.runtime.events import Events
-from components.runtime.launch import FAILURES, RENDEZVOUS, record_failure, record_start
+from components.runtime.launch import FAILURES, record_failure, record_start
 from components.runtime.redact import redactor
 from components.settings import Settings
 from components.system.process import die_with_parent
@@ -30,7 +30,7 @@ class Rank:
 
     context: StepContext
     world: World
-    stop_asked: threading.Event
+    stop_requested: threading.Event
 
     def device(self, wanted: str) -> torch.device:
         """Return this rank's device.
@@ -55,24 +55,24 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
     die_with_parent()
     spec_path = Path(sys.argv[1])
     record_start(spec_path.parent / FAILURES)
-    stop_asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop_asked.set())
+    stop_requested = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop_requested.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        settings = Settings.from_environment()
         world = World(
             rank=int(os.environ["RANK"]),
             local_rank=int(os.environ["LOCAL_RANK"]),
             size=int(os.environ["WORLD_SIZE"]),
             local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
-            rendezvous=Path(os.environ[RENDEZVOUS]) if RENDEZVOUS in os.environ else None,
+            rendezvous=settings.rendezvous,
         )
-        settings = Settings.from_environment(os.environ)
-        events = Events(step, settings.events_path, redact=redactor(os.environ))
+        events = Events(step, settings.events_path, redact=redactor())
         context = StepContext(settings=settings, events=events)
-        body(spec_path, Rank(context=context, world=world, stop_asked=stop_asked))
+        body(spec_path, Rank(context=context, world=world, stop_requested=stop_requested))
     except BaseException as error:
         record_failure(spec_path.parent / FAILURES, error)
         sys.stdout.flush()
         sys.stderr.flush()
         # A rank that failed must not wait for others in the teardown of its process group.
-        os._exit(error.exit_code if isinstance(error, CelebditError) else EXIT_BUG)
+        os._exit(Failure.of(error).exit_code)

@@ -1,11 +1,15 @@
 """Keep secrets out of what is printed, logged and stored.
 
 Promises: `redact` replaces the value of every known secret variable, credentials inside URLs and AWS signatures, wherever they stand in a
-text. It knows values from the environment it is given, so it must be made at the entry point.
+text. It knows values from the environment it is given, so it must be made at the entry point. Which of our variables are secret is in
+`components/environment.py`; those of others are recognised by their names.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
+
+from components.environment import SECRETS
 
 _SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL|COOKIE|KAGGLE_KEY|RCLONE_AUTH)", re.IGNORECASE)
 _NOT_SECRET = re.compile(r"(_FILE|_URI|_URL|_PATH)$", re.IGNORECASE)
@@ -21,11 +25,12 @@ _SHORTEST = 6
 
 def is_secret(name: str) -> bool:
     """Return whether an environment variable of this name holds a secret."""
-    return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name)
+    return name in SECRETS or (bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name))
 
 
-def redactor(environ: Mapping[str, str]) -> Callable[[str], str]:
-    """Return a function that masks the secrets of `environ` in a text."""
+def redactor(environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
+    """Return a function that masks the secrets of `environ`, by default this process's environment, in a text."""
+    environ = os.environ if environ is None else environ
     named = {part for name, value in environ.items() if is_secret(name) for part in (value, *_cookies(name, value))}
     values = sorted((value for value in named if len(value) >= _SHORTEST), key=len, reverse=True)
 

@@ -1,14 +1,13 @@
-"""A registered version on Kubernetes: its files where a cluster can read them, and the InferenceService that serves them.
+"""Serves a registered version on Kubernetes: copies its files to object storage and writes the InferenceService manifest.
 
 Promises: the location in the manifest is plain S3 (KServe cannot read `models:/`), written once per version and verified; no secret is in
-the manifest, the service account brings them; the container runs `mlflow models serve`, as it would on a laptop. KServe itself is the
-cluster's.
+the manifest, the service account has them; the container runs `mlflow models serve`. Does not install KServe.
 """
 
 import yaml
 
 from components.kube.objects import KubernetesObject
-from components.registry.client import ModelFiles
+from components.registry.version_files import ModelFiles
 from components.storage import ObjectStore, StoreUri
 
 PORT = 8080
@@ -16,12 +15,12 @@ _MOUNT = "/mnt/models"
 
 
 def export(files: ModelFiles, store: ObjectStore, target: StoreUri) -> StoreUri:
-    """Copy the files of a version below `target`, unless they are there, and return it."""
+    """Copy the files of a version below `target`, unless they exist, and return it."""
     present = {item.uri.relative_to(target): item.size_bytes for item in store.list(target)}
     for path in sorted(path for path in files.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
         name = path.relative_to(files.folder).as_posix()
         if present.get(name) != path.stat().st_size:
-            # Not joined segment by segment: Python's own names begin with underscores, which `StoreUri` refuses from strangers.
+            # Not joined segment by segment: Python's names begin with underscores, which `StoreUri` refuses.
             store.put_file(StoreUri(target.bucket, f"{target.key}/{name}"), path)
     return target
 
@@ -43,7 +42,7 @@ def inference_service(
         "image": image,
         "command": ["python"],
         "args": serving_command(_MOUNT, "0.0.0.0", PORT),  # noqa: S104 - inside a pod
-        # KServe's admission hook turns this variable into an init container that copies the files to /mnt/models.
+        # KServe's admission webhook turns this variable into an init container that copies the files to /mnt/models.
         "env": [{"name": "STORAGE_URI", "value": str(location)}, {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"}],
         "ports": [{"name": "http1", "containerPort": PORT, "protocol": "TCP"}],
         "readinessProbe": {

@@ -1,25 +1,28 @@
 """The model as MLflow serves it: seeds in, PNG images out. This file is stored with every registered version and run from there.
 
-Promises: no pickle (MLflow runs this source, the weights are safetensors whose sha256 is checked); image i is a function of (weights, seed,
-sampler, num_steps) and not of what else is asked for with it. It imports nothing of this project but `model`, which is stored beside it.
+Promises: no pickle (MLflow runs this source, the weights are safetensors whose sha256 is verified); image i is a function of (weights,
+seed, sampler, num_steps) and not of the rest of the request. Imports nothing of this project but `model`, which is stored beside it.
 """
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 from safetensors.torch import load_file
 
-from model.config import SAMPLERS, SamplingConfig
+from model.config import SamplingConfig
 from model.description import VersionDescription
 from model.generator import Generator
+from model.sampler_table import SAMPLERS
 
 MAX_IMAGES = 64
 MAX_STEPS = 1000
@@ -42,24 +45,32 @@ class FaceModel(PythonModel):
         """Return a frame with the columns `seed` and `image` (PNG bytes).
 
         Raises:
-            ValueError: naming the input that is out of bounds.
+            MlflowException: naming the input that is out of bounds; MLflow's server answers with status 400 and this text.
         """
-        seeds = [int(seed) for seed in model_input["seed"]]
-        if not 1 <= len(seeds) <= MAX_IMAGES:
-            raise ValueError(f"{len(seeds)} seeds were given, between 1 and {MAX_IMAGES} are served per request")
-        if bad := [seed for seed in seeds if not 0 <= seed < 2**32]:
-            raise ValueError(f"seed {bad[0]} must lie in [0, 2**32)")
-        sampling = self._checked(params or {})
+        try:
+            seeds = _checked_seeds(model_input)
+            sampling = self._checked(params or {})
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
         images = self._generator.draw(sampling, seeds, pass_images=self._pass_images)
         return pd.DataFrame({"seed": seeds, "image": [_png(image) for image in images.permute(0, 2, 3, 1).numpy()]})
 
-    def _checked(self, params: dict[str, Any]) -> SamplingConfig:
+    def _checked(self, params: Mapping[str, Any]) -> SamplingConfig:
         num_steps, sampler = int(params.get("num_steps", self._sampling.num_steps)), str(params.get("sampler", self._sampling.sampler))
         if not 1 <= num_steps <= MAX_STEPS:
             raise ValueError(f"num_steps {num_steps} must lie between 1 and {MAX_STEPS}")
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
         return SamplingConfig.model_validate({**self._sampling.model_dump(), "num_steps": num_steps, "sampler": sampler})
+
+
+def _checked_seeds(model_input: pd.DataFrame) -> list[int]:
+    seeds = [int(seed) for seed in model_input["seed"]]
+    if not 1 <= len(seeds) <= MAX_IMAGES:
+        raise ValueError(f"{len(seeds)} seeds in one request, allowed are 1 to {MAX_IMAGES}")
+    if bad := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise ValueError(f"seed {bad[0]} must lie in [0, 2**32)")
+    return seeds
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -1,7 +1,7 @@
-"""A checkpoint as a model that can be served: how it is packed, and a trial of it behind a real HTTP server.
+"""Packages a checkpoint as an MLflow model, and tests the package behind a real HTTP server.
 
-Promises: nothing in the packed folder is pickled (source, safetensors, JSON, markdown); `try_out` speaks to the model only as a client
-would, and the code that answers is the packed one. What the model does with a request is in `mlflow_model.py`, which is packed with it.
+Promises: nothing in the packaged folder is pickled (source, safetensors, JSON, markdown); `try_out` sends HTTP requests as a client does,
+and the packaged code answers them. The serving code is in `mlflow_model.py`, which is packaged too.
 """
 
 import base64
@@ -29,14 +29,14 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
 from components.errors import DataRefused
-from components.registry.client import DESCRIPTION_FILE, WEIGHTS_FILE
+from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.system.process import spawn, stop
 from model.description import VersionDescription
 
 CARD_FILE = "README.md"
 _READY_S = 180.0
 _STOP_S = 10.0
-_ANSWER_S = 600.0
+_RESPONSE_S = 600.0
 _TRIAL_STEPS = 2
 
 
@@ -72,43 +72,43 @@ def save_model(
 
 
 def try_out(folder: Path, *, image_px: int) -> bytes:
-    """Serve the model in `folder` over HTTP on this machine, ask it for one image and return the PNG.
+    """Serve the model in `folder` over HTTP on this machine, request one image and return the PNG.
 
     Raises:
-        DataRefused: if it cannot be loaded, does not answer, or answers with something else than such an image.
+        DataRefused: if it cannot be loaded, does not answer, or answers with anything but such an image.
     """
     try:
-        with served(folder) as (url, _):
-            image = _asked(url, {"dataframe_records": [{"seed": 0}], "params": {"num_steps": _TRIAL_STEPS}})
-    except Exception as error:  # anything that goes wrong here would go wrong at the first request
+        with serve_locally(folder) as (url, _):
+            image = _request_image(url, {"dataframe_records": [{"seed": 0}], "params": {"num_steps": _TRIAL_STEPS}})
+    except Exception as error:  # whatever fails here would fail at the first request
         raise DataRefused(f"the model does not work when it is served: {str(error)[:300]}") from error
-    check_answer(image, image_px=image_px)
+    check_image(image, image_px=image_px)
     return image
 
 
-def check_answer(data: bytes, *, image_px: int) -> None:
+def check_image(data: bytes, *, image_px: int) -> None:
     """Check that a served model answered with a PNG of the right size.
 
     Raises:
-        DataRefused: saying what it is instead.
+        DataRefused: naming the difference.
     """
     try:
-        found = Image.open(io.BytesIO(data), formats=("PNG",))
-        found.load()
+        image = Image.open(io.BytesIO(data), formats=("PNG",))
+        image.load()
     except (OSError, ValueError, SyntaxError) as error:
         raise DataRefused("the served model does not answer with a PNG image") from error
-    if found.size != (image_px, image_px):
-        raise DataRefused(f"the served model answers with an image of {found.size[0]}x{found.size[1]}, it was trained at {image_px} px")
+    if image.size != (image_px, image_px):
+        raise DataRefused(f"the served model answers with an image of {image.size[0]}x{image.size[1]}, it was trained at {image_px} px")
 
 
 @contextmanager
-def served(folder: Path, *, port: int | None = None) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
-    """Run MLflow's scoring server on 127.0.0.1 inside the block, in a process that knows the packed code only.
+def serve_locally(folder: Path, *, port: int | None = None) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
+    """Run MLflow's scoring server on 127.0.0.1 inside the block, in a process that imports the packaged code only.
 
-    Yields its address and its process. What it says goes to a file; the last line is in the error if it does not start.
+    Yields its URL and its process. Its output goes to a file; if it does not start, the last line is in the error.
     """
     port = port or free_port()
-    # What `mlflow models serve --env-manager local` runs in the end. The current folder must not shadow the packed code.
+    # The command that `mlflow models serve --env-manager local` runs. The current folder must not shadow the packaged code.
     line, environment = scoring_server.get_cmd(str(folder), port, "127.0.0.1")  # type: ignore[arg-type]
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", *shlex.split(line), "--app-dir", str(folder)]
@@ -126,13 +126,13 @@ def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> N
     while not _answers(url):
         if process.poll() is not None or time.monotonic() > deadline_s:
             log.seek(0)
-            last = (log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            last = (log.read().decode(errors="replace").strip().splitlines() or ["no output"])[-1]
             raise DataRefused(f"the server of the model did not start: {last[:300]}")
         time.sleep(0.1)
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -146,11 +146,11 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _asked(url: str, question: object) -> bytes:
-    body = json.dumps(question).encode()
+def _request_image(url: str, query: object) -> bytes:
+    body = json.dumps(query).encode()
     request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": "application/json"})  # noqa: S310 - our own address
     try:
-        with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:  # noqa: S310
-            return base64.b64decode(json.load(answer)["predictions"][0]["image"])
+        with urllib.request.urlopen(request, timeout=_RESPONSE_S) as response:  # noqa: S310
+            return base64.b64decode(json.load(response)["predictions"][0]["image"])
     except urllib.error.HTTPError as refused:
         raise ValueError(f"answer {refused.code}: {refused.read()[:300].decode(errors='replace')}") from refused

@@ -1,84 +1,140 @@
-"""How weights that the pipeline has not evaluated become a model version: imported ones, and averages made after training.
+"""Registers weights as a model version, whoever made them: the register step, `import-checkpoint`, or a post-hoc EMA.
 
-Promises: the same weights give the same version, however often; it is stored only after it has drawn an image; it carries no decision
-of the gate, so that promoting it needs `--force` and a reason, which is logged. What the pipeline evaluated goes through the register step.
+Promises: the same weights give the same version, however often and from however many processes; a version's tag `serving.trial` is `passed`
+only if the version as the registry stores it has answered over HTTP. Weights that the pipeline has not evaluated carry no gate decision, so
+that promoting them needs `--force` and a reason, which is logged. Sets no alias.
 """
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 
-from components.registry.client import Registry
+from components.errors import DataRefused
+from components.registry.client import ModelVersion, Registry
+from components.registry.tags import PASSED, VersionTags
 from components.runtime.context import StepContext
 from components.serving.package import save_model, try_out
 from components.storage import StoreUri, file_sha256
+from components.tracking.logged_models import LoggedModels
 from model import config as model_config
 from model.checkpoint_manifest import Checkpoint
 from model.config import ModelSpec, SamplingConfig
 from model.description import VersionDescription
+from model.ema import EmaName
 
-TAG_TRIAL = "serving.trial"
-PASSED = "passed"
-REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "psutil", "pydantic", "jaxtyping", "safetensors", "mlflow")
+_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "psutil", "pydantic", "jaxtyping", "safetensors", "mlflow")
+_MODEL_DESCRIPTION = "Diffusion Transformer face generator; versions are made by the celebdit pipeline."
 
 
 @dataclass(frozen=True)
-class Unevaluated:
-    """Weights and what is known of them."""
+class NewVersion:
+    """What a version is made from: weights, their description and card, tags, and the LoggedModel of the MLflow run that made them."""
+
+    weights: Path
+    description: VersionDescription
+    card: str
+    tags: VersionTags
+    run_id: str
+    model_id: str
+
+
+@dataclass(frozen=True)
+class UnevaluatedModel:
+    """Weights that the pipeline has not evaluated, and what is known of them; `tags` adds to what `register_unevaluated` sets."""
 
     checkpoint: Checkpoint
-    group: str
+    ema_name: EmaName
     uri: StoreUri
     run_key: str
-    model: ModelSpec
+    spec: ModelSpec
     sampling: SamplingConfig
     licence: str
     card: str
-    tags: Mapping[str, str]
+    tags: VersionTags
 
 
-def add_unevaluated(weights: Unevaluated, model_name: str, run_id: str, context: StepContext) -> tuple[str, bool]:
-    """Register `weights` as a version made by the MLflow run `run_id`; return its number, and whether it is new.
+def register_version(
+    registry: Registry, checkpoint_digest: str, ema: str, *, image_px: int, build: Callable[[Path], NewVersion], context: StepContext
+) -> tuple[ModelVersion, bool]:
+    """Return the version that holds the weights `ema` of a checkpoint, and whether it is new; `build` gets an empty folder to work in.
 
     Raises:
-        DataRefused: if the model that is built from them does not draw.
+        DataRefused: if the stored version does not answer with an image; it keeps a tag with the reason.
     """
-    registry, digest, ema = Registry(context.tracking, model_name), weights.checkpoint.digest, weights.sampling.ema
-    if (found := registry.version_of(digest, ema)) is not None:
-        return str(found.version), False
-    registry.ensure("Diffusion Transformer face generator; versions are made by the celebdit pipeline.")
-    folder = context.scratch("register", digest[:16]) / "model"
-    shutil.rmtree(folder, ignore_errors=True)
-    file = weights.checkpoint.directory / f"{weights.group}.safetensors"
-    save_model(
-        folder,
-        weights=file,
-        description=VersionDescription(
-            **dict(weights.model),
-            sampling=weights.sampling,
-            checkpoint_digest=digest,
-            licence=weights.licence,
-            weights_sha256=file_sha256(file),
-        ),
-        card=weights.card,
-        requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
-        model_package=Path(model_config.__file__).parent,
-    )
-    try_out(folder, image_px=weights.model.network.image_px)
-    model = context.tracking.checkpoint_model(
-        run_id, name=weights.group.replace(".", "_"), digest=digest, ema=ema, uri=str(weights.uri), run_key=weights.run_key
-    )
-    tags = {
-        "run_key": weights.run_key,
-        "checkpoint.uri": str(weights.uri),
-        "dataset.licence": weights.licence,
-        TAG_TRIAL: PASSED,
-        **weights.tags,
-    }
-    version = registry.add_version(
-        folder, checkpoint_digest=digest, ema=ema, model_id=str(model.model_id), run_id=run_id, tags=tags, description=weights.card
-    )
-    shutil.rmtree(folder.parent, ignore_errors=True)
-    return str(version.version), True
+    version = registry.version_of(checkpoint_digest, ema)
+    is_new = version is None
+    if version is None:
+        registry.ensure(_MODEL_DESCRIPTION)
+        folder = context.scratch("register", checkpoint_digest[:16])
+        shutil.rmtree(folder)
+        folder.mkdir()
+        new = build(folder)
+        save_model(
+            folder / "model",
+            weights=new.weights,
+            description=new.description,
+            card=new.card,
+            requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
+            model_package=Path(model_config.__file__).parent,
+        )
+        version = registry.add_version(folder / "model", tags=new.tags, model_id=new.model_id, run_id=new.run_id, description=new.card)
+        shutil.rmtree(folder, ignore_errors=True)
+    if VersionTags.from_mlflow(version.tags).trial != PASSED:
+        _try_stored(registry, str(version.version), image_px, context)
+    return version, is_new
+
+
+def register_unevaluated(model: UnevaluatedModel, model_name: str, run_id: str, context: StepContext) -> tuple[str, bool]:
+    """Register `model` as a version made by the MLflow run `run_id`; return its number, and whether it is new.
+
+    Raises:
+        DataRefused: if the stored version does not answer with an image.
+    """
+    digest, ema = model.checkpoint.digest, model.sampling.ema
+    weights = model.checkpoint.directory / model.ema_name.file
+
+    def build(folder: Path) -> NewVersion:
+        logged = LoggedModels(context.tracking).find_or_create(
+            run_id, name=model.ema_name.group.replace(".", "_"), digest=digest, ema=ema, uri=str(model.uri), run_key=model.run_key
+        )
+        return NewVersion(
+            weights=weights,
+            description=VersionDescription(
+                **dict(model.spec),
+                sampling=model.sampling,
+                checkpoint_digest=digest,
+                licence=model.licence,
+                weights_sha256=file_sha256(weights),
+            ),
+            card=model.card,
+            tags=replace(
+                model.tags,
+                checkpoint_digest=digest,
+                ema=ema,
+                run_key=model.run_key,
+                checkpoint_uri=str(model.uri),
+                licence=model.licence,
+            ),
+            run_id=run_id,
+            model_id=str(logged.model_id),
+        )
+
+    registry = Registry(context.tracking, model_name)
+    version, is_new = register_version(registry, digest, ema, image_px=model.spec.network.image_px, build=build, context=context)
+    return str(version.version), is_new
+
+
+def _try_stored(registry: Registry, number: str, image_px: int, context: StepContext) -> None:
+    """Serve the version as the registry stores it and record whether it answered."""
+    scratch = context.scratch("trials", f"{registry.name}-{number}")
+    try:
+        try_out(registry.files_of(number, scratch).folder, image_px=image_px)
+    except DataRefused as refused:
+        registry.tag_version(number, VersionTags(trial=f"failed: {refused.message}"[:1000]))
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    registry.tag_version(number, VersionTags(trial=PASSED))
+    context.events.note(f"version {number} answers over HTTP with an image")

@@ -1,12 +1,12 @@
-"""The only door to object storage.
+"""Object storage client.
 
-Promises: bytes that come out are the bytes that went in, or an error is raised; a download becomes visible under its name only when it is
-whole and verified; faults that pass are ridden out until a deadline, then `StorageUnavailable` says what was tried; a key can never leave
-the prefix that it is joined to; no credential is ever part of an error. Nothing here relies on conditional writes: some stores ignore them.
-Keys are meant to be written once; overwriting is allowed but never needed.
+Promises: the bytes that are read are the bytes that were written, or an error is raised; a download appears under its name only when it is
+complete and verified; temporary faults are retried until a deadline, then `StorageUnavailable` reports the attempts; a key can never leave
+the prefix that it is joined to; no credential is ever part of an error. Nothing relies on conditional writes: some stores ignore them. Keys
+are written once; overwriting is allowed but never needed.
 
-`uri` says where an object is, `faults` what an error means, `upload` and `download` move bytes, `probe` finds out what a store can do,
-`store` is what the steps use, `client` connects. boto3 is imported in this package alone.
+`store` has the client that the steps use and `client` connects it; `uri` are locations, `faults` classifies errors, `upload` and `download`
+move bytes, `probe` finds out what a store supports. boto3 is imported in this package alone.
 """
 
 from components.storage.client import connect

@@ -1,6 +1,6 @@
-"""How to reach a store: endpoint, addressing style, time limits. Credentials come from the environment, read by boto3 itself.
+"""Connects to a store: endpoint, addressing style, time limits. boto3 reads the credentials from the environment.
 
-Promises: no request is made here. Checksums beyond what an operation requires are left out, because many S3-compatible stores reject them
+Promises: makes no request. Checksums beyond what an operation requires are left out, because many S3-compatible stores reject them
 (boto3 >= 1.36 adds them); uploads are checked in `upload.py` instead.
 """
 
@@ -23,19 +23,19 @@ def connect(endpoint: str | None, *, deadline_s: float = 300.0, read_timeout_s: 
     """Return a store client for `endpoint` (None: AWS), with credentials from the environment.
 
     Raises:
-        BadInput: if the endpoint is no address, or AWS_S3_ADDRESSING_STYLE no style.
+        BadInput: if the endpoint is not a URL, or AWS_S3_ADDRESSING_STYLE is not a style.
     """
-    wanted = os.environ.get(ADDRESSING) or ("path" if endpoint and _is_single_host(endpoint) else "auto")
-    if wanted not in ("path", "virtual", "auto"):
-        raise BadInput(f"{ADDRESSING} is {wanted!r}", hint="set it to path, virtual or auto")
-    return _connect(endpoint, cast(Style, wanted), deadline_s, read_timeout_s)
+    style = os.environ.get(ADDRESSING) or ("path" if endpoint and _is_single_host(endpoint) else "auto")
+    if style not in ("path", "virtual", "auto"):
+        raise BadInput(f"{ADDRESSING} is {style!r}", hint="set it to path, virtual or auto")
+    return _connect(endpoint, cast(Style, style), deadline_s, read_timeout_s)
 
 
 def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout_s: float) -> ObjectStore:
     config = Config(
         signature_version="s3v4",
         s3={"addressing_style": style},
-        # One try per call: patience, with a deadline over all tries, is the store's.
+        # One attempt per call: `ObjectStore` retries, with a deadline over all attempts.
         retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=10,
         read_timeout=read_timeout_s,
@@ -47,7 +47,7 @@ def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout
     try:
         client = boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
     except ValueError as error:
-        raise BadInput("AWS_ENDPOINT_URL is not an address", hint="write it like http://host:9000 or https://host") from error
+        raise BadInput("AWS_ENDPOINT_URL is not a URL", hint="write it like http://host:9000 or https://host") from error
     other: Style = "virtual" if style == "path" else "path"
     return ObjectStore(
         client, addressing=style, other_style=lambda: _connect(endpoint, other, min(deadline_s, 5.0), read_timeout_s), deadline_s=deadline_s

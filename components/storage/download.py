@@ -1,7 +1,7 @@
-"""Bytes out of a store, continued where they broke off.
+"""Downloads an object to a file, resuming after a broken response.
 
-Promises: after a broken response only the rest is asked for, and only of the same object; bytes that do not fit the expected digest are
-thrown away, the kept part too, so that a damaged start is never built upon.
+Promises: a resumed download requests only the missing bytes, and only of the same object; bytes whose digest is not the expected one are
+deleted, the part from an earlier attempt included, so that a download is never resumed from corrupt bytes.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 class Download:
-    """One object on its way into a local file; call `attempt` until it returns."""
+    """The download of one object into a local file; call `attempt` until it returns."""
 
     def __init__(self, client: "S3Client", uri: StoreUri, partial: Path, *, sha256: str | None) -> None:
         self._client = client
@@ -30,10 +30,10 @@ class Download:
         self._expected = sha256
         self._version: str | None = None
         self._sha256 = hashlib.sha256()
-        self._have_bytes = self._take_up()
+        self._have_bytes = self._hash_partial()
 
-    def _take_up(self) -> int:
-        """Hash what an earlier process left, and return how much it is."""
+    def _hash_partial(self) -> int:
+        """Hash the bytes that an earlier process downloaded, and return their number."""
         if not self._partial.exists():
             return 0
         with self._partial.open("rb") as file:
@@ -42,10 +42,10 @@ class Download:
             return file.tell()
 
     def attempt(self) -> str:
-        """Ask for what is missing and return the sha256 of the whole.
+        """Request the missing bytes and return the sha256 of all of them.
 
         Raises:
-            Incomplete: if the response ended early. DigestMismatch: if the whole is not what was expected.
+            Incomplete: if the response ended early. DigestMismatch: if the digest is not the expected one.
         """
         response = self._request()
         with response["Body"] as body, self._partial.open("ab" if self._have_bytes else "wb") as file:
@@ -56,23 +56,23 @@ class Download:
                 self._have_bytes += len(chunk)
         if self._have_bytes != total_bytes:
             raise Incomplete(f"{self._have_bytes} of {total_bytes} bytes")
-        found = self._sha256.hexdigest()
-        if self._expected is not None and found != self._expected:
+        sha256 = self._sha256.hexdigest()
+        if self._expected is not None and sha256 != self._expected:
             self._start_over()
-            raise mismatch(self._uri, found, self._expected)
-        return found
+            raise mismatch(self._uri, sha256, self._expected)
+        return sha256
 
     def _request(self) -> "GetObjectOutputTypeDef":
-        """Open the object at the first byte that is missing; start over if it became another, or the store ignores ranges."""
+        """Request the object from the first missing byte on; start over if the object has changed or the store ignores ranges."""
         if not self._have_bytes:
             response = self._client.get_object(Bucket=self._uri.bucket, Key=self._uri.key)
             self._version = _version(response)
             return response
         response = self._client.get_object(Bucket=self._uri.bucket, Key=self._uri.key, Range=f"bytes={self._have_bytes}-")
-        # Some stores (rclone 1.75) answer a range with 200 instead of 206; what counts is the range that they name.
-        named = _CONTENT_RANGE.fullmatch(response.get("ContentRange", ""))
-        same = self._version in (None, _version(response))
-        if named is None or int(named[1]) != self._have_bytes or not same:
+        # Some stores (rclone 1.75) answer a range with 200 instead of 206, so the range in the response decides.
+        content_range = _CONTENT_RANGE.fullmatch(response.get("ContentRange", ""))
+        is_same = self._version in (None, _version(response))
+        if content_range is None or int(content_range[1]) != self._have_bytes or not is_same:
             response["Body"].close()
             self._start_over()
             return self._request()
@@ -83,11 +83,11 @@ class Download:
         self._partial.unlink(missing_ok=True)
 
 
-def mismatch(uri: StoreUri, found: str, expected: str) -> DigestMismatch:
+def mismatch(uri: StoreUri, actual: str, expected: str) -> DigestMismatch:
     """Return the error for an object whose bytes are not the expected ones."""
     return DigestMismatch(
-        f"{uri} has sha256 {found}, expected {expected}",
-        hint="the object was changed or damaged: delete it and run the step that made it again",
+        f"{uri} has sha256 {actual}, expected {expected}",
+        hint="the object was changed or is corrupt: delete it and run the step that writes it again",
     )
 
 

@@ -1,4 +1,4 @@
-"""Digests of what moves: sha256 is a thing's identity, MD5 only what S3 servers check an upload against.
+"""Digests: sha256 identifies content; MD5 is only what S3 servers check an upload against.
 
 Promises: pure functions of bytes; a file is hashed in constant memory.
 """
@@ -16,7 +16,7 @@ def file_sha256(path: Path) -> str:
 
 
 def content_md5(chunks: Iterable[bytes]) -> str:
-    """Return the value of the Content-MD5 header for the bytes in `chunks`; it protects the transport and is no identity."""
+    """Return the value of the Content-MD5 header for the bytes in `chunks`; it protects the transfer and identifies nothing."""
     md5 = hashlib.md5(usedforsecurity=False)
     for chunk in chunks:
         md5.update(chunk)

@@ -1,7 +1,7 @@
-"""A part of a local file, as a file of its own.
+"""A byte range of a local file, as a file object.
 
-Promises: threads may each read their part of the same open file at once; nothing is held in memory but what was asked for; a file that
-shrinks meanwhile is an error, never a shorter part.
+Promises: threads can read different parts of the same open file concurrently; only the requested bytes are in memory; a file that shrinks
+meanwhile is an error, never a shorter part.
 """
 
 import errno
@@ -14,7 +14,7 @@ _CHUNK_BYTES = 2**20
 
 
 class FilePart(io.RawIOBase):
-    """The `size_bytes` bytes of `file` from `begins_at` on; the file stays open as long as the part is read."""
+    """The `size_bytes` bytes of `file` from `begins_at` on; the file must stay open while the part is read."""
 
     def __init__(self, file: IO[bytes], begins_at: int, size_bytes: int) -> None:
         super().__init__()
@@ -41,16 +41,16 @@ class FilePart(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         left_bytes = max(0, self._size_bytes - self._at)
-        data = self._exactly(self._at, left_bytes if size < 0 else min(size, left_bytes))
+        data = self._read_exactly(self._at, left_bytes if size < 0 else min(size, left_bytes))
         self._at += len(data)
         return data
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield all of the part, wherever its position is."""
+        """Yield the part from its beginning, whatever its position; the position does not change."""
         for at in range(0, self._size_bytes, _CHUNK_BYTES):
-            yield self._exactly(at, min(_CHUNK_BYTES, self._size_bytes - at))
+            yield self._read_exactly(at, min(_CHUNK_BYTES, self._size_bytes - at))
 
-    def _exactly(self, at: int, size_bytes: int) -> bytes:
+    def _read_exactly(self, at: int, size_bytes: int) -> bytes:
         data = os.pread(self._file.fileno(), size_bytes, self._begins_at + at)
         if len(data) != size_bytes:
             raise OSError(errno.EIO, "it became shorter while it was read", self._file.name)

@@ -1,7 +1,7 @@
-"""What a store can do, found out by trying: addressing style, how uploads are checked, conditional writes.
+"""Probes what a store supports: addressing style, how uploads are verified, conditional writes.
 
-Promises: what it writes it deletes; a store that answers but refuses is bad input with the server's own code; nothing else in the project
-depends on an ability that a probe may find missing.
+Promises: deletes what it writes; a store that refuses is bad input with the server's error code; nothing else in the project depends on a
+capability that may be missing.
 """
 
 import uuid
@@ -21,7 +21,7 @@ _DATA = b"celebdit probe"
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What the start-up probe found out about the store."""
+    """What a store supports."""
 
     addressing: str
     upload_check: UploadCheck
@@ -32,23 +32,23 @@ def probe(store: ObjectStore, prefix: StoreUri) -> Capabilities:
     """Write, read, list and delete one small object below `prefix`; if the store refuses, try the other addressing style.
 
     Raises:
-        BadInput: if the store answers but refuses: wrong credentials, bucket, rights or addressing style.
-        StorageUnavailable: if it does not answer.
+        BadInput: if the store refuses: wrong credentials, bucket, permissions or addressing style.
+        StorageUnavailable: if it does not respond.
     """
     try:
         return _try(store, prefix)
     except CelebditError as error:
-        said = refusal(error)
-        if said is None:
+        code = refusal(error)
+        if code is None:
             raise
         other = store.with_other_addressing()
         if _works(other, prefix):
             raise BadInput(
-                f"object storage refuses {store.addressing}-style addresses ({said})", hint=f"set {ADDRESSING}={other.addressing}"
+                f"object storage refuses {store.addressing}-style addresses ({code})", hint=f"set {ADDRESSING}={other.addressing}"
             ) from error
         raise BadInput(
-            f"object storage refuses {prefix}: {said}",
-            hint="check the bucket's name, the credentials (AWS_ACCESS_KEY_ID, ...) and the rights to put, get, list and delete",
+            f"object storage refuses {prefix}: {code}",
+            hint="check the bucket's name, the credentials (AWS_ACCESS_KEY_ID, ...) and the permissions to put, get, list and delete",
         ) from error
 
 
@@ -57,16 +57,16 @@ def _try(store: ObjectStore, prefix: StoreUri) -> Capabilities:
     store.put_bytes(uri, _DATA)
     try:
         if store.get_bytes(uri) != _DATA:
-            raise DataRefused(f"{uri} was written but reads as something else", hint="use a store with read-after-write consistency")
+            raise DataRefused(f"{uri} was written but other bytes are read", hint="use a store with read-after-write consistency")
         if uri not in [item.uri for item in store.list(prefix / "probe")]:
             raise DataRefused(f"{uri} was written but is not listed", hint="use a store with read-after-write consistency")
-        conditional = _honours_conditions(store, uri)
+        conditional = _supports_conditions(store, uri)
     finally:
         store.delete(uri)
     return Capabilities(addressing=store.addressing, upload_check=store.upload_check(uri), conditional_writes=conditional)
 
 
-def _honours_conditions(store: ObjectStore, uri: StoreUri) -> bool:
+def _supports_conditions(store: ObjectStore, uri: StoreUri) -> bool:
     try:
         store.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=_DATA, IfNoneMatch="*")
     except ClientError as error:

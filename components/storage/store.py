@@ -1,6 +1,6 @@
-"""Objects of a store, read and written with verification and patience: what the steps use.
+"""The object store client that the steps use: reads and writes with verification and retries.
 
-Promises: see the package. Every call insists until the deadline on what passes, tries three times what arrived damaged, and raises the rest
+Promises: see the package. Every call retries temporary errors until the deadline and corrupt transfers three times, and raises other errors
 at once. Safe to share between threads.
 """
 
@@ -16,14 +16,14 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable
 from components.storage.download import CHUNK_BYTES, Download, mismatch
 from components.storage.faults import (
-    DAMAGED_TRIES,
+    CORRUPT_ATTEMPTS,
     DigestMismatch,
     Incomplete,
     ObjectMissing,
     code,
-    is_damaged,
+    describe_fault,
+    is_corrupt,
     is_temporary,
-    last_word,
     status,
 )
 from components.storage.upload import PART_BYTES, UploadCheck, Uploads
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class ObjectStore:
-    """The objects that one client can reach."""
+    """Objects, read and written through one client."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class ObjectStore:
         self._policy = RetryPolicy(deadline_s=deadline_s)
         self._sleep = sleep
         self._clock = clock
-        self._uploads = Uploads(client, self._patiently)
+        self._uploads = Uploads(client, self._with_retries)
 
     def put_bytes(self, uri: StoreUri, data: bytes) -> str:
-        """Store `data` under `uri` and return its sha256, once it is known that those bytes arrived."""
+        """Store `data` under `uri`, verify the upload and return the sha256."""
         digest = hashlib.sha256(data).hexdigest()
         read_back = self.upload_check(uri) == "read-back"
 
@@ -69,11 +69,11 @@ class ObjectStore:
             if read_back:
                 self._read_back(uri, digest)
 
-        self._patiently("put", uri, upload)
+        self._with_retries("put", uri, upload)
         return digest
 
     def put_file(self, uri: StoreUri, path: Path) -> str:
-        """Store the file at `path` under `uri`, a large one in parallel parts, and return the sha256 of what arrived."""
+        """Store the file at `path` under `uri`, a large one in parallel parts; verify the upload and return the sha256."""
         if path.stat().st_size <= PART_BYTES:
             return self.put_bytes(uri, path.read_bytes())
         read_back = self.upload_check(uri) == "read-back"
@@ -84,13 +84,13 @@ class ObjectStore:
                 self._read_back(uri, digest)
             return digest
 
-        return self._patiently("put", uri, upload)
+        return self._with_retries("put", uri, upload)
 
     def get_bytes(self, uri: StoreUri, *, sha256: str | None = None, max_bytes: int = 64 * 2**20) -> bytes:
-        """Return the object's bytes, checked against `sha256` if it is given.
+        """Return the object's bytes, verified against `sha256` unless it is None.
 
         Raises:
-            ObjectMissing: if there is none. DigestMismatch: if it is another. DataRefused: if it is larger than `max_bytes`.
+            ObjectMissing: if it does not exist. DigestMismatch: if it has another digest. DataRefused: if it is larger than `max_bytes`.
         """
 
         def download() -> bytes:
@@ -99,49 +99,49 @@ class ObjectStore:
                 response["Body"].close()
                 raise DataRefused(f"{uri} has {response['ContentLength']} bytes, at most {max_bytes} are expected")
             data = _read(response, limit=max_bytes)
-            found = hashlib.sha256(data).hexdigest()
-            if sha256 is not None and found != sha256:
-                raise mismatch(uri, found, sha256)
+            actual = hashlib.sha256(data).hexdigest()
+            if sha256 is not None and actual != sha256:
+                raise mismatch(uri, actual, sha256)
             return data
 
-        return self._patiently("get", uri, download)
+        return self._with_retries("get", uri, download)
 
     def get_head(self, uri: StoreUri, *, limit: int) -> bytes:
         """Return the object's bytes, or its first `limit` of them if it is larger."""
-        return self._patiently("get", uri, lambda: _read(self.client.get_object(Bucket=uri.bucket, Key=uri.key), limit=limit))
+        return self._with_retries("get", uri, lambda: _read(self.client.get_object(Bucket=uri.bucket, Key=uri.key), limit=limit))
 
     def get_file(self, uri: StoreUri, path: Path, *, sha256: str | None = None, continued: bool = False) -> str:
-        """Download to `path`, which appears only when the bytes are complete and fit `sha256`; return the sha256 found.
+        """Download to `path`, which appears only when the bytes are complete and verified against `sha256`; return their sha256.
 
-        A response that breaks off is continued. With `continued` that is also done by the next process: what arrived is kept beside `path`.
+        A broken response is resumed. With `continued` the next process resumes it too: the received bytes are kept beside `path`.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         mark = hashlib.sha256(self.version(uri).encode()).hexdigest()[:16] if continued else uuid.uuid4().hex[:8]
         partial = path.with_name(f".{path.name}.{mark}.partial")
         download = Download(self.client, uri, partial, sha256=sha256)
         try:
-            found = self._patiently("get", uri, download.attempt)
+            digest = self._with_retries("get", uri, download.attempt)
             partial.replace(path)
         finally:
             if not continued:
                 partial.unlink(missing_ok=True)
-        return found
+        return digest
 
     def version(self, uri: StoreUri) -> str:
-        """Return a text that changes when the object's bytes do, as far as the store can say.
+        """Return a text that changes when the object's bytes do, as far as the store reports it.
 
         Raises:
-            ObjectMissing: if there is no such object.
+            ObjectMissing: if the object does not exist.
         """
 
         def head() -> str:
-            found = self.client.head_object(Bucket=uri.bucket, Key=uri.key)
-            return f"{found['ContentLength']} {found.get('ETag', '')} {found['LastModified'].isoformat()}"
+            response = self.client.head_object(Bucket=uri.bucket, Key=uri.key)
+            return f"{response['ContentLength']} {response.get('ETag', '')} {response['LastModified'].isoformat()}"
 
-        return self._patiently("get", uri, head)
+        return self._with_retries("get", uri, head)
 
     def exists(self, uri: StoreUri) -> bool:
-        """Return whether there is an object under exactly this key."""
+        """Return whether an object has exactly this key."""
 
         def head() -> bool:
             try:
@@ -152,7 +152,7 @@ class ObjectStore:
                 raise
             return True
 
-        return self._patiently("look for", uri, head)
+        return self._with_retries("look for", uri, head)
 
     def list(self, prefix: StoreUri) -> list[StoredObject]:
         """Return all objects below `prefix`, sorted by key."""
@@ -160,91 +160,81 @@ class ObjectStore:
         def listing() -> list[StoredObject]:
             below = prefix.key.rstrip("/")
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=f"{below}/" if below else "")
-            found = [
+            objects = [
                 StoredObject(
                     StoreUri(prefix.bucket, item["Key"]), item["Size"], f"{item.get('ETag', '')} {item['LastModified'].isoformat()}"
                 )
                 for page in pages
                 for item in page.get("Contents", [])
             ]
-            return sorted(found, key=lambda item: item.uri.key)
+            return sorted(objects, key=lambda item: item.uri.key)
 
-        return self._patiently("list", prefix, listing)
+        return self._with_retries("list", prefix, listing)
 
     def delete(self, uri: StoreUri) -> None:
-        """Remove an object; a missing one is no error."""
-        self._patiently("delete", uri, lambda: self.client.delete_object(Bucket=uri.bucket, Key=uri.key))
-
-    def make_bucket(self, bucket: str) -> None:
-        """Create `bucket` unless it is there."""
-
-        def create() -> None:
-            try:
-                self.client.create_bucket(Bucket=bucket)
-            except ClientError as error:
-                if code(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                    raise
-
-        self._patiently("create bucket", StoreUri(bucket, ""), create)
+        """Delete an object; a missing one is no error."""
+        self._with_retries("delete", uri, lambda: self.client.delete_object(Bucket=uri.bucket, Key=uri.key))
 
     def with_other_addressing(self) -> "ObjectStore":
         """Return a client of the same store that addresses buckets in the other style (path or virtual-hosted)."""
         return self._other_style()
 
     def upload_check(self, near: StoreUri) -> UploadCheck:
-        """Return how uploads are verified; asked of the store once, with a small object beside `near`."""
+        """Return how uploads are verified; determined once, with a small object beside `near`."""
         return self._uploads.check(near)
 
     def _read_back(self, uri: StoreUri, digest: str) -> None:
         response = self.client.get_object(Bucket=uri.bucket, Key=uri.key)
-        found, size_bytes = hashlib.sha256(), 0
+        sha256, size_bytes = hashlib.sha256(), 0
         with response["Body"] as body:
             while chunk := body.read(CHUNK_BYTES):
-                found.update(chunk)
+                sha256.update(chunk)
                 size_bytes += len(chunk)
         if size_bytes != response["ContentLength"]:
             raise Incomplete(f"{size_bytes} of {response['ContentLength']} bytes")
-        if found.hexdigest() != digest:
-            raise mismatch(uri, found.hexdigest(), digest)
+        if sha256.hexdigest() != digest:
+            raise mismatch(uri, sha256.hexdigest(), digest)
 
-    def _patiently(self, verb: str, uri: StoreUri, call: Callable[[], T]) -> T:
-        """Return the result of `call`, insisting on what may pass, and turn what remains into our errors."""
-        attempts, damaged, started_s = 0, 0, self._clock()
+    def _with_retries(self, verb: str, uri: StoreUri, call: Callable[[], T]) -> T:
+        """Return the result of `call`, retrying temporary errors and corrupt transfers; other errors become the project's own."""
+        attempts, corrupt, started_s = 0, 0, self._clock()
 
-        def counted() -> T:
+        def call_once() -> T:
             nonlocal attempts
             attempts += 1
             return call()
 
-        def worth_trying(error: Exception) -> bool:
-            nonlocal damaged
-            if is_damaged(error):
-                damaged += 1
-                return damaged < DAMAGED_TRIES
+        def is_worth_retrying(error: Exception) -> bool:
+            nonlocal corrupt
+            if is_corrupt(error):
+                corrupt += 1
+                return corrupt < CORRUPT_ATTEMPTS
             return is_temporary(error)
 
-        def noticed(attempt: int, error: Exception) -> None:
+        def count_retry(attempt: int, error: Exception) -> None:
             self.retries += 1
 
         try:
-            return retry(counted, policy=self._policy, is_temporary=worth_trying, on_retry=noticed, clock=self._clock, sleep=self._sleep)
+            return retry(
+                call_once, policy=self._policy, is_temporary=is_worth_retrying, on_retry=count_retry, clock=self._clock, sleep=self._sleep
+            )
         except CelebditError:
             raise
         except Exception as cause:
-            raise self._meaning(cause, verb, uri, attempts, self._clock() - started_s) from cause
+            raise self._error_for(cause, verb, uri, attempts, self._clock() - started_s) from cause
 
-    def _meaning(self, cause: Exception, verb: str, uri: StoreUri, attempts: int, elapsed_s: float) -> Exception:
-        """Return the error that `cause` is for whoever asked."""
+    def _error_for(self, cause: Exception, verb: str, uri: StoreUri, attempts: int, elapsed_s: float) -> Exception:
+        """Return the error to raise for `cause`."""
         if isinstance(cause, NoCredentialsError):
-            return BadInput("no S3 credentials were found", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-        if is_damaged(cause):
-            return DigestMismatch(f"{verb} {uri}: other bytes arrived than were sent, {attempts} times", hint="check the network path")
+            return BadInput("no S3 credentials are configured", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        if is_corrupt(cause):
+            return DigestMismatch(f"{verb} {uri}: checksum mismatch, {attempts} attempts", hint="check the network path")
         if isinstance(cause, ClientError) and status(cause) == 404 and code(cause) != "NoSuchBucket" and verb == "get":
             return ObjectMissing(f"{uri} does not exist")
         if isinstance(cause, ClientError | BotoCoreError | Incomplete) or (isinstance(cause, OSError) and cause.filename is None):
             tries = f"{attempts} time{'s' if attempts > 1 else ''} in {elapsed_s:.0f} s"
             return StorageUnavailable(
-                f"{verb} {uri} failed {tries} (last: {last_word(cause)})",
+                f"{verb} {uri} failed {tries} (last: {describe_fault(cause)})",
                 hint="run it again when object storage is back: finished work is kept",
             )
         return cause

@@ -1,7 +1,7 @@
-"""Bytes into a store, each request checked by the store itself where it can, read back where it cannot.
+"""Uploads: verified by the store where it checks Content-MD5, and by reading the object back where it does not.
 
-Promises: memory does not grow with the size of a file, not even with that of a part; a part that fails is sent again alone, one that
-arrives damaged begins the upload anew; an upload that is given up is aborted, and until it is completed nothing is visible under its key.
+Promises: memory grows neither with the size of a file nor with that of a part; a failed part is sent again alone, a corrupt one restarts
+the upload; an abandoned upload is aborted, and until an upload is complete nothing is visible under its key.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Literal, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from components.storage.faults import DAMAGED_TRIES, DigestMismatch, is_damaged, status
+from components.storage.faults import CORRUPT_ATTEMPTS, DigestMismatch, is_corrupt, status
 from components.storage.hashing import content_md5
 from components.storage.part import FilePart
 from components.storage.uri import StoreUri
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
-Patience = Callable[[str, StoreUri, Callable[[], T]], T]
+WithRetries = Callable[[str, StoreUri, Callable[[], T]], T]
 UploadCheck = Literal["content-md5", "read-back"]
 
 PART_BYTES = 8 * 2**20
 PARALLEL_PARTS = 4
-_MOST_PARTS = 10_000
+_MAX_PARTS = 10_000
 _PROBE = b"celebdit probe"
 
 
-class _PartDamaged(Exception):
-    """The store found other bytes in a part than were sent."""
+class _PartCorrupt(Exception):
+    """The store reports a checksum mismatch of a part."""
 
 
 class Uploads:
     """The uploads of one client. Safe to share between threads."""
 
-    def __init__(self, client: "S3Client", patiently: "Patience[object]") -> None:
+    def __init__(self, client: "S3Client", with_retries: "WithRetries[object]") -> None:
         self._client = client
-        self._patiently = patiently
+        self._with_retries = with_retries
         self._check: UploadCheck | None = None
         self._lock = Lock()
 
@@ -56,37 +56,37 @@ class Uploads:
         """Store a file as parallel parts and return the sha256 of what was sent.
 
         Raises:
-            DigestMismatch: if parts arrive damaged again and again.
+            DigestMismatch: if parts arrive corrupt in every attempt.
         """
-        for _ in range(DAMAGED_TRIES):
-            # rclone 1.75 may not answer again for a part that it once got with a wrong digest, so the same upload is not gone on with.
-            with suppress(_PartDamaged):
+        for _ in range(CORRUPT_ATTEMPTS):
+            # rclone 1.75 may not respond again for a part that it once received corrupt, so the upload is restarted.
+            with suppress(_PartCorrupt):
                 return self._put_parts_once(uri, path)
-        raise DigestMismatch(f"put {uri}: other bytes arrived than were sent, {DAMAGED_TRIES} times", hint="check the network path")
+        raise DigestMismatch(f"put {uri}: checksum mismatch after upload, {CORRUPT_ATTEMPTS} attempts", hint="check the network path")
 
     def _put_parts_once(self, uri: StoreUri, path: Path) -> str:
-        part_bytes = max(PART_BYTES, -(-path.stat().st_size // _MOST_PARTS))
-        upload_id, given_up = str(self._begin(uri)), Event()
+        part_bytes = max(PART_BYTES, -(-path.stat().st_size // _MAX_PARTS))
+        upload_id, abandoned = str(self._begin(uri)), Event()
         try:
             with path.open("rb") as file, ThreadPoolExecutor(PARALLEL_PARTS, thread_name_prefix="upload") as pool:
                 try:
-                    etags, sha256, size_bytes = self._send(uri, upload_id, file, part_bytes, pool, given_up)
+                    etags, sha256, size_bytes = self._send(uri, upload_id, file, part_bytes, pool, abandoned)
                 except BaseException:
-                    # rclone 1.75 may leave the other parts of an upload without an answer: they are not insisted on.
-                    given_up.set()
+                    # rclone 1.75 may never respond for the other parts of an upload, so they are not retried.
+                    abandoned.set()
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise
             self._complete(uri, upload_id, etags, size_bytes)
         except BaseException:
-            with suppress(ClientError, BotoCoreError, OSError):  # the reason that it was given up matters more
+            with suppress(ClientError, BotoCoreError, OSError):  # the reason that it was abandoned matters more
                 self._client.abort_multipart_upload(Bucket=uri.bucket, Key=uri.key, UploadId=upload_id)
             raise
         return sha256
 
     def _send(
-        self, uri: StoreUri, upload_id: str, file: IO[bytes], part_bytes: int, pool: ThreadPoolExecutor, given_up: Event
+        self, uri: StoreUri, upload_id: str, file: IO[bytes], part_bytes: int, pool: ThreadPoolExecutor, abandoned: Event
     ) -> tuple[list[str], str, int]:
-        """Send a file in parts, a few at a time; return the parts' marks, and sha256 and size of what was read."""
+        """Send a file in parts, a few at a time; return the ETags of the parts, and sha256 and size of the bytes read."""
         pending: deque[Future[str]] = deque()
         etags: list[str] = []
         digest, total_bytes = hashlib.sha256(), os.fstat(file.fileno()).st_size
@@ -94,31 +94,31 @@ class Uploads:
             part = FilePart(file, begins_at, min(part_bytes, total_bytes - begins_at))
             for chunk in part.chunks():
                 digest.update(chunk)
-            pending.append(pool.submit(self._put_part, uri, upload_id, len(etags) + len(pending) + 1, part, given_up))
+            pending.append(pool.submit(self._put_part, uri, upload_id, len(etags) + len(pending) + 1, part, abandoned))
             if len(pending) > PARALLEL_PARTS:
                 etags.append(pending.popleft().result())
         return [*etags, *(part.result() for part in pending)], digest.hexdigest(), total_bytes
 
     def _begin(self, uri: StoreUri) -> object:
-        return self._patiently("put", uri, lambda: self._client.create_multipart_upload(Bucket=uri.bucket, Key=uri.key)["UploadId"])
+        return self._with_retries("put", uri, lambda: self._client.create_multipart_upload(Bucket=uri.bucket, Key=uri.key)["UploadId"])
 
-    def _put_part(self, uri: StoreUri, upload_id: str, number: int, part: FilePart, given_up: Event) -> str:
+    def _put_part(self, uri: StoreUri, upload_id: str, number: int, part: FilePart, abandoned: Event) -> str:
         where = {"Bucket": uri.bucket, "Key": uri.key, "UploadId": upload_id, "PartNumber": number}
         check = content_md5(part.chunks())
 
         def send() -> str:
-            if given_up.is_set():
-                raise _PartDamaged
+            if abandoned.is_set():
+                raise _PartCorrupt
             try:
                 part.seek(0)
                 return self._client.upload_part(**where, Body=part, ContentMD5=check)["ETag"]  # type: ignore[arg-type]
             except ClientError as error:
-                if is_damaged(error):
-                    given_up.set()
-                    raise _PartDamaged from error
+                if is_corrupt(error):
+                    abandoned.set()
+                    raise _PartCorrupt from error
                 raise
 
-        return str(self._patiently("put", uri, send))
+        return str(self._with_retries("put", uri, send))
 
     def _complete(self, uri: StoreUri, upload_id: str, etags: list[str], size_bytes: int) -> None:
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
@@ -132,11 +132,11 @@ class Uploads:
                     MultipartUpload={"Parts": parts},  # type: ignore[typeddict-item]
                 )
             except ClientError as error:
-                # The answer to a completion that worked may have been lost: then the upload is gone and the object is there.
+                # The response to a successful completion may have been lost: then the upload is gone and the object exists.
                 if status(error) != 404 or self._size(uri) != size_bytes:
                     raise
 
-        self._patiently("put", uri, complete)
+        self._with_retries("put", uri, complete)
 
     def _size(self, uri: StoreUri) -> int | None:
         try:
@@ -145,10 +145,10 @@ class Uploads:
             return None
 
     def check(self, near: StoreUri) -> UploadCheck:
-        """Return how an upload is verified: by the store, if it refuses a wrong Content-MD5, else by reading back. Asked once."""
+        """Return how an upload is verified: by the store if it refuses a wrong Content-MD5, else by reading back. Probed once."""
         with self._lock:
             if self._check is None:
-                self._check = "content-md5" if self._patiently("put", near, lambda: self._refuses_wrong_md5(near)) else "read-back"
+                self._check = "content-md5" if self._with_retries("put", near, lambda: self._refuses_wrong_md5(near)) else "read-back"
             return self._check
 
     def _refuses_wrong_md5(self, near: StoreUri) -> bool:

@@ -1,7 +1,7 @@
-"""Where an object is: bucket and key, joined so that a key never leaves its prefix.
+"""Locations in a store: bucket and key, joined so that a key never leaves its prefix.
 
-Promises: what `parse` and `/` return has only segments that are safe in a key and in a path. Keys that others wrote (a listing, a source of
-images) may hold anything; they are kept apart by `parse_source` and are never joined to a path.
+Promises: locations from `parse` and `/` have only segments that are safe in a key and in a path. Keys of other tools (a listing, a source
+of images) can hold anything; `parse_source` reads them, and they are never joined to a path.
 """
 
 import re
@@ -26,7 +26,7 @@ class StoreUri:
         """Read `s3://bucket/key`.
 
         Raises:
-            BadInput: if it is not such a location, or a part of it could escape a prefix.
+            BadInput: if it is not such a location, or a segment could escape a prefix.
         """
         match = _LOCATION.fullmatch(text)
         if match is None:
@@ -38,7 +38,7 @@ class StoreUri:
 
     @classmethod
     def parse_source(cls, text: str) -> "StoreUri":
-        """Read the location of somebody else's objects: any printable key without `..`; a trailing slash is kept.
+        """Read the location of objects that other tools wrote: any printable key without `..`; a trailing slash is kept.
 
         Raises:
             BadInput: if it is not such a location.
@@ -57,7 +57,7 @@ class StoreUri:
         return StoreUri(self.bucket, f"{self.key}/{segment}" if self.key else segment)
 
     def join(self, path: str) -> "StoreUri":
-        """Append several segments, given as one path with slashes."""
+        """Append several segments, written as one path with slashes."""
         uri = self
         for segment in path.split("/"):
             uri = uri / segment
@@ -79,7 +79,7 @@ class StoreUri:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What a listing tells of an object: `version` changes when its bytes do, as far as the store can say."""
+    """An object in a listing; `version` changes when its bytes do, as far as the store reports it."""
 
     uri: StoreUri
     size_bytes: int

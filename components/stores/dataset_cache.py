@@ -1,9 +1,8 @@
-"""From a committed data set in object storage to a pack on local disk, once per machine.
+"""Local cache of datasets: unpacks a committed dataset from object storage to a pack on local disk, once per machine.
 
-Promises: shards are verified before a byte of them is decoded; processes that start together build the pack once and the others wait; a
-pack that is torn or damaged is built again, beside the old one, so that nobody's memory map changes under them. The pixels are checked once
-after each boot, by whoever comes first. Images are in the order of their keys, so a pack is a function of the data set's digest, not of its
-shards.
+Promises: shards are verified before a byte of them is decoded; of processes that start together one builds the pack and the others wait; an
+incomplete or corrupt pack is rebuilt beside the old one, so that the memory maps of other processes do not change. The first process after
+each boot verifies the pixels. Images are in the order of their keys, so a pack is a function of the dataset's digest, not of its shards.
 """
 
 import io
@@ -20,7 +19,7 @@ from components.errors import DataRefused
 from components.manifests import DatasetManifest, Split
 from components.storage import ObjectStore, StoreUri
 from components.system.locks import only_one
-from model.dataset import IMAGES_FILE, Pack, PackTorn, PackWriter, open_pack, verify_pack
+from model.dataset import IMAGES_FILE, Pack, PackCorrupt, PackWriter, open_pack, verify_pack
 
 _CHECKED_FILE = "checked"
 
@@ -33,10 +32,10 @@ def fetch_pack(
     split: Split = "train",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pack:
-    """Return the images of one `split` as a pack below `folder`, building it from the shards if it is not there.
+    """Return the images of one `split` as a pack below `folder`, built from the shards if it does not exist.
 
     Raises:
-        DataRefused: if a shard is not what the manifest names, or an image in it cannot be decoded.
+        DataRefused: if a shard does not have the digest in the manifest, or an image in it cannot be decoded.
     """
     target = folder / f"{manifest.digest[:16]}-{split}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,9 +43,9 @@ def fetch_pack(
         try:
             pack = open_pack(target)
             if pack.dataset_digest == manifest.digest:
-                _check_once(pack, target)
+                _verify_once(pack, target)
                 return pack
-        except PackTorn:
+        except PackCorrupt:
             pass
         building = folder / f"{target.name}.building"
         try:
@@ -61,27 +60,27 @@ def fetch_pack(
         finally:
             shutil.rmtree(building, ignore_errors=True)
         pack = open_pack(target)
-        _mark_checked(target)
+        _mark_verified(target)
     return pack
 
 
-def _check_once(pack: Pack, target: Path) -> None:
-    """Check the pixels of `pack` unless that was done since the last boot and the file is still the same."""
+def _verify_once(pack: Pack, target: Path) -> None:
+    """Verify the pixels of `pack` unless that was done since the last boot and the file has not changed."""
     mark = target / _CHECKED_FILE
     if not mark.exists() or mark.read_text() != _state(target):
         verify_pack(pack)
-        _mark_checked(target)
+        _mark_verified(target)
 
 
-def _mark_checked(target: Path) -> None:
+def _mark_verified(target: Path) -> None:
     (target / _CHECKED_FILE).write_text(_state(target))
 
 
 def _state(target: Path) -> str:
-    """Return a text that changes when the file of images is another or was written to, or the machine was started anew."""
-    found = (target / IMAGES_FILE).stat()
+    """Return a text that changes when the file of images was replaced or written to, or the machine was restarted."""
+    status = (target / IMAGES_FILE).stat()
     boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {boot.read_text().strip() if boot.exists() else ''}"
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {boot.read_text().strip() if boot.exists() else ''}"
 
 
 def _build(manifest: DatasetManifest, store: ObjectStore, target: Path, split: Split, on_progress: Callable[[int, int], None]) -> None:
@@ -94,7 +93,7 @@ def _build(manifest: DatasetManifest, store: ObjectStore, target: Path, split: S
             store.get_file(StoreUri.parse(manifest.uri) / shard.name, paths[-1], sha256=shard.sha256)
         members = sorted((key, path, offset, size) for path in paths for key, offset, size in _members(path, split))
         if len(members) != expected:
-            raise DataRefused(f"{manifest.uri} holds {len(members)} images of split {split}, its manifest says {expected}")
+            raise DataRefused(f"{manifest.uri} holds {len(members)} images of split {split}, expected {expected} by its manifest")
         side = manifest.image_px
         with PackWriter(target, shape=(side, side), keys=[key for key, *_ in members], dataset_digest=manifest.digest) as add:
             for done, (key, path, offset, size) in enumerate(members, start=1):
@@ -105,19 +104,19 @@ def _build(manifest: DatasetManifest, store: ObjectStore, target: Path, split: S
 
 
 def _members(path: Path, split: Split) -> list[tuple[str, int, int]]:
-    """Return (key, offset, size) of the images of `split` in a shard; the facts of an image follow it."""
-    found, image = [], None
+    """Return (key, offset, size) of the images of `split` in a shard; the JSON of an image follows it."""
+    images, image = [], None
     with tarfile.open(path, "r:") as archive:
         for entry in archive:
             if not entry.name.endswith(".json"):
                 image = (entry.name.rsplit(".", 1)[0], entry.offset_data, entry.size)
                 continue
-            facts = archive.extractfile(entry)
-            if image is None or facts is None:
+            metadata = archive.extractfile(entry)
+            if image is None or metadata is None:
                 raise DataRefused(f"{path.name} is not a shard: {entry.name} has no image before it")
-            if json.load(facts)["split"] == split:
-                found.append(image)
-    return found
+            if json.load(metadata)["split"] == split:
+                images.append(image)
+    return images
 
 
 def _decode(path: Path, offset: int, size: int, *, key: str, side_px: int) -> np.ndarray:

@@ -1,48 +1,48 @@
-"""What MLflow has not heard yet, kept in object storage: a machine may be gone before MLflow is back.
+"""Archive of metrics that MLflow has not received, in object storage: the machine may be gone before MLflow is back.
 
-Layout: `runs/<run_key>/journal/<attempt>/<first byte>.jsonl` and `.../files/<name>`. Promises: what was saved here can be replayed from any
-machine, any number of times, and arrives once; what has arrived is deleted. Nothing is written while MLflow keeps up.
+Layout: `<attempt>/<first byte>.jsonl` and `<attempt>/files/<name>` (see `stores/layout.py`). Promises: saved entries can be
+replayed from any machine, any number of times, and are logged once; logged entries are deleted. Nothing is written while MLflow keeps up.
 """
 
 import tempfile
 from pathlib import Path
 
 from components.storage import ObjectStore, StoreUri
-from components.tracking.journal import Attachment, Destination, Journal, Picture, decode_lines, deliver_entries
+from components.tracking.journal import Attachment, Destination, Journal, LoggedImage, decode_lines, deliver_entries
 
 _FILES = "files"
 
 
 class JournalArchive:
-    """The undelivered part of the journals of one run."""
+    """The entries of one run that MLflow has not received, below `home`."""
 
-    def __init__(self, store: ObjectStore, run: StoreUri, attempt: str) -> None:
+    def __init__(self, store: ObjectStore, home: StoreUri, attempt: str) -> None:
         self._store = store
-        self._home = run / "journal"
+        self._home = home
         self._own = self._home / attempt
         self._saved_to = 0
 
     def save(self, journal: Journal) -> bool:
-        """Store what was told since the last save and is not delivered; return whether there was anything."""
+        """Store the entries since the last save that are not uploaded; return whether there were any."""
         start = max(journal.mark, self._saved_to)
-        lines = journal.written(start)
+        lines = journal.read_from(start)
         if not lines:
             return False
         for entry in decode_lines(lines):
-            if isinstance(entry, Picture | Attachment):
+            if isinstance(entry, LoggedImage | Attachment):
                 self._store.put_file(self._own / _FILES / entry.file, journal.folder / entry.file)
         self._store.put_bytes(self._own / f"{start:012d}.jsonl", lines)
         self._saved_to = start + len(lines)
         return True
 
     def discard(self) -> None:
-        """Delete what this attempt saved: everything has arrived."""
+        """Delete what this attempt saved, after MLflow has received everything."""
         if self._saved_to:
             for item in self._store.list(self._own):
                 self._store.delete(item.uri)
 
     def replay(self, destination: Destination) -> int:
-        """Deliver what all attempts have left here, delete it, and return how many entries that were."""
+        """Upload the entries of all attempts, delete them, and return their number."""
         count = 0
         segments = [item.uri for item in self._store.list(self._home) if item.uri.name.endswith(".jsonl")]
         for segment in sorted(segments, key=lambda uri: uri.key):
@@ -53,7 +53,7 @@ class JournalArchive:
         entries = decode_lines(self._store.get_bytes(segment))
         folder = StoreUri(segment.bucket, segment.key.rsplit("/", 1)[0]) / _FILES
         with tempfile.TemporaryDirectory(prefix="celebdit-journal-") as local:
-            files = {entry.file for entry in entries if isinstance(entry, Picture | Attachment)}
+            files = {entry.file for entry in entries if isinstance(entry, LoggedImage | Attachment)}
             for name in files:
                 self._store.get_file(folder / name, Path(local) / name)
             deliver_entries(entries, Path(local), destination)

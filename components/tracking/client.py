@@ -1,64 +1,48 @@
-"""The door to MLflow's tracking: one run per pipeline run, one child per step, and what is shown in them.
+"""MLflow tracking client: one run per pipeline run, one child per step, with their parameters, metrics, images and artifacts.
 
-Promises: runs are found by what they are of (pipeline run, run key), never by a remembered id, so any attempt on any machine continues the
-same run; a run that this process opened never stays RUNNING when it leaves; every call is bounded in time. The registry is another door,
-`components/registry/client.py`; what training says while it runs goes through `components/tracking/journal.py` first.
+Promises: runs are found by tags (pipeline run, run key), never by a remembered id, so that any attempt on any machine continues the same
+run; a run that this process opened never stays RUNNING when the process ends; every call is bounded in time. The model registry has its own
+client, `components/registry/client.py`; metrics of a training are written to `components/tracking/journal.py` first.
 """
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, CelebditError, Interrupted, Preempted, TrackingUnavailable
-from components.manifests import DatasetManifest, EvaluationReport
+from components.errors import BadInput, Failure, Interrupted, Preempted
+from components.manifests import DatasetManifest
 from components.settings import Settings
 from components.tracking.metric_points import Point
+from components.tracking.mlflow_errors import translate_mlflow_errors
+from components.tracking.request_limits import set_default_limits
+from components.tracking.tags import TAG_DATASET, TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 
-__all__ = [
-    "TAG_CHECKPOINT",
-    "TAG_EMA",
-    "TAG_KIND",
-    "TAG_RUN",
-    "TAG_RUN_KEY",
-    "TAG_STEP",
-    "Run",
-    "Tracking",
-    "flattened",
-    "limit_requests",
-]
+__all__ = ["Run", "Tracking"]
 
-TAG_RUN = "celebdit.pipeline_run"
-TAG_KIND = "celebdit.kind"
-TAG_STEP = "celebdit.step"
-TAG_RUN_KEY = "celebdit.run_key"
-TAG_CHECKPOINT, TAG_EMA = "checkpoint.digest", "weights.ema"
 _PARENT = "mlflow.parentRunId"
 _DIGEST_CHARACTERS = 32
 _MAX_PARAMS = 40
 _BATCH = 1000
-_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
 class Tracking:
     """MLflow as seen from one pipeline run."""
 
     def __init__(self, settings: Settings, *, request_timeout_s: int = 20, max_retries: int = 3) -> None:
-        # MLflow reads these at each request; its defaults let one call to a dead server block for four minutes.
-        os.environ.setdefault(_TIMEOUT, str(request_timeout_s))
-        os.environ.setdefault(_RETRIES, str(max_retries))
+        set_default_limits(timeout_s=request_timeout_s, max_retries=max_retries)
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        # Else MLflow sends its clients to object storage at the address that it knows itself, which may be one of its own network.
+        # Else MLflow redirects its clients to object storage at the address that it uses itself, which they may not reach.
         for direction in ("UPLOAD", "DOWNLOAD"):
             os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{direction}", "false")
         self.settings = settings
@@ -69,38 +53,31 @@ class Tracking:
     def experiment_id(self) -> str:
         """The experiment's id; the experiment is created when it is first needed."""
         if self._experiment_id is None:
-            with _reaching(self.settings.mlflow_uri):
+            with translate_mlflow_errors(self.settings.mlflow_uri):
                 self._experiment_id = self._find_or_create_experiment()
         return self._experiment_id
 
     def _find_or_create_experiment(self) -> str:
         name = self.settings.experiment
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
             with suppress(MlflowException):  # another process may create it in this moment
                 return str(self.client.create_experiment(name))
-            found = self.client.get_experiment_by_name(name)
-        if found is None or found.lifecycle_stage != "active":
+            experiment = self.client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage != "active":
             raise BadInput(
                 f"the MLflow experiment {name!r} was deleted", hint="restore it in MLflow, or set CELEBDIT_EXPERIMENT to another name"
             )
-        return str(found.experiment_id)
-
-    def reached(self) -> AbstractContextManager[None]:
-        """Frame calls on `client`, so that an MLflow that is away is said in one way."""
-        return _reaching(self.settings.mlflow_uri)
+        return str(experiment.experiment_id)
 
     def pipeline_run(self) -> Run:
-        """Return the MLflow run of this pipeline run; it is created if it does not exist, or taken from KFP's own MLflow plugin."""
-        with _reaching(self.settings.mlflow_uri):
-            adopted = self._run_of_kfp_plugin()
-            if adopted is not None:
-                return adopted
-            found = self.find({TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline"})
-            if found is not None:
-                return found
-            tags = {TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline", **self._origin()}
-            return self.client.create_run(self.experiment_id, tags=tags, run_name=self.settings.run_id)
+        """Return the MLflow run of this pipeline run: the one that KFP's MLflow plugin opened, or ours, created if it does not exist."""
+        with translate_mlflow_errors(self.settings.mlflow_uri):
+            run = self._run_of_kfp_plugin() or self.find({TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline"})
+            if run is not None:
+                return run
+            tags = {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()}
+            return self.client.create_run(self.experiment_id, tags=tags, run_name=self.settings.pipeline_run_id)
 
     def _run_of_kfp_plugin(self) -> Run | None:
         """Return the parent of the run that KFP's MLflow plugin opened for this task, or None without the plugin."""
@@ -110,23 +87,23 @@ class Tracking:
         task = self.client.get_run(task_run_id)
         parent = self.client.get_run(task.data.tags[_PARENT]) if _PARENT in task.data.tags else task
         self._experiment_id = parent.info.experiment_id
-        if parent.data.tags.get(TAG_RUN) != self.settings.run_id:
-            self.tag(parent.info.run_id, {TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline", **self._origin()})
+        if parent.data.tags.get(TAG_RUN) != self.settings.pipeline_run_id:
+            self.tag(parent.info.run_id, {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()})
         return parent
 
     def step_run(self, step: str, *, run_key: str | None = None, name: str | None = None) -> Run:
-        """Return the run of `step`: of this pipeline run, or of the training with `run_key` whichever pipeline run began it."""
-        with _reaching(self.settings.mlflow_uri):
-            identity = {TAG_STEP: step, TAG_RUN_KEY: run_key} if run_key else {TAG_STEP: step, TAG_RUN: self.settings.run_id}
-            found = self.find(identity)
-            if found is not None:
-                return found
+        """Return the run of `step`: of this pipeline run or, with `run_key`, of that training, whichever pipeline run began it."""
+        with translate_mlflow_errors(self.settings.mlflow_uri):
+            identity = {TAG_STEP: step, TAG_RUN_KEY: run_key} if run_key else {TAG_STEP: step, TAG_RUN: self.settings.pipeline_run_id}
+            run = self.find(identity)
+            if run is not None:
+                return run
             parent = self.pipeline_run()
-            tags = {TAG_KIND: "step", TAG_RUN: self.settings.run_id, _PARENT: parent.info.run_id, **identity, **self._origin()}
+            tags = {TAG_KIND: "step", TAG_RUN: self.settings.pipeline_run_id, _PARENT: parent.info.run_id, **identity, **self._origin()}
             return self.client.create_run(self.experiment_id, tags=tags, run_name=name or step)
 
     def training_run(self, run_key: str) -> Run | None:
-        """Return the run of the training `run_key`, or None if MLflow does not know it."""
+        """Return the run of the training `run_key`, or None if MLflow has none."""
         return self.find({TAG_STEP: "train", TAG_RUN_KEY: run_key})
 
     def find(self, tags: Mapping[str, str]) -> Run | None:
@@ -136,8 +113,8 @@ class Tracking:
 
     def search(self, tags: Mapping[str, str]) -> list[Run]:
         """Return the runs of the experiment with all of `tags`."""
-        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        return list(self.client.search_runs([self.experiment_id], wanted, run_view_type=ViewType.ACTIVE_ONLY, max_results=1000))
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        return list(self.client.search_runs([self.experiment_id], query, run_view_type=ViewType.ACTIVE_ONLY, max_results=1000))
 
     @contextmanager
     def running(self, run: Run) -> Iterator[str]:
@@ -147,21 +124,21 @@ class Tracking:
         try:
             yield run_id
         except BaseException as error:
-            with suppress(Exception):  # the error itself matters more than its mark in MLflow
+            with suppress(Exception):  # the error itself matters more than its record in MLflow
                 self.close(run_id, error)
             raise
         self.set_status(run_id, "FINISHED")
 
     def close(self, run_id: str, error: BaseException) -> None:
-        """End `run_id` as failed or killed and tag it with what happened."""
+        """End `run_id` as failed or killed and tag it with the error."""
         killed = isinstance(error, Preempted | Interrupted | KeyboardInterrupt | SystemExit)
-        message = error.message if isinstance(error, CelebditError) else str(error)
-        self.tag(run_id, {"error.type": type(error).__name__, "error.message": message[:1000]})
+        failure = Failure.of(error)
+        self.tag(run_id, {"error.type": failure.kind, "error.message": failure.message[:1000]})
         self.set_status(run_id, "KILLED" if killed else "FAILED")
 
     def set_status(self, run_id: str, status: str) -> None:
-        """Set the status of a run, with the end time that belongs to it."""
-        with _reaching(self.settings.mlflow_uri):
+        """Set the status of a run, with its end time if it is final."""
+        with translate_mlflow_errors(self.settings.mlflow_uri):
             if status == "RUNNING":
                 self.client.update_run(run_id, status=status)
             else:
@@ -169,19 +146,19 @@ class Tracking:
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""
-        with _reaching(self.settings.mlflow_uri):
+        with translate_mlflow_errors(self.settings.mlflow_uri):
             self.client.log_batch(run_id, tags=[RunTag(key, str(value)[:5000]) for key, value in tags.items()], synchronous=True)
 
     def params(self, run_id: str, params: Mapping[str, object]) -> None:
-        """Log flat parameters once; a parameter that is already there is left alone, because MLflow refuses to change one."""
-        with _reaching(self.settings.mlflow_uri):
+        """Log flat parameters once; one that is already logged is left alone, because MLflow refuses to change it."""
+        with translate_mlflow_errors(self.settings.mlflow_uri):
             present = self.client.get_run(run_id).data.params
             fresh = [Param(key, str(value)[:500]) for key, value in params.items() if key not in present]
             self.client.log_batch(run_id, params=fresh[: _MAX_PARAMS - len(present)], synchronous=True)
 
     def metrics(self, run_id: str, points: Sequence[Point]) -> None:
         """Log metric points in as few requests as MLflow allows."""
-        with _reaching(self.settings.mlflow_uri):
+        with translate_mlflow_errors(self.settings.mlflow_uri):
             for start in range(0, len(points), _BATCH):
                 chunk = points[start : start + _BATCH]
                 self.client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.timestamp_ms, p.step) for p in chunk], synchronous=True)
@@ -194,29 +171,39 @@ class Tracking:
 
     def logged_steps(self, run_id: str, key: str) -> set[int]:
         """Return the steps at which metric `key` has a value."""
-        with _reaching(self.settings.mlflow_uri):
+        with translate_mlflow_errors(self.settings.mlflow_uri):
             return {metric.step for metric in self.client.get_metric_history(run_id, key)}
 
     def image(self, run_id: str, image: Any, *, key: str, step: int, timestamp_ms: int | None = None) -> None:
         """Log an image (uint8 array, h x w x 3) under a key, unless the key already has one at `step`."""
-        with _reaching(self.settings.mlflow_uri):
+        with translate_mlflow_errors(self.settings.mlflow_uri):
             marker = f"/{key.replace('/', '~')}%step%{step}%"
-            present = [item.path.replace("+", "%") for item in self.client.list_artifacts(run_id, "images")]
-            if not any(marker in f"/{path.split('/', 1)[-1]}" for path in present):
+            logged = [path.replace("+", "%").split("/", 1)[-1] for path in self.image_paths(run_id)]
+            if not any(marker in f"/{name}" for name in logged):
                 self.client.log_image(run_id, image, key=key, step=step, timestamp=timestamp_ms, synchronous=True)
+
+    def image_paths(self, run_id: str) -> list[str]:
+        """Return the artifact paths of the images that were logged to a run."""
+        with translate_mlflow_errors(self.settings.mlflow_uri):
+            return [item.path for item in self.client.list_artifacts(run_id, "images")]
+
+    def read_artifact(self, run_id: str, path: str) -> bytes:
+        """Return the bytes of one artifact of a run."""
+        with tempfile.TemporaryDirectory(prefix="celebdit-") as folder, translate_mlflow_errors(self.settings.mlflow_uri):
+            return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
 
     def artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Upload a file as an artifact of a run."""
-        with _reaching(self.settings.mlflow_uri):
+        with translate_mlflow_errors(self.settings.mlflow_uri):
             self.client.log_artifact(run_id, str(path), folder)
 
     def text(self, run_id: str, text: str, file: str) -> None:
         """Store a text as an artifact of a run."""
-        with _reaching(self.settings.mlflow_uri):
+        with translate_mlflow_errors(self.settings.mlflow_uri):
             self.client.log_text(run_id, text, file)
 
     def dataset(self, run_id: str, manifest: DatasetManifest, *, context: str) -> None:
-        """Link a data set to a run. MLflow keeps at most 36 characters of a digest; the whole one goes into a tag."""
+        """Link a dataset to a run. MLflow keeps at most 36 characters of a digest; the full one goes into a tag."""
         entity = Dataset(
             name=manifest.name,
             digest=manifest.digest[:_DIGEST_CHARACTERS],
@@ -224,40 +211,9 @@ class Tracking:
             source=_json({"uri": manifest.uri, "from": manifest.source}),
             profile=_json({key: getattr(manifest, key) for key in ("num_images", "num_held_out", "image_px")}),
         )
-        with _reaching(self.settings.mlflow_uri):
+        with translate_mlflow_errors(self.settings.mlflow_uri):
             self.client.log_inputs(run_id, [DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])])
-            self.tag(run_id, {"dataset.digest": manifest.digest})
-
-    def evaluated_checkpoint(self, run_id: str, report: EvaluationReport) -> str:
-        """Log evaluated weights as a LoggedModel of their training run, with their numbers, once; return the model's id."""
-        digest = report.checkpoint_digest
-        with _reaching(self.settings.mlflow_uri):
-            name = f"step-{report.checkpoint_step}-ema-{report.ema.replace('.', '_')}"
-            model = self.checkpoint_model(
-                run_id, name=name, digest=digest, ema=report.ema, uri=report.checkpoint_uri, run_key=report.run_key
-            )
-            known = {metric.key for metric in model.metrics or []}
-            for key, value in report.metrics.items():
-                if key not in known:
-                    self.client.log_metric(run_id, key, value, step=report.checkpoint_step, model_id=model.model_id)
-            return str(model.model_id)
-
-    def checkpoint_model(self, run_id: str, *, name: str, digest: str, ema: str, uri: str, run_key: str) -> LoggedModel:
-        """Return the LoggedModel of an average of a checkpoint's weights, of the run `run_id`, made if there is none yet."""
-        with _reaching(self.settings.mlflow_uri):
-            return self.logged_model(digest, ema) or self.client.create_logged_model(
-                self.experiment_id,
-                name=name,
-                source_run_id=run_id,
-                tags={TAG_CHECKPOINT: digest, TAG_EMA: ema, "checkpoint.uri": uri, TAG_RUN_KEY: run_key},
-                model_type="denoiser",
-            )
-
-    def logged_model(self, checkpoint_digest: str, ema: str) -> LoggedModel | None:
-        """Return the LoggedModel of an average of a checkpoint's weights, or None; of several that racing steps made, the oldest."""
-        wanted = f"tags.`{TAG_CHECKPOINT}` = '{checkpoint_digest}' AND tags.`{TAG_EMA}` = '{ema}'"
-        found = self.client.search_logged_models([self.experiment_id], filter_string=wanted)
-        return min(found, key=lambda model: (model.creation_timestamp, model.model_id)) if found else None
+            self.tag(run_id, {TAG_DATASET: manifest.digest})
 
     def run_url(self, run_id: str, *, experiment_id: str | None = None) -> str:
         """Return the address of a run in the MLflow UI."""
@@ -279,49 +235,14 @@ class Tracking:
 
     def _origin(self) -> dict[str, str]:
         settings = self.settings
-        tags = {"git.commit": settings.git_commit, "image.digest": settings.image_digest, "preset": settings.preset}
-        if settings.run_url:
-            tags["kfp.run_url"] = settings.run_url
-        return tags
-
-
-def limit_requests(*, timeout_s: int, max_retries: int) -> None:
-    """Let no request to MLflow from this process wait longer, or be tried more often, than this.
-
-    A default is not enough where training waits: a process inherits what its parent had set for itself.
-    """
-    for name, most in ((_TIMEOUT, timeout_s), (_RETRIES, max_retries)):
-        os.environ[name] = str(min(most, int(os.environ.get(name, most))))
-
-
-def flattened(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
-    """Return nested sections as flat parameters, `section.key`."""
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+        tags = {
+            "git.commit": settings.git_commit,
+            "image.digest": settings.image_digest,
+            "preset": settings.preset,
+            "kfp.run_url": settings.run_url,
+        }
+        return {name: value for name, value in tags.items() if value is not None}
 
 
 def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
-
-
-@contextmanager
-def _reaching(uri: str) -> Iterator[None]:
-    """Turn MLflow's many ways to say that it cannot be reached into one."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.get_http_status_code() in (401, 403):
-            raise BadInput(
-                f"MLflow at {uri} refuses access",
-                hint="check MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's --allowed-hosts",
-            ) from error
-        if error.error_code in ("TEMPORARILY_UNAVAILABLE",) or error.get_http_status_code() >= 500:
-            raise TrackingUnavailable(f"MLflow at {uri} failed: {_first_line(error)}", hint="run it again when MLflow is back") from error
-        raise
-    except OSError as error:
-        raise TrackingUnavailable(
-            f"MLflow at {uri} cannot be reached: {_first_line(error)}", hint="run it again when MLflow is back"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -1,4 +1,4 @@
-"""Values of metrics on their way to MLflow; needs no MLflow, so that ranks that never speak to it need not import it."""
+"""Metric values to upload to MLflow. Imports no MLflow, so that ranks that do not log need not import it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ class Point:
     timestamp_ms: int
 
 
-def unseen(points: Iterable[Point], seen: Mapping[str, set[int]]) -> list[Point]:
-    """Return the points whose (key, step) is not in `seen`, each once, the first one winning."""
-    taken: set[tuple[str, int]] = set()
-    fresh = []
+def missing_points(points: Iterable[Point], logged: Mapping[str, set[int]]) -> list[Point]:
+    """Return the points whose (key, step) is not in `logged`; of several with the same (key, step) the first."""
+    identities: set[tuple[str, int]] = set()
+    missing = []
     for point in points:
         identity = (point.key, point.step)
-        if identity not in taken and point.step not in seen.get(point.key, set()):
-            taken.add(identity)
-            fresh.append(point)
-    return fresh
+        if identity not in identities and point.step not in logged.get(point.key, set()):
+            identities.add(identity)
+            missing.append(point)
+    return missing

@@ -20,7 +20,7 @@ def out_of_memory(error: RuntimeError, spec: TrainSpec, world: World, device: to
     if not isinstance(error, torch.OutOfMemoryError) and not _CPU_REFUSED.search(str(error)):
         return None
     training = spec.training
-    plan = plan_batch(training.batch_images, world.size, training.microbatch_images)
+    plan = training.batch_plan(world.size)
     has = f" (it has {torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB)" if device.type == "cuda" else ""
     tried = f" while asking for {asked}" if (asked := _asked(str(error))) else ""
     message = (

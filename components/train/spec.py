@@ -9,6 +9,7 @@ from typing import Literal
 from components.manifests import DatasetManifest, Manifest
 from components.resources import ResourcesConfig
 from components.storage import ObjectStore, StoreUri
+from components.stores.layout import StoreLayout
 from model.canonical import JsonObject, digest_of
 from model.config import Recipe
 
@@ -26,9 +27,9 @@ class TrainSpec(Manifest, Recipe):
     resources: ResourcesConfig
 
 
-def store_spec(spec: TrainSpec, store: ObjectStore, root: StoreUri) -> StoreUri:
+def store_spec(spec: TrainSpec, store: ObjectStore, layout: StoreLayout) -> StoreUri:
     """Store what an attempt was asked to do, for its nodes and for `celebdit sync`, and return where; again is harmless."""
-    uri = root / "runs" / spec.run_key / "attempts" / spec.attempt / SPEC_FILE
+    uri = layout.run(spec.run_key).attempts / spec.attempt / SPEC_FILE
     store.put_bytes(uri, spec.model_dump_json().encode())
     return uri
 

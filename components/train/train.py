@@ -4,7 +4,6 @@ Promises: a finished run is found and not repeated; an unfinished one is continu
 with the right status; MLflow being away does not stop training.
 """
 
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from components.stores.checkpoints import CheckpointStore
 from components.system.locks import claimed
 from components.train.reporting.reporter import Description
 from components.train.spec import SPEC_FILE, TrainSpec, run_key, store_spec
-from model.batching import plan_batch
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
 
 
@@ -46,7 +44,7 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
     _check(recipe, dataset, resources)
     key = run_key(recipe.identity(dataset.digest))
     total = recipe.training.total_steps
-    checkpoints = CheckpointStore(context.store, context.root / "runs" / key, warn=context.events.note)
+    checkpoints = CheckpointStore(context.store, context.layout.run(key).checkpoints, warn=context.events.note)
     outcome = _finished(checkpoints, total)
     if outcome is not None:
         context.events.note(f"run {key} is trained to step {outcome.step} already, nothing to do")
@@ -60,7 +58,7 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
     )
     folder = context.scratch("runs", key)
     with claimed(folder / "launcher.lock", f"training of run {key}"):
-        store_spec(spec, context.store, context.root)
+        store_spec(spec, context.store, context.layout)
         context.events.note(
             f"run {key}: {total} steps of {recipe.training.batch_images} images on {resources.nodes} x {resources.processes} process(es)"
         )
@@ -80,7 +78,7 @@ def _train(spec: TrainSpec, path: Path, context: StepContext) -> None:
         # The Kubernetes client takes a second to import, and one node needs none.
         from components.train.trainjob.job import train_on_nodes  # noqa: PLC0415
 
-        train_on_nodes(spec, context, environ=os.environ)
+        train_on_nodes(spec, context)
         return
     spec.dump(path)
     asked = spec.resources
@@ -107,20 +105,18 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
             hint="set data.image_px and network.image_px to the same number",
         )
     try:
-        plan_batch(recipe.training.batch_images, resources.processes * resources.nodes, recipe.training.microbatch_images)
+        recipe.training.batch_plan(resources.num_ranks)
     except ValueError as error:
         raise BadInput(f"training.{error}") from error
-    tracked = {f"{width:g}" for width in recipe.training.ema_sigma_rel} | ({"classic"} if recipe.training.ema_decay else set()) | {"none"}
-    if recipe.sampling.ema not in tracked:
-        raise BadInput(
-            f"sampling.ema {recipe.sampling.ema!r} is not tracked",
-            hint=f"use one of {', '.join(sorted(tracked))}, or add it to training.ema_sigma_rel",
-        )
+    try:
+        recipe.training.check_ema(recipe.sampling.ema)
+    except ValueError as error:
+        raise BadInput(f"sampling.{error}") from error
 
 
 def _finished(checkpoints: CheckpointStore, total_steps: int) -> Finished | None:
     """Return the checkpoint of the last step if it is there."""
-    committed = checkpoints.committed()
+    committed = checkpoints.list_committed()
     for entry in committed:
         if entry.step == total_steps:
             return Finished(uri=entry.uri, digest=checkpoints.digest(entry.uri), step=entry.step)

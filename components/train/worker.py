@@ -19,7 +19,7 @@ import torch
 from components.errors import CelebditError, DataRefused, Preempted, RankLost, TemporaryFailure
 from components.runtime.context import StepContext
 from components.runtime.rank import Rank, worker_main
-from components.stores.checkpoints import SNAPSHOTS, CheckpointStore, Retention
+from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.dataset_cache import fetch_pack
 from components.system.locks import claimed
 from components.tracking.archive import JournalArchive
@@ -33,7 +33,7 @@ from components.train.spec import TrainSpec
 from components.train.system_metrics import Busyness
 from model.canonical import JsonObject
 from model.config import TrainingConfig
-from model.distributed import is_lost_rank, joined, wait_for_all
+from model.distributed import is_lost_rank, process_group, wait_for_all_ranks
 from model.guard import NonFinite
 from model.interfaces import Recorder
 from model.trainer import Trainer
@@ -60,11 +60,11 @@ class RunStorage:
     def open(cls, spec: TrainSpec, rank: Rank, folder: Path) -> Self:
         """Open the storage of the run `spec` with `folder` for local copies."""
         context, attempt, note = rank.context, spec.attempt, rank.context.events.note
-        run_uri = context.root / "runs" / spec.run_key
+        run = context.layout.run(spec.run_key)
         facts: JsonObject = {"identity": spec.identity(spec.dataset.digest)}
-        checkpoints = CheckpointStore(context.store, run_uri, warn=note)
-        snapshots = CheckpointStore(context.store, run_uri, folder=SNAPSHOTS, warn=note)
-        archive = JournalArchive(context.store, run_uri, attempt)
+        checkpoints = CheckpointStore(context.store, run.checkpoints, warn=note)
+        snapshots = CheckpointStore(context.store, run.snapshots, warn=note)
+        archive = JournalArchive(context.store, run.journal, attempt)
         journal = Journal(folder / "journal") if rank.world.is_first else None
         sink = UploadingSink(
             folder / "checkpoints",
@@ -96,7 +96,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
     """Continue the run until its last step or until it is asked to stop; return the step, and whether it is the last one."""
     pack = fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"))
     timeout_s = spec.resources.rank_timeout_s
-    joining = joined(rank.world, device, timeout_s=timeout_s)
+    joining = process_group(rank.world, device, timeout_s=timeout_s)
     with joining, _recording(rank, spec, storage.journal, storage.archive) as recorder, _explained(spec, rank, device):
         trainer = Trainer(
             spec,
@@ -111,7 +111,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
             timeout_s=timeout_s,
         )
         _continue(trainer, storage, spec, rank)
-        finished = trainer.run(stop_asked=rank.stop_asked.is_set)
+        finished = trainer.run(stop_requested=rank.stop_requested.is_set)
     return trainer.step, finished
 
 
@@ -137,7 +137,7 @@ def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank
     restore(trainer, state)
     if rank.world.is_first:
         rank.context.events.note(f"continuing from step {state.step} of {spec.training.total_steps}")
-    wait_for_all(rank.world)
+    wait_for_all_ranks(rank.world)
     if rank.world.local_rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -192,12 +192,12 @@ def _recording(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: Jo
     delivery = Delivery(
         journal,
         connect,
-        on_trouble=lambda error: context.events.note(f"MLflow cannot be reached, training goes on and will tell it later: {error}"),
+        on_outage=lambda error: context.events.note(f"MLflow cannot be reached, training goes on and will tell it later: {error}"),
     )
     try:
         yield JournalRecorder(journal, context.events.progress)
     finally:
-        patience_s = _HAND_OVER_STOPPED_S if rank.stop_asked.is_set() else _HAND_OVER_S
+        patience_s = _HAND_OVER_STOPPED_S if rank.stop_requested.is_set() else _HAND_OVER_S
         _hand_over(delivery, journal, archive, context, spec, within_s=patience_s)
 
 

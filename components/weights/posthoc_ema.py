@@ -1,8 +1,8 @@
-"""An average of another width, made after training from the snapshots of a run.
+"""Post-hoc EMA: weights of another EMA width, computed after training from the snapshots of a run.
 
-Promises: the result is a checkpoint of one group, `ema-<sigma_rel>`, stored whole beside the run's others, and says how near it comes to
-the profile that was asked for; a damaged snapshot is told and left out; only one snapshot is in memory at a time. The mathematics is
-`model/ema.py`'s.
+Promises: the result is a checkpoint of one tensor group, `ema-<sigma_rel>`, stored beside the run's others, with the distance of its
+profile to the requested one; a corrupt snapshot is reported and left out; only one snapshot is in memory at a time. The mathematics is in
+`model/ema_profiles.py`.
 """
 
 import shutil
@@ -16,26 +16,29 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from components.errors import BadInput, DataRefused
+from components.registry.tags import VersionTags
 from components.reports.image_grid import enlarged, grid
 from components.runtime.context import StepContext
-from components.serving.register_version import Unevaluated
+from components.serving.register_version import UnevaluatedModel
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
-from components.stores.checkpoints import AVERAGES, SNAPSHOTS, CheckpointStore, Committed
+from components.stores.checkpoints import CheckpointStore, CommittedCheckpoint
+from components.weights.ema_width import check_width
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import Checkpoint, CheckpointInvalid
 from model.config import ModelSpec, SamplingConfig
-from model.ema import PowerProfile, recombine, sigma_rel_of_gamma
+from model.ema import EmaName
+from model.ema_profiles import recombine
 from model.generator import Generator
 from model.trainer import NUM_SAMPLES
 
-_PREFIX = "ema-"
-WIDEST = sigma_rel_of_gamma(0.0)
-
 
 @dataclass(frozen=True)
-class Average:
-    """A recombined average: where it is, what it is of, and how good it is."""
+class PosthocEma:
+    """A post-hoc EMA: its run, width and step, where it is stored, and how well its profile is matched.
+
+    `error` is the relative distance between the profiles, see `model.ema_profiles.Recombination`.
+    """
 
     run_key: str
     sigma_rel: float
@@ -48,12 +51,12 @@ class Average:
     dataset_digest: str
 
     @property
-    def group(self) -> str:
-        return _PREFIX + PowerProfile(self.sigma_rel).name
+    def name(self) -> EmaName:
+        return EmaName.of_width(self.sigma_rel)
 
 
 @dataclass(frozen=True)
-class _Sum:
+class _WeightedSum:
     tensors: dict[str, Tensor]
     identity: JsonObject
     coefficients: dict[str, float]
@@ -61,47 +64,46 @@ class _Sum:
     num_snapshots: int
 
 
-class _Damaged(Exception):
-    def __init__(self, entry: Committed) -> None:
+class _SnapshotCorrupt(Exception):
+    def __init__(self, entry: CommittedCheckpoint) -> None:
         super().__init__(str(entry.uri))
         self.entry = entry
 
 
-def make_average(
+def compute_posthoc_ema(
     run_key: str,
     sigma_rel: float,
     context: StepContext,
     *,
     step: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Average:
-    """Recombine the snapshots of the run `run_key` to the power-function average `sigma_rel` at `step` (default: its newest snapshot).
+) -> PosthocEma:
+    """Recombine the snapshots of the run `run_key` to the EMA of width `sigma_rel` at `step` (default: its newest snapshot).
 
     Raises:
-        BadInput: if the width is impossible, or the run has no snapshots up to that step.
-        DataRefused: if none of its snapshots is whole.
+        BadInput: if no EMA has that width, or the run has no snapshots up to that step.
+        DataRefused: if all of its snapshots are incomplete or corrupt.
     """
-    if not 0 < sigma_rel < WIDEST:
-        raise BadInput(f"--sigma-rel {sigma_rel:g} must lie between 0 and {WIDEST:.4f}", hint="usual widths are 0.02 to 0.25")
-    run = context.root / "runs" / run_key
-    snapshots = CheckpointStore(context.store, run, folder=SNAPSHOTS, warn=context.events.note)
-    chosen = _one_per_step(_present(snapshots, run, run_key, context), step)
+    check_width(sigma_rel)
+    run = context.layout.run(run_key)
+    snapshots = CheckpointStore(context.store, run.snapshots, warn=context.events.note)
+    chosen = _one_per_step(_list_snapshots(snapshots, run_key, context), step)
     scratch = context.scratch("averages", run_key)
     target = chosen[0].step
     while chosen:
         try:
-            summed = _recombined(snapshots, chosen, target, sigma_rel, scratch / "snapshots", on_progress)
+            summed = _recombine_snapshots(snapshots, chosen, target, sigma_rel, scratch / "snapshots", on_progress)
             break
-        except _Damaged as damaged:
-            context.events.note(f"snapshot {damaged.entry.uri} is damaged and left out: {damaged.__cause__}")
-            chosen = [entry for entry in chosen if entry != damaged.entry]
+        except _SnapshotCorrupt as corrupt:
+            context.events.note(f"snapshot {corrupt.entry.uri} is corrupt and left out: {corrupt.__cause__}")
+            chosen = [entry for entry in chosen if entry != corrupt.entry]
     else:
-        raise DataRefused(f"none of the snapshots of run {run_key} up to step {target} is whole")
-    name = PowerProfile(sigma_rel).name
+        raise DataRefused(f"all snapshots of run {run_key} up to step {target} are corrupt or incomplete")
+    name = EmaName.of_width(sigma_rel)
     facts = {"identity": summed.identity, "sigma_rel": sigma_rel, "error": summed.error, "coefficients": summed.coefficients}
-    checkpoint = publish(CheckpointState(target, {_PREFIX + name: summed.tensors}, facts), scratch / name)
-    uri = CheckpointStore(context.store, run, folder=AVERAGES).upload(checkpoint, name)
-    return Average(
+    checkpoint = publish(CheckpointState(target, {name.group: summed.tensors}, facts), scratch / name.setting)
+    uri = CheckpointStore(context.store, run.averages).upload(checkpoint, name.setting)
+    return PosthocEma(
         run_key=run_key,
         sigma_rel=sigma_rel,
         step=target,
@@ -114,82 +116,82 @@ def make_average(
     )
 
 
-def picture_of(average: Average, sampling: SamplingConfig) -> np.ndarray:
-    """Draw the fixed samples that every run shows, as one grid (uint8, h x w x 3)."""
+def draw_samples(ema: PosthocEma, sampling: SamplingConfig) -> np.ndarray:
+    """Draw the fixed samples that every run logs, as one grid (uint8, h x w x 3)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    weights = load_file(average.checkpoint.directory / f"{average.group}.safetensors")
-    generator = Generator.from_spec(weights, average.model, device=device)
+    weights = load_file(ema.checkpoint.directory / ema.name.file)
+    generator = Generator.from_spec(weights, ema.model, device=device)
     images = generator.draw(sampling, range(NUM_SAMPLES), pass_images=NUM_SAMPLES)
     return grid([enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()])
 
 
-def as_version(average: Average, sampling: SamplingConfig, licence: str) -> Unevaluated:
-    """Return the average as what a model version is made from."""
-    name = PowerProfile(average.sigma_rel).name
-    return Unevaluated(
-        checkpoint=average.checkpoint,
-        group=average.group,
-        uri=average.uri,
-        run_key=average.run_key,
-        model=average.model,
+def to_unevaluated(ema: PosthocEma, sampling: SamplingConfig, licence: str) -> UnevaluatedModel:
+    """Return the EMA as a model to register."""
+    return UnevaluatedModel(
+        checkpoint=ema.checkpoint,
+        ema_name=ema.name,
+        uri=ema.uri,
+        run_key=ema.run_key,
+        spec=ema.model,
         sampling=sampling,
         licence=licence,
         card=(
-            f"Average of run `{average.run_key}` with sigma_rel {name}, ending at step {average.step}, recombined from "
-            f"{average.num_snapshots} snapshots; its profile is matched to {average.error:.2%}.\n\n"
+            f"Post-hoc EMA of run `{ema.run_key}` with sigma_rel {ema.name}, ending at step {ema.step}, recombined from "
+            f"{ema.num_snapshots} snapshots; its profile is matched to {ema.error:.2%}.\n\n"
             "Not evaluated by the pipeline: promoting it needs `--force`.\n"
         ),
-        tags={
-            "source": "recombined",
-            "ema.sigma_rel": name,
-            "checkpoint.step": str(average.step),
-            "dataset.digest": average.dataset_digest,
-        },
+        tags=VersionTags(
+            source="recombined",
+            sigma_rel=ema.name.setting,
+            checkpoint_step=ema.step,
+            dataset_digest=ema.dataset_digest,
+        ),
     )
 
 
-def _present(snapshots: CheckpointStore, run: StoreUri, run_key: str, context: StepContext) -> list[Committed]:
-    if found := snapshots.committed():
-        return found
-    if context.store.list(run):
+def _list_snapshots(snapshots: CheckpointStore, run_key: str, context: StepContext) -> list[CommittedCheckpoint]:
+    if committed := snapshots.list_committed():
+        return committed
+    if context.store.list(context.layout.run(run_key).prefix):
         raise BadInput(
-            f"run {run_key} has stored no averages to recombine",
+            f"run {run_key} has no EMA snapshots to recombine",
             hint="train with training.ema_snapshot_every_steps: it can be set when a run is resumed, too",
         )
-    keys = sorted({item.uri.relative_to(context.root / "runs").split("/")[0] for item in context.store.list(context.root / "runs")})
-    raise BadInput(f"there is no run {run_key!r}", hint=f"runs here: {', '.join(keys) or 'none yet'}")
+    runs = context.layout.runs
+    keys = sorted({item.uri.relative_to(runs).split("/")[0] for item in context.store.list(runs)})
+    raise BadInput(f"there is no run {run_key!r}", hint=f"runs in this store: {', '.join(keys) or 'none yet'}")
 
 
-def _one_per_step(found: list[Committed], step: int | None) -> list[Committed]:
-    """Return one snapshot of each step up to `step`, newest first; attempts at the same step stored the same average."""
-    kept = {entry.step: entry for entry in reversed(found) if step is None or entry.step <= step}
+def _one_per_step(snapshots: list[CommittedCheckpoint], step: int | None) -> list[CommittedCheckpoint]:
+    """Return one snapshot of each step up to `step`, newest first; attempts at the same step stored the same weights."""
+    kept = {entry.step: entry for entry in reversed(snapshots) if step is None or entry.step <= step}
     if not kept:
-        raise BadInput(f"--step {step} is before the first snapshot", hint=f"the first is of step {found[-1].step}")
+        raise BadInput(f"--step {step} is before the first snapshot", hint=f"the first is at step {snapshots[-1].step}")
     if step is not None and step not in kept:
-        near = min(found, key=lambda entry: abs(entry.step - step))
-        raise BadInput(f"there is no snapshot of step {step}", hint=f"the nearest is of step {near.step}")
+        near = min(snapshots, key=lambda entry: abs(entry.step - step))
+        raise BadInput(f"there is no snapshot of step {step}", hint=f"the nearest is at step {near.step}")
     return [kept[at] for at in sorted(kept, reverse=True)]
 
 
-def _recombined(
+def _recombine_snapshots(
     snapshots: CheckpointStore,
-    chosen: list[Committed],
+    chosen: list[CommittedCheckpoint],
     step: int,
     sigma_rel: float,
     folder: Path,
     on_progress: Callable[[int, int], None],
-) -> _Sum:
+) -> _WeightedSum:
     """Add up the snapshots in float64, one at a time."""
     total: dict[str, Tensor] = {}
-    newest = _fetched(snapshots, chosen[0], folder)
+    newest = _fetch(snapshots, chosen[0], folder)
     widths = sorted(newest.tensors)
-    pairs = [(entry.step, float(group.removeprefix(_PREFIX))) for entry in chosen for group in widths]
+    pairs = [(entry.step, width) for entry in chosen for width in map(_width_of, widths)]
     plan = recombine(pairs, step, sigma_rel)
     coefficients = iter(plan.coefficients)
     for number, entry in enumerate(chosen):
-        state = newest if number == 0 else _fetched(snapshots, entry, folder)
+        state = newest if number == 0 else _fetch(snapshots, entry, folder)
         if sorted(state.tensors) != widths or state.facts["identity"] != newest.facts["identity"]:
-            raise _Damaged(entry) from ValueError("it holds other averages, or is of another run")
+            raise _SnapshotCorrupt(entry) from ValueError("it holds other EMAs, or belongs to another run")
         for group in widths:
             coefficient = next(coefficients)
             for name, tensor in state.tensors[group].items():
@@ -197,13 +199,21 @@ def _recombined(
         on_progress(number + 1, len(chosen))
     shares = {f"{at}/{width:g}": coefficient for (at, width), coefficient in zip(pairs, plan.coefficients, strict=True)}
     tensors = {name: tensor.float() for name, tensor in total.items()}
-    return _Sum(tensors, newest.facts["identity"], shares, plan.error, len(chosen))
+    return _WeightedSum(tensors, newest.facts["identity"], shares, plan.error, len(chosen))
 
 
-def _fetched(snapshots: CheckpointStore, entry: Committed, folder: Path) -> CheckpointState:
+def _width_of(group: str) -> float:
+    name = EmaName.from_group(group)
+    width = None if name is None else name.sigma_rel
+    if width is None:
+        raise DataRefused(f"a snapshot holds the group {group!r}, which is no power-function EMA")
+    return width
+
+
+def _fetch(snapshots: CheckpointStore, entry: CommittedCheckpoint, folder: Path) -> CheckpointState:
     try:
         return read(snapshots.fetch(entry.uri, folder).directory)
     except (CheckpointInvalid, ObjectMissing, DigestMismatch) as problem:
-        raise _Damaged(entry) from problem
+        raise _SnapshotCorrupt(entry) from problem
     finally:
         shutil.rmtree(folder, ignore_errors=True)

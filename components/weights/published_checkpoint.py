@@ -1,7 +1,7 @@
-"""How the published checkpoint `dit_final_12_f_250.pth` becomes a checkpoint and a model version of ours.
+"""Imports the published checkpoint `dit_final_12_f_250.pth` as a checkpoint and a model version.
 
 Promises: the file is read safely, and every name and shape in it is checked, before anything is stored; the same file gives the same
-checkpoint and version, however often. The network itself is `model/seed_compat.py`'s.
+checkpoint and version, however often. The network is in `model/seed_compat.py`.
 """
 
 from collections.abc import Iterator
@@ -13,29 +13,32 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from components.errors import DataRefused
+from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
-from components.serving.register_version import Unevaluated, add_unevaluated
+from components.serving.register_version import UnevaluatedModel, register_unevaluated
 from components.storage import StoreUri, file_sha256
 from components.stores.checkpoints import CheckpointStore
+from components.tracking.tags import TAG_CHECKPOINT
 from components.weights.torch_files import read_tensors
 from model.canonical import digest_of
 from model.checkpoint import CheckpointState, publish
 from model.config import ModelSpec, NetworkConfig
-from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, NotThisNetwork, checked, size_bytes
+from model.ema import RAW_WEIGHTS
+from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, TensorsMismatch, check_tensors, size_bytes
 
 if TYPE_CHECKING:
     from components.tracking.client import Tracking
 
 _KEY_CHARACTERS = 16
 _SPARE_BYTES = 2**24
-"""More than the pickle and the archive's own bookkeeping take."""
+"""More than the pickle and the archive's directory take."""
 _STEP = 0
-"""The file does not say at which step it was written."""
+"""The file does not record the step at which it was written."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The published file as it was read: all tensors are the network's, by name, shape and type."""
+    """The tensors of the published file, checked against the network by name, shape and type."""
 
     name: str
     sha256: str
@@ -45,7 +48,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import."""
+    """The result of an import."""
 
     run_key: str
     source_sha256: str
@@ -65,8 +68,8 @@ def read_published(path: Path, *, network: NetworkConfig = PUBLISHED) -> Source:
         BadInput: if there is no such file. DataRefused: if it is not the published network's plain state dictionary.
     """
     try:
-        tensors = checked(read_tensors(path, max_bytes=size_bytes(network) + _SPARE_BYTES), network)
-    except NotThisNetwork as error:
+        tensors = check_tensors(read_tensors(path, max_bytes=size_bytes(network) + _SPARE_BYTES), network)
+    except TensorsMismatch as error:
         raise DataRefused(
             f"{path} is not the published checkpoint: {error}", hint="only the weights of dit_final_12_f_250.pth can be imported"
         ) from error
@@ -77,7 +80,7 @@ def import_published(source: Source, model_name: str, licence: str, context: Ste
     """Convert, store and register what `read_published` returned."""
     weights = _store(source, licence, context)
     with _import_run(source, weights, context.tracking) as run_id:
-        version, new = add_unevaluated(weights, model_name, run_id, context)
+        version, new = register_unevaluated(weights, model_name, run_id, context)
         context.tracking.tag(run_id, {"model.name": model_name, "model.version": version})
         return Imported(
             run_key=weights.run_key,
@@ -92,34 +95,34 @@ def import_published(source: Source, model_name: str, licence: str, context: Ste
         )
 
 
-def _store(source: Source, licence: str, context: StepContext) -> Unevaluated:
+def _store(source: Source, licence: str, context: StepContext) -> UnevaluatedModel:
     """Store `source` as a checkpoint and return what a version is made from."""
     key = digest_of({"imported": source.sha256})[:_KEY_CHARACTERS]
-    model = ModelSpec(network=source.network, diffusion=OBJECTIVE, precision="float32")
-    facts = {"identity": {"imported": source.sha256, **model.model_dump(mode="json", exclude={"precision"})}}
-    checkpoint = publish(CheckpointState(_STEP, {"weights": source.tensors}, facts), context.scratch("imported", key))
-    return Unevaluated(
+    spec = ModelSpec(network=source.network, diffusion=OBJECTIVE, precision="float32")
+    facts = {"identity": {"imported": source.sha256, **spec.model_dump(mode="json", exclude={"precision"})}}
+    checkpoint = publish(CheckpointState(_STEP, {RAW_WEIGHTS.group: source.tensors}, facts), context.scratch("imported", key))
+    return UnevaluatedModel(
         checkpoint=checkpoint,
-        group="weights",
-        uri=CheckpointStore(context.store, context.root / "runs" / key).upload(checkpoint, "imported"),
+        ema_name=RAW_WEIGHTS,
+        uri=CheckpointStore(context.store, context.layout.run(key).checkpoints).upload(checkpoint, "imported"),
         run_key=key,
-        model=model,
+        spec=spec,
         sampling=SAMPLING,
         licence=licence,
         card=_card(source, checkpoint.digest),
-        tags={"source": "imported", "source.sha256": source.sha256},
+        tags=VersionTags(source="imported", source_sha256=source.sha256),
     )
 
 
 @contextmanager
-def _import_run(source: Source, weights: Unevaluated, tracking: "Tracking") -> Iterator[str]:
+def _import_run(source: Source, weights: UnevaluatedModel, tracking: "Tracking") -> Iterator[str]:
     """Record the import in MLflow as a run that ends with the block; yield its id."""
-    key, network, diffusion = weights.run_key, weights.model.network, weights.model.diffusion
+    key, network, diffusion = weights.run_key, weights.spec.network, weights.spec.diffusion
     with (
         tracking.running(tracking.pipeline_run()),
         tracking.running(tracking.step_run("import", run_key=key, name=f"import-{key}")) as run_id,
     ):
-        tracking.tag(run_id, {"source.file": source.name, "source.sha256": source.sha256, "checkpoint.digest": weights.checkpoint.digest})
+        tracking.tag(run_id, {"source.file": source.name, "source.sha256": source.sha256, TAG_CHECKPOINT: weights.checkpoint.digest})
         tracking.params(
             run_id, {"network.codec": network.codec, "diffusion.path": diffusion.path, "diffusion.prediction": diffusion.prediction}
         )

@@ -4,7 +4,6 @@ import io
 import json
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from PIL import Image
 from components.errors import BadInput
 from components.manifests import EvaluationReport
 from components.reports.image_grid import SAMPLE_GRID_KEY
+from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.comparison import Measured, Row, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
 from pipeline.session import open_session
@@ -73,8 +73,6 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
 
 def _training(name: str, context: "StepContext") -> "Run":
     """Return the MLflow run of the training that `name` means."""
-    from components.tracking.client import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
-
     tracking = context.tracking
     if _RUN_KEY.fullmatch(name):
         found = tracking.search({TAG_STEP: "train", TAG_RUN_KEY: name})
@@ -103,12 +101,8 @@ def _check_different(names: tuple[str, ...], trained: "list[Run]") -> None:
 
 
 def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
-    from components.tracking.client import TAG_RUN_KEY
-
     key = run.data.tags[TAG_RUN_KEY]
-    with context.tracking.reached():
-        images = context.tracking.client.list_artifacts(run.info.run_id, "images")
-    steps = (step_of_image(item.path, SAMPLE_GRID_KEY) for item in images)
+    steps = (step_of_image(path, SAMPLE_GRID_KEY) for path in context.tracking.image_paths(run.info.run_id))
     return RunFacts(
         name=name,
         settings=_settings(run, context),
@@ -120,7 +114,7 @@ def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
 
 def _settings(run: "Run", context: "StepContext") -> dict[str, Any]:
     try:
-        spec = json.loads(_artifact(run, _CONFIG, context))
+        spec = json.loads(context.tracking.read_artifact(run.info.run_id, _CONFIG))
     except (OSError, ValueError):
         return dict(run.data.params)
     whole = {**spec, "dataset_digest": spec["dataset"]["digest"], "dataset_name": spec["dataset"]["name"]}
@@ -128,7 +122,7 @@ def _settings(run: "Run", context: "StepContext") -> dict[str, Any]:
 
 
 def _evaluations(run_key: str, context: "StepContext") -> list[Measured]:
-    store, home = context.store, context.root.join(f"runs/{run_key}/evaluations")
+    store, home = context.store, context.layout.run(run_key).evaluations
     found = []
     for item in store.list(home):
         if item.uri.name == "report.json":
@@ -153,15 +147,9 @@ def _picture(facts: list[RunFacts], trained: "list[Run]", steps: list[int], cont
 
 
 def _grid(run: "Run", step: int, context: "StepContext") -> np.ndarray:
-    with context.tracking.reached():
-        listed = context.tracking.client.list_artifacts(run.info.run_id, "images")
-    path = next(item.path for item in listed if step_of_image(item.path, SAMPLE_GRID_KEY) == step)
-    return np.asarray(Image.open(io.BytesIO(_artifact(run, path, context)), formats=("PNG",)).convert("RGB"))
-
-
-def _artifact(run: "Run", path: str, context: "StepContext") -> bytes:
-    with tempfile.TemporaryDirectory() as folder, context.tracking.reached():
-        return Path(context.tracking.client.download_artifacts(run.info.run_id, path, folder)).read_bytes()
+    path = next(path for path in context.tracking.image_paths(run.info.run_id) if step_of_image(path, SAMPLE_GRID_KEY) == step)
+    image = context.tracking.read_artifact(run.info.run_id, path)
+    return np.asarray(Image.open(io.BytesIO(image), formats=("PNG",)).convert("RGB"))
 
 
 def _compare_url(trained: "list[Run]", context: "StepContext") -> str:

@@ -1,11 +1,10 @@
 """`celebdit config`: what a run would be."""
 
-import json
-
 import click
 
 from pipeline.commands.options import json_option, print_json, say
-from pipeline.config import load_config, preset_names
+from pipeline.config import load_config
+from pipeline.config_files import preset_names
 
 
 @click.group()
@@ -18,17 +17,15 @@ def config() -> None:
 @click.argument("overrides", nargs=-1)
 @json_option
 def show(preset: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Print the configuration of PRESET (a preset's name or a TOML file) after OVERRIDES, with every default filled in."""
+    """Print the configuration of PRESET (a preset's name or a TOML file) after OVERRIDES, with every default filled in.
+
+    What is printed is a TOML file that `celebdit run` takes.
+    """
     resolved = load_config(preset, overrides)
     if as_json:
         print_json({"digest": resolved.digest(), "config": resolved.model_dump(mode="json")})
         return
-    for name, section in resolved.model_dump(mode="json").items():
-        click.echo(f"[{name}]")
-        for key, value in section.items():
-            if value is not None:
-                click.echo(f"{key} = {json.dumps(value)}")
-        click.echo()
+    click.echo(resolved.toml())
     say(f"digest {resolved.digest()}")
 
 

@@ -1,11 +1,11 @@
 """`celebdit doctor`: what a first run would trip over."""
 
-import os
 from pathlib import Path
 
 import click
 
 from components.errors import EXIT_OK, BadInput
+from components.settings import CommandSettings
 from pipeline.commands.options import home_option, json_option, kubeflow_options, print_json, say
 
 _MARKS = {"ok": "ok     ", "fail": "FAIL   ", "unknown": "unknown"}
@@ -48,7 +48,7 @@ def doctor(
         cluster = Cluster.connect(namespace=namespace or "kubeflow", context=kube_context, deadline_s=5.0)
         checks = check_cluster(kubeflow, cluster, lambda: read_lock(images).images, config)
     else:
-        checks = check_machine(home, os.environ)
+        checks = check_machine(home, CommandSettings.from_environment())
     for check in checks:
         say(f"{_MARKS[check.state]}  {check.name:<11} {check.found}")
         if check.fix is not None:

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.errors import BadInput
+from components.tracking.tags import TAG_LICENCE
+from components.weights.ema_width import check_width
+from model.sampler_table import SAMPLERS
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_where
 from pipeline.session import open_session
 
 if TYPE_CHECKING:
     from components.runtime.context import StepContext
-    from components.weights.posthoc_ema import Average
+    from components.weights.posthoc_ema import PosthocEma
     from model.config import SamplingConfig
 
 _POOR = 0.1
@@ -21,7 +24,13 @@ _POOR = 0.1
 @click.argument("run_key")
 @click.option("--sigma-rel", "widths", type=float, multiple=True, required=True, help="Width of the average; can be given several times.")
 @click.option("--step", type=click.IntRange(min=1), help="Step at which the average ends.  [default: the newest snapshot's]")
-@click.option("--sampler", default="heun", show_default=True, help="Sampler of the pictures and, with --register, of the version.")
+@click.option(
+    "--sampler",
+    type=click.Choice(list(SAMPLERS)),
+    default="heun",
+    show_default=True,
+    help="Sampler of the pictures and, with --register, of the version.",
+)
 @click.option("--num-steps", default=20, show_default=True, help="Its number of steps.")
 @click.option("--register", "model", metavar="MODEL", help="Make each average a version of this registered model.")
 @home_option
@@ -41,15 +50,15 @@ def ema(
     Wider averages are smoother, narrower ones follow the newest weights; which one draws best is known only after training.
     """
     sampling = _sampling(sampler, num_steps)
-    if bad := [width for width in widths if not 0 < width < 12**-0.5]:
-        raise BadInput(f"--sigma-rel {bad[0]:g} must lie between 0 and {12**-0.5:.4f}", hint="usual widths are 0.02 to 0.25")
+    for width in widths:
+        check_width(width)
     with open_session(home) as session:
         context = session.context()
-        from components.weights.posthoc_ema import make_average
+        from components.weights.posthoc_ema import compute_posthoc_ema
 
         made: list[dict[str, Any]] = []
         for width in dict.fromkeys(widths):
-            average = make_average(run_key, width, context, step=step)
+            average = compute_posthoc_ema(run_key, width, context, step=step)
             made.append(_show(average, sampling, model, home, context))
     if url := made[-1].get("mlflow"):
         say_where(url, embedded=session.services is not None)
@@ -71,18 +80,18 @@ def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
         raise BadInput(describe(error, section="sampling")) from error
 
 
-def _show(average: "Average", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
+def _show(average: "PosthocEma", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
     """Draw with the average, tell MLflow, register it if asked, and return what there is to say."""
     from components.reports.image_grid import png
-    from components.serving.register_version import add_unevaluated
-    from components.weights.posthoc_ema import as_version, picture_of
+    from components.serving.register_version import register_unevaluated
+    from components.weights.posthoc_ema import draw_samples, to_unevaluated
 
-    name = f"{average.sigma_rel:g}"
+    name = average.name.setting
     say(f"sigma_rel {name} at step {average.step}: from {average.num_snapshots} snapshots, its profile matched to {average.error:.2%}")
     if average.error > _POOR:
         say("  that is a poor match: it lies outside what the stored widths and steps can give")
     picture = home.absolute() / "averages" / average.run_key / f"step-{average.step}-sigma_rel-{name}.png"
-    pixels = picture_of(average, sampling)
+    pixels = draw_samples(average, sampling)
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(png(pixels))
     say(f"  samples: {picture}")
@@ -92,18 +101,18 @@ def _show(average: "Average", sampling: "SamplingConfig", model: str | None, hom
         "step": average.step,
         "snapshots": average.num_snapshots,
         "profile_error": average.error,
-        "checkpoint": {"digest": average.checkpoint.digest, "uri": str(average.uri), "group": average.group},
+        "checkpoint": {"digest": average.checkpoint.digest, "uri": str(average.uri), "group": average.name.group},
         "samples": str(picture),
     }
-    run = context.tracking.find({"celebdit.step": "train", "celebdit.run_key": average.run_key})
+    run = context.tracking.training_run(average.run_key)
     if run is None:
         say("  this training has no run in MLflow, so nothing was logged there")
         return facts
     context.tracking.image(run.info.run_id, pixels, key=f"samples/ema_{name}", step=average.step)
     facts["mlflow"] = context.tracking.run_url(run.info.run_id)
     if model is not None:
-        weights = as_version(average, sampling, run.data.tags.get("dataset.licence", "unspecified"))
-        number, new = add_unevaluated(weights, model, run.info.run_id, context)
+        weights = to_unevaluated(average, sampling, run.data.tags.get(TAG_LICENCE, "unspecified"))
+        number, new = register_unevaluated(weights, model, run.info.run_id, context)
         say(f"  {model} version {number}" + ("" if new else ", made before"))
         facts["model"] = {"name": model, "version": number, "new": new}
     return facts

@@ -3,6 +3,7 @@
 from typing import Any
 
 from components.errors import EXIT_OK, GateFailed
+from components.runtime.events import SayOnce
 from pipeline.commands.options import print_json, say
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 from pipeline.submit import failure_of, follow, steps_of
@@ -15,14 +16,7 @@ def connected(endpoint: str | None, namespace: str | None) -> Kubeflow:
     """Return the server that was asked for, known to answer: a wrong address is said within seconds, later silences are waited out."""
     address = KfpAddress.find(endpoint, namespace)
     Kubeflow(address, Patience(deadline_s=_FIRST_ANSWER_S)).multi_user()
-    said = set[str]()
-
-    def tell(text: str) -> None:
-        if text not in said:
-            said.add(text)
-            say(text)
-
-    return Kubeflow(address, Patience(on_retry=tell))
+    return Kubeflow(address, Patience(on_retry=SayOnce(say)))
 
 
 def followed(kubeflow: Kubeflow, run_id: str, facts: dict[str, Any], *, as_json: bool, resumed: bool = False) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from components.runtime.context import StepContext
-    from components.weights.find import Found
+    from components.weights.find import ResolvedWeights
     from model.generator import Guidance
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,7 +27,7 @@ _USUAL, _MOST = 1.5, 20.0
 class Guide:
     """The weaker weights, found, and how they are used."""
 
-    found: "Found"
+    found: "ResolvedWeights"
     weight: float
     interval: tuple[float, float]
 
@@ -42,12 +42,12 @@ class Guide:
     def told(self) -> str:
         low, high = self.interval
         where = "" if self.interval == (0.0, 1.0) else f", from time {low:g} to {high:g}"
-        return f"guided by {self.found.described}, average {self.found.ema}, weight {self.weight:g}{where}"
+        return f"guided by {self.found.source}, average {self.found.ema}, weight {self.weight:g}{where}"
 
     @property
     def facts(self) -> dict[str, object]:
         return {
-            "guide": self.found.described,
+            "guide": self.found.source,
             "checkpoint_digest": self.found.digest,
             "ema": self.found.ema,
             "weight": self.weight,
@@ -64,7 +64,7 @@ class Guiding:
     weight: float
     interval: tuple[float, float]
 
-    def find(self, guided: "Found", context: "StepContext | None") -> Guide:
+    def find(self, guided: "ResolvedWeights", context: "StepContext | None") -> Guide:
         """Return the guide of the weights `guided`; `context` reaches the servers and may be None for a folder.
 
         Raises:

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
+from components.environment import MODEL
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_where
 from pipeline.session import new_run_id, open_session
 
 
 @click.command(name="import-checkpoint")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--model", "name", default="celebdit", show_default=True, envvar="CELEBDIT_MODEL", help="Name of the registered model.")
+@click.option("--model", "name", default="celebdit", show_default=True, envvar=MODEL, help="Name of the registered model.")
 @click.option(
     "--licence", default="unspecified", show_default=True, help="Terms under which the weights may be used; kept with the version."
 )

@@ -1,6 +1,5 @@
 """`celebdit ingest`: a source of images becomes a data set, without the rest of the pipeline."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from components.ingest.config import DataConfig
 from components.ingest.sources.open_source import open_source, require_consent
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
-from components.runtime.events import Event, Events, Kind
+from components.runtime.events import Event, Events, Kind, SayOnce
 from components.runtime.redact import redactor
 from components.storage import StoreUri
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
@@ -78,13 +77,7 @@ def ingest(
 def _context(session: Session, run_id: str, folder: Path, view: RunView) -> Iterator[StepContext]:
     """Have a step's context whose events are drawn as they are said."""
     folder.mkdir(parents=True, exist_ok=True)
-    said = set[str]()
-
-    def waiting(name: str) -> None:
-        if name not in said:
-            said.add(name)
-            view.say(f"waiting for the embedded {name} server")
-
+    waiting = SayOnce(lambda name: view.say(f"waiting for the embedded {name} server"))
     found = session.context(session.environment(run_id=run_id, preset="ingest", on_wait=waiting))
     context = StepContext(settings=found.settings, events=_Shown(folder / "events.jsonl", view))
     context.events.say("started")
@@ -100,7 +93,7 @@ class _Shown(Events):
     """Events that are drawn as they are said."""
 
     def __init__(self, path: Path, view: RunView) -> None:
-        super().__init__("ingest", path, redact=redactor(os.environ))
+        super().__init__("ingest", path, redact=redactor())
         self._view = view
 
     def say(self, kind: Kind, **facts: Any) -> None:

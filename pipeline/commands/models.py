@@ -1,7 +1,6 @@
 """`celebdit models`: what is in the registry, and who is champion."""
 
 import getpass
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from components.registry.webhook import tell, webhook_url
+from components.environment import MODEL
+from components.registry.tags import VersionTags
+from components.registry.webhook import send, webhook_url
+from components.settings import CommandSettings
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.session import open_session
 from pipeline.view import printable
@@ -23,9 +25,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _model_option(function: F) -> F:
-    return click.option(
-        "--model", "name", default="celebdit", show_default=True, envvar="CELEBDIT_MODEL", help="Name of the registered model."
-    )(function)
+    return click.option("--model", "name", default="celebdit", show_default=True, envvar=MODEL, help="Name of the registered model.")(
+        function
+    )
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
     with _registry(home, name) as registry:
         aliases = registry.aliases()
         rows = [_summary(version, aliases) for version in registry.versions()]
-        advice = "" if rows else registry.nothing_here()
+        advice = "" if rows else registry.hint_if_empty()
     if not rows:
         say(f"model {name!r} has no versions yet; {advice}")
     for row in rows:
@@ -99,7 +101,7 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
 @json_option
 def promote(version: str, reason: str, force: bool, name: str, home: Path, as_json: bool) -> None:
     """Make VERSION, a number or an alias, the champion; the old one becomes `previous`."""
-    webhook = webhook_url(os.environ)
+    webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
         number = str(registry.resolve(version).version)
         standing = registry.promote(number, reason=reason, by=getpass.getuser(), force=force)
@@ -116,7 +118,7 @@ def promote(version: str, reason: str, force: bool, name: str, home: Path, as_js
 @json_option
 def rollback(reason: str, name: str, home: Path, as_json: bool) -> None:
     """Undo the newest promotion."""
-    webhook = webhook_url(os.environ)
+    webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
         standing = registry.rollback(reason=reason, by=getpass.getuser())
     _show(name, standing, as_json=as_json)
@@ -146,15 +148,15 @@ def printable_lines(text: str) -> str:
 
 
 def _summary(version: "ModelVersion", aliases: dict[str, str]) -> dict[str, Any]:
-    number = str(version.version)
+    number, tags = str(version.version), VersionTags.from_mlflow(version.tags)
     return {
         "version": number,
         "aliases": sorted(alias for alias, on in aliases.items() if on == number),
         "created": time.strftime("%Y-%m-%d %H:%M", time.gmtime(version.creation_timestamp / 1000)),
-        "checkpoint": version.tags.get("checkpoint.digest"),
-        "gate": version.tags.get("gate.decision"),
-        "protocol": version.tags.get("protocol.name"),
-        "metrics": {key: float(value) for key, value in version.tags.items() if key.startswith("eval/")},
+        "checkpoint": tags.checkpoint_digest,
+        "gate": tags.gate,
+        "protocol": tags.protocol_name,
+        "metrics": dict(tags.metrics),
     }
 
 
@@ -174,6 +176,6 @@ def _tell(webhook: str | None, action: str, name: str, version: str | None, reas
     if webhook is None:
         return
     facts = {"action": action, "model": name, "version": version, "reason": reason, "by": getpass.getuser(), **vars(standing)}
-    problem = tell(webhook, facts)
+    problem = send(webhook, facts)
     if problem is not None:
         say(f"  the move is done, but the webhook did not hear of it: {problem}")

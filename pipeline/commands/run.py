@@ -30,7 +30,7 @@ _profile_option = click.option(
 
 @click.command()
 @click.argument("overrides", nargs=-1)
-@click.option("--source", help="Images to use instead of drawn faces: a zip, tar or folder, or an address as `celebdit ingest` takes it.")
+@click.option("--source", help="Your images instead of drawn faces: a zip, tar or folder, here or s3://... (not kaggle://); at least 100.")
 @click.option("--keep-services", is_flag=True, help="Leave the embedded servers running afterwards.")
 @_profile_option
 @home_option

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from components.errors import BadInput
 from components.runtime.context import describe
 from components.runtime.events import Event
-from model.config import SAMPLERS, SamplingConfig
+from model.config import SamplingConfig
+from model.sampler_table import SAMPLERS
 from pipeline.commands.guidance import Guiding, guidance_options
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from components.weights.find import Found
+    from components.weights.find import ResolvedWeights
 
 _MOST_IMAGES = 100_000
 _MOST_IN_GRID = 1024
@@ -35,7 +36,7 @@ _MOST_IN_GRID = 1024
 @click.option(
     "--out", type=click.Path(path_type=Path), help="A .png for one grid, else a folder of images.  [default: a grid named after both]"
 )
-@click.option("--sampler", type=click.Choice(SAMPLERS), help="Integrator.  [default: the version's own, else heun]")
+@click.option("--sampler", type=click.Choice(list(SAMPLERS)), help="Integrator.  [default: the version's own, else heun]")
 @click.option("--steps", "num_steps", type=click.IntRange(1, 4000), help="Steps of the sampler.  [default: the version's own, else 32]")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Image i is a function of the weights, the seed and i.  [default: 0]")
 @click.option("--ema", help="Which average of the weights, or none.  [default: the widest there is]")
@@ -91,14 +92,14 @@ def sample(
         except ValueError as error:  # the path of these weights cannot be sampled so
             raise BadInput(f"{error}", hint="ask for fewer --steps or another --sampler") from error
     written = _write(images.permute(0, 2, 3, 1).numpy(), target, first)
-    say(f"{count} images of {found.described}, average {found.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
+    say(f"{count} images of {found.source}, average {found.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
     if guide is not None:
         say(f"  {guide.told}")
     say(f"  {target}")
     if as_json:
         print_json(
             {
-                "source": found.described,
+                "source": found.source,
                 "checkpoint_digest": found.digest,
                 "sampling": sampling.model_dump(mode="json"),
                 "guidance": None if guide is None else guide.facts,
@@ -110,7 +111,7 @@ def sample(
         )
 
 
-def _default_target(found: "Found", sampling: SamplingConfig, guiding: Guiding | None) -> Path:
+def _default_target(found: "ResolvedWeights", sampling: SamplingConfig, guiding: Guiding | None) -> Path:
     guided = "" if guiding is None else f"-guided{guiding.weight:g}"
     return Path(f"samples-{found.digest[:8]}-{sampling.sampler}{sampling.num_steps}{guided}-seed{sampling.seed}.png")
 

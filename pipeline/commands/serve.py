@@ -1,6 +1,5 @@
 """`celebdit serve`: a registered version behind HTTP, here or on Kubernetes."""
 
-import re
 import socket
 import time
 from pathlib import Path
@@ -9,10 +8,12 @@ import click
 
 from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput
+from components.registry.model_uri import ModelUri
+from components.registry.promotions import CHAMPION
+from components.registry.tags import VersionTags
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
 
-_MODEL = re.compile(r"(?:models:/)?([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@([A-Za-z0-9_-]+)|/([0-9]+))?")
 _POLL_S = 0.2
 
 
@@ -41,7 +42,7 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
         if kubernetes:
             from components.serving.kserve import as_yaml, export, inference_service
 
-            target = context.root.join(f"models/{name}/{number}")
+            target = context.layout.model(name, number)
             manifest = inference_service(
                 name,
                 version=number,
@@ -49,7 +50,7 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
                 image=image or (GPU_IMAGE if gpus else CPU_IMAGE),
                 gpus=gpus,
                 service_account=service_account,
-                checkpoint_digest=found.tags.get("checkpoint.digest", "unknown"),
+                checkpoint_digest=VersionTags.from_mlflow(found.tags).checkpoint_digest or "unknown",
             )
             say(f"version {number} of {name} is at {target}; apply with: ... | kubectl apply -f -")
             if as_json:
@@ -61,10 +62,10 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
 
 
 def _serve_here(folder: Path, name: str, number: str, port: int, *, as_json: bool) -> None:
-    from components.serving.package import served
+    from components.serving.package import serve_locally
 
     say(f"loading version {number} of {name} ...")
-    with served(folder, port=port) as (url, process):
+    with serve_locally(folder, port=port) as (url, process):
         say(f"version {number} of {name} answers at {url}/invocations; Ctrl-C ends it")
         question = '{"dataframe_records": [{"seed": 0}]}'
         say(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{question}'")
@@ -75,10 +76,10 @@ def _serve_here(folder: Path, name: str, number: str, port: int, *, as_json: boo
 
 
 def _parsed(model: str) -> tuple[str, str]:
-    matched = _MODEL.fullmatch(model)
-    if matched is None:
+    uri = ModelUri.parse(model)
+    if uri is None:
         raise BadInput(f"{model!r} is not a model", hint="write NAME, NAME@champion or NAME/3")
-    return matched[1], matched[2] or matched[3] or "champion"
+    return uri.name, uri.version or CHAMPION
 
 
 def _check_port(port: int) -> None:

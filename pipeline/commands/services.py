@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from components.runtime.events import SayOnce
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.services import Endpoints, Services
 
@@ -59,13 +60,7 @@ def status(home: Path, as_json: bool) -> None:
 def _up(home: Path, s3_port: int | None, mlflow_port: int | None, *, as_json: bool) -> None:
     embedded = Services(home)
     embedded.start(stay=True, s3_port=s3_port, mlflow_port=mlflow_port)
-    said = set[str]()
-
-    def waiting(name: str) -> None:
-        if name not in said:
-            said.add(name)
-            say(f"waiting for {name} ...")
-
+    waiting = SayOnce(lambda name: say(f"waiting for {name} ..."))
     endpoints = embedded.wait(on_wait=waiting)
     _show(endpoints)
     if as_json:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.commands.options import home_option, json_option, print_json, say
-from pipeline.session import open_session
+from pipeline.session import new_run_id, open_session
 
 
 @click.command()
@@ -15,7 +15,7 @@ from pipeline.session import open_session
 def sync(run_key: str, home: Path, as_json: bool) -> None:
     """Tell MLflow what it missed of the training RUN_KEY while it was away; doing it again is harmless."""
     with open_session(home) as session:
-        context = session.context()
+        context = session.context(session.environment(run_id=new_run_id("sync")))
         from components.train.reporting.sync import sync as deliver
 
         count = deliver(run_key, context)

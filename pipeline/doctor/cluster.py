@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable, Iterable
 
 from components import deployment as names
+from components.environment import MLFLOW, STORE
 from components.errors import BadInput
 from components.ingest.sources.open_source import kind_of
 from components.kube.client import Cluster
 from components.resources import ResourcesConfig
-from components.settings import MLFLOW, STORE
 from pipeline.config import RunConfig
 from pipeline.doctor.checks import Check, checked
 from pipeline.doctor.nodes import check_gpus
@@ -76,7 +76,7 @@ def _rights(cluster: Cluster) -> Check:
         fix = "create a profile for this namespace, or name the namespace of Kubeflow Pipelines with --namespace"
         return Check("rights", "fail", f"namespace {cluster.namespace} has no service account {account}", fix)
     try:
-        missing = [right for right in _RIGHTS if not cluster.may(*right, account=account)]
+        missing = [right for right in _RIGHTS if not cluster.is_allowed(*right, account=account)]
     except BadInput as error:
         return Check(
             "rights", "unknown", f"you may not ask what {account} may do: {error.message}", "ask an administrator to run the doctor"

@@ -2,23 +2,23 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
+from components.environment import MLFLOW, STORE
 from components.errors import BadInput
-from components.settings import MLFLOW, STORE
+from components.settings import CommandSettings
 from pipeline.containers import engine_address
 from pipeline.doctor.checks import Check, checked
 
 _SPARE_BYTES = 5 * 2**30
 
 
-def check_machine(home: Path, environ: Mapping[str, str]) -> list[Check]:
+def check_machine(home: Path, settings: CommandSettings) -> list[Check]:
     """Check what `celebdit run` needs here."""
     return [
         *checked("python", lambda: Check("python", "ok", sys.version.split()[0])),
         *checked("disk", lambda: _disk(home)),
-        *checked("endpoints", lambda: _endpoints(environ)),
+        *checked("endpoints", lambda: _endpoints(settings)),
         *checked("containers", _containers),
     ]
 
@@ -30,8 +30,8 @@ def _disk(home: Path) -> Check:
     return Check("disk", "ok", found) if free >= _SPARE_BYTES else Check("disk", "fail", found, "free some, or choose another --home")
 
 
-def _endpoints(environ: Mapping[str, str]) -> Check:
-    given = [name for name in (STORE, MLFLOW) if environ.get(name)]
+def _endpoints(settings: CommandSettings) -> Check:
+    given = settings.endpoints
     if len(given) == 1:
         return Check("endpoints", "fail", f"only {given[0]} is set", f"set {STORE} and {MLFLOW}, or neither")
     return Check("endpoints", "ok", f"servers of yours: {STORE} and {MLFLOW}" if given else "none set: the embedded servers are used")

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import urllib3
 
 from components import deployment as names
+from components.environment import MLFLOW, S3_ENDPOINT, STORE
 from components.errors import BadInput
-from components.settings import MLFLOW, S3_ENDPOINT, STORE
+from components.settings import CommandSettings
 from components.storage import StoreUri, connect
 from components.storage.probe import probe
 from pipeline.doctor.checks import Check, State
@@ -28,7 +29,7 @@ _TIMEOUT_S = 10.0
 
 def check_storage(settings: Mapping[str, str]) -> Check:
     """Check that the steps' credentials may write to and read from the store."""
-    endpoint = os.environ.get(S3_ENDPOINT) or settings.get(S3_ENDPOINT)
+    endpoint = CommandSettings.from_environment().s3_endpoint or settings.get(S3_ENDPOINT)
     if STORE not in settings or not all(settings.get(key) for key in names.SECRET_KEYS[names.S3_SECRET]):
         return Check("storage", "unknown", "its location or its credentials are missing", "see above")
     if _is_inside(endpoint):
@@ -45,7 +46,7 @@ def check_storage(settings: Mapping[str, str]) -> Check:
 
 def check_mlflow(settings: Mapping[str, str]) -> Check:
     """Check that MLflow knows the steps' user and nobody else gets in."""
-    uri = (os.environ.get(MLFLOW) or settings.get(MLFLOW) or "").rstrip("/")
+    uri = (CommandSettings.from_environment().mlflow_uri or settings.get(MLFLOW) or "").rstrip("/")
     if not uri:
         return Check("mlflow", "unknown", "its address is missing", "see above")
     if _is_inside(uri):

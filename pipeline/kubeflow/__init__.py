@@ -4,8 +4,8 @@
 generated client is imported in this package alone.
 """
 
-from pipeline.kubeflow.address import COOKIES, ENDPOINT, NAMESPACE, TOKEN, KfpAddress
+from pipeline.kubeflow.address import KfpAddress
 from pipeline.kubeflow.requests import Patience
 from pipeline.kubeflow.server import Kubeflow, Version
 
-__all__ = ["COOKIES", "ENDPOINT", "NAMESPACE", "TOKEN", "KfpAddress", "Kubeflow", "Patience", "Version"]
+__all__ = ["KfpAddress", "Kubeflow", "Patience", "Version"]

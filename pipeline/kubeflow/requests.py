@@ -14,9 +14,10 @@ import kfp_server_api
 import urllib3
 from kfp_server_api import ApiException
 
+from components.environment import KFP_COOKIES, KFP_TOKEN
 from components.errors import BadInput, CelebditError, TemporaryFailure
 from components.system.retry import RetryPolicy, retry
-from pipeline.kubeflow.address import COOKIES, TOKEN, KfpAddress
+from pipeline.kubeflow.address import KfpAddress
 
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
@@ -118,7 +119,7 @@ class Requests:
         if status == 409:
             return Exists(f"{where} already has it: {said}", hint="submit with --again for another run")
         hints = {
-            401: f"it does not know who you are: set {TOKEN} or {COOKIES} (docs/kubernetes.md, Access)",
+            401: f"it does not know who you are: set {KFP_TOKEN} or {KFP_COOKIES} (docs/kubernetes.md, Access)",
             403: f"you are known but not allowed to: ask for access to namespace {self._address.namespace or 'kubeflow'}, or name another",
             404: "check --endpoint, and the id if you gave one",
         }
@@ -129,7 +130,7 @@ class Requests:
     def _not_kfp(self) -> BadInput:
         return BadInput(
             f"what answers at {self._address.endpoint} is not Kubeflow Pipelines, perhaps a login page",
-            hint=f"set {TOKEN} or {COOKIES}, or port-forward svc/ml-pipeline-ui (docs/kubernetes.md, Access)",
+            hint=f"set {KFP_TOKEN} or {KFP_COOKIES}, or port-forward svc/ml-pipeline-ui (docs/kubernetes.md, Access)",
         )
 
 

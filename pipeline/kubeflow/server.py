@@ -11,8 +11,9 @@ from typing import Any
 
 import kfp_server_api
 
+from components.environment import KFP_NAMESPACE
 from components.errors import BadInput
-from pipeline.kubeflow.address import NAMESPACE, KfpAddress
+from pipeline.kubeflow.address import KfpAddress
 from pipeline.kubeflow.requests import Patience, Requests
 
 PIPELINE_NAME = "celebdit"
@@ -55,7 +56,7 @@ class Kubeflow:
         if self._multi_user and self.address.namespace is None:
             raise BadInput(
                 f"Kubeflow Pipelines at {self.address.endpoint} has namespaces and none was named",
-                hint=f"give --namespace or set {NAMESPACE}",
+                hint=f"give --namespace or set {KFP_NAMESPACE}",
             )
         return self._multi_user
 

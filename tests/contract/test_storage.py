@@ -106,10 +106,6 @@ def test_the_probe_finds_out_about_conditional_writes_and_leaves_nothing(
     assert store.list(prefix) == []
 
 
-def test_a_bucket_that_is_there_is_no_error(store: ObjectStore) -> None:
-    store.make_bucket("bucket")
-
-
 def test_wrong_credentials_are_bad_input_and_not_shown(rclone_endpoint: str, prefix: StoreUri, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-value")
     with pytest.raises(BadInput, match="object storage refuses") as raised:

@@ -174,10 +174,15 @@ def test_mlflow_serves_the_version_and_answers_with_png_images(served: str) -> N
     assert images[0] != images[1]
     alone = ask(served, {"dataframe_records": [{"seed": 4}], "params": {"num_steps": 3, "sampler": "heun"}})["predictions"]
     assert base64.b64decode(alone[0]["image"]) == images[1]
-    for wrong in ({"num_steps": 0}, {"num_steps": 10**6}, {"sampler": "bogus"}):
+    for wrong, reason in (
+        ({"num_steps": 0}, "num_steps 0 must lie between 1 and 1000"),
+        ({"num_steps": 10**6}, "num_steps 1000000 must lie between 1 and 1000"),
+        ({"sampler": "bogus"}, "sampler 'bogus' is not one of"),
+    ):
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask(served, {"dataframe_records": [{"seed": 3}], "params": wrong})
         assert refused.value.code == 400
+        assert reason in json.load(refused.value)["message"]
 
 
 def test_a_gate_that_fails_registers_nothing_and_exits_1(second_run: Finished, client: MlflowClient) -> None:

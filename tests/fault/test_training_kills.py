@@ -122,7 +122,7 @@ def test_sigterm_of_one_rank_stops_all_at_the_same_step_and_saves_it(make: Make,
         assert isinstance(ranks.reason(), Preempted)
     stopped_at = max(training.told())
     assert stopped_at < STEPS
-    assert training.checkpoints.committed()[0].step == stopped_at
+    assert training.checkpoints.list_committed()[0].step == stopped_at
     finish(training)
     assert_same(training, reference())
     assert all(len(values) == 1 for values in training.told().values())
@@ -187,7 +187,7 @@ def test_two_machines_train_as_one_and_find_the_checkpoint_on_both(make: Make, r
 
     training.folder = tmp_path
     with ended(start()) as ranks:
-        while not training.checkpoints.committed():
+        while not training.checkpoints.list_committed():
             assert all(process.is_alive() for process in ranks.processes), (tmp_path / "log.txt").read_text()
             time.sleep(0.05)
         ranks.signal(signal.SIGKILL)
@@ -221,7 +221,7 @@ def test_a_full_disk_is_said_with_the_space_it_takes_and_the_last_checkpoint_sta
         reason = ranks.reason()
     assert "cannot be written" in reason.message
     assert "MB of disk" in reason.hint
-    assert len(training.checkpoints.committed()) == 2
+    assert len(training.checkpoints.list_committed()) == 2
     assert not list((training.work / "checkpoints").glob(".staging*"))
     finish(training)
     assert training.final_digest() == reference()[1]
@@ -254,14 +254,14 @@ def test_damage_to_the_newest_checkpoint_costs_that_one_alone(make: Make, refere
         training.advance(30, ranks)
         ranks.signal(signal.SIGTERM)
         ranks.wait()
-    newest, before, *_ = training.checkpoints.committed()
+    newest, before, *_ = training.checkpoints.list_committed()
     path = rclone_folder / newest.uri.bucket / newest.uri.key / "weights.safetensors"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
     finish(training)
     events = (training.folder / "events.jsonl").read_text()
-    assert "is damaged and set aside" in events
+    assert "is corrupt and was quarantined" in events
     assert f"continuing from step {before.step} of" in events
     assert_same(training, reference())
 
@@ -272,9 +272,9 @@ def test_if_every_checkpoint_is_damaged_nothing_starts_from_the_beginning(make: 
         training.advance(20, ranks)
         ranks.signal(signal.SIGKILL)
     told = training.lines()
-    for entry in training.checkpoints.committed():
+    for entry in training.checkpoints.list_committed():
         (rclone_folder / entry.uri.bucket / entry.uri.key / "state.json").write_bytes(b"")
     with ended(training.start()) as ranks:
         assert DataRefused.exit_code in ranks.wait()
-        assert "none of them is whole" in ranks.reason().message
+        assert "all of them are corrupt or incomplete" in ranks.reason().message
     assert training.lines() == told

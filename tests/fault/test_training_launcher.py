@@ -102,7 +102,7 @@ def test_kills_of_launcher_and_agent_leave_no_orphan_and_no_second_writer(tmp_pa
     assert fourth.wait(40) == TemporaryFailure.exit_code
     assert time.monotonic() - began_s < 30
     assert not fourth.below("components.train.worker")
-    assert training.checkpoints.committed()[0].step == max(training.told())
+    assert training.checkpoints.list_committed()[0].step == max(training.told())
 
     assert Launched(training).wait() == 0
     alone = Training(tmp_path / "alone", rclone_endpoint, root / "alone", recipe, dataset, resources)

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from components.errors import Preempted, TemporaryFailure
 from components.runtime.context import StepContext
 from components.storage import StoreUri, connect
+from components.stores.layout import StoreLayout
 from components.train.reporting.reporter import Description
 from components.train.reporting.sync import sync
 from components.train.spec import store_spec
@@ -58,7 +59,7 @@ class Watched:
         training.environment = {"MLFLOW_TRACKING_URI": mlflow_uri}
         self.context = self.reaching(mlflow_uri)
         spec = training.spec()
-        store_spec(spec, connect(training.endpoint), training.root)
+        store_spec(spec, connect(training.endpoint), StoreLayout(training.root))
         self.description = Description(self.context, spec)
         self.description.begin()
 
@@ -129,8 +130,8 @@ def test_a_stop_does_not_wait_for_an_mlflow_that_does_not_answer(
             assert ranks.wait(20) == [Preempted.exit_code]
         asked.close()
     stopped_at = max(training.told())
-    assert training.checkpoints.committed()[0].step == stopped_at
-    kept = [item.uri for item in connect(rclone_endpoint).list(training.uri / "journal") if item.uri.name.endswith(".jsonl")]
+    assert training.checkpoints.list_committed()[0].step == stopped_at
+    kept = [item.uri for item in connect(rclone_endpoint).list(training.layout.journal) if item.uri.name.endswith(".jsonl")]
     assert kept, "what MLflow missed is not in object storage"
     assert f'"step": {stopped_at},' in connect(rclone_endpoint).get_bytes(max(kept, key=lambda uri: uri.key)).decode()
 
@@ -181,14 +182,14 @@ def test_storage_that_is_away_for_a_while_costs_nothing(tmp_path: Path, s3_crede
         training = new_training(tmp_path, endpoint, total_steps=400)
         with ended(training.start(1)) as ranks:
             training.advance(20, ranks)
-            before = training.checkpoints.committed()[0].step if training.checkpoints.committed() else 0
+            before = training.checkpoints.list_committed()[0].step if training.checkpoints.list_committed() else 0
             first.close()  # the server is gone
             training.advance(40, ranks)
             with rclone_server(tmp_path / "s3", port=port):
                 wait_for_port(port)
                 assert ranks.wait(120) == [0], ranks.reason()
                 training.final_digest()
-                assert training.checkpoints.committed()[0].step > before
+                assert training.checkpoints.list_committed()[0].step > before
 
 
 def test_storage_that_stays_away_ends_in_75_and_the_next_attempt_uploads_what_was_kept(tmp_path: Path, s3_credentials: None) -> None:

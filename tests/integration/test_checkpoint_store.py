@@ -1,4 +1,4 @@
-"""Checkpoints in object storage: committed or not there, damaged ones set aside."""
+"""Checkpoints in object storage: committed or absent, corrupt ones quarantined."""
 
 import hashlib
 from pathlib import Path
@@ -72,14 +72,14 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     if (name, damage) != ("COMMIT.json", "gone"):
         assert len(warnings) == 1
         assert store.exists(newest / QUARANTINE_FILE)
-        assert [entry.step for entry in checkpoints.committed()] == [10]
+        assert [entry.step for entry in checkpoints.list_committed()] == [10]
 
 
 def test_if_none_is_whole_training_does_not_silently_start_again(checkpoints: CheckpointStore, store: ObjectStore, tmp_path: Path) -> None:
     for step in (10, 20):
         store.put_bytes(upload(checkpoints, tmp_path, step) / "weights.safetensors", b"damaged")
     for _ in range(2):
-        with pytest.raises(DataRefused, match="none of them is whole"):
+        with pytest.raises(DataRefused, match="all of them are corrupt or incomplete"):
             checkpoints.newest(tmp_path / "restored")
 
 
@@ -98,22 +98,22 @@ def test_retention_keeps_the_newest_and_frees_the_bytes(
         checkpoints.score(upload(checkpoints, tmp_path, step), "eval/fid_1k", abs(step - 5.0))
     deleted = checkpoints.retain(Retention(newest=2, best=1))
     assert len(deleted) == 2
-    assert [entry.step for entry in checkpoints.committed()] == [40, 30, 5]
-    assert {key.split("/")[1] for key in keys_below(store, prefix)} == {"step-000000005", "step-000000030", "step-000000040"}
+    assert [entry.step for entry in checkpoints.list_committed()] == [40, 30, 5]
+    assert {key.split("/")[0] for key in keys_below(store, prefix)} == {"step-000000005", "step-000000030", "step-000000040"}
 
 
 def test_at_least_two_are_always_kept(checkpoints: CheckpointStore, tmp_path: Path) -> None:
     for step in (10, 20, 30):
         upload(checkpoints, tmp_path, step)
     checkpoints.retain(Retention(newest=1))
-    assert [entry.step for entry in checkpoints.committed()] == [30, 20]
+    assert [entry.step for entry in checkpoints.list_committed()] == [30, 20]
 
 
 def test_retention_keeps_one_checkpoint_after_every_milestone(checkpoints: CheckpointStore, tmp_path: Path) -> None:
     for step in (5, 10, 12, 21, 25, 33, 40, 41):
         upload(checkpoints, tmp_path, step)
     checkpoints.retain(Retention(newest=2, every_steps=10))
-    assert sorted(entry.step for entry in checkpoints.committed()) == [10, 21, 33, 40, 41]
+    assert sorted(entry.step for entry in checkpoints.list_committed()) == [10, 21, 33, 40, 41]
 
 
 def test_the_best_is_the_lowest_of_each_metric(checkpoints: CheckpointStore, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_the_best_is_the_lowest_of_each_metric(checkpoints: CheckpointStore, tmp
         checkpoints.score(uri, "eval/fid_50k", fid)
         checkpoints.score(uri, "eval/kid_mean", kid)
     checkpoints.retain(Retention(newest=2, best=1))
-    assert sorted(entry.step for entry in checkpoints.committed()) == [1, 2, 4, 5]
+    assert sorted(entry.step for entry in checkpoints.list_committed()) == [1, 2, 4, 5]
 
 
 def test_what_a_dead_attempt_left_without_a_commit_is_cleared_away_but_never_a_living_ones(
@@ -132,7 +132,7 @@ def test_what_a_dead_attempt_left_without_a_commit_is_cleared_away_but_never_a_l
         store.delete(upload(checkpoints, tmp_path, 10, attempt=attempt) / COMMIT_FILE)
     upload(checkpoints, tmp_path, 20, attempt="20260102T000000-b")
     checkpoints.retain(Retention(newest=2), attempt="20260102T000000-b")
-    left = {key.split("/")[2] for key in keys_below(store, prefix)}
+    left = {key.split("/")[1] for key in keys_below(store, prefix)}
     assert left == {"20260102T000000-b", "20260103T000000-c"}
 
 
@@ -192,5 +192,5 @@ def test_a_crash_between_any_two_writes_leaves_the_old_or_the_new_checkpoint(
     assert restored_step(checkpoints, tmp_path) == expected
     upload(checkpoints, tmp_path, 30, attempt="a3")
     checkpoints.retain(Retention(newest=2), attempt="a3")
-    assert [entry.step for entry in checkpoints.committed()] == [30, expected]
-    assert {key.split("/")[1] for key in keys_below(store, prefix)} == {"step-000000030", f"step-{expected:09d}"}, "no debris"
+    assert [entry.step for entry in checkpoints.list_committed()] == [30, expected]
+    assert {key.split("/")[0] for key in keys_below(store, prefix)} == {"step-000000030", f"step-{expected:09d}"}, "no debris"

@@ -13,8 +13,8 @@ from celebdit_testing.kube_server import FakeKube, kube_server
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 
 from components import deployment as names
+from components.environment import KFP_NAMESPACE, KFP_TOKEN
 from pipeline.cli import main
-from pipeline.kubeflow import NAMESPACE, TOKEN
 
 MANIFESTS = Path(__file__).parents[2] / "docker" / "kubernetes"
 PASSWORD = "canary-mlflow-password-0123"
@@ -73,7 +73,7 @@ def kube(tmp_path: Path, registry: str, moto_endpoint: str, monkeypatch: pytest.
                 status={"allocatable": allocatable},
             )
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "admin.kubeconfig"))
-        for name in (TOKEN, NAMESPACE, "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "CELEBDIT_STORE"):
+        for name in (KFP_TOKEN, KFP_NAMESPACE, "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "CELEBDIT_STORE"):
             monkeypatch.delenv(name, raising=False)
         write_lock(tmp_path, f"{registry}/team/celebdit@{DIGEST}")
         monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ from celebdit_testing.registered import registry_context
 from celebdit_testing.trained import commit_checkpoint
 
 from components.runtime.context import StepContext
-from components.stores.checkpoints import SNAPSHOTS, CheckpointStore
+from components.stores.checkpoints import CheckpointStore
 from model.checkpoint import publish, read
 from pipeline.services import Endpoints, Services
 
@@ -25,7 +25,7 @@ def test_samples_can_be_guided_by_a_snapshot_or_a_smaller_network(
     checkpoint = commit_checkpoint(context, tmp_path / "stored", seed=11)
     smaller = commit_checkpoint(context, tmp_path / "stored", seed=12, width=16)
     early = commit_checkpoint(context, tmp_path, seed=13)
-    snapshots = CheckpointStore(context.store, context.root / "runs" / checkpoint.run_key, folder=SNAPSHOTS)
+    snapshots = CheckpointStore(context.store, context.layout.run(checkpoint.run_key).snapshots)
     state = read(next((tmp_path / early.run_key).glob("step-*")))
     snapshots.upload(publish(replace(state, step=3), tmp_path / "early"), "attempt-1")
     source = checkpoint.run_key
@@ -59,9 +59,9 @@ def test_samples_can_be_guided_by_a_snapshot_or_a_smaller_network(
 
     other_side = commit_checkpoint(context, tmp_path / "stored", seed=14, image_px=32)
     for arguments, said in (
-        (("--guide", f"{source}@4"), f"run '{source}' has stored nothing of step 4"),
+        (("--guide", f"{source}@4"), f"run '{source}' has no checkpoint or snapshot of step 4"),
         (("--guide", source), "these are the weights that it should guide"),
-        (("--guide", other_side.uri), "the guide has image_px 32, the model that it should guide 16"),
+        (("--guide", other_side.uri), "the guide has image_px 32, the model that it guides has 16"),
         (("--guide", f"{source}@3", "--guidance", "0.5"), "--guidance 0.5 must lie between 1 and 20"),
         (("--guide", f"{source}@3", "--guidance", "nan"), "--guidance nan must lie between 1 and 20"),
         (("--guide", f"{source}@3", "--guidance-interval", "0.7", "0.7"), "must be two rising times between 0 and 1"),

@@ -8,7 +8,7 @@ from celebdit_testing.steps import keys_below
 
 from components.storage import ObjectStore, StoreUri
 from components.tracking.archive import JournalArchive
-from components.tracking.journal import Attachment, Journal, Picture
+from components.tracking.journal import Attachment, Journal, LoggedImage
 from components.tracking.metric_points import Point
 
 
@@ -20,25 +20,25 @@ class Heard:
         self.pictures: list[tuple[str, int, int]] = []
         self.files: dict[str, str] = {}
 
-    def seen(self, key: str) -> set[int]:
+    def logged_steps(self, key: str) -> set[int]:
         return {point.step for point in self.points if point.key == key}
 
-    def send(self, points: list[Point]) -> None:
+    def log_metrics(self, points: list[Point]) -> None:
         self.points += points
 
-    def show(self, picture: Picture, pixels: np.ndarray) -> None:
-        self.pictures.append((picture.key, picture.step, int(pixels[0, 0, 0])))
+    def log_image(self, image: LoggedImage, pixels: np.ndarray) -> None:
+        self.pictures.append((image.key, image.step, int(pixels[0, 0, 0])))
 
-    def attach(self, attachment: Attachment, path: Path) -> None:
+    def log_file(self, attachment: Attachment, path: Path) -> None:
         self.files[attachment.artifact] = path.read_text()
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     found = Journal(tmp_path / "journal")
-    found.metrics(1, {"train/loss": 0.5})
-    found.picture(1, "samples/ema_grid", np.full((4, 4, 3), 7, np.uint8))
-    found.file("profile/step-1.json", lambda path: path.write_text("trace") and None)
+    found.add_metrics(1, {"train/loss": 0.5})
+    found.add_image(1, "samples/ema_grid", np.full((4, 4, 3), 7, np.uint8))
+    found.add_file("profile/step-1.json", lambda path: path.write_text("trace") and None)
     return found
 
 
@@ -46,7 +46,7 @@ def test_what_was_saved_is_told_from_another_machine_and_then_gone(store: Object
     archive = JournalArchive(store, prefix, "a1")
     assert archive.save(journal)
     assert not archive.save(journal), "nothing new"
-    journal.metrics(2, {"train/loss": 0.25})
+    journal.add_metrics(2, {"train/loss": 0.25})
     assert archive.save(journal)
     heard = Heard()
     assert JournalArchive(store, prefix, "a2").replay(heard) == 4
@@ -67,7 +67,7 @@ def test_a_replay_that_fails_is_done_again(store: ObjectStore, prefix: StoreUri,
     JournalArchive(store, prefix, "a1").save(journal)
 
     class Failing(Heard):
-        def attach(self, attachment: Attachment, path: Path) -> None:
+        def log_file(self, attachment: Attachment, path: Path) -> None:
             raise ConnectionError("away")
 
     failing = Failing()

@@ -42,10 +42,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from components.runtime.rank import worker_main
-from model.distributed import joined, mean_over_ranks
+from model.distributed import mean_over_ranks, process_group
 
 def body(spec_path, rank):
-    with joined(rank.world, torch.device("cpu"), timeout_s=60):
+    with process_group(rank.world, torch.device("cpu"), timeout_s=60):
         value = mean_over_ranks(torch.tensor([float(rank.world.rank)]), rank.world)
         spec_path.with_name(f"met-{rank.world.rank}").write_text(f"{value.item()} of {rank.world.size}")
         while spec_path.with_name("hold").exists():

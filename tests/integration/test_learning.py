@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from celebdit_testing.memory import LocalSink, MemoryRecorder
+from celebdit_testing.packs import write_pack
 from celebdit_testing.recipes import DIGEST, faces
 
 from components.evaluate.extractors import RANDOM_CONV
@@ -13,7 +14,7 @@ from components.evaluate.metrics.frechet import frechet_distance
 from components.evaluate.moments import statistics
 from model import rng
 from model.config import Recipe, TrainingConfig
-from model.dataset import open_pack, write_pack
+from model.dataset import open_pack
 from model.distributed import World
 from model.sampling import to_uint8
 from model.trainer import Trainer

@@ -59,10 +59,10 @@ def test_twenty_racing_promoters_end_where_some_order_of_them_would(context: Ste
 def test_a_promoter_that_died_before_it_moved_the_alias_is_finished_by_the_next(context: StepContext) -> None:
     registry = bare_versions(context, "halfway", 2)
     registry.promote("1", reason="first", by="a")
-    put, registry._put = registry._put, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    move_alias, registry._move_alias = registry._move_alias, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         registry.promote("2", reason="second", by="b")
-    registry._put = put  # type: ignore[method-assign]
+    registry._move_alias = move_alias  # type: ignore[method-assign]
     assert registry.aliases()["champion"] == "1"
     assert Registry(context.tracking, "halfway").reconcile().champion == "2"
     assert registry.aliases() == {"champion": "2", "previous": "1"}

@@ -28,7 +28,7 @@ from components.manifests import CheckpointManifest
 from components.registry.client import Registry
 from components.runtime.context import StepContext
 from components.serving.kserve import serving_command
-from components.serving.package import check_answer, free_port
+from components.serving.package import check_image, free_port
 from components.storage import StoreUri
 from components.system.process import spawn, stop
 from components.weights.find import find_weights
@@ -108,11 +108,11 @@ def test_the_packed_code_is_what_answers_and_the_example_works(celebdit_server: 
     assert listening == {("127.0.0.1", celebdit_server.port)}
     images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(row["image"])))) for row in rows]
     answer_bytes = base64.b64decode(rows[0]["image"])
-    check_answer(answer_bytes, image_px=16)
+    check_image(answer_bytes, image_px=16)
     with pytest.raises(DataRefused, match=r"16x16, it was trained at 32 px"):
-        check_answer(answer_bytes, image_px=32)
+        check_image(answer_bytes, image_px=32)
     with pytest.raises(DataRefused, match="not answer with a PNG"):
-        check_answer(answer_bytes[:40], image_px=16)
+        check_image(answer_bytes[:40], image_px=16)
     drawn = find_weights("models:/faces/1", ema=None, context=context).generator(torch.device("cpu")).draw(SAMPLING, [0, 1], pass_images=1)
     assert np.array_equal(np.stack(images), drawn.permute(0, 2, 3, 1).numpy())
 
@@ -180,7 +180,7 @@ def test_samples_can_be_drawn_from_wherever_weights_are(
     assert len(folder.json["files"]) == 3
     for arguments, code, said in (
         ((str(tmp_path),), 2, "is not a checkpoint"),
-        (("nothing-like-this",), 2, "is neither a checkpoint"),
+        (("nothing-like-this",), 2, "is not a checkpoint folder"),
         (("models:/faces@nobody",), 2, "no alias 'nobody'"),
         (("models:faces",), 2, "is not a model version"),
         ((str(local), "--ema", "0.3"), 2, "no average '0.3'"),
@@ -195,4 +195,4 @@ def test_samples_can_be_drawn_from_wherever_weights_are(
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     refused = celebdit_here("sample", str(local), "--out", str(tmp_path / "x.png"), home=embedded.home, capture=capsys)
     assert refused.code == 3
-    assert "is not whole" in refused.err
+    assert "is incomplete or corrupt" in refused.err

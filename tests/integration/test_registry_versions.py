@@ -20,10 +20,13 @@ from components.errors import DataRefused
 from components.evaluate.champion import NotMeasurable, open_champion
 from components.manifests import CheckpointManifest
 from components.register.register import run as register
-from components.registry.client import DESCRIPTION_FILE, WEIGHTS_FILE, Registry
+from components.registry.client import Registry
 from components.registry.config import RegistryConfig
+from components.registry.tags import VersionTags
+from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.runtime.context import StepContext
 from components.storage import file_sha256
+from components.tracking.logged_models import LoggedModels
 from components.weights.find import find_weights
 from pipeline.services import Endpoints, Services
 
@@ -126,13 +129,11 @@ def stored(
     report = report_of(checkpoint)
     report = report.model_copy(update={"protocol": report.protocol.model_copy(update={"ema": ema})})
     run_id = context.tracking.step_run("train", run_key=checkpoint.run_key).info.run_id
-    model_id = context.tracking.evaluated_checkpoint(run_id, report)
+    model_id = LoggedModels(context.tracking).log_evaluation(run_id, report)
     wait()
     registry = Registry(context.tracking, name)
-    found = registry.add_version(
-        folder, checkpoint_digest=checkpoint.digest, ema=ema, model_id=model_id, run_id=run_id, tags={}, description=""
-    )
-    return str(found.version)
+    tags = VersionTags(checkpoint_digest=checkpoint.digest, ema=ema)
+    return str(registry.add_version(folder, tags=tags, model_id=model_id, run_id=run_id, description="").version)
 
 
 def test_another_average_of_the_same_weights_is_a_version_of_its_own(context: StepContext, tmp_path: Path) -> None:
@@ -162,9 +163,9 @@ def test_a_version_whose_description_has_no_format_number_is_drawn_from_and_meas
     registry = Registry(context.tracking, "before")
     registry.ensure("before")
     number = stored(context, "before", folder, checkpoint)
-    registry.tag_version(
-        number, {"run_key": checkpoint.run_key, "checkpoint.uri": checkpoint.uri, "checkpoint.step": "7", "dataset.digest": DIGEST}
-    )
+    tags = {"run_key": checkpoint.run_key, "checkpoint.uri": checkpoint.uri, "checkpoint.step": "7", "dataset.digest": DIGEST}
+    for key, value in tags.items():
+        context.tracking.client.set_model_version_tag("before", number, key, value)
     found = find_weights(f"models:/before/{number}", ema=None, context=context)
     assert found.generator(torch.device("cpu")).draw(SAMPLING, [0], pass_images=1).shape == (1, 3, 16, 16)
     champion, _ = open_champion(registry, number, tmp_path / "champion")

@@ -30,10 +30,13 @@ from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
 
 from components.manifests import CheckpointManifest
-from components.registry.client import CHALLENGER, DESCRIPTION_FILE, TAG_GATE, WEIGHTS_FILE, Registry
+from components.registry.client import CHALLENGER, Registry
+from components.registry.tags import VersionTags
+from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.runtime.context import StepContext
 from components.storage import file_sha256
 from components.system.process import spawn, stop
+from components.tracking.logged_models import LoggedModels
 
 DOCKER = Path(__file__).parents[2] / "docker"
 pytestmark = [
@@ -157,16 +160,14 @@ def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_t
     description_of(checkpoint, file_sha256(weights)).write(weights.parent / DESCRIPTION_FILE)
     tracking, registry = context.tracking, Registry(context.tracking, "faces")
     with tracking.running(tracking.step_run("train", run_key=checkpoint.run_key)) as run_id:
-        model_id = tracking.evaluated_checkpoint(run_id, report_of(checkpoint))
+        model_id = LoggedModels(tracking).log_evaluation(run_id, report_of(checkpoint))
         registry.ensure("faces")
         for _ in range(2):
             version = registry.add_version(
                 tmp_path / "model",
-                checkpoint_digest=checkpoint.digest,
-                ema=SAMPLING.ema,
+                tags=VersionTags(checkpoint_digest=checkpoint.digest, ema=SAMPLING.ema, gate="pass"),
                 model_id=model_id,
                 run_id=run_id,
-                tags={TAG_GATE: "pass"},
                 description=card,
             )
     assert version.version == "1"

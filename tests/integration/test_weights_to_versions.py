@@ -11,16 +11,16 @@ from celebdit_testing.recipes import tiny_pack, tiny_recipe
 from celebdit_testing.steps import notes, step_context
 
 from components.errors import BadInput, DataRefused
-from components.registry.client import TAG_GATE, Registry
+from components.registry.client import Registry
 from components.runtime.context import StepContext
-from components.serving.register_version import add_unevaluated
-from components.stores.checkpoints import SNAPSHOTS, CheckpointStore
+from components.serving.register_version import register_unevaluated
+from components.stores.checkpoints import CheckpointStore
 from components.train.checkpointing.ema_snapshots import SnapshotSink
-from components.weights.posthoc_ema import as_version, make_average, picture_of
+from components.weights.posthoc_ema import compute_posthoc_ema, draw_samples, to_unevaluated
 from components.weights.published_checkpoint import import_published, read_published
 from model.config import Recipe, SamplingConfig
 from model.distributed import World
-from model.ema import AveragedWeights, PowerProfile
+from model.ema_profiles import AveragedWeights, PowerProfile
 from model.seed_compat import PUBLISHED, SeedCompat
 from model.trainer import Trainer
 from pipeline.services import Endpoints
@@ -43,7 +43,7 @@ class Trained:
     """A training that stored snapshots, and the average of another width that was tracked beside it."""
 
     def __init__(self, recipe: Recipe, folder: Path, context: StepContext) -> None:
-        self.store = CheckpointStore(context.store, context.root / "runs" / KEY, folder=SNAPSHOTS)
+        self.store = CheckpointStore(context.store, context.layout.run(KEY).snapshots)
         sink = SnapshotSink(
             folder / "snapshots",
             self.store,
@@ -74,46 +74,47 @@ def context(endpoints: Endpoints, tmp_path: Path) -> StepContext:
 def test_a_run_gives_an_average_of_another_width_and_a_version_that_draws(tmp_path: Path, context: StepContext) -> None:
     recipe = tiny_recipe(total_steps=STEPS, ema_sigma_rel=(0.05, 0.10), ema_snapshot_every_steps=EVERY)
     trained = Trained(recipe, tmp_path / "training", context)
-    assert [entry.step for entry in trained.store.committed()] == list(range(STEPS, 0, -EVERY))
-    average = make_average(KEY, 0.07, context)
+    assert [entry.step for entry in trained.store.list_committed()] == list(range(STEPS, 0, -EVERY))
+    average = compute_posthoc_ema(KEY, 0.07, context)
     found = torch.cat([tensor.flatten() for tensor in _weights(average.checkpoint.directory, "ema-0.07", trained.names)])
     exact = torch.cat([tensor.flatten() for tensor in trained.exact.tensors])
     tracked = torch.cat([t.flatten() for t in _weights(_newest(trained, tmp_path), "ema-0.05", trained.names)])
     assert float((found - exact).norm()) < 0.25 * float((tracked - exact).norm()), "far nearer than the nearest tracked one"
     assert average.error < 0.02
-    assert picture_of(average, SAMPLING).shape == (4 * 128, 4 * 128, 3)
+    assert draw_samples(average, SAMPLING).shape == (4 * 128, 4 * 128, 3)
 
     # A snapshot that was damaged in the store is left out, and the others are enough.
-    victim = trained.store.committed()[3].uri / "ema-0.05.safetensors"
+    victim = trained.store.list_committed()[3].uri / "ema-0.05.safetensors"
     context.store.put_bytes(victim, b"damaged")
-    again = make_average(KEY, 0.07, context)
+    again = compute_posthoc_ema(KEY, 0.07, context)
     assert again.num_snapshots == average.num_snapshots - 1
-    assert any("is damaged and left out" in note for note in notes(context))
+    assert any("is corrupt and left out" in note for note in notes(context))
 
     run_id = context.tracking.step_run("train", run_key=KEY).info.run_id
-    number, new = add_unevaluated(as_version(average, SAMPLING, "CC0"), "averages", run_id, context)
+    number, new = register_unevaluated(to_unevaluated(average, SAMPLING, "CC0"), "averages", run_id, context)
     assert (number, new) == ("1", True)
-    assert add_unevaluated(as_version(average, SAMPLING, "CC0"), "averages", run_id, context) == ("1", False)
+    assert register_unevaluated(to_unevaluated(average, SAMPLING, "CC0"), "averages", run_id, context) == ("1", False)
     version = Registry(context.tracking, "averages").version("1")
-    assert TAG_GATE not in version.tags
+    assert "gate.decision" not in version.tags
+    assert version.tags["serving.trial"] == "passed"
     assert version.tags["ema.sigma_rel"] == "0.07"
     assert _drawn("models:/averages/1").startswith(b"\x89PNG")
 
 
 def test_what_cannot_be_recombined_is_one_clear_line(tmp_path: Path, context: StepContext) -> None:
     with pytest.raises(BadInput, match="there is no run 'nothing'"):
-        make_average("nothing", 0.1, context)
+        compute_posthoc_ema("nothing", 0.1, context)
     recipe = tiny_recipe(total_steps=8, ema_sigma_rel=(0.05, 0.10), ema_snapshot_every_steps=4)
     trained = Trained(recipe, tmp_path / "training", context)
     for step, message in ((3, "before the first snapshot"), (6, "there is no snapshot of step 6")):
         with pytest.raises(BadInput, match=message):
-            make_average(KEY, 0.1, context, step=step)
+            compute_posthoc_ema(KEY, 0.1, context, step=step)
     with pytest.raises(BadInput, match=r"must lie between 0 and 0\.2887"):
-        make_average(KEY, 0.4, context)
-    for entry in trained.store.committed():
+        compute_posthoc_ema(KEY, 0.4, context)
+    for entry in trained.store.list_committed():
         context.store.put_bytes(entry.uri / "ema-0.05.safetensors", b"damaged")
-    with pytest.raises(DataRefused, match="none of the snapshots"):
-        make_average(KEY, 0.1, context)
+    with pytest.raises(DataRefused, match="all snapshots of run"):
+        compute_posthoc_ema(KEY, 0.1, context)
 
 
 def test_an_imported_checkpoint_becomes_a_version_that_draws_with_its_own_sampler(tmp_path: Path, context: StepContext) -> None:
@@ -130,6 +131,7 @@ def test_an_imported_checkpoint_becomes_a_version_that_draws_with_its_own_sample
     assert len(registry.versions()) == 1
     assert version.tags["source.sha256"] == source.sha256
     assert version.tags["dataset.licence"] == "MIT"
+    assert version.tags["serving.trial"] == "passed"
     assert "Its own sampler is ancestral" in version.description
     model = mlflow.pyfunc.load_model("models:/imported/1")
     defaults = {spec.name: spec.default for spec in model.metadata.signature.params.params}
@@ -155,7 +157,7 @@ def _weights(folder: Path, group: str, names: list[str]) -> list[torch.Tensor]:
 
 
 def _newest(trained: Trained, folder: Path) -> Path:
-    return trained.store.fetch(trained.store.committed()[0].uri, folder / "newest").directory
+    return trained.store.fetch(trained.store.list_committed()[0].uri, folder / "newest").directory
 
 
 def _drawn(uri: str) -> bytes:

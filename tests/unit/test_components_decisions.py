@@ -13,7 +13,7 @@ from components.errors import BadInput, DataRefused, Preempted, RankLost
 from components.gate.config import GateConfig
 from components.gate.gate import decide
 from components.manifests import ChampionScores, DatasetManifest, EvaluationReport, MetricInterval
-from components.registry.promotions import Move, Standing, checked_reason, next_move, standing_after
+from components.registry.promotions import Move, Standing, next_move, standing_after, validate_reason
 from components.runtime.context import read_section
 from components.runtime.launch import first_failure
 from components.train.spec import differences, run_key
@@ -142,7 +142,7 @@ def test_a_move_comes_after_all_that_were_seen_whatever_the_clock_says() -> None
 @pytest.mark.parametrize(("reason", "said"), [("", "needs a reason"), (" \n ", "needs a reason"), ("x" * 1001, "1001 characters")])
 def test_a_move_without_a_usable_reason_is_refused(reason: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        checked_reason(reason, "promotion")
+        validate_reason(reason, "promotion")
 
 
 @given(st.permutations([move(n, "promote", str(n % 5)) for n in range(8)]))

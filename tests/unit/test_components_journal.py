@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.tracking.journal import Attachment, Delivery, Journal, Picture
-from components.tracking.metric_points import Point, unseen
+from components.tracking.journal import Attachment, Delivery, Journal, LoggedImage
+from components.tracking.metric_points import Point, missing_points
 
 
 class Server:
@@ -24,22 +24,22 @@ class Server:
         self.away = False
         self.fails_after_sending = False
 
-    def seen(self, key: str) -> set[int]:
+    def logged_steps(self, key: str) -> set[int]:
         self._answer()
         return {point.step for point in self.points if point.key == key}
 
-    def send(self, points: list[Point]) -> None:
+    def log_metrics(self, points: list[Point]) -> None:
         self._answer()
         self.points += points
         if self.fails_after_sending:
             raise ConnectionError("the answer was lost")
 
-    def show(self, picture: Picture, pixels: np.ndarray) -> None:
+    def log_image(self, image: LoggedImage, pixels: np.ndarray) -> None:
         self._answer()
-        if (picture.key, picture.step) not in self.pictures:
-            self.pictures.append((picture.key, picture.step))
+        if (image.key, image.step) not in self.pictures:
+            self.pictures.append((image.key, image.step))
 
-    def attach(self, attachment: Attachment, path: Path) -> None:
+    def log_file(self, attachment: Attachment, path: Path) -> None:
         self._answer()
         self.files[attachment.artifact] = path.read_text()
 
@@ -50,9 +50,9 @@ class Server:
 
 def test_what_is_told_arrives_once_with_the_time_it_happened(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
-    journal.metrics(10, {"train/loss": 0.5, "train/lr": 1e-3})
-    journal.picture(10, "samples/ema_grid", np.zeros((4, 4, 3), np.uint8))
-    first_ms = journal.pending()[0][0].timestamp_ms
+    journal.add_metrics(10, {"train/loss": 0.5, "train/lr": 1e-3})
+    journal.add_image(10, "samples/ema_grid", np.zeros((4, 4, 3), np.uint8))
+    first_ms = journal.pending_entries()[0][0].timestamp_ms
     assert journal.deliver(server)
     assert not journal.deliver(server)
     assert [(p.key, p.step, p.value, p.timestamp_ms) for p in server.points] == [
@@ -66,7 +66,7 @@ def test_nothing_is_lost_while_the_server_is_away(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
     server.away = True
     for step in range(5):
-        journal.metrics(step, {"a": float(step)})
+        journal.add_metrics(step, {"a": float(step)})
         with pytest.raises(ConnectionError):
             journal.deliver(server)
     server.away = False
@@ -76,7 +76,7 @@ def test_nothing_is_lost_while_the_server_is_away(tmp_path: Path) -> None:
 
 def test_an_answer_that_was_lost_does_not_double_points(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
-    journal.metrics(1, {"a": 1.0})
+    journal.add_metrics(1, {"a": 1.0})
     server.fails_after_sending = True
     with pytest.raises(ConnectionError):
         journal.deliver(server)
@@ -89,10 +89,10 @@ def test_a_resumed_attempt_that_repeats_steps_adds_nothing(tmp_path: Path) -> No
     server = Server()
     first, second = Journal(tmp_path / "first"), Journal(tmp_path / "second")
     for step in range(10):
-        first.metrics(step, {"a": float(step)})
+        first.add_metrics(step, {"a": float(step)})
     first.deliver(server)
     for step in range(6, 14):
-        second.metrics(step, {"a": float(step)})
+        second.add_metrics(step, {"a": float(step)})
     second.deliver(server)
     assert Counter((p.key, p.step) for p in server.points) == Counter(("a", step) for step in range(14))
 
@@ -105,7 +105,7 @@ def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_f
     for action in [*actions, "back", "deliver"]:
         match action:
             case "tell":
-                journal.metrics(step, {"a": 1.0, "b": 2.0})
+                journal.add_metrics(step, {"a": 1.0, "b": 2.0})
                 step += 1
             case "deliver":
                 try:
@@ -125,20 +125,20 @@ def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_f
 
 def test_a_torn_last_line_is_left_until_it_is_whole_and_spoils_nothing(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
-    journal.metrics(1, {"a": 1.0})
+    journal.add_metrics(1, {"a": 1.0})
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"metric": "a", "st')
     journal.deliver(server)
     assert len(server.points) == 1
     continued = Journal(tmp_path)
-    continued.metrics(2, {"a": 2.0})
+    continued.add_metrics(2, {"a": 2.0})
     continued.deliver(server)
     assert [point.step for point in server.points] == [1, 2]
 
 
 def test_a_file_arrives_under_its_artifact_path(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
-    journal.file("profile/step-10.json", lambda path: path.write_text("trace") and None)
+    journal.add_file("profile/step-10.json", lambda path: path.write_text("trace") and None)
     journal.deliver(server)
     assert server.files == {"profile/step-10.json": "trace"}
 
@@ -146,9 +146,9 @@ def test_a_file_arrives_under_its_artifact_path(tmp_path: Path) -> None:
 def test_the_background_delivery_says_once_that_the_server_is_away_and_catches_up(tmp_path: Path) -> None:
     journal, server, troubles = Journal(tmp_path), Server(), []
     server.away = True
-    delivery = Delivery(journal, lambda: server, on_trouble=troubles.append, every_s=0.01)
+    delivery = Delivery(journal, lambda: server, on_outage=troubles.append, every_s=0.01)
     for step in range(20):
-        journal.metrics(step, {"a": 1.0})
+        journal.add_metrics(step, {"a": 1.0})
     while not troubles:
         pass
     server.away = False
@@ -160,10 +160,10 @@ def test_the_background_delivery_says_once_that_the_server_is_away_and_catches_u
 def test_closing_while_the_server_is_away_says_so_and_keeps_everything(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
     server.away = True
-    delivery = Delivery(journal, lambda: server, on_trouble=lambda error: None, every_s=0.01)
-    journal.metrics(1, {"a": 1.0})
+    delivery = Delivery(journal, lambda: server, on_outage=lambda error: None, every_s=0.01)
+    journal.add_metrics(1, {"a": 1.0})
     assert not delivery.close(within_s=30.0)
-    assert len(journal.pending()[0]) == 1
+    assert len(journal.pending_entries()[0]) == 1
 
 
 def test_closing_waits_no_longer_than_asked_for_a_server_that_does_not_answer(tmp_path: Path) -> None:
@@ -175,16 +175,16 @@ def test_closing_waits_no_longer_than_asked_for_a_server_that_does_not_answer(tm
             answer.wait()
 
     journal, server, asked = Journal(tmp_path), Hanging(), threading.Event()
-    delivery = Delivery(journal, lambda: server, on_trouble=lambda error: None, every_s=0.01)
-    journal.metrics(1, {"a": 1.0})
+    delivery = Delivery(journal, lambda: server, on_outage=lambda error: None, every_s=0.01)
+    journal.add_metrics(1, {"a": 1.0})
     assert asked.wait(30.0)
     began_s = time.monotonic()
     assert not delivery.close(within_s=0.2)
     assert time.monotonic() - began_s < 5.0
-    assert len(journal.pending()[0]) == 1
+    assert len(journal.pending_entries()[0]) == 1
     answer.set()
 
 
 def test_points_are_deduplicated_by_key_and_step() -> None:
     points = [Point("a", 1, 1.0, 5), Point("a", 1, 2.0, 6), Point("b", 1, 3.0, 7), Point("a", 2, 4.0, 8)]
-    assert unseen(points, {"a": {2}}) == [points[0], points[2]]
+    assert missing_points(points, {"a": {2}}) == [points[0], points[2]]

@@ -161,7 +161,7 @@ def test_a_card_says_what_a_reader_must_know() -> None:
     for section in (
         "## Data and licence",
         "## Recipe",
-        "## Numbers",
+        "## Metrics",
         "### Protocol `clean-50k`",
         "## Samples",
         "## Limits",

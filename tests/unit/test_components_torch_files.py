@@ -55,7 +55,7 @@ def test_a_poisoned_pickle_is_refused_and_not_run(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)  # the features set it for their whole process
     marker = tmp_path / "ran"
     path = saved(tmp_path, {"weight": torch.zeros(2), "rest": Opens(marker)})
-    with pytest.raises(DataRefused, match=r"mkdir'; nothing in it was run"):
+    with pytest.raises(DataRefused, match=r"mkdir'; nothing in it was executed"):
         read_tensors(path, max_bytes=LIMIT)
     assert not marker.exists()
     torch.load(path, weights_only=False)
@@ -76,7 +76,7 @@ def rewritten(path: Path, pickled: bytes, **options: Any) -> Path:
 def test_a_poison_in_any_pickle_protocol_is_refused(tmp_path: Path, protocol: int) -> None:
     marker = tmp_path / "ran"
     path = rewritten(saved(tmp_path, {"weight": torch.zeros(2)}), pickle.dumps({"a": Opens(marker)}, protocol=protocol))
-    with pytest.raises(DataRefused, match="nothing in it was run"):
+    with pytest.raises(DataRefused, match="nothing in it was executed"):
         read_tensors(path, max_bytes=LIMIT)
     assert not marker.exists()
 

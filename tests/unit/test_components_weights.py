@@ -1,5 +1,6 @@
 """Which of a checkpoint's averages is drawn from when none is named."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,15 @@ def test_a_folder_that_was_copied_from_object_storage_with_its_notes_is_the_same
     Path(folder, "other.json").write_text("{}")
     with pytest.raises(DataRefused, match=r"file other\.json is extra"):
         find_weights(folder, ema=None, context=None)
+
+
+def test_a_step_that_was_copied_from_object_storage_is_found_below_its_attempt(tmp_path: Path) -> None:
+    folder = Path(checkpoint_with(tmp_path, "weights"))
+    copied = tmp_path / "copy" / folder.name
+    shutil.copytree(folder, copied / "attempt-1")
+    assert find_weights(str(copied), ema=None, context=None).digest == find_weights(str(folder), ema=None, context=None).digest
+    with pytest.raises(BadInput, match="is not a checkpoint"):
+        find_weights(str(tmp_path / "copy"), ema=None, context=None)
 
 
 def test_an_average_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ from components.manifests import CheckpointManifest, EvaluationReport
 from components.resources import ResourcesConfig
 from components.runtime.context import read_section
 from components.storage import StoreUri
+from components.stores.layout import StoreLayout
 from model.config import SamplingConfig
 from pipeline.config import load_config, preset_names
 
 WEIGHTS = {"weights": "s3://bucket/inception.pth", "weights_sha256": "1" * 64}
-ROOT = StoreUri("bucket", "root")
+LAYOUT = StoreLayout(StoreUri("bucket", "root"))
 STORED_REPORT = Path(__file__).parent / "golden" / "evaluation_report.json"
 """Of a `smoke` run of version 0.1, before `EvaluationProtocol` was a type."""
 
@@ -116,7 +117,7 @@ def test_the_protocol_digest_of_a_preset_is_that_of_stored_reports(preset: str) 
 def test_protocols_and_reference_keys_are_those_of_stored_evaluations(changes: dict[str, Any], digest: str, references: str) -> None:
     measured = spec(config(**changes), num_images=27_000, num_held_out=3_000)
     assert measured.protocol.digest == digest
-    assert reference_uri(measured, ROOT).name == references
+    assert reference_uri(measured, LAYOUT).name == references
 
 
 def test_a_stored_report_is_read_and_written_back_unchanged() -> None:
@@ -188,13 +189,13 @@ def test_what_moves_nothing_is_not_in_the_digest(other: dict[str, Any]) -> None:
 def test_another_average_of_the_weights_is_the_same_protocol_but_another_evaluation() -> None:
     one, other = (spec(config(), sampling={"ema": ema}) for ema in ("0.05", "0.1"))
     assert one.protocol.digest == other.protocol.digest
-    assert one.report_uri(ROOT) != other.report_uri(ROOT)
-    assert one.samples_uri(ROOT) != other.samples_uri(ROOT)
+    assert one.report_uri(LAYOUT) != other.report_uri(LAYOUT)
+    assert one.samples_uri(LAYOUT) != other.samples_uri(LAYOUT)
 
 
 def test_protocols_that_draw_alike_share_their_samples() -> None:
-    assert spec(config()).samples_uri(ROOT) == spec(config(protocol="nvae27k-jpeg")).samples_uri(ROOT)
-    assert spec(config()).samples_uri(ROOT) != spec(config(), sampling={"seed": 1}).samples_uri(ROOT)
+    assert spec(config()).samples_uri(LAYOUT) == spec(config(protocol="nvae27k-jpeg")).samples_uri(LAYOUT)
+    assert spec(config()).samples_uri(LAYOUT) != spec(config(), sampling={"seed": 1}).samples_uri(LAYOUT)
 
 
 def test_jpeg_changes_the_pixels_as_pil_does_and_png_does_not() -> None:

@@ -105,6 +105,7 @@ def test_all_numbers_carry_their_count_and_equal_torch_fidelitys_own() -> None:
         assert found.metrics[key] == pytest.approx(value, abs=1e-7), key
     assert found.metrics["eval/fid_200_std"] == pytest.approx(found.intervals["eval/fid_200"].std)
     assert set(found.metrics) == {*expected, "eval/fid_200", "eval/fid_200_std", "eval/precision_200_std", "eval/recall_200_std"}
+    assert set(found.metrics) == set(measured_metrics(INCEPTION.model_copy(update={"num_images": 200, "memorisation": False})))
 
 
 def test_numbers_on_other_features_or_on_jpegs_are_not_called_what_they_are_not() -> None:

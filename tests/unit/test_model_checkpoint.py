@@ -13,9 +13,9 @@ from model.checkpoint_manifest import (
     MANIFEST_FILE,
     Checkpoint,
     CheckpointInvalid,
-    CheckpointOfAnotherFormat,
+    UnsupportedCheckpointFormat,
+    list_checkpoints,
     newest_valid,
-    published,
     verify,
 )
 
@@ -141,7 +141,7 @@ def test_any_flipped_bit_or_cut_anywhere_is_found(pair: tuple[Checkpoint, Checkp
         del content[place:]
     (bad.directory / name).write_bytes(content)
     try:
-        with pytest.raises((CheckpointInvalid, CheckpointOfAnotherFormat)):
+        with pytest.raises((CheckpointInvalid, UnsupportedCheckpointFormat)):
             read(bad.directory)
         found = newest_valid(bad.directory.parent)
     finally:
@@ -171,11 +171,11 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     checkpoint = publish(state(1), tmp_path)
     manifest = json.loads((checkpoint.directory / MANIFEST_FILE).read_text())
     (checkpoint.directory / MANIFEST_FILE).write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(CheckpointOfAnotherFormat, match="format 99"):
+    with pytest.raises(UnsupportedCheckpointFormat, match="format 99"):
         verify(checkpoint.directory)
 
 
 def test_checkpoints_are_listed_newest_first(tmp_path: Path) -> None:
     for step in (5, 100, 20):
         publish(state(step), tmp_path)
-    assert [path.name for path in published(tmp_path)] == ["step-000000100", "step-000000020", "step-000000005"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000000100", "step-000000020", "step-000000005"]

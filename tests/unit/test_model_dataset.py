@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from celebdit_testing.packs import write_pack
 from celebdit_testing.recipes import DIGEST, faces, tiny_pack
 
-from model.dataset import BatchReader, PackTorn, PackWriter, indices_for_step, open_pack, verify_pack, write_pack
+from model.dataset import BatchReader, PackCorrupt, PackWriter, indices_for_step, open_pack, verify_pack
 
 
 @pytest.mark.parametrize(("num_images", "batch_images"), [(20, 8), (7, 16), (16, 16), (5, 1)])
@@ -35,7 +36,7 @@ def test_a_pack_gives_back_its_images_in_channels_first_order(tmp_path: Path) ->
     wanted = np.array([3, 0, 19, 3])
     for on_device in (False, True):
         reader = BatchReader(pack, torch.device("cpu"), on_device=on_device)
-        batch = reader.read(wanted, then=np.array([1, 2]))
+        batch = reader.read(wanted, next_indices=np.array([1, 2]))
         assert batch.shape == (4, 3, 16, 16)
         assert batch.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(batch.permute(0, 2, 3, 1), torch.from_numpy(faces(20)[wanted]))
@@ -49,7 +50,7 @@ def test_a_pack_that_was_not_finished_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="power"), PackWriter(folder, shape=(4, 4), keys=["a", "b"], dataset_digest=DIGEST) as add:
         add(np.zeros((4, 4, 3), dtype=np.uint8))
         raise RuntimeError("power cut")
-    with pytest.raises(PackTorn):
+    with pytest.raises(PackCorrupt):
         open_pack(folder)
 
 
@@ -57,7 +58,7 @@ def test_a_pack_whose_files_do_not_fit_each_other_is_refused(tmp_path: Path) -> 
     folder = tmp_path / "pack"
     write_pack(folder, faces(4), list("abcd"), dataset_digest=DIGEST)
     (folder / "pack.json").write_text(json.dumps({"dataset_digest": DIGEST, "pixels_sha256": DIGEST, "keys": ["a"]}))
-    with pytest.raises(PackTorn, match=r"expected uint8 \(1"):
+    with pytest.raises(PackCorrupt, match=r"expected uint8 \(1"):
         open_pack(folder)
 
 
@@ -65,11 +66,11 @@ def test_rebuilding_a_pack_hides_the_old_one_first(tmp_path: Path) -> None:
     folder = tmp_path / "pack"
     write_pack(folder, faces(4), list("abcd"), dataset_digest=DIGEST)
     with (
-        pytest.raises(PackTorn, match="1 images were added for 2 keys"),
+        pytest.raises(PackCorrupt, match="1 images were added for 2 keys"),
         PackWriter(folder, shape=(16, 16), keys=["a", "b"], dataset_digest=DIGEST) as add,
     ):
         add(faces(1)[0])
-    with pytest.raises(PackTorn):
+    with pytest.raises(PackCorrupt):
         open_pack(folder)
 
 
@@ -79,7 +80,7 @@ def test_a_pack_whose_pixels_changed_is_found_out(tmp_path: Path) -> None:
     with (tmp_path / "pack" / "images.npy").open("r+b") as file:
         file.seek(5000)
         file.write(bytes([file.read(1)[0] ^ 1]))
-    with pytest.raises(PackTorn, match="not those that were written"):
+    with pytest.raises(PackCorrupt, match="pixels of the pack are corrupt"):
         verify_pack(open_pack(tmp_path / "pack"))
 
 
@@ -88,5 +89,5 @@ def test_a_pack_that_was_cut_off_is_refused(tmp_path: Path, kept_bytes: int) -> 
     tiny_pack(tmp_path / "pack")
     with (tmp_path / "pack" / "images.npy").open("r+b") as file:
         file.truncate(kept_bytes)
-    with pytest.raises(PackTorn):
+    with pytest.raises(PackCorrupt):
         open_pack(tmp_path / "pack")

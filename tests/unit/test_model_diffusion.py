@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model.config import DiffusionConfig
-from model.diffusion import Diffusion, VariancePreserving, build_diffusion, build_path, shift_times
+from model.diffusion import Diffusion, build_diffusion
+from model.noise_path import VariancePreserving, build_path, shift_times
 from model.samplers import posterior
-from model.timesteps import points
+from model.timesteps import evaluate_path
 
 T = 1000
 PATHS = ["rectified_flow", "vp_linear", "vp_cosine", "vp_zero_snr"]
@@ -104,7 +105,7 @@ def test_the_velocity_is_the_derivative_of_the_path_along_its_clock(name: str) -
     a, s = path.velocity_weights(t)
     step = 1e-6
     (alpha_b, sigma_b), (alpha_a, sigma_a) = path.alpha_sigma(t + step), path.alpha_sigma(t - step)
-    elapsed = path.clock(t + step) - path.clock(t - step)
+    elapsed = path.flow_time(t + step) - path.flow_time(t - step)
     torch.testing.assert_close((alpha_b - alpha_a) / elapsed, a, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close((sigma_b - sigma_a) / elapsed, s, rtol=1e-6, atol=1e-7)
     if name == "rectified_flow":
@@ -128,7 +129,7 @@ def test_the_network_sees_the_timesteps_0_to_999(name: str) -> None:
 def test_the_image_comes_back_out_of_a_perfect_prediction(path: str, prediction: str) -> None:
     d = diffusion(path=path, prediction=prediction)
     x, e = torch.randn(2, len(TIMES), 3, dtype=torch.float64)
-    x_t = d.noisy(x, e, TIMES)
+    x_t = d.add_noise(x, e, TIMES)
     torch.testing.assert_close(d.clean_image(d.target(x, e, TIMES), x_t, TIMES), x, rtol=1e-9, atol=1e-11)
 
 
@@ -136,7 +137,7 @@ def test_the_image_comes_back_out_of_a_perfect_prediction(path: str, prediction:
 def test_an_error_of_the_output_weighs_as_it_says(path: str, prediction: str) -> None:
     d = diffusion(path=path, prediction=prediction)
     x, e, error = torch.randn(3, len(TIMES), 4, dtype=torch.float64)
-    x_t = d.noisy(x, e, TIMES)
+    x_t = d.add_noise(x, e, TIMES)
     moved = d.clean_image(d.target(x, e, TIMES) + error, x_t, TIMES) - x
     torch.testing.assert_close(moved.abs(), d.image_error_per_output_error(TIMES)[:, None].abs() * error.abs(), rtol=1e-8, atol=1e-10)
 
@@ -276,7 +277,7 @@ def test_the_posterior_is_that_of_ddpm() -> None:
     alpha_bar = np.cumprod(1 - beta)
     x_t, x = torch.randn(2, 5, dtype=torch.float64)
     for k in (1, 2, 250, 998, 999):
-        at, to = points(path, [(k + 1) / T, k / T])
+        at, to = evaluate_path(path, [(k + 1) / T, k / T])
         mean, deviation = posterior(x_t, x, at, to)
         weight_x = math.sqrt(alpha_bar[k - 1]) * beta[k] / (1 - alpha_bar[k])
         weight_x_t = math.sqrt(1 - beta[k]) * (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k])
@@ -285,7 +286,7 @@ def test_the_posterior_is_that_of_ddpm() -> None:
 
 
 def test_the_last_posterior_is_the_image_itself() -> None:
-    at, to = points(vp("vp_linear"), [1 / T, 0.0])
+    at, to = evaluate_path(vp("vp_linear"), [1 / T, 0.0])
     x_t, x = torch.randn(2, 5, dtype=torch.float64)
     mean, deviation = posterior(x_t, x, at, to)
     assert deviation == 0
@@ -297,7 +298,7 @@ def test_a_step_back_along_any_path_gives_its_marginal(name: str) -> None:
     """If x_t has the right mean and variance given x, so has x_s: that is what makes it the posterior."""
     path = build_path(DiffusionConfig.model_validate({"path": name}))
     for t, s in [(1.0, 0.7), (0.7, 0.699), (0.3, 0.1)]:
-        at, to = points(path, [t, s])
+        at, to = evaluate_path(path, [t, s])
         one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
         per_x_t, deviation = posterior(one, zero, at, to)
         per_x, _ = posterior(zero, one, at, to)

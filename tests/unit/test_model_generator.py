@@ -81,8 +81,8 @@ def test_a_guide_may_predict_something_else() -> None:
 @pytest.mark.parametrize(
     ("guide", "message"),
     [
-        ({"network": tiny_network(image_px=32)}, "the guide has image_px 32, the model that it should guide 16"),
-        ({"path": "vp_linear"}, "the guide has path 'vp_linear', the model that it should guide 'rectified_flow'"),
+        ({"network": tiny_network(image_px=32)}, "the guide has image_px 32, the model that it guides has 16"),
+        ({"path": "vp_linear"}, "the guide has path 'vp_linear', the model that it guides has 'rectified_flow'"),
     ],
 )
 def test_a_guide_of_another_size_or_path_is_refused(guide: dict[str, object], message: str) -> None:

@@ -65,11 +65,11 @@ def test_a_training_step_never_makes_the_host_wait_for_the_device(tmp_path: Path
     recipe = recipe.model_copy(update={"diffusion": recipe.diffusion.model_copy(update={"path": path})})
     pack = tiny_pack(tmp_path / "pack")
     trainer = Trainer(recipe, pack, world=World(), device=CPU, recorder=MemoryRecorder(), sink=LocalSink(tmp_path))
-    trainer._train_step()
+    trainer._advance()
     with Watch() as watch:
-        trainer._train_step()
+        trainer._advance()
     assert watch.seen == []
     with Watch() as watch:
-        float(trainer._guard.poisoned)
+        float(trainer.training_step._guard.is_nonfinite)
         torch.tensor(1.0)
     assert len(watch.seen) == 2, "the watch sees what it is for"

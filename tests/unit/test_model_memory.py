@@ -11,7 +11,7 @@ from model import memory
 from model.config import DiffusionConfig, SamplingConfig
 from model.denoiser import build_denoiser
 from model.generator import Generator
-from model.memory import images_that_fit, largest_power
+from model.memory import largest_power_of_two, max_images_in_memory
 
 CPU = torch.device("cpu")
 KIB = 1024
@@ -26,7 +26,7 @@ def generator() -> Generator:
 
 @pytest.mark.parametrize(("limit", "power"), [(0, 1), (1, 1), (2, 2), (3, 2), (64, 64), (255, 128)])
 def test_sizes_are_powers_of_two(limit: int, power: int) -> None:
-    assert largest_power(limit) == power
+    assert largest_power_of_two(limit) == power
 
 
 def test_the_batch_follows_from_the_bytes_that_an_image_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,11 +39,11 @@ def test_the_batch_follows_from_the_bytes_that_an_image_needs(monkeypatch: pytes
     monkeypatch.setattr(memory, "free_bytes", lambda device: 64 * 2 * 256 * KIB)
     gc.disable()
     try:
-        assert images_that_fit(call, CPU) == 32, "half of the free memory, two tensors of 256 KiB an image"
-        assert images_that_fit(call, CPU, sharers=4) == 8
-        assert images_that_fit(call, CPU, limit=5) == 4
+        assert max_images_in_memory(call, CPU) == 32, "half of the free memory, two tensors of 256 KiB an image"
+        assert max_images_in_memory(call, CPU, sharers=4) == 8
+        assert max_images_in_memory(call, CPU, limit=5) == 4
         monkeypatch.setattr(memory, "free_bytes", lambda device: 10)
-        assert images_that_fit(call, CPU) == 1
+        assert max_images_in_memory(call, CPU) == 1
     finally:
         gc.enable()
 
@@ -52,7 +52,7 @@ def test_images_do_not_depend_on_the_batch_that_was_found(monkeypatch: pytest.Mo
     sampling = SamplingConfig(sampler="heun", num_steps=3)
     drawer = generator()
     found = drawer.draw(sampling, range(10))
-    assert drawer.fitting_images() > 1
+    assert drawer.max_images() > 1
     for size in (1, 3, 10):
         assert torch.equal(drawer.draw(sampling, range(10), pass_images=size), found)
     assert torch.equal(drawer.draw(sampling, [7, 2], pass_images=2), found[[7, 2]])

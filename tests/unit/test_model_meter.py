@@ -23,16 +23,16 @@ def meter(clock: Clock, **hardware: object) -> Meter:
 
 def steps(target: Meter, *losses: float) -> None:
     for loss in losses:
-        target.step(torch.tensor(loss), torch.tensor(2 * loss))
+        target.add_step(torch.tensor(loss), torch.tensor(2 * loss))
 
 
 def test_a_window_gives_means_rates_and_shares() -> None:
     clock = Clock()
     target = meter(clock, step_flops=3e12, peak_flops=6e12)
     steps(target, 1.0, 2.0, 3.0)
-    target.waited(1.0)
+    target.add_wait(1.0)
     clock.now_s += 5.0
-    target.excluded(1.0)
+    target.exclude(1.0)
     assert target.read() == {
         "train/loss": 2.0,
         "train/grad_norm": 4.0,

@@ -66,14 +66,14 @@ def test_a_step_is_adamws() -> None:
 def test_a_poisoned_step_changes_nothing_and_the_next_is_as_if_it_had_not_been() -> None:
     modules = [one_parameter(), one_parameter()]
     optimizers = [build_optimizer(module, config()) for module in modules]
-    for gradient, poisoned in ((0.5, 0.0), (float("nan"), 1.0), (-0.3, 0.0)):
-        for module, optimizer, sees_poison in zip(modules, optimizers, (True, False), strict=True):
-            if poisoned and not sees_poison:
+    for gradient, is_nonfinite in ((0.5, 0.0), (float("nan"), 1.0), (-0.3, 0.0)):
+        for module, optimizer, sees_nonfinite in zip(modules, optimizers, (True, False), strict=True):
+            if is_nonfinite and not sees_nonfinite:
                 continue
             before = module.weight.detach().clone()
             module.weight.grad = torch.tensor([[gradient]])
-            guarded_step(optimizer, torch.tensor(poisoned))
-            assert bool(poisoned) == torch.equal(module.weight, before)
+            guarded_step(optimizer, torch.tensor(is_nonfinite))
+            assert bool(is_nonfinite) == torch.equal(module.weight, before)
     assert torch.equal(modules[0].weight, modules[1].weight)
     states = [optimizer.state[module.weight] for module, optimizer in zip(modules, optimizers, strict=True)]
     assert all(torch.equal(states[0][key], states[1][key]) for key in ("step", "exp_avg", "exp_avg_sq"))

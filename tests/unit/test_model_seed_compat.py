@@ -12,7 +12,7 @@ from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
 from model.samplers import integrate
 from model.sampling import denoiser_of
-from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, NotThisNetwork, SeedCompat, checked, size_bytes
+from model.seed_compat import OBJECTIVE, PUBLISHED, SAMPLING, SeedCompat, TensorsMismatch, check_tensors, size_bytes
 
 SMALL = PUBLISHED.model_copy(update={"image_px": 64, "width": 32, "depth": 2, "heads": 4})
 HEADS = 4
@@ -133,8 +133,8 @@ def test_its_sampler_is_the_posterior_of_the_predicted_image_over_all_timesteps(
 def test_the_right_tensors_are_returned_in_order() -> None:
     good = tensors()
     shuffled = dict(reversed(good.items()))
-    assert list(checked(shuffled, SMALL)) == list(good)
-    assert all(tensor.is_contiguous() for tensor in checked(shuffled, SMALL).values())
+    assert list(check_tensors(shuffled, SMALL)) == list(good)
+    assert all(tensor.is_contiguous() for tensor in check_tensors(shuffled, SMALL).values())
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_the_right_tensors_are_returned_in_order() -> None:
 def test_other_tensors_are_refused_by_name(change: object, message: str) -> None:
     p = {name: tensor.clone() for name, tensor in tensors().items()}
     change(p)  # type: ignore[operator]
-    with pytest.raises(NotThisNetwork, match=message):
-        checked(p, SMALL)
+    with pytest.raises(TensorsMismatch, match=message):
+        check_tensors(p, SMALL)
 
 
 def test_dropout_is_refused() -> None:

@@ -53,7 +53,7 @@ def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path: Path, pack:
     recipe = tiny_recipe(total_steps=8, network={"dropout": dropout}, ema_decay=0.9)
     whole = Run(recipe, pack, tmp_path / "whole").go()
     first = Run(recipe, pack, tmp_path / "parts")
-    first.go(stop_asked=lambda: first.trainer.step >= stop_after)
+    first.go(stop_requested=lambda: first.trainer.step >= stop_after)
     second = Run(recipe, pack, tmp_path / "parts")
     second.trainer.restore(read(first.sink.published[-1].directory))
     second.go()
@@ -85,7 +85,7 @@ def test_the_network_starts_as_a_function_of_the_seed(tmp_path: Path, pack: Pack
 
 def poison(trainer: Trainer, image: int = 3) -> None:
     """Let the loss of one image of every batch be no number from now on."""
-    healthy = trainer.diffusion
+    healthy = trainer.training_step.diffusion
 
     class Poison:
         def __getattr__(self, name: str) -> Any:
@@ -95,12 +95,12 @@ def poison(trainer: Trainer, image: int = 3) -> None:
             values = healthy.losses(*arguments)
             return torch.where(torch.arange(len(values)) == image, torch.full_like(values, float("nan")), values)
 
-    trainer.diffusion = Poison()  # type: ignore[assignment]
+    trainer.training_step.diffusion = Poison()  # type: ignore[assignment]
 
 
 def test_a_non_finite_loss_stops_before_the_weights_take_it_in(tmp_path: Path, pack: Pack) -> None:
     run = Run(tiny_recipe(), pack, tmp_path)
-    run.go(stop_asked=lambda: run.trainer.step >= 2)
+    run.go(stop_requested=lambda: run.trainer.step >= 2)
     before = run.trainer.snapshot()
     poison(run.trainer)
     with pytest.raises(NonFinite) as raised:
@@ -128,8 +128,8 @@ def test_where_bad_steps_are_seen_late_nothing_of_them_is_stored_meanwhile(tmp_p
         snapshots=averages,
         clock=lambda: next(seconds),
     )
-    trainer._looks_at_each_step = False
-    trainer.run(stop_asked=lambda: trainer.step >= 2)
+    trainer._checks_every_step = False
+    trainer.run(stop_requested=lambda: trainer.step >= 2)
     poison(trainer)
     with pytest.raises(NonFinite) as raised:
         trainer.run()
@@ -147,9 +147,9 @@ def test_a_stop_after_a_bad_step_still_waits_for_what_was_stored_before(tmp_path
 
     sink = Slow(tmp_path)
     trainer = Trainer(tiny_recipe(log_every_steps=6), pack, world=World(), device=CPU, recorder=MemoryRecorder(), sink=sink)
-    trainer._looks_at_each_step = False
+    trainer._checks_every_step = False
     poison(trainer)
-    assert trainer.run(stop_asked=lambda: trainer.step >= 3) is False
+    assert trainer.run(stop_requested=lambda: trainer.step >= 3) is False
     assert (waited, sink.published) == ([3], [])
 
 

@@ -1,14 +1,23 @@
 """Configurations: presets, files, overrides, and every way to get them wrong."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from components.errors import BadInput
-from pipeline.config import RunConfig, load_config, preset_names, validated
+from pipeline.cli import main
+from pipeline.commands.config import show
+from pipeline.config import RunConfig, load_config, validated
+from pipeline.config_files import preset_names
+from pipeline.images import ImagesLock
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -19,16 +28,55 @@ def test_every_preset_is_valid_and_survives_its_canonical_form(preset: str) -> N
     assert set(config.sections()) == set(RunConfig.model_fields)
 
 
+@pytest.mark.parametrize("preset", preset_names())
+def test_what_config_show_prints_is_a_file_of_the_same_configuration(preset: str, tmp_path: Path) -> None:
+    shown = CliRunner().invoke(show, [preset, 'data.licence_accepted_by=A "quoted" name', "resources.tolerations=[{key='gpu'}]"])
+    assert shown.exit_code == 0, shown.output
+    (tmp_path / "mine.toml").write_text(shown.stdout)
+    again = load_config(str(tmp_path / "mine.toml"))
+    assert f"digest {again.digest()}" in shown.stderr
+    assert again.data.licence_accepted_by == 'A "quoted" name'
+
+
+DIGESTS = {
+    "celebahq256-b": "a87dcabb722f61d9373dca48a9a51d7333084ad062c1b5a98908772698d354a6",
+    "celebahq256-l": "a543b97e66677bfcf0fbea6c0ec9364aeed405d05c6b2813dd7e692eaef9a4bf",
+    "celebahq256-s": "99458a6a57c966f4d28ae76faf8109176ea453c6468b574cac2c480a798ac6c1",
+    "celebahq256-xl": "6d851b7b40b3782e4f62fdb13e5320d82da041963ed1bd4f70a754be558cd0de",
+    "demo": "6623a33f5d4626b5cdab5fe5345d336b458d728e9e422fd32888e5ac11461da8",
+    "seed": "70d83db2e22f0cf0bac38b18a3fbc21bf7813941ce18da8b69e46469b071bee1",
+    "smoke": "b9f36b7d43e6594cda067937e585308e830178fd0d9e9192f80b296c3df71587",
+}
+
+
+def test_the_presets_are_what_earlier_runs_were_made_with() -> None:
+    assert {preset: load_config(preset).digest() for preset in preset_names()} == DIGESTS
+
+
 def test_overrides_are_typed_values_or_plain_texts() -> None:
     config = load_config(
         "smoke",
-        ["training.total_steps=7", "optimizer.lr_peak=2e-3", "data.name=mine", "network.channels=[16, 32]", 'gate.at_most."eval/x"=3.5'],
+        [
+            "training.total_steps=7",
+            "optimizer.lr_peak=2e-3",
+            "data.name=mine",
+            "network.channels=[16, 32]",
+            'gate.at_most."eval/fd_randconv_16"=3.5',
+        ],
     )
     assert config.training.total_steps == 7
     assert config.optimizer.lr_peak == 2e-3
     assert config.data.name == "mine"
     assert config.network.channels == (16, 32)
-    assert config.gate.at_most == {"eval/x": 3.5}
+    assert config.gate.at_most == {"eval/fd_randconv_16": 3.5}
+
+
+def test_an_override_without_a_value_unsets_what_the_preset_sets() -> None:
+    unset = ("evaluation.weights=", "evaluation.weights_sha256=")
+    config = load_config("celebahq256-s", ["evaluation.extractor=random-conv", *unset])
+    assert (config.evaluation.extractor, config.evaluation.weights, config.evaluation.weights_sha256) == ("random-conv", None, None)
+    with pytest.raises(BadInput, match=r"data\.name"):
+        load_config("smoke", ["data.name="])
 
 
 @pytest.mark.parametrize(
@@ -40,8 +88,8 @@ def test_overrides_are_typed_values_or_plain_texts() -> None:
         ("training.total_steps=8.0", "training.total_steps: .*valid integer", ""),
         ("training.total_steps=true", "training.total_steps: .*valid integer", ""),
         ("training.total_steps=0", "training.total_steps: .*greater than 0", ""),
-        ("optimizer.lr_peak=nan", "not finite", ""),
-        ("optimizer.lr_peak=inf", "not finite", ""),
+        ("optimizer.lr_peak=nan", "optimizer.lr_peak: nan is not finite", "finite numbers"),
+        ("optimizer.betas=[0.9, inf]", "optimizer.betas.1: inf is not finite", ""),
         ("optimizer.lr_peak=-1.0", "optimizer.lr_peak: .*greater than 0", ""),
         ("optimizer.lr_peak=2", "optimizer.lr_peak: .*less than or equal to 1", ""),
         ("training.batch_images=31", "31 cannot be shared by 2 processes: use 30 or 32", ""),
@@ -69,6 +117,111 @@ def test_a_wrong_override_is_described_in_one_line(override: str, said: str | No
     assert hint in (raised.value.hint or "")
 
 
+def test_all_problems_are_described_one_a_line() -> None:
+    distance, copied = "eval/fd_randconv_16", "eval/memorised_share_16"
+    measured = f"{distance}, {distance}_of_noise, {distance}_std, {copied}, {copied}_std, eval/nearest_median_16"
+    with pytest.raises(BadInput) as raised:
+        load_config(
+            "smoke",
+            [
+                "training.total_steps=0",
+                "training.sede=1",
+                "optimizer.lr_peak=2",
+                "network.width=30",
+                "network.image_px=36",
+                "resources.memory=16GB",
+                "sampling.eta=0.5",
+                "gate.at_most={'eval/fid_50k'=1.0}",
+                "extra.key=1",
+            ],
+        )
+    assert raised.value.message.split("\n") == [
+        "network: width / heads = 15 must be a multiple of 4 (rotary positions in two axes)",
+        "network: image_px 36 must be a multiple of 8 (latent stride 4 x patch_px 2)",
+        "optimizer.lr_peak: Input should be less than or equal to 1 (given: 2)",
+        "training.total_steps: Input should be greater than 0 (given: 0)",
+        "unknown key training.sede",
+        "resources.memory: must look like 16Gi (given: '16GB')",
+        "unknown key extra",
+        "gate.at_most: 'eval/fid_50k' will not be measured: the evaluation section gives " + measured,
+        "sampling.eta 0.5 belongs to sampling.sampler 'ddim', and sampling.sampler is 'euler': leave it out",
+    ]
+    assert "did you mean training.seed?" in str(raised.value.hint)
+
+
+def test_relations_are_checked_between_the_sections_that_are_valid() -> None:
+    with pytest.raises(BadInput) as raised:
+        load_config("smoke", ["data.name=X", "sampling.ema=other", "sampling.eta=0.5", "evaluation.champion=false"])
+    named, ema, champion, eta = raised.value.message.split("\n")
+    assert named.startswith("data.name: must look like celebahq256 (given: 'X')")
+    assert ema.startswith("sampling.ema 'other' is not tracked")
+    assert champion.startswith("gate.no_worse_than_champion compares with the champion")
+    assert eta == "sampling.eta 0.5 belongs to sampling.sampler 'ddim', and sampling.sampler is 'euler': leave it out"
+
+
+def test_the_command_line_prints_every_problem_on_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["config", "show", "smoke", "training.total_steps=0", "resources.memory=16GB"])
+    assert capsys.readouterr().err.splitlines() == [
+        "celebdit: training.total_steps: Input should be greater than 0 (given: 0)",
+        "  resources.memory: must look like 16Gi (given: '16GB')",
+    ]
+
+
+def _text_fields(kind: type[BaseModel], path: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _text_fields(inner, f"{path}{name}.")
+        elif "str" in str(inner):
+            yield f"{path}{name}", field
+
+
+def test_no_error_shows_a_regular_expression() -> None:
+    fields = dict([*_text_fields(RunConfig, ""), *_text_fields(ImagesLock, "")])
+    assert not [path for path, field in fields.items() if "pattern" in str(field.metadata)]
+    assert sorted(path for path, field in fields.items() if "TextForm" in f"{field.metadata} {field.annotation}") == [
+        "data.name",
+        "evaluation.extractor",
+        "evaluation.vgg_weights_sha256",
+        "evaluation.weights_sha256",
+        "images.cpu",
+        "images.gpu",
+        "registry.model_name",
+        "resources.cpu",
+        "resources.gpu_type",
+        "resources.memory",
+        "resources.scratch",
+        "resources.shm",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "example"),
+    [
+        ("data.name=-", "celebahq256"),
+        ("data.name=abc\n", "celebahq256"),
+        ("evaluation.extractor=a b", "random-conv or package.module:Class"),
+        ("evaluation.weights_sha256=abc", "64 hexadecimal digits"),
+        ("registry.model_name=a b", "celebdit-faces"),
+        ("resources.cpu=0", "4 or 3500m"),
+        ("resources.gpu_type=gpu", "nvidia.com/gpu"),
+        ("resources.shm=8", "16Gi"),
+    ],
+)
+def test_a_text_of_the_wrong_form_is_refused_with_an_example(override: str, example: str) -> None:
+    name, _, value = override.partition("=")
+    with pytest.raises(BadInput, match=f"{name}: must look like .*{example}"):
+        load_config("smoke", changes={name: value})
+
+
+@pytest.mark.parametrize("bound", ["at_most", "at_least"])
+def test_a_bound_on_a_metric_that_will_not_be_measured_is_refused(bound: str) -> None:
+    with pytest.raises(BadInput, match=rf"gate.{bound}: 'eval/fd_randconv_1k' will not be measured: .*eval/fd_randconv_500,"):
+        load_config("demo", ["evaluation.num_images=500", "gate.at_most={}", f"gate.{bound}={{'eval/fd_randconv_1k'=4.0}}"])
+    load_config("demo", ["evaluation.num_images=500", "gate.at_most={}", f"gate.{bound}={{'eval/fd_randconv_500'=4.0}}"])
+
+
 def test_a_preset_that_does_not_exist_names_the_nearest() -> None:
     with pytest.raises(BadInput, match="neither a preset nor a file") as raised:
         load_config("smok")
@@ -85,7 +238,7 @@ def test_a_preset_that_does_not_exist_names_the_nearest() -> None:
         (b"\xff\xfe\x00", "is not a UTF-8 text"),
         (b"#" * (2**20 + 1), "is larger than"),
         (b"data = 3\n", "data"),
-        (b"[data]\nsource = 2026-01-01\n", "kind that is not accepted"),
+        (b"[data]\nsource = 2026-01-01\n", "data.source: 2026-01-01 is of a kind that is not accepted"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_described(tmp_path: Path, content: bytes | None, said: str) -> None:
@@ -128,8 +281,9 @@ def test_any_value_anywhere_is_either_accepted_or_described(path: tuple[str, str
     try:
         config = validated(raw)
     except BadInput as error:
-        said = error.message
+        lines = error.message.split("\n")
+        assert lines
+        assert all(line.isprintable() for line in lines)
+        assert all(re.match(rf"(unknown key )?({'|'.join(RunConfig.model_fields)})[.:]", line) for line in lines), lines
     else:
-        said = ""
         assert RunConfig.model_validate_json(config.canonical()) == config
-    assert "\n" not in said

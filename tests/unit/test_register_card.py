@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.registry.client import shortened
+from components.registry.card_excerpt import excerpt_card
 
 CARD = (
     "# faces\n\nWhat it is.\n\n## Recipe\n\n```json\n"
@@ -13,12 +13,12 @@ CARD = (
 
 @pytest.mark.parametrize("most", [len(CARD), len(CARD) + 1])
 def test_a_card_that_fits_is_left_as_it_is(most: int) -> None:
-    assert shortened(CARD, most) == CARD
+    assert excerpt_card(CARD, most) == CARD
 
 
 @pytest.mark.parametrize("most", range(100, len(CARD), 7))
 def test_a_long_card_keeps_whole_sections_and_says_where_the_rest_is(most: int) -> None:
-    found = shortened(CARD, most)
+    found = excerpt_card(CARD, most)
     assert len(found) <= most
     assert found.startswith("# faces\n\n")
     assert found.endswith("README.md` among the files of this version._\n")
@@ -27,6 +27,6 @@ def test_a_long_card_keeps_whole_sections_and_says_where_the_rest_is(most: int) 
 
 
 def test_what_is_too_long_is_left_out_before_what_is_short() -> None:
-    found = shortened(CARD, 300)
+    found = excerpt_card(CARD, 300)
     assert "## Recipe" not in found
     assert "## Limits\n\nNone." in found

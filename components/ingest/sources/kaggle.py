@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.deployment import KAGGLE_KEYS, KAGGLE_SECRET
-from components.errors import BadInput, CelebditError, DataRefused, TemporaryFailure
+from components.errors import BadInput, CelebditError, DataRefused, TemporaryFailure, first_line
 from components.ingest.candidates import Candidate, Source
 from components.ingest.limits import Budget
 from components.ingest.sources.kinds import Reach, SourceKind
@@ -181,7 +181,7 @@ class _Hub:
         if self.is_temporary(error):
             reason = f"status {status}" if status is not None else type(error).__name__
             return TemporaryFailure(f"Kaggle failed for {label} (last: {reason})", hint="run it again: the partial download is kept")
-        return BadInput(f"kagglehub cannot fetch {label}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
+        return BadInput(f"kagglehub cannot fetch {label}: {type(error).__name__}: {first_line(error)}")
 
 
 @contextmanager

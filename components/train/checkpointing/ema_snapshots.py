@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from components.errors import CelebditError
+from components.errors import Failure
 from components.stores.checkpoints import CheckpointStore
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish
@@ -48,7 +48,6 @@ class SnapshotSink:
             published = publish(CheckpointState(state.step, state.tensors, {**state.facts, **self._facts}), self._folder)
             self._snapshots.upload(published, self._attempt)
         except Exception as error:  # told, not raised: see the promise above
-            message = error.message if isinstance(error, CelebditError) else f"{type(error).__name__}: {error}"
-            self._note(f"the averages of step {state.step} are not stored: {message}")
+            self._note(f"the averages of step {state.step} are not stored: {Failure.of(error).message}")
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)

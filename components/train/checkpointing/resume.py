@@ -15,7 +15,7 @@ from components.stores.checkpoints import CheckpointStore
 from components.train.spec import TrainSpec, differences
 from model.checkpoint import CheckpointState, read
 from model.checkpoint_manifest import CheckpointInvalid
-from model.distributed import World, text_from_first, wait_for_all
+from model.distributed import World, broadcast_text, wait_for_all_ranks
 from model.state import StateMismatch
 from model.trainer import Trainer
 
@@ -31,13 +31,13 @@ def newest_state(checkpoints: CheckpointStore, spec: TrainSpec, world: World, de
     if world.is_first:
         newest = checkpoints.newest(folder, at_most=spec.training.total_steps)
         chosen = "" if newest is None else str(newest[1])
-    chosen = text_from_first(chosen, world, device)
+    chosen = broadcast_text(chosen, world, device)
     if not chosen:
         return None
     uri = StoreUri.parse(chosen)
     if world.local_rank == 0 and not world.is_first:
         checkpoints.fetch(uri, folder)
-    wait_for_all(world)
+    wait_for_all_ranks(world)
     local = folder / uri.key.split("/")[-2]
     try:
         state = read(local)

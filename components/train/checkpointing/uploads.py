@@ -14,11 +14,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from components.errors import CelebditError, TemporaryFailure
+from components.errors import Failure, TemporaryFailure
 from components.stores.checkpoints import CheckpointStore, Retention
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint import CheckpointState, publish
-from model.checkpoint_manifest import Checkpoint, newest_valid, published
+from model.checkpoint_manifest import Checkpoint, list_checkpoints, newest_valid
 
 
 class UploadingSink:
@@ -77,7 +77,7 @@ class UploadingSink:
         local = newest_valid(self._folder)
         if local is None:
             return
-        committed = self._checkpoints.committed()
+        committed = self._checkpoints.list_committed()
         if not committed or committed[0].step < local.step:
             self._checkpoints.upload(local, self._attempt, notes=_read_notes(self._folder, local.step))
             self._note(f"the checkpoint of step {local.step} was on local disk alone and is uploaded now")
@@ -94,13 +94,13 @@ class UploadingSink:
             self._error = None
         except Exception as error:  # told now, raised by `drain`: training goes on
             self._error = error
-            self._note(f"checkpoint of step {state.step} is not durable yet: {_told(error)}")
+            self._note(f"checkpoint of step {state.step} is not durable yet: {Failure.of(error).message}")
             return
         for tidy in (self._prune, self._after_upload):
             try:
                 tidy()
             except Exception as error:  # the checkpoint is safe, and the next one tidies up again
-                self._note(f"after the checkpoint of step {state.step}: {_told(error)}")
+                self._note(f"after the checkpoint of step {state.step}: {Failure.of(error).message}")
 
     def _publish(self, state: CheckpointState) -> Checkpoint:
         try:
@@ -117,16 +117,12 @@ class UploadingSink:
 
     def _prune(self) -> None:
         self._checkpoints.retain(self._retention, attempt=self._attempt)
-        newest = published(self._folder)
+        newest = list_checkpoints(self._folder)
         for old in newest[1:]:
             shutil.rmtree(old, ignore_errors=True)
         for notes in self._folder.glob("*.notes.json"):
             if newest and not notes.name.startswith(newest[0].name):
                 notes.unlink(missing_ok=True)
-
-
-def _told(error: Exception) -> str:
-    return error.message if isinstance(error, CelebditError) else f"{type(error).__name__}: {error}"
 
 
 def _notes_path(folder: Path, step: int) -> Path:

@@ -9,9 +9,10 @@ import numpy as np
 
 from components.errors import TrackingUnavailable
 from components.settings import Settings
-from components.tracking.client import Tracking, limit_requests
-from components.tracking.journal import Attachment, Picture
+from components.tracking.client import Tracking
+from components.tracking.journal import Attachment, LoggedImage
 from components.tracking.metric_points import Point
+from components.tracking.request_limits import limit_requests
 
 
 class MlflowDestination:
@@ -21,7 +22,7 @@ class MlflowDestination:
         limit_requests(timeout_s=10, max_retries=1)
         self._tracking = Tracking(settings)
         self._run_key = run_key
-        self._seen: dict[str, set[int]] = {}
+        self._logged_steps: dict[str, set[int]] = {}
 
     @cached_property
     def run_id(self) -> str:
@@ -30,20 +31,20 @@ class MlflowDestination:
             raise TrackingUnavailable(f"MLflow does not know run {self._run_key} yet")
         return str(run.info.run_id)
 
-    def seen(self, key: str) -> set[int]:
-        if key not in self._seen:
-            self._seen[key] = self._tracking.logged_steps(self.run_id, key)
-        return self._seen[key]
+    def logged_steps(self, key: str) -> set[int]:
+        if key not in self._logged_steps:
+            self._logged_steps[key] = self._tracking.logged_steps(self.run_id, key)
+        return self._logged_steps[key]
 
-    def send(self, points: list[Point]) -> None:
+    def log_metrics(self, points: list[Point]) -> None:
         self._tracking.metrics(self.run_id, points)
         for point in points:
-            self._seen[point.key].add(point.step)
+            self._logged_steps[point.key].add(point.step)
 
-    def show(self, picture: Picture, pixels: np.ndarray) -> None:
-        self._tracking.image(self.run_id, pixels, key=picture.key, step=picture.step, timestamp_ms=picture.timestamp_ms)
+    def log_image(self, image: LoggedImage, pixels: np.ndarray) -> None:
+        self._tracking.image(self.run_id, pixels, key=image.key, step=image.step, timestamp_ms=image.timestamp_ms)
 
-    def attach(self, attachment: Attachment, path: Path) -> None:
+    def log_file(self, attachment: Attachment, path: Path) -> None:
         folder, name = attachment.artifact.rsplit("/", 1)
         with tempfile.TemporaryDirectory(prefix="celebdit-attachment-") as local:
             self._tracking.artifact(self.run_id, Path(shutil.copy(path, Path(local) / name)), folder)

@@ -26,16 +26,16 @@ class JournalRecorder:
         self._on_progress = on_progress
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self._journal.metrics(step, values)
+        self._journal.add_metrics(step, values)
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
         tiles = [enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()]
-        self._journal.picture(step, SAMPLE_GRID_KEY, grid(tiles))
+        self._journal.add_image(step, SAMPLE_GRID_KEY, grid(tiles))
         for index, tile in enumerate(tiles[:NUM_SINGLES]):
-            self._journal.picture(step, SINGLE_KEY.format(index), tile)
+            self._journal.add_image(step, SINGLE_KEY.format(index), tile)
 
     def trace(self, step: int, write: Callable[[Path], None]) -> None:
-        self._journal.file(TRACE_FILE.format(step), write)
+        self._journal.add_file(TRACE_FILE.format(step), write)
 
     def progress(self, step: int, total_steps: int, text: str) -> None:
         self._on_progress(step, total_steps, text)

@@ -7,8 +7,10 @@ so there is one. `celebdit sync` tells later what could not be told.
 import threading
 from typing import TYPE_CHECKING
 
-from components.errors import CelebditError
+from components.errors import Failure
 from components.runtime.context import StepContext
+from components.tracking.request_limits import limit_requests
+from components.tracking.tags import TAG_LICENCE
 from components.train.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -47,15 +49,12 @@ class Description:
             else:
                 self._context.tracking.close(self._run_id, error)
         except Exception as away:  # whatever MLflow's client raises must not turn a training that ended well into one that did not
-            self._say_later(away.message if isinstance(away, CelebditError) else f"MLflow: {away}")
+            self._say_later(Failure.of(away).message)
 
     def _say_later(self, why: str) -> None:
         self._context.events.note(f"{why}; run `celebdit sync {self._spec.run_key}` when it is back")
 
     def _keep_trying(self) -> None:
-        # Importing MLflow takes seconds, in which the ranks can start.
-        from components.tracking.client import limit_requests  # noqa: PLC0415
-
         limit_requests(timeout_s=10, max_retries=1)
         told = False
         while not self._stop.is_set():
@@ -73,7 +72,7 @@ def describe(tracking: "Tracking", spec: TrainSpec) -> str:
     """Say in MLflow what the training of `spec` is, mark it as running, and return the id of its run; again is harmless."""
     run_id = str(tracking.step_run("train", run_key=spec.run_key, name=f"train-{spec.run_key}").info.run_id)
     tracking.set_status(run_id, "RUNNING")
-    tracking.tag(run_id, {"attempt": spec.attempt, "dataset.licence": spec.dataset.licence})
+    tracking.tag(run_id, {"attempt": spec.attempt, TAG_LICENCE: spec.dataset.licence})
     network, training = spec.network, spec.training
     tracking.params(
         run_id,

@@ -22,20 +22,20 @@ def sync(run_key: str, context: StepContext) -> int:
         BadInput: if there is no such training.
         TemporaryFailure: if it is being trained here now (it delivers by itself), or MLflow cannot be reached.
     """
-    home = context.root / "runs" / run_key
-    specs = sorted((item.uri for item in context.store.list(home / "attempts") if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
+    run = context.layout.run(run_key)
+    specs = sorted((item.uri for item in context.store.list(run.attempts) if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
     if not specs:
-        raise BadInput(f"there is no training {run_key!r} in {home}", hint="name a run key as `celebdit run` prints it")
-    spec = TrainSpec.model_validate_json(context.store.get_bytes(specs[-1]))
+        raise BadInput(f"there is no training {run_key!r} in {run.prefix}", hint="name a run key as `celebdit run` prints it")
+    spec = TrainSpec.parse(context.store.get_bytes(specs[-1]), origin=str(specs[-1]))
     folder = context.settings.work_dir / "runs" / run_key
     with claimed(folder / "writer.lock", f"training of run {run_key}"):
         status_before = _status(run_key, context)
         run_id = describe(context.tracking, spec)
         destination = MlflowDestination(context.settings, run_key)
-        count = JournalArchive(context.store, home, spec.attempt).replay(destination)
+        count = JournalArchive(context.store, run.journal, spec.attempt).replay(destination)
         if (folder / "journal" / JOURNAL_FILE).exists():
             journal = Journal(folder / "journal")
-            count += len(journal.pending()[0])
+            count += len(journal.pending_entries()[0])
             journal.deliver(destination)
         context.tracking.set_status(run_id, _final_status(spec, context, status_before))
     return count
@@ -48,7 +48,7 @@ def _status(run_key: str, context: StepContext) -> str | None:
 
 def _final_status(spec: TrainSpec, context: StepContext, before: str | None) -> str:
     """Return FINISHED if the last checkpoint is there; else what was said before, or KILLED if nothing final was."""
-    steps = {entry.step for entry in CheckpointStore(context.store, context.root / "runs" / spec.run_key).committed()}
+    steps = {entry.step for entry in CheckpointStore(context.store, context.layout.run(spec.run_key).checkpoints).list_committed()}
     if spec.training.total_steps in steps:
         return "FINISHED"
     return before if before in ("FAILED", "KILLED") else "KILLED"

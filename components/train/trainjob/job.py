@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from components import deployment as names
+from components.environment import IMAGE
 from components.errors import BadInput, CelebditError, Preempted, TemporaryFailure
 from components.kube.client import Cluster, Conflict
 from components.kube.objects import KubernetesObject
@@ -32,7 +32,6 @@ def train_on_nodes(
     spec: TrainSpec,
     context: StepContext,
     *,
-    environ: Mapping[str, str],
     cluster: Cluster | None = None,
     poll_s: float = _POLL_S,
     sleep: Callable[[float], None] = time.sleep,
@@ -42,30 +41,30 @@ def train_on_nodes(
     Raises:
         CelebditError: what the first failing node reported, or `Preempted` after SIGTERM.
     """
-    image = environ.get(names.IMAGE)
+    image = context.settings.image
     if not image:
         raise BadInput(
-            f"resources.nodes is {spec.resources.nodes}, and {names.IMAGE} names no image for the other nodes",
+            f"resources.nodes is {spec.resources.nodes}, and {IMAGE} names no image for the other nodes",
             hint="several nodes need Kubernetes: use `celebdit submit`, or set resources.nodes=1",
         )
-    cluster = Cluster.connect(environ) if cluster is None else cluster
-    uri = store_spec(spec, context.store, context.root)
-    manifest = trainjob(spec, str(uri), image, environ, owners=_owners(cluster, environ))
-    lease = Lease(context.store, context.root / "runs" / spec.run_key / "leases")
+    cluster = Cluster.connect(namespace=context.settings.namespace) if cluster is None else cluster
+    uri = store_spec(spec, context.store, context.layout)
+    manifest = trainjob(spec, str(uri), image, context.settings, owners=_owners(cluster, context.settings.pod))
+    lease = Lease(context.store, context.layout.run(spec.run_key).leases)
     lease.renew()
     job = _Job(cluster, manifest, context, lease)
     with SignalNote() as note:
         job.make_or_adopt()
         try:
-            job.wait(poll_s=poll_s, sleep=sleep, stop_asked=lambda: note.received)
+            job.wait(poll_s=poll_s, sleep=sleep, stop_requested=lambda: note.received)
         except Preempted:
             job.delete()
             raise
 
 
-def _owners(cluster: Cluster, environ: Mapping[str, str]) -> list[KubernetesObject]:
-    """Return the owner of this step's pod, which is the run's workflow: when the run is deleted, its TrainJob goes too."""
-    pod = cluster.read("pods", environ[names.POD]) if environ.get(names.POD) else None
+def _owners(cluster: Cluster, pod_name: str | None) -> list[KubernetesObject]:
+    """Return the owner of the pod of this step, which is the run's workflow: when the run is deleted, its TrainJob goes too."""
+    pod = cluster.read("pods", pod_name) if pod_name else None
     owners = (pod or {}).get("metadata", {}).get("ownerReferences", [])
     return [{key: owner[key] for key in ("apiVersion", "kind", "name", "uid")} for owner in owners[:1]]
 
@@ -104,7 +103,7 @@ class _Job:
         going = ended(found) is None and not found["metadata"].get("deletionTimestamp")
         return going and settings == self.manifest["metadata"]["annotations"][SETTINGS_ANNOTATION]
 
-    def wait(self, *, poll_s: float, sleep: Callable[[float], None], stop_asked: Callable[[], bool]) -> None:
+    def wait(self, *, poll_s: float, sleep: Callable[[float], None], stop_requested: Callable[[], bool]) -> None:
         """Wait until the job is complete, printing node 0's log.
 
         Raises:
@@ -113,7 +112,7 @@ class _Job:
         log = LogStream(self.cluster, self._selector(index=0))
         try:
             while True:
-                if stop_asked():
+                if stop_requested():
                     raise Preempted("the step was asked to stop", hint="run it again: training continues from its last checkpoint")
                 found = self.cluster.custom(GROUP, VERSION, PLURAL, self.name)
                 if found is None:

@@ -4,18 +4,16 @@ Promises: pure; secrets are named in it, never contained; the same training in t
 asks. What is the same for all trainings is in the ClusterTrainingRuntime of docker/kubernetes.
 """
 
-from collections.abc import Mapping
-
 from components import deployment as names
+from components.environment import GIT_COMMIT, IMAGE_DIGEST, PRESET, RUN_ID, RUN_URL, WORK_DIR
 from components.kube.objects import KubernetesObject
-from components.settings import GIT_COMMIT, IMAGE_DIGEST, PRESET, RUN_ID, RUN_URL, WORK_DIR
+from components.settings import Settings
 from components.train.spec import TrainSpec
 from model.canonical import digest_of
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 CONTAINER = "node"
 SETTINGS_ANNOTATION = "celebdit.io/settings-sha256"
-_PASSED_ON = (RUN_ID, RUN_URL, PRESET, GIT_COMMIT, IMAGE_DIGEST)
 
 
 def job_name(run_key: str) -> str:
@@ -23,7 +21,7 @@ def job_name(run_key: str) -> str:
     return f"celebdit-{run_key}"
 
 
-def trainjob(spec: TrainSpec, spec_uri: str, image: str, environ: Mapping[str, str], *, owners: list[KubernetesObject]) -> KubernetesObject:
+def trainjob(spec: TrainSpec, spec_uri: str, image: str, settings: Settings, *, owners: list[KubernetesObject]) -> KubernetesObject:
     """Return the TrainJob for `spec` as plain JSON."""
     body: KubernetesObject = {
         "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": names.TRAINING_RUNTIME},
@@ -32,7 +30,7 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, environ: Mapping[str, s
             "numNodes": spec.resources.nodes,
             "numProcPerNode": spec.resources.processes,
             "command": ["python", "-m", "components.train.trainjob.node"],
-            "env": _environment(environ),
+            "env": _environment(settings),
             "resourcesPerNode": _resources(spec),
         },
         "runtimePatches": [
@@ -40,8 +38,8 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, environ: Mapping[str, s
         ],
         "activeDeadlineSeconds": 3600 * spec.resources.timeout_h,
     }
-    settings = digest_of(body)
-    # Left out of the settings, because each attempt writes a file of its own.
+    digest = digest_of(body)
+    # Left out of the digest, because each attempt writes a file of its own.
     body["trainer"]["args"] = [spec_uri]
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -52,19 +50,26 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, environ: Mapping[str, s
                 **names.PART_OF,
                 names.STEP_LABEL: "train",
                 names.RUN_KEY_LABEL: spec.run_key,
-                names.RUN_LABEL: environ.get(RUN_ID, "none"),
+                names.RUN_LABEL: settings.pipeline_run_id,
             },
-            "annotations": {SETTINGS_ANNOTATION: settings},
+            "annotations": {SETTINGS_ANNOTATION: digest},
             **({"ownerReferences": owners} if owners else {}),
         },
         "spec": body,
     }
 
 
-def _environment(environ: Mapping[str, str]) -> list[KubernetesObject]:
+def _environment(settings: Settings) -> list[KubernetesObject]:
     """Return what the nodes find in their environment: who they are by value, endpoints and credentials by reference."""
-    plain = {WORK_DIR: names.SCRATCH_PATH, **{name: environ[name] for name in _PASSED_ON if environ.get(name)}}
-    entries: list[KubernetesObject] = [{"name": name, "value": value} for name, value in plain.items()]
+    identity = {
+        WORK_DIR: names.SCRATCH_PATH,
+        RUN_ID: settings.pipeline_run_id,
+        RUN_URL: settings.run_url,
+        PRESET: settings.preset,
+        GIT_COMMIT: settings.git_commit,
+        IMAGE_DIGEST: settings.image_digest,
+    }
+    entries: list[KubernetesObject] = [{"name": name, "value": value} for name, value in identity.items() if value is not None]
     for secret, keys in names.SECRET_KEYS.items():
         entries += [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}} for key in keys]
     for key in names.CONFIG_KEYS:

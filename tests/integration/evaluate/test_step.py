@@ -29,6 +29,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from components.errors import BadInput, DataRefused
 from components.evaluate.config import EvaluationConfig
+from components.evaluate.measured import measured_metrics
 from components.evaluate.page import samples_page
 from components.evaluate.reference import find_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
@@ -74,6 +75,7 @@ def test_every_number_comes_with_its_whole_protocol(
     assert protocol["sampling"]["sampler"] == "euler"
     assert whole.metrics[f"{HEADLINE}_std"] == pytest.approx(whole.intervals[HEADLINE].std, rel=1e-4)
     assert whole.intervals[HEADLINE].low < whole.metrics[HEADLINE] < whole.intervals[HEADLINE].high
+    assert set(whole.metrics) == set(measured_metrics(config()))
 
 
 def test_two_processes_draw_the_same_images_and_find_the_same_numbers(
@@ -105,7 +107,7 @@ def spec_of(checkpoint: CheckpointManifest, dataset: DatasetManifest, **changes:
 
 
 def samples_of(context: StepContext, spec: EvaluateSpec) -> SampleStore:
-    return SampleStore(context.store, spec.samples_uri(context.root), image_px=16)
+    return SampleStore(context.store, spec.samples_uri(context.layout), image_px=16)
 
 
 def test_a_killed_evaluation_continues_on_another_machine(
@@ -150,9 +152,9 @@ def test_a_killed_evaluation_continues_on_another_machine(
     worker.wait()
     kept = store.present()
     assert 2 <= len(kept) < 6
-    written = {name: written_ns(embedded, spec.samples_uri(here.root) / f"{name}.npy") for name in kept}
+    written = {name: written_ns(embedded, spec.samples_uri(here.layout) / f"{name}.npy") for name in kept}
     finished = run(there, dataset, config(), SAMPLING, resources(), "nobody", place(environment, tmp_path / "b", part="killed"))
-    assert {name: written_ns(embedded, spec.samples_uri(here.root) / f"{name}.npy") for name in kept} == written, "not drawn again"
+    assert {name: written_ns(embedded, spec.samples_uri(here.layout) / f"{name}.npy") for name in kept} == written, "not drawn again"
     assert {key: round(value, 4) for key, value in finished.metrics.items()} == {key: round(v, 4) for key, v in whole.metrics.items()}
 
 
@@ -179,7 +181,7 @@ def test_references_and_samples_are_found_again_and_damaged_ones_are_made_anew(
 ) -> None:
     here = place(environment, tmp_path)
     spec = spec_of(checkpoint, dataset)
-    home = reference_uri(spec, here.root)
+    home = reference_uri(spec, here.layout)
     found = find_reference(here.store, home, tmp_path / "references")
     assert found is not None
     assert found.features.shape[0] == 40
@@ -189,11 +191,11 @@ def test_references_and_samples_are_found_again_and_damaged_ones_are_made_anew(
     assert not (here.settings.work_dir / "packs").exists(), "with known references and samples nobody needs the data set"
     first = shards_of(NUM_IMAGES, 4)[0]
     drawn = samples_of(here, spec).read(first)
-    here.store.put_bytes(spec.samples_uri(here.root) / f"{SampleStore.name(first)}.npy", b"damaged")
+    here.store.put_bytes(spec.samples_uri(here.layout) / f"{SampleStore.name(first)}.npy", b"damaged")
     here.store.put_bytes(home / "moments.npy", b"damaged")
     assert samples_of(here, spec).read(first) is None
     assert find_reference(here.store, home, tmp_path / "elsewhere") is None
-    here.store.delete(spec.report_uri(here.root) / REPORT_FILE)
+    here.store.delete(spec.report_uri(here.layout) / REPORT_FILE)
     again = run(checkpoint, dataset, config(), SAMPLING, resources(), "nobody", place(environment, tmp_path / "third"))
     assert {key: round(v, 4) for key, v in again.metrics.items()} == {key: round(v, 4) for key, v in whole.metrics.items()}
     assert torch.equal(samples_of(here, spec).read(first), drawn)  # type: ignore[arg-type]
@@ -206,7 +208,7 @@ def test_samples_that_are_damaged_before_they_are_shown_are_drawn_by_the_next_tr
     here = place(environment, tmp_path, part="damaged-late")
     there = commit_checkpoint(here, tmp_path, seed=303, dataset_digest=dataset.digest)
     few, spec = config(num_images=8, memorisation=False), spec_of(there, dataset)
-    damaged = spec.samples_uri(here.root) / f"{SampleStore.name(range(4))}.npy"
+    damaged = spec.samples_uri(here.layout) / f"{SampleStore.name(range(4))}.npy"
 
     def damage() -> None:
         here.store.put_bytes(damaged, b"damaged")
@@ -224,6 +226,7 @@ def test_jpegs_and_pngs_of_the_same_images_give_other_numbers_under_other_protoc
     )
     assert jpeg.protocol_digest != whole.protocol_digest
     assert jpeg.headline == f"{HEADLINE}_jpeg"
+    assert set(jpeg.metrics) == set(measured_metrics(config(codec="jpeg")))
     assert jpeg.metrics[jpeg.headline] != pytest.approx(whole.metrics[HEADLINE], rel=1e-4)
 
 
@@ -235,10 +238,11 @@ def test_precision_and_recall_on_vgg16_of_the_real_shapes(
     chosen, here = config(num_images=4, num_reference=4, memorisation=False, **vgg), place(environment, tmp_path)
     found = run(checkpoint, dataset, chosen, SAMPLING, resources(), "nobody", here)
     assert {"eval/fd_randconv_4", "eval/precision_4", "eval/recall_4"} <= set(found.metrics), "VGG16's are not marked as random-conv's"
+    assert sorted(found.metrics) == sorted(measured_metrics(chosen))
     assert found.protocol.model_dump()["precision_recall_extractor"] == f"vgg16-{file_sha256(weights)}"
     assert 0 <= found.intervals["eval/precision_4"].low < found.intervals["eval/precision_4"].high <= 1
     spec = spec_of(checkpoint, dataset, num_images=4, num_reference=4, memorisation=False, **vgg)
-    reference = find_reference(here.store, reference_uri(spec, here.root), tmp_path / "references")
+    reference = find_reference(here.store, reference_uri(spec, here.layout), tmp_path / "references")
     assert reference is not None
     assert reference.manifold.shape == (4, 4096)
     # Torch-fidelity's own extractor on the same images.
@@ -283,6 +287,7 @@ def test_inception_of_the_real_shapes_gives_all_four_numbers(
         "nearest_median_8",
     }
     assert {f"eval/{name}" for name in names} <= set(found.metrics)
+    assert set(found.metrics) == set(measured_metrics(chosen))
     assert all(np.isfinite(value) for value in found.metrics.values())
     assert found.protocol.extractor_sha256 == file_sha256(weights)
     refused = chosen.model_copy(update={"weights_sha256": "0" * 64})

@@ -10,7 +10,7 @@ import pytest
 from celebdit_testing.kube_server import FakeKube
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 from celebdit_testing.steps import notes
-from celebdit_testing.trainjobs import ENVIRON, IMAGE, JOB, Start, connect, spec_of, until
+from celebdit_testing.trainjobs import IMAGE, JOB, MLFLOW_PASSWORD, Start, connect, in_pod, spec_of, until
 
 from components import deployment as names
 from components.errors import BadInput, Preempted, TemporaryFailure
@@ -34,9 +34,9 @@ def test_a_training_on_two_nodes_is_a_trainjob_that_is_waited_for(kube: FakeKube
     assert ("trainjobs", JOB) in kube.objects
 
 
-def test_placement_and_space_reach_the_pods(kube: FakeKube) -> None:
+def test_placement_and_space_reach_the_pods(context: StepContext) -> None:
     asked = {"node_selector": {"pool": "h200"}, "tolerations": (Toleration(key="team", operator="Equal", value="faces"),), "shm": "32Gi"}
-    job = trainjob(spec_of(**asked), "s3://b/spec.json", IMAGE, ENVIRON, owners=[])
+    job = trainjob(spec_of(**asked), "s3://b/spec.json", IMAGE, context.settings, owners=[])
     (replicated,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod = replicated["template"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"pool": "h200"}
@@ -44,7 +44,10 @@ def test_placement_and_space_reach_the_pods(kube: FakeKube) -> None:
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}} in pod["volumes"]
 
 
-def test_secrets_are_named_in_the_job_and_never_contained(kube: FakeKube, start: Start) -> None:
+def test_secrets_are_named_in_the_job_and_never_contained(kube: FakeKube, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "MLFLOW_TRACKING_PASSWORD": MLFLOW_PASSWORD}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
     step = start()
     until(lambda: ("trainjobs", JOB) in kube.objects)
     env = {entry["name"]: entry for entry in kube.objects["trainjobs", JOB]["spec"]["trainer"]["env"]}
@@ -55,7 +58,7 @@ def test_secrets_are_named_in_the_job_and_never_contained(kube: FakeKube, start:
     }
     kube.condition(JOB, "Complete")
     step.outcome()
-    for canary in (ACCESS_KEY, SECRET_KEY, ENVIRON["MLFLOW_TRACKING_PASSWORD"]):
+    for canary in (ACCESS_KEY, SECRET_KEY, MLFLOW_PASSWORD):
         assert canary not in "".join(kube.bodies)
 
 
@@ -122,7 +125,7 @@ def test_a_step_that_is_cancelled_deletes_its_job(kube: FakeKube, tmp_path: Path
     canceller = threading.Thread(target=cancel)
     canceller.start()
     with pytest.raises(Preempted):
-        train_on_nodes(spec_of(), context, environ=ENVIRON, cluster=connect(tmp_path), poll_s=0.02)
+        train_on_nodes(spec_of(), in_pod(context), cluster=connect(tmp_path), poll_s=0.02)
     canceller.join()
     assert ("trainjobs", JOB) not in kube.objects
 
@@ -158,4 +161,4 @@ def test_the_manifests_grant_only_what_the_step_uses(kube: FakeKube, start: Star
 
 def test_several_nodes_without_a_cluster_are_bad_input(context: StepContext) -> None:
     with pytest.raises(BadInput, match=r"resources\.nodes is 2"):
-        train_on_nodes(spec_of(), context, environ={})
+        train_on_nodes(spec_of(), context)

@@ -42,6 +42,6 @@ def test_a_watch_that_expires_stops_the_process_as_a_signal_would(store: ObjectS
 def test_a_waiting_step_keeps_its_lease(kube: FakeKube, start: Start, context: StepContext) -> None:
     step = start()
     until(lambda: ("trainjobs", JOB) in kube.objects)
-    assert [item.uri.name.partition("-")[0] for item in context.store.list(context.root / "runs" / KEY / "leases")] == ["beat"]
+    assert [item.uri.name.partition("-")[0] for item in context.store.list(context.layout.run(KEY).leases)] == ["beat"]
     kube.condition(JOB, "Complete")
     assert step.outcome() is None

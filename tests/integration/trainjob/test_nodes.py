@@ -10,7 +10,7 @@ from celebdit_testing.kube_server import FakeKube
 from celebdit_testing.ranks import NOWHERE, Training, ended, small_dataset
 from celebdit_testing.recipes import tiny_recipe
 from celebdit_testing.steps import step_context
-from celebdit_testing.trainjobs import IMAGE, spec_of
+from celebdit_testing.trainjobs import in_pod, spec_of
 from mlflow import MlflowClient
 
 from components import deployment as names
@@ -28,8 +28,7 @@ pytestmark = pytest.mark.slow
 def nodes(kube: FakeKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeKube:
     """A cluster whose nodes find endpoints and credentials where a real one's would, and nowhere else."""
     kube.run_nodes = tmp_path
-    for key, value in {names.IMAGE: IMAGE, "CELEBDIT_RUN_ID": "run-1", "KUBECONFIG": str(tmp_path / "pipeline-runner.kubeconfig")}.items():
-        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "pipeline-runner.kubeconfig"))
     return kube
 
 
@@ -44,7 +43,8 @@ def test_two_nodes_train_the_same_network_as_two_processes_of_one(
     """Here torchrun and all that a node must find for itself are the real ones; the two processes are the worker's code without them."""
     root, recipe, asked = f"s3://celebdit/{tmp_path.name}", tiny_recipe(), ResourcesConfig(device="cpu", nodes=2, processes=1)
     configure(nodes, {**endpoints.environment, "CELEBDIT_STORE": root, "CELEBDIT_EXPERIMENT": "tests"})
-    context = step_context("train", tmp_path, root, endpoint=endpoints.s3_url, mlflow_uri=endpoints.mlflow_url, run_id=tmp_path.name)
+    servers = {"endpoint": endpoints.s3_url, "mlflow_uri": endpoints.mlflow_url}
+    context = in_pod(step_context("train", tmp_path, root, run_id=tmp_path.name, **servers))
     dataset = small_dataset(tmp_path / "data", endpoints.s3_url, context.root)
     trained = train(recipe, dataset, asked, context)
     alone = Training(tmp_path / "alone", endpoints.s3_url, context.root / "alone", recipe, dataset)
@@ -65,7 +65,7 @@ def test_two_nodes_train_the_same_network_as_two_processes_of_one(
 def test_a_node_that_cannot_start_says_why_through_the_cluster(nodes: FakeKube, context: StepContext) -> None:
     spec = spec_of(device="cpu", processes=1)
     with pytest.raises(BadInput, match=r"node [01]: environment variable CELEBDIT_STORE is not set"):
-        train_on_nodes(spec, context, environ=os.environ, poll_s=0.1)
+        train_on_nodes(spec, in_pod(context), poll_s=0.1)
 
 
 def test_a_rank_that_cannot_train_says_why_through_its_node_and_the_cluster(
@@ -75,7 +75,7 @@ def test_a_rank_that_cannot_train_says_why_through_its_node_and_the_cluster(
     configure(nodes, {**os.environ, "CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": moto_endpoint, "MLFLOW_TRACKING_URI": NOWHERE})
     spec = spec_of(device="cpu", processes=1, nodes=1)
     with pytest.raises(CelebditError, match=r"node 0: rank 0: .*datasets/faces/x") as failed:
-        train_on_nodes(spec, context, environ=os.environ, poll_s=0.1)
+        train_on_nodes(spec, in_pod(context), poll_s=0.1)
     assert failed.value.exit_code in (2, 3, 75)
 
 

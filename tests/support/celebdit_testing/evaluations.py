@@ -73,7 +73,7 @@ def run(
 
     def here(module: str, spec_path: Path, **_: object) -> None:
         assert module == "components.evaluate.worker"
-        body(spec_path, Rank(context=context, world=World(), stop_asked=threading.Event()))
+        body(spec_path, Rank(context=context, world=World(), stop_requested=threading.Event()))
         then()
 
     with pytest.MonkeyPatch.context() as patch:

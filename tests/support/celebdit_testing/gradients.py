@@ -8,7 +8,7 @@ from celebdit_testing.memory import LocalSink, MemoryRecorder
 from celebdit_testing.recipes import tiny_recipe
 
 from model.dataset import open_pack
-from model.distributed import World, joined
+from model.distributed import World, process_group
 from model.trainer import Trainer
 
 BATCH = 32
@@ -33,5 +33,5 @@ def rank_main(rank: int, folder: str, port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     world = World(rank=rank, local_rank=rank, size=2)
-    with joined(world, CPU, timeout_s=60):
+    with process_group(world, CPU, timeout_s=60):
         torch.save(gradients(Path(folder), world, None), Path(folder) / f"gradients-{rank}.pt")

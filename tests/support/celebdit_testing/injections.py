@@ -26,9 +26,9 @@ def infinite_loss_on_rank_1_at_step_17(rank: int) -> None:
 
 def disk_full_after_two_checkpoints(rank: int) -> None:
     """Let no file grow beyond 300 kB once two checkpoints are written, as on a disk with no room for more."""
-    from components.train import sink
+    from components.train.checkpointing import uploads
 
-    publish, calls = sink.publish, 0
+    publish, calls = uploads.publish, 0
 
     def limited(*arguments: Any) -> Any:
         nonlocal calls
@@ -37,7 +37,7 @@ def disk_full_after_two_checkpoints(rank: int) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
         return publish(*arguments)
 
-    sink.publish = limited
+    uploads.publish = limited
 
 
 def little_memory(rank: int) -> None:

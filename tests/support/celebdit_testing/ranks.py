@@ -27,6 +27,7 @@ from components.resources import ResourcesConfig
 from components.runtime.launch import FAILURES, first_failure
 from components.storage import StoreUri, connect
 from components.stores.checkpoints import CheckpointStore
+from components.stores.layout import RunLayout, StoreLayout
 from components.tracking.journal import JOURNAL_FILE
 from components.train.spec import TrainSpec, run_key
 from model.config import Recipe
@@ -98,8 +99,8 @@ class Training:
         return run_key(self.recipe.identity(self.dataset.digest))
 
     @property
-    def uri(self) -> StoreUri:
-        return self.root / "runs" / self.key
+    def layout(self) -> RunLayout:
+        return StoreLayout(self.root).run(self.key)
 
     @property
     def work(self) -> Path:
@@ -107,7 +108,7 @@ class Training:
 
     @property
     def checkpoints(self) -> CheckpointStore:
-        return CheckpointStore(connect(self.endpoint, deadline_s=10.0), self.uri)
+        return CheckpointStore(connect(self.endpoint, deadline_s=10.0), self.layout.checkpoints)
 
     def spec(self) -> TrainSpec:
         self.attempts += 1
@@ -164,7 +165,7 @@ class Training:
             time.sleep(0.002)
 
     def final_digest(self) -> str:
-        (newest, *_) = self.checkpoints.committed()
+        (newest, *_) = self.checkpoints.list_committed()
         assert newest.step == self.recipe.training.total_steps
         return self.checkpoints.digest(newest.uri)
 

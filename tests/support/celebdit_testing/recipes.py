@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from celebdit_testing.packs import write_pack
 
 from components.ingest.sources.synthetic import draw_face
 from components.manifests import DatasetManifest, EvaluationProtocol
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
-from model.dataset import Pack, open_pack, write_pack
+from model.dataset import Pack, open_pack
 
 DIGEST = "d" * 64
 

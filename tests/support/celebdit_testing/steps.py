@@ -23,7 +23,7 @@ def step_context(
         work_dir=folder / "work",
         events_path=folder / "events.jsonl",
         git_commit="abc",
-        image_digest="none",
+        image_digest=None,
     )
     return StepContext(settings=settings, events=Events(step, settings.events_path))
 

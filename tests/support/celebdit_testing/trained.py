@@ -29,7 +29,7 @@ def commit_checkpoint(
     )
     key = f"{seed:016x}"
     local = publish(state, folder / key)
-    uri = CheckpointStore(context.store, context.root / "runs" / key).upload(local, "attempt-1")
+    uri = CheckpointStore(context.store, context.layout.run(key).checkpoints).upload(local, "attempt-1")
     return CheckpointManifest(
         run_key=key, uri=str(uri), digest=local.digest, step=7, dataset_digest=dataset_digest, recipe=trained_with(recipe)
     )

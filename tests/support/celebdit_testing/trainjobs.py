@@ -3,13 +3,12 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from celebdit_testing.recipes import dataset_manifest, tiny_recipe
-from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 
-from components import deployment as names
 from components.kube.client import Cluster
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
@@ -21,14 +20,7 @@ MANIFESTS = Path(__file__).parents[3] / "docker" / "kubernetes"
 KEY = "0123456789abcdef"
 JOB = job_name(KEY)
 IMAGE = "registry.example/celebdit-gpu@sha256:" + "b" * 64
-ENVIRON = {
-    names.IMAGE: IMAGE,
-    names.POD: "train-pod",
-    "CELEBDIT_RUN_ID": "run-1",
-    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-    "MLFLOW_TRACKING_PASSWORD": "canary-mlflow-0123456789",
-}
+MLFLOW_PASSWORD = "canary-mlflow-0123456789"
 Start = Callable[..., "Step"]
 
 
@@ -42,6 +34,11 @@ def spec_of(attempt: str = "a1", **resources: Any) -> TrainSpec:
     )
 
 
+def in_pod(context: StepContext) -> StepContext:
+    """The context of a step that runs in a pod of Kubeflow Pipelines."""
+    return replace(context, settings=replace(context.settings, image=IMAGE, pod="train-pod"))
+
+
 def connect(tmp_path: Path, account: str = "pipeline-runner", deadline_s: float = 5.0) -> Cluster:
     return Cluster.connect({"KUBECONFIG": str(tmp_path / f"{account}.kubeconfig")}, deadline_s=deadline_s)
 
@@ -52,7 +49,7 @@ class Step(threading.Thread):
     def __init__(self, tmp_path: Path, context: StepContext, spec: TrainSpec, account: str = "pipeline-runner") -> None:
         super().__init__(daemon=True)
         self.error: BaseException | None = None
-        self._call = lambda: train_on_nodes(spec, context, environ=ENVIRON, cluster=connect(tmp_path, account), poll_s=0.02)
+        self._call = lambda: train_on_nodes(spec, in_pod(context), cluster=connect(tmp_path, account), poll_s=0.02)
 
     def run(self) -> None:
         try:

@@ -8,8 +8,8 @@ import pytest
 from celebdit_testing.kfp_server import FakeKfp, kfp_server
 from celebdit_testing.submissions import DIGESTS, compiling_once
 
+from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_NAMESPACE, KFP_TOKEN
 from pipeline.config import RunConfig, load_config
-from pipeline.kubeflow import COOKIES, ENDPOINT, NAMESPACE, TOKEN
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,6 @@ def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "images.lock.json"
     path.write_text(json.dumps({"images": DIGESTS, "git_commit": "abc", "pins_sha256": {"cpu": "1", "gpu": "2"}}))
     monkeypatch.chdir(tmp_path)
-    for name in (ENDPOINT, NAMESPACE, TOKEN, COOKIES):
+    for name in (KFP_ENDPOINT, KFP_NAMESPACE, KFP_TOKEN, KFP_COOKIES):
         monkeypatch.delenv(name, raising=False)
     return path

@@ -7,8 +7,8 @@ import pytest
 from celebdit_testing.kfp_server import FakeKfp, Fault, kfp_server
 from celebdit_testing.submissions import progress, run_cli, submitted
 
+from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN
 from pipeline.config import RunConfig
-from pipeline.kubeflow import COOKIES, ENDPOINT, TOKEN
 from pipeline.submit import STEPS, follow
 
 CANARY = "canary-kfp-token-0123456789"
@@ -37,7 +37,7 @@ def test_submit_wait_shows_the_steps_and_ends_with_the_outcome(
 def test_runs_are_listed_newest_first_and_shown(
     server: FakeKfp, config: RunConfig, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(ENDPOINT, server.url)
+    monkeypatch.setenv(KFP_ENDPOINT, server.url)
     assert "there are no runs yet" in run_cli(capsys, "runs")[2]
     ids = [submitted(server, config, again=True, clock=lambda at=at: float(at)).run_id for at in range(12)]
     server.step(server.runs[ids[-1]], "train", "FAILED", "exit code 75")
@@ -55,7 +55,7 @@ def test_runs_are_listed_newest_first_and_shown(
 def test_looking_for_the_runs_of_an_experiment_does_not_make_it(
     server: FakeKfp, config: RunConfig, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(ENDPOINT, server.url)
+    monkeypatch.setenv(KFP_ENDPOINT, server.url)
     run_id = submitted(server, config).run_id
     before = len(server.requests)
     code, out, err = run_cli(capsys, "runs", "--experiment", "facse", "--json")
@@ -66,14 +66,14 @@ def test_looking_for_the_runs_of_an_experiment_does_not_make_it(
     assert [run["run_id"] for run in json.loads(run_cli(capsys, "runs", "--experiment", "faces", "--json")[1])["runs"]] == [run_id]
 
 
-@pytest.mark.parametrize(("variable", "sent_as"), [(TOKEN, "authorization: Bearer "), (COOKIES, "cookie: authservice_session=")])
+@pytest.mark.parametrize(("variable", "sent_as"), [(KFP_TOKEN, "authorization: Bearer "), (KFP_COOKIES, "cookie: authservice_session=")])
 def test_who_we_are_gets_into_no_output_pipeline_or_address(
     variable: str, sent_as: str, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret, value = "canary-aws-secret-9876543210", (sent_as + CANARY).partition(": ")[2].removeprefix("Bearer ")
     monkeypatch.setenv(variable, value)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-    with kfp_server(token=CANARY if variable == TOKEN else None) as server:
+    with kfp_server(token=CANARY if variable == KFP_TOKEN else None) as server:
         server.faults.append(Fault("run_service_create_run", 400, text=f"who sends {sent_as}{CANARY}?"))
         code, out, err = run_cli(capsys, "submit", "smoke", "--endpoint", server.url, "--json")
         assert code == 2

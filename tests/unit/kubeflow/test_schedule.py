@@ -4,9 +4,9 @@ import pytest
 from celebdit_testing.kfp_server import FakeKfp, Fault
 from celebdit_testing.submissions import OPTIONS, connect, run_cli
 
+from components.environment import KFP_ENDPOINT
 from components.errors import BadInput
 from pipeline.config import RunConfig
-from pipeline.kubeflow import ENDPOINT
 from pipeline.submit import Timing, schedule, unschedule
 
 
@@ -53,7 +53,7 @@ def test_schedules_beyond_the_first_page_are_found(server: FakeKfp, config: RunC
 def test_deleting_a_schedule_makes_no_experiment_to_look_in(
     server: FakeKfp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(ENDPOINT, server.url)
+    monkeypatch.setenv(KFP_ENDPOINT, server.url)
     code, _, err = run_cli(capsys, "schedule", "smoke", "--every", "3600", "--delete", "--experiment", "facse")
     assert code == 2
     assert "experiment facse has no schedule of smoke at these times" in err

@@ -1,0 +1,46 @@
+"""The promotion log of a registered model in MLflow: one immutable entry per promotion and rollback.
+
+Promises: an entry cannot be changed (MLflow refuses to change a parameter), and none is lost when several callers append at once. What
+follows from the entries is in `promotions.py`.
+"""
+
+from mlflow.entities import Param
+
+from components.registry.promotions import Move
+from components.tracking.client import Tracking
+from components.tracking.mlflow_errors import translate_mlflow_errors
+from components.tracking.tags import TAG_KIND
+
+TAG_MODEL = "celebdit.model"
+
+
+class PromotionLog:
+    """The log of the registered model `name`, kept as parameters of an MLflow run of its own."""
+
+    def __init__(self, tracking: Tracking, name: str) -> None:
+        self._tracking = tracking
+        self._name = name
+        self._identity = {TAG_KIND: "registry-log", TAG_MODEL: name}
+
+    def moves(self) -> list[Move]:
+        """Return all entries, oldest first."""
+        entries: dict[str, str] = {}
+        with translate_mlflow_errors(self._tracking.settings.mlflow_uri):
+            # Callers that race for the first entry may each create a run; the entries of all count.
+            for run in self._tracking.search(self._identity):
+                entries |= self._tracking.client.get_run(run.info.run_id).data.params
+        return sorted((Move.parse(entry_id, text) for entry_id, text in entries.items()), key=lambda move: move.id)
+
+    def append(self, move: Move) -> None:
+        """Append an entry."""
+        with translate_mlflow_errors(self._tracking.settings.mlflow_uri):
+            self._tracking.client.log_batch(self._run_id(), params=[Param(move.id, move.text())], synchronous=True)
+
+    def _run_id(self) -> str:
+        run = self._tracking.find(self._identity)
+        if run is None:
+            run = self._tracking.client.create_run(
+                self._tracking.experiment_id, tags=self._identity, run_name=f"promotions of {self._name}"
+            )
+            self._tracking.client.set_terminated(run.info.run_id)
+        return str(run.info.run_id)

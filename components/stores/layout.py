@@ -1,0 +1,107 @@
+"""Layout of the object store. STORE is `CELEBDIT_STORE`, an `s3://bucket/prefix`:
+
+    STORE/
+      datasets/<name>/
+        <dataset digest>/                      shard-00000.tar ..., manifest.parquet, report.html; dataset.json last
+        requests/<request digest>.json         which dataset an ingest of this source and configuration made
+      references/<dataset digest>/<extractor>/<treatment>/
+                                               moments.npy, features.npy, mirrored.npy, manifold.npy; reference.json last
+      models/<model>/<version>/                a registered version's files, for KServe
+      runs/<run key>/
+        checkpoints/step-<n>/<attempt>/        weights, ema-<name>, optimizer (.safetensors), state.json, MANIFEST.json;
+                                               COMMIT.json last; SCORE-<metric>.json once evaluated; QUARANTINE.json if corrupt
+        snapshots/step-<n>/<attempt>/          the same files with the EMA weights alone; all are kept
+        averages/step-<n>/<width>/             the same files with one post-hoc EMA
+        samples/<checkpoint and sampler>/      images-<first>-<count>.npy; images-<first>-<count>.json last
+        evaluations/<protocol>-<checkpoint>-<weights>/
+                                               grid.png, nearest.png; report.json last; gate-<pipeline run>.html
+        attempts/<attempt>/spec.json           the specification that the attempt trained by
+        journal/<attempt>/                     metrics and files that MLflow has not received; empty when it has
+        leases/                                heartbeats of the step that waits for a training on several nodes
+
+A name in angle brackets is one segment of a key. "Last" means written last: what lacks that object is incomplete and is not read.
+`docs/data.md` shows the same tree, and a test compares them. Builds locations only; reads and writes nothing.
+"""
+
+from dataclasses import dataclass
+
+from components.storage import StoreUri
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Locations of one run: its prefix and what lies below it."""
+
+    prefix: StoreUri
+
+    @property
+    def checkpoints(self) -> StoreUri:
+        """Checkpoints that training continues from."""
+        return self.prefix / "checkpoints"
+
+    @property
+    def snapshots(self) -> StoreUri:
+        """EMA weights at regular steps, all of which are kept."""
+        return self.prefix / "snapshots"
+
+    @property
+    def averages(self) -> StoreUri:
+        """Post-hoc EMAs that were computed from the snapshots."""
+        return self.prefix / "averages"
+
+    @property
+    def samples(self) -> StoreUri:
+        """Generated images, in shards."""
+        return self.prefix / "samples"
+
+    @property
+    def evaluations(self) -> StoreUri:
+        """Reports and sample grids, one folder per protocol and weights."""
+        return self.prefix / "evaluations"
+
+    @property
+    def attempts(self) -> StoreUri:
+        """Specifications, one folder per attempt."""
+        return self.prefix / "attempts"
+
+    @property
+    def journal(self) -> StoreUri:
+        """Metrics and files that MLflow has not received, one folder per attempt."""
+        return self.prefix / "journal"
+
+    @property
+    def leases(self) -> StoreUri:
+        """Heartbeats of the step that waits for a training on several nodes."""
+        return self.prefix / "leases"
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """Locations below the root of a store."""
+
+    root: StoreUri
+
+    @property
+    def runs(self) -> StoreUri:
+        """The prefix below which every run has a folder named by its run key."""
+        return self.root / "runs"
+
+    def run(self, run_key: str) -> RunLayout:
+        """Return the locations of the run `run_key`."""
+        return RunLayout(self.runs / run_key)
+
+    def dataset(self, name: str) -> StoreUri:
+        """Return the folder of all digests of the dataset `name`."""
+        return self.root / "datasets" / name
+
+    def requests(self, name: str) -> StoreUri:
+        """Return the folder in which finished ingests of the dataset `name` are noted."""
+        return self.dataset(name) / "requests"
+
+    def reference(self, dataset_digest: str, extractor: str, treatment: str) -> StoreUri:
+        """Return the folder of one set of reference features."""
+        return self.root / "references" / dataset_digest / extractor / treatment
+
+    def model(self, name: str, version: str) -> StoreUri:
+        """Return the folder of a registered version that was exported for KServe."""
+        return self.root / "models" / name / version

@@ -1,0 +1,105 @@
+"""Settings of one variant: refused where another is chosen, dropped where a later layer chooses another."""
+
+import json
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from celebdit_testing.recipes import dataset_manifest
+
+from components.errors import BadInput
+from components.train.spec import TrainSpec
+from components.train.train import read_recipe
+from pipeline.config import load_config, section_kinds
+from pipeline.variants import VARIANTS
+
+STRAYS = [
+    ("network.codec 'residual'", ["network.codec=plain", "network.channels=[]", "network.res_blocks=[]"], "network.stem_px=4"),
+    ("network.codec 'residual' or 'plain'", ["network.codec=seed_compat"], "network.block=dit"),
+    ("diffusion.weighting 'min_snr'", [], "diffusion.min_snr_gamma=3.0"),
+    ("diffusion.weighting 'sigmoid'", [], "diffusion.sigmoid_bias=1.0"),
+    ("diffusion.weighting 'v'", ["diffusion.weighting=min_snr"], "diffusion.sigma_floor=0.1"),
+    ("diffusion.times 'logit_normal'", ["diffusion.times=uniform"], "diffusion.logit_std=0.5"),
+    ("optimizer.schedule 'cosine' or 'inverse_sqrt'", [], "optimizer.decay_steps=10"),
+    ("optimizer.schedule 'cosine'", [], "optimizer.lr_floor=1e-5"),
+    ("optimizer.schedule 'cosine'", ["optimizer.schedule=inverse_sqrt", "optimizer.decay_steps=100"], "optimizer.lr_floor=1e-5"),
+    ("sampling.sampler 'ddim'", ["sampling.sampler=heun"], "sampling.eta=0.5"),
+    ("diffusion.path 'vp_linear' or 'vp_cosine' or 'vp_zero_snr'", [], "sampling.spacing=trailing"),
+    ("evaluation.metrics 'kid'", [], "evaluation.kid_subsets=7"),
+    ("evaluation.memorisation true", ["evaluation.memorisation=false"], "evaluation.memorised_below=0.4"),
+    ("gate.no_worse_than_champion true", ["gate.no_worse_than_champion=false"], "gate.tolerance=0.1"),
+]
+
+
+@pytest.mark.parametrize(("condition", "others", "stray"), STRAYS)
+def test_a_setting_of_another_variant_is_refused(condition: str, others: list[str], stray: str) -> None:
+    load_config("smoke", others)
+    with pytest.raises(BadInput) as raised:
+        load_config("smoke", [*others, stray])
+    setting, choice = stray.partition("=")[0], condition.partition(" ")[0]
+    assert re.fullmatch(rf"{setting} \S+ belongs to {condition}, and {choice} is .*: leave it out", raised.value.message)
+
+
+def test_a_setting_of_another_variant_may_have_its_default() -> None:
+    overrides = ["diffusion.min_snr_gamma=5.0", "optimizer.lr_floor=0.0", "sampling.eta=0.0", "sampling.spacing=linspace"]
+    assert load_config("smoke", overrides).digest() == load_config("smoke").digest()
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "dropped"),
+    [
+        ("demo", ["optimizer.schedule=constant"], [("optimizer", "decay_steps", None), ("optimizer", "lr_floor", 0.0)]),
+        ("demo", ["diffusion.times=uniform"], [("diffusion", "logit_mean", 0.8), ("diffusion", "logit_std", 0.8)]),
+        ("demo", ["network.codec=plain"], [("network", "channels", ()), ("network", "res_blocks", ())]),
+        ("demo", ['evaluation.metrics=["frechet"]'], [("evaluation", "kid_subsets", 100)]),
+        ("celebahq256-s", ["evaluation.extractor=random-conv"], [("evaluation", "weights", None), ("evaluation", "weights_sha256", None)]),
+    ],
+)
+def test_choosing_another_variant_drops_what_the_preset_set_for_the_old_one(
+    preset: str, overrides: list[str], dropped: list[tuple[str, str, object]]
+) -> None:
+    config = load_config(preset, overrides)
+    assert [(section, name, getattr(getattr(config, section), name)) for section, name, _ in dropped] == dropped
+
+
+def test_what_is_set_beside_another_choice_is_not_dropped() -> None:
+    with pytest.raises(BadInput, match=r"optimizer\.lr_floor 0\.001 belongs to optimizer\.schedule 'cosine'"):
+        load_config("demo", ["optimizer.schedule=constant", "optimizer.lr_floor=0.001"])
+    with pytest.raises(BadInput, match=r"optimizer\.lr_floor 0\.001 belongs to"):
+        load_config("smoke", ["optimizer.schedule=constant", "optimizer.lr_floor=0.001"])
+
+
+def test_every_setting_of_the_table_of_variants_exists() -> None:
+    known = {f"{section}.{name}": field for section, kind in section_kinds().items() for name, field in kind.model_fields.items()}
+    for variant in VARIANTS:
+        assert {variant.choice, *variant.settings} <= known.keys()
+        values = set(get_args(known[variant.choice].annotation))
+        assert not values or variant.property_name or set(variant.values) < values
+
+
+def test_what_was_stored_with_a_stray_setting_is_still_read() -> None:
+    recipe = read_recipe(
+        '{"image_px":32,"codec":"plain","stem_px":4,"latent_channels":8,"width":32,"depth":1,"heads":2,"patch_px":2}',
+        '{"min_snr_gamma":3.0}',
+        '{"lr_floor":1e-5,"decay_steps":10}',
+        '{"total_steps":10,"batch_images":8}',
+        '{"eta":0.5}',
+    )
+    assert (recipe.network.stem_px, recipe.diffusion.min_snr_gamma, recipe.optimizer.lr_floor) == (4, 3.0, 1e-5)
+    spec = {"run_key": "k", "attempt": "a", "dataset": dataset_manifest().model_dump(mode="json"), "resources": {}}
+    sections = {
+        name: getattr(recipe, name).model_dump(mode="json") for name in ("network", "diffusion", "optimizer", "training", "sampling")
+    }
+    stored = TrainSpec.parse(json.dumps({**spec, **sections}).encode(), origin="spec.json")
+    assert stored.recipe == recipe
+    assert stored.identity["optimizer"] == recipe.optimizer.model_dump(mode="json")
+
+
+def test_a_file_that_chooses_another_variant_drops_the_settings_of_its_base(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('base = "demo"\n[optimizer]\nschedule = "constant"\n')
+    assert load_config(str(path)).optimizer.decay_steps is None
+    path.write_text('base = "demo"\n[optimizer]\nschedule = "constant"\nlr_floor = 1e-3\n')
+    with pytest.raises(BadInput, match=r"optimizer\.lr_floor 0\.001 belongs to"):
+        load_config(str(path))

@@ -1,0 +1,121 @@
+"""Documents, help texts and errors avoid the words that CONTRIBUTING lists."""
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from components import errors
+from pipeline.cli import cli
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+AREAS: tuple[str, ...] = ()
+"""Folders and files whose errors, hints and notes are checked. A part of the code that is reworded is added here."""
+REWORDED_COMMANDS: tuple[str, ...] = ()
+"""Commands whose help is checked, with all commands below them; "celebdit" is all of them."""
+ERRORS = {name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
+
+
+def listed_words(guide: str) -> list[str]:
+    """The words in the fenced block below the heading "Wording"."""
+    _, _, rules = guide.partition("\n## Wording\n")
+    block = re.search(r"^```text\n(.*?)^```", rules, re.MULTILINE | re.DOTALL)
+    assert block is not None, "CONTRIBUTING has a block of words below the heading Wording"
+    return [word.strip() for word in re.split(r"[,\n]", block[1]) if word.strip()]
+
+
+WORDS = listed_words((ROOT / "CONTRIBUTING.md").read_text())
+LISTED = re.compile(r"\b(" + "|".join(r"\s+".join(map(re.escape, word.split())) for word in WORDS) + r")\b", re.IGNORECASE)
+
+
+def without_word_list(text: str) -> str:
+    """The text of a document, with the block that lists the words replaced by empty lines."""
+    return re.sub(r"^```text\n.*?^```", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
+
+
+def hits(text: str, where: str) -> list[str]:
+    return [f"{where}:{1 + text[: hit.start()].count(chr(10))}: {hit[0]!r}" for hit in LISTED.finditer(text)]
+
+
+def messages(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each string literal in a `raise`, an error that is made elsewhere, a `hint=`, or the arguments of a `note`."""
+    for node in ast.walk(ast.parse(source)):
+        parts: list[ast.expr] = []
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            parts = [node.exc]
+        elif isinstance(node, ast.Call):
+            parts = [keyword.value for keyword in node.keywords if keyword.arg == "hint"]
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
+            if called == "note" or called in ERRORS:
+                parts += [*node.args, *(keyword.value for keyword in node.keywords)]
+        for literal in (literal for part in parts for literal in ast.walk(part)):
+            if isinstance(literal, ast.Constant) and isinstance(literal.value, str):
+                yield literal.lineno, literal.value
+
+
+def code_hits(area: str) -> list[str]:
+    path = ROOT / area
+    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    assert files, f"there is no code in {area}"
+    found = {
+        f"{file.relative_to(ROOT)}:{line}: {hit[0]!r} in {text!r}"
+        for file in files
+        for line, text in messages(file.read_text())
+        for hit in LISTED.finditer(text)
+    }
+    return sorted(found)
+
+
+def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=name)
+        for part in command.list_commands(context):
+            inner = command.get_command(context, part)
+            assert inner is not None
+            yield from commands(inner, f"{name} {part}")
+
+
+def help_text(command: click.Command, name: str) -> str:
+    return command.get_help(click.Context(command, info_name=name, max_content_width=1000))
+
+
+def test_the_list_holds_words() -> None:
+    assert {"door", "nobody", "hand on"} <= set(WORDS)
+    assert LISTED.findall("The Door is away; nobody\nhands  on an outdoor thing") == ["Door", "is away", "nobody", "hands  on"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_avoid_the_listed_words(document: Path) -> None:
+    assert hits(without_word_list(document.read_text()), str(document.relative_to(ROOT))) == []
+
+
+def test_texts_of_make_avoid_the_listed_words() -> None:
+    assert hits((ROOT / "Makefile").read_text(), "Makefile") == []
+
+
+def test_messages_are_found_wherever_a_reader_sees_them() -> None:
+    def shown() -> None:
+        raise ValueError(f"first {shown} second" if shown else "third", hint="fourth")  # type: ignore[call-arg]
+
+    source = textwrap.dedent(inspect.getsource(shown)) + "\nevents.note(f'fifth {x}')\nBadInput('sixth', hint='seventh' + 'eighth')\n"
+    assert {text.strip() for _, text in messages(source)} == {"first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"}
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_errors_hints_and_notes_avoid_the_listed_words(area: str) -> None:
+    assert code_hits(area) == []
+
+
+@pytest.mark.parametrize("name", REWORDED_COMMANDS)
+def test_help_avoids_the_listed_words(name: str) -> None:
+    known = dict(commands(cli, "celebdit"))
+    below = {path: command for path, command in known.items() if f"{path} ".startswith(f"{name} ")}
+    assert below, f"there is no command {name!r}; there are {', '.join(known)}"
+    assert [hit for path, command in below.items() for hit in hits(help_text(command, path), f"{path} --help")] == []
