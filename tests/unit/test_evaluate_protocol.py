@@ -22,7 +22,8 @@ from components.runtime.context import read_section
 from components.storage import StoreUri
 from components.stores.layout import StoreLayout
 from model.config import SamplingConfig
-from pipeline.config import load_config, preset_names
+from pipeline.config import load_config
+from pipeline.config_files import preset_names
 
 WEIGHTS = {"weights": "s3://bucket/inception.pth", "weights_sha256": "1" * 64}
 LAYOUT = StoreLayout(StoreUri("bucket", "root"))
