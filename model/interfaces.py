@@ -5,6 +5,7 @@ their input and return.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -50,3 +51,12 @@ class CheckpointSink(Protocol):
         Raises:
             Exception: the error because of which a snapshot is not durable.
         """
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a trainer writes to: metrics and samples, checkpoints, and snapshots of the averages if they are kept."""
+
+    recorder: Recorder
+    sink: CheckpointSink
+    snapshots: CheckpointSink | None = None

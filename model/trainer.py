@@ -7,7 +7,7 @@ times and noise (only dropout differs). The loop never waits for a network or a 
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from model.denoiser import build_denoiser
 from model.distributed import Agreement, World, gather_rows
 from model.ema import EmaName
 from model.ema_profiles import AveragedWeights, ClassicProfile, PowerProfile, Profile
-from model.interfaces import CheckpointSink, Recorder
+from model.interfaces import Outputs
 from model.meter import Meter, hardware_of
 from model.optim import build_optimizer, learning_rate
 from model.profiling import StepProfiler
@@ -33,6 +33,19 @@ NUM_SAMPLES = 16
 """Images in the sample grid of a run."""
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where a trainer runs: its rank, its device, and what is known of the machine."""
+
+    world: World
+    device: torch.device
+    timeout_s: float = 600.0
+    """How long a rank waits for the others."""
+    probe: Callable[[], Mapping[str, float]] = dict
+    """Returns the system metrics of this machine; called at every metric point, with the same keys on every rank."""
+    price_per_device_hour: float | None = None
+
+
 class Trainer:
     """Network, optimiser and averages of one run on one process, and the loop that trains them."""
 
@@ -40,31 +53,23 @@ class Trainer:
         self,
         recipe: Recipe,
         pack: Pack,
+        placement: Placement,
+        outputs: Outputs,
         *,
-        world: World,
-        device: torch.device,
-        recorder: Recorder,
-        sink: CheckpointSink,
-        snapshots: CheckpointSink | None = None,
-        probe: Callable[[], Mapping[str, float]] = dict,
-        price_per_device_hour: float | None = None,
-        timeout_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Build the network of `recipe` on `device`.
-
-        `probe` returns the system metrics of this machine; it is called at every metric point and returns the same keys on every rank.
-        """
+        """Build the network of `recipe` on the device of `placement`."""
+        world, device = placement.world, placement.device
         self.recipe = recipe
         self.world = world
         self.device = device
         self.step = 0
-        self._recorder = recorder
-        self._sink = sink
-        self._snapshots = snapshots
-        self._probe = probe
+        self._recorder = outputs.recorder
+        self._sink = outputs.sink
+        self._snapshots = outputs.snapshots
+        self._probe = placement.probe
         self._clock = clock
-        self._timeout_s = timeout_s
+        self._timeout_s = placement.timeout_s
         training = recipe.training
         self.network = build_denoiser(recipe.network, seed=training.seed).to(device)
         self.network.to(memory_format=torch.channels_last)
@@ -73,7 +78,7 @@ class Trainer:
         self.averages = {profile.name: AveragedWeights(profile, list(self.network.parameters())) for profile in profiles_of(training)}
         self._state = TrainingState(self.network, self.optimizer, self.averages)
         self._parameters = self._state.parameters
-        hardware = hardware_of(recipe.network, training, device, price_per_device_hour=price_per_device_hour)
+        hardware = hardware_of(recipe.network, training, device, price_per_device_hour=placement.price_per_device_hour)
         self._meter = Meter(world, hardware, batch_images=training.batch_images, device=device, clock=clock)
         self.training_step = TrainingStep(
             recipe, pack, self.network, self.optimizer, world=world, device=device, meter=self._meter, clock=clock

@@ -11,6 +11,7 @@ from typing import Any
 
 from components.evaluate.config import RANDOM_CONV
 from model.config import FrozenConfig
+from model.sampler_table import samplers_that_use_eta
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ VARIANTS = (
     Variant("diffusion.times", ("logit_normal",), ("diffusion.logit_mean", "diffusion.logit_std")),
     Variant("optimizer.schedule", ("cosine", "inverse_sqrt"), ("optimizer.decay_steps",)),
     Variant("optimizer.schedule", ("cosine",), ("optimizer.lr_floor",)),
-    Variant("sampling.sampler", ("ddim",), ("sampling.eta",)),
+    Variant("sampling.sampler", tuple(samplers_that_use_eta()), ("sampling.eta",)),
     Variant("diffusion.path", ("vp_linear", "vp_cosine", "vp_zero_snr"), ("sampling.spacing",)),
     Variant("evaluation.extractor", (RANDOM_CONV,), ("evaluation.weights", "evaluation.weights_sha256"), unless=True),
     Variant("evaluation.metrics", ("kid",), ("evaluation.kid_subsets", "evaluation.kid_subset_images"), property_name="metric_names"),

@@ -35,8 +35,8 @@ from model.canonical import JsonObject
 from model.config import TrainingConfig
 from model.distributed import is_lost_rank, process_group, wait_for_all_ranks
 from model.guard import NonFinite
-from model.interfaces import Recorder
-from model.trainer import Trainer
+from model.interfaces import Outputs, Recorder
+from model.trainer import Placement, Trainer
 
 _PREDECESSOR_S = 60.0
 """How long to wait for the writer of an earlier attempt, whose launcher was killed, to leave."""
@@ -96,20 +96,16 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
     """Continue the run until its last step or until it is asked to stop; return the step, and whether it is the last one."""
     pack = fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"))
     timeout_s = spec.resources.rank_timeout_s
-    joining = process_group(rank.world, device, timeout_s=timeout_s)
-    with joining, _recording(rank, spec, storage.journal, storage.archive) as recorder, _explained(spec, rank, device):
-        trainer = Trainer(
-            spec,
-            pack,
-            world=rank.world,
-            device=device,
-            recorder=recorder,
-            sink=storage.sink,
-            snapshots=storage.snapshots,
+    group = process_group(rank.world, device, timeout_s=timeout_s)
+    with group, _recording(rank, spec, storage.journal, storage.archive) as recorder, _explained(spec, rank, device):
+        placement = Placement(
+            rank.world,
+            device,
+            timeout_s=timeout_s,
             probe=Busyness(storage.folder, device),
             price_per_device_hour=spec.resources.price_per_device_hour,
-            timeout_s=timeout_s,
         )
+        trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots))
         _continue(trainer, storage, spec, rank)
         finished = trainer.run(stop_requested=rank.stop_requested.is_set)
     return trainer.step, finished

@@ -16,8 +16,9 @@ from model import rng
 from model.config import Recipe, TrainingConfig
 from model.dataset import open_pack
 from model.distributed import World
+from model.interfaces import Outputs
 from model.sampling import to_uint8
-from model.trainer import Trainer
+from model.trainer import Placement, Trainer
 from pipeline.config import load_config
 
 NUM_FACES, STEPS, NUM_SAMPLES, SAMPLER_STEPS = 600, 140, 96, 10
@@ -33,10 +34,8 @@ def test_the_demo_recipe_comes_far_closer_to_faces_than_noise_is(tmp_path: Path)
     trainer = Trainer(
         recipe,
         open_pack(tmp_path / "pack"),
-        world=World(),
-        device=torch.device("cpu"),
-        recorder=MemoryRecorder(),
-        sink=LocalSink(tmp_path / "checkpoints"),
+        Placement(World(), torch.device("cpu")),
+        Outputs(MemoryRecorder(), LocalSink(tmp_path / "checkpoints")),
     )
     trainer.run()
     extractor = RandomConvExtractor(RANDOM_CONV, ["pooled"])

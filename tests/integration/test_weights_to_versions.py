@@ -21,8 +21,9 @@ from components.weights.published_checkpoint import import_published, read_publi
 from model.config import Recipe, SamplingConfig
 from model.distributed import World
 from model.ema_profiles import AveragedWeights, PowerProfile
+from model.interfaces import Outputs
 from model.seed_compat import PUBLISHED, SeedCompat
-from model.trainer import Trainer
+from model.trainer import Placement, Trainer
 from pipeline.services import Endpoints
 
 KEY = "0123456789abcdef"
@@ -54,11 +55,8 @@ class Trained:
         trainer = Trainer(
             recipe,
             tiny_pack(folder / "pack"),
-            world=World(),
-            device=torch.device("cpu"),
-            recorder=MemoryRecorder(),
-            sink=LocalSink(folder / "checkpoints"),
-            snapshots=sink,
+            Placement(World(), torch.device("cpu")),
+            Outputs(MemoryRecorder(), LocalSink(folder / "checkpoints"), sink),
         )
         parameters = list(trainer.network.parameters())
         self.exact = AveragedWeights(PowerProfile(0.07), parameters)

@@ -15,7 +15,8 @@ from celebdit_testing.servers import free_port
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.distributed import World
-from model.trainer import Trainer
+from model.interfaces import Outputs
+from model.trainer import Placement, Trainer
 
 
 def test_two_ranks_and_accumulation_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_a_training_step_never_makes_the_host_wait_for_the_device(tmp_path: Path
     recipe = tiny_recipe(total_steps=3)
     recipe = recipe.model_copy(update={"diffusion": recipe.diffusion.model_copy(update={"path": path})})
     pack = tiny_pack(tmp_path / "pack")
-    trainer = Trainer(recipe, pack, world=World(), device=CPU, recorder=MemoryRecorder(), sink=LocalSink(tmp_path))
+    trainer = Trainer(recipe, pack, Placement(World(), CPU), Outputs(MemoryRecorder(), LocalSink(tmp_path)))
     trainer._advance()
     with Watch() as watch:
         trainer._advance()

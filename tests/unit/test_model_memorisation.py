@@ -9,7 +9,8 @@ from celebdit_testing.recipes import faces, tiny_network, tiny_pack
 
 from model.config import DiffusionConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig
 from model.distributed import World
-from model.trainer import Trainer
+from model.interfaces import Outputs
+from model.trainer import Placement, Trainer
 
 STEPS = 250
 RECTIFIED_FLOW = (DiffusionConfig(), SamplingConfig(sampler="heun", num_steps=20))
@@ -37,7 +38,7 @@ def test_two_images_are_memorised(diffusion: DiffusionConfig, sampling: Sampling
     )
     pack = tiny_pack(tmp_path / "pack", count=2)
     recorder, sink = MemoryRecorder(), LocalSink(tmp_path / "checkpoints")
-    trainer = Trainer(recipe, pack, world=World(), device=torch.device("cpu"), recorder=recorder, sink=sink)
+    trainer = Trainer(recipe, pack, Placement(World(), torch.device("cpu")), Outputs(recorder, sink))
     trainer.run()
     drawn, real = trainer.draw(torch.arange(16)).float(), torch.from_numpy(faces(2)).permute(0, 3, 1, 2).float()
     apart = float((real[0] - real[1]).square().mean().sqrt())

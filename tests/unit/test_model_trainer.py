@@ -15,10 +15,12 @@ from model.config import Recipe
 from model.dataset import Pack
 from model.distributed import World
 from model.guard import NonFinite
+from model.interfaces import Outputs
 from model.state import StateMismatch
-from model.trainer import Trainer
+from model.trainer import Placement, Trainer
 
 CPU = torch.device("cpu")
+HERE = Placement(World(), CPU)
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, pack: Pack, folder: Path) -> None:
         self.recorder, self.sink, self.losses = MemoryRecorder(), LocalSink(folder), {}
-        self.trainer = Trainer(recipe, pack, world=World(), device=CPU, recorder=self.recorder, sink=self.sink)
+        self.trainer = Trainer(recipe, pack, HERE, Outputs(self.recorder, self.sink))
 
     def go(self, **arguments: Any) -> "Run":
         self.losses: dict[int, str] = {}
@@ -121,11 +123,8 @@ def test_where_bad_steps_are_seen_late_nothing_of_them_is_stored_meanwhile(tmp_p
     trainer = Trainer(
         recipe,
         pack,
-        world=World(),
-        device=CPU,
-        recorder=MemoryRecorder(),
-        sink=sink,
-        snapshots=averages,
+        HERE,
+        Outputs(MemoryRecorder(), sink, averages),
         clock=lambda: next(seconds),
     )
     trainer._checks_every_step = False
@@ -146,7 +145,7 @@ def test_a_stop_after_a_bad_step_still_waits_for_what_was_stored_before(tmp_path
             waited.append(trainer.step)
 
     sink = Slow(tmp_path)
-    trainer = Trainer(tiny_recipe(log_every_steps=6), pack, world=World(), device=CPU, recorder=MemoryRecorder(), sink=sink)
+    trainer = Trainer(tiny_recipe(log_every_steps=6), pack, HERE, Outputs(MemoryRecorder(), sink))
     trainer._checks_every_step = False
     poison(trainer)
     assert trainer.run(stop_requested=lambda: trainer.step >= 3) is False
@@ -184,7 +183,7 @@ def test_checkpoints_come_at_the_asked_interval_of_time(tmp_path: Path, pack: Pa
 
     recorder, sink = MemoryRecorder(), LocalSink(tmp_path)
     recipe = tiny_recipe(total_steps=20, checkpoint_every_s=10.0)
-    Trainer(recipe, pack, world=World(), device=CPU, recorder=recorder, sink=sink, clock=clock).run()
+    Trainer(recipe, pack, HERE, Outputs(recorder, sink), clock=clock).run()
     steps = [checkpoint.step for checkpoint in sink.published]
     assert steps[-1] == 20
     assert 1 <= len(steps) - 1 <= 4, f"about one per 10 of {now[0]:.0f} seconds, got {steps}"
@@ -214,6 +213,6 @@ def test_the_probe_is_asked_at_every_metric_point(tmp_path: Path, pack: Pack) ->
     recipe = tiny_recipe(total_steps=4)
     asked = iter((10.0, 30.0))
     probe = lambda: {"cpu_percent": next(asked)}  # noqa: E731
-    Trainer(recipe, pack, world=World(), device=CPU, recorder=recorder, sink=LocalSink(tmp_path), probe=probe).run()
+    Trainer(recipe, pack, Placement(World(), CPU, probe=probe), Outputs(recorder, LocalSink(tmp_path))).run()
     assert recorder.values["system/node_0/cpu_percent", 2] == 10.0
     assert recorder.values["system/node_0/cpu_percent", 4] == 30.0

@@ -9,7 +9,8 @@ from celebdit_testing.recipes import tiny_recipe
 
 from model.dataset import open_pack
 from model.distributed import World, process_group
-from model.trainer import Trainer
+from model.interfaces import Outputs
+from model.trainer import Placement, Trainer
 
 BATCH = 32
 CPU = torch.device("cpu")
@@ -20,7 +21,7 @@ def gradients(folder: Path, world: World, microbatch_images: int | None) -> dict
     recipe = tiny_recipe(total_steps=1, batch_images=BATCH, microbatch_images=microbatch_images)
     recipe = type(recipe)(**{**vars(recipe), "optimizer": recipe.optimizer.model_copy(update={"clip_norm": 1e9})})
     sink = LocalSink(folder / f"checkpoints-{world.rank}-{world.size}-{microbatch_images}")
-    trainer = Trainer(recipe, open_pack(folder / "pack"), world=world, device=CPU, recorder=MemoryRecorder(), sink=sink)
+    trainer = Trainer(recipe, open_pack(folder / "pack"), Placement(world, CPU), Outputs(MemoryRecorder(), sink))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trainer.network.parameters():
