@@ -57,7 +57,7 @@ def run(
                 dataset_digest=dataset.digest,
                 licence=dataset.licence,
                 metrics=report.metrics,
-                protocol=report.protocol,
+                protocol=report.protocol.model_dump(mode="json"),
                 weights_sha256=file_sha256(weights),
             ),
             card=model_card(config.model_name, checkpoint, dataset, report, gate, sampling),
