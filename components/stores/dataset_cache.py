@@ -11,18 +11,16 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from components.errors import DataRefused
-from components.manifests import DatasetManifest
+from components.manifests import DatasetManifest, Split
 from components.storage import ObjectStore, StoreUri
 from components.system.locks import lock
 from model.dataset import IMAGES_FILE, Pack, PackCorrupt, PackWriter, open_pack, verify_pack
 
-Split = Literal["train", "held_out"]
 _CHECKED_FILE = "checked"
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
-from components.reports.image_grid import enlarged, grid
+from components.reports.image_grid import SAMPLE_GRID_KEY, enlarged, grid
 from components.tracking.journal import Journal
 
-GRID_KEY = "samples/ema_grid"
 SINGLE_KEY = "samples/seed_{:03d}"
 NUM_SINGLES = 8
 TRACE_FILE = "profile/step-{:09d}.json.gz"
@@ -30,7 +29,7 @@ class JournalRecorder:
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
         tiles = [enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()]
-        self._journal.add_image(step, GRID_KEY, grid(tiles))
+        self._journal.add_image(step, SAMPLE_GRID_KEY, grid(tiles))
         for index, tile in enumerate(tiles[:NUM_SINGLES]):
             self._journal.add_image(step, SINGLE_KEY.format(index), tile)
 
