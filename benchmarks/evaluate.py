@@ -34,7 +34,8 @@ from torch.utils.data import Dataset
 
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.features import build_extractor
-from components.evaluate.frechet import frechet_distance, statistics
+from components.evaluate.metrics.frechet import frechet_distance
+from components.evaluate.moments import statistics
 from components.evaluate.reference import find_reference, keep_reference
 from components.storage import StoreUri, connect, file_sha256
 from model.denoiser import build_denoiser

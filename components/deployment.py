@@ -1,6 +1,6 @@
-"""Names that the pipeline, its steps and the manifests in docker/kubernetes agree on: secrets, configuration, volumes, labels.
+"""Names shared by the pipeline, its steps and the manifests in docker/kubernetes: secrets, configuration, volumes, labels.
 
-Promises: a secret is named here by its object and key, never by a value. A test holds the manifests against these names.
+Promises: a secret is named here by its object and key, never by a value. A test compares the manifests with these names.
 
 The image names are placeholders that `compile` replaces by digests; locally, where steps run as subprocesses, they are never looked up.
 They contain "python" because kfp's local runner warns otherwise.
@@ -19,9 +19,9 @@ SECRET_KEYS = {
     S3_SECRET: CREDENTIALS,
     MLFLOW_SECRET: ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
-"""What every step gets. Every key is also the name of the environment variable that a step finds it in."""
+"""Secrets of every step; a key is also the name of its environment variable."""
 KAGGLE_KEYS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
-"""A token, or a user name with its key, as kagglehub reads them; public data sets need neither."""
+"""A token, or a user name with its key, as kagglehub reads them; public datasets need neither."""
 CONFIG_KEYS = (STORE, MLFLOW, S3_ENDPOINT, "AWS_REGION", EXPERIMENT, KFP_UI)
 REQUIRED_CONFIG_KEYS = (STORE, MLFLOW)
 

@@ -1,19 +1,23 @@
-"""What one step hands to the next: small, typed, JSON. The only thing that steps share.
+"""Manifests: the small, typed JSON files through which steps exchange data.
 
-Promises: `load` refuses a manifest of another kind or with other fields; every manifest names the digest of what it stands for, so that a
-consumer can check that the bytes behind the URI are still those.
+Promises: `load` refuses a manifest of another kind or with other fields; every manifest has the digest of what it describes, so that a
+consumer can verify the bytes behind the URI.
 """
 
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ModelWrapValidatorHandler, ValidationError, computed_field, model_validator
 
 from components.errors import DataRefused
-from model.canonical import canonical_json
+from model.canonical import canonical_json, digest_of
 from model.config import TrainingRecipe
 
 SHA256 = Field(pattern=r"^[0-9a-f]{64}$")
+Split = Literal["train", "held_out"]
+"""The parts of a dataset."""
+ReferenceSplit = Literal[Split, "all"]
+"""Which images of a dataset an evaluation compares with."""
 
 
 class Manifest(BaseModel):
@@ -28,7 +32,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def parse(cls, raw: bytes, *, origin: str) -> Self:
-        """Read a manifest from bytes; `origin` says in errors where they come from.
+        """Read a manifest from bytes; `origin` names their source in errors.
 
         Raises:
             DataRefused: if they are not a manifest of this kind.
@@ -37,7 +41,7 @@ class Manifest(BaseModel):
             return cls.model_validate_json(raw)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole text"
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
             raise DataRefused(f"{origin} is not a {cls.__name__}: {where}: {first['msg']}") from error
 
     @classmethod
@@ -51,7 +55,7 @@ class Manifest(BaseModel):
 
 
 class Shard(BaseModel):
-    """One tar of a data set."""
+    """One tar of a dataset."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -62,7 +66,7 @@ class Shard(BaseModel):
 
 
 class DatasetManifest(Manifest):
-    """A committed data set: `dataset.json`, written last, and what the ingest step hands on."""
+    """A committed dataset: `dataset.json`, written last, and the output of the ingest step."""
 
     kind: Literal["dataset"] = "dataset"
     name: str
@@ -93,14 +97,18 @@ class CheckpointReference(Manifest):
 
 
 class CheckpointManifest(CheckpointReference):
-    """A trained checkpoint: what the train step hands on."""
+    """A trained checkpoint: the output of the train step."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     recipe: TrainingRecipe
 
 
+NORMAL_QUANTILE = 1.959964
+"""Of the standard normal distribution: 95 % of it lie between this and its negative."""
+
+
 class MetricInterval(BaseModel):
-    """How far a number may be off: its standard error and its 95 % interval."""
+    """How far a metric may be off: its standard error and its 95 % interval."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -114,7 +122,7 @@ class MetricInterval(BaseModel):
 
 
 class ChampionScores(BaseModel):
-    """The champion's numbers under the same protocol as the report that they are part of, or why there are none."""
+    """The champion's metrics under the protocol of the report that contains them, or why there are none."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -127,13 +135,66 @@ class ChampionScores(BaseModel):
     problem: str | None = None
 
 
+class EvaluationProtocol(BaseModel):
+    """How the metrics of one report were measured, and on which weights.
+
+    Everything that moves a metric by design is in `digest`: two reports with equal digests may be compared. `name`, `ema` and the
+    checkpoint say what was measured, not how, and are not in it. What a single metric adds (`kid`, `memorisation`, ...) is an extra field,
+    so that reports with metrics that this version does not have can be read. The named protocols are in `components/evaluate/protocol.py`.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, JsonValue]
+
+    name: str
+    """A published protocol's name if all of it was kept, else "custom"."""
+    num_images: int
+    num_reference: int
+    reference_split: ReferenceSplit
+    reference_flip: bool
+    dataset_digest: str = SHA256
+    image_px: int
+    codec: str
+    """`png`, or `jpeg-q` and the quality."""
+    resize: Literal["none"]
+    extractor: str
+    """The feature extractor, its weights' sha256 or its source's included."""
+    extractor_sha256: str | None
+    metrics: tuple[str, ...] = Field(strict=False)  # an array in JSON
+    bootstrap_replicates: int
+    sampling: dict[str, JsonValue]
+    """The `sampling` section without `ema`, as it was stored: later settings and defaults must not change the digest."""
+    ema: str
+    """Which average of the checkpoint's weights was measured; "none" for the raw weights."""
+    checkpoint_digest: str = SHA256
+    checkpoint_step: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def digest(self) -> str:
+        """Identity of the protocol."""
+        return digest_of(self.model_dump(mode="json", exclude=_OUTSIDE_PROTOCOL_DIGEST))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _verify_digest(cls, fields: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        stored = fields.get("digest") if isinstance(fields, dict) else None
+        protocol = handler(fields if stored is None else {key: value for key, value in fields.items() if key != "digest"})
+        if stored is not None and stored != protocol.digest:
+            raise ValueError(f"the protocol has digest {protocol.digest}, its report has {stored}")
+        return protocol
+
+
+_OUTSIDE_PROTOCOL_DIGEST = {"name", "digest", "ema", "checkpoint_digest", "checkpoint_step"}
+
+
 class EvaluationReport(Manifest):
-    """Numbers of one checkpoint under one protocol: what the evaluate step hands on."""
+    """Metrics of one checkpoint under one protocol: the output of the evaluate step."""
 
     kind: Literal["evaluation"] = "evaluation"
     uri: str
     protocol_digest: str = SHA256
-    protocol: dict[str, Any]
+    protocol: EvaluationProtocol
     run_key: str
     checkpoint_uri: str
     checkpoint_digest: str = SHA256
@@ -146,8 +207,8 @@ class EvaluationReport(Manifest):
     contact_uri: str | None = None
     champion: ChampionScores | None = None
 
-    def numbers(self) -> list[tuple[str, float, MetricInterval | None]]:
-        """Return what people read: the headline first, the others by name, each with its interval instead of its error beside it."""
+    def metric_rows(self) -> list[tuple[str, float, MetricInterval | None]]:
+        """Return the metrics for people: the headline first, the others by name, each with its interval in place of its standard error."""
         errors = {f"{key}_std" for key in self.intervals}
         keys = sorted(self.metrics.keys() - errors, key=lambda key: (key != self.headline, key))
         return [(key, self.metrics[key], self.intervals.get(key)) for key in keys]
@@ -155,11 +216,11 @@ class EvaluationReport(Manifest):
     @property
     def ema(self) -> str:
         """Which average of the checkpoint's weights was measured."""
-        return str(self.protocol.get("ema", "none"))
+        return self.protocol.ema
 
 
 class GateDecision(Manifest):
-    """Pass or fail, and why: what the gate hands on."""
+    """Pass or fail, and why: the output of the gate step."""
 
     kind: Literal["gate"] = "gate"
     decision: Literal["pass", "fail"]
@@ -170,7 +231,7 @@ class GateDecision(Manifest):
 
 
 class RegisteredVersion(Manifest):
-    """A model version in the registry: what the register step hands on."""
+    """A model version in the registry: the output of the register step."""
 
     kind: Literal["version"] = "version"
     name: str

@@ -1,4 +1,4 @@
-"""The `resources` section: on how many processes, threads and machines the heavy steps run. Never part of a run's identity."""
+"""The `resources` section: processes, threads and machines of the train and evaluate steps. Never part of a run's identity."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ Quantity = Annotated[str, TextForm(r"[1-9][0-9]*(Mi|Gi|Ti)", example="16Gi")]
 
 
 class Toleration(FrozenConfig):
-    """A taint of Kubernetes nodes that the heavy steps may run in spite of."""
+    """A taint of Kubernetes nodes that the train and evaluate steps tolerate."""
 
     key: str = Field(min_length=1)
     operator: Literal["Exists", "Equal"] = "Exists"
@@ -30,7 +30,7 @@ class ResourcesConfig(FrozenConfig):
     processes: int = Field(1, ge=1, le=64, description="processes per machine: one per GPU, or CPU ranks")
     threads: int = Field(1, ge=1, le=256, description="CPU threads per process")
     nodes: int = Field(1, ge=1, le=512, description="machines; more than one needs Kubeflow Trainer")
-    rank_timeout_s: float = Field(600.0, ge=1, le=86400, description="seconds that a rank waits for another before it gives up")
+    rank_timeout_s: float = Field(600.0, ge=1, le=86400, description="seconds that a rank waits for another before it fails")
     price_per_device_hour: float | None = Field(
         None, ge=0, description="what an hour of one GPU (or CPU rank) costs, in any currency, for `cost/total`. Default: not reported"
     )
@@ -42,7 +42,7 @@ class ResourcesConfig(FrozenConfig):
     )
     memory: Quantity = Field("16Gi", description="Kubernetes memory request and limit of the heavy steps; holds shm too")
     shm: Quantity = Field("8Gi", description="size of /dev/shm of the heavy steps")
-    scratch: Quantity = Field("100Gi", description="the most that a step may keep on its node's disk")
+    scratch: Quantity = Field("100Gi", description="limit of a step's disk use on its node")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of the nodes that the heavy steps run on")
     tolerations: tuple[Toleration, ...] = Field((), description="taints of those nodes; the GPUs' own is tolerated always")
     timeout_h: int = Field(168, ge=1, le=8760, description="hours after which an attempt of a heavy step is stopped")
@@ -54,11 +54,11 @@ class ResourcesConfig(FrozenConfig):
 
     @property
     def on_gpus(self) -> bool:
-        """Whether the heavy steps ask Kubernetes for GPUs."""
+        """Whether the heavy steps request GPUs from Kubernetes."""
         return self.device != "cpu"
 
     @property
     def all_tolerations(self) -> tuple[Toleration, ...]:
-        """The tolerations asked for, and that of the taint that GPU nodes have by convention."""
+        """The configured tolerations, and that of the taint that GPU nodes have by convention."""
         own = (Toleration(key=self.gpu_type, effect="NoSchedule"),) if self.on_gpus else ()
         return self.tolerations + tuple(added for added in own if added not in self.tolerations)

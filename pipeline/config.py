@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from components.errors import BadInput
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.metric_names import measured_metrics
+from components.evaluate.measured import measured_metrics
 from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.registry.config import RegistryConfig

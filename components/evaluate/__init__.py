@@ -1,1 +1,1 @@
-"""The evaluate step: draw images from a checkpoint and measure how far they are from the data, under a stated protocol."""
+"""The evaluate step: sample images from a checkpoint and measure their distance to the dataset under a stated protocol."""

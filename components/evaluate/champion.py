@@ -1,7 +1,6 @@
-"""The champion as something that can be measured: its weights come from the registry, where they stay when its checkpoints are long gone.
+"""The champion's weights, from the model registry, which keeps them when the run's checkpoints are gone.
 
-Promises: what is measured is what is served, the average of the weights that was registered included. Whether it wins is the gate's
-business.
+Promises: the weights that are measured are those that are served, the registered EMA included.
 """
 
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from model.config import ModelSpec
 
 
 class NotMeasurable(Exception):
-    """The champion cannot be measured under this protocol; the text says why."""
+    """The champion cannot be measured under this protocol; the message says why."""
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The registered version that `champion` stands on."""
+    """The registered version with the alias `champion`."""
 
     version: str
     checkpoint: CheckpointReference
@@ -29,15 +28,15 @@ class Champion:
 
 
 def champion_version(registry: Registry) -> str | None:
-    """Return the number of the version that `champion` stands on, or None."""
+    """Return the number of the version with the alias `champion`, or None."""
     return registry.aliases().get(CHAMPION)
 
 
 def open_champion(registry: Registry, version: str, folder: Path) -> tuple[Champion, Path]:
-    """Return the champion and the file of its weights, fetched below `folder` unless they are there.
+    """Return the champion and the file of its weights, fetched into `folder` unless they are there already.
 
     Raises:
-        NotMeasurable: if the version was not made by this project's register step, or its files cannot be had.
+        NotMeasurable: if the version was not registered by this project, or its files are missing or corrupt.
     """
     tags = VersionTags.from_mlflow(registry.version(version).tags)
     if tags.run_key is None or tags.checkpoint_uri is None or tags.checkpoint_digest is None:

@@ -1,6 +1,6 @@
-"""Features on their way from the ranks to the numbers: one file per kind of image, part of the features and shard.
+"""Feature files between the ranks and the metrics: one per kind of image, part of the features and shard.
 
-Promises: a file that is there is whole. Which features they are is the extractor's business.
+Promises: a file that exists is complete.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ MAIN, LOGITS, MANIFOLD = "main", "logits", "manifold"
 
 
 def chunk_path(folder: Path, kind: str, part: str, start: int) -> Path:
-    """Return where the rows of a shard lie."""
+    """Return the file of a shard's features."""
     return folder / f"{kind}-{part}-{start:08d}.npy"
 
 

@@ -1,4 +1,4 @@
-"""What an image goes through before its features are taken, so that a protocol of the literature can be repeated.
+"""Image codec and random flips before feature extraction, as published protocols have them.
 
 Promises: "png" changes nothing; "jpeg" writes and reads each image once with PIL's defaults (quality 75, 4:2:0); a flip is a function of
 the image's index alone.
@@ -12,7 +12,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
-from components.evaluate.protocol import JPEG_QUALITY, Codec
+from components.evaluate.metrics.names import Codec
+from components.evaluate.protocol import JPEG_QUALITY
 from model import rng
 
 Images = UInt8[Tensor, "b 3 h w"]

@@ -18,18 +18,18 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     samples: dsl.Output[dsl.HTML],
 ) -> str:
-    """Draw images from the checkpoint and measure their distance to the data set under a stated protocol.
+    """Sample images from the checkpoint and measure their distance to the dataset under a stated protocol.
 
     Args:
         checkpoint: The checkpoint's manifest.
-        dataset: The data set's manifest.
+        dataset: The dataset's manifest.
         checkpoint_digest: The checkpoint's digest, so that KFP's cache key follows the weights.
         evaluation: The `evaluation` section as canonical JSON.
         sampling: The `sampling` section as canonical JSON.
         resources: The `resources` section as canonical JSON.
         registry: The `registry` section as canonical JSON; the champion of this model is measured too.
-        report: The evaluation's manifest: protocol and numbers.
-        metrics: The numbers, for KFP's run comparison.
+        report: The evaluation's manifest: protocol and metrics.
+        metrics: The metrics, for KFP's run comparison.
         samples: A grid of samples, for KFP's run page.
 
     Returns:
@@ -52,7 +52,7 @@ def evaluate(
 
         trained = CheckpointManifest.load(Path(checkpoint.path))
         if trained.digest != checkpoint_digest:
-            raise DataRefused(f"the checkpoint's manifest is of {trained.digest}, the pipeline asked for {checkpoint_digest}")
+            raise DataRefused(f"the checkpoint's manifest is of {trained.digest}, the pipeline requested {checkpoint_digest}")
         manifest = run(
             trained,
             DatasetManifest.load(Path(dataset.path)),
@@ -62,7 +62,7 @@ def evaluate(
             read_section(RegistryConfig, registry, name="registry").model_name,
             context,
         )
-        context.hand_on(manifest, report)
+        context.write_manifest(manifest, report)
         for key, value in manifest.metrics.items():
             metrics.log_metric(key, value)
         Path(samples.path).write_text(samples_page(manifest, context.store))

@@ -1,16 +1,20 @@
-"""The `evaluation` section: under which protocol, with which features, which numbers, and how sure of them."""
+"""The `evaluation` section: protocol, feature extractor, metrics and their intervals."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from components.evaluate.metrics.names import INCEPTION, RANDOM_CONV, Codec
+from components.evaluate.metrics.table import HEADLINE, SELECTABLE, Need, default_metrics
+from components.manifests import ReferenceSplit
 from model.config import FrozenConfig, TextForm
 
 ProtocolName = Literal["clean-50k", "rdm-30k", "nvae27k-jpeg"]
-MetricName = Literal["frechet", "kid", "precision_recall", "inception_score"]
-INCEPTION = "inception-v3-compat"
-RANDOM_CONV = "random-conv"
+if TYPE_CHECKING:
+    MetricName = str
+else:
+    MetricName = Literal[tuple(SELECTABLE)]
 Extractor = Annotated[
     str,
     TextForm(
@@ -22,7 +26,7 @@ Sha256 = Annotated[str, TextForm(r"[0-9a-f]{64}", example="6726825d0af5...9fb912
 
 
 class EvaluationConfig(FrozenConfig):
-    """What is measured, against what, and with what; a field that is left out is the named protocol's."""
+    """How samples are compared with the dataset; a field that is left out is the named protocol's."""
 
     protocol: ProtocolName = Field(
         "clean-50k", description="where the fields below that are left out come from; with any of them changed the protocol is 'custom'"
@@ -31,13 +35,9 @@ class EvaluationConfig(FrozenConfig):
     num_reference: int | None = Field(
         None, ge=2, description="images of the dataset to compare with, the first in key order. Default: the protocol's"
     )
-    reference_split: Literal["train", "held_out", "all"] | None = Field(
-        None, description="which images of the dataset are compared with. Default: the protocol's"
-    )
+    reference_split: ReferenceSplit | None = Field(None, description="images of the dataset to compare with. Default: the protocol's")
     reference_flip: bool | None = Field(None, description="mirror each reference image with probability one half. Default: the protocol's")
-    codec: Literal["png", "jpeg"] | None = Field(
-        None, description="what every image goes through before its features are taken. Default: the protocol's"
-    )
+    codec: Codec | None = Field(None, description="what every image goes through before its features are taken. Default: the protocol's")
     extractor: Extractor = Field(
         INCEPTION,
         max_length=200,
@@ -51,37 +51,39 @@ class EvaluationConfig(FrozenConfig):
     )
     vgg_weights_sha256: Sha256 | None = Field(None, description="sha256 of the VGG16 weights file")
     metrics: tuple[MetricName, ...] | None = Field(
-        None, min_length=1, max_length=4, description="default: all four for inception-v3-compat, else only the Frechet distance"
+        None,
+        min_length=1,
+        max_length=len(SELECTABLE),
+        description="default: all four for inception-v3-compat, else only the Frechet distance",
     )
     kid_subsets: int = Field(100, ge=1, le=10_000, description="subsets that the kernel distance is averaged over")
-    kid_subset_images: int = Field(1000, ge=2, le=100_000, description="images per subset; fewer are taken where there are fewer")
+    kid_subset_images: int = Field(1000, ge=2, le=100_000, description="images per subset, or as many as there are")
     bootstrap_replicates: int = Field(20, ge=0, le=1000, description="resamples behind the interval of the Frechet distance; 0: none")
-    memorisation: bool = Field(True, description="look for the nearest training image of each sample")
-    memorisation_images: int = Field(10_000, ge=1, le=1_000_000, description="most samples whose nearest training image is looked for")
+    memorisation: bool = Field(True, description="find the nearest training image of each sample")
+    memorisation_images: int = Field(10_000, ge=1, le=1_000_000, description="most samples whose nearest training image is searched")
     memorised_below: float = Field(
         0.5,
         gt=0,
         le=10,
         description="a sample nearer than this share of the usual distance between neighbouring training images counts as copied",
     )
-    champion: bool = Field(True, description="measure the model's champion too, if it was not measured under this protocol yet")
+    champion: bool = Field(True, description="also measure the model's champion, unless it was measured under this protocol already")
     batch_images: int | None = Field(None, ge=1, le=4096, description="images per forward pass and process. Default: what fits in memory")
     shard_images: int = Field(256, ge=1, le=100_000, description="images per stored shard of samples: the most work that a kill may cost")
 
     @property
     def metric_names(self) -> tuple[MetricName, ...]:
-        """The numbers that are asked for."""
-        if self.metrics is not None:
-            return self.metrics
-        return ("frechet", "kid", "precision_recall", "inception_score") if self.extractor == INCEPTION else ("frechet",)
+        """The configured metrics, or the default ones."""
+        return default_metrics(self.extractor) if self.metrics is None else self.metrics
 
     def problems(self) -> Iterator[str]:
         if self.bootstrap_replicates == 1:
             yield "bootstrap_replicates 1 gives no interval: use 0 for none, or at least 2"
-        if "frechet" not in self.metric_names:
-            yield "metrics must include 'frechet', the headline"
-        if "inception_score" in self.metric_names and self.extractor != INCEPTION:
-            yield f"metrics 'inception_score' needs extractor '{INCEPTION}', this is '{self.extractor}'"
+        if HEADLINE.name not in self.metric_names:
+            yield f"metrics must include '{HEADLINE.name}', the headline"
+        for metric in (SELECTABLE[name] for name in self.metric_names):
+            if metric.extractor not in (None, self.extractor):
+                yield f"metrics '{metric.name}' needs extractor '{metric.extractor}', this is '{self.extractor}'"
         if self.memorisation and self.reference_split == "held_out":
             yield "memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false"
         yield from self._weights_problems()
@@ -89,12 +91,12 @@ class EvaluationConfig(FrozenConfig):
     def _weights_problems(self) -> Iterator[str]:
         if self.extractor == RANDOM_CONV and self.weights is not None:
             yield f"weights belong to extractor '{INCEPTION}'; '{RANDOM_CONV}' has none"
-        # torch-fidelity fetches what it is not given from the internet, unchecked.
+        # Without a path, torch-fidelity downloads the weights and does not verify them.
         if self.weights is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
             yield (
                 f"extractor '{self.extractor}' needs weights and weights_sha256, at a path or s3:// location ({INCEPTION}: the file "
                 "weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases); "
-                f"'{RANDOM_CONV}' and one of yours ('package.module:Class') need none"
+                f"'{RANDOM_CONV}' and your own ('package.module:Class') need none"
             )
         for name, weights, sha256 in (
             ("weights", self.weights, self.weights_sha256),
@@ -102,5 +104,6 @@ class EvaluationConfig(FrozenConfig):
         ):
             if (weights is None) != (sha256 is None):
                 yield f"{name} and {name}_sha256 belong together: give both (sha256sum FILE prints the second)"
-        if self.vgg_weights is not None and "precision_recall" not in self.metric_names:
-            yield "vgg_weights are for metrics 'precision_recall', which is not asked for"
+        on_vgg = [name for name, metric in SELECTABLE.items() if Need.MANIFOLD in metric.needs]
+        if self.vgg_weights is not None and not set(on_vgg) & set(self.metric_names):
+            yield f"vgg_weights are for metrics '{' or '.join(on_vgg)}', which is not configured"

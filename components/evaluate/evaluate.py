@@ -1,8 +1,7 @@
-"""The evaluate step: images from the checkpoint, distances to the data, and the protocol that the numbers were made under.
+"""The evaluate step: sample images, measure their distance to the dataset, and report the metrics with their protocol.
 
-Promises: every number comes with its protocol; the same weights under the same protocol are measured once; a killed evaluation continues
-where it was, on this machine or another; the champion's numbers that are handed on are of the same protocol. Whether a number is good
-enough is the gate's business.
+Promises: every metric comes with its protocol; the same weights under the same protocol are measured once; a killed evaluation resumes, on
+this machine or another; the champion's metrics in the report are of the same protocol. Does not judge the metrics; see the gate step.
 """
 
 import json
@@ -14,6 +13,7 @@ from components.errors import BadInput, DataRefused
 from components.evaluate.champion import NotMeasurable, champion_version, open_champion
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import fetch_weights
+from components.evaluate.metrics.table import active_metrics
 from components.evaluate.protocol import CUSTOM, split_sizes
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
@@ -29,8 +29,6 @@ from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
 from model.ema import EmaName
 
-_FEWEST_FOR_MANIFOLD = 4
-
 
 def run(
     checkpoint: CheckpointManifest,
@@ -44,7 +42,7 @@ def run(
     """Measure `checkpoint` against `dataset`, and the champion of `model_name` beside it, and return the report.
 
     Raises:
-        DataRefused: if the checkpoint or the data set is not whole. BadInput: if the extractor's weights are missing.
+        DataRefused: if the checkpoint or the dataset is corrupt or incomplete. BadInput: if the extractor's weights are missing.
     """
     spec = EvaluateSpec(
         checkpoint=checkpoint,
@@ -59,7 +57,7 @@ def run(
     if report is None:
         report = _measure(spec, lambda folder: _fetch_checkpoint(spec, folder, context), context)
     else:
-        context.events.note(f"checkpoint {checkpoint.digest[:12]} is measured under this protocol already, nothing to do")
+        context.events.note(f"checkpoint {checkpoint.digest[:12]} was measured under this protocol already, nothing to do")
     _publish(report, spec, context)
     if not evaluation.champion:
         return report
@@ -67,7 +65,7 @@ def run(
 
 
 def _check(spec: EvaluateSpec, context: StepContext) -> None:
-    """Refuse before anything is drawn what would fail after everything was."""
+    """Refuse before sampling what would fail after it."""
     evaluation, weights = spec.evaluation, context.scratch("weights")
     if evaluation.weights is not None:
         fetch_weights(evaluation.weights, evaluation.weights_sha256, context.store, weights, setting="weights")
@@ -78,12 +76,13 @@ def _check(spec: EvaluateSpec, context: StepContext) -> None:
         sizes = ", ".join(f"{name} {size}" for name, size in split_sizes(spec.dataset).items())
         raise BadInput(
             f"evaluation.reference_split {split!r} has {spec.num_reference} image(s), at least 2 are needed",
-            hint=f"the data set has {sizes}; set evaluation.reference_split, or data.held_out and ingest again",
+            hint=f"the dataset has {sizes}; set evaluation.reference_split, or data.held_out and ingest again",
         )
-    if "precision_recall" in evaluation.metric_names and min(spec.num_images, spec.num_reference) < _FEWEST_FOR_MANIFOLD:
-        raise BadInput(f"evaluation.metrics 'precision_recall' needs at least {_FEWEST_FOR_MANIFOLD} images on both sides")
-    if spec.protocol_name == CUSTOM and spec.comparison.num_images >= 1000:
-        context.events.note("the protocol is 'custom': its numbers cannot be put beside published ones")
+    for metric in active_metrics(evaluation):
+        if min(spec.num_images, spec.num_reference) < metric.min_images:
+            raise BadInput(f"evaluation.metrics '{metric.name}' needs at least {metric.min_images} images on both sides")
+    if spec.protocol.name == CUSTOM and spec.comparison.num_images >= 1000:
+        context.events.note("the protocol is 'custom': its metrics cannot be compared with published ones")
 
 
 def _finished(context: StepContext, spec: EvaluateSpec) -> EvaluationReport | None:
@@ -95,28 +94,28 @@ def _finished(context: StepContext, spec: EvaluateSpec) -> EvaluationReport | No
 
 
 def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], context: StepContext) -> EvaluationReport:
-    # Importing torch-fidelity takes many seconds, and an evaluation that is found done needs none of it.
+    # Importing torch-fidelity takes many seconds, and a finished evaluation does not need it.
     from components.evaluate.measure import measure  # noqa: PLC0415
 
     return measure(spec, fetch_weights_into, context)
 
 
 def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, context: StepContext) -> None:
-    """Put the weights that are to be measured beside the spec, under one name."""
+    """Fetch the weights to be measured into `folder` as `weights.safetensors`."""
     file = EmaName(spec.sampling.ema).file
     uri = StoreUri.parse(spec.checkpoint.uri)
     checkpoints = CheckpointStore(context.store, context.layout.run(spec.checkpoint.run_key).checkpoints)
     try:
         fetched = checkpoints.fetch(uri, folder / "checkpoint", files=[file])
     except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
-        raise DataRefused(f"checkpoint {uri} is not whole: {error}", hint="run the train step again") from error
+        raise DataRefused(f"checkpoint {uri} is corrupt or incomplete: {error}", hint="run the train step again") from error
     if fetched.digest != spec.checkpoint.digest:
-        raise DataRefused(f"checkpoint {uri} has digest {fetched.digest}, the train step handed on {spec.checkpoint.digest}")
+        raise DataRefused(f"checkpoint {uri} has digest {fetched.digest}, the train step's manifest has {spec.checkpoint.digest}")
     (fetched.directory / file).replace(folder / "weights.safetensors")
 
 
 def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: str, context: StepContext) -> ChampionScores | None:
-    """Return the champion's numbers under the protocol of `spec`, measured now if they never were."""
+    """Return the champion's metrics under the protocol of `spec`, measured now if they never were."""
     registry = Registry(context.tracking, model_name)
     version = champion_version(registry)
     if version is None:
@@ -129,15 +128,15 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
         return _unmeasured(version, f"cannot be measured: {problem}", context)
     image_px = champion.model.network.image_px
     if image_px != spec.dataset.image_px:
-        return _unmeasured(version, f"draws images of {image_px} px, this data set has {spec.dataset.image_px} px", context)
+        return _unmeasured(version, f"generates images of {image_px} px, this dataset has {spec.dataset.image_px} px", context)
     sampling = spec.sampling.model_copy(update={"ema": champion.ema})
-    theirs = spec.model_copy(update={"checkpoint": champion.checkpoint, "model": champion.model, "sampling": sampling})
-    theirs = EvaluateSpec.model_validate_json(theirs.model_dump_json())  # nothing cached of ours may stay
-    found = _finished(context, theirs)
-    if found is None:
+    champion_spec = spec.model_copy(update={"checkpoint": champion.checkpoint, "model": champion.model, "sampling": sampling})
+    champion_spec = EvaluateSpec.model_validate_json(champion_spec.model_dump_json())  # drops cached properties of `spec`
+    measured = _finished(context, champion_spec)
+    if measured is None:
         context.events.note(f"champion version {version} was not measured under this protocol yet: measuring it")
-        found = _measure(theirs, lambda folder: _copy(weights, folder / "weights.safetensors"), context)
-    return _scores_of(found, version)
+        measured = _measure(champion_spec, lambda folder: _copy(weights, folder / "weights.safetensors"), context)
+    return _scores_of(measured, version)
 
 
 def _unmeasured(version: str, problem: str, context: StepContext) -> ChampionScores:
@@ -160,22 +159,27 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext) -> None:
-    """Show the numbers in MLflow: on the evaluation's own run, and on the training's at the checkpoint's step."""
+    """Log the metrics to MLflow: on the evaluation's own run, and on the training's at the checkpoint's step."""
     tracking = context.tracking
     with tracking.running(tracking.step_run("evaluate")) as run_id:
-        protocol = {"protocol.digest": report.protocol_digest, "protocol.name": spec.protocol_name}
         tracking.tag(
-            run_id, {TAG_CHECKPOINT: report.checkpoint_digest, **protocol, "protocol": json.dumps(report.protocol, sort_keys=True)}
+            run_id,
+            {
+                TAG_CHECKPOINT: report.checkpoint_digest,
+                "protocol.digest": report.protocol_digest,
+                "protocol.name": spec.protocol.name,
+                "protocol": json.dumps(report.protocol.model_dump(mode="json"), sort_keys=True),
+            },
         )
         tracking.values(run_id, report.metrics, step=report.checkpoint_step)
         tracking.text(run_id, report.model_dump_json(indent=2), "evaluation.json")
         for uri in filter(None, (report.grid_uri, report.contact_uri)):
-            picture = context.scratch("pictures", report.checkpoint_digest[:16]) / StoreUri.parse(uri).name
-            context.store.get_file(StoreUri.parse(uri), picture)
-            tracking.artifact(run_id, picture, "samples")
+            image = context.scratch("images", report.checkpoint_digest[:16]) / StoreUri.parse(uri).name
+            context.store.get_file(StoreUri.parse(uri), image)
+            tracking.artifact(run_id, image, "samples")
         tracking.dataset(run_id, spec.dataset, context="reference")
     trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}").info.run_id
     LoggedModels(tracking).log_evaluation(trained, report)
-    # What a checkpoint was measured at decides whether retention keeps it as the best.
+    # Retention keeps the checkpoints with the best evaluation.
     checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
     checkpoints.score(StoreUri.parse(report.checkpoint_uri), report.headline, report.metrics[report.headline])

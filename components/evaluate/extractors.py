@@ -1,28 +1,28 @@
-"""Which extractor a configuration means: its identity, how the numbers on its features are called, and the file of its weights.
+"""Identity and weights of the configured feature extractor.
 
-Promises: an extractor's identity changes with its weights and, if it is yours, with its source; a file of weights is handed on only if its
-sha256 is the configured one. Needs no PyTorch: an evaluation that is done already is found with this alone. Building is `features.py`'s.
+Promises: an extractor's identity changes with its weights and, if it is the user's own, with its source; weights are used only if their
+sha256 is the configured one. Needs no PyTorch, so that a finished evaluation is found quickly. See `features.py` for the networks.
 """
 
 import importlib.util
 from pathlib import Path
 
 from components.errors import BadInput, DataRefused
-from components.evaluate.config import INCEPTION, EvaluationConfig
-from components.evaluate.config import RANDOM_CONV as RANDOM_CONV_CHOICE
+from components.evaluate.config import EvaluationConfig
+from components.evaluate.metrics.names import RANDOM_CONV as RANDOM_CONV_CHOICE
 from components.storage import ObjectStore, StoreUri, file_sha256
 
 RANDOM_CONV = "celebdit-random-conv"
 RANDOM_CONV_VERSION = 1
 VGG16 = "vgg16"
-WHERE_WEIGHTS_ARE = (
+WEIGHTS_HINT = (
     "the file of its weights is in the torch-fidelity project's releases (Inception: weights-inception-2015-12-05-6726825d.pth) or "
     "torchvision's (VGG16: vgg16-397923af.pth); put it at a path or an s3:// location"
 )
 
 
 def identity_of(config: EvaluationConfig) -> str:
-    """Return what the features of a protocol are, down to the weights or the source; usable in an object's key."""
+    """Return the identity of the configured extractor, down to its weights or source; usable in an object's key."""
     if config.extractor == RANDOM_CONV_CHOICE:
         return f"{RANDOM_CONV}-{RANDOM_CONV_VERSION}"
     parts = [config.extractor.replace(":", ".")]
@@ -41,24 +41,14 @@ def vgg_identity_of(config: EvaluationConfig) -> str | None:
 def _source_sha256(chosen: str) -> str:
     module = chosen.partition(":")[0]
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
         raise BadInput(
             f"evaluation.extractor {chosen!r} cannot be imported: {error}", hint="install its package beside this one"
         ) from error
-    if found is None or found.origin is None or not Path(found.origin).is_file():
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise BadInput(f"evaluation.extractor {chosen!r}: there is no module {module!r}", hint="install its package beside this one")
-    return file_sha256(Path(found.origin))
-
-
-def stem_of(extractor: str) -> tuple[str, str, str]:
-    """Return how Frechet and kernel distance are called on the features of `extractor`, and the mark of the other numbers."""
-    if extractor == INCEPTION:
-        return "fid", "kid", ""
-    mark = {RANDOM_CONV_CHOICE: "randconv"}.get(extractor) or "".join(
-        c if c.isalnum() else "_" for c in extractor.rpartition(":")[2].lower()
-    )
-    return f"fd_{mark}", f"kd_{mark}", f"_{mark}"
+    return file_sha256(Path(spec.origin))
 
 
 def fetch_weights(location: str, sha256: str | None, store: ObjectStore, folder: Path, *, setting: str) -> Path:
@@ -71,9 +61,9 @@ def fetch_weights(location: str, sha256: str | None, store: ObjectStore, folder:
     else:
         path = Path(location)
         if not path.is_file():
-            raise BadInput(f"evaluation.{setting} {path} does not exist", hint=WHERE_WEIGHTS_ARE)
-    if (found := file_sha256(path)) != sha256:
+            raise BadInput(f"evaluation.{setting} {path} does not exist", hint=WEIGHTS_HINT)
+    if (actual := file_sha256(path)) != sha256:
         raise DataRefused(
-            f"evaluation.{setting} {location} has sha256 {found}, evaluation.{setting}_sha256 is {sha256}", hint=WHERE_WEIGHTS_ARE
+            f"evaluation.{setting} {location} has sha256 {actual}, evaluation.{setting}_sha256 is {sha256}", hint=WEIGHTS_HINT
         )
     return path

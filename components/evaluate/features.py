@@ -1,14 +1,12 @@
-"""From uint8 images to feature vectors: torch-fidelity's extractors, one of our own that needs no downloaded weights, or one of yours.
+"""Feature extractors: torch-fidelity's, a random convolution network that needs no downloaded weights, or the user's own class.
 
 Promises: weights are loaded only if their sha256 is the configured one, and never by an unrestricted unpickler; the random-convolution
 extractor is the same function on every machine (its weights come from counter-based random numbers) and is never called Inception or FID.
-Which extractor is meant is in `extractors.py`.
 """
 
 import importlib
 import math
 import os
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,12 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from components.errors import BadInput, DataRefused, first_line
-from components.evaluate.config import RANDOM_CONV as RANDOM_CONV_CHOICE
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.extractors import RANDOM_CONV, RANDOM_CONV_VERSION, VGG16, WHERE_WEIGHTS_ARE, fetch_weights
+from components.evaluate.extractors import RANDOM_CONV, RANDOM_CONV_VERSION, VGG16, WEIGHTS_HINT, fetch_weights
+from components.evaluate.metrics.names import RANDOM_CONV as RANDOM_CONV_CHOICE
+from components.evaluate.metrics.table import Need, is_needed
 from components.storage import ObjectStore
 from model import rng
-
-Extract = Callable[[UInt8[Tensor, "b 3 h w"]], tuple[Tensor, ...]]
-"""Return the features of images; the first element is what distances are measured on, a second one Inception's class scores."""
 
 LOGITS = "logits_unbiased"
 _CHANNELS = (3, 24, 48, 96)
@@ -39,16 +35,16 @@ _SIDE_PX = 32
 class RandomConvExtractor(FeatureExtractorBase):  # type: ignore[misc]
     """Three random 3x3 convolutions with ReLU and pooling; features are each map's mean and deviation, and a coarse 4x4 copy of the image.
 
-    Distances on such features rank samplers of simple images well (they see colour, layout, edges and texture), but say nothing about
-    faces as people see them.
+    Distances on such features rank samplers of simple images well (they see colour, layout, edges and texture), but do not
+    predict how people judge faces.
     """
 
     def __init__(self, name: str, features_list: list[str], **kwargs: Any) -> None:
         super().__init__(name, features_list)
         self.kernels = nn.ParameterList()
         for layer, (inputs, outputs) in enumerate(pairwise(_CHANNELS)):
-            drawn = rng.normal(RANDOM_CONV_VERSION, rng.Stream.FEATURES, layer, torch.arange(outputs), (inputs, 3, 3))
-            self.kernels.append(nn.Parameter(drawn * math.sqrt(2 / (9 * inputs)), requires_grad=False))
+            weights = rng.normal(RANDOM_CONV_VERSION, rng.Stream.FEATURES, layer, torch.arange(outputs), (inputs, 3, 3))
+            self.kernels.append(nn.Parameter(weights * math.sqrt(2 / (9 * inputs)), requires_grad=False))
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -80,53 +76,53 @@ def build_extractor(config: EvaluationConfig, store: ObjectStore, folder: Path, 
     """Return the extractor that `config` names, on `device`; call it with uint8 images, the features are the first of the returned tuple.
 
     Raises:
-        BadInput: if there is no such extractor or its weights are missing. DataRefused: if they are not those whose sha256 is configured.
+        BadInput: if there is no such extractor or its weights are missing. DataRefused: if their sha256 is not the configured one.
     """
-    name = _registered(config.extractor)
+    name = _register(config.extractor)
     layers = [FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")]
-    if "inception_score" in config.metric_names:
+    if is_needed(Need.LOGITS, config):
         layers.append(LOGITS)
     path = None if config.weights is None else fetch_weights(config.weights, config.weights_sha256, store, folder, setting="weights")
-    return _created(name, layers, path, config.weights, device)
+    return _create(name, layers, path, config.weights, device)
 
 
 def build_vgg(config: EvaluationConfig, store: ObjectStore, folder: Path, device: torch.device) -> nn.Module | None:
-    """Return the extractor that precision and recall are to be measured with, or None if that is the one of `build_extractor`."""
+    """Return VGG16 for precision and recall, or None if they use the extractor of `build_extractor`."""
     if config.vgg_weights is None:
         return None
     path = fetch_weights(config.vgg_weights, config.vgg_weights_sha256, store, folder, setting="vgg_weights")
     layer = FEATURE_EXTRACTORS_REGISTRY[VGG16].get_default_feature_layer_for_metric("prc")
-    return _created(VGG16, [layer], path, config.vgg_weights, device)
+    return _create(VGG16, [layer], path, config.vgg_weights, device)
 
 
-def _registered(chosen: str) -> str:
+def _register(chosen: str) -> str:
     """Return the name under which torch-fidelity knows the chosen extractor."""
     if chosen == RANDOM_CONV_CHOICE:
         if RANDOM_CONV not in FEATURE_EXTRACTORS_REGISTRY:
             register_feature_extractor(RANDOM_CONV, RandomConvExtractor)
         return RANDOM_CONV
     if ":" in chosen and chosen not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor(chosen, _own_class(chosen))
+        register_feature_extractor(chosen, _import_class(chosen))
     if chosen not in FEATURE_EXTRACTORS_REGISTRY:
         known = ", ".join(sorted({RANDOM_CONV_CHOICE, *FEATURE_EXTRACTORS_REGISTRY} - {RANDOM_CONV}))
         raise BadInput(f"evaluation.extractor {chosen!r} is not known", hint=f"known: {known}; or write 'package.module:Class'")
     return chosen
 
 
-def _own_class(chosen: str) -> type[FeatureExtractorBase]:
+def _import_class(chosen: str) -> type[FeatureExtractorBase]:
     module, _, name = chosen.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        extractor = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise BadInput(
             f"evaluation.extractor {chosen!r} cannot be imported: {error}", hint="install its package beside this one"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, FeatureExtractorBase)):
+    if not (isinstance(extractor, type) and issubclass(extractor, FeatureExtractorBase)):
         raise BadInput(f"evaluation.extractor {chosen!r} is not a torch_fidelity FeatureExtractorBase")
-    return found
+    return extractor
 
 
-def _created(name: str, layers: list[str], path: Path | None, shown: str | None, device: torch.device) -> nn.Module:
+def _create(name: str, layers: list[str], path: Path | None, shown: str | None, device: torch.device) -> nn.Module:
     # torch-fidelity loads with weights_only=False; this makes torch refuse anything but plain tensors all the same.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     where = {} if path is None else {"feature_extractor_weights_path": str(path)}
@@ -136,4 +132,4 @@ def _created(name: str, layers: list[str], path: Path | None, shown: str | None,
     except Exception as error:
         what = f"weights {shown} of extractor {name!r}" if shown else f"extractor {name!r}"
         reason = first_line(error)
-        raise DataRefused(f"the {what} cannot be loaded: {reason}", hint=WHERE_WEIGHTS_ARE) from error
+        raise DataRefused(f"the {what} cannot be loaded: {reason}", hint=WEIGHTS_HINT) from error

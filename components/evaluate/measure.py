@@ -1,7 +1,6 @@
-"""One measurement: workers draw and look, then features become numbers, pictures and a report in storage.
+"""One measurement: workers sample and extract features, then metrics, image grids and a report are stored.
 
-Promises: the report is written last, so an evaluation that has one is finished; what was drawn or looked at before a kill is used again.
-Whose weights these are is the caller's business.
+Promises: the report is written last, so an evaluation that has one is finished; samples and features stored before a kill are used again.
 """
 
 import shutil
@@ -15,16 +14,15 @@ import torch
 from components.errors import DataRefused
 from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, load_chunks
 from components.evaluate.codec import is_flipped
-from components.evaluate.config import RANDOM_CONV
-from components.evaluate.frechet import Statistics, frechet_distance, of_share, statistics
-from components.evaluate.metric_names import counted
+from components.evaluate.metrics.inputs import Features, MetricInputs
+from components.evaluate.metrics.table import Need, is_needed
+from components.evaluate.moments import Statistics
 from components.evaluate.neighbours import Nearest, nearest_training_images
-from components.evaluate.protocol import kid_subset_images
 from components.evaluate.reference import Reference, find_reference, keep_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
-from components.evaluate.scores import Features, Scores, score
+from components.evaluate.scores import score
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
-from components.manifests import EvaluationReport, MetricInterval
+from components.manifests import EvaluationReport
 from components.reports.image_grid import enlarged, grid, pairs, png
 from components.runtime.context import StepContext
 from components.runtime.launch import launch
@@ -47,10 +45,18 @@ def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], cont
     spec = spec.model_copy(update={"reference_known": reference is not None})
     spec_path = folder / "spec.json"
     spec.dump(spec_path)
-    how = f"{spec.sampling.sampler}, {spec.sampling.num_steps} steps; references {'found in storage' if reference else 'to be looked at'}"
-    context.events.note(f"drawing {spec.num_images} images of checkpoint {spec.checkpoint.digest[:12]} with {how}")
-    asked = spec.resources
-    launch("components.evaluate.worker", spec_path, work_dir=context.settings.work_dir, processes=asked.processes, threads=asked.threads)
+    sampler = f"{spec.sampling.sampler}, {spec.sampling.num_steps} steps"
+    references = "from storage" if reference else "to be processed"
+    context.events.note(
+        f"sampling {spec.num_images} images of checkpoint {spec.checkpoint.digest[:12]} with {sampler}; references {references}"
+    )
+    launch(
+        "components.evaluate.worker",
+        spec_path,
+        work_dir=context.settings.work_dir,
+        processes=spec.resources.processes,
+        threads=spec.resources.threads,
+    )
     if reference is None:
         reference = keep_reference(
             context.store,
@@ -68,7 +74,7 @@ def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], cont
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the workers left behind, to be turned into numbers and pictures."""
+    """The workers' features and samples, from which metrics and image grids are made."""
 
     spec: EvaluateSpec
     folder: Path
@@ -83,30 +89,35 @@ class _Measured:
     def fakes(self) -> Features:
         main = _rows(self.folder, FAKES, MAIN)
         if not np.isfinite(main).all():
-            raise DataRefused("the generated images have non-finite features", hint="the checkpoint is not usable: look at its sample grid")
+            raise DataRefused("the generated images have non-finite features", hint="the checkpoint is unusable: see its sample grid")
         manifold = load_chunks(self.folder, FAKES, MANIFOLD)
         return Features(main, main if manifold is None else manifold, load_chunks(self.folder, FAKES, LOGITS))
 
     def reals(self) -> Features:
-        needed = {"kid", "precision_recall"} & set(self.spec.evaluation.metric_names)
-        empty = np.zeros((0, 0), dtype=np.float32)
-        return Features(self.reference.features, self.reference.manifold) if needed else Features(empty, empty)
+        evaluation, empty = self.spec.evaluation, np.zeros((0, 0), dtype=np.float32)
+        return Features(
+            self.reference.features if is_needed(Need.REFERENCE_FEATURES, evaluation) else empty,
+            self.reference.manifold if is_needed(Need.MANIFOLD, evaluation) else empty,
+        )
 
-    def scores(self, fakes: Features) -> Scores:
-        evaluation = self.spec.evaluation
-        moments = self.reference.moments
-        moments = Statistics(moments.mean.to(self.device), moments.covariance.to(self.device))
-        subset = kid_subset_images(evaluation, self.spec.dataset)
-        found = score(evaluation, fakes, self.reals(), moments, kid_subset_images=subset, device=self.device)
-        if evaluation.extractor == RANDOM_CONV:
-            noise = statistics(torch.from_numpy(_rows(self.folder, NOISE, MAIN)).to(self.device))
-            found.metrics[f"{found.headline}_of_noise"] = round(frechet_distance(noise, moments), 8)
-        return found
+    def inputs(self) -> MetricInputs:
+        """Return what the metrics are measured on."""
+        evaluation, moments = self.spec.evaluation, self.reference.moments
+        generated = self.fakes()
+        return MetricInputs(
+            config=evaluation,
+            generated=generated,
+            reference=self.reals(),
+            moments=Statistics(moments.mean.to(self.device), moments.covariance.to(self.device)),
+            device=self.device,
+            nearest=self.nearest(generated) if is_needed(Need.NEAREST, evaluation) else None,
+            noise=_rows(self.folder, NOISE, MAIN) if is_needed(Need.NOISE, evaluation) else None,
+        )
 
     def nearest(self, fakes: Features) -> Nearest | None:
-        """Return the nearest training image of the first samples, if that is asked for."""
+        """Return the nearest training image of the first samples, or None with fewer than two training images."""
         training = min(self.spec.num_reference, self.spec.dataset.num_images)
-        if not self.spec.evaluation.memorisation or self.spec.comparison.reference_split == "held_out" or training < 2:
+        if training < 2:
             return None
         rows = torch.from_numpy(fakes.main[: self.spec.evaluation.memorisation_images]).to(self.device)
         either_way = (self.reference.features, self.reference.mirrored)
@@ -114,69 +125,62 @@ class _Measured:
         return nearest_training_images(rows, real, mirrored)
 
     def grid(self) -> bytes:
-        """Return the first samples as a picture."""
+        """Return the first samples as a PNG grid."""
         return png(grid([enlarged(image) for image in self._samples(range(min(_GRID_IMAGES, self.spec.num_images)))], columns=8))
 
     def contact_sheet(self, nearest: Nearest) -> bytes:
         """Return the samples that are nearest to a training image, each beside it."""
         closest = nearest.closest(_CONTACT_PAIRS)
         pack = fetch_pack(self.spec.dataset, self.context.store, self.context.scratch("packs"))
-        drawn = self._samples([match.sample for match in closest])
+        samples = self._samples([match.sample for match in closest])
         real = [np.array(pack.images[match.real]) for match in closest]
         flipped = [match.mirrored != (self.spec.comparison.reference_flip and is_flipped(match.real)) for match in closest]
         shown = [enlarged(image[:, ::-1] if mirror else image) for image, mirror in zip(real, flipped, strict=True)]
         labels = [f"{match.share:.2f}" for match in closest]
-        return png(pairs([(enlarged(mine), training) for mine, training in zip(drawn, shown, strict=True)], labels))
+        return png(pairs([(enlarged(mine), training) for mine, training in zip(samples, shown, strict=True)], labels))
 
     def _samples(self, indices: Sequence[int]) -> list[np.ndarray]:
         store = SampleStore(self.context.store, self.spec.samples_uri(self.context.layout), image_px=self.spec.dataset.image_px)
         shards = shards_of(self.spec.num_images, self.spec.evaluation.shard_images)
         read: dict[int, np.ndarray] = {}
         size = self.spec.evaluation.shard_images
-        for number in {index // size for index in indices}:
-            images = store.read(shards[number])
+        for shard in {index // size for index in indices}:
+            images = store.read(shards[shard])
             if images is None:
-                store.discard(shards[number])
+                store.discard(shards[shard])
                 raise DataRefused(
-                    f"samples {store.name(shards[number])} are not whole in storage", hint="run it again: they are drawn again"
+                    f"samples {store.name(shards[shard])} in storage are corrupt or incomplete",
+                    hint="run it again: they will be sampled again",
                 )
-            read[number] = images.permute(0, 2, 3, 1).numpy()
+            read[shard] = images.permute(0, 2, 3, 1).numpy()
         return [read[index // size][index % size] for index in indices]
 
 
 def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> EvaluationReport:
-    fakes = measured.fakes()
-    scores = measured.scores(fakes)
-    store, metrics = measured.context.store, dict(scores.metrics)
+    inputs = measured.inputs()
+    scores = score(inputs)
+    store = measured.context.store
     store.put_bytes(target / GRID_FILE, measured.grid())
-    nearest = measured.nearest(fakes)
-    intervals = dict(scores.intervals)
-    if nearest is not None:
-        count = counted(len(nearest.share))
-        copied = nearest.copied(spec.evaluation.memorised_below)
-        interval = of_share(copied, len(nearest.share))
-        metrics |= {f"eval/memorised_share_{count}": copied, f"eval/memorised_share_{count}_std": round(interval.std, 8)}
-        intervals[f"eval/memorised_share_{count}"] = interval
-        metrics[f"eval/nearest_median_{count}"] = round(float(np.median(nearest.share)), 6)
-        store.put_bytes(target / CONTACT_FILE, measured.contact_sheet(nearest))
+    if inputs.nearest is not None:
+        store.put_bytes(target / CONTACT_FILE, measured.contact_sheet(inputs.nearest))
     return EvaluationReport(
         uri=str(target),
-        protocol_digest=spec.protocol_digest,
-        protocol=spec.stamp(),
+        protocol_digest=spec.protocol.digest,
+        protocol=spec.protocol,
         run_key=spec.checkpoint.run_key,
         checkpoint_uri=spec.checkpoint.uri,
         checkpoint_digest=spec.checkpoint.digest,
         checkpoint_step=spec.checkpoint.step,
         dataset_digest=spec.dataset.digest,
         headline=scores.headline,
-        metrics=metrics,
-        intervals={key: MetricInterval(low=found.low, high=found.high, std=found.std) for key, found in intervals.items()},
+        metrics=scores.metrics,
+        intervals=scores.intervals,
         grid_uri=str(target / GRID_FILE),
-        contact_uri=None if nearest is None else str(target / CONTACT_FILE),
+        contact_uri=None if inputs.nearest is None else str(target / CONTACT_FILE),
     )
 
 
 def _rows(folder: Path, kind: str, part: str) -> np.ndarray:
-    found = load_chunks(folder, kind, part)
-    assert found is not None, f"the workers ended well, so there are {part} features of {kind}"
-    return found
+    rows = load_chunks(folder, kind, part)
+    assert rows is not None, f"the workers succeeded, so there are {part} features of {kind}"
+    return rows

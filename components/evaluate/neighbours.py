@@ -1,8 +1,8 @@
-"""Is the model copying? The nearest training image of each sample, in feature space.
+"""The nearest training image of each sample, in feature space, to detect memorisation.
 
-Promises: a training image is looked for both ways round, because a model that was trained with flips copies it either way; distances are
-given as a share of the usual one between neighbouring training images (the median, each to its nearest other), so that a threshold means
-the same for every extractor; an exact copy has share 0. Whether a share of copies is acceptable is the gate's business.
+Promises: training images are compared mirrored too, because a model that was trained with flips copies either; distances are
+reported as a share of the usual one between neighbouring training images (the median, each to its nearest other), so that a threshold means
+the same for every extractor; an exact copy has share 0.
 """
 
 import math
@@ -62,11 +62,11 @@ def _nearest(rows: Float[Tensor, "n d"], both: Float[Tensor, "k d"]) -> tuple[Fl
 
 def _usual_distance(both: Float[Tensor, "k d"], count: int) -> Float[Tensor, ""]:
     """Return the median distance of the first `count` rows to the nearest image but themselves, either way round."""
-    found = []
+    minima = []
     for part in torch.arange(0, count, max(1, count // _SCALE_IMAGES), device=both.device).split(_CHUNK):
         distances = torch.cdist(both[part], both)
         row = torch.arange(len(part), device=both.device)
         distances[row, part] = distances[row, part + count] = math.inf
-        found.append(distances.min(dim=1).values)
-    nearest = torch.cat(found)
+        minima.append(distances.min(dim=1).values)
+    nearest = torch.cat(minima)
     return nearest[nearest > 0].median() if bool((nearest > 0).any()) else torch.ones_like(nearest[0])

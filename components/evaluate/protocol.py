@@ -1,23 +1,23 @@
-"""Under which protocol a number is made: the named ones, what is changed in them, and the stamp that goes with every number.
+"""Evaluation protocols: the named ones, and the protocol of a configuration.
 
-Promises: two numbers with the same protocol digest were made the same way and may be compared; whatever could move a number by design is in
-the digest, the checkpoint and the choice among its averages (what is measured, not how) are not. A protocol bears a published name only if
-it keeps all of it. Batch size, number of processes and device are not part of it: they move a number by rounding alone.
+Promises: metrics with the same protocol digest were measured the same way and may be compared; whatever moves a metric by design is in
+the digest, the checkpoint and the choice among its averages (what is measured, not how) are not. A protocol has a published name only if
+it keeps all of it. Batch size, number of processes and device are not part of it: they move a metric by rounding alone.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
-from components.evaluate.config import INCEPTION, EvaluationConfig, ProtocolName
-from components.manifests import CheckpointReference, DatasetManifest
-from model.canonical import digest_of
+from pydantic import JsonValue
+
+from components.evaluate.config import EvaluationConfig, ProtocolName
+from components.evaluate.metrics.names import INCEPTION, Codec
+from components.evaluate.metrics.table import Setup, active_metrics
+from components.manifests import CheckpointReference, DatasetManifest, EvaluationProtocol, ReferenceSplit
 from model.config import SamplingConfig
 
-Split = Literal["train", "held_out", "all"]
-Codec = Literal["png", "jpeg"]
 CUSTOM = "custom"
 JPEG_QUALITY = 75
-"""PIL's and torchvision's default, which the JPEG protocols of the literature mean without saying so."""
+"""PIL's and torchvision's default, which the JPEG protocols of the literature use."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Comparison:
 
     num_images: int
     num_reference: int | None
-    reference_split: Split
+    reference_split: ReferenceSplit
     reference_flip: bool
     codec: Codec
 
 
 NAMED: dict[ProtocolName, Comparison] = {
-    # All images as they are: what a number should mean when nothing else is said.
+    # All images, unprocessed.
     "clean-50k": Comparison(50_000, None, "all", reference_flip=False, codec="png"),
     # Relay Diffusion (Teng et al. 2023): as many samples as CelebA-HQ has images.
     "rdm-30k": Comparison(30_000, 30_000, "all", reference_flip=False, codec="png"),
@@ -42,80 +42,65 @@ NAMED: dict[ProtocolName, Comparison] = {
 
 
 def comparison_of(config: EvaluationConfig) -> Comparison:
-    """Return the comparison that `config` asks for: the named protocol with the given fields changed."""
+    """Return the comparison that `config` asks for: the named protocol with the configured changes."""
     named = NAMED[config.protocol]
-    given = {name: value for name in asdict(named) if (value := getattr(config, name)) is not None}
-    return Comparison(**{**asdict(named), **given})
+    changes = {name: value for name in asdict(named) if (value := getattr(config, name)) is not None}
+    return Comparison(**{**asdict(named), **changes})
 
 
 def num_reference(config: EvaluationConfig, dataset: DatasetManifest) -> int:
     """Return how many images of `dataset` are compared with."""
-    wanted = comparison_of(config)
-    there = split_sizes(dataset)[wanted.reference_split]
-    return min(wanted.num_reference or there, there)
+    comparison = comparison_of(config)
+    available = split_sizes(dataset)[comparison.reference_split]
+    return min(comparison.num_reference or available, available)
 
 
-def split_sizes(dataset: DatasetManifest) -> dict[Split, int]:
+def split_sizes(dataset: DatasetManifest) -> dict[ReferenceSplit, int]:
     """Return how many images each split has."""
     train, held_out = dataset.num_images, dataset.num_held_out
     return {"train": train, "held_out": held_out, "all": train + held_out}
 
 
 def protocol_of(
-    config: EvaluationConfig, sampling: SamplingConfig, dataset: DatasetManifest, *, extractor: str, vgg: str | None
-) -> dict[str, Any]:
-    """Return everything that decides the numbers apart from the weights; `extractor` and `vgg` identify networks down to their weights."""
-    chosen = comparison_of(config)
-    metrics = config.metric_names
-    found = {
-        "num_images": chosen.num_images,
-        "num_reference": num_reference(config, dataset),
-        "reference_split": chosen.reference_split,
-        "reference_flip": chosen.reference_flip,
-        "dataset_digest": dataset.digest,
-        "image_px": dataset.image_px,
-        "codec": chosen.codec if chosen.codec == "png" else f"jpeg-q{JPEG_QUALITY}",
-        "resize": "none",
-        "extractor": extractor,
-        "extractor_sha256": config.weights_sha256,
-        "metrics": sorted(metrics),
-        "bootstrap_replicates": config.bootstrap_replicates,
-        "sampling": sampling.model_dump(mode="json", exclude={"ema"}),
-    }
-    if "kid" in metrics:
-        found["kid"] = {"subsets": config.kid_subsets, "subset_images": kid_subset_images(config, dataset)}
-    if "precision_recall" in metrics:
-        found["precision_recall_extractor"] = vgg or extractor
-    if config.memorisation:
-        found["memorisation"] = {"images": config.memorisation_images, "below": config.memorised_below, "mirrored": True}
-    return found
+    config: EvaluationConfig,
+    sampling: SamplingConfig,
+    dataset: DatasetManifest,
+    checkpoint: CheckpointReference,
+    *,
+    extractor: str,
+    manifold_extractor: str,
+) -> EvaluationProtocol:
+    """Return the protocol of an evaluation; `extractor` and `manifold_extractor` identify networks down to their weights."""
+    comparison = comparison_of(config)
+    setup = Setup(comparison.num_images, num_reference(config, dataset), manifold_extractor)
+    metric_settings: dict[str, JsonValue] = {}
+    for metric in active_metrics(config):
+        metric_settings |= metric.protocol(config, setup)
+    return EvaluationProtocol(
+        name=_name_of(config, dataset),
+        num_images=setup.num_images,
+        num_reference=setup.num_reference,
+        reference_split=comparison.reference_split,
+        reference_flip=comparison.reference_flip,
+        dataset_digest=dataset.digest,
+        image_px=dataset.image_px,
+        codec=comparison.codec if comparison.codec == "png" else f"jpeg-q{JPEG_QUALITY}",
+        resize="none",
+        extractor=extractor,
+        extractor_sha256=config.weights_sha256,
+        metrics=tuple(sorted(config.metric_names)),
+        bootstrap_replicates=config.bootstrap_replicates,
+        sampling=sampling.model_dump(mode="json", exclude={"ema"}),
+        ema=sampling.ema,
+        checkpoint_digest=checkpoint.digest,
+        checkpoint_step=checkpoint.step,
+        **metric_settings,
+    )
 
 
-def kid_subset_images(config: EvaluationConfig, dataset: DatasetManifest) -> int:
-    """Return how many images are in each subset of the kernel distance."""
-    return min(config.kid_subset_images, comparison_of(config).num_images, num_reference(config, dataset))
-
-
-def protocol_digest(protocol: dict[str, Any]) -> str:
-    """Return the identity of a protocol."""
-    return digest_of(protocol)
-
-
-def name_of(config: EvaluationConfig, dataset: DatasetManifest) -> str:
+def _name_of(config: EvaluationConfig, dataset: DatasetManifest) -> str:
     """Return the published name of the protocol, or "custom" if anything in it is not as published."""
     named = NAMED[config.protocol]
-    whole = split_sizes(dataset)[named.reference_split]
-    as_published = comparison_of(config) == named and num_reference(config, dataset) == (named.num_reference or whole)
+    available = split_sizes(dataset)[named.reference_split]
+    as_published = comparison_of(config) == named and num_reference(config, dataset) == (named.num_reference or available)
     return config.protocol if as_published and config.extractor == INCEPTION else CUSTOM
-
-
-def stamp(name: str, protocol: dict[str, Any], checkpoint: CheckpointReference, ema: str) -> dict[str, Any]:
-    """Return what is printed beside a number: its protocol by name, digest and content, and what was measured."""
-    return {
-        "name": name,
-        "digest": protocol_digest(protocol),
-        **protocol,
-        "ema": ema,
-        "checkpoint_digest": checkpoint.digest,
-        "checkpoint_step": checkpoint.step,
-    }

@@ -1,9 +1,9 @@
-"""What the data set looks like to an extractor: computed once, kept in object storage, fetched in a moment.
+"""Features of the dataset's images: computed once, stored, and fetched by later evaluations.
 
-Layout: `references/<data set>/<extractor>/<which images, how treated>/`: `moments.npy` (mean and covariance, float64), `features.npy`,
-`mirrored.npy` (the images the other way round: a model trained with flips may copy those), `manifold.npy` if precision and recall have
-features of their own, and `reference.json`, written last, with their sha256. Promises: what is
-found belongs to the same bytes, extractor weights, split, flip, codec and count; a damaged entry is computed again.
+Layout: `references/<dataset>/<extractor>/<which images, how processed>/`: `moments.npy` (mean and covariance, float64), `features.npy`,
+`mirrored.npy` (of the mirrored images, which a model trained with flips may copy), `manifold.npy` if precision and recall have features of
+their own, and `reference.json`, written last, with their sha256. Promises: stored features belong to the same bytes, extractor weights,
+split, flip, codec and count; a corrupt or incomplete entry is computed again.
 """
 
 import json
@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.evaluate.frechet import Statistics, statistics
+from components.evaluate.moments import Statistics, statistics
 from components.evaluate.spec import EvaluateSpec
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, file_sha256
 from components.stores.layout import StoreLayout
 from model.canonical import canonical_json, digest_of
 
 _MOMENTS, _FEATURES, _MIRRORED, _MANIFOLD, _NOTE = "moments.npy", "features.npy", "mirrored.npy", "manifold.npy", "reference.json"
-_KEYS = ("num_reference", "reference_split", "reference_flip", "codec", "resize", "image_px", "dataset_digest")
+_KEYS = {"num_reference", "reference_split", "reference_flip", "codec", "resize", "image_px", "dataset_digest"}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The references' features; the moments are at hand, the features are fetched when they are first asked for."""
+    """The references' features; the moments are loaded, the features are fetched when they are first read."""
 
     store: ObjectStore
     home: StoreUri
@@ -48,14 +48,13 @@ class Reference:
 
 
 def reference_uri(spec: EvaluateSpec, layout: StoreLayout) -> StoreUri:
-    """Return where the references of an evaluation are kept."""
-    protocol = spec.protocol
-    treated = {key: protocol[key] for key in _KEYS} | {"manifold": protocol.get("precision_recall_extractor", protocol["extractor"])}
-    return layout.reference(spec.dataset.digest[:32], str(protocol["extractor"]), digest_of(treated)[:16])
+    """Return where the references of an evaluation are stored."""
+    treatment = spec.protocol.model_dump(mode="json", include=_KEYS) | {"manifold": spec.manifold_extractor_identity}
+    return layout.reference(spec.dataset.digest[:32], spec.extractor_identity, digest_of(treatment)[:16])
 
 
 def find_reference(store: ObjectStore, home: StoreUri, folder: Path) -> Reference | None:
-    """Return the references below `home`, or None if they are not there or not whole; `folder` keeps a copy of what was fetched."""
+    """Return the references below `home`, or None if they are missing, corrupt or incomplete; `folder` keeps a local copy."""
     try:
         sha256 = dict(json.loads(store.get_bytes(home / _NOTE))["sha256"])
         moments = _fetched(store, home, folder / home.name, _MOMENTS, sha256)

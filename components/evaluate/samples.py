@@ -1,8 +1,7 @@
-"""Drawn images in object storage, in shards, so that an evaluation that was killed goes on where it was, on any machine.
+"""Sampled images in object storage, in shards, so that an evaluation that was killed resumes on any machine.
 
 Layout: `images-<first>-<count>.npy`, uint8 (count, h, w, 3), and `....json` beside it, written last, with its sha256 (see
-`stores/layout.py`). Promises: a shard without its note does not exist; one whose bytes are not those of its note is drawn again, never
-used. How images are drawn is not known here.
+`stores/layout.py`). Promises: a shard without its JSON file does not exist; one whose bytes do not match it is sampled again, never used.
 """
 
 import io
@@ -40,11 +39,11 @@ class SampleStore:
 
     @staticmethod
     def name(shard: range) -> str:
-        """Return what a shard is called."""
+        """Return the name of a shard."""
         return f"images-{shard.start:08d}-{len(shard):06d}"
 
     def read(self, shard: range) -> Images | None:
-        """Return the images of a shard, or None if it is not there or not whole."""
+        """Return the images of a shard, or None if it is missing, corrupt or incomplete."""
         name = self.name(shard)
         try:
             note = json.loads(self._store.get_bytes(self._home / f"{name}.json"))
@@ -57,11 +56,11 @@ class SampleStore:
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
     def discard(self, shard: range) -> None:
-        """Forget a shard, so that it is drawn again."""
+        """Delete a shard's JSON file, so that it is sampled again."""
         self._store.delete(self._home / f"{self.name(shard)}.json")
 
     def write(self, shard: range, images: Images) -> None:
-        """Store the images of a shard, and then say that they are there."""
+        """Store the images of a shard, then the JSON file that commits them."""
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()), allow_pickle=False)
         name = self.name(shard)

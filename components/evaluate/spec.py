@@ -1,16 +1,16 @@
-"""What one evaluation is: whose images, under which protocol, and the file by which the step tells its workers what to do.
+"""One evaluation: checkpoint, dataset and protocol, as the job specification that the worker processes read.
 
-Promises: the same weights under the same protocol have the same place in storage; samples are shared by all protocols that draw them the
-same way.
+Promises: the same weights under the same protocol have the same place in storage; samples are shared by all protocols that sample
+alike.
 """
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import identity_of, vgg_identity_of
-from components.evaluate.protocol import Comparison, comparison_of, name_of, num_reference, protocol_digest, protocol_of, stamp
-from components.manifests import CheckpointReference, DatasetManifest, Manifest
+from components.evaluate.protocol import Comparison, comparison_of, num_reference, protocol_of
+from components.manifests import CheckpointReference, DatasetManifest, EvaluationProtocol, Manifest
 from components.resources import ResourcesConfig
 from components.storage import StoreUri
 from components.stores.layout import StoreLayout
@@ -32,7 +32,7 @@ class EvaluateSpec(Manifest):
     sampling: SamplingConfig
     resources: ResourcesConfig
     reference_known: bool = False
-    """Whether the references' statistics are in storage already, so that workers need not look at them."""
+    """Whether the references' features are in storage already, so that workers do not compute them."""
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -47,34 +47,33 @@ class EvaluateSpec(Manifest):
         return num_reference(self.evaluation, self.dataset)
 
     @cached_property
-    def protocol(self) -> dict[str, Any]:
-        """What decides the numbers, apart from the weights."""
+    def protocol(self) -> EvaluationProtocol:
+        """How this evaluation measures, and what."""
         return protocol_of(
             self.evaluation,
             self.sampling,
             self.dataset,
-            extractor=identity_of(self.evaluation),
-            vgg=vgg_identity_of(self.evaluation),
+            self.checkpoint,
+            extractor=self.extractor_identity,
+            manifold_extractor=self.manifold_extractor_identity,
         )
 
-    @property
-    def protocol_digest(self) -> str:
-        return protocol_digest(self.protocol)
+    @cached_property
+    def extractor_identity(self) -> str:
+        """The feature extractor down to its weights or source."""
+        return identity_of(self.evaluation)
 
-    @property
-    def protocol_name(self) -> str:
-        return name_of(self.evaluation, self.dataset)
-
-    def stamp(self) -> dict[str, Any]:
-        """Return what is printed beside every number."""
-        return stamp(self.protocol_name, self.protocol, self.checkpoint, self.sampling.ema)
+    @cached_property
+    def manifold_extractor_identity(self) -> str:
+        """The extractor that precision and recall are measured on: VGG16 if it is configured, else the same as for the other metrics."""
+        return vgg_identity_of(self.evaluation) or self.extractor_identity
 
     def report_uri(self, layout: StoreLayout) -> StoreUri:
-        """Return where this evaluation's report and pictures go."""
-        name = f"{self.protocol_digest[:16]}-{self.checkpoint.digest[:16]}-{EmaName(self.sampling.ema).group}"
+        """Return where this evaluation's report and images are stored."""
+        name = f"{self.protocol.digest[:16]}-{self.checkpoint.digest[:16]}-{EmaName(self.sampling.ema).group}"
         return layout.run(self.checkpoint.run_key).evaluations / name
 
     def samples_uri(self, layout: StoreLayout) -> StoreUri:
-        """Return where this evaluation's samples go; a protocol that asks for more or fewer of them finds them there."""
-        drawn = {"checkpoint": self.checkpoint.digest, "sampling": self.sampling.model_dump(mode="json")}
-        return layout.run(self.checkpoint.run_key).samples / digest_of(drawn)[:16]
+        """Return where this evaluation's samples are stored; protocols with more or fewer images share them."""
+        identity = {"checkpoint": self.checkpoint.digest, "sampling": self.sampling.model_dump(mode="json")}
+        return layout.run(self.checkpoint.run_key).samples / digest_of(identity)[:16]

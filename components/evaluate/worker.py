@@ -1,7 +1,7 @@
-"""One rank of an evaluation: draw its share of the images, and turn them and its share of the references into features.
+"""One rank of an evaluation: sample its share of the images, and extract features of them and of its share of the references.
 
-Promises: image i depends on (checkpoint, seed, i) only; shards are shared out by their number, so the number of ranks does not change them;
-what a killed attempt had stored is not drawn again, on this machine or another. What the features mean is `evaluate.py`'s business.
+Promises: image i depends on (checkpoint, seed, i) only; shards are assigned to ranks by their index, so the number of ranks does not
+change them; shards that a killed attempt stored are not sampled again, on this machine or another.
 """
 
 from collections.abc import Iterator
@@ -15,19 +15,20 @@ from torch import Tensor
 from components.errors import DataRefused, Preempted
 from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, chunk_path, save_chunk
 from components.evaluate.codec import flipped_at_random, through_codec
-from components.evaluate.config import RANDOM_CONV
 from components.evaluate.features import build_extractor, build_vgg
+from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
+from components.manifests import ReferenceSplit, Split
 from components.runtime.rank import Rank, worker_main
-from components.stores.dataset_cache import Split, fetch_pack
+from components.stores.dataset_cache import fetch_pack
 from model import rng
 from model.dataset import Pack
 from model.generator import Generator, WeightsMismatch
 from model.sampling import to_uint8
 
 _EXTRACT_IMAGES = 64
-_SPLITS: dict[str, tuple[Split, ...]] = {"train": ("train",), "held_out": ("held_out",), "all": ("train", "held_out")}
+_SPLITS: dict[ReferenceSplit, tuple[Split, ...]] = {"train": ("train",), "held_out": ("held_out",), "all": ("train", "held_out")}
 
 
 class _Worker:
@@ -45,15 +46,15 @@ class _Worker:
         self._samples = SampleStore(context.store, spec.samples_uri(context.layout), image_px=spec.dataset.image_px)
 
     def run(self) -> None:
-        """Work off the generated images, then the references."""
-        self._draw()
+        """Process the generated images, then the references."""
+        self._generate()
         if not self._spec.reference_known:
-            self._look_at_references()
-        if self._spec.evaluation.extractor == RANDOM_CONV:
-            for shard in self._mine(self._spec.num_images, NOISE):
+            self._process_references()
+        if is_needed(Need.NOISE, self._spec.evaluation):
+            for shard in self._missing(self._spec.num_images, NOISE):
                 self._save(NOISE, shard, self._noise(shard))
 
-    def _draw(self) -> None:
+    def _generate(self) -> None:
         stored = self._samples.present()
         shards = [
             shard
@@ -61,25 +62,25 @@ class _Worker:
             if self._samples.name(shard) not in stored or not chunk_path(self._folder, FAKES, MAIN, shard.start).exists()
         ]
         generator: Generator | None = None
-        for number, shard in enumerate(shards):
-            self._stop_if_asked()
+        for index, shard in enumerate(shards):
+            self._raise_if_stopped()
             images = self._samples.read(shard) if self._samples.name(shard) in stored else None
             if images is None:
                 generator = generator or self._generator()
-                images = self._drawn(generator, shard, number, len(shards))
+                images = self._sample(generator, shard, index, len(shards))
                 self._samples.write(shard, images)
             self._save(FAKES, shard, through_codec(images, self._spec.comparison.codec))
-            self._tell((number + 1) / len(shards))
+            self._report_progress((index + 1) / len(shards))
 
-    def _drawn(self, generator: Generator, shard: range, number: int, num_shards: int) -> Tensor:
+    def _sample(self, generator: Generator, shard: range, index: int, num_shards: int) -> Tensor:
         def on_step(done: int, total: int) -> None:
-            self._tell((number + done / total) / num_shards)
+            self._report_progress((index + done / total) / num_shards)
 
         return generator.draw(self._spec.sampling, shard, pass_images=self._spec.evaluation.batch_images, limit=len(shard), on_step=on_step)
 
-    def _tell(self, share: float) -> None:
+    def _report_progress(self, share: float) -> None:
         if self._rank.world.is_first:
-            self._rank.context.events.progress(int(share * self._spec.num_images), self._spec.num_images, "images drawn")
+            self._rank.context.events.progress(int(share * self._spec.num_images), self._spec.num_images, "images sampled")
 
     def _generator(self) -> Generator:
         weights = load_file(self._folder / "weights.safetensors")
@@ -89,54 +90,54 @@ class _Worker:
         except WeightsMismatch as error:
             raise DataRefused(f"checkpoint {self._spec.checkpoint.uri}: {error}") from error
 
-    def _look_at_references(self) -> None:
-        spec, chosen = self._spec, self._spec.comparison
+    def _process_references(self) -> None:
+        spec, comparison = self._spec, self._spec.comparison
         packs = [
             fetch_pack(spec.dataset, self._rank.context.store, self._rank.context.scratch("packs"), split=split)
-            for split in _SPLITS[chosen.reference_split]
+            for split in _SPLITS[comparison.reference_split]
             if split == "train" or spec.dataset.num_held_out
         ]
-        for number, shard in enumerate(mine := list(self._mine(spec.num_reference, REALS))):
-            self._stop_if_asked()
+        for index, shard in enumerate(missing := list(self._missing(spec.num_reference, REALS))):
+            self._raise_if_stopped()
             if self._rank.world.is_first:
-                self._rank.context.events.progress(number * spec.num_reference // len(mine), spec.num_reference, "references looked at")
+                self._rank.context.events.progress(index * spec.num_reference // len(missing), spec.num_reference, "references processed")
             images = _images(packs, shard)
-            if chosen.reference_flip:
+            if comparison.reference_flip:
                 images = flipped_at_random(images, shard)
-            self._save(MIRRORED, shard, through_codec(images.flip(-1), chosen.codec))
-            self._save(REALS, shard, through_codec(images, chosen.codec))
+            self._save(MIRRORED, shard, through_codec(images.flip(-1), comparison.codec))
+            self._save(REALS, shard, through_codec(images, comparison.codec))
 
     def _share(self, count: int) -> list[range]:
         """Return the shards of this rank."""
         world = self._rank.world
         return [shard for n, shard in enumerate(shards_of(count, self._spec.evaluation.shard_images)) if n % world.size == world.rank]
 
-    def _mine(self, count: int, kind: str) -> Iterator[range]:
+    def _missing(self, count: int, kind: str) -> Iterator[range]:
         """Yield the shards of this rank whose features are not on this machine yet."""
         for shard in self._share(count):
             if not chunk_path(self._folder, kind, MAIN, shard.start).exists():
                 yield shard
 
-    def _stop_if_asked(self) -> None:
+    def _raise_if_stopped(self) -> None:
         if self._rank.stop_requested.is_set():
-            raise Preempted("evaluation was stopped", hint="run it again: it continues where it was")
+            raise Preempted("evaluation was stopped", hint="run it again: it resumes from the stored shards")
 
     def _noise(self, shard: range) -> Tensor:
         side = self._spec.dataset.image_px
         return to_uint8(rng.normal(self._spec.sampling.seed, rng.Stream.SAMPLE, 0, torch.tensor(list(shard)), (3, side, side)))
 
     def _save(self, kind: str, shard: range, images: Tensor) -> None:
-        """Store the features of some images; those that say that the shard is done come last."""
+        """Store the features of some images; the main features, which mark the shard as done, come last."""
         size = self._spec.evaluation.batch_images or _EXTRACT_IMAGES
         batches = [batch.to(self._device) for batch in images.split(size)]
         # cuDNN rounds convolutions to TF32 if it may, which moves a distance in its third digit.
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-            found = [self._extractor(batch) for batch in batches]
+            features = [self._extractor(batch) for batch in batches]
             if self._vgg is not None and kind in (FAKES, REALS):
                 save_chunk(self._folder, kind, MANIFOLD, shard.start, [self._vgg(batch)[0] for batch in batches])
-        if kind == FAKES and len(found[0]) > 1:
-            save_chunk(self._folder, kind, LOGITS, shard.start, [parts[1] for parts in found])
-        save_chunk(self._folder, kind, MAIN, shard.start, [parts[0] for parts in found])
+        if kind == FAKES and len(features[0]) > 1:
+            save_chunk(self._folder, kind, LOGITS, shard.start, [parts[1] for parts in features])
+        save_chunk(self._folder, kind, MAIN, shard.start, [parts[0] for parts in features])
 
 
 def _images(packs: list[Pack], shard: range) -> Tensor:
@@ -151,7 +152,7 @@ def _images(packs: list[Pack], shard: range) -> Tensor:
 
 
 def body(spec_path: Path, rank: Rank) -> None:
-    """Work off this rank's share of the evaluation in `spec_path`."""
+    """Process this rank's share of the evaluation in `spec_path`."""
     spec = EvaluateSpec.load(spec_path)
     torch.set_num_threads(spec.resources.threads)
     _Worker(spec, rank, spec_path.parent).run()

@@ -1,1 +1,1 @@
-"""The finalize step: the exit handler, which leaves no run RUNNING and sums the pipeline run up."""
+"""The finalize step: the exit handler, which closes the MLflow runs and summarises the pipeline run."""

@@ -7,10 +7,10 @@ from components.deployment import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def finalize(status: dsl.PipelineTaskFinalStatus) -> None:
-    """Leave every MLflow run of this pipeline run with the right status, and sum it up; runs whatever happened before.
+    """Close every MLflow run of this pipeline run with its status and log a summary; always runs.
 
     Args:
-        status: What became of the pipeline, filled in by KFP.
+        status: The pipeline's final status, filled in by KFP.
     """
     from components.runtime.context import step
 

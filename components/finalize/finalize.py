@@ -1,7 +1,7 @@
-"""The finalize step: the right status on every MLflow run of the pipeline, and a summary on the pipeline's own.
+"""The finalize step: set the status of every MLflow run of the pipeline, and log a summary to the pipeline's own run.
 
 Promises: works after success, failure and kill alike; a run that another pipeline is still training is left alone. Never raises for
-something that only concerns the looks of a finished run.
+what only affects how a finished run is displayed.
 """
 
 from typing import Literal
@@ -27,7 +27,7 @@ def run(outcome: Outcome, message: str, context: StepContext) -> None:
     for child in own:
         if child.info.run_id != parent.info.run_id and child.info.status == "RUNNING":
             tracking.set_status(child.info.run_id, "KILLED" if outcome != "FAILED" else "FAILED")
-            context.events.note(f"{child.data.tags.get(TAG_STEP, 'a step')} was left running and is closed")
+            context.events.note(f"{child.data.tags.get(TAG_STEP, 'a step')} was still running and is closed")
     summary: dict[str, float] = {}
     for child in own:
         if child.data.tags.get(TAG_STEP) == "evaluate":

@@ -1,1 +1,1 @@
-"""The gate step: are the numbers good enough, by themselves and beside the champion's."""
+"""The gate step: compare the metrics with the configured bounds and with the champion's."""

@@ -18,9 +18,9 @@ def gate(
     Args:
         report: The evaluation's manifest.
         gate: The `gate` section as canonical JSON.
-        registry: The `registry` section as canonical JSON; the champion of this model is compared with.
+        registry: The `registry` section as canonical JSON; the challenger is compared with the champion of this model.
         decision: The decision's manifest: pass or fail, and why.
-        page: The decision with all figures and pictures, for KFP's run page.
+        page: The decision with all metrics and sample grids, for KFP's run page.
 
     Returns:
         "pass" or "fail".
@@ -39,5 +39,5 @@ def gate(
         name = read_section(RegistryConfig, registry, name="registry").model_name
         manifest, html = run(EvaluationReport.load(Path(report.path)), read_section(GateConfig, gate, name="gate"), name, context)
         Path(page.path).write_text(html)
-        context.hand_on(manifest, decision)
+        context.write_manifest(manifest, decision)
     return manifest.decision

@@ -1,4 +1,4 @@
-"""The `gate` section: what a checkpoint must reach to be registered."""
+"""The `gate` section: the conditions for registration."""
 
 from collections.abc import Iterator
 
@@ -8,13 +8,13 @@ from model.config import FrozenConfig
 
 
 class GateConfig(FrozenConfig):
-    """Bounds on metrics, and whether the champion must be beaten. Where a number has an interval, the gate looks at that."""
+    """Bounds on metrics, and whether the champion must be beaten. Where a metric has a 95 % interval, the gate uses that."""
 
     at_most: dict[str, float] = Field(
         default_factory=dict, description="metric key -> largest value that passes, like {'eval/fid_50k' = 10.0}"
     )
     at_least: dict[str, float] = Field(default_factory=dict, description="metric key -> smallest value that passes")
-    cautious: bool = Field(True, description="a bound must hold at the worse end of a number's 95 % interval; false: at the number itself")
+    cautious: bool = Field(True, description="a bound must hold at the worse end of a metric's 95 % interval; false: at the metric itself")
     no_worse_than_champion: bool = Field(
         True, description="the headline must not be worse than the champion's, under the same protocol, by more than chance and tolerance"
     )

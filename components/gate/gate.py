@@ -1,29 +1,28 @@
-"""The gate step: pass or fail, and every reason for it.
+"""The gate step: pass or fail, with the reasons.
 
-Promises: the decision is a pure function of the report (which brings the champion's numbers under the same protocol) and the bounds; what
-chance alone can explain does not decide against a challenger; a champion that could not be measured is never beaten. Nothing is registered
-or promoted here.
+Promises: the decision is a pure function of the report (which has the champion's metrics under the same protocol) and the configuration; a
+difference that chance can explain does not fail a challenger; a champion that could not be measured is never beaten. Does not register or
+promote.
 """
 
 import math
 from collections.abc import Mapping
 
-from components.errors import BadInput, TemporaryFailure
+from components.errors import TemporaryFailure
+from components.gate.bounds import check_bounds
 from components.gate.config import GateConfig
 from components.gate.page import decision_page
-from components.manifests import ChampionScores, EvaluationReport, GateDecision, MetricInterval
+from components.manifests import NORMAL_QUANTILE, ChampionScores, EvaluationReport, GateDecision, MetricInterval
 from components.registry.client import Registry
 from components.registry.promotions import CHAMPION
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 
 PAGE_FILE = "gate.html"
-_QUANTILE = 1.959964
-"""Of the normal distribution, for an interval of 95 %."""
 
 
 def run(report: EvaluationReport, config: GateConfig, model_name: str, context: StepContext) -> tuple[GateDecision, str]:
-    """Decide on the checkpoint of `report`, show the decision in MLflow, and return it with its page.
+    """Decide on the checkpoint of `report`, log the decision to MLflow, and return it with its page.
 
     Raises:
         TemporaryFailure: if the champion changed since the report was made.
@@ -32,7 +31,7 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
     if config.no_worse_than_champion or config.better_than_champion:
         _check_same_champion(report, registry.aliases().get(CHAMPION))
     decision = decide(report, config)
-    page = decision_page(decision, report, config, context.store)
+    page = decision_page(decision, report, check_bounds(report, config), context.store)
     uri = StoreUri.parse(report.uri) / f"gate-{context.settings.pipeline_run_id}.html"
     context.store.put_bytes(uri, page.encode())
     decision = decision.model_copy(update={"page_uri": str(uri)})
@@ -45,73 +44,61 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
     return decision, page
 
 
-def _check_same_champion(report: EvaluationReport, present: str | None) -> None:
+def _check_same_champion(report: EvaluationReport, current: str | None) -> None:
     measured = None if report.champion is None else report.champion.version
-    if measured != present:
-        was, now = (f"version {version}" if version else "none" for version in (measured, present))
+    if measured != current:
+        was, now = (f"version {version}" if version else "none" for version in (measured, current))
         raise TemporaryFailure(
             f"the champion was {was} when this was evaluated and is {now} at the gate",
-            hint="run it again: what was measured is kept (gate.no_worse_than_champion needs evaluation.champion)",
+            hint="run it again: finished measurements are reused (gate.no_worse_than_champion needs evaluation.champion)",
         )
 
 
 def decide(report: EvaluationReport, config: GateConfig) -> GateDecision:
-    """Hold the numbers of `report` against the bounds and the champion.
+    """Compare the metrics of `report` with the bounds and the champion's.
 
     Raises:
         BadInput: if a bound names a metric that was not measured.
     """
     failures: list[str] = []
     notes: list[str] = []
-    for bounds, word in ((config.at_most, "at most"), (config.at_least, "at least")):
-        for key, bound in bounds.items():
-            good, said = _hold(report, key, bound, most=word == "at most", cautious=config.cautious)
-            (notes if good else failures).append(f"{said}, {word} {bound:.4g} is asked")
+    for check in check_bounds(report, config):
+        (notes if check.holds else failures).append(check.reason)
     champion = report.champion
-    asked = config.no_worse_than_champion or config.better_than_champion
-    if asked and champion is not None and not champion.is_challenger:
-        good, said = _against(champion, report, config)
-        (notes if good else failures).append(said)
+    compared = config.no_worse_than_champion or config.better_than_champion
+    if compared and champion is not None and not champion.is_challenger:
+        holds, reason = _compare(champion, report, config)
+        (notes if holds else failures).append(reason)
     return GateDecision(
         decision="fail" if failures else "pass",
-        reasons=failures or notes or [_nothing_to_say(champion, asked=asked)],
+        reasons=failures or notes or [_without_conditions(champion, compared=compared)],
         checkpoint_digest=report.checkpoint_digest,
         champion_version=champion.version if champion else None,
     )
 
 
-def _nothing_to_say(champion: ChampionScores | None, *, asked: bool) -> str:
-    if champion is None or not asked:
+def _without_conditions(champion: ChampionScores | None, *, compared: bool) -> str:
+    if champion is None or not compared:
         return "no bound is configured and there is no champion to compare with"
     return f"no bound is configured and these weights are champion version {champion.version}"
 
 
-def _hold(report: EvaluationReport, key: str, bound: float, *, most: bool, cautious: bool) -> tuple[bool, str]:
-    if key not in report.metrics:
-        raise BadInput(f"gate bound on {key}, which was not measured", hint=f"measured: {', '.join(sorted(report.metrics))}")
-    value, interval = report.metrics[key], report.intervals.get(key)
-    if interval is None or not cautious:
-        return (value <= bound if most else value >= bound), f"{key} is {value:.4g}"
-    worst = interval.high if most else interval.low
-    return (worst <= bound if most else worst >= bound), f"{key} is {value:.4g} (95 %: {interval.low:.4g} to {interval.high:.4g})"
-
-
-def _against(champion: ChampionScores, report: EvaluationReport, config: GateConfig) -> tuple[bool, str]:
-    """Return whether the headline stands up to the champion's, and the sentence about it. Smaller is better."""
+def _compare(champion: ChampionScores, report: EvaluationReport, config: GateConfig) -> tuple[bool, str]:
+    """Return whether the headline passes against the champion's, and the sentence about it. Smaller is better."""
     name, key = f"champion version {champion.version}", report.headline
     if champion.problem is not None:
-        return False, f"{name} {champion.problem}, so nothing shows that this one is no worse"
+        return False, f"{name} {champion.problem}, so it cannot be shown that this one is no worse"
     if key not in champion.metrics:
-        return False, f"{name} has no {key}, so nothing shows that this one is no worse"
-    mine, theirs = report.metrics[key], champion.metrics[key]
-    allowed = theirs * (1 + config.tolerance)
-    chance = _QUANTILE * math.hypot(_std(report.intervals, key), _std(champion.intervals, key) * (1 + config.tolerance))
-    said = f"{key} is {mine:.4g}, {name} has {theirs:.4g} (a difference of {chance:.2g} can be chance)"
+        return False, f"{name} has no {key}, so it cannot be shown that this one is no worse"
+    challenger_value, champion_value = report.metrics[key], champion.metrics[key]
+    allowed = champion_value * (1 + config.tolerance)
+    chance = NORMAL_QUANTILE * math.hypot(_std(report.intervals, key), _std(champion.intervals, key) * (1 + config.tolerance))
+    reason = f"{key} is {challenger_value:.4g}, {name} has {champion_value:.4g} (a difference of {chance:.2g} can be chance)"
     if config.better_than_champion:
-        better = mine < theirs - chance
-        return better, said if better else f"{said}: not better"
-    worse = mine > allowed + chance
-    return not worse, f"{said}: worse" if worse else said
+        better = challenger_value < champion_value - chance
+        return better, reason if better else f"{reason}: not better"
+    worse = challenger_value > allowed + chance
+    return not worse, f"{reason}: worse" if worse else reason
 
 
 def _std(intervals: Mapping[str, MetricInterval], key: str) -> float:
@@ -125,7 +112,7 @@ def _tags(decision: GateDecision, report: EvaluationReport) -> dict[str, str]:
         "gate.reasons": "; ".join(decision.reasons),
         "gate.page": decision.page_uri or "",
         "protocol.digest": report.protocol_digest,
-        "protocol.name": str(report.protocol.get("name", "custom")),
+        "protocol.name": report.protocol.name,
         "champion.version": decision.champion_version or "none",
         **{f"challenger.{key}": f"{value:.8g}" for key, value in report.metrics.items()},
         **({} if champion is None else {f"champion.{key}": f"{value:.8g}" for key, value in champion.metrics.items()}),

@@ -1,51 +1,56 @@
-"""The gate's decision as a page: the verdict, every figure beside the champion's and the bounds, samples of both, and the protocol."""
+"""The gate's decision as a page: the verdict, every metric beside the champion's and the bounds, samples of both, and the protocol."""
 
-from components.gate.config import GateConfig
+from dataclasses import dataclass
+
+from components.gate.bounds import BoundCheck
 from components.manifests import EvaluationReport, GateDecision, MetricInterval
-from components.reports.html import CONTACT_CAPTION, bullets, details, heading, page, paragraph, picture, table
+from components.reports.html import flat_rows, image_source, render
 from components.storage import ObjectMissing, ObjectStore, StoreUri
 
 
-def decision_page(decision: GateDecision, report: EvaluationReport, config: GateConfig, store: ObjectStore) -> str:
-    """Return a page that is complete in itself."""
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric of the challenger, the champion's beside it."""
+
+    key: str
+    value: float
+    interval: MetricInterval | None
+    champion_value: float | None
+    champion_interval: MetricInterval | None
+    checks: list[BoundCheck]
+
+
+def decision_page(decision: GateDecision, report: EvaluationReport, checks: list[BoundCheck], store: ObjectStore) -> str:
+    """Return a page that is complete in itself; an image that is not stored any more is left out."""
     champion = report.champion
-    step = f"Checkpoint {report.checkpoint_digest[:12]} of run {report.run_key}, step {report.checkpoint_step}."
-    parts = [paragraph(step), bullets(decision.reasons), heading("Figures"), _figures(report, config)]
-    shown = [(report.grid_uri, "challenger: the first images by their index")]
+    grids = [(report.grid_uri, "Challenger: the first samples by index.")]
     if champion is not None and champion.grid_uri is not None and not champion.is_challenger:
-        shown.append((champion.grid_uri, f"champion, version {champion.version}: the same seeds"))
-    if report.contact_uri is not None:
-        shown.append((report.contact_uri, CONTACT_CAPTION))
-    pictures = [(_read(store, uri), caption) for uri, caption in shown]
-    parts += [heading("Pictures"), *(picture(png, caption) for png, caption in pictures if png is not None)]
-    parts += [heading("Protocol"), details(report.protocol)]
-    return page(f"Gate: {decision.decision}", parts, kind=decision.decision)
+        grids.append((champion.grid_uri, f"Champion, version {champion.version}: the same seeds."))
+    samples = [(_image(store, uri), caption) for uri, caption in grids]
+    return render(
+        "gate.html",
+        title=f"Gate: {decision.decision}",
+        decision=decision,
+        report=report,
+        champion=champion,
+        rows=_rows(report, checks),
+        samples=[(source, caption) for source, caption in samples if source is not None],
+        nearest=None if report.contact_uri is None else _image(store, report.contact_uri),
+        protocol=flat_rows(report.protocol.model_dump(mode="json")),
+    )
 
 
-def _figures(report: EvaluationReport, config: GateConfig) -> str:
+def _rows(report: EvaluationReport, checks: list[BoundCheck]) -> list[MetricRow]:
     champion = report.champion
-    theirs = {} if champion is None else champion.metrics
-    spans = {} if champion is None else champion.intervals
-    name = "champion" if champion is None else f"champion (version {champion.version})"
-    rows = [
-        (key, value, _span(interval), theirs.get(key, ""), _span(spans.get(key)), _bound(config, key))
-        for key, value, interval in report.numbers()
+    values, intervals = ({}, {}) if champion is None else (champion.metrics, champion.intervals)
+    return [
+        MetricRow(key, value, interval, values.get(key), intervals.get(key), [check for check in checks if check.key == key])
+        for key, value, interval in report.metric_rows()
     ]
-    return table(("metric", "challenger", "95 % interval", name, "95 % interval", "asked"), rows)
 
 
-def _span(interval: MetricInterval | None) -> str:
-    return "" if interval is None else interval.text()
-
-
-def _bound(config: GateConfig, key: str) -> str:
-    asked = [f"at most {config.at_most[key]:.5g}"] if key in config.at_most else []
-    asked += [f"at least {config.at_least[key]:.5g}"] if key in config.at_least else []
-    return ", ".join(asked)
-
-
-def _read(store: ObjectStore, uri: str) -> bytes | None:
+def _image(store: ObjectStore, uri: str) -> str | None:
     try:
-        return store.get_bytes(StoreUri.parse(uri))
+        return image_source(store.get_bytes(StoreUri.parse(uri)))
     except ObjectMissing:
         return None

@@ -31,5 +31,5 @@ def ingest(data: str, ready: str, dataset: dsl.Output[dsl.Dataset]) -> str:
             record(manifest, context)
         except TrackingUnavailable as unavailable:
             context.events.note(f"the dataset is stored, but was not recorded in MLflow: {unavailable.message}")
-        context.hand_on(manifest, dataset)
+        context.write_manifest(manifest, dataset)
     return manifest.digest

@@ -27,7 +27,7 @@ from components.ingest.verdicts import Rejected
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing, ObjectStore, StoreUri
-from components.system.locks import if_free, only_one
+from components.system.locks import lock, try_lock
 from model.canonical import digest_of
 
 _FORMAT = 3
@@ -77,7 +77,7 @@ def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool:
     job = _IngestJob(config, context, staging, pool)
     receipt = context.layout.requests(config.name) / f"{request}.json"
     waiting = "another process is ingesting the same source; waiting for it"
-    with only_one(staging.with_suffix(".lock"), on_wait=lambda: context.events.note(waiting)):
+    with lock(staging.with_suffix(".lock"), on_wait=lambda: context.events.note(waiting)):
         if (finished := _finished_dataset(job.store, receipt)) is not None:
             context.events.note(f"dataset {finished.digest[:12]} is complete: {finished.num_images} images, nothing to do")
             return finished
@@ -122,7 +122,7 @@ def _staging_folder(staging: Path) -> Iterator[None]:
 def _remove_leftovers(folder: Path) -> None:
     """Remove staging folders that killed ingests left in `folder`."""
     for left in [entry for entry in folder.iterdir() if entry.is_dir()]:
-        with if_free(left.with_suffix(".lock")) as free:
+        with try_lock(left.with_suffix(".lock")) as free:
             if free:
                 shutil.rmtree(left, ignore_errors=True)
 

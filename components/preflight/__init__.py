@@ -1,1 +1,1 @@
-"""The preflight step: everything that a run needs is checked before a GPU is asked for."""
+"""The preflight step: check everything that a run needs before a GPU is requested."""

@@ -25,7 +25,7 @@ def preflight(evaluation: str, resources: str) -> str:
         from components.resources import ResourcesConfig
         from components.runtime.context import read_section
 
-        asked = json.loads(evaluation)
-        wanted = read_section(ResourcesConfig, resources, name="resources")
-        run(wanted, asked.get("weights"), context, vgg_weights=asked.get("vgg_weights"))
+        settings = json.loads(evaluation)
+        machine = read_section(ResourcesConfig, resources, name="resources")
+        run(machine, settings.get("weights"), context, vgg_weights=settings.get("vgg_weights"))
     return "ready"

@@ -20,13 +20,14 @@ def model_card(
     sampling: SamplingConfig,
 ) -> str:
     """Return the card as markdown."""
+    protocol = report.protocol.model_dump(mode="json")
     sections = [
         f"# {name}: face generator, {dataset.image_px}x{dataset.image_px} pixels",
         _summary(checkpoint, dataset),
         f"## Data and licence\n\n{_data(dataset)}",
         f"## Recipe\n\n```json\n{json.dumps(checkpoint.recipe.model_dump(mode='json'), indent=2, sort_keys=True)}\n```",
         f"## Metrics\n\n{_metrics(report)}\n\nGate: **{gate.decision}** ({'; '.join(gate.reasons)}).",
-        f"### Protocol `{report.protocol.get('name', 'custom')}`\n\n```json\n{json.dumps(report.protocol, indent=2, sort_keys=True)}\n```",
+        f"### Protocol `{report.protocol.name}`\n\n```json\n{json.dumps(protocol, indent=2, sort_keys=True)}\n```",
         f"## Samples\n\nThe first images by their index: `{report.grid_uri}`." + _contact(report),
         f"## Limits\n\n{_limits(dataset, report)}",
         f"## How to use it\n\n{_usage(name, sampling)}",
@@ -56,7 +57,7 @@ def _data(dataset: DatasetManifest) -> str:
 
 def _metrics(report: EvaluationReport) -> str:
     rows = ["| metric | value | 95 % interval |", "|---|---|---|"]
-    for key, value, interval in report.numbers():
+    for key, value, interval in report.metric_rows():
         rows.append(f"| `{key}` | {value:.5g} | {'' if interval is None else interval.text()} |")
     return "\n".join(rows)
 
@@ -66,7 +67,7 @@ def _contact(report: EvaluationReport) -> str:
 
 
 def _limits(dataset: DatasetManifest, report: EvaluationReport) -> str:
-    name = report.protocol.get("name", "custom")
+    name = report.protocol.name
     comparable = (
         "The metrics were measured under a custom protocol and cannot be compared with published ones."
         if name == "custom"

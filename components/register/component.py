@@ -49,5 +49,5 @@ def register(
             read_section(RegistryConfig, registry, name="registry"),
             context,
         )
-        context.hand_on(manifest, version)
+        context.write_manifest(manifest, version)
     return manifest.version

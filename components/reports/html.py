@@ -1,73 +1,41 @@
-"""Small HTML pages that are complete in themselves: for KFP's run page, MLflow's artifact view and a browser alike.
+"""HTML pages that are complete in themselves: for KFP's run page, MLflow's artifact view and a browser alike.
 
-Promises: every text is escaped, pictures are embedded, nothing is fetched from anywhere and no script runs. What the pages say is
-decided by the steps.
+Promises: every value is escaped, images are embedded, nothing is fetched and no script runs. The pages' layout is in `templates/`, with one
+style sheet.
 """
 
 import base64
-import html
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Literal
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1b1f24}"
-    "table{border-collapse:collapse;margin:.5rem 0 1.5rem}th,td{border:1px solid #d0d7de;padding:.3rem .7rem;text-align:left}"
-    "th{background:#f6f8fa}td.number{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%;image-rendering:pixelated}"
-    ".pass{color:#116329}.fail{color:#a40e26}code{font-size:90%;word-break:break-all}"
-)
-
-CONTACT_CAPTION = "sample | nearest training image, the closest pairs first; 1 is the usual distance between two training images, 0 a copy"
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def page(title: str, parts: Iterable[str], *, kind: str = "") -> str:
-    """Return a whole page; `parts` are HTML already."""
-    mark = f' class="{html.escape(kind)}"' if kind else ""
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body><h1{mark}>{html.escape(title)}</h1>{"".join(parts)}</body></html>\n'
+def render(template: str, /, **values: object) -> str:
+    """Return the page of `templates/TEMPLATE`; a value that the template uses and `values` lacks is an error."""
+    return _environment().get_template(template).render(values)
 
 
-def heading(text: str) -> str:
-    """Return a section's heading."""
-    return f"<h2>{html.escape(text)}</h2>"
+def image_source(image: bytes, kind: Literal["png", "jpeg"] = "png") -> str:
+    """Return the `src` that embeds an encoded image."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def paragraph(text: str) -> str:
-    """Return a paragraph."""
-    return f"<p>{html.escape(text)}</p>"
+def flat_rows(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return names and texts of nested values, sorted; what is nested is named `outer.inner`."""
+    return sorted(_flatten(values))
 
 
-def bullets(texts: Iterable[str]) -> str:
-    """Return a list."""
-    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table; numbers are set right."""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{_cells(row)}</tr>' for row in rows)}</table>"
-
-
-def details(facts: Mapping[str, object]) -> str:
-    """Return a table of facts by name; what is nested is shown as `outer.inner`."""
-    return table(("what", "value"), sorted(_flat(facts)))
-
-
-def _flat(facts: Mapping[str, object], path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in facts.items():
+def _flatten(values: Mapping[str, object], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{key}.")
+            yield from _flatten(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def picture(png: bytes, caption: str) -> str:
-    """Return an embedded PNG with what it shows."""
-    text = html.escape(caption)
-    return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{base64.b64encode(png).decode()}"><figcaption>{text}</figcaption></figure>'
-    )
-
-
-def _cells(row: Sequence[object]) -> str:
-    return "".join(
-        f'<td class="number">{value:.5g}</td>' if isinstance(value, float) else f"<td>{html.escape(str(value))}</td>" for value in row
-    )
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("components.reports")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -1,6 +1,6 @@
-"""Grids of sample images for people: small images are enlarged, tiles are set in rows.
+"""Image grids for people: small images are enlarged, tiles are laid out in rows.
 
-Promises: pure functions of the pixels. For looking only; numbers are never computed from an enlarged image.
+Promises: pure functions of the pixels. For viewing only; metrics are never computed from an enlarged image.
 """
 
 import io
@@ -8,6 +8,8 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+SAMPLE_GRID_KEY = "samples/ema_grid"
+"""MLflow key of the grid of samples that a training logs."""
 _TILE_PX = 128
 _GAP_PX = 6
 _LABEL_PX = 24
@@ -23,7 +25,7 @@ def enlarged(image: np.ndarray, tile_px: int = _TILE_PX) -> np.ndarray:
 
 
 def grid(tiles: list[np.ndarray], columns: int | None = None) -> np.ndarray:
-    """Set equally large tiles in rows, `columns` wide (default: about square); missing ones at the end stay black."""
+    """Lay out tiles of equal size in rows, `columns` wide (default: about square); missing ones at the end stay black."""
     columns = columns or int(np.ceil(np.sqrt(len(tiles))))
     rows = -(-len(tiles) // columns)
     height, width = tiles[0].shape[:2]
@@ -35,14 +37,14 @@ def grid(tiles: list[np.ndarray], columns: int | None = None) -> np.ndarray:
 
 
 def pairs(matches: list[tuple[np.ndarray, np.ndarray]], labels: list[str], columns: int = 4) -> np.ndarray:
-    """Set pairs of equally large tiles side by side, `columns` pairs wide on white, each with its label below."""
-    tiles = [_labelled(np.concatenate(match, axis=1), label) for match, label in zip(matches, labels, strict=True)]
+    """Lay out pairs of tiles of equal size, `columns` pairs wide on white, each with its label below."""
+    tiles = [_label_tile(np.concatenate(match, axis=1), label) for match, label in zip(matches, labels, strict=True)]
     columns = min(columns, len(tiles))
     blank = np.full_like(tiles[0], 255)
     return grid([*tiles, *[blank] * (-len(tiles) % columns)], columns=columns)
 
 
-def _labelled(tile: np.ndarray, label: str) -> np.ndarray:
+def _label_tile(tile: np.ndarray, label: str) -> np.ndarray:
     height, width = tile.shape[:2]
     canvas = Image.new("RGB", (width + 2 * _GAP_PX, height + _LABEL_PX + _GAP_PX), "white")
     canvas.paste(Image.fromarray(tile), (_GAP_PX, _GAP_PX))

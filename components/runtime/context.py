@@ -61,7 +61,7 @@ class StepContext:
 
         return Tracking(self.settings)
 
-    def hand_on(self, manifest: Manifest, artifact: Any) -> None:
+    def write_manifest(self, manifest: Manifest, artifact: Any) -> None:
         """Write `manifest` into a KFP output artifact, with what identifies it as metadata, and tell it as this step's result."""
         manifest.dump(Path(artifact.path))
         facts = manifest.model_dump(mode="json")

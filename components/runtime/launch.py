@@ -71,10 +71,10 @@ def launch(
     for folder in (failures, logs):
         shutil.rmtree(folder, ignore_errors=True)
     environment = {**os.environ, **_thread_limits(threads), WORK_DIR: str(work_dir), "PYTHONSAFEPATH": "1"}
-    with SignalNote() as note, tempfile.TemporaryDirectory(prefix="rendezvous-", dir=spec_path.parent) as meeting_place:
+    with SignalFlag() as stop_request, tempfile.TemporaryDirectory(prefix="rendezvous-", dir=spec_path.parent) as rendezvous:
         options: list[str] = []
         if standalone:
-            options, environment = _on_this_machine(Path(meeting_place), environment)
+            options, environment = _single_machine_rendezvous(Path(rendezvous), environment)
         command = [
             sys.executable,
             "-P",
@@ -88,26 +88,26 @@ def launch(
             module,
             str(spec_path),
         ]
-        # A group of its own: a signal to the step's group must reach torchrun once, through `stop`, and not twice.
+        # A process group of its own, so that a signal to the step's group reaches torchrun once, through `stop`.
         agent = spawn(command, environment=environment, new_group=True)
         deadline_s = time.monotonic() + start_timeout_s
         never_started = False
-        while agent.poll() is None and not note.received and not never_started:
+        while agent.poll() is None and not stop_request.received and not never_started:
             time.sleep(_POLL_S)
             never_started = standalone and time.monotonic() > deadline_s and not any(failures.glob("started-*"))
-        status = stop(agent, grace_s=_GRACE_S) if note.received or never_started else agent.wait()
+        status = stop(agent, grace_s=_GRACE_S) if stop_request.received or never_started else agent.wait()
     if never_started:
         raise TemporaryFailure(
             f"none of the {processes} process(es) of {module} started within {start_timeout_s:.0f} s",
             hint="read the log above; run it again, and look for a full or very slow disk if it happens again",
         )
     first = first_failure(failures)
-    if note.received and (first is None or isinstance(first, TemporaryFailure)):
+    if stop_request.received and (first is None or isinstance(first, TemporaryFailure)):
         raise Preempted(first.message if first else "the step was asked to stop", hint="run it again: finished work is kept")
-    silent = sorted(set(range(processes)) - _reporting(failures))
-    if status != 0 and silent and (first is None or isinstance(first, RankLost)):
+    unreported = sorted(set(range(processes)) - _failed_processes(failures))
+    if status != 0 and unreported and (first is None or isinstance(first, RankLost)):
         raise TemporaryFailure(
-            f"process(es) {', '.join(map(str, silent))} of {module} ended without a reason: killed, perhaps for lack of memory",
+            f"process(es) {', '.join(map(str, unreported))} of {module} ended without a reason: killed, perhaps for lack of memory",
             hint="the log above names the signal (9: killed, by the kernel or by hand); run it again: finished work is kept",
         )
     if first is not None:
@@ -116,7 +116,7 @@ def launch(
         raise TemporaryFailure(f"torchrun ended with status {status}", hint="read the log above; run it again: finished work is kept")
 
 
-def _on_this_machine(folder: Path, environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+def _single_machine_rendezvous(folder: Path, environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """Return torchrun's options and the environment with which the ranks of one machine meet through files in `folder`.
 
     `torchrun --standalone` opens two TCP stores on all interfaces and unpickles what others write into them, and it waits for the machine's
@@ -150,7 +150,7 @@ def record_start(folder: Path) -> None:
 
 
 def record_failure(folder: Path, error: BaseException) -> None:
-    """Write down why this rank failed, in `folder` for the launcher on this machine, and on stderr for whoever reads the log."""
+    """Record why this rank failed: in `folder` for the launcher on this machine, and on stderr for the log."""
     redact = redactor()
     failure = Failure.of(error)
     if not isinstance(error, CelebditError):
@@ -165,12 +165,12 @@ def record_failure(folder: Path, error: BaseException) -> None:
 def first_failure(folder: Path) -> CelebditError | None:
     """Return the error of the rank that failed first, or None if none wrote one.
 
-    When one rank fails, others fail in its wake: a rank that only lost another does not count while some rank has a reason of its own.
+    When one rank fails, others fail as a consequence: a rank that only lost another counts only if no rank has a reason of its own.
     """
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("process-*.json"))]
-    if not found:
+    failures = [json.loads(path.read_text()) for path in sorted(folder.glob("process-*.json"))]
+    if not failures:
         return None
-    first = min(found, key=lambda facts: (facts["kind"] == RankLost.__name__, facts["at_s"]))
+    first = min(failures, key=lambda facts: (facts["kind"] == RankLost.__name__, facts["at_s"]))
     message = f"rank {first['rank']}: {first['message']}"
     for kind in (RankLost, Preempted):
         if first["kind"] == kind.__name__:
@@ -178,29 +178,29 @@ def first_failure(folder: Path) -> CelebditError | None:
     return error_for_exit_code(first["exit_code"], message, hint=first["hint"])
 
 
-def _reporting(folder: Path) -> set[int]:
-    """Return which processes of this machine wrote down why they failed."""
+def _failed_processes(folder: Path) -> set[int]:
+    """Return the processes of this machine that recorded why they failed."""
     return {int(path.stem.removeprefix("process-")) for path in folder.glob("process-*.json")}
 
 
 def _thread_limits(threads: int) -> dict[str, str]:
-    """Keep every numeric library of a process to `threads`, and let idle threads sleep: two ranks on two cores must not fight."""
+    """Limit every numeric library of a process to `threads`, and let idle threads sleep, so that ranks do not compete for cores."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {**{name: str(threads) for name in names}, "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 
 
-class SignalNote:
-    """Note SIGTERM and SIGINT instead of dying of them, while the block runs in the main thread."""
+class SignalFlag:
+    """Record SIGTERM and SIGINT instead of ending, while the block runs in the main thread."""
 
     received = False
 
-    def __enter__(self) -> "SignalNote":
+    def __enter__(self) -> "SignalFlag":
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
-            self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._previous = {number: signal.signal(number, self._set) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _set(self, number: int, frame: FrameType | None) -> None:
         self.received = True
 
     def __exit__(self, *_: object) -> None:

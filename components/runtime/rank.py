@@ -1,7 +1,7 @@
-"""One rank of a distributed step: what it is given, and the frame that it runs in.
+"""One rank of a distributed step.
 
-Promises: a rank dies with the agent that started it, notes why it failed where `components/runtime/launch.py` looks, and never
-waits for other ranks after a failure. What a rank computes is in the step's own `worker.py`.
+Promises: a rank ends with the agent that started it, records why it failed for `components/runtime/launch.py`, and never waits for other
+ranks after a failure. What a rank computes is in the step's own `worker.py`.
 """
 
 import os
@@ -26,7 +26,7 @@ from model.distributed import World
 
 @dataclass(frozen=True)
 class Rank:
-    """What a rank works with."""
+    """The context of a rank, its place among the others, and the request to stop."""
 
     context: StepContext
     world: World
@@ -36,7 +36,7 @@ class Rank:
         """Return this rank's device.
 
         Raises:
-            BadInput: if CUDA is asked for and there are not enough devices.
+            BadInput: if CUDA is requested and there are not enough devices.
         """
         available = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if wanted == "cpu" or (wanted == "auto" and not available):
@@ -51,7 +51,7 @@ class Rank:
 
 
 def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
-    """Run `body(spec path, rank)` in a process that torchrun started with the path as its argument."""
+    """Run `body(spec path, rank)` in a process that torchrun started with that path as its argument."""
     die_with_parent()
     spec_path = Path(sys.argv[1])
     record_start(spec_path.parent / FAILURES)

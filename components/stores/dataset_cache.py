@@ -11,18 +11,16 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from components.errors import DataRefused
-from components.manifests import DatasetManifest
+from components.manifests import DatasetManifest, Split
 from components.storage import ObjectStore, StoreUri
-from components.system.locks import only_one
+from components.system.locks import lock
 from model.dataset import IMAGES_FILE, Pack, PackCorrupt, PackWriter, open_pack, verify_pack
 
-Split = Literal["train", "held_out"]
 _CHECKED_FILE = "checked"
 
 
@@ -41,7 +39,7 @@ def fetch_pack(
     """
     target = folder / f"{manifest.digest[:16]}-{split}"
     folder.mkdir(parents=True, exist_ok=True)
-    with only_one(folder / f"{target.name}.lock"):
+    with lock(folder / f"{target.name}.lock"):
         try:
             pack = open_pack(target)
             if pack.dataset_digest == manifest.digest:

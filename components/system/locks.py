@@ -1,7 +1,7 @@
-"""One process at a time.
+"""Exclusive file locks between processes of one machine.
 
-Promises: the lock is the kernel's, so it is free again when its holder ends, however it ends; whoever is turned away is told the holder's
-process id. It holds on one machine only.
+Promises: the kernel holds the lock, so it is released when its holder ends, however it ends; a failed attempt reports the holder's
+process id. Locks do not work across machines.
 """
 
 import fcntl
@@ -17,8 +17,8 @@ _POLL_S = 0.1
 
 
 @contextmanager
-def only_one(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold an exclusive lock on the file at `path`, which is made; `on_wait` is called once if another process holds it."""
+def lock(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold an exclusive lock on the file at `path`, which is created; `on_wait` is called once if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
@@ -30,8 +30,8 @@ def only_one(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Itera
 
 
 @contextmanager
-def if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock for the block if nobody else does; yields whether that is so."""
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock for the block if it is free; yields whether it is held."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,11 +42,11 @@ def if_free(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def claimed(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock for the block, waiting up to `wait_s` for whoever holds it.
+def lock_or_fail(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock for the block, waiting up to `wait_s` seconds for its holder.
 
     Raises:
-        TemporaryFailure: if it stays held; says `what` is going on, and in which process.
+        TemporaryFailure: if it stays held; names `what` is under way, and in which process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline_s = time.monotonic() + wait_s

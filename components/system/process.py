@@ -1,7 +1,7 @@
-"""Child processes that never outlive their parent and never hide why they failed.
+"""Child processes that end with their parent.
 
-Promises: a child started by `spawn` is killed by the kernel when its parent dies (Linux); stopping one asks first and kills after a grace
-period. What runs in the child is the caller's business.
+Promises: a child started by `spawn` is killed by the kernel when its parent dies (Linux); `stop` sends SIGTERM first
+and SIGKILL after a grace period.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start `command`; with `new_group` it leads a process group of its own, so that it can be stopped with all its children.
 
-    It gets `death_signal` when this process ends; with None it lives on.
+    It gets `death_signal` when this process ends; with None it keeps running.
     """
     return subprocess.Popen(
         command,
@@ -63,7 +63,7 @@ def stop(process: "subprocess.Popen[bytes]", *, grace_s: float) -> int:
 
 def group_members(group: int) -> list[int]:
     """Return the ids of the living processes of a process group."""
-    import psutil  # noqa: PLC0415 - only whoever stops a group needs it, and it takes a decoding worker a tenth of its start
+    import psutil  # noqa: PLC0415 - needed only to stop a group, and a tenth of a decoder's start-up time
 
     members = []
     for process in psutil.process_iter(["pid", "status"]):

@@ -17,11 +17,11 @@ def train(
     resources: str,
     checkpoint: dsl.Output[dsl.Model],
 ) -> str:
-    """Train the denoiser on all devices of the node, continuing from the newest whole checkpoint in object storage.
+    """Train the denoiser on all devices of the node, continuing from the newest valid checkpoint in object storage.
 
     Args:
-        dataset: The data set's manifest.
-        dataset_digest: The data set's digest, so that KFP's cache key follows the data.
+        dataset: The dataset's manifest.
+        dataset_digest: The dataset's digest, so that KFP's cache key follows the data.
         network: The `network` section as canonical JSON.
         diffusion: The `diffusion` section as canonical JSON.
         optimizer: The `optimizer` section as canonical JSON.
@@ -46,8 +46,8 @@ def train(
 
         data = DatasetManifest.load(Path(dataset.path))
         if data.digest != dataset_digest:
-            raise DataRefused(f"the data set's manifest is of {data.digest}, the pipeline asked for {dataset_digest}")
+            raise DataRefused(f"the dataset's manifest has digest {data.digest}, the pipeline requested {dataset_digest}")
         recipe = read_recipe(network, diffusion, optimizer, training, sampling)
         manifest = run(recipe, data, read_section(ResourcesConfig, resources, name="resources"), context)
-        context.hand_on(manifest, checkpoint)
+        context.write_manifest(manifest, checkpoint)
     return manifest.digest

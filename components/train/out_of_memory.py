@@ -1,6 +1,6 @@
-"""What to change when memory runs out, in numbers.
+"""Advice on settings after memory ran out.
 
-Promises: every piece of advice gives the same training, only in more passes or with more recomputation, and names the setting to type.
+Promises: every suggestion keeps the training the same, with more passes or more recomputation, and names the setting and its value.
 """
 
 import re
@@ -16,15 +16,15 @@ _CPU_REFUSED = re.compile(r"DefaultCPUAllocator: (can't allocate memory|not enou
 
 
 def out_of_memory(error: RuntimeError, spec: TrainSpec, world: World, device: torch.device) -> BadInput | None:
-    """Return what to say if `error` means that memory ran out, else None."""
+    """Return the error to raise if `error` means that memory ran out, else None."""
     if not isinstance(error, torch.OutOfMemoryError) and not _CPU_REFUSED.search(str(error)):
         return None
     training = spec.training
     plan = training.batch_plan(world.size)
-    has = f" (it has {torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB)" if device.type == "cuda" else ""
-    tried = f" while asking for {asked}" if (asked := _asked(str(error))) else ""
+    total = f" (it has {torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB)" if device.type == "cuda" else ""
+    attempt = f" while allocating {size}" if (size := _requested_memory(str(error))) else ""
     message = (
-        f"memory of {device} ran out{tried}{has}: {plan.per_pass} images of {spec.network.image_px} px per pass and process, "
+        f"memory of {device} ran out{attempt}{total}: {plan.per_pass} images of {spec.network.image_px} px per pass and process, "
         f"{plan.passes} pass(es) per step"
     )
     options = []
@@ -41,9 +41,9 @@ def out_of_memory(error: RuntimeError, spec: TrainSpec, world: World, device: to
     return BadInput(message, hint="set " + ", or ".join(options))
 
 
-def _asked(text: str) -> str | None:
-    """Return how much memory was asked for, as the allocator told it."""
-    found = re.search(r"Tried to allocate ([0-9.]+ [KMG]iB)", text) or re.search(r"tried to allocate ([0-9]+) bytes", text)
-    if found is None:
+def _requested_memory(text: str) -> str | None:
+    """Return the size of the failed allocation, as the allocator reports it."""
+    match = re.search(r"Tried to allocate ([0-9.]+ [KMG]iB)", text) or re.search(r"tried to allocate ([0-9]+) bytes", text)
+    if match is None:
         return None
-    return found[1] if found[1].endswith("B") else f"{int(found[1]) / 2**20:.0f} MiB"
+    return match[1] if match[1].endswith("B") else f"{int(match[1]) / 2**20:.0f} MiB"

@@ -1,7 +1,7 @@
-"""What a training is: the identity of a run, and the file by which the step tells its workers what to do.
+"""Identity of a training run, and the job specification that the ranks read.
 
-Promises: the run key is a function of the data, the recipe and the version of the training maths; how long, how often and on what hardware
-does not enter it.
+Promises: the run key is a function of the dataset, the recipe and the version of the training maths; the length of the run, its intervals
+and its hardware do not enter it.
 """
 
 from typing import Literal
@@ -18,7 +18,7 @@ _KEY_CHARACTERS = 16
 
 
 class TrainSpec(Manifest, Recipe):
-    """Everything that a worker needs besides its environment: a recipe, with the data, the attempt and the hardware of one run."""
+    """Everything that a rank needs besides its environment: recipe, dataset, attempt and hardware of one run."""
 
     kind: Literal["train-spec"] = "train-spec"
     run_key: str
@@ -28,7 +28,7 @@ class TrainSpec(Manifest, Recipe):
 
 
 def store_spec(spec: TrainSpec, store: ObjectStore, layout: StoreLayout) -> StoreUri:
-    """Store what an attempt was asked to do, for its nodes and for `celebdit sync`, and return where; again is harmless."""
+    """Store the specification of an attempt, for its nodes and for `celebdit sync`, and return its location; idempotent."""
     uri = layout.run(spec.run_key).attempts / spec.attempt / SPEC_FILE
     store.put_bytes(uri, spec.model_dump_json().encode())
     return uri

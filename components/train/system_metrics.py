@@ -1,6 +1,6 @@
-"""How busy this machine is: what the trainer's probe says at every metric point.
+"""System metrics of this machine, sampled at every metric point of the trainer.
 
-Promises: the same names on every machine and rank, whatever the hardware; asking costs microseconds and never fails.
+Promises: the same keys on every machine and rank, whatever the hardware; a sample costs microseconds and never fails.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ import psutil
 import torch
 
 
-class Busyness:
-    """Processor, memory, disk, network and GPU memory of this machine. Rates are means since the last time it was asked."""
+class SystemMetrics:
+    """Processor, memory, disk, network and GPU memory of this machine. Rates are means since the previous call."""
 
     def __init__(self, work_dir: Path, device: torch.device) -> None:
         self._work_dir = work_dir
         self._device = device
-        psutil.cpu_percent()  # the first answer counts from here
+        psutil.cpu_percent()  # the first value is measured from here
         self._traffic = psutil.net_io_counters()
 
     def __call__(self) -> Mapping[str, float]:

@@ -1,7 +1,7 @@
-"""The train step: decide what the run is, find what is done of it, and let torchrun do the rest.
+"""The train step: compute the run key, look for its checkpoints, and launch the ranks for the remaining steps.
 
-Promises: a finished run is found and not repeated; an unfinished one is continued; the MLflow run is the same one across attempts and ends
-with the right status; MLflow being away does not stop training.
+Promises: a finished run is not repeated; an unfinished one is continued; all attempts share one MLflow run, which ends with the right
+status; an MLflow outage does not stop training.
 """
 
 import time
@@ -18,8 +18,8 @@ from components.runtime.context import StepContext, read_section
 from components.runtime.launch import launch
 from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
-from components.system.locks import claimed
-from components.train.reporting.reporter import Description
+from components.system.locks import lock_or_fail
+from components.train.reporting.reporter import MlflowRunReporter
 from components.train.spec import SPEC_FILE, TrainSpec, run_key, store_spec
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
 
@@ -38,8 +38,8 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
 
     Raises:
         BadInput: if recipe, data and resources do not fit each other.
-        DataRefused: if training became non-finite or every checkpoint is damaged.
-        TemporaryFailure: if it was stopped or something outside failed; the next attempt continues.
+        DataRefused: if training became non-finite or every checkpoint is corrupt.
+        TemporaryFailure: if it was stopped or a server or rank failed; the next attempt continues.
     """
     _check(recipe, dataset, resources)
     key = run_key(recipe.identity(dataset.digest))
@@ -47,7 +47,7 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
     checkpoints = CheckpointStore(context.store, context.layout.run(key).checkpoints, warn=context.events.note)
     outcome = _finished(checkpoints, total)
     if outcome is not None:
-        context.events.note(f"run {key} is trained to step {outcome.step} already, nothing to do")
+        context.events.note(f"run {key} is already trained to step {outcome.step}, nothing to do")
         return _manifest(key, outcome, recipe, dataset)
     spec = TrainSpec(
         run_key=key,
@@ -57,12 +57,12 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         **dict(recipe),
     )
     folder = context.scratch("runs", key)
-    with claimed(folder / "launcher.lock", f"training of run {key}"):
+    with lock_or_fail(folder / "launcher.lock", f"training of run {key}"):
         store_spec(spec, context.store, context.layout)
         context.events.note(
             f"run {key}: {total} steps of {recipe.training.batch_images} images on {resources.nodes} x {resources.processes} process(es)"
         )
-        with _described(context, spec):
+        with _report_to_mlflow(context, spec):
             _train(spec, folder / SPEC_FILE, context)
             outcome = _finished(checkpoints, total)
             if outcome is None:
@@ -73,7 +73,7 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
 
 
 def _train(spec: TrainSpec, path: Path, context: StepContext) -> None:
-    """Have the ranks work until they end, here or on several nodes; what they made is found in object storage."""
+    """Run the ranks until they end, on this machine or on several nodes; their checkpoints are in object storage."""
     if spec.resources.nodes > 1:
         # The Kubernetes client takes a second to import, and one node needs none.
         from components.train.trainjob.job import train_on_nodes  # noqa: PLC0415
@@ -81,27 +81,33 @@ def _train(spec: TrainSpec, path: Path, context: StepContext) -> None:
         train_on_nodes(spec, context)
         return
     spec.dump(path)
-    asked = spec.resources
-    launch("components.train.worker", path, work_dir=context.settings.work_dir, processes=asked.processes, threads=asked.threads)
+    resources = spec.resources
+    launch(
+        "components.train.worker",
+        path,
+        work_dir=context.settings.work_dir,
+        processes=resources.processes,
+        threads=resources.threads,
+    )
 
 
 @contextmanager
-def _described(context: StepContext, spec: TrainSpec) -> Iterator[None]:
-    """Have the training described in MLflow, and its end told, without waiting for MLflow to begin."""
-    description = Description(context, spec)
-    description.begin()
+def _report_to_mlflow(context: StepContext, spec: TrainSpec) -> Iterator[None]:
+    """Report start and end of the training to MLflow, without waiting for MLflow."""
+    reporter = MlflowRunReporter(context, spec)
+    reporter.begin()
     try:
         yield
     except BaseException as error:
-        description.end(error)
+        reporter.end(error)
         raise
-    description.end(None)
+    reporter.end(None)
 
 
 def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig) -> None:
     if dataset.image_px != recipe.network.image_px:
         raise BadInput(
-            f"network.image_px is {recipe.network.image_px}, the data set's images have {dataset.image_px}",
+            f"network.image_px is {recipe.network.image_px}, the dataset's images have {dataset.image_px}",
             hint="set data.image_px and network.image_px to the same number",
         )
     try:
@@ -115,7 +121,7 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
 
 
 def _finished(checkpoints: CheckpointStore, total_steps: int) -> Finished | None:
-    """Return the checkpoint of the last step if it is there."""
+    """Return the checkpoint of the last step, or None if it does not exist."""
     committed = checkpoints.list_committed()
     for entry in committed:
         if entry.step == total_steps:
@@ -140,7 +146,7 @@ def _manifest(key: str, finished: Finished, recipe: Recipe, dataset: DatasetMani
 
 
 def read_recipe(network: str, diffusion: str, optimizer: str, training: str, sampling: str) -> Recipe:
-    """Validate the sections of a recipe that arrived as canonical JSON."""
+    """Validate the sections of a recipe, given as canonical JSON."""
     return Recipe(
         network=read_section(NetworkConfig, network, name="network"),
         diffusion=read_section(DiffusionConfig, diffusion, name="diffusion"),

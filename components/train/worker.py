@@ -1,8 +1,7 @@
 """One rank of a training: `torchrun ... -m components.train.worker SPEC`, on one machine or many.
 
-Promises: every rank continues from the same checkpoint, the newest whole one in object storage, found without help; rank 0 alone speaks to
-MLflow and object storage while training; an error that a person can do something about says what. How many ranks there are and where is
-torchrun's business; the loop is `model/trainer.py`'s.
+Promises: every rank continues from the same checkpoint, the newest valid one in object storage; rank 0 alone writes to MLflow and object
+storage while training; an error that a user can fix says how. The training loop is in `model/trainer.py`.
 """
 
 import errno
@@ -21,7 +20,7 @@ from components.runtime.context import StepContext
 from components.runtime.rank import Rank, worker_main
 from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.dataset_cache import fetch_pack
-from components.system.locks import claimed
+from components.system.locks import lock_or_fail
 from components.tracking.archive import JournalArchive
 from components.tracking.journal import Delivery, Destination, Journal
 from components.train.checkpointing.ema_snapshots import SnapshotSink
@@ -30,7 +29,7 @@ from components.train.checkpointing.uploads import UploadingSink
 from components.train.out_of_memory import out_of_memory
 from components.train.reporting.recorder import JournalRecorder, SilentRecorder
 from components.train.spec import TrainSpec
-from components.train.system_metrics import Busyness
+from components.train.system_metrics import SystemMetrics
 from model.canonical import JsonObject
 from model.config import TrainingConfig
 from model.distributed import is_lost_rank, process_group, wait_for_all_ranks
@@ -38,16 +37,16 @@ from model.guard import NonFinite
 from model.interfaces import Outputs, Recorder
 from model.trainer import Placement, Trainer
 
-_PREDECESSOR_S = 60.0
-"""How long to wait for the writer of an earlier attempt, whose launcher was killed, to leave."""
-_HAND_OVER_S = 60.0
-_HAND_OVER_STOPPED_S = 5.0
-"""How long MLflow may take for the last of the journal, in a process that was asked to stop: whoever asked kills it soon."""
+_PREDECESSOR_TIMEOUT_S = 60.0
+"""How long to wait until the writer of an earlier attempt, whose launcher was killed, ends."""
+_FLUSH_TIMEOUT_S = 60.0
+_FLUSH_TIMEOUT_STOPPED_S = 5.0
+"""How long the last delivery to MLflow may take in a process that was asked to stop and will be killed soon."""
 
 
 @dataclass(frozen=True)
 class RunStorage:
-    """What one rank stores of a run, and where; only the first rank keeps a journal."""
+    """Storage of one rank; only the first rank has a journal."""
 
     folder: Path
     checkpoints: CheckpointStore
@@ -85,7 +84,7 @@ def body(spec_path: Path, rank: Rank) -> None:
     device = rank.device(spec.resources.device)
     _configure_torch(spec)
     folder = rank.context.scratch("runs", spec.run_key)
-    writing = claimed(folder / "writer.lock", f"training of run {spec.run_key}", wait_s=_PREDECESSOR_S)
+    writing = lock_or_fail(folder / "writer.lock", f"training of run {spec.run_key}", wait_s=_PREDECESSOR_TIMEOUT_S)
     with writing if rank.world.is_first else nullcontext():
         step, finished = _train(spec, rank, device, RunStorage.open(spec, rank, folder))
     if not finished:
@@ -93,16 +92,16 @@ def body(spec_path: Path, rank: Rank) -> None:
 
 
 def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorage) -> tuple[int, bool]:
-    """Continue the run until its last step or until it is asked to stop; return the step, and whether it is the last one."""
+    """Continue the run until its last step or a request to stop; return the step, and whether it is the last one."""
     pack = fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"))
     timeout_s = spec.resources.rank_timeout_s
     group = process_group(rank.world, device, timeout_s=timeout_s)
-    with group, _recording(rank, spec, storage.journal, storage.archive) as recorder, _explained(spec, rank, device):
+    with group, _open_recorder(rank, spec, storage.journal, storage.archive) as recorder, _translate_errors(spec, rank, device):
         placement = Placement(
             rank.world,
             device,
             timeout_s=timeout_s,
-            probe=Busyness(storage.folder, device),
+            probe=SystemMetrics(storage.folder, device),
             price_per_device_hour=spec.resources.price_per_device_hour,
         )
         trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots))
@@ -123,7 +122,7 @@ def _retention(training: TrainingConfig) -> Retention:
 
 
 def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank) -> None:
-    """Bring `trainer` to where the run stands."""
+    """Restore the newest checkpoint of the run, if there is one, into `trainer`."""
     folder = storage.folder / "restored"
     if rank.world.is_first:
         storage.sink.rescue()
@@ -139,8 +138,8 @@ def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank
 
 
 @contextmanager
-def _explained(spec: TrainSpec, rank: Rank, device: torch.device) -> Iterator[None]:
-    """Turn what can go wrong in training into errors that say what to do."""
+def _translate_errors(spec: TrainSpec, rank: Rank, device: torch.device) -> Iterator[None]:
+    """Translate exceptions of training into errors with a next action."""
     try:
         yield
     except CelebditError:
@@ -148,14 +147,14 @@ def _explained(spec: TrainSpec, rank: Rank, device: torch.device) -> Iterator[No
     except NonFinite as error:
         raise DataRefused(
             str(error),
-            hint="the last checkpoint is kept: lower optimizer.lr_peak, raise optimizer.warmup_steps, or look at the named images",
+            hint="the last checkpoint is kept: lower optimizer.lr_peak, raise optimizer.warmup_steps, or inspect the named images",
         ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
         raise TemporaryFailure(
             f"the disk is full: {error.filename or rank.context.settings.work_dir}",
-            hint="make room or set CELEBDIT_WORK_DIR, then run it again: it continues from the newest checkpoint",
+            hint="free disk space or set CELEBDIT_WORK_DIR, then run it again: it continues from the newest checkpoint",
         ) from error
     except RuntimeError as error:
         if is_lost_rank(error):
@@ -170,12 +169,12 @@ def _explained(spec: TrainSpec, rank: Rank, device: torch.device) -> Iterator[No
 
 
 @contextmanager
-def _recording(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: JournalArchive) -> Iterator[Recorder]:
-    """Give rank 0 its journal, delivered to MLflow in the background, the others silence."""
+def _open_recorder(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: JournalArchive) -> Iterator[Recorder]:
+    """Yield a recorder: rank 0 writes a journal that is delivered to MLflow in the background, the others record nothing."""
     if journal is None:
         yield SilentRecorder()
         return
-    # Importing MLflow takes seconds, and no other rank speaks to it.
+    # Importing MLflow takes seconds, and no other rank uses it.
     from components.train.reporting.destination import MlflowDestination  # noqa: PLC0415
 
     context = rank.context
@@ -188,28 +187,28 @@ def _recording(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: Jo
     delivery = Delivery(
         journal,
         connect,
-        on_outage=lambda error: context.events.note(f"MLflow cannot be reached, training goes on and will tell it later: {error}"),
+        on_outage=lambda error: context.events.note(f"MLflow is unavailable; training continues and uploads its metrics later: {error}"),
     )
     try:
         yield JournalRecorder(journal, context.events.progress)
     finally:
-        patience_s = _HAND_OVER_STOPPED_S if rank.stop_requested.is_set() else _HAND_OVER_S
-        _hand_over(delivery, journal, archive, context, spec, within_s=patience_s)
+        timeout_s = _FLUSH_TIMEOUT_STOPPED_S if rank.stop_requested.is_set() else _FLUSH_TIMEOUT_S
+        _flush_journal(delivery, journal, archive, context, spec, within_s=timeout_s)
 
 
-def _hand_over(
+def _flush_journal(
     delivery: Delivery, journal: Journal, archive: JournalArchive, context: StepContext, spec: TrainSpec, *, within_s: float
 ) -> None:
-    """Deliver the rest of the journal, or leave it where any machine can deliver it from."""
+    """Deliver the rest of the journal, or archive it where any machine can deliver it from."""
     try:
         if delivery.close(within_s=within_s):
             archive.discard()
             return
         archive.save(journal)
-        context.events.note(f"MLflow has not received everything yet: run `celebdit sync {spec.run_key}` when it is back")
-    except CelebditError as away:
+        context.events.note(f"MLflow has not received all metrics: run `celebdit sync {spec.run_key}` when it is back")
+    except CelebditError as error:
         context.events.note(
-            f"{away.message}; what MLflow missed is in {journal.folder}, for `celebdit sync {spec.run_key}` on this machine"
+            f"{error.message}; MLflow has not received the metrics in {journal.folder}: run `celebdit sync {spec.run_key}` on this machine"
         )
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from components.errors import BadInput
 from components.manifests import EvaluationReport
+from components.reports.image_grid import SAMPLE_GRID_KEY
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, say
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from components.runtime.context import StepContext
     from components.tracking.client import Run
 
-_GRID_KEY = "samples/ema_grid"
 _CONFIG = "config/train.json"
 _SECTIONS = ("network", "diffusion", "optimizer", "training", "sampling", "dataset_digest", "dataset_name")
 _RUN_KEY, _MLFLOW_ID = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{32}")
@@ -105,7 +105,7 @@ def _check_different(names: tuple[str, ...], training_runs: "list[Run]") -> None
 
 def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
     key = run.data.tags[TAG_RUN_KEY]
-    steps = (step_of_image(path, _GRID_KEY) for path in context.tracking.image_paths(run.info.run_id))
+    steps = (step_of_image(path, SAMPLE_GRID_KEY) for path in context.tracking.image_paths(run.info.run_id))
     return RunFacts(
         name=name,
         settings=_settings(run, context),
@@ -130,8 +130,7 @@ def _evaluations(run_key: str, context: "StepContext") -> list[Evaluation]:
     for item in store.list(home):
         if item.uri.name == "report.json":
             report = EvaluationReport.parse(store.get_bytes(item.uri), origin=str(item.uri))
-            name = str(report.protocol.get("name", "custom"))
-            evaluations.append(Evaluation(name, report.protocol_digest, report.checkpoint_step, report.metrics))
+            evaluations.append(Evaluation(report.protocol.name, report.protocol_digest, report.checkpoint_step, report.metrics))
     return evaluations
 
 
@@ -151,7 +150,7 @@ def _comparison_image(facts: list[RunFacts], training_runs: "list[Run]", steps: 
 
 
 def _grid(run: "Run", step: int, context: "StepContext") -> np.ndarray:
-    path = next(path for path in context.tracking.image_paths(run.info.run_id) if step_of_image(path, _GRID_KEY) == step)
+    path = next(path for path in context.tracking.image_paths(run.info.run_id) if step_of_image(path, SAMPLE_GRID_KEY) == step)
     image = context.tracking.read_artifact(run.info.run_id, path)
     return np.asarray(Image.open(io.BytesIO(image), formats=("PNG",)).convert("RGB"))
 

@@ -21,7 +21,7 @@ from components.runtime.context import StepContext
 from components.storage import StoreUri, connect
 from components.stores.layout import StoreLayout
 from components.system.ports import free_port
-from components.train.reporting.reporter import Description
+from components.train.reporting.reporter import MlflowRunReporter
 from components.train.reporting.sync import sync
 from components.train.spec import store_spec
 from pipeline.services import Services
@@ -61,7 +61,7 @@ class Watched:
         self.context = self.reaching(mlflow_uri)
         spec = training.spec()
         store_spec(spec, connect(training.endpoint), StoreLayout(training.root))
-        self.description = Description(self.context, spec)
+        self.description = MlflowRunReporter(self.context, spec)
         self.description.begin()
 
     def reaching(self, mlflow_uri: str) -> StepContext:

@@ -14,8 +14,9 @@ from components.errors import BadInput, DataRefused
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import identity_of
 from components.evaluate.features import build_extractor
-from components.evaluate.frechet import frechet_distance, statistics
-from components.evaluate.metric_names import metric_name
+from components.evaluate.metrics.frechet import frechet_distance
+from components.evaluate.metrics.names import names_for
+from components.evaluate.moments import statistics
 from components.storage import ObjectStore, StoreUri, connect, file_sha256
 
 CPU = torch.device("cpu")
@@ -150,10 +151,11 @@ def test_the_distance_to_itself_is_zero_and_few_samples_stay_finite() -> None:
 @pytest.mark.parametrize(
     ("extractor", "count", "name"),
     [
-        ("inception-v3-compat", 50_000, "eval/fid_50k"),
-        ("inception-v3-compat", 5_500, "eval/fid_5500"),
-        ("random-conv", 1000, "eval/fd_randconv_1k"),
+        ("inception-v3-compat", 50_000, "fid_50k"),
+        ("inception-v3-compat", 5_500, "fid_5500"),
+        ("random-conv", 1000, "fd_randconv_1k"),
     ],
 )
 def test_a_metrics_name_says_what_it_is(extractor: str, count: int, name: str) -> None:
-    assert metric_name(extractor, count) == name
+    names = names_for(extractor, count)
+    assert f"{names.frechet}_{names.count}" == name

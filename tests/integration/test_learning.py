@@ -10,7 +10,8 @@ from celebdit_testing.recipes import DIGEST, faces
 
 from components.evaluate.extractors import RANDOM_CONV
 from components.evaluate.features import RandomConvExtractor
-from components.evaluate.frechet import frechet_distance, statistics
+from components.evaluate.metrics.frechet import frechet_distance
+from components.evaluate.moments import statistics
 from model import rng
 from model.config import Recipe, TrainingConfig
 from model.dataset import open_pack

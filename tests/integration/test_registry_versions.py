@@ -127,7 +127,7 @@ def stored(
 ) -> str:
     """Do what the register step does once it has built a model, and return the version's number."""
     report = report_of(checkpoint)
-    report = report.model_copy(update={"protocol": {**report.protocol, "ema": ema}})
+    report = report.model_copy(update={"protocol": report.protocol.model_copy(update={"ema": ema})})
     run_id = context.tracking.step_run("train", run_key=checkpoint.run_key).info.run_id
     model_id = LoggedModels(context.tracking).log_evaluation(run_id, report)
     wait()

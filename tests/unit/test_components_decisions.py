@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celebdit_testing.recipes import dataset_manifest, tiny_recipe
+from celebdit_testing.recipes import dataset_manifest, evaluation_protocol, tiny_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ def report(champion: ChampionScores | None = None, std: float | None = None, **m
     return EvaluationReport(
         uri="s3://bucket/x",
         protocol_digest="a" * 64,
-        protocol={},
+        protocol=evaluation_protocol(),
         run_key="k",
         checkpoint_uri="s3://bucket/c",
         checkpoint_digest="c" * 64,
@@ -47,7 +47,7 @@ def champion(score: float, *, is_challenger: bool = False, std: float | None = N
     return ChampionScores(version="3", is_challenger=is_challenger, metrics={"eval/fid_50k": score}, intervals=intervals)
 
 
-UNMEASURED = ChampionScores(version="3", problem="draws images of 64 px, this data set has 32 px")
+UNMEASURED = ChampionScores(version="3", problem="generates images of 64 px, this dataset has 32 px")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ UNMEASURED = ChampionScores(version="3", problem="draws images of 64 px, this da
         (GateConfig(better_than_champion=True), champion(11.0, std=0.4), "pass", "champion version 3 has 11"),
         (GateConfig(tolerance=0.2), champion(9.0), "pass", "champion version 3"),
         (GateConfig(no_worse_than_champion=False), champion(9.0), "pass", "no bound"),
-        (GateConfig(), UNMEASURED, "fail", "draws images of 64 px"),
+        (GateConfig(), UNMEASURED, "fail", "generates images of 64 px"),
         (GateConfig(no_worse_than_champion=False), UNMEASURED, "pass", "no bound"),
         (GateConfig(), champion(9.0, is_challenger=True), "pass", "these weights are champion version 3"),
     ],

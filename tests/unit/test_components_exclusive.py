@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from components.errors import TemporaryFailure
-from components.system.locks import claimed
+from components.system.locks import lock_or_fail
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from components.system.locks import claimed
-with claimed(Path(sys.argv[1]), "training"):
+from components.system.locks import lock_or_fail
+with lock_or_fail(Path(sys.argv[1]), "training"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -27,10 +27,10 @@ def test_a_second_process_is_turned_away_until_the_first_is_gone(tmp_path: Path)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(TemporaryFailure, match=f"training is under way in process {holder.pid}"), claimed(path, "training"):
+        with pytest.raises(TemporaryFailure, match=f"training is under way in process {holder.pid}"), lock_or_fail(path, "training"):
             pass
         os.kill(holder.pid, signal.SIGKILL)
-        with claimed(path, "training", wait_s=10):
+        with lock_or_fail(path, "training", wait_s=10):
             assert path.read_text() == str(os.getpid())
     finally:
         holder.kill()
@@ -39,5 +39,5 @@ def test_a_second_process_is_turned_away_until_the_first_is_gone(tmp_path: Path)
 
 def test_it_can_be_taken_again_after_it_was_released(tmp_path: Path) -> None:
     for _ in range(2):
-        with claimed(tmp_path / "lock", "x"):
+        with lock_or_fail(tmp_path / "lock", "x"):
             pass

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from components.errors import DataRefused
 from components.ingest.colour_statistics import colour_statistics
-from components.ingest.dataset.ledger import Ledger, Split, StoredImage, split_of
+from components.ingest.dataset.ledger import Ledger, StoredImage, split_of
 from components.ingest.dataset.shards import FinishedShard, ShardWriter, encode_facts, encode_header
 from components.ingest.dataset.table import write_table
 from components.ingest.decoding.images import judge
@@ -23,6 +23,7 @@ from components.ingest.ingest import dataset_digest
 from components.ingest.limits import Limits
 from components.ingest.sources.synthetic import encode_face, write_archive
 from components.ingest.verdicts import Accepted, Extent, Rejected
+from components.manifests import Split
 from components.storage import file_sha256
 
 LIMITS_32 = Limits(**LIMITS, max_ratio=200)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,24 @@ import torch
 from celebdit_testing.recipes import dataset_manifest, faces, tiny_recipe, trained_with
 from PIL import Image
 
-from components.errors import BadInput
+from components.errors import BadInput, DataRefused
 from components.evaluate.codec import flipped_at_random, through_codec
 from components.evaluate.config import EvaluationConfig
+from components.evaluate.reference import reference_uri
 from components.evaluate.spec import EvaluateSpec
-from components.manifests import CheckpointManifest
+from components.manifests import CheckpointManifest, EvaluationReport
 from components.resources import ResourcesConfig
 from components.runtime.context import read_section
 from components.storage import StoreUri
 from components.stores.layout import StoreLayout
 from model.config import SamplingConfig
+from pipeline.config import load_config
+from pipeline.config_files import preset_names
 
 WEIGHTS = {"weights": "s3://bucket/inception.pth", "weights_sha256": "1" * 64}
 LAYOUT = StoreLayout(StoreUri("bucket", "root"))
+STORED_REPORT = Path(__file__).parent / "golden" / "evaluation_report.json"
+"""Of a `smoke` run of version 0.1, before `EvaluationProtocol` was a type."""
 
 
 def config(**changes: Any) -> EvaluationConfig:
@@ -52,19 +58,89 @@ def spec(evaluation: EvaluationConfig, *, sampling: dict[str, Any] | None = None
     ],
 )
 def test_a_named_protocol_is_stamped_with_all_that_it_fixes(name: str, num_images: int, num_reference: int, codec: str, flip: bool) -> None:
-    stamp = spec(config(protocol=name)).stamp()
-    assert stamp["name"] == name
-    assert (stamp["num_images"], stamp["num_reference"], stamp["codec"], stamp["reference_flip"]) == (
+    protocol = spec(config(protocol=name)).protocol
+    assert protocol.name == name
+    assert (protocol.num_images, protocol.num_reference, protocol.codec, protocol.reference_flip) == (
         num_images,
         num_reference,
         codec,
         flip,
     )
-    assert stamp["extractor_sha256"] == "1" * 64
-    assert stamp["checkpoint_digest"] == "c" * 64
+    assert protocol.extractor_sha256 == "1" * 64
+    assert protocol.checkpoint_digest == "c" * 64
     for key in ("reference_split", "resize", "extractor", "ema", "dataset_digest"):
-        assert stamp[key] is not None, key
-    assert {"sampler", "num_steps", "seed"} <= set(stamp["sampling"])
+        assert getattr(protocol, key) is not None, key
+    assert {"sampler", "num_steps", "seed"} <= set(protocol.sampling)
+
+
+DIGESTS = {
+    "celebahq256-b": "da3397ddfaf35d1da89029f95eb215bfeac95470158988fa873cdd1a22a9ba81",
+    "celebahq256-l": "da3397ddfaf35d1da89029f95eb215bfeac95470158988fa873cdd1a22a9ba81",
+    "celebahq256-s": "da3397ddfaf35d1da89029f95eb215bfeac95470158988fa873cdd1a22a9ba81",
+    "celebahq256-xl": "da3397ddfaf35d1da89029f95eb215bfeac95470158988fa873cdd1a22a9ba81",
+    "demo": "9b248bf5dfd460febd558ad65676132f5b1f9c2d802528a97eb8b459750ed3f4",
+    "seed": "2959162f675f6bd8f1c1da2da880a28a0b8b56de52dcf4f92dee277710ede6e5",
+    "smoke": "1d652eed6b4fcac59ccf0d2566a127cdd879a439cf03927e1316bf593fde5f42",
+}
+"""Each preset's protocol on 27,000 + 3,000 images of its size, as of version 0.1: stored reports are found by it."""
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_protocol_digest_of_a_preset_is_that_of_stored_reports(preset: str) -> None:
+    whole = load_config(preset)
+    counts = {"num_images": 27_000, "num_held_out": 3_000, "image_px": whole.data.image_px}
+    assert spec(whole.evaluation, sampling=whole.sampling.model_dump(), **counts).protocol.digest == DIGESTS[preset]
+
+
+@pytest.mark.parametrize(
+    ("changes", "digest", "references"),
+    [
+        ({}, "24a14e1f108fc26ed9b19e345e5489da26360613bbfd941aa1d428eed8dd4b9b", "a2b53d308f59aab5"),
+        ({"protocol": "rdm-30k"}, "edb269d4fb95a40b83a7462bb206a95cd67e63958fc3351934053ad8b8eeef60", "a2b53d308f59aab5"),
+        ({"protocol": "nvae27k-jpeg"}, "3d328670f76a6e0ba189dc9a7a22767545555562ce5e99c1f112437924fd3de7", "6d0e8de168726d0e"),
+        (
+            {"vgg_weights": "v", "vgg_weights_sha256": "3" * 64},
+            "da146bffe87739a19b0d6040485e796e5b1fe4a2e7a176851c81a6bd8557c88a",
+            "a0acf7a8d36ae284",
+        ),
+        (
+            {"metrics": ("frechet", "inception_score"), "memorisation": False},
+            "21658398843803e1ce2fb598bf8d6dc8eb0dba45b94e5195e70f3c9e2c57dbe0",
+            "a2b53d308f59aab5",
+        ),
+        (
+            {"metrics": ("frechet",), "num_reference": 900, "weights": None, "weights_sha256": None, "extractor": "random-conv"},
+            "f22c433d62ba24e63b1d9d78b45909db2ba8265a99e85bbcc18a8ca3361593db",
+            "f526c37ee23ee477",
+        ),
+    ],
+)
+def test_protocols_and_reference_keys_are_those_of_stored_evaluations(changes: dict[str, Any], digest: str, references: str) -> None:
+    measured = spec(config(**changes), num_images=27_000, num_held_out=3_000)
+    assert measured.protocol.digest == digest
+    assert reference_uri(measured, LAYOUT).name == references
+
+
+def test_a_stored_report_is_read_and_written_back_unchanged() -> None:
+    report = EvaluationReport.parse(STORED_REPORT.read_bytes(), origin="stored")
+    assert report.protocol.digest == report.protocol_digest
+    assert (report.protocol.name, report.ema, report.protocol.sampling["sampler"]) == ("custom", "0.1", "euler")
+    assert json.loads(report.model_dump_json()) == json.loads(STORED_REPORT.read_bytes())
+
+
+def test_a_report_with_a_metric_of_a_later_version_is_read() -> None:
+    stored = json.loads(STORED_REPORT.read_bytes())
+    del stored["protocol"]["digest"]
+    stored["protocol"] |= {"metrics": ["frechet", "later"], "later": {"patches": 4}}
+    assert EvaluationReport.parse(json.dumps(stored).encode(), origin="stored").protocol.model_dump()["later"] == {"patches": 4}
+
+
+@pytest.mark.parametrize("change", [{"num_images": 17}, {"memorisation": {"images": 1, "below": 0.5, "mirrored": True}}])
+def test_a_stored_protocol_that_is_not_that_of_its_digest_is_refused(change: dict[str, Any]) -> None:
+    stored = json.loads(STORED_REPORT.read_bytes())
+    stored["protocol"] |= change
+    with pytest.raises(DataRefused, match="the protocol has digest"):
+        EvaluationReport.parse(json.dumps(stored).encode(), origin="stored")
 
 
 @pytest.mark.parametrize(
@@ -78,14 +154,14 @@ def test_a_named_protocol_is_stamped_with_all_that_it_fixes(name: str, num_image
     ],
 )
 def test_a_protocol_that_was_changed_loses_its_name(changes: dict[str, Any]) -> None:
-    assert spec(config(**changes)).protocol_name == "custom"
-    assert spec(config(**changes)).protocol_digest != spec(config()).protocol_digest
+    assert spec(config(**changes)).protocol.name == "custom"
+    assert spec(config(**changes)).protocol.digest != spec(config()).protocol.digest
 
 
 def test_a_data_set_with_too_few_images_does_not_get_the_published_name() -> None:
-    assert spec(config(protocol="rdm-30k"), num_images=29_000).protocol_name == "custom"
-    assert spec(config(protocol="nvae27k-jpeg"), num_images=27_000, num_held_out=3_000).protocol_name == "nvae27k-jpeg"
-    assert spec(config(protocol="rdm-30k"), num_images=27_000, num_held_out=3_000).protocol_name == "rdm-30k"
+    assert spec(config(protocol="rdm-30k"), num_images=29_000).protocol.name == "custom"
+    assert spec(config(protocol="nvae27k-jpeg"), num_images=27_000, num_held_out=3_000).protocol.name == "nvae27k-jpeg"
+    assert spec(config(protocol="rdm-30k"), num_images=27_000, num_held_out=3_000).protocol.name == "rdm-30k"
 
 
 @pytest.mark.parametrize(
@@ -103,17 +179,17 @@ def test_a_data_set_with_too_few_images_does_not_get_the_published_name() -> Non
 )
 def test_what_could_move_a_number_is_in_the_digest(other: dict[str, Any]) -> None:
     changed = spec(config(**other.get("evaluation", {})), sampling=other.get("sampling"), **other.get("dataset", {}))
-    assert changed.protocol_digest != spec(config()).protocol_digest
+    assert changed.protocol.digest != spec(config()).protocol.digest
 
 
 @pytest.mark.parametrize("other", [{"batch_images": 8}, {"shard_images": 10}, {"champion": False}, {"weights": "elsewhere.pth"}])
 def test_what_moves_nothing_is_not_in_the_digest(other: dict[str, Any]) -> None:
-    assert spec(config(**other)).protocol_digest == spec(config()).protocol_digest
+    assert spec(config(**other)).protocol.digest == spec(config()).protocol.digest
 
 
 def test_another_average_of_the_weights_is_the_same_protocol_but_another_evaluation() -> None:
     one, other = (spec(config(), sampling={"ema": ema}) for ema in ("0.05", "0.1"))
-    assert one.protocol_digest == other.protocol_digest
+    assert one.protocol.digest == other.protocol.digest
     assert one.report_uri(LAYOUT) != other.report_uri(LAYOUT)
     assert one.samples_uri(LAYOUT) != other.samples_uri(LAYOUT)
 

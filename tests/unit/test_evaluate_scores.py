@@ -1,5 +1,10 @@
 """Numbers from features: against closed forms, against torch-fidelity's own, and where they must not break."""
 
+import importlib
+import subprocess
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,19 +14,28 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.frechet import bootstrap, frechet_distance, of_share, statistics
-from components.evaluate.metric_names import measured_metrics
+from components.evaluate.measured import headline_metric, measured_metrics
+from components.evaluate.metrics.frechet import bootstrap, frechet_distance
+from components.evaluate.metrics.inputs import Features, MetricInputs
+from components.evaluate.metrics.intervals import interval_of_share
+from components.evaluate.metrics.table import METRICS, Need, active_metrics
+from components.evaluate.moments import statistics
 from components.evaluate.neighbours import nearest_training_images
-from components.evaluate.scores import Features, score
+from components.evaluate.scores import Scores, score
 
 CPU = torch.device("cpu")
-INCEPTION = EvaluationConfig(weights="w", weights_sha256="1" * 64, kid_subsets=5, bootstrap_replicates=4)
+INCEPTION = EvaluationConfig(weights="w", weights_sha256="1" * 64, kid_subsets=5, bootstrap_replicates=4, memorisation=False)
 
 
 def features(n: int, d: int, *, seed: int, shift: float = 0.0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     mixing = np.random.default_rng(99).standard_normal((d, d)) / np.sqrt(d)
     return (np.abs(generator.standard_normal((n, d)) @ mixing) + shift).astype(np.float32)
+
+
+def scores(config: EvaluationConfig, generated: Features, real: Features, **more: Any) -> Scores:
+    config = config.model_copy(update={"num_images": len(generated.main)})
+    return score(MetricInputs(config, generated, real, statistics(real.main), CPU, **more))
 
 
 def test_the_distance_equals_torch_fidelitys_own_on_the_same_features() -> None:
@@ -58,7 +72,7 @@ def test_the_interval_covers_what_other_samples_of_the_same_model_give(shift: fl
     [(0.0, 100, 0.0, 0.037), (1.0, 100, 0.963, 1.0), (0.5, 100, 0.404, 0.596), (0.1, 50, 0.0435, 0.2136)],
 )
 def test_the_interval_of_a_share_is_wilsons(share: float, trials: int, low: float, high: float) -> None:
-    found = of_share(share, trials)
+    found = interval_of_share(share, trials)
     assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4)
 
 
@@ -71,7 +85,8 @@ def test_the_interval_is_a_function_of_the_images_alone() -> None:
 def test_all_numbers_carry_their_count_and_equal_torch_fidelitys_own() -> None:
     mine, real = features(200, 32, seed=1, shift=0.2), features(300, 32, seed=2)
     logits = np.random.default_rng(0).standard_normal((200, 1008)).astype(np.float32)
-    found = score(INCEPTION, Features(mine, mine, logits), Features(real, real), statistics(real), kid_subset_images=100, device=CPU)
+    config = INCEPTION.model_copy(update={"kid_subset_images": 100})
+    found = scores(config, Features(mine, mine, logits), Features(real, real))
     assert found.headline == "eval/fid_200"
     kid = kid_features_to_metric(
         torch.from_numpy(mine).double(), torch.from_numpy(real).double(), kid_subsets=5, kid_subset_size=100, verbose=False
@@ -90,23 +105,73 @@ def test_all_numbers_carry_their_count_and_equal_torch_fidelitys_own() -> None:
         assert found.metrics[key] == pytest.approx(value, abs=1e-7), key
     assert found.metrics["eval/fid_200_std"] == pytest.approx(found.intervals["eval/fid_200"].std)
     assert set(found.metrics) == {*expected, "eval/fid_200", "eval/fid_200_std", "eval/precision_200_std", "eval/recall_200_std"}
-    assert set(found.metrics) == measured_metrics(INCEPTION.model_copy(update={"num_images": 200, "memorisation": False}))
+    assert set(found.metrics) == set(measured_metrics(INCEPTION.model_copy(update={"num_images": 200, "memorisation": False})))
 
 
 def test_numbers_on_other_features_or_on_jpegs_are_not_called_what_they_are_not() -> None:
     mine, real = features(20, 8, seed=1), features(30, 8, seed=2)
 
     def names(config: EvaluationConfig) -> set[str]:
-        found = score(config, Features(mine, mine), Features(real, real), statistics(real), kid_subset_images=10, device=CPU)
-        return {name for name in found.metrics if "_std" not in name}
+        config = config.model_copy(update={"memorisation": False, "kid_subset_images": 10})
+        return {name for name in scores(config, Features(mine, mine), Features(real, real), noise=mine).metrics if "_std" not in name}
 
     metrics = ("frechet", "kid", "precision_recall")
     random = EvaluationConfig(extractor="random-conv", metrics=metrics, kid_subsets=2)
-    assert names(random) == {"eval/fd_randconv_20", "eval/kd_randconv_mean_20", "eval/precision_randconv_20", "eval/recall_randconv_20"}
+    assert names(random) == {
+        "eval/fd_randconv_20",
+        "eval/fd_randconv_20_of_noise",
+        "eval/kd_randconv_mean_20",
+        "eval/precision_randconv_20",
+        "eval/recall_randconv_20",
+    }
     jpeg = INCEPTION.model_copy(update={"metrics": metrics, "codec": "jpeg"})
     assert names(jpeg) >= {"eval/fid_20_jpeg", "eval/kid_mean_20_jpeg", "eval/precision_20_jpeg"}
     own = EvaluationConfig(extractor="my_package.features:Own_Net")
     assert names(own) == {"eval/fd_own_net_20"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        INCEPTION.model_copy(update={"memorisation": True, "memorisation_images": 30}),
+        INCEPTION.model_copy(update={"memorisation": True, "codec": "jpeg", "bootstrap_replicates": 0}),
+        INCEPTION.model_copy(update={"metrics": ("frechet", "inception_score")}),
+        INCEPTION.model_copy(update={"vgg_weights": "v", "vgg_weights_sha256": "2" * 64}),
+        EvaluationConfig(extractor="random-conv", metrics=("kid", "frechet"), kid_subsets=2),
+        EvaluationConfig(extractor="my_package.features:Own_Net", memorisation=False),
+    ],
+)
+def test_the_metrics_that_are_announced_are_those_that_are_measured(config: EvaluationConfig) -> None:
+    mine, real = features(40, 8, seed=1), features(60, 8, seed=2)
+    logits = np.random.default_rng(0).standard_normal((40, 1008)).astype(np.float32)
+    config = config.model_copy(update={"num_images": 40})
+    count = min(40, config.memorisation_images)
+    nearest = nearest_training_images(*(torch.from_numpy(rows) for rows in (mine[:count], real, real[::-1].copy())))
+    found = scores(config, Features(mine, mine, logits), Features(real, real), nearest=nearest, noise=mine)
+    assert sorted(found.metrics) == sorted(measured_metrics(config))
+    assert found.headline == headline_metric(config) == measured_metrics(config)[0]
+    assert {f"{key}_std" for key in found.intervals} <= set(found.metrics)
+
+
+def test_without_training_images_there_are_no_metrics_of_memorisation() -> None:
+    mine, real = features(20, 8, seed=1), features(30, 8, seed=2)
+    config = INCEPTION.model_copy(update={"metrics": ("frechet",), "memorisation": True})
+    assert set(scores(config, Features(mine, mine), Features(real, real)).metrics) == {"eval/fid_20", "eval/fid_20_std"}
+
+
+def test_every_metric_of_the_table_has_a_module_of_its_name_and_names_of_its_own() -> None:
+    config = INCEPTION.model_copy(update={"memorisation": True})
+    keys = measured_metrics(config)
+    assert len(set(keys)) == len(keys)
+    assert {metric.name for metric in METRICS} - {metric.name for metric in active_metrics(config)} == {"noise_baseline"}
+    for metric in METRICS:
+        assert callable(importlib.import_module(f"components.evaluate.metrics.{metric.name}").measure), metric.name
+    assert {need for metric in METRICS for need in metric.needs} == set(Need)
+
+
+def test_announcing_metrics_needs_no_torch() -> None:
+    code = "import sys, components.evaluate.measured; print(sorted({'torch', 'torch_fidelity', 'boto3', 'mlflow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_copies_are_found_beside_new_samples() -> None:

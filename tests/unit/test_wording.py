@@ -15,9 +15,15 @@ from pipeline.cli import cli
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")), *sorted(ROOT.glob("docs/**/*.md"))]
-AREAS: tuple[str, ...] = ("pipeline",)
+AREAS = (
+    *(f"components/{step}" for step in ("preflight", "ingest", "gate", "register", "finalize")),
+    *(f"components/{package}" for package in ("weights", "serving", "registry", "runtime", "stores", "tracking", "storage", "kube")),
+    *(f"components/{package}" for package in ("reports", "system", "errors.py", "manifests.py", "resources.py", "settings.py")),
+    "model",
+    "pipeline",
+)
 """Folders and files whose errors, hints and notes are checked. A part of the code that is reworded is added here."""
-REWORDED_COMMANDS: tuple[str, ...] = ("celebdit",)
+REWORDED_COMMANDS = ("celebdit",)
 """Commands whose help is checked, with all commands below them; "celebdit" is all of them."""
 ERRORS = {name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
 
@@ -34,8 +40,11 @@ WORDS = listed_words((ROOT / "CONTRIBUTING.md").read_text())
 LISTED = re.compile(r"\b(" + "|".join(r"\s+".join(map(re.escape, word.split())) for word in WORDS) + r")\b", re.IGNORECASE)
 
 
-def without_word_list(text: str) -> str:
-    """The text of a document, with the block that lists the words replaced by empty lines."""
+def without_word_list(document: Path) -> str:
+    """The text of a document; of CONTRIBUTING with empty lines in place of the block that lists the words."""
+    text = document.read_text()
+    if document.name != "CONTRIBUTING.md":
+        return text
     return re.sub(r"^```text\n.*?^```", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -93,7 +102,7 @@ def test_the_list_holds_words() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_avoid_the_listed_words(document: Path) -> None:
-    assert hits(without_word_list(document.read_text()), str(document.relative_to(ROOT))) == []
+    assert hits(without_word_list(document), str(document.relative_to(ROOT))) == []
 
 
 def test_texts_of_make_avoid_the_listed_words() -> None:

@@ -14,14 +14,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from components.errors import DataRefused
 from components.ingest.candidates import printable_name
 from components.ingest.colour_statistics import Triple, colour_statistics
 from components.ingest.verdicts import Accepted, Extent, Rejected, Verdict
+from components.manifests import Split
 
-Split = Literal["train", "held_out"]
 _THUMBNAILS_PER_CODE = 12
 _PAGE = 500
 _BATCH_ROWS = 256

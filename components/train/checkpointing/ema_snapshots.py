@@ -1,7 +1,7 @@
-"""Averaged weights on their way out: copied to host memory at their step, then uploaded in the background, and all of them kept.
+"""Uploads EMA snapshots: copied to host memory at their step, then uploaded in the background; all are kept.
 
-Promises: what is submitted is uploaded in order and whole; a failed upload is told and costs that snapshot, never the training, because
-an average can be recombined from the others. Checkpoints, which training continues from, go through
+Promises: snapshots are uploaded in order; a failed upload is reported and costs that snapshot, never the training, because
+an EMA can be recombined from the others. Checkpoints, which training continues from, go through
 `components/train/checkpointing/uploads.py`.
 """
 
@@ -32,7 +32,7 @@ class SnapshotSink:
         return self._thread is None or not self._thread.is_alive()
 
     def submit(self, snapshot: Callable[[], CheckpointState]) -> None:
-        """Take a snapshot now and upload it in the background; one that is still on its way is waited for, so that memory holds two."""
+        """Take a snapshot now and upload it in the background; waits for one that is still in flight, so that memory holds two."""
         state = snapshot()
         self.drain()
         self._thread = threading.Thread(target=self._upload, args=(state,), name="snapshot")
@@ -47,7 +47,7 @@ class SnapshotSink:
         try:
             published = publish(CheckpointState(state.step, state.tensors, {**state.facts, **self._facts}), self._folder)
             self._snapshots.upload(published, self._attempt)
-        except Exception as error:  # told, not raised: see the promise above
-            self._note(f"the averages of step {state.step} are not stored: {Failure.of(error).message}")
+        except Exception as error:  # reported, not raised: see the module docstring
+            self._note(f"the EMA snapshot of step {state.step} was not stored: {Failure.of(error).message}")
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)

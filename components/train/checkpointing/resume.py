@@ -1,7 +1,7 @@
-"""From where a training continues: the newest whole checkpoint in object storage, the same one on every rank.
+"""Resume a training from the newest valid checkpoint in object storage, the same one on every rank.
 
-Promises: every rank of every machine restores the same bytes; a checkpoint of another configuration or data set is refused field by field,
-a damaged one is set aside, and nothing falls back to the beginning by itself.
+Promises: every rank of every machine restores the same bytes; a checkpoint of another configuration or dataset is refused and each
+different field is named; a corrupt one is quarantined; training never restarts from zero by itself.
 """
 
 from dataclasses import replace
@@ -21,11 +21,13 @@ from model.trainer import Trainer
 
 
 def newest_state(checkpoints: CheckpointStore, spec: TrainSpec, world: World, device: torch.device, folder: Path) -> CheckpointState | None:
-    """Return the state to continue from, downloaded into `folder` once per machine, or None at the very beginning. A collective.
+    """Return the state to continue from, or None if the run has no checkpoint; a collective operation.
+
+    The checkpoint is downloaded into `folder` once per machine.
 
     Raises:
         BadInput: if the checkpoint is of another run; names every field that differs.
-        DataRefused: if there are checkpoints, but no whole one.
+        DataRefused: if there are checkpoints, but none is valid.
     """
     chosen = ""
     if world.is_first:
@@ -42,14 +44,14 @@ def newest_state(checkpoints: CheckpointStore, spec: TrainSpec, world: World, de
     try:
         state = read(local)
     except CheckpointInvalid as error:
-        raise DataRefused(f"{local} is damaged: {error}", hint="run it again: it is downloaded anew") from error
+        raise DataRefused(f"{local} is corrupt: {error}", hint="run it again: the checkpoint is downloaded again") from error
     if lines := differences(state.facts["identity"], spec.identity(spec.dataset.digest)):
         raise BadInput(f"checkpoint {uri} is of another run: {'; '.join(lines[:10])}", hint="restore the configuration, or start a new run")
     return replace(state, notes=checkpoints.notes(uri))
 
 
 def restore(trainer: Trainer, state: CheckpointState) -> None:
-    """Put `state` into `trainer`.
+    """Load `state` into `trainer`.
 
     Raises:
         DataRefused: if it does not fit the network; names the tensor.

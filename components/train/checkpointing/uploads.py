@@ -1,4 +1,4 @@
-"""Checkpoints on their way out: copied to host memory at once, then published and uploaded in the background.
+"""Uploads checkpoints: copied to host memory at once, then published and uploaded in the background.
 
 Promises: at most one checkpoint is uploaded at a time; the loop waits only for the copy; a failed upload is reported and does not stop
 training, the next checkpoint tries again, and `drain` raises if the newest one did not arrive. A checkpoint that could not be uploaded
@@ -35,7 +35,7 @@ class UploadingSink:
         note: Callable[[str], None],
         after_upload: Callable[[], object] = lambda: None,
     ) -> None:
-        """Write below `folder`; `facts` are stored with every checkpoint, `after_upload` is called when one is durable and may fail."""
+        """Write below `folder`; `facts` are stored with every checkpoint, `after_upload` is called after each upload and may fail."""
         self._folder = folder
         self._checkpoints = checkpoints
         self._attempt = attempt
@@ -56,13 +56,13 @@ class UploadingSink:
         """Take a snapshot now and make it durable in the background.
 
         If one is still in flight, this one goes to disk at once and is uploaded after it: the last state before a stop must not wait for
-        a network that is away.
+        an unavailable network.
         """
         self._on_disk.wait()  # the snapshot before may live in the same host buffers
         self._on_disk.clear()
         state = snapshot()
-        whole = replace(state, facts={**state.facts, **self._facts})
-        self._thread = threading.Thread(target=self._make_durable, args=(whole, self._thread), name="checkpoint")
+        checkpoint = replace(state, facts={**state.facts, **self._facts})
+        self._thread = threading.Thread(target=self._make_durable, args=(checkpoint, self._thread), name="checkpoint")
         self._thread.start()
 
     def drain(self) -> None:
@@ -73,14 +73,14 @@ class UploadingSink:
             raise self._error
 
     def rescue(self) -> None:
-        """Upload the newest whole checkpoint on local disk if it is newer than what object storage has: an earlier attempt could not."""
+        """Upload the newest valid checkpoint on local disk if object storage has none as new, because an earlier attempt could not."""
         local = newest_valid(self._folder)
         if local is None:
             return
         committed = self._checkpoints.list_committed()
         if not committed or committed[0].step < local.step:
             self._checkpoints.upload(local, self._attempt, notes=_read_notes(self._folder, local.step))
-            self._note(f"the checkpoint of step {local.step} was on local disk alone and is uploaded now")
+            self._note(f"the checkpoint of step {local.step} was only on local disk and is now uploaded")
 
     def _make_durable(self, state: CheckpointState, before: threading.Thread | None) -> None:
         try:
@@ -92,14 +92,14 @@ class UploadingSink:
                     before.join()
             self._checkpoints.upload(checkpoint, self._attempt, notes=state.notes)
             self._error = None
-        except Exception as error:  # told now, raised by `drain`: training goes on
+        except Exception as error:  # reported now, raised by `drain`; training continues
             self._error = error
             self._note(f"checkpoint of step {state.step} is not durable yet: {Failure.of(error).message}")
             return
-        for tidy in (self._prune, self._after_upload):
+        for clean_up in (self._prune, self._after_upload):
             try:
-                tidy()
-            except Exception as error:  # the checkpoint is safe, and the next one tidies up again
+                clean_up()
+            except Exception as error:  # the checkpoint is durable, and the next one cleans up again
                 self._note(f"after the checkpoint of step {state.step}: {Failure.of(error).message}")
 
     def _publish(self, state: CheckpointState) -> Checkpoint:
@@ -111,7 +111,7 @@ class UploadingSink:
             free = shutil.disk_usage(self._folder).free
             raise TemporaryFailure(
                 f"checkpoint of step {state.step} cannot be written to {self._folder}: {getattr(error, 'strerror', None) or error}",
-                hint=f"it needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free: make room, or set CELEBDIT_WORK_DIR",
+                hint=f"it needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free: free some, or set CELEBDIT_WORK_DIR",
             ) from error
         return checkpoint
 

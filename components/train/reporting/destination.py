@@ -1,4 +1,4 @@
-"""Where a training's journal goes: the MLflow run of its run key."""
+"""Delivers a training's journal to the MLflow run of its run key."""
 
 import shutil
 import tempfile
@@ -16,7 +16,7 @@ from components.tracking.request_limits import limit_requests
 
 
 class MlflowDestination:
-    """The MLflow run of one training, which its launcher makes; with short time-outs."""
+    """The MLflow run of one training, created by its launcher; requests have short time-outs."""
 
     def __init__(self, settings: Settings, run_key: str) -> None:
         limit_requests(timeout_s=10, max_retries=1)
@@ -28,7 +28,7 @@ class MlflowDestination:
     def run_id(self) -> str:
         run = self._tracking.training_run(self._run_key)
         if run is None:
-            raise TrackingUnavailable(f"MLflow does not know run {self._run_key} yet")
+            raise TrackingUnavailable(f"MLflow has no run for run key {self._run_key} yet")
         return str(run.info.run_id)
 
     def logged_steps(self, key: str) -> set[int]:

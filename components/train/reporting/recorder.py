@@ -1,7 +1,6 @@
-"""What a run says of itself, written to the journal: metrics as they are, samples as a grid and as single images.
+"""Records metrics and samples in the journal; samples as a grid and as single images.
 
-Promises: the keys and the order of the images are the same in all runs, so that the MLflow UI shows them side by side. Nothing here waits
-for a network.
+Promises: keys and order of the images are the same in all runs, so that the MLflow UI shows them side by side. Never waits for the network.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,10 +9,9 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
-from components.reports.image_grid import enlarged, grid
+from components.reports.image_grid import SAMPLE_GRID_KEY, enlarged, grid
 from components.tracking.journal import Journal
 
-GRID_KEY = "samples/ema_grid"
 SINGLE_KEY = "samples/seed_{:03d}"
 NUM_SINGLES = 8
 TRACE_FILE = "profile/step-{:09d}.json.gz"
@@ -31,7 +29,7 @@ class JournalRecorder:
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
         tiles = [enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()]
-        self._journal.add_image(step, GRID_KEY, grid(tiles))
+        self._journal.add_image(step, SAMPLE_GRID_KEY, grid(tiles))
         for index, tile in enumerate(tiles[:NUM_SINGLES]):
             self._journal.add_image(step, SINGLE_KEY.format(index), tile)
 
@@ -46,13 +44,13 @@ class SilentRecorder:
     """The recorder of all ranks but the first."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Say nothing."""
+        """Record nothing."""
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
-        """Say nothing."""
+        """Record nothing."""
 
     def trace(self, step: int, write: Callable[[Path], None]) -> None:
-        """Say nothing."""
+        """Record nothing."""
 
     def progress(self, step: int, total_steps: int, text: str) -> None:
-        """Say nothing."""
+        """Record nothing."""

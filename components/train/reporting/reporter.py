@@ -1,7 +1,7 @@
-"""What a training is called in MLflow, what is said of it there, and how it ended; told in the background.
+"""Reports a training to MLflow in the background: name, parameters, dataset, status.
 
-Promises: training never waits for MLflow, whether it is slow, away at the start or away throughout; the run is made by the launcher alone,
-so there is one. `celebdit sync` tells later what could not be told.
+Promises: training never waits for MLflow, even if it is unavailable from the start; only the launcher creates the run, so there is one.
+`celebdit sync` reports later what could not be reported.
 """
 
 import threading
@@ -17,59 +17,59 @@ if TYPE_CHECKING:
     from components.tracking.client import Tracking
 
 _PAUSE_S = 10.0
-_LAST_TRY_S = 30.0
+_JOIN_TIMEOUT_S = 30.0
 
 
-class Description:
-    """Opens the run of a training in MLflow and closes it, trying until MLflow answers."""
+class MlflowRunReporter:
+    """Creates the MLflow run of a training and closes it; retries until MLflow answers."""
 
     def __init__(self, context: StepContext, spec: TrainSpec) -> None:
         self._context = context
         self._spec = spec
         self._run_id: str | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep_trying, name="description", daemon=True)
+        self._thread = threading.Thread(target=self._retry_until_described, name="mlflow-run-reporter", daemon=True)
 
     def begin(self) -> None:
-        """Start telling."""
+        """Start reporting in the background."""
         self._thread.start()
 
     def end(self, error: BaseException | None) -> None:
-        """Tell how it ended; waits for MLflow only as long as its time-outs."""
+        """Report the outcome; waits for MLflow no longer than its time-outs."""
         self._stop.set()
-        self._thread.join(_LAST_TRY_S)
+        self._thread.join(_JOIN_TIMEOUT_S)
         if self._thread.is_alive():
-            self._say_later("MLflow does not answer")
+            self._note_pending_sync("MLflow does not answer")
             return
         try:
             if self._run_id is None:
-                self._run_id = describe(self._context.tracking, self._spec)
+                self._run_id = describe_run(self._context.tracking, self._spec)
             if error is None:
                 self._context.tracking.set_status(self._run_id, "FINISHED")
             else:
                 self._context.tracking.close(self._run_id, error)
-        except Exception as away:  # whatever MLflow's client raises must not turn a training that ended well into one that did not
-            self._say_later(Failure.of(away).message)
+        except Exception as outage:  # no exception of MLflow's client may fail a training that succeeded
+            self._note_pending_sync(Failure.of(outage).message)
 
-    def _say_later(self, why: str) -> None:
-        self._context.events.note(f"{why}; run `celebdit sync {self._spec.run_key}` when it is back")
+    def _note_pending_sync(self, reason: str) -> None:
+        self._context.events.note(f"{reason}; run `celebdit sync {self._spec.run_key}` when it is back")
 
-    def _keep_trying(self) -> None:
+    def _retry_until_described(self) -> None:
         limit_requests(timeout_s=10, max_retries=1)
-        told = False
+        reported = False
         while not self._stop.is_set():
             try:
-                self._run_id = describe(self._context.tracking, self._spec)
+                self._run_id = describe_run(self._context.tracking, self._spec)
                 return
-            except Exception as away:
-                if not told:
-                    self._context.events.note(f"MLflow cannot be told of this training yet, it goes on: {away}")
-                told = True
+            except Exception as error:
+                if not reported:
+                    self._context.events.note(f"MLflow is unavailable; training continues without it: {error}")
+                reported = True
             self._stop.wait(_PAUSE_S)
 
 
-def describe(tracking: "Tracking", spec: TrainSpec) -> str:
-    """Say in MLflow what the training of `spec` is, mark it as running, and return the id of its run; again is harmless."""
+def describe_run(tracking: "Tracking", spec: TrainSpec) -> str:
+    """Describe the training of `spec` in MLflow, mark it as running, and return the id of its run; idempotent."""
     run_id = str(tracking.step_run("train", run_key=spec.run_key, name=f"train-{spec.run_key}").info.run_id)
     tracking.set_status(run_id, "RUNNING")
     tracking.tag(run_id, {"attempt": spec.attempt, TAG_LICENCE: spec.dataset.licence})

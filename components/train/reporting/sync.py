@@ -1,26 +1,26 @@
-"""Tell MLflow what it missed of a training, from any machine.
+"""Upload the metrics of a training that MLflow has not received, from any machine.
 
-Promises: afterwards the run is described, each (key, step) is there exactly once, and its status is what object storage shows. Doing it
-again, or while nothing is missing, changes nothing.
+Promises: afterwards MLflow has the run's description, each (key, step) exactly once, and the status that object storage shows. Repeating
+it, or running it when nothing is missing, changes nothing.
 """
 
 from components.errors import BadInput
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
-from components.system.locks import claimed
+from components.system.locks import lock_or_fail
 from components.tracking.archive import JournalArchive
 from components.tracking.journal import JOURNAL_FILE, Journal
 from components.train.reporting.destination import MlflowDestination
-from components.train.reporting.reporter import describe
+from components.train.reporting.reporter import describe_run
 from components.train.spec import SPEC_FILE, TrainSpec
 
 
 def sync(run_key: str, context: StepContext) -> int:
-    """Deliver what is missing of the training `run_key` and return how many entries that were.
+    """Deliver the missing entries of the training `run_key` and return their number.
 
     Raises:
         BadInput: if there is no such training.
-        TemporaryFailure: if it is being trained here now (it delivers by itself), or MLflow cannot be reached.
+        TemporaryFailure: if it is being trained on this machine (training delivers by itself), or MLflow is unavailable.
     """
     run = context.layout.run(run_key)
     specs = sorted((item.uri for item in context.store.list(run.attempts) if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
@@ -28,9 +28,9 @@ def sync(run_key: str, context: StepContext) -> int:
         raise BadInput(f"there is no training {run_key!r} in {run.prefix}", hint="name a run key as `celebdit run` prints it")
     spec = TrainSpec.parse(context.store.get_bytes(specs[-1]), origin=str(specs[-1]))
     folder = context.settings.work_dir / "runs" / run_key
-    with claimed(folder / "writer.lock", f"training of run {run_key}"):
+    with lock_or_fail(folder / "writer.lock", f"training of run {run_key}"):
         status_before = _status(run_key, context)
-        run_id = describe(context.tracking, spec)
+        run_id = describe_run(context.tracking, spec)
         destination = MlflowDestination(context.settings, run_key)
         count = JournalArchive(context.store, run.journal, spec.attempt).replay(destination)
         if (folder / "journal" / JOURNAL_FILE).exists():
@@ -47,7 +47,7 @@ def _status(run_key: str, context: StepContext) -> str | None:
 
 
 def _final_status(spec: TrainSpec, context: StepContext, before: str | None) -> str:
-    """Return FINISHED if the last checkpoint is there; else what was said before, or KILLED if nothing final was."""
+    """Return FINISHED if the last checkpoint exists; else the previous status if it was final, or KILLED."""
     steps = {entry.step for entry in CheckpointStore(context.store, context.layout.run(spec.run_key).checkpoints).list_committed()}
     if spec.training.total_steps in steps:
         return "FINISHED"

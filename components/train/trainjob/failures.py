@@ -1,7 +1,7 @@
-"""Why a training on several nodes failed or does not begin, read from the status of its pods.
+"""Why a training on several nodes failed or does not start, from the status of its pods.
 
-Promises: pure; what a node said of itself wins over what Kubernetes saw of it, and both over the noise that one node's end makes on the
-others.
+Promises: pure; a node's own termination message wins over Kubernetes' status, and both over errors that are only consequences of another
+node's failure.
 """
 
 import json
@@ -17,7 +17,7 @@ INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
 def first_failure(pods: list[KubernetesObject]) -> CelebditError | None:
-    """Return the error of the node that failed first; one that a node told us wins over the noise that it caused on the others."""
+    """Return the error of the node that failed first; its own termination message wins over consequences on other nodes."""
     failures = [failure for pod in pods for failure in _failures_of(pod)]
     if not failures:
         return None
@@ -25,7 +25,7 @@ def first_failure(pods: list[KubernetesObject]) -> CelebditError | None:
 
 
 def waiting_reason(pod: Mapping[str, Any]) -> str | None:
-    """Return why a pod does not run yet, in Kubernetes' own words."""
+    """Return why a pod does not run yet, as Kubernetes reports it."""
     status = pod.get("status", {})
     if status.get("phase") != "Pending":
         return None
@@ -42,7 +42,7 @@ def waiting_reason(pod: Mapping[str, Any]) -> str | None:
 @dataclass(frozen=True)
 class _Failure:
     rank: int
-    """0: said by the node itself; 1: seen by Kubernetes; 2: a node that only lost another, or a bug, often only noise."""
+    """0: reported by the node itself; 1: reported by Kubernetes; 2: a lost rank or an internal error, often only a consequence."""
     at_s: float
     error: CelebditError
 
@@ -53,27 +53,27 @@ def _failures_of(pod: Mapping[str, Any]) -> list[_Failure]:
     if status.get("reason") == "Evicted":
         error = TemporaryFailure(f"node {node} was evicted: {status.get('message', '')}"[:300], hint="run it again: training continues")
         return [_Failure(1, 0.0, error)]
-    found = []
+    failures = []
     for container in status.get("containerStatuses", []):
-        ended_as = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
-        if ended_as and ended_as.get("exitCode"):
-            found.append(_failure(str(node), ended_as))
-    return found
+        terminated = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
+        if terminated and terminated.get("exitCode"):
+            failures.append(_failure(str(node), terminated))
+    return failures
 
 
-def _failure(node: str, ended_as: Mapping[str, Any]) -> _Failure:
-    at_s = datetime.fromisoformat(ended_as["finishedAt"]).timestamp() if ended_as.get("finishedAt") else 0.0
-    if ended_as.get("reason") == "OOMKilled":
-        hint = "raise resources.memory (it holds /dev/shm too), or lower training.microbatch_images"
+def _failure(node: str, terminated: Mapping[str, Any]) -> _Failure:
+    at_s = datetime.fromisoformat(terminated["finishedAt"]).timestamp() if terminated.get("finishedAt") else 0.0
+    if terminated.get("reason") == "OOMKilled":
+        hint = "raise resources.memory (it includes /dev/shm), or lower training.microbatch_images"
         return _Failure(1, at_s, DataRefused(f"node {node} ran out of memory", hint=hint))
     try:
-        told = json.loads(ended_as.get("message") or "")
-        code, message, hint = int(told["exit_code"]), str(told["message"]), told["hint"]
-        noise = code == EXIT_BUG or told.get("kind") == RankLost.__name__
+        reported = json.loads(terminated.get("message") or "")
+        code, message, hint = int(reported["exit_code"]), str(reported["message"]), reported["hint"]
+        consequence = code == EXIT_BUG or reported.get("kind") == RankLost.__name__
     except (ValueError, KeyError, TypeError):
-        lines = str(ended_as.get("message") or "").strip().splitlines()
-        last = lines[-1][:300] if lines else "it left no reason"
+        lines = str(terminated.get("message") or "").strip().splitlines()
+        last = lines[-1][:300] if lines else "no termination message"
         return _Failure(
-            1, at_s, TemporaryFailure(f"node {node} ended with status {ended_as['exitCode']}: {last}", hint="read the log above")
+            1, at_s, TemporaryFailure(f"node {node} ended with status {terminated['exitCode']}: {last}", hint="read the log above")
         )
-    return _Failure(2 if noise else 0, at_s, error_for_exit_code(code, f"node {node}: {message}", hint=hint))
+    return _Failure(2 if consequence else 0, at_s, error_for_exit_code(code, f"node {node}: {message}", hint=hint))

@@ -1,8 +1,7 @@
-"""Training on several nodes: a Kubeflow Trainer v2 TrainJob is made, waited for and taken down again; its nodes run `node.py`.
+"""Run a training on several nodes: create a Kubeflow Trainer v2 TrainJob and wait for it; its nodes run `node.py`.
 
-Promises: a retried step finds the job of its run and goes on waiting; a job of other settings or one that has ended is replaced; what comes
-out is the error of the node that failed first; a step that is asked to stop deletes its job (`lease.py` is for one that cannot). What
-the job is, why it failed and what its first node says are beside this file, in `trainjob_*.py`.
+Promises: a retried step adopts the running job of its run; a job with other settings, or one that has ended, is replaced; the error that is
+raised is that of the node that failed first; a step that is asked to stop deletes its job (`lease.py` covers a step that cannot).
 """
 
 import time
@@ -16,7 +15,7 @@ from components.errors import BadInput, CelebditError, Preempted, TemporaryFailu
 from components.kube.client import Cluster, Conflict
 from components.kube.objects import KubernetesObject
 from components.runtime.context import StepContext
-from components.runtime.launch import SignalNote
+from components.runtime.launch import SignalFlag
 from components.train.spec import TrainSpec, store_spec
 from components.train.trainjob.failures import INDEX_LABEL, first_failure, waiting_reason
 from components.train.trainjob.lease import Lease
@@ -25,7 +24,7 @@ from components.train.trainjob.manifest import GROUP, PLURAL, SETTINGS_ANNOTATIO
 
 _JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _POLL_S = 5.0
-_SAY_WAITING_S = 60.0
+_PENDING_REPORT_S = 60.0
 
 
 def train_on_nodes(
@@ -36,7 +35,7 @@ def train_on_nodes(
     poll_s: float = _POLL_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Train as `spec` says on `spec.resources.nodes` nodes and wait for the end.
+    """Train `spec` on `spec.resources.nodes` nodes and wait for the end.
 
     Raises:
         CelebditError: what the first failing node reported, or `Preempted` after SIGTERM.
@@ -53,8 +52,8 @@ def train_on_nodes(
     lease = Lease(context.store, context.layout.run(spec.run_key).leases)
     lease.renew()
     job = _Job(cluster, manifest, context, lease)
-    with SignalNote() as note:
-        job.make_or_adopt()
+    with SignalFlag() as note:
+        job.create_or_adopt()
         try:
             job.wait(poll_s=poll_s, sleep=sleep, stop_requested=lambda: note.received)
         except Preempted:
@@ -63,7 +62,7 @@ def train_on_nodes(
 
 
 def _owners(cluster: Cluster, pod_name: str | None) -> list[KubernetesObject]:
-    """Return the owner of the pod of this step, which is the run's workflow: when the run is deleted, its TrainJob goes too."""
+    """Return the owner of this step's pod, the run's workflow, so that deleting the run deletes its TrainJob."""
     pod = cluster.read("pods", pod_name) if pod_name else None
     owners = (pod or {}).get("metadata", {}).get("ownerReferences", [])
     return [{key: owner[key] for key in ("apiVersion", "kind", "name", "uid")} for owner in owners[:1]]
@@ -71,37 +70,37 @@ def _owners(cluster: Cluster, pod_name: str | None) -> list[KubernetesObject]:
 
 @dataclass
 class _Job:
-    """One TrainJob on its way."""
+    """The TrainJob of one training."""
 
     cluster: Cluster
     manifest: KubernetesObject
     context: StepContext
     lease: Lease
-    said: str = ""
-    said_s: float = 0.0
+    reported: str = ""
+    reported_s: float = 0.0
 
     @property
     def name(self) -> str:
         return str(self.manifest["metadata"]["name"])
 
-    def make_or_adopt(self) -> None:
-        """Have a running TrainJob with our settings."""
-        found = self.cluster.custom(GROUP, VERSION, PLURAL, self.name)
-        if found is not None and self._is_ours(found):
-            self.context.events.note(f"TrainJob {self.name} is there already: going on with it")
+    def create_or_adopt(self) -> None:
+        """Ensure that a TrainJob with our settings is running."""
+        job = self.cluster.custom(GROUP, VERSION, PLURAL, self.name)
+        if job is not None and self._is_ours(job):
+            self.context.events.note(f"TrainJob {self.name} is already running: waiting for it")
             return
-        if found is not None:
-            self.context.events.note(f"TrainJob {self.name} has {ended(found) or 'other settings'}: it is replaced")
+        if job is not None:
+            self.context.events.note(f"TrainJob {self.name} has {end_state(job) or 'other settings'}: replacing it")
             self.delete()
-        with suppress(Conflict):  # the answer to our own request was lost, or a twin of this step was faster: it is the same job
+        with suppress(Conflict):  # the response to our own request was lost, or another attempt of this step was faster: it is the same job
             self.cluster.create_custom(GROUP, VERSION, PLURAL, self.manifest)
         nodes = self.manifest["spec"]["trainer"]["numNodes"]
-        self.context.events.note(f"TrainJob {self.name} asks for {nodes} nodes; its pods: kubectl get pods -l {_JOBSET_LABEL}={self.name}")
+        self.context.events.note(f"TrainJob {self.name} requests {nodes} nodes; its pods: kubectl get pods -l {_JOBSET_LABEL}={self.name}")
 
-    def _is_ours(self, found: Mapping[str, Any]) -> bool:
-        settings = found["metadata"].get("annotations", {}).get(SETTINGS_ANNOTATION)
-        going = ended(found) is None and not found["metadata"].get("deletionTimestamp")
-        return going and settings == self.manifest["metadata"]["annotations"][SETTINGS_ANNOTATION]
+    def _is_ours(self, job: Mapping[str, Any]) -> bool:
+        settings = job["metadata"].get("annotations", {}).get(SETTINGS_ANNOTATION)
+        running = end_state(job) is None and not job["metadata"].get("deletionTimestamp")
+        return running and settings == self.manifest["metadata"]["annotations"][SETTINGS_ANNOTATION]
 
     def wait(self, *, poll_s: float, sleep: Callable[[float], None], stop_requested: Callable[[], bool]) -> None:
         """Wait until the job is complete, printing node 0's log.
@@ -114,55 +113,55 @@ class _Job:
             while True:
                 if stop_requested():
                     raise Preempted("the step was asked to stop", hint="run it again: training continues from its last checkpoint")
-                found = self.cluster.custom(GROUP, VERSION, PLURAL, self.name)
-                if found is None:
-                    raise TemporaryFailure(f"TrainJob {self.name} was deleted by somebody", hint="run it again: training continues")
-                state = ended(found)
+                job = self.cluster.custom(GROUP, VERSION, PLURAL, self.name)
+                if job is None:
+                    raise TemporaryFailure(f"TrainJob {self.name} was deleted from outside", hint="run it again: training continues")
+                state = end_state(job)
                 if state == "completed":
                     return
                 if state == "failed":
-                    raise self._failure(found)
+                    raise self._failure(job)
                 self.lease.renew()
                 log.follow()
-                self._say_why_it_waits()
+                self._report_pending_pods()
                 sleep(poll_s)
         finally:
             log.close()
 
     def delete(self) -> None:
-        """Take the job down with its pods."""
+        """Delete the job and its pods."""
         self.cluster.delete_custom(GROUP, VERSION, PLURAL, self.name)
 
-    def _failure(self, found: Mapping[str, Any]) -> CelebditError:
+    def _failure(self, job: Mapping[str, Any]) -> CelebditError:
         return first_failure(self.cluster.pods(self._selector())) or TemporaryFailure(
-            f"TrainJob {self.name} failed: {_condition(found, 'Failed').get('message', 'no reason given')}",
+            f"TrainJob {self.name} failed: {_condition(job, 'Failed').get('message', 'no reason given')}",
             hint=f"kubectl describe trainjob {self.name}",
         )
 
-    def _say_why_it_waits(self) -> None:
-        """Tell once a minute which pods do not run and why: a cluster without room says so only there."""
-        if time.monotonic() - self.said_s < _SAY_WAITING_S:
+    def _report_pending_pods(self) -> None:
+        """Report once a minute which pods are pending and why: a full cluster shows it only in the pod status."""
+        if time.monotonic() - self.reported_s < _PENDING_REPORT_S:
             return
-        self.said_s = time.monotonic()
+        self.reported_s = time.monotonic()
         reasons = sorted({reason for pod in self.cluster.pods(self._selector()) if (reason := waiting_reason(pod))})
         text = "; ".join(reasons)
-        if text and text != self.said:
-            self.said = text
-            self.context.events.note(f"TrainJob {self.name} waits: {text}")
+        if text and text != self.reported:
+            self.reported = text
+            self.context.events.note(f"TrainJob {self.name} is waiting: {text}")
 
     def _selector(self, *, index: int | None = None) -> str:
         return f"{_JOBSET_LABEL}={self.name}" + ("" if index is None else f",{INDEX_LABEL}={index}")
 
 
-def ended(found: Mapping[str, Any]) -> str | None:
-    """Return "completed" or "failed", or None while the job goes on."""
-    if _condition(found, "Complete"):
+def end_state(job: Mapping[str, Any]) -> str | None:
+    """Return "completed" or "failed", or None while the job runs."""
+    if _condition(job, "Complete"):
         return "completed"
-    return "failed" if _condition(found, "Failed") else None
+    return "failed" if _condition(job, "Failed") else None
 
 
-def _condition(found: Mapping[str, Any], kind: str) -> KubernetesObject:
-    for condition in found.get("status", {}).get("conditions", []):
+def _condition(job: Mapping[str, Any], kind: str) -> KubernetesObject:
+    for condition in job.get("status", {}).get("conditions", []):
         if condition["type"] == kind and condition["status"] == "True":
             return dict(condition)
     return {}

@@ -1,8 +1,8 @@
-"""Whether somebody still waits for a training on several nodes: the waiting step says so in object storage, and the nodes look.
+"""Lease of a training on several nodes: the waiting step renews it in object storage, and the nodes check it.
 
-Kubeflow's *Terminate* ends the step's pod without letting it delete its TrainJob (KFP 2.17: gone within 0.3 s, no handler ran), and the
-nodes would go on for days. Promises: nodes that nobody waits for stop by themselves, with a checkpoint; storage that cannot be asked stops
-nobody. Keys are written once: each beat is a new object, and the one before is deleted.
+Kubeflow's *Terminate* ends the step's pod before it can delete its TrainJob (KFP 2.17: gone within 0.3 s, no handler ran), and the
+nodes would run for days. Promises: nodes whose lease expired stop by themselves, with a checkpoint; unavailable storage stops
+no node. Keys are written once: each heartbeat is a new object, and the previous one is deleted.
 """
 
 import os
@@ -14,25 +14,25 @@ from collections.abc import Callable
 from components.errors import CelebditError
 from components.storage import ObjectStore, StoreUri
 
-BEAT_S = 60.0
-PATIENCE_S = 900.0
+HEARTBEAT_S = 60.0
+TIMEOUT_S = 900.0
 
 
 class Lease:
-    """The word of the step that waits."""
+    """The lease, as the waiting step renews it."""
 
     def __init__(self, store: ObjectStore, home: StoreUri, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._home = home
         self._clock = clock
-        self._said_s: float | None = None
+        self._renewed_s: float | None = None
 
     def renew(self) -> None:
-        """Say that we are still here, at most once in `BEAT_S`; a storage that is away is asked again the next time."""
+        """Write a heartbeat, at most once in `HEARTBEAT_S`; if storage is unavailable, the next call tries again."""
         now = self._clock()
-        if self._said_s is not None and now - self._said_s < BEAT_S:
+        if self._renewed_s is not None and now - self._renewed_s < HEARTBEAT_S:
             return
-        self._said_s = now
+        self._renewed_s = now
         try:
             beat = self._home / f"beat-{now * 1000:.0f}"
             self._store.put_bytes(beat, b"waiting")
@@ -44,21 +44,21 @@ class Lease:
 
 
 class LeaseWatch:
-    """Asks this process to stop when nobody has waited for it for `patience_s`."""
+    """Stops this process when the lease was not renewed for `timeout_s`."""
 
     def __init__(
         self,
         store: ObjectStore,
         home: StoreUri,
         *,
-        patience_s: float = PATIENCE_S,
-        every_s: float = BEAT_S,
+        timeout_s: float = TIMEOUT_S,
+        every_s: float = HEARTBEAT_S,
         on_end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._home = home
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._every_s = every_s
         self._on_end = on_end
         self._clock = clock
@@ -70,15 +70,15 @@ class LeaseWatch:
         threading.Thread(target=self._watch, name="lease", daemon=True).start()
 
     def expired(self) -> bool:
-        """Look once; the clocks of the two machines are never compared."""
+        """Check once; the clocks of the two machines are never compared."""
         try:
-            found = frozenset(item.uri.name for item in self._store.list(self._home))
+            heartbeats = frozenset(item.uri.name for item in self._store.list(self._home))
         except CelebditError:
             self._changed_s = self._clock()
             return False
-        if found != self._seen:
-            self._seen, self._changed_s = found, self._clock()
-        return self._clock() - self._changed_s > self._patience_s
+        if heartbeats != self._seen:
+            self._seen, self._changed_s = heartbeats, self._clock()
+        return self._clock() - self._changed_s > self._timeout_s
 
     def _watch(self) -> None:
         while not self.expired():

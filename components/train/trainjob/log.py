@@ -1,8 +1,8 @@
-"""The log of a training's first node, printed here while the step waits.
+"""Prints the log of a training's first node while the step waits.
 
-Promises: a stream that breaks off is picked up where it was, each line once and in order; the rest is fetched when the pod has ended. Where
-it was is told by the time that Kubernetes puts before each line, so what a node has rotated away meanwhile, or said while its clock was
-turned back, is lost. A log that cannot be read stops nothing.
+Promises: an interrupted stream is resumed, each line once and in order; the rest is fetched when the pod has ended. The position is the
+timestamp that Kubernetes puts before each line, so lines that were rotated out in between, or written while the node's clock was set back,
+are lost. A log that cannot be read stops nothing.
 """
 
 import sys
@@ -24,22 +24,22 @@ _ENDED = ("Succeeded", "Failed")
 
 @dataclass
 class LogPosition:
-    """How far a log is read: the time of the last line, and how many lines of that very time."""
+    """Position in a log: the timestamp of the last line, and how many lines have that timestamp."""
 
     at: datetime | None = None
     lines: int = 0
 
     def unread(self, lines: Iterable[str], *, to_the_end: bool) -> Iterator[str]:
-        """Yield the text of those `lines` that come after this position, which follows them.
+        """Yield the text of those `lines` that come after this position, and advance it.
 
-        `lines` are a log from the second of `at` on, each with its time before it. One without its line feed was cut off, unless the log is
+        `lines` are a log from the second of `at` on, each with its timestamp. A line without a line feed is incomplete, unless the log is
         read `to_the_end`.
         """
         again, known = self.at, self.lines
         for line in lines:
             if not line.endswith("\n") and not to_the_end:
                 return
-            moment, text = _parted(line.removesuffix("\n"))
+            moment, text = _split_timestamp(line.removesuffix("\n"))
             if moment is not None:
                 if again is not None and moment < again:
                     continue
@@ -77,21 +77,21 @@ class LogStream:
         self._closing = False
 
     def follow(self) -> None:
-        """Have what is not printed yet printed in the background."""
-        self._reading()
+        """Print new lines in the background."""
+        self._ensure_reader()
 
     def close(self) -> None:
-        """Let the last lines come, for a few seconds."""
+        """Print the last lines; waits a few seconds for them."""
         self._closing = True
         end_s = time.monotonic() + _LAST_LINES_S
         with suppress(CelebditError):
-            while (left_s := end_s - time.monotonic()) > 0 and (reader := self._reading()) is not None:
+            while (left_s := end_s - time.monotonic()) > 0 and (reader := self._ensure_reader()) is not None:
                 reader.thread.join(left_s)
                 if not reader.log.complete:
                     time.sleep(_PAUSE_S)
 
-    def _reading(self) -> _Reader | None:
-        """Return who reads, begun if need be, or None if there is nothing to read."""
+    def _ensure_reader(self) -> _Reader | None:
+        """Return the running reader, started if necessary, or None if there is nothing to read."""
         if self._reader is not None and self._reader.thread.is_alive():
             return self._reader
         for pod in self._cluster.pods(self._selector):
@@ -100,8 +100,8 @@ class LogStream:
                 continue
             log = self._logs.setdefault(str(pod["metadata"].get("uid")), _Log(LogPosition()))
             if not log.complete:
-                how = {"to_the_end": phase in _ENDED or self._closing}
-                thread = threading.Thread(target=self._print, args=(pod["metadata"]["name"], log), kwargs=how, name="log", daemon=True)
+                options = {"to_the_end": phase in _ENDED or self._closing}
+                thread = threading.Thread(target=self._print, args=(pod["metadata"]["name"], log), kwargs=options, name="log", daemon=True)
                 self._reader = _Reader(log, thread)
                 thread.start()
                 return self._reader
@@ -112,14 +112,14 @@ class LogStream:
             for line in log.position.unread(self._cluster.log(pod, CONTAINER, since=log.position.at), to_the_end=to_the_end):
                 self._say(line)
             log.complete = to_the_end
-        except BadInput:  # we may not read it, and asking again changes nothing
+        except BadInput:  # access is refused, and asking again changes nothing
             log.complete = True
-        except CelebditError:  # it broke off: the next look goes on with it
+        except CelebditError:  # interrupted: the next call resumes it
             return
 
 
-def _parted(line: str) -> tuple[datetime | None, str]:
-    """Part a line from the time before it; the words of a kubelet that has no log have none."""
+def _split_timestamp(line: str) -> tuple[datetime | None, str]:
+    """Split a line into timestamp and text; messages of a kubelet without a log have no timestamp."""
     stamp, _, text = line.partition(" ")
     try:
         return datetime.fromisoformat(stamp), text

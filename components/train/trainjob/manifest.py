@@ -1,7 +1,7 @@
-"""What the train step asks Kubeflow Trainer for, as the plain JSON of a TrainJob.
+"""The TrainJob of a training, as plain JSON for Kubeflow Trainer.
 
-Promises: pure; secrets are named in it, never contained; the same training in the same resources is the same settings, whichever attempt
-asks. What is the same for all trainings is in the ClusterTrainingRuntime of docker/kubernetes.
+Promises: pure; secrets are referenced, never contained; the same training with the same resources has the same settings digest in every
+attempt. Settings common to all trainings are in the ClusterTrainingRuntime of docker/kubernetes.
 """
 
 from components import deployment as names
@@ -39,7 +39,7 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, settings: Settings, *, 
         "activeDeadlineSeconds": 3600 * spec.resources.timeout_h,
     }
     digest = digest_of(body)
-    # Left out of the digest, because each attempt writes a file of its own.
+    # Not part of the digest, because each attempt has its own file.
     body["trainer"]["args"] = [spec_uri]
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -60,7 +60,7 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, settings: Settings, *, 
 
 
 def _environment(settings: Settings) -> list[KubernetesObject]:
-    """Return what the nodes find in their environment: who they are by value, endpoints and credentials by reference."""
+    """Return the environment of the nodes: identity by value, endpoints and credentials by reference."""
     identity = {
         WORK_DIR: names.SCRATCH_PATH,
         RUN_ID: settings.pipeline_run_id,
@@ -78,18 +78,18 @@ def _environment(settings: Settings) -> list[KubernetesObject]:
 
 
 def _resources(spec: TrainSpec) -> KubernetesObject:
-    asked = spec.resources
-    gpus = {asked.gpu_type: str(asked.processes)} if asked.on_gpus else {}
-    return {"requests": {"cpu": asked.cpu, "memory": asked.memory, **gpus}, "limits": {"memory": asked.memory, **gpus}}
+    resources = spec.resources
+    gpus = {resources.gpu_type: str(resources.processes)} if resources.on_gpus else {}
+    return {"requests": {"cpu": resources.cpu, "memory": resources.memory, **gpus}, "limits": {"memory": resources.memory, **gpus}}
 
 
 def _pods(spec: TrainSpec) -> KubernetesObject:
-    """Return how the pods of the runtime are patched: where they run, and their space for scratch and shared memory."""
-    asked = spec.resources
+    """Return the patch of the runtime's pods: node selection, and volumes for scratch and shared memory."""
+    resources = spec.resources
     pod: KubernetesObject = {
         "volumes": [
-            {"name": "scratch", "emptyDir": {"sizeLimit": asked.scratch}},
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": asked.shm}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": resources.scratch}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": resources.shm}},
         ],
         "containers": [
             {
@@ -98,9 +98,9 @@ def _pods(spec: TrainSpec) -> KubernetesObject:
             }
         ],
     }
-    if asked.node_selector:
-        pod["nodeSelector"] = dict(asked.node_selector)
-    if asked.all_tolerations:
-        pod["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in asked.all_tolerations]
+    if resources.node_selector:
+        pod["nodeSelector"] = dict(resources.node_selector)
+    if resources.all_tolerations:
+        pod["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in resources.all_tolerations]
     labels = {**names.PART_OF, names.STEP_LABEL: "train"}
     return {"name": CONTAINER, "template": {"spec": {"template": {"metadata": {"labels": labels}, "spec": pod}}}}

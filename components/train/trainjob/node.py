@@ -1,7 +1,7 @@
 """One node of a training on several: `python -m components.train.trainjob.node s3://.../spec.json`, started by a TrainJob.
 
-Promises: the node's ranks find each other through the PET_ variables that Kubeflow Trainer sets; why the node failed is written where
-Kubernetes keeps a container's last words, as one JSON object. What the ranks compute is in `worker.py`.
+Promises: the node's ranks find each other through the PET_ variables that Kubeflow Trainer sets; the reason of a failure is written to
+the container's termination message, as one JSON object. The ranks run `worker.py`.
 """
 
 import json
@@ -18,15 +18,15 @@ from components.storage import StoreUri
 from components.train.spec import TrainSpec
 from components.train.trainjob.lease import LeaseWatch
 
-_MOST_BYTES = 3500
+_MAX_MESSAGE_BYTES = 3500
 
 
 def main() -> None:
     """Fetch the spec, run this node's ranks and leave with the exit code of what happened."""
     try:
-        Settings.from_environment()  # the frame below tells of it and ends the process
+        Settings.from_environment()  # `step` below reports the error and ends the process
     except CelebditError as error:
-        leave_word(error)
+        write_termination_message(error)
     with step("train") as context:
         try:
             if len(sys.argv) != 2:
@@ -46,14 +46,14 @@ def main() -> None:
                 standalone=False,
             )
         except Exception as error:
-            leave_word(error)
+            write_termination_message(error)
             raise
 
 
-def leave_word(error: Exception) -> None:
-    """Write down why this node failed; Kubernetes keeps at most 4 KiB of it."""
+def write_termination_message(error: Exception) -> None:
+    """Write why this node failed to the termination message; Kubernetes keeps at most 4 KiB of it."""
     failure = Failure.of(error)
-    facts = {**asdict(failure), "message": redactor()(failure.message)[: _MOST_BYTES // 2]}
+    facts = {**asdict(failure), "message": redactor()(failure.message)[: _MAX_MESSAGE_BYTES // 2]}
     with suppress(OSError):
         termination_message_path().write_text(json.dumps(facts))
 

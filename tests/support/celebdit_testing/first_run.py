@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from celebdit_testing.command import Finished, celebdit
 
-from components.system.locks import only_one
+from components.system.locks import lock
 
 PLANTED = {"MLFLOW_TRACKING_PASSWORD": "canary-mlflow-3c5f01", "CELEBDIT_KFP_TOKEN": "canary-kfp-7a9b22", "AWS_SESSION_TOKEN": ""}
 
@@ -53,7 +53,7 @@ class CommandLines(threading.Thread):
 
 def made_once(kept: Path, make: Callable[[], str]) -> str:
     """Return what `make` made, in whichever test process asked first; `kept` holds it for the others."""
-    with only_one(kept.with_suffix(".lock")):
+    with lock(kept.with_suffix(".lock")):
         if not kept.exists():
             kept.write_text(make())
         return kept.read_text()

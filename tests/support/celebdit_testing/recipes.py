@@ -7,7 +7,7 @@ import numpy as np
 from celebdit_testing.packs import write_pack
 
 from components.ingest.sources.synthetic import draw_face
-from components.manifests import DatasetManifest
+from components.manifests import DatasetManifest, EvaluationProtocol
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
 from model.dataset import Pack, open_pack
 
@@ -59,6 +59,29 @@ def faces(count: int, image_px: int = 16) -> np.ndarray:
 def tiny_pack(folder: Path, count: int = 20, image_px: int = 16) -> Pack:
     write_pack(folder, faces(count, image_px), [f"key{index:03d}" for index in range(count)], dataset_digest=DIGEST)
     return open_pack(folder)
+
+
+def evaluation_protocol(**changes: Any) -> EvaluationProtocol:
+    values: dict[str, Any] = {
+        "name": "custom",
+        "num_images": 16,
+        "num_reference": 20,
+        "reference_split": "all",
+        "reference_flip": False,
+        "dataset_digest": DIGEST,
+        "image_px": 16,
+        "codec": "png",
+        "resize": "none",
+        "extractor": "celebdit-random-conv-1",
+        "extractor_sha256": None,
+        "metrics": ("frechet",),
+        "bootstrap_replicates": 20,
+        "sampling": {"sampler": "euler", "num_steps": 2},
+        "ema": "0.1",
+        "checkpoint_digest": "c" * 64,
+        "checkpoint_step": 10,
+    }
+    return EvaluationProtocol(**{**values, **changes})
 
 
 def dataset_manifest(**changes: Any) -> DatasetManifest:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from celebdit_testing.first_run import made_once
-from celebdit_testing.recipes import DIGEST, dataset_manifest
+from celebdit_testing.recipes import DIGEST, dataset_manifest, evaluation_protocol
 from celebdit_testing.steps import step_context
 from celebdit_testing.trained import commit_checkpoint
 
@@ -41,7 +41,7 @@ def report_of(checkpoint: CheckpointManifest) -> EvaluationReport:
     return EvaluationReport(
         uri="s3://bucket/evaluation",
         protocol_digest="a" * 64,
-        protocol={"name": "custom", "num_images": 16, "ema": SAMPLING.ema},
+        protocol=evaluation_protocol(ema=SAMPLING.ema),
         run_key=checkpoint.run_key,
         checkpoint_uri=checkpoint.uri,
         checkpoint_digest=checkpoint.digest,

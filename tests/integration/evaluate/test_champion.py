@@ -1,12 +1,11 @@
 """The champion beside a challenger, on real S3 and a real MLflow server: measured under the same protocol, beaten or not."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from celebdit_testing import evaluations
-from celebdit_testing.evaluations import HEADLINE, SAMPLING, config, drawn_faces, environment_of, resources, run
+from celebdit_testing.evaluations import HEADLINE, SAMPLING, config, resources, run
 from celebdit_testing.trained import commit_checkpoint
 
 from components.errors import TemporaryFailure
@@ -17,25 +16,9 @@ from components.manifests import CheckpointManifest, DatasetManifest, Evaluation
 from components.register.register import run as register
 from components.registry.client import Registry
 from components.registry.config import RegistryConfig
-from pipeline.services import Endpoints, Services
+from pipeline.services import Endpoints
 
 place = partial(evaluations.place, part="champion")
-
-
-@pytest.fixture(scope="module")
-def environment(embedded: Services) -> Iterator[Endpoints]:
-    with environment_of(embedded) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("evaluate")
-
-
-@pytest.fixture(scope="module")
-def dataset(environment: Endpoints, folder: Path) -> DatasetManifest:
-    return drawn_faces(environment, folder)
 
 
 @pytest.fixture(scope="module")
