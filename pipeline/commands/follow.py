@@ -5,8 +5,8 @@ from typing import Any
 from components.errors import EXIT_OK, GateFailed
 from components.runtime.events import SayOnce
 from pipeline.commands.options import print_json, say
+from pipeline.follow import failure_of, follow, steps_of
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
-from pipeline.submit import failure_of, follow, steps_of
 from pipeline.view import RunView
 
 _FIRST_ANSWER_S = 5.0

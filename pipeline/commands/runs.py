@@ -40,7 +40,7 @@ def runs(
 
 
 def _show(run: Any, url: str, *, as_json: bool) -> None:
-    from pipeline.submit import failure_of, steps_of
+    from pipeline.follow import failure_of, steps_of
 
     steps = steps_of(run)
     say(f"{printable(str(run.display_name))}: {run.state or 'PENDING'}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from components.environment import MLFLOW, STORE
 from components.errors import BadInput
 from components.settings import CommandSettings
-from pipeline.containers import engine_address
+from pipeline.container_engine import engine_address
 from pipeline.doctor.checks import Check, run_check
 
 _SPARE_BYTES = 5 * 2**30

@@ -9,8 +9,8 @@ from celebdit_testing.submissions import progress, run_cli, submitted
 
 from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN
 from pipeline.config import RunConfig
+from pipeline.follow import follow
 from pipeline.steps import step_names
-from pipeline.submit import follow
 
 CANARY = "canary-kfp-token-0123456789"
 

@@ -9,8 +9,9 @@ from celebdit_testing.submissions import connect, failed_run, progress, submitte
 from components.errors import BadInput, GateFailed, Interrupted, TemporaryFailure
 from components.runtime.events import Event
 from pipeline.config import RunConfig
+from pipeline.follow import failure_of, follow
 from pipeline.steps import step_names
-from pipeline.submit import failure_of, follow, resume
+from pipeline.submit import resume
 
 
 def test_following_tells_each_step_once_and_returns_the_outcome(server: FakeKfp, config: RunConfig) -> None:
