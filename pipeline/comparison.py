@@ -17,6 +17,8 @@ _LABEL_PX = 28
 _GAP_PX = 12
 _TILE_PX = 640
 _ABSENT = "-"
+Setting = str | float | bool | None | Sequence[object]
+"""Value of a setting as JSON has it; a list is one value."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class RunFacts:
     """Settings, evaluations, cost and sample steps of one run."""
 
     name: str
-    settings: dict[str, Any]
+    settings: dict[str, Setting]
     evaluations: list[Evaluation] = field(default_factory=list)
     cost: dict[str, float | str] = field(default_factory=dict)
     grid_steps: frozenset[int] = frozenset()
@@ -49,9 +51,9 @@ class Row:
     values: tuple[str, ...]
 
 
-def flattened(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def flattened(settings: Mapping[str, Any], path: str = "") -> dict[str, Setting]:
     """Return nested settings as `section.key` -> value."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, Setting] = {}
     for key, value in settings.items():
         name = f"{path}.{key}" if path else str(key)
         flat |= flattened(value, name) if isinstance(value, Mapping) else {name: value}

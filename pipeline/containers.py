@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +18,7 @@ from components.deployment import CPU_IMAGE, GPU_IMAGE, IMAGE_USER
 from components.environment import WORK_DIR
 from components.errors import TemporaryFailure
 from components.ingest.sources.open_source import kind_of
+from model.config import FrozenConfig
 from pipeline.config import RunConfig
 
 RUN_LABEL = "io.celebdit.run"
@@ -27,9 +27,8 @@ _PASSED_NAMES = ("OMP_NUM_THREADS", "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "PYTHONUNBU
 _STOP_S = 30
 
 
-@dataclass(frozen=True)
-class ContainerPlan:
-    """Settings of the containers of one run; plain values, passed to the process of kfp's local runner as JSON."""
+class ContainerPlan(FrozenConfig):
+    """Settings of the containers of one run, passed to the process of kfp's local runner as JSON."""
 
     cpu: str
     gpu: str
@@ -41,15 +40,8 @@ class ContainerPlan:
     shm: str
     with_gpus: bool
     credentials: tuple[str, ...]
-    """Whether the steps get the credentials of Kaggle; kfp gives all containers of a run the same environment."""
+    """Variables with credentials of the data source; kfp gives all containers of a run the same environment."""
     rootless_podman: bool
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "ContainerPlan":
-        return cls(**{**raw, "folders": tuple(raw["folders"]), "sources": tuple(raw["sources"])})
 
 
 def plan_containers(

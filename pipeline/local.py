@@ -4,7 +4,6 @@ Promises: the outcome is the error of the first step that failed; stopping the r
 kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which servers are used.
 """
 
-import json
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ from components.environment import EVENTS, RUN_ID, WORK_DIR
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
 from components.runtime.events import Event, EventReader
 from components.system.process import spawn, stop
+from model.config import FrozenConfig
 from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address, require_images, rootless_podman
 from pipeline.containers import ContainerPlan, container_arguments, plan_containers, run_container
@@ -49,6 +49,16 @@ class LocalOutcome:
             self.failure = error_for_exit_code(int(facts["exit_code"]), f"{event.step}: {facts['message']}", hint=facts.get("hint"))
 
 
+class LocalRun(FrozenConfig):
+    """Input of the process that runs kfp's local runner."""
+
+    arguments: dict[str, str]
+    """Section of the configuration -> canonical JSON."""
+    root: str
+    """Folder of kfp's artifacts."""
+    containers: ContainerPlan | None = None
+
+
 def run_locally(
     config: RunConfig, folder: Path, environment: Mapping[str, str], *, on_event: Callable[[Event], None], in_containers: bool = False
 ) -> LocalOutcome:
@@ -59,7 +69,7 @@ def run_locally(
         KeyboardInterrupt: after the run was stopped.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    spec: dict[str, Any] = {"arguments": config.sections(), "root": str(folder / "kfp")}
+    plan = None
     with ExitStack() as stack:
         if in_containers:
             # Containers write as another user, so they get a folder of their own.
@@ -71,13 +81,12 @@ def run_locally(
             rootless = rootless_podman(environment["DOCKER_HOST"])
             plan = plan_containers(config, folder, environment, run_id=environment[RUN_ID], rootless_podman=rootless)
             require_images(environment["DOCKER_HOST"], (plan.cpu, plan.gpu))
-            spec["containers"] = plan.to_json()
-        return _run(spec, folder, environment, on_event)
+        return _run(LocalRun(arguments=config.sections(), root=str(folder / "kfp"), containers=plan), folder, environment, on_event)
 
 
-def _run(spec: Mapping[str, Any], folder: Path, environment: Mapping[str, str], on_event: Callable[[Event], None]) -> LocalOutcome:
+def _run(spec: LocalRun, folder: Path, environment: Mapping[str, str], on_event: Callable[[Event], None]) -> LocalOutcome:
     events_path, spec_path = folder / "events.jsonl", folder / "arguments.json"
-    spec_path.write_text(json.dumps(spec))
+    spec_path.write_text(spec.model_dump_json())
     reader, outcome = EventReader(events_path), LocalOutcome()
 
     def read_events() -> None:
@@ -112,20 +121,20 @@ def main(spec_path: Path) -> None:
 
     from pipeline.graph import build_graph  # noqa: PLC0415
 
-    spec = json.loads(spec_path.read_text())
+    spec = LocalRun.model_validate_json(spec_path.read_text())
     configure: Callable[[Step, Any], None] = lambda step, task: None  # noqa: E731
     runner: Any = local.SubprocessRunner(use_venv=False)
-    if "containers" in spec:
-        plan = ContainerPlan.from_json(spec["containers"])
+    if spec.containers is not None:
+        plan = spec.containers
         docker_task_handler.run_docker_container = run_container
         runner = local.DockerRunner(**container_arguments(plan, os.environ, user_id=os.getuid()))
 
         def configure(step: Step, task: Any) -> None:
             task.set_container_image(plan.gpu if step.image == "gpu" else plan.cpu)
 
-    local.init(runner=runner, pipeline_root=spec["root"], raise_on_error=True)
+    local.init(runner=runner, pipeline_root=spec.root, raise_on_error=True)
     try:
-        build_graph(spec["arguments"], configure)()
+        build_graph(spec.arguments, configure)()
     except RuntimeError as error:  # the events have the error; kfp only has the name of the step
         print(error, file=sys.stderr)
         raise SystemExit(1) from error

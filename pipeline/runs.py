@@ -6,11 +6,13 @@ exit code 1, not an error.
 
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from components.errors import CelebditError
+from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
 from components.runtime.context import StepContext
 from components.runtime.events import SayOnce
 from components.storage import StoreUri
@@ -20,12 +22,78 @@ from pipeline.session import Session
 from pipeline.view import RunView
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """Results of a finished run."""
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    facts: dict[str, Any]
-    passed: bool
+
+class DatasetSummary(_Part):
+    """The dataset of a run."""
+
+    digest: str
+    num_images: int
+    rejected: dict[str, int]
+    uri: str
+
+
+class CheckpointSummary(_Part):
+    """The checkpoint that a run trained or reused."""
+
+    digest: str
+    uri: str
+
+
+class Score(_Part):
+    """The headline metric of the evaluation."""
+
+    name: str
+    value: float
+
+
+class GateSummary(_Part):
+    """The decision of the gate."""
+
+    decision: Literal["pass", "fail"]
+    reasons: list[str]
+
+
+class ModelSummary(_Part):
+    """The registered version."""
+
+    name: str
+    version: str
+    aliases: list[str]
+
+
+class MlflowSummary(_Part):
+    """The MLflow run of the pipeline, and the registered version in MLflow."""
+
+    tracking_uri: str
+    run_id: str
+    run_url: str
+    model_uri: str | None
+
+
+class RunSummary(_Part):
+    """Results of a finished run; `celebdit run --json` prints it as JSON."""
+
+    run_id: str
+    config_digest: str
+    run_key: str
+    dataset: DatasetSummary
+    training_steps: int
+    checkpoint: CheckpointSummary
+    score: Score
+    metrics: dict[str, float]
+    gate: GateSummary
+    model: ModelSummary | None
+    mlflow: MlflowSummary
+    samples: str
+    seconds: dict[str, float]
+    """Duration of each step that ran."""
+
+    @property
+    def passed(self) -> bool:
+        return self.gate.decision == "pass"
 
 
 def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, run_id: str, in_containers: bool = False) -> RunSummary:
@@ -46,7 +114,7 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
         raise
     if outcome.failure is not None:
         raise outcome.failure
-    return RunSummary(facts=_facts(config, outcome, context, folder, run_id), passed=outcome.results["gate"]["decision"] == "pass")
+    return _summarise(config, outcome, context, folder, run_id)
 
 
 def _close_interrupted(context: StepContext) -> None:
@@ -61,29 +129,27 @@ def _close_interrupted(context: StepContext) -> None:
         signal.signal(signal.SIGINT, previous)
 
 
-def _facts(config: RunConfig, outcome: LocalOutcome, context: StepContext, folder: Path, run_id: str) -> dict[str, Any]:
+def _summarise(config: RunConfig, outcome: LocalOutcome, context: StepContext, folder: Path, run_id: str) -> RunSummary:
     results = outcome.results
-    report, checkpoint, dataset, gate = results["evaluate"], results["train"], results["ingest"], results["gate"]
-    version = results.get("register")
+    report = EvaluationReport.model_validate(results["evaluate"], strict=False)
+    checkpoint = CheckpointManifest.model_validate(results["train"], strict=False)
+    dataset = DatasetManifest.model_validate(results["ingest"], strict=False)
+    gate = GateDecision.model_validate(results["gate"], strict=False)
+    version = RegisteredVersion.model_validate(results["register"], strict=False) if "register" in results else None
     samples = folder / "samples.png"
-    context.store.get_file(StoreUri.parse(report["grid_uri"]), samples)
-    return {
-        "run_id": run_id,
-        "config_digest": config.digest(),
-        "run_key": checkpoint["run_key"],
-        "dataset": {
-            "digest": dataset["digest"],
-            "num_images": dataset["num_images"],
-            "rejected": dataset["rejected"],
-            "uri": dataset["uri"],
-        },
-        "training_steps": checkpoint["step"],
-        "checkpoint": {"digest": checkpoint["digest"], "uri": checkpoint["uri"]},
-        "score": {"name": report["headline"], "value": report["metrics"][report["headline"]]},
-        "metrics": report["metrics"],
-        "gate": {"decision": gate["decision"], "reasons": gate["reasons"]},
-        "model": None if version is None else {"name": version["name"], "version": version["version"], "aliases": version["aliases"]},
-        "mlflow": {**results["preflight"], "model_uri": None if version is None else version["model_uri"]},
-        "samples": str(samples),
-        "seconds": outcome.seconds,
-    }
+    context.store.get_file(StoreUri.parse(report.grid_uri), samples)
+    return RunSummary(
+        run_id=run_id,
+        config_digest=config.digest(),
+        run_key=checkpoint.run_key,
+        dataset=DatasetSummary(digest=dataset.digest, num_images=dataset.num_images, rejected=dataset.rejected, uri=dataset.uri),
+        training_steps=checkpoint.step,
+        checkpoint=CheckpointSummary(digest=checkpoint.digest, uri=checkpoint.uri),
+        score=Score(name=report.headline, value=report.metrics[report.headline]),
+        metrics=report.metrics,
+        gate=GateSummary(decision=gate.decision, reasons=gate.reasons),
+        model=None if version is None else ModelSummary(name=version.name, version=version.version, aliases=version.aliases),
+        mlflow=MlflowSummary(**results["preflight"], model_uri=None if version is None else version.model_uri),
+        samples=str(samples),
+        seconds=outcome.seconds,
+    )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from components.errors import BadInput, TemporaryFailure
 from components.ingest.sources.open_source import kind_of
@@ -18,6 +18,16 @@ from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import RunConfig
 from pipeline.follow import ENDED
 from pipeline.kubeflow import Kubeflow, Version
+
+
+class SubmissionFacts(TypedDict):
+    """A submission in the JSON output."""
+
+    run_id: str
+    name: str
+    url: str
+    new: bool
+    version: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,10 @@ class Submission:
     state: str
     is_new: bool
     version: str
+
+    @property
+    def facts(self) -> SubmissionFacts:
+        return {"run_id": self.run_id, "name": self.name, "url": self.url, "new": self.is_new, "version": self.version}
 
 
 @dataclass(frozen=True)

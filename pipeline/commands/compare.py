@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -17,7 +17,7 @@ from components.reports.image_grid import SAMPLE_GRID_KEY
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, say
-from pipeline.comparison import Evaluation, Row, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
+from pipeline.comparison import Evaluation, Row, RunFacts, Setting, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
 from pipeline.session import open_session
 from pipeline.view import printable
 
@@ -115,7 +115,7 @@ def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
     )
 
 
-def _settings(run: "Run", context: "StepContext") -> dict[str, Any]:
+def _settings(run: "Run", context: "StepContext") -> dict[str, Setting]:
     try:
         spec = json.loads(context.tracking.read_artifact(run.info.run_id, _CONFIG))
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """`celebdit ema`: post-hoc EMA of another width, from the snapshots of a training."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import click
 
@@ -19,6 +19,35 @@ if TYPE_CHECKING:
     from model.config import SamplingConfig
 
 _POOR = 0.1
+
+
+class CheckpointFacts(TypedDict):
+    """Where the averaged weights are stored."""
+
+    digest: str
+    uri: str
+    group: str
+
+
+class VersionFacts(TypedDict):
+    """The version that an average was registered as."""
+
+    name: str
+    version: str
+    new: bool
+
+
+class EmaFacts(TypedDict):
+    """One average in the JSON output."""
+
+    sigma_rel: float
+    step: int
+    snapshots: int
+    profile_error: float
+    checkpoint: CheckpointFacts
+    samples: str
+    mlflow: NotRequired[str]
+    model: NotRequired[VersionFacts]
 
 
 @click.command(epilog=example("celebdit ema 53e830b04a95c9d2 --sigma-rel 0.08 --sigma-rel 0.15"))
@@ -64,7 +93,7 @@ def ema(
         context = session.context()
         from components.weights.posthoc_ema import compute_posthoc_ema
 
-        averages: list[dict[str, Any]] = []
+        averages: list[EmaFacts] = []
         for width in dict.fromkeys(widths):
             average = compute_posthoc_ema(run_key, width, context, step=step)
             averages.append(_publish(average, sampling, model, home, context))
@@ -88,7 +117,7 @@ def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
         raise BadInput(describe(error, section="sampling")) from error
 
 
-def _publish(average: "PosthocEma", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
+def _publish(average: "PosthocEma", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> EmaFacts:
     """Write a sample grid of the average, log it to MLflow, register the average if a model is given, and return the facts."""
     from components.reports.image_grid import png
     from components.serving.register_version import register_unevaluated
@@ -104,7 +133,7 @@ def _publish(average: "PosthocEma", sampling: "SamplingConfig", model: str | Non
     grid_path.write_bytes(png(pixels))
     say(f"  samples: {grid_path}")
     say(f"  weights: {average.uri}")
-    facts: dict[str, Any] = {
+    facts: EmaFacts = {
         "sigma_rel": average.sigma_rel,
         "step": average.step,
         "snapshots": average.num_snapshots,

@@ -1,12 +1,11 @@
 """Shared by the commands for Kubeflow Pipelines: connect to the server, and follow a run to its end."""
 
-from typing import Any
-
 from components.errors import EXIT_OK, GateFailed
 from components.runtime.events import SayOnce
 from pipeline.commands.options import print_json, say
 from pipeline.follow import failure_of, follow, steps_of
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
+from pipeline.submit import SubmissionFacts
 from pipeline.view import RunView
 
 _FIRST_ANSWER_S = 5.0
@@ -22,7 +21,7 @@ def connect(endpoint: str | None, namespace: str | None) -> Kubeflow:
     return Kubeflow(address, Patience(on_retry=SayOnce(say)))
 
 
-def follow_to_end(kubeflow: Kubeflow, run_id: str, facts: dict[str, Any], *, as_json: bool, resumed: bool = False) -> int:
+def follow_to_end(kubeflow: Kubeflow, run_id: str, facts: SubmissionFacts | dict[str, str], *, as_json: bool, resumed: bool = False) -> int:
     """Show a run until it ends and return the exit code of its outcome.
 
     Raises:

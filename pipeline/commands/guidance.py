@@ -6,7 +6,7 @@ Promises: contradictory options are refused before any server is contacted. The 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _USUAL, _MOST = 1.5, 20.0
+
+
+class GuidanceFacts(TypedDict):
+    """The guidance in the JSON output."""
+
+    guide: str
+    checkpoint_digest: str
+    ema: str
+    weight: float
+    interval: list[float]
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Guide:
         return f"guided by {self.weights.source}, EMA {self.weights.ema}, weight {self.weight:g}{when}"
 
     @property
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> GuidanceFacts:
         return {
             "guide": self.weights.source,
             "checkpoint_digest": self.weights.digest,

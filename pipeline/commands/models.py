@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from components.registry.promotions import Standing
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class VersionFacts(TypedDict):
+    """One version in the JSON output; None is what its tags do not have."""
+
+    version: str
+    aliases: list[str]
+    created: str
+    checkpoint: str | None
+    gate: str | None
+    protocol: str | None
+    metrics: dict[str, float]
 
 
 def _model_option(function: F) -> F:
@@ -150,7 +162,7 @@ def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.splitlines())
 
 
-def _summary(version: "ModelVersion", aliases: dict[str, str]) -> dict[str, Any]:
+def _summary(version: "ModelVersion", aliases: dict[str, str]) -> VersionFacts:
     number, tags = str(version.version), VersionTags.from_mlflow(version.tags)
     return {
         "version": number,

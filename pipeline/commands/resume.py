@@ -27,15 +27,8 @@ def resume(run_id: str, endpoint: str | None, namespace: str | None, wait: bool,
     else:
         say(f"{submission.name}: {submission.state.lower()}")
     say(f"  run          {submission.url}")
-    facts = {
-        "run_id": submission.run_id,
-        "name": submission.name,
-        "url": submission.url,
-        "new": submission.is_new,
-        "version": submission.version,
-    }
     if wait:
-        return follow_to_end(kubeflow, submission.run_id, facts, as_json=as_json, resumed=True)
+        return follow_to_end(kubeflow, submission.run_id, submission.facts, as_json=as_json, resumed=True)
     if as_json:
-        print_json({**facts, "state": submission.state})
+        print_json({**submission.facts, "state": submission.state})
     return EXIT_OK

@@ -48,7 +48,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
         )
     archive = home / "demo" / f"faces-{_DEMO_FACES}-{_DEMO_SEED}-{_DEMO_PX}.zip"
     data_source = str(archive.absolute()) if source is None else source if "://" in source else str(Path(source).absolute())
-    changes: dict[str, object] = {"data.source": data_source, **_profile_changes(profile_steps)}
+    changes: dict[str, str | int] = {"data.source": data_source, **_profile_changes(profile_steps)}
     if source is not None:
         changes |= {"data.name": "demo-own", "data.licence": "unspecified"}
     config = load_config("demo", overrides, changes=changes)
@@ -100,7 +100,7 @@ def run(
     return _finish(summary, as_json=as_json, servers_stay=keep_services)
 
 
-def _profile_changes(steps: int | None) -> dict[str, object]:
+def _profile_changes(steps: int | None) -> dict[str, int]:
     return {} if steps is None else {"training.profile_steps": steps}
 
 
@@ -123,23 +123,22 @@ def _make_archive(archive: Path, view: RunView) -> None:
 
 
 def _finish(summary: RunSummary, *, as_json: bool, servers_stay: bool) -> int:
-    facts = summary.facts
-    score, model = facts["score"], facts["model"]
-    noise = facts["metrics"].get(f"{score['name']}_of_noise")
+    score, model = summary.score, summary.model
+    noise = summary.metrics.get(f"{score.name}_of_noise")
     say()
-    say(f"  data       {facts['dataset']['num_images']} images, digest {facts['dataset']['digest'][:12]}")
-    say(f"  training   {facts['training_steps']} steps, run {facts['run_key']}, checkpoint {facts['checkpoint']['digest'][:12]}")
-    say(f"  score      {score['name']} = {score['value']:.3f}" + (f" (noise: {noise:.3f}; lower is better)" if noise is not None else ""))
-    say(f"  gate       {facts['gate']['decision']}: {'; '.join(facts['gate']['reasons'])}")
+    say(f"  data       {summary.dataset.num_images} images, digest {summary.dataset.digest[:12]}")
+    say(f"  training   {summary.training_steps} steps, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
+    say(f"  score      {score.name} = {score.value:.3f}" + (f" (noise: {noise:.3f}; lower is better)" if noise is not None else ""))
+    say(f"  gate       {summary.gate.decision}: {'; '.join(summary.gate.reasons)}")
     if model is not None:
-        say(f"  model      {model['name']} version {model['version']}, {', '.join(model['aliases'])}")
-    say(f"  samples    {facts['samples']}")
-    say(f"  MLflow     {facts['mlflow']['run_url']}")
-    if not servers_stay and facts["mlflow"]["tracking_uri"].startswith("http://127.0.0.1:"):
+        say(f"  model      {model.name} version {model.version}, {', '.join(model.aliases)}")
+    say(f"  samples    {summary.samples}")
+    say(f"  MLflow     {summary.mlflow.run_url}")
+    if not servers_stay and summary.mlflow.tracking_uri.startswith("http://127.0.0.1:"):
         say(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
-    say("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in facts["seconds"].items()))
+    say("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in summary.seconds.items()))
     if model is not None:
-        say(f'  next       {command_name()} models promote {model["version"]} --model {model["name"]} --reason "..."')
+        say(f'  next       {command_name()} models promote {model.version} --model {model.name} --reason "..."')
     if as_json:
-        print_json(facts)
+        print_json(summary.model_dump(mode="json"))
     return EXIT_OK if summary.passed else GateFailed.exit_code

@@ -1,6 +1,6 @@
 """`celebdit runs`: list the runs on Kubeflow Pipelines, or the steps of one."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import click
 
@@ -55,7 +55,17 @@ def _show(run: Any, url: str, *, as_json: bool) -> None:
         print_json({**_facts(run, url), "steps": {name: str(task.state) for name, task in steps.items()}})
 
 
-def _facts(run: Any, url: str) -> dict[str, object]:
+class RunFacts(TypedDict):
+    """One run in the JSON output."""
+
+    run_id: str
+    name: str
+    state: str
+    created_at: str | None
+    url: str
+
+
+def _facts(run: Any, url: str) -> RunFacts:
     return {
         "run_id": str(run.run_id),
         "name": str(run.display_name),

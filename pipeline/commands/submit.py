@@ -55,17 +55,10 @@ def submit(
     say(f"  run          {submission.url}")
     if not submission.is_new and submission.state in ("FAILED", "CANCELED"):
         say(f"  next         celebdit resume {submission.run_id}, or submit with --again")
-    facts = {
-        "run_id": submission.run_id,
-        "name": submission.name,
-        "url": submission.url,
-        "new": submission.is_new,
-        "version": submission.version,
-    }
     if wait:
-        return follow_to_end(kubeflow, submission.run_id, facts, as_json=as_json)
+        return follow_to_end(kubeflow, submission.run_id, submission.facts, as_json=as_json)
     if submission.is_new:
         say(f"  next         celebdit runs {submission.run_id}")
     if as_json:
-        print_json({**facts, "state": submission.state})
+        print_json({**submission.facts, "state": submission.state})
     return EXIT_OK

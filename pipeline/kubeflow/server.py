@@ -207,8 +207,8 @@ class Kubeflow:
     def schedules(self, experiment_id: str, *, name: str | None = None) -> list[Any]:
         """Return the recurring runs of an experiment, or those of one name."""
         call = self._schedules.recurring_run_service_list_recurring_runs
-        filters: dict[str, Any] = {} if name is None else {"filter": _name_filter(name)}
-        return self._list("list schedules", call, "recurring_runs", experiment_id=experiment_id, **filters)
+        name_filter = None if name is None else _name_filter(name)
+        return self._list("list schedules", call, "recurring_runs", experiment_id=experiment_id, filter=name_filter)
 
     def unschedule(self, recurring_run_id: str) -> None:
         """Delete a recurring run; the runs that it started are kept."""
@@ -248,7 +248,7 @@ class Kubeflow:
     def _namespace(self) -> str | None:
         return self.address.namespace if self.multi_user() else None
 
-    def _scope(self) -> dict[str, Any]:
+    def _scope(self) -> dict[str, str]:
         namespace = self._namespace()
         return {"namespace": namespace} if namespace else {}
 

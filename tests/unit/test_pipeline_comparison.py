@@ -1,4 +1,4 @@
-"""Runs side by side: what is in the table, which steps are shown, what the picture looks like."""
+"""The comparison of runs: what is in the table, which steps are shown, what the image looks like."""
 
 import numpy as np
 import pytest

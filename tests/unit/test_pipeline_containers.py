@@ -27,7 +27,7 @@ KAGGLE = {"KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"}
 def arguments(folder: Path, source: str) -> dict[str, Any]:
     environment = {**HERE, "CELEBDIT_WORK_DIR": str(folder / "work")}
     plan = plan_containers(load_config("smoke", [f"data.source={source}"]), folder / "run", environment, run_id="run-1")
-    found = container_arguments(type(plan).from_json(plan.to_json()), environment, user_id=1000)
+    found = container_arguments(type(plan).model_validate_json(plan.model_dump_json()), environment, user_id=1000)
     assert set(found["environment"].items()) <= set(environment.items())
     return found
 
