@@ -1,6 +1,6 @@
 """The environment variables of the project: the name, reader, default and meaning of each, and the page that lists them.
 
-Promises: pure. A variable of ours (CELEBDIT_*) that is not in `VARIABLES` is not read anywhere; `components/settings.py` alone reads ours.
+Promises: pure. A CELEBDIT_* variable that is not in `VARIABLES` is not read anywhere; only `components/settings.py` reads them.
 docs/environment.md is `environment_page()`, and a test compares the two.
 """
 

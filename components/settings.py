@@ -1,6 +1,6 @@
-"""Where the outside world is: endpoints, credentials' presence and run identity, read once from the environment.
+"""Settings from the environment: endpoints, presence of credentials and run identity, read once.
 
-Promises: everything that depends on a variable of ours (CELEBDIT_*, listed in `components/environment.py`) gets it from the `Settings` or
+Promises: everything that depends on a CELEBDIT_* variable (listed in `components/environment.py`) gets it from the `Settings` or
 the `CommandSettings` made at the entry point; no other module reads one. Secret values of object storage and MLflow are not kept here.
 
 Variables of others stay with those who read them: boto3 and MLflow take AWS_* and MLFLOW_* from the environment of the process themselves
@@ -84,7 +84,7 @@ class Settings:
             BadInput: naming the first variable that is missing or cannot be used, never its value if that may be secret.
         """
         environ = os.environ if environ is None else environ
-        store_uri = _required(environ, STORE, "the S3 location for data sets and runs, like s3://bucket/prefix").rstrip("/")
+        store_uri = _required(environ, STORE, "the S3 location for datasets and runs, like s3://bucket/prefix").rstrip("/")
         if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri:
             raise BadInput(f"{STORE} is not an S3 location", hint=f"set {STORE}=s3://bucket/prefix (letters, digits, '.', '_', '-')")
         mlflow_uri = _required(environ, MLFLOW, "the address of the MLflow server")
