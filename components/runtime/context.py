@@ -23,7 +23,7 @@ from components.runtime.redact import redactor
 from components.settings import Settings, events_path
 from components.storage import ObjectStore, StoreUri, connect
 from components.stores.layout import StoreLayout
-from model.config import FrozenConfig
+from model.frozen_config import FrozenConfig
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
