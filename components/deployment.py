@@ -22,8 +22,6 @@ SECRET_KEYS = {
 """Secrets of every step; a key is also the name of its environment variable."""
 KAGGLE_KEYS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
 """A token, or a user name with its key, as kagglehub reads them; public datasets need neither."""
-STEP_SECRET_KEYS = {"ingest": {KAGGLE_SECRET: KAGGLE_KEYS}}
-"""Additional secrets of single steps."""
 CONFIG_KEYS = (STORE, MLFLOW, S3_ENDPOINT, "AWS_REGION", EXPERIMENT, KFP_UI)
 REQUIRED_CONFIG_KEYS = (STORE, MLFLOW)
 

@@ -1,7 +1,7 @@
-"""Several runs beside each other: what differs in their settings, their numbers with the protocol of each, what they cost, and one picture.
+"""Compare runs: settings that differ, metrics with their protocol, cost, and one image with their samples.
 
-Promises: numbers stand in one row only if they were made under one protocol; samples stand in one row only if they are of the same step and
-of the same noise, or the command says that they are not. How a table is printed is the command's business.
+Promises: metrics share a row only if they were measured under the same protocol; samples share a row only if they are of the same step.
+Does not print; see `commands/compare.py`.
 """
 
 import re
@@ -20,7 +20,7 @@ _ABSENT = "-"
 
 
 @dataclass(frozen=True)
-class Measured:
+class Evaluation:
     """One evaluation of a run."""
 
     protocol_name: str
@@ -31,18 +31,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is known of one run."""
+    """Settings, evaluations, cost and sample steps of one run."""
 
     name: str
     settings: dict[str, Any]
-    evaluations: list[Measured] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
     cost: dict[str, float | str] = field(default_factory=dict)
     grid_steps: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what it says, and each run's value."""
+    """One row of the table: the section, the name, and the value of each run."""
 
     kind: str
     name: str
@@ -59,12 +59,12 @@ def flattened(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def rows(runs: Sequence[RunFacts]) -> list[Row]:
-    """Return the table: settings that differ, then numbers by protocol, then cost."""
-    return [*_differences(runs), *_numbers(runs), *_costs(runs)]
+    """Return the table: settings that differ, then metrics by protocol, then cost."""
+    return [*_differences(runs), *_metrics(runs), *_costs(runs)]
 
 
 def common_steps(runs: Sequence[RunFacts]) -> list[int]:
-    """Return up to four steps at which every run has samples, the first and the last of them among those."""
+    """Return at most four steps at which every run has samples, including the first and the last."""
     shared = sorted(frozenset.intersection(*(run.grid_steps for run in runs)))
     if len(shared) <= _MOST_ROWS:
         return shared
@@ -77,17 +77,17 @@ def same_seeds(runs: Sequence[RunFacts]) -> bool:
 
 
 def side_by_side(names: Sequence[str], grids: Mapping[int, Sequence[np.ndarray]]) -> np.ndarray:
-    """Return one picture: a column per run, a row per step, each with its label."""
+    """Return one image: a labelled column per run and a labelled row per step."""
     font = ImageFont.load_default(16)
     width = len(names) * (_TILE_PX + _GAP_PX) + _GAP_PX
-    shown = {step: [_scaled(grid) for grid in row] for step, row in grids.items()}
-    height = _LABEL_PX + sum(_LABEL_PX + max(grid.height for grid in row) + _GAP_PX for row in shown.values())
+    tiles = {step: [_scaled(grid) for grid in row] for step, row in grids.items()}
+    height = _LABEL_PX + sum(_LABEL_PX + max(grid.height for grid in row) + _GAP_PX for row in tiles.values())
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     for column, name in enumerate(names):
         draw.text((_GAP_PX + column * (_TILE_PX + _GAP_PX), 6), name, "black", font)
     top = _LABEL_PX
-    for step, row in shown.items():
+    for step, row in tiles.items():
         draw.text((_GAP_PX, top + 6), f"step {step}", "black", font)
         for column, grid in enumerate(row):
             canvas.paste(grid, (_GAP_PX + column * (_TILE_PX + _GAP_PX), top + _LABEL_PX))
@@ -96,44 +96,44 @@ def side_by_side(names: Sequence[str], grids: Mapping[int, Sequence[np.ndarray]]
 
 
 def step_of_image(path: str, key: str) -> int | None:
-    """Return the step of an MLflow image artifact's path if it is a PNG of `key`, else None."""
+    """Return the step of an MLflow image artifact from its path, or None if it is not a PNG of `key`."""
     name = re.escape(key.replace("/", "~"))
-    matched = re.search(rf"(?:^|/){name}[+%]step[+%](\d+)[+%].*\.png$", path)
-    return int(matched[1]) if matched else None
+    match = re.search(rf"(?:^|/){name}[+%]step[+%](\d+)[+%].*\.png$", path)
+    return int(match[1]) if match else None
 
 
 def _differences(runs: Sequence[RunFacts]) -> list[Row]:
     names = sorted({name for run in runs for name in run.settings})
-    found = []
+    differences = []
     for name in names:
         values = tuple(_text(run.settings.get(name, _ABSENT)) for run in runs)
         if len(set(values)) > 1:
-            found.append(Row("setting", name, values))
-    return found
+            differences.append(Row("setting", name, values))
+    return differences
 
 
-def _numbers(runs: Sequence[RunFacts]) -> list[Row]:
-    measured = [m for run in runs for m in run.evaluations]
-    wanted = sorted({(m.protocol_name, m.protocol_digest, key) for m in measured for key in m.metrics if not _is_error(key, m.metrics)})
-    found = []
-    for name, digest, key in wanted:
-        values = tuple(_number(run, digest, key) for run in runs)
-        found.append(Row(f"{name} {digest[:8]}", key, values))
-    return found
+def _metrics(runs: Sequence[RunFacts]) -> list[Row]:
+    evaluations = [evaluation for run in runs for evaluation in run.evaluations]
+    keys = sorted({(e.protocol_name, e.protocol_digest, key) for e in evaluations for key in e.metrics if not _is_error(key, e.metrics)})
+    metrics = []
+    for name, digest, key in keys:
+        values = tuple(_metric(run, digest, key) for run in runs)
+        metrics.append(Row(f"{name} {digest[:8]}", key, values))
+    return metrics
 
 
-def _number(run: RunFacts, protocol_digest: str, key: str) -> str:
-    """Return the number of the newest checkpoint that has it, with its error."""
-    having = [m for m in run.evaluations if m.protocol_digest == protocol_digest and key in m.metrics]
-    if not having:
+def _metric(run: RunFacts, protocol_digest: str, key: str) -> str:
+    """Return the metric of the newest checkpoint that has it, with its error."""
+    evaluations = [e for e in run.evaluations if e.protocol_digest == protocol_digest and key in e.metrics]
+    if not evaluations:
         return _ABSENT
-    newest = max(having, key=lambda measured: measured.step)
+    newest = max(evaluations, key=lambda evaluation: evaluation.step)
     error = newest.metrics.get(f"{key}_std")
     return f"{newest.metrics[key]:.4g}" + (f" ± {error:.2g}" if error is not None else "")
 
 
 def _is_error(key: str, metrics: Mapping[str, float]) -> bool:
-    """Return whether `key` is the error of another number, beside which it is shown."""
+    """Return whether `key` is the error of another metric, which shows it."""
     return key.endswith("_std") and key.removesuffix("_std") in metrics
 
 
@@ -147,6 +147,6 @@ def _text(value: object) -> str:
 
 
 def _scaled(grid: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(grid)
-    height = round(picture.height * _TILE_PX / picture.width)
-    return picture.resize((_TILE_PX, height), Image.Resampling.LANCZOS if picture.width > _TILE_PX else Image.Resampling.NEAREST)
+    image = Image.fromarray(grid)
+    height = round(image.height * _TILE_PX / image.width)
+    return image.resize((_TILE_PX, height), Image.Resampling.LANCZOS if image.width > _TILE_PX else Image.Resampling.NEAREST)

@@ -1,7 +1,7 @@
-"""The graph as KFP YAML for a cluster: the same steps, dressed with images, resources, secrets, retries and scratch space.
+"""Compile the graph to KFP YAML: adds images, resources, secrets and retries to each task.
 
-Promises: the same configuration and images give the same bytes; what `pipeline/lint.py` refuses is never written; images are named by
-digest; secrets are named, never contained. How it is submitted is not known here.
+Promises: the same configuration and images give the same bytes; a pipeline that `pipeline/lint.py` refuses is never written; images are
+referenced by digest and secrets by name. Does not submit; see `submit.py`.
 """
 
 import hashlib
@@ -19,38 +19,36 @@ from components import deployment
 from components.environment import IMAGE, IMAGE_DIGEST, NAMESPACE, POD, PRESET, RUN_ID, WORK_DIR
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
-from pipeline.graph import HEAVY_STEPS, build_graph
+from pipeline.graph import build_graph
 from pipeline.images import Images
 from pipeline.lint import require_clean
+from pipeline.steps import Step
 
-CACHEABLE_STEPS = ("ingest", "train", "evaluate")
-"""Steps whose result is a function of their inputs; the others look at the world as it is."""
-_RETRIES = {"train": 10}
-_LIGHT_CPU, _LIGHT_MEMORY, _LIGHT_TIMEOUT_H = "1", "4Gi", 12
+_LIGHT_CPU, _LIGHT_MEMORY = "1", "4Gi"
 # Without backoff_max_duration KFP stops retrying one hour after the first attempt, whatever the number of retries (2.17).
 _RETRY_WINDOW = "1000h"
 
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What a compiled pipeline is besides its configuration."""
+    """Inputs of a compiled pipeline other than its configuration."""
 
     images: Images
     preset: str
     cached: Collection[str] = ()
-    """Steps that KFP may skip when it has seen their inputs before. None by default: every step finds its own finished work, and a skipped
-    one tells MLflow nothing about this run."""
+    """Steps that KFP may skip if they ran with the same inputs before. None by default: every step reuses its own finished work, and a
+    skipped step logs nothing to MLflow for this run."""
 
 
 def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -> str:
     """Write the pipeline for `config` to `target` and return the sha256 of its bytes; the file appears when it is complete.
 
     Raises:
-        BadInput: naming every rule of `pipeline/lint.py` that it would break.
+        BadInput: with every rule of `pipeline/lint.py` that the pipeline breaks.
     """
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder:
         draft = Path(folder) / "pipeline.yaml"
-        # kfp looks through the whole call stack at each setting of a task: a thread's is short, a notebook's or a test's is not.
+        # kfp inspects the whole call stack for each setting of a task; a new thread keeps that stack short, also in notebooks and tests.
         with ThreadPoolExecutor(1) as pool:
             pool.submit(_write, config, draft, options).result()
         content = draft.read_bytes()
@@ -60,7 +58,7 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
 
 
 def _write(config: RunConfig, draft: Path, options: CompileOptions) -> None:
-    graph = build_graph(config.sections(), lambda step, task: _dress(step, task, config.resources, options))
+    graph = build_graph(config.sections(), lambda step, task: configure_task(step, task, config.resources, options))
     compiler.Compiler().compile(graph, str(draft))
 
 
@@ -69,29 +67,28 @@ def label_value(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:63].strip("-_.") or "none"
 
 
-def _dress(step: str, task: PipelineTask, resources: ResourcesConfig, options: CompileOptions) -> None:
-    # With several nodes the train step makes a TrainJob and waits for it: its own pod needs no GPU.
-    heavy = step in HEAVY_STEPS and not (step == "train" and resources.nodes > 1)
-    image = options.images.gpu if heavy else options.images.cpu
+def configure_task(step: Step, task: PipelineTask, resources: ResourcesConfig, options: CompileOptions) -> None:
+    """Add to `task` what `step` needs on a cluster: image, settings, space, identity, devices, time-out and retries."""
+    here = step.on_nodes(resources.nodes)
+    image = options.images.gpu if here.image == "gpu" else options.images.cpu
     task.set_container_image(image)
     task.set_env_variable(PRESET, options.preset)
     task.set_env_variable(IMAGE_DIGEST, image.partition("@")[2])
     task.set_env_variable(IMAGE, options.images.gpu)
-    _give_settings(step, task)
-    _give_space(task, resources, heavy=heavy)
-    _give_identity(step, task, options)
-    task.set_caching_options(enable_caching=step in options.cached)
-    long = step in HEAVY_STEPS
-    kubernetes.set_timeout(task, seconds=3600 * (resources.timeout_h if long else _LIGHT_TIMEOUT_H))
-    if step != "finalize":
-        task.set_retry(_RETRIES.get(step, 3), backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=_RETRY_WINDOW)
-    if heavy:
-        _give_devices(task, resources)
+    _set_env(step, task)
+    _set_resources(task, resources, heavy=here.heavy)
+    _set_security(step, task, options)
+    task.set_caching_options(enable_caching=step.name in options.cached)
+    kubernetes.set_timeout(task, seconds=3600 * (resources.timeout_h if step.timeout_h is None else step.timeout_h))
+    if step.retries:
+        task.set_retry(step.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=_RETRY_WINDOW)
+    if here.heavy:
+        _set_accelerators(task, resources)
 
 
-def _give_settings(step: str, task: PipelineTask) -> None:
-    """Endpoints and credentials, by reference. Optional, because a pod that misses one hangs, while a step that misses one says so."""
-    for secret, keys in {**deployment.SECRET_KEYS, **deployment.STEP_SECRET_KEYS.get(step, {})}.items():
+def _set_env(step: Step, task: PipelineTask) -> None:
+    """Set endpoints and credentials by reference; all optional, because a pod hangs on a missing Secret while a step reports it."""
+    for secret, keys in {**deployment.SECRET_KEYS, **step.secret_keys}.items():
         kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={key: key for key in keys}, optional=True)
     kubernetes.use_config_map_as_env(
         task, config_map_name=deployment.CONFIG_MAP, config_map_key_to_env={key: key for key in deployment.CONFIG_KEYS}, optional=True
@@ -101,7 +98,7 @@ def _give_settings(step: str, task: PipelineTask) -> None:
     kubernetes.use_field_path_as_env(task, env_name=POD, field_path="metadata.name")
 
 
-def _give_space(task: PipelineTask, resources: ResourcesConfig, *, heavy: bool) -> None:
+def _set_resources(task: PipelineTask, resources: ResourcesConfig, *, heavy: bool) -> None:
     task.set_env_variable(WORK_DIR, deployment.SCRATCH_PATH)
     kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=deployment.SCRATCH_PATH, size_limit=resources.scratch)
     task.set_cpu_request(resources.cpu if heavy else _LIGHT_CPU)
@@ -112,13 +109,13 @@ def _give_space(task: PipelineTask, resources: ResourcesConfig, *, heavy: bool) 
         kubernetes.empty_dir_mount(task, volume_name="shm", mount_path=deployment.SHM_PATH, medium="Memory", size_limit=resources.shm)
 
 
-def _give_identity(step: str, task: PipelineTask, options: CompileOptions) -> None:
+def _set_security(step: Step, task: PipelineTask, options: CompileOptions) -> None:
     kubernetes.set_security_context(task, run_as_user=deployment.IMAGE_USER, run_as_group=deployment.IMAGE_USER, run_as_non_root=True)
-    for key, value in {**deployment.PART_OF, deployment.STEP_LABEL: step, "celebdit.io/preset": label_value(options.preset)}.items():
+    for key, value in {**deployment.PART_OF, deployment.STEP_LABEL: step.name, "celebdit.io/preset": label_value(options.preset)}.items():
         kubernetes.add_pod_label(task, label_key=key, label_value=value)
 
 
-def _give_devices(task: PipelineTask, resources: ResourcesConfig) -> None:
+def _set_accelerators(task: PipelineTask, resources: ResourcesConfig) -> None:
     for key, value in resources.node_selector.items():
         kubernetes.add_node_selector(task, label_key=key, label_value=value)
     for toleration in resources.all_tolerations:

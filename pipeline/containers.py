@@ -1,51 +1,43 @@
-"""A step in a container on this machine, on docker or on podman's socket: the image, what it sees, and how it ends.
+"""Run steps in containers on this machine, with docker or podman.
 
-Promises: a container that fails is a failed task, whichever engine runs it; a stopped run stops its container and gives the step time to
-save; a step sees its endpoints, the run's folder and the sources of data (read-only), and nothing else of this machine: no privileges, not
-root, a read-only root file system.
+Promises: a container that fails is a failed task, with either engine; stopping a run stops its container and gives the step time to save;
+a step sees its endpoints, the folder of the run and the data sources (read-only) and nothing else of this machine: no privileges, no root
+user, a read-only root file system.
 """
 
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from components.deployment import CPU_IMAGE, GPU_IMAGE
+from components.deployment import CPU_IMAGE, GPU_IMAGE, IMAGE_USER
 from components.environment import WORK_DIR
-from components.errors import BadInput, TemporaryFailure
+from components.errors import TemporaryFailure
 from components.ingest.sources.open_source import kind_of
-from components.system.process import spawn, stop
 from pipeline.config import RunConfig
 
-IMAGE_USER = 10001
 RUN_LABEL = "io.celebdit.run"
-_PASSED_ON = ("CELEBDIT_", "AWS_", "MLFLOW_")
-_PASSED_ON_TOO = ("OMP_NUM_THREADS", "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "PYTHONUNBUFFERED")
+_PASSED_PREFIXES = ("CELEBDIT_", "AWS_", "MLFLOW_")
+_PASSED_NAMES = ("OMP_NUM_THREADS", "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "PYTHONUNBUFFERED")
 _STOP_S = 30
-_READY_S = 90.0
-_DOCKER_SOCKET = "unix:///var/run/docker.sock"
 
 
 @dataclass(frozen=True)
 class ContainerPlan:
-    """How the steps of one run are put into containers; plain values, handed to the process that kfp lives in."""
+    """Settings of the containers of one run; plain values, passed to the process of kfp's local runner as JSON."""
 
     cpu: str
     gpu: str
     run_id: str
     folders: tuple[str, ...]
-    """Mounted where they are, for writing."""
+    """Mounted read-write, at the same path."""
     sources: tuple[str, ...]
-    """Mounted where they are, for reading."""
+    """Mounted read-only, at the same path."""
     shm: str
     with_gpus: bool
     credentials: tuple[str, ...]
@@ -70,14 +62,14 @@ def plan_containers(
     run_id: str,
     rootless_podman: bool = False,
 ) -> ContainerPlan:
-    """Decide what the containers of a run of `config` are given; makes the folders and hands them to the images' user."""
+    """Return the container settings of a run of `config`; creates its folders and makes the user of the images their owner."""
     folders = (folder, folder / "kfp", Path(environment[WORK_DIR]))
-    for made in folders:
-        made.mkdir(parents=True, exist_ok=True)
+    for writable in folders:
+        writable.mkdir(parents=True, exist_ok=True)
         if os.getuid() == 0:
-            os.chown(made, IMAGE_USER, IMAGE_USER)
-    named = (config.data.source, config.evaluation.weights)
-    sources = tuple(str(Path(name).absolute()) for name in named if name is not None and "://" not in name and Path(name).exists())
+            os.chown(writable, IMAGE_USER, IMAGE_USER)
+    inputs = (config.data.source, config.evaluation.weights)
+    sources = tuple(str(Path(name).absolute()) for name in inputs if name is not None and "://" not in name and Path(name).exists())
     return ContainerPlan(
         cpu=cpu,
         gpu=gpu,
@@ -92,15 +84,15 @@ def plan_containers(
 
 
 def container_arguments(plan: ContainerPlan, environment: Mapping[str, str], *, user_id: int) -> dict[str, Any]:
-    """Return the keyword arguments of the container engine's `create` for every step of the plan."""
+    """Return the keyword arguments of the container engine's `create`, the same for every step."""
     from docker.types import DeviceRequest, Mount  # noqa: PLC0415 - comes with kfp, and only this process needs it
 
-    who = IMAGE_USER if user_id == 0 else user_id
-    named = (*_PASSED_ON_TOO, *plan.credentials)
+    user = IMAGE_USER if user_id == 0 else user_id
+    passed = (*_PASSED_NAMES, *plan.credentials)
     arguments: dict[str, Any] = {
         "network_mode": "host",  # the embedded servers listen on 127.0.0.1
-        "environment": {key: value for key, value in environment.items() if key.startswith(_PASSED_ON) or key in named},
-        "user": f"{who}:{who}",
+        "environment": {key: value for key, value in environment.items() if key.startswith(_PASSED_PREFIXES) or key in passed},
+        "user": f"{user}:{user}",
         "read_only": True,
         "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 - inside the container
         "cap_drop": ["ALL"],
@@ -128,10 +120,10 @@ def size_bytes(quantity: str) -> int:
 
 
 def run_container(client: Any, image: str, command: Sequence[str], volumes: Mapping[str, Any], **arguments: Any) -> int:
-    """Run one container to its end and return its exit status, printing its log.
+    """Run one container to its end, print its log and return its exit status.
 
-    Stands in for `run_docker_container` of kfp 2.17, which lets the engine remove the container before it asks for the status: on podman
-    every failure then reads as a success.
+    Replaces `run_docker_container` of kfp 2.17, which lets the engine remove the container before it reads the status: with podman every
+    failure then looks like a success.
     """
     import docker.errors  # noqa: PLC0415
 
@@ -142,14 +134,14 @@ def run_container(client: Any, image: str, command: Sequence[str], volumes: Mapp
         client.images.pull(image)
     container = client.containers.create(image=image, command=list(command), volumes=volumes, **arguments)
     try:
-        with _leaving_on_sigterm():
+        with _interrupt_on_sigterm():
             container.start()
             for chunk in container.logs(stream=True, follow=True):
                 sys.stdout.write(chunk.decode(errors="replace"))
             return int(container.wait()["StatusCode"])
     except docker.errors.APIError as error:
         raise TemporaryFailure(
-            f"{image} could not be run: {error.explanation or error}", hint="try it by hand with docker or podman"
+            f"container of {image} could not be run: {error.explanation or error}", hint="try to run the image with docker or podman"
         ) from error
     except BaseException:
         with suppress(docker.errors.APIError):
@@ -162,97 +154,14 @@ def run_container(client: Any, image: str, command: Sequence[str], volumes: Mapp
 
 
 @contextmanager
-def _leaving_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into an exception for the block, so that the container is stopped too."""
+def _interrupt_on_sigterm() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM inside the block, so that the container is stopped too."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, leave)
+    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-@contextmanager
-def engine_address() -> Iterator[str]:
-    """Yield the address of a Docker API: DOCKER_HOST, docker's own socket, or podman's, served for as long as the block lasts.
-
-    Raises:
-        BadInput: if this machine has none of them.
-    """
-    for address in (os.environ.get("DOCKER_HOST"), _DOCKER_SOCKET):
-        if address and _answers(address):
-            yield address
-            return
-    if os.environ.get("DOCKER_HOST"):
-        raise BadInput(f"no container engine answers at DOCKER_HOST {os.environ['DOCKER_HOST']}", hint="start it, or unset DOCKER_HOST")
-    podman = shutil.which("podman")
-    if podman is None:
-        raise BadInput("--runner container needs docker or podman, and neither works here", hint="install podman, or start docker")
-    with tempfile.TemporaryDirectory(prefix="celebdit-podman-") as folder:
-        address = f"unix://{folder}/podman.sock"
-        process = spawn([podman, "system", "service", "--time=0", address], stdout=subprocess.DEVNULL, new_group=True)
-        try:
-            deadline_s = time.monotonic() + _READY_S
-            while not _answers(address):
-                if process.poll() is not None or time.monotonic() > deadline_s:
-                    raise BadInput("podman cannot serve its API here", hint=f"try by hand: podman system service {address}")
-                time.sleep(0.1)
-            yield address
-        finally:
-            stop(process, grace_s=5.0)
-
-
-def rootless_podman(address: str) -> bool:
-    """Return whether the engine at `address` is a podman that maps user ids."""
-    with _client(address) as client:
-        podman = any("podman" in str(part.get("Name", "")).lower() for part in client.version().get("Components", []))
-        return podman and "name=rootless" in client.info().get("SecurityOptions", [])
-
-
-def require_images(address: str, plan: ContainerPlan) -> None:
-    """Refuse to start when an image that exists nowhere but on the machine that built it is not here.
-
-    Raises:
-        BadInput: naming the image.
-    """
-    import docker.errors  # noqa: PLC0415
-
-    with _client(address) as client:
-        for image in (plan.cpu, plan.gpu):
-            if image.startswith("localhost/"):
-                try:
-                    client.images.get(image)
-                except docker.errors.ImageNotFound as error:
-                    raise BadInput(f"image {image} is not on this machine", hint="build it: make images BASE_IMAGE=...") from error
-
-
-@contextmanager
-def _client(address: str) -> Iterator[Any]:
-    """Yield a connection to the engine.
-
-    Raises:
-        TemporaryFailure: if it does not answer, as podman does not while it writes a large image.
-    """
-    import docker  # noqa: PLC0415
-    import docker.errors  # noqa: PLC0415
-
-    try:
-        client = docker.DockerClient(base_url=address)
-    except docker.errors.DockerException as error:
-        raise TemporaryFailure(f"the container engine at {address} does not answer", hint="perhaps it is building: run it again") from error
-    with closing(client):
-        yield client
-
-
-def _answers(address: str) -> bool:
-    import docker  # noqa: PLC0415
-    import docker.errors  # noqa: PLC0415
-
-    try:
-        with closing(docker.DockerClient(base_url=address, timeout=5)) as client:
-            return bool(client.ping())
-    except (docker.errors.DockerException, OSError):
-        return False

@@ -1,9 +1,9 @@
-"""The graph: which step follows which, once, for every place that it runs in.
+"""The graph: which step follows which, for every runner.
 
     preflight -> ingest -> train -> evaluate -> gate -(pass)-> register          finalize (exit handler, always runs)
 
 Promises: the same function runs as subprocesses, in containers and on Kubernetes. Its parameters are the sections of the configuration as
-canonical JSON texts. Resources, secrets and retries of a cluster are added in `compile.py`.
+canonical JSON texts. Images, resources, secrets and retries are in `steps.py` and `compile.py`.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,18 @@ from components.ingest.component import ingest as ingest_step
 from components.preflight.component import preflight as preflight_step
 from components.register.component import register as register_step
 from components.train.component import train as train_step
+from pipeline.steps import Step, step_named
 
 PIPELINE_NAME = "celebdit"
-HEAVY_STEPS = ("train", "evaluate")
-Dress = Callable[[str, PipelineTask], None]
-"""Adds what a place needs to a step's task: (step name, task)."""
+TaskConfigurator = Callable[[Step, PipelineTask], None]
+"""Adds images, resources, secrets and retries to the task of a step."""
 
 
-def build_graph(defaults: dict[str, str], dress: Dress = lambda step, task: None) -> Callable[..., object]:
+def build_graph(defaults: dict[str, str], configure_task: TaskConfigurator = lambda step, task: None) -> Callable[..., object]:
     """Return the pipeline with `defaults` (section name -> canonical JSON) as the defaults of its parameters."""
+
+    def configure(name: str, task: PipelineTask) -> None:
+        configure_task(step_named(name), task)
 
     @dsl.pipeline(
         name=PIPELINE_NAME, description="Trains a Diffusion Transformer face generator, from raw images to a registered model version."
@@ -43,16 +46,16 @@ def build_graph(defaults: dict[str, str], dress: Dress = lambda step, task: None
         registry: str = defaults["registry"],
         resources: str = defaults["resources"],
     ) -> None:
-        finalized = finalize_step()
-        dress("finalize", finalized)
-        with dsl.ExitHandler(finalized, name="steps"):
-            checked = preflight_step(evaluation=evaluation, resources=resources)
-            dress("preflight", checked)
-            ingested = ingest_step(data=data, ready=checked.outputs["Output"])
-            dress("ingest", ingested)
-            trained = train_step(
-                dataset=ingested.outputs["dataset"],
-                dataset_digest=ingested.outputs["Output"],
+        finalize_task = finalize_step()
+        configure("finalize", finalize_task)
+        with dsl.ExitHandler(finalize_task, name="steps"):
+            preflight_task = preflight_step(evaluation=evaluation, resources=resources)
+            configure("preflight", preflight_task)
+            ingest_task = ingest_step(data=data, ready=preflight_task.outputs["Output"])
+            configure("ingest", ingest_task)
+            train_task = train_step(
+                dataset=ingest_task.outputs["dataset"],
+                dataset_digest=ingest_task.outputs["Output"],
                 network=network,
                 diffusion=diffusion,
                 optimizer=optimizer,
@@ -60,28 +63,28 @@ def build_graph(defaults: dict[str, str], dress: Dress = lambda step, task: None
                 sampling=sampling,
                 resources=resources,
             )
-            dress("train", trained)
-            evaluated = evaluate_step(
-                checkpoint=trained.outputs["checkpoint"],
-                dataset=ingested.outputs["dataset"],
-                checkpoint_digest=trained.outputs["Output"],
+            configure("train", train_task)
+            evaluate_task = evaluate_step(
+                checkpoint=train_task.outputs["checkpoint"],
+                dataset=ingest_task.outputs["dataset"],
+                checkpoint_digest=train_task.outputs["Output"],
                 evaluation=evaluation,
                 sampling=sampling,
                 resources=resources,
                 registry=registry,
             )
-            dress("evaluate", evaluated)
-            decided = gate_step(report=evaluated.outputs["report"], gate=gate, registry=registry)
-            dress("gate", decided)
-            with dsl.If(decided.outputs["Output"] == "pass", name="passed"):
-                registered = register_step(
-                    checkpoint=trained.outputs["checkpoint"],
-                    dataset=ingested.outputs["dataset"],
-                    report=evaluated.outputs["report"],
-                    decision=decided.outputs["decision"],
+            configure("evaluate", evaluate_task)
+            gate_task = gate_step(report=evaluate_task.outputs["report"], gate=gate, registry=registry)
+            configure("gate", gate_task)
+            with dsl.If(gate_task.outputs["Output"] == "pass", name="passed"):
+                register_task = register_step(
+                    checkpoint=train_task.outputs["checkpoint"],
+                    dataset=ingest_task.outputs["dataset"],
+                    report=evaluate_task.outputs["report"],
+                    decision=gate_task.outputs["decision"],
                     sampling=sampling,
                     registry=registry,
                 )
-                dress("register", registered)
+                configure("register", register_task)
 
     return celebdit

@@ -1,7 +1,7 @@
-"""The two container images: which ones a pipeline uses, and how they are built.
+"""Build the two container images and read their lock file. Command line: `python -m pipeline.images`.
 
-Promises: a lock names every image by digest, never by tag, with the commit and the pins that it was built from; the same build works with
-docker, podman and buildah; no index address and no registry is written here, both come from whoever builds. `python -m pipeline.images`.
+Promises: the lock references every image by digest, with the commit and the pinned requirements it was built from; docker, podman and
+buildah build the same images; package index and registry are options, never constants.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput, CelebditError, TemporaryFailure
 from components.runtime.context import describe
 from model.frozen_config import FrozenConfig, TextForm
+from pipeline.commands.help import example
 from pipeline.session import git_commit
 
 LOCK_FILE = Path("images.lock.json")
@@ -32,45 +33,45 @@ _PINS = {"cpu": "requirements/cpu.txt", "gpu": "requirements/run.txt"}
 
 
 class Images(FrozenConfig):
-    """The images of a pipeline, by digest."""
+    """References of the pipeline's images, by digest."""
 
-    cpu: ImageDigest = Field(description="for preflight, ingest, gate, register and finalize")
+    cpu: ImageDigest = Field(description="for the steps without torch")
     gpu: ImageDigest = Field(description="for train and evaluate")
 
 
 class ImagesLock(FrozenConfig):
-    """What `make images` writes down."""
+    """Content of the lock file that `make images` writes."""
 
     images: Images
     git_commit: str
     pins_sha256: dict[str, str]
-    """sha256 of the file of pins that each image was built from."""
+    """sha256 of the requirements file that each image was built from."""
 
 
 def read_lock(path: Path) -> ImagesLock:
-    """Return the lock at `path`.
+    """Read the lock file at `path`.
 
     Raises:
-        BadInput: if it is not there, not a lock, or names an image without its digest.
+        BadInput: if it does not exist, is invalid, or references an image without a digest.
     """
     try:
         return ImagesLock.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise BadInput(
-            f"{path} does not exist, so nobody knows which images to run",
-            hint="build them (`make images`, docs/kubernetes.md), or name the file with --images",
+            f"image lock file {path} not found",
+            hint="build the images (`make images`, docs/kubernetes.md), or give the path with --images",
         ) from error
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise BadInput(
-            f"{path}: {describe(error, section='lock')}", hint="images are named by digest, name@sha256:...: build and push them again"
+            f"{path}: {describe(error, section='lock')}", hint="images are referenced by digest, name@sha256:...: build and push them again"
         ) from error
 
 
 @dataclass(frozen=True)
 class Build:
-    """One image to be built: which target, under which name, from what."""
+    """Parameters of one image build."""
 
     target: str
     name: str
@@ -79,13 +80,13 @@ class Build:
     options: Sequence[str] = ()
 
     def command(self, engine: str) -> list[str]:
-        """Return the command that builds it from the current folder."""
-        given = {"BASE_IMAGE": self.base_image, **self.arguments}
+        """Return the command that builds the image from the current folder."""
+        build_arguments = {"BASE_IMAGE": self.base_image, **self.arguments}
         return [
             engine,
             "build",
             *self.options,
-            *(part for key, value in given.items() for part in ("--build-arg", f"{key}={value}")),
+            *(part for key, value in build_arguments.items() for part in ("--build-arg", f"{key}={value}")),
             "--target",
             self.target,
             "--tag",
@@ -96,21 +97,20 @@ class Build:
         ]
 
 
-def working_engine(wanted: str | None) -> str:
-    """Return the engine that was asked for, or the first that works here.
+def working_engine(name: str | None) -> str:
+    """Return the engine called `name`, or the first that works on this machine.
 
     Raises:
-        BadInput: if there is none.
+        BadInput: if it does not work, or none does.
     """
-    for engine in (wanted,) if wanted else ENGINES:
+    for engine in (name,) if name else ENGINES:
         if shutil.which(engine) and subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0:
             return engine
-    which = wanted or ", ".join(ENGINES)
-    raise BadInput(f"no container engine works here (tried {which})", hint="install podman, or start the docker daemon")
+    raise BadInput(f"no working container engine (tried {name or ', '.join(ENGINES)})", hint="install podman, or start the docker daemon")
 
 
-def pushed(engine: str, name: str) -> str:
-    """Push image `name` and return it by the digest that its registry knows."""
+def push_image(engine: str, name: str) -> str:
+    """Push image `name` and return its reference by the digest in the registry."""
     repository = _repository(name)
     if engine == "docker":
         _run([engine, "push", "--quiet", name])
@@ -122,10 +122,10 @@ def pushed(engine: str, name: str) -> str:
 
 
 def local_digest(engine: str, name: str) -> str:
-    """Return image `name` by the digest under which this machine knows it.
+    """Return the reference of image `name` by its digest on this machine.
 
     Raises:
-        BadInput: if it has none before it is pushed, as with docker's classic image store.
+        BadInput: if it has no digest before it is pushed, as with docker's classic image store.
     """
     if engine == "docker":
         return f"{_repository(name)}@{_docker_digest(name)}"
@@ -139,7 +139,7 @@ def build_images(
     """Build both images from the current folder and return their lock."""
     commit = git_commit() or "unknown"
     pins = {target: hashlib.sha256(Path(path).read_bytes()).hexdigest() for target, path in _PINS.items()}
-    found = {}
+    references = {}
     for target, local_name in (("cpu", CPU_IMAGE), ("gpu", GPU_IMAGE)):
         name = (
             f"{registry.rstrip('/')}/celebdit-{target}:{commit[:12]}{'-dirty' if commit.endswith('-dirty') else ''}"
@@ -149,10 +149,10 @@ def build_images(
         arguments = {**indexes, "GIT_COMMIT": commit, "LOCK_SHA256": pins[target]}
         click.echo(f"building {name} with {engine}", err=True)
         _run(Build(target, name, base_image, arguments, options).command(engine))
-        found[target] = pushed(engine, name) if push else local_digest(engine, name)
+        references[target] = push_image(engine, name) if push else local_digest(engine, name)
         if registry:
             _run([engine, "tag", name, local_name])
-    return ImagesLock(images=Images(**found), git_commit=commit, pins_sha256=pins)
+    return ImagesLock(images=Images(**references), git_commit=commit, pins_sha256=pins)
 
 
 def _repository(name: str) -> str:
@@ -162,30 +162,34 @@ def _repository(name: str) -> str:
 
 def _docker_digest(name: str) -> str:
     digests = _run(["docker", "image", "inspect", "--format", '{{join .RepoDigests "\\n"}}', name], capture=True)
-    if found := re.search(rf"^{re.escape(_repository(name))}@(sha256:[0-9a-f]{{64}})$", digests, re.MULTILINE):
-        return found.group(1)
-    raise BadInput(f"docker knows no digest of {name} before it is pushed", hint="build with REGISTRY=... PUSH=1, or with podman")
+    if match := re.search(rf"^{re.escape(_repository(name))}@(sha256:[0-9a-f]{{64}})$", digests, re.MULTILINE):
+        return match.group(1)
+    raise BadInput(f"docker has no digest of {name} before it is pushed", hint="build with REGISTRY=... PUSH=1, or with podman")
 
 
 def _run(command: Sequence[str], *, capture: bool = False) -> str:
     try:
-        done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE if capture else None)
+        process = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE if capture else None)
     except subprocess.CalledProcessError as error:
         raise TemporaryFailure(
-            f"`{' '.join(command[:2])}` ended with status {error.returncode}", hint="its output above says why; run `make images` again"
+            f"`{' '.join(command[:2])}` ended with status {error.returncode}", hint="see its output above, then run `make images` again"
         ) from error
-    return done.stdout or ""
+    return process.stdout or ""
 
 
-@click.command()
-@click.option("--base-image", required=True, help="A Debian or Ubuntu image with Python 3.11 or newer, ideally by digest.")
-@click.option("--registry", help="Where the images are to live, like registry.example/team.  [default: this machine only]")
-@click.option("--push", is_flag=True, help="Push them, so that a cluster can pull them.")
-@click.option("--engine", type=click.Choice(ENGINES), help="[default: the first that works]")
-@click.option("--pip-index", default="", help="Index for pip, if not its default.")
-@click.option("--uv-index", default="", help="Index for uv, if not its default.")
-@click.option("--option", "options", multiple=True, help="Handed to the engine's build as it is, like --option=--network=host.")
-@click.option("--lock", type=click.Path(dir_okay=False, path_type=Path), default=LOCK_FILE, show_default=True)
+@click.command(
+    epilog=example("python -m pipeline.images --base-image docker.io/library/python:3.11-slim --registry registry.example/team --push")
+)
+@click.option("--base-image", required=True, help="Debian or Ubuntu image with Python 3.11 or newer, preferably by digest.")
+@click.option("--registry", help="Registry and path of the images, like registry.example/team.  [default: this machine only]")
+@click.option("--push", is_flag=True, help="Push the images, so that a cluster can pull them.")
+@click.option("--engine", type=click.Choice(ENGINES), help="Container engine.  [default: the first that works]")
+@click.option("--pip-index", default="", help="Package index for pip.  [default: pip's]")
+@click.option("--uv-index", default="", help="Package index for uv.  [default: uv's]")
+@click.option(
+    "--option", "options", multiple=True, help="Passed to the engine's build command, like --option=--network=host; repeat for several."
+)
+@click.option("--lock", type=click.Path(dir_okay=False, path_type=Path), default=LOCK_FILE, show_default=True, help="Lock file to write.")
 def main(
     base_image: str,
     registry: str | None,
@@ -196,19 +200,19 @@ def main(
     options: tuple[str, ...],
     lock: Path,
 ) -> None:
-    """Build both images from this folder and write their digests down."""
+    """Build both images from the current folder and write their digests to the lock file."""
     try:
         if push and registry is None:
-            raise BadInput("--push needs --registry: where to push to")
+            raise BadInput("--push needs --registry", hint="like --registry registry.example/team")
         indexes = {key: value for key, value in (("PIP_INDEX_URL", pip_index), ("UV_DEFAULT_INDEX", uv_index)) if value}
-        found = build_images(
+        images_lock = build_images(
             engine=working_engine(engine), base_image=base_image, registry=registry, push=push, indexes=indexes, options=options
         )
     except CelebditError as error:
         click.echo(f"images: {error.message}" + (f"\n  {error.hint}" if error.hint else ""), err=True)
         raise SystemExit(error.exit_code) from None
-    lock.write_text(found.model_dump_json(indent=2) + "\n")
-    click.echo(f"wrote {lock}" + ("" if push else ": not pushed, so only this machine has them"), err=True)
+    lock.write_text(images_lock.model_dump_json(indent=2) + "\n")
+    click.echo(f"wrote {lock}" + ("" if push else "; the images were not pushed and are only on this machine"), err=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Rules that a compiled pipeline must keep, checked on the YAML itself: what KFP accepts in silence and a cluster punishes later.
+"""Check a compiled pipeline for mistakes that KFP accepts and that fail later on the cluster.
 
-Promises: every rule names the step and what would happen. Pure: text in, findings out. The schema of the YAML is KFP's business.
+Promises: every finding names the step and the consequence. Pure: text in, findings out. Does not validate the schema; KFP does.
 """
 
 import json
@@ -13,7 +13,7 @@ import yaml
 from components.deployment import SHM_PATH
 from components.errors import BadInput
 from components.runtime.redact import is_secret, redactor
-from pipeline.graph import HEAVY_STEPS
+from pipeline.steps import STEPS
 
 _MAX_PARAMETERS = 15
 _DEFAULT_WINDOW_S = 3600
@@ -21,34 +21,33 @@ _SECRET_TEXT = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/\s:@]+:[^/\
 
 
 def require_clean(text: str, *, environ: Mapping[str, str] | None = None) -> None:
-    """Refuse a compiled pipeline that breaks a rule.
+    """Raise an error if a compiled pipeline breaks a rule.
 
     Raises:
-        BadInput: with every finding.
+        BadInput: with all findings.
     """
     if findings := lint(text, environ=environ):
         raise BadInput(f"the compiled pipeline breaks {len(findings)} rule(s): {'; '.join(findings)}")
 
 
 def lint(text: str, *, environ: Mapping[str, str] | None) -> list[str]:
-    """Return one line per broken rule; `environ` is searched for secrets that got into `text`."""
+    """Return one line per broken rule; the values of secrets in `environ` must not occur in `text`."""
     documents = list(yaml.load_all(text, yaml.CSafeLoader))
     spec = documents[0]
     platform = documents[1] if len(documents) > 1 else {}
-    found = list(_secrets(text, spec, environ))
+    findings = list(_secrets(text, spec, environ))
     parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     if len(parameters) > _MAX_PARAMETERS:
-        found.append(f"{len(parameters)} parameters are more than a person reads ({_MAX_PARAMETERS} at most)")
-    # On several nodes the train step only waits for its TrainJob.
+        findings.append(f"{len(parameters)} parameters are too many for the KFP UI (at most {_MAX_PARAMETERS})")
     nodes = json.loads(parameters["resources"]["defaultValue"])["nodes"]
-    torch_steps = [step for step in HEAVY_STEPS if step != "train" or nodes == 1]
+    torch_steps = [step.name for step in STEPS if step.on_nodes(nodes).heavy]
     executors = spec["deploymentSpec"]["executors"]
     settings = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     for name, executor in executors.items():
-        found += _executor(name.removeprefix("exec-"), executor["container"], settings.get(name, {}), torch_steps)
+        findings += _executor(name.removeprefix("exec-"), executor["container"], settings.get(name, {}), torch_steps)
     for name, task in _tasks(spec):
-        found += _task(name, task)
-    return found
+        findings += _task(name, task)
+    return findings
 
 
 def _secrets(text: str, spec: Mapping[str, Any], environ: Mapping[str, str] | None) -> Iterator[str]:
@@ -59,22 +58,22 @@ def _secrets(text: str, spec: Mapping[str, Any], environ: Mapping[str, str] | No
     for name, executor in spec["deploymentSpec"]["executors"].items():
         for variable in executor["container"].get("env", []):
             if is_secret(variable["name"]):
-                yield f"{name.removeprefix('exec-')}: {variable['name']} is given as a plain value, use a Secret"
+                yield f"{name.removeprefix('exec-')}: {variable['name']} is a plain value: use a Secret"
 
 
 def _executor(step: str, container: Mapping[str, Any], settings: Mapping[str, Any], torch_steps: Collection[str]) -> Iterator[str]:
     if not re.search(r"@sha256:[0-9a-f]{64}$", container["image"]):
-        yield f"{step}: image {container['image']} has no digest, so nobody knows what will run"
+        yield f"{step}: image {container['image']} is not pinned by digest"
     for reference in settings.get("secretAsEnv", []):
         if not reference.get("optional"):
-            yield f"{step}: secret {_name_of(reference)} is not optional, so the pod hangs when it is missing"
+            yield f"{step}: secret {_name_of(reference)} is not optional: the pod hangs if it is missing"
     if not settings.get("securityContext", {}).get("runAsNonRoot"):
         yield f"{step}: may run as root"
     if not settings.get("activeDeadlineSeconds"):
-        yield f"{step}: has no time-out"
+        yield f"{step}: has no timeout"
     shm = [mount for mount in settings.get("emptyDirMounts", []) if mount["mountPath"] == SHM_PATH and mount.get("medium") == "Memory"]
     if step in torch_steps and not shm:
-        yield f"{step}: has no {SHM_PATH} of its own, and 64 MB end in a bus error"
+        yield f"{step}: has no {SHM_PATH} volume: the default of 64 MB causes bus errors"
 
 
 def _task(name: str, task: Mapping[str, Any]) -> Iterator[str]:
@@ -83,7 +82,7 @@ def _task(name: str, task: Mapping[str, Any]) -> Iterator[str]:
         if name != "finalize" and "condition" not in name and "exit-handler" not in name and name != "steps":
             yield f"{name}: is not retried"
     elif int(policy.get("backoffMaxDuration", "0s").removesuffix("s")) <= _DEFAULT_WINDOW_S:
-        yield f"{name}: retries end {_DEFAULT_WINDOW_S} s after the first attempt, set backoff_max_duration"
+        yield f"{name}: retries end {_DEFAULT_WINDOW_S} s after the first attempt: set backoff_max_duration"
 
 
 def _tasks(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -93,5 +92,5 @@ def _tasks(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _name_of(reference: Mapping[str, Any]) -> str:
-    named = reference.get("secretName") or reference.get("secretNameParameter", {}).get("runtimeValue", {}).get("constant")
-    return str(named)
+    name = reference.get("secretName") or reference.get("secretNameParameter", {}).get("runtimeValue", {}).get("constant")
+    return str(name)

@@ -1,7 +1,7 @@
-"""A run from the command line's point of view: start it, show it, sum it up.
+"""Run the pipeline for a command: start it, show it, summarise it.
 
-Promises: the summary is the same object whether it is printed for people or as JSON; an interrupted run is closed in MLflow and leaves no
-process behind; the gate's "fail" is exit code 1, not an error.
+Promises: text and JSON output show the same summary; an interrupted run is closed in MLflow and leaves no process behind; a failed gate is
+exit code 1, not an error.
 """
 
 import signal
@@ -22,7 +22,7 @@ from pipeline.view import RunView
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a finished run has to show."""
+    """Results of a finished run."""
 
     facts: dict[str, Any]
     passed: bool
@@ -32,10 +32,9 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
     """Run the pipeline and return its summary.
 
     Raises:
-        CelebditError: what the first failing step reported.
+        CelebditError: the error of the first step that failed.
     """
-    waiting = SayOnce(lambda name: view.say(f"waiting for the embedded {name} server"))
-    environment = session.environment(preset=preset, run_id=run_id, on_wait=waiting)
+    environment = session.environment(preset=preset, run_id=run_id, on_wait=SayOnce(view.say_waiting))
     context = session.context(environment)
     folder = session.home.absolute() / "runs" / run_id
     view.say(f"run {run_id}, log: {folder / 'log.txt'}")
@@ -51,7 +50,7 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
 
 
 def _close_interrupted(context: StepContext) -> None:
-    """Give the MLflow runs of an interrupted pipeline run their final status; a second Ctrl-C does not stop this."""
+    """Set the final status of the MLflow runs of an interrupted pipeline run, ignoring a second Ctrl-C."""
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         from components.finalize.finalize import run  # noqa: PLC0415 - imports MLflow, which takes seconds
@@ -66,8 +65,8 @@ def _facts(config: RunConfig, outcome: LocalOutcome, context: StepContext, folde
     results = outcome.results
     report, checkpoint, dataset, gate = results["evaluate"], results["train"], results["ingest"], results["gate"]
     version = results.get("register")
-    picture = folder / "samples.png"
-    context.store.get_file(StoreUri.parse(report["grid_uri"]), picture)
+    samples = folder / "samples.png"
+    context.store.get_file(StoreUri.parse(report["grid_uri"]), samples)
     return {
         "run_id": run_id,
         "config_digest": config.digest(),
@@ -85,6 +84,6 @@ def _facts(config: RunConfig, outcome: LocalOutcome, context: StepContext, folde
         "gate": {"decision": gate["decision"], "reasons": gate["reasons"]},
         "model": None if version is None else {"name": version["name"], "version": version["version"], "aliases": version["aliases"]},
         "mlflow": {**results["preflight"], "model_uri": None if version is None else version["model_uri"]},
-        "samples": str(picture),
+        "samples": str(samples),
         "seconds": outcome.seconds,
     }

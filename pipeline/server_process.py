@@ -1,7 +1,7 @@
-"""One embedded server as a process: recognised although ids are used again, and ended with its children.
+"""Find and stop the process of an embedded server, even if its process id was reused.
 
-Promises: a process is touched only if the mark in its environment is the one that it was started with; stopping asks first, then forces,
-and waits for nobody but the processes themselves. What the servers are is in `services.py`.
+Promises: a process is touched only if the mark in its environment is the one that it was started with; stopping sends SIGTERM to the
+process and its children, and SIGKILL after a grace period. The servers are in `services.py`.
 """
 
 import os
@@ -19,17 +19,17 @@ _EXEC_LOOKS = 50
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: how to reach it, and the mark in its environment by which its process is recognised."""
+    """A running server: its URL, and the mark in its environment that identifies its process."""
 
     url: str
     pid: int
     mark: str
 
     def process(self) -> psutil.Process | None:
-        """Return the process if it is still the one that was started, and not another that got its id."""
+        """Return the process, or None if it has ended or its id belongs to another process now."""
         try:
-            found = psutil.Process(self.pid)
-            return found if self.environment().get(SERVER_MARK) == self.mark and _works(found) else None
+            process = psutil.Process(self.pid)
+            return process if self.environment().get(SERVER_MARK) == self.mark and _is_alive(process) else None
         except (psutil.Error, OSError):
             return None
 
@@ -37,14 +37,14 @@ class Server:
         """Return the environment of the process; only its own user can read it."""
         process = psutil.Process(self.pid)
         for _ in range(_EXEC_LOOKS):
-            found: dict[str, str] = process.environ()
-            if found:
-                return found
-            time.sleep(0.01)  # in the middle of exec the kernel shows an empty environment
+            environment: dict[str, str] = process.environ()
+            if environment:
+                return environment
+            time.sleep(0.01)  # during exec the kernel shows an empty environment
         return {}
 
     def stop(self) -> None:
-        """End the process and its children, first asking, then by force."""
+        """End the process and its children: SIGTERM, then SIGKILL."""
         process = self.process()
         if process is None:
             return
@@ -54,28 +54,28 @@ class Server:
         for member in family:
             with suppress(psutil.Error):
                 member.terminate()
-        for member in _alive_after(family, _STOP_S):
+        for member in _still_alive(family, _STOP_S):
             with suppress(psutil.Error):
                 member.kill()
-        _alive_after(family, _STOP_S)
+        _still_alive(family, _STOP_S)
         with suppress(ChildProcessError, OSError):
             os.waitpid(self.pid, os.WNOHANG)
 
 
-def _alive_after(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Wait until none of `processes` works any more, but no longer than so many seconds, and return those that do.
+def _still_alive(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until all of `processes` have ended, at most so many seconds, and return those that are still alive.
 
-    One that has ended and waits for its parent to notice is not waited for: the parent may be another user of the servers that goes on.
+    A zombie counts as ended: its parent may be another command that uses the servers and continues.
     """
     deadline_s = time.monotonic() + seconds
-    while alive := [process for process in processes if _works(process)]:
+    while alive := [process for process in processes if _is_alive(process)]:
         if time.monotonic() > deadline_s:
             break
         time.sleep(0.05)
     return alive
 
 
-def _works(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,7 +1,7 @@
-"""Which servers a command works with: those that the environment names, or the embedded ones.
+"""Choose the servers of a command: those that the environment configures, or the embedded ones.
 
-Promises: with CELEBDIT_STORE and MLFLOW_TRACKING_URI set nothing is started; with neither set both servers are our own; one without the
-other is refused, because half of a run on a laptop and half elsewhere is never meant.
+Promises: with CELEBDIT_STORE and MLFLOW_TRACKING_URI set nothing is started; with neither set both servers are embedded; one without the
+other is refused, because it would split a run between this machine and another one.
 """
 
 import os
@@ -28,7 +28,7 @@ def default_home() -> Path:
 
 @dataclass
 class Session:
-    """Reachable servers, and where local state goes."""
+    """The servers of one command, and the folder of its local state."""
 
     home: Path
     services: Services | None
@@ -36,9 +36,9 @@ class Session:
     def environment(
         self, *, run_id: str | None = None, preset: str | None = None, on_wait: Callable[[str], None] = lambda name: None
     ) -> dict[str, str]:
-        """Return the environment for the processes of run `run_id`, or of no run, waiting for embedded servers to answer."""
+        """Wait until the embedded servers answer, and return the environment for the processes of run `run_id`, or of no run."""
         environment = {
-            # No file of ours is a pickle; this keeps torch from unpickling one that is handed to it.
+            # We write no pickle; this keeps torch from unpickling a file from elsewhere.
             "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
             "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -51,7 +51,7 @@ class Session:
         return environment if self.services is None else {**environment, **self.services.wait(on_wait=on_wait).environment}
 
     def context(self, environment: Mapping[str, str] | None = None) -> StepContext:
-        """Return the doors to this session's servers for use in this process."""
+        """Return the clients of this session's servers for use in this process."""
         environment = self.environment() if environment is None else environment
         os.environ.update(environment)  # boto3 and MLflow read theirs from the process environment
         return StepContext(settings=Settings.from_environment(environment, in_run=RUN_ID in environment), events=Events("celebdit", None))
@@ -59,7 +59,7 @@ class Session:
 
 @contextmanager
 def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
-    """Have servers for the block; embedded ones are started but not waited for.
+    """Yield the servers for the block; embedded ones are started, `Session.environment` waits for them.
 
     Raises:
         BadInput: if only one of the two endpoints is configured.
@@ -68,7 +68,7 @@ def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
     if len(configured) == 1:
         present, absent = (STORE, MLFLOW) if STORE in configured else (MLFLOW, STORE)
         raise BadInput(
-            f"{present} is set but {absent} is not", hint="set both to use servers of yours, or neither to use the embedded ones"
+            f"{present} is set but {absent} is not", hint="set both to use your own servers, or neither to use the embedded ones"
         )
     if configured:
         yield Session(home=home, services=None)
@@ -84,7 +84,7 @@ def _set(variables: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def new_run_id(preset: str) -> str:
-    """Return a name for a run: what and when, unique."""
+    """Return a unique name for a run: preset, time and a random suffix."""
     stem = "".join(c if c.isalnum() else "-" for c in Path(preset).stem.lower())[:30].strip("-") or "run"
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
 
@@ -93,8 +93,8 @@ def git_commit() -> str | None:
     """Return the commit of the code, marked if files differ from it, or None outside a checkout."""
 
     def git(*arguments: str) -> str:
-        where = Path(__file__).parent
-        return subprocess.run(["git", "-C", str(where), *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        folder = Path(__file__).parent
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")

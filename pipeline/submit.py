@@ -1,8 +1,7 @@
-"""A run on Kubeflow Pipelines: submitted once, followed to its end, started again, put on a schedule.
+"""Submit, resume and schedule runs on Kubeflow Pipelines.
 
-Promises: the same submission is the same run, whatever happened to the answers in between; what is finished is never done again, because
-every step finds its own finished work; the outcome of a pipeline is the same kind of error that the failing step had. How the server is
-spoken to is `kubeflow/`'s business.
+Promises: identical submissions are one run, even if a response was lost; finished work is not repeated, because every step reuses its own.
+Requests to the server are made in `kubeflow/`; runs are followed in `follow.py`.
 """
 
 import re
@@ -10,22 +9,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.errors import BadInput, CelebditError, GateFailed, Interrupted, TemporaryFailure, error_for_exit_code
+from components.errors import BadInput, TemporaryFailure
 from components.ingest.sources.open_source import kind_of
-from components.runtime.events import Event
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import RunConfig
+from pipeline.follow import ENDED
 from pipeline.kubeflow import Kubeflow, Version
-
-STEPS = ("preflight", "ingest", "train", "evaluate", "gate", "register", "finalize")
-ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
-_UNFINISHED_STEPS = {"FAILED": "failed", "CANCELED": "failed", "SUCCEEDED": "finished"}
-_POLL_S = 5.0
-_PATIENCE_S = 900.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Timing:
-    """When a schedule starts its runs: by a cron expression, or every so many seconds."""
+    """When a schedule starts its runs: a cron expression, or an interval in seconds."""
 
     cron: str | None = None
     every_s: int | None = None
@@ -63,54 +55,54 @@ def submit(
     again: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Submission:
-    """Upload the pipeline if the server does not have it, and start its run if there is none."""
+    """Upload the pipeline and start its run, unless the server has them already; with `again` always start a run."""
     require_reachable_data(config)
-    version, digest = _uploaded(config, options, kubeflow)
+    version, digest = _upload(config, options, kubeflow)
     name = f"{options.preset}-{digest[:12]}" + (f"-{clock():.0f}" if again else "")
     experiment_id = kubeflow.experiment(experiment)
-    known = kubeflow.find_runs(name, experiment_id)
-    run = known[0] if known else kubeflow.start_run(name, experiment_id, version)
+    existing = kubeflow.find_runs(name, experiment_id)
+    run = existing[0] if existing else kubeflow.start_run(name, experiment_id, version)
     return Submission(
         run_id=str(run.run_id),
         name=name,
         url=kubeflow.run_url(str(run.run_id)),
         state=str(run.state or "PENDING"),
-        is_new=not known,
+        is_new=not existing,
         version=version_name(digest),
     )
 
 
 def schedule(config: RunConfig, options: CompileOptions, kubeflow: Kubeflow, *, experiment: str, timing: Timing) -> tuple[Any, bool]:
-    """Run the pipeline again and again; returns the recurring run and whether it is new."""
+    """Create a recurring run of the pipeline; returns it and whether it is new."""
     require_reachable_data(config)
-    version, digest = _uploaded(config, options, kubeflow)
+    version, digest = _upload(config, options, kubeflow)
     name = f"{options.preset}-{digest[:12]}-{timing.name}"
     return kubeflow.schedule(name, kubeflow.experiment(experiment), version, cron=timing.cron, every_s=timing.every_s)
 
 
 def unschedule(preset: str, kubeflow: Kubeflow, *, experiment: str, timing: Timing) -> list[str]:
-    """Delete the schedules of `preset` at these times, whatever their configuration, and return their names; their runs stay.
+    """Delete the schedules of `preset` with this timing, of any configuration, and return their names; their runs are kept.
 
     Raises:
-        BadInput: if there is none.
+        BadInput: if there is no such schedule.
     """
     experiment_id = kubeflow.find_experiment(experiment)
     pattern = re.compile(rf"{re.escape(preset)}-[0-9a-f]{{12}}-{re.escape(timing.name)}")
     entries = kubeflow.schedules(experiment_id) if experiment_id is not None else []
-    found = {str(entry.display_name): str(entry.recurring_run_id) for entry in entries}
-    doomed = sorted(name for name in found if pattern.fullmatch(name))
-    if not doomed:
+    schedules = {str(entry.display_name): str(entry.recurring_run_id) for entry in entries}
+    matching = sorted(name for name in schedules if pattern.fullmatch(name))
+    if not matching:
         raise BadInput(
-            f"experiment {experiment} has no schedule of {preset} at these times",
-            hint=f"it has: {', '.join(sorted(found)) or 'none at all'}",
+            f"experiment {experiment} has no schedule of {preset} with this timing",
+            hint=f"it has: {', '.join(sorted(schedules)) or 'none'}",
         )
-    for name in doomed:
-        kubeflow.unschedule(found[name])
-    return doomed
+    for name in matching:
+        kubeflow.unschedule(schedules[name])
+    return matching
 
 
 def resume(run_id: str, kubeflow: Kubeflow, *, clock: Callable[[], float] = time.time) -> Submission:
-    """Start a run that ended without success again: its failed steps, or, where the server cannot, all that is not finished.
+    """Retry the failed steps of a run, or start a new run of the same version if the server cannot retry this one.
 
     Raises:
         BadInput: if there is nothing to resume.
@@ -118,120 +110,37 @@ def resume(run_id: str, kubeflow: Kubeflow, *, clock: Callable[[], float] = time
     run = kubeflow.run(run_id)
     state, name = str(run.state), str(run.display_name)
     if state == "SUCCEEDED":
-        raise BadInput(f"run {name} has succeeded, there is nothing to resume", hint="submit with --again for another run")
+        raise BadInput(f"run {name} has succeeded, there is nothing to resume", hint="start another run with: celebdit submit --again")
     if state not in ENDED:
         return Submission(run_id, name, kubeflow.run_url(run_id), state, is_new=False, version=_version_of(run).version_id)
     version = _version_of(run)
     try:
         kubeflow.retry_run(run_id)
     except TemporaryFailure:
-        if str(kubeflow.run(run_id).state) in ENDED:  # else the answer was lost, and the run goes on
+        if str(kubeflow.run(run_id).state) in ENDED:  # otherwise the response was lost and the run continues
             raise
-    except BadInput as refused:
-        # The workflow is gone, or this server cannot retry it: a new run of the same version finds the finished steps and the checkpoint.
+    except BadInput:
+        # The workflow was deleted, or this server cannot retry it: a new run of the same version reuses finished steps and the checkpoint.
         if not version.version_id:
-            raise refused
+            raise
         parameters = (run.runtime_config.parameters or {}) if run.runtime_config else {}
-        started = kubeflow.start_run(f"{name}-resumed-{clock():.0f}", str(run.experiment_id), version, parameters)
+        new_run = kubeflow.start_run(f"{name}-resumed-{clock():.0f}", str(run.experiment_id), version, parameters)
         return Submission(
-            str(started.run_id),
-            str(started.display_name),
-            kubeflow.run_url(str(started.run_id)),
-            str(started.state or "PENDING"),
+            str(new_run.run_id),
+            str(new_run.display_name),
+            kubeflow.run_url(str(new_run.run_id)),
+            str(new_run.state or "PENDING"),
             is_new=True,
             version=version.version_id,
         )
     return Submission(run_id, name, kubeflow.run_url(run_id), "RUNNING", is_new=False, version=version.version_id)
 
 
-def follow(
-    run_id: str,
-    kubeflow: Kubeflow,
-    *,
-    on_event: Callable[[Event], None],
-    resumed: bool = False,
-    poll_s: float = _POLL_S,
-    patience_s: float = _PATIENCE_S,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> Any:
-    """Wait for the end of a run, telling the steps as they go, and return it; a server that is away for a while is waited for.
-
-    Raises:
-        TemporaryFailure: if the server was away for longer than `patience_s`. The run goes on.
-    """
-    told: dict[str, str] = {}
-    heard_s = clock()
-    waits_for_start = resumed  # just after a retry the server may still show the old end
-    while True:
-        try:
-            run = kubeflow.run_now(run_id)
-        except TemporaryFailure as error:
-            if clock() - heard_s > patience_s:
-                raise TemporaryFailure(
-                    f"{error.message} (for {patience_s:.0f} s)", hint=f"the run goes on; look again with: celebdit runs {run_id}"
-                ) from error
-            sleep(poll_s)
-            continue
-        heard_s = clock()
-        for event in step_events(run, told):
-            on_event(event)
-        if str(run.state) in ENDED and not waits_for_start:
-            return run
-        waits_for_start = False
-        sleep(poll_s)
-
-
-def step_events(run: Any, told: dict[str, str]) -> list[Event]:
-    """Return what is new about the steps of `run` since `told` (step -> state), which is brought up to date."""
-    events = []
-    for step, task in sorted(steps_of(run).items(), key=lambda item: _epoch_s(item[1].start_time or item[1].create_time)):
-        state = str(task.state)
-        if told.get(step) == state or state in ("PENDING", "SKIPPED", "RUNTIME_STATE_UNSPECIFIED"):
-            continue
-        if told.get(step) is None:
-            events.append(Event(step, "started", _epoch_s(task.start_time or task.create_time), {}))
-        if state in _UNFINISHED_STEPS:
-            facts = {} if state == "SUCCEEDED" else {"message": _message(task), "exit_code": 75, "hint": None}
-            events.append(Event(step, _UNFINISHED_STEPS[state], _epoch_s(task.end_time), facts))  # type: ignore[arg-type]
-        told[step] = state
-    return events
-
-
-def steps_of(run: Any) -> dict[str, Any]:
-    """Return the steps' tasks by name, the latest attempt of each; drivers and groups are left out."""
-    found: dict[str, Any] = {}
-    details = run.run_details.task_details if run.run_details else None
-    for task in sorted(details or [], key=lambda task: _epoch_s(task.create_time)):
-        if task.display_name in STEPS:
-            found[task.display_name] = task
-    return found
-
-
-def failure_of(run: Any) -> CelebditError | None:
-    """Return what a finished run means for whoever waited for it: None if a model was registered."""
-    state, steps = str(run.state), steps_of(run)
-    if state == "SUCCEEDED":
-        registered = steps.get("register")
-        if registered is not None and str(registered.state) == "SUCCEEDED":
-            return None
-        return GateFailed("the gate did not pass: nothing was registered", hint="the gate step's log and the MLflow run say why")
-    if state == "CANCELED":
-        return Interrupted(f"run {run.display_name} was cancelled", hint=f"go on with: celebdit resume {run.run_id}")
-    failed = [(name, task) for name, task in steps.items() if str(task.state) == "FAILED"]
-    name, message = (failed[0][0], _message(failed[0][1])) if failed else ("the pipeline", _status_message(run.error) or "failed")
-    code = re.search(r"exit (?:code|status):? (\d+)", message)
-    hint = f"its log is on the run's page; mend it, then: celebdit resume {run.run_id}"
-    if code and int(code.group(1)) in (1, 2, 3, 75):
-        return error_for_exit_code(int(code.group(1)), f"{name}: {message}", hint=hint)
-    return TemporaryFailure(f"{name}: {message}", hint=hint)
-
-
 def require_reachable_data(config: RunConfig) -> None:
-    """Refuse data and weights that lie on this machine, where no pod sees them.
+    """Check that data and weights are not on this machine, where no pod can read them.
 
     Raises:
-        BadInput: naming the field.
+        BadInput: with the name of the field.
     """
     weights = config.evaluation.weights
     local = {
@@ -241,7 +150,7 @@ def require_reachable_data(config: RunConfig) -> None:
     for field, value in local.items():
         if value is not None:
             raise BadInput(
-                f"{field} {value} is on this machine, the cluster cannot see it", hint=f"upload it to S3 and set {field}=s3://..."
+                f"{field} {value} is on this machine, where the cluster cannot read it", hint=f"upload it to S3 and set {field}=s3://..."
             )
 
 
@@ -250,7 +159,7 @@ def version_name(digest: str) -> str:
     return f"sha256-{digest[:32]}"
 
 
-def _uploaded(config: RunConfig, options: CompileOptions, kubeflow: Kubeflow) -> tuple[Version, str]:
+def _upload(config: RunConfig, options: CompileOptions, kubeflow: Kubeflow) -> tuple[Version, str]:
     with tempfile.TemporaryDirectory(prefix="celebdit-submit-") as folder:
         package = Path(folder) / "pipeline.yaml"
         digest = compile_pipeline(config, package, options)
@@ -262,17 +171,3 @@ def _version_of(run: Any) -> Version:
     return Version(
         str(reference.pipeline_id or "") if reference else "", str(reference.pipeline_version_id or "") if reference else "", is_new=False
     )
-
-
-def _message(task: Any) -> str:
-    return _status_message(task.error) or f"ended as {task.state}"
-
-
-def _status_message(status: Any) -> str:
-    return " ".join(str(status.message).split())[:300] if status is not None and status.message else ""
-
-
-def _epoch_s(moment: datetime | None) -> float:
-    if moment is None:
-        return time.time()
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,6 +1,6 @@
-"""How a run looks while it goes on: a bar per step on a terminal, plain lines elsewhere. All of it on stderr.
+"""Show the progress of a run on stderr: a bar per step on a terminal, plain lines elsewhere.
 
-Promises: a pure consumer of events; nothing that it draws is needed to know the outcome. Texts are escaped, so that data cannot drive the
+Promises: only reads events; the outcome does not depend on it. Texts are escaped, so that data cannot send control sequences to the
 terminal.
 """
 
@@ -15,16 +15,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from components.runtime.events import Event
 
 _PLAIN_EVERY_S = 5.0
-_LABELS = {
-    "faces": "draw faces",
-    "preflight": "preflight",
-    "ingest": "ingest",
-    "train": "train",
-    "evaluate": "evaluate",
-    "gate": "gate",
-    "register": "register",
-    "finalize": "finalize",
-}
+_LABELS = {"faces": "make faces"}
+"""Labels of bars that are not named like their step."""
 
 
 def printable(text: str) -> str:
@@ -33,7 +25,7 @@ def printable(text: str) -> str:
 
 
 class RunView:
-    """Shows events until the block ends."""
+    """Displays events until the block ends."""
 
     def __init__(self, *, terminal: bool | None = None) -> None:
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
@@ -46,8 +38,8 @@ class RunView:
             console=self._console,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._said_s: dict[str, float] = {}
-        self._began_s: dict[str, float] = {}
+        self._printed_s: dict[str, float] = {}
+        self._started_s: dict[str, float] = {}
 
     def __enter__(self) -> "RunView":
         if self._terminal:
@@ -62,6 +54,10 @@ class RunView:
         """Print a line above the bars."""
         self._console.print(escape(printable(text)), soft_wrap=True)
 
+    def say_waiting(self, name: str) -> None:
+        """Print that the embedded server `name` is starting."""
+        self.say(f"waiting for the embedded {name} server")
+
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if event.kind == "note":
@@ -69,7 +65,7 @@ class RunView:
         if self._terminal:
             self._draw(event)
         else:
-            self._tell(event)
+            self._print(event)
 
     def _draw(self, event: Event) -> None:
         if event.step not in self._tasks:
@@ -85,16 +81,16 @@ class RunView:
             self._progress.update(task, mark=mark, total=total, completed=total if event.kind == "finished" else 0)
             self._progress.stop_task(task)
 
-    def _tell(self, event: Event) -> None:
+    def _print(self, event: Event) -> None:
         if event.kind == "started":
-            self._began_s[event.step] = event.at_s
+            self._started_s[event.step] = event.at_s
             self.say(f"{event.step}: started")
         elif event.kind == "finished":
-            self.say(f"{event.step}: finished in {event.at_s - self._began_s.get(event.step, event.at_s):.1f} s")
+            self.say(f"{event.step}: finished in {event.at_s - self._started_s.get(event.step, event.at_s):.1f} s")
         elif event.kind == "failed":
             self.say(f"{event.step}: failed")
         elif event.kind == "progress":
             now = time.monotonic()
-            if event.facts["done"] >= event.facts["total"] or now - self._said_s.get(event.step, -_PLAIN_EVERY_S) >= _PLAIN_EVERY_S:
-                self._said_s[event.step] = now
+            if event.facts["done"] >= event.facts["total"] or now - self._printed_s.get(event.step, -_PLAIN_EVERY_S) >= _PLAIN_EVERY_S:
+                self._printed_s[event.step] = now
                 self.say(f"{event.step}: {event.facts['done']}/{event.facts['total']} {event.facts['text']}")

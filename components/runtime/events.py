@@ -30,12 +30,20 @@ class Events:
     """The voice of one step. Progress is thinned out to a few lines per second."""
 
     def __init__(
-        self, step: str, path: Path | None, *, redact: Callable[[str], str] = lambda text: text, clock: Callable[[], float] = time.time
+        self,
+        step: str,
+        path: Path | None,
+        *,
+        redact: Callable[[str], str] = lambda text: text,
+        clock: Callable[[], float] = time.time,
+        listener: Callable[[Event], None] | None = None,
     ) -> None:
+        """`listener` gets every event, after it was written and with the secrets in it masked."""
         self.step = step
         self._path = path
         self._redact = redact
         self._clock = clock
+        self._listener = listener
         self._said_s = 0.0
 
     def say(self, kind: Kind, **facts: Any) -> None:
@@ -43,12 +51,10 @@ class Events:
         line = self._redact(json.dumps({"step": self.step, "kind": kind, "at_s": self._clock(), "facts": facts}, default=str))
         if self._path is None:
             self._print(kind, json.loads(line)["facts"])
-            return
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, line.encode() + b"\n")
-        finally:
-            os.close(handle)
+        else:
+            self._append(self._path, line)
+        if self._listener is not None:
+            self._listener(Event(**json.loads(line)))
 
     def note(self, text: str) -> None:
         """Say something worth reading."""
@@ -61,6 +67,13 @@ class Events:
             return
         self._said_s = now
         self.say("progress", done=done, total=total, text=text)
+
+    def _append(self, path: Path, line: str) -> None:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, line.encode() + b"\n")
+        finally:
+            os.close(handle)
 
     def _print(self, kind: Kind, facts: Mapping[str, Any]) -> None:
         if kind == "progress":

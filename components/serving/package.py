@@ -9,7 +9,6 @@ import io
 import json
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from PIL import Image
 
 from components.errors import DataRefused
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
+from components.system.ports import free_port, http_status
 from components.system.process import spawn, stop
 from model.description import VersionDescription
 
@@ -123,27 +123,12 @@ def serve_locally(folder: Path, *, port: int | None = None) -> "Iterator[tuple[s
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
     deadline_s = time.monotonic() + _READY_S
-    while not _answers(url):
+    while http_status(f"{url}/ping") != 200:
         if process.poll() is not None or time.monotonic() > deadline_s:
             log.seek(0)
             last = (log.read().decode(errors="replace").strip().splitlines() or ["no output"])[-1]
             raise DataRefused(f"the server of the model did not start: {last[:300]}")
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    """Return a free port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/ping", timeout=5):  # noqa: S310 - our own address
-            return True
-    except OSError:
-        return False
 
 
 def _request_image(url: str, query: object) -> bytes:

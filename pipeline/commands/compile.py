@@ -1,23 +1,24 @@
-"""`celebdit compile`: the pipeline as KFP YAML."""
+"""`celebdit compile`: write the pipeline as KFP YAML."""
 
 from pathlib import Path
 
 import click
 
 from components.errors import BadInput
+from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, print_json, say
 
 
-@click.command()
+@click.command(epilog=example("celebdit compile celebahq256-b --output pipeline.yaml"))
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The YAML file to write.")
 @cluster_options
 @json_option
 def compile_command(preset: str, overrides: tuple[str, ...], output: Path, images: Path, cached: tuple[str, ...], as_json: bool) -> None:
-    """Write the pipeline for PRESET (a preset's name or a TOML file) as KFP YAML.
+    """Compile the pipeline for PRESET, a preset's name or a TOML file, to KFP YAML.
 
-    OVERRIDES are written section.key=value. The images are named by the digests of `make images`.
+    OVERRIDES have the form section.key=value. Container images are referenced by the digests that `make images` wrote.
     """
     from pipeline.compile import CompileOptions, compile_pipeline
     from pipeline.config import load_config
@@ -34,6 +35,6 @@ def compile_command(preset: str, overrides: tuple[str, ...], output: Path, image
     except OSError as error:
         raise BadInput(f"--output {output} cannot be written: {error.strerror}") from error
     say(f"wrote {output}, sha256 {digest[:12]}")
-    say(f"  submit it    celebdit submit {preset}, or upload the file in the KFP UI")
+    say(f"  next         celebdit submit {preset}, or upload the file in the KFP UI")
     if as_json:
         print_json({"file": str(output), "sha256": digest, "config_digest": config.digest()})

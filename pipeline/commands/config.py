@@ -1,25 +1,26 @@
-"""`celebdit config`: what a run would be."""
+"""`celebdit config`: show presets and resolved configurations."""
 
 import click
 
+from pipeline.commands.help import example
 from pipeline.commands.options import json_option, print_json, say
 from pipeline.config import load_config
 from pipeline.config_files import preset_names
 
 
-@click.group()
+@click.group(epilog=example("celebdit config show demo"))
 def config() -> None:
     """Show presets and resolved configurations."""
 
 
-@config.command()
+@config.command(epilog=example("celebdit config show demo training.total_steps=200 > my-run.toml"))
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
 @json_option
 def show(preset: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Print the configuration of PRESET (a preset's name or a TOML file) after OVERRIDES, with every default filled in.
+    """Print the resolved configuration of PRESET (a preset's name or a TOML file): defaults, preset and OVERRIDES.
 
-    What is printed is a TOML file that `celebdit run` takes.
+    The output is a TOML file that `celebdit run` accepts.
     """
     resolved = load_config(preset, overrides)
     if as_json:
@@ -29,7 +30,7 @@ def show(preset: str, overrides: tuple[str, ...], as_json: bool) -> None:
     say(f"digest {resolved.digest()}")
 
 
-@config.command()
+@config.command(epilog=example("celebdit config presets"))
 @json_option
 def presets(as_json: bool) -> None:
     """List the presets."""

@@ -1,4 +1,4 @@
-"""`celebdit doctor`: what a first run would trip over."""
+"""`celebdit doctor`: check the prerequisites of a run."""
 
 from pathlib import Path
 
@@ -6,17 +6,24 @@ import click
 
 from components.errors import EXIT_OK, BadInput
 from components.settings import CommandSettings
+from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, kubeflow_options, print_json, say
 
 _MARKS = {"ok": "ok     ", "fail": "FAIL   ", "unknown": "unknown"}
 
 
-@click.command()
+@click.command(epilog=example("celebdit doctor --cluster --preset celebahq256-b"))
 @click.argument("overrides", nargs=-1)
-@click.option("--cluster", "of_cluster", is_flag=True, help="Check the cluster that kubectl and --endpoint point at.")
-@click.option("--preset", default="demo", show_default=True, help="The preset whose needs are checked.")
-@click.option("--kube-context", metavar="NAME", help="Another context of your kubeconfig than the current one.")
-@click.option("--images", type=click.Path(dir_okay=False, path_type=Path), default=Path("images.lock.json"), show_default=True)
+@click.option("--cluster", "of_cluster", is_flag=True, help="Check the cluster of kubectl and --endpoint instead of this machine.")
+@click.option("--preset", default="demo", show_default=True, help="Preset whose requirements are checked.")
+@click.option("--kube-context", metavar="NAME", help="Context of the kubeconfig.  [default: the current one]")
+@click.option(
+    "--images",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("images.lock.json"),
+    show_default=True,
+    help="Image lock file that `make images` wrote.",
+)
 @kubeflow_options
 @home_option
 @json_option
@@ -31,9 +38,9 @@ def doctor(
     home: Path,
     as_json: bool,
 ) -> int:
-    """Check what a first run trips over, one line per check, with what to do about it.
+    """Check the prerequisites of a run, on this machine or on the cluster, and print the remedy for each problem.
 
-    OVERRIDES are written section.key=value. Without --cluster, this machine is checked. Nothing is changed.
+    Changes nothing. OVERRIDES have the form section.key=value. Exits with 2 if a check fails.
     """
     from pipeline.config import load_config
     from pipeline.doctor import check_cluster, check_machine
@@ -58,9 +65,9 @@ def doctor(
     failed = [check.name for check in checks if check.state == "fail"]
     if not failed:
         say(
-            "nothing stands in the way"
+            "no problems found"
             if all(check.state == "ok" for check in checks)
-            else "nothing that can be seen from here stands in the way"
+            else "no problems found; checks marked 'unknown' could not be run from here"
         )
         return EXIT_OK
     say(f"{len(failed)} check(s) failed: {', '.join(dict.fromkeys(failed))}")

@@ -1,4 +1,4 @@
-"""`celebdit ema`: averages of other widths, after training."""
+"""`celebdit ema`: post-hoc EMA of another width, from the snapshots of a training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,8 @@ from components.errors import BadInput
 from components.tracking.tags import TAG_LICENCE
 from components.weights.ema_width import check_width
 from model.sampler_table import SAMPLERS
-from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_where
+from pipeline.commands.help import example
+from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_mlflow_url
 from pipeline.session import open_session
 
 if TYPE_CHECKING:
@@ -20,19 +21,26 @@ if TYPE_CHECKING:
 _POOR = 0.1
 
 
-@click.command()
+@click.command(epilog=example("celebdit ema 53e830b04a95c9d2 --sigma-rel 0.08 --sigma-rel 0.15"))
 @click.argument("run_key")
-@click.option("--sigma-rel", "widths", type=float, multiple=True, required=True, help="Width of the average; can be given several times.")
-@click.option("--step", type=click.IntRange(min=1), help="Step at which the average ends.  [default: the newest snapshot's]")
+@click.option(
+    "--sigma-rel",
+    "widths",
+    type=float,
+    multiple=True,
+    required=True,
+    help="Width of the EMA relative to the training length; repeat for several.",
+)
+@click.option("--step", type=click.IntRange(min=1), help="Training step at which the EMA ends.  [default: that of the newest snapshot]")
 @click.option(
     "--sampler",
     type=click.Choice(list(SAMPLERS)),
     default="heun",
     show_default=True,
-    help="Sampler of the pictures and, with --register, of the version.",
+    help="Sampler of the sample grid and, with --register, of the version.",
 )
-@click.option("--num-steps", default=20, show_default=True, help="Its number of steps.")
-@click.option("--register", "model", metavar="MODEL", help="Make each average a version of this registered model.")
+@click.option("--num-steps", default=20, show_default=True, help="Number of sampler steps.")
+@click.option("--register", "model", metavar="MODEL", help="Register each EMA as a version of this model.")
 @home_option
 @json_option
 def ema(
@@ -45,9 +53,9 @@ def ema(
     home: Path,
     as_json: bool,
 ) -> None:
-    """Recombine the averages that the training RUN_KEY stored to one of width SIGMA_REL, and draw with it (Karras et al. 2024).
+    """Compute an EMA of another width from the snapshots of training RUN_KEY, and generate a sample grid with it.
 
-    Wider averages are smoother, narrower ones follow the newest weights; which one draws best is known only after training.
+    Recombines the stored averages after training (Karras et al. 2024). Wider EMAs are smoother; narrower ones follow the newest weights.
     """
     sampling = _sampling(sampler, num_steps)
     for width in widths:
@@ -56,16 +64,16 @@ def ema(
         context = session.context()
         from components.weights.posthoc_ema import compute_posthoc_ema
 
-        made: list[dict[str, Any]] = []
+        averages: list[dict[str, Any]] = []
         for width in dict.fromkeys(widths):
             average = compute_posthoc_ema(run_key, width, context, step=step)
-            made.append(_show(average, sampling, model, home, context))
-    if url := made[-1].get("mlflow"):
-        say_where(url, embedded=session.services is not None)
+            averages.append(_publish(average, sampling, model, home, context))
+    if url := averages[-1].get("mlflow"):
+        say_mlflow_url(url, embedded=session.services is not None)
     if not model:
-        say(f"to keep one as a version: {command_name()} ema {run_key} --sigma-rel {widths[0]:g} --register MODEL")
+        say(f"register one: {command_name()} ema {run_key} --sigma-rel {widths[0]:g} --register MODEL")
     if as_json:
-        print_json({"run_key": run_key, "averages": made})
+        print_json({"run_key": run_key, "averages": averages})
 
 
 def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
@@ -80,21 +88,21 @@ def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
         raise BadInput(describe(error, section="sampling")) from error
 
 
-def _show(average: "PosthocEma", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
-    """Draw with the average, tell MLflow, register it if asked, and return what there is to say."""
+def _publish(average: "PosthocEma", sampling: "SamplingConfig", model: str | None, home: Path, context: "StepContext") -> dict[str, Any]:
+    """Write a sample grid of the average, log it to MLflow, register the average if a model is given, and return the facts."""
     from components.reports.image_grid import png
     from components.serving.register_version import register_unevaluated
     from components.weights.posthoc_ema import draw_samples, to_unevaluated
 
     name = average.name.setting
-    say(f"sigma_rel {name} at step {average.step}: from {average.num_snapshots} snapshots, its profile matched to {average.error:.2%}")
+    say(f"sigma_rel {name} at step {average.step}: {average.num_snapshots} snapshots, profile error {average.error:.2%}")
     if average.error > _POOR:
-        say("  that is a poor match: it lies outside what the stored widths and steps can give")
-    picture = home.absolute() / "averages" / average.run_key / f"step-{average.step}-sigma_rel-{name}.png"
+        say("  poor match: the requested width or step is outside the range of the stored snapshots")
+    grid_path = home.absolute() / "averages" / average.run_key / f"step-{average.step}-sigma_rel-{name}.png"
     pixels = draw_samples(average, sampling)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    picture.write_bytes(png(pixels))
-    say(f"  samples: {picture}")
+    grid_path.parent.mkdir(parents=True, exist_ok=True)
+    grid_path.write_bytes(png(pixels))
+    say(f"  samples: {grid_path}")
     say(f"  weights: {average.uri}")
     facts: dict[str, Any] = {
         "sigma_rel": average.sigma_rel,
@@ -102,17 +110,17 @@ def _show(average: "PosthocEma", sampling: "SamplingConfig", model: str | None, 
         "snapshots": average.num_snapshots,
         "profile_error": average.error,
         "checkpoint": {"digest": average.checkpoint.digest, "uri": str(average.uri), "group": average.name.group},
-        "samples": str(picture),
+        "samples": str(grid_path),
     }
     run = context.tracking.training_run(average.run_key)
     if run is None:
-        say("  this training has no run in MLflow, so nothing was logged there")
+        say("  not logged: MLflow has no run of this training")
         return facts
     context.tracking.image(run.info.run_id, pixels, key=f"samples/ema_{name}", step=average.step)
     facts["mlflow"] = context.tracking.run_url(run.info.run_id)
     if model is not None:
         weights = to_unevaluated(average, sampling, run.data.tags.get(TAG_LICENCE, "unspecified"))
-        number, new = register_unevaluated(weights, model, run.info.run_id, context)
-        say(f"  {model} version {number}" + ("" if new else ", made before"))
-        facts["model"] = {"name": model, "version": number, "new": new}
+        number, is_new = register_unevaluated(weights, model, run.info.run_id, context)
+        say(f"  {model} version {number}" + ("" if is_new else ", registered before"))
+        facts["model"] = {"name": model, "version": number, "new": is_new}
     return facts

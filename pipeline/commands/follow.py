@@ -1,35 +1,38 @@
-"""What the commands for Kubeflow Pipelines share: the connection, and following a run to its end."""
+"""Shared by the commands for Kubeflow Pipelines: connect to the server, and follow a run to its end."""
 
 from typing import Any
 
 from components.errors import EXIT_OK, GateFailed
 from components.runtime.events import SayOnce
 from pipeline.commands.options import print_json, say
+from pipeline.follow import failure_of, follow, steps_of
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
-from pipeline.submit import failure_of, follow, steps_of
 from pipeline.view import RunView
 
 _FIRST_ANSWER_S = 5.0
 
 
-def connected(endpoint: str | None, namespace: str | None) -> Kubeflow:
-    """Return the server that was asked for, known to answer: a wrong address is said within seconds, later silences are waited out."""
+def connect(endpoint: str | None, namespace: str | None) -> Kubeflow:
+    """Connect to the server and check that it answers.
+
+    A wrong address fails within seconds; requests after that are retried while the server is unavailable.
+    """
     address = KfpAddress.find(endpoint, namespace)
     Kubeflow(address, Patience(deadline_s=_FIRST_ANSWER_S)).multi_user()
     return Kubeflow(address, Patience(on_retry=SayOnce(say)))
 
 
-def followed(kubeflow: Kubeflow, run_id: str, facts: dict[str, Any], *, as_json: bool, resumed: bool = False) -> int:
+def follow_to_end(kubeflow: Kubeflow, run_id: str, facts: dict[str, Any], *, as_json: bool, resumed: bool = False) -> int:
     """Show a run until it ends and return the exit code of its outcome.
 
     Raises:
-        CelebditError: of the kind that the failing step had.
+        CelebditError: of the same kind as the error of the failed step.
     """
     try:
         with RunView() as view:
             run = follow(run_id, kubeflow, on_event=view, resumed=resumed)
     except KeyboardInterrupt:
-        say(f"not waiting any longer: the run goes on, look again with: celebdit runs {run_id}")
+        say(f"stopped waiting; the run continues: celebdit runs {run_id}")
         raise
     failure = failure_of(run)
     if failure is not None and not isinstance(failure, GateFailed):

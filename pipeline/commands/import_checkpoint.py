@@ -1,49 +1,50 @@
-"""`celebdit import-checkpoint`: the published checkpoint as a model version of ours."""
+"""`celebdit import-checkpoint`: register the published checkpoint as a model version."""
 
 from pathlib import Path
 
 import click
 
 from components.environment import MODEL
-from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_where
+from pipeline.commands.help import example
+from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_mlflow_url
 from pipeline.session import new_run_id, open_session
 
 
-@click.command(name="import-checkpoint")
+@click.command(
+    name="import-checkpoint", epilog=example('celebdit import-checkpoint dit_final_12_f_250.pth --licence "non-commercial research"')
+)
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--model", "name", default="celebdit", show_default=True, envvar=MODEL, help="Name of the registered model.")
-@click.option(
-    "--licence", default="unspecified", show_default=True, help="Terms under which the weights may be used; kept with the version."
-)
+@click.option("--licence", default="unspecified", show_default=True, help="Licence of the weights; stored with the version.")
 @home_option
 @json_option
 def import_checkpoint(path: Path, name: str, licence: str, home: Path, as_json: bool) -> None:
-    """Register the weights in PATH, the published file dit_final_12_f_250.pth, as a version that can be sampled.
+    """Register the weights in PATH, the published file dit_final_12_f_250.pth, as a model version that can be sampled.
 
-    The file is read without running anything in it, every name and shape is checked, and the weights are stored as safetensors.
+    No code in the file is executed. Every tensor name and shape is checked, and the weights are stored as safetensors.
     """
     from components.weights.published_checkpoint import import_published, read_published
 
     source = read_published(path)
-    say(f"{path.name}: all {len(source.tensors)} tensors are those of the published network")
+    say(f"{path.name}: all {len(source.tensors)} tensors match the published network")
     with open_session(home) as session:
         context = session.context(session.environment(run_id=new_run_id("import"), preset="imported"))
-        done = import_published(source, name, licence, context)
-    say(f"checkpoint {done.checkpoint_digest[:12]} is {done.uri}")
-    say(f"{name} version {done.version}" + ("" if done.new else " was made from this file before, nothing to do"))
-    say_where(done.run_url, embedded=session.services is not None)
-    say(f"to look: {command_name()} models list --model {name}")
+        imported = import_published(source, name, licence, context)
+    say(f"checkpoint {imported.checkpoint_digest[:12]} is {imported.uri}")
+    say(f"{name} version {imported.version}" + ("" if imported.new else " was imported from this file before, nothing to do"))
+    say_mlflow_url(imported.run_url, embedded=session.services is not None)
+    say(f"next: {command_name()} models list --model {name}")
     if as_json:
         print_json(
             {
                 "model": name,
-                "version": done.version,
-                "new": done.new,
-                "run_key": done.run_key,
-                "source_sha256": done.source_sha256,
-                "tensors": done.num_tensors,
-                "parameters": done.num_parameters,
-                "checkpoint": {"digest": done.checkpoint_digest, "uri": str(done.uri)},
-                "mlflow": done.run_url,
+                "version": imported.version,
+                "new": imported.new,
+                "run_key": imported.run_key,
+                "source_sha256": imported.source_sha256,
+                "tensors": imported.num_tensors,
+                "parameters": imported.num_parameters,
+                "checkpoint": {"digest": imported.checkpoint_digest, "uri": str(imported.uri)},
+                "mlflow": imported.run_url,
             }
         )

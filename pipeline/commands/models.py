@@ -1,4 +1,4 @@
-"""`celebdit models`: what is in the registry, and who is champion."""
+"""`celebdit models`: list, promote and roll back versions of registered models."""
 
 import getpass
 import time
@@ -13,6 +13,7 @@ from components.environment import MODEL
 from components.registry.tags import VersionTags
 from components.registry.webhook import send, webhook_url
 from components.settings import CommandSettings
+from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.session import open_session
 from pipeline.view import printable
@@ -38,12 +39,12 @@ def _registry(home: Path, name: str) -> Iterator["Registry"]:
         yield Registry(session.context().tracking, name)
 
 
-@click.group()
+@click.group(epilog=example("celebdit models list --model celebdit-demo"))
 def models() -> None:
     """List, promote and roll back model versions."""
 
 
-@models.command(name="list")
+@models.command(name="list", epilog=example("celebdit models list --model celebdit-demo"))
 @_model_option
 @home_option
 @json_option
@@ -61,89 +62,91 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
             f"{_headline(row['metrics'])}  {' '.join(row['aliases'])}".rstrip()
         )
     if rows:
-        say(f"  one of them in full: {command_name()} models show {rows[-1]['version']} --model {name}")
+        say(f"  details: {command_name()} models show {rows[-1]['version']} --model {name}")
     if as_json:
         print_json({"model": name, "versions": rows})
 
 
-@models.command()
+@models.command(epilog=example("celebdit models show challenger --model celebdit-demo"))
 @click.argument("version")
 @_model_option
 @home_option
 @json_option
 def show(version: str, name: str, home: Path, as_json: bool) -> None:
-    """Show VERSION, a number or an alias: where it comes from, its numbers with their protocol, its card and its moves."""
+    """Show VERSION (a number or an alias): its model card, origin, metrics, aliases and promotions."""
     with _registry(home, name) as registry:
-        found = registry.resolve(version)
-        number = str(found.version)
-        row = _summary(found, registry.aliases())
+        model_version = registry.resolve(version)
+        number = str(model_version.version)
+        row = _summary(model_version, registry.aliases())
         moves = [move for move in registry.moves() if move.version == number]
-        address = f"{registry.tracking.settings.mlflow_uri}/#/models/{name}/versions/{number}?workflowType=machine_learning"
-    say(printable_lines(found.description or "no card"))
-    for key, value in sorted(found.tags.items()):
+        url = f"{registry.tracking.settings.mlflow_uri}/#/models/{name}/versions/{number}?workflowType=machine_learning"
+    say(printable_lines(model_version.description or "no model card"))
+    for key, value in sorted(model_version.tags.items()):
         if not key.startswith("eval/"):
             say(f"  {key:<20} {printable(value)}")
     say(f"  {'aliases':<20} {', '.join(row['aliases']) or 'none'}")
     for move in moves:
         say(f"  {move.at}  {move.action} by {printable(move.by)}{' (forced)' if move.forced else ''}: {printable(move.reason)}")
-    say(f"  {address}")
+    say(f"  {url}")
     if as_json:
-        tags = dict(sorted(found.tags.items()))
-        print_json({"model": name, **row, "tags": tags, "card": found.description, "moves": [vars(move) for move in moves], "url": address})
+        tags = dict(sorted(model_version.tags.items()))
+        print_json(
+            {"model": name, **row, "tags": tags, "card": model_version.description, "moves": [vars(move) for move in moves], "url": url}
+        )
 
 
-@models.command()
+@models.command(epilog=example('celebdit models promote 3 --model celebdit-demo --reason "lower FID, higher recall"'))
 @click.argument("version")
-@click.option("--reason", required=True, help="Why; it is kept in the promotion log.")
-@click.option("--force", is_flag=True, help="Promote although the gate did not pass.")
+@click.option("--reason", required=True, help="Reason, recorded in the promotion log.")
+@click.option("--force", is_flag=True, help="Promote even if the gate failed; recorded in the promotion log.")
 @_model_option
 @home_option
 @json_option
 def promote(version: str, reason: str, force: bool, name: str, home: Path, as_json: bool) -> None:
-    """Make VERSION, a number or an alias, the champion; the old one becomes `previous`."""
+    """Make VERSION (a number or an alias) the champion; the current champion becomes `previous`."""
     webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
         number = str(registry.resolve(version).version)
         standing = registry.promote(number, reason=reason, by=getpass.getuser(), force=force)
     if standing.champion != number:
-        say(f"version {number} was promoted, and overtaken by another move at the same moment; see {command_name()} models history")
+        say(f"version {number} was promoted, but a concurrent promotion replaced it; see {command_name()} models history")
     _show(name, standing, as_json=as_json)
-    _tell(webhook, "promote", name, number, reason, standing)
+    _notify(webhook, "promote", name, number, reason, standing)
 
 
-@models.command()
-@click.option("--reason", required=True, help="Why; it is kept in the promotion log.")
+@models.command(epilog=example('celebdit models rollback --model celebdit-demo --reason "dark corners in production"'))
+@click.option("--reason", required=True, help="Reason, recorded in the promotion log.")
 @_model_option
 @home_option
 @json_option
 def rollback(reason: str, name: str, home: Path, as_json: bool) -> None:
-    """Undo the newest promotion."""
+    """Undo the latest promotion: make the previous champion the champion again."""
     webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
         standing = registry.rollback(reason=reason, by=getpass.getuser())
     _show(name, standing, as_json=as_json)
-    _tell(webhook, "rollback", name, standing.champion, reason, standing)
+    _notify(webhook, "rollback", name, standing.champion, reason, standing)
 
 
-@models.command()
+@models.command(epilog=example("celebdit models history --model celebdit-demo"))
 @_model_option
 @home_option
 @json_option
 def history(name: str, home: Path, as_json: bool) -> None:
-    """Show every promotion and rollback, oldest first."""
+    """List all promotions and rollbacks, oldest first."""
     with _registry(home, name) as registry:
         moves = registry.moves()
     for move in moves:
         forced = " (forced)" if move.forced else ""
         say(f"{move.at}  {move.action:<8}  version {move.version}  by {printable(move.by)}{forced}: {printable(move.reason)}")
     if not moves:
-        say(f"nothing was promoted in model {name!r} yet")
+        say(f"model {name!r} has no promotions yet")
     if as_json:
         print_json({"model": name, "moves": [vars(move) for move in moves]})
 
 
 def printable_lines(text: str) -> str:
-    """Return a text of several lines without other control characters."""
+    """Return `text` without control characters other than its line breaks."""
     return "\n".join(printable(line) for line in text.splitlines())
 
 
@@ -161,9 +164,9 @@ def _summary(version: "ModelVersion", aliases: dict[str, str]) -> dict[str, Any]
 
 
 def _headline(metrics: dict[str, float]) -> str:
-    """Return the Frechet distance with its error, which is what versions are told apart by."""
-    named = sorted(key for key in metrics if key.startswith(("eval/fid_", "eval/fd_")) and not key.endswith(("_std", "_of_noise")))
-    return ", ".join(f"{key}={metrics[key]:.4g}" + (f"±{metrics[f'{key}_std']:.2g}" if f"{key}_std" in metrics else "") for key in named)
+    """Return the Frechet distances with their errors, the metric by which versions are compared."""
+    names = sorted(key for key in metrics if key.startswith(("eval/fid_", "eval/fd_")) and not key.endswith(("_std", "_of_noise")))
+    return ", ".join(f"{key}={metrics[key]:.4g}" + (f"±{metrics[f'{key}_std']:.2g}" if f"{key}_std" in metrics else "") for key in names)
 
 
 def _show(name: str, standing: "Standing", *, as_json: bool) -> None:
@@ -172,10 +175,10 @@ def _show(name: str, standing: "Standing", *, as_json: bool) -> None:
         print_json({"model": name, "champion": standing.champion, "previous": standing.previous})
 
 
-def _tell(webhook: str | None, action: str, name: str, version: str | None, reason: str, standing: "Standing") -> None:
+def _notify(webhook: str | None, action: str, name: str, version: str | None, reason: str, standing: "Standing") -> None:
     if webhook is None:
         return
     facts = {"action": action, "model": name, "version": version, "reason": reason, "by": getpass.getuser(), **vars(standing)}
     problem = send(webhook, facts)
     if problem is not None:
-        say(f"  the move is done, but the webhook did not hear of it: {problem}")
+        say(f"  the promotion is done, but the webhook was not notified: {problem}")

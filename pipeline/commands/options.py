@@ -1,4 +1,4 @@
-"""Options that several commands share, and how results are printed."""
+"""Options that several commands share, and functions that print results."""
 
 import json
 import shutil
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.session import default_home
+from pipeline.steps import STEPS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,38 +27,38 @@ def home_option(function: F) -> F:
 
 def json_option(function: F) -> F:
     """Add `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")(function)
 
 
 def cluster_options(function: F) -> F:
-    """Add what decides how a pipeline is compiled: `--images` and `--cache`."""
+    """Add the options of compiling: `--images` and `--cache`."""
     function = click.option(
         "--images",
         type=click.Path(dir_okay=False, path_type=Path),
         default=Path("images.lock.json"),
         show_default=True,
-        help="The images by digest, as `make images` writes them.",
+        help="Image lock file that `make images` wrote.",
     )(function)
     return click.option(
         "--cache",
         "cached",
-        type=click.Choice(["ingest", "train", "evaluate"]),
+        type=click.Choice([step.name for step in STEPS if step.cacheable]),
         multiple=True,
-        help="Let KFP skip this step when it has seen its inputs before (give it again for another).",
+        help="Let KFP skip this step if it ran with the same inputs before; repeat for several.",
     )(function)
 
 
 def kubeflow_options(function: F) -> F:
     """Add `--endpoint` and `--namespace`."""
-    function = click.option("--endpoint", metavar="URL", help="Address of Kubeflow Pipelines.  [default: KF_PIPELINES_ENDPOINT]")(function)
-    return click.option("--namespace", metavar="NS", help="Your namespace, where there are several.  [default: CELEBDIT_KFP_NAMESPACE]")(
+    function = click.option("--endpoint", metavar="URL", help="URL of Kubeflow Pipelines.  [default: KF_PIPELINES_ENDPOINT]")(function)
+    return click.option("--namespace", metavar="NS", help="Your namespace, on a multi-user server.  [default: CELEBDIT_KFP_NAMESPACE]")(
         function
     )
 
 
 def wait_option(function: F) -> F:
     """Add `--wait`."""
-    return click.option("--wait", is_flag=True, help="Follow the run; the exit code is the pipeline's outcome.")(function)
+    return click.option("--wait", is_flag=True, help="Wait for the run to end; the exit code is its outcome.")(function)
 
 
 def license_option(function: F) -> F:
@@ -66,7 +67,7 @@ def license_option(function: F) -> F:
         "--accept-license",
         "accepted_by",
         metavar="NAME",
-        help="Accept the licence of the data in this name; it is recorded with everything made from them.",
+        help="Accept the licence of the data as NAME; recorded with the dataset and every model.",
     )(function)
 
 
@@ -76,22 +77,22 @@ def print_json(value: object) -> None:
 
 
 def command_name() -> str:
-    """Return how this user calls us, so that a command that we print can be pasted: by name if that is found, else by path."""
-    called = Path(sys.argv[0])
-    found = shutil.which("celebdit")
-    if called.name != "celebdit" or (found is not None and Path(found).resolve() == called.resolve()):
+    """Return the program as the user can call it, for commands that we print: the name if it is on the PATH, else a path."""
+    program = Path(sys.argv[0])
+    on_path = shutil.which("celebdit")
+    if program.name != "celebdit" or (on_path is not None and Path(on_path).resolve() == program.resolve()):
         return "celebdit"
-    near = called.absolute()
-    return str(near.relative_to(Path.cwd())) if near.is_relative_to(Path.cwd()) else str(near)
+    location = program.absolute()
+    return str(location.relative_to(Path.cwd())) if location.is_relative_to(Path.cwd()) else str(location)
 
 
-def say_where(url: str, *, embedded: bool) -> None:
-    """Say where MLflow shows it; the embedded server stops with the command, unless something else keeps it up."""
+def say_mlflow_url(url: str, *, embedded: bool) -> None:
+    """Print the URL of the result in MLflow; the embedded server stops with the command unless another command uses it."""
     say(f"MLflow: {url}")
     if embedded:
-        say(f"        (if its server has stopped: `{command_name()} ui` starts it again and prints the address)")
+        say(f"        (if its server has stopped: `{command_name()} ui` starts it again and prints its address)")
 
 
 def say(text: str = "") -> None:
-    """Print a line for people, on stderr."""
+    """Print a line on stderr."""
     click.echo(text, err=True)

@@ -1,34 +1,41 @@
-"""`celebdit resume`: a run that stopped, started again where it was."""
+"""`celebdit resume`: continue a run on Kubeflow Pipelines that failed or was cancelled."""
 
 import click
 
 from components.errors import EXIT_OK
+from pipeline.commands.help import example
 from pipeline.commands.options import json_option, kubeflow_options, print_json, say, wait_option
 
 
-@click.command()
+@click.command(epilog=example("celebdit resume 0f3c6b1e-8f6a-4a57-9d0e-2a4f6c1d9b11 --wait"))
 @click.argument("run_id", metavar="RUN")
 @kubeflow_options
 @wait_option
 @json_option
 def resume(run_id: str, endpoint: str | None, namespace: str | None, wait: bool, as_json: bool) -> int:
-    """Start RUN again after an eviction, a failure or a cancellation.
+    """Resume RUN after an eviction, a failure or a cancellation. RUN is a run id as `celebdit runs` prints it.
 
     Finished steps are kept, and training continues from its last checkpoint.
     """
-    from pipeline.commands.follow import connected, followed
+    from pipeline.commands.follow import connect, follow_to_end
     from pipeline.submit import resume as resume_run
 
-    kubeflow = connected(endpoint, namespace)
-    found = resume_run(run_id, kubeflow)
-    if found.is_new:
-        say(f"the old run cannot be continued; a new one finds what is finished: {found.name}")
+    kubeflow = connect(endpoint, namespace)
+    submission = resume_run(run_id, kubeflow)
+    if submission.is_new:
+        say(f"the server cannot retry this run; started {submission.name}, which reuses its finished steps")
     else:
-        say(f"{found.name}: {found.state.lower()}")
-    say(f"  run          {found.url}")
-    facts = {"run_id": found.run_id, "name": found.name, "url": found.url, "new": found.is_new, "version": found.version}
+        say(f"{submission.name}: {submission.state.lower()}")
+    say(f"  run          {submission.url}")
+    facts = {
+        "run_id": submission.run_id,
+        "name": submission.name,
+        "url": submission.url,
+        "new": submission.is_new,
+        "version": submission.version,
+    }
     if wait:
-        return followed(kubeflow, found.run_id, facts, as_json=as_json, resumed=True)
+        return follow_to_end(kubeflow, submission.run_id, facts, as_json=as_json, resumed=True)
     if as_json:
-        print_json({**facts, "state": found.state})
+        print_json({**facts, "state": submission.state})
     return EXIT_OK

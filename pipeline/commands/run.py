@@ -1,4 +1,4 @@
-"""`celebdit demo` and `celebdit run`: the whole pipeline on this machine."""
+"""`celebdit demo` and `celebdit run`: run the whole pipeline on this machine."""
 
 import time
 from pathlib import Path
@@ -10,6 +10,7 @@ from components.errors import EXIT_OK, BadInput, GateFailed
 from components.ingest.sources.open_source import kind_of, open_source, require_consent
 from components.ingest.sources.synthetic import write_archive
 from components.runtime.events import Event
+from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, say
 from pipeline.config import load_config
 from pipeline.runs import RunSummary, execute
@@ -24,51 +25,54 @@ _profile_option = click.option(
     "profile_steps",
     type=int,
     metavar="STEPS",
-    help="Trace so many training steps with torch's profiler; the trace becomes an artifact of the training's MLflow run.",
+    help="Profile this many training steps with torch's profiler; the trace is logged to MLflow.",
 )
 
 
-@click.command()
+@click.command(epilog=example("celebdit demo training.total_steps=200 --keep-services"))
 @click.argument("overrides", nargs=-1)
-@click.option("--source", help="Your images instead of drawn faces: a zip, tar or folder, here or s3://... (not kaggle://); at least 100.")
-@click.option("--keep-services", is_flag=True, help="Leave the embedded servers running afterwards.")
+@click.option("--source", help="Your images instead of generated faces: a zip, tar or folder, local or s3://; at least 100 images.")
+@click.option("--keep-services", is_flag=True, help="Keep the embedded servers running after the command.")
 @_profile_option
 @home_option
 @json_option
 def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, profile_steps: int | None, home: Path, as_json: bool) -> int:
-    """Draw faces, train on them, evaluate and register: the whole pipeline in a few minutes.
+    """Run the whole pipeline on generated faces: ingest, train, evaluate and register a model, in a few minutes.
 
-    OVERRIDES are written section.key=value, like training.total_steps=200.
+    OVERRIDES have the form section.key=value, like training.total_steps=200.
     """
     if source is not None and kind_of(source).names_published_dataset:
-        raise BadInput("the demo takes images of yours", hint="for CelebA-HQ: celebdit run celebahq256-s --accept-license NAME")
+        raise BadInput(
+            f"--source {source} is a published dataset, demo takes only your own images",
+            hint="use a local file, a folder or s3://; for CelebA-HQ: celebdit run celebahq256-s --accept-license NAME",
+        )
     archive = home / "demo" / f"faces-{_DEMO_FACES}-{_DEMO_SEED}-{_DEMO_PX}.zip"
-    chosen = str(archive.absolute()) if source is None else source if "://" in source else str(Path(source).absolute())
-    changes: dict[str, object] = {"data.source": chosen, **_profiled(profile_steps)}
+    data_source = str(archive.absolute()) if source is None else source if "://" in source else str(Path(source).absolute())
+    changes: dict[str, object] = {"data.source": data_source, **_profile_changes(profile_steps)}
     if source is not None:
         changes |= {"data.name": "demo-own", "data.licence": "unspecified"}
     config = load_config("demo", overrides, changes=changes)
     if source is not None:
-        open_source(config.data)  # a source that cannot be read is said before anything is started
+        open_source(config.data)  # a source that cannot be read fails before a server is started
     run_id = new_run_id("demo")
     with open_session(home, stay=keep_services) as session, RunView() as view:
         if source is None and not archive.exists():
-            _draw_archive(archive, view)
+            _make_archive(archive, view)
         summary = execute(config, session, view, preset="demo", run_id=run_id)
-    return _finish(summary, as_json=as_json, kept=keep_services)
+    return _finish(summary, as_json=as_json, servers_stay=keep_services)
 
 
-@click.command()
+@click.command(epilog=example("celebdit run smoke training.total_steps=20 --json"))
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
-@click.option("--keep-services", is_flag=True, help="Leave the embedded servers running afterwards.")
+@click.option("--keep-services", is_flag=True, help="Keep the embedded servers running after the command.")
 @license_option
 @click.option(
     "--runner",
     type=click.Choice(["subprocess", "container"]),
     default="subprocess",
     show_default=True,
-    help="Run the steps as processes, or in the images of `make images` on docker or podman.",
+    help="Run the steps as processes, or in the images of `make images` with docker or podman.",
 )
 @_profile_option
 @home_option
@@ -83,42 +87,42 @@ def run(
     home: Path,
     as_json: bool,
 ) -> int:
-    """Run the pipeline with PRESET, the name of a preset or the path of a TOML file.
+    """Run the pipeline with PRESET, a preset's name or a TOML file, on this machine.
 
-    OVERRIDES are written section.key=value, like training.total_steps=200.
+    OVERRIDES have the form section.key=value, like training.total_steps=200.
     """
-    changes = _profiled(profile_steps) | ({} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
+    changes = _profile_changes(profile_steps) | ({} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     config = load_config(preset, overrides, changes=changes)
     require_consent(config.data)
-    open_source(config.data)  # a source that cannot be read is said before anything is started
+    open_source(config.data)  # a source that cannot be read fails before a server is started
     with open_session(home, stay=keep_services) as session, RunView() as view:
         summary = execute(config, session, view, preset=Path(preset).stem, run_id=new_run_id(preset), in_containers=runner == "container")
-    return _finish(summary, as_json=as_json, kept=keep_services)
+    return _finish(summary, as_json=as_json, servers_stay=keep_services)
 
 
-def _profiled(steps: int | None) -> dict[str, object]:
+def _profile_changes(steps: int | None) -> dict[str, object]:
     return {} if steps is None else {"training.profile_steps": steps}
 
 
-def _draw_archive(archive: Path, view: RunView) -> None:
-    """Draw the demo's faces while the servers start."""
+def _make_archive(archive: Path, view: RunView) -> None:
+    """Generate the demo's faces while the servers start."""
     archive.parent.mkdir(parents=True, exist_ok=True)
 
-    def tell(kind: Any, **facts: object) -> None:
+    def show(kind: Any, **facts: object) -> None:
         view(Event(step="faces", kind=kind, at_s=time.time(), facts=facts))
 
-    tell("started")
+    show("started")
     write_archive(
         archive,
         count=_DEMO_FACES,
         seed=_DEMO_SEED,
         image_px=_DEMO_PX,
-        on_image=lambda done: tell("progress", done=done, total=_DEMO_FACES, text="faces drawn") if done % 20 == 0 else None,
+        on_image=lambda done: show("progress", done=done, total=_DEMO_FACES, text="faces") if done % 20 == 0 else None,
     )
-    tell("finished")
+    show("finished")
 
 
-def _finish(summary: RunSummary, *, as_json: bool, kept: bool) -> int:
+def _finish(summary: RunSummary, *, as_json: bool, servers_stay: bool) -> int:
     facts = summary.facts
     score, model = facts["score"], facts["model"]
     noise = facts["metrics"].get(f"{score['name']}_of_noise")
@@ -131,8 +135,8 @@ def _finish(summary: RunSummary, *, as_json: bool, kept: bool) -> int:
         say(f"  model      {model['name']} version {model['version']}, {', '.join(model['aliases'])}")
     say(f"  samples    {facts['samples']}")
     say(f"  MLflow     {facts['mlflow']['run_url']}")
-    if not kept and facts["mlflow"]["tracking_uri"].startswith("http://127.0.0.1:"):
-        say(f"             (its server has stopped; `{command_name()} ui` starts it again and prints the address)")
+    if not servers_stay and facts["mlflow"]["tracking_uri"].startswith("http://127.0.0.1:"):
+        say(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
     say("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in facts["seconds"].items()))
     if model is not None:
         say(f'  next       {command_name()} models promote {model["version"]} --model {model["name"]} --reason "..."')

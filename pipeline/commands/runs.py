@@ -1,45 +1,46 @@
-"""`celebdit runs`: what runs, and what ran, on Kubeflow Pipelines."""
+"""`celebdit runs`: list the runs on Kubeflow Pipelines, or the steps of one."""
 
 from typing import Any
 
 import click
 
 from components.errors import EXIT_OK
+from pipeline.commands.help import example
 from pipeline.commands.options import json_option, kubeflow_options, print_json, say, wait_option
 from pipeline.view import printable
 
 
-@click.command()
+@click.command(epilog=example("celebdit runs --experiment celebdit --limit 5"))
 @click.argument("run_id", metavar="[RUN]", required=False)
 @kubeflow_options
-@click.option("--experiment", metavar="E", help="Only runs of this experiment.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many to list, newest first.")
+@click.option("--experiment", metavar="E", help="List only the runs of this experiment.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Number of runs to list.")
 @wait_option
 @json_option
 def runs(
     run_id: str | None, endpoint: str | None, namespace: str | None, experiment: str | None, limit: int, wait: bool, as_json: bool
 ) -> int:
-    """List the newest runs, or the steps of RUN."""
-    from pipeline.commands.follow import connected, followed
+    """List the newest runs on Kubeflow Pipelines, or the steps of RUN."""
+    from pipeline.commands.follow import connect, follow_to_end
 
-    kubeflow = connected(endpoint, namespace)
+    kubeflow = connect(endpoint, namespace)
     if run_id is not None and wait:
-        return followed(kubeflow, run_id, {"run_id": run_id}, as_json=as_json)
+        return follow_to_end(kubeflow, run_id, {"run_id": run_id}, as_json=as_json)
     if run_id is not None:
         _show(kubeflow.run(run_id), kubeflow.run_url(run_id), as_json=as_json)
         return EXIT_OK
-    listed = kubeflow.runs(experiment=experiment, limit=limit)
-    for run in listed:
+    newest = kubeflow.runs(experiment=experiment, limit=limit)
+    for run in newest:
         say(f"{run.run_id}  {run.state or 'PENDING'!s:<9}  {_moment(run.created_at)}  {printable(str(run.display_name))}")
-    if not listed:
-        say("there are no runs yet: celebdit submit PRESET")
+    if not newest:
+        say("there are no runs yet; start one: celebdit submit PRESET")
     if as_json:
-        print_json({"runs": [_facts(run, kubeflow.run_url(str(run.run_id))) for run in listed]})
+        print_json({"runs": [_facts(run, kubeflow.run_url(str(run.run_id))) for run in newest]})
     return EXIT_OK
 
 
 def _show(run: Any, url: str, *, as_json: bool) -> None:
-    from pipeline.submit import failure_of, steps_of
+    from pipeline.follow import failure_of, steps_of
 
     steps = steps_of(run)
     say(f"{printable(str(run.display_name))}: {run.state or 'PENDING'}")

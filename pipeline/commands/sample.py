@@ -1,4 +1,4 @@
-"""`celebdit sample`: draw images from a checkpoint, a run or a registered version, guided by a weaker one if asked."""
+"""`celebdit sample`: generate images from a checkpoint, a run or a registered version, with optional autoguidance."""
 
 import hashlib
 import time
@@ -14,7 +14,8 @@ from components.runtime.context import describe
 from components.runtime.events import Event
 from model.config import SamplingConfig
 from model.sampler_table import SAMPLERS
-from pipeline.commands.guidance import Guiding, guidance_options
+from pipeline.commands.guidance import GuidanceRequest, guidance_options
+from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
 from pipeline.view import RunView
@@ -29,20 +30,22 @@ _MOST_IMAGES = 100_000
 _MOST_IN_GRID = 1024
 
 
-@click.command()
+@click.command(epilog=example("celebdit sample models:/celebdit-demo@champion --count 16 --out faces.png"))
 @click.argument("source")
-@click.option("--count", default=16, show_default=True, type=click.IntRange(1, _MOST_IMAGES), help="Images to draw.")
+@click.option("--count", default=16, show_default=True, type=click.IntRange(1, _MOST_IMAGES), help="Number of images.")
 @click.option("--first", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1 - _MOST_IMAGES), help="Index of the first image.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="A .png for one grid, else a folder of images.  [default: a grid named after both]"
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A .png file for one grid, or a folder for single images.  [default: a grid in the current folder]",
 )
-@click.option("--sampler", type=click.Choice(list(SAMPLERS)), help="Integrator.  [default: the version's own, else heun]")
-@click.option("--steps", "num_steps", type=click.IntRange(1, 4000), help="Steps of the sampler.  [default: the version's own, else 32]")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Image i is a function of the weights, the seed and i.  [default: 0]")
-@click.option("--ema", help="Which average of the weights, or none.  [default: the widest there is]")
+@click.option("--sampler", type=click.Choice(list(SAMPLERS)), help="Sampler.  [default: the version's own, else heun]")
+@click.option("--steps", "num_steps", type=click.IntRange(1, 4000), help="Number of sampler steps.  [default: the version's own, else 32]")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed; image i depends only on the weights, the seed and i.  [default: 0]")
+@click.option("--ema", help="EMA by its sigma_rel, or none for the raw weights.  [default: the widest]")
 @guidance_options
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--batch", "batch_images", type=click.IntRange(1, 4096), help="Images at once.  [default: what fits in memory]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device to sample on.")
+@click.option("--batch", "batch_images", type=click.IntRange(1, 4096), help="Images per pass.  [default: what fits in memory]")
 @home_option
 @json_option
 def sample(
@@ -54,31 +57,31 @@ def sample(
     num_steps: int | None,
     seed: int | None,
     ema: str | None,
-    guiding: Guiding | None,
+    guidance_request: GuidanceRequest | None,
     device: str,
     batch_images: int | None,
     home: Path,
     as_json: bool,
 ) -> None:
-    """Draw images from SOURCE and store them as PNG.
+    """Generate images from SOURCE and write them as PNG.
 
-    SOURCE is the folder or s3:// location of a checkpoint, a run key or run id as `celebdit run` prints it (RUN@STEP: what it stored of
-    that step), or models:/NAME@champion. The same seed gives the same bytes on the same device.
+    SOURCE is a checkpoint (folder or s3:// location), a run (its key or id as `celebdit run` prints it, or RUN@STEP), or a registered
+    version (models:/NAME@champion). The same seed gives the same bytes on the same device.
     """
     from components.weights.find import find_weights, needs_servers
     from model.generator import GuideMismatch
 
-    sources = [source, *([] if guiding is None else [guiding.source])]
+    sources = [source, *([] if guidance_request is None else [guidance_request.source])]
     if not all(name.strip() for name in sources):
-        raise BadInput("SOURCE is empty", hint="name a checkpoint, a run or models:/NAME@champion")
+        raise BadInput("SOURCE is empty", hint="give a checkpoint, a run or models:/NAME@champion")
     with open_session(home) if any(map(needs_servers, sources)) else nullcontext() as session:
         context = session.context() if session is not None else None
-        found = find_weights(source, ema=ema, context=context)
-        guide = None if guiding is None else guiding.find(found, context)
-    sampling = _sampling(found.sampling, sampler=sampler, num_steps=num_steps, seed=seed, ema=found.ema)
-    target = out or _default_target(found, sampling, guiding)
+        weights = find_weights(source, ema=ema, context=context)
+        guide = None if guidance_request is None else guidance_request.find(weights, context)
+    sampling = _sampling(weights.sampling, sampler=sampler, num_steps=num_steps, seed=seed, ema=weights.ema)
+    target = out or _default_target(weights, sampling, guidance_request)
     _check_target(target, count)
-    generator = found.generator(_device(device))
+    generator = weights.generator(_device(device))
     guidance = None if guide is None else guide.guidance(_device(device))
 
     def on_step(done: int, total: int) -> None:
@@ -88,36 +91,38 @@ def sample(
         try:
             images = generator.draw(sampling, range(first, first + count), guidance=guidance, pass_images=batch_images, on_step=on_step)
         except GuideMismatch as error:
-            raise BadInput(f"--guide: {error}", hint="name weights that were trained on images of the same size and path") from error
-        except ValueError as error:  # the path of these weights cannot be sampled so
-            raise BadInput(f"{error}", hint="ask for fewer --steps or another --sampler") from error
-    written = _write(images.permute(0, 2, 3, 1).numpy(), target, first)
-    say(f"{count} images of {found.source}, average {found.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
+            raise BadInput(
+                f"--guide: {error}", hint="use weights that were trained at the same image size and with the same noise path"
+            ) from error
+        except ValueError as error:  # the noise path of these weights does not allow this sampler or step count
+            raise BadInput(f"{error}", hint="use fewer --steps or another --sampler") from error
+    file_digests = _write(images.permute(0, 2, 3, 1).numpy(), target, first)
+    say(f"{count} images of {weights.source}, EMA {weights.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
     if guide is not None:
-        say(f"  {guide.told}")
+        say(f"  {guide.description}")
     say(f"  {target}")
     if as_json:
         print_json(
             {
-                "source": found.source,
-                "checkpoint_digest": found.digest,
+                "source": weights.source,
+                "checkpoint_digest": weights.digest,
                 "sampling": sampling.model_dump(mode="json"),
                 "guidance": None if guide is None else guide.facts,
                 "first": first,
                 "count": count,
                 "out": str(target),
-                "files": written,
+                "files": file_digests,
             }
         )
 
 
-def _default_target(found: "ResolvedWeights", sampling: SamplingConfig, guiding: Guiding | None) -> Path:
-    guided = "" if guiding is None else f"-guided{guiding.weight:g}"
-    return Path(f"samples-{found.digest[:8]}-{sampling.sampler}{sampling.num_steps}{guided}-seed{sampling.seed}.png")
+def _default_target(weights: "ResolvedWeights", sampling: SamplingConfig, guidance_request: GuidanceRequest | None) -> Path:
+    guided = "" if guidance_request is None else f"-guided{guidance_request.weight:g}"
+    return Path(f"samples-{weights.digest[:8]}-{sampling.sampler}{sampling.num_steps}{guided}-seed{sampling.seed}.png")
 
 
-def _sampling(given: SamplingConfig | None, *, ema: str, **changes: Any) -> SamplingConfig:
-    base = (given or SamplingConfig()).model_dump(mode="json")
+def _sampling(defaults: SamplingConfig | None, *, ema: str, **changes: Any) -> SamplingConfig:
+    base = (defaults or SamplingConfig()).model_dump(mode="json")
     try:
         return SamplingConfig(**{**base, **{key: value for key, value in changes.items() if value is not None}, "ema": ema})
     except ValidationError as error:
@@ -127,19 +132,23 @@ def _sampling(given: SamplingConfig | None, *, ema: str, **changes: Any) -> Samp
 def _check_target(target: Path, count: int) -> None:
     if target.suffix == ".png":
         if count > _MOST_IN_GRID:
-            raise BadInput(f"a grid of {count} images is too large, at most {_MOST_IN_GRID}", hint="name a folder with --out instead")
+            raise BadInput(
+                f"--count {count} is too large for one grid, the maximum is {_MOST_IN_GRID}", hint="write to a folder with --out instead"
+            )
         if target.is_dir() or not target.absolute().parent.is_dir():
-            raise BadInput(f"{target} cannot be written", hint=f"{target.absolute().parent} must be a folder, and {target.name} not")
+            raise BadInput(
+                f"{target} cannot be written", hint=f"{target.absolute().parent} must be a folder, and {target.name} must not be one"
+            )
     elif target.exists() and not target.is_dir():
-        raise BadInput(f"{target} is a file and does not end in .png", hint="name a .png for a grid, or a folder")
+        raise BadInput(f"{target} is a file and does not end in .png", hint="give a .png file for a grid, or a folder for single images")
 
 
-def _device(wanted: str) -> "torch.device":
+def _device(name: str) -> "torch.device":
     import torch
 
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: there is no CUDA device here", hint="leave --device away, or use cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: no CUDA device is available", hint="omit --device, or use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _write(images: "np.ndarray", target: Path, first: int) -> dict[str, str]:

@@ -1,23 +1,28 @@
-"""`celebdit schedule`: the pipeline again and again."""
+"""`celebdit schedule`: run the pipeline on a schedule."""
 
 from pathlib import Path
 
 import click
 
 from components.errors import BadInput
+from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, say
 
 _SHORTEST_S = 60
 
 
-@click.command()
+@click.command(epilog=example('celebdit schedule celebahq256-b --cron "0 0 3 * * 1"'))
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
-@click.option("--cron", metavar="EXPR", help='When, in six fields with seconds first, like "0 0 3 * * 1" for Mondays at three (UTC).')
-@click.option("--every", "every_s", type=click.IntRange(min=_SHORTEST_S), metavar="SECONDS", help="How often, if not by --cron.")
-@click.option("--delete", is_flag=True, help="Delete the schedule of PRESET at these times instead; its runs stay.")
+@click.option("--cron", metavar="EXPR", help='Cron expression in UTC with six fields, seconds first: "0 0 3 * * 1" is Monday at 03:00.')
+@click.option(
+    "--every", "every_s", type=click.IntRange(min=_SHORTEST_S), metavar="SECONDS", help="Interval between runs, instead of --cron."
+)
+@click.option("--delete", is_flag=True, help="Delete the schedule of PRESET with this timing; its runs are kept.")
 @kubeflow_options
-@click.option("--experiment", metavar="E", default="celebdit", show_default=True, help="The experiment that the runs belong to.")
+@click.option(
+    "--experiment", metavar="E", default="celebdit", show_default=True, help="KFP experiment of the runs; created if it does not exist."
+)
 @license_option
 @cluster_options
 @json_option
@@ -35,9 +40,12 @@ def schedule(
     cached: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Run the pipeline with PRESET on a schedule, one run at a time. The same schedule twice is one."""
+    """Run the pipeline with PRESET, a preset's name or a TOML file, on a schedule.
+
+    One run at a time. Creating the same schedule again changes nothing. OVERRIDES have the form section.key=value.
+    """
     from components.ingest.sources.open_source import require_consent
-    from pipeline.commands.follow import connected
+    from pipeline.commands.follow import connect
     from pipeline.compile import CompileOptions
     from pipeline.config import load_config
     from pipeline.images import read_lock
@@ -45,15 +53,15 @@ def schedule(
     from pipeline.submit import schedule as schedule_runs
 
     if (cron is None) == (every_s is None):
-        raise BadInput("a schedule needs either --cron or --every", hint='like --cron "0 0 3 * * 1", or --every 86400')
+        raise BadInput("a schedule needs either --cron or --every", hint='for example --cron "0 0 3 * * 1", or --every 86400')
     if cron is not None and len(cron.split()) != 6:
         raise BadInput(
             f"--cron {cron!r} has {len(cron.split())} fields",
-            hint="Kubeflow wants six, seconds first: second minute hour day month weekday",
+            hint="Kubeflow expects six: second minute hour day month weekday",
         )
     timing, name = Timing(cron=cron, every_s=every_s), Path(preset).stem
     if delete:
-        deleted = unschedule(name, connected(endpoint, namespace), experiment=experiment, timing=timing)
+        deleted = unschedule(name, connect(endpoint, namespace), experiment=experiment, timing=timing)
         say(f"deleted {', '.join(deleted)}")
         if as_json:
             print_json({"deleted": deleted})
@@ -61,9 +69,9 @@ def schedule(
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     require_consent(config.data)
     options = CompileOptions(images=read_lock(images).images, preset=name, cached=cached)
-    kubeflow = connected(endpoint, namespace)
-    found, is_new = schedule_runs(config, options, kubeflow, experiment=experiment, timing=timing)
-    say(f"{'scheduled' if is_new else 'already scheduled:'} {found.display_name}")
+    kubeflow = connect(endpoint, namespace)
+    recurring_run, is_new = schedule_runs(config, options, kubeflow, experiment=experiment, timing=timing)
+    say(f"{'scheduled' if is_new else 'already scheduled:'} {recurring_run.display_name}")
     say(f"  schedules    {kubeflow.address.endpoint}/#/recurringruns")
     if as_json:
-        print_json({"recurring_run_id": str(found.recurring_run_id), "name": str(found.display_name), "new": is_new})
+        print_json({"recurring_run_id": str(recurring_run.recurring_run_id), "name": str(recurring_run.display_name), "new": is_new})

@@ -1,6 +1,5 @@
-"""`celebdit serve`: a registered version behind HTTP, here or on Kubernetes."""
+"""`celebdit serve`: serve a registered version over HTTP, on this machine or on Kubernetes."""
 
-import socket
 import time
 from pathlib import Path
 
@@ -11,24 +10,28 @@ from components.errors import BadInput
 from components.registry.model_uri import ModelUri
 from components.registry.promotions import CHAMPION
 from components.registry.tags import VersionTags
+from components.system.ports import bindable_port
+from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
 
 _POLL_S = 0.2
 
 
-@click.command()
+@click.command(epilog=example("celebdit serve celebdit-demo@champion --port 8080"))
 @click.argument("model")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Port on 127.0.0.1.")
-@click.option("--kubernetes", is_flag=True, help="Serve nothing: copy the version to object storage and print a KServe manifest for it.")
-@click.option("--image", help=f"With --kubernetes: the image.  [default: {CPU_IMAGE}, with GPUs {GPU_IMAGE}]")
-@click.option("--gpus", default=0, show_default=True, type=click.IntRange(0, 8), help="With --kubernetes: GPUs of the server.")
-@click.option("--service-account", default="celebdit-serving", show_default=True, help="With --kubernetes: brings the S3 credentials.")
+@click.option("--kubernetes", is_flag=True, help="Copy the version to object storage and print a KServe manifest instead of serving.")
+@click.option("--image", help=f"With --kubernetes: container image.  [default: {CPU_IMAGE}, with GPUs {GPU_IMAGE}]")
+@click.option("--gpus", default=0, show_default=True, type=click.IntRange(0, 8), help="With --kubernetes: number of GPUs.")
+@click.option(
+    "--service-account", default="celebdit-serving", show_default=True, help="With --kubernetes: service account with the S3 credentials."
+)
 @home_option
 @json_option
 def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int, service_account: str, home: Path, as_json: bool) -> None:
-    """Serve MODEL (NAME, NAME@alias or NAME/version; the champion if only a name is given) over HTTP until Ctrl-C."""
-    name, version = _parsed(model)
+    """Serve MODEL (NAME, NAME@alias or NAME/version) over HTTP until Ctrl-C. NAME alone is its champion."""
+    name, version = _parse_model(model)
     if not kubernetes:
         _check_port(port)
     with open_session(home) as session:
@@ -36,8 +39,8 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
 
         context = session.context()
         registry = Registry(context.tracking, name)
-        found = registry.resolve(version)
-        number = str(found.version)
+        model_version = registry.resolve(version)
+        number = str(model_version.version)
         files = registry.files_of(number, context.scratch("models"))
         if kubernetes:
             from components.serving.kserve import as_yaml, export, inference_service
@@ -50,9 +53,9 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
                 image=image or (GPU_IMAGE if gpus else CPU_IMAGE),
                 gpus=gpus,
                 service_account=service_account,
-                checkpoint_digest=VersionTags.from_mlflow(found.tags).checkpoint_digest or "unknown",
+                checkpoint_digest=VersionTags.from_mlflow(model_version.tags).checkpoint_digest or "unknown",
             )
-            say(f"version {number} of {name} is at {target}; apply with: ... | kubectl apply -f -")
+            say(f"version {number} of {name} is at {target}; apply the manifest with: ... | kubectl apply -f -")
             if as_json:
                 print_json(manifest)
             else:
@@ -66,26 +69,24 @@ def _serve_here(folder: Path, name: str, number: str, port: int, *, as_json: boo
 
     say(f"loading version {number} of {name} ...")
     with serve_locally(folder, port=port) as (url, process):
-        say(f"version {number} of {name} answers at {url}/invocations; Ctrl-C ends it")
-        question = '{"dataframe_records": [{"seed": 0}]}'
-        say(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{question}'")
+        say(f"version {number} of {name} is served at {url}/invocations; stop with Ctrl-C")
+        request = '{"dataframe_records": [{"seed": 0}]}'
+        say(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{request}'")
         if as_json:
             print_json({"model": name, "version": number, "url": url})
         while process.poll() is None:
             time.sleep(_POLL_S)
 
 
-def _parsed(model: str) -> tuple[str, str]:
+def _parse_model(model: str) -> tuple[str, str]:
     uri = ModelUri.parse(model)
     if uri is None:
-        raise BadInput(f"{model!r} is not a model", hint="write NAME, NAME@champion or NAME/3")
+        raise BadInput(f"{model!r} is not a model", hint="use NAME, NAME@champion or NAME/3")
     return uri.name, uri.version or CHAMPION
 
 
 def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise BadInput(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}", hint="choose another with --port") from error
+    try:
+        bindable_port(port)
+    except OSError as error:
+        raise BadInput(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}", hint="choose another with --port") from error

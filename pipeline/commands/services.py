@@ -1,32 +1,33 @@
-"""`celebdit ui` and `celebdit services`: the embedded servers by hand."""
+"""`celebdit ui` and `celebdit services`: start, stop and list the embedded servers."""
 
 from pathlib import Path
 
 import click
 
 from components.runtime.events import SayOnce
+from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.services import Endpoints, Services
 
 
-@click.command()
-@click.option("--s3-port", type=click.IntRange(1, 65535), help="Port of the S3 server.  [default: a free one]")
-@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of MLflow.  [default: a free one]")
+@click.command(epilog=example("celebdit ui --mlflow-port 5000"))
+@click.option("--s3-port", type=click.IntRange(1, 65535), help="Port of the S3 server.  [default: a free port]")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of MLflow.  [default: a free port]")
 @home_option
 @json_option
 def ui(s3_port: int | None, mlflow_port: int | None, home: Path, as_json: bool) -> None:
-    """Keep the embedded servers running and print where to look."""
+    """Start the embedded servers, leave them running and print their addresses."""
     _up(home, s3_port, mlflow_port, as_json=as_json)
 
 
-@click.group()
+@click.group(epilog=example("celebdit services status"))
 def services() -> None:
-    """Start, stop and look at the embedded servers."""
+    """Start, stop and list the embedded servers: S3 and MLflow on this machine."""
 
 
-@services.command()
-@click.option("--s3-port", type=click.IntRange(1, 65535), help="Port of the S3 server.  [default: a free one]")
-@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of MLflow.  [default: a free one]")
+@services.command(epilog=example("celebdit services up --s3-port 9000 --mlflow-port 5000"))
+@click.option("--s3-port", type=click.IntRange(1, 65535), help="Port of the S3 server.  [default: a free port]")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of MLflow.  [default: a free port]")
 @home_option
 @json_option
 def up(s3_port: int | None, mlflow_port: int | None, home: Path, as_json: bool) -> None:
@@ -34,22 +35,22 @@ def up(s3_port: int | None, mlflow_port: int | None, home: Path, as_json: bool) 
     _up(home, s3_port, mlflow_port, as_json=as_json)
 
 
-@services.command()
+@services.command(epilog=example("celebdit services down"))
 @home_option
 @json_option
 def down(home: Path, as_json: bool) -> None:
-    """Stop the servers; everything they stored is kept."""
+    """Stop the servers; their data is kept."""
     stopped = Services(home).stop()
-    say(f"stopped {' and '.join(stopped)}" if stopped else "nothing was running")
+    say(f"stopped {' and '.join(stopped)}" if stopped else "no server was running")
     if as_json:
         print_json({"stopped": stopped})
 
 
-@services.command()
+@services.command(epilog=example("celebdit services status --json"))
 @home_option
 @json_option
 def status(home: Path, as_json: bool) -> None:
-    """Say which servers run, and where."""
+    """Show which servers are running, and their addresses."""
     running = Services(home).running()
     for name in ("s3", "mlflow"):
         say(f"{name:<7} {running[name].url + f' (process {running[name].pid})' if name in running else 'not running'}")
@@ -60,8 +61,7 @@ def status(home: Path, as_json: bool) -> None:
 def _up(home: Path, s3_port: int | None, mlflow_port: int | None, *, as_json: bool) -> None:
     embedded = Services(home)
     embedded.start(stay=True, s3_port=s3_port, mlflow_port=mlflow_port)
-    waiting = SayOnce(lambda name: say(f"waiting for {name} ..."))
-    endpoints = embedded.wait(on_wait=waiting)
+    endpoints = embedded.wait(on_wait=SayOnce(lambda name: say(f"waiting for {name} ...")))
     _show(endpoints)
     if as_json:
         print_json({"mlflow": endpoints.mlflow_url, "s3": endpoints.s3_url})

@@ -1,21 +1,22 @@
-"""`celebdit submit`: the pipeline on Kubeflow Pipelines."""
+"""`celebdit submit`: run the pipeline on Kubeflow Pipelines."""
 
 from pathlib import Path
 
 import click
 
 from components.errors import EXIT_OK
+from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, say, wait_option
 
 
-@click.command()
+@click.command(epilog=example("celebdit submit celebahq256-b --accept-license 'Your Name' --wait"))
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
 @kubeflow_options
 @click.option(
-    "--experiment", metavar="E", default="celebdit", show_default=True, help="The experiment that the run belongs to; made if needed."
+    "--experiment", metavar="E", default="celebdit", show_default=True, help="KFP experiment of the run; created if it does not exist."
 )
-@click.option("--again", is_flag=True, help="Start another run even if this very submission has one.")
+@click.option("--again", is_flag=True, help="Start a new run even if an identical one was submitted.")
 @wait_option
 @license_option
 @cluster_options
@@ -33,13 +34,13 @@ def submit(
     cached: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Run the pipeline with PRESET, the name of a preset or the path of a TOML file, on Kubeflow Pipelines.
+    """Run the pipeline with PRESET, a preset's name or a TOML file, on Kubeflow Pipelines.
 
-    OVERRIDES are written section.key=value. The same submission twice is one run. A token, if the server wants one, is read from
-    CELEBDIT_KFP_TOKEN or CELEBDIT_KFP_COOKIES.
+    An identical submission reuses the existing run. OVERRIDES have the form section.key=value. Credentials for the server, if it needs any,
+    are read from CELEBDIT_KFP_TOKEN or CELEBDIT_KFP_COOKIES.
     """
     from components.ingest.sources.open_source import require_consent
-    from pipeline.commands.follow import connected, followed
+    from pipeline.commands.follow import connect, follow_to_end
     from pipeline.compile import CompileOptions
     from pipeline.config import load_config
     from pipeline.images import read_lock
@@ -48,17 +49,23 @@ def submit(
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     require_consent(config.data)
     options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached)
-    kubeflow = connected(endpoint, namespace)
-    found = submit_run(config, options, kubeflow, experiment=experiment, again=again)
-    say(f"{'submitted' if found.is_new else 'already submitted, ' + found.state.lower() + ':'} {found.name}")
-    say(f"  run          {found.url}")
-    if not found.is_new and found.state in ("FAILED", "CANCELED"):
-        say(f"  next         celebdit resume {found.run_id}, or submit with --again")
-    facts = {"run_id": found.run_id, "name": found.name, "url": found.url, "new": found.is_new, "version": found.version}
+    kubeflow = connect(endpoint, namespace)
+    submission = submit_run(config, options, kubeflow, experiment=experiment, again=again)
+    say(f"{'submitted' if submission.is_new else 'already submitted, ' + submission.state.lower() + ':'} {submission.name}")
+    say(f"  run          {submission.url}")
+    if not submission.is_new and submission.state in ("FAILED", "CANCELED"):
+        say(f"  next         celebdit resume {submission.run_id}, or submit with --again")
+    facts = {
+        "run_id": submission.run_id,
+        "name": submission.name,
+        "url": submission.url,
+        "new": submission.is_new,
+        "version": submission.version,
+    }
     if wait:
-        return followed(kubeflow, found.run_id, facts, as_json=as_json)
-    if found.is_new:
-        say(f"  follow it    celebdit runs {found.run_id}")
+        return follow_to_end(kubeflow, submission.run_id, facts, as_json=as_json)
+    if submission.is_new:
+        say(f"  next         celebdit runs {submission.run_id}")
     if as_json:
-        print_json({**facts, "state": found.state})
+        print_json({**facts, "state": submission.state})
     return EXIT_OK

@@ -1,7 +1,7 @@
-"""Everything that a first run trips over, checked before it: on this machine (`machine.py`), or on the cluster (`cluster.py`).
+"""Check the prerequisites of a run: on this machine (`machine.py`) or on the cluster (`cluster.py`).
 
-Promises: each check is one line that says what was found and, if it is not good, what to do; a check that cannot be made from here says so
-and fails nothing; no check changes anything, and no secret value is shown. What the steps see from inside is the preflight step's business.
+Promises: each check is one line with its result and, if there is a problem, its remedy; a check that cannot be run from here is "unknown"
+and not a failure; no check changes anything or shows the value of a secret. The preflight step repeats the checks inside the cluster.
 """
 
 from pipeline.doctor.cluster import check_cluster

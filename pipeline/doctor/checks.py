@@ -1,4 +1,4 @@
-"""What a check says, and how an error becomes one that failed."""
+"""The result of a check, and the conversion of errors into failed checks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ State = Literal["ok", "fail", "unknown"]
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found."""
+    """Result of one check; `found` and `fix` are also the keys of its JSON."""
 
     name: str
     state: State
@@ -19,10 +19,10 @@ class Check:
     fix: str | None = None
 
 
-def checked(name: str, look: Callable[[], Check | list[Check]]) -> list[Check]:
-    """Return what `look` found; an error that is meant for people is a failed check."""
+def run_check(name: str, check: Callable[[], Check | list[Check]]) -> list[Check]:
+    """Run `check`; a `CelebditError` becomes a failed check."""
     try:
-        found = look()
+        result = check()
     except CelebditError as error:
         return [Check(name, "fail", error.message, error.hint)]
-    return found if isinstance(found, list) else [found]
+    return result if isinstance(result, list) else [result]

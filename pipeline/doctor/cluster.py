@@ -1,4 +1,4 @@
-"""What a `celebdit submit` needs on the cluster: Kubeflow, a namespace with rights, secrets and settings, nodes and servers."""
+"""Check what `celebdit submit` needs on the cluster: Kubeflow, namespace, permissions, secrets, settings, nodes and servers."""
 
 import base64
 import re
@@ -11,7 +11,7 @@ from components.ingest.sources.open_source import kind_of
 from components.kube.client import Cluster
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
-from pipeline.doctor.checks import Check, checked
+from pipeline.doctor.checks import Check, run_check
 from pipeline.doctor.nodes import check_gpus
 from pipeline.doctor.servers import check_images, check_mlflow, check_storage
 from pipeline.images import Images
@@ -30,9 +30,9 @@ _OLDEST_KFP = (2, 15)
 
 
 def check_cluster(kubeflow: Kubeflow, cluster: Cluster, images: Callable[[], Images], config: RunConfig) -> list[Check]:
-    """Check what a `celebdit submit` of `config` needs there."""
+    """Check what `celebdit submit` of `config` needs on the cluster."""
     settings: dict[str, str] = {}
-    looks: list[tuple[str, Callable[[], Check | list[Check]]]] = [
+    checks: list[tuple[str, Callable[[], Check | list[Check]]]] = [
         ("kubeflow", lambda: _kubeflow(kubeflow)),
         ("kubernetes", lambda: Check("kubernetes", "ok", f"{cluster.server_version()}, namespace {cluster.namespace}")),
         ("namespace", lambda: _namespace(cluster)),
@@ -46,24 +46,24 @@ def check_cluster(kubeflow: Kubeflow, cluster: Cluster, images: Callable[[], Ima
         ("gpus", lambda: check_gpus(cluster.nodes(), config.resources)),
         ("trainer", lambda: _trainer(cluster, config.resources)),
     ]
-    return [check for name, look in looks for check in checked(name, look)]
+    return [check for name, function in checks for check in run_check(name, function)]
 
 
 def _kubeflow(kubeflow: Kubeflow) -> Check:
-    many = kubeflow.multi_user()
+    is_multi_user = kubeflow.multi_user()
     version = kubeflow.server_version()
-    found = f"{kubeflow.address.endpoint}, version {version or 'unknown'}, {'many users' if many else 'one user'}"
+    server = f"{kubeflow.address.endpoint}, version {version or 'unknown'}, {'multi-user' if is_multi_user else 'single-user'}"
     numbers = re.match(r"v?(\d+)\.(\d+)", version or "")
     if numbers and (int(numbers[1]), int(numbers[2])) < _OLDEST_KFP:
-        return Check("kubeflow", "fail", found, f"upgrade it to {'.'.join(map(str, _OLDEST_KFP))} or newer")
-    return Check("kubeflow", "ok", found)
+        return Check("kubeflow", "fail", server, f"upgrade it to {'.'.join(map(str, _OLDEST_KFP))} or newer")
+    return Check("kubeflow", "ok", server)
 
 
 def _namespace(cluster: Cluster) -> Check:
-    found = cluster.read_namespace()
-    if found is None:
-        return Check("namespace", "fail", f"{cluster.namespace} does not exist", "name that of your pipelines with --namespace")
-    level = found["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce", "privileged")
+    namespace = cluster.read_namespace()
+    if namespace is None:
+        return Check("namespace", "fail", f"{cluster.namespace} does not exist", "give the namespace of your pipelines with --namespace")
+    level = namespace["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce", "privileged")
     if level == "restricted":
         fix = "KFP's own pods need baseline: kubectl label ns NAME pod-security.kubernetes.io/enforce=baseline --overwrite"
         return Check("namespace", "fail", f"{cluster.namespace} enforces Pod Security {level}", fix)
@@ -73,18 +73,21 @@ def _namespace(cluster: Cluster) -> Check:
 def _rights(cluster: Cluster) -> Check:
     account = names.SERVICE_ACCOUNT
     if cluster.read("serviceaccounts", account) is None:
-        fix = "create a profile for this namespace, or name the namespace of Kubeflow Pipelines with --namespace"
+        fix = "create a profile for this namespace, or give the namespace of Kubeflow Pipelines with --namespace"
         return Check("rights", "fail", f"namespace {cluster.namespace} has no service account {account}", fix)
     try:
         missing = [right for right in _RIGHTS if not cluster.is_allowed(*right, account=account)]
     except BadInput as error:
         return Check(
-            "rights", "unknown", f"you may not ask what {account} may do: {error.message}", "ask an administrator to run the doctor"
+            "rights",
+            "unknown",
+            f"not allowed to read the permissions of {account}: {error.message}",
+            "ask an administrator to run celebdit doctor",
         )
     if missing:
         lines = ", ".join(f"{verb} {resource}{'/' + sub if sub else ''}" for verb, resource, _, sub in missing)
         return Check("rights", "fail", f"{account} may not {lines}", f"{_APPLY}: its Role celebdit-training grants them")
-    return Check("rights", "ok", f"{account} may make, watch and delete a TrainJob")
+    return Check("rights", "ok", f"{account} may create, read and delete TrainJobs")
 
 
 def _secrets(cluster: Cluster, settings: dict[str, str]) -> list[Check]:
@@ -104,28 +107,28 @@ def _secrets(cluster: Cluster, settings: dict[str, str]) -> list[Check]:
 
 
 def _kaggle(cluster: Cluster, source: str) -> list[Check]:
-    """Look for Kaggle's credentials where the data comes from there; it gives public data sets to anybody."""
+    """Check for Kaggle credentials if the data comes from there; public datasets need none."""
     if kind_of(source).secret != names.KAGGLE_SECRET:
         return []
     secret, (token, *pair) = names.KAGGLE_SECRET, names.KAGGLE_KEYS
     data = _secret(cluster, secret) or {}
-    having = [key for key in pair if key in data]
-    if token in data or having == pair:
+    present = [key for key in pair if key in data]
+    if token in data or present == pair:
         return [Check("kaggle", "ok", f"{secret} has {token if token in data else ' and '.join(pair)}")]
     fix = _write_secret(cluster, secret, [token])
-    if having:
-        (missing,) = set(pair) - set(having)
-        return [Check("kaggle", "fail", f"{secret} has {having[0]} and no {missing}", fix)]
-    found = f"there are no credentials in {secret}: enough if Kaggle gives {source.removeprefix('kaggle://')} to anybody"
-    return [Check("kaggle", "unknown", found, f"if it does not: {fix}")]
+    if present:
+        (missing,) = set(pair) - set(present)
+        return [Check("kaggle", "fail", f"{secret} has {present[0]} and no {missing}", fix)]
+    finding = f"{secret} has no credentials: sufficient if {source.removeprefix('kaggle://')} is public"
+    return [Check("kaggle", "unknown", finding, f"if it is not public: {fix}")]
 
 
 def _secret(cluster: Cluster, name: str) -> dict[str, str] | None:
-    """Return what a Secret holds, without what is empty, or None if there is none."""
-    found = cluster.read("secrets", name)
-    if found is None:
+    """Return the non-empty values of a Secret, or None if it does not exist."""
+    secret = cluster.read("secrets", name)
+    if secret is None:
         return None
-    return {key: base64.b64decode(value).decode(errors="replace") for key, value in (found.get("data") or {}).items() if value}
+    return {key: base64.b64decode(value).decode(errors="replace") for key, value in (secret.get("data") or {}).items() if value}
 
 
 def _write_secret(cluster: Cluster, name: str, keys: Iterable[str]) -> str:
@@ -135,21 +138,23 @@ def _write_secret(cluster: Cluster, name: str, keys: Iterable[str]) -> str:
 
 
 def _settings(cluster: Cluster, settings: dict[str, str]) -> Check:
-    found = cluster.read("configmaps", names.CONFIG_MAP)
-    data = (found or {}).get("data") or {}
+    config_map = cluster.read("configmaps", names.CONFIG_MAP)
+    data = (config_map or {}).get("data") or {}
     settings.update(data)
     missing = [key for key in names.REQUIRED_CONFIG_KEYS if not data.get(key)]
     if missing:
         return Check("settings", "fail", f"config map {names.CONFIG_MAP} has no {' and no '.join(missing)}", _APPLY)
     if "your-bucket" in data[STORE]:
-        return Check("settings", "fail", f"{STORE} is still {data[STORE]}", "edit celebdit.env of the overlay and apply it again")
+        return Check(
+            "settings", "fail", f"{STORE} is still the placeholder {data[STORE]}", "edit celebdit.env of the overlay and apply it again"
+        )
     return Check("settings", "ok", f"{data[STORE]}, {data[MLFLOW]}")
 
 
 def _trainer(cluster: Cluster, resources: ResourcesConfig) -> Check:
-    found = cluster.custom("trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes", names.TRAINING_RUNTIME, of_cluster=True)
-    if found is not None:
-        return Check("trainer", "ok", f"Kubeflow Trainer knows the runtime {names.TRAINING_RUNTIME}")
+    runtime = cluster.custom("trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes", names.TRAINING_RUNTIME, of_cluster=True)
+    if runtime is not None:
+        return Check("trainer", "ok", f"Kubeflow Trainer has the runtime {names.TRAINING_RUNTIME}")
     if resources.nodes == 1:
         return Check("trainer", "ok", "not needed: resources.nodes is 1")
     fix = f"install Kubeflow Trainer 2.2 or newer, then {_APPLY}"

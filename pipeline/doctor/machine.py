@@ -1,4 +1,4 @@
-"""What `celebdit run` needs on this machine."""
+"""Check what `celebdit run` needs on this machine."""
 
 import shutil
 import sys
@@ -7,39 +7,45 @@ from pathlib import Path
 from components.environment import MLFLOW, STORE
 from components.errors import BadInput
 from components.settings import CommandSettings
-from pipeline.containers import engine_address
-from pipeline.doctor.checks import Check, checked
+from pipeline.container_engine import engine_address
+from pipeline.doctor.checks import Check, run_check
 
 _SPARE_BYTES = 5 * 2**30
 
 
 def check_machine(home: Path, settings: CommandSettings) -> list[Check]:
-    """Check what `celebdit run` needs here."""
+    """Check what `celebdit run` needs on this machine."""
     return [
-        *checked("python", lambda: Check("python", "ok", sys.version.split()[0])),
-        *checked("disk", lambda: _disk(home)),
-        *checked("endpoints", lambda: _endpoints(settings)),
-        *checked("containers", _containers),
+        *run_check("python", lambda: Check("python", "ok", sys.version.split()[0])),
+        *run_check("disk", lambda: _disk(home)),
+        *run_check("endpoints", lambda: _endpoints(settings)),
+        *run_check("containers", _containers),
     ]
 
 
 def _disk(home: Path) -> Check:
     folder = next(parent for parent in (home.absolute(), *home.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(folder).free
-    found = f"{free / 1e9:.0f} GB free in {folder}"
-    return Check("disk", "ok", found) if free >= _SPARE_BYTES else Check("disk", "fail", found, "free some, or choose another --home")
+    space = f"{free / 1e9:.0f} GB free in {folder}"
+    return (
+        Check("disk", "ok", space)
+        if free >= _SPARE_BYTES
+        else Check("disk", "fail", space, f"needs {_SPARE_BYTES / 1e9:.0f} GB: free some space, or choose another --home")
+    )
 
 
 def _endpoints(settings: CommandSettings) -> Check:
-    given = settings.endpoints
-    if len(given) == 1:
-        return Check("endpoints", "fail", f"only {given[0]} is set", f"set {STORE} and {MLFLOW}, or neither")
-    return Check("endpoints", "ok", f"servers of yours: {STORE} and {MLFLOW}" if given else "none set: the embedded servers are used")
+    configured = settings.endpoints
+    if len(configured) == 1:
+        return Check("endpoints", "fail", f"only {configured[0]} is set", f"set {STORE} and {MLFLOW}, or neither")
+    return Check(
+        "endpoints", "ok", f"your own servers: {STORE} and {MLFLOW}" if configured else "not configured: the embedded servers are used"
+    )
 
 
 def _containers() -> Check:
     try:
         with engine_address() as address:
-            return Check("containers", "ok", f"an engine answers at {address}" if "celebdit-podman" not in address else "podman works")
+            return Check("containers", "ok", f"container engine at {address}" if "celebdit-podman" not in address else "podman works")
     except BadInput as error:
         return Check("containers", "unknown", error.message, "only needed for --runner container")

@@ -1,4 +1,4 @@
-"""Whether the cluster has nodes that training fits on."""
+"""Check that the cluster has nodes for training."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,42 +8,42 @@ from pipeline.doctor.checks import Check
 
 
 def check_gpus(nodes: Iterable[dict[str, Any]], resources: ResourcesConfig) -> Check:
-    """Check that as many nodes as training takes have the GPUs, labels and taints that it asks for."""
+    """Check that enough nodes have the GPUs and labels that `resources` asks for, and no taint that it does not tolerate."""
     if not resources.on_gpus:
-        return Check("gpus", "ok", "none are asked for (resources.device is cpu)")
-    kind, wanted = resources.gpu_type, resources.processes
-    having = [node for node in nodes if int(node.get("status", {}).get("allocatable", {}).get(kind, 0)) >= wanted]
-    if not having:
+        return Check("gpus", "ok", "not needed: resources.device is cpu")
+    gpu_type, gpus = resources.gpu_type, resources.processes
+    gpu_nodes = [node for node in nodes if int(node.get("status", {}).get("allocatable", {}).get(gpu_type, 0)) >= gpus]
+    if not gpu_nodes:
         fix = "install the device plugin, lower resources.processes, or set resources.gpu_type"
-        return Check("gpus", "fail", f"no node has {wanted} {kind}", fix)
-    selected = [node for node in having if resources.node_selector.items() <= node["metadata"].get("labels", {}).items()]
+        return Check("gpus", "fail", f"no node has {gpus} {gpu_type}", fix)
+    selected = [node for node in gpu_nodes if resources.node_selector.items() <= node["metadata"].get("labels", {}).items()]
     if not selected:
         return Check(
-            "gpus", "fail", f"none of {len(having)} GPU nodes has the labels {resources.node_selector}", "set resources.node_selector"
+            "gpus", "fail", f"none of {len(gpu_nodes)} GPU nodes has the labels {resources.node_selector}", "set resources.node_selector"
         )
-    taints = [taint for node in selected for taint in _repelling(node, resources.all_tolerations)]
-    free = [node for node in selected if not _repelling(node, resources.all_tolerations)]
+    taints = [taint for node in selected for taint in _blocking_taints(node, resources.all_tolerations)]
+    free = [node for node in selected if not _blocking_taints(node, resources.all_tolerations)]
     if len(free) < resources.nodes:
         if taints:
             fix = f'set resources.tolerations=[{{key="{taints[0]["key"]}"}}]'
             return Check("gpus", "fail", f"{len(selected) - len(free)} GPU node(s) have the taint {taints[0]['key']}", fix)
         return Check(
-            "gpus", "fail", f"{len(free)} node(s) have {wanted} {kind}, resources.nodes is {resources.nodes}", "set resources.nodes"
+            "gpus", "fail", f"{len(free)} node(s) have {gpus} {gpu_type}, resources.nodes is {resources.nodes}", "set resources.nodes"
         )
-    return Check("gpus", "ok", f"{len(free)} node(s) with {wanted} {kind} or more")
+    return Check("gpus", "ok", f"{len(free)} node(s) with {gpus} {gpu_type} or more")
 
 
-def _repelling(node: Mapping[str, Any], tolerations: Iterable[Toleration]) -> list[dict[str, Any]]:
-    """Return the taints that keep our pods off a node."""
-    found = node.get("spec", {}).get("taints", [])
+def _blocking_taints(node: Mapping[str, Any], tolerations: Iterable[Toleration]) -> list[dict[str, Any]]:
+    """Return the taints of a node that pods with `tolerations` cannot be scheduled on."""
+    taints = node.get("spec", {}).get("taints", [])
     return [
         taint
-        for taint in found
-        if taint["effect"] != "PreferNoSchedule" and not any(_tolerated(taint, toleration) for toleration in tolerations)
+        for taint in taints
+        if taint["effect"] != "PreferNoSchedule" and not any(_is_tolerated(taint, toleration) for toleration in tolerations)
     ]
 
 
-def _tolerated(taint: Mapping[str, Any], toleration: Toleration) -> bool:
+def _is_tolerated(taint: Mapping[str, Any], toleration: Toleration) -> bool:
     effect = toleration.effect is None or toleration.effect == taint["effect"]
     value = toleration.operator == "Exists" or toleration.value == taint.get("value")
     return toleration.key == taint["key"] and effect and value

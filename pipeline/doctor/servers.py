@@ -1,6 +1,6 @@
-"""The servers that the steps will talk to, and the registry that the nodes will pull from, as far as they can be reached from here.
+"""Check the servers that the steps use, and the registry that the nodes pull images from.
 
-Promises: what only the cluster's own network reaches is said to be unknown, not to be wrong.
+Promises: a server that is reachable only inside the cluster is reported as unknown, not as a failure.
 """
 
 import os
@@ -31,46 +31,50 @@ def check_storage(settings: Mapping[str, str]) -> Check:
     """Check that the steps' credentials may write to and read from the store."""
     endpoint = CommandSettings.from_environment().s3_endpoint or settings.get(S3_ENDPOINT)
     if STORE not in settings or not all(settings.get(key) for key in names.SECRET_KEYS[names.S3_SECRET]):
-        return Check("storage", "unknown", "its location or its credentials are missing", "see above")
+        return Check("storage", "unknown", "location or credentials are missing", "see the checks above")
     if _is_inside(endpoint):
         return Check(
             "storage",
             "unknown",
             f"{endpoint} cannot be reached from here",
-            f"port-forward it and set {S3_ENDPOINT}; the preflight step looks too",
+            f"port-forward it and set {S3_ENDPOINT}; the preflight step checks it too",
         )
-    with _as_the_steps(settings):
+    with _credentials_of_steps(settings):
         probe(connect(endpoint, deadline_s=_TIMEOUT_S), StoreUri.parse(settings[STORE]))
-    return Check("storage", "ok", f"{settings[STORE]} can be written and read with the steps' credentials")
+    return Check("storage", "ok", f"the credentials of the steps can write and read {settings[STORE]}")
 
 
 def check_mlflow(settings: Mapping[str, str]) -> Check:
-    """Check that MLflow knows the steps' user and nobody else gets in."""
+    """Check that MLflow accepts the credentials of the steps and refuses anonymous requests."""
     uri = (CommandSettings.from_environment().mlflow_uri or settings.get(MLFLOW) or "").rstrip("/")
     if not uri:
-        return Check("mlflow", "unknown", "its address is missing", "see above")
+        return Check("mlflow", "unknown", "its URL is missing", "see the checks above")
     if _is_inside(uri):
-        fix = f"kubectl -n celebdit port-forward svc/mlflow 5000 and set {MLFLOW}=http://localhost:5000; the preflight step looks too"
+        fix = f"kubectl -n celebdit port-forward svc/mlflow 5000 and set {MLFLOW}=http://localhost:5000; the preflight step checks it too"
         return Check("mlflow", "unknown", f"{uri} cannot be reached from here", fix)
     user, password = (settings.get(key, "") for key in names.SECRET_KEYS[names.MLFLOW_SECRET])
-    return Check("mlflow", *_judged(uri, anonymous=_mlflow_status(uri, None), known=_mlflow_status(uri, (user, password))))
+    return Check("mlflow", *_mlflow_result(uri, anonymous=_mlflow_status(uri, None), authenticated=_mlflow_status(uri, (user, password))))
 
 
-def _judged(uri: str, *, anonymous: int, known: int) -> tuple[State, str, str | None]:
-    """Judge an MLflow server by what it answers to nobody and to the steps' user."""
-    if known == 401:
-        return "fail", f"{uri} does not accept the credentials of {names.MLFLOW_SECRET}", "write those of a user of MLflow into it"
-    if known == 403:
-        return "fail", f"{uri} answers 403", "if it says Invalid Host header, name this host in MLFLOW_HOSTS (servers/mlflow.yaml)"
-    if known != 200:
-        return "fail", f"{uri} answers HTTP {known}", "look at its log: kubectl -n celebdit logs deploy/mlflow"
+def _mlflow_result(uri: str, *, anonymous: int, authenticated: int) -> tuple[State, str, str | None]:
+    """Return the result for MLflow from the status codes of an anonymous and an authenticated request."""
+    if authenticated == 401:
+        return (
+            "fail",
+            f"{uri} does not accept the credentials of {names.MLFLOW_SECRET}",
+            "write the credentials of a user of MLflow into it",
+        )
+    if authenticated == 403:
+        return "fail", f"{uri} answers 403", "if the response is Invalid Host header, add this host to MLFLOW_HOSTS (servers/mlflow.yaml)"
+    if authenticated != 200:
+        return "fail", f"{uri} answers HTTP {authenticated}", "see its log: kubectl -n celebdit logs deploy/mlflow"
     if anonymous == 200:
-        return "fail", f"{uri} lets anybody in", "start it with authentication on, as docker/kubernetes/servers does"
-    return "ok", f"{uri} asks who one is and knows the steps' user", None
+        return "fail", f"{uri} accepts anonymous requests", "start it with authentication, as docker/kubernetes/servers does"
+    return "ok", f"{uri} requires authentication and accepts the credentials of the steps", None
 
 
-def _mlflow_status(uri: str, who: tuple[str, str] | None) -> int:
-    headers = urllib3.make_headers(basic_auth=":".join(who)) if who else {}
+def _mlflow_status(uri: str, credentials: tuple[str, str] | None) -> int:
+    headers = urllib3.make_headers(basic_auth=":".join(credentials)) if credentials else {}
     url = f"{uri}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
         return int(urllib3.request("GET", url, headers=headers, timeout=_TIMEOUT_S, retries=False).status)
@@ -80,42 +84,42 @@ def _mlflow_status(uri: str, who: tuple[str, str] | None) -> int:
 
 def check_images(images: Images) -> list[Check]:
     """Check that the nodes can pull both images."""
-    return [Check("images", *_pullable(reference)) for reference in (images.cpu, images.gpu)]
+    return [Check("images", *_pull_result(reference)) for reference in (images.cpu, images.gpu)]
 
 
-def _pullable(reference: str) -> tuple[State, str, str | None]:
-    """Ask the registry for the manifest by digest, as a node would, without credentials of ours."""
+def _pull_result(reference: str) -> tuple[State, str, str | None]:
+    """Request the manifest by digest from the registry, as a node would, without credentials."""
     repository, _, digest = reference.partition("@")
     host, _, path = repository.partition("/")
     if host == "localhost" or not path or ("." not in host and ":" not in host):
-        return "fail", f"{repository} is in no registry", "push it: make images REGISTRY=... PUSH=1"
+        return "fail", f"{repository} is not in a registry", "push it: make images REGISTRY=... PUSH=1"
     scheme = "http" if host.startswith(("127.0.0.1", "localhost:")) else "https"
     url = f"{scheme}://{host}/v2/{path}/manifests/{digest}"
     try:
         status = urllib3.request("HEAD", url, headers={"Accept": _MANIFEST_TYPES}, timeout=_TIMEOUT_S, retries=False).status
     except urllib3.exceptions.HTTPError:
-        return "unknown", f"{host} cannot be reached from here", "the nodes may reach it all the same: look at a pod's events"
+        return "unknown", f"{host} cannot be reached from here", "the nodes may still reach it: see the events of a pod"
     if status == 200:
-        return "ok", f"{repository}@{digest[:19]} can be pulled by anybody who reaches {host}", None
+        return "ok", f"{repository}@{digest[:19]} can be pulled from {host} without credentials", None
     if status in (401, 403):
         patch = '{"imagePullSecrets": [{"name": "..."}]}'
-        fix = f"let {names.SERVICE_ACCOUNT} have it: kubectl patch serviceaccount {names.SERVICE_ACCOUNT} -p '{patch}'"
-        return "unknown", f"{host} wants credentials for {path}, and the nodes need them too", fix
+        fix = f"add a pull secret to {names.SERVICE_ACCOUNT}: kubectl patch serviceaccount {names.SERVICE_ACCOUNT} -p '{patch}'"
+        return "unknown", f"{host} requires credentials for {path}, and the nodes need them too", fix
     return "fail", f"{host} does not have {path}@{digest[:19]} (HTTP {status})", "push it: make images REGISTRY=... PUSH=1"
 
 
 def _is_inside(address: str | None) -> bool:
-    """Return whether an address is a name that only the cluster's own DNS knows."""
+    """Return whether the host of an address is a name of the cluster's internal DNS."""
     host = urlsplit(address).hostname if address else None
     return bool(host) and bool(re.search(r"\.svc(\.cluster\.local)?$", str(host)))
 
 
 @contextmanager
-def _as_the_steps(settings: Mapping[str, str]) -> Any:
-    """Have the steps' credentials in the environment for the block, which is where boto3 reads them."""
-    wanted = {key: settings[key] for key in (*names.SECRET_KEYS[names.S3_SECRET], "AWS_REGION") if settings.get(key)}
-    before = {key: os.environ.get(key) for key in wanted}
-    os.environ.update(wanted)
+def _credentials_of_steps(settings: Mapping[str, str]) -> Any:
+    """Set the credentials of the steps in the environment for the block, where boto3 reads them."""
+    credentials = {key: settings[key] for key in (*names.SECRET_KEYS[names.S3_SECRET], "AWS_REGION") if settings.get(key)}
+    before = {key: os.environ.get(key) for key in credentials}
+    os.environ.update(credentials)
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""The door to Kubeflow Pipelines.
+"""Kubeflow Pipelines client.
 
-`address` says where it is and who we are there, `requests` how it is asked and what an answer means, `server` what is asked of it. Its
-generated client is imported in this package alone.
+`address` has endpoint and credentials, `requests` makes one request with retries and errors, `server` has the operations. Only this package
+imports the generated client `kfp_server_api`.
 """
 
 from pipeline.kubeflow.address import KfpAddress

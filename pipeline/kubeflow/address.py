@@ -1,6 +1,6 @@
-"""Where Kubeflow Pipelines is and who we are there.
+"""Endpoint and credentials of Kubeflow Pipelines.
 
-Promises: credentials come from the environment alone, and show in no representation and no error.
+Promises: credentials are read from the environment only, and appear in no representation and no error.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from components.settings import CommandSettings
 
 @dataclass(frozen=True)
 class KfpAddress:
-    """Where the API is and who we are there. Credentials do not show in the representation."""
+    """Endpoint, namespace and credentials; the representation omits the credentials."""
 
     endpoint: str
     namespace: str | None
@@ -23,24 +23,24 @@ class KfpAddress:
 
     @classmethod
     def find(cls, endpoint: str | None, namespace: str | None, settings: CommandSettings | None = None) -> "KfpAddress":
-        """Take the endpoint and the namespace as given or from the environment, and credentials from the environment only.
+        """Read the credentials, and endpoint and namespace if they are None, from the environment.
 
         Raises:
-            BadInput: if there is no endpoint, or it is not a plain http(s) address.
+            BadInput: if no endpoint is configured, or it is not a plain http(s) URL.
         """
         settings = CommandSettings.from_environment() if settings is None else settings
-        given = (endpoint or settings.kfp_endpoint or "").strip().rstrip("/")
-        if not given:
+        value = (endpoint or settings.kfp_endpoint or "").strip().rstrip("/")
+        if not value:
             raise BadInput(
-                "nobody said where Kubeflow Pipelines is",
-                hint=f"give --endpoint or set {KFP_ENDPOINT}; kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80 makes it http://localhost:8080",
+                "no Kubeflow Pipelines endpoint is configured",
+                hint=f"give --endpoint or set {KFP_ENDPOINT}; after kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80 it is http://localhost:8080",
             )
-        address = given if "://" in given else f"https://{given}"
+        address = value if "://" in value else f"https://{value}"
         parts = urlsplit(address)
         if parts.username or parts.password:
             raise BadInput("the endpoint contains credentials", hint=f"set {KFP_TOKEN} or {KFP_COOKIES} instead")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise BadInput(f"--endpoint {given} is not an address", hint="write https://host/path, without what follows # in a browser")
+            raise BadInput(f"--endpoint {value} is not a valid URL", hint="use https://host/path, without the part after # in a browser")
         return cls(
             endpoint=address,
             namespace=namespace or settings.kfp_namespace,

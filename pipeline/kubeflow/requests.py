@@ -1,7 +1,7 @@
-"""One request to Kubeflow Pipelines: made, repeated where that is harmless, and its failure turned into an error for people.
+"""Make one request to Kubeflow Pipelines, retry it where that is safe, and translate its failure into an error with a hint.
 
-Promises: temporary failures are tried again until a deadline; what makes something looks first, and looks again when the answer was lost or
-somebody else was faster; a login page is not taken for an answer. Which requests there are is not known here.
+Promises: temporary failures are retried until a deadline; objects are looked up before they are created, and again if the response was
+lost or another client created them; a login page is not mistaken for a response. The operations are in `server.py`.
 """
 
 import json
@@ -25,18 +25,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server is waited for, and who hears of it."""
+    """How long to wait for a server, and what to call on a retry."""
 
     request_timeout_s: float = 30.0
-    """For one request."""
+    """Timeout of one request."""
     deadline_s: float = 120.0
-    """For all tries of what may be tried again."""
+    """Deadline for all attempts of one operation."""
     sleep: Callable[[float], None] = time.sleep
     on_retry: Callable[[str], None] = lambda text: None
 
 
 class Requests:
-    """How one server is asked."""
+    """Requests to one server."""
 
     def __init__(self, address: KfpAddress, patience: Patience) -> None:
         configuration = kfp_server_api.Configuration(host=address.endpoint)
@@ -44,7 +44,7 @@ class Requests:
             configuration.api_key = {"authorization": address.token}
             configuration.api_key_prefix = {"authorization": "Bearer"}
         configuration.ssl_ca_cert = address.ca_file
-        configuration.retries = urllib3.Retry(0, redirect=0)  # retrying is decided here, where it is known what is idempotent
+        configuration.retries = urllib3.Retry(0, redirect=0)  # retries are made here, because only some requests are idempotent
         self.client = kfp_server_api.ApiClient(configuration, cookie=address.cookies)
         self._address = address
         self._timeout = (min(10.0, patience.request_timeout_s), patience.request_timeout_s)
@@ -52,34 +52,34 @@ class Requests:
         self._patience = patience
 
     def find_or_make(self, find: Callable[[], T | None], make: Callable[[], T]) -> T:
-        """Return what is there, or make it; when the answer to making it was lost, or somebody was faster, look again."""
+        """Return the existing object, or create it; look it up again if the response was lost or another client created it."""
 
         def attempt() -> T:
-            found = find()
-            return make() if found is None else found
+            existing = find()
+            return make() if existing is None else existing
 
-        return self._patiently(attempt, (TemporaryFailure, Exists))
+        return self._with_retries(attempt, (TemporaryFailure, Exists))
 
     def ask(self, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Make a request that may be repeated."""
-        return self._patiently(lambda: self.ask_once(what, call, *arguments, **options), (TemporaryFailure,))
+        """Make a request that is safe to retry."""
+        return self._with_retries(lambda: self.ask_once(what, call, *arguments, **options), (TemporaryFailure,))
 
     def ask_once(self, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Make a request; `call` is a method of the generated API, `what` it is for completes "could not ...".
+        """Make one request; `call` is a method of the generated API, `what` completes "could not ..." in errors.
 
         Raises:
-            Exists: if something of that name is there already. TemporaryFailure: if it is worth another try. BadInput: if it is not.
+            Exists: if an object of that name exists. TemporaryFailure: if a retry may help. BadInput: if it does not.
         """
         try:
-            # Only this form of the generated functions tells what kind of answer it was.
+            # Only this form of the generated functions returns the content type of the response.
             with_headers = getattr(call.__self__, f"{call.__name__}_with_http_info")  # type: ignore[attr-defined]
             answer, _, headers = with_headers(*arguments, **options, _request_timeout=self._timeout)
         except ApiException as error:
             raise self._refused(what, error) from error
         except urllib3.exceptions.HTTPError as error:
             raise TemporaryFailure(
-                f"Kubeflow Pipelines at {self._address.endpoint} cannot be reached to {what}: {_reason(error)}",
-                hint="check the address and the port-forward; doing it again is harmless",
+                f"Kubeflow Pipelines at {self._address.endpoint} is unavailable, could not {what}: {_reason(error)}",
+                hint="check the endpoint and the port-forward; the command is safe to repeat",
             ) from error
         except (ValueError, TypeError, AttributeError) as error:
             raise self._not_kfp() from error
@@ -88,7 +88,7 @@ class Requests:
         return answer
 
     def plain(self, path: str) -> Any:
-        """Return the JSON at `path`, which is not part of the generated API, or None if it cannot be had."""
+        """Return the JSON at `path`, which is not part of the generated API, or None if the request fails."""
         try:
             return self.client.call_api(
                 path, "GET", response_type="object", auth_settings=["Bearer"], _request_timeout=self._timeout, _return_http_data_only=True
@@ -96,54 +96,54 @@ class Requests:
         except (ApiException, urllib3.exceptions.HTTPError, ValueError):
             return None
 
-    def _patiently(self, call: Callable[[], T], temporary: tuple[type[CelebditError], ...]) -> T:
+    def _with_retries(self, call: Callable[[], T], temporary: tuple[type[CelebditError], ...]) -> T:
         try:
             return retry(
                 call,
                 policy=self._policy,
-                is_temporary=lambda error: isinstance(error, temporary) and not isinstance(error, _GaveUp),
-                on_retry=lambda attempt, error: self._patience.on_retry(f"{error}; trying again"),
+                is_temporary=lambda error: isinstance(error, temporary) and not isinstance(error, _DeadlineExceeded),
+                on_retry=lambda attempt, error: self._patience.on_retry(f"{error}; retrying"),
                 sleep=self._patience.sleep,
             )
         except TemporaryFailure as error:
-            raise _GaveUp(error.message, hint=error.hint) from error
+            raise _DeadlineExceeded(error.message, hint=error.hint) from error
 
     def _refused(self, what: str, error: ApiException) -> CelebditError:
-        said = _server_message(error)
-        where = f"Kubeflow Pipelines at {self._address.endpoint}"
+        message = _server_message(error)
+        server = f"Kubeflow Pipelines at {self._address.endpoint}"
         status = int(error.status or 0)
         if status in _TEMPORARY:
             return TemporaryFailure(
-                f"{where} could not {what} (HTTP {status}): {said}", hint="its own log says why; doing it again is harmless"
+                f"{server} could not {what} (HTTP {status}): {message}", hint="see the server's log; the command is safe to repeat"
             )
         if status == 409:
-            return Exists(f"{where} already has it: {said}", hint="submit with --again for another run")
+            return Exists(f"{server} already has this object: {message}", hint="use --again to start another run")
         hints = {
-            401: f"it does not know who you are: set {KFP_TOKEN} or {KFP_COOKIES} (docs/kubernetes.md, Access)",
-            403: f"you are known but not allowed to: ask for access to namespace {self._address.namespace or 'kubeflow'}, or name another",
-            404: "check --endpoint, and the id if you gave one",
+            401: f"not authenticated: set {KFP_TOKEN} or {KFP_COOKIES} (docs/kubernetes.md, Access)",
+            403: f"not authorised: ask for access to namespace {self._address.namespace or 'kubeflow'}, or use another --namespace",
+            404: "check --endpoint, and the run id if you gave one",
         }
         if 300 <= status < 400:
             return self._not_kfp()
-        return BadInput(f"{where} refused to {what} (HTTP {status}): {said}", hint=hints.get(status))
+        return BadInput(f"{server} refused to {what} (HTTP {status}): {message}", hint=hints.get(status))
 
     def _not_kfp(self) -> BadInput:
         return BadInput(
-            f"what answers at {self._address.endpoint} is not Kubeflow Pipelines, perhaps a login page",
+            f"the server at {self._address.endpoint} is not Kubeflow Pipelines; it may be a login page",
             hint=f"set {KFP_TOKEN} or {KFP_COOKIES}, or port-forward svc/ml-pipeline-ui (docs/kubernetes.md, Access)",
         )
 
 
 class Exists(BadInput):
-    """The server has something of that name already."""
+    """The server has an object of that name already."""
 
 
-class _GaveUp(TemporaryFailure):
-    """A temporary failure that outlasted the deadline of an inner request, so that an outer one does not wait for it again."""
+class _DeadlineExceeded(TemporaryFailure):
+    """The deadline of an inner operation passed; the outer operation must not retry it."""
 
 
 def _server_message(error: ApiException) -> str:
-    """Return the first line of what the server said, without the page around it."""
+    """Return the error message in the response, without HTML."""
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
     try:
         raw = json.loads(body)

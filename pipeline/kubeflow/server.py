@@ -1,6 +1,6 @@
-"""What we ask of Kubeflow Pipelines: its REST API (v2beta1) as the few verbs that we need.
+"""Operations of Kubeflow Pipelines that we use, on its REST API v2beta1.
 
-Promises: everything that creates is idempotent by name. What is submitted is not known here, nor how a request is made.
+Promises: creating is idempotent by name. Retries and errors are in `requests.py`.
 """
 
 import json
@@ -45,44 +45,47 @@ class Kubeflow:
         self._multi_user: bool | None = None
 
     def multi_user(self) -> bool:
-        """Return whether the server keeps its users in namespaces of their own; also proves that it is Kubeflow Pipelines.
+        """Return whether the server has a namespace per user; also checks that it is Kubeflow Pipelines.
 
         Raises:
-            BadInput: if something else answers there, or it wants a namespace and none was given.
+            BadInput: if another server answers, or a namespace is needed and none was given.
         """
         if self._multi_user is None:
-            health = self._requests.ask("look at", self._health.healthz_service_get_healthz)
+            health = self._requests.ask("read its health", self._health.healthz_service_get_healthz)
             self._multi_user = bool(health.multi_user)
         if self._multi_user and self.address.namespace is None:
             raise BadInput(
-                f"Kubeflow Pipelines at {self.address.endpoint} has namespaces and none was named",
+                f"Kubeflow Pipelines at {self.address.endpoint} has several namespaces and none was given",
                 hint=f"give --namespace or set {KFP_NAMESPACE}",
             )
         return self._multi_user
 
     def server_version(self) -> str | None:
-        """Return the server's version; only its older health check, which may be gone one day, tells it."""
+        """Return the server's version, or None; only the deprecated v1beta1 health check reports it."""
         health = self._requests.plain("/apis/v1beta1/healthz")
         return str(health["tag_name"]) if isinstance(health, dict) and health.get("tag_name") else None
 
     def run_url(self, run_id: str) -> str:
-        """Return the address of a run for a browser."""
+        """Return the URL of a run in the KFP UI."""
         return f"{self.address.endpoint}/#/runs/details/{run_id}"
 
     def find_experiment(self, name: str) -> str | None:
         """Return the id of experiment `name`, or None."""
-        listed = self._requests.ask(
-            f"look for experiment {name!r}", self._experiments.experiment_service_list_experiments, filter=_named(name), **self._scope()
+        page = self._requests.ask(
+            f"look for experiment {name!r}",
+            self._experiments.experiment_service_list_experiments,
+            filter=_name_filter(name),
+            **self._scope(),
         )
-        return next((str(found.experiment_id) for found in listed.experiments or []), None)
+        return next((str(experiment.experiment_id) for experiment in page.experiments or []), None)
 
     def experiment(self, name: str) -> str:
-        """Return the id of experiment `name`, made if needed."""
+        """Return the id of experiment `name`; creates it if needed."""
         body = kfp_server_api.V2beta1Experiment(display_name=name, namespace=self._namespace())
 
         def make() -> str:
             call = self._experiments.experiment_service_create_experiment
-            return str(self._requests.ask_once(f"make experiment {name!r}", call, body).experiment_id)
+            return str(self._requests.ask_once(f"create experiment {name!r}", call, body).experiment_id)
 
         return self._requests.find_or_make(lambda: self.find_experiment(name), make)
 
@@ -92,19 +95,19 @@ class Kubeflow:
         uploaded = False
 
         def find() -> str | None:
-            listed = self._requests.ask(
+            page = self._requests.ask(
                 f"look for version {name}",
                 self._pipelines.pipeline_service_list_pipeline_versions,
                 pipeline_id,
-                filter=_named(name),
+                filter=_name_filter(name),
                 page_size=_PAGE,
             )
-            return next((str(found.pipeline_version_id) for found in listed.pipeline_versions or []), None)
+            return next((str(version.pipeline_version_id) for version in page.pipeline_versions or []), None)
 
         def upload() -> str:
             nonlocal uploaded
             uploaded = True
-            made = self._requests.ask_once(
+            created = self._requests.ask_once(
                 f"upload version {name}",
                 self._uploads.upload_pipeline_version,
                 str(package),
@@ -112,25 +115,25 @@ class Kubeflow:
                 pipelineid=pipeline_id,
                 description=description,
             )
-            return str(made.pipeline_version_id)
+            return str(created.pipeline_version_id)
 
         version_id = self._requests.find_or_make(find, upload)
         return Version(pipeline_id, version_id, is_new=uploaded)
 
     def find_runs(self, name: str, experiment_id: str) -> list[Any]:
         """Return the runs called `name` that are not archived, oldest first."""
-        listed = self._requests.ask(
+        page = self._requests.ask(
             f"look for run {name}",
             self._runs.run_service_list_runs,
             experiment_id=experiment_id,
-            filter=_named(name),
+            filter=_name_filter(name),
             sort_by="created_at asc",
             page_size=_PAGE,
         )
-        return [run for run in listed.runs or [] if run.storage_state != "ARCHIVED"]
+        return [run for run in page.runs or [] if run.storage_state != "ARCHIVED"]
 
     def start_run(self, name: str, experiment_id: str, version: Version, parameters: Mapping[str, str] | None = None) -> Any:
-        """Return the one run called `name`, started if there is none. Of two that were started at the same moment, the older stays."""
+        """Return the run called `name`; starts it if there is none. Of two concurrent starts, the older run is kept."""
         body = kfp_server_api.V2beta1Run(
             display_name=name,
             experiment_id=experiment_id,
@@ -141,26 +144,26 @@ class Kubeflow:
         def find() -> Any | None:
             return next(iter(self.find_runs(name, experiment_id)), None)
 
-        started = self._requests.find_or_make(
+        run = self._requests.find_or_make(
             find, lambda: self._requests.ask_once(f"start run {name}", self._runs.run_service_create_run, body)
         )
-        twins = self.find_runs(name, experiment_id)
-        if twins and twins[0].run_id != started.run_id:
-            self._requests.ask("stop a twin run", self._runs.run_service_terminate_run, started.run_id)
-            self._requests.ask("archive a twin run", self._runs.run_service_archive_run, started.run_id)
-            return twins[0]
-        return started
+        same_name = self.find_runs(name, experiment_id)
+        if same_name and same_name[0].run_id != run.run_id:
+            self._requests.ask("stop a duplicate run", self._runs.run_service_terminate_run, run.run_id)
+            self._requests.ask("archive a duplicate run", self._runs.run_service_archive_run, run.run_id)
+            return same_name[0]
+        return run
 
     def run(self, run_id: str) -> Any:
         """Return a run with the state of its steps."""
         return self._requests.ask(f"read run {run_id}", self._runs.run_service_get_run, run_id)
 
     def run_now(self, run_id: str) -> Any:
-        """Return a run, asking once only."""
+        """Return a run without retries."""
         return self._requests.ask_once(f"read run {run_id}", self._runs.run_service_get_run, run_id)
 
     def retry_run(self, run_id: str) -> None:
-        """Start the failed steps of a run again."""
+        """Retry the failed steps of a run."""
         self._requests.ask_once(f"retry run {run_id}", self._runs.run_service_retry_run, run_id)
 
     def runs(self, *, experiment: str | None, limit: int) -> list[Any]:
@@ -171,10 +174,10 @@ class Kubeflow:
             if experiment_id is None:
                 return []
             scope = {"experiment_id": experiment_id}
-        return self._listed("list runs", self._runs.run_service_list_runs, "runs", limit=limit, sort_by="created_at desc", **scope)
+        return self._list("list runs", self._runs.run_service_list_runs, "runs", limit=limit, sort_by="created_at desc", **scope)
 
     def schedule(self, name: str, experiment_id: str, version: Version, *, cron: str | None, every_s: int | None) -> tuple[Any, bool]:
-        """Return the recurring run called `name` and whether it was made now."""
+        """Return the recurring run called `name` and whether this call created it."""
         trigger = kfp_server_api.V2beta1Trigger(
             cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=cron) if cron else None,
             periodic_schedule=kfp_server_api.V2beta1PeriodicSchedule(interval_second=str(every_s)) if every_s else None,
@@ -189,57 +192,57 @@ class Kubeflow:
             mode="ENABLE",
             trigger=trigger,
         )
-        made = False
+        is_new = False
 
         def create() -> Any:
-            nonlocal made
-            made = True
-            return self._requests.ask_once(f"make schedule {name}", self._schedules.recurring_run_service_create_recurring_run, body)
+            nonlocal is_new
+            is_new = True
+            return self._requests.ask_once(f"create schedule {name}", self._schedules.recurring_run_service_create_recurring_run, body)
 
         def find() -> Any | None:
             return next(iter(self.schedules(experiment_id, name=name)), None)
 
-        return self._requests.find_or_make(find, create), made
+        return self._requests.find_or_make(find, create), is_new
 
     def schedules(self, experiment_id: str, *, name: str | None = None) -> list[Any]:
         """Return the recurring runs of an experiment, or those of one name."""
         call = self._schedules.recurring_run_service_list_recurring_runs
-        named: dict[str, Any] = {} if name is None else {"filter": _named(name)}
-        return self._listed("list schedules", call, "recurring_runs", experiment_id=experiment_id, **named)
+        filters: dict[str, Any] = {} if name is None else {"filter": _name_filter(name)}
+        return self._list("list schedules", call, "recurring_runs", experiment_id=experiment_id, **filters)
 
     def unschedule(self, recurring_run_id: str) -> None:
-        """Delete a recurring run; runs that it started stay."""
+        """Delete a recurring run; the runs that it started are kept."""
         self._requests.ask("delete a schedule", self._schedules.recurring_run_service_delete_recurring_run, recurring_run_id)
 
-    def _listed(self, what: str, call: Callable[..., Any], field: str, *, limit: int | None = None, **query: Any) -> list[Any]:
+    def _list(self, what: str, call: Callable[..., Any], field: str, *, limit: int | None = None, **query: Any) -> list[Any]:
         """Return `field` of all pages of a listing, or its first `limit` entries."""
-        found: list[Any] = []
+        entries: list[Any] = []
         token = ""
-        while limit is None or len(found) < limit:
-            size = _PAGE if limit is None else min(_PAGE, limit - len(found))
+        while limit is None or len(entries) < limit:
+            size = _PAGE if limit is None else min(_PAGE, limit - len(entries))
             page = self._requests.ask(what, call, page_size=size, page_token=token, **query)
-            found += getattr(page, field) or []
+            entries += getattr(page, field) or []
             token = page.next_page_token
             if not token:
                 break
-        return found
+        return entries
 
     def _pipeline(self) -> str:
         def find() -> str | None:
-            listed = self._requests.ask(
+            page = self._requests.ask(
                 f"look for pipeline {PIPELINE_NAME}",
                 self._pipelines.pipeline_service_list_pipelines,
-                filter=_named(PIPELINE_NAME),
+                filter=_name_filter(PIPELINE_NAME),
                 **self._scope(),
             )
-            return next((str(found.pipeline_id) for found in listed.pipelines or []), None)
+            return next((str(pipeline.pipeline_id) for pipeline in page.pipelines or []), None)
 
         body = kfp_server_api.V2beta1Pipeline(
             display_name=PIPELINE_NAME, name=PIPELINE_NAME, namespace=self._namespace(), description="Trains a face generator."
         )
         return self._requests.find_or_make(
             find,
-            lambda: str(self._requests.ask_once("make the pipeline", self._pipelines.pipeline_service_create_pipeline, body).pipeline_id),
+            lambda: str(self._requests.ask_once("create the pipeline", self._pipelines.pipeline_service_create_pipeline, body).pipeline_id),
         )
 
     def _namespace(self) -> str | None:
@@ -250,7 +253,7 @@ class Kubeflow:
         return {"namespace": namespace} if namespace else {}
 
 
-def _named(name: str) -> str:
+def _name_filter(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 

@@ -57,11 +57,11 @@ def test_compare_refuses_what_cannot_be_compared(
 ) -> None:
     key = first_run.json["run_key"]
     for arguments, said in (
-        ((key,), "1 runs were named"),
-        ((key, key), "2 to 10 different ones"),
+        ((key,), "compare needs 2 to 10 different runs, got 1"),
+        ((key, key), "compare needs 2 to 10 different runs, got 1"),
         ((key, first_run.json["run_id"]), "are the same training"),
-        ((key, "0" * 16), "there is no training '0000000000000000'"),
-        ((key, "x'; --"), "there is no training"),
+        ((key, "0" * 16), "MLflow has no training run '0000000000000000'"),
+        ((key, "x'; --"), "MLflow has no training run"),
         ((key, second_run.json["run_key"], "--out", str(tmp_path / "no" / "x.png")), "cannot be written"),
     ):
         wrong = celebdit_here("compare", *arguments, home=embedded.home, capture=capsys)

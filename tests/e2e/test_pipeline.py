@@ -17,10 +17,10 @@ import numpy as np
 import psutil
 import pytest
 from celebdit_testing.command import COMMAND, Finished, celebdit, celebdit_here
-from celebdit_testing.servers import free_port
 from mlflow import MlflowClient
 from PIL import Image
 
+from components.system.ports import free_port
 from components.system.process import spawn, stop
 from pipeline.services import Endpoints, Services
 

@@ -12,7 +12,7 @@ import pytest
 from celebdit_testing.faults import Fault, fault_proxy
 from celebdit_testing.ranks import NOWHERE, Training, ended, small_dataset
 from celebdit_testing.recipes import tiny_recipe
-from celebdit_testing.servers import MlflowServer, free_port, mlflow_server, rclone_server, wait_for_port
+from celebdit_testing.servers import MlflowServer, mlflow_server, rclone_server, wait_for_port
 from celebdit_testing.steps import step_context
 from mlflow import MlflowClient
 
@@ -20,6 +20,7 @@ from components.errors import Preempted, TemporaryFailure
 from components.runtime.context import StepContext
 from components.storage import StoreUri, connect
 from components.stores.layout import StoreLayout
+from components.system.ports import free_port
 from components.train.reporting.reporter import MlflowRunReporter
 from components.train.reporting.sync import sync
 from components.train.spec import store_spec

@@ -55,16 +55,16 @@ def test_samples_can_be_guided_by_a_snapshot_or_a_smaller_network(
     told = drawn["smaller"].json["guidance"]
     assert (told["checkpoint_digest"], told["ema"], told["weight"], told["interval"]) == (smaller.digest, "none", 1.5, [0.0, 1.0])
     assert drawn["snapshot"].json["guidance"]["guide"].endswith(f"runs/{source}/snapshots/step-000000003/attempt-1")
-    assert f"guided by {smaller.uri}, average none, weight 1.5" in drawn["smaller"].err
+    assert f"guided by {smaller.uri}, EMA none, weight 1.5" in drawn["smaller"].err
 
     other_side = commit_checkpoint(context, tmp_path / "stored", seed=14, image_px=32)
     for arguments, said in (
         (("--guide", f"{source}@4"), f"run '{source}' has no checkpoint or snapshot of step 4"),
-        (("--guide", source), "these are the weights that it should guide"),
+        (("--guide", source), "SOURCE and --guide are the same weights"),
         (("--guide", other_side.uri), "the guide has image_px 32, the model that it guides has 16"),
         (("--guide", f"{source}@3", "--guidance", "0.5"), "--guidance 0.5 must lie between 1 and 20"),
         (("--guide", f"{source}@3", "--guidance", "nan"), "--guidance nan must lie between 1 and 20"),
-        (("--guide", f"{source}@3", "--guidance-interval", "0.7", "0.7"), "must be two rising times between 0 and 1"),
+        (("--guide", f"{source}@3", "--guidance-interval", "0.7", "0.7"), "must be two increasing flow times between 0 and 1"),
         (("--guide", " "), "SOURCE is empty"),
         (("--guidance", "2"), "--guidance needs --guide"),
     ):

@@ -17,8 +17,10 @@ import docker
 import pytest
 from celebdit_testing.command import celebdit
 
+from components.deployment import IMAGE_USER
 from components.errors import BadInput
-from pipeline.containers import IMAGE_USER, engine_address, run_container
+from pipeline.container_engine import engine_address
+from pipeline.containers import run_container
 from pipeline.images import read_lock, working_engine
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]

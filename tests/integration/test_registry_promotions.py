@@ -17,7 +17,7 @@ from components.errors import BadInput, GateFailed, TrackingUnavailable
 from components.registry.client import Registry
 from components.registry.promotions import standing_after
 from components.runtime.context import StepContext
-from components.serving.package import free_port
+from components.system.ports import free_port
 from pipeline.services import Endpoints, Services
 
 PROMOTERS, VERSIONS = 20, 5
@@ -134,7 +134,7 @@ def test_the_commands_of_a_person_who_promotes(
     loud = models("promote", "2", "--reason", "second", "--json", CELEBDIT_WEBHOOK_URL=f"{url}/secret-path")
     assert loud.code == 0
     assert loud.json == {"model": "people", "champion": "2", "previous": "1"}
-    assert "did not hear of it: it answered 500" in loud.err
+    assert "the webhook was not notified: it answered 500" in loud.err
     assert "secret-path" not in loud.err + loud.out
     back = models("rollback", "--reason", "no good", "--json")
     assert back.json == {"model": "people", "champion": "1", "previous": None}

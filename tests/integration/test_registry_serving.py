@@ -28,8 +28,9 @@ from components.manifests import CheckpointManifest
 from components.registry.client import Registry
 from components.runtime.context import StepContext
 from components.serving.kserve import serving_command
-from components.serving.package import check_image, free_port
+from components.serving.package import check_image
 from components.storage import StoreUri
+from components.system.ports import free_port
 from components.system.process import spawn, stop
 from components.weights.find import find_weights
 from pipeline.services import Endpoints, Services

@@ -25,7 +25,7 @@ from celebdit_testing.first_run import CommandLines
 from celebdit_testing.postgres import postgres_server, programs
 from celebdit_testing.recipes import DIGEST, tiny_recipe, trained_with
 from celebdit_testing.registered import SAMPLING, description_of, report_of
-from celebdit_testing.servers import free_port, wait_for_health, wait_for_port
+from celebdit_testing.servers import wait_for_health, wait_for_port
 from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
 
@@ -35,6 +35,7 @@ from components.registry.tags import VersionTags
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.runtime.context import StepContext
 from components.storage import file_sha256
+from components.system.ports import free_port
 from components.system.process import spawn, stop
 from components.tracking.logged_models import LoggedModels
 

@@ -15,6 +15,7 @@ from kubeflow_trainer_api import models as trainer
 from sqlalchemy import create_engine
 
 from components import deployment as names
+from pipeline.steps import step_named
 
 DOCKER = Path(__file__).parents[2] / "docker"
 KUBERNETES = DOCKER / "kubernetes"
@@ -100,7 +101,7 @@ def test_code_and_manifests_agree_on_names() -> None:
         given = {line.partition("=")[0] for line in (folder / "celebdit.env").read_text().split()}
         assert set(names.REQUIRED_CONFIG_KEYS) <= given <= set(names.CONFIG_KEYS)
         generated = {entry["name"]: entry for entry in yaml.safe_load((folder / "kustomization.yaml").read_text())["secretGenerator"]}
-        for secret, keys in {**names.SECRET_KEYS, **names.STEP_SECRET_KEYS["ingest"]}.items():
+        for secret, keys in {**names.SECRET_KEYS, **step_named("ingest").secret_keys}.items():
             assert generated[secret]["namespace"] == "kubeflow"
             (template,) = generated[secret]["envs"]
             lines = (folder / f"{template}.template").read_text().split()

@@ -29,9 +29,10 @@ READERS = {
     "components/ingest/decoding/worker.py": "gives decoding processes PATH and nothing else",
     "components/train/worker.py": "configures cuBLAS for deterministic training",
     "pipeline/session.py": "hands the environment on to child processes, boto3 and MLflow",
-    "pipeline/services.py": "starts the embedded servers with it",
+    "pipeline/services.py": "starts the watchdog of the embedded servers with it",
+    "pipeline/server_commands.py": "starts the embedded servers with it",
     "pipeline/local.py": "passes it on to containers",
-    "pipeline/containers.py": "reads DOCKER_HOST",
+    "pipeline/container_engine.py": "reads DOCKER_HOST",
     "pipeline/doctor/servers.py": "lends boto3 the credentials of the steps",
 }
 """Every module that touches `os.environ`, and why it must."""

@@ -11,9 +11,9 @@ import torch.multiprocessing as mp
 from celebdit_testing.gradients import CPU, gradients, rank_main
 from celebdit_testing.memory import LocalSink, MemoryRecorder
 from celebdit_testing.recipes import tiny_pack, tiny_recipe
-from celebdit_testing.servers import free_port
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from components.system.ports import free_port
 from model.distributed import World
 from model.interfaces import Outputs
 from model.trainer import Placement, Trainer

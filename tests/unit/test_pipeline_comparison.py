@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline.comparison import Measured, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
+from pipeline.comparison import Evaluation, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
 
 
-def run(name: str, *, evaluations: list[Measured] | None = None, steps: tuple[int, ...] = (), **settings: object) -> RunFacts:
+def run(name: str, *, evaluations: list[Evaluation] | None = None, steps: tuple[int, ...] = (), **settings: object) -> RunFacts:
     return RunFacts(name, dict(settings), evaluations or [], {"perf/images_per_s": 10.0}, frozenset(steps))
 
 
@@ -17,9 +17,9 @@ def test_only_settings_that_differ_are_shown_and_what_a_run_lacks_is_a_dash() ->
 
 
 def test_numbers_of_different_protocols_are_never_in_one_row() -> None:
-    one = Measured("clean-50k", "a" * 64, 10, {"eval/fid_50k": 5.0, "eval/fid_50k_std": 0.1})
-    other = Measured("custom", "b" * 64, 10, {"eval/fid_50k": 4.0})
-    newer = Measured("clean-50k", "a" * 64, 20, {"eval/fid_50k": 4.5, "eval/fid_50k_std": 0.1})
+    one = Evaluation("clean-50k", "a" * 64, 10, {"eval/fid_50k": 5.0, "eval/fid_50k_std": 0.1})
+    other = Evaluation("custom", "b" * 64, 10, {"eval/fid_50k": 4.0})
+    newer = Evaluation("clean-50k", "a" * 64, 20, {"eval/fid_50k": 4.5, "eval/fid_50k_std": 0.1})
     found = [row for row in rows([run("x", evaluations=[one, newer]), run("y", evaluations=[other])]) if row.name.startswith("eval/")]
     assert [(row.kind, row.values) for row in found] == [("clean-50k aaaaaaaa", ("4.5 ± 0.1", "-")), ("custom bbbbbbbb", ("-", "4"))]
 

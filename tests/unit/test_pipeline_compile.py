@@ -113,16 +113,16 @@ def test_what_is_compiled_breaks_no_rule(text: str) -> None:
             "gate: secret celebdit-s3 is not optional",
         ),
         (lambda spec, platform: settings(platform, "gate").pop("securityContext"), "gate: may run as root"),
-        (lambda spec, platform: settings(platform, "gate").pop("activeDeadlineSeconds"), "gate: has no time-out"),
+        (lambda spec, platform: settings(platform, "gate").pop("activeDeadlineSeconds"), "gate: has no timeout"),
         (lambda spec, platform: task(spec, "ingest").pop("retryPolicy"), "ingest: is not retried"),
         (lambda spec, platform: task(spec, "train")["retryPolicy"].update(backoffMaxDuration="3600s"), "train: retries end 3600 s"),
         (
             lambda spec, platform: container(spec, "train")["env"].append({"name": "MLFLOW_TRACKING_PASSWORD", "value": "x"}),
-            "train: MLFLOW_TRACKING_PASSWORD is given as a plain value",
+            "train: MLFLOW_TRACKING_PASSWORD is a plain value",
         ),
         (
             lambda spec, platform: container(spec, "ingest")["env"].append({"name": "KAGGLE_KEY", "value": "x"}),
-            "ingest: KAGGLE_KEY is given as a plain value",
+            "ingest: KAGGLE_KEY is a plain value",
         ),
         (
             lambda spec, platform: container(spec, "train")["env"].append({"name": "A", "value": "http://me:pass@host"}),
@@ -131,7 +131,7 @@ def test_what_is_compiled_breaks_no_rule(text: str) -> None:
         (lambda spec, platform: container(spec, "train")["env"].append({"name": "A", "value": "canary-0123456789"}), "value of a secret"),
         (
             lambda spec, platform: spec["root"]["inputDefinitions"]["parameters"].update({f"p{n}": {} for n in range(9)}),
-            "more than a person reads",
+            "parameters are too many",
         ),
     ],
 )

@@ -35,7 +35,7 @@ def test_the_outcome_is_the_first_failure_with_its_exit_code_and_every_steps_tim
         event("finalize", "started", 10.0),
         event("finalize", "failed", 11.0, exit_code=75, message="MLflow is away", hint=None),
     ):
-        outcome.hear(heard)
+        outcome.add(heard)
     assert outcome.results == {"ingest": {"digest": "d"}}
     assert outcome.seconds == {"ingest": 2.5, "train": 5.0, "finalize": 1.0}
     assert isinstance(outcome.failure, DataRefused)

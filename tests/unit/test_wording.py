@@ -20,9 +20,10 @@ AREAS = (
     *(f"components/{package}" for package in ("weights", "serving", "registry", "runtime", "stores", "tracking", "storage", "kube")),
     *(f"components/{package}" for package in ("reports", "system", "errors.py", "manifests.py", "resources.py", "settings.py")),
     "model",
+    "pipeline",
 )
 """Folders and files whose errors, hints and notes are checked. A part of the code that is reworded is added here."""
-REWORDED_COMMANDS = ("celebdit config", "celebdit models", "celebdit services", "celebdit ui", "celebdit submit", "celebdit resume")
+REWORDED_COMMANDS = ("celebdit",)
 """Commands whose help is checked, with all commands below them; "celebdit" is all of them."""
 ERRORS = {name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
 

@@ -23,9 +23,9 @@ from typing import Any
 import yaml
 from celebdit_testing.http_server import Handler, Refused, serving
 from celebdit_testing.kube_logs import PodLogs
-from celebdit_testing.servers import free_port
 from kubeflow_trainer_api import models as trainer
 
+from components.system.ports import free_port
 from components.system.process import spawn, stop
 
 TOKENS = {"token-of-pipeline-runner": "pipeline-runner", "token-of-nobody": "nobody", "token-of-admin": "admin"}

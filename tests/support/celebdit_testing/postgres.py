@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from celebdit_testing.servers import free_port
+from components.system.ports import free_port
 
 USER = "postgres"
 """Who runs it where we are root, as whom it refuses to."""

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from celebdit_testing.servers import free_port
 from celebdit_testing.steps import step_context
 
 from components.ingest.config import DataConfig
@@ -28,6 +27,7 @@ from components.runtime.launch import FAILURES, first_failure
 from components.storage import StoreUri, connect
 from components.stores.checkpoints import CheckpointStore
 from components.stores.layout import RunLayout, StoreLayout
+from components.system.ports import free_port
 from components.tracking.journal import JOURNAL_FILE
 from components.train.spec import TrainSpec, run_key
 from model.config import Recipe

@@ -2,36 +2,27 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.system.ports import free_port, http_status, is_listening
 from components.system.process import spawn, stop
 
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "canary-secret-0123456789"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_for_port(port: int, *, deadline_s: float = 30.0) -> None:
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
-        with socket.socket() as probe:
-            probe.settimeout(1.0)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if is_listening(port):
+            return
         time.sleep(0.05)
     raise TimeoutError(f"nothing listens on port {port}")
 
@@ -71,12 +62,10 @@ def wait_for_health(url: str, process: "subprocess.Popen[bytes]", log: Path, *, 
     """Wait until the MLflow server at `url` answers; if it ends or does not, what it said is in the error."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+        if http_status(f"{url}/health") == 200:
             return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.2)
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.2)
     raise TimeoutError(log.read_text()[-4000:])
 
 

@@ -9,7 +9,8 @@ from celebdit_testing.submissions import progress, run_cli, submitted
 
 from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN
 from pipeline.config import RunConfig
-from pipeline.submit import STEPS, follow
+from pipeline.follow import follow
+from pipeline.steps import step_names
 
 CANARY = "canary-kfp-token-0123456789"
 
@@ -18,11 +19,11 @@ def test_submit_wait_shows_the_steps_and_ends_with_the_outcome(
     server: FakeKfp, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follow, "__kwdefaults__", {**(follow.__kwdefaults__ or {}), "poll_s": 0.0})
-    progress(server, [(name, "SUCCEEDED") for name in STEPS], "SUCCEEDED")
+    progress(server, [(name, "SUCCEEDED") for name in step_names()], "SUCCEEDED")
     code, out, err = run_cli(capsys, "submit", "smoke", "--endpoint", server.url, "--wait", "--json")
     facts = json.loads(out)
     assert code == 0, err
-    assert facts["steps"] == dict.fromkeys(STEPS, "SUCCEEDED")
+    assert facts["steps"] == dict.fromkeys(step_names(), "SUCCEEDED")
     assert facts["gate"] == "pass"
     assert facts["url"] in err
     assert "train: finished" in err
@@ -31,7 +32,7 @@ def test_submit_wait_shows_the_steps_and_ends_with_the_outcome(
     progress(server, [("train", "FAILED")], "FAILED")
     code, _, err = run_cli(capsys, "submit", "smoke", "training.total_steps=14", "--endpoint", server.url, "--wait")
     assert code == 3
-    assert "celebdit: train: main: Error (exit code 3)\n  its log is on the run's page" in err
+    assert "celebdit: train: main: Error (exit code 3)\n  see the log on the run's page" in err
 
 
 def test_runs_are_listed_newest_first_and_shown(
@@ -88,10 +89,10 @@ def test_who_we_are_gets_into_no_output_pipeline_or_address(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["submit", "smoke"], "nobody said where Kubeflow Pipelines is"),
+        (["submit", "smoke"], "no Kubeflow Pipelines endpoint is configured"),
         (["submit", "smoke", "--endpoint", "https://me:secret@host"], "contains credentials"),
-        (["submit", "smoke", "--endpoint", "http://host/#/runs"], "is not an address"),
-        (["submit", "smoke", "--images", "absent.json", "--endpoint", "http://127.0.0.1:9"], "absent.json does not exist"),
+        (["submit", "smoke", "--endpoint", "http://host/#/runs"], "is not a valid URL"),
+        (["submit", "smoke", "--images", "absent.json", "--endpoint", "http://127.0.0.1:9"], "image lock file absent.json not found"),
         (["submit", "smok"], "neither a preset nor a file"),
         (["submit", "smoke", "data.licence=CelebA"], "must be accepted"),
         (["resume"], "Missing argument 'RUN'"),

@@ -9,16 +9,18 @@ from celebdit_testing.submissions import connect, failed_run, progress, submitte
 from components.errors import BadInput, GateFailed, Interrupted, TemporaryFailure
 from components.runtime.events import Event
 from pipeline.config import RunConfig
-from pipeline.submit import STEPS, failure_of, follow, resume
+from pipeline.follow import failure_of, follow
+from pipeline.steps import step_names
+from pipeline.submit import resume
 
 
 def test_following_tells_each_step_once_and_returns_the_outcome(server: FakeKfp, config: RunConfig) -> None:
-    script = [(name, state) for name in STEPS for state in ("RUNNING", "RUNNING", "SUCCEEDED")]
+    script = [(name, state) for name in step_names() for state in ("RUNNING", "RUNNING", "SUCCEEDED")]
     progress(server, script, "SUCCEEDED")
     events: list[Event] = []
     run = follow(submitted(server, config).run_id, connect(server), on_event=events.append, sleep=lambda seconds: None)
     assert failure_of(run) is None
-    assert [(event.step, event.kind) for event in events] == [(name, kind) for name in STEPS for kind in ("started", "finished")]
+    assert [(event.step, event.kind) for event in events] == [(name, kind) for name in step_names() for kind in ("started", "finished")]
 
 
 def outcome(server: FakeKfp, config: RunConfig, script: list[tuple[str, str]], end: str) -> Any:

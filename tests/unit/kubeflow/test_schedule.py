@@ -56,6 +56,6 @@ def test_deleting_a_schedule_makes_no_experiment_to_look_in(
     monkeypatch.setenv(KFP_ENDPOINT, server.url)
     code, _, err = run_cli(capsys, "schedule", "smoke", "--every", "3600", "--delete", "--experiment", "facse")
     assert code == 2
-    assert "experiment facse has no schedule of smoke at these times" in err
+    assert "experiment facse has no schedule of smoke with this timing" in err
     assert not server.experiments
     assert not [name for name in server.requests if "create" in name or "upload" in name]

@@ -104,7 +104,7 @@ def test_of_two_runs_started_at_the_same_moment_the_older_stays(server: FakeKfp,
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "does not know who you are"), (403, "not allowed"), (404, "check --endpoint"), (400, "by order of the test")]
+    ("status", "said"), [(401, "not authenticated"), (403, "not authorised"), (404, "check --endpoint"), (400, "by order of the test")]
 )
 def test_a_refusal_is_bad_input_with_the_way_out_and_is_not_repeated(server: FakeKfp, config: RunConfig, status: int, said: str) -> None:
     server.faults.append(Fault("pipeline_service_list_pipelines", status, times=99))
@@ -124,7 +124,7 @@ def test_a_server_that_stays_broken_is_a_temporary_failure_within_the_deadline(s
 
 
 def test_nobody_at_home_is_a_temporary_failure(config: RunConfig) -> None:
-    with pytest.raises(TemporaryFailure, match="cannot be reached"):
+    with pytest.raises(TemporaryFailure, match="is unavailable"):
         submit(config, OPTIONS, Kubeflow(KfpAddress("http://127.0.0.1:9", None), Patience(deadline_s=0.1)), experiment="faces")
 
 
@@ -138,7 +138,7 @@ def test_a_server_with_namespaces_is_given_one_and_a_token(config: RunConfig) ->
     with kfp_server(multi_user=True, token=CANARY) as server:
         with pytest.raises(BadInput, match="401"):
             connect(server, namespace="team").multi_user()
-        with pytest.raises(BadInput, match="none was named"):
+        with pytest.raises(BadInput, match="none was given"):
             connect(server, token=CANARY).multi_user()
         found = submit(config, OPTIONS, connect(server, namespace="team", token=CANARY), experiment="faces")
         assert list(server.runs) == [found.run_id]
@@ -147,6 +147,6 @@ def test_a_server_with_namespaces_is_given_one_and_a_token(config: RunConfig) ->
 
 def test_data_on_this_machine_is_refused_before_anything_is_sent(server: FakeKfp, tmp_path: Path) -> None:
     own = load_config("smoke", [f"data.source={tmp_path / 'faces.zip'}"])
-    with pytest.raises(BadInput, match=r"data\.source .* cannot see it"):
+    with pytest.raises(BadInput, match=r"data\.source .* cannot read it"):
         submit(own, OPTIONS, connect(server), experiment="faces")
     assert not server.requests

@@ -1,0 +1,33 @@
+"""Ports of this machine, on real sockets."""
+
+import socket
+
+import pytest
+from celebdit_testing.http_server import Handler, serving
+
+from components.system.ports import bindable_port, free_port, http_status, is_listening
+
+
+def test_a_free_port_can_be_bound_and_nothing_listens_on_it() -> None:
+    port = free_port()
+    assert not is_listening(port)
+    assert bindable_port(port) == port
+
+
+def test_a_port_that_a_server_listens_on_cannot_be_bound() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert is_listening(port)
+        with pytest.raises(OSError, match="in use"):
+            bindable_port(port)
+
+
+class Forbidden(Handler):
+    def do_GET(self) -> None:  # noqa: N802
+        self.answer(403)
+
+
+def test_the_status_of_a_refusal_is_returned_and_silence_is_none() -> None:
+    with serving(Forbidden) as url:
+        assert http_status(url) == 403
+    assert http_status(f"http://127.0.0.1:{free_port()}") is None
