@@ -9,6 +9,7 @@ Variables of others stay with those who read them: boto3 and MLflow take AWS_* a
 container engine's client DOCKER_HOST. A test has the list of the modules that touch `os.environ` and why.
 """
 
+import logging
 import os
 import re
 import tempfile
@@ -32,6 +33,7 @@ from components.environment import (
     KFP_TOKEN,
     KFP_UI,
     LAST_WORDS,
+    LOG_LEVEL,
     MLFLOW,
     NAMESPACE,
     POD,
@@ -49,6 +51,7 @@ from components.environment import (
 from components.errors import BadInput
 
 _STORE_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
+_LOG_LEVELS = {name: logging.getLevelNamesMapping()[name] for name in ("DEBUG", "INFO", "WARNING", "ERROR")}
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,20 @@ def events_path(environ: Mapping[str, str] | None = None) -> Path | None:
 def termination_message_path(environ: Mapping[str, str] | None = None) -> Path:
     """Return the file from which Kubernetes takes the reason of a container's failure."""
     return Path((os.environ if environ is None else environ).get(LAST_WORDS) or "/dev/termination-log")
+
+
+def log_level(environ: Mapping[str, str] | None = None) -> int | None:
+    """Return the least level of the records to log, or None if it is not set.
+
+    Raises:
+        BadInput: if it is not the name of a level.
+    """
+    name = (os.environ if environ is None else environ).get(LOG_LEVEL, "").strip().upper()
+    if not name:
+        return None
+    if name not in _LOG_LEVELS:
+        raise BadInput(f"{LOG_LEVEL} is {name[:20]!r}", hint=f"set it to one of {', '.join(_LOG_LEVELS)}")
+    return _LOG_LEVELS[name]
 
 
 def _seconds(environ: Mapping[str, str], name: str, *, default: float) -> float:

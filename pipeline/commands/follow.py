@@ -3,7 +3,6 @@
 from typing import Any
 
 from components.errors import EXIT_OK, GateFailed
-from components.runtime.events import SayOnce
 from pipeline.commands.options import print_json, say
 from pipeline.follow import failure_of, follow, steps_of
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
@@ -19,7 +18,7 @@ def connect(endpoint: str | None, namespace: str | None) -> Kubeflow:
     """
     address = KfpAddress.find(endpoint, namespace)
     Kubeflow(address, Patience(deadline_s=_FIRST_ANSWER_S)).multi_user()
-    return Kubeflow(address, Patience(on_retry=SayOnce(say)))
+    return Kubeflow(address)
 
 
 def follow_to_end(kubeflow: Kubeflow, run_id: str, facts: dict[str, Any], *, as_json: bool, resumed: bool = False) -> int:
