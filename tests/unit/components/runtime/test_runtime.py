@@ -210,5 +210,5 @@ def test_retry_returns_the_first_success_and_raises_what_is_not_temporary_at_onc
 )
 def test_a_step_imports_no_library_before_it_needs_it(modules: str, unneeded: set[str]) -> None:
     code = f"import sys, {modules}; print(*sorted(set(sys.modules) & {unneeded!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4])
     assert done.stdout.split() == []

@@ -11,7 +11,7 @@ from components.environment import SECRETS, VARIABLES, environment_page
 from components.runtime.redact import redactor
 from components.settings import CommandSettings, Settings, events_path, termination_message_path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PACKAGES = ("model", "components", "pipeline")
 NAMES = {variable.name for variable in VARIABLES}
 
