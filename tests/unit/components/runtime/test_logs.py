@@ -19,7 +19,7 @@ from components.runtime.logs import RepeatFilter, configure_logging
 from components.settings import log_level
 from components.system.retry import RetryPolicy, retry
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 SECRET = "canary-0123456789"
 LINE = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
 OURS = logging.getLogger("components.storage.store")
