@@ -46,10 +46,10 @@ $(VENV)/.chromium: | $(VENV)/.dev
 
 # torch.compile cannot trace the checks; the other tests left out take long and call nothing that the rest does not.
 shapes: $(VENV)/.dev  ## run the tests of model/ with shapes and types checked at every call
-	$(BIN)/pytest --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/test_model_*.py
+	$(BIN)/pytest --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/model
 
-fault: $(VENV)/.dev  ## run the tests that kill processes and break servers, slow ones too
-	$(BIN)/pytest -m fault
+fault: $(VENV)/.dev  ## run the slow tests that kill processes and break servers
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "fault and slow"
 
 $(VENV)/.bench: requirements/bench.txt pyproject.toml | $(VENV)/.dev
 	$(INSTALL) -r requirements/bench.txt

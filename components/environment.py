@@ -1,6 +1,6 @@
 """The environment variables of the project: the name, reader, default and meaning of each, and the page that lists them.
 
-Promises: pure. A variable of ours (CELEBDIT_*) that is not in `VARIABLES` is not read anywhere; `components/settings.py` alone reads ours.
+Promises: pure. A CELEBDIT_* variable that is not in `VARIABLES` is not read anywhere; only `components/settings.py` reads them.
 docs/environment.md is `environment_page()`, and a test compares the two.
 """
 
@@ -19,6 +19,7 @@ RUN_ID = "CELEBDIT_RUN_ID"
 RUN_URL = "CELEBDIT_RUN_URL"
 KFP_UI = "CELEBDIT_KFP_UI"
 EVENTS = "CELEBDIT_EVENTS"
+LOG_LEVEL = "CELEBDIT_LOG_LEVEL"
 GIT_COMMIT = "CELEBDIT_GIT_COMMIT"
 IMAGE = "CELEBDIT_IMAGE"
 IMAGE_DIGEST = "CELEBDIT_IMAGE_DIGEST"
@@ -83,6 +84,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(IMAGE, "run", "train, if `resources.nodes` > 1", "image by digest for the pods of a TrainJob"),
     Variable(NAMESPACE, "run", "train, if `resources.nodes` > 1", "namespace of the step's pod", "that of the service account"),
     Variable(POD, "run", "train, if `resources.nodes` > 1", "name of the step's pod; its workflow becomes the owner of the TrainJob"),
+    Variable(LOG_LEVEL, "command", "every command and step", "DEBUG, INFO, WARNING or ERROR, like `-v`", "WARNING; INFO in steps"),
     Variable(HOME, "command", "every command", "folder for local state, like `--home`", ".celebdit"),
     Variable(MODEL, "command", "models, import-checkpoint", "name of the registered model, like `--model`", "celebdit"),
     Variable(WEBHOOK, "command", "models promote, models rollback", "http(s) address that receives each move as JSON", secret=True),
@@ -125,6 +127,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("MLFLOW_RUN_ID", "libraries", "every step", "run that Kubeflow Pipelines' MLflow plugin opened for this task; it is joined"),
     Variable("MLFLOW_HTTP_REQUEST_TIMEOUT", "libraries", "MLflow", "seconds for one request", "20; 10 at most while training"),
     Variable("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "libraries", "MLflow", "retries of one request", "3; 1 at most while training"),
+    Variable("MLFLOW_CONFIGURE_LOGGING", "libraries", "MLflow", "a log handler of MLflow's own", "false"),
     Variable("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "libraries", "MLflow", "no addresses on stdout, which is for JSON", "true"),
     Variable("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "libraries", "MLflow", "progress bars of uploads", "false"),
     Variable("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "libraries", "MLflow", "uploads past the MLflow server", "false"),

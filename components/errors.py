@@ -1,7 +1,7 @@
 """The one tree of errors that are meant for people, each with the exit code of its kind.
 
 Promises: a `CelebditError` carries one line that names what is wrong and, in `hint`, what to do next; the command line prints it without a
-traceback. Anything else that reaches the command line is a bug of ours and exits with 70.
+traceback. Anything else that reaches the command line is an internal error and exits with 70.
 """
 
 from dataclasses import dataclass

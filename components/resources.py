@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from model.config import FrozenConfig, TextForm
+from model.frozen_config import FrozenConfig, TextForm
 
 Quantity = Annotated[str, TextForm(r"[1-9][0-9]*(Mi|Gi|Ti)", example="16Gi")]
 

@@ -1,6 +1,6 @@
-"""Where the outside world is: endpoints, credentials' presence and run identity, read once from the environment.
+"""Settings from the environment: endpoints, presence of credentials and run identity, read once.
 
-Promises: everything that depends on a variable of ours (CELEBDIT_*, listed in `components/environment.py`) gets it from the `Settings` or
+Promises: everything that depends on a CELEBDIT_* variable (listed in `components/environment.py`) gets it from the `Settings` or
 the `CommandSettings` made at the entry point; no other module reads one. Secret values of object storage and MLflow are not kept here.
 
 Variables of others stay with those who read them: boto3 and MLflow take AWS_* and MLFLOW_* from the environment of the process themselves
@@ -9,6 +9,7 @@ Variables of others stay with those who read them: boto3 and MLflow take AWS_* a
 container engine's client DOCKER_HOST. A test has the list of the modules that touch `os.environ` and why.
 """
 
+import logging
 import os
 import re
 import tempfile
@@ -32,6 +33,7 @@ from components.environment import (
     KFP_TOKEN,
     KFP_UI,
     LAST_WORDS,
+    LOG_LEVEL,
     MLFLOW,
     NAMESPACE,
     POD,
@@ -49,6 +51,7 @@ from components.environment import (
 from components.errors import BadInput
 
 _STORE_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
+_LOG_LEVELS = {name: logging.getLevelNamesMapping()[name] for name in ("DEBUG", "INFO", "WARNING", "ERROR")}
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Settings:
             BadInput: naming the first variable that is missing or cannot be used, never its value if that may be secret.
         """
         environ = os.environ if environ is None else environ
-        store_uri = _required(environ, STORE, "the S3 location for data sets and runs, like s3://bucket/prefix").rstrip("/")
+        store_uri = _required(environ, STORE, "the S3 location for datasets and runs, like s3://bucket/prefix").rstrip("/")
         if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri:
             raise BadInput(f"{STORE} is not an S3 location", hint=f"set {STORE}=s3://bucket/prefix (letters, digits, '.', '_', '-')")
         mlflow_uri = _required(environ, MLFLOW, "the address of the MLflow server")
@@ -175,6 +178,20 @@ def events_path(environ: Mapping[str, str] | None = None) -> Path | None:
 def termination_message_path(environ: Mapping[str, str] | None = None) -> Path:
     """Return the file from which Kubernetes takes the reason of a container's failure."""
     return Path((os.environ if environ is None else environ).get(LAST_WORDS) or "/dev/termination-log")
+
+
+def log_level(environ: Mapping[str, str] | None = None) -> int | None:
+    """Return the least level of the records to log, or None if it is not set.
+
+    Raises:
+        BadInput: if it is not the name of a level.
+    """
+    name = (os.environ if environ is None else environ).get(LOG_LEVEL, "").strip().upper()
+    if not name:
+        return None
+    if name not in _LOG_LEVELS:
+        raise BadInput(f"{LOG_LEVEL} is {name[:20]!r}", hint=f"set it to one of {', '.join(_LOG_LEVELS)}")
+    return _LOG_LEVELS[name]
 
 
 def _seconds(environ: Mapping[str, str], name: str, *, default: float) -> float:

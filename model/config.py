@@ -4,55 +4,20 @@ Promises: a value that validates here can be built and trained; every bound name
 8.0 are not 8, NaN is not a number, an unknown key is an error. Values of the presets are in `pipeline/presets/`.
 """
 
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import Field
 
 from model.batching import BatchPlan, plan_batch
 from model.canonical import JsonObject
+from model.frozen_config import FrozenConfig
 from model.sampler_table import SAMPLERS, samplers_that_use_eta
 
 TRAINING_VERSION = 2
 """The version of the training maths. Part of every run key: raise it when a change moves the numbers of a run, and only then."""
 
 Precision = Literal["float32", "bfloat16"]
-
-
-class FrozenConfig(BaseModel):
-    """Base of every configuration section: strict types, no extra keys, finite numbers, immutable."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def problems(self) -> Iterable[str]:
-        """Return what is wrong with fields that are valid by themselves but not together, one line each."""
-        return ()
-
-    @model_validator(mode="after")
-    def _refuse_problems(self) -> Self:
-        if problems := list(self.problems()):
-            raise ValueError("\n".join(problems))
-        return self
-
-
-@dataclass(frozen=True)
-class TextForm:
-    """The form of a text field, for `Annotated[str, TextForm(...)]`. Its error shows the example, not the regular expression."""
-
-    regex: str
-    """Matches the whole text."""
-    example: str
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def _check(self, text: str) -> str:
-        if re.fullmatch(self.regex, text) is None:
-            raise PydanticCustomError("text_form", "must look like {example}", {"example": self.example})
-        return text
 
 
 class NetworkConfig(FrozenConfig):

@@ -10,7 +10,8 @@ from typing import Literal, Self
 from pydantic import Field, JsonValue
 
 from model.canonical import canonical_json
-from model.config import DiffusionConfig, FrozenConfig, ModelSpec, NetworkConfig, Precision, SamplingConfig
+from model.config import DiffusionConfig, ModelSpec, NetworkConfig, Precision, SamplingConfig
+from model.frozen_config import FrozenConfig
 
 
 class VersionDescription(FrozenConfig):

@@ -109,7 +109,7 @@ def recombine(snapshots: Sequence[tuple[int, float]], step: int, sigma_rel: floa
     gram = np.array([[profile_overlap(*a, *b) for b in stored] for a in stored])
     with_wanted = np.array([profile_overlap(*a, *wanted) for a in stored])
     nearest, direction = np.linalg.lstsq(gram, np.stack([with_wanted, np.ones(len(stored))], axis=1), rcond=None)[0].T
-    found = nearest + direction * (1 - nearest.sum()) / direction.sum()  # Lagrange's condition for a sum of 1
+    solution = nearest + direction * (1 - nearest.sum()) / direction.sum()  # Lagrange's condition for a sum of 1
     length_squared = profile_overlap(*wanted, *wanted)
-    distance_squared = length_squared - 2 * found @ with_wanted + found @ gram @ found
-    return Recombination(tuple(float(c) for c in found), math.sqrt(max(float(distance_squared), 0.0) / length_squared))
+    distance_squared = length_squared - 2 * solution @ with_wanted + solution @ gram @ solution
+    return Recombination(tuple(float(c) for c in solution), math.sqrt(max(float(distance_squared), 0.0) / length_squared))

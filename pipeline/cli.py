@@ -6,6 +6,7 @@ traceback; the exit code tells the kind of error (README, "Exit codes"). The com
 
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -16,8 +17,11 @@ from types import FrameType
 
 import click
 
+from components.environment import LOG_LEVEL
 from components.errors import BUG_HINT, BadInput, CelebditError, Failure, Interrupted
+from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
+from components.settings import log_level
 from pipeline.commands.help import example
 from pipeline.view import printable
 
@@ -48,6 +52,24 @@ _COMMANDS = {
 }
 
 
+def _be_verbose(ctx: click.Context, parameter: click.Parameter, count: int) -> None:
+    """Log more in this process and in those that it starts."""
+    if count:
+        level = logging.INFO if count == 1 else logging.DEBUG
+        os.environ[LOG_LEVEL] = logging.getLevelName(level)
+        configure_logging(level, terminal=True)
+
+
+def add_verbose(command: click.Command) -> None:
+    """Give a command, and the commands below it, the option `--verbose`."""
+    if not any("--verbose" in parameter.opts for parameter in command.params):
+        text = f"Log more on stderr; -vv logs all. The level can also be set by {LOG_LEVEL}."
+        command.params.append(click.Option(["-v", "--verbose"], count=True, expose_value=False, callback=_be_verbose, help=text))
+    if isinstance(command, click.Group) and not isinstance(command, _LazyGroup):
+        for below in command.commands.values():
+            add_verbose(below)
+
+
 class _LazyGroup(click.Group):
     """Imports a command's module when the command is used, so that `--help` is instant."""
 
@@ -60,6 +82,7 @@ class _LazyGroup(click.Group):
         module, attribute, _ = _COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
+        add_verbose(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -73,11 +96,15 @@ def cli() -> None:
     """Train a Diffusion Transformer face generator, from raw images to a promoted model version."""
 
 
+add_verbose(cli)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with the exit code of the outcome."""
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        configure_logging(log_level() or logging.WARNING, terminal=True)
         code = cli.main(args=list(arguments), prog_name="celebdit", standalone_mode=False)
     except click.ClickException as error:
         code = _print_error(Failure.of(_from_click(error)), arguments)

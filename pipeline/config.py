@@ -24,7 +24,8 @@ from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
 from components.runtime.context import location, problem_lines
 from model.canonical import canonical_json, digest_of
-from model.config import DiffusionConfig, FrozenConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from model.frozen_config import FrozenConfig
 from pipeline.config_files import parse_override, read_layers
 from pipeline.variants import drop_unchosen, misplaced_settings
 

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput, CelebditError, TemporaryFailure
 from components.runtime.context import describe
-from model.config import FrozenConfig, TextForm
+from model.frozen_config import FrozenConfig, TextForm
 from pipeline.commands.help import example
 from pipeline.session import git_commit
 

@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic.fields import FieldInfo
 
 from components.resources import Toleration
-from model.config import FrozenConfig, TextForm
+from model.frozen_config import FrozenConfig, TextForm
 from pipeline.config import section_kinds
 from pipeline.variants import VARIANTS, toml_value
 

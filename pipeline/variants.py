@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.evaluate.metrics.names import RANDOM_CONV
-from model.config import FrozenConfig
+from model.frozen_config import FrozenConfig
 from model.sampler_table import samplers_that_use_eta
 
 

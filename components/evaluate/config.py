@@ -8,7 +8,7 @@ from pydantic import Field
 from components.evaluate.metrics.names import INCEPTION, RANDOM_CONV, Codec
 from components.evaluate.metrics.table import HEADLINE, SELECTABLE, Need, default_metrics
 from components.manifests import ReferenceSplit
-from model.config import FrozenConfig, TextForm
+from model.frozen_config import FrozenConfig, TextForm
 
 ProtocolName = Literal["clean-50k", "rdm-30k", "nvae27k-jpeg"]
 if TYPE_CHECKING:

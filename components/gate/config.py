@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from model.config import FrozenConfig
+from model.frozen_config import FrozenConfig
 
 
 class GateConfig(FrozenConfig):

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from components.ingest.limits import Budget, Limits
-from model.config import FrozenConfig, TextForm
+from model.frozen_config import FrozenConfig, TextForm
 
 
 class DataConfig(FrozenConfig):

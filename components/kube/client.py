@@ -4,6 +4,7 @@ Promises: a missing object is None and not an exception; requests are retried wh
 named as the verb and the resource that an administrator must allow.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ _STREAMED: dict[str, Any] = {"_preload_content": False, "_request_timeout": (10.
 """A log stream that is silent for so long is requested again: its node may have vanished."""
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class Conflict(Exception):
@@ -209,7 +211,14 @@ class Cluster:
                 reason = str(getattr(error, "reason", None) or error).split(":")[-1].strip()
                 raise TemporaryFailure(f"the Kubernetes API cannot be reached to {right}: {reason}", hint="run it again") from error
 
-        return retry(once, policy=self._policy, is_temporary=lambda error: isinstance(error, TemporaryFailure), sleep=self._sleep)
+        return retry(
+            once,
+            what=f"Kubernetes API: {right}",
+            log=_log,
+            policy=self._policy,
+            is_temporary=lambda error: isinstance(error, TemporaryFailure),
+            sleep=self._sleep,
+        )
 
     def _refused(self, right: str, error: ApiException) -> Exception:
         if error.status == 404:

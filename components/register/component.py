@@ -19,7 +19,7 @@ def register(
 
     Args:
         checkpoint: The checkpoint's manifest.
-        dataset: The data set's manifest.
+        dataset: The dataset's manifest.
         report: The evaluation's manifest.
         decision: The gate's manifest.
         sampling: The `sampling` section as canonical JSON: how the served model draws by default.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from model.config import FrozenConfig, TextForm
+from model.frozen_config import FrozenConfig, TextForm
 
 
 class RegistryConfig(FrozenConfig):

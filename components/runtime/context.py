@@ -19,11 +19,12 @@ from pydantic import ValidationError
 from components.errors import BUG_HINT, BadInput, CelebditError, Failure
 from components.manifests import Manifest
 from components.runtime.events import Events
+from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
-from components.settings import Settings, events_path
+from components.settings import Settings, events_path, log_level
 from components.storage import ObjectStore, StoreUri, connect
 from components.stores.layout import StoreLayout
-from model.config import FrozenConfig
+from model.frozen_config import FrozenConfig
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -85,10 +86,10 @@ class StepContext:
 def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepContext]:
     """Frame the body of step `name`; leaves the process with the right exit code if it fails. By default it reads its own environment."""
     redact = redactor(environ)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     events = Events(name, events_path(environ), redact=redact)
-    events.say("started")
     try:
+        configure_logging(log_level(environ) or logging.INFO, events=events if events_path(environ) else None)
+        events.say("started")
         yield StepContext(settings=Settings.from_environment(environ), events=events)
     except Exception as error:
         failure = Failure.of(error)

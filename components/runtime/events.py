@@ -5,8 +5,8 @@ sees whole lines; without one, the same events are plain lines on stderr. How th
 """
 
 import json
+import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +14,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal["started", "progress", "note", "result", "failed", "finished"]
+LOGGER = "celebdit"
+"""The logger of events that have no file, with a child for each step."""
+LEVELS: Mapping[Kind, int] = {
+    "started": logging.INFO,
+    "progress": logging.INFO,
+    "note": logging.INFO,
+    "result": logging.DEBUG,
+    "failed": logging.ERROR,
+    "finished": logging.INFO,
+}
 
 
 @dataclass(frozen=True)
@@ -45,12 +55,13 @@ class Events:
         self._clock = clock
         self._listener = listener
         self._said_s = 0.0
+        self._log = logging.getLogger(LOGGER if step == LOGGER else f"{LOGGER}.{step}")
 
     def say(self, kind: Kind, **facts: Any) -> None:
         """Tell one event."""
         line = self._redact(json.dumps({"step": self.step, "kind": kind, "at_s": self._clock(), "facts": facts}, default=str))
         if self._path is None:
-            self._print(kind, json.loads(line)["facts"])
+            self._log.log(LEVELS[kind], "%s", _text(kind, json.loads(line)["facts"]))
         else:
             self._append(self._path, line)
         if self._listener is not None:
@@ -75,14 +86,14 @@ class Events:
         finally:
             os.close(handle)
 
-    def _print(self, kind: Kind, facts: Mapping[str, Any]) -> None:
-        if kind == "progress":
-            text = f"{facts['done']}/{facts['total']} {facts['text']}"
-        elif kind in ("note", "failed"):
-            text = str(facts.get("text") or facts.get("message"))
-        else:
-            text = " ".join([kind, *(f"{key}={value}" for key, value in facts.items() if not isinstance(value, dict | list))])
-        print(f"[{self.step}] {text}", file=sys.stderr, flush=True)
+
+def _text(kind: Kind, facts: Mapping[str, Any]) -> str:
+    """Return an event as a line for people."""
+    if kind == "progress":
+        return f"{facts['done']}/{facts['total']} {facts['text']}"
+    if kind in ("note", "failed"):
+        return str(facts.get("text") or facts.get("message"))
+    return " ".join([kind, *(f"{key}={value}" for key, value in facts.items() if not isinstance(value, dict | list))])
 
 
 class SayOnce:

@@ -4,6 +4,7 @@ Promises: a rank ends with the agent that started it, records why it failed for 
 ranks after a failure. What a rank computes is in the step's own `worker.py`.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -18,8 +19,9 @@ from components.errors import BadInput, Failure
 from components.runtime.context import StepContext
 from components.runtime.events import Events
 from components.runtime.launch import FAILURES, record_failure, record_start
+from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
-from components.settings import Settings
+from components.settings import Settings, log_level
 from components.system.process import die_with_parent
 from model.distributed import World
 
@@ -68,6 +70,8 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
             rendezvous=settings.rendezvous,
         )
         events = Events(step, settings.events_path, redact=redactor())
+        level = log_level() or logging.INFO
+        configure_logging(level, role=f"rank {world.rank}", events=events if settings.events_path and world.is_first else None)
         context = StepContext(settings=settings, events=events)
         body(spec_path, Rank(context=context, world=world, stop_requested=stop_requested))
     except BaseException as error:

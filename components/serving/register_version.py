@@ -1,4 +1,4 @@
-"""Registers weights as a model version, whoever made them: the register step, `import-checkpoint`, or a post-hoc EMA.
+"""Registers weights as a model version, for the register step, `import-checkpoint`, or a post-hoc EMA.
 
 Promises: the same weights give the same version, however often and from however many processes; a version's tag `serving.trial` is `passed`
 only if the version as the registry stores it has answered over HTTP. Weights that the pipeline has not evaluated carry no gate decision, so

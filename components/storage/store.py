@@ -5,6 +5,7 @@ at once. Safe to share between threads.
 """
 
 import hashlib
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class ObjectStore:
@@ -52,7 +54,6 @@ class ObjectStore:
     ) -> None:
         self.client = client
         self.addressing = addressing
-        self.retries = 0
         self._other_style = other_style
         self._policy = RetryPolicy(deadline_s=deadline_s)
         self._sleep = sleep
@@ -211,17 +212,23 @@ class ObjectStore:
                 return corrupt < CORRUPT_ATTEMPTS
             return is_temporary(error)
 
-        def count_retry(attempt: int, error: Exception) -> None:
-            self.retries += 1
-
         try:
-            return retry(
-                call_once, policy=self._policy, is_temporary=is_worth_retrying, on_retry=count_retry, clock=self._clock, sleep=self._sleep
+            result = retry(
+                call_once,
+                what=f"{verb} {uri}",
+                log=_log,
+                policy=self._policy,
+                is_temporary=is_worth_retrying,
+                describe=describe_fault,
+                clock=self._clock,
+                sleep=self._sleep,
             )
         except CelebditError:
             raise
         except Exception as cause:
             raise self._error_for(cause, verb, uri, attempts, self._clock() - started_s) from cause
+        _log.debug("%s %s took %.2f s", verb, uri, self._clock() - started_s)
+        return result
 
     def _error_for(self, cause: Exception, verb: str, uri: StoreUri, attempts: int, elapsed_s: float) -> Exception:
         """Return the error to raise for `cause`."""

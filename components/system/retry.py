@@ -1,13 +1,18 @@
 """Try again until a deadline, with growing pauses.
 
 Promises: the first success is returned; an error that `is_temporary` does not recognise is raised at once; after the deadline the last
-error is raised as it came. Clock and sleep are handed in. What counts as temporary is the caller's knowledge.
+error is raised as it came. Each retry is logged as a warning with its cause, the pause and the time left. Pauses are shortened by up to
+half at random, so that processes that failed together do not return together. Clock, sleep and randomness are arguments.
 """
 
+import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+
+from components.errors import first_line
 
 T = TypeVar("T")
 
@@ -24,21 +29,37 @@ class RetryPolicy:
 def retry(
     call: Callable[[], T],
     *,
+    what: str,
+    log: logging.Logger,
     policy: RetryPolicy,
     is_temporary: Callable[[Exception], bool],
-    on_retry: Callable[[int, Exception], None] = lambda attempt, error: None,
+    describe: Callable[[Exception], str] = first_line,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    uniform: Callable[[float, float], float] = random.uniform,
 ) -> T:
-    """Return the result of `call`, trying again after temporary errors while the policy's deadline has not passed."""
+    """Return the result of `call`, trying again after temporary errors while the policy's deadline has not passed.
+
+    `what` is being done and `describe` words the cause, both for `log`; `uniform(low, high)` draws the pauses.
+    """
     started_s, pause_s, attempt = clock(), policy.first_pause_s, 0
     while True:
         attempt += 1
         try:
             return call()
         except Exception as error:
-            if not is_temporary(error) or clock() - started_s + pause_s > policy.deadline_s:
+            left_s = policy.deadline_s - (clock() - started_s)
+            if not is_temporary(error) or pause_s > left_s:
                 raise
-            on_retry(attempt, error)
-        sleep(pause_s)
+            drawn_s = uniform(pause_s / 2, pause_s)
+            log.warning(
+                "%s failed, attempt %d: %s; next attempt in %.1f s, giving up in %.0f s",
+                what,
+                attempt,
+                describe(error),
+                drawn_s,
+                left_s,
+                extra={"topic": what},
+            )
+        sleep(drawn_s)
         pause_s = min(pause_s * 2, policy.longest_pause_s)

@@ -7,6 +7,7 @@ the run's lock ensures.
 """
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,10 +18,12 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from components.errors import first_line
 from components.tracking.metric_points import Point, missing_points
 
 JOURNAL_FILE = "journal.jsonl"
 MARK_FILE = "journal.delivered"
+_log = logging.getLogger(__name__)
 _MAX_PAUSE_S = 30.0
 
 
@@ -179,12 +182,17 @@ class Delivery:
         self._thread.start()
 
     def _run(self) -> None:
-        pause_s = self._every_s
+        pause_s, attempt = self._every_s, 0
         while not self._stop.wait(pause_s):
-            pause_s = self._every_s if self._try() else min(pause_s * 2, _MAX_PAUSE_S)
-        self._is_complete = self._try()
+            error = self._try()
+            attempt = 0 if error is None else attempt + 1
+            pause_s = self._every_s if error is None else min(pause_s * 2, _MAX_PAUSE_S)
+            if error is not None:
+                text = "upload to MLflow failed, attempt %d: %s; next attempt in %.0f s, until training ends"
+                _log.warning(text, attempt, first_line(error), pause_s, extra={"topic": "upload to MLflow", "is_noted": True})
+        self._is_complete = self._try() is None
 
-    def _try(self) -> bool:
+    def _try(self) -> Exception | None:
         try:
             if self._destination is None:
                 self._destination = self._connect()
@@ -193,9 +201,9 @@ class Delivery:
             if not self._is_out:
                 self._on_outage(error)
             self._is_out = True
-            return False
+            return error
         self._is_out = False
-        return True
+        return None
 
     def close(self, *, within_s: float) -> bool:
         """Upload the rest, end the thread and return whether everything was uploaded within `within_s` seconds.

@@ -1,7 +1,6 @@
 """Shared by the commands for Kubeflow Pipelines: connect to the server, and follow a run to its end."""
 
 from components.errors import EXIT_OK, GateFailed
-from components.runtime.events import SayOnce
 from pipeline.commands.options import print_json, say
 from pipeline.follow import failure_of, follow, steps_of
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
@@ -18,7 +17,7 @@ def connect(endpoint: str | None, namespace: str | None) -> Kubeflow:
     """
     address = KfpAddress.find(endpoint, namespace)
     Kubeflow(address, Patience(deadline_s=_FIRST_ANSWER_S)).multi_user()
-    return Kubeflow(address, Patience(on_retry=SayOnce(say)))
+    return Kubeflow(address)
 
 
 def follow_to_end(kubeflow: Kubeflow, run_id: str, facts: SubmissionFacts | dict[str, str], *, as_json: bool, resumed: bool = False) -> int:

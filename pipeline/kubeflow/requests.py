@@ -5,6 +5,7 @@ lost or another client created them; a login page is not mistaken for a response
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,18 +22,18 @@ from pipeline.kubeflow.address import KfpAddress
 
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a server, and what to call on a retry."""
+    """How long to wait for a server."""
 
     request_timeout_s: float = 30.0
     """Timeout of one request."""
     deadline_s: float = 120.0
     """Deadline for all attempts of one operation."""
     sleep: Callable[[float], None] = time.sleep
-    on_retry: Callable[[str], None] = lambda text: None
 
 
 class Requests:
@@ -58,11 +59,11 @@ class Requests:
             existing = find()
             return make() if existing is None else existing
 
-        return self._with_retries(attempt, (TemporaryFailure, Exists))
+        return self._with_retries("find or create", attempt, (TemporaryFailure, Exists))
 
     def ask(self, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Make a request that is safe to retry."""
-        return self._with_retries(lambda: self.ask_once(what, call, *arguments, **options), (TemporaryFailure,))
+        return self._with_retries(what, lambda: self.ask_once(what, call, *arguments, **options), (TemporaryFailure,))
 
     def ask_once(self, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Make one request; `call` is a method of the generated API, `what` completes "could not ..." in errors.
@@ -96,13 +97,14 @@ class Requests:
         except (ApiException, urllib3.exceptions.HTTPError, ValueError):
             return None
 
-    def _with_retries(self, call: Callable[[], T], temporary: tuple[type[CelebditError], ...]) -> T:
+    def _with_retries(self, what: str, call: Callable[[], T], temporary: tuple[type[CelebditError], ...]) -> T:
         try:
             return retry(
                 call,
+                what=f"Kubeflow Pipelines: {what}",
+                log=_log,
                 policy=self._policy,
                 is_temporary=lambda error: isinstance(error, temporary) and not isinstance(error, _DeadlineExceeded),
-                on_retry=lambda attempt, error: self._patience.on_retry(f"{error}; retrying"),
                 sleep=self._patience.sleep,
             )
         except TemporaryFailure as error:

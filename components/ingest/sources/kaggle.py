@@ -6,9 +6,9 @@ missing library or missing credentials give an error that says what to install o
 
 import contextlib
 import io
+import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -30,6 +30,7 @@ _CREDENTIALS_HINT = (
     f"dataset's terms on its page; on a cluster put them into the Secret {KAGGLE_SECRET}"
 )
 _DEADLINE_S = 300.0
+_log = logging.getLogger(__name__)
 
 
 def parse_handle(text: str) -> tuple[str, str, int | None]:
@@ -104,7 +105,13 @@ class KaggleSource:
             return not isinstance(error, CelebditError) and self._hub.is_temporary(error)
 
         try:
-            return retry(call, policy=RetryPolicy(deadline_s=self._deadline_s), is_temporary=worth_trying, clock=time.monotonic)
+            return retry(
+                call,
+                what=f"download {self._owner}/{self._name} from Kaggle",
+                log=_log,
+                policy=RetryPolicy(deadline_s=self._deadline_s),
+                is_temporary=worth_trying,
+            )
         except CelebditError:
             raise
         except Exception as error:

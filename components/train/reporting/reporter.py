@@ -4,10 +4,11 @@ Promises: training never waits for MLflow, even if it is unavailable from the st
 `celebdit sync` reports later what could not be reported.
 """
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
-from components.errors import Failure
+from components.errors import Failure, first_line
 from components.runtime.context import StepContext
 from components.tracking.request_limits import limit_requests
 from components.tracking.tags import TAG_LICENCE
@@ -16,6 +17,7 @@ from components.train.spec import TrainSpec
 if TYPE_CHECKING:
     from components.tracking.client import Tracking
 
+_log = logging.getLogger(__name__)
 _PAUSE_S = 10.0
 _JOIN_TIMEOUT_S = 30.0
 
@@ -56,15 +58,17 @@ class MlflowRunReporter:
 
     def _retry_until_described(self) -> None:
         limit_requests(timeout_s=10, max_retries=1)
-        reported = False
+        attempt = 0
         while not self._stop.is_set():
+            attempt += 1
             try:
                 self._run_id = describe_run(self._context.tracking, self._spec)
                 return
             except Exception as error:
-                if not reported:
+                if attempt == 1:
                     self._context.events.note(f"MLflow is unavailable; training continues without it: {error}")
-                reported = True
+                text = "describing the run in MLflow failed, attempt %d: %s; next attempt in %.0f s, until training ends"
+                _log.warning(text, attempt, first_line(error), _PAUSE_S, extra={"topic": "describing the run", "is_noted": True})
             self._stop.wait(_PAUSE_S)
 
 

@@ -13,7 +13,7 @@ from components.stores.layout import RunLayout, StoreLayout
 
 LAYOUT = StoreLayout(StoreUri("bucket", "prefix"))
 KEY = "0123456789abcdef"
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[4]
 
 
 def documented_tree() -> str:

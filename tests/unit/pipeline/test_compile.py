@@ -1,6 +1,6 @@
 """The compiled pipeline: golden files, and the rules that our own linter keeps.
 
-`CELEBDIT_WRITE_GOLDEN=1 pytest tests/unit/test_pipeline_compile.py` writes the golden files again; read the difference before committing.
+`CELEBDIT_WRITE_GOLDEN=1 pytest tests/unit/pipeline/test_compile.py` writes the golden files again; read the difference before committing.
 """
 
 import os

@@ -1,6 +1,7 @@
 """Errors, settings, redaction, events and retry: what every step leans on."""
 
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from components.runtime.redact import redactor
 from components.settings import Settings, missing_credentials
 from components.system.retry import RetryPolicy, retry
 
+LOG = logging.getLogger("components.test")
 ENVIRONMENT = {"CELEBDIT_STORE": "s3://bucket/pre/fix", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "CELEBDIT_RUN_ID": "r1"}
 
 
@@ -168,10 +170,13 @@ def test_retry_insists_with_growing_pauses_until_the_deadline() -> None:
     with pytest.raises(ConnectionError):
         retry(
             call,
+            what="call",
+            log=LOG,
             policy=RetryPolicy(deadline_s=20, first_pause_s=1, longest_pause_s=4),
             is_temporary=lambda error: True,
             clock=lambda: clock.now,
             sleep=clock.sleep,
+            uniform=lambda low, high: high,
         )
     assert clock.pauses[:4] == [1, 2, 4, 4]
     assert 15 <= clock.now <= 20
@@ -186,7 +191,7 @@ def test_retry_returns_the_first_success_and_raises_what_is_not_temporary_at_onc
             raise result
         return result
 
-    arguments = {"policy": RetryPolicy(deadline_s=20), "clock": lambda: clock.now, "sleep": clock.sleep}
+    arguments = {"what": "call", "log": LOG, "policy": RetryPolicy(deadline_s=20), "clock": lambda: clock.now, "sleep": clock.sleep}
     assert retry(call, is_temporary=lambda error: True, **arguments) == "fine"  # type: ignore[arg-type]
     results[:] = [ValueError("no")]
     with pytest.raises(ValueError, match="no"):
@@ -205,5 +210,5 @@ def test_retry_returns_the_first_success_and_raises_what_is_not_temporary_at_onc
 )
 def test_a_step_imports_no_library_before_it_needs_it(modules: str, unneeded: set[str]) -> None:
     code = f"import sys, {modules}; print(*sorted(set(sys.modules) & {unneeded!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4])
     assert done.stdout.split() == []

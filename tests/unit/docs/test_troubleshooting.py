@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "docs/troubleshooting.md"
 PLACEHOLDER = re.compile(r"\.\.\.|\b[NMP]\b|\b180\b|\b0/5 nodes are available: ")
 OTHER_SOFTWARE = re.compile(r"from (MLflow|PostgreSQL|podman)\b")

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 from components import deployment as names
 from pipeline.steps import step_named
 
-DOCKER = Path(__file__).parents[2] / "docker"
+DOCKER = Path(__file__).parents[3] / "docker"
 KUBERNETES = DOCKER / "kubernetes"
 OVERLAYS = ("production", "development")
 VERSION = ".".join(kubernetes_validate.latest_version().split(".")[:2])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from model.config import FrozenConfig
+from model.frozen_config import FrozenConfig
 from pipeline import reference
 from pipeline.config import section_kinds
 from pipeline.variants import VARIANTS

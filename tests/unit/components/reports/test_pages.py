@@ -174,7 +174,7 @@ def test_a_card_says_what_a_reader_must_know() -> None:
 
 
 def test_every_file_that_is_not_python_is_in_the_installed_package() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[4]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     installed = {path for package, globs in patterns.items() for glob in globs for path in root.joinpath(*package.split(".")).glob(glob)}
     tops = (root / name for name in ("model", "components", "pipeline"))
