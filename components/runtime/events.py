@@ -63,6 +63,8 @@ class Events:
         if self._path is None:
             self._log.log(LEVELS[kind], "%s", _text(kind, json.loads(line)["facts"]))
         else:
+            if kind != "progress":
+                self._log.debug("%s", _text(kind, json.loads(line)["facts"]))
             self._append(self._path, line)
         if self._listener is not None:
             self._listener(Event(**json.loads(line)))

@@ -27,8 +27,10 @@ def configure_logging(level: int, *, role: str | None = None, events: Events | N
     # Else MLflow installs a handler of its own when it is imported, at level INFO and without masking (3.17).
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     root = logging.getLogger()
-    for old in [handler for handler in root.handlers if isinstance(handler, _StderrHandler | _EventHandler)]:
-        root.removeHandler(old)
+    for handler in list(root.handlers):
+        # KFP's executor, in which a step runs, has configured one by `basicConfig`: it would repeat each record, unmasked.
+        if isinstance(handler, _StderrHandler | _EventHandler) or type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
     root.setLevel(logging.WARNING)
     for name in _OURS:
         logging.getLogger(name).setLevel(level)

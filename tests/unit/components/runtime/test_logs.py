@@ -86,6 +86,15 @@ def test_mlflow_brings_no_handler_of_its_own() -> None:
     assert [line.split(" ", 1)[1] for line in done.stderr.splitlines()] == ["WARNING mlflow.tracking: trouble"]
 
 
+def test_no_handler_that_was_there_before_repeats_a_record_unmasked(capsys: pytest.CaptureFixture[str]) -> None:
+    """KFP's executor configures the root logger before a step begins."""
+    logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
+    configure_logging(logging.INFO)
+    OURS.warning("refused with %s", SECRET)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("refused with ***")
+
+
 def test_configuring_twice_logs_once(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(logging.INFO)
     configure_logging(logging.INFO, terminal=True)
