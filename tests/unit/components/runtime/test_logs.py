@@ -106,7 +106,7 @@ def test_what_a_step_says_without_an_events_file_is_logged_at_the_level_of_its_k
     configure_logging(logging.INFO)
     events = Events("train", None)
     for kind, facts in (("note", {"text": "hello"}), ("result", {"manifest": {}}), ("failed", {"message": "no"})):
-        events.say(kind, **facts)  # type: ignore[arg-type]
+        events.emit(kind, **facts)  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == ["INFO celebdit.train: hello", "ERROR celebdit.train: no"]
 
