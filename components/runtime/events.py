@@ -126,9 +126,8 @@ class EventReader:
                 data = file.read()
         except FileNotFoundError:
             return []
-        complete = data[: data.rfind(b"\n") + 1]
-        self._offset += len(complete)
+        lines = data[: data.rfind(b"\n") + 1]
+        self._offset += len(lines)
         return [
-            Event(step=raw["step"], kind=raw["kind"], at_s=raw["at_s"], facts=raw["facts"])
-            for raw in map(json.loads, complete.splitlines())
+            Event(step=raw["step"], kind=raw["kind"], at_s=raw["at_s"], facts=raw["facts"]) for raw in map(json.loads, lines.splitlines())
         ]
