@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic.fields import FieldInfo
 
+from components.environment import environment_page
 from components.resources import Toleration
 from model.frozen_config import FrozenConfig, TextForm
 from pipeline.config import section_kinds
@@ -57,7 +58,7 @@ def configuration_page() -> str:
     return "\n".join(parts)
 
 
-PAGES: dict[str, Callable[[], str]] = {"configuration.md": configuration_page}
+PAGES: dict[str, Callable[[], str]] = {"configuration.md": configuration_page, "environment.md": environment_page}
 """What is generated: the file in docs/ and the function that returns its text."""
 
 
