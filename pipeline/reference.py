@@ -53,7 +53,7 @@ def configuration_page() -> str:
     """Return docs/configuration.md: every setting with its type, default, bounds and variant."""
     parts = [_NOTE, _INTRODUCTION]
     for section, kind in section_kinds().items():
-        parts.append(f"## {section}\n\n{_sentence(kind)}\n\n{_table(kind, f'{section}.')}")
+        parts.append(f"## {section}\n\n{_sentence(kind)} In `{_source_file(kind)}`.\n\n{_table(kind, f'{section}.')}")
     parts.append(f"## Items of resources.tolerations\n\n{_sentence(Toleration)}\n\n{_table(Toleration, '')}")
     return "\n".join(parts)
 
@@ -77,6 +77,10 @@ def write_pages(folder: Path = DOCS) -> list[str]:
 
 def _sentence(kind: type[FrozenConfig]) -> str:
     return " ".join((kind.__doc__ or "").split())
+
+
+def _source_file(kind: type[FrozenConfig]) -> str:
+    return f"{kind.__module__.replace('.', '/')}.py"
 
 
 def _table(kind: type[FrozenConfig], prefix: str) -> str:
