@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from components.ingest.config import DataConfig
-from components.ingest.sources.open_source import open_source, require_consent
+from components.ingest.sources.open_source import open_source, require_consent, source_examples
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
 from components.runtime.events import Events, OnceFilter
@@ -26,7 +26,7 @@ from pipeline.view import RunView
     "--source",
     required=True,
     metavar="URI",
-    help="A zip, tar or folder, s3://bucket/archive.zip, s3://bucket/folder/, kaggle://owner/name or synthetic://?count=N.",
+    help=f"Images to read: {source_examples()}.",
 )
 @click.option("--name", default="images", show_default=True, help="Name of the dataset, part of its storage path.")
 @click.option("--image-px", type=int, default=256, show_default=True, help="Side of the square images in the dataset, in pixels.")
