@@ -18,7 +18,7 @@ from components.deployment import CPU_IMAGE, GPU_IMAGE, IMAGE_USER
 from components.environment import WORK_DIR
 from components.errors import TemporaryFailure
 from components.ingest.sources.open_source import kind_of
-from model.config import FrozenConfig
+from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 
 RUN_LABEL = "io.celebdit.run"

@@ -17,7 +17,7 @@ from components.environment import EVENTS, RUN_ID, WORK_DIR
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
 from components.runtime.events import Event, EventReader
 from components.system.process import spawn, stop
-from model.config import FrozenConfig
+from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address, require_images, rootless_podman
 from pipeline.containers import ContainerPlan, container_arguments, plan_containers, run_container
