@@ -15,6 +15,8 @@ from components.runtime.events import LOGGER, Events
 from components.runtime.redact import redactor
 
 _OURS = (LOGGER, "components", "model", "pipeline")
+_CONFIGURES_ITSELF = ("mlflow",)
+"""Packages that give their logger a level and a handler of its own when they are imported."""
 _REPEAT_S = 30.0
 
 
@@ -32,6 +34,11 @@ def configure_logging(level: int, *, role: str | None = None, events: Events | N
         if isinstance(handler, _StderrHandler | _EventHandler) or type(handler) is logging.StreamHandler:
             root.removeHandler(handler)
     root.setLevel(logging.WARNING)
+    for name in _CONFIGURES_ITSELF:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.handlers.clear()
+        logger.propagate = True
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
     handlers: list[logging.Handler] = [_StderrHandler()]
