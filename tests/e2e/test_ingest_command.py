@@ -105,11 +105,11 @@ def test_the_kfp_artifact_carries_location_and_digest(endpoints: Endpoints, tmp_
 BAD_INPUT: list[tuple[list[str], int, str]] = [
     (["--source", "/does/not/exist.zip"], 2, "data.source /does/not/exist.zip does not exist"),
     (["--source", "ftp://host/x.zip"], 2, "data.source has the unknown scheme 'ftp'"),
-    (["--source", "kaggle://nonsense"], 2, "data.source kaggle://nonsense is not a Kaggle data set"),
+    (["--source", "kaggle://nonsense"], 2, "data.source kaggle://nonsense is not a Kaggle dataset"),
     (["--source", "s3://UPPER/x"], 2, "is not an S3 location"),
     (["--source", "synthetic://?count=-1"], 2, "takes a count from 1"),
     (["--source", "synthetic://", "--image-px", "7"], 2, "data.image_px: Input should be greater than or equal to 8"),
-    (["--source", "synthetic://", "--name", "../escape"], 2, "data.name: String should match pattern"),
+    (["--source", "synthetic://", "--name", "../escape"], 2, "data.name: must look like celebahq256"),
     (["--source", "synthetic://", "data.max_rejectd=1"], 2, "unknown key data.max_rejectd"),
     (["--source", "synthetic://", "data.max_rejected=nan"], 2, "finite"),
     (["--source", "synthetic://", "data.max_rejected=1.5"], 2, "data.max_rejected: Input should be less than or equal to 1"),
