@@ -210,7 +210,7 @@ def test_ctrl_c_in_the_middle_saves_closes_and_leaves_nothing_running(embedded: 
     for line in process.stderr:
         if line.startswith("train: ") and "/100000" in line:
             break
-    own = [folder for folder in set((home / "runs").glob("smoke-*")) - earlier if "77" in (folder / "arguments.json").read_text()]
+    own = [folder for folder in set((home / "runs").glob("smoke-*")) - earlier if 'seed\\":77' in (folder / "arguments.json").read_text()]
     process.send_signal(signal.SIGINT)
     said = process.stderr.read()
     assert process.wait(timeout=90) == 130

@@ -209,5 +209,5 @@ def test_storage_that_stays_away_ends_in_75_and_the_next_attempt_uploads_what_wa
         with ended(training.start(1)) as ranks:
             assert ranks.wait(120) == [0], ranks.reason()
         training.final_digest()
-    assert "was on local disk alone and is uploaded now" in (training.folder / "events.jsonl").read_text()
+    assert "was only on local disk and is now uploaded" in (training.folder / "events.jsonl").read_text()
     assert training.lines() == told, "steps were done again although a checkpoint of the last one was on disk"

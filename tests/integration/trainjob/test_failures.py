@@ -35,7 +35,7 @@ def test_the_error_of_the_node_that_failed_first_comes_out_with_its_kind(kube: F
         (terminated(137, "01", reason="OOMKilled"), "node 1 ran out of memory", DataRefused),
         (terminated(1, "01", "Traceback\nKeyError: 'x'"), "node 1 ended with status 1: KeyError: 'x'", TemporaryFailure),
         ({"reason": "Evicted", "message": "The node was low on resource"}, "node 1 was evicted", TemporaryFailure),
-        (terminated(139, "01"), "it left no reason", TemporaryFailure),
+        (terminated(139, "01"), "no termination message", TemporaryFailure),
     ],
 )
 def test_what_kubernetes_saw_is_told_when_the_node_could_not(status: dict[str, Any], said: str, kind: type[CelebditError]) -> None:
@@ -58,7 +58,7 @@ def test_a_job_that_somebody_deletes_is_a_temporary_failure(kube: FakeKube, star
     del kube.objects["trainjobs", JOB]
     error = step.outcome()
     assert isinstance(error, TemporaryFailure)
-    assert "deleted by somebody" in error.message
+    assert "deleted from outside" in error.message
 
 
 def test_a_pod_that_cannot_pull_its_image_is_explained() -> None:

@@ -81,7 +81,7 @@ def test_a_retried_step_adopts_its_job_and_a_lost_answer_makes_no_second_one(
     until(lambda: ("trainjobs", JOB) in kube.objects)
     made = kube.objects["trainjobs", JOB]["metadata"]["uid"]
     second = start(spec_of("a2"))  # as when the first step's pod was deleted
-    until(lambda: any("going on with it" in note for note in notes(context)))
+    until(lambda: any("is already running: waiting for it" in note for note in notes(context)))
     kube.condition(JOB, "Complete")
     assert (first.outcome(), second.outcome()) == (None, None)
     assert kube.objects["trainjobs", JOB]["metadata"]["uid"] == made

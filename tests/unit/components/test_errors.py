@@ -54,8 +54,8 @@ def test_a_command_outside_any_run_does_not_take_over_the_run_of_its_shell(tmp_p
 def test_a_step_that_never_ended_has_no_duration() -> None:
     outcome = LocalOutcome()
     for kind, at_s in (("started", 10.0), ("started", 20.0), ("finished", 22.5)):
-        outcome.hear(Event("train", kind, at_s, {}))  # type: ignore[arg-type]
-    outcome.hear(Event("evaluate", "started", 23.0, {}))
+        outcome.add(Event("train", kind, at_s, {}))  # type: ignore[arg-type]
+    outcome.add(Event("evaluate", "started", 23.0, {}))
     assert outcome.seconds == {"train": 2.5}
 
 

@@ -152,15 +152,19 @@ def test_records_are_counted_no_further_than_asked(tmp_path: Path) -> None:
 
 def test_an_entry_of_a_zip_takes_a_hundred_bytes_or_so(tmp_path: Path) -> None:
     """What stays of an entry that was passed on is that its name was seen."""
-    peaks = []
-    for count in (5000, 25000):
+
+    def peak_bytes(count: int) -> int:
         path = tmp_path / f"{count}.zip"
         with zipfile.ZipFile(path, "w") as archive:
             for index in range(count):
                 archive.writestr(f"celeba_hq_256/{index:05d}.jpg", b"")
-        source = ZipSource(path, "a.zip")
-        tracemalloc.start()
-        assert sum(1 for _ in source.candidates(Budget(10**6, 10**9, 10**6, 200))) == count
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert (peaks[1] - peaks[0]) / 20_000 < 150
+        peaks = []
+        for _ in range(3):  # threads that other tests of this process left behind allocate too: the least peak is ours
+            source = ZipSource(path, "a.zip")
+            tracemalloc.start()
+            assert sum(1 for _ in source.candidates(Budget(10**6, 10**9, 10**6, 200))) == count
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return min(peaks)
+
+    assert (peak_bytes(25000) - peak_bytes(5000)) / 20_000 < 150
