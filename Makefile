@@ -57,7 +57,7 @@ $(VENV)/.bench: requirements/bench.txt pyproject.toml | $(VENV)/.dev
 
 bench-tools: $(VENV)/.bench  ## install what benchmarks/ compares with (diffusers)
 
-docs: $(VENV)/.dev  ## generate docs/configuration.md
+docs: $(VENV)/.dev  ## generate docs/configuration.md and docs/environment.md
 	$(BIN)/python -m pipeline.reference
 
 format: $(VENV)/.dev  ## format the code

@@ -4,7 +4,8 @@
 
 In each round, on the same machine and the same bytes: (1) a loop in as many processes as ingest has workers that reads each image from
 the zip, decodes it and takes its sha256, and nothing else; (2) `ingest.run` from the zip to a local S3 server; (3) `rclone copyto` of the
-zip to the same server. The server shares the cores with ingest; its processor time is told apart. Ratios are within a round, and the median
+zip to the same server. The server shares the cores with ingest; its processor time is
+reported separately. Ratios are within a round, and the median
 round is reported; on a machine that others use, the ratio of processor times says more than that of wall times. Memory is the resident set
 of ingest's processes together, sampled. `--large FORMAT --workers 8` measures only that, with large images among small ones.
 """

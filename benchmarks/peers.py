@@ -1,4 +1,4 @@
-"""Diffusers' networks as peers of ours: the same input, one output of the same shape, random weights.
+"""Diffusers' networks for comparison: the same input, one output of the same shape, random weights.
 
 Promises: `peers_of(config)` builds what other people would train in place of the given network. diffusers is only needed here; it is
 installed by `make bench-tools`.

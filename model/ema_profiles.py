@@ -28,11 +28,6 @@ def gamma_of_sigma_rel(sigma_rel: float) -> float:
     return float(max(root.real for root in roots if abs(root.imag) < 1e-6 * max(1, abs(root.real))))
 
 
-def sigma_rel_of_gamma(gamma: float) -> float:
-    """Return the standard deviation of the profile, relative to the training time (equation 123)."""
-    return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
-
-
 @dataclass(frozen=True)
 class PowerProfile:
     """Average with weight proportional to tau**gamma at training time tau (equation 2)."""

@@ -1,7 +1,7 @@
 """The command `celebdit`: finds the command, runs it and turns its errors into messages and exit codes.
 
 Promises: human output goes to stderr, `--json` prints exactly one JSON object on stdout; an expected error is one line with a hint and no
-traceback; the exit code tells the kind of error (README, "Exit codes"). The commands are in `pipeline/commands/`.
+traceback; the exit code is that of the kind of error (README, "Exit codes"). The commands are in `pipeline/commands/`.
 """
 
 import importlib

@@ -60,8 +60,10 @@ def plan_containers(
         writable.mkdir(parents=True, exist_ok=True)
         if os.getuid() == 0:
             os.chown(writable, IMAGE_USER, IMAGE_USER)
-    inputs = (config.data.source, config.evaluation.weights)
-    sources = tuple(str(Path(name).absolute()) for name in inputs if name is not None and "://" not in name and Path(name).exists())
+    kind, weights = kind_of(config.data.source), config.evaluation.weights
+    inputs = [kind.local_path(config.data.source)] if kind.local_path is not None else []
+    inputs += [Path(weights)] if weights is not None and "://" not in weights else []
+    sources = tuple(str(path.absolute()) for path in inputs if path.exists())
     return ContainerPlan(
         cpu=cpu,
         gpu=gpu,
@@ -70,7 +72,7 @@ def plan_containers(
         sources=sources,
         shm=config.resources.shm,
         with_gpus=config.resources.device == "cuda",
-        credentials=kind_of(config.data.source).credentials,
+        credentials=kind.credentials,
         rootless_podman=rootless_podman,
     )
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic.fields import FieldInfo
 
+from components.environment import environment_page
 from components.resources import Toleration
 from model.frozen_config import FrozenConfig, TextForm
 from pipeline.config import section_kinds
@@ -52,12 +53,12 @@ def configuration_page() -> str:
     """Return docs/configuration.md: every setting with its type, default, bounds and variant."""
     parts = [_NOTE, _INTRODUCTION]
     for section, kind in section_kinds().items():
-        parts.append(f"## {section}\n\n{_sentence(kind)}\n\n{_table(kind, f'{section}.')}")
+        parts.append(f"## {section}\n\n{_sentence(kind)} In `{_source_file(kind)}`.\n\n{_table(kind, f'{section}.')}")
     parts.append(f"## Items of resources.tolerations\n\n{_sentence(Toleration)}\n\n{_table(Toleration, '')}")
     return "\n".join(parts)
 
 
-PAGES: dict[str, Callable[[], str]] = {"configuration.md": configuration_page}
+PAGES: dict[str, Callable[[], str]] = {"configuration.md": configuration_page, "environment.md": environment_page}
 """What is generated: the file in docs/ and the function that returns its text."""
 
 
@@ -76,6 +77,10 @@ def write_pages(folder: Path = DOCS) -> list[str]:
 
 def _sentence(kind: type[FrozenConfig]) -> str:
     return " ".join((kind.__doc__ or "").split())
+
+
+def _source_file(kind: type[FrozenConfig]) -> str:
+    return f"{kind.__module__.replace('.', '/')}.py"
 
 
 def _table(kind: type[FrozenConfig], prefix: str) -> str:

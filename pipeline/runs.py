@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from components.errors import CelebditError
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
 from components.runtime.context import StepContext
-from components.runtime.events import SayOnce
+from components.runtime.events import OnceFilter
 from components.storage import StoreUri
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
@@ -102,7 +102,7 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
     Raises:
         CelebditError: the error of the first step that failed.
     """
-    environment = session.environment(preset=preset, run_id=run_id, on_wait=SayOnce(view.say_waiting))
+    environment = session.environment(preset=preset, run_id=run_id, on_wait=OnceFilter(view.say_waiting))
     context = session.context(environment)
     folder = session.home.absolute() / "runs" / run_id
     view.say(f"run {run_id}, log: {folder / 'log.txt'}")

@@ -4,6 +4,7 @@ Promises: with CELEBDIT_STORE and MLFLOW_TRACKING_URI set nothing is started; wi
 other is refused, because it would split a run between this machine and another one.
 """
 
+import logging
 import os
 import subprocess
 import time
@@ -19,6 +20,8 @@ from components.runtime.context import StepContext
 from components.runtime.events import Events
 from components.settings import CommandSettings, Settings
 from pipeline.services import Services
+
+_log = logging.getLogger(__name__)
 
 
 def default_home() -> Path:
@@ -71,9 +74,11 @@ def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
             f"{present} is set but {absent} is not", hint="set both to use your own servers, or neither to use the embedded ones"
         )
     if configured:
+        _log.info("using the servers that %s and %s name", STORE, MLFLOW)
         yield Session(home=home, services=None)
         return
     services = Services(home)
+    _log.info("using the embedded servers of %s", home.absolute())
     with services.used(stay=stay):
         yield Session(home=home, services=services)
 

@@ -158,7 +158,7 @@ def require_reachable_data(config: RunConfig) -> None:
     """
     weights = config.evaluation.weights
     local = {
-        "data.source": config.data.source if kind_of(config.data.source).on_this_machine else None,
+        "data.source": config.data.source if kind_of(config.data.source).local_path is not None else None,
         "evaluation.weights": weights if weights is not None and "://" not in weights else None,
     }
     for field, value in local.items():

@@ -18,7 +18,7 @@ class DataConfig(FrozenConfig):
     source: str = Field(
         min_length=1,
         max_length=4096,
-        description="a zip, tar or folder of images, s3://bucket/archive.zip, s3://bucket/folder/, kaggle://owner/name or synthetic://?count=N",
+        description="where the images are: a path or URI as in [Choose a source](data.md#choose-a-source)",
     )
     image_px: int = Field(ge=8, le=2048, description="side of the square images that come out, in pixels")
     licence: str = Field(

@@ -92,5 +92,5 @@ def _open_run(context: StepContext) -> str:
     run_id = tracking.pipeline_run().info.run_id
     tracking.set_status(run_id, "RUNNING")
     url = tracking.run_url(run_id)
-    context.events.say("result", manifest={"tracking_uri": context.settings.mlflow_uri, "run_id": run_id, "run_url": url})
+    context.events.emit("result", manifest={"tracking_uri": context.settings.mlflow_uri, "run_id": run_id, "run_url": url})
     return url

@@ -1,7 +1,7 @@
-"""What a step is given to work with, and the frame that every step runs in.
+"""Context of a step: settings, clients and events, and the context manager that every step runs in.
 
-Promises: inside `step(...)` an error meant for people is told as one line and ends the process with its exit code, anything else with a
-traceback and 70; events say when the step began and how it ended; secrets are masked in both.
+Promises: inside `step(...)` a `CelebditError` is printed as one line and ends the process with its exit code, any other exception with a
+traceback and 70; events record start and outcome; secrets are masked in both.
 """
 
 import logging
@@ -36,7 +36,7 @@ C = TypeVar("C", bound=FrozenConfig)
 
 @dataclass(frozen=True)
 class StepContext:
-    """The doors to the outside world, opened when they are first used."""
+    """Settings, events and clients of a step; clients connect on first use."""
 
     settings: Settings
     events: Events
@@ -63,12 +63,12 @@ class StepContext:
         return Tracking(self.settings)
 
     def write_manifest(self, manifest: Manifest, artifact: Any) -> None:
-        """Write `manifest` into a KFP output artifact, with what identifies it as metadata, and tell it as this step's result."""
+        """Write `manifest` into a KFP output artifact, with what identifies it as metadata, and emit it as this step's result."""
         manifest.dump(Path(artifact.path))
         facts = manifest.model_dump(mode="json")
         # KFP turns numbers in metadata into floats, so only texts go there.
         artifact.metadata.update({key: value for key, value in facts.items() if isinstance(value, str)})
-        self.events.say("result", manifest=facts)
+        self.events.emit("result", manifest=facts)
 
     def scratch(self, *parts: str) -> Path:
         """Return a folder below the work directory, made if needed."""
@@ -89,7 +89,7 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
     events = Events(name, events_path(environ), redact=redact)
     try:
         configure_logging(log_level(environ) or logging.INFO, events=events if events_path(environ) else None)
-        events.say("started")
+        events.emit("started")
         yield StepContext(settings=Settings.from_environment(environ), events=events)
     except Exception as error:
         failure = Failure.of(error)
@@ -98,13 +98,13 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
         print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
         _fail(events, replace(failure, hint=BUG_HINT), redact)
     else:
-        events.say("finished")
+        events.emit("finished")
 
 
 def _fail(events: Events, failure: Failure, redact: Callable[[str], str]) -> NoReturn:
     message = redact(failure.message)
-    events.say("failed", exit_code=failure.exit_code, message=message, hint=failure.hint)
-    with suppress(BrokenPipeError):  # whoever read our output may have been stopped before us
+    events.emit("failed", exit_code=failure.exit_code, message=message, hint=failure.hint)
+    with suppress(BrokenPipeError):  # the reader of our output may have ended first
         print(f"{events.step}: {message}" + (f"\n  {failure.hint}" if failure.hint else ""), file=sys.stderr, flush=True)
     raise SystemExit(failure.exit_code)
 

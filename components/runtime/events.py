@@ -1,7 +1,7 @@
-"""What a step says while it works: started, progress, note, result, failed, finished.
+"""Progress events of a step: started, progress, note, result, failed, finished.
 
 Promises: with an events file each event is one JSON line, appended in one write, so that several processes can share the file and a reader
-sees whole lines; without one, the same events are plain lines on stderr. How they are drawn on a terminal is the command line's business.
+sees complete lines; without one, the same events are log lines on stderr. `pipeline/view.py` draws them on a terminal.
 """
 
 import json
@@ -28,7 +28,7 @@ LEVELS: Mapping[Kind, int] = {
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that a step said."""
+    """One event of a step."""
 
     step: str
     kind: Kind
@@ -37,7 +37,7 @@ class Event:
 
 
 class Events:
-    """The voice of one step. Progress is thinned out to a few lines per second."""
+    """Writes the events of one step. Progress is reduced to a few events per second."""
 
     def __init__(
         self,
@@ -54,30 +54,32 @@ class Events:
         self._redact = redact
         self._clock = clock
         self._listener = listener
-        self._said_s = 0.0
+        self._progress_s = 0.0
         self._log = logging.getLogger(LOGGER if step == LOGGER else f"{LOGGER}.{step}")
 
-    def say(self, kind: Kind, **facts: Any) -> None:
-        """Tell one event."""
+    def emit(self, kind: Kind, **facts: Any) -> None:
+        """Write one event."""
         line = self._redact(json.dumps({"step": self.step, "kind": kind, "at_s": self._clock(), "facts": facts}, default=str))
         if self._path is None:
             self._log.log(LEVELS[kind], "%s", _text(kind, json.loads(line)["facts"]))
         else:
+            if kind != "progress":
+                self._log.debug("%s", _text(kind, json.loads(line)["facts"]))
             self._append(self._path, line)
         if self._listener is not None:
             self._listener(Event(**json.loads(line)))
 
     def note(self, text: str) -> None:
-        """Say something worth reading."""
-        self.say("note", text=text)
+        """Write a line worth reading."""
+        self.emit("note", text=text)
 
     def progress(self, done: int, total: int, text: str = "") -> None:
-        """Say how far the step is; most calls are dropped (a terminal gets five a second, a log one in ten seconds)."""
+        """Report the progress of the step; most calls are dropped (a terminal gets five a second, a log one in ten seconds)."""
         now = self._clock()
-        if done < total and now - self._said_s < (0.2 if self._path is not None else 10.0):
+        if done < total and now - self._progress_s < (0.2 if self._path is not None else 10.0):
             return
-        self._said_s = now
-        self.say("progress", done=done, total=total, text=text)
+        self._progress_s = now
+        self.emit("progress", done=done, total=total, text=text)
 
     def _append(self, path: Path, line: str) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -96,17 +98,17 @@ def _text(kind: Kind, facts: Mapping[str, Any]) -> str:
     return " ".join([kind, *(f"{key}={value}" for key, value in facts.items() if not isinstance(value, dict | list))])
 
 
-class SayOnce:
-    """Passes each text to `say` once, however often it is repeated."""
+class OnceFilter:
+    """Passes each text to `write` once, however often it is repeated."""
 
-    def __init__(self, say: Callable[[str], object]) -> None:
-        self._say = say
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
         self._seen: set[str] = set()
 
     def __call__(self, text: str) -> None:
         if text not in self._seen:
             self._seen.add(text)
-            self._say(text)
+            self._write(text)
 
 
 class EventReader:
@@ -124,8 +126,8 @@ class EventReader:
                 data = file.read()
         except FileNotFoundError:
             return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        lines = data[: data.rfind(b"\n") + 1]
+        self._offset += len(lines)
         return [
-            Event(step=raw["step"], kind=raw["kind"], at_s=raw["at_s"], facts=raw["facts"]) for raw in map(json.loads, whole.splitlines())
+            Event(step=raw["step"], kind=raw["kind"], at_s=raw["at_s"], facts=raw["facts"]) for raw in map(json.loads, lines.splitlines())
         ]

@@ -6,6 +6,7 @@ the loopback interface, and neither the machine's hostname nor the environment d
 """
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -29,6 +30,7 @@ FAILURES = "failures"
 _START_TIMEOUT_S = 300.0
 _GRACE_S = 25.0
 _POLL_S = 0.1
+_log = logging.getLogger(__name__)
 _TORCHRUN_PREFIXES = ("PET_", "TORCHELASTIC_", "MASTER_", "GLOO_")
 _TORCHRUN_NAMES = frozenset(
     {
@@ -88,6 +90,7 @@ def launch(
             module,
             str(spec_path),
         ]
+        _log.info("starting %d rank(s) of %s, each with %d thread(s)", processes, module, threads)
         # A process group of its own, so that a signal to the step's group reaches torchrun once, through `stop`.
         agent = spawn(command, environment=environment, new_group=True)
         deadline_s = time.monotonic() + start_timeout_s

@@ -15,6 +15,8 @@ from components.runtime.events import LOGGER, Events
 from components.runtime.redact import redactor
 
 _OURS = (LOGGER, "components", "model", "pipeline")
+_CONFIGURES_ITSELF = ("mlflow",)
+"""Packages that give their logger a level and a handler of its own when they are imported."""
 _REPEAT_S = 30.0
 
 
@@ -22,14 +24,21 @@ def configure_logging(level: int, *, role: str | None = None, events: Events | N
     """Log from now on as this process should; a second call replaces the first.
 
     `role` names the process where several share a log. `events` receives warnings too, because people watch these and not the log. On a
-    `terminal`, what a step or a command says has no time, and repeated retries are shown every half minute.
+    `terminal`, lines of a step or a command have no time, and repeated retries are shown every half minute.
     """
     # Else MLflow installs a handler of its own when it is imported, at level INFO and without masking (3.17).
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     root = logging.getLogger()
-    for old in [handler for handler in root.handlers if isinstance(handler, _StderrHandler | _EventHandler)]:
-        root.removeHandler(old)
+    for handler in list(root.handlers):
+        # KFP's executor, in which a step runs, has configured one by `basicConfig`: it would repeat each record, unmasked.
+        if isinstance(handler, _StderrHandler | _EventHandler) or type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
     root.setLevel(logging.WARNING)
+    for name in _CONFIGURES_ITSELF:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.handlers.clear()
+        logger.propagate = True
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
     handlers: list[logging.Handler] = [_StderrHandler()]
@@ -49,7 +58,7 @@ class RedactingFilter(logging.Filter):
     """Masks the secrets of the environment in every record, tracebacks included, and puts its message on one line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        redact = redactor()  # made anew, because a command learns the secrets of its embedded servers while it runs
+        redact = redactor()  # created for each record, because a command learns the secrets of its embedded servers while it runs
         record.msg, record.args = one_line(redact(record.getMessage())), None
         if record.exc_info and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
@@ -85,7 +94,7 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 
 class _EventHandler(logging.Handler):
-    """Turns warnings of ours into notes of a step, except those of which the step has made a note itself (`is_noted`)."""
+    """Turns our warnings into notes of a step, except those that the step noted itself (`is_noted`)."""
 
     def __init__(self, events: Events) -> None:
         super().__init__(logging.WARNING)
@@ -111,7 +120,7 @@ class _LogFormatter(logging.Formatter):
 
 
 class _TerminalFormatter(_LogFormatter):
-    """The same with the local time of day, but what a step or a command says of its work is shown as `[step] text`."""
+    """The same with the local time of day, but lines of a step or a command are shown as `[step] text`."""
 
     default_time_format = "%H:%M:%S"
     default_msec_format = None  # type: ignore[assignment]

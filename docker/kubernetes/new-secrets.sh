@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make the secrets of an overlay, or of docker/compose.yaml: new-secrets.sh FOLDER. Files that exist are kept, so that doing it again is
 # harmless. The S3 keys are taken from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or invented where the S3 server is our own; those of Kaggle
-# from KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, and left out where the environment has none: public data sets need none.
+# from KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, and left out where the environment has none: public datasets need none.
 set -eu
 folder=${1:?"usage: new-secrets.sh FOLDER, like docker/kubernetes/overlays/development/secrets"}
 [ -d "$folder" ] || { echo "new-secrets: $folder is not a folder" >&2; exit 2; }

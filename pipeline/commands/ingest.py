@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from components.ingest.config import DataConfig
-from components.ingest.sources.open_source import open_source, require_consent
+from components.ingest.sources.open_source import open_source, require_consent, source_examples
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
-from components.runtime.events import Events, SayOnce
+from components.runtime.events import Events, OnceFilter
 from components.runtime.redact import redactor
 from components.storage import StoreUri
 from pipeline.commands.help import example
@@ -26,7 +26,7 @@ from pipeline.view import RunView
     "--source",
     required=True,
     metavar="URI",
-    help="A zip, tar or folder, s3://bucket/archive.zip, s3://bucket/folder/, kaggle://owner/name or synthetic://?count=N.",
+    help=f"Images to read: {source_examples()}.",
 )
 @click.option("--name", default="images", show_default=True, help="Name of the dataset, part of its storage path.")
 @click.option("--image-px", type=int, default=256, show_default=True, help="Side of the square images in the dataset, in pixels.")
@@ -80,16 +80,16 @@ def ingest(
 def _step_context(session: Session, run_id: str, folder: Path, view: RunView) -> Iterator[StepContext]:
     """Yield the context of the ingest step; its events go to `folder` and to `view`."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = session.environment(run_id=run_id, preset="ingest", on_wait=SayOnce(view.say_waiting))
+    environment = session.environment(run_id=run_id, preset="ingest", on_wait=OnceFilter(view.say_waiting))
     events = Events("ingest", folder / "events.jsonl", redact=redactor(), listener=view)
     context = StepContext(settings=session.context(environment).settings, events=events)
-    context.events.say("started")
+    context.events.emit("started")
     try:
         yield context
     except BaseException:
-        context.events.say("failed")
+        context.events.emit("failed")
         raise
-    context.events.say("finished")
+    context.events.emit("finished")
 
 
 def _ingest(config: DataConfig, context: StepContext, workers: int | None) -> tuple[DatasetManifest, str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from components.runtime.events import SayOnce
+from components.runtime.events import OnceFilter
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, print_json, say
 from pipeline.services import Endpoints, Services
@@ -61,7 +61,7 @@ def status(home: Path, as_json: bool) -> None:
 def _up(home: Path, s3_port: int | None, mlflow_port: int | None, *, as_json: bool) -> None:
     embedded = Services(home)
     embedded.start(stay=True, s3_port=s3_port, mlflow_port=mlflow_port)
-    endpoints = embedded.wait(on_wait=SayOnce(lambda name: say(f"waiting for {name} ...")))
+    endpoints = embedded.wait(on_wait=OnceFilter(lambda name: say(f"waiting for {name} ...")))
     _show(endpoints)
     if as_json:
         print_json({"mlflow": endpoints.mlflow_url, "s3": endpoints.s3_url})

@@ -1,13 +1,13 @@
 """Check that the cluster has nodes for training."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from components.kube.objects import KubernetesObject
 from components.resources import ResourcesConfig, Toleration
 from pipeline.doctor.checks import Check
 
 
-def check_gpus(nodes: Iterable[dict[str, Any]], resources: ResourcesConfig) -> Check:
+def check_gpus(nodes: Iterable[KubernetesObject], resources: ResourcesConfig) -> Check:
     """Check that enough nodes have the GPUs and labels that `resources` asks for, and no taint that it does not tolerate."""
     if not resources.on_gpus:
         return Check("gpus", "ok", "not needed: resources.device is cpu")
@@ -33,7 +33,7 @@ def check_gpus(nodes: Iterable[dict[str, Any]], resources: ResourcesConfig) -> C
     return Check("gpus", "ok", f"{len(free)} node(s) with {gpus} {gpu_type} or more")
 
 
-def _blocking_taints(node: Mapping[str, Any], tolerations: Iterable[Toleration]) -> list[dict[str, Any]]:
+def _blocking_taints(node: KubernetesObject, tolerations: Iterable[Toleration]) -> list[KubernetesObject]:
     """Return the taints of a node that pods with `tolerations` cannot be scheduled on."""
     taints = node.get("spec", {}).get("taints", [])
     return [
@@ -43,7 +43,7 @@ def _blocking_taints(node: Mapping[str, Any], tolerations: Iterable[Toleration])
     ]
 
 
-def _is_tolerated(taint: Mapping[str, Any], toleration: Toleration) -> bool:
+def _is_tolerated(taint: KubernetesObject, toleration: Toleration) -> bool:
     effect = toleration.effect is None or toleration.effect == taint["effect"]
     value = toleration.operator == "Exists" or toleration.value == taint.get("value")
     return toleration.key == taint["key"] and effect and value

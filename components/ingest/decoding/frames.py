@@ -10,6 +10,7 @@ from typing import IO, Any, Literal, NamedTuple
 
 from components.ingest.candidates import Candidate
 from components.ingest.verdicts import Accepted, Code, Extent, Rejected, Rule, Verdict
+from model.canonical import JsonObject
 
 Facts = list[Any]
 """A `RejectedFacts` or `AcceptedFacts` after JSON, which encodes named tuples as lists."""
@@ -36,20 +37,20 @@ class AcceptedFacts(NamedTuple):
     data_sent: bool
 
 
-def write_frame(stream: IO[bytes], head: dict[str, Any], blobs: Sequence[bytes]) -> None:
+def write_frame(stream: IO[bytes], head: JsonObject, blobs: Sequence[bytes]) -> None:
     """Write one frame; `head` is what the JSON holds beside the blobs' sizes."""
     line = json.dumps({**head, "sizes": [len(blob) for blob in blobs]}, separators=(",", ":"))
     stream.write(b"".join((line.encode(), b"\n", *blobs)))
     stream.flush()
 
 
-def read_head(stream: IO[bytes]) -> dict[str, Any] | None:
+def read_head(stream: IO[bytes]) -> JsonObject | None:
     """Read a frame up to its blobs, or None at the end of the stream."""
     line = stream.readline()
     return json.loads(line) if line.endswith(b"\n") else None
 
 
-def read_blobs(stream: IO[bytes], head: dict[str, Any]) -> list[bytes]:
+def read_blobs(stream: IO[bytes], head: JsonObject) -> list[bytes]:
     """Read the blobs of the frame that `head` begins.
 
     Raises:

@@ -33,8 +33,8 @@ class SourceKind:
 
     Raises `BadInput` if the source does not exist, cannot be read or is malformed, `DataRefused` if it is damaged.
     """
-    on_this_machine: bool = False
-    """Whether it is a path that containers must mount and that a cluster cannot see."""
+    local_path: Callable[[str], Path] | None = None
+    """Return the path that a URI names, which containers must mount and a cluster cannot see; None for a source elsewhere."""
     names_published_dataset: bool = False
     """Whether the URI itself names a published dataset, whose licence may have to be accepted."""
     secret: str | None = None

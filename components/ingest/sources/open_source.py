@@ -14,6 +14,11 @@ _BY_SCHEME = {scheme: kind for kind in KINDS for scheme in kind.schemes}
 _LICENCES_TO_ACCEPT = ("celeba",)
 
 
+def source_examples() -> str:
+    """Return how to write each kind of source, for help texts and hints."""
+    return " or ".join(kind.example for kind in KINDS)
+
+
 def kind_of(source: str) -> SourceKind:
     """Return the kind of source that a URI or path names.
 
@@ -22,7 +27,7 @@ def kind_of(source: str) -> SourceKind:
     """
     scheme = source.partition("://")[0].lower() if "://" in source else ""
     if scheme not in _BY_SCHEME:
-        raise BadInput(f"data.source has the unknown scheme {scheme!r}", hint=f"give {' or '.join(kind.example for kind in KINDS)}")
+        raise BadInput(f"data.source has the unknown scheme {scheme!r}", hint=f"give {source_examples()}")
     return _BY_SCHEME[scheme]
 
 

@@ -16,7 +16,7 @@ def open_path(source: str, image_px: int, reach: Reach | None) -> Source:
     Raises:
         BadInput: if it does not exist, cannot be read or is of an unknown kind. DataRefused: if it is damaged.
     """
-    path = _path_of_uri(source) if "://" in source else Path(source).expanduser()
+    path = local_path(source)
     try:
         if not path.exists():
             raise BadInput(f"data.source {path} does not exist", hint="give the path of a zip, a tar or a folder of images")
@@ -25,11 +25,18 @@ def open_path(source: str, image_px: int, reach: Reach | None) -> Source:
         raise BadInput(f"data.source {path} cannot be read: {error.strerror}") from error
 
 
-def _path_of_uri(uri: str) -> Path:
-    parts = urlsplit(uri)
+def local_path(source: str) -> Path:
+    """Return the path that `source`, a path or a `file://` URI, names.
+
+    Raises:
+        BadInput: if the URI names another machine.
+    """
+    if "://" not in source:
+        return Path(source).expanduser()
+    parts = urlsplit(source)
     if parts.netloc not in ("", "localhost"):
-        raise BadInput(f"data.source {uri} names another machine ({parts.netloc})", hint="give file:///path, or a plain path")
+        raise BadInput(f"data.source {source} names another machine ({parts.netloc})", hint="give file:///path, or a plain path")
     return Path(unquote(parts.path))
 
 
-KIND = SourceKind(("", "file"), "a path to a zip, tar or folder", open_path, on_this_machine=True)
+KIND = SourceKind(("", "file"), "a path to a zip, tar or folder", open_path, local_path=local_path)

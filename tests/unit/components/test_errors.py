@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import BadInput, Failure, first_line
-from components.runtime.events import Event, SayOnce
+from components.runtime.events import Event, OnceFilter
 from components.settings import Settings
 from pipeline.local import LocalOutcome
 from pipeline.session import Session
@@ -28,7 +28,7 @@ def test_the_first_line_of_an_error_is_short_and_never_empty(error: Exception, l
 
 def test_a_text_is_shown_once_however_often_it_is_said() -> None:
     shown: list[str] = []
-    say = SayOnce(shown.append)
+    say = OnceFilter(shown.append)
     for text in ("s3", "mlflow", "s3", "s3"):
         say(text)
     assert shown == ["s3", "mlflow"]

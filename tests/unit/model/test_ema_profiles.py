@@ -16,8 +16,12 @@ from model.ema_profiles import (
     gamma_of_sigma_rel,
     profile_overlap,
     recombine,
-    sigma_rel_of_gamma,
 )
+
+
+def sigma_rel_of_gamma(gamma: float) -> float:
+    """Return the standard deviation of the profile, relative to the training time (equation 123)."""
+    return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
 
 
 def trajectory(steps: int, seed: int = 0) -> torch.Tensor:

@@ -39,6 +39,14 @@ def test_a_container_gets_the_credentials_that_its_run_needs_and_nothing_of_the_
     assert set(arguments(tmp_path, source)["environment"]) == EVERY_STEP | more
 
 
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_local_source_is_mounted_read_only_however_it_is_written(tmp_path: Path, prefix: str) -> None:
+    images = tmp_path / "images.zip"
+    images.touch()
+    mounts = {mount["Target"]: mount["ReadOnly"] for mount in arguments(tmp_path, f"{prefix}{images}")["mounts"]}
+    assert mounts[str(images)] is True
+
+
 def test_a_container_has_no_privileges_and_no_way_to_write_but_its_folders(tmp_path: Path) -> None:
     found = arguments(tmp_path, "synthetic://?count=4")
     assert (found["read_only"], found["cap_drop"], found["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.ingest.sources.open_source import KINDS
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import load_config
 from pipeline.images import Images
@@ -22,6 +23,11 @@ def test_the_graph_has_the_steps_of_the_table_and_no_others(tmp_path: Path) -> N
     for step in STEPS:
         image = IMAGES.gpu if step.image == "gpu" else IMAGES.cpu
         assert executors[f"exec-{step.name}"]["container"]["image"] == image
+
+
+def test_the_ingest_step_gets_the_secrets_of_all_sources() -> None:
+    secrets = {kind.secret: kind.credentials for kind in KINDS if kind.secret is not None}
+    assert step_named("ingest").secret_keys == secrets
 
 
 @pytest.mark.parametrize(("name", "nodes", "heavy"), [("train", 1, True), ("train", 2, False), ("evaluate", 2, True), ("gate", 1, False)])

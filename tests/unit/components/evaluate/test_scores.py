@@ -18,7 +18,7 @@ from components.evaluate.measured import headline_metric, measured_metrics
 from components.evaluate.metrics.frechet import bootstrap, frechet_distance
 from components.evaluate.metrics.inputs import Features, MetricInputs
 from components.evaluate.metrics.intervals import interval_of_share
-from components.evaluate.metrics.table import METRICS, Need, active_metrics
+from components.evaluate.metrics.table import METRICS, SELECTABLE, Need, active_metrics
 from components.evaluate.moments import statistics
 from components.evaluate.neighbours import nearest_training_images
 from components.evaluate.scores import Scores, score
@@ -160,7 +160,7 @@ def test_without_training_images_there_are_no_metrics_of_memorisation() -> None:
 
 
 def test_every_metric_of_the_table_has_a_module_of_its_name_and_names_of_its_own() -> None:
-    config = INCEPTION.model_copy(update={"memorisation": True})
+    config = INCEPTION.model_copy(update={"memorisation": True, "metrics": tuple(SELECTABLE)})
     keys = measured_metrics(config)
     assert len(set(keys)) == len(keys)
     assert {metric.name for metric in METRICS} - {metric.name for metric in active_metrics(config)} == {"noise_baseline"}

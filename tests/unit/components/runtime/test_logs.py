@@ -86,6 +86,15 @@ def test_mlflow_brings_no_handler_of_its_own() -> None:
     assert [line.split(" ", 1)[1] for line in done.stderr.splitlines()] == ["WARNING mlflow.tracking: trouble"]
 
 
+def test_no_handler_that_was_there_before_repeats_a_record_unmasked(capsys: pytest.CaptureFixture[str]) -> None:
+    """KFP's executor configures the root logger before a step begins."""
+    logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
+    configure_logging(logging.INFO)
+    OURS.warning("refused with %s", SECRET)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("refused with ***")
+
+
 def test_configuring_twice_logs_once(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(logging.INFO)
     configure_logging(logging.INFO, terminal=True)
@@ -97,7 +106,7 @@ def test_what_a_step_says_without_an_events_file_is_logged_at_the_level_of_its_k
     configure_logging(logging.INFO)
     events = Events("train", None)
     for kind, facts in (("note", {"text": "hello"}), ("result", {"manifest": {}}), ("failed", {"message": "no"})):
-        events.say(kind, **facts)  # type: ignore[arg-type]
+        events.emit(kind, **facts)  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == ["INFO celebdit.train: hello", "ERROR celebdit.train: no"]
 

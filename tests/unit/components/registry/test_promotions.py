@@ -1,0 +1,55 @@
+"""The promotion log: aliases, order and reasons."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.errors import BadInput
+from components.registry.promotions import Move, Standing, next_move, standing_after, validate_reason
+
+
+def move(number: int, action: str, version: str) -> Move:
+    return Move(id=f"{number:04d}", action=action, version=version, reason="r", by="b", at="t")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("moves", "standing"),
+    [
+        ([], Standing(None, None)),
+        ([("promote", "1")], Standing("1", None)),
+        ([("promote", "1"), ("promote", "2")], Standing("2", "1")),
+        ([("promote", "1"), ("promote", "2"), ("rollback", "2")], Standing("1", None)),
+        ([("promote", "1"), ("promote", "2"), ("promote", "3"), ("rollback", "3")], Standing("2", "1")),
+        ([("promote", "1"), ("promote", "1")], Standing("1", None)),
+        ([("rollback", "1")], Standing(None, None)),
+        ([("promote", "1"), ("promote", "2"), ("rollback", "1")], Standing("2", "1")),
+    ],
+)
+def test_the_aliases_follow_from_the_log(moves: list[tuple[str, str]], standing: Standing) -> None:
+    assert standing_after([move(n, action, version) for n, (action, version) in enumerate(moves)]) == standing
+
+
+def test_a_deleted_version_is_never_champion_again() -> None:
+    moves = [move(n, "promote", version) for n, version in enumerate(["1", "2", "3", "2"])]
+    assert standing_after(moves, {"1", "2", "3"}) == Standing("2", "3")
+    assert standing_after(moves, {"1", "3"}) == Standing("3", "1")
+    assert standing_after(moves, {"2"}) == Standing("2", None)
+    assert standing_after(moves, set()) == Standing(None, None)
+
+
+def test_a_move_comes_after_all_that_were_seen_whatever_the_clock_says() -> None:
+    first = next_move([], "promote", "1", reason="r", by="b", forced=False, now_s=2_000_000.0)
+    behind = next_move([first], "promote", "2", reason="r", by="b", forced=False, now_s=1_000_000.0)
+    assert standing_after([behind, first]) == Standing("2", "1")
+    assert Move.parse(behind.id, behind.text()) == behind
+
+
+@pytest.mark.parametrize(("reason", "said"), [("", "needs a reason"), (" \n ", "needs a reason"), ("x" * 1001, "1001 characters")])
+def test_a_move_without_a_usable_reason_is_refused(reason: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        validate_reason(reason, "promotion")
+
+
+@given(st.permutations([move(n, "promote", str(n % 5)) for n in range(8)]))
+def test_the_order_in_which_the_log_is_read_does_not_matter(moves: list[Move]) -> None:
+    assert standing_after(moves) == standing_after(sorted(moves, key=lambda m: m.id))

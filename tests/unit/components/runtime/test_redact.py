@@ -1,0 +1,45 @@
+"""Masking of secrets."""
+
+import pytest
+
+from components.runtime.redact import redactor
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "failed with key s3cr3t-value-1 in it",
+        "http://user:s3cr3t-value-1@host/path",
+        "http://user:other-password@host/path",
+        "Authorization: Bearer abcdef0123456789",
+        "Credential=AKIDEXAMPLE/20261123/us-east-1/s3/aws4_request, Signature=deadbeef0123",
+    ],
+)
+def test_secrets_are_masked_wherever_they_stand(text: str) -> None:
+    masked = redactor({"AWS_SECRET_ACCESS_KEY": "s3cr3t-value-1", "PATH": "/usr/bin"})(text)
+    for secret in ("s3cr3t-value-1", "other-password", "abcdef0123456789", "AKIDEXAMPLE", "deadbeef0123"):
+        assert secret not in masked
+    assert "***" in masked
+
+
+@pytest.mark.parametrize(
+    "name", ["CELEBDIT_KFP_COOKIES", "CELEBDIT_KFP_TOKEN", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "AWS_SECRET_ACCESS_KEY", "RCLONE_AUTH_KEY"]
+)
+def test_every_secret_that_we_read_from_the_environment_is_masked(name: str) -> None:
+    assert redactor({name: "session=canary-0123"})("refused Cookie: session=canary-0123; path=/") == "refused Cookie: ***; path=/"
+
+
+def test_each_cookie_is_masked_by_itself() -> None:
+    redact = redactor({"CELEBDIT_KFP_COOKIES": "session=canary-0123; token=canary-4567"})
+    assert redact("session canary-0123 has expired, token=canary-4567 not") == "session *** has expired, token=*** not"
+
+
+def test_what_only_points_at_a_secret_is_not_masked() -> None:
+    environ = {"AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token", "CELEBDIT_KFP_CA_FILE": "/etc/ca.pem", "KAGGLE_USERNAME": "somebody"}
+    text = "/var/run/token /etc/ca.pem somebody"
+    assert redactor(environ)(text) == text
+
+
+def test_ordinary_text_is_not_masked() -> None:
+    redact = redactor({"AWS_SECRET_ACCESS_KEY": "s3cr3t-value-1", "PATH": "/usr/bin", "SHORT_TOKEN": "abc"})
+    assert redact("s3://bucket/main abc /usr/bin") == "s3://bucket/main abc /usr/bin"

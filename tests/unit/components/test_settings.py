@@ -1,0 +1,47 @@
+"""Settings from the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from components.errors import BadInput
+from components.settings import Settings, missing_credentials
+
+ENVIRONMENT = {"CELEBDIT_STORE": "s3://bucket/pre/fix", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "CELEBDIT_RUN_ID": "r1"}
+
+
+def test_settings_are_read_from_the_environment() -> None:
+    settings = Settings.from_environment({**ENVIRONMENT, "AWS_ENDPOINT_URL": "http://s3:9000", "CELEBDIT_WORK_DIR": "/scratch"})
+    assert settings.store_uri == "s3://bucket/pre/fix"
+    assert settings.s3_endpoint == "http://s3:9000"
+    assert settings.work_dir == Path("/scratch")
+    assert settings.experiment == "celebdit"
+
+
+@pytest.mark.parametrize("name", sorted(ENVIRONMENT))
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_missing_setting_is_named(name: str, value: str | None) -> None:
+    environment = {key: text for key, text in ENVIRONMENT.items() if key != name} | ({} if value is None else {name: value})
+    with pytest.raises(BadInput, match=name):
+        Settings.from_environment(environment)
+
+
+@pytest.mark.parametrize(
+    "store", ["s3://", "bucket/x", "s3://B/x", "s3://bucket/../x", "file:///x", "s3://key:secret@bucket/x", "s3://bucket/a b"]
+)
+def test_a_store_that_is_no_s3_location_is_refused_without_showing_it(store: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        Settings.from_environment({**ENVIRONMENT, "CELEBDIT_STORE": store})
+    assert "secret" not in raised.value.message
+
+
+def test_credentials_inside_the_mlflow_address_are_refused_without_showing_them() -> None:
+    with pytest.raises(BadInput) as raised:
+        Settings.from_environment({**ENVIRONMENT, "MLFLOW_TRACKING_URI": "http://me:hunter22@host"})
+    assert "hunter22" not in raised.value.message + str(raised.value.hint)
+
+
+def test_missing_credentials_are_named_unless_another_provider_is_configured() -> None:
+    assert missing_credentials({}) == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+    assert missing_credentials({"AWS_ACCESS_KEY_ID": "a"}) == ["AWS_SECRET_ACCESS_KEY"]
+    assert missing_credentials({"AWS_WEB_IDENTITY_TOKEN_FILE": "/token"}) == []

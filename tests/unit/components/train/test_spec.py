@@ -1,0 +1,36 @@
+"""Identity of a training run."""
+
+from typing import Any
+
+import pytest
+from celebdit_testing.recipes import tiny_recipe
+
+from components.train.spec import differences, run_key
+from model.config import OptimizerConfig
+
+
+def key_of(**changes: Any) -> str:
+    recipe = tiny_recipe(**{name: value for name, value in changes.items() if name != "lr"})
+    optimizer = OptimizerConfig(lr_peak=changes.get("lr", 1e-3))
+    return run_key(recipe.model_copy(update={"optimizer": optimizer}).identity("d" * 64))
+
+
+@pytest.mark.parametrize("change", [{"lr": 2e-3}, {"batch_images": 16}, {"seed": 1}, {"network": {"width": 64}}])
+def test_what_moves_the_numbers_makes_another_run(change: dict[str, Any]) -> None:
+    assert key_of(**change) != key_of()
+
+
+@pytest.mark.parametrize("change", [{"total_steps": 99}, {"checkpoint_every_s": 5.0}, {"log_every_steps": 7}, {"microbatch_images": 2}])
+def test_what_does_not_move_the_numbers_is_the_same_run(change: dict[str, Any]) -> None:
+    assert key_of(**change) == key_of()
+
+
+def test_the_run_key_is_stable_over_releases() -> None:
+    assert run_key({"a": 1, "b": [1, 2]}) == "8baa73198470c7bb"
+
+
+def test_differences_are_told_field_by_field() -> None:
+    saved = {"network": {"width": 128, "depth": 4}, "seed": 1}
+    wanted = {"network": {"width": 256, "depth": 4}, "seed": 1, "extra": True}
+    assert differences(saved, wanted) == ["extra: absent -> True", "network.width: 128 -> 256"]
+    assert differences(saved, saved) == []
