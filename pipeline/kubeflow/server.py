@@ -51,7 +51,7 @@ class Kubeflow:
             BadInput: if another server answers, or a namespace is needed and none was given.
         """
         if self._multi_user is None:
-            health = self._requests.ask("read its health", self._health.healthz_service_get_healthz)
+            health = self._requests.ask("check its health", self._health.healthz_service_get_healthz)
             self._multi_user = bool(health.multi_user)
         if self._multi_user and self.address.namespace is None:
             raise BadInput(
