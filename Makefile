@@ -34,8 +34,8 @@ types: $(VENV)/.dev  ## check static types
 contracts: $(VENV)/.dev  ## check the import contracts
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.dev $(VENV)/.chromium  ## run all tests except the slow fault tests and the image builds
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not (fault and slow) and not images"
+unit: $(VENV)/.dev $(VENV)/.chromium  ## run all tests except the slow ones of `make fault` and the image builds
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not (fault and slow) and not images and not documents"
 
 $(VENV)/.chromium: | $(VENV)/.dev
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
@@ -48,8 +48,8 @@ $(VENV)/.chromium: | $(VENV)/.dev
 shapes: $(VENV)/.dev  ## run the tests of model/ with shapes and types checked at every call
 	$(BIN)/pytest --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/model
 
-fault: $(VENV)/.dev  ## run the slow tests that kill processes and break servers
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "fault and slow"
+fault: $(VENV)/.dev  ## run the slow tests: kills, broken servers, the examples of the documents
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "(fault and slow) or documents"
 
 $(VENV)/.bench: requirements/bench.txt pyproject.toml | $(VENV)/.dev
 	$(INSTALL) -r requirements/bench.txt

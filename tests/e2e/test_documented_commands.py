@@ -15,7 +15,7 @@ from celebdit_testing.documents import ROOT, Block, blocks
 from components.ingest.sources.synthetic import write_archive
 from pipeline.services import Services
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.documents, pytest.mark.timeout(1200)]
 
 RUNNABLE = [block for block in blocks("sh", "python") if not block.info]
 
