@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def process_group(world: World, device: torch.device, *, timeout_s: float) -> It
     timeout = timedelta(seconds=timeout_s)
     place: dict[str, Any] = {}
     if world.rendezvous is not None:
-        store = FileStore(str(world.rendezvous), world.size)
+        store = dist.FileStore(str(world.rendezvous), world.size)  # type: ignore[attr-defined]  # public, not re-exported in torch 2.15
         store.set_timeout(timeout)
         place = {"store": store, "rank": world.rank, "world_size": world.size}
     dist.init_process_group(
