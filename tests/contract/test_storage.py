@@ -99,10 +99,10 @@ def test_an_object_larger_than_expected_is_not_read(store: ObjectStore, prefix: 
 def test_the_probe_finds_out_about_conditional_writes_and_leaves_nothing(
     store: ObjectStore, prefix: StoreUri, request: pytest.FixtureRequest
 ) -> None:
-    found = probe(store, prefix)
-    assert found.conditional_writes == ("moto" in request.node.name)
-    assert found.addressing == ("virtual" if "virtual" in request.node.name else "path")
-    assert found.upload_check == ("read-back" if "moto" in request.node.name else "content-md5")
+    capabilities = probe(store, prefix)
+    assert capabilities.conditional_writes == ("moto" in request.node.name)
+    assert capabilities.addressing == ("virtual" if "virtual" in request.node.name else "path")
+    assert capabilities.upload_check == ("read-back" if "moto" in request.node.name else "content-md5")
     assert store.list(prefix) == []
 
 

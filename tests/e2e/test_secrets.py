@@ -20,21 +20,21 @@ def test_no_secret_is_left_anywhere(watched_first_run: FirstRun, embedded: Servi
     failed = celebdit("run", "smoke", "data.min_images=999", home=embedded.home, **PLANTED)
     command_lines = watched_first_run.command_lines + watch.stop()
     assert (ran.code, failed.code) == (0, 3), ran.err + failed.err
-    written = contents(embedded.home)
-    names = {path.name for path in written}
+    files = contents(embedded.home)
+    names = {path.name for path in files}
     assert {"mlflow.db", "log.txt", "events.jsonl", "services.json", "mlflow.log"} <= names
-    assert any(b"training.seed" in content for content in written.values()), "MLflow's fields are among what is searched"
+    assert any(b"training.seed" in content for content in files.values()), "MLflow's fields are among what is searched"
     assert any("pipeline.local" in line for line in command_lines), "the run's processes are among what is searched"
     for secret in secrets:
-        assert not [path for path, content in written.items() if secret in content]
+        assert not [path for path, content in files.items() if secret in content]
         assert secret.decode() not in ran.out + ran.err + failed.out + failed.err
         assert not [line for line in command_lines if secret.decode() in line]
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
     """Every file below `folder`; another test may delete one meanwhile."""
-    found = {}
+    contents_by_path = {}
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError, IsADirectoryError):
-            found[path] = path.read_bytes()
-    return found
+            contents_by_path[path] = path.read_bytes()
+    return contents_by_path

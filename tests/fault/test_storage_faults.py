@@ -79,11 +79,11 @@ def test_a_part_that_fails_is_sent_again_alone_and_a_damaged_one_begins_anew(
     with proxy.injecting(Fault(kind, "PUT", path="partNumber=2")):  # type: ignore[arg-type]
         digest = faulty.put_file(prefix / "x", big_file)
     parts = [line for line in proxy.requests if "partNumber=" in line]
-    whole = 5
+    num_parts = 5
     if kind != "flipped_upload":
-        assert len(parts) == whole + 1
+        assert len(parts) == num_parts + 1
     else:  # noticed at once by the part's digest, or at the end by reading back: the upload begins again
-        assert whole + 2 <= len(parts) <= 2 * whole
+        assert num_parts + 2 <= len(parts) <= 2 * num_parts
     assert faulty.get_bytes(prefix / "x", sha256=digest) == BIG
 
 

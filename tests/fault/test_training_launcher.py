@@ -36,12 +36,12 @@ class Launched:
 
     def below(self, module: str) -> list[psutil.Process]:
         """Return the processes that work in this training's folder and run `module`."""
-        found = []
+        processes = []
         for process in psutil.process_iter(["cmdline", "status"]):
             line = " ".join(process.info["cmdline"] or [])
             if module in line and str(self.training.folder) in line and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        return found
+                processes.append(process)
+        return processes
 
     def wait(self, timeout_s: float = 240) -> int:
         return self.process.wait(timeout_s)
@@ -102,11 +102,11 @@ def test_kills_of_launcher_and_agent_leave_no_orphan_and_no_second_writer(tmp_pa
     assert fourth.wait(40) == TemporaryFailure.exit_code
     assert time.monotonic() - began_s < 30
     assert not fourth.below("components.train.worker")
-    assert training.checkpoints.list_committed()[0].step == max(training.told())
+    assert training.checkpoints.list_committed()[0].step == max(training.recorded_values())
 
     assert Launched(training).wait() == 0
     alone = Training(tmp_path / "alone", rclone_endpoint, root / "alone", recipe, dataset, resources)
     with ended(alone.start(2)) as ranks:
         assert ranks.wait(240) == [0, 0]
     assert training.final_digest() == alone.final_digest()
-    assert training.told() == alone.told()
+    assert training.recorded_values() == alone.recorded_values()

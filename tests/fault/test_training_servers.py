@@ -93,11 +93,11 @@ def assert_complete(training: Training, mlflow_url: str) -> None:
     assert run.data.params["training.seed"] == str(settings.seed)
     for key in ("train/loss", "train/lr", "perf/images_per_s", "system/node_0/cpu_percent", "cost/cpu_hours"):
         history = client.get_metric_history(run.info.run_id, key)
-        told = {step: {float.fromhex(value) for value in values} for step, values in training.told(key).items()}
+        recorded = {step: {float.fromhex(value) for value in values} for step, values in training.recorded_values(key).items()}
         assert Counter(point.step for point in history) == Counter(range(every, settings.total_steps + 1, every)), key
-        assert all(point.value in told[point.step] for point in history)
-    shown = [item.path for item in client.list_artifacts(run.info.run_id, "images") if item.path.endswith(".png")]
-    assert sum("samples~ema_grid" in path for path in shown) == settings.total_steps // settings.sample_every_steps
+        assert all(point.value in recorded[point.step] for point in history)
+    image_paths = [item.path for item in client.list_artifacts(run.info.run_id, "images") if item.path.endswith(".png")]
+    assert sum("samples~ema_grid" in path for path in image_paths) == settings.total_steps // settings.sample_every_steps
 
 
 def test_mlflow_that_is_away_throughout_is_told_everything_by_sync_even_from_another_machine(
@@ -125,16 +125,16 @@ def test_a_stop_does_not_wait_for_an_mlflow_that_does_not_answer(
         training.environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         with ended(training.start(1)) as ranks:
             silent.settimeout(60)
-            asked, _ = silent.accept()
+            connection, _ = silent.accept()
             training.advance(5, ranks)
             ranks.signal(signal.SIGTERM)
             assert ranks.wait(20) == [Preempted.exit_code]
-        asked.close()
-    stopped_at = max(training.told())
+        connection.close()
+    stopped_at = max(training.recorded_values())
     assert training.checkpoints.list_committed()[0].step == stopped_at
-    kept = [item.uri for item in connect(rclone_endpoint).list(training.layout.journal) if item.uri.name.endswith(".jsonl")]
-    assert kept, "what MLflow missed is not in object storage"
-    assert f'"step": {stopped_at},' in connect(rclone_endpoint).get_bytes(max(kept, key=lambda uri: uri.key)).decode()
+    journal_uris = [item.uri for item in connect(rclone_endpoint).list(training.layout.journal) if item.uri.name.endswith(".jsonl")]
+    assert journal_uris, "what MLflow missed is not in object storage"
+    assert f'"step": {stopped_at},' in connect(rclone_endpoint).get_bytes(max(journal_uris, key=lambda uri: uri.key)).decode()
 
 
 @pytest.mark.slow
@@ -204,10 +204,10 @@ def test_storage_that_stays_away_ends_in_75_and_the_next_attempt_uploads_what_wa
             first.close()
             assert ranks.wait(120) == [TemporaryFailure.exit_code]
             assert "failed" in ranks.reason().message
-    told = training.lines()
+    lines_before = training.lines()
     with rclone_server(tmp_path / "s3", port=port):
         with ended(training.start(1)) as ranks:
             assert ranks.wait(120) == [0], ranks.reason()
         training.final_digest()
     assert "was only on local disk and is now uploaded" in (training.folder / "events.jsonl").read_text()
-    assert training.lines() == told, "steps were done again although a checkpoint of the last one was on disk"
+    assert training.lines() == lines_before, "steps were done again although a checkpoint of the last one was on disk"

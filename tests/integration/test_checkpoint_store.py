@@ -32,10 +32,10 @@ def upload(checkpoints: CheckpointStore, folder: Path, step: int, attempt: str =
 
 
 def restored_step(checkpoints: CheckpointStore, folder: Path, **limits: int) -> int | None:
-    found = checkpoints.newest(folder / "restored", **limits)
-    if found is None:
+    newest = checkpoints.newest(folder / "restored", **limits)
+    if newest is None:
         return None
-    state = read(found[0].directory)
+    state = read(newest[0].directory)
     assert state.tensors["weights"]["w"].tolist() == [float(state.step)] * 8
     return state.step
 

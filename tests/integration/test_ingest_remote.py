@@ -163,10 +163,10 @@ def test_a_pinned_version_that_was_ingested_asks_kaggle_nothing(
     assert first.source == "kaggle://owner/faces/versions/3"
     assert kaggle.requests == []
     assert any("nothing to do" in note for note in notes(context))
-    written = "".join(
+    events = "".join(
         path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file() and path.suffix in (".json", ".jsonl")
     )
-    assert kaggle.token not in written + "".join(capfd.readouterr())
+    assert kaggle.token not in events + "".join(capfd.readouterr())
 
 
 def test_a_download_from_kaggle_that_breaks_off_is_continued(kaggle: Kaggle, reach: Reach) -> None:

@@ -47,8 +47,8 @@ def test_twenty_racing_promoters_end_where_some_order_of_them_would(context: Ste
     with ThreadPoolExecutor(PROMOTERS) as pool:
         list(pool.map(promote, range(PROMOTERS)))
     moves = registry.moves()
-    said = {move.reason for move in moves}
-    assert {f"promotion {number}" for number in range(PROMOTERS) if number % 7 != 6} <= said, "every move is in the log"
+    reasons = {move.reason for move in moves}
+    assert {f"promotion {number}" for number in range(PROMOTERS) if number % 7 != 6} <= reasons, "every move is in the log"
     assert len(moves) == len({move.id for move in moves})
     standing = standing_after(moves)
     aliases = registry.aliases()
@@ -86,20 +86,20 @@ def test_the_log_cannot_be_rewritten_and_a_failed_gate_needs_force(context: Step
 
 
 def test_an_mlflow_that_is_away_is_said_as_such(tmp_path: Path) -> None:
-    away = step_context("models", tmp_path, "s3://bucket/x", endpoint=None, mlflow_uri=f"http://127.0.0.1:{free_port()}")
+    unreachable = step_context("models", tmp_path, "s3://bucket/x", endpoint=None, mlflow_uri=f"http://127.0.0.1:{free_port()}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         with pytest.raises(TrackingUnavailable, match="MLflow at"):
-            Registry(away.tracking, "faces").versions()
+            Registry(unreachable.tracking, "faces").versions()
 
 
 @pytest.fixture
 def hook() -> Iterator[tuple[str, list[Any]]]:
-    heard: list[Any] = []
+    notifications: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            notifications.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200 if self.path == "/good" else 500)
             self.end_headers()
 
@@ -110,7 +110,7 @@ def hook() -> Iterator[tuple[str, list[Any]]]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", heard
+        yield f"http://127.0.0.1:{server.server_port}", notifications
     finally:
         server.shutdown()
 
@@ -119,7 +119,7 @@ def test_the_commands_of_a_person_who_promotes(
     context: StepContext, embedded: Services, hook: tuple[str, list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare_versions(context, "people", 2)
-    url, heard = hook
+    url, notifications = hook
 
     def models(*arguments: str, **environment: str) -> Any:
         with pytest.MonkeyPatch.context() as patch:
@@ -129,8 +129,8 @@ def test_the_commands_of_a_person_who_promotes(
 
     promoted = models("promote", "1", "--reason", "first", CELEBDIT_WEBHOOK_URL=f"{url}/good")
     assert promoted.code == 0, promoted.err
-    assert heard[0]["action"] == "promote"
-    assert (heard[0]["model"], heard[0]["champion"], heard[0]["reason"]) == ("people", "1", "first")
+    assert notifications[0]["action"] == "promote"
+    assert (notifications[0]["model"], notifications[0]["champion"], notifications[0]["reason"]) == ("people", "1", "first")
     loud = models("promote", "2", "--reason", "second", "--json", CELEBDIT_WEBHOOK_URL=f"{url}/secret-path")
     assert loud.code == 0
     assert loud.json == {"model": "people", "champion": "2", "previous": "1"}
@@ -138,17 +138,17 @@ def test_the_commands_of_a_person_who_promotes(
     assert "secret-path" not in loud.err + loud.out
     back = models("rollback", "--reason", "no good", "--json")
     assert back.json == {"model": "people", "champion": "1", "previous": None}
-    shown = models("show", "champion", "--json").json
-    assert shown["version"] == "1"
-    assert [move["action"] for move in shown["moves"]] == ["promote"]
+    description = models("show", "champion", "--json").json
+    assert description["version"] == "1"
+    assert [move["action"] for move in description["moves"]] == ["promote"]
     assert len(models("history", "--json").json["moves"]) == 3
-    for arguments, said in (
+    for arguments, message in (
         (("promote", "1"), "Missing option '--reason'"),
         (("show", "nobody"), "no alias 'nobody'"),
         (("promote", "1", "--reason", " "), "needs a reason"),
     ):
         wrong = models(*arguments)
         assert wrong.code == 2
-        assert said in wrong.err
+        assert message in wrong.err
         assert "Traceback" not in wrong.err
     assert "not an http or https address" in models("rollback", "--reason", "x", CELEBDIT_WEBHOOK_URL="file:///etc/passwd").err

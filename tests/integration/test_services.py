@@ -123,10 +123,10 @@ def test_a_recorded_process_id_that_is_another_process_now_is_not_touched(tmp_pa
 
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(BadInput, match=f"--s3-port {port} cannot be used"):
             Services(tmp_path / "home").start(stay=False, s3_port=port)
     assert Services(tmp_path / "home").running() == {}

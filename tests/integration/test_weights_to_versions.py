@@ -74,10 +74,10 @@ def test_a_run_gives_an_average_of_another_width_and_a_version_that_draws(tmp_pa
     trained = Trained(recipe, tmp_path / "training", context)
     assert [entry.step for entry in trained.store.list_committed()] == list(range(STEPS, 0, -EVERY))
     average = compute_posthoc_ema(KEY, 0.07, context)
-    found = torch.cat([tensor.flatten() for tensor in _weights(average.checkpoint.directory, "ema-0.07", trained.names)])
+    average_weights = torch.cat([tensor.flatten() for tensor in _weights(average.checkpoint.directory, "ema-0.07", trained.names)])
     exact = torch.cat([tensor.flatten() for tensor in trained.exact.tensors])
     tracked = torch.cat([t.flatten() for t in _weights(_newest(trained, tmp_path), "ema-0.05", trained.names)])
-    assert float((found - exact).norm()) < 0.25 * float((tracked - exact).norm()), "far nearer than the nearest tracked one"
+    assert float((average_weights - exact).norm()) < 0.25 * float((tracked - exact).norm()), "far nearer than the nearest tracked one"
     assert average.error < 0.02
     assert draw_samples(average, SAMPLING).shape == (4 * 128, 4 * 128, 3)
 

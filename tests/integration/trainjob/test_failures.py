@@ -19,9 +19,9 @@ def test_the_error_of_the_node_that_failed_first_comes_out_with_its_kind(kube: F
     step = start()
     until(lambda: ("trainjobs", JOB) in kube.objects)
     noise = '{"exit_code": 70, "message": "DistBackendError: connection closed", "hint": null}'
-    told = '{"exit_code": 3, "message": "rank 9: loss or gradient is not finite", "hint": "lower optimizer.lr_peak"}'
+    termination_message = '{"exit_code": 3, "message": "rank 9: loss or gradient is not finite", "hint": "lower optimizer.lr_peak"}'
     kube.node_pod(JOB, 0, phase="Failed", **terminated(70, "01", noise))
-    kube.node_pod(JOB, 1, phase="Failed", **terminated(3, "02", told))
+    kube.node_pod(JOB, 1, phase="Failed", **terminated(3, "02", termination_message))
     kube.condition(JOB, "Failed", "jobset failed")
     error = step.outcome()
     assert isinstance(error, DataRefused)
@@ -30,7 +30,7 @@ def test_the_error_of_the_node_that_failed_first_comes_out_with_its_kind(kube: F
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "kind"),
+    ("status", "message", "kind"),
     [
         (terminated(137, "01", reason="OOMKilled"), "node 1 ran out of memory", DataRefused),
         (terminated(1, "01", "Traceback\nKeyError: 'x'"), "node 1 ended with status 1: KeyError: 'x'", TemporaryFailure),
@@ -38,11 +38,11 @@ def test_the_error_of_the_node_that_failed_first_comes_out_with_its_kind(kube: F
         (terminated(139, "01"), "no termination message", TemporaryFailure),
     ],
 )
-def test_what_kubernetes_saw_is_told_when_the_node_could_not(status: dict[str, Any], said: str, kind: type[CelebditError]) -> None:
+def test_what_kubernetes_saw_is_told_when_the_node_could_not(status: dict[str, Any], message: str, kind: type[CelebditError]) -> None:
     pod = {"metadata": {"labels": {"batch.kubernetes.io/job-completion-index": "1"}}, "status": {"phase": "Failed", **status}}
     error = first_failure([pod])
     assert isinstance(error, kind)
-    assert said in error.message
+    assert message in error.message
 
 
 def test_without_pods_the_jobs_own_condition_is_told(kube: FakeKube, start: Start) -> None:

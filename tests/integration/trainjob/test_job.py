@@ -35,8 +35,12 @@ def test_a_training_on_two_nodes_is_a_trainjob_that_is_waited_for(kube: FakeKube
 
 
 def test_placement_and_space_reach_the_pods(context: StepContext) -> None:
-    asked = {"node_selector": {"pool": "h200"}, "tolerations": (Toleration(key="team", operator="Equal", value="faces"),), "shm": "32Gi"}
-    job = trainjob(spec_of(**asked), "s3://b/spec.json", IMAGE, context.settings, owners=[])
+    placement = {
+        "node_selector": {"pool": "h200"},
+        "tolerations": (Toleration(key="team", operator="Equal", value="faces"),),
+        "shm": "32Gi",
+    }
+    job = trainjob(spec_of(**placement), "s3://b/spec.json", IMAGE, context.settings, owners=[])
     (replicated,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod = replicated["template"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"pool": "h200"}
@@ -79,12 +83,12 @@ def test_a_retried_step_adopts_its_job_and_a_lost_answer_makes_no_second_one(
         kube.faults.append(("create", "trainjobs", fault))
     first = start(spec_of("a1"))
     until(lambda: ("trainjobs", JOB) in kube.objects)
-    made = kube.objects["trainjobs", JOB]["metadata"]["uid"]
+    job_uid = kube.objects["trainjobs", JOB]["metadata"]["uid"]
     second = start(spec_of("a2"))  # as when the first step's pod was deleted
     until(lambda: any("is already running: waiting for it" in note for note in notes(context)))
     kube.condition(JOB, "Complete")
     assert (first.outcome(), second.outcome()) == (None, None)
-    assert kube.objects["trainjobs", JOB]["metadata"]["uid"] == made
+    assert kube.objects["trainjobs", JOB]["metadata"]["uid"] == job_uid
 
 
 def test_a_job_that_failed_or_has_other_settings_is_replaced(kube: FakeKube, start: Start) -> None:

@@ -24,7 +24,7 @@ def lines(first: int, last: int) -> list[str]:
     return [f"[train] {number}/100 loss 0.5" for number in range(first, last)]
 
 
-def heard(capfd: pytest.CaptureFixture[str]) -> list[str]:
+def train_lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capfd.readouterr().err.splitlines() if line.startswith("[train]")]
 
 
@@ -41,7 +41,7 @@ def test_node_0_is_heard_and_waiting_pods_are_explained(
     until(lambda: any("Insufficient nvidia.com/gpu" in note for note in notes(context)))
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
-    assert heard(capfd) == [*lines(0, 3), "[train] the end"]
+    assert train_lines(capfd) == [*lines(0, 3), "[train] the end"]
 
 
 @pytest.mark.parametrize("every_s", [0.3, 0.0], ids=["apart", "at-one-time"])
@@ -68,7 +68,7 @@ def test_a_stream_that_breaks_off_is_picked_up_with_no_line_twice_and_none_lost(
     until(lambda: len(kube.logs.streams) > len(breaks))
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
-    assert heard(capfd) == lines(0, 12)
+    assert train_lines(capfd) == lines(0, 12)
     if breaks[0].after_lines:
         assert all("sinceTime" in query for query in kube.logs.streams[1:]), "what is printed is not asked for again"
 
@@ -83,7 +83,7 @@ def test_what_comes_after_a_break_at_the_very_end_is_fetched(kube: FakeKube, sta
         kube.condition(JOB, "Failed", "jobset failed")
     assert isinstance(step.outcome(), TemporaryFailure)
     assert not kube.logs.breaks
-    assert heard(capfd) == lines(0, 9)
+    assert train_lines(capfd) == lines(0, 9)
 
 
 def test_a_stream_that_falls_silent_is_asked_for_again(
@@ -98,7 +98,7 @@ def test_a_stream_that_falls_silent_is_asked_for_again(
     kube.logs.say(POD, *lines(3, 5))
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
-    assert heard(capfd) == lines(0, 5)
+    assert train_lines(capfd) == lines(0, 5)
 
 
 def test_the_pod_that_replaces_another_is_heard_from_its_beginning(kube: FakeKube, start: Start, capfd: pytest.CaptureFixture[str]) -> None:
@@ -116,25 +116,25 @@ def test_the_pod_that_replaces_another_is_heard_from_its_beginning(kube: FakeKub
     until(lambda: len(kube.logs.streams) == 3)
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
-    assert heard(capfd) == [*lines(0, 3), *lines(1, 4)]
+    assert train_lines(capfd) == [*lines(0, 3), *lines(1, 4)]
     assert "sinceTime" not in kube.logs.streams[2]
 
 
-@pytest.mark.parametrize(("status", "asked"), [(400, 3), (404, 3), (500, 3), (403, 1)])
+@pytest.mark.parametrize(("status", "num_requests"), [(400, 3), (404, 3), (500, 3), (403, 1)])
 def test_a_log_that_cannot_be_read_stops_nothing(
-    kube: FakeKube, start: Start, capfd: pytest.CaptureFixture[str], status: int, asked: int
+    kube: FakeKube, start: Start, capfd: pytest.CaptureFixture[str], status: int, num_requests: int
 ) -> None:
     """What may change is tried again; a right that is missing is asked for once."""
     kube.faults += [("get", "pods/log", status)] * 2
     kube.logs.say(POD, *lines(0, 3))
     kube.node_pod(JOB, 0)
     step = start()
-    until(lambda: kube.count("get pods/log") >= asked)
+    until(lambda: kube.count("get pods/log") >= num_requests)
     time.sleep(0.2)
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
-    assert heard(capfd) == (lines(0, 3) if asked > 1 else [])
-    assert (kube.count("get pods/log") == 1) == (asked == 1)
+    assert train_lines(capfd) == (lines(0, 3) if num_requests > 1 else [])
+    assert (kube.count("get pods/log") == 1) == (num_requests == 1)
 
 
 GAPS = st.lists(st.sampled_from([0, 0, 1, 400_000, 1_300_000]), min_size=1, max_size=30)
@@ -147,16 +147,16 @@ def test_any_breaks_of_any_log_leave_each_line_once(gaps: list[int], cuts: list[
     for number, gap in enumerate(gaps):
         moment += timedelta(microseconds=gap)
         log.append((moment, f"line {number}"))
-    position, found = LogPosition(), list[str]()
+    position, unread = LogPosition(), list[str]()
 
     def stream(cut: int | None) -> Iterator[str]:
         since = position.at.replace(microsecond=0) if position.at is not None else None
-        sent = [f"{at.isoformat()} {text}\n" for at, text in log if since is None or at >= since]
-        yield from sent if cut is None else sent[:cut]
-        if cut is not None and partial and cut < len(sent):
-            yield sent[cut].removesuffix("\n")[:-1]
+        stream_lines = [f"{at.isoformat()} {text}\n" for at, text in log if since is None or at >= since]
+        yield from stream_lines if cut is None else stream_lines[:cut]
+        if cut is not None and partial and cut < len(stream_lines):
+            yield stream_lines[cut].removesuffix("\n")[:-1]
 
     for cut in cuts:
-        found += position.unread(stream(cut), to_the_end=False)
-    found += position.unread(stream(None), to_the_end=True)
-    assert found == [text for _, text in log]
+        unread += position.unread(stream(cut), to_the_end=False)
+    unread += position.unread(stream(None), to_the_end=True)
+    assert unread == [text for _, text in log]

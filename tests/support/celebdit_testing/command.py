@@ -48,8 +48,8 @@ def celebdit_here(*arguments: str, home: Path, capture: pytest.CaptureFixture[st
     try:
         main([*arguments, "--home", str(home)])
     except SystemExit as ended:
-        said = capture.readouterr()
-        return Finished(int(ended.code or 0), said.out, said.err)
+        captured = capture.readouterr()
+        return Finished(int(ended.code or 0), captured.out, captured.err)
     finally:
         os.environ.clear()
         os.environ.update(environment)

@@ -40,13 +40,13 @@ def resources(processes: int = 1) -> ResourcesConfig:
 @contextmanager
 def environment_of(embedded: Services) -> Iterator[Endpoints]:
     """The embedded servers, with this process's environment pointing at them inside the block."""
-    found = embedded.wait()
+    endpoints = embedded.wait()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
+        for name, value in endpoints.environment.items():
             patch.setenv(name, value)
         for name in ("CELEBDIT_RUN_ID", "CELEBDIT_WORK_DIR"):
             patch.setenv(name, "changed by run_in_processes()")  # so that it is undone afterwards
-        yield found
+        yield endpoints
 
 
 def place(environment: Endpoints, folder: Path, *, part: str = "evaluations", run_id: str = "evaluation-1") -> StepContext:

@@ -39,27 +39,27 @@ class CommandLines(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self._done = threading.Event()
-        self.seen = set[str]()
+        self.command_lines = set[str]()
 
     def run(self) -> None:
         while not self._done.wait(0.5):
-            self.seen |= {" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])}
+            self.command_lines |= {" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])}
 
     def stop(self) -> list[str]:
         self._done.set()
         self.join()
-        return sorted(self.seen)
+        return sorted(self.command_lines)
 
 
-def made_once(kept: Path, make: Callable[[], str]) -> str:
+def made_once(cache_file: Path, make: Callable[[], str]) -> str:
     """Return what `make` made, in whichever test process asked first; `kept` holds it for the others."""
-    with lock(kept.with_suffix(".lock")):
-        if not kept.exists():
-            kept.write_text(make())
-        return kept.read_text()
+    with lock(cache_file.with_suffix(".lock")):
+        if not cache_file.exists():
+            cache_file.write_text(make())
+        return cache_file.read_text()
 
 
-def first_run_of(home: Path, kept: Path) -> FirstRun:
+def first_run_of(home: Path, cache_file: Path) -> FirstRun:
     """Run the preset in `home`, or read at `kept` what another test process has run."""
 
     def make() -> str:
@@ -68,10 +68,10 @@ def first_run_of(home: Path, kept: Path) -> FirstRun:
         finished = celebdit("run", "smoke", "--json", home=home, **PLANTED)
         return json.dumps({"finished": asdict(finished), "command_lines": watch.stop()})
 
-    raw = json.loads(made_once(kept, make))
+    raw = json.loads(made_once(cache_file, make))
     return FirstRun(Finished(**raw["finished"]), raw["command_lines"])
 
 
-def second_run_of(home: Path, kept: Path) -> Finished:
+def second_run_of(home: Path, cache_file: Path) -> Finished:
     """Run the preset in `home` with other settings, or read at `kept` what another test process has run."""
-    return Finished(**json.loads(made_once(kept, lambda: json.dumps(asdict(celebdit("run", "smoke", *OTHER, "--json", home=home))))))
+    return Finished(**json.loads(made_once(cache_file, lambda: json.dumps(asdict(celebdit("run", "smoke", *OTHER, "--json", home=home))))))

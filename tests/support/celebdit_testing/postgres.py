@@ -20,7 +20,7 @@ USER = "postgres"
 
 def programs() -> Path | None:
     """Return the folder with PostgreSQL's programs, if this machine has them and somebody who may run them."""
-    folders = [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
+    folders = [Path(initdb).resolve().parent for initdb in [shutil.which("initdb")] if initdb]
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     able = os.getuid() != 0 or any(entry.pw_name == USER for entry in pwd.getpwall())
     return next((folder for folder in folders if able and {"initdb", "postgres"} <= {path.name for path in folder.iterdir()}), None)
@@ -31,8 +31,8 @@ def postgres_server(password: str, *, user: str = "mlflow", database: str = "mlf
     """Serve an empty `database` and yield the address as host:port."""
     import psycopg2
 
-    found, port = programs(), free_port()
-    assert found is not None, "there is no PostgreSQL on this machine"
+    programs_folder, port = programs(), free_port()
+    assert programs_folder is not None, "there is no PostgreSQL on this machine"
     who: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.getuid() == 0 else {}
     with tempfile.TemporaryDirectory(prefix="celebdit-postgres-") as home:
         folder = Path(home)
@@ -42,9 +42,22 @@ def postgres_server(password: str, *, user: str = "mlflow", database: str = "mlf
             for path in (folder, words):
                 shutil.chown(path, USER, USER)
         how = [f"--username={user}", f"--pwfile={words}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        subprocess.run([str(found / "initdb"), f"--pgdata={folder / 'data'}", *how], check=True, capture_output=True, cwd="/", **who)
+        subprocess.run(
+            [str(programs_folder / "initdb"), f"--pgdata={folder / 'data'}", *how], check=True, capture_output=True, cwd="/", **who
+        )
         words.unlink()
-        command = [str(found / "postgres"), "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-F"]
+        command = [
+            str(programs_folder / "postgres"),
+            "-D",
+            str(folder / "data"),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-k",
+            str(folder),
+            "-F",
+        ]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True, **who)
         try:
             with closing(connected(psycopg2, port, user, password)) as connection:

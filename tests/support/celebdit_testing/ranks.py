@@ -141,15 +141,15 @@ class Training:
             **self.environment,
         }
 
-    def told(self, key: str = "train/loss") -> dict[int, set[str]]:
+    def recorded_values(self, key: str = "train/loss") -> dict[int, set[str]]:
         """Return what the journal has of metric `key`: every value ever told per step, exactly."""
-        path, found = self.work / "journal" / JOURNAL_FILE, dict[int, set[str]]()
+        path, values_by_step = self.work / "journal" / JOURNAL_FILE, dict[int, set[str]]()
         if path.exists():
             for line in path.read_text().splitlines():
                 entry = json.loads(line) if line.endswith("}") else {}
                 if entry.get("metric") == key:
-                    found.setdefault(entry["step"], set()).add(float(entry["value"]).hex())
-        return found
+                    values_by_step.setdefault(entry["step"], set()).add(float(entry["value"]).hex())
+        return values_by_step
 
     def lines(self) -> int:
         """Return how many steps were told of, those told twice counted twice."""

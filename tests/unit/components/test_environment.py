@@ -53,7 +53,7 @@ def touches_environment(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr in names and isinstance(node.value, ast.Name) and node.value.id == "os"
 
 
-def keys_read(module: ast.Module, *, written: bool = True) -> Iterator[str]:
+def keys_read(module: ast.Module, *, include_written: bool = True) -> Iterator[str]:
     """The names that a module looks up in `os.environ` or a mapping called `environ`, as spelled; with `written` also those it sets."""
     constants = {
         target.id: node.value.value
@@ -63,7 +63,7 @@ def keys_read(module: ast.Module, *, written: bool = True) -> Iterator[str]:
         if isinstance(target, ast.Name)
     }
     for node in ast.walk(module):
-        if isinstance(node, ast.Subscript) and is_environment(node.value) and (written or isinstance(node.ctx, ast.Load)):
+        if isinstance(node, ast.Subscript) and is_environment(node.value) and (include_written or isinstance(node.ctx, ast.Load)):
             key: ast.expr = node.slice
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and is_environment(node.func.value) and node.args:
             key = node.args[0]

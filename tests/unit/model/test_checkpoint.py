@@ -40,10 +40,10 @@ def same(a: CheckpointState, b: CheckpointState) -> bool:
 
 
 def crash_points(folder: Path) -> list[str]:
-    seen: list[str] = []
-    publish(state(1), folder, crash=seen.append)
-    publish(state(1), folder, crash=seen.append)
-    return list(dict.fromkeys(seen))
+    points: list[str] = []
+    publish(state(1), folder, crash=points.append)
+    publish(state(1), folder, crash=points.append)
+    return list(dict.fromkeys(points))
 
 
 def test_what_was_published_is_read_back(tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ def test_a_crash_at_any_point_leaves_the_old_checkpoint_or_the_new_one(tmp_path:
             publish(state(20), folder, crash=crash)
         except Crash:
             pass
-        found = newest_valid(folder)
-        assert found is not None, point
-        assert found.step in (10, 20), point
-        assert same(read(found.directory), state(found.step)), point
+        newest = newest_valid(folder)
+        assert newest is not None, point
+        assert newest.step in (10, 20), point
+        assert same(read(newest.directory), state(newest.step)), point
 
 
 def test_a_crash_while_a_step_is_published_again_keeps_a_whole_one(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_a_crash_while_a_step_is_published_again_keeps_a_whole_one(tmp_path: Pat
             publish(state(20, value=2.0), folder, crash=crash)
         except Crash:
             pass
-        found = newest_valid(folder)
-        assert found is not None, point
-        assert any(same(read(found.directory), s) for s in (state(10), state(20, value=1.0), state(20, value=2.0))), point
+        newest = newest_valid(folder)
+        assert newest is not None, point
+        assert any(same(read(newest.directory), s) for s in (state(10), state(20, value=1.0), state(20, value=2.0))), point
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json", MANIFEST_FILE])
@@ -115,9 +115,9 @@ def test_any_damage_to_any_file_is_found(tmp_path: Path, name: str, damage: str)
         path.unlink()
     with pytest.raises(CheckpointInvalid):
         read(bad.directory)
-    found = newest_valid(tmp_path)
-    assert found is not None
-    assert found.directory == good.directory
+    newest = newest_valid(tmp_path)
+    assert newest is not None
+    assert newest.directory == good.directory
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +132,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Checkpoi
 def test_any_flipped_bit_or_cut_anywhere_is_found(pair: tuple[Checkpoint, Checkpoint], data: st.DataObject) -> None:
     good, bad = pair
     name = data.draw(st.sampled_from([*bad.files, MANIFEST_FILE]))
-    whole = (bad.directory / name).read_bytes()
-    content = bytearray(whole)
+    raw = (bad.directory / name).read_bytes()
+    content = bytearray(raw)
     place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
         content[place] ^= 1 << data.draw(st.integers(0, 7))
@@ -143,11 +143,11 @@ def test_any_flipped_bit_or_cut_anywhere_is_found(pair: tuple[Checkpoint, Checkp
     try:
         with pytest.raises((CheckpointInvalid, UnsupportedCheckpointFormat)):
             read(bad.directory)
-        found = newest_valid(bad.directory.parent)
+        newest = newest_valid(bad.directory.parent)
     finally:
-        (bad.directory / name).write_bytes(whole)
-    assert found is not None
-    assert name == MANIFEST_FILE or found.directory == good.directory
+        (bad.directory / name).write_bytes(raw)
+    assert newest is not None
+    assert name == MANIFEST_FILE or newest.directory == good.directory
 
 
 def test_an_extra_file_is_refused(tmp_path: Path) -> None:

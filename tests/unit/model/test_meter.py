@@ -82,5 +82,5 @@ def test_peak_rates_are_found_by_whole_names(name: str, half: float | None) -> N
 def test_on_a_cpu_no_operations_are_counted() -> None:
     from celebdit_testing.recipes import tiny_network
 
-    found = hardware_of(tiny_network(), TrainingConfig(total_steps=1, batch_images=1), CPU, price_per_device_hour=None)
-    assert found == Hardware(hours_key="cost/cpu_hours")
+    hardware = hardware_of(tiny_network(), TrainingConfig(total_steps=1, batch_images=1), CPU, price_per_device_hour=None)
+    assert hardware == Hardware(hours_key="cost/cpu_hours")

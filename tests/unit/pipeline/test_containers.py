@@ -27,9 +27,9 @@ KAGGLE = {"KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"}
 def arguments(folder: Path, source: str) -> dict[str, Any]:
     environment = {**HERE, "CELEBDIT_WORK_DIR": str(folder / "work")}
     plan = plan_containers(load_config("smoke", [f"data.source={source}"]), folder / "run", environment, run_id="run-1")
-    found = container_arguments(type(plan).model_validate_json(plan.model_dump_json()), environment, user_id=1000)
-    assert set(found["environment"].items()) <= set(environment.items())
-    return found
+    options = container_arguments(type(plan).model_validate_json(plan.model_dump_json()), environment, user_id=1000)
+    assert set(options["environment"].items()) <= set(environment.items())
+    return options
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_local_source_is_mounted_read_only_however_it_is_written(tmp_path: Pat
 
 
 def test_a_container_has_no_privileges_and_no_way_to_write_but_its_folders(tmp_path: Path) -> None:
-    found = arguments(tmp_path, "synthetic://?count=4")
-    assert (found["read_only"], found["cap_drop"], found["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])
-    assert found["user"] == "1000:1000"
-    assert {mount["Target"] for mount in found["mounts"]} == {str(tmp_path / "run"), str(tmp_path / "work")}
+    options = arguments(tmp_path, "synthetic://?count=4")
+    assert (options["read_only"], options["cap_drop"], options["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])
+    assert options["user"] == "1000:1000"
+    assert {mount["Target"] for mount in options["mounts"]} == {str(tmp_path / "run"), str(tmp_path / "work")}

@@ -44,9 +44,9 @@ def test_a_move_comes_after_all_that_were_seen_whatever_the_clock_says() -> None
     assert Move.parse(behind.id, behind.text()) == behind
 
 
-@pytest.mark.parametrize(("reason", "said"), [("", "needs a reason"), (" \n ", "needs a reason"), ("x" * 1001, "1001 characters")])
-def test_a_move_without_a_usable_reason_is_refused(reason: str, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+@pytest.mark.parametrize(("reason", "message"), [("", "needs a reason"), (" \n ", "needs a reason"), ("x" * 1001, "1001 characters")])
+def test_a_move_without_a_usable_reason_is_refused(reason: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         validate_reason(reason, "promotion")
 
 

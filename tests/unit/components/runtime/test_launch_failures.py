@@ -8,8 +8,8 @@ from components.runtime.launch import first_failure
 
 
 def failed(folder: Path, process: int, **facts: object) -> None:
-    told = {"at_s": 5.0, "rank": process, "exit_code": 70, "message": "m", "hint": None, "kind": "RuntimeError", **facts}
-    (folder / f"process-{process}.json").write_text(json.dumps(told))
+    failure = {"at_s": 5.0, "rank": process, "exit_code": 70, "message": "m", "hint": None, "kind": "RuntimeError", **facts}
+    (folder / f"process-{process}.json").write_text(json.dumps(failure))
 
 
 def test_the_rank_that_failed_first_is_named_and_noise_in_its_wake_is_not(tmp_path: Path) -> None:

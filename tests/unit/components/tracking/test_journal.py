@@ -19,9 +19,9 @@ class Server:
 
     def __init__(self) -> None:
         self.points: list[Point] = []
-        self.pictures: list[tuple[str, int]] = []
+        self.images: list[tuple[str, int]] = []
         self.files: dict[str, str] = {}
-        self.away = False
+        self.unavailable = False
         self.fails_after_sending = False
 
     def logged_steps(self, key: str) -> set[int]:
@@ -36,15 +36,15 @@ class Server:
 
     def log_image(self, image: LoggedImage, pixels: np.ndarray) -> None:
         self._answer()
-        if (image.key, image.step) not in self.pictures:
-            self.pictures.append((image.key, image.step))
+        if (image.key, image.step) not in self.images:
+            self.images.append((image.key, image.step))
 
     def log_file(self, attachment: Attachment, path: Path) -> None:
         self._answer()
         self.files[attachment.artifact] = path.read_text()
 
     def _answer(self) -> None:
-        if self.away:
+        if self.unavailable:
             raise ConnectionError("away")
 
 
@@ -59,17 +59,17 @@ def test_what_is_told_arrives_once_with_the_time_it_happened(tmp_path: Path) -> 
         ("train/loss", 10, 0.5, first_ms),
         ("train/lr", 10, 1e-3, first_ms),
     ]
-    assert server.pictures == [("samples/ema_grid", 10)]
+    assert server.images == [("samples/ema_grid", 10)]
 
 
 def test_nothing_is_lost_while_the_server_is_away(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
-    server.away = True
+    server.unavailable = True
     for step in range(5):
         journal.add_metrics(step, {"a": float(step)})
         with pytest.raises(ConnectionError):
             journal.deliver(server)
-    server.away = False
+    server.unavailable = False
     journal.deliver(server)
     assert [(p.key, p.step) for p in server.points] == [("a", step) for step in range(5)]
 
@@ -113,9 +113,9 @@ def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_f
                 except ConnectionError:
                     pass
             case "away":
-                server.away = True
+                server.unavailable = True
             case "back":
-                server.away = server.fails_after_sending = False
+                server.unavailable = server.fails_after_sending = False
             case "lose":
                 server.fails_after_sending = True
             case "restart":
@@ -145,13 +145,13 @@ def test_a_file_arrives_under_its_artifact_path(tmp_path: Path) -> None:
 
 def test_the_background_delivery_says_once_that_the_server_is_away_and_catches_up(tmp_path: Path) -> None:
     journal, server, troubles = Journal(tmp_path), Server(), []
-    server.away = True
+    server.unavailable = True
     delivery = Delivery(journal, lambda: server, on_outage=troubles.append, every_s=0.01)
     for step in range(20):
         journal.add_metrics(step, {"a": 1.0})
     while not troubles:
         pass
-    server.away = False
+    server.unavailable = False
     assert delivery.close(within_s=30.0)
     assert len(troubles) == 1
     assert len(server.points) == 20
@@ -159,7 +159,7 @@ def test_the_background_delivery_says_once_that_the_server_is_away_and_catches_u
 
 def test_closing_while_the_server_is_away_says_so_and_keeps_everything(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
-    server.away = True
+    server.unavailable = True
     delivery = Delivery(journal, lambda: server, on_outage=lambda error: None, every_s=0.01)
     journal.add_metrics(1, {"a": 1.0})
     assert not delivery.close(within_s=30.0)
@@ -171,13 +171,13 @@ def test_closing_waits_no_longer_than_asked_for_a_server_that_does_not_answer(tm
 
     class Hanging(Server):
         def _answer(self) -> None:
-            asked.set()
+            stop_requested.set()
             answer.wait()
 
-    journal, server, asked = Journal(tmp_path), Hanging(), threading.Event()
+    journal, server, stop_requested = Journal(tmp_path), Hanging(), threading.Event()
     delivery = Delivery(journal, lambda: server, on_outage=lambda error: None, every_s=0.01)
     journal.add_metrics(1, {"a": 1.0})
-    assert asked.wait(30.0)
+    assert stop_requested.wait(30.0)
     began_s = time.monotonic()
     assert not delivery.close(within_s=0.2)
     assert time.monotonic() - began_s < 5.0

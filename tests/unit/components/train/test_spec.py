@@ -31,6 +31,6 @@ def test_the_run_key_is_stable_over_releases() -> None:
 
 def test_differences_are_told_field_by_field() -> None:
     saved = {"network": {"width": 128, "depth": 4}, "seed": 1}
-    wanted = {"network": {"width": 256, "depth": 4}, "seed": 1, "extra": True}
-    assert differences(saved, wanted) == ["extra: absent -> True", "network.width: 128 -> 256"]
+    expected = {"network": {"width": 256, "depth": 4}, "seed": 1, "extra": True}
+    assert differences(saved, expected) == ["extra: absent -> True", "network.width: 128 -> 256"]
     assert differences(saved, saved) == []

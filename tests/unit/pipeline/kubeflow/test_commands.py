@@ -62,7 +62,7 @@ def test_looking_for_the_runs_of_an_experiment_does_not_make_it(
     code, out, err = run_cli(capsys, "runs", "--experiment", "facse", "--json")
     assert (code, json.loads(out)) == (0, {"runs": []})
     assert "there are no runs yet" in err
-    assert [found.display_name for found in server.experiments.values()] == ["faces"]
+    assert [experiment.display_name for experiment in server.experiments.values()] == ["faces"]
     assert not [name for name in server.requests[before:] if "create" in name]
     assert [run["run_id"] for run in json.loads(run_cli(capsys, "runs", "--experiment", "faces", "--json")[1])["runs"]] == [run_id]
 
@@ -79,15 +79,15 @@ def test_who_we_are_gets_into_no_output_pipeline_or_address(
         code, out, err = run_cli(capsys, "submit", "smoke", "--endpoint", server.url, "--json")
         assert code == 2
         assert run_cli(capsys, "submit", "smoke", "--endpoint", server.url)[0] == 0
-        sent = b"\n".join(server.raw).decode()
+        requests = b"\n".join(server.raw).decode()
         assert sent_as + CANARY in server.headers[-1], "the server is told"
-    for text in (out, err, sent, *server.packages.values(), " ".join(map(str, Path.cwd().iterdir()))):
+    for text in (out, err, requests, *server.packages.values(), " ".join(map(str, Path.cwd().iterdir()))):
         assert CANARY not in text
         assert secret not in text
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["submit", "smoke"], "no Kubeflow Pipelines endpoint is configured"),
         (["submit", "smoke", "--endpoint", "https://me:secret@host"], "contains credentials"),
@@ -103,11 +103,11 @@ def test_who_we_are_gets_into_no_output_pipeline_or_address(
     ],
 )
 def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(
-    lock: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    lock: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     code, out, err = run_cli(capsys, *arguments)
     assert (code, out) == (2, "")
     first, *rest = err.strip().splitlines()
-    assert said in first
+    assert message in first
     assert len(rest) <= 1
     assert "secret@" not in err
