@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: S3 servers, the embedded pair of servers, and the environment that reaches them."""
+"""Fixtures that several packages share: S3 servers, the embedded pair of servers, and the environment that reaches them."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The storage door on real servers: rclone on a directory, moto in memory."""
+"""The storage client on real servers: rclone on a directory, moto in memory."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ def test_files_in_several_parts_come_back_as_they_went_in(store: ObjectStore, pr
     assert target.read_bytes() == source.read_bytes()
 
 
-def test_a_file_in_parts_is_never_in_memory_as_a_whole(rclone_endpoint: str, prefix: StoreUri, tmp_path: Path) -> None:
+def test_a_multipart_upload_never_holds_the_complete_file_in_memory(rclone_endpoint: str, prefix: StoreUri, tmp_path: Path) -> None:
     """Four parts of 8 MiB each are under way at once; what is held of them is what is being sent."""
     store = connect(rclone_endpoint)
     (tmp_path / "large").write_bytes(bytes(range(256)) * 2**18)

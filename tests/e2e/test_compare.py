@@ -1,4 +1,4 @@
-"""Two finished runs side by side: the command's table and picture, and what people see in the MLflow UI with a real browser."""
+"""Two finished runs side by side: the command's table and image, and the charts of the MLflow UI with a real browser."""
 
 import os
 from pathlib import Path

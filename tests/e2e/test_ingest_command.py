@@ -82,7 +82,7 @@ def test_telling_mlflow_again_adds_nothing(endpoints: Endpoints, embedded: Servi
     from celebdit_testing.steps import step_context
 
     store = endpoints.environment["CELEBDIT_STORE"]
-    context = step_context("ingest", tmp_path, store, endpoint=endpoints.s3_url, mlflow_uri=endpoints.mlflow_url, run_id="told-twice")
+    context = step_context("ingest", tmp_path, store, endpoint=endpoints.s3_url, mlflow_uri=endpoints.mlflow_url, run_id="ingested-twice")
     manifest = run(DataConfig(name="twice", source="synthetic://?count=5", image_px=32), context)
     assert record(manifest, context) == record(manifest, context)
     logged = context.tracking.client.get_run(context.tracking.step_run("ingest").info.run_id)

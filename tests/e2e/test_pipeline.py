@@ -1,4 +1,4 @@
-"""The whole pipeline as a user runs it: real KFP graph, real S3, real MLflow, real torchrun."""
+"""The complete pipeline as a user runs it: real KFP graph, real S3, real MLflow, real torchrun."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Secrets planted as canaries in a whole run of the pipeline are found in nothing that it leaves behind, and on no command line."""
+"""Secrets planted as canaries appear in no file that a complete run leaves behind, and on no command line."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -54,7 +54,7 @@ def config(archive: Path) -> DataConfig:
 
 
 def visible(store: ObjectStore, home: StoreUri) -> list[DatasetManifest]:
-    """What a reader finds: every committed data set, each checked to be whole, byte by byte."""
+    """Return every committed dataset, each verified byte by byte."""
     manifests = []
     for item in store.list(home):
         if item.uri.name == "dataset.json":

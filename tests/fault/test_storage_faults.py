@@ -73,7 +73,7 @@ def test_a_fault_that_passes_does_not_show_in_a_small_upload(
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "reset", "lost_answer", "flipped_upload"])
-def test_a_part_that_fails_is_sent_again_alone_and_a_damaged_one_begins_anew(
+def test_a_failed_part_is_uploaded_again_alone_and_a_damaged_one_restarts_the_upload(
     proxy: Proxy, faulty: ObjectStore, prefix: StoreUri, big_file: Path, kind: str
 ) -> None:
     with proxy.injecting(Fault(kind, "PUT", path="partNumber=2")):  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_an_answer_to_a_completed_upload_may_be_lost(proxy: Proxy, faulty: Objec
     assert faulty.get_bytes(prefix / "x", sha256=digest) == BIG
 
 
-def test_an_upload_that_is_given_up_is_not_seen_and_aborted(proxy: Proxy, prefix: StoreUri, big_file: Path) -> None:
+def test_an_upload_that_fails_for_good_is_aborted_and_leaves_no_object(proxy: Proxy, prefix: StoreUri, big_file: Path) -> None:
     store = connect(proxy.endpoint, deadline_s=0.5)
     store.upload_check(prefix / "x")
     with proxy.injecting(fault := Fault("503", "PUT", times=10**6, path="partNumber=2")):
@@ -172,7 +172,7 @@ def test_a_refusal_is_not_insisted_on(proxy: Proxy, faulty: ObjectStore, prefix:
         faulty.get_bytes(prefix / "x")
 
 
-def test_a_refused_addressing_style_is_told_with_the_one_that_works(
+def test_an_error_about_a_refused_addressing_style_names_the_one_that_works(
     proxy: Proxy, prefix: StoreUri, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store refuses one style; the other is the same server without the refusal."""

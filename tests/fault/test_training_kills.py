@@ -214,7 +214,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_before_the_update(make: 
     assert all(tensor.isfinite().all() for group in read(checkpoint[0].directory).tensors.values() for tensor in group.values())
 
 
-def test_a_full_disk_is_said_with_the_space_it_takes_and_the_last_checkpoint_stays(make: Make, reference: Reference) -> None:
+def test_a_full_disk_is_reported_with_the_space_needed_and_the_last_checkpoint_stays(make: Make, reference: Reference) -> None:
     training = make("disk", log_every_steps=10)  # a short journal, so that checkpoints are the first to find no room
     with ended(training.start(prelude=injections.disk_full_after_two_checkpoints)) as ranks:
         assert TemporaryFailure.exit_code in ranks.wait(120)

@@ -1,4 +1,4 @@
-"""MLflow and object storage that fail under a training: it goes on, nothing is lost, nothing is told twice."""
+"""MLflow and object storage that fail under a training: training continues, nothing is lost, nothing is sent twice."""
 
 import signal
 import socket
@@ -100,7 +100,7 @@ def assert_complete(training: Training, mlflow_url: str) -> None:
     assert sum("samples~ema_grid" in path for path in image_paths) == settings.total_steps // settings.sample_every_steps
 
 
-def test_mlflow_that_is_away_throughout_is_told_everything_by_sync_even_from_another_machine(
+def test_sync_uploads_everything_that_an_unavailable_mlflow_missed_even_from_another_machine(
     tmp_path: Path, rclone_endpoint: str, embedded: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training, mlflow_url = new_training(tmp_path, rclone_endpoint), embedded.wait().mlflow_url
@@ -157,7 +157,7 @@ def test_mlflow_that_is_killed_in_the_middle_and_comes_back_misses_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["500", "slow", "lost_answer"])
-def test_a_faulty_mlflow_neither_stops_training_nor_is_told_twice(
+def test_a_faulty_mlflow_neither_stops_training_nor_receives_metrics_twice(
     tmp_path: Path, rclone_endpoint: str, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     faults = [Fault(kind, method, times=10**6, delay_s=2.0) for method in ("GET", "POST")]  # type: ignore[arg-type]
@@ -176,7 +176,7 @@ def test_a_faulty_mlflow_neither_stops_training_nor_is_told_twice(
     assert_complete(training, mlflow.url)
 
 
-def test_storage_that_is_away_for_a_while_costs_nothing(tmp_path: Path, s3_credentials: None) -> None:
+def test_a_temporary_outage_of_storage_costs_nothing(tmp_path: Path, s3_credentials: None) -> None:
     port = free_port()
     with ExitStack() as first:
         endpoint = first.enter_context(rclone_server(tmp_path / "s3", port=port))
@@ -193,7 +193,7 @@ def test_storage_that_is_away_for_a_while_costs_nothing(tmp_path: Path, s3_crede
                 assert training.checkpoints.list_committed()[0].step > before
 
 
-def test_storage_that_stays_away_ends_in_75_and_the_next_attempt_uploads_what_was_kept(tmp_path: Path, s3_credentials: None) -> None:
+def test_a_lasting_outage_of_storage_exits_75_and_the_next_attempt_uploads_the_local_files(tmp_path: Path, s3_credentials: None) -> None:
     port = free_port()
     with ExitStack() as first:
         endpoint = first.enter_context(rclone_server(tmp_path / "s3", port=port))

@@ -194,7 +194,7 @@ def test_kaggles_credentials_are_looked_for_where_the_data_comes_from_there(
         ),
     ],
 )
-def test_what_is_missing_is_named_with_the_way_out(
+def test_a_missing_object_is_named_with_its_fix(
     kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], damage: Any, name: str, message: str, fix: str | None
 ) -> None:
     damage(kube)
@@ -243,7 +243,7 @@ def test_an_old_kubeflow_and_one_that_is_not_there_are_found(kube: FakeKube, kfp
     assert "is unavailable" in diagnose(capsys, kfp)[1]["kubeflow"][0]["found"]
 
 
-def test_somebody_who_may_not_look_is_told_so(
+def test_a_user_without_read_permission_gets_an_error_that_says_so(
     kube: FakeKube, kfp: FakeKfp, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nobody.kubeconfig"))

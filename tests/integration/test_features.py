@@ -104,7 +104,7 @@ not_an_extractor = 1
 """
 
 
-def test_an_extractor_of_ones_own_is_used_by_name(anywhere: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_extractor_is_used_by_name(anywhere: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_features.py").write_text(OWN_EXTRACTOR)
     monkeypatch.syspath_prepend(str(tmp_path))
     chosen = EvaluationConfig(extractor="my_features:MeanColour")

@@ -103,7 +103,9 @@ def test_a_location_that_is_not_there_or_refused_says_so(store: ObjectStore, pre
         run(config("s3://no-such-bucket/x/"), context)
 
 
-def test_wrong_credentials_are_told_without_showing_them(rclone_endpoint: str, prefix: StoreUri, tmp_path: Path, monkeypatch: Any) -> None:
+def test_wrong_credentials_are_reported_without_showing_them(
+    rclone_endpoint: str, prefix: StoreUri, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-value")
     with pytest.raises(BadInput, match="cannot be read: object storage answered") as refused:
         run(config(f"{prefix}/in/faces.zip"), context_of(connect(rclone_endpoint), prefix, tmp_path))

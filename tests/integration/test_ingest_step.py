@@ -183,7 +183,7 @@ def test_the_share_of_rejects_may_reach_its_limit_and_not_more(
         assert refused.value.exit_code == 3
 
 
-def test_a_full_disk_is_told_as_what_it_is(context: StepContext, archive: Path) -> None:
+def test_a_full_disk_is_reported_as_a_full_disk(context: StepContext, archive: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))

@@ -1,4 +1,4 @@
-"""What MLflow has not heard survives the machine: journals in object storage, told later from anywhere, once."""
+"""Metrics that MLflow has not received survive the machine: archived journals are replayed once, from any machine."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from components.tracking.metric_points import Point
 
 
 class RecordingDestination:
-    """A destination that keeps what it is told."""
+    """A destination that records what it receives."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
@@ -42,7 +42,9 @@ def journal(tmp_path: Path) -> Journal:
     return pending_journal
 
 
-def test_what_was_saved_is_told_from_another_machine_and_then_gone(store: ObjectStore, prefix: StoreUri, journal: Journal) -> None:
+def test_an_archived_journal_is_replayed_from_another_machine_and_then_deleted(
+    store: ObjectStore, prefix: StoreUri, journal: Journal
+) -> None:
     archive = JournalArchive(store, prefix, "a1")
     assert archive.save(journal)
     assert not archive.save(journal), "nothing new"

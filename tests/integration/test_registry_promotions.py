@@ -85,7 +85,7 @@ def test_the_log_cannot_be_rewritten_and_a_failed_gate_needs_force(context: Step
         registry.rollback(reason="oops", by="a")
 
 
-def test_an_mlflow_that_is_away_is_said_as_such(tmp_path: Path) -> None:
+def test_an_unavailable_mlflow_is_reported_as_such(tmp_path: Path) -> None:
     unreachable = step_context("models", tmp_path, "s3://bucket/x", endpoint=None, mlflow_uri=f"http://127.0.0.1:{free_port()}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -183,7 +183,7 @@ def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_t
     assert registry.version("1").description.startswith("# faces\n\n## Numbers\n\nfew\n\n_Shortened")
 
 
-def test_nobody_gets_in_without_a_password_and_others_change_only_what_is_theirs(team: Team, context: StepContext) -> None:
+def test_access_needs_a_password_and_users_change_only_their_own_objects(team: Team, context: StepContext) -> None:
     search = {"max_results": 1}
     assert ask(team, "experiments/search", None, search)[0] == 401
     assert ask(team, "experiments/search", ("admin", "wrong-password-0123"), search)[0] == 401

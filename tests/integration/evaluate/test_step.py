@@ -49,7 +49,7 @@ def checkpoint(environment: Endpoints, folder: Path, dataset: DatasetManifest) -
 @pytest.fixture(scope="module")
 def first_report(environment: Endpoints, folder: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest) -> EvaluationReport:
     """An evaluation by one process that nothing disturbed."""
-    return run(checkpoint, dataset, config(), SAMPLING, resources(), "nobody", place(environment, folder / "first"))
+    return run(checkpoint, dataset, config(), SAMPLING, resources(), "no-model", place(environment, folder / "first"))
 
 
 def moved(checkpoint: CheckpointManifest, source: StepContext, target: StepContext) -> CheckpointManifest:
@@ -61,7 +61,7 @@ def moved(checkpoint: CheckpointManifest, source: StepContext, target: StepConte
     return checkpoint.model_copy(update={"uri": str(target.root.join(uri.relative_to(source.root)))})
 
 
-def test_every_number_comes_with_its_whole_protocol(
+def test_every_metric_comes_with_its_complete_protocol(
     first_report: EvaluationReport, checkpoint: CheckpointManifest, dataset: DatasetManifest
 ) -> None:
     assert first_report.headline == HEADLINE
@@ -160,7 +160,9 @@ def test_a_killed_evaluation_continues_on_another_machine(
     stored_names = store.present()
     assert 2 <= len(stored_names) < 6
     written_at_ns = {name: written_ns(embedded, spec.samples_uri(here.layout) / f"{name}.npy") for name in stored_names}
-    finished = run(moved_checkpoint, dataset, config(), SAMPLING, resources(), "nobody", place(environment, tmp_path / "b", part="killed"))
+    finished = run(
+        moved_checkpoint, dataset, config(), SAMPLING, resources(), "no-model", place(environment, tmp_path / "b", part="killed")
+    )
     assert {name: written_ns(embedded, spec.samples_uri(here.layout) / f"{name}.npy") for name in stored_names} == written_at_ns, (
         "not drawn again"
     )
@@ -178,11 +180,11 @@ def test_an_evaluation_that_is_finished_is_not_done_again(
     environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest, first_report: EvaluationReport
 ) -> None:
     here = place(environment, tmp_path)
-    assert run(checkpoint, dataset, config(), SAMPLING, resources(), "nobody", here) == first_report
+    assert run(checkpoint, dataset, config(), SAMPLING, resources(), "no-model", here) == first_report
     assert any("measured under this protocol already" in note for note in notes(here))
 
 
-def test_references_and_samples_are_found_again_and_damaged_ones_are_made_anew(
+def test_references_and_samples_are_reused_and_damaged_ones_are_computed_again(
     embedded: Services,
     environment: Endpoints,
     tmp_path: Path,
@@ -197,9 +199,9 @@ def test_references_and_samples_are_found_again_and_damaged_ones_are_made_anew(
     assert reference is not None
     assert reference.features.shape[0] == 40
     np.testing.assert_allclose(reference.moments.mean, reference.features.mean(0, dtype=np.float64), atol=1e-5)
-    fewer = run(checkpoint, dataset, config(num_images=16, memorisation=False), SAMPLING, resources(), "nobody", here)
+    fewer = run(checkpoint, dataset, config(num_images=16, memorisation=False), SAMPLING, resources(), "no-model", here)
     assert fewer.headline == "eval/fd_randconv_16"
-    assert not (here.settings.work_dir / "packs").exists(), "with known references and samples nobody needs the data set"
+    assert not (here.settings.work_dir / "packs").exists(), "with stored references and samples the dataset is not read"
     first = shards_of(NUM_IMAGES, 4)[0]
     drawn = samples_of(here, spec).read(first)
     here.store.put_bytes(spec.samples_uri(here.layout) / f"{SampleStore.name(first)}.npy", b"damaged")
@@ -207,7 +209,7 @@ def test_references_and_samples_are_found_again_and_damaged_ones_are_made_anew(
     assert samples_of(here, spec).read(first) is None
     assert find_reference(here.store, home, tmp_path / "elsewhere") is None
     here.store.delete(spec.report_uri(here.layout) / REPORT_FILE)
-    again = run(checkpoint, dataset, config(), SAMPLING, resources(), "nobody", place(environment, tmp_path / "third"))
+    again = run(checkpoint, dataset, config(), SAMPLING, resources(), "no-model", place(environment, tmp_path / "third"))
     assert {key: round(v, 4) for key, v in again.metrics.items()} == {key: round(v, 4) for key, v in first_report.metrics.items()}
     assert torch.equal(samples_of(here, spec).read(first), drawn)  # type: ignore[arg-type]
     assert find_reference(here.store, home, tmp_path / "elsewhere") is not None
@@ -225,15 +227,15 @@ def test_samples_that_are_damaged_before_they_are_shown_are_drawn_by_the_next_tr
         here.store.put_bytes(damaged, b"damaged")
 
     with pytest.raises(DataRefused, match="in storage are corrupt or incomplete"):
-        run(other_checkpoint, dataset, few, SAMPLING, resources(), "nobody", here, then=damage)
-    assert run(other_checkpoint, dataset, few, SAMPLING, resources(), "nobody", here).headline == "eval/fd_randconv_8"
+        run(other_checkpoint, dataset, few, SAMPLING, resources(), "no-model", here, then=damage)
+    assert run(other_checkpoint, dataset, few, SAMPLING, resources(), "no-model", here).headline == "eval/fd_randconv_8"
 
 
 def test_jpegs_and_pngs_of_the_same_images_give_other_numbers_under_other_protocols(
     environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest, first_report: EvaluationReport
 ) -> None:
     jpeg = run(
-        checkpoint, dataset, config(codec="jpeg", reference_flip=True), SAMPLING, resources(), "nobody", place(environment, tmp_path)
+        checkpoint, dataset, config(codec="jpeg", reference_flip=True), SAMPLING, resources(), "no-model", place(environment, tmp_path)
     )
     assert jpeg.protocol_digest != first_report.protocol_digest
     assert jpeg.headline == f"{HEADLINE}_jpeg"
@@ -247,7 +249,7 @@ def test_precision_and_recall_on_vgg16_of_the_real_shapes(
     weights = write_vgg16(tmp_path / "vgg16.pth")
     vgg = {"vgg_weights": str(weights), "vgg_weights_sha256": file_sha256(weights), "metrics": ("frechet", "precision_recall")}
     chosen, here = config(num_images=4, num_reference=4, memorisation=False, **vgg), place(environment, tmp_path)
-    report = run(checkpoint, dataset, chosen, SAMPLING, resources(), "nobody", here)
+    report = run(checkpoint, dataset, chosen, SAMPLING, resources(), "no-model", here)
     assert {"eval/fd_randconv_4", "eval/precision_4", "eval/recall_4"} <= set(report.metrics), "VGG16's are not marked as random-conv's"
     assert sorted(report.metrics) == sorted(measured_metrics(chosen))
     assert report.protocol.model_dump()["precision_recall_extractor"] == f"vgg16-{file_sha256(weights)}"
@@ -263,14 +265,14 @@ def test_precision_and_recall_on_vgg16_of_the_real_shapes(
     np.testing.assert_allclose(reference.manifold, expected.numpy(), rtol=1e-3, atol=1e-3 * float(expected.max()))
 
 
-def test_the_pictures_show_the_samples_and_their_nearest_training_images(
+def test_the_images_show_the_samples_and_their_nearest_training_images(
     environment: Endpoints, folder: Path, first_report: EvaluationReport, tmp_path: Path
 ) -> None:
     here = place(environment, folder)
     assert first_report.contact_uri is not None
     for uri, size in ((first_report.grid_uri, (1024, 384)), (first_report.contact_uri, (4 * 268, 4 * 158))):
-        here.store.get_file(StoreUri.parse(uri), tmp_path / "picture.png")
-        assert Image.open(tmp_path / "picture.png").size == size
+        here.store.get_file(StoreUri.parse(uri), tmp_path / "image.png")
+        assert Image.open(tmp_path / "image.png").size == size
     assert 0 <= first_report.metrics["eval/memorised_share_24"] <= 1
     page = samples_page(first_report, here.store)
     assert page.count("data:image/png;base64,") == 2
@@ -285,7 +287,7 @@ def test_inception_of_the_real_shapes_gives_all_four_numbers(
     chosen = EvaluationConfig(
         num_images=8, num_reference=8, weights=str(weights), weights_sha256=file_sha256(weights), kid_subsets=2, bootstrap_replicates=0
     )
-    report = run(checkpoint, dataset, chosen, SAMPLING, resources(), "nobody", place(environment, tmp_path))
+    report = run(checkpoint, dataset, chosen, SAMPLING, resources(), "no-model", place(environment, tmp_path))
     names = {
         "fid_8",
         "kid_mean_8",
@@ -303,7 +305,7 @@ def test_inception_of_the_real_shapes_gives_all_four_numbers(
     assert report.protocol.extractor_sha256 == file_sha256(weights)
     refused = chosen.model_copy(update={"weights_sha256": "0" * 64})
     with pytest.raises(DataRefused, match="weights_sha256") as raised:
-        run(checkpoint, dataset, refused, SAMPLING, resources(), "nobody", place(environment, tmp_path / "other"))
+        run(checkpoint, dataset, refused, SAMPLING, resources(), "no-model", place(environment, tmp_path / "other"))
     assert "releases" in str(raised.value.hint)
     assert not list((tmp_path / "other").rglob("spec.json")), "refused before anything was drawn"
 
@@ -325,4 +327,4 @@ def test_what_would_fail_after_the_drawing_is_refused_before(
 ) -> None:
     none_held_out = dataset.model_copy(update={"num_held_out": 0})
     with pytest.raises(BadInput, match=message or "reference_split 'held_out' has 0 image"):
-        run(checkpoint, none_held_out, config(**changes), SAMPLING, resources(), "nobody", place(environment, tmp_path))
+        run(checkpoint, none_held_out, config(**changes), SAMPLING, resources(), "no-model", place(environment, tmp_path))

@@ -38,21 +38,21 @@ def test_the_error_of_the_node_that_failed_first_comes_out_with_its_kind(kube: F
         (terminated(139, "01"), "no termination message", TemporaryFailure),
     ],
 )
-def test_what_kubernetes_saw_is_told_when_the_node_could_not(status: dict[str, Any], message: str, kind: type[CelebditError]) -> None:
+def test_the_reason_comes_from_kubernetes_when_the_node_left_none(status: dict[str, Any], message: str, kind: type[CelebditError]) -> None:
     pod = {"metadata": {"labels": {"batch.kubernetes.io/job-completion-index": "1"}}, "status": {"phase": "Failed", **status}}
     error = first_failure([pod])
     assert isinstance(error, kind)
     assert message in error.message
 
 
-def test_without_pods_the_jobs_own_condition_is_told(kube: FakeKube, start: Start) -> None:
+def test_without_pods_the_error_holds_the_jobs_own_condition(kube: FakeKube, start: Start) -> None:
     step = start()
     until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Failed", "TrainingRuntime celebdit-torch not found")
     assert "celebdit-torch not found" in str(step.outcome())
 
 
-def test_a_job_that_somebody_deletes_is_a_temporary_failure(kube: FakeKube, start: Start) -> None:
+def test_a_deleted_job_is_a_temporary_failure(kube: FakeKube, start: Start) -> None:
     step = start()
     until(lambda: ("trainjobs", JOB) in kube.objects)
     del kube.objects["trainjobs", JOB]

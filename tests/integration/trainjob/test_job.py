@@ -111,7 +111,7 @@ def test_a_job_that_failed_or_has_other_settings_is_replaced(kube: FakeKube, sta
     assert kube.count("delete trainjobs") == 2
 
 
-def test_an_api_server_that_is_away_for_a_while_is_waited_for(kube: FakeKube, start: Start) -> None:
+def test_a_temporary_outage_of_the_api_server_is_waited_out(kube: FakeKube, start: Start) -> None:
     step = start()
     until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.faults += [("get", "trainjobs", 500), ("get", "trainjobs", "lost"), ("list", "pods", 503), ("get", "trainjobs", 429)]
@@ -145,7 +145,7 @@ def test_a_missing_right_is_named(kube: FakeKube, start: Start) -> None:
 
 
 def test_the_manifests_grant_only_what_the_step_uses(kube: FakeKube, start: Start) -> None:
-    """Take each verb away in turn: every one of them is needed."""
+    """Remove each verb in turn: every one of them is needed."""
     granted = [(rule, verb) for rule in kube.rules["pipeline-runner"] for verb in rule["verbs"]]
     used = {"create trainjobs", "get trainjobs", "delete trainjobs", "get pods", "list pods", "get pods/log"}
     spare = {f"{verb} {resource}" for rule, verb in granted for resource in rule["resources"]} - used

@@ -1,4 +1,4 @@
-"""Nodes that nobody waits for stop by themselves, and others do not."""
+"""Nodes whose step no longer waits stop themselves, others do not."""
 
 import threading
 
@@ -11,7 +11,7 @@ from components.storage import connect as connect_store
 from components.train.trainjob.lease import Lease, LeaseWatch
 
 
-def test_nodes_that_nobody_waits_for_are_asked_to_stop_and_others_are_not(store: ObjectStore, prefix: StoreUri) -> None:
+def test_nodes_without_a_waiting_step_are_stopped_and_others_are_not(store: ObjectStore, prefix: StoreUri) -> None:
     now = [0.0]
     lease = Lease(store, prefix, clock=lambda: 1000.0 + now[0])
     watch = LeaseWatch(store, prefix, timeout_s=900, clock=lambda: now[0])

@@ -28,7 +28,7 @@ def train_lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capfd.readouterr().err.splitlines() if line.startswith("[train]")]
 
 
-def test_node_0_is_heard_and_waiting_pods_are_explained(
+def test_the_log_of_node_0_is_shown_and_waiting_pods_are_explained(
     kube: FakeKube, start: Start, context: StepContext, capfd: pytest.CaptureFixture[str]
 ) -> None:
     kube.logs.say(POD, *lines(0, 3))
@@ -64,7 +64,7 @@ def test_a_stream_that_breaks_off_is_picked_up_with_no_line_twice_and_none_lost(
     kube.node_pod(JOB, 0)
     step = start()
     until(lambda: not kube.logs.breaks)
-    kube.logs.say(POD, *lines(9, 12), every_s=every_s)  # after the breaks, and while somebody listens again
+    kube.logs.say(POD, *lines(9, 12), every_s=every_s)  # after the breaks, and while the log is followed again
     until(lambda: len(kube.logs.streams) > len(breaks))
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
@@ -101,7 +101,7 @@ def test_a_stream_that_falls_silent_is_asked_for_again(
     assert train_lines(capfd) == lines(0, 5)
 
 
-def test_the_pod_that_replaces_another_is_heard_from_its_beginning(kube: FakeKube, start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_log_of_a_replacement_pod_is_shown_from_its_beginning(kube: FakeKube, start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     kube.logs.say(POD, *lines(0, 3))
     kube.node_pod(JOB, 0)
     step = start()

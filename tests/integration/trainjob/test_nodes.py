@@ -52,7 +52,7 @@ def test_two_nodes_train_the_same_network_as_two_processes_of_one(
         assert ranks.wait() == [0, 0]
     assert trained.step == recipe.training.total_steps
     assert trained.digest == alone.final_digest()
-    assert f"{trained.step}/{trained.step}" in capfd.readouterr().err, "node 0 is heard"
+    assert f"{trained.step}/{trained.step}" in capfd.readouterr().err, "the log of node 0 is shown"
     client = MlflowClient(endpoints.mlflow_url)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None

@@ -66,7 +66,7 @@ def run(
     *,
     then: Callable[[], object] = lambda: None,
 ) -> EvaluationReport:
-    """The step as its component calls it, its one worker in this process: starting torch anew each time would cost minutes.
+    """The step as its component calls it, its one worker in this process: starting torch each time would cost minutes.
 
     The tests of several processes and of kills, and the pipeline's own tests, start real ones. `then` happens right after the worker.
     """
@@ -85,7 +85,7 @@ def run_in_processes(processes: int, checkpoint: CheckpointManifest, dataset: Da
     """The step with workers of its own, which find their place in the environment."""
     settings = context.settings
     os.environ.update(CELEBDIT_STORE=settings.store_uri, CELEBDIT_RUN_ID=settings.run_id, CELEBDIT_WORK_DIR=str(settings.work_dir))
-    return evaluate(checkpoint, dataset, config(batch_images=None), SAMPLING, resources(processes), "nobody", context)
+    return evaluate(checkpoint, dataset, config(batch_images=None), SAMPLING, resources(processes), "no-model", context)
 
 
 def drawn_faces(environment: Endpoints, folder: Path) -> DatasetManifest:

@@ -34,7 +34,7 @@ class FirstRun:
 
 
 class CommandLines(threading.Thread):
-    """Collects the command lines of all processes until it is told to stop."""
+    """Collects the command lines of all processes until `stop` is called."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -52,7 +52,7 @@ class CommandLines(threading.Thread):
 
 
 def made_once(cache_file: Path, make: Callable[[], str]) -> str:
-    """Return what `make` made, in whichever test process asked first; `kept` holds it for the others."""
+    """Return the result of `make`, which the first test process calls; `cache_file` holds it for the others."""
     with lock(cache_file.with_suffix(".lock")):
         if not cache_file.exists():
             cache_file.write_text(make())
@@ -60,7 +60,7 @@ def made_once(cache_file: Path, make: Callable[[], str]) -> str:
 
 
 def first_run_of(home: Path, cache_file: Path) -> FirstRun:
-    """Run the preset in `home`, or read at `kept` what another test process has run."""
+    """Run the preset in `home`, or read the result of another test process from `cache_file`."""
 
     def make() -> str:
         watch = CommandLines()
@@ -73,5 +73,5 @@ def first_run_of(home: Path, cache_file: Path) -> FirstRun:
 
 
 def second_run_of(home: Path, cache_file: Path) -> Finished:
-    """Run the preset in `home` with other settings, or read at `kept` what another test process has run."""
+    """Run the preset in `home` with other settings, or read the result of another test process from `cache_file`."""
     return Finished(**json.loads(made_once(cache_file, lambda: json.dumps(asdict(celebdit("run", "smoke", *OTHER, "--json", home=home))))))

@@ -1,4 +1,4 @@
-"""A Kubeflow Pipelines server for tests, on 127.0.0.1: it speaks the real REST API (`kfp_api`) and keeps what it is told in memory.
+"""A Kubeflow Pipelines server for tests, on 127.0.0.1: it speaks the real REST API (`kfp_api`) and keeps its objects in memory.
 
 Faults are put in by rule: a status, a slow answer, or an answer that gets lost after the request was carried out.
 """

@@ -154,7 +154,7 @@ class FakeKube:
             ended = {"exitCode": status if status >= 0 else 128 - status, "message": message, "finishedAt": datetime.now(UTC).isoformat()}
             phase = "Succeeded" if status == 0 else "Failed"
             with self.lock:
-                self.logs.take_in(f"{name}-node-0-{index}", log, whole=True)
+                self.logs.take_in(f"{name}-node-0-{index}", log, to_the_end=True)
                 pod = self.objects["pods", f"{name}-node-0-{index}"]
                 pod["status"] = {"phase": phase, "containerStatuses": [{"name": "node", "state": {"terminated": ended}}]}
         with self.lock:
@@ -202,7 +202,7 @@ def check_trainjob(body: dict[str, Any]) -> None:
 
 
 def difference(submitted: Any, parsed: Any, where: str) -> str:
-    """Return the first place where something given did not survive parsing."""
+    """Return the first place where a submitted value did not survive parsing."""
     if isinstance(submitted, dict):
         if not isinstance(parsed, dict):
             return where

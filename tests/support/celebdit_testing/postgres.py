@@ -19,7 +19,7 @@ USER = "postgres"
 
 
 def programs() -> Path | None:
-    """Return the folder with PostgreSQL's programs, if this machine has them and somebody who may run them."""
+    """Return the folder with PostgreSQL's programs, if this machine has them and a user who may run them."""
     folders = [Path(initdb).resolve().parent for initdb in [shutil.which("initdb")] if initdb]
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     able = os.getuid() != 0 or any(entry.pw_name == USER for entry in pwd.getpwall())

@@ -83,7 +83,7 @@ class Ranks:
 
 @dataclass
 class Training:
-    """One run on one machine: its data in object storage, its work directory, and what it has told so far."""
+    """One run on one machine: its data in object storage, its work directory, and the metrics recorded so far."""
 
     folder: Path
     endpoint: str
@@ -142,7 +142,7 @@ class Training:
         }
 
     def recorded_values(self, key: str = "train/loss") -> dict[int, set[str]]:
-        """Return what the journal has of metric `key`: every value ever told per step, exactly."""
+        """Return what the journal has of metric `key`: every value recorded per step, exactly."""
         path, values_by_step = self.work / "journal" / JOURNAL_FILE, dict[int, set[str]]()
         if path.exists():
             for line in path.read_text().splitlines():
@@ -152,12 +152,12 @@ class Training:
         return values_by_step
 
     def lines(self) -> int:
-        """Return how many steps were told of, those told twice counted twice."""
+        """Return how many steps were recorded, those recorded twice counted twice."""
         path = self.work / "journal" / JOURNAL_FILE
         return path.read_text().count('"train/loss"') if path.exists() else 0
 
     def advance(self, steps: int, ranks: Ranks, timeout_s: float = 60.0) -> None:
-        """Wait until the attempt of `ranks` has told of `steps` more steps."""
+        """Wait until the attempt of `ranks` has recorded `steps` more steps."""
         goal, deadline_s = self.lines() + steps, time.monotonic() + timeout_s
         while self.lines() < goal:
             assert all(process.is_alive() for process in ranks.processes), f"ended {goal - self.lines()} steps early: {ranks.reason()}"

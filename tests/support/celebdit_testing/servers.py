@@ -59,7 +59,7 @@ def moto_server() -> Iterator[str]:
 
 
 def wait_for_health(url: str, process: "subprocess.Popen[bytes]", log: Path, *, deadline_s: float = 180.0) -> None:
-    """Wait until the MLflow server at `url` answers; if it ends or does not, what it said is in the error."""
+    """Wait until the MLflow server at `url` answers; the error holds its log if it ends or does not answer."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         if http_status(f"{url}/health") == 200:

@@ -54,7 +54,7 @@ def touches_environment(node: ast.AST) -> bool:
 
 
 def keys_read(module: ast.Module, *, include_written: bool = True) -> Iterator[str]:
-    """The names that a module looks up in `os.environ` or a mapping called `environ`, as spelled; with `written` also those it sets."""
+    """The names that a module reads in `os.environ` or a mapping called `environ`, and with `include_written` also those it sets."""
     constants = {
         target.id: node.value.value
         for node in module.body
@@ -88,7 +88,7 @@ def test_our_variables_are_read_in_settings_alone() -> None:
     constants = {alias for path, module in sources() if path == "components/environment.py" for alias in assigned(module)}
     for path, module in sources():
         if path != "components/settings.py":
-            assert not [key for key in keys_read(module, written=False) if key in ours | constants], path
+            assert not [key for key in keys_read(module, include_written=False) if key in ours | constants], path
 
 
 def assigned(module: ast.Module) -> Iterator[str]:
@@ -139,7 +139,7 @@ def test_a_step_knows_its_pod_and_image() -> None:
     assert (alone.image, alone.namespace, alone.pod) == (None, None, None)
 
 
-def test_where_events_and_last_words_go_is_known_before_settings_are_checked() -> None:
+def test_paths_of_events_and_termination_message_are_read_before_settings_are_validated() -> None:
     assert (events_path({}), termination_message_path({})) == (None, Path("/dev/termination-log"))
     named = {"CELEBDIT_EVENTS": "/run/events.jsonl", "CELEBDIT_LAST_WORDS": "/tmp/words"}
     assert (events_path(named), termination_message_path(named)) == (Path("/run/events.jsonl"), Path("/tmp/words"))

@@ -26,7 +26,7 @@ def test_the_first_line_of_an_error_is_short_and_never_empty(error: Exception, l
     assert first_line(error) == line
 
 
-def test_a_text_is_shown_once_however_often_it_is_said() -> None:
+def test_a_text_is_shown_once_however_often_it_is_written() -> None:
     lines: list[str] = []
     say = OnceFilter(lines.append)
     for text in ("s3", "mlflow", "s3", "s3"):

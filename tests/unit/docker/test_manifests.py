@@ -255,6 +255,6 @@ def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
     assert "admin_password = canary-password-0123" in started.stdout
     assert started.stdout.rstrip().endswith("600")
     match = re.search(r"^MLFLOW_BACKEND_STORE_URI=(.*)$", started.stdout, re.MULTILINE)
-    assert match, "MLflow is told of its database by the environment"
+    assert match, "MLflow reads its database from the environment"
     assert match[1] == "postgresql+psycopg2://mlflow:canary-postgres-0123@postgres:5432/mlflow"
     create_engine(match[1])  # needs the driver that the address names, of those that the pins bring

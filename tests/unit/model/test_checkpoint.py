@@ -1,4 +1,4 @@
-"""Local checkpoints: whole or absent, verified or refused."""
+"""Local checkpoints: complete or absent, verified or refused."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_a_crash_at_any_point_leaves_the_old_checkpoint_or_the_new_one(tmp_path:
         assert same(read(newest.directory), state(newest.step)), point
 
 
-def test_a_crash_while_a_step_is_published_again_keeps_a_whole_one(tmp_path: Path) -> None:
+def test_a_crash_while_a_step_is_published_again_keeps_an_intact_checkpoint(tmp_path: Path) -> None:
     for number, point in enumerate(crash_points(tmp_path / "collect")):
         folder = tmp_path / str(number)
         publish(state(10), folder)
@@ -122,7 +122,7 @@ def test_any_damage_to_any_file_is_found(tmp_path: Path, name: str, damage: str)
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Checkpoint]:
-    """Two whole checkpoints under one root."""
+    """Two complete checkpoints under one root."""
     root = tmp_path_factory.mktemp("pair")
     return publish(state(1), root), publish(state(2), root)
 

@@ -49,7 +49,7 @@ def test_an_image_is_moved_away_from_the_guides_and_clipped_once_in_the_end(clip
     assert float((drawn.float() - expected).abs().max()) <= 1
 
 
-def test_a_guide_that_is_not_heard_changes_no_byte() -> None:
+def test_a_guide_outside_its_interval_changes_no_byte() -> None:
     generator, guide = generator_of(1), generator_of(2)
     sampling = SamplingConfig(sampler="heun", num_steps=3, ema="none")
     alone = generator.draw(sampling, range(3), pass_images=3)

@@ -89,15 +89,15 @@ def error(sampler: str, path: NoisePath, num_steps: int, exact: Tensor) -> float
 def test_each_sampler_converges_with_its_order_to_the_flow_of_the_mixture(sampler: str, path_name: str) -> None:
     """Steps of a discrete path are whole timesteps. UniC raises the order of its predictor by one (Zhao et al. 2023)."""
     counts = (140, 280) if path_name == "rectified_flow" else (35, 70)
-    errors = [float((along(path_name, sampler, n) - flow(path_name, whole=False)).abs().mean()) for n in counts]
+    errors = [float((along(path_name, sampler, n) - flow(path_name, to_zero=False)).abs().mean()) for n in counts]
     orders = [math.log2(one / other) for one, other in pairwise(errors)]
     assert ORDERS[sampler] - 0.2 < orders[-1] < ORDERS[sampler] + 0.6, (errors, orders)
 
 
 @pytest.mark.parametrize("sampler", list(ORDERS))
-def test_the_whole_way_from_noise_to_data_converges(sampler: str) -> None:
+def test_the_trajectory_from_noise_to_data_converges(sampler: str) -> None:
     path = path_of("rectified_flow")
-    exact = flow("rectified_flow", whole=True)
+    exact = flow("rectified_flow", to_zero=True)
     coarse, fine = (error(sampler, path, n, exact) for n in (40, 320))
     assert fine < coarse * 8 ** -(1 if ORDERS[sampler] == 1 else 1.4) * 1.1, (coarse, fine)
 
@@ -106,7 +106,7 @@ def test_the_whole_way_from_noise_to_data_converges(sampler: str) -> None:
 @pytest.mark.parametrize("sampler", list(ORDERS))
 def test_on_the_discrete_paths_more_steps_are_better_and_all_samplers_agree_in_the_end(path_name: str, sampler: str) -> None:
     path = path_of(path_name)
-    exact = flow(path_name, whole=True)
+    exact = flow(path_name, to_zero=True)
     coarse, fine = (error(sampler, path, n, exact) for n in (20, 200))
     assert fine < 0.35 * coarse, (coarse, fine)
     assert fine < 0.02
@@ -115,7 +115,7 @@ def test_on_the_discrete_paths_more_steps_are_better_and_all_samplers_agree_in_t
 @pytest.mark.parametrize("path_name", PATHS)
 def test_the_better_samplers_are_better_at_few_steps(path_name: str) -> None:
     path = path_of(path_name)
-    exact = flow(path_name, whole=True)
+    exact = flow(path_name, to_zero=True)
     first = error("ddim", path, 20, exact)
     for sampler in ("dpmpp_2m", "unipc"):
         assert error(sampler, path, 20, exact) < 0.85 * first, sampler
@@ -171,7 +171,7 @@ def test_the_same_oracle_as_image_noise_or_velocity_gives_the_same_trajectory(pa
         d = build_diffusion(DiffusionConfig.model_validate({"path": path_name, "prediction": prediction}))
 
         def network(x_t: Tensor, network_time: Tensor, d: object = d) -> Tensor:
-            """A perfect network of this kind, told the time as a network is."""
+            """A perfect network of this kind, with the time as a network receives it."""
             t = network_time / 1000 if path.num_timesteps is None else (network_time.round() + 1) / 1000
             x = oracle(x_t, float(t[0]))
             alpha, sigma = path.alpha_sigma(t)

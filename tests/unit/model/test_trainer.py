@@ -53,7 +53,7 @@ def away_from_zero(trainer: Trainer) -> None:
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
 def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path: Path, pack: Pack, stop_after: int, dropout: float) -> None:
     recipe = tiny_recipe(total_steps=8, network={"dropout": dropout}, ema_decay=0.9)
-    uninterrupted = Run(recipe, pack, tmp_path / "whole").go()
+    uninterrupted = Run(recipe, pack, tmp_path / "uninterrupted").go()
     first = Run(recipe, pack, tmp_path / "parts")
     first.go(stop_requested=lambda: first.trainer.step >= stop_after)
     second = Run(recipe, pack, tmp_path / "parts")

@@ -33,7 +33,7 @@ def test_the_outcome_is_the_first_failure_with_its_exit_code_and_every_steps_tim
         event("train", "started", 4.0),
         event("train", "failed", 9.0, exit_code=3, message="loss is not finite", hint="lower the rate"),
         event("finalize", "started", 10.0),
-        event("finalize", "failed", 11.0, exit_code=75, message="MLflow is away", hint=None),
+        event("finalize", "failed", 11.0, exit_code=75, message="MLflow is unavailable", hint=None),
     ):
         outcome.add(entry)
     assert outcome.results == {"ingest": {"digest": "d"}}

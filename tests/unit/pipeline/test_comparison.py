@@ -32,7 +32,7 @@ def test_only_steps_that_all_runs_have_are_shown(first: tuple[int, ...], second:
     assert common_steps([run("a", steps=first), run("b", steps=second)]) == expected
 
 
-def test_samples_of_other_noise_are_told_apart() -> None:
+def test_samples_of_different_noise_are_distinguished() -> None:
     assert same_seeds([run("a", **{"sampling.seed": 0}), run("b")])
     assert not same_seeds([run("a", **{"sampling.seed": 0}), run("b", **{"sampling.seed": 1})])
 
@@ -50,7 +50,7 @@ def test_an_images_step_is_read_from_where_mlflow_puts_it(path: str, step: int |
     assert step_of_image(path, "samples/ema_grid") == step
 
 
-def test_the_picture_has_a_column_per_run_and_a_row_per_step() -> None:
+def test_the_grid_has_a_column_per_run_and_a_row_per_step() -> None:
     red, blue = (np.full((32, 32, 3), colour, dtype=np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
     grid = side_by_side(["a", "b"], {1: [red, blue], 2: [blue, red]})
     height, width = grid.shape[:2]

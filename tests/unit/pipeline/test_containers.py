@@ -1,4 +1,4 @@
-"""What a step in a container is given: endpoints, credentials where they are needed, and nothing else of this machine."""
+"""What a step in a container receives: endpoints, credentials where they are needed, and nothing else of this machine."""
 
 from pathlib import Path
 from typing import Any

@@ -46,7 +46,7 @@ def jpeg(kind: str) -> bytes:
     return encoded(draw_face(0, 5, PX), "JPEG", quality=90, **KINDS[kind])
 
 
-def test_pictures_are_looked_at_with_32_pixels_or_somewhat_more() -> None:
+def test_statistics_use_images_of_32_pixels_or_somewhat_more() -> None:
     assert [reduction_factor(px) for px in (8, 32, 63, 64, 256, 300, 511, 512, 2048)] == [1, 1, 1, 2, 8, 8, 8, 16, 64]
     for px in (8, 40, 64, 100, 300, 600):
         side = -(-px // reduction_factor(px))

@@ -17,7 +17,7 @@ def test_a_card_that_fits_is_left_as_it_is(most: int) -> None:
 
 
 @pytest.mark.parametrize("most", range(100, len(CARD), 7))
-def test_a_long_card_keeps_whole_sections_and_says_where_the_rest_is(most: int) -> None:
+def test_a_long_card_keeps_complete_sections_and_links_to_the_rest(most: int) -> None:
     text = excerpt_card(CARD, most)
     assert len(text) <= most
     assert text.startswith("# faces\n\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 from components.runtime.events import EventReader, Events
 
 
-def test_events_written_by_many_threads_are_read_whole_and_once(tmp_path: Path) -> None:
+def test_events_written_by_many_threads_are_read_complete_and_once(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
 
     def talk(number: int) -> None:
@@ -39,7 +39,7 @@ def test_a_line_that_is_still_being_written_is_left_for_later(tmp_path: Path) ->
     assert [event.facts["text"] for event in reader.read()] == ["hello"]
 
 
-def test_progress_is_thinned_out_but_its_end_is_always_told(tmp_path: Path) -> None:
+def test_progress_is_throttled_but_its_end_is_always_written(tmp_path: Path) -> None:
     now = [100.0]
     events = Events("train", tmp_path / "e", clock=lambda: now[0])
     for done in range(1, 101):

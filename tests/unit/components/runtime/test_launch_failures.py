@@ -32,6 +32,6 @@ def test_a_bug_of_one_rank_is_not_hidden_by_those_that_lost_it(tmp_path: Path) -
     assert (first.exit_code, first.message) == (70, "rank 1: KeyError: 'x'")
 
 
-def test_a_rank_that_was_asked_to_stop_is_told_from_one_that_failed(tmp_path: Path) -> None:
+def test_a_stopped_rank_is_distinguished_from_a_failed_one(tmp_path: Path) -> None:
     failed(tmp_path, 0, exit_code=75, kind="Preempted", message="stopped at step 5")
     assert isinstance(first_failure(tmp_path), Preempted)

@@ -29,7 +29,7 @@ def test_every_secret_that_we_read_from_the_environment_is_masked(name: str) -> 
     assert redactor({name: "session=canary-0123"})("refused Cookie: session=canary-0123; path=/") == "refused Cookie: ***; path=/"
 
 
-def test_each_cookie_is_masked_by_itself() -> None:
+def test_each_cookie_is_masked_separately() -> None:
     redact = redactor({"CELEBDIT_KFP_COOKIES": "session=canary-0123; token=canary-4567"})
     assert redact("session canary-0123 has expired, token=canary-4567 not") == "session *** has expired, token=*** not"
 

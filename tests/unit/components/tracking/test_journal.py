@@ -15,7 +15,7 @@ from components.tracking.metric_points import Point, missing_points
 
 
 class Server:
-    """A metric store that can be away, and that keeps every point it is sent."""
+    """A metric store that can be unavailable, and that keeps every point it receives."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
@@ -45,10 +45,10 @@ class Server:
 
     def _answer(self) -> None:
         if self.unavailable:
-            raise ConnectionError("away")
+            raise ConnectionError("unavailable")
 
 
-def test_what_is_told_arrives_once_with_the_time_it_happened(tmp_path: Path) -> None:
+def test_a_recorded_metric_arrives_once_with_its_own_time(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
     journal.add_metrics(10, {"train/loss": 0.5, "train/lr": 1e-3})
     journal.add_image(10, "samples/ema_grid", np.zeros((4, 4, 3), np.uint8))
@@ -62,7 +62,7 @@ def test_what_is_told_arrives_once_with_the_time_it_happened(tmp_path: Path) -> 
     assert server.images == [("samples/ema_grid", 10)]
 
 
-def test_nothing_is_lost_while_the_server_is_away(tmp_path: Path) -> None:
+def test_nothing_is_lost_while_the_server_is_unavailable(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
     server.unavailable = True
     for step in range(5):
@@ -98,13 +98,13 @@ def test_a_resumed_attempt_that_repeats_steps_adds_nothing(tmp_path: Path) -> No
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.sampled_from(["tell", "deliver", "away", "back", "lose", "restart"]), max_size=40))
+@given(st.lists(st.sampled_from(["record", "deliver", "outage", "recovery", "lose", "restart"]), max_size=40))
 def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_factory: pytest.TempPathFactory, actions: list[str]) -> None:
     folder, server, step = tmp_path_factory.mktemp("journal"), Server(), 0
     journal = Journal(folder)
-    for action in [*actions, "back", "deliver"]:
+    for action in [*actions, "recovery", "deliver"]:
         match action:
-            case "tell":
+            case "record":
                 journal.add_metrics(step, {"a": 1.0, "b": 2.0})
                 step += 1
             case "deliver":
@@ -112,9 +112,9 @@ def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_f
                     journal.deliver(server)
                 except ConnectionError:
                     pass
-            case "away":
+            case "outage":
                 server.unavailable = True
-            case "back":
+            case "recovery":
                 server.unavailable = server.fails_after_sending = False
             case "lose":
                 server.fails_after_sending = True
@@ -123,7 +123,7 @@ def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_f
     assert Counter((p.key, p.step) for p in server.points) == Counter((key, s) for key in "ab" for s in range(step))
 
 
-def test_a_torn_last_line_is_left_until_it_is_whole_and_spoils_nothing(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped_until_it_is_complete(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
     journal.add_metrics(1, {"a": 1.0})
     with (tmp_path / "journal.jsonl").open("a") as file:
@@ -143,7 +143,7 @@ def test_a_file_arrives_under_its_artifact_path(tmp_path: Path) -> None:
     assert server.files == {"profile/step-10.json": "trace"}
 
 
-def test_the_background_delivery_says_once_that_the_server_is_away_and_catches_up(tmp_path: Path) -> None:
+def test_the_background_delivery_reports_an_outage_once_and_catches_up(tmp_path: Path) -> None:
     journal, server, troubles = Journal(tmp_path), Server(), []
     server.unavailable = True
     delivery = Delivery(journal, lambda: server, on_outage=troubles.append, every_s=0.01)
@@ -157,7 +157,7 @@ def test_the_background_delivery_says_once_that_the_server_is_away_and_catches_u
     assert len(server.points) == 20
 
 
-def test_closing_while_the_server_is_away_says_so_and_keeps_everything(tmp_path: Path) -> None:
+def test_closing_during_an_outage_reports_it_and_keeps_everything(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
     server.unavailable = True
     delivery = Delivery(journal, lambda: server, on_outage=lambda error: None, every_s=0.01)

@@ -1,4 +1,4 @@
-"""Torch files that somebody else made: plain ones are read, all others are refused before anything in them runs."""
+"""Third-party torch files: plain ones are read, all others are refused before anything in them runs."""
 
 import io
 import os

@@ -68,7 +68,7 @@ def test_looking_for_the_runs_of_an_experiment_does_not_make_it(
 
 
 @pytest.mark.parametrize(("variable", "sent_as"), [(KFP_TOKEN, "authorization: Bearer "), (KFP_COOKIES, "cookie: authservice_session=")])
-def test_who_we_are_gets_into_no_output_pipeline_or_address(
+def test_credentials_appear_in_no_output_pipeline_or_address(
     variable: str, sent_as: str, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret, value = "canary-aws-secret-9876543210", (sent_as + CANARY).partition(": ")[2].removeprefix("Bearer ")
@@ -80,7 +80,7 @@ def test_who_we_are_gets_into_no_output_pipeline_or_address(
         assert code == 2
         assert run_cli(capsys, "submit", "smoke", "--endpoint", server.url)[0] == 0
         requests = b"\n".join(server.raw).decode()
-        assert sent_as + CANARY in server.headers[-1], "the server is told"
+        assert sent_as + CANARY in server.headers[-1], "the server receives it"
     for text in (out, err, requests, *server.packages.values(), " ".join(map(str, Path.cwd().iterdir()))):
         assert CANARY not in text
         assert secret not in text

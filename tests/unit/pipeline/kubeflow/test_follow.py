@@ -44,7 +44,7 @@ def test_a_cancelled_run_is_interrupted(server: FakeKfp, config: RunConfig) -> N
     assert isinstance(outcome(server, config, [], "CANCELED"), Interrupted)
 
 
-def test_following_waits_for_a_server_that_is_away_for_a_while(server: FakeKfp, config: RunConfig) -> None:
+def test_following_waits_out_a_temporary_outage_of_the_server(server: FakeKfp, config: RunConfig) -> None:
     run_id = submitted(server, config).run_id
     progress(server, [("ingest", "RUNNING")], "SUCCEEDED")
     server.faults += [Fault("run_service_get_run", kind, times=2) for kind in ("drop", 500, "lost")]

@@ -1,4 +1,4 @@
-"""Schedules: made once, found wherever they are listed, deleted without making anything."""
+"""Schedules: created once, found on every page of the list, deleted without creating anything."""
 
 import pytest
 from celebdit_testing.kfp_server import FakeKfp, Fault

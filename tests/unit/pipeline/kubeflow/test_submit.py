@@ -72,7 +72,7 @@ def test_an_answer_that_comes_too_late_is_looked_for(server: FakeKfp, config: Ru
 
 
 @pytest.mark.parametrize("operation", WRITES[:3])
-def test_somebody_faster_is_joined_after_409(server: FakeKfp, config: RunConfig, operation: str) -> None:
+def test_a_concurrent_submission_is_joined_after_409(server: FakeKfp, config: RunConfig, operation: str) -> None:
     rival = connect(server)
     done = []
 
@@ -106,7 +106,7 @@ def test_of_two_runs_started_at_the_same_moment_the_older_stays(server: FakeKfp,
 @pytest.mark.parametrize(
     ("status", "message"), [(401, "not authenticated"), (403, "not authorised"), (404, "check --endpoint"), (400, "by order of the test")]
 )
-def test_a_refusal_is_bad_input_with_the_way_out_and_is_not_repeated(server: FakeKfp, config: RunConfig, status: int, message: str) -> None:
+def test_a_refusal_is_bad_input_with_a_hint_and_is_not_repeated(server: FakeKfp, config: RunConfig, status: int, message: str) -> None:
     server.faults.append(Fault("pipeline_service_list_pipelines", status, times=99))
     with pytest.raises(BadInput) as refused:
         submitted(server, config)
@@ -123,7 +123,7 @@ def test_a_server_that_stays_broken_is_a_temporary_failure_within_the_deadline(s
         submit(config, OPTIONS, connect(server, deadline_s=0.3), experiment="faces")
 
 
-def test_nobody_at_home_is_a_temporary_failure(config: RunConfig) -> None:
+def test_an_unreachable_server_is_a_temporary_failure(config: RunConfig) -> None:
     with pytest.raises(TemporaryFailure, match="is unavailable"):
         submit(config, OPTIONS, Kubeflow(KfpAddress("http://127.0.0.1:9", None), Patience(deadline_s=0.1)), experiment="faces")
 
@@ -134,7 +134,7 @@ def test_a_login_page_is_recognised(server: FakeKfp) -> None:
         connect(server).multi_user()
 
 
-def test_a_server_with_namespaces_is_given_one_and_a_token(config: RunConfig) -> None:
+def test_a_server_with_namespaces_receives_one_and_a_token(config: RunConfig) -> None:
     with kfp_server(multi_user=True, token=CANARY) as server:
         with pytest.raises(BadInput, match="401"):
             connect(server, namespace="team").multi_user()

@@ -50,7 +50,7 @@ def test_an_rgb_image_of_the_target_size_keeps_its_bytes() -> None:
         assert verdict.extension == extension
 
 
-def test_the_same_picture_is_stored_alike_whatever_its_name_says() -> None:
+def test_an_image_is_stored_alike_whatever_its_file_name() -> None:
     assert accepted(encoded(face(1), "BMP")).sha256 == accepted(encoded(face(1), "TIFF")).sha256
 
 
@@ -87,7 +87,7 @@ def test_a_file_at_the_limit_is_taken_and_one_byte_more_is_not() -> None:
     assert refused.code == "too_many_bytes"
 
 
-def test_thumbnails_are_small_pictures_or_nothing() -> None:
+def test_thumbnails_are_small_images_or_none() -> None:
     assert max(Image.open(io.BytesIO(thumbnail(encode_face(0, 0, 256), LIMITS_32))).size) == 96
     for name in ("text.jpg", "claims-much.png", "empty.jpg", "bomb.png"):
         assert thumbnail(IMAGES[name][0](), LIMITS_32) == b""

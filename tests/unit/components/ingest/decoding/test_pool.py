@@ -41,7 +41,7 @@ def test_verdicts_come_in_order_and_do_not_depend_on_the_number_of_workers() -> 
     assert all(isinstance(verdict, Accepted) and verdict.data == encode_face(0, n, PX) for n, verdict in enumerate(results[0]))
 
 
-def test_the_whole_corpus_has_the_same_verdicts_through_the_workers() -> None:
+def test_the_corpus_has_the_same_verdicts_through_the_workers() -> None:
     data_by_name = {name: (make(), verdict) for name, (make, verdict) in IMAGES.items() if verdict not in ("duplicate", "ignored")}
     with DecoderPool(LIMITS_32, workers=2) as pool:
         judged = list(pool.judge(Candidate(name, data) for name, (data, _) in data_by_name.items()))
@@ -118,7 +118,7 @@ def test_a_bomb_within_the_pixel_limit_meets_the_memory_limit() -> None:
     assert 2 * (MEMORY_BYTES + 100e6) < 10**9  # what two workers with the default limit may come to
 
 
-def test_many_workers_on_large_pictures_hold_little_more_than_one_may() -> None:
+def test_many_workers_on_large_images_hold_little_more_than_one_may() -> None:
     """Each image takes 120 MB to decode; six at once would take 1 GB with what a worker takes anyway."""
     large = encoded(Image.new("RGB", (5500, 5500), (9, 99, 199)), "PNG", compress_level=1)
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
@@ -182,7 +182,7 @@ def test_large_reservations_share_one_budget() -> None:
 
 
 def test_candidates_are_read_from_the_archive_by_the_workers(tmp_path: Path) -> None:
-    """ZipEntry and given candidates have the same verdicts; only what does not lie in the archive as it is comes back."""
+    """Candidates read by the workers and candidates with bytes have the same verdicts; stored bytes come back as an `Extent`."""
     data_by_name = {name: make() for name, (make, verdict) in IMAGES.items() if verdict not in ("duplicate", "ignored")}
     expected: dict[str, Verdict] = {}
     with DecoderPool(LIMITS_32, workers=1) as pool:

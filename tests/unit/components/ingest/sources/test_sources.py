@@ -248,7 +248,7 @@ def test_a_header_that_claims_gigabytes_is_not_believed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz"])
 @pytest.mark.parametrize("kept_share", [0.3, 0.6, 0.9])
-def test_an_archive_that_ends_early_is_refused_as_a_whole(tmp_path: Path, kind: str, kept_share: float) -> None:
+def test_a_truncated_archive_is_refused_completely(tmp_path: Path, kind: str, kept_share: float) -> None:
     path = make_source(kind, tmp_path)
     data = path.read_bytes()
     end = int(len(data) * kept_share) // 512 * 512 if kind == "tar" else int(len(data) * kept_share)
@@ -268,7 +268,7 @@ def test_a_tar_with_a_broken_header_inside_does_not_just_end_there(tmp_path: Pat
         list(opened(path).candidates(BUDGET))
 
 
-def test_a_zip_that_was_cut_off_is_told_from_what_never_was_one(tmp_path: Path) -> None:
+def test_a_truncated_zip_is_distinguished_from_a_file_of_another_format(tmp_path: Path) -> None:
     path = make_source("zip", tmp_path)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(DataRefused, match="truncated or no zip") as refused:
@@ -323,7 +323,7 @@ def test_a_source_elsewhere_is_only_checked_for_its_form(source: str) -> None:
 
 @pytest.fixture
 def not_root() -> Iterator[Path]:
-    """A folder for everybody, while this process is nobody if it was root, who can read everything."""
+    """A folder that all users can read; a process of root, who reads everything, becomes the user nobody."""
     was, folder = os.geteuid(), Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     codecs.lookup("cp437")  # nobody may not be allowed to read Python's own files, and a codec not found once is never found

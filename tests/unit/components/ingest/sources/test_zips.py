@@ -91,7 +91,7 @@ def test_sizes_and_positions_of_64_bits_are_read(tmp_path: Path) -> None:
     assert contents(path) == {"far.jpg": FACE}
 
 
-def test_stored_bytes_are_said_to_lie_where_they_lie(tmp_path: Path) -> None:
+def test_the_offset_of_stored_bytes_is_that_in_the_archive(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip")
     for method, is_addressable in ((zipfile.ZIP_STORED, True), (zipfile.ZIP_DEFLATED, False)):
         with write_zip(path, method).open("rb") as file, path.open("rb") as other:
