@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,11 @@ import numpy as np
 import psutil
 import pytest
 from celebdit_testing.command import COMMAND, Finished, celebdit, celebdit_here
+from celebdit_testing.waiting import wait_until
 from mlflow import MlflowClient
 from PIL import Image
 
-from components.system.ports import free_port
+from components.system.ports import free_port, http_status
 from components.system.process import spawn, stop
 from pipeline.services import Endpoints, Services
 
@@ -145,14 +145,7 @@ def served(first_run: Finished, endpoints: Endpoints) -> Iterator[str]:
         [*command, "--host", "127.0.0.1", "--port", str(port)], environment=environment, stdout=subprocess.DEVNULL, new_group=True
     )
     try:
-        deadline_s = time.monotonic() + 120
-        while time.monotonic() < deadline_s:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, "the server ended while it started"
-                time.sleep(0.3)
+        wait_until(lambda: http_status(f"http://127.0.0.1:{port}/ping"), timeout_s=120, every_s=0.3, alive=lambda: process.poll() is None)
         yield f"http://127.0.0.1:{port}"
     finally:
         stop(process, grace_s=10)

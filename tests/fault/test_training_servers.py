@@ -2,9 +2,8 @@
 
 import signal
 import socket
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from celebdit_testing.ranks import NOWHERE, Training, ended, small_dataset
 from celebdit_testing.recipes import tiny_recipe
 from celebdit_testing.servers import MlflowServer, mlflow_server, rclone_server, wait_for_port
 from celebdit_testing.steps import step_context
+from celebdit_testing.waiting import wait_until
 from mlflow import MlflowClient
 
 from components.errors import Preempted, TemporaryFailure
@@ -74,13 +74,6 @@ class Watched:
 
     def events(self) -> str:
         return (self.training.folder / "events.jsonl").read_text()
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {timeout_s:.0f} s"
-        time.sleep(0.25)
 
 
 def assert_complete(training: Training, mlflow_url: str) -> None:
@@ -144,7 +137,11 @@ def test_mlflow_that_is_killed_in_the_middle_and_comes_back_misses_nothing(
     training = new_training(tmp_path, rclone_endpoint, total_steps=600, log_every_steps=5)
     watched = Watched(training, mlflow.url, monkeypatch)
     with ended(training.start(1)) as ranks:
-        until(lambda: (run := watched.context.tracking.training_run(training.key)) is not None and bool(run.data.metrics))
+        wait_until(
+            lambda: (run := watched.context.tracking.training_run(training.key)) is not None and bool(run.data.metrics),
+            timeout_s=60,
+            every_s=0.25,
+        )
         assert ranks.processes[0].is_alive(), "training ended before MLflow was killed"
         mlflow.kill()
         training.advance(5, ranks)
@@ -167,7 +164,7 @@ def test_a_faulty_mlflow_neither_stops_training_nor_receives_metrics_twice(
         with ended(training.start(1)) as ranks:
             training.advance(2, ranks)
             proxy.faults[:] = faults
-            until(lambda: sum(fault.fired for fault in faults) > 0)
+            wait_until(lambda: sum(fault.fired for fault in faults) > 0, timeout_s=60, every_s=0.25)
             training.advance(8, ranks, timeout_s=30)
             proxy.faults.clear()
             assert ranks.wait(120) == [0], ranks.reason()

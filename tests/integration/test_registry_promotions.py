@@ -4,12 +4,12 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celebdit_testing.command import celebdit_here
+from celebdit_testing.http_server import Handler, serving
 from celebdit_testing.registered import bare_versions, registry_context
 from celebdit_testing.steps import step_context
 
@@ -97,22 +97,13 @@ def test_an_unavailable_mlflow_is_reported_as_such(tmp_path: Path) -> None:
 def hook() -> Iterator[tuple[str, list[Any]]]:
     notifications: list[Any] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            notifications.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200 if self.path == "/good" else 500)
-            self.end_headers()
+    class HookHandler(Handler):
+        def do_POST(self) -> None:  # noqa: N802 - named by the base class
+            notifications.append(json.loads(self.content()))
+            self.answer(200 if self.path == "/good" else 500)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", notifications
-    finally:
-        server.shutdown()
+    with serving(HookHandler) as address:
+        yield address, notifications
 
 
 def test_the_commands_of_a_person_who_promotes(

@@ -6,10 +6,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 import yaml
 from celebdit_testing.command import celebdit_here
 from celebdit_testing.registered import SAMPLING, registered_faces, registry_context
+from celebdit_testing.waiting import wait_until
 from PIL import Image
 
 from components.errors import DataRefused
@@ -52,13 +52,6 @@ def model(embedded: Services, shared_folder: Path) -> CheckpointManifest:
     return registered_faces(embedded, shared_folder)
 
 
-def wait_until(answers: Callable[[], bool], *, deadline_s: float = 250) -> None:
-    end = time.monotonic() + deadline_s
-    while not answers():
-        assert time.monotonic() < end
-        time.sleep(0.3)
-
-
 @dataclass(frozen=True)
 class Server:
     """A server of the version in a process of its own."""
@@ -70,8 +63,7 @@ class Server:
         """Return the predictions for a request, as soon as the server answers."""
         predictions: list[Any] = []
 
-        def answered() -> bool:
-            assert self.process.poll() is None, "the server ended"
+        def predict() -> bool:
             try:
                 request = urllib.request.Request(
                     f"http://127.0.0.1:{self.port}/invocations", question, {"Content-Type": "application/json"}
@@ -82,7 +74,7 @@ class Server:
                 return False
             return True
 
-        wait_until(answered)
+        wait_until(predict, timeout_s=250, every_s=0.3, alive=lambda: self.process.poll() is None)
         return predictions[0]
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from celebdit_testing.evaluations import (
 from celebdit_testing.inception import write_inception, write_vgg16
 from celebdit_testing.steps import notes
 from celebdit_testing.trained import commit_checkpoint
+from celebdit_testing.waiting import wait_until
 from PIL import Image
 from torch_fidelity.utils import create_feature_extractor
 
@@ -150,11 +150,7 @@ def test_a_killed_evaluation_continues_on_another_machine(
         },
     )
     store = samples_of(here, spec)
-    end = time.monotonic() + 120
-    while len(store.present()) < 2:
-        assert worker.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    wait_until(lambda: len(store.present()) >= 2, timeout_s=120, every_s=0.005, alive=lambda: worker.poll() is None)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     stored_names = store.present()

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from celebdit_testing.kube_server import FakeKube
-from celebdit_testing.trainjobs import JOB, Start, until
+from celebdit_testing.trainjobs import JOB, Start
+from celebdit_testing.waiting import wait_until
 
 from components.errors import CelebditError, DataRefused, TemporaryFailure
 from components.train.trainjob.failures import first_failure, waiting_reason
@@ -17,7 +18,7 @@ def terminated(exit_code: int, at: str, message: str = "", reason: str = "Error"
 
 def test_the_error_of_the_node_that_failed_first_comes_out_with_its_kind(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     noise = '{"exit_code": 70, "message": "DistBackendError: connection closed", "hint": null}'
     termination_message = '{"exit_code": 3, "message": "rank 9: loss or gradient is not finite", "hint": "lower optimizer.lr_peak"}'
     kube.node_pod(JOB, 0, phase="Failed", **terminated(70, "01", noise))
@@ -47,14 +48,14 @@ def test_the_reason_comes_from_kubernetes_when_the_node_left_none(status: dict[s
 
 def test_without_pods_the_error_holds_the_jobs_own_condition(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Failed", "TrainingRuntime celebdit-torch not found")
     assert "celebdit-torch not found" in str(step.outcome())
 
 
 def test_a_deleted_job_is_a_temporary_failure(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     del kube.objects["trainjobs", JOB]
     error = step.outcome()
     assert isinstance(error, TemporaryFailure)

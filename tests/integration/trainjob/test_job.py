@@ -10,7 +10,8 @@ import pytest
 from celebdit_testing.kube_server import FakeKube
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 from celebdit_testing.steps import notes
-from celebdit_testing.trainjobs import IMAGE, JOB, MLFLOW_PASSWORD, Start, connect, in_pod, spec_of, until
+from celebdit_testing.trainjobs import IMAGE, JOB, MLFLOW_PASSWORD, Start, connect, in_pod, spec_of
+from celebdit_testing.waiting import wait_until
 
 from components import deployment as names
 from components.errors import BadInput, Preempted, TemporaryFailure
@@ -22,7 +23,7 @@ from components.train.trainjob.manifest import trainjob
 
 def test_a_training_on_two_nodes_is_a_trainjob_that_is_waited_for(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     spec = kube.objects["trainjobs", JOB]["spec"]
     assert spec["runtimeRef"]["name"] == names.TRAINING_RUNTIME
     assert (spec["trainer"]["image"], spec["trainer"]["numNodes"], spec["trainer"]["numProcPerNode"]) == (IMAGE, 2, 8)
@@ -53,7 +54,7 @@ def test_secrets_are_named_in_the_job_and_never_contained(kube: FakeKube, start:
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     env = {entry["name"]: entry for entry in kube.objects["trainjobs", JOB]["spec"]["trainer"]["env"]}
     assert env["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"] == {
         "name": names.S3_SECRET,
@@ -68,7 +69,7 @@ def test_secrets_are_named_in_the_job_and_never_contained(kube: FakeKube, start:
 
 def test_the_job_belongs_to_the_runs_workflow(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Complete")
     step.outcome()
     (owner,) = kube.objects["trainjobs", JOB]["metadata"]["ownerReferences"]
@@ -82,10 +83,10 @@ def test_a_retried_step_adopts_its_job_and_a_lost_answer_makes_no_second_one(
     if fault is not None:
         kube.faults.append(("create", "trainjobs", fault))
     first = start(spec_of("a1"))
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     job_uid = kube.objects["trainjobs", JOB]["metadata"]["uid"]
     second = start(spec_of("a2"))  # as when the first step's pod was deleted
-    until(lambda: any("is already running: waiting for it" in note for note in notes(context)))
+    wait_until(lambda: any("is already running: waiting for it" in note for note in notes(context)))
     kube.condition(JOB, "Complete")
     assert (first.outcome(), second.outcome()) == (None, None)
     assert kube.objects["trainjobs", JOB]["metadata"]["uid"] == job_uid
@@ -93,13 +94,13 @@ def test_a_retried_step_adopts_its_job_and_a_lost_answer_makes_no_second_one(
 
 def test_a_job_that_failed_or_has_other_settings_is_replaced(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Failed", "DeadlineExceeded")
     assert isinstance(step.outcome(), TemporaryFailure)
     old = kube.objects["trainjobs", JOB]["metadata"]["uid"]
     for resources in ({}, {"nodes": 3}):
         step = start(spec_of(**resources))
-        until(lambda old=old: kube.objects.get(("trainjobs", JOB), {"metadata": {"uid": old}})["metadata"]["uid"] != old)
+        wait_until(lambda old=old: kube.objects.get(("trainjobs", JOB), {"metadata": {"uid": old}})["metadata"]["uid"] != old)
         old = kube.objects["trainjobs", JOB]["metadata"]["uid"]
         if resources:
             assert kube.objects["trainjobs", JOB]["spec"]["trainer"]["numNodes"] == 3
@@ -113,9 +114,9 @@ def test_a_job_that_failed_or_has_other_settings_is_replaced(kube: FakeKube, sta
 
 def test_a_temporary_outage_of_the_api_server_is_waited_out(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.faults += [("get", "trainjobs", 500), ("get", "trainjobs", "lost"), ("list", "pods", 503), ("get", "trainjobs", 429)]
-    until(lambda: not kube.faults)
+    wait_until(lambda: not kube.faults)
     assert step.is_alive()
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
@@ -123,7 +124,7 @@ def test_a_temporary_outage_of_the_api_server_is_waited_out(kube: FakeKube, star
 
 def test_a_step_that_is_cancelled_deletes_its_job(kube: FakeKube, tmp_path: Path, context: StepContext) -> None:
     def cancel() -> None:
-        until(lambda: ("trainjobs", JOB) in kube.objects)
+        wait_until(lambda: ("trainjobs", JOB) in kube.objects)
         os.kill(os.getpid(), signal.SIGTERM)
 
     canceller = threading.Thread(target=cancel)
@@ -151,12 +152,12 @@ def test_the_manifests_grant_only_what_the_step_uses(kube: FakeKube, start: Star
     spare = {f"{verb} {resource}" for rule, verb in granted for resource in rule["resources"]} - used
     kube.node_pod(JOB, 0)
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Failed", "x")
     step.outcome()
     step = start()
-    until(lambda: kube.count("delete trainjobs") == 1)
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: kube.count("delete trainjobs") == 1)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Complete")
     step.outcome()
     assert used == set(kube.requests) - {"list nothing"}

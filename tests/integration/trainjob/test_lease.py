@@ -3,7 +3,8 @@
 import threading
 
 from celebdit_testing.kube_server import FakeKube
-from celebdit_testing.trainjobs import JOB, KEY, Start, until
+from celebdit_testing.trainjobs import JOB, KEY, Start
+from celebdit_testing.waiting import wait_until
 
 from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri
@@ -41,7 +42,7 @@ def test_a_watch_that_expires_stops_the_process_as_a_signal_would(store: ObjectS
 
 def test_a_waiting_step_keeps_its_lease(kube: FakeKube, start: Start, context: StepContext) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     assert [item.uri.name.partition("-")[0] for item in context.store.list(context.layout.run(KEY).leases)] == ["beat"]
     kube.condition(JOB, "Complete")
     assert step.outcome() is None

@@ -8,7 +8,8 @@ import pytest
 from celebdit_testing.kube_logs import Break
 from celebdit_testing.kube_server import FakeKube
 from celebdit_testing.steps import notes
-from celebdit_testing.trainjobs import JOB, Start, until
+from celebdit_testing.trainjobs import JOB, Start
+from celebdit_testing.waiting import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +39,7 @@ def test_the_log_of_node_0_is_shown_and_waiting_pods_are_explained(
     kube.node_pod(JOB, 0)
     kube.node_pod(JOB, 1, phase="Pending", conditions=[scheduled])
     step = start()
-    until(lambda: any("Insufficient nvidia.com/gpu" in note for note in notes(context)))
+    wait_until(lambda: any("Insufficient nvidia.com/gpu" in note for note in notes(context)))
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
     assert train_lines(capfd) == [*lines(0, 3), "[train] the end"]
@@ -63,9 +64,9 @@ def test_a_stream_that_breaks_off_is_picked_up_with_no_line_twice_and_none_lost(
     kube.logs.say(POD, *lines(0, 9), every_s=every_s)
     kube.node_pod(JOB, 0)
     step = start()
-    until(lambda: not kube.logs.breaks)
+    wait_until(lambda: not kube.logs.breaks)
     kube.logs.say(POD, *lines(9, 12), every_s=every_s)  # after the breaks, and while the log is followed again
-    until(lambda: len(kube.logs.streams) > len(breaks))
+    wait_until(lambda: len(kube.logs.streams) > len(breaks))
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
     assert train_lines(capfd) == lines(0, 12)
@@ -77,7 +78,7 @@ def test_what_comes_after_a_break_at_the_very_end_is_fetched(kube: FakeKube, sta
     kube.logs.breaks = [Break(6), Break(1)]
     kube.node_pod(JOB, 0)
     step = start()
-    until(lambda: kube.logs.streams)
+    wait_until(lambda: kube.logs.streams)
     with kube.lock:  # all of it between two looks of the step
         kube.logs.say(POD, *lines(0, 9))
         kube.condition(JOB, "Failed", "jobset failed")
@@ -94,7 +95,7 @@ def test_a_stream_that_falls_silent_is_asked_for_again(
     kube.logs.say(POD, *lines(0, 3))
     kube.node_pod(JOB, 0)
     step = start()
-    until(lambda: len(kube.logs.streams) > 2)
+    wait_until(lambda: len(kube.logs.streams) > 2)
     kube.logs.say(POD, *lines(3, 5))
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
@@ -105,15 +106,15 @@ def test_the_log_of_a_replacement_pod_is_shown_from_its_beginning(kube: FakeKube
     kube.logs.say(POD, *lines(0, 3))
     kube.node_pod(JOB, 0)
     step = start()
-    until(lambda: kube.logs.streams)
+    wait_until(lambda: kube.logs.streams)
     kube.objects["pods", POD]["status"]["phase"] = "Failed"
-    until(lambda: len(kube.logs.streams) == 2)
+    wait_until(lambda: len(kube.logs.streams) == 2)
     time.sleep(0.2)
     assert len(kube.logs.streams) == 2, "a log that is complete is not asked for again"
     kube.logs.lines[POD].clear()
     kube.logs.say(POD, *lines(1, 4))
     kube.node_pod(JOB, 0)
-    until(lambda: len(kube.logs.streams) == 3)
+    wait_until(lambda: len(kube.logs.streams) == 3)
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
     assert train_lines(capfd) == [*lines(0, 3), *lines(1, 4)]
@@ -129,7 +130,7 @@ def test_a_log_that_cannot_be_read_stops_nothing(
     kube.logs.say(POD, *lines(0, 3))
     kube.node_pod(JOB, 0)
     step = start()
-    until(lambda: kube.count("get pods/log") >= num_requests)
+    wait_until(lambda: kube.count("get pods/log") >= num_requests)
     time.sleep(0.2)
     kube.condition(JOB, "Complete")
     assert step.outcome() is None

@@ -6,11 +6,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from celebdit_testing.waiting import wait_until
 
 from components.system.ports import free_port
 
@@ -74,9 +75,12 @@ def postgres_server(password: str, *, user: str = "mlflow", database: str = "mlf
 
 
 def connected(psycopg2: Any, port: int, user: str, password: str) -> Any:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
+    connections = []
+
+    def connect() -> bool:
         with suppress(psycopg2.OperationalError):
-            return psycopg2.connect(host="127.0.0.1", port=port, user=user, password=password, dbname="postgres")
-        time.sleep(0.1)
-    raise TimeoutError("PostgreSQL did not start")
+            connections.append(psycopg2.connect(host="127.0.0.1", port=port, user=user, password=password, dbname="postgres"))
+        return bool(connections)
+
+    wait_until(connect, timeout_s=30, every_s=0.1, reason=lambda: "PostgreSQL did not start")
+    return connections[0]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from celebdit_testing.steps import step_context
+from celebdit_testing.waiting import wait_until
 
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run as ingest
@@ -158,11 +159,14 @@ class Training:
 
     def advance(self, steps: int, ranks: Ranks, timeout_s: float = 60.0) -> None:
         """Wait until the attempt of `ranks` has recorded `steps` more steps."""
-        goal, deadline_s = self.lines() + steps, time.monotonic() + timeout_s
-        while self.lines() < goal:
-            assert all(process.is_alive() for process in ranks.processes), f"ended {goal - self.lines()} steps early: {ranks.reason()}"
-            assert time.monotonic() < deadline_s, f"no {steps} steps in {timeout_s:.0f} s"
-            time.sleep(0.002)
+        goal = self.lines() + steps
+        wait_until(
+            lambda: self.lines() >= goal,
+            timeout_s=timeout_s,
+            every_s=0.002,
+            alive=lambda: all(process.is_alive() for process in ranks.processes),
+            reason=lambda: f"{goal - self.lines()} of {steps} steps are missing: {ranks.reason()}",
+        )
 
     def final_digest(self) -> str:
         (newest, *_) = self.checkpoints.list_committed()

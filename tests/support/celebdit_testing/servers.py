@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from celebdit_testing.waiting import wait_until
 
 from components.system.ports import free_port, http_status, is_listening
 from components.system.process import spawn, stop
@@ -19,12 +20,7 @@ SECRET_KEY = "canary-secret-0123456789"
 
 
 def wait_for_port(port: int, *, deadline_s: float = 30.0) -> None:
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        if is_listening(port):
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on port {port}")
+    wait_until(lambda: is_listening(port), timeout_s=deadline_s, every_s=0.05, reason=lambda: f"nothing listens on port {port}")
 
 
 @contextmanager
@@ -60,13 +56,13 @@ def moto_server() -> Iterator[str]:
 
 def wait_for_health(url: str, process: "subprocess.Popen[bytes]", log: Path, *, deadline_s: float = 180.0) -> None:
     """Wait until the MLflow server at `url` answers; the error holds its log if it ends or does not answer."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        if http_status(f"{url}/health") == 200:
-            return
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.2)
-    raise TimeoutError(log.read_text()[-4000:])
+    wait_until(
+        lambda: http_status(f"{url}/health") == 200,
+        timeout_s=deadline_s,
+        every_s=0.2,
+        alive=lambda: process.poll() is None,
+        reason=lambda: log.read_text()[-4000:],
+    )
 
 
 @dataclass
