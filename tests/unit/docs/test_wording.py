@@ -12,11 +12,12 @@ import pytest
 
 from components import errors
 from pipeline.cli import cli
+from pipeline.steps import step_names
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 AREAS = (
-    *(f"components/{step}" for step in ("preflight", "ingest", "train", "evaluate", "gate", "register", "finalize")),
+    *(f"components/{step}" for step in step_names()),
     *(f"components/{package}" for package in ("weights", "serving", "registry", "runtime", "stores", "tracking", "storage", "kube")),
     *(f"components/{package}" for package in ("reports", "system", "errors.py", "manifests.py", "resources.py", "settings.py")),
     "model",

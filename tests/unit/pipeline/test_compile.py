@@ -1,6 +1,6 @@
 """The compiled pipeline: golden files, and the rules that our own linter keeps.
 
-`CELEBDIT_WRITE_GOLDEN=1 pytest tests/unit/pipeline/test_compile.py` writes the golden files again; read the difference before committing.
+`make golden` writes the golden files again; read the difference before committing.
 """
 
 import os
@@ -19,6 +19,7 @@ from pipeline.compile import CompileOptions, compile_pipeline, label_value
 from pipeline.config import load_config
 from pipeline.images import Build, Images, ImagesLock, read_lock
 from pipeline.lint import lint
+from pipeline.steps import step_names
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGES = Images(cpu="registry.example/celebdit-cpu@sha256:" + "a" * 64, gpu="registry.example/celebdit-gpu@sha256:" + "b" * 64)
@@ -154,7 +155,7 @@ def test_every_secret_is_a_reference(text: str, monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setenv(key, f"canary-value-of-{key}")
     assert "canary-value-of" not in compiled(tmp_path, "gpu")
     _, platform = yaml.load_all(text, yaml.CSafeLoader)
-    for step in ("preflight", "ingest", "train", "evaluate", "gate", "register", "finalize"):
+    for step in step_names():
         variables = {entry["envVar"] for secret in settings(platform, step)["secretAsEnv"] for entry in secret["keyToEnv"]}
         assert variables == (common | set(KAGGLE_KEYS) if step == "ingest" else common), step
         assert all(secret["optional"] for secret in settings(platform, step)["secretAsEnv"])
