@@ -38,12 +38,12 @@ class Registry:
         self.name = name
         self._log = PromotionLog(tracking, name)
 
-    def _translated(self) -> AbstractContextManager[None]:
+    def _translate_errors(self) -> AbstractContextManager[None]:
         return translate_mlflow_errors(self.tracking.settings.mlflow_uri)
 
     def ensure(self, description: str) -> None:
         """Create the registered model unless it exists."""
-        with self._translated():
+        with self._translate_errors():
             try:
                 self._client.create_registered_model(self.name, description=description)
             except MlflowException as error:
@@ -52,7 +52,7 @@ class Registry:
 
     def versions(self) -> list[ModelVersion]:
         """Return all versions, oldest first."""
-        with self._translated():
+        with self._translate_errors():
             try:
                 self._client.get_registered_model(self.name)
             except MlflowException as error:
@@ -63,7 +63,7 @@ class Registry:
 
     def other_names(self) -> list[str]:
         """Return the names of the other registered models, for an error about a wrong name."""
-        with self._translated():
+        with self._translate_errors():
             return sorted(model.name for model in self._client.search_registered_models(max_results=100) if model.name != self.name)
 
     def version(self, number: str) -> ModelVersion:
@@ -107,7 +107,7 @@ class Registry:
 
     def aliases(self) -> dict[str, str]:
         """Return alias -> version."""
-        with self._translated():
+        with self._translate_errors():
             try:
                 return {alias: str(version) for alias, version in self._client.get_registered_model(self.name).aliases.items()}
             except MlflowException as error:
@@ -124,7 +124,7 @@ class Registry:
 
         Of concurrent callers the one with the lowest number wins; the others delete theirs again.
         """
-        with self._translated():
+        with self._translate_errors():
             assert tags.checkpoint_digest is not None, "a version is identified by its checkpoint"
             assert tags.ema is not None, "a version is identified by which of the checkpoint's weights it holds"
             existing = self.version_of(tags.checkpoint_digest, tags.ema)
@@ -148,13 +148,13 @@ class Registry:
 
     def tag_version(self, version: str, tags: VersionTags) -> None:
         """Set the tags that have a value on a version."""
-        with self._translated():
+        with self._translate_errors():
             for key, value in tags.to_mlflow().items():
                 self._client.set_model_version_tag(self.name, version, key, value)
 
     def set_alias(self, alias: str, version: str) -> None:
         """Point an alias to a version."""
-        with self._translated():
+        with self._translate_errors():
             self._client.set_registered_model_alias(self.name, alias, version)
 
     def files_of(self, version: str, folder: Path) -> ModelFiles:
@@ -172,7 +172,7 @@ class Registry:
     def _download(self, version: str, target: Path) -> None:
         uri = f"models:/{self.name}/{version}"
         try:
-            with self._translated():
+            with self._translate_errors():
                 download_artifacts(artifact_uri=uri, dst_path=str(target), tracking_uri=self.tracking.settings.mlflow_uri)
         except MlflowException as error:
             raise DataRefused(
@@ -244,7 +244,7 @@ class Registry:
         )
 
     def _move_alias(self, alias: str, version: str | None) -> None:
-        with self._translated():
+        with self._translate_errors():
             if version is None:
                 self._client.delete_registered_model_alias(self.name, alias)
             else:

@@ -19,7 +19,7 @@ from model.config import SamplingConfig
 from model.sampler_table import SAMPLERS
 from pipeline.commands.guidance import GuidanceRequest, Guide, guidance_options
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, print_json, say
+from pipeline.commands.options import home_option, json_option, print_json, print_line
 from pipeline.session import open_session
 from pipeline.view import RunView
 
@@ -113,13 +113,13 @@ def sample(
     target = out or _default_target(weights, sampling, guidance_request)
     _check_target(target, request.count)
     file_digests = _write(_generate(weights, guide, sampling, request), target, request.first)
-    say(
+    print_line(
         f"{request.count} images of {weights.source}, EMA {weights.ema}, {sampling.sampler}, {sampling.num_steps} steps, "
         f"seed {sampling.seed}"
     )
     if guide is not None:
-        say(f"  {guide.description}")
-    say(f"  {target}")
+        print_line(f"  {guide.description}")
+    print_line(f"  {target}")
     if as_json:
         print_json(
             {

@@ -6,7 +6,7 @@ import click
 
 from components.errors import BadInput
 from pipeline.commands.help import example
-from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, say
+from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line
 
 _SHORTEST_S = 60
 
@@ -62,7 +62,7 @@ def schedule(
     timing, name = Timing(cron=cron, every_s=every_s), Path(preset).stem
     if delete:
         deleted = unschedule(name, connect(endpoint, namespace), experiment=experiment, timing=timing)
-        say(f"deleted {', '.join(deleted)}")
+        print_line(f"deleted {', '.join(deleted)}")
         if as_json:
             print_json({"deleted": deleted})
         return
@@ -71,7 +71,7 @@ def schedule(
     options = CompileOptions(images=read_lock(images).images, preset=name, cached=cached)
     kubeflow = connect(endpoint, namespace)
     recurring_run, is_new = schedule_runs(config, options, kubeflow, experiment=experiment, timing=timing)
-    say(f"{'scheduled' if is_new else 'already scheduled:'} {recurring_run.display_name}")
-    say(f"  schedules    {kubeflow.address.endpoint}/#/recurringruns")
+    print_line(f"{'scheduled' if is_new else 'already scheduled:'} {recurring_run.display_name}")
+    print_line(f"  schedules    {kubeflow.address.endpoint}/#/recurringruns")
     if as_json:
         print_json({"recurring_run_id": str(recurring_run.recurring_run_id), "name": str(recurring_run.display_name), "new": is_new})

@@ -12,7 +12,7 @@ from components.registry.promotions import CHAMPION
 from components.registry.tags import VersionTags
 from components.system.ports import bindable_port
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, print_json, say
+from pipeline.commands.options import home_option, json_option, print_json, print_line
 from pipeline.session import open_session
 
 _POLL_S = 0.2
@@ -55,7 +55,7 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
                 service_account=service_account,
                 checkpoint_digest=VersionTags.from_mlflow(model_version.tags).checkpoint_digest or "unknown",
             )
-            say(f"version {number} of {name} is at {target}; apply the manifest with: ... | kubectl apply -f -")
+            print_line(f"version {number} of {name} is at {target}; apply the manifest with: ... | kubectl apply -f -")
             if as_json:
                 print_json(manifest)
             else:
@@ -67,11 +67,11 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
 def _serve_here(folder: Path, name: str, number: str, port: int, *, as_json: bool) -> None:
     from components.serving.package import serve_locally
 
-    say(f"loading version {number} of {name} ...")
+    print_line(f"loading version {number} of {name} ...")
     with serve_locally(folder, port=port) as (url, process):
-        say(f"version {number} of {name} is served at {url}/invocations; stop with Ctrl-C")
+        print_line(f"version {number} of {name} is served at {url}/invocations; stop with Ctrl-C")
         request = '{"dataframe_records": [{"seed": 0}]}'
-        say(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{request}'")
+        print_line(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{request}'")
         if as_json:
             print_json({"model": name, "version": number, "url": url})
         while process.poll() is None:

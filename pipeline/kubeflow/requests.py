@@ -76,7 +76,7 @@ class Requests:
             with_headers = getattr(call.__self__, f"{call.__name__}_with_http_info")  # type: ignore[attr-defined]
             answer, _, headers = with_headers(*arguments, **options, _request_timeout=self._timeout)
         except ApiException as error:
-            raise self._refused(what, error) from error
+            raise self._translate_error(what, error) from error
         except urllib3.exceptions.HTTPError as error:
             raise TemporaryFailure(
                 f"Kubeflow Pipelines at {self._address.endpoint} is unavailable, could not {what}: {_reason(error)}",
@@ -110,7 +110,7 @@ class Requests:
         except TemporaryFailure as error:
             raise _DeadlineExceeded(error.message, hint=error.hint) from error
 
-    def _refused(self, what: str, error: ApiException) -> CelebditError:
+    def _translate_error(self, what: str, error: ApiException) -> CelebditError:
         message = _server_message(error)
         server = f"Kubeflow Pipelines at {self._address.endpoint}"
         status = int(error.status or 0)
