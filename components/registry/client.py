@@ -5,14 +5,15 @@ the promotion log (`promotion_log.py`). Does not package a model; see `component
 """
 
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure, first_line
+from components.errors import BadInput, DataRefused, GateFailed, first_line
+from components.registry.aliases import settle_aliases
 from components.registry.card_excerpt import excerpt_card
 from components.registry.promotion_log import PromotionLog
 from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, next_move, standing_after, validate_reason
@@ -25,8 +26,6 @@ __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Registry"]
 
 _DESCRIPTION_CHARS = 5000
 """MLflow 3.17 has a column of this width for it: PostgreSQL refuses more, SQLite does not notice."""
-_RECONCILE_TRIES = 200
-_PAUSE_S = 0.05
 
 
 class Registry:
@@ -227,21 +226,7 @@ class Registry:
         Raises:
             TemporaryFailure: if they keep changing concurrently.
         """
-        for _ in range(_RECONCILE_TRIES):
-            standing, aliases = self.standing(), self.aliases()
-            targets = {CHAMPION: standing.champion, PREVIOUS: standing.previous}
-            stale = {alias: version for alias, version in targets.items() if aliases.get(alias) != version}
-            if not stale:
-                return standing
-            for alias, version in stale.items():
-                # MLflow refuses the second of two callers that create an alias at once (a constraint of its database).
-                with suppress(MlflowException):
-                    self._move_alias(alias, version)
-            time.sleep(_PAUSE_S)
-        raise TemporaryFailure(
-            f"could not update the aliases of {self.name!r}: they keep changing concurrently",
-            hint="the promotion is in the log; celebdit models list shows where the aliases point",
-        )
+        return settle_aliases(self.name, standing=self.standing, aliases=self.aliases, move=self._move_alias)
 
     def _move_alias(self, alias: str, version: str | None) -> None:
         with self._translate_errors():

@@ -25,6 +25,7 @@ from components.settings import Settings
 from components.tracking.metric_points import Point
 from components.tracking.mlflow_errors import translate_mlflow_errors
 from components.tracking.request_limits import set_default_limits
+from components.tracking.retry_log import log_retries
 from components.tracking.tags import TAG_DATASET, TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 
 __all__ = ["Run", "Tracking"]
@@ -40,6 +41,7 @@ class Tracking:
 
     def __init__(self, settings: Settings, *, request_timeout_s: int = 20, max_retries: int = 3) -> None:
         set_default_limits(timeout_s=request_timeout_s, max_retries=max_retries)
+        log_retries()
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         # Else MLflow redirects its clients to object storage at the address that it uses itself, which they may not reach.
