@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from components.errors import BadInput
+from components.settings import step_log_level
 from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, print_json, print_line
 
@@ -29,7 +30,7 @@ def compile_command(preset: str, overrides: tuple[str, ...], output: Path, image
         raise BadInput(f"--output {output} must end in .yaml")
     if not output.absolute().parent.is_dir():
         raise BadInput(f"--output {output} cannot be written: {output.absolute().parent} is not a folder")
-    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached)
+    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
     try:
         digest = compile_pipeline(config, output, options)
     except OSError as error:

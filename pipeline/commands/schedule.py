@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from components.errors import BadInput
+from components.settings import step_log_level
 from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line
 
@@ -68,7 +69,7 @@ def schedule(
         return
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     require_consent(config.data)
-    options = CompileOptions(images=read_lock(images).images, preset=name, cached=cached)
+    options = CompileOptions(images=read_lock(images).images, preset=name, cached=cached, log_level=step_log_level())
     kubeflow = connect(endpoint, namespace)
     recurring_run, is_new = schedule_runs(config, options, kubeflow, experiment=experiment, timing=timing)
     print_line(f"{'scheduled' if is_new else 'already scheduled:'} {recurring_run.display_name}")

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from components.errors import EXIT_OK
+from components.settings import step_log_level
 from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line, wait_option
 
@@ -48,7 +49,7 @@ def submit(
 
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     require_consent(config.data)
-    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached)
+    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
     kubeflow = connect(endpoint, namespace)
     submission = submit_run(config, options, kubeflow, experiment=experiment, again=again)
     print_line(f"{'submitted' if submission.is_new else 'already submitted, ' + submission.state.lower() + ':'} {submission.name}")
