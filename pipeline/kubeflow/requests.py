@@ -20,6 +20,8 @@ from components.errors import BadInput, CelebditError, TemporaryFailure
 from components.system.retry import RetryPolicy, retry
 from pipeline.kubeflow.address import KfpAddress
 
+PAGE_SIZE = 100
+"""Entries on a page of a listing."""
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -64,6 +66,19 @@ class Requests:
     def ask(self, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Make a request that is safe to retry."""
         return self._with_retries(what, lambda: self.ask_once(what, call, *arguments, **options), (TemporaryFailure,))
+
+    def list_entries(self, what: str, call: Callable[..., Any], field: str, *, limit: int | None = None, **query: Any) -> list[Any]:
+        """Return `field` of all pages of a listing, or its first `limit` entries."""
+        entries: list[Any] = []
+        token = ""
+        while limit is None or len(entries) < limit:
+            size = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - len(entries))
+            page = self.ask(what, call, page_size=size, page_token=token, **query)
+            entries += getattr(page, field) or []
+            token = page.next_page_token
+            if not token:
+                break
+        return entries
 
     def ask_once(self, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Make one request; `call` is a method of the generated API, `what` completes "could not ..." in errors.
