@@ -37,6 +37,8 @@ KFP_CA_FILE = "CELEBDIT_KFP_CA_FILE"
 RENDEZVOUS = "CELEBDIT_RENDEZVOUS"
 SERVER_MARK = "CELEBDIT_SERVICE"
 SERVER_S3_SECRET = "CELEBDIT_S3_SECRET"  # noqa: S105
+SERVER_TOKEN = "CELEBDIT_MLFLOW_TOKEN"  # noqa: S105
+TRACKING_TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 Group = Literal["servers", "run", "command", "internal", "compose", "libraries"]
@@ -98,6 +100,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(RENDEZVOUS, "internal", "ranks of one machine", "file through which the ranks of one machine find each other"),
     Variable(SERVER_MARK, "internal", "embedded servers", "mark by which the process of an embedded server is recognised"),
     Variable(SERVER_S3_SECRET, "internal", "embedded servers", "secret key of the embedded S3 server", secret=True),
+    Variable(SERVER_TOKEN, "internal", "embedded servers", "token that the embedded MLflow server asks for", secret=True),
     Variable("CELEBDIT_CPU_IMAGE", "compose", "docker compose", "image of both servers, by digest; required"),
     Variable("CELEBDIT_LISTEN", "compose", "docker compose", "address that both servers are published on", "127.0.0.1"),
     Variable("CELEBDIT_S3_PORT", "compose", "docker compose", "port of the S3 server", "9000"),
@@ -124,6 +127,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("AWS_RESPONSE_CHECKSUM_VALIDATION", "libraries", "boto3", "checksums of downloads; set for embedded servers", "when_required"),
     Variable("MLFLOW_TRACKING_USERNAME", "libraries", "MLflow", "user name for MLflow"),
     Variable("MLFLOW_TRACKING_PASSWORD", "libraries", "MLflow", "password for MLflow", secret=True),
+    Variable(TRACKING_TOKEN, "libraries", "MLflow", "bearer token for MLflow; set for embedded servers", secret=True),
     Variable("MLFLOW_RUN_ID", "libraries", "every step", "run that Kubeflow Pipelines' MLflow plugin opened for this task; it is joined"),
     Variable("MLFLOW_HTTP_REQUEST_TIMEOUT", "libraries", "MLflow", "seconds for one request", "20; 10 at most while training"),
     Variable("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "libraries", "MLflow", "retries of one request", "3; 1 at most while training"),

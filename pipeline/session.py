@@ -19,6 +19,8 @@ from components.errors import BadInput
 from components.runtime.context import StepContext
 from components.runtime.events import Events
 from components.settings import CommandSettings, Settings
+from pipeline.embedded_environment import without_servers
+from pipeline.home import make_home
 from pipeline.services import Services
 
 _log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Session:
         self, *, run_id: str | None = None, preset: str | None = None, on_wait: Callable[[str], None] = lambda name: None
     ) -> dict[str, str]:
         """Wait until the embedded servers answer, and return the environment for the processes of run `run_id`, or of no run."""
+        inherited = dict(os.environ) if self.services is None else without_servers(os.environ)
         environment = {
             # We write no pickle; this keeps torch from unpickling a file from elsewhere.
             "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
@@ -48,7 +51,7 @@ class Session:
             "PYTHONUNBUFFERED": "1",
             WORK_DIR: str(self.home.absolute() / "work"),
             **_set({GIT_COMMIT: git_commit()}),
-            **{name: value for name, value in os.environ.items() if name not in (RUN_ID, PRESET)},
+            **{name: value for name, value in inherited.items() if name not in (RUN_ID, PRESET)},
             **_set({RUN_ID: run_id, PRESET: preset}),
         }
         return environment if self.services is None else {**environment, **self.services.wait(on_wait=on_wait).environment}
@@ -56,16 +59,20 @@ class Session:
     def context(self, environment: Mapping[str, str] | None = None) -> StepContext:
         """Return the clients of this session's servers for use in this process."""
         environment = self.environment() if environment is None else environment
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
         os.environ.update(environment)  # boto3 and MLflow read theirs from the process environment
         return StepContext(settings=Settings.from_environment(environment, in_run=RUN_ID in environment), events=Events("celebdit", None))
 
 
 @contextmanager
-def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
+def open_session(home: Path, *, stay: bool = False, what: str | None = None) -> Iterator[Session]:
     """Yield the servers for the block; embedded ones are started, `Session.environment` waits for them.
 
+    `what` is what they are used for, like `run smoke-...`.
+
     Raises:
-        BadInput: if only one of the two endpoints is configured.
+        BadInput: if only one of the two endpoints is configured, or `home` cannot be made private.
     """
     configured = CommandSettings.from_environment().endpoints
     if len(configured) == 1:
@@ -75,11 +82,12 @@ def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
         )
     if configured:
         _log.info("using the servers that %s and %s name", STORE, MLFLOW)
+        make_home(home)
         yield Session(home=home, services=None)
         return
     services = Services(home)
     _log.info("using the embedded servers of %s", home.absolute())
-    with services.used(stay=stay):
+    with services.used(stay=stay, what=what):
         yield Session(home=home, services=services)
 
 
