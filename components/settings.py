@@ -43,6 +43,7 @@ from components.environment import (
     RUN_URL,
     S3_ENDPOINT,
     S3_ENDPOINT_FIRST,
+    SERVER_TOKEN,
     STORAGE_DEADLINE,
     STORE,
     WEBHOOK,
@@ -228,6 +229,15 @@ def has_key_pair(environ: Mapping[str, str] | None = None) -> bool:
     """Return whether the S3 key and its id are both set."""
     environ = os.environ if environ is None else environ
     return all(environ.get(name) for name in CREDENTIALS)
+
+
+def server_token(environ: Mapping[str, str] | None = None) -> str:
+    """Return the token that the embedded MLflow server asks for, in the process of that server.
+
+    Raises:
+        BadInput: if it is not set.
+    """
+    return _required(os.environ if environ is None else environ, SERVER_TOKEN, "the token of the embedded MLflow server")
 
 
 def _required(environ: Mapping[str, str], name: str, meaning: str) -> str:

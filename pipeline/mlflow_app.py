@@ -9,20 +9,20 @@ import socket
 import sys
 import uuid
 
-from components.environment import SERVER_TOKEN
+from components.settings import server_token
+from pipeline.home import DATABASE
 from pipeline.token_gate import TokenGate
 
-_DATABASE = "MLFLOW_BACKEND_STORE_URI"
 _SHUTDOWN_S = 5
 
 
 def configure(artifacts: str) -> None:
-    """Create or upgrade the database, and set what `mlflow server` passes to its app (MLflow 3.17) in the environment."""
+    """Create or upgrade the database in the working directory, and set in the environment what `mlflow server` passes on (MLflow 3.17)."""
     from mlflow.environment_variables import _MLFLOW_IN_JOB_EXECUTOR, _MLFLOW_SERVER_BOOT_ID, _MLFLOW_SGI_NAME  # noqa: PLC0415
     from mlflow.server import constants  # noqa: PLC0415
     from mlflow.server.handlers import initialize_backend_stores  # noqa: PLC0415
 
-    database, proxied = os.environ[_DATABASE], "mlflow-artifacts:/"
+    database, proxied = f"sqlite:///{DATABASE}", "mlflow-artifacts:/"
     os.environ |= {
         constants.BACKEND_STORE_URI_ENV_VAR: database,
         constants.REGISTRY_STORE_URI_ENV_VAR: database,
@@ -39,7 +39,7 @@ def configure(artifacts: str) -> None:
 def main(descriptor: int, artifacts: str) -> None:
     """Serve until SIGTERM on the listening socket `descriptor`, with the artifacts below `artifacts`."""
     listener = socket.socket(fileno=descriptor)
-    token = os.environ[SERVER_TOKEN]
+    token = server_token()
     configure(artifacts)
     import uvicorn  # noqa: PLC0415
     from mlflow.server import _UVICORN_LOG_CONFIG  # noqa: PLC0415

@@ -15,7 +15,6 @@ import psutil
 
 from components.environment import S3_ENDPOINT, SERVER_S3_SECRET, SERVER_TOKEN
 from components.errors import BadInput, TemporaryFailure
-from pipeline.home import DATABASE
 from pipeline.server_process import Server
 
 BUCKET = "celebdit"
@@ -46,7 +45,6 @@ def mlflow_server(descriptor: int, s3: Server) -> tuple[list[str], dict[str, str
     environment = {
         **passed_environment(),
         **s3_environment(s3.url, s3_secret(s3)),
-        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{DATABASE}",
         "MLFLOW_S3_ENDPOINT_URL": s3.url,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -7,6 +7,7 @@ other is refused, because it would split a run between this machine and another 
 import logging
 import os
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from components.runtime.events import Events
 from components.settings import CommandSettings, Settings
 from pipeline.embedded_environment import without_servers
 from pipeline.home import make_home
-from pipeline.services import Services
+from pipeline.services import Endpoints, Services
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Session:
 
     home: Path
     services: Services | None
+    _endpoints: Endpoints | None = None
 
     def environment(
         self, *, run_id: str | None = None, preset: str | None = None, on_wait: Callable[[str], None] = lambda name: None
@@ -54,7 +56,22 @@ class Session:
             **{name: value for name, value in inherited.items() if name not in (RUN_ID, PRESET)},
             **_set({RUN_ID: run_id, PRESET: preset}),
         }
-        return environment if self.services is None else {**environment, **self.services.wait(on_wait=on_wait).environment}
+        if self.services is None:
+            return environment
+        self._endpoints = self.services.wait(on_wait=on_wait)
+        return {**environment, **self._endpoints.environment}
+
+    def link(self, url: str) -> str:
+        """Return an address in MLflow as a person can open it: on a terminal it has the token of the embedded server, elsewhere it has not.
+
+        What is not a terminal may be a file that others read.
+        """
+        return url if self._endpoints is None or not sys.stderr.isatty() else self._endpoints.link(url)
+
+    @property
+    def stays(self) -> bool:
+        """Whether the servers are there after the command."""
+        return self.services is None or self.services.stays()
 
     def context(self, environment: Mapping[str, str] | None = None) -> StepContext:
         """Return the clients of this session's servers for use in this process."""
@@ -74,7 +91,8 @@ def open_session(home: Path, *, stay: bool = False, what: str | None = None) -> 
     Raises:
         BadInput: if only one of the two endpoints is configured, or `home` cannot be made private.
     """
-    configured = CommandSettings.from_environment().endpoints
+    settings = CommandSettings.from_environment()
+    configured = () if _is_embedded(home, settings.mlflow_uri) else settings.endpoints
     if len(configured) == 1:
         present, absent = (STORE, MLFLOW) if STORE in configured else (MLFLOW, STORE)
         raise BadInput(
@@ -89,6 +107,12 @@ def open_session(home: Path, *, stay: bool = False, what: str | None = None) -> 
     _log.info("using the embedded servers of %s", home.absolute())
     with services.used(stay=stay, what=what):
         yield Session(home=home, services=services)
+
+
+def _is_embedded(home: Path, mlflow_uri: str | None) -> bool:
+    """Return whether an address is that of the embedded server of `home`: the shell got it from `celebdit services env`."""
+    mlflow = Services(home).running().get("mlflow") if mlflow_uri else None
+    return mlflow is not None and mlflow.url == (mlflow_uri or "").rstrip("/")
 
 
 def _set(variables: Mapping[str, str | None]) -> dict[str, str]:

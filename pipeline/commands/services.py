@@ -40,16 +40,19 @@ def up(s3_port: int | None, mlflow_port: int | None, home: Path, as_json: bool) 
     _up(home, s3_port, mlflow_port, as_json=as_json)
 
 
-@services.command(epilog=example('eval "$(celebdit services env)"'))
+@services.command(epilog=example("celebdit services env --json"))
 @home_option
 @json_option
 def env(home: Path, as_json: bool) -> None:
-    """Print shell commands that lead other programs to the running servers, with their secrets; for `eval`."""
+    """Print shell commands that lead other programs to the running servers, with their secrets.
+
+    Use it like this: eval "$(celebdit services env)"
+    """
     variables = Services(home).wait().environment
     if as_json:
         print_json(variables)
         return
-    bending = [name for name in bending_names(os.environ) if name not in variables]
+    bending = [name for name in bending_names(os.environ) if name not in variables and name.isidentifier()]
     if bending:
         click.echo(f"unset {' '.join(bending)}")
     for name, value in variables.items():
