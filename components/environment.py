@@ -37,6 +37,7 @@ KFP_CA_FILE = "CELEBDIT_KFP_CA_FILE"
 RENDEZVOUS = "CELEBDIT_RENDEZVOUS"
 SERVER_MARK = "CELEBDIT_SERVICE"
 SERVER_S3_SECRET = "CELEBDIT_S3_SECRET"  # noqa: S105
+OWN_SERVERS = "CELEBDIT_OWN_SERVERS"
 SERVER_TOKEN = "CELEBDIT_MLFLOW_TOKEN"  # noqa: S105
 TRACKING_TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -98,6 +99,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(EVENTS, "internal", "every step", "file to which events are appended as JSON lines", "stderr, as text"),
     Variable(LAST_WORDS, "internal", "the nodes of a TrainJob", "file for the reason of a failure", "/dev/termination-log"),
     Variable(RENDEZVOUS, "internal", "ranks of one machine", "file through which the ranks of one machine find each other"),
+    Variable(OWN_SERVERS, "internal", "every step and command", "user and ports of the embedded servers: nobody else is talked to there"),
     Variable(SERVER_MARK, "internal", "embedded servers", "mark by which the process of an embedded server is recognised"),
     Variable(SERVER_S3_SECRET, "internal", "embedded servers", "secret key of the embedded S3 server", secret=True),
     Variable(SERVER_TOKEN, "internal", "embedded servers", "token that the embedded MLflow server asks for", secret=True),

@@ -36,6 +36,7 @@ from components.environment import (
     LOG_LEVEL,
     MLFLOW,
     NAMESPACE,
+    OWN_SERVERS,
     POD,
     PRESET,
     RENDEZVOUS,
@@ -81,6 +82,8 @@ class Settings:
     """The level that `log_level` read, for the nodes of a TrainJob."""
     rendezvous: Path | None = None
     """Of a rank: the file through which the ranks of one machine find each other."""
+    own_servers: str | None = None
+    """The user and the ports of the embedded servers, as `OwnServers` writes them; None for other servers."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, *, in_run: bool = True) -> "Settings":
@@ -116,6 +119,7 @@ class Settings:
             pod=environ.get(POD) or None,
             log_level=environ.get(LOG_LEVEL) or None,
             rendezvous=Path(environ[RENDEZVOUS]) if environ.get(RENDEZVOUS) else None,
+            own_servers=environ.get(OWN_SERVERS) or None,
         )
 
     @property

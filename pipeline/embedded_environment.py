@@ -7,8 +7,10 @@ stands between them and 127.0.0.1. What they need is in `Endpoints`.
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from components.environment import MLFLOW, STORE, TRACKING_TOKEN
+from components.environment import MLFLOW, OWN_SERVERS, STORE, TRACKING_TOKEN
+from components.system.peers import OwnServers
 from components.system.ports import LOOPBACK
 from pipeline.server_commands import BUCKET, s3_environment
 
@@ -34,9 +36,14 @@ def client_environment(s3_url: str, secret: str, mlflow_url: str, token: str) ->
         TRACKING_TOKEN: token,
         STORE: f"s3://{BUCKET}/main",
         "NETRC": os.devnull,  # requests would send what it finds there instead of the token
+        OWN_SERVERS: str(OwnServers.of_this_user(frozenset(_port(url) for url in (s3_url, mlflow_url)))),
         **_before_credentials_file(token),
         **_no_proxy(os.environ),
     }
+
+
+def _port(url: str) -> int:
+    return urlsplit(url).port or 80
 
 
 def _before_credentials_file(token: str) -> dict[str, str]:
