@@ -1,4 +1,4 @@
-"""Ask everyone who talks to the embedded MLflow for its token, as Jupyter does.
+"""Require the token of the embedded MLflow server in each request, as Jupyter does.
 
 Promises: every request without the token is answered with 401, whatever its path and method, before the server behind sees it. Clients send
 the token in the header `Authorization`, as a bearer token or as a password. A person opens a link with it once, is sent on without it and
@@ -21,7 +21,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PARAMETER = "token"
 _SAFE_METHODS = ("GET", "HEAD")
-_REFUSAL = b"This MLflow server asks for its token. `celebdit ui` prints a link with it, `celebdit services env` prints it for programs.\n"
+_REFUSAL = "This MLflow server asks for its token. `celebdit ui` prints a link with it, `celebdit services env` prints it for programs.\n"
 
 
 def link(url: str, token: str) -> str:
@@ -51,7 +51,7 @@ class TokenGate:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await _answer(send, 401, [("www-authenticate", "Bearer"), ("content-type", "text/plain; charset=utf-8")], _REFUSAL)
+            await _answer(send, 401, [("www-authenticate", "Bearer"), ("content-type", "text/plain; charset=utf-8")], _REFUSAL.encode())
 
     def _has_token(self, headers: Mapping[str, str]) -> bool:
         scheme, _, value = headers.get("authorization", "").partition(" ")
