@@ -99,9 +99,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(EVENTS, "internal", "every step", "file to which events are appended as JSON lines", "stderr, as text"),
     Variable(LAST_WORDS, "internal", "the nodes of a TrainJob", "file for the reason of a failure", "/dev/termination-log"),
     Variable(RENDEZVOUS, "internal", "ranks of one machine", "file through which the ranks of one machine find each other"),
-    Variable(
-        OWN_SERVERS, "internal", "every step and command", "user and ports of the embedded servers; an answer of another user is refused"
-    ),
+    Variable(OWN_SERVERS, "internal", "every step and command", "user and ports of the embedded servers; others are refused"),
     Variable(SERVER_MARK, "internal", "embedded servers", "mark by which the process of an embedded server is recognised"),
     Variable(SERVER_S3_SECRET, "internal", "embedded servers", "secret key of the embedded S3 server", secret=True),
     Variable(SERVER_TOKEN, "internal", "embedded servers", "token that the embedded MLflow server asks for", secret=True),

@@ -63,8 +63,9 @@ def guard(servers: OwnServers) -> None:
     """Check every connection that boto3 and MLflow open to one of the servers from now on; both open them with urllib3."""
     from urllib3.connection import HTTPConnection  # noqa: PLC0415 - whoever connects has imported it
 
-    connect: Callable[[Any], socket.socket] = HTTPConnection._new_conn
-    HTTPConnection._new_conn = _checked(getattr(connect, "__wrapped__", connect), servers)  # type: ignore[method-assign]
+    connect: Any = HTTPConnection._new_conn
+    replaced: Any = HTTPConnection
+    replaced._new_conn = _checked(getattr(connect, "__wrapped__", connect), servers)
 
 
 def _checked(connect: Callable[[Any], socket.socket], servers: OwnServers) -> Callable[[Any], socket.socket]:
