@@ -88,7 +88,7 @@ class Server:
             os.waitpid(self.pid, os.WNOHANG)
 
 
-def listener(port: int | None, flag: str) -> socket:
+def open_listener(port: int | None, flag: str) -> socket:
     """Return a socket that listens on the requested port, which `flag` gives, or on any free one.
 
     Raises:

@@ -25,7 +25,7 @@ from components.system.private import write_private
 from pipeline.embedded_environment import client_environment
 from pipeline.home import LOCK, STATE, USERS, locked, make_home
 from pipeline.server_commands import BUCKET, MLFLOW_BUCKET, mlflow_server, mlflow_token, passed_environment, s3_secret, s3_server
-from pipeline.server_process import Server, listener, start_detached, start_ticks
+from pipeline.server_process import Server, open_listener, start_detached, start_ticks
 from pipeline.service_users import ServiceUsers
 from pipeline.token_gate import link
 
@@ -71,7 +71,7 @@ class Services:
                     raise BadInput(f"the {name} server is already running at {server.url}", hint="stop it first: celebdit services down")
             # Both ports are taken before either server starts.
             listeners = {
-                name: stack.enter_context(listener(port, f"--{name}-port")) for name, port in wanted.items() if state[name] is None
+                name: stack.enter_context(open_listener(port, f"--{name}-port")) for name, port in wanted.items() if state[name] is None
             }
             stack.callback(lambda: self._write(state, stay=stay or self.stays()))
             if "s3" in listeners:
