@@ -24,6 +24,7 @@ from components.system.ports import LOOPBACK, listen
 
 _STOP_S = 15.0
 _EXEC_LOOKS = 50
+_SOCKET_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,13 @@ class Server:
 
     def listens(self) -> bool:
         """Return whether the socket that listens on the port of the URL is open in the process or one of its children."""
-        process, address = self.process(), (LOOPBACK, urlsplit(self.url).port)
-        if process is None:
-            return False
-        with suppress(psutil.Error, OSError):
-            for member in (process, *process.children(recursive=True)):
-                with suppress(psutil.Error, OSError):
-                    connections = member.net_connections(kind="tcp")
-                    if any(found.status == psutil.CONN_LISTEN and tuple(found.laddr) == address for found in connections):
-                        return True
+        for _ in range(_SOCKET_LOOKS):
+            process = self.process()
+            if process is None:
+                return False
+            if _has_listener(process, (LOOPBACK, urlsplit(self.url).port)):
+                return True
+            time.sleep(0.05)  # the kernel's table can miss a socket while others come and go
         return False
 
     def environment(self) -> dict[str, str]:
@@ -86,6 +85,16 @@ class Server:
         _still_alive(family, _STOP_S)
         with suppress(ChildProcessError, OSError):
             os.waitpid(self.pid, os.WNOHANG)
+
+
+def _has_listener(process: psutil.Process, address: tuple[str, int | None]) -> bool:
+    with suppress(psutil.Error, OSError):
+        for member in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error, OSError):
+                connections = member.net_connections(kind="tcp")
+                if any(found.status == psutil.CONN_LISTEN and tuple(found.laddr) == address for found in connections):
+                    return True
+    return False
 
 
 def open_listener(port: int | None, flag: str) -> socket:

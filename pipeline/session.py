@@ -100,7 +100,12 @@ def open_session(home: Path, *, stay: bool = False, what: str | None = None) -> 
         )
     if configured:
         _log.info("using the servers that %s and %s name", STORE, MLFLOW)
-        make_home(home)
+        try:
+            make_home(home)
+        except BadInput:
+            if home.exists():
+                raise
+            # Many commands need no folder; those that do will say it.
         yield Session(home=home, services=None)
         return
     services = Services(home)

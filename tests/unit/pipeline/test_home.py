@@ -14,6 +14,7 @@ from celebdit_testing.strangers import STRANGER, as_stranger, public_folder, sta
 from components.errors import BadInput
 from pipeline.home import LOCK, USERS, locked, make_home
 from pipeline.service_users import ServiceUsers
+from pipeline.session import open_session
 
 READ = """
 import json, sys
@@ -147,6 +148,7 @@ def test_a_dead_user_of_the_servers_is_forgotten(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from pipeline.service_users import ServiceUsers
+from pipeline.session import open_session
 with ServiceUsers(Path({str(tmp_path / "home")!r})).joined("run other-1"):
     print("joined", flush=True)
     sys.stdin.readline()
@@ -163,3 +165,19 @@ with ServiceUsers(Path({str(tmp_path / "home")!r})).joined("run other-1"):
         assert users.names() == [f"run mine-1 (process {os.getpid()})"]
     assert users.names() == []
     assert list((tmp_path / "home" / "users").iterdir()) == []
+
+
+def test_commands_on_servers_of_their_own_do_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELEBDIT_STORE", "s3://bucket/x")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with open_session(Path("/dev/null/home")) as session:
+        assert session.services is None
+    old = old_home(tmp_path)
+    with open_session(old):
+        assert mode(old) == 0o700
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "x").touch()
+    shared.chmod(0o777)
+    with pytest.raises(BadInput, match="open to other users"), open_session(shared):
+        pass
