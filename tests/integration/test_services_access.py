@@ -284,7 +284,7 @@ def test_variables_of_the_shell_do_not_bend_the_embedded_servers(embedded: Servi
     with open_session(embedded.home) as session:
         context = session.context(session.environment(run_id="shell-1"))
         run = context.tracking.pipeline_run()
-        context.tracking.text(run.info.run_id, "x", "x.txt")
+        context.tracking.log_text(run.info.run_id, "x", "x.txt")
         assert context.tracking.read_artifact(run.info.run_id, "x.txt") == b"x"
         assert run.info.run_id != "abc"
         uri = StoreUri.parse(context.settings.store_uri) / "shell" / "x"
