@@ -4,10 +4,8 @@ Promises: the process gets no secret, one open file and two pipes; a request ret
 """
 
 import json
-import os
 import select
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,6 +14,8 @@ from typing import IO
 from components.ingest.candidates import Candidate
 from components.ingest.decoding.frames import Facts, read_blobs, read_head, write_frame
 from components.ingest.limits import Limits
+from components.system.child_environment import child_environment
+from components.system.python_process import python_command
 
 _PIPE_BYTES = 2**20
 _HEAP = {
@@ -36,26 +36,18 @@ class Worker:
     def __init__(self, limits: Limits, memory_bytes: int, archive: IO[bytes] | None) -> None:
         open_files = [] if archive is None else [archive.fileno()]
         command = [
-            sys.executable,
-            "-m",
-            "components.ingest.decoding.decoder",
+            *python_command("components.ingest.decoding.decoder"),
             json.dumps(asdict(limits)),
             str(memory_bytes),
             *map(str, open_files),
         ]
-        quiet = {
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "PATH": os.environ.get("PATH", ""),
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            **_HEAP,
-        }
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=quiet,
+            env=child_environment("decoder", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", **_HEAP),
+            cwd="/",
             start_new_session=True,
             pass_fds=open_files,
             pipesize=_PIPE_BYTES,  # a batch in one write instead of one context switch per 64 KiB
