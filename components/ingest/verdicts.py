@@ -60,7 +60,7 @@ MEANINGS: dict[Code, str] = {
     "animated": "more than one frame",
     "sixteen_bit": "more than 8 bits per channel",
     "out_of_memory": "decoding takes more memory than a worker may use",
-    "too_slow": "decoding takes too long",
+    "too_slow": "decoding takes more than 10 seconds of processor time",
     "decoder_died": "the decoding process crashed on it",
     "duplicate": "the same bytes as an earlier image",
     "near_duplicate": "looks like an earlier image (data.near_duplicate_bits)",

@@ -5,6 +5,7 @@ Promises: the process gets no secret, one open file and two pipes; a request ret
 
 import json
 import select
+import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,8 +13,9 @@ from dataclasses import asdict
 from typing import IO
 
 from components.ingest.candidates import Candidate
-from components.ingest.decoding.frames import Facts, read_blobs, read_head, write_frame
+from components.ingest.decoding.frames import Facts
 from components.ingest.limits import Limits
+from components.ingest.wire import read_blobs, read_head, write_frame
 from components.system.child_environment import child_environment
 from components.system.python_process import python_command
 
@@ -34,6 +36,7 @@ class Worker:
     """One decoding process, which may use `memory_bytes` at most and reads packed candidates from the open file `archive`."""
 
     def __init__(self, limits: Limits, memory_bytes: int, archive: IO[bytes] | None) -> None:
+        self._image_s = limits.max_image_s
         open_files = [] if archive is None else [archive.fileno()]
         command = [
             *python_command("components.ingest.decoding.decoder"),
@@ -76,6 +79,8 @@ class Worker:
             answers = None
         if answers is None:
             self.end()
+            if self.process.returncode == -signal.SIGXCPU:
+                raise WorkerLost("too_slow", f"not decoded in {self._image_s:g} s of processor time")
             raise WorkerLost("decoder_died", f"the decoding process ended with status {self.process.returncode}")
         return answers
 
