@@ -14,6 +14,7 @@ Code = Literal[
     "link",
     "special_file",
     "nested_archive",
+    "unsupported_format",
     "encrypted",
     "damaged_entry",
     "unreadable",
@@ -41,12 +42,13 @@ RULES: dict[Rule, str] = {
     "resized": "resized once, antialiased",
 }
 MEANINGS: dict[Code, str] = {
-    "ignored": "its name has no image suffix (not counted as rejected)",
+    "ignored": "its name has no image suffix or is hidden, or it lies in a folder that a program left (not counted as rejected)",
     "unsafe_name": "its name points outside the archive, or holds control characters",
     "duplicate_name": "the archive has an earlier entry of this name",
     "link": "a symbolic or hard link; links are never followed",
     "special_file": "a device, pipe or sparse file",
     "nested_archive": "an archive inside the archive; archives are not opened twice",
+    "unsupported_format": "an image in a format that is not read, like HEIC or AVIF: convert it to JPEG or PNG",
     "encrypted": "needs a password",
     "damaged_entry": "the archive's checksum of these bytes does not match",
     "unreadable": "the file cannot be read",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.errors import BadInput, DataRefused
-from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, is_image_name
+from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, is_image_name, left_out_by_name
 from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
 
@@ -23,7 +23,7 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        if not any(is_image_name(path.name) for _, path in zip(range(_SCANNED_FILES), _walk(root), strict=False)):
+        if not any(is_image_name(_name(path, root)) for _, path in zip(range(_SCANNED_FILES), _walk(root), strict=False)):
             raise BadInput(
                 f"data.source {root} contains no images",
                 hint=f"files ending in {', '.join(IMAGE_SUFFIXES)} are taken, also from subfolders",
@@ -32,7 +32,7 @@ class FolderSource:
     def fingerprint(self) -> str:
         digest = hashlib.sha256(b"folder 2")
         for path in _walk(self._root):
-            known = _regular(path) and is_image_name(path.name)
+            known = _regular(path) and is_image_name(_name(path, self._root))
             try:
                 content = hashlib.file_digest(path.open("rb"), "sha256").hexdigest() if known else "-"
             except OSError:
@@ -52,7 +52,7 @@ class FolderSource:
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         total_bytes = 0
         for number, path in enumerate(_walk(self._root), start=1):
-            candidate = _read(path, str(path.relative_to(self._root)), budget.max_image_bytes)
+            candidate = _read(path, _name(path, self._root), budget.max_image_bytes)
             total_bytes += len(candidate.data)
             if number > budget.max_entries or total_bytes > budget.max_total_bytes:
                 excess = f"{budget.max_entries} files" if number > budget.max_entries else f"{budget.max_total_bytes} bytes"
@@ -71,6 +71,10 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted([*files, *linked]))
 
 
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root))
+
+
 def _regular(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.lstat().st_mode)
@@ -81,8 +85,8 @@ def _regular(path: Path) -> bool:
 def _read(path: Path, name: str, max_bytes: int) -> Candidate:
     if path.is_symlink():
         return Candidate(name, b"", Rejected("link", "a symbolic link"))
-    if not is_image_name(path.name):
-        return Candidate(name, b"", Rejected("ignored", "no image suffix"))
+    if (left_out := left_out_by_name(name)) is not None:
+        return Candidate(name, b"", left_out)
     if not _regular(path):
         return Candidate(name, b"", Rejected("special_file", "a device, pipe or socket"))
     try:
