@@ -21,7 +21,8 @@ DATA = (
 LEFT = (
     ".hidden.jpg", "._a.jpg", ".trashed-1699-IMG.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "@eaDir/a.jpg/SYNOFILE_THUMB_M.jpg",
     "deep/@EADIR/a.jpg", ".thumbnails/normal/a.jpg", ".Trash-1000/files/a.jpg", "#recycle/a.jpg", "$RECYCLE.BIN/S-1-5/a.jpg",
-    "__MACOSX/a.jpg", "deep/.@__thumb/a.jpg", "@Recycle/a.jpg", "lost+found/a.jpg", "System Volume Information/a.jpg", ".git/a.png", ".stversions/a.jpg",
+    "__MACOSX/a.jpg", "deep/.@__thumb/a.jpg", "@Recycle/a.jpg", "lost+found/a.jpg", "System Volume Information/a.jpg",
+    ".git/a.png", ".stversions/a.jpg",
     "readme.txt", "Thumbs.db", "noname", "desktop.ini", "a.jpg.txt",
 )  # fmt: skip
 OTHER_FORMATS = ("a.HEIC", "b.heif", "c.avif", "d.jxl", "e.ppm", "deep/f.JP2", "g.tga")
