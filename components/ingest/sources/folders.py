@@ -16,6 +16,8 @@ from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
 
 _SCANNED_FILES = 10**5
+_MOST_IMAGE_BYTES = 2**30
+"""The bound of data.max_image_bytes."""
 
 
 class FolderSource:
@@ -34,7 +36,7 @@ class FolderSource:
         for path in _walk(self._root):
             known = _regular(path) and is_image_name(_name(path, self._root))
             try:
-                content = hashlib.file_digest(path.open("rb"), "sha256").hexdigest() if known else "-"
+                content = _content(path) if known else "-"
             except OSError:
                 content = "unreadable"
             digest.update(os.fsencode(f"{path.relative_to(self._root)}\0{content}\n"))
@@ -73,6 +75,15 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root))
+
+
+def _content(path: Path) -> str:
+    """Return what identifies a file's bytes; those of a file that is rejected for its size are not read."""
+    size_bytes = path.stat().st_size
+    if size_bytes > _MOST_IMAGE_BYTES:
+        return f"{size_bytes} bytes"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _regular(path: Path) -> bool:
