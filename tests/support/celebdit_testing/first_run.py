@@ -1,7 +1,8 @@
 """The two runs of the smoke preset that the end-to-end tests look at, made once for all test processes.
 
 Canaries are planted as secrets in the first one's environment, it is started in a folder of Python files that leave a mark when they are
-imported, and the command lines and environments of all processes are watched while it runs. The second one trains longer with another learning rate, and its gate asks for more than it can give.
+imported, and the command lines and environments of all processes are watched while it runs. The second one trains longer with another
+learning rate, and its gate asks for more than it can give.
 """
 
 import json
