@@ -72,8 +72,9 @@ def run_locally(
         BadInput: if `in_containers` is set and no container engine works here.
         KeyboardInterrupt: after the run was stopped.
     """
+    folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    config, plan = _with_absolute_paths(config), None
+    config, plan = with_absolute_paths(config), None
     with ExitStack() as stack:
         if in_containers:
             # Containers write as another user, so they get a folder of their own.
@@ -88,7 +89,7 @@ def run_locally(
         return _run(LocalRun(arguments=config.sections(), root=str(folder / "kfp"), containers=plan), folder, environment, on_event)
 
 
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
+def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return `config` for steps that run in another folder than this process."""
     kind, evaluation = kind_of(config.data.source), config.evaluation
     data = config.data

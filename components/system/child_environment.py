@@ -37,7 +37,7 @@ _NUMERIC = ("OMP_*", "KMP_*", "MKL_*", "OPENBLAS_*", "GOTO_*", "NUMEXPR_*", "GOM
 _DEVICES = (
     *("CUDA_*", "CUBLAS_*", "CUDNN_*", "NVIDIA_*", "NCCL_*", "GLOO_*", "TORCH*", "PYTORCH_*", "TRITON_*", "INDUCTOR_*"),
     *("HIP_*", "HSA_*", "ROCR_*", "MIOPEN_*", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CPATH", "LIBRARY_PATH"),
-    *("UCX_*", "FI_*", "OFI_*", "RDMAV_*", "IBV_*"),
+    *("UCX_*", "NVSHMEM_*", "SHARP_*", "FI_*", "OFI_*", "RDMAV_*", "IBV_*"),
 )
 _TORCHRUN = (
     *("PET_*", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME"),

@@ -49,7 +49,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=child_environment("decoder", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", **_HEAP),
+            env={**child_environment("decoder"), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **_HEAP},
             cwd="/",
             start_new_session=True,
             pass_fds=open_files,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from components.errors import DataRefused
 from components.ingest.candidates import Candidate, too_many_bytes, too_many_entries
@@ -106,7 +106,7 @@ def _memory_bytes(budget: Budget) -> int:
 
 
 @contextmanager
-def _reader(path: Path, budget: Budget) -> Iterator[io.BufferedReader]:
+def _reader(path: Path, budget: Budget) -> Iterator[IO[bytes]]:
     """Yield the frames of a process that reads the archive at `path`, and end the process after the block."""
     with path.open("rb") as archive:
         number = archive.fileno()

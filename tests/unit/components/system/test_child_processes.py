@@ -81,6 +81,8 @@ def test_processes_are_started_in_few_places_each_known() -> None:
     known = {
         "components/system/process.py": "`spawn`",
         "components/ingest/decoding/worker.py": "the decoders",
+        "components/ingest/sources/tars.py": "the reader of tar archives",
+        "components/system/confinement.py": "a process that tries to confine itself",
         "pipeline/images.py": "docker or podman, to build images",
         "pipeline/session.py": "git",
     }

@@ -4,9 +4,11 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from components.system.confinement import can_confine
 from components.system.python_process import python_command
 
 _ATTEMPTS = """
@@ -63,6 +65,13 @@ def test_a_confined_process_opens_nothing_and_reaches_nobody(user: str) -> None:
     assert (free.pop("memory"), free.pop("held")) == ("10000000", "False")
     assert set(found.values()) == {"refused"}, found
     assert set(free.values()) == {"done"}, "each of the attempts is possible without"
+
+
+@needs_filter
+def test_whether_it_works_here_is_found_out_without_confining_this_process() -> None:
+    assert can_confine()
+    with Path("/proc/self/status").open() as status:
+        assert "Seccomp:\t2\n" not in status.read()
 
 
 def test_the_command_of_a_python_child_ignores_the_current_folder() -> None:
