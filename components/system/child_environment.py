@@ -47,11 +47,7 @@ _PROXIES = tuple(name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "N
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _RUN = (
     *(variable.name for variable in VARIABLES if variable.group in ("servers", "run")),
-    EVENTS,
-    LAST_WORDS,
-    LOG_LEVEL,
-    OWN_SERVERS,
-    RENDEZVOUS,
+    *(EVENTS, LAST_WORDS, LOG_LEVEL, OWN_SERVERS, RENDEZVOUS),
 )
 _STORAGE_WITHOUT_FILES = (
     *CREDENTIALS,

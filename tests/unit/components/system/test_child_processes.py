@@ -21,6 +21,9 @@ OF_THE_SHELL = {
     "CELEBDIT_STORE": "s3://bucket/x",
     "CELEBDIT_RUN_ID": "run-1",
     "CELEBDIT_WORK_DIR": "/work",
+    "CELEBDIT_OWN_SERVERS": "0 5000",
+    "NETRC": "/dev/null",
+    "no_proxy": "127.0.0.1",
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
     "MLFLOW_TRACKING_TOKEN": "canary-token",
     "AWS_ACCESS_KEY_ID": "canary-id",
@@ -32,6 +35,7 @@ OF_THE_SHELL = {
     "CELEBDIT_KFP_COOKIES": "a=canary-cookie",
     "CELEBDIT_WEBHOOK_URL": "https://canary-hook",
     "CELEBDIT_S3_SECRET": "canary-embedded",
+    "CELEBDIT_MLFLOW_TOKEN": "canary-embedded-token",
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "canary-flask",
     "MLFLOW_BACKEND_STORE_URI": "postgresql://mlflow:canary-database@db",
     "MLFLOW_AUTH_CONFIG_PATH": "/canary-auth",
@@ -85,6 +89,8 @@ def test_processes_are_started_in_few_places_each_known() -> None:
         "components/system/confinement.py": "a process that tries to confine itself",
         "pipeline/images.py": "docker or podman, to build images",
         "pipeline/session.py": "git",
+        "pipeline/server_process.py": "the embedded servers",
+        "pipeline/inherited_socket.py": "becomes the S3 server",
     }
     started = users_of("subprocess", STARTERS) | users_of("os", STARTERS) | users_of("multiprocessing", {"Process", "Pool"})
     assert started == set(known)
@@ -109,7 +115,7 @@ def test_every_secret_of_the_table_stays_with_those_who_need_it() -> None:
 @pytest.mark.parametrize("kind", ["rank", "step", "container"])
 def test_processes_of_a_run_know_their_run_and_servers(kind: Kind) -> None:
     given = child_environment(kind, OF_THE_SHELL)
-    wanted = {"CELEBDIT_STORE", "CELEBDIT_RUN_ID", "CELEBDIT_WORK_DIR", "MLFLOW_TRACKING_URI"}
+    wanted = {"CELEBDIT_STORE", "CELEBDIT_RUN_ID", "CELEBDIT_WORK_DIR", "MLFLOW_TRACKING_URI", "CELEBDIT_OWN_SERVERS", "NETRC", "no_proxy"}
     assert {name: OF_THE_SHELL[name] for name in wanted}.items() <= given.items()
 
 
