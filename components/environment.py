@@ -166,7 +166,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("OMP_NUM_THREADS", "libraries", "numeric libraries", "threads of a process; set to `resources.threads` for ranks"),
     Variable("CUBLAS_WORKSPACE_CONFIG", "libraries", "cuBLAS", "set with `training.deterministic`", ":4096:8"),
     Variable("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "libraries", "torch", "refuse pickles that are not plain weights; always set", "1"),
-    Variable("PATH", "libraries", "ingest's decoders", "passed on to the decoding processes, which get nothing else of the environment"),
+    Variable("TORCHINDUCTOR_CACHE_DIR", "libraries", "torch", "kernels that ranks compile", "below `CELEBDIT_WORK_DIR`"),
+    Variable("TRITON_CACHE_DIR", "libraries", "Triton", "kernels that ranks compile", "below `CELEBDIT_WORK_DIR`"),
+    Variable("PATH", "libraries", "every child process", "passed on to all of them; to the decoders of ingest with hardly anything else"),
+    Variable("PYTHONPATH", "libraries", "every child process", "child processes get its absolute paths; relative ones are dropped"),
+    Variable("PYTHONSAFEPATH", "libraries", "every child process", "no imports from the current folder; always set for them", "1"),
 )
 """Every variable that Python code of this project reads or sets for others, and those of docker/compose.yaml."""
 

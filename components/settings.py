@@ -97,8 +97,11 @@ class Settings:
         if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri:
             raise BadInput(f"{STORE} is not an S3 location", hint=f"set {STORE}=s3://bucket/prefix (letters, digits, '.', '_', '-')")
         mlflow_uri = _required(environ, MLFLOW, "the address of the MLflow server")
-        if re.search(r"//[^/@]*:[^/@]*@", mlflow_uri):
+        if has_credentials(mlflow_uri):
             raise BadInput(f"{MLFLOW} contains credentials", hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
+        for name in (S3_ENDPOINT_FIRST, S3_ENDPOINT):
+            if has_credentials(environ.get(name, "")):
+                raise BadInput(f"{name} contains credentials", hint=f"set {CREDENTIALS[0]} and {CREDENTIALS[1]} instead")
         run_id = _required(environ, RUN_ID, "the identity of the pipeline run") if in_run else environ.get(RUN_ID) or None
         kfp_ui = environ.get(KFP_UI, "").rstrip("/")
         return cls(
@@ -175,6 +178,11 @@ class CommandSettings:
     def endpoints(self) -> tuple[str, ...]:
         """The names of the variables of `celebdit run`'s two servers that are set."""
         return tuple(name for name, value in ((STORE, self.store_uri), (MLFLOW, self.mlflow_uri)) if value)
+
+
+def has_credentials(address: str) -> bool:
+    """Return whether an address seems to hold a user name or a password, which may contain any character."""
+    return re.search(r"://[^?#]*@", address) is not None
 
 
 def events_path(environ: Mapping[str, str] | None = None) -> Path | None:

@@ -7,7 +7,6 @@ program needs. Both take a socket that listens already. Starting and stopping is
 import os
 import secrets
 import shutil
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -15,12 +14,13 @@ import psutil
 
 from components.environment import S3_ENDPOINT, SERVER_S3_SECRET, SERVER_TOKEN
 from components.errors import BadInput, TemporaryFailure
+from components.system.child_environment import child_environment
+from components.system.python_process import isolated_script, python_command
 from pipeline.server_process import Server
 
 BUCKET = "celebdit"
 MLFLOW_BUCKET = "mlflow"
 _ACCESS_KEY = "celebdit-embedded"
-_PASSED = ("PATH", "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
 
 
 def s3_server(folder: Path, descriptor: int) -> tuple[list[str], dict[str, str]]:
@@ -28,12 +28,12 @@ def s3_server(folder: Path, descriptor: int) -> tuple[list[str], dict[str, str]]
     secret = secrets.token_urlsafe(32)
     # rclone reads the pair as CSV, hence the inner quotes; without --etag-hash "" a LIST re-reads every file after a restart (1.75).
     environment = {
-        **passed_environment(),
+        **child_environment("server"),
         "RCLONE_AUTH_KEY": f'"{_ACCESS_KEY},{secret}"',
         "RCLONE_CONFIG": os.devnull,
         SERVER_S3_SECRET: secret,
     }
-    inherit = [sys.executable, "-I", "-S", str(Path(__file__).with_name("inherited_socket.py")), str(descriptor)]
+    inherit = isolated_script(Path(__file__).with_name("inherited_socket.py"), str(descriptor))
     return [*inherit, _rclone(), "serve", "s3", "--etag-hash", "", "--dir-cache-time", "5s", str(folder)], environment
 
 
@@ -43,14 +43,14 @@ def mlflow_server(descriptor: int, s3: Server) -> tuple[list[str], dict[str, str
     Its artifacts are stored in `s3`, its database is in its working directory: MLflow cuts a path at `?` and decodes `%`.
     """
     environment = {
-        **passed_environment(),
+        **child_environment("server"),
         **s3_environment(s3.url, s3_secret(s3)),
         "MLFLOW_S3_ENDPOINT_URL": s3.url,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         SERVER_TOKEN: secrets.token_urlsafe(32),
     }
-    return [sys.executable, "-P", "-m", "pipeline.mlflow_app", str(descriptor), f"s3://{MLFLOW_BUCKET}/artifacts"], environment
+    return python_command("pipeline.mlflow_app", str(descriptor), f"s3://{MLFLOW_BUCKET}/artifacts"), environment
 
 
 def s3_environment(url: str, secret: str) -> dict[str, str]:
@@ -87,14 +87,6 @@ def _secret(server: Server, variable: str, name: str) -> str:
             hint="stop it as the user who started it: celebdit services down",
         ) from error
     raise TemporaryFailure(f"the embedded {name} server has stopped", hint="start the servers again: celebdit ui")
-
-
-def passed_environment() -> dict[str, str]:
-    """Return what a server gets of this process's environment; its working directory is another one."""
-    passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
-    if "PYTHONPATH" in passed:
-        passed["PYTHONPATH"] = os.pathsep.join(str(Path(folder).absolute()) for folder in passed["PYTHONPATH"].split(os.pathsep) if folder)
-    return passed
 
 
 def _rclone() -> str:

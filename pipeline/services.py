@@ -20,11 +20,13 @@ from socket import socket
 
 from components.environment import SERVER_MARK, SERVER_TOKEN, TRACKING_TOKEN
 from components.errors import BadInput, TemporaryFailure
+from components.system.child_environment import child_environment
 from components.system.ports import http_status
 from components.system.private import write_private
+from components.system.python_process import python_command
 from pipeline.embedded_environment import client_environment
 from pipeline.home import LOCK, STATE, USERS, locked, make_home
-from pipeline.server_commands import BUCKET, MLFLOW_BUCKET, mlflow_server, mlflow_token, passed_environment, s3_secret, s3_server
+from pipeline.server_commands import BUCKET, MLFLOW_BUCKET, mlflow_server, mlflow_token, s3_secret, s3_server
 from pipeline.server_process import Server, open_listener, start_detached, start_ticks
 from pipeline.service_users import ServiceUsers
 from pipeline.token_gate import link
@@ -82,8 +84,8 @@ class Services:
                 command, environment = mlflow_server(listeners["mlflow"].fileno(), state["s3"])
                 state["mlflow"] = self._spawn("mlflow", command, environment, listeners["mlflow"])
             if state[_WATCHDOG] is None and not stay:
-                watchdog = [sys.executable, "-P", "-m", "pipeline.services", str(self.home)]
-                state[_WATCHDOG] = self._spawn(_WATCHDOG, watchdog, passed_environment())
+                watchdog = python_command("pipeline.services", str(self.home))
+                state[_WATCHDOG] = self._spawn(_WATCHDOG, watchdog, child_environment("server"))
 
     @contextmanager
     def used(self, *, stay: bool = False, what: str | None = None) -> Iterator[None]:

@@ -23,7 +23,9 @@ from types import FrameType
 from components.environment import RENDEZVOUS, WORK_DIR
 from components.errors import CelebditError, Failure, Preempted, RankLost, TemporaryFailure, error_for_exit_code
 from components.runtime.redact import redactor
+from components.system.child_environment import child_environment
 from components.system.process import spawn, stop
+from components.system.python_process import python_command
 
 FAILURES = "failures"
 """Folder beside the spec in which ranks record that they started, and why they failed."""
@@ -60,7 +62,8 @@ def launch(
 ) -> None:
     """Run `python -m module spec_path` as `processes` ranks and wait for them; they read their job from the file at `spec_path`.
 
-    The ranks use `work_dir` as this process does. What torchrun writes itself lies beside the spec, until the next launch.
+    The ranks use `work_dir` as this process does, get of its environment what ranks need, and run in the folder of the spec. What torchrun
+    writes itself lies beside the spec, until the next launch.
 
     Unless `standalone`, this machine is one of several, and torchrun finds the others through the PET_ variables of the environment. On
     one machine, ranks of which none has started after `start_timeout_s` are ended.
@@ -68,20 +71,23 @@ def launch(
     Raises:
         CelebditError: what the first failing rank reported, `Preempted` after SIGTERM, or `TemporaryFailure` if no rank started.
     """
+    spec_path, work_dir = spec_path.absolute(), work_dir.absolute()
     failures = spec_path.parent / FAILURES
     logs = spec_path.parent / "torchrun"
     for folder in (failures, logs):
         shutil.rmtree(folder, ignore_errors=True)
-    environment = {**os.environ, **_thread_limits(threads), WORK_DIR: str(work_dir), "PYTHONSAFEPATH": "1"}
+    environment = {
+        **_compiler_caches(work_dir),
+        **child_environment("rank"),
+        **_thread_limits(threads),
+        WORK_DIR: str(work_dir),
+    }
     with SignalFlag() as stop_request, tempfile.TemporaryDirectory(prefix="rendezvous-", dir=spec_path.parent) as rendezvous:
         options: list[str] = []
         if standalone:
             options, environment = _single_machine_rendezvous(Path(rendezvous), environment)
         command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "torch.distributed.run",
+            *python_command("torch.distributed.run"),
             *options,
             f"--nproc-per-node={processes}",
             "--max-restarts=0",
@@ -92,7 +98,7 @@ def launch(
         ]
         _log.info("starting %d rank(s) of %s, each with %d thread(s)", processes, module, threads)
         # A process group of its own, so that a signal to the step's group reaches torchrun once, through `stop`.
-        agent = spawn(command, environment=environment, new_group=True)
+        agent = spawn(command, environment=environment, new_group=True, folder=spec_path.parent)
         deadline_s = time.monotonic() + start_timeout_s
         never_started = False
         while agent.poll() is None and not stop_request.received and not never_started:
@@ -190,6 +196,12 @@ def _thread_limits(threads: int) -> dict[str, str]:
     """Limit every numeric library of a process to `threads`, and let idle threads sleep, so that ranks do not compete for cores."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {**{name: str(threads) for name in names}, "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+
+
+def _compiler_caches(work_dir: Path) -> dict[str, str]:
+    """Return where torch keeps the kernels that it compiled: by default in folders below /tmp with names that other users can guess."""
+    caches = work_dir / "compiled"
+    return {"TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton")}
 
 
 class SignalFlag:

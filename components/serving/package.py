@@ -10,7 +10,6 @@ import json
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -29,8 +28,10 @@ from PIL import Image
 
 from components.errors import DataRefused
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
+from components.system.child_environment import child_environment
 from components.system.ports import free_port, http_status
 from components.system.process import spawn, stop
+from components.system.python_process import python_command
 from model.description import VersionDescription
 
 CARD_FILE = "README.md"
@@ -111,8 +112,8 @@ def serve_locally(folder: Path, *, port: int | None = None) -> "Iterator[tuple[s
     # The command that `mlflow models serve --env-manager local` runs. The current folder must not shadow the packaged code.
     line, environment = scoring_server.get_cmd(str(folder), port, "127.0.0.1")  # type: ignore[arg-type]
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", *shlex.split(line), "--app-dir", str(folder)]
-        process = spawn(command, environment=environment, stdout=log, new_group=True)
+        command = python_command(*shlex.split(line), "--app-dir", str(folder.absolute()))
+        process = spawn(command, environment=child_environment("serving", environment), stdout=log, new_group=True, folder=folder)
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_for(url, process, log)

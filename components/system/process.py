@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1
@@ -33,14 +34,16 @@ def spawn(
     environment: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] | None = None,
     new_group: bool = False,
+    folder: Path | None = None,
     death_signal: int | None = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
     """Start `command`; with `new_group` it leads a process group of its own, so that it can be stopped with all its children.
 
-    It gets `death_signal` when this process ends; with None it keeps running.
+    It runs in `folder`, by default in that of this process, and gets `death_signal` when this process ends; with None it keeps running.
     """
     return subprocess.Popen(
         command,
+        cwd=folder,
         env=dict(environment) if environment is not None else None,
         stdin=subprocess.DEVNULL,
         stdout=stdout,

@@ -31,6 +31,25 @@ def test_no_secret_is_left_anywhere(watched_first_run: FirstRun, embedded: Servi
         assert not [line for line in command_lines if secret.decode() in line]
 
 
+def test_no_process_of_a_run_imports_from_the_folder_of_the_command_or_has_a_secret_that_only_the_command_needs(
+    watched_first_run: FirstRun,
+) -> None:
+    assert watched_first_run.finished.code == 0, watched_first_run.finished.err
+    for part in (
+        "pipeline.local",
+        "kfp.dsl.executor_main",
+        "torch.distributed.run",
+        "components.train.worker",
+        "decoding.decoder",
+        "uvicorn",
+    ):
+        assert any(part in line for line in watched_first_run.command_lines), f"{part} is among what is searched"
+    assert watched_first_run.marks == []
+    children = [line for line in watched_first_run.holders if "celebdit run smoke" not in line and "git -C" not in line]
+    assert watched_first_run.holders, "the command itself has the token"
+    assert children == []
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     """Every file below `folder`; another test may delete one meanwhile."""
     contents_by_path = {}

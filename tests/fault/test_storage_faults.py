@@ -11,6 +11,7 @@ from celebdit_testing.servers import SECRET_KEY
 
 from components.errors import BadInput, StorageUnavailable
 from components.storage import DigestMismatch, ObjectStore, StoreUri, connect
+from components.storage.faults import StorageRefused
 from components.storage.probe import probe
 
 pytestmark = pytest.mark.fault
@@ -168,8 +169,14 @@ def test_a_fault_that_stays_ends_at_the_deadline_with_what_was_tried(proxy: Prox
 
 
 def test_a_refusal_is_not_insisted_on(proxy: Proxy, faulty: ObjectStore, prefix: StoreUri) -> None:
-    with proxy.injecting(Fault("403", "GET")), pytest.raises(StorageUnavailable, match=r"1 time .*403 AccessDenied"):
+    faulty.put_bytes(prefix / "x", b"x")
+    with (
+        proxy.injecting(fault := Fault("403", "GET", path="/x")),
+        pytest.raises(StorageRefused, match=r"refuses to get .*: 403 AccessDenied"),
+    ):
         faulty.get_bytes(prefix / "x")
+    assert fault.fired == 1
+    assert StorageRefused.exit_code == 2
 
 
 def test_an_error_about_a_refused_addressing_style_names_the_one_that_works(

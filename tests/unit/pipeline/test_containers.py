@@ -19,8 +19,22 @@ HERE = {
     "HOME": "/home/somebody",
     "PATH": "/usr/bin",
     "GITHUB_TOKEN": "canary-github",
+    "AWS_PROFILE": "canary-profile",
+    "CELEBDIT_KFP_TOKEN": "canary-kfp",
+    "CELEBDIT_KFP_COOKIES": "canary=cookie",
+    "CELEBDIT_WEBHOOK_URL": "https://canary",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "canary-flask",
+    "MLFLOW_BACKEND_STORE_URI": "postgresql://canary",
+    "CELEBDIT_S3_SECRET": "canary-embedded",
 }
-EVERY_STEP = {"CELEBDIT_STORE", "CELEBDIT_WORK_DIR", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "OMP_NUM_THREADS"}
+EVERY_STEP = {
+    "CELEBDIT_STORE",
+    "CELEBDIT_WORK_DIR",
+    "AWS_SECRET_ACCESS_KEY",
+    "MLFLOW_TRACKING_PASSWORD",
+    "OMP_NUM_THREADS",
+    "PYTHONSAFEPATH",
+}
 KAGGLE = {"KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"}
 
 
@@ -28,7 +42,7 @@ def arguments(folder: Path, source: str) -> dict[str, Any]:
     environment = {**HERE, "CELEBDIT_WORK_DIR": str(folder / "work")}
     plan = plan_containers(load_config("smoke", [f"data.source={source}"]), folder / "run", environment, run_id="run-1")
     options = container_arguments(type(plan).model_validate_json(plan.model_dump_json()), environment, user_id=1000)
-    assert set(options["environment"].items()) <= set(environment.items())
+    assert set(options["environment"].items()) <= {*environment.items(), ("PYTHONSAFEPATH", "1")}
     return options
 
 

@@ -1,5 +1,7 @@
 """Masking of secrets."""
 
+import json
+
 import pytest
 
 from components.runtime.redact import redactor
@@ -20,6 +22,20 @@ def test_secrets_are_masked_wherever_they_stand(text: str) -> None:
     for secret in ("s3cr3t-value-1", "other-password", "abcdef0123456789", "AKIDEXAMPLE", "deadbeef0123"):
         assert secret not in masked
     assert "***" in masked
+
+
+@pytest.mark.parametrize("password", ["p/w", "a/b/c", "p@w", "p:w", "p/w@x", "%2Fp", "1234/", "?p=w", "#pw", "p\\w"])
+@pytest.mark.parametrize("user", ["user", "", "u.s-er"])
+def test_a_password_in_an_address_is_masked_whatever_it_holds(user: str, password: str) -> None:
+    masked = redactor({})(f'cannot reach "http://{user}:{password}@host:5000/x" now, ask ops@example.org')
+    assert masked == 'cannot reach "http://***@host:5000/x" now, ask ops@example.org'
+
+
+def test_an_event_stays_json_when_an_address_in_it_is_masked() -> None:
+    facts = {"url": "http://127.0.0.1:5000/#/runs", "other": "http://user:p/w@host", "mail": "somebody@example.org"}
+    for separators in ((", ", ": "), (",", ":")):
+        found = json.loads(redactor({})(json.dumps(facts, separators=separators)))
+        assert found == {**facts, "other": "http://***@host"}
 
 
 @pytest.mark.parametrize(
