@@ -24,6 +24,23 @@ def bindable_port(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
+def listen(port: int = 0) -> socket.socket:
+    """Return a socket that listens on `port` of 127.0.0.1; 0 stands for any free port.
+
+    Raises:
+        OSError: if it cannot be bound, with the reason in `strerror`.
+    """
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT can be used again
+        listener.bind((LOOPBACK, port))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
     """Return whether a server accepts connections on `port` of 127.0.0.1."""
     with socket.socket() as probe:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1
@@ -33,9 +33,12 @@ def spawn(
     environment: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] | None = None,
     new_group: bool = False,
+    descriptors: Collection[int] = (),
     death_signal: int | None = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
     """Start `command`; with `new_group` it leads a process group of its own, so that it can be stopped with all its children.
+
+    It inherits the open `descriptors`, under the same numbers.
 
     It gets `death_signal` when this process ends; with None it keeps running.
     """
@@ -46,6 +49,7 @@ def spawn(
         stdout=stdout,
         stderr=subprocess.STDOUT if stdout is not None else None,
         start_new_session=new_group,
+        pass_fds=tuple(descriptors),
         # The only way to set a death signal; it touches no lock.
         preexec_fn=None if death_signal is None else lambda: die_with_parent(death_signal),  # noqa: PLW1509
     )

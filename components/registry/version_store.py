@@ -1,0 +1,126 @@
+"""The files of versions: stored once under the digest of their manifest, and opened only if all of them are those that were registered.
+
+Promises: the digest of a version's manifest is a tag in the registry and the last part of the version's source, which no call of the
+registry changes; the manifest itself is in object storage (`version_records.py`) and among the version's files. All must agree before
+anything is read, and every file with the manifest before any is used; so neither a writer of the artifact store, nor one of the registry,
+nor one of object storage can alone replace a file. Of a version without a manifest, registered before there were any, only weights and
+description are fetched, never its code.
+"""
+
+import re
+import shutil
+import uuid
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from mlflow.entities.model_registry import ModelVersion
+
+from components.errors import DataRefused
+from components.registry.tags import VersionTags
+from components.registry.version_artifacts import VersionArtifacts
+from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE, ModelFiles, read_version_files
+from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
+from components.registry.version_records import VersionRecords
+from components.storage import StoreUri, connect
+from components.stores.layout import StoreLayout
+from components.tracking.client import Tracking
+
+_ARTIFACTS = "artifacts"
+_DIGEST = re.compile(r"(?<=/)[0-9a-f]{64}$")
+_CHANGED = "its tags were changed: register its checkpoint again, and check who can write to the registry"
+
+
+class VersionStore:
+    """The files of all versions of an MLflow server."""
+
+    def __init__(self, tracking: Tracking) -> None:
+        self._settings = tracking.settings
+        self._artifacts = VersionArtifacts(tracking)
+
+    @cached_property
+    def _records(self) -> VersionRecords:
+        # Connected on first use: a command that opens no version needs no object storage.
+        store = connect(self._settings.s3_endpoint, deadline_s=self._settings.storage_deadline_s)
+        return VersionRecords(store, StoreLayout(StoreUri.parse(self._settings.store_uri)).version_records)
+
+    def put(self, folder: Path, *, model_id: str, checkpoint_digest: str, ema: str) -> tuple[str, str]:
+        """Store the files in `folder` with their manifest, and the manifest's record; return the version's source and the digest."""
+        manifest = VersionManifest.of_folder(folder, checkpoint_digest=checkpoint_digest, ema=ema)
+        (folder / MANIFEST_FILE).write_bytes(manifest.to_bytes())
+        source = self._artifacts.upload(folder, model_id=model_id, name=manifest.digest)
+        self._records.put(manifest)
+        return source, manifest.digest
+
+    def check_present(self, version: ModelVersion) -> None:
+        """Check that the files of a version are there, by their names and sizes.
+
+        Raises:
+            DataRefused: naming what is missing or was changed.
+        """
+        what = _name(version)
+        manifest = self._manifest_of(version)
+        if manifest is not None:
+            folders = {str(parent) for name in manifest.files for parent in PurePosixPath(name).parents} - {"."}
+            manifest.check_sizes(self._artifacts.sizes(version, folders), what)
+            return
+        present = self._artifacts.sizes(version, {_ARTIFACTS})
+        for file in (WEIGHTS_FILE, DESCRIPTION_FILE):
+            if f"{_ARTIFACTS}/{file}" not in present:
+                raise DataRefused(f"{what} is not a model of celebdit: it has no {file}")
+
+    def open(self, version: ModelVersion, folder: Path) -> ModelFiles:
+        """Return the files of a version below `folder`; they are downloaded unless they are there and whole.
+
+        Raises:
+            DataRefused: if it is not a model of this project, or a file is not the one that was registered.
+        """
+        manifest, what = self._manifest_of(version), _name(version)
+        digest = None if manifest is None else manifest.digest
+        content = digest or VersionTags.from_mlflow(version.tags).checkpoint_digest or ""
+        target = folder / f"{version.name}-{version.version}-{content[:16]}"
+        with suppress(DataRefused):  # a damaged copy is fetched again
+            if target.is_dir():
+                return _checked(target, manifest, what)
+        self.check_present(version)
+        partial = folder / f".{target.name}-{uuid.uuid4().hex[:8]}.partial"
+        try:
+            self._artifacts.download(version, partial, below="" if manifest else _ARTIFACTS)
+            _checked(partial, manifest, what)
+            shutil.rmtree(target, ignore_errors=True)
+            with suppress(OSError):  # another process has just put the same files there
+                partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return _checked(target, manifest, what)
+
+    def _manifest_of(self, version: ModelVersion) -> VersionManifest | None:
+        """Return the manifest that registry and object storage agree on, or None for a version that never had one."""
+        tags, what = VersionTags.from_mlflow(version.tags), _name(version)
+        placed = _DIGEST.search(str(version.source or ""))
+        if placed is None and tags.manifest_digest is None:
+            return None
+        if placed is None or tags.manifest_digest != placed[0]:
+            raise DataRefused(
+                f"the registry's tag of {what} names the manifest {tags.manifest_digest!r}, it was registered with "
+                f"{placed and placed[0]!r}",
+                hint=_CHANGED,
+            )
+        manifest = self._records.get(placed[0], what)
+        if not tags.is_of(manifest.checkpoint_digest, manifest.ema):
+            raise DataRefused(
+                f"the registry says that {what} is of checkpoint {tags.checkpoint_digest!r}, EMA {tags.ema!r}; it was registered as "
+                f"{manifest.checkpoint_digest!r}, EMA {manifest.ema!r}",
+                hint=_CHANGED,
+            )
+        return manifest
+
+
+def _checked(folder: Path, manifest: VersionManifest | None, what: str) -> ModelFiles:
+    if manifest is not None:
+        manifest.check(folder, what)
+    return read_version_files(folder, what, None if manifest is None else manifest.digest)
+
+
+def _name(version: ModelVersion) -> str:
+    return f"version {version.version} of {version.name!r}"
