@@ -17,6 +17,8 @@ from components.errors import DataRefused, first_line
 from components.tracking.client import Tracking
 from components.tracking.mlflow_errors import translate_mlflow_errors
 
+__all__ = ["ModelVersion", "VersionArtifacts"]
+
 
 class VersionArtifacts:
     """The artifact store behind one MLflow server."""

@@ -123,7 +123,10 @@ def check_folder(folder: Path, sha256: str) -> None:
     VersionManifest.parse(data, sha256=sha256, what=f"{what}: {MANIFEST_FILE!r}").check(folder, what)
 
 
-_HINT = "do not use it: register its checkpoint again, and check who can write to MLflow's artifact store"
+_HINT = (
+    "do not use it; check who can write to MLflow's artifact store, then delete the version in MLflow and run the pipeline again, which "
+    "registers its checkpoint"
+)
 
 
 def _walk(folder: Path, what: str) -> Iterator[tuple[str, Path]]:

@@ -14,11 +14,9 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from mlflow.entities.model_registry import ModelVersion
-
 from components.errors import DataRefused
 from components.registry.tags import VersionTags
-from components.registry.version_artifacts import VersionArtifacts
+from components.registry.version_artifacts import ModelVersion, VersionArtifacts
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE, ModelFiles, read_version_files
 from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
 from components.registry.version_records import VersionRecords

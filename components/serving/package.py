@@ -65,7 +65,7 @@ def save_model(folder: Path, *, weights: Path, description: VersionDescription, 
 
 
 def servable(files: ModelFiles, scratch: Path) -> ModelFiles:
-    """Return `files`, or for a version without a manifest its weights with the code of this installation, packaged anew in `scratch`."""
+    """Return `files`, or for a version without a manifest its weights with the code of this installation, packaged in `scratch`."""
     if files.manifest_sha256 is not None:
         return files
     folder = scratch / "packaged"

@@ -88,6 +88,7 @@ def application(model: "PyFuncModel") -> "Starlette":
     """Return the HTTP application of a loaded model, with the paths of MLflow's scoring server."""
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
     from mlflow.pyfunc import scoring_server  # noqa: PLC0415
+    from mlflow.version import VERSION  # noqa: PLC0415
     from starlette.applications import Starlette  # noqa: PLC0415
     from starlette.responses import JSONResponse, Response  # noqa: PLC0415
     from starlette.routing import Route  # noqa: PLC0415
@@ -100,7 +101,7 @@ def application(model: "PyFuncModel") -> "Starlette":
         return Response("\n", media_type="application/json")
 
     async def version(request: "Request") -> "Response":
-        return Response(scoring_server.VERSION, media_type="text/plain")
+        return Response(VERSION, media_type="text/plain")
 
     async def invocations(request: "Request") -> "Response":
         try:

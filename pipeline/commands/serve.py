@@ -21,8 +21,7 @@ from pipeline.commands.options import home_option, json_option, print_json, say
 from pipeline.session import open_session
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
-
+    from components.registry.client import ModelVersion
     from components.registry.version_files import ModelFiles
 
 _POLL_S = 0.2
