@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 from celebdit_testing.registered import registered_faces
-from celebdit_testing.serving import Server, served, wait_until
+from celebdit_testing.serving import Server, served
+from celebdit_testing.waiting import wait_until
 
 from components.serving.request import MAX_BODY_BYTES
 from pipeline.services import Services
@@ -131,13 +132,13 @@ def test_ctrl_c_ends_a_server_at_once_while_it_draws(home: Path) -> None:
         (model,) = [worker for worker in workers if "components.serving.server" in worker.cmdline()]
         before = sum(model.cpu_times()[:2])
         drawing.start()
-        wait_until(lambda: sum(model.cpu_times()[:2]) - before > 1.0, deadline_s=60)
+        wait_until(lambda: sum(model.cpu_times()[:2]) - before > 1.0, timeout_s=60)
         assert drawing.is_alive(), "it is drawing"
         begun = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(timeout=30) == 130
         assert time.monotonic() - begun < 10
-        wait_until(lambda: ended(workers), deadline_s=5)
+        wait_until(lambda: ended(workers), timeout_s=5)
         drawing.join(timeout=30)
 
 
@@ -150,7 +151,7 @@ def _swallow(server: Server, body: bytes) -> None:
 
 def test_a_model_that_dies_is_not_a_success(home: Path) -> None:
     with served(home, "faces@challenger") as server:
-        wait_until(lambda: any("components.serving.server" in worker.cmdline() for worker in server.workers), deadline_s=120)
+        wait_until(lambda: any("components.serving.server" in worker.cmdline() for worker in server.workers), timeout_s=120)
         server.answer(json.dumps(ONE).encode())
         (model,) = [worker for worker in server.workers if "components.serving.server" in worker.cmdline()]
         model.kill()
