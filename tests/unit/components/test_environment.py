@@ -28,6 +28,7 @@ READERS = {
     "components/evaluate/features.py": "keeps torch from unpickling",
     "components/ingest/sources/kaggle.py": "reads which of Kaggle's credentials are set",
     "components/ingest/decoding/worker.py": "gives decoding processes PATH and nothing else",
+    "components/system/child_environment.py": "gives each child process what it needs of it",
     "components/train/worker.py": "configures cuBLAS for deterministic training",
     "pipeline/cli.py": "passes --verbose on to child processes",
     "pipeline/session.py": "hands the environment on to child processes, boto3 and MLflow",
