@@ -8,6 +8,7 @@ import time
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -176,12 +177,30 @@ class Registry:
         return self._store.open(self.version(version), folder)
 
     def moves(self) -> list[Move]:
-        """Return the promotion log, oldest first."""
+        """Return the promotion log, oldest first, without the entries of an earlier model of the same name."""
         return self._log.moves()
 
     def standing(self) -> Standing:
         """Return the versions that `champion` and `previous` should point to by the log."""
-        return standing_after(self.moves(), {str(version.version) for version in self.versions()})
+        checkpoints = {str(version.version): VersionTags.from_mlflow(version.tags).checkpoint_digest for version in self.versions()}
+        # An entry about a version that was deleted, and whose number another checkpoint has now, counts like that of any deleted one.
+        moves = [move for move in self.moves() if move.is_of_version(checkpoints.get(move.version, move.checkpoint))]
+        return standing_after(moves, checkpoints)
+
+    def _append(self, action: Literal["promote", "rollback"], version: str, *, reason: str, by: str, forced: bool = False) -> None:
+        self._log.append(
+            next_move(
+                self.moves(),
+                action,
+                version,
+                reason=reason,
+                by=by,
+                forced=forced,
+                now_s=time.time(),
+                checkpoint=self._tags_of(version).checkpoint_digest,
+                model_created_ms=self._log.model_created_ms(),
+            )
+        )
 
     def promote(self, version: str, *, reason: str, by: str, force: bool = False) -> Standing:
         """Make `version` the champion and return the new standing.
@@ -196,9 +215,7 @@ class Registry:
                 f"version {version} of {self.name!r} has gate decision {decision or 'none'}",
                 hint="promote it anyway with --force; this is logged",
             )
-        moves = self.moves()
-        forced = force and decision != "pass"
-        self._log.append(next_move(moves, "promote", version, reason=reason, by=by, forced=forced, now_s=time.time()))
+        self._append("promote", version, reason=reason, by=by, forced=force and decision != "pass")
         return self.reconcile()
 
     def rollback(self, *, reason: str, by: str) -> Standing:
@@ -208,12 +225,12 @@ class Registry:
             BadInput: if there is no earlier champion.
         """
         reason = validate_reason(reason, "rollback")
-        standing, moves = self.standing(), self.moves()
+        standing = self.standing()
         if standing.champion is None or standing.previous is None:
             raise BadInput(
                 f"model {self.name!r} has no earlier champion to roll back to", hint="celebdit models history lists every promotion"
             )
-        self._log.append(next_move(moves, "rollback", standing.champion, reason=reason, by=by, forced=False, now_s=time.time()))
+        self._append("rollback", standing.champion, reason=reason, by=by)
         return self.reconcile()
 
     def reconcile(self) -> Standing:

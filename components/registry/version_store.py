@@ -85,12 +85,9 @@ class VersionStore:
         try:
             self._artifacts.download(version, partial, below="" if manifest else _ARTIFACTS)
             _checked(partial, manifest, what)
-            shutil.rmtree(target, ignore_errors=True)
-            with suppress(OSError):  # another process has just put the same files there
-                partial.rename(target)
+            return _moved(partial, target, manifest, what)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return _checked(target, manifest, what)
 
     def _manifest_of(self, version: ModelVersion) -> VersionManifest | None:
         """Return the manifest that registry and object storage agree on, or None for a version that never had one."""
@@ -112,6 +109,20 @@ class VersionStore:
                 hint=_CHANGED,
             )
         return manifest
+
+
+def _moved(folder: Path, target: Path, manifest: VersionManifest | None, what: str) -> ModelFiles:
+    """Put checked files at `target`, unless another process has just put whole ones there; files that it may be reading are not touched."""
+    with suppress(OSError):
+        folder.rename(target)
+    with suppress(DataRefused):
+        return _checked(target, manifest, what)
+    damaged = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}.damaged")
+    with suppress(OSError):
+        target.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+        folder.rename(target)
+    return _checked(target, manifest, what)
 
 
 def _checked(folder: Path, manifest: VersionManifest | None, what: str) -> ModelFiles:

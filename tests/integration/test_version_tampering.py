@@ -29,6 +29,7 @@ from components.registry.version_manifest import MANIFEST_FILE, VersionManifest,
 from components.runtime.context import StepContext
 from components.serving.package import save_model, servable
 from components.storage import ObjectStore, StoreUri, file_sha256
+from components.system.ports import free_port
 from components.tracking.logged_models import LoggedModels
 from components.weights.find import find_weights
 from model.ema import EmaName
@@ -148,6 +149,7 @@ def attack_code(version: Version, marker: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.timeout(120)  # a version that is not refused is served until Ctrl-C
 @pytest.mark.parametrize("name", [SERVING, NETWORK, DESCRIBED])
 def test_replaced_code_runs_nowhere(
     version: Version, name: str, context: StepContext, embedded: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -160,7 +162,7 @@ def test_replaced_code_runs_nowhere(
     assert marker.exists(), f"plain MLflow runs it: {said}"
     marker.unlink()
     for command in (
-        ("serve", "tampered/1", "--port", "18080"),
+        ("serve", "tampered/1", "--port", str(free_port())),
         ("serve", "tampered/1", "--kubernetes"),
         ("sample", "models:/tampered/1", "--out", str(tmp_path / "x.png")),
     ):
