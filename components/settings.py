@@ -76,6 +76,8 @@ class Settings:
     namespace: str | None = None
     pod: str | None = None
     """The pod that this process runs in."""
+    log_level: str | None = None
+    """The level that `log_level` read, for the nodes of a TrainJob."""
     rendezvous: Path | None = None
     """Of a rank: the file through which the ranks of one machine find each other."""
 
@@ -111,6 +113,7 @@ class Settings:
             image=environ.get(IMAGE) or None,
             namespace=environ.get(NAMESPACE) or None,
             pod=environ.get(POD) or None,
+            log_level=environ.get(LOG_LEVEL) or None,
             rendezvous=Path(environ[RENDEZVOUS]) if environ.get(RENDEZVOUS) else None,
         )
 
@@ -178,6 +181,12 @@ def events_path(environ: Mapping[str, str] | None = None) -> Path | None:
 def termination_message_path(environ: Mapping[str, str] | None = None) -> Path:
     """Return the file from which Kubernetes takes the reason of a container's failure."""
     return Path((os.environ if environ is None else environ).get(LAST_WORDS) or "/dev/termination-log")
+
+
+def step_log_level() -> str | None:
+    """Return the level to log at in the steps of a submitted pipeline, or None to leave them at their own, INFO."""
+    level = log_level()
+    return None if level in (None, logging.INFO) else logging.getLevelName(level)
 
 
 def log_level(environ: Mapping[str, str] | None = None) -> int | None:

@@ -94,6 +94,11 @@ def new_run_id(preset: str) -> str:
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
 
 
+def run_folder(home: Path, run_id: str) -> Path:
+    """Return the folder of a local run, with its log and events."""
+    return home.absolute() / "runs" / run_id
+
+
 def git_commit() -> str | None:
     """Return the commit of the code, marked if files differ from it, or None outside a checkout."""
 

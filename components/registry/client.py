@@ -5,7 +5,7 @@ the promotion log (`promotion_log.py`). Does not package a model; see `component
 """
 
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,8 @@ from typing import Literal
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, GateFailed, TemporaryFailure
+from components.errors import BadInput, GateFailed
+from components.registry.aliases import settle_aliases
 from components.registry.card_excerpt import excerpt_card
 from components.registry.promotion_log import PromotionLog
 from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, next_move, standing_after, validate_reason
@@ -27,8 +28,6 @@ __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Registry"]
 
 _DESCRIPTION_CHARS = 5000
 """MLflow 3.17 has a column of this width for it: PostgreSQL refuses more, SQLite does not notice."""
-_RECONCILE_TRIES = 200
-_PAUSE_S = 0.05
 
 
 class Registry:
@@ -41,12 +40,12 @@ class Registry:
         self._log = PromotionLog(tracking, name)
         self._store = VersionStore(tracking)
 
-    def _translated(self) -> AbstractContextManager[None]:
+    def _translate_errors(self) -> AbstractContextManager[None]:
         return translate_mlflow_errors(self.tracking.settings.mlflow_uri)
 
     def ensure(self, description: str) -> None:
         """Create the registered model unless it exists."""
-        with self._translated():
+        with self._translate_errors():
             try:
                 self._client.create_registered_model(self.name, description=description)
             except MlflowException as error:
@@ -55,7 +54,7 @@ class Registry:
 
     def versions(self) -> list[ModelVersion]:
         """Return all versions, oldest first."""
-        with self._translated():
+        with self._translate_errors():
             try:
                 self._client.get_registered_model(self.name)
             except MlflowException as error:
@@ -66,7 +65,7 @@ class Registry:
 
     def other_names(self) -> list[str]:
         """Return the names of the other registered models, for an error about a wrong name."""
-        with self._translated():
+        with self._translate_errors():
             return sorted(model.name for model in self._client.search_registered_models(max_results=100) if model.name != self.name)
 
     def version(self, number: str) -> ModelVersion:
@@ -111,7 +110,7 @@ class Registry:
 
     def aliases(self) -> dict[str, str]:
         """Return alias -> version."""
-        with self._translated():
+        with self._translate_errors():
             try:
                 return {alias: str(version) for alias, version in self._client.get_registered_model(self.name).aliases.items()}
             except MlflowException as error:
@@ -128,7 +127,7 @@ class Registry:
 
         Of concurrent callers the one with the lowest number wins; the others delete theirs again.
         """
-        with self._translated():
+        with self._translate_errors():
             assert tags.checkpoint_digest is not None, "a version is identified by its checkpoint"
             assert tags.ema is not None, "a version is identified by which of the checkpoint's weights it holds"
             existing = self.version_of(tags.checkpoint_digest, tags.ema)
@@ -151,13 +150,13 @@ class Registry:
 
     def tag_version(self, version: str, tags: VersionTags) -> None:
         """Set the tags that have a value on a version."""
-        with self._translated():
+        with self._translate_errors():
             for key, value in tags.to_mlflow().items():
                 self._client.set_model_version_tag(self.name, version, key, value)
 
     def set_alias(self, alias: str, version: str) -> None:
         """Point an alias to a version."""
-        with self._translated():
+        with self._translate_errors():
             self._client.set_registered_model_alias(self.name, alias, version)
 
     def check_present(self, version: ModelVersion) -> None:
@@ -239,24 +238,10 @@ class Registry:
         Raises:
             TemporaryFailure: if they keep changing concurrently.
         """
-        for _ in range(_RECONCILE_TRIES):
-            standing, aliases = self.standing(), self.aliases()
-            targets = {CHAMPION: standing.champion, PREVIOUS: standing.previous}
-            stale = {alias: version for alias, version in targets.items() if aliases.get(alias) != version}
-            if not stale:
-                return standing
-            for alias, version in stale.items():
-                # MLflow refuses the second of two callers that create an alias at once (a constraint of its database).
-                with suppress(MlflowException):
-                    self._move_alias(alias, version)
-            time.sleep(_PAUSE_S)
-        raise TemporaryFailure(
-            f"could not update the aliases of {self.name!r}: they keep changing concurrently",
-            hint="the promotion is in the log; celebdit models list shows where the aliases point",
-        )
+        return settle_aliases(self.name, standing=self.standing, aliases=self.aliases, move=self._move_alias)
 
     def _move_alias(self, alias: str, version: str | None) -> None:
-        with self._translated():
+        with self._translate_errors():
             if version is None:
                 self._client.delete_registered_model_alias(self.name, alias)
             else:

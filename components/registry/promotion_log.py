@@ -42,7 +42,7 @@ class PromotionLog:
         entries: dict[str, str] = {}
         with translate_mlflow_errors(self._tracking.settings.mlflow_uri):
             # Callers that race for the first entry may each create a run; the entries of all count.
-            for run in self._tracking.search(self._identity):
+            for run in self._tracking.search_runs(self._identity):
                 entries |= self._tracking.client.get_run(run.info.run_id).data.params
         return sorted((Move.parse(entry_id, text) for entry_id, text in entries.items()), key=lambda move: move.id)
 
@@ -52,7 +52,7 @@ class PromotionLog:
             self._tracking.client.log_batch(self._run_id(), params=[Param(move.id, move.text())], synchronous=True)
 
     def _run_id(self) -> str:
-        run = self._tracking.find(self._identity)
+        run = self._tracking.find_run(self._identity)
         if run is None:
             run = self._tracking.client.create_run(
                 self._tracking.experiment_id, tags=self._identity, run_name=f"promotions of {self._name}"

@@ -29,7 +29,7 @@ class VersionArtifacts:
 
     def upload(self, folder: Path, *, model_id: str, name: str) -> str:
         """Upload the files in `folder` below `name` of a logged model and return where they are, as the source of a version."""
-        with self._translated():
+        with self._translate_errors():
             self._client.log_model_artifacts(model_id, str(folder), name)
             self._client.finalize_logged_model(model_id, "READY")
             return f"{self._client.get_logged_model(model_id).artifact_location}/{name}"
@@ -38,7 +38,7 @@ class VersionArtifacts:
         """Return path and size of the files of a version; a folder that is not in `folders` counts as one file of unknown size."""
         repository = self._repository(version)
         found: dict[str, int | None] = {}
-        with self._translated():
+        with self._translate_errors():
             for folder in sorted({"", *folders}):
                 for entry in repository.list_artifacts(folder or None):
                     if not entry.is_dir:
@@ -55,7 +55,7 @@ class VersionArtifacts:
         """
         target.mkdir(parents=True, exist_ok=True)
         try:
-            with self._translated():
+            with self._translate_errors():
                 self._repository(version).download_artifacts(below, str(target))
         except MlflowException as error:
             raise DataRefused(
@@ -64,9 +64,9 @@ class VersionArtifacts:
             ) from error
 
     def _repository(self, version: ModelVersion) -> ArtifactRepository:
-        with self._translated():
+        with self._translate_errors():
             uri = self._client.get_model_version_download_uri(version.name, str(version.version))
             return get_artifact_repository(uri, tracking_uri=self._uri)
 
-    def _translated(self) -> AbstractContextManager[None]:
+    def _translate_errors(self) -> AbstractContextManager[None]:
         return translate_mlflow_errors(self._uri)

@@ -81,6 +81,10 @@ class StepContext:
             ) from error
         return folder
 
+    def run_folder(self, run_key: str) -> Path:
+        """Return the folder of a training on this machine: checkpoints, journal and locks."""
+        return self.scratch("runs", run_key)
+
 
 @contextmanager
 def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepContext]:

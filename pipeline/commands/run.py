@@ -11,7 +11,7 @@ from components.ingest.sources.open_source import kind_of, open_source, require_
 from components.ingest.sources.synthetic import write_archive
 from components.runtime.events import Event
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, say
+from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, print_line
 from pipeline.config import load_config
 from pipeline.runs import RunSummary, execute
 from pipeline.session import new_run_id, open_session
@@ -125,20 +125,20 @@ def _make_archive(archive: Path, view: RunView) -> None:
 def _finish(summary: RunSummary, *, as_json: bool, servers_stay: bool) -> int:
     score, model = summary.score, summary.model
     noise = summary.metrics.get(f"{score.name}_of_noise")
-    say()
-    say(f"  data       {summary.dataset.num_images} images, digest {summary.dataset.digest[:12]}")
-    say(f"  training   {summary.training_steps} steps, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
-    say(f"  score      {score.name} = {score.value:.3f}" + (f" (noise: {noise:.3f}; lower is better)" if noise is not None else ""))
-    say(f"  gate       {summary.gate.decision}: {'; '.join(summary.gate.reasons)}")
+    print_line()
+    print_line(f"  data       {summary.dataset.num_images} images, digest {summary.dataset.digest[:12]}")
+    print_line(f"  training   {summary.training_steps} steps, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
+    print_line(f"  score      {score.name} = {score.value:.3f}" + (f" (noise: {noise:.3f}; lower is better)" if noise is not None else ""))
+    print_line(f"  gate       {summary.gate.decision}: {'; '.join(summary.gate.reasons)}")
     if model is not None:
-        say(f"  model      {model.name} version {model.version}, {', '.join(model.aliases)}")
-    say(f"  samples    {summary.samples}")
-    say(f"  MLflow     {summary.mlflow.run_url}")
+        print_line(f"  model      {model.name} version {model.version}, {', '.join(model.aliases)}")
+    print_line(f"  samples    {summary.samples}")
+    print_line(f"  MLflow     {summary.mlflow.run_url}")
     if not servers_stay and summary.mlflow.tracking_uri.startswith("http://127.0.0.1:"):
-        say(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
-    say("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in summary.seconds.items()))
+        print_line(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
+    print_line("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in summary.seconds.items()))
     if model is not None:
-        say(f'  next       {command_name()} models promote {model.version} --model {model.name} --reason "..."')
+        print_line(f'  next       {command_name()} models promote {model.version} --model {model.name} --reason "..."')
     if as_json:
         print_json(summary.model_dump(mode="json"))
     return EXIT_OK if summary.passed else GateFailed.exit_code

@@ -17,7 +17,7 @@ from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.system.ports import bindable_port
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, print_json, say
+from pipeline.commands.options import home_option, json_option, print_json, print_line
 from pipeline.session import open_session
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
             number = str(model_version.version)
             files = registry.files_of(number, context.scratch("models"))
             if files.manifest_sha256 is None:
-                say(f"version {number} of {name} was registered before versions had manifests: its weights are served, by this code")
+                print_line(f"version {number} of {name} was registered before versions had manifests: its weights are served, by this code")
             scratch = folders.enter_context(TemporaryDirectory(dir=context.scratch("packaged"), ignore_cleanup_errors=True))
             files = servable(files, Path(scratch))
             if kubernetes:
@@ -88,7 +88,7 @@ def _export(files: "ModelFiles", version: "ModelVersion", wanted: KubernetesExpo
         checkpoint_digest=VersionTags.from_mlflow(version.tags).checkpoint_digest or "unknown",
         manifest_sha256=digest,
     )
-    say(f"version {number} of {version.name} is at {target}; apply the manifest with: ... | kubectl apply -f -")
+    print_line(f"version {number} of {version.name} is at {target}; apply the manifest with: ... | kubectl apply -f -")
     if as_json:
         print_json(manifest)
     else:
@@ -98,11 +98,11 @@ def _export(files: "ModelFiles", version: "ModelVersion", wanted: KubernetesExpo
 def _serve_here(files: "ModelFiles", name: str, number: str, port: int, *, as_json: bool) -> None:
     from components.serving.local_server import serve_locally
 
-    say(f"loading version {number} of {name} ...")
+    print_line(f"loading version {number} of {name} ...")
     with serve_locally(files, port=port) as (url, process):
-        say(f"version {number} of {name} is served at {url}/invocations; stop with Ctrl-C")
+        print_line(f"version {number} of {name} is served at {url}/invocations; stop with Ctrl-C")
         request = '{"dataframe_records": [{"seed": 0}]}'
-        say(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{request}'")
+        print_line(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{request}'")
         if as_json:
             print_json({"model": name, "version": number, "url": url})
         while process.poll() is None:

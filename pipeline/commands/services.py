@@ -6,7 +6,7 @@ import click
 
 from components.runtime.events import OnceFilter
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, say
+from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
 from pipeline.services import Endpoints, Services
 
 
@@ -41,7 +41,7 @@ def up(s3_port: int | None, mlflow_port: int | None, home: Path, as_json: bool) 
 def down(home: Path, as_json: bool) -> None:
     """Stop the servers; their data is kept."""
     stopped = Services(home).stop()
-    say(f"stopped {' and '.join(stopped)}" if stopped else "no server was running")
+    print_line(f"stopped {' and '.join(stopped)}" if stopped else "no server was running")
     if as_json:
         print_json({"stopped": stopped})
 
@@ -53,7 +53,7 @@ def status(home: Path, as_json: bool) -> None:
     """Show which servers are running, and their addresses."""
     running = Services(home).running()
     for name in ("s3", "mlflow"):
-        say(f"{name:<7} {running[name].url + f' (process {running[name].pid})' if name in running else 'not running'}")
+        print_line(f"{name:<7} {running[name].url + f' (process {running[name].pid})' if name in running else 'not running'}")
     if as_json:
         print_json({name: {"url": server.url, "pid": server.pid} for name, server in running.items()})
 
@@ -61,14 +61,14 @@ def status(home: Path, as_json: bool) -> None:
 def _up(home: Path, s3_port: int | None, mlflow_port: int | None, *, as_json: bool) -> None:
     embedded = Services(home)
     embedded.start(stay=True, s3_port=s3_port, mlflow_port=mlflow_port)
-    endpoints = embedded.wait(on_wait=OnceFilter(lambda name: say(f"waiting for {name} ...")))
+    endpoints = embedded.wait(on_wait=OnceFilter(lambda name: print_line(f"waiting for {name} ...")))
     _show(endpoints)
     if as_json:
         print_json({"mlflow": endpoints.mlflow_url, "s3": endpoints.s3_url})
 
 
 def _show(endpoints: Endpoints) -> None:
-    say(f"MLflow runs    {endpoints.mlflow_url}/#/experiments?workflowType=machine_learning")
-    say(f"MLflow models  {endpoints.mlflow_url}/#/models?workflowType=machine_learning")
-    say(f"S3             {endpoints.s3_url}")
-    say(f"stop with      {command_name()} services down")
+    print_line(f"MLflow runs    {endpoints.mlflow_url}/#/experiments?workflowType=machine_learning")
+    print_line(f"MLflow models  {endpoints.mlflow_url}/#/models?workflowType=machine_learning")
+    print_line(f"S3             {endpoints.s3_url}")
+    print_line(f"stop with      {command_name()} services down")

@@ -78,7 +78,7 @@ def test_the_log_cannot_be_rewritten_and_a_failed_gate_needs_force(context: Step
     registry.promote("1", reason="we know", by="a", force=True)
     (move,) = registry.moves()
     assert move.forced
-    (log,) = context.tracking.search({"celebdit.kind": "registry-log", "celebdit.model": "strict"})
+    (log,) = context.tracking.search_runs({"celebdit.kind": "registry-log", "celebdit.model": "strict"})
     with pytest.raises(Exception, match=r"[Cc]hanging param"):
         context.tracking.client.log_param(log.info.run_id, move.id, "something else")
     with pytest.raises(BadInput, match="no earlier champion"):

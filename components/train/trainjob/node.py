@@ -33,7 +33,7 @@ def main() -> None:
                 raise BadInput("this module takes one argument, the location of a training's spec")
             uri = StoreUri.parse(sys.argv[1])
             spec = TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
-            path = context.scratch("runs", spec.run_key) / "spec.json"
+            path = context.run_folder(spec.run_key) / "spec.json"
             spec.dump(path)
             LeaseWatch(context.store, context.layout.run(spec.run_key).leases).start()
             asked = spec.resources

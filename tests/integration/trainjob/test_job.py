@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def test_placement_and_space_reach_the_pods(context: StepContext) -> None:
     assert pod["nodeSelector"] == {"pool": "h200"}
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["team", "nvidia.com/gpu"]
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}} in pod["volumes"]
+
+
+@pytest.mark.parametrize("level", [None, "DEBUG"])
+def test_the_log_level_of_the_step_reaches_the_pods(context: StepContext, level: str | None) -> None:
+    job = trainjob(spec_of(), "s3://b/spec.json", IMAGE, replace(context.settings, log_level=level), owners=[])
+    env = {entry["name"]: entry.get("value") for entry in job["spec"]["trainer"]["env"]}
+    assert env.get("CELEBDIT_LOG_LEVEL") == level
+    assert ("CELEBDIT_LOG_LEVEL" in env) == (level is not None)
 
 
 def test_secrets_are_named_in_the_job_and_never_contained(kube: FakeKube, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

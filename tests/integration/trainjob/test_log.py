@@ -32,9 +32,9 @@ def train_lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
 def test_the_log_of_node_0_is_shown_and_waiting_pods_are_explained(
     kube: FakeKube, start: Start, context: StepContext, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    kube.logs.say(POD, *lines(0, 3))
-    kube.logs.say(POD, "[train] the end", line_feed="")
-    kube.logs.say(f"{JOB}-node-0-1", "[train] the other node")
+    kube.logs.add_lines(POD, *lines(0, 3))
+    kube.logs.add_lines(POD, "[train] the end", line_feed="")
+    kube.logs.add_lines(f"{JOB}-node-0-1", "[train] the other node")
     scheduled = {"type": "PodScheduled", "status": "False", "message": "0/5 nodes are available: 5 Insufficient nvidia.com/gpu."}
     kube.node_pod(JOB, 0)
     kube.node_pod(JOB, 1, phase="Pending", conditions=[scheduled])
@@ -61,11 +61,11 @@ def test_a_stream_that_breaks_off_is_picked_up_with_no_line_twice_and_none_lost(
     kube: FakeKube, start: Start, capfd: pytest.CaptureFixture[str], breaks: list[Break], every_s: float
 ) -> None:
     kube.logs.breaks = list(breaks)
-    kube.logs.say(POD, *lines(0, 9), every_s=every_s)
+    kube.logs.add_lines(POD, *lines(0, 9), every_s=every_s)
     kube.node_pod(JOB, 0)
     step = start()
     wait_until(lambda: not kube.logs.breaks)
-    kube.logs.say(POD, *lines(9, 12), every_s=every_s)  # after the breaks, and while the log is followed again
+    kube.logs.add_lines(POD, *lines(9, 12), every_s=every_s)  # after the breaks, and while the log is followed again
     wait_until(lambda: len(kube.logs.streams) > len(breaks))
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
@@ -80,7 +80,7 @@ def test_what_comes_after_a_break_at_the_very_end_is_fetched(kube: FakeKube, sta
     step = start()
     wait_until(lambda: kube.logs.streams)
     with kube.lock:  # all of it between two looks of the step
-        kube.logs.say(POD, *lines(0, 9))
+        kube.logs.add_lines(POD, *lines(0, 9))
         kube.condition(JOB, "Failed", "jobset failed")
     assert isinstance(step.outcome(), TemporaryFailure)
     assert not kube.logs.breaks
@@ -92,18 +92,18 @@ def test_a_stream_that_falls_silent_is_asked_for_again(
 ) -> None:
     """A node that is gone without a word leaves a connection on which nothing ever comes."""
     monkeypatch.setitem(kube_module._STREAMED, "_request_timeout", (10.0, 0.2))
-    kube.logs.say(POD, *lines(0, 3))
+    kube.logs.add_lines(POD, *lines(0, 3))
     kube.node_pod(JOB, 0)
     step = start()
     wait_until(lambda: len(kube.logs.streams) > 2)
-    kube.logs.say(POD, *lines(3, 5))
+    kube.logs.add_lines(POD, *lines(3, 5))
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
     assert train_lines(capfd) == lines(0, 5)
 
 
 def test_the_log_of_a_replacement_pod_is_shown_from_its_beginning(kube: FakeKube, start: Start, capfd: pytest.CaptureFixture[str]) -> None:
-    kube.logs.say(POD, *lines(0, 3))
+    kube.logs.add_lines(POD, *lines(0, 3))
     kube.node_pod(JOB, 0)
     step = start()
     wait_until(lambda: kube.logs.streams)
@@ -112,7 +112,7 @@ def test_the_log_of_a_replacement_pod_is_shown_from_its_beginning(kube: FakeKube
     time.sleep(0.2)
     assert len(kube.logs.streams) == 2, "a log that is complete is not asked for again"
     kube.logs.lines[POD].clear()
-    kube.logs.say(POD, *lines(1, 4))
+    kube.logs.add_lines(POD, *lines(1, 4))
     kube.node_pod(JOB, 0)
     wait_until(lambda: len(kube.logs.streams) == 3)
     kube.condition(JOB, "Complete")
@@ -127,7 +127,7 @@ def test_a_log_that_cannot_be_read_stops_nothing(
 ) -> None:
     """What may change is tried again; a right that is missing is asked for once."""
     kube.faults += [("get", "pods/log", status)] * 2
-    kube.logs.say(POD, *lines(0, 3))
+    kube.logs.add_lines(POD, *lines(0, 3))
     kube.node_pod(JOB, 0)
     step = start()
     wait_until(lambda: kube.count("get pods/log") >= num_requests)

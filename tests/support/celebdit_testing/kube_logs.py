@@ -30,7 +30,7 @@ class PodLogs:
     _read_bytes: dict[str, int] = field(default_factory=dict)
     _now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
-    def say(self, pod: str, *texts: str, every_s: float = 0.3, line_feed: str = "\n") -> None:
+    def add_lines(self, pod: str, *texts: str, every_s: float = 0.3, line_feed: str = "\n") -> None:
         """Add lines, `every_s` apart."""
         for text in texts:
             self._now += timedelta(seconds=every_s)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.comparison import Evaluation, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
+from components.reports.flatten import flatten
+from pipeline.comparison import Evaluation, RunFacts, common_steps, rows, same_seeds, side_by_side, step_of_image
 
 
 def run(name: str, *, evaluations: list[Evaluation] | None = None, steps: tuple[int, ...] = (), **settings: object) -> RunFacts:
@@ -13,7 +14,7 @@ def run(name: str, *, evaluations: list[Evaluation] | None = None, steps: tuple[
 def test_only_settings_that_differ_are_shown_and_what_a_run_lacks_is_a_dash() -> None:
     table = rows([run("a", lr=0.1, width=8, extra=True), run("b", lr=0.2, width=8)])
     assert [(row.name, row.values) for row in table if row.kind == "setting"] == [("extra", ("True", "-")), ("lr", ("0.1", "0.2"))]
-    assert flattened({"a": {"b": 1, "c": {"d": (2,)}}}) == {"a.b": 1, "a.c.d": (2,)}
+    assert flatten({"a": {"b": 1, "c": {"d": (2,)}}}) == {"a.b": 1, "a.c.d": (2,)}
 
 
 def test_numbers_of_different_protocols_are_never_in_one_row() -> None:

@@ -202,3 +202,13 @@ def test_the_same_build_works_with_each_engine(engine: str) -> None:
         "docker/Dockerfile",
         ".",
     ]
+
+
+@pytest.mark.parametrize("level", [None, "DEBUG", "ERROR"])
+def test_the_log_level_reaches_every_step_only_if_it_is_set(level: str | None, tmp_path: Path) -> None:
+    target = tmp_path / "pipeline.yaml"
+    compile_pipeline(load_config("smoke"), target, CompileOptions(images=IMAGES, preset="smoke", log_level=level))
+    spec, _ = yaml.load_all(target.read_text(), yaml.CSafeLoader)
+    for step in step_names():
+        env = {entry["name"]: entry["value"] for entry in container(spec, step)["env"]}
+        assert env.get("CELEBDIT_LOG_LEVEL") == level, step

@@ -35,7 +35,7 @@ def features(n: int, d: int, *, seed: int, shift: float = 0.0) -> np.ndarray:
 
 def scores(config: EvaluationConfig, generated: Features, real: Features, **more: Any) -> Scores:
     config = config.model_copy(update={"num_images": len(generated.main)})
-    return score(MetricInputs(config, generated, real, statistics(real.main), CPU, **more))
+    return score(config, MetricInputs(config, generated, real, statistics(real.main), CPU, **more))
 
 
 def test_the_distance_equals_torch_fidelitys_own_on_the_same_features() -> None:

@@ -16,7 +16,7 @@ from components.errors import BadInput, TemporaryFailure
 from components.runtime.context import step
 from components.runtime.events import EventReader, Events
 from components.runtime.logs import RepeatFilter, configure_logging
-from components.settings import log_level
+from components.settings import log_level, step_log_level
 from components.system.retry import RetryPolicy, retry
 
 ROOT = Path(__file__).parents[4]
@@ -227,3 +227,11 @@ def test_importing_our_modules_configures_and_logs_nothing() -> None:
     program = f"import logging, {modules}; print(logging.getLogger().handlers)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(("value", "level"), [("", None), ("info", None), ("debug", "DEBUG"), ("ERROR", "ERROR")])
+def test_a_submission_sets_a_log_level_of_the_steps_only_if_it_differs_from_theirs(
+    value: str, level: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELEBDIT_LOG_LEVEL", value)
+    assert step_log_level() == level

@@ -7,7 +7,7 @@ import pytest
 from celebdit_testing.kfp_server import FakeKfp, Fault, kfp_server
 from celebdit_testing.submissions import progress, run_cli, submitted
 
-from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN
+from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN, LOG_LEVEL
 from pipeline.config import RunConfig
 from pipeline.follow import follow
 from pipeline.steps import step_names
@@ -111,3 +111,13 @@ def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(
     assert message in first
     assert len(rest) <= 1
     assert "secret@" not in err
+
+
+def test_compile_passes_the_log_level_of_the_environment_to_every_step(
+    lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, count = tmp_path / "pipeline.yaml", len(step_names())
+    for level, expected in (("DEBUG", count), ("", 0)):
+        monkeypatch.setenv(LOG_LEVEL, level)
+        assert run_cli(capsys, "compile", "smoke", "--images", str(lock), "--output", str(target))[0] == 0
+        assert target.read_text().count(f"name: {LOG_LEVEL}") == expected
