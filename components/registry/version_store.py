@@ -4,7 +4,7 @@ Promises: the digest of a version's manifest is a tag in the registry and the la
 registry changes; the manifest itself is in object storage (`version_records.py`) and among the version's files. All must agree before
 anything is read, and every file with the manifest before any is used; so neither a writer of the artifact store, nor one of the registry,
 nor one of object storage can alone replace a file. Of a version without a manifest, registered before there were any, only weights and
-description are fetched, never its code.
+description are fetched, never its code, and the weights must be those of its checkpoint as long as that is kept.
 """
 
 import re
@@ -14,15 +14,18 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from components.errors import DataRefused
+from components.errors import BadInput, DataRefused
 from components.registry.tags import VersionTags
 from components.registry.version_artifacts import ModelVersion, VersionArtifacts
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE, ModelFiles, read_version_files
 from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
 from components.registry.version_records import VersionRecords
-from components.storage import StoreUri, connect
+from components.storage import ObjectMissing, ObjectStore, StoreUri, connect
 from components.stores.layout import StoreLayout
 from components.tracking.client import Tracking
+from model.checkpoint_manifest import MANIFEST_FILE as CHECKPOINT_MANIFEST
+from model.checkpoint_manifest import CheckpointInvalid, decode_manifest
+from model.ema import EmaName
 
 _ARTIFACTS = "artifacts"
 _DIGEST = re.compile(r"(?<=/)[0-9a-f]{64}$")
@@ -37,10 +40,13 @@ class VersionStore:
         self._artifacts = VersionArtifacts(tracking)
 
     @cached_property
-    def _records(self) -> VersionRecords:
+    def _objects(self) -> ObjectStore:
         # Connected on first use: a command that opens no version needs no object storage.
-        store = connect(self._settings.s3_endpoint, deadline_s=self._settings.storage_deadline_s)
-        return VersionRecords(store, StoreLayout(StoreUri.parse(self._settings.store_uri)).version_records)
+        return connect(self._settings.s3_endpoint, deadline_s=self._settings.storage_deadline_s)
+
+    @property
+    def _records(self) -> VersionRecords:
+        return VersionRecords(self._objects, StoreLayout(StoreUri.parse(self._settings.store_uri)).version_records)
 
     def put(self, folder: Path, *, model_id: str, checkpoint_digest: str, ema: str) -> tuple[str, str]:
         """Store the files in `folder` with their manifest, and the manifest's record; return the version's source and the digest."""
@@ -73,21 +79,58 @@ class VersionStore:
         Raises:
             DataRefused: if it is not a model of this project, or a file is not the one that was registered.
         """
-        manifest, what = self._manifest_of(version), _name(version)
+        manifest = self._manifest_of(version)
         digest = None if manifest is None else manifest.digest
         content = digest or VersionTags.from_mlflow(version.tags).checkpoint_digest or ""
         target = folder / f"{version.name}-{version.version}-{content[:16]}"
-        with suppress(DataRefused):  # a damaged copy is fetched again
-            if target.is_dir():
-                return _checked(target, manifest, what)
+        here = self._whole_copy(target, version, manifest)
+        if here is not None:
+            return here
         self.check_present(version)
         partial = folder / f".{target.name}-{uuid.uuid4().hex[:8]}.partial"
         try:
             self._artifacts.download(version, partial, below="" if manifest else _ARTIFACTS)
-            _checked(partial, manifest, what)
-            return _moved(partial, target, manifest, what)
+            self._checked(partial, version, manifest)
+            if self._whole_copy(target, version, manifest) is None:  # no other process has just put it there, and may be reading it
+                _replace(target, partial)
+            return self._checked(target, version, manifest)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def _whole_copy(self, folder: Path, version: ModelVersion, manifest: VersionManifest | None) -> ModelFiles | None:
+        """Return the files in `folder` if they are there and whole; a damaged copy is fetched again."""
+        try:
+            return self._checked(folder, version, manifest) if folder.is_dir() else None
+        except DataRefused:
+            return None
+
+    def _checked(self, folder: Path, version: ModelVersion, manifest: VersionManifest | None) -> ModelFiles:
+        """Return the files in `folder` after a comparison with the manifest, or without one with the checkpoint that they are from."""
+        what = _name(version)
+        if manifest is not None:
+            manifest.check(folder, what)
+            return read_version_files(folder, what, manifest.digest)
+        files = read_version_files(folder, what, None)
+        registered = self._weights_of_checkpoint(VersionTags.from_mlflow(version.tags))
+        if registered not in (None, files.description.weights_sha256):
+            raise DataRefused(
+                f"the weights of {what} are not those of its checkpoint",
+                hint="check who can write to MLflow's artifact store, delete the version in MLflow, and run the pipeline again",
+            )
+        return files
+
+    def _weights_of_checkpoint(self, tags: VersionTags) -> str | None:
+        """Return the sha256 of a version's weights by the manifest of its checkpoint, which its digest names; None if that is gone."""
+        if tags.checkpoint_uri is None or tags.checkpoint_digest is None or tags.ema is None:
+            return None
+        try:
+            raw = self._objects.get_bytes(StoreUri.parse(tags.checkpoint_uri) / CHECKPOINT_MANIFEST, sha256=tags.checkpoint_digest)
+            _, files = decode_manifest(raw)
+            return files[EmaName(tags.ema).file].sha256
+        except (ObjectMissing, BadInput):
+            return None
+        except (CheckpointInvalid, KeyError, ValueError) as error:
+            raise DataRefused(f"checkpoint {tags.checkpoint_uri} does not describe the weights {tags.ema!r}: {error}") from error
 
     def _manifest_of(self, version: ModelVersion) -> VersionManifest | None:
         """Return the manifest that registry and object storage agree on, or None for a version that never had one."""
@@ -111,24 +154,14 @@ class VersionStore:
         return manifest
 
 
-def _moved(folder: Path, target: Path, manifest: VersionManifest | None, what: str) -> ModelFiles:
-    """Put checked files at `target`, unless another process has just put whole ones there; files that it may be reading are not touched."""
+def _replace(target: Path, folder: Path) -> None:
+    """Put `folder` at `target`, where a damaged copy may be."""
+    aside = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}.damaged")
     with suppress(OSError):
+        target.rename(aside)
+    with suppress(OSError):  # another process was first
         folder.rename(target)
-    with suppress(DataRefused):
-        return _checked(target, manifest, what)
-    damaged = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}.damaged")
-    with suppress(OSError):
-        target.rename(damaged)
-        shutil.rmtree(damaged, ignore_errors=True)
-        folder.rename(target)
-    return _checked(target, manifest, what)
-
-
-def _checked(folder: Path, manifest: VersionManifest | None, what: str) -> ModelFiles:
-    if manifest is not None:
-        manifest.check(folder, what)
-    return read_version_files(folder, what, None if manifest is None else manifest.digest)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _name(version: ModelVersion) -> str:

@@ -10,11 +10,13 @@ packed code sees no package of this project but its own. A request is refused wi
 import argparse
 import asyncio
 import os
+import signal
 import socket
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from components.errors import CelebditError, DataRefused, first_line
@@ -34,6 +36,7 @@ _STOP_S = 1
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve the version that the arguments name; exits with 3 if its files are not those of its manifest."""
+    signal.signal(signal.SIGTERM, _end)  # process 1 of a container has no handler of its own while it loads
     parser = argparse.ArgumentParser(prog="components.serving.server")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--manifest", required=True)
@@ -49,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{refused.message}; {refused.hint}" if refused.hint else refused.message, file=sys.stderr, flush=True)
         raise SystemExit(refused.exit_code) from None
     _run(app, given)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os._exit(0)  # a thread that draws images would keep the process until it is done
 
 
 def _load(folder: Path) -> "PyFuncModel":
@@ -81,7 +88,7 @@ def _run(app: "Starlette", given: argparse.Namespace) -> None:
     except BaseException:
         traceback.print_exc()
         os._exit(1)
-    os._exit(0)  # a thread that draws images would keep the process until it is done
+    os._exit(0)
 
 
 def application(model: "PyFuncModel") -> "Starlette":

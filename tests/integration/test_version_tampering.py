@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -319,6 +319,20 @@ def test_an_old_version_lends_its_weights_and_never_its_code(
     assert (ready.folder / SERVING).read_bytes() != b""
     plain_mlflow_loads(str(ready.folder))
     assert not marker.exists(), "what is served is the code of this installation"
+
+
+def test_other_weights_with_a_fitting_description_in_an_old_version_are_refused(
+    old_version: tuple[CheckpointManifest, Path], context: StepContext, tmp_path: Path
+) -> None:
+    """Without a manifest the checkpoint tells which weights were registered."""
+    checkpoint, _ = old_version
+    other, model = packaged(context, tmp_path, seed=75)
+    _, model_id = logged_model(context, other)
+    context.tracking.client.log_model_artifacts(model_id, str(model))
+    tags = replace(tags_of(other), checkpoint_digest=checkpoint.digest, checkpoint_uri=checkpoint.uri)
+    made = context.tracking.client.create_model_version("old", f"models:/{model_id}", model_id=model_id, tags=tags.to_mlflow())
+    with pytest.raises(DataRefused, match="are not those of its checkpoint"):
+        Registry(context.tracking, "old").files_of(made.version, tmp_path / "files")
 
 
 def test_a_version_whose_files_are_gone_is_registered_again(context: StepContext, tmp_path: Path) -> None:
