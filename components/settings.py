@@ -36,6 +36,7 @@ from components.environment import (
     LOG_LEVEL,
     MLFLOW,
     NAMESPACE,
+    OWN_SERVERS,
     POD,
     PRESET,
     RENDEZVOUS,
@@ -43,6 +44,7 @@ from components.environment import (
     RUN_URL,
     S3_ENDPOINT,
     S3_ENDPOINT_FIRST,
+    SERVER_TOKEN,
     STORAGE_DEADLINE,
     STORE,
     WEBHOOK,
@@ -80,6 +82,8 @@ class Settings:
     """The level that `log_level` read, for the nodes of a TrainJob."""
     rendezvous: Path | None = None
     """Of a rank: the file through which the ranks of one machine find each other."""
+    own_servers: str | None = None
+    """The user and the ports of the embedded servers, as `OwnServers` writes them; None for other servers."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, *, in_run: bool = True) -> "Settings":
@@ -115,6 +119,7 @@ class Settings:
             pod=environ.get(POD) or None,
             log_level=environ.get(LOG_LEVEL) or None,
             rendezvous=Path(environ[RENDEZVOUS]) if environ.get(RENDEZVOUS) else None,
+            own_servers=environ.get(OWN_SERVERS) or None,
         )
 
     @property
@@ -228,6 +233,15 @@ def has_key_pair(environ: Mapping[str, str] | None = None) -> bool:
     """Return whether the S3 key and its id are both set."""
     environ = os.environ if environ is None else environ
     return all(environ.get(name) for name in CREDENTIALS)
+
+
+def server_token(environ: Mapping[str, str] | None = None) -> str:
+    """Return the token that the embedded MLflow server asks for, in the process of that server.
+
+    Raises:
+        BadInput: if it is not set.
+    """
+    return _required(os.environ if environ is None else environ, SERVER_TOKEN, "the token of the embedded MLflow server")
 
 
 def _required(environ: Mapping[str, str], name: str, meaning: str) -> str:

@@ -106,6 +106,8 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
     context = session.context(environment)
     folder = run_folder(session.home, run_id)
     view.print_line(f"run {run_id}, log: {folder / 'log.txt'}")
+    if session.services is not None:
+        view.print_line(f"MLflow: {session.link(context.settings.mlflow_uri + '/')}")
     try:
         outcome = run_locally(config, folder, environment, on_event=view, in_containers=in_containers)
     except KeyboardInterrupt:

@@ -83,10 +83,13 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def embedded(session_folder: Path) -> Iterator[Services]:
-    """The embedded S3 and MLflow servers, as a laptop's user has them: one pair, which the last test process stops."""
+    """The embedded S3 and MLflow servers, as a laptop's user has them: one pair, which the last test process stops.
+
+    MLflow's token is in the environment of this process, as after `celebdit services env`.
+    """
     services = Services(session_folder / "home" / ".celebdit")
-    with services.used():
-        services.wait()
+    with services.used(what="tests"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_TOKEN", services.wait().environment["MLFLOW_TRACKING_TOKEN"])
         yield services
 
 

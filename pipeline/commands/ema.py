@@ -98,7 +98,7 @@ def ema(
             average = compute_posthoc_ema(run_key, width, context, step=step)
             averages.append(_publish(average, sampling, model, home, context))
     if url := averages[-1].get("mlflow"):
-        print_mlflow_url(url, embedded=session.services is not None)
+        print_mlflow_url(session.link(url), embedded=session.services is not None)
     if not model:
         print_line(f"register one: {command_name()} ema {run_key} --sigma-rel {widths[0]:g} --register MODEL")
     if as_json:

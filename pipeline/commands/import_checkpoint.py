@@ -32,7 +32,7 @@ def import_checkpoint(path: Path, name: str, licence: str, home: Path, as_json: 
         imported = import_published(source, name, licence, context)
     print_line(f"checkpoint {imported.checkpoint_digest[:12]} is {imported.uri}")
     print_line(f"{name} version {imported.version}" + ("" if imported.new else " was imported from this file before, nothing to do"))
-    print_mlflow_url(imported.run_url, embedded=session.services is not None)
+    print_mlflow_url(session.link(imported.run_url), embedded=session.services is not None)
     print_line(f"next: {command_name()} models list --model {name}")
     if as_json:
         print_json(

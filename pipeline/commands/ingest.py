@@ -68,12 +68,12 @@ def ingest(
     open_source(config)  # a source that cannot be read fails before a server is started
     run_id = new_run_id("ingest")
     folder = run_folder(home, run_id)
-    with open_session(home) as session, RunView() as view, _step_context(session, run_id, folder, view) as context:
+    with open_session(home, what=f"run {run_id}") as session, RunView() as view, _step_context(session, run_id, folder, view) as context:
         manifest, url = _ingest(config, context, workers)
         report = folder / "report.html"
         context.store.get_file(StoreUri.parse(manifest.uri) / report.name, report)
-        stopped = session.services is not None and not session.services.stays()
-    _finish(manifest, url, report, stopped=stopped, as_json=as_json)
+        stopped = not session.stays
+    _finish(manifest, url, report, link=url if stopped else session.link(url), stopped=stopped, as_json=as_json)
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def _step_context(session: Session, run_id: str, folder: Path, view: RunView) ->
     """Yield the context of the ingest step; its events go to `folder` and to `view`."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = session.environment(run_id=run_id, preset="ingest", on_wait=OnceFilter(view.print_waiting))
-    events = Events("ingest", folder / "events.jsonl", redact=redactor(), listener=view)
+    events = Events("ingest", folder / "events.jsonl", redact=redactor(environment), listener=view)
     context = StepContext(settings=session.context(environment).settings, events=events)
     context.events.emit("started")
     try:
@@ -104,7 +104,7 @@ def _ingest(config: DataConfig, context: StepContext, workers: int | None) -> tu
     return manifest, tracking.run_url(run_id)
 
 
-def _finish(manifest: DatasetManifest, url: str, report: Path, *, stopped: bool, as_json: bool) -> None:
+def _finish(manifest: DatasetManifest, url: str, report: Path, *, link: str, stopped: bool, as_json: bool) -> None:
     rejected = ", ".join(f"{code} {count}" for code, count in manifest.rejected.items()) or "none"
     held_out = f", {manifest.num_held_out} held out" if manifest.num_held_out else ""
     print_line()
@@ -112,7 +112,7 @@ def _finish(manifest: DatasetManifest, url: str, report: Path, *, stopped: bool,
     print_line(f"  rejected   {rejected}" + (f"; {manifest.ignored} other files ignored" if manifest.ignored else ""))
     print_line(f"  stored     {manifest.uri}")
     print_line(f"  report     {report}")
-    print_line(f"  MLflow     {url}")
+    print_line(f"  MLflow     {link}")
     if stopped:
         print_line(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
     if as_json:

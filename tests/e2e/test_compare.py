@@ -78,10 +78,10 @@ def keep(page: Any, name: str, tmp_path: Path) -> Path:
 
 
 def test_the_ui_shows_charts_and_images_of_both_runs_side_by_side(
-    compared: tuple[Finished, Path], first_run: Finished, second_run: Finished, tmp_path: Path
+    compared: tuple[Finished, Path], first_run: Finished, second_run: Finished, embedded: Services, tmp_path: Path
 ) -> None:
     with browser_page(chromium_or_skip(), height=1200) as page:
-        page.goto(compared[0].json["mlflow"])
+        page.goto(embedded.wait().link(compared[0].json["mlflow"]))
         runs = [f"train-{run.json['run_key']}" for run in (first_run, second_run)]
         for name in runs:
             page.get_by_text(name).first.wait_for()
@@ -111,11 +111,13 @@ def test_the_ui_shows_charts_and_images_of_both_runs_side_by_side(
 
 
 def test_the_ui_shows_versions_with_their_aliases(first_run: Finished, embedded: Services, tmp_path: Path) -> None:
-    url = embedded.wait().mlflow_url
+    endpoints = embedded.wait()
+    url = endpoints.mlflow_url
     model = first_run.json["model"]
     MlflowClient(url).set_registered_model_alias(model["name"], "ui-test", model["version"])
     with browser_page(chromium_or_skip()) as page:
-        page.goto(f"{url}/#/models/{model['name']}?workflowType=machine_learning")
+        page.goto(endpoints.link(f"{url}/#/models/{model['name']}?workflowType=machine_learning"))
+        assert "token" not in page.url
         page.get_by_text(f"Version {model['version']}").first.wait_for()
         page.get_by_text("@ ui-test").or_(page.get_by_text("ui-test")).first.wait_for()
         keep(page, "mlflow-versions.png", tmp_path)

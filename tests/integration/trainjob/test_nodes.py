@@ -43,6 +43,9 @@ def test_two_nodes_train_the_same_network_as_two_processes_of_one(
     """Here torchrun and all that a node must find for itself are the real ones; the two processes are the worker's code without them."""
     root, recipe, resources = f"s3://celebdit/{tmp_path.name}", tiny_recipe(), ResourcesConfig(device="cpu", nodes=2, processes=1)
     configure(nodes, {**endpoints.environment, "CELEBDIT_STORE": root, "CELEBDIT_EXPERIMENT": "tests"})
+    # A pod's Secret has a user name and a password; the embedded server takes its token as the password.
+    user = {"MLFLOW_TRACKING_USERNAME": "steps", "MLFLOW_TRACKING_PASSWORD": endpoints.environment["MLFLOW_TRACKING_TOKEN"]}
+    nodes.put("secrets", names.MLFLOW_SECRET, data=user)
     servers = {"endpoint": endpoints.s3_url, "mlflow_uri": endpoints.mlflow_url}
     context = in_pod(step_context("train", tmp_path, root, run_id=tmp_path.name, **servers))
     dataset = small_dataset(tmp_path / "data", endpoints.s3_url, context.root)
