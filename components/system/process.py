@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -35,11 +35,13 @@ def spawn(
     stdout: int | IO[bytes] | None = None,
     new_group: bool = False,
     folder: Path | None = None,
+    descriptors: Collection[int] = (),
     death_signal: int | None = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
     """Start `command`; with `new_group` it leads a process group of its own, so that it can be stopped with all its children.
 
-    It runs in `folder`, by default in that of this process, and gets `death_signal` when this process ends; with None it keeps running.
+    It runs in `folder`, by default in that of this process, and inherits the open `descriptors` under the same numbers. It gets
+    `death_signal` when this process ends; with None it keeps running.
     """
     return subprocess.Popen(
         command,
@@ -49,6 +51,7 @@ def spawn(
         stdout=stdout,
         stderr=subprocess.STDOUT if stdout is not None else None,
         start_new_session=new_group,
+        pass_fds=tuple(descriptors),
         # The only way to set a death signal; it touches no lock.
         preexec_fn=None if death_signal is None else lambda: die_with_parent(death_signal),  # noqa: PLW1509
     )

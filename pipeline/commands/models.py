@@ -90,7 +90,8 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         model_version = registry.resolve(version)
         number = str(model_version.version)
         row = _summary(model_version, registry.aliases())
-        moves = [move for move in registry.moves() if move.version == number]
+        checkpoint = row["checkpoint"]
+        moves = [move for move in registry.moves() if move.version == number and move.is_of_version(checkpoint)]
         url = f"{registry.tracking.settings.mlflow_uri}/#/models/{name}/versions/{number}?workflowType=machine_learning"
     print_line(printable_lines(model_version.description or "no model card"))
     for key, value in sorted(model_version.tags.items()):

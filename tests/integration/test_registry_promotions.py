@@ -15,7 +15,7 @@ from celebdit_testing.steps import step_context
 
 from components.errors import BadInput, GateFailed, TrackingUnavailable
 from components.registry.client import Registry
-from components.registry.promotions import standing_after
+from components.registry.promotions import Standing, standing_after
 from components.runtime.context import StepContext
 from components.system.ports import free_port
 from pipeline.services import Endpoints, Services
@@ -83,6 +83,22 @@ def test_the_log_cannot_be_rewritten_and_a_failed_gate_needs_force(context: Step
         context.tracking.client.log_param(log.info.run_id, move.id, "something else")
     with pytest.raises(BadInput, match="no earlier champion"):
         registry.rollback(reason="oops", by="a")
+
+
+def test_a_model_that_was_deleted_and_made_again_inherits_no_promotion(context: StepContext) -> None:
+    registry = bare_versions(context, "again", 2)
+    registry.promote("1", reason="good", by="a")
+    registry.promote("2", reason="better", by="a")
+    assert [move.version for move in registry.moves()] == ["1", "2"]
+    context.tracking.client.delete_registered_model("again")
+    assert registry.moves() == []
+    registry = bare_versions(context, "again", 2, gate="fail")
+    assert registry.moves() == []
+    third = context.tracking.client.create_model_version("again", source="s3://bucket/nowhere", tags={"gate.decision": "pass"})
+    assert registry.promote(third.version, reason="first of the new model", by="b") == Standing("3", None)
+    with pytest.raises(BadInput, match="no earlier champion"):
+        registry.rollback(reason="dark corners", by="b")
+    assert registry.aliases() == {"champion": "3"}
 
 
 def test_an_unavailable_mlflow_is_reported_as_such(tmp_path: Path) -> None:

@@ -6,12 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -20,7 +16,7 @@ import torch
 import yaml
 from celebdit_testing.command import celebdit_here
 from celebdit_testing.registered import SAMPLING, registered_faces, registry_context
-from celebdit_testing.waiting import wait_until
+from celebdit_testing.serving import Server, served
 from PIL import Image
 
 from components.errors import DataRefused
@@ -52,45 +48,11 @@ def model(embedded: Services, shared_folder: Path) -> CheckpointManifest:
     return registered_faces(embedded, shared_folder)
 
 
-@dataclass(frozen=True)
-class Server:
-    """A server of the version in a process of its own."""
-
-    process: "subprocess.Popen[bytes]"
-    port: int
-
-    def answer(self, question: bytes) -> Any:
-        """Return the predictions for a request, as soon as the server answers."""
-        predictions: list[Any] = []
-
-        def predict() -> bool:
-            try:
-                request = urllib.request.Request(
-                    f"http://127.0.0.1:{self.port}/invocations", question, {"Content-Type": "application/json"}
-                )
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    predictions.append(json.load(answer)["predictions"])
-            except OSError:
-                return False
-            return True
-
-        wait_until(predict, timeout_s=250, every_s=0.3, alive=lambda: self.process.poll() is None)
-        return predictions[0]
-
-
 @pytest.fixture(scope="module")
 def celebdit_server(model: CheckpointManifest, embedded: Services) -> Iterator[Server]:
     """`celebdit serve`, which runs what the register step tries a version out with."""
-    port = free_port()
-    process = spawn(
-        [sys.executable, "-m", "pipeline.cli", "serve", "faces@challenger", "--port", str(port), "--home", str(embedded.home)],
-        stdout=subprocess.DEVNULL,
-        new_group=True,
-    )
-    try:
-        yield Server(process, port)
-    finally:
-        stop(process, grace_s=10)
+    with served(embedded.home, "faces@challenger") as server:
+        yield server
 
 
 def test_the_packed_code_is_what_answers_and_the_example_works(celebdit_server: Server, context: StepContext) -> None:
@@ -127,9 +89,10 @@ def test_celebdit_serve_and_its_kubernetes_manifest_both_answer(
     for item in context.store.list(location):
         context.store.get_file(item.uri, mounted / item.uri.relative_to(location))
     port = free_port()
-    assert container["args"] == serving_command("/mnt/models", "0.0.0.0", 8080)
+    digest = Registry(context.tracking, "faces").version("1").tags["manifest.digest"]
+    assert container["args"] == serving_command("/mnt/models", digest, "0.0.0.0", 8080)
     in_cluster = spawn(
-        [sys.executable, *serving_command(str(mounted), "127.0.0.1", port)],
+        [sys.executable, *serving_command(str(mounted), digest, "127.0.0.1", port)],
         environment={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=subprocess.DEVNULL,
         new_group=True,
