@@ -73,6 +73,13 @@ class Source(Protocol):
             DataRefused: if the source is corrupt, or exceeds the budget in total.
         """
 
+    def require_unchanged(self) -> None:
+        """Check, after the last candidate, that the candidates were those that the fingerprint is of.
+
+        Raises:
+            DataRefused: if the source changed between.
+        """
+
 
 def is_image_name(name: str) -> bool:
     """Return whether a file of this name, relative to its source, is read as an image."""

@@ -2,14 +2,14 @@
 
 Promises: the digest is a function of the accepted images and of their split, whatever the source's kind and order and the number of
 workers; so are the shards, so that two ingests of the same images write the same bytes; `dataset.json` is written last, so that a
-dataset is complete or absent; ingesting the same source with the same settings again changes nothing.
+dataset is complete or absent; ingesting the same source with the same settings again changes nothing but what is damaged, which is made
+again. A source that changes between its fingerprint and the verdicts on its images is refused.
 """
 
 import errno
-import hashlib
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ from pathlib import Path
 from components.errors import DataRefused
 from components.ingest.candidates import IMAGE_SUFFIXES, NAME_RULES, Source
 from components.ingest.config import DataConfig
+from components.ingest.dataset.committed import finished_dataset
 from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.near_duplicates import near_duplicates
-from components.ingest.dataset.publish import accepted_by, committed_dataset, publish
+from components.ingest.dataset.publish import accepted_by, publish
 from components.ingest.decoding.pool import DecoderPool, default_workers
 from components.ingest.sources.kinds import Reach
 from components.ingest.sources.open_source import open_source, require_consent
@@ -27,10 +28,10 @@ from components.ingest.verdicts import Rejected
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing, ObjectStore, StoreUri
+from components.stores.dataset_content import FORMAT, dataset_digest
 from components.system.locks import lock, try_lock
 from model.canonical import digest_of
 
-_FORMAT = 3
 _SILENTLY_IGNORED = 0.1
 _SUFFIXES_SHOWN = 5
 _CONVERT = f"convert images of other formats to JPEG or PNG ({', '.join(IMAGE_SUFFIXES)} are read), "
@@ -76,13 +77,13 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
 def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool: DecoderPool) -> DatasetManifest:
     """Ingest `source` unless the same request was completed before."""
     settings = config.model_dump(mode="json", exclude={"source"})
-    request = digest_of({"source": source.fingerprint(), "config": settings, "format": _FORMAT, "names": NAME_RULES})
+    request = digest_of({"source": source.fingerprint(), "config": settings, "format": FORMAT, "names": NAME_RULES})
     staging = context.scratch("ingest") / request[:16]
     job = _IngestJob(config, context, staging, pool)
     receipt = context.layout.requests(config.name) / f"{request}.json"
     waiting = "another process is ingesting the same source; waiting for it"
     with lock(staging.with_suffix(".lock"), on_wait=lambda: context.events.note(waiting)):
-        if (finished := _finished_dataset(job.store, receipt)) is not None:
+        if (finished := _finished_dataset(job, receipt)) is not None:
             context.events.note(f"dataset {finished.digest[:12]} is complete: {finished.num_images} images, nothing to do")
             return finished
         with _staging_folder(staging):
@@ -91,19 +92,6 @@ def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool:
     size = sum(shard.size_bytes for shard in manifest.shards)
     context.events.note(f"dataset {manifest.digest[:12]}: {manifest.num_images} images, {size / 1e6:.1f} MB, at {manifest.uri}")
     return manifest
-
-
-def dataset_digest(image_px: int, images: Iterable[tuple[str, str]]) -> str:
-    """Return the digest of a dataset from (sha256, split) of its images, in the order of their sha256.
-
-    It depends on the stored bytes and on the split, and on nothing else.
-    """
-    digest, last = hashlib.sha256(f"celebdit data set {_FORMAT}, {image_px} px\n".encode()), ""
-    for sha256, split in images:
-        assert sha256 > last, "images are sorted by digest, without repetition"
-        digest.update(f"{sha256} {split}\n".encode())
-        last = sha256
-    return digest.hexdigest()
 
 
 @contextmanager
@@ -131,13 +119,21 @@ def _remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _finished_dataset(store: ObjectStore, receipt: StoreUri) -> DatasetManifest | None:
-    """Return the dataset that an earlier run made from the same request, if it is still complete."""
+def _finished_dataset(job: _IngestJob, receipt: StoreUri) -> DatasetManifest | None:
+    """Return the dataset that an earlier run made from the same request, if it is intact and still has the same terms."""
     try:
-        manifest = DatasetManifest.parse(store.get_bytes(receipt), origin=str(receipt))
+        made = DatasetManifest.parse(job.store.get_bytes(receipt), origin=str(receipt))
     except (ObjectMissing, DataRefused):
         return None
-    return committed_dataset(store, StoreUri.parse(manifest.uri))
+    if (made.name, made.image_px) != (job.config.name, job.config.image_px):
+        return None
+    return _existing_dataset(job, made.digest)
+
+
+def _existing_dataset(job: _IngestJob, digest: str) -> DatasetManifest | None:
+    existing = finished_dataset(job.home / digest, job.context)
+    same_terms = existing is not None and (existing.licence, existing.licence_accepted_by) == (job.config.licence, accepted_by(job.config))
+    return existing if same_terms else None
 
 
 def _ingest(source: Source, job: _IngestJob) -> DatasetManifest:
@@ -145,13 +141,12 @@ def _ingest(source: Source, job: _IngestJob) -> DatasetManifest:
     pool.start(archive)
     with Ledger(job.staging, held_out=config.held_out, archive=archive) as ledger:
         _judge(source, ledger, job)
+        source.require_unchanged()
         if config.near_duplicate_bits is not None:
             _drop_near_duplicates(ledger, config.near_duplicate_bits, pool.thumbnail)
         _check_limits(config, ledger)
         digest = dataset_digest(config.image_px, ledger.identities())
-        location = job.home / digest
-        existing = committed_dataset(job.store, location)
-        if existing is not None and (existing.licence, existing.licence_accepted_by) == (config.licence, accepted_by(config)):
+        if (existing := _existing_dataset(job, digest)) is not None:
             job.context.events.note("these images are a complete dataset already, from " + existing.source)
             return existing
         return publish(
@@ -159,7 +154,8 @@ def _ingest(source: Source, job: _IngestJob) -> DatasetManifest:
             config,
             source=source.provenance(),
             store=job.store,
-            location=location,
+            layout=job.context.layout,
+            location=job.home / digest,
             staging=job.staging,
             thumbnail=job.pool.thumbnail,
         )

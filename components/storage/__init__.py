@@ -10,7 +10,7 @@ move bytes, `probe` finds out what a store supports. boto3 is imported in this p
 """
 
 from components.storage.client import connect
-from components.storage.faults import DigestMismatch, ObjectMissing, refusal
+from components.storage.faults import DigestMismatch, ObjectChanged, ObjectMissing, refusal
 from components.storage.hashing import file_sha256
 from components.storage.probe import Capabilities
 from components.storage.store import ObjectStore
@@ -19,6 +19,7 @@ from components.storage.uri import StoredObject, StoreUri
 __all__ = [
     "Capabilities",
     "DigestMismatch",
+    "ObjectChanged",
     "ObjectMissing",
     "ObjectStore",
     "StoreUri",

@@ -26,6 +26,10 @@ class StorageRefused(BadInput):
     """The store answered, and does not allow the request: credentials, bucket or permissions are wrong."""
 
 
+class ObjectChanged(DigestMismatch):
+    """An object is not the one that was listed: it was replaced, or its bytes do not have the listed ETag."""
+
+
 class Incomplete(Exception):
     """A response ended early; the received bytes are kept and the rest is requested again."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable
-from components.storage.download import CHUNK_BYTES, Download, mismatch
+from components.storage.download import OWN_MARK_CHARACTERS, Download, check_response, described, mismatch, read_response, remove_abandoned
 from components.storage.faults import (
     CORRUPT_ATTEMPTS,
     DigestMismatch,
@@ -35,7 +35,6 @@ from components.system.retry import RetryPolicy, retry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ class ObjectStore:
             if response["ContentLength"] > max_bytes:
                 response["Body"].close()
                 raise DataRefused(f"{uri} has {response['ContentLength']} bytes, at most {max_bytes} are expected")
-            data = _read(response, limit=max_bytes)
+            data = read_response(uri, response, limit=max_bytes)
             actual = hashlib.sha256(data).hexdigest()
             if sha256 is not None and actual != sha256:
                 raise mismatch(uri, actual, sha256)
@@ -109,19 +108,37 @@ class ObjectStore:
 
         return self._with_retries("get", uri, download)
 
-    def get_head(self, uri: StoreUri, *, limit: int) -> bytes:
-        """Return the object's bytes, or its first `limit` of them if it is larger."""
-        return self._with_retries("get", uri, lambda: _read(self.client.get_object(Bucket=uri.bucket, Key=uri.key), limit=limit))
+    def get_head(self, listed: StoredObject, *, limit: int) -> bytes:
+        """Return the bytes of an object as it was listed, or its first `limit` of them if it is larger.
 
-    def get_file(self, uri: StoreUri, path: Path, *, sha256: str | None = None, continued: bool = False) -> str:
+        Raises:
+            ObjectChanged: if it is not the object that was listed, or its bytes do not have the listed ETag.
+        """
+        uri = listed.uri
+
+        def download() -> bytes:
+            return read_response(uri, self.client.get_object(Bucket=uri.bucket, Key=uri.key), limit=limit, listed=listed)
+
+        return self._with_retries("get", uri, download)
+
+    def get_file(
+        self, uri: StoreUri, path: Path, *, sha256: str | None = None, continued: bool = False, listed: StoredObject | None = None
+    ) -> str:
         """Download to `path`, which appears only when the bytes are complete and verified against `sha256`; return their sha256.
 
         A broken response is resumed. With `continued` the next process resumes it too: the received bytes are kept beside `path`.
+
+        Raises:
+            ObjectChanged: if it is not the object that was `listed`, unless that is None.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        mark = hashlib.sha256(self.version(uri).encode()).hexdigest()[:16] if continued else uuid.uuid4().hex[:8]
+        remove_abandoned(path)
+        mark = uuid.uuid4().hex[:OWN_MARK_CHARACTERS]
+        if continued:
+            listed = listed or self.describe(uri)
+            mark = hashlib.sha256(f"{listed.size_bytes} {listed.version}".encode()).hexdigest()[:16]
         partial = path.with_name(f".{path.name}.{mark}.partial")
-        download = Download(self.client, uri, partial, sha256=sha256)
+        download = Download(self.client, uri, partial, sha256=sha256, listed=listed)
         try:
             digest = self._with_retries("get", uri, download.attempt)
             partial.replace(path)
@@ -130,18 +147,34 @@ class ObjectStore:
                 partial.unlink(missing_ok=True)
         return digest
 
-    def version(self, uri: StoreUri) -> str:
-        """Return a text that changes when the object's bytes do, as far as the store reports it.
+    def check(self, uri: StoreUri, sha256: str) -> None:
+        """Read an object without keeping it, and verify its bytes.
+
+        Raises:
+            ObjectMissing: if it does not exist. DigestMismatch: if its bytes do not have the digest `sha256`.
+        """
+        self._with_retries("get", uri, lambda: self._read_back(uri, sha256))
+
+    def copy(self, source: StoreUri, target: StoreUri) -> None:
+        """Copy an object of less than 5 GB within the store.
+
+        Raises:
+            ObjectMissing: if it does not exist.
+        """
+        where = {"Bucket": source.bucket, "Key": source.key}
+
+        def copy() -> None:
+            self.client.copy_object(Bucket=target.bucket, Key=target.key, CopySource=where)  # type: ignore[arg-type]
+
+        self._with_retries("get", source, copy)
+
+    def describe(self, uri: StoreUri) -> StoredObject:
+        """Return what the store says of an object: its size and version.
 
         Raises:
             ObjectMissing: if the object does not exist.
         """
-
-        def head() -> str:
-            response = self.client.head_object(Bucket=uri.bucket, Key=uri.key)
-            return f"{response['ContentLength']} {response.get('ETag', '')} {response['LastModified'].isoformat()}"
-
-        return self._with_retries("get", uri, head)
+        return self._with_retries("get", uri, lambda: described(uri, self.client.head_object(Bucket=uri.bucket, Key=uri.key)))
 
     def exists(self, uri: StoreUri) -> bool:
         """Return whether an object has exactly this key."""
@@ -164,9 +197,7 @@ class ObjectStore:
             below = prefix.key.rstrip("/")
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=f"{below}/" if below else "")
             objects = [
-                StoredObject(
-                    StoreUri(prefix.bucket, item["Key"]), item["Size"], f"{item.get('ETag', '')} {item['LastModified'].isoformat()}"
-                )
+                StoredObject(StoreUri(prefix.bucket, item["Key"]), item["Size"], item.get("ETag", ""), item["LastModified"])
                 for page in pages
                 for item in page.get("Contents", [])
             ]
@@ -202,17 +233,8 @@ class ObjectStore:
             return False
         return not any(item.get("Key") == uri.key for item in page.get("Contents", []))
 
-    def _read_back(self, uri: StoreUri, digest: str) -> None:
-        response = self.client.get_object(Bucket=uri.bucket, Key=uri.key)
-        sha256, size_bytes = hashlib.sha256(), 0
-        with response["Body"] as body:
-            while chunk := body.read(CHUNK_BYTES):
-                sha256.update(chunk)
-                size_bytes += len(chunk)
-        if size_bytes != response["ContentLength"]:
-            raise Incomplete(f"{size_bytes} of {response['ContentLength']} bytes")
-        if sha256.hexdigest() != digest:
-            raise mismatch(uri, sha256.hexdigest(), digest)
+    def _read_back(self, uri: StoreUri, sha256: str) -> None:
+        check_response(uri, self.client.get_object(Bucket=uri.bucket, Key=uri.key), sha256)
 
     def _with_retries(self, verb: str, uri: StoreUri, call: Callable[[], T]) -> T:
         """Return the result of `call`, retrying temporary errors and corrupt transfers; other errors become the project's own."""
@@ -265,15 +287,3 @@ class ObjectStore:
                 hint="run it again when object storage is back: finished work is kept",
             )
         return cause
-
-
-def _read(response: "GetObjectOutputTypeDef", *, limit: int) -> bytes:
-    """Return the first `limit` bytes of a response, or all of it if it is shorter."""
-    expected_bytes, chunks, have_bytes = min(response["ContentLength"], limit), [], 0
-    with response["Body"] as body:
-        while have_bytes < expected_bytes and (chunk := body.read(min(CHUNK_BYTES, expected_bytes - have_bytes))):
-            chunks.append(chunk)
-            have_bytes += len(chunk)
-    if have_bytes < expected_bytes:
-        raise Incomplete(f"{have_bytes} of {expected_bytes} bytes")
-    return b"".join(chunks)

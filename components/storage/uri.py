@@ -6,6 +6,7 @@ of images) can hold anything; `parse_source` reads them, and they are never join
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
 from components.errors import BadInput
 
@@ -79,8 +80,22 @@ class StoreUri:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object in a listing; `version` changes when its bytes do, as far as the store reports it."""
+    """An object as a store describes it, in a listing or in the header of a response."""
 
     uri: StoreUri
     size_bytes: int
-    version: str = ""
+    etag: str = ""
+    """As the store writes it, in quotes; with nothing in them if it gives none."""
+    modified: datetime | None = None
+
+    @property
+    def version(self) -> str:
+        """A text that changes when the object's bytes do, as far as the store reports it."""
+        return f"{self.etag} {self.modified.isoformat() if self.modified else ''}"
+
+    def is_same(self, other: "StoredObject") -> bool:
+        """Return whether both describe the same bytes: equal sizes and ETags, or times, of which headers have whole seconds only."""
+        if self.etag.strip('"') and other.etag.strip('"'):
+            return (self.size_bytes, self.etag) == (other.size_bytes, other.etag)
+        seconds = [item.modified and item.modified.replace(microsecond=0) for item in (self, other)]
+        return self.size_bytes == other.size_bytes and seconds[0] == seconds[1]

@@ -1,14 +1,13 @@
 """Local cache of datasets: unpacks a committed dataset from object storage to a pack on local disk, once per machine.
 
-Promises: shards are verified before a byte of them is decoded; of processes that start together one builds the pack and the others wait; an
-incomplete or corrupt pack is rebuilt beside the old one, so that the memory maps of other processes do not change. The first process after
-each boot verifies the pixels. Images are in the order of their keys, so a pack is a function of the dataset's digest, not of its shards.
+Promises: shards are verified before a byte of them is decoded, and the dataset's digest is computed again from their images; of processes
+that start together one builds the pack and the others wait; an incomplete or corrupt pack is rebuilt beside the old one, so that the memory
+maps of other processes do not change. The first process after each boot verifies the pixels. Images are in the order of their keys, so a
+pack is a function of the dataset's digest, not of its shards.
 """
 
 import io
-import json
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL import Image
 from components.errors import DataRefused
 from components.manifests import DatasetManifest, Split
 from components.storage import ObjectStore, StoreUri
+from components.stores.dataset_content import Member, read_members
 from components.system.locks import lock
 from model.dataset import IMAGES_FILE, Pack, PackCorrupt, PackWriter, open_pack, verify_pack
 
@@ -35,7 +35,7 @@ def fetch_pack(
     """Return the images of one `split` as a pack below `folder`, built from the shards if it does not exist.
 
     Raises:
-        DataRefused: if a shard does not have the digest in the manifest, or an image in it cannot be decoded.
+        DataRefused: if a shard or the images do not have the digest in the manifest, or an image cannot be decoded.
     """
     target = folder / f"{manifest.digest[:16]}-{split}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,43 +91,28 @@ def _build(manifest: DatasetManifest, store: ObjectStore, target: Path, split: S
         for shard in manifest.shards:
             paths.append(downloads / shard.name)
             store.get_file(StoreUri.parse(manifest.uri) / shard.name, paths[-1], sha256=shard.sha256)
-        members = sorted((key, path, offset, size) for path in paths for key, offset, size in _members(path, split))
+        members = [member for member in read_members(paths, manifest) if member.split == split]
         if len(members) != expected:
             raise DataRefused(f"{manifest.uri} holds {len(members)} images of split {split}, expected {expected} by its manifest")
         side = manifest.image_px
-        with PackWriter(target, shape=(side, side), keys=[key for key, *_ in members], dataset_digest=manifest.digest) as add:
-            for done, (key, path, offset, size) in enumerate(members, start=1):
-                add(_decode(path, offset, size, key=key, side_px=side))
+        with PackWriter(target, shape=(side, side), keys=[member.key for member in members], dataset_digest=manifest.digest) as add:
+            for done, member in enumerate(members, start=1):
+                add(_decode(member, side_px=side))
                 on_progress(done, len(members))
     finally:
         shutil.rmtree(downloads, ignore_errors=True)
 
 
-def _members(path: Path, split: Split) -> list[tuple[str, int, int]]:
-    """Return (key, offset, size) of the images of `split` in a shard; the JSON of an image follows it."""
-    images, image = [], None
-    with tarfile.open(path, "r:") as archive:
-        for entry in archive:
-            if not entry.name.endswith(".json"):
-                image = (entry.name.rsplit(".", 1)[0], entry.offset_data, entry.size)
-                continue
-            metadata = archive.extractfile(entry)
-            if image is None or metadata is None:
-                raise DataRefused(f"{path.name} is not a shard: {entry.name} has no image before it")
-            if json.load(metadata)["split"] == split:
-                images.append(image)
-    return images
-
-
-def _decode(path: Path, offset: int, size: int, *, key: str, side_px: int) -> np.ndarray:
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read(size)
+def _decode(member: Member, *, side_px: int) -> np.ndarray:
+    with member.shard.open("rb") as file:
+        file.seek(member.offset)
+        data = file.read(member.size_bytes)
+    where = f"image {member.key} in {member.shard.name}"
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         pixels = np.asarray(image, dtype=np.uint8)
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataRefused(f"image {key} in {path.name} cannot be decoded: {error}") from error
+        raise DataRefused(f"{where} cannot be decoded: {error}") from error
     if pixels.shape != (side_px, side_px, 3):
-        raise DataRefused(f"image {key} in {path.name} has shape {pixels.shape}, expected ({side_px}, {side_px}, 3)")
+        raise DataRefused(f"{where} has shape {pixels.shape}, expected ({side_px}, {side_px}, 3)")
     return pixels

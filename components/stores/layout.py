@@ -8,6 +8,8 @@
                                                moments.npy, features.npy, mirrored.npy, manifold.npy; reference.json last
       versions/<manifest digest>.json          sha256 and size of every file of a registered version
       models/<model>/<version>-<digest>/       a registered version's files, for KServe
+      checksums/                               digests of pages and image grids, by the key of their folder
+      quarantine/<time>-<random>/              damaged objects that were replaced, by their keys; REASON.json says why
       runs/<run key>/
         checkpoints/step-<n>/<attempt>/        weights, ema-<name>, optimizer (.safetensors), state.json, MANIFEST.json;
                                                COMMIT.json last; SCORE-<metric>.json once evaluated; QUARANTINE.json if corrupt
@@ -102,6 +104,16 @@ class StoreLayout:
     def reference(self, dataset_digest: str, extractor: str, treatment: str) -> StoreUri:
         """Return the folder of one set of reference features."""
         return self.root / "references" / dataset_digest / extractor / treatment
+
+    def checksums(self, folder: StoreUri) -> StoreUri:
+        """Return the object with the digests of the objects in `folder`."""
+        below = folder.relative_to(self.root)
+        return StoreUri(self.root.bucket, f"{self.root.key}/checksums/{below}.json".lstrip("/"))
+
+    @property
+    def quarantine(self) -> StoreUri:
+        """The prefix that damaged objects are moved to."""
+        return self.root / "quarantine"
 
     @property
     def version_records(self) -> StoreUri:

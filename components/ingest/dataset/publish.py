@@ -7,14 +7,15 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
-from components.errors import DataRefused
 from components.ingest.config import DataConfig
 from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.report import write_report
 from components.ingest.dataset.shards import FinishedShard, ShardWriter
 from components.ingest.dataset.table import write_table
 from components.manifests import DatasetManifest, Shard
-from components.storage import ObjectMissing, ObjectStore, StoreUri, file_sha256
+from components.storage import ObjectStore, StoreUri, file_sha256
+from components.stores.checksums import record_checksums
+from components.stores.layout import StoreLayout
 
 MANIFEST = "dataset.json"
 TABLE = "manifest.parquet"
@@ -28,6 +29,7 @@ def publish(
     *,
     source: str,
     store: ObjectStore,
+    layout: StoreLayout,
     location: StoreUri,
     staging: Path,
     thumbnail: Callable[[bytes], bytes],
@@ -61,20 +63,9 @@ def publish(
     )
     write_report(ledger, manifest, report, thumbnail=thumbnail)
     store.put_file(location / TABLE, table)
-    store.put_file(location / REPORT, report)
+    record_checksums(location, {REPORT: store.put_file(location / REPORT, report)}, store=store, layout=layout)
     store.put_bytes(location / MANIFEST, manifest.model_dump_json().encode())
     return manifest
-
-
-def committed_dataset(store: ObjectStore, location: StoreUri) -> DatasetManifest | None:
-    """Return the dataset at `location` if it is committed and none of its objects is missing."""
-    try:
-        manifest = DatasetManifest.parse(store.get_bytes(location / MANIFEST), origin=str(location / MANIFEST))
-    except (ObjectMissing, DataRefused):
-        return None
-    sizes = {item.uri.name: item.size_bytes for item in store.list(location)}
-    complete = {TABLE, REPORT} <= sizes.keys() and all(sizes.get(shard.name) == shard.size_bytes for shard in manifest.shards)
-    return manifest if complete and manifest.digest == location.name else None
 
 
 def accepted_by(config: DataConfig) -> str:

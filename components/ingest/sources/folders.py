@@ -1,7 +1,7 @@
 """Images in a folder, at any depth.
 
 Promises: symbolic links are not followed and nothing but a regular file is opened; every file gets a verdict. Files are read in the
-order of their paths, so that the same folder is always read in the same order.
+order of their paths, so that the same folder is always read in the same order, and only as they were fingerprinted.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from pathlib import Path
 from components.errors import BadInput, DataRefused
 from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, is_image_name, left_out_by_name
 from components.ingest.limits import Budget
+from components.ingest.sources.unchanged import FingerprintedFile, changed, state_of
 from components.ingest.verdicts import Rejected
 
 _SCANNED_FILES = 10**5
@@ -25,6 +26,8 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._fingerprinted: dict[int, int] | None = None
+        self._unjudged = 0
         if not any(is_image_name(_name(path, root)) for _, path in zip(range(_SCANNED_FILES), _walk(root), strict=False)):
             raise BadInput(
                 f"data.source {root} contains no images",
@@ -32,15 +35,30 @@ class FolderSource:
             )
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(b"folder 2")
+        digest, self._fingerprinted = hashlib.sha256(b"folder 2"), {}
         for path in _walk(self._root):
-            known = _regular(path) and is_image_name(_name(path, self._root))
-            try:
-                content = _content(path) if known else "-"
-            except OSError:
-                content = "unreadable"
+            content, mark = "-", _mark(path)
+            if _regular(path) and is_image_name(_name(path, self._root)):
+                try:
+                    content, mark = _content(path, str(self._root))
+                except OSError:
+                    content = "unreadable"
             digest.update(os.fsencode(f"{path.relative_to(self._root)}\0{content}\n"))
+            self._fingerprinted[hash(path)] = mark
+        self._unjudged = len(self._fingerprinted)
         return digest.hexdigest()
+
+    def require_unchanged(self) -> None:
+        if self._unjudged:
+            raise changed(str(self._root), f"{self._unjudged} files are gone")
+
+    def _require_fingerprinted(self, path: Path) -> None:
+        """Raise DataRefused unless the file is the one that was fingerprinted, if there is a fingerprint."""
+        if self._fingerprinted is None:
+            return
+        if self._fingerprinted.get(hash(path)) != _mark(path):
+            raise changed(str(self._root), f"{path} is not the file that was hashed before")
+        self._unjudged -= 1
 
     def count(self) -> int | None:
         return None
@@ -55,6 +73,7 @@ class FolderSource:
         total_bytes = 0
         for number, path in enumerate(_walk(self._root), start=1):
             candidate = _read(path, _name(path, self._root), budget.max_image_bytes)
+            self._require_fingerprinted(path)
             total_bytes += len(candidate.data)
             if number > budget.max_entries or total_bytes > budget.max_total_bytes:
                 excess = f"{budget.max_entries} files" if number > budget.max_entries else f"{budget.max_total_bytes} bytes"
@@ -77,13 +96,20 @@ def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root))
 
 
-def _content(path: Path) -> str:
-    """Return what identifies a file's bytes; those of a file that is rejected for its size are not read."""
-    size_bytes = path.stat().st_size
+def _content(path: Path, label: str) -> tuple[str, int]:
+    """Return what identifies a file's bytes, and its mark; those of a file that is rejected for its size are not read."""
+    file, size_bytes = FingerprintedFile(path, label), path.stat().st_size
     if size_bytes > _MOST_IMAGE_BYTES:
-        return f"{size_bytes} bytes"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{size_bytes} bytes", hash(file.state)
+    return file.sha256(), hash(file.state)
+
+
+def _mark(path: Path) -> int:
+    """Return a number that changes when the file is replaced or written to; kept in place of its parts to save memory."""
+    try:
+        return hash(state_of(path.lstat()))
+    except OSError:
+        return 0
 
 
 def _regular(path: Path) -> bool:

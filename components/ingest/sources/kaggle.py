@@ -21,7 +21,7 @@ from components.errors import BadInput, CelebditError, DataRefused, TemporaryFai
 from components.ingest.candidates import Candidate, Source
 from components.ingest.limits import Budget
 from components.ingest.sources.kinds import Reach, SourceKind
-from components.ingest.sources.remote import RemoteArchive
+from components.ingest.sources.remote import RemoteArchive, download_lock, take_download
 from components.system.retry import RetryPolicy, retry
 
 _HANDLE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,80})/([A-Za-z0-9][A-Za-z0-9_-]{0,80})(?:/versions/([1-9][0-9]{0,8}))?")
@@ -81,17 +81,20 @@ class KaggleSource:
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         return self._archive.candidates(budget)
 
+    def require_unchanged(self) -> None:
+        self._archive.require_unchanged()
+
     def _fetch(self) -> Path:
         assert self._reach is not None, "a source is read only after it was opened with a reach"
-        folder = self._reach.downloads / "kaggle"
+        folder, note = self._reach.downloads / "kaggle", self._reach.note
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self._owner}.{self._name}.{self._version}.archive"
         partial = path.with_suffix(".partial")
-        have_bytes = partial.stat().st_size if partial.exists() else 0
-        self._reach.note(f"downloading {self.provenance()}" + (f", continuing after {have_bytes / 1e6:.1f} MB" if have_bytes else ""))
-        self._with_retries(lambda: self._hub.download(self._owner, self._name, self._version, partial))
-        partial.replace(path)
-        return path
+        with download_lock(path, self._reach):
+            have_bytes = partial.stat().st_size if partial.exists() else 0
+            note(f"downloading {self.provenance()}" + (f", continuing after {have_bytes / 1e6:.1f} MB" if have_bytes else ""))
+            self._with_retries(lambda: self._hub.download(self._owner, self._name, self._version, partial))
+            return take_download(partial.replace(path))
 
     def _with_retries(self, call: Callable[[], Any]) -> Any:
         """Retry temporary failures; translate the others into errors with a next action."""

@@ -1,16 +1,20 @@
 """Sources in object storage: an archive, downloaded once and continued after an interruption, or all objects below a prefix.
 
 Promises: keys are labels, never paths; a refusal by the store is bad input, with the store's error code; an unchanged source is not
-downloaded again. Credentials and endpoint are those of the project's store.
+downloaded again; an object is read only as it was listed, and the fingerprint is made of the listing. Credentials and endpoint are those
+of the project's store.
 """
 
+import fcntl
 import hashlib
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 from components.errors import BadInput, CelebditError, DataRefused
 from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, Source, is_image_name, refused_by_name
@@ -18,8 +22,12 @@ from components.ingest.limits import Budget
 from components.ingest.sources.archives import open_archive
 from components.ingest.sources.kinds import Reach, SourceKind
 from components.storage import ObjectMissing, ObjectStore, StoredObject, StoreUri, refusal
+from components.system.locks import lock
 
 _PARALLEL_GETS = 8
+_TAKEN = "-of-"
+_taken: list[IO[bytes]] = []
+"""The downloads that this process reads, open for their locks."""
 
 
 class RemoteArchive:
@@ -48,6 +56,9 @@ class RemoteArchive:
         yield from source.candidates(budget)
         path.unlink(missing_ok=True)
 
+    def require_unchanged(self) -> None:
+        """Return at once: `fetch` accepts only the version that the fingerprint is of."""
+
     def _open(self) -> tuple[Path, Source]:
         if self._fetched is None or not self._fetched[0].exists():
             path = self._fetch()
@@ -67,25 +78,49 @@ def open_s3(source: str, image_px: int, reach: Reach | None) -> Source | None:
     with _refused_as_bad_input(uri):
         if uri.key and not uri.key.endswith("/"):
             try:
-                version = reach.store.version(uri)
+                listed = reach.store.describe(uri)
             except ObjectMissing:
-                version = None
-            if version is not None:
-                return _archive(uri, version, reach)
+                listed = None
+            if listed is not None:
+                return _archive(listed, reach)
         return PrefixSource(uri, reach.store)
 
 
-def _archive(uri: StoreUri, version: str, reach: Reach) -> RemoteArchive:
+def _archive(listed: StoredObject, reach: Reach) -> RemoteArchive:
+    uri = listed.uri
     folder = reach.downloads / hashlib.sha256(str(uri).encode()).hexdigest()[:16]
     path = folder / (uri.name if is_plain(uri.name) else "archive")
 
     def fetch() -> Path:
         reach.note(f"downloading {uri}")
-        with _refused_as_bad_input(uri):
-            reach.store.get_file(uri, path, continued=True)
-        return path
+        with _refused_as_bad_input(uri), download_lock(path, reach):
+            reach.store.get_file(uri, path, continued=True, listed=listed)
+            return take_download(path)
 
-    return RemoteArchive(str(uri), mark=lambda: f"{uri} {version}", fetch=fetch)
+    return RemoteArchive(str(uri), mark=lambda: f"{uri} {listed.size_bytes} {listed.version}", fetch=fetch)
+
+
+def download_lock(path: Path, reach: Reach) -> AbstractContextManager[None]:
+    """Return the lock under which the archive at `path` is downloaded and taken."""
+    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    waiting = "another process downloads the same archive; waiting for it"
+    return lock(reach.downloads.with_name("download-locks") / f"{name}.lock", on_wait=lambda: reach.note(waiting))
+
+
+def take_download(path: Path) -> Path:
+    """Give a finished download a name that this process alone reads and removes; call it under `download_lock`.
+
+    Downloads that killed processes took are removed: the kernel holds the lock on one until its process ends.
+    """
+    for left in path.parent.glob(f"*{_TAKEN}{path.name}"):
+        with left.open("rb") as file, suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink(missing_ok=True)
+    own = path.with_name(f"{uuid.uuid4().hex[:8]}{_TAKEN}{path.name}")
+    file = path.open("rb")
+    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    _taken.append(file)
+    return Path(path.replace(own))
 
 
 def is_plain(name: str) -> bool:
@@ -145,10 +180,13 @@ class PrefixSource:
     def _is_image(self, item: StoredObject) -> bool:
         return is_image_name(item.uri.relative_to(self._uri))
 
+    def require_unchanged(self) -> None:
+        """Return at once: an object is read only as it was listed, which the fingerprint is made of."""
+
     def _read(self, item: StoredObject, limit: int) -> Candidate:
         name = item.uri.relative_to(self._uri)
         refused = refused_by_name(name)
-        return Candidate(name, b"" if refused else self._store.get_head(item.uri, limit=limit), refused)
+        return Candidate(name, b"" if refused else self._store.get_head(item, limit=limit), refused)
 
 
 @contextmanager

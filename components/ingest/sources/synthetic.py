@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from components.system.scratch import partial_name
+
 Colour = tuple[int, int, int]
 _CANVAS_PX = 256
 _JPEG_QUALITY = 95
@@ -214,7 +216,7 @@ def write_archive(target: Path, *, count: int, seed: int, image_px: int, on_imag
 
     The file appears under its name only when it is complete; equal arguments give equal bytes.
     """
-    partial = target.with_suffix(".partial")
+    partial = partial_name(target)
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         for index in range(count):
             entry = zipfile.ZipInfo(f"celeba_hq_256/{index:05d}.jpg", date_time=_ZIP_DATE)

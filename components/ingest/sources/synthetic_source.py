@@ -39,6 +39,9 @@ class SyntheticSource:
         for index in range(self.count_images):
             yield Candidate(f"{index:05d}.jpg", encode_face(self.seed, index, self.image_px))
 
+    def require_unchanged(self) -> None:
+        """Return at once: faces are drawn from the numbers that the fingerprint is of."""
+
 
 def open_synthetic(source: str, image_px: int, reach: Reach | None) -> SyntheticSource:
     """Open `synthetic://?count=N&seed=N&size=N`; the size is `image_px` unless given.

@@ -18,9 +18,9 @@ from typing import IO, Any
 from components.errors import DataRefused
 from components.ingest.candidates import Candidate, too_many_bytes, too_many_entries
 from components.ingest.limits import Budget
+from components.ingest.sources.unchanged import FingerprintedFile
 from components.ingest.verdicts import Rejected
 from components.ingest.wire import read_blobs, read_head
-from components.storage import file_sha256
 from components.system.child_environment import child_environment
 from components.system.python_process import python_command
 
@@ -51,9 +51,13 @@ class TarSource:
     def __init__(self, path: Path, label: str) -> None:
         self._path = path
         self._label = label
+        self._file = FingerprintedFile(path, label)
 
     def fingerprint(self) -> str:
-        return file_sha256(self._path)
+        return self._file.sha256()
+
+    def require_unchanged(self) -> None:
+        self._file.require_unchanged()
 
     def count(self) -> int | None:
         return None

@@ -21,9 +21,9 @@ from components.ingest.candidates import (
     too_many_entries,
 )
 from components.ingest.limits import Budget
+from components.ingest.sources.unchanged import FingerprintedFile
 from components.ingest.sources.zip_directory import Record, directory, has_more_records
 from components.ingest.verdicts import Rejected
-from components.storage import file_sha256
 
 _RATIO_FROM_BYTES = 2**20
 _ENCRYPTED, _PATCHED = 1, 0x20
@@ -37,6 +37,7 @@ class ZipSource:
     def __init__(self, path: Path, label: str) -> None:
         self._path = path
         self._label = label
+        self._file = FingerprintedFile(path, label)
         self._num_records, self._count = self._scan()
 
     def _scan(self) -> tuple[int | None, int | None]:
@@ -67,7 +68,10 @@ class ZipSource:
             raise DataRefused(f"data.source {self._label} cannot be opened as a zip: {error}", hint="fetch it again") from error
 
     def fingerprint(self) -> str:
-        return file_sha256(self._path)
+        return self._file.sha256()
+
+    def require_unchanged(self) -> None:
+        self._file.require_unchanged()
 
     def count(self) -> int | None:
         return self._count
