@@ -5,9 +5,10 @@ replayed from any machine, any number of times, and are logged once; logged entr
 """
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from components.storage import ObjectStore, StoreUri
+from components.storage import ObjectMissing, ObjectStore, StoreUri
 from components.tracking.journal import Attachment, Destination, Journal, LoggedImage, decode_lines, deliver_entries
 
 _FILES = "files"
@@ -55,7 +56,8 @@ class JournalArchive:
         with tempfile.TemporaryDirectory(prefix="celebdit-journal-") as local:
             files = {entry.file for entry in entries if isinstance(entry, LoggedImage | Attachment)}
             for name in files:
-                self._store.get_file(folder / name, Path(local) / name)
+                with suppress(ObjectMissing):  # the entries after it matter more
+                    self._store.get_file(folder / name, Path(local) / name)
             deliver_entries(entries, Path(local), destination)
         self._store.delete(segment)
         for name in files:

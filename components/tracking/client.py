@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from components.tracking.request_limits import set_default_limits
 from components.tracking.retry_log import log_retries
 from components.tracking.tags import TAG_DATASET, TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 
-__all__ = ["Run", "Tracking"]
+__all__ = ["Run", "Tracking", "image_marker", "is_image_logged"]
 
 _PARENT = "mlflow.parentRunId"
 _DIGEST_CHARACTERS = 32
@@ -179,15 +179,17 @@ class Tracking:
     def log_image(self, run_id: str, image: Any, *, key: str, step: int, timestamp_ms: int | None = None) -> None:
         """Log an image (uint8 array, h x w x 3) under a key, unless the key already has one at `step`."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
-            marker = f"/{key.replace('/', '~')}%step%{step}%"
-            logged = [path.replace("+", "%").split("/", 1)[-1] for path in self.image_paths(run_id)]
-            if not any(marker in f"/{name}" for name in logged):
+            if not is_image_logged(key, step, self.image_paths(run_id)):
                 self.client.log_image(run_id, image, key=key, step=step, timestamp=timestamp_ms, synchronous=True)
 
     def image_paths(self, run_id: str) -> list[str]:
         """Return the artifact paths of the images that were logged to a run."""
+        return self.artifact_paths(run_id, "images")
+
+    def artifact_paths(self, run_id: str, folder: str) -> list[str]:
+        """Return the paths of a run's artifacts in `folder`."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
-            return [item.path for item in self.client.list_artifacts(run_id, "images")]
+            return [item.path for item in self.client.list_artifacts(run_id, folder)]
 
     def read_artifact(self, run_id: str, path: str) -> bytes:
         """Return the bytes of one artifact of a run."""
@@ -244,6 +246,17 @@ class Tracking:
             "kfp.run_url": settings.run_url,
         }
         return {name: value for name, value in tags.items() if value is not None}
+
+
+def is_image_logged(key: str, step: int, paths: Iterable[str]) -> bool:
+    """Return whether the image of `key` at `step` is among the artifact `paths` of a run, by the name that MLflow gives it."""
+    marker = image_marker(key, step).removeprefix("images")
+    return any(marker in f"/{path.replace('+', '%').split('/', 1)[-1]}" for path in paths)
+
+
+def image_marker(key: str, step: int) -> str:
+    """Return how the artifact path of an image begins, with `%` where MLflow writes `%` or `+`."""
+    return f"images/{key.replace('/', '~')}%step%{step}%"
 
 
 def _json(value: object) -> str:

@@ -22,6 +22,7 @@ from components.errors import first_line
 from components.tracking.metric_points import Point, missing_points
 
 JOURNAL_FILE = "journal.jsonl"
+RECEIVER_FILE = "receiver"
 MARK_FILE = "journal.delivered"
 _log = logging.getLogger(__name__)
 _MAX_PAUSE_S = 30.0
@@ -57,11 +58,11 @@ class Destination(Protocol):
     def log_metrics(self, points: list[Point]) -> None:
         """Upload metric points."""
 
-    def log_image(self, image: LoggedImage, pixels: np.ndarray) -> None:
-        """Upload an image, unless its key has one at its step."""
+    def log_image(self, image: LoggedImage, pixels: np.ndarray) -> bool | None:
+        """Upload an image, unless its key has one at its step: then return False."""
 
-    def log_file(self, attachment: Attachment, path: Path) -> None:
-        """Upload a file; repeating it changes nothing."""
+    def log_file(self, attachment: Attachment, path: Path) -> bool | None:
+        """Upload a file, unless there is one of its name: then return False."""
 
 
 class Journal:
@@ -111,7 +112,11 @@ class Journal:
     @property
     def mark(self) -> int:
         """How many bytes of the journal have been uploaded."""
-        return int(self._mark.read_text()) if self._mark.exists() else 0
+        try:
+            mark = int(self._mark.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+        return mark if self._path.exists() and mark <= self._path.stat().st_size else 0  # a journal that was lost began again
 
     @property
     def folder(self) -> Path:
@@ -130,6 +135,24 @@ class Journal:
         partial.write_text(str(mark))
         partial.replace(self._mark)
 
+    def set_receiver(self, run_id: str) -> None:
+        """Record which MLflow run the journal is uploaded to; what was uploaded to another, which is gone, is pending again."""
+        receiver = self._folder / RECEIVER_FILE
+        if receiver.exists() and receiver.read_text() == run_id:
+            return
+        self.set_mark(0)
+        partial = receiver.with_suffix(".partial")
+        partial.write_text(run_id)
+        partial.replace(receiver)
+
+    def deliver_again(self, destination: Destination) -> int:
+        """Upload every entry that the destination lacks, whatever was uploaded before, and return their number."""
+        self.set_mark(0)
+        entries, mark = self.pending_entries()
+        count = deliver_entries(entries, self._folder, destination)
+        self.set_mark(mark)
+        return count
+
     def deliver(self, destination: Destination) -> bool:
         """Upload all pending entries and return whether there were any. If the destination raises, nothing is lost."""
         entries, mark = self.pending_entries()
@@ -140,17 +163,28 @@ class Journal:
         return True
 
 
-def deliver_entries(entries: Sequence[Entry], folder: Path, destination: Destination) -> None:
-    """Upload `entries`, whose files are in `folder`, without those that the destination already has."""
+def deliver_entries(entries: Sequence[Entry], folder: Path, destination: Destination) -> int:
+    """Upload `entries`, whose files are in `folder`, without those that the destination already has; return how many were uploaded."""
     points = [entry for entry in entries if isinstance(entry, Point)]
     missing = missing_points(points, {key: destination.logged_steps(key) for key in {point.key for point in points}})
     if missing:
         destination.log_metrics(missing)
+    count = len(missing)
     for entry in entries:
-        if isinstance(entry, LoggedImage):
-            destination.log_image(entry, np.asarray(Image.open(folder / entry.file)))
-        elif isinstance(entry, Attachment):
-            destination.log_file(entry, folder / entry.file)
+        if isinstance(entry, LoggedImage) and (pixels := _read_image(folder / entry.file)) is not None:
+            count += destination.log_image(entry, pixels) is not False
+        elif isinstance(entry, Attachment) and (folder / entry.file).exists():
+            count += destination.log_file(entry, folder / entry.file) is not False
+    return count
+
+
+def _read_image(path: Path) -> np.ndarray | None:
+    """Return the image in `path`, or None if it is damaged or lost: then the entries after it matter more."""
+    try:
+        return np.asarray(Image.open(path, formats=("PNG",)))
+    except (OSError, ValueError, SyntaxError) as error:
+        _log.warning("%s cannot be uploaded to MLflow: %s", path, first_line(error))
+        return None
 
 
 def decode_lines(lines: bytes) -> list[Entry]:

@@ -2,6 +2,8 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from components.errors import TrackingUnavailable
 from components.settings import Settings
-from components.tracking.client import Tracking
+from components.tracking.client import Tracking, image_marker, is_image_logged
 from components.tracking.journal import Attachment, LoggedImage
 from components.tracking.metric_points import Point
 from components.tracking.request_limits import limit_requests
@@ -23,6 +25,7 @@ class MlflowDestination:
         self._tracking = Tracking(settings)
         self._run_key = run_key
         self._logged_steps: dict[str, set[int]] = {}
+        self._files: dict[str, set[str]] = {}
 
     @cached_property
     def run_id(self) -> str:
@@ -41,10 +44,36 @@ class MlflowDestination:
         for point in points:
             self._logged_steps[point.key].add(point.step)
 
-    def log_image(self, image: LoggedImage, pixels: np.ndarray) -> None:
-        self._tracking.log_image(self.run_id, pixels, key=image.key, step=image.step, timestamp_ms=image.timestamp_ms)
+    def log_image(self, image: LoggedImage, pixels: np.ndarray) -> bool:
+        if is_image_logged(image.key, image.step, self._files_in("images")):
+            return False
+        with self._remembering("images", image_marker(image.key, image.step)):
+            self._tracking.log_image(self.run_id, pixels, key=image.key, step=image.step, timestamp_ms=image.timestamp_ms)
+        return True
 
-    def log_file(self, attachment: Attachment, path: Path) -> None:
+    @contextmanager
+    def _remembering(self, folder: str, path: str) -> Iterator[None]:
+        """Remember that the block uploaded an artifact; after an error ask MLflow again, because only the response may have been lost."""
+        try:
+            yield
+        except BaseException:
+            self._files.clear()
+            raise
+        self._files_in(folder).add(path)
+
+    def _files_in(self, folder: str) -> set[str]:
+        """Return the run's artifacts in `folder` when it was first asked for: only this destination logs to it."""
+        if folder not in self._files:
+            self._files[folder] = set(self._tracking.artifact_paths(self.run_id, folder))
+        return self._files[folder]
+
+    def log_file(self, attachment: Attachment, path: Path) -> bool:
         folder, name = attachment.artifact.rsplit("/", 1)
-        with tempfile.TemporaryDirectory(prefix="celebdit-attachment-") as local:
+        if attachment.artifact in self._files_in(folder):
+            return False
+        with (
+            self._remembering(folder, attachment.artifact),
+            tempfile.TemporaryDirectory(prefix="celebdit-attachment-") as local,
+        ):
             self._tracking.log_artifact(self.run_id, Path(shutil.copy(path, Path(local) / name)), folder)
+        return True

@@ -1,10 +1,11 @@
-"""Upload the metrics of a training that MLflow has not received, from any machine.
+"""Upload the metrics of a training that MLflow lacks, from any machine.
 
-Promises: afterwards MLflow has the run's description, each (key, step) exactly once, and the status that object storage shows. Repeating
-it, or running it when nothing is missing, changes nothing.
+Promises: afterwards MLflow has the run's description, each (key, step) exactly once, and the status that object storage shows, also if the
+run or its images were deleted there: on the machine that trained, the whole journal is compared with what MLflow has. Repeating it, or
+running it when nothing is missing, changes nothing.
 """
 
-from components.errors import BadInput
+from components.errors import BadInput, DataRefused
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock_or_fail
@@ -15,18 +16,15 @@ from components.train.reporting.reporter import describe_run
 from components.train.spec import SPEC_FILE, TrainSpec
 
 
-def sync(run_key: str, context: StepContext) -> int:
-    """Deliver the missing entries of the training `run_key` and return their number.
+def sync(run_key: str, context: StepContext, *, spec: TrainSpec | None = None) -> int:
+    """Deliver the missing entries of the training `run_key` and return their number; without `spec`, the newest stored one describes it.
 
     Raises:
         BadInput: if there is no such training.
         TemporaryFailure: if it is being trained on this machine (training delivers by itself), or MLflow is unavailable.
     """
     run = context.layout.run(run_key)
-    specs = sorted((item.uri for item in context.store.list(run.attempts) if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
-    if not specs:
-        raise BadInput(f"there is no training {run_key!r} in {run.prefix}", hint="name a run key as `celebdit run` prints it")
-    spec = TrainSpec.parse(context.store.get_bytes(specs[-1]), origin=str(specs[-1]))
+    spec = spec or _newest_spec(run_key, context)
     folder = context.run_folder(run_key)
     with lock_or_fail(folder / "writer.lock", f"training of run {run_key}"):
         status_before = _status(run_key, context)
@@ -35,10 +33,25 @@ def sync(run_key: str, context: StepContext) -> int:
         count = JournalArchive(context.store, run.journal, spec.attempt).replay(destination)
         if (folder / "journal" / JOURNAL_FILE).exists():
             journal = Journal(folder / "journal")
-            count += len(journal.pending_entries()[0])
-            journal.deliver(destination)
+            journal.set_receiver(run_id)
+            count += journal.deliver_again(destination)
         context.tracking.set_status(run_id, _final_status(spec, context, status_before))
     return count
+
+
+def _newest_spec(run_key: str, context: StepContext) -> TrainSpec:
+    """Return the specification of the newest attempt whose specification is intact."""
+    run, problem = context.layout.run(run_key), None
+    specs = sorted((item.uri for item in context.store.list(run.attempts) if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
+    for uri in reversed(specs):
+        try:
+            return TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
+        except DataRefused as refused:
+            problem = refused
+            context.events.note(f"the specification {uri} is damaged, the one before is used: {refused.message}")
+    if problem is not None:
+        raise problem
+    raise BadInput(f"there is no training {run_key!r} in {run.prefix}", hint="name a run key as `celebdit run` prints it")
 
 
 def _status(run_key: str, context: StepContext) -> str | None:

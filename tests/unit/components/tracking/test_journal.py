@@ -188,3 +188,37 @@ def test_closing_waits_no_longer_than_asked_for_a_server_that_does_not_answer(tm
 def test_points_are_deduplicated_by_key_and_step() -> None:
     points = [Point("a", 1, 1.0, 5), Point("a", 1, 2.0, 6), Point("b", 1, 3.0, 7), Point("a", 2, 4.0, 8)]
     assert missing_points(points, {"a": {2}}) == [points[0], points[2]]
+
+
+@pytest.mark.parametrize("mark", ["", "x", "1000000", "-"])
+def test_a_mark_that_does_not_fit_the_journal_is_not_believed(tmp_path: Path, mark: str) -> None:
+    journal, server = Journal(tmp_path), Server()
+    journal.add_metrics(1, {"a": 1.0})
+    (tmp_path / "journal.delivered").write_text(mark)
+    assert journal.deliver(server)
+    assert len(server.points) == 1
+
+
+def test_what_was_uploaded_to_a_run_that_is_gone_is_uploaded_to_the_next(tmp_path: Path) -> None:
+    journal, first, second = Journal(tmp_path), Server(), Server()
+    journal.set_receiver("first")
+    journal.add_metrics(1, {"a": 1.0})
+    journal.deliver(first)
+    journal.set_receiver("first")
+    assert not journal.deliver(first)
+    Journal(tmp_path).set_receiver("second")
+    assert journal.deliver(second)
+    assert [(point.key, point.step) for point in second.points] == [("a", 1)]
+    assert journal.deliver_again(second) == 0
+    second.points.clear()
+    assert journal.deliver_again(second) == 1
+
+
+def test_an_image_that_was_lost_on_disk_does_not_stop_the_entries_after_it(tmp_path: Path) -> None:
+    journal, server = Journal(tmp_path), Server()
+    for step in (1, 2, 3):
+        journal.add_image(step, "a", np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "a-000000001.png").unlink()
+    (tmp_path / "a-000000002.png").write_bytes(b"damaged")
+    assert journal.deliver(server)
+    assert server.images == [("a", 3)]
