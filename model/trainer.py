@@ -121,6 +121,7 @@ class Trainer:
             elif self._is_checkpoint_due(saved_s) and self._sink.ready():
                 self._save(wait=False)
                 saved_s = self._clock()
+        self._drain_ema_snapshots(stopped=stopped)
         profiler.close()
         return self.step >= training.total_steps
 
@@ -194,7 +195,10 @@ class Trainer:
             return
         if (last or self.step % every == 0) and not self._is_nonfinite():
             self._snapshots.submit(self.averages_state)
-        if last:
+
+    def _drain_ema_snapshots(self, *, stopped: bool) -> None:
+        """Wait at the end for the EMA snapshots, after the last checkpoint, which matters more; a stop does not wait for them."""
+        if self._snapshots is not None and self.world.is_first and not stopped:
             self._snapshots.drain()
 
     def averages_state(self) -> CheckpointState:

@@ -16,10 +16,9 @@ from components.registry.tags import VersionTags
 from components.registry.version_files import WEIGHTS_FILE
 from components.runtime.context import StepContext
 from components.serving.register_version import NewVersion, register_version
-from components.storage import DigestMismatch, ObjectMissing, StoreUri, file_sha256
+from components.storage import StoreUri, file_sha256
 from components.stores.checkpoints import CheckpointStore
 from components.tracking.logged_models import LoggedModels
-from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
 from model.description import VersionDescription
 from model.ema import EmaName
@@ -88,13 +87,8 @@ def run(
 def _fetch_weights(checkpoint: CheckpointManifest, ema: str, folder: Path, context: StepContext) -> Path:
     """Download the weights `ema` of the checkpoint below `folder`, and return their file, named as in a version."""
     file = EmaName(ema).file
-    checkpoints = CheckpointStore(context.store, context.layout.run(checkpoint.run_key).checkpoints)
-    try:
-        fetched = checkpoints.fetch(StoreUri.parse(checkpoint.uri), folder, files=[file])
-    except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
-        raise DataRefused(f"checkpoint {checkpoint.uri} is incomplete or corrupt: {error}", hint="run the train step again") from error
-    if fetched.digest != checkpoint.digest:
-        raise DataRefused(f"checkpoint {checkpoint.uri} has digest {fetched.digest}, the train step produced {checkpoint.digest}")
+    checkpoints = CheckpointStore(context.store, context.layout.run(checkpoint.run_key).checkpoints, warn=context.events.note)
+    fetched = checkpoints.fetch_copy(checkpoint.digest, folder, files=[file], near=StoreUri.parse(checkpoint.uri))
     return (fetched.directory / file).rename(folder / WEIGHTS_FILE)
 
 

@@ -1,41 +1,45 @@
 """Checkpoints in object storage: upload, verified download, and retention.
 
 Layout: `step-<n>/<attempt>/` with the files of `model/checkpoint.py`, and `COMMIT.json` last (see `layout.py`). Promises: a
-checkpoint without its commit does not exist; a corrupt one is reported, quarantined and never loaded; if some were committed but all are
-corrupt, that is an error and not a fresh start. Keys are written once.
+checkpoint without its commit does not exist; a corrupt one is reported, quarantined (marked, and kept) and never loaded; if checkpoints of
+several steps were committed but all are corrupt, that is an error and not a fresh start. Keys are written once. Longer than other modules,
+because whatever reads a checkpoint shares what makes it valid.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import BadInput, DataRefused
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
+from components.stores.retention import Ranking, Retention, steps_to_keep
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint_manifest import (
     MANIFEST_FILE,
+    STATE_FILE,
     Checkpoint,
     CheckpointInvalid,
+    FileEntry,
     UnsupportedCheckpointFormat,
     decode_manifest,
     directory_name,
     verify,
 )
 
+__all__ = ["CheckpointStore", "CommittedCheckpoint", "FileNotInCheckpoint", "Retention", "is_note"]
+
 COMMIT_FILE = "COMMIT.json"
 QUARANTINE_FILE = "QUARANTINE.json"
 _SCORE_PREFIX = "SCORE-"
+_PARALLEL_FILES = 4
 
 
-@dataclass(frozen=True)
-class Retention:
-    """Which checkpoints are kept: the `newest` steps (at least two), the `best` by each metric, and one after every `every_steps`."""
-
-    newest: int
-    best: int = 0
-    every_steps: int | None = None
+class FileNotInCheckpoint(CheckpointInvalid):
+    """A file was asked for that a checkpoint does not have by its manifest."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,12 @@ class CheckpointStore:
         return [item.uri for item in self._store.list(self._home)]
 
     def newest(self, folder: Path, *, at_most: int | None = None) -> tuple[Checkpoint, StoreUri] | None:
-        """Download and verify the newest valid checkpoint, up to step `at_most`, into `folder`; None if none was ever committed.
+        """Download and verify the newest valid checkpoint, up to step `at_most`, into `folder`; None if there is nothing to continue from.
+
+        That is also so if the run only ever committed one step and that is corrupt: what this costs is one interval between checkpoints.
 
         Raises:
-            DataRefused: if some were committed but all are corrupt or incomplete.
+            DataRefused: if several steps were committed but all are corrupt or incomplete.
             BadInput: if the newest has another format; it is not changed.
         """
         candidates = [entry for entry in self.list_committed() if at_most is None or entry.step <= at_most]
@@ -87,17 +93,62 @@ class CheckpointStore:
             except UnsupportedCheckpointFormat as error:
                 raise BadInput(f"{entry.uri}: {error}", hint="continue with the version that began the run, or begin a new run") from error
             except (CheckpointInvalid, ObjectMissing, DigestMismatch) as problem:
-                self._warn(f"checkpoint {entry.uri} is corrupt and was quarantined: {problem}")
-                self._store.put_bytes(entry.uri / QUARANTINE_FILE, canonical_json({"reason": str(problem)[:500]}))
-        if candidates or self._any_quarantined():
+                self.quarantine(entry.uri, str(problem))
+        quarantined = {_step_of(uri) for uri in self._names() if uri.name == QUARANTINE_FILE}
+        if len(quarantined) > 1:
             raise DataRefused(
                 f"{self._home} holds checkpoints, but all of them are corrupt or incomplete",
                 hint="restore one from a backup, or delete the run's prefix to start it again",
             )
+        if quarantined:
+            self._warn(f"the only checkpoint in {self._home} is corrupt: training begins again at step 0")
         return None
 
-    def _any_quarantined(self) -> bool:
-        return any(uri.name == QUARANTINE_FILE for uri in self._names())
+    def quarantine(self, uri: StoreUri, reason: str) -> None:
+        """Mark a checkpoint as corrupt: its files are kept, and it is not listed any more."""
+        self._warn(f"checkpoint {uri} is corrupt and was quarantined: {reason}")
+        self._store.put_bytes(uri / QUARANTINE_FILE, canonical_json({"reason": reason[:500]}))
+
+    def verify(self, uri: StoreUri) -> dict[str, FileEntry]:
+        """Read every file of a committed checkpoint, without keeping it, and return the files that it has.
+
+        Raises:
+            ObjectMissing, DigestMismatch, CheckpointInvalid: if it is incomplete or corrupt.
+        """
+        step, entries = decode_manifest(self._store.get_bytes(uri / MANIFEST_FILE, sha256=self.digest(uri)))
+        if directory_name(step) != uri.key.split("/")[-2]:
+            raise CheckpointInvalid(f"{uri / MANIFEST_FILE} is of step {step}")
+        with ThreadPoolExecutor(_PARALLEL_FILES, thread_name_prefix="verify") as pool:
+            checks = [pool.submit(self._store.check, uri / name, entry.sha256) for name, entry in entries.items()]
+            for check in checks:
+                check.result()
+        return entries
+
+    def fetch_copy(self, digest: str, folder: Path, *, files: Sequence[str], near: StoreUri) -> Checkpoint:
+        """Fetch `files` of a checkpoint by its digest: from `near`, or from another attempt at the same step that has the same bytes.
+
+        A copy that turns out to be corrupt is quarantined.
+
+        Raises:
+            DataRefused: if no copy is intact.
+        """
+        step = _step_of(near / COMMIT_FILE)
+        committed = [entry.uri for entry in self.list_committed() if entry.step == step]
+        problems = [] if near in committed else [f"{near} does not exist or is quarantined"]
+        for uri in sorted(committed, key=lambda uri: uri != near):
+            try:
+                if self.digest(uri) == digest:
+                    return self.fetch(uri, folder, files=files)
+                problems.append(f"{uri} has digest {self.digest(uri)}")
+            except FileNotInCheckpoint as problem:
+                problems.append(str(problem))
+            except (ObjectMissing, DigestMismatch, CheckpointInvalid) as problem:
+                problems.append(str(problem))
+                self.quarantine(uri, str(problem))
+        raise DataRefused(
+            f"checkpoint {digest[:12]} of step {step} is corrupt or incomplete: {'; '.join(problems)}",
+            hint="run the train step again: it makes the checkpoint again",
+        )
 
     def fetch(self, uri: StoreUri, folder: Path, *, files: Iterable[str] | None = None) -> Checkpoint:
         """Download a committed checkpoint, or only some `files` of it, into `folder`; every file is verified against the manifest.
@@ -108,16 +159,46 @@ class CheckpointStore:
         raw = self._store.get_bytes(uri / MANIFEST_FILE, sha256=self.digest(uri))
         step, entries = decode_manifest(raw)
         target = folder / directory_name(step)
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+        if files is None:
+            shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True, exist_ok=True)
         for name in entries if files is None else files:
             if name not in entries:
-                raise CheckpointInvalid(f"{uri} has no file {name}, only {', '.join(sorted(entries))}")
+                raise FileNotInCheckpoint(f"{uri} has no file {name}, only {', '.join(sorted(entries))}")
             self._store.get_file(uri / name, target / name, sha256=entries[name].sha256)
         if files is None:
             (target / MANIFEST_FILE).write_bytes(raw)
             return verify(target)
         return Checkpoint(directory=target, step=step, digest=self.digest(uri), files={name: entries[name] for name in files})
+
+    def state(self, uri: StoreUri) -> JsonObject:
+        """Return the facts in the state of a committed checkpoint, verified against its manifest.
+
+        Raises:
+            ObjectMissing, DigestMismatch, CheckpointInvalid: if it is incomplete or corrupt.
+        """
+        try:
+            _, entries = decode_manifest(self._store.get_bytes(uri / MANIFEST_FILE, sha256=self.digest(uri)))
+            return dict(json.loads(self._store.get_bytes(uri / STATE_FILE, sha256=entries[STATE_FILE].sha256)))
+        except (ValueError, KeyError, TypeError) as cause:
+            raise CheckpointInvalid(f"{uri / STATE_FILE} is not readable: {cause}") from cause
+
+    def complete_steps(self) -> set[int]:
+        """Return the steps with a committed checkpoint whose files are all there, with the sizes in its manifest; reads no tensors."""
+        sizes = {item.uri: item.size_bytes for item in self._store.list(self._home)}
+        steps = set()
+        for entry in _committed_checkpoints(list(sizes)):
+            try:
+                _, files = decode_manifest(self._store.get_bytes(entry.uri / MANIFEST_FILE, sha256=self.digest(entry.uri)))
+            except (ObjectMissing, DigestMismatch, CheckpointInvalid) as problem:
+                self.quarantine(entry.uri, str(problem))
+                continue
+            wrong = [name for name, file in files.items() if sizes.get(entry.uri / name) != file.size_bytes]
+            if wrong:
+                self.quarantine(entry.uri, f"{', '.join(wrong)} are missing or of another size")
+            else:
+                steps.add(entry.step)
+        return steps
 
     def digest(self, uri: StoreUri) -> str:
         """Return the digest in the commit of a checkpoint."""
@@ -148,7 +229,8 @@ class CheckpointStore:
         """
         names = self._names()
         entries = _committed_checkpoints(names)
-        kept = self._steps_to_keep(policy, entries, [uri for uri in names if uri.name.startswith(_SCORE_PREFIX)])
+        scores = [uri for uri in names if uri.name.startswith(_SCORE_PREFIX)] if policy.best else []
+        kept = steps_to_keep(policy, [entry.step for entry in entries], self._ranking(entries, scores))
         obsolete = [entry.uri for entry in entries if entry.step not in kept]
         for uri in obsolete:
             self._store.delete(uri / COMMIT_FILE)
@@ -158,23 +240,15 @@ class CheckpointStore:
                 self._store.delete(uri)
         return obsolete
 
-    def _steps_to_keep(self, policy: Retention, entries: list[CommittedCheckpoint], scores: list[StoreUri]) -> set[int]:
-        steps = sorted({entry.step for entry in entries}, reverse=True)
-        kept = set(steps[: max(policy.newest, 2)])
-        if policy.every_steps is not None:
-            buckets: dict[int, int] = {}
-            for step in steps:  # newest first, so that the first one after each milestone is kept
-                buckets[step // policy.every_steps] = step
-            kept |= {step for bucket, step in buckets.items() if bucket > 0}
-        if policy.best:
-            by_uri = {entry.uri: entry.step for entry in entries}
-            ranked: dict[str, list[tuple[float, int]]] = {}
-            for score in scores:
-                if _folder(score) in by_uri:
+    def _ranking(self, entries: list[CommittedCheckpoint], scores: list[StoreUri]) -> Ranking:
+        by_uri = {entry.uri: entry.step for entry in entries}
+        ranking: Ranking = {}
+        for score in scores:
+            if _folder(score) in by_uri:
+                with suppress(DataRefused, ValueError, KeyError, TypeError):  # a damaged score is written again by the next evaluation
                     measured = json.loads(self._store.get_bytes(score))
-                    ranked.setdefault(measured["metric"], []).append((float(measured["value"]), by_uri[_folder(score)]))
-            kept |= {step for ranking in ranked.values() for _, step in sorted(ranking)[: policy.best]}
-        return kept
+                    ranking.setdefault(measured["metric"], []).append((float(measured["value"]), by_uri[_folder(score)]))
+        return ranking
 
 
 def is_note(name: str) -> bool:
@@ -185,7 +259,7 @@ def is_note(name: str) -> bool:
 def _committed_checkpoints(names: Sequence[StoreUri]) -> list[CommittedCheckpoint]:
     quarantined = {_folder(uri) for uri in names if uri.name == QUARANTINE_FILE}
     folders = [_folder(uri) for uri in names if uri.name == COMMIT_FILE]
-    listed = [CommittedCheckpoint(uri, int(uri.key.split("/")[-2].removeprefix("step-"))) for uri in folders if uri not in quarantined]
+    listed = [CommittedCheckpoint(uri, _step_of(uri / COMMIT_FILE)) for uri in folders if uri not in quarantined]
     return sorted(listed, key=lambda entry: (entry.step, entry.uri.key), reverse=True)
 
 
@@ -193,6 +267,11 @@ def _abandoned_folders(names: Iterable[StoreUri], *, before: str) -> set[StoreUr
     """Return the folders without a commit of attempts older than `before`; names of attempts sort by time."""
     closed = {_folder(uri) for uri in names if uri.name in (COMMIT_FILE, QUARANTINE_FILE)}
     return {folder for folder in map(_folder, names) if folder not in closed and folder.name < before}
+
+
+def _step_of(uri: StoreUri) -> int:
+    """Return the step of the checkpoint that a file belongs to."""
+    return int(uri.key.split("/")[-3].removeprefix("step-"))
 
 
 def _folder(uri: StoreUri) -> StoreUri:

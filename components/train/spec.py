@@ -4,6 +4,8 @@ Promises: the run key is a function of the dataset, the recipe and the version o
 and its hardware do not enter it.
 """
 
+import time
+import uuid
 from typing import Literal
 
 from components.manifests import DatasetManifest, Manifest
@@ -32,6 +34,11 @@ def store_spec(spec: TrainSpec, store: ObjectStore, layout: StoreLayout) -> Stor
     uri = layout.run(spec.run_key).attempts / spec.attempt / SPEC_FILE
     store.put_bytes(uri, spec.model_dump_json().encode())
     return uri
+
+
+def new_attempt() -> str:
+    """Return a name for an attempt at a training; names sort by time."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
 
 
 def run_key(identity: JsonObject) -> str:

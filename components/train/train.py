@@ -1,14 +1,11 @@
 """The train step: compute the run key, look for its checkpoints, and launch the ranks for the remaining steps.
 
-Promises: a finished run is not repeated; an unfinished one is continued; all attempts share one MLflow run, which ends with the right
-status; an MLflow outage does not stop training.
+Promises: a finished run is not repeated, but what was damaged or lost of it is made again, its run in MLflow included; an unfinished one
+is continued; all attempts share one MLflow run, which ends with the right status; an MLflow outage does not stop training.
 """
 
-import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import BadInput, TemporaryFailure
@@ -16,21 +13,13 @@ from components.manifests import CheckpointManifest, DatasetManifest
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext, read_section
 from components.runtime.launch import launch
-from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
-from components.system.locks import lock_or_fail
+from components.system.locks import lock_or_fail, try_lock
+from components.train.checkpointing.finished import Finished, find_finished
+from components.train.repair import FinishedRun, repair_finished
 from components.train.reporting.reporter import MlflowRunReporter
-from components.train.spec import SPEC_FILE, TrainSpec, run_key, store_spec
+from components.train.spec import SPEC_FILE, TrainSpec, new_attempt, run_key, store_spec
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The checkpoint of a run's last step."""
-
-    uri: StoreUri
-    digest: str
-    step: int
 
 
 def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, context: StepContext) -> CheckpointManifest:
@@ -45,17 +34,12 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
     key = run_key(recipe.identity(dataset.digest))
     total = recipe.training.total_steps
     checkpoints = CheckpointStore(context.store, context.layout.run(key).checkpoints, warn=context.events.note)
-    outcome = _finished(checkpoints, total)
+    outcome = find_finished(checkpoints, recipe, dataset.digest)
+    spec = TrainSpec(run_key=key, attempt=new_attempt(), dataset=dataset, resources=resources, **dict(recipe))
     if outcome is not None:
         context.events.note(f"run {key} is already trained to step {outcome.step}, nothing to do")
+        _repair(spec, outcome, context)
         return _manifest(key, outcome, recipe, dataset)
-    spec = TrainSpec(
-        run_key=key,
-        attempt=f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}",
-        dataset=dataset,
-        resources=resources,
-        **dict(recipe),
-    )
     folder = context.run_folder(key)
     with lock_or_fail(folder / "launcher.lock", f"training of run {key}"):
         store_spec(spec, context.store, context.layout)
@@ -64,12 +48,26 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         )
         with _report_to_mlflow(context, spec):
             _train(spec, folder / SPEC_FILE, context)
-            outcome = _finished(checkpoints, total)
+            outcome = find_finished(checkpoints, recipe, dataset.digest, is_new=True)
             if outcome is None:
                 raise TemporaryFailure(
                     f"run {key} has no checkpoint of step {total} yet", hint="run it again: it continues from the newest one"
                 )
     return _manifest(key, outcome, recipe, dataset)
+
+
+def _repair(spec: TrainSpec, finished: Finished, context: StepContext) -> None:
+    """Make again what a finished run has lost, unless another launcher does."""
+    folder = context.run_folder(spec.run_key)
+
+    def train_to(step: int) -> None:
+        """Train from the newest checkpoint before `step` to it; the numbers of a run do not depend on its length."""
+        training = spec.training.model_copy(update={"total_steps": step})
+        _train(spec.model_copy(update={"attempt": new_attempt(), "training": training}), folder / SPEC_FILE, context)
+
+    with try_lock(folder / "launcher.lock") as is_free:
+        if is_free:
+            repair_finished(FinishedRun(spec, finished, train_to if spec.resources.nodes == 1 else None), context)
 
 
 def _train(spec: TrainSpec, path: Path, context: StepContext) -> None:
@@ -118,20 +116,6 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
         recipe.training.check_ema(recipe.sampling.ema)
     except ValueError as error:
         raise BadInput(f"sampling.{error}") from error
-
-
-def _finished(checkpoints: CheckpointStore, total_steps: int) -> Finished | None:
-    """Return the checkpoint of the last step, or None if it does not exist."""
-    committed = checkpoints.list_committed()
-    for entry in committed:
-        if entry.step == total_steps:
-            return Finished(uri=entry.uri, digest=checkpoints.digest(entry.uri), step=entry.step)
-    if committed and all(entry.step > total_steps for entry in committed):
-        raise BadInput(
-            f"this run was trained beyond training.total_steps {total_steps} before, to step {committed[0].step}",
-            hint=f"set training.total_steps={committed[0].step} or more",
-        )
-    return None
 
 
 def _manifest(key: str, finished: Finished, recipe: Recipe, dataset: DatasetManifest) -> CheckpointManifest:

@@ -31,6 +31,7 @@ from components.train.reporting.recorder import JournalRecorder, SilentRecorder
 from components.train.spec import TrainSpec
 from components.train.system_metrics import SystemMetrics
 from model.canonical import JsonObject
+from model.checkpoint import remove_unpublished
 from model.config import TrainingConfig
 from model.distributed import is_lost_rank, process_group, wait_for_all_ranks
 from model.guard import NonFinite
@@ -106,7 +107,10 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
         )
         trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots))
         _continue(trainer, storage, spec, rank)
-        finished = trainer.run(stop_requested=rank.stop_requested.is_set)
+        try:
+            finished = trainer.run(stop_requested=rank.stop_requested.is_set)
+        finally:
+            storage.snapshots.settle()
     return trainer.step, finished
 
 
@@ -126,6 +130,8 @@ def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank
     folder = storage.folder / "restored"
     if rank.world.is_first:
         storage.sink.rescue()
+        remove_unpublished(storage.folder / "snapshots")
+        storage.snapshots.rescue()
     state = newest_state(storage.checkpoints, spec, rank.world, trainer.device, folder)
     if state is None:
         return
@@ -181,6 +187,7 @@ def _open_recorder(rank: Rank, spec: TrainSpec, journal: Journal | None, archive
 
     def connect() -> Destination:
         destination = MlflowDestination(context.settings, spec.run_key)
+        journal.set_receiver(destination.run_id)
         archive.replay(destination)
         return destination
 

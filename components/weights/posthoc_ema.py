@@ -22,10 +22,13 @@ from components.runtime.context import StepContext
 from components.serving.register_version import UnevaluatedModel
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore, CommittedCheckpoint
+from components.stores.quarantine import quarantine
+from components.system.locks import lock
+from components.system.scratch import own_folder
 from components.weights.ema_width import check_width
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
-from model.checkpoint_manifest import Checkpoint, CheckpointInvalid
+from model.checkpoint_manifest import Checkpoint, CheckpointInvalid, directory_name
 from model.config import ModelSpec, SamplingConfig
 from model.ema import EmaName
 from model.ema_profiles import recombine
@@ -92,17 +95,22 @@ def compute_posthoc_ema(
     target = chosen[0].step
     while chosen:
         try:
-            summed = _recombine_snapshots(snapshots, chosen, target, sigma_rel, scratch / "snapshots", on_progress)
+            with own_folder(scratch, "snapshots") as folder:
+                summed = _recombine_snapshots(snapshots, chosen, target, sigma_rel, folder, on_progress)
             break
         except _SnapshotCorrupt as corrupt:
             context.events.note(f"snapshot {corrupt.entry.uri} is corrupt and left out: {corrupt.__cause__}")
+            snapshots.quarantine(corrupt.entry.uri, str(corrupt.__cause__))
             chosen = [entry for entry in chosen if entry != corrupt.entry]
     else:
         raise DataRefused(f"all snapshots of run {run_key} up to step {target} are corrupt or incomplete")
     name = EmaName.of_width(sigma_rel)
     facts = {"identity": summed.identity, "sigma_rel": sigma_rel, "error": summed.error, "coefficients": summed.coefficients}
-    checkpoint = publish(CheckpointState(target, {name.group: summed.tensors}, facts), scratch / name.setting)
-    uri = CheckpointStore(context.store, run.averages).upload(checkpoint, name.setting)
+    with lock(scratch / f"{name.setting}.lock"):
+        checkpoint = publish(CheckpointState(target, {name.group: summed.tensors}, facts), scratch / name.setting)
+    averages = CheckpointStore(context.store, run.averages)
+    _set_damaged_aside(averages, run.averages / directory_name(target) / name.setting, context)
+    uri = averages.upload(checkpoint, name.setting)
     return PosthocEma(
         run_key=run_key,
         sigma_rel=sigma_rel,
@@ -114,6 +122,14 @@ def compute_posthoc_ema(
         model=ModelSpec.from_identity(summed.identity),
         dataset_digest=str(summed.identity["dataset_digest"]),
     )
+
+
+def _set_damaged_aside(averages: CheckpointStore, uri: StoreUri, context: StepContext) -> None:
+    """Move what is stored of an EMA to quarantine if it is damaged, so that it is not overwritten."""
+    try:
+        averages.verify(uri)
+    except (CheckpointInvalid, ObjectMissing, DigestMismatch) as problem:
+        quarantine([item.uri for item in context.store.list(uri)], str(problem), store=context.store, layout=context.layout)
 
 
 def draw_samples(ema: PosthocEma, sampling: SamplingConfig) -> np.ndarray:

@@ -196,3 +196,13 @@ def test_a_crash_between_any_two_writes_leaves_the_old_or_the_new_checkpoint(
     checkpoints.retain(Retention(newest=2), attempt="a3")
     assert [entry.step for entry in checkpoints.list_committed()] == [30, expected]
     assert {key.split("/")[0] for key in keys_below(store, prefix)} == {"step-000000030", f"step-{expected:09d}"}, "no debris"
+
+
+def test_a_damaged_score_does_not_stop_retention(checkpoints: CheckpointStore, store: ObjectStore, tmp_path: Path) -> None:
+    for step in (5, 10, 20, 30):
+        uri = upload(checkpoints, tmp_path, step)
+        checkpoints.score(uri, "eval/fid_1k", float(step))
+        if step == 10:
+            store.put_bytes(uri / "SCORE-eval.fid_1k.json", b"{}")
+    checkpoints.retain(Retention(newest=2, best=1))
+    assert [entry.step for entry in checkpoints.list_committed()] == [30, 20, 5]

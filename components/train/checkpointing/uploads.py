@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from components.errors import Failure, TemporaryFailure
 from components.stores.checkpoints import CheckpointStore, Retention
 from model.canonical import JsonObject, canonical_json
-from model.checkpoint import CheckpointState, publish
+from model.checkpoint import CheckpointState, publish, remove_unpublished
 from model.checkpoint_manifest import Checkpoint, list_checkpoints, newest_valid
 
 
@@ -73,7 +73,11 @@ class UploadingSink:
             raise self._error
 
     def rescue(self) -> None:
-        """Upload the newest valid checkpoint on local disk if object storage has none as new, because an earlier attempt could not."""
+        """Upload the newest valid checkpoint on local disk if object storage has none as new, because an earlier attempt could not.
+
+        What a killed attempt was writing is removed.
+        """
+        remove_unpublished(self._folder)
         local = newest_valid(self._folder)
         if local is None:
             return
