@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.system.scratch import partial_name
+
 FAKES, REALS, MIRRORED, NOISE = "fakes", "reals", "mirrored", "noise"
 MAIN, LOGITS, MANIFOLD = "main", "logits", "manifold"
 
@@ -22,7 +24,7 @@ def chunk_path(folder: Path, kind: str, part: str, start: int) -> Path:
 def save_chunk(folder: Path, kind: str, part: str, start: int, rows: Sequence[Tensor]) -> None:
     """Store the features of the shard that begins at image `start`, as float32."""
     path = chunk_path(folder, kind, part, start)
-    partial = path.with_suffix(".partial")
+    partial = partial_name(path)
     with partial.open("wb") as file:
         np.save(file, torch.cat(list(rows)).float().cpu().numpy(), allow_pickle=False)
     partial.replace(path)

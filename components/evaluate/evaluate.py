@@ -1,7 +1,8 @@
 """The evaluate step: sample images, measure their distance to the dataset, and report the metrics with their protocol.
 
 Promises: every metric comes with its protocol; the same weights under the same protocol are measured once; a killed evaluation resumes, on
-this machine or another; the champion's metrics in the report are of the same protocol. Does not judge the metrics; see the gate step.
+this machine or another; what was damaged or lost of a finished one is made again; the champion's metrics in the report are of the same
+protocol. Does not judge the metrics; see the gate step.
 """
 
 import json
@@ -9,23 +10,24 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from components.errors import BadInput, DataRefused
+from components.errors import BadInput
 from components.evaluate.champion import NotMeasurable, champion_version, open_champion
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.extractors import fetch_weights
+from components.evaluate.finished import finished_report
 from components.evaluate.metrics.table import active_metrics
 from components.evaluate.protocol import CUSTOM, split_sizes
-from components.evaluate.spec import REPORT_FILE, EvaluateSpec
+from components.evaluate.spec import EvaluateSpec
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry.client import Registry
 from components.registry.tags import VersionTags
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
-from components.storage import DigestMismatch, ObjectMissing, StoreUri
+from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
+from components.system.scratch import own_folder
 from components.tracking.logged_models import LoggedModels
 from components.tracking.tags import TAG_CHECKPOINT
-from model.checkpoint_manifest import CheckpointInvalid
 from model.config import SamplingConfig
 from model.ema import EmaName
 
@@ -53,7 +55,7 @@ def run(
         resources=resources,
     )
     _check(spec, context)
-    report = _finished(context, spec)
+    report = finished_report(spec, context)
     if report is None:
         report = _measure(spec, lambda folder: _fetch_checkpoint(spec, folder, context), context)
     else:
@@ -85,14 +87,6 @@ def _check(spec: EvaluateSpec, context: StepContext) -> None:
         context.events.note("the protocol is 'custom': its metrics cannot be compared with published ones")
 
 
-def _finished(context: StepContext, spec: EvaluateSpec) -> EvaluationReport | None:
-    uri = spec.report_uri(context.layout) / REPORT_FILE
-    try:
-        return EvaluationReport.parse(context.store.get_bytes(uri), origin=str(uri))
-    except ObjectMissing:
-        return None
-
-
 def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], context: StepContext) -> EvaluationReport:
     # Importing torch-fidelity takes many seconds, and a finished evaluation does not need it.
     from components.evaluate.measure import measure  # noqa: PLC0415
@@ -103,14 +97,9 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], con
 def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, context: StepContext) -> None:
     """Fetch the weights to be measured into `folder` as `weights.safetensors`."""
     file = EmaName(spec.sampling.ema).file
-    uri = StoreUri.parse(spec.checkpoint.uri)
-    checkpoints = CheckpointStore(context.store, context.layout.run(spec.checkpoint.run_key).checkpoints)
-    try:
-        fetched = checkpoints.fetch(uri, folder / "checkpoint", files=[file])
-    except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
-        raise DataRefused(f"checkpoint {uri} is corrupt or incomplete: {error}", hint="run the train step again") from error
-    if fetched.digest != spec.checkpoint.digest:
-        raise DataRefused(f"checkpoint {uri} has digest {fetched.digest}, the train step's manifest has {spec.checkpoint.digest}")
+    checkpoints = CheckpointStore(context.store, context.layout.run(spec.checkpoint.run_key).checkpoints, warn=context.events.note)
+    near = StoreUri.parse(spec.checkpoint.uri)
+    fetched = checkpoints.fetch_copy(spec.checkpoint.digest, folder / "checkpoint", files=[file], near=near)
     (fetched.directory / file).replace(folder / "weights.safetensors")
 
 
@@ -132,7 +121,7 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     sampling = spec.sampling.model_copy(update={"ema": champion.ema})
     champion_spec = spec.model_copy(update={"checkpoint": champion.checkpoint, "model": champion.model, "sampling": sampling})
     champion_spec = EvaluateSpec.model_validate_json(champion_spec.model_dump_json())  # drops cached properties of `spec`
-    measured = _finished(context, champion_spec)
+    measured = finished_report(champion_spec, context)
     if measured is None:
         context.events.note(f"champion version {version} was not measured under this protocol yet: measuring it")
         measured = _measure(champion_spec, lambda folder: _copy(weights, folder / "weights.safetensors"), context)
@@ -173,13 +162,14 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
         )
         tracking.log_values(run_id, report.metrics, step=report.checkpoint_step)
         tracking.log_text(run_id, report.model_dump_json(indent=2), "evaluation.json")
-        for uri in filter(None, (report.grid_uri, report.contact_uri)):
-            image = context.scratch("images", report.checkpoint_digest[:16]) / StoreUri.parse(uri).name
-            context.store.get_file(StoreUri.parse(uri), image)
-            tracking.log_artifact(run_id, image, "samples")
+        with own_folder(context.scratch("images"), report.checkpoint_digest[:16]) as folder:
+            for uri in filter(None, (report.grid_uri, report.contact_uri)):
+                image = folder / StoreUri.parse(uri).name
+                context.store.get_file(StoreUri.parse(uri), image)
+                tracking.log_artifact(run_id, image, "samples")
         tracking.log_dataset(run_id, spec.dataset, context="reference")
     trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}").info.run_id
     LoggedModels(tracking).log_evaluation(trained, report)
     # Retention keeps the checkpoints with the best evaluation.
     checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
-    checkpoints.score(StoreUri.parse(report.checkpoint_uri), report.headline, report.metrics[report.headline])
+    checkpoints.score(StoreUri.parse(spec.checkpoint.uri), report.headline, report.metrics[report.headline])

@@ -56,7 +56,7 @@ def fetch_weights(location: str, sha256: str | None, store: ObjectStore, folder:
     assert sha256 is not None, "the configuration was validated"
     if location.startswith("s3://"):
         path = folder / f"{sha256}.pth"
-        if not path.exists():
+        if not (path.exists() and file_sha256(path) == sha256):
             store.get_file(StoreUri.parse(location), path, sha256=sha256)
     else:
         path = Path(location)

@@ -1,6 +1,7 @@
 """One measurement: workers sample and extract features, then metrics, image grids and a report are stored.
 
-Promises: the report is written last, so an evaluation that has one is finished; samples and features stored before a kill are used again.
+Promises: the report is written last, so an evaluation that has one is finished; samples and features stored before a kill are used again,
+and made again if they are damaged; of processes that measure the same at once on this machine one does, and the others wait.
 """
 
 import shutil
@@ -14,34 +15,66 @@ import torch
 from components.errors import DataRefused
 from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, load_chunks
 from components.evaluate.codec import is_flipped
+from components.evaluate.finished import CONTACT_FILE, GRID_FILE, finished_report, store_report
 from components.evaluate.metrics.inputs import Features, MetricInputs
 from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.moments import Statistics
 from components.evaluate.neighbours import Nearest, nearest_training_images
-from components.evaluate.reference import Reference, find_reference, keep_reference, reference_uri
+from components.evaluate.reference import Reference, ReferenceCorrupt, find_reference, keep_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.scores import score
-from components.evaluate.spec import REPORT_FILE, EvaluateSpec
+from components.evaluate.spec import EvaluateSpec
 from components.manifests import EvaluationReport
 from components.reports.image_grid import enlarged, grid, pairs, png
 from components.runtime.context import StepContext
 from components.runtime.launch import launch
 from components.storage import StoreUri
 from components.stores.dataset_cache import fetch_pack
+from components.stores.quarantine import quarantine
+from components.system.locks import lock
 
-GRID_FILE = "grid.png"
-CONTACT_FILE = "nearest.png"
 _GRID_IMAGES = 32
 _CONTACT_PAIRS = 16
 
 
 def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], context: StepContext) -> EvaluationReport:
     """Measure the weights that `fetch_weights_into` puts into a folder as `weights.safetensors`, store the report and return it."""
-    target = spec.report_uri(context.layout)
-    folder = context.scratch("evaluations", f"{target.name}-{spec.evaluation.shard_images}")
-    fetch_weights_into(folder)
+    name = f"{spec.report_uri(context.layout).name}-{spec.evaluation.shard_images}"
+    waiting = "another process measures the same checkpoint under this protocol; waiting for it"
+    with lock(context.scratch("evaluations") / f"{name}.lock", on_wait=lambda: context.events.note(waiting)):
+        if (finished := finished_report(spec, context)) is not None:
+            return finished
+        folder = context.scratch("evaluations", name)
+        try:
+            report = _measure(spec, fetch_weights_into, folder, context)
+        except _PartCorrupt as corrupt:
+            context.events.note(f"{corrupt.message}: made again")
+            report = _measure(spec, fetch_weights_into, folder, context)
+        shutil.rmtree(folder, ignore_errors=True)
+        return report
+
+
+class _PartCorrupt(DataRefused):
+    """Stored samples or features that a metric or an image grid needs are corrupt; they were moved to quarantine."""
+
+
+def _find_reference(spec: EvaluateSpec, context: StepContext) -> Reference | None:
+    """Return the stored features of the references, or None; what is left of damaged ones is moved to quarantine."""
     home = reference_uri(spec, context.layout)
     reference = find_reference(context.store, home, context.scratch("references"))
+    if reference is None:
+        _set_reference_aside(home, "the features of the references are corrupt or incomplete", context)
+    return reference
+
+
+def _set_reference_aside(home: StoreUri, reason: str, context: StepContext) -> None:
+    quarantine([item.uri for item in context.store.list(home)], reason, store=context.store, layout=context.layout)
+
+
+def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], folder: Path, context: StepContext) -> EvaluationReport:
+    target, home = spec.report_uri(context.layout), reference_uri(spec, context.layout)
+    fetch_weights_into(folder)
+    reference = _find_reference(spec, context)
     spec = spec.model_copy(update={"reference_known": reference is not None})
     spec_path = folder / "spec.json"
     spec.dump(spec_path)
@@ -66,9 +99,12 @@ def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], cont
             mirrored=_rows(folder, MIRRORED, MAIN),
             manifold=load_chunks(folder, REALS, MANIFOLD),
         )
-    report = _report(spec, _Measured(spec, folder, reference, context), target)
-    context.store.put_bytes(target / REPORT_FILE, report.model_dump_json().encode())
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        report, images = _report(spec, _Measured(spec, folder, reference, context), target)
+    except ReferenceCorrupt as problem:
+        _set_reference_aside(home, problem.message, context)
+        raise _PartCorrupt(problem.message, hint="run it again: they will be computed again") from problem
+    store_report(report, images, context)
     return report
 
 
@@ -147,23 +183,21 @@ class _Measured:
         for shard in {index // size for index in indices}:
             images = store.read(shards[shard])
             if images is None:
-                store.discard(shards[shard])
-                raise DataRefused(
-                    f"samples {store.name(shards[shard])} in storage are corrupt or incomplete",
-                    hint="run it again: they will be sampled again",
-                )
+                problem = f"samples {store.name(shards[shard])} in storage are corrupt or incomplete"
+                quarantine(store.objects(shards[shard]), problem, store=self.context.store, layout=self.context.layout)
+                raise _PartCorrupt(problem, hint="run it again: they will be sampled again")
             read[shard] = images.permute(0, 2, 3, 1).numpy()
         return [read[index // size][index % size] for index in indices]
 
 
-def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> EvaluationReport:
+def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> tuple[EvaluationReport, dict[str, bytes]]:
+    """Return the report of an evaluation and its image grids by name."""
     inputs = measured.inputs()
     scores = score(spec.evaluation, inputs)
-    store = measured.context.store
-    store.put_bytes(target / GRID_FILE, measured.grid())
+    images = {GRID_FILE: measured.grid()}
     if inputs.nearest is not None:
-        store.put_bytes(target / CONTACT_FILE, measured.contact_sheet(inputs.nearest))
-    return EvaluationReport(
+        images[CONTACT_FILE] = measured.contact_sheet(inputs.nearest)
+    report = EvaluationReport(
         uri=str(target),
         protocol_digest=spec.protocol.digest,
         protocol=spec.protocol,
@@ -178,6 +212,7 @@ def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> Evalua
         grid_uri=str(target / GRID_FILE),
         contact_uri=None if inputs.nearest is None else str(target / CONTACT_FILE),
     )
+    return report, images
 
 
 def _rows(folder: Path, kind: str, part: str) -> np.ndarray:

@@ -14,14 +14,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from components.errors import DataRefused
 from components.evaluate.moments import Statistics, statistics
 from components.evaluate.spec import EvaluateSpec
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, file_sha256
 from components.stores.layout import StoreLayout
+from components.system.scratch import partial_name
 from model.canonical import canonical_json, digest_of
 
 _MOMENTS, _FEATURES, _MIRRORED, _MANIFOLD, _NOTE = "moments.npy", "features.npy", "mirrored.npy", "manifold.npy", "reference.json"
 _KEYS = {"num_reference", "reference_split", "reference_flip", "codec", "resize", "image_px", "dataset_digest"}
+
+
+class ReferenceCorrupt(DataRefused):
+    """Stored features are not those that their note names: compute them again."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def find_reference(store: ObjectStore, home: StoreUri, folder: Path) -> Referenc
     try:
         sha256 = dict(json.loads(store.get_bytes(home / _NOTE))["sha256"])
         moments = _fetched(store, home, folder / home.name, _MOMENTS, sha256)
-    except (ObjectMissing, DigestMismatch, ValueError, KeyError, TypeError):
+    except (ObjectMissing, ReferenceCorrupt, ValueError, KeyError, TypeError):
         return None
     mean, covariance = torch.from_numpy(np.array(moments[0])), torch.from_numpy(np.array(moments[1:]))
     return Reference(store, home, folder / home.name, sha256, Statistics(mean, covariance))
@@ -76,7 +82,7 @@ def keep_reference(
     local.mkdir(parents=True, exist_ok=True)
     sha256 = {}
     for name, rows in parts.items():
-        partial = local / f".{name}.partial"
+        partial = partial_name(local / name)
         with partial.open("wb") as file:
             np.save(file, rows, allow_pickle=False)
         partial.replace(local / name)
@@ -88,5 +94,8 @@ def keep_reference(
 def _fetched(store: ObjectStore, home: StoreUri, folder: Path, name: str, sha256: dict[str, str]) -> np.ndarray:
     path = folder / name
     if not (path.exists() and file_sha256(path) == sha256[name]):
-        store.get_file(home / name, path, sha256=sha256[name])
+        try:
+            store.get_file(home / name, path, sha256=sha256[name])
+        except (ObjectMissing, DigestMismatch) as problem:
+            raise ReferenceCorrupt(problem.message) from problem
     return np.load(path, mmap_mode="r", allow_pickle=False)

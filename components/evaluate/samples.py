@@ -55,9 +55,9 @@ class SampleStore:
             return None
         return torch.from_numpy(images).permute(0, 3, 1, 2)
 
-    def discard(self, shard: range) -> None:
-        """Delete a shard's JSON file, so that it is sampled again."""
-        self._store.delete(self._home / f"{self.name(shard)}.json")
+    def objects(self, shard: range) -> list[StoreUri]:
+        """Return the objects of a shard, the one that commits it first."""
+        return [self._home / f"{self.name(shard)}{suffix}" for suffix in (".json", ".npy")]
 
     def write(self, shard: range, images: Images) -> None:
         """Store the images of a shard, then the JSON file that commits them."""

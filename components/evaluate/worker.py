@@ -22,6 +22,7 @@ from components.evaluate.spec import EvaluateSpec
 from components.manifests import ReferenceSplit, Split
 from components.runtime.rank import Rank, worker_main
 from components.stores.dataset_cache import fetch_pack
+from components.stores.quarantine import quarantine
 from model import rng
 from model.dataset import Pack
 from model.generator import Generator, WeightsMismatch
@@ -65,6 +66,9 @@ class _Worker:
         for index, shard in enumerate(shards):
             self._raise_if_stopped()
             images = self._samples.read(shard) if self._samples.name(shard) in stored else None
+            if images is None and self._samples.name(shard) in stored:
+                reason = f"samples {self._samples.name(shard)} are corrupt or incomplete"
+                quarantine(self._samples.objects(shard), reason, store=self._rank.context.store, layout=self._rank.context.layout)
             if images is None:
                 generator = generator or self._generator()
                 images = self._sample(generator, shard, index, len(shards))

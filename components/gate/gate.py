@@ -5,10 +5,11 @@ difference that chance can explain does not fail a challenger; a champion that c
 promote.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping
 
-from components.errors import TemporaryFailure
+from components.errors import DataRefused, TemporaryFailure
 from components.gate.bounds import check_bounds
 from components.gate.config import GateConfig
 from components.gate.page import decision_page
@@ -17,6 +18,7 @@ from components.registry.client import Registry
 from components.registry.promotions import CHAMPION
 from components.runtime.context import StepContext
 from components.storage import StoreUri
+from components.stores.quarantine import quarantine
 
 PAGE_FILE = "gate.html"
 
@@ -33,7 +35,7 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
     decision = decide(report, config)
     page = decision_page(decision, report, check_bounds(report, config), context.store)
     uri = StoreUri.parse(report.uri) / f"gate-{context.settings.pipeline_run_id}.html"
-    context.store.put_bytes(uri, page.encode())
+    _store_page(uri, page.encode(), context)
     decision = decision.model_copy(update={"page_uri": str(uri)})
     tracking = context.tracking
     with tracking.running(tracking.step_run("gate")) as run_id:
@@ -42,6 +44,15 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
         tracking.log_text(run_id, page, PAGE_FILE)
     context.events.note(f"{decision.decision} ({'; '.join(decision.reasons)})")
     return decision, page
+
+
+def _store_page(uri: StoreUri, page: bytes, context: StepContext) -> None:
+    """Store the page of a decision; a repeated step finds its own there, or else moves what it finds to quarantine."""
+    try:
+        context.store.check(uri, hashlib.sha256(page).hexdigest())
+    except DataRefused as problem:  # missing, or other bytes
+        quarantine([uri], problem.message, store=context.store, layout=context.layout)
+        context.store.put_bytes(uri, page)
 
 
 def _check_same_champion(report: EvaluationReport, current: str | None) -> None:
