@@ -10,6 +10,7 @@ from components.errors import CelebditError, TemporaryFailure
 from components.manifests import CheckpointReference
 from components.registry.client import CHAMPION, Registry
 from components.registry.tags import VersionTags
+from components.system.locks import lock
 from model.config import ModelSpec
 
 
@@ -44,7 +45,8 @@ def open_champion(registry: Registry, version: str, folder: Path) -> tuple[Champ
     if tags.checkpoint_step is None or tags.dataset_digest is None:
         raise NotMeasurable("it has no tags of a training, so it was imported")
     try:
-        files = registry.files_of(version, folder)
+        with lock(folder / f"{registry.name}-{version}.lock"):  # of two processes one downloads the files
+            files = registry.files_of(version, folder)
         checkpoint = CheckpointReference(
             run_key=tags.run_key,
             uri=tags.checkpoint_uri,

@@ -5,7 +5,6 @@ only if the version as the registry stores it has answered over HTTP. Weights th
 that promoting them needs `--force` and a reason, which is logged. Sets no alias.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,8 @@ from components.registry.tags import PASSED, VersionTags
 from components.runtime.context import StepContext
 from components.serving.package import save_model, servable, try_out
 from components.storage import StoreUri, file_sha256
+from components.system.locks import lock
+from components.system.scratch import own_folder
 from components.tracking.logged_models import LoggedModels
 from model.checkpoint_manifest import Checkpoint
 from model.config import ModelSpec, SamplingConfig
@@ -62,20 +63,29 @@ def register_version(
     Raises:
         DataRefused: if the stored version does not answer with an image; it keeps a tag with the reason.
     """
+    scratch = context.scratch("register")
+    waiting = "another process registers the same weights; waiting for it"
+    with lock(scratch / f"{registry.name}-{checkpoint_digest[:16]}-{ema}.lock", on_wait=lambda: context.events.note(waiting)):
+        return _register_version(registry, checkpoint_digest, ema, image_px=image_px, build=build, context=context)
+
+
+def _register_version(
+    registry: Registry, checkpoint_digest: str, ema: str, *, image_px: int, build: Callable[[Path], NewVersion], context: StepContext
+) -> tuple[ModelVersion, bool]:
     version = _usable_version(registry, checkpoint_digest, ema, context)
     is_new = version is None
     if version is None:
         registry.ensure(_MODEL_DESCRIPTION)
-        folder = context.scratch("register", checkpoint_digest[:16])
-        shutil.rmtree(folder)
-        folder.mkdir()
-        new = build(folder)
-        save_model(folder / "model", weights=new.weights, description=new.description, card=new.card)
-        version = registry.add_version(folder / "model", tags=new.tags, model_id=new.model_id, run_id=new.run_id, description=new.card)
-        shutil.rmtree(folder, ignore_errors=True)
+        with own_folder(context.scratch("register"), checkpoint_digest[:16]) as folder:
+            version = _add_version(registry, build(folder), folder)
     if VersionTags.from_mlflow(version.tags).trial != PASSED:
         _try_stored(registry, str(version.version), image_px, context)
     return version, is_new
+
+
+def _add_version(registry: Registry, new: NewVersion, folder: Path) -> ModelVersion:
+    save_model(folder / "model", weights=new.weights, description=new.description, card=new.card)
+    return registry.add_version(folder / "model", tags=new.tags, model_id=new.model_id, run_id=new.run_id, description=new.card)
 
 
 def _usable_version(registry: Registry, checkpoint_digest: str, ema: str, context: StepContext) -> ModelVersion | None:
@@ -133,13 +143,11 @@ def register_unevaluated(model: UnevaluatedModel, model_name: str, run_id: str, 
 
 def _try_stored(registry: Registry, number: str, image_px: int, context: StepContext) -> None:
     """Serve the version as the registry stores it and record whether it answered."""
-    scratch = context.scratch("trials", f"{registry.name}-{number}")
-    try:
-        try_out(servable(registry.files_of(number, scratch), scratch), image_px=image_px)
-    except DataRefused as refused:
-        registry.tag_version(number, VersionTags(trial=f"failed: {refused.message}"[:1000]))
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with own_folder(context.scratch("trials"), f"{registry.name}-{number}") as scratch:
+        try:
+            try_out(servable(registry.files_of(number, scratch), scratch), image_px=image_px)
+        except DataRefused as refused:
+            registry.tag_version(number, VersionTags(trial=f"failed: {refused.message}"[:1000]))
+            raise
     registry.tag_version(number, VersionTags(trial=PASSED))
     context.events.note(f"version {number} answers over HTTP with an image")

@@ -20,6 +20,7 @@ from components.registry.model_uri import ModelUri
 from components.runtime.context import StepContext, describe
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore, is_note
+from components.system.locks import lock
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
 from model.config import ModelSpec, SamplingConfig
@@ -147,7 +148,9 @@ def _resolve_version(name: str, version: str, ema: str | None, context: StepCont
 
     registry = Registry(context.tracking, name)
     number = str(registry.resolve(version).version)
-    files = registry.files_of(number, context.scratch("models"))
+    folder = context.scratch("models")
+    with lock(folder / f"{name}-{number}.lock"):  # of two processes one downloads the files
+        files = registry.files_of(number, folder)
     sampling = files.description.sampling
     if ema is not None and ema != sampling.ema:
         raise BadInput(f"version {number} of {name!r} holds the weights {sampling.ema!r} only", hint="sample its run or checkpoint instead")

@@ -10,6 +10,7 @@ from components.errors import EXIT_OK, BadInput, GateFailed
 from components.ingest.sources.open_source import kind_of, open_source, require_consent
 from components.ingest.sources.synthetic import write_archive
 from components.runtime.events import Event
+from components.system.locks import lock
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, print_line
 from pipeline.config import load_config
@@ -108,20 +109,23 @@ def _profile_changes(steps: int | None) -> dict[str, int]:
 
 
 def _make_archive(archive: Path, view: RunView) -> None:
-    """Generate the demo's faces while the servers start."""
-    archive.parent.mkdir(parents=True, exist_ok=True)
+    """Generate the demo's faces while the servers start, unless another demo does; what a killed one left is removed."""
 
     def show(kind: Any, **facts: object) -> None:
         view(Event(step="faces", kind=kind, at_s=time.time(), facts=facts))
 
     show("started")
-    write_archive(
-        archive,
-        count=_DEMO_FACES,
-        seed=_DEMO_SEED,
-        image_px=_DEMO_PX,
-        on_image=lambda done: show("progress", done=done, total=_DEMO_FACES, text="faces") if done % 20 == 0 else None,
-    )
+    with lock(archive.with_suffix(".lock"), on_wait=lambda: show("note", text="another demo generates the faces; waiting for it")):
+        for left in archive.parent.glob(f".{archive.name}.*.partial"):
+            left.unlink()
+        if not archive.exists():
+            write_archive(
+                archive,
+                count=_DEMO_FACES,
+                seed=_DEMO_SEED,
+                image_px=_DEMO_PX,
+                on_image=lambda done: show("progress", done=done, total=_DEMO_FACES, text="faces") if done % 20 == 0 else None,
+            )
     show("finished")
 
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from components.errors import BadInput
 from components.runtime.context import describe
 from components.runtime.events import Event
+from components.system.scratch import partial_name
 from model.config import SamplingConfig
 from model.sampler_table import SAMPLERS
 from pipeline.commands.guidance import GuidanceRequest, Guide, guidance_options
@@ -211,7 +212,7 @@ def _write(images: "np.ndarray", target: Path, first: int) -> dict[str, str]:
         target.mkdir(parents=True, exist_ok=True)
         files = {target / f"{first + index:06d}.png": png(image) for index, image in enumerate(images)}
     for path, data in files.items():
-        partial = path.with_name(f".{path.name}.partial")
+        partial = partial_name(path)
         partial.write_bytes(data)
         partial.replace(path)
     return {str(path): hashlib.sha256(data).hexdigest() for path, data in files.items()}
