@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.system.scratch import partial_name
+from components.system.own_folder import partial_name
 
 FAKES, REALS, MIRRORED, NOISE = "fakes", "reals", "mirrored", "noise"
 MAIN, LOGITS, MANIFOLD = "main", "logits", "manifold"

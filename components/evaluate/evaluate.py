@@ -25,7 +25,7 @@ from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
-from components.system.scratch import own_folder
+from components.system.own_folder import own_folder
 from components.tracking.logged_models import LoggedModels
 from components.tracking.tags import TAG_CHECKPOINT
 from model.config import SamplingConfig

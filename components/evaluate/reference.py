@@ -19,7 +19,7 @@ from components.evaluate.moments import Statistics, statistics
 from components.evaluate.spec import EvaluateSpec
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, file_sha256
 from components.stores.layout import StoreLayout
-from components.system.scratch import partial_name
+from components.system.own_folder import partial_name
 from model.canonical import canonical_json, digest_of
 
 _MOMENTS, _FEATURES, _MIRRORED, _MANIFOLD, _NOTE = "moments.npy", "features.npy", "mirrored.npy", "manifold.npy", "reference.json"

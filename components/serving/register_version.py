@@ -16,7 +16,7 @@ from components.runtime.context import StepContext
 from components.serving.package import save_model, servable, try_out
 from components.storage import StoreUri, file_sha256
 from components.system.locks import lock
-from components.system.scratch import own_folder
+from components.system.own_folder import own_folder
 from components.tracking.logged_models import LoggedModels
 from model.checkpoint_manifest import Checkpoint
 from model.config import ModelSpec, SamplingConfig

@@ -24,7 +24,7 @@ from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore, CommittedCheckpoint
 from components.stores.quarantine import quarantine
 from components.system.locks import lock
-from components.system.scratch import own_folder
+from components.system.own_folder import own_folder
 from components.weights.ema_width import check_width
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read

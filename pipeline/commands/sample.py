@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from components.errors import BadInput
 from components.runtime.context import describe
 from components.runtime.events import Event
-from components.system.scratch import partial_name
+from components.system.own_folder import partial_name
 from model.config import SamplingConfig
 from model.sampler_table import SAMPLERS
 from pipeline.commands.guidance import GuidanceRequest, Guide, guidance_options

@@ -16,7 +16,7 @@ from components.storage import ObjectMissing, StoreUri
 from components.stores.checksums import damaged_objects
 from components.stores.dataset_content import Member, read_shard, sort_members
 from components.stores.quarantine import quarantine
-from components.system.scratch import own_folder
+from components.system.own_folder import own_folder
 
 _PARALLEL_SHARDS = 4
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from components.system.scratch import partial_name
+from components.system.own_folder import partial_name
 
 Colour = tuple[int, int, int]
 _CANVAS_PX = 256

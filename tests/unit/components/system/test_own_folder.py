@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.system.scratch import own_folder, partial_name
+from components.system.own_folder import own_folder, partial_name
 
 HOLD = """
 import sys
 from pathlib import Path
-from components.system.scratch import own_folder
+from components.system.own_folder import own_folder
 with own_folder(Path(sys.argv[1]), "same") as folder:
     (folder / "mine").write_text(str(folder))
     print(folder, flush=True)
