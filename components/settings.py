@@ -157,7 +157,7 @@ class CommandSettings:
             home=Path(environ.get(HOME) or ".celebdit"),
             store_uri=text(STORE),
             mlflow_uri=text(MLFLOW),
-            s3_endpoint=text(S3_ENDPOINT),
+            s3_endpoint=text(S3_ENDPOINT_FIRST) or text(S3_ENDPOINT),
             webhook_url=text(WEBHOOK),
             kfp_endpoint=text(KFP_ENDPOINT),
             kfp_namespace=text(KFP_NAMESPACE),
