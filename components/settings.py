@@ -91,7 +91,10 @@ class Settings:
         environ = os.environ if environ is None else environ
         store_uri = _required(environ, STORE, "the S3 location for datasets and runs, like s3://bucket/prefix").rstrip("/")
         if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri:
-            raise BadInput(f"{STORE} is not an S3 location", hint=f"set {STORE}=s3://bucket/prefix (letters, digits, '.', '_', '-')")
+            raise BadInput(
+                f"{STORE} is not an S3 location",
+                hint=f"set {STORE}=s3://bucket/prefix: a bucket of 3 to 63 of a-z, 0-9, '.' and '-', a prefix of letters, digits and '._-'",
+            )
         mlflow_uri = _required(environ, MLFLOW, "the address of the MLflow server")
         if re.search(r"//[^/@]*:[^/@]*@", mlflow_uri):
             raise BadInput(f"{MLFLOW} contains credentials", hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
