@@ -161,4 +161,7 @@ def _lines(problem: "ErrorDetails", parents: tuple[str, ...]) -> list[str]:
     if problem["type"] == "value_error":  # several fields together; FrozenConfig puts each problem on a line
         start = f"{where}: " if where else ""
         return [f"{start}{text}" for text in problem["msg"].removeprefix("Value error, ").splitlines()]
+    if problem["type"] == "string_type" and isinstance(problem["input"], int | float):
+        value = problem["input"]
+        return [f"{where}: a text is expected (given: {value!r}); quote it twice on the command line: {where}='\"{value}\"'"]
     return [f"{where}: {problem['msg']}" + f" (given: {problem['input']!r})"[:120]]

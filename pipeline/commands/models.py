@@ -79,7 +79,7 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
         print_json({"model": name, "versions": rows})
 
 
-@models.command(epilog=example("celebdit models show challenger --model celebdit-demo"))
+@models.command(short_help="Show one version.", epilog=example("celebdit models show challenger --model celebdit-demo"))
 @click.argument("version")
 @_model_option
 @home_option
@@ -108,10 +108,13 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         )
 
 
-@models.command(epilog=example('celebdit models promote 3 --model celebdit-demo --reason "lower FID, higher recall"'))
+@models.command(
+    short_help="Make a version the champion.",
+    epilog=example('celebdit models promote 3 --model celebdit-demo --reason "lower FID, higher recall"'),
+)
 @click.argument("version")
 @click.option("--reason", required=True, help="Reason, recorded in the promotion log.")
-@click.option("--force", is_flag=True, help="Promote even if the gate failed; recorded in the promotion log.")
+@click.option("--force", is_flag=True, help="Promote even if the gate failed or never ran; recorded in the promotion log.")
 @_model_option
 @home_option
 @json_option
@@ -127,7 +130,10 @@ def promote(version: str, reason: str, force: bool, name: str, home: Path, as_js
     _notify(webhook, "promote", name, number, reason, standing)
 
 
-@models.command(epilog=example('celebdit models rollback --model celebdit-demo --reason "dark corners in production"'))
+@models.command(
+    short_help="Make the previous champion the champion again.",
+    epilog=example('celebdit models rollback --model celebdit-demo --reason "dark corners in production"'),
+)
 @click.option("--reason", required=True, help="Reason, recorded in the promotion log.")
 @_model_option
 @home_option

@@ -97,6 +97,7 @@ def test_an_override_without_a_value_unsets_what_the_preset_sets() -> None:
         ("network.heads=5", "width 32 must be a multiple of heads 5", ""),
         ("data.image_px=64", "data.image_px 64 and network.image_px 32", ""),
         ("sampling.ema=other", "sampling.ema 'other' is not tracked", ""),
+        ("sampling.ema=0.3", """sampling.ema: a text is expected .given: 0.3.; quote it .*: sampling.ema='"0.3"'""", ""),
         ("training.checkpoints_to_keep=1", "training.checkpoints_to_keep: .*greater than or equal to 2", ""),
         ("training.seed=9223372036854775808", "training.seed", ""),
         ("data.name=No Such Name", "data.name", ""),
