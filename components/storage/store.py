@@ -168,11 +168,7 @@ class ObjectStore:
         def listing() -> list[StoredObject]:
             below = prefix.key.rstrip("/")
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=f"{below}/" if below else "")
-            objects = [
-                StoredObject(StoreUri(prefix.bucket, item["Key"]), item["Size"], _stamp(item))
-                for page in pages
-                for item in page.get("Contents", [])
-            ]
+            objects = [_listed(prefix.bucket, item) for page in pages for item in page.get("Contents", [])]
             return sorted(objects, key=lambda item: item.uri.key)
 
         return self._with_retries("list", prefix, listing)
@@ -285,6 +281,13 @@ def _read(response: "GetObjectOutputTypeDef", *, limit: int) -> bytes:
     if size_bytes is not None and have_bytes < most_bytes:
         raise Incomplete(f"{have_bytes} of {most_bytes} bytes")
     return b"".join(chunks)
+
+
+def _listed(bucket: str, item: Mapping[str, Any]) -> StoredObject:
+    """Return an entry of a listing."""
+    if "Key" not in item or "Size" not in item:
+        raise Incomplete("an entry of the listing has no key or no size")
+    return StoredObject(StoreUri(bucket, item["Key"]), item["Size"], _stamp(item))
 
 
 def _stamp(facts: Mapping[str, Any]) -> str:
