@@ -58,6 +58,10 @@ class TrackingUnavailable(TemporaryFailure):
     """MLflow failed for longer than the retry deadline."""
 
 
+class TrackingRefused(BadInput):
+    """MLflow does not do what it is asked: an entity was deleted, a name or a value is not allowed, an upload is too large."""
+
+
 class Preempted(TemporaryFailure):
     """The step was asked to stop; its state is saved and the next attempt continues from it."""
 

@@ -6,6 +6,7 @@ what they need of it, run in the folder of the run and import nothing from the f
 """
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -138,7 +139,7 @@ def main(spec_path: Path) -> None:
     """Run kfp's local runner; the entry point of its process."""
     # Importing kfp takes seconds, and only this process needs it.
     from kfp import local  # noqa: PLC0415
-    from kfp.local import docker_task_handler  # noqa: PLC0415
+    from kfp.local import docker_task_handler, subprocess_task_handler  # noqa: PLC0415
 
     from pipeline.graph import build_graph  # noqa: PLC0415
 
@@ -153,6 +154,9 @@ def main(spec_path: Path) -> None:
         def configure(step: Step, task: Any) -> None:
             task.set_container_image(plan.gpu if step.image == "gpu" else plan.cpu)
 
+    # kfp (2.17) puts the path of the interpreter into a shell's command as it is.
+    replace_interpreter = subprocess_task_handler.replace_python_executable
+    subprocess_task_handler.replace_python_executable = lambda command, python: replace_interpreter(command, shlex.quote(python))
     local.init(runner=runner, pipeline_root=spec.root, raise_on_error=True)
     try:
         build_graph(spec.arguments, configure)()

@@ -57,7 +57,7 @@ class VersionArtifacts:
         try:
             with self._translate_errors():
                 self._repository(version).download_artifacts(below, str(target))
-        except MlflowException as error:
+        except TrackingRefused as error:
             raise DataRefused(
                 f"the files of version {version.version} of {version.name!r} cannot be downloaded: {first_line(error)}",
                 hint="check MLflow's artifact store",

@@ -4,21 +4,26 @@ Promises: outside `translate_mlflow_errors` nobody meets an error of MLflow's cl
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, CelebditError, TrackingUnavailable, first_line
-from components.system.failures import was_raised_in
+from components.errors import BadInput, CelebditError, TrackingRefused, TrackingUnavailable, first_line
+from components.system.failures import os_failure, was_raised_in
 
 _RETRY_HINT = "run it again when MLflow is back"
+_STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3}) != 200")
+_TEMPORARY = (408, 425, 429)
 _TOO_LARGE = 413
 _log = logging.getLogger(__name__)
 
 
-class TrackingRefused(BadInput):
-    """MLflow does not do what it is asked: an entity was deleted, a name or a value is not allowed, an upload is too large."""
+def _status(error: MlflowException) -> int:
+    """Return the HTTP status of the answer; MLflow's client (3.17) keeps that of an answer without JSON in its text alone."""
+    written = _STATUS_IN_TEXT.search(str(error))
+    return int(written[1]) if written else int(error.get_http_status_code())
 
 
 @contextmanager
@@ -32,19 +37,19 @@ def translate_mlflow_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        status = error.get_http_status_code()
+        status = _status(error)
         if status in (401, 403):
             raise BadInput(
                 f"MLflow at {uri} refuses access",
                 hint="check MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's --allowed-hosts",
             ) from error
-        if error.error_code == "TEMPORARILY_UNAVAILABLE" or status >= 500:
+        if error.error_code == "TEMPORARILY_UNAVAILABLE" or status >= 500 or status in _TEMPORARY:
             raise TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT) from error
         hint = "raise the limit of the proxy before MLflow" if status == _TOO_LARGE else None
         raise TrackingRefused(f"MLflow at {uri} refuses: {first_line(error)}", hint=hint) from error
     except OSError as error:
-        if error.filename is not None:
-            raise  # of a file on this machine
+        if error.filename is not None:  # of a file on this machine, like a download for which there is no room
+            raise os_failure(error) or error from error
         raise TrackingUnavailable(f"MLflow at {uri} cannot be reached: {first_line(error)}", hint=_RETRY_HINT) from error
     except CelebditError:
         raise
