@@ -139,7 +139,7 @@ def main(spec_path: Path) -> None:
     """Run kfp's local runner; the entry point of its process."""
     # Importing kfp takes seconds, and only this process needs it.
     from kfp import local  # noqa: PLC0415
-    from kfp.local import docker_task_handler, subprocess_task_handler  # noqa: PLC0415
+    from kfp.local import docker_task_handler  # noqa: PLC0415
 
     from pipeline.graph import build_graph  # noqa: PLC0415
 
@@ -154,15 +154,21 @@ def main(spec_path: Path) -> None:
         def configure(step: Step, task: Any) -> None:
             task.set_container_image(plan.gpu if step.image == "gpu" else plan.cpu)
 
-    # kfp (2.17) puts the path of the interpreter into a shell's command as it is.
-    replace_interpreter = subprocess_task_handler.replace_python_executable
-    subprocess_task_handler.replace_python_executable = lambda command, python: replace_interpreter(command, shlex.quote(python))
+    quote_interpreter()
     local.init(runner=runner, pipeline_root=spec.root, raise_on_error=True)
     try:
         build_graph(spec.arguments, configure)()
     except RuntimeError as error:  # the events have the error; kfp only has the name of the step
         print(error, file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def quote_interpreter() -> None:
+    """Let kfp's local runner use an interpreter at any path: kfp (2.17) puts it into a shell's command as it is."""
+    from kfp.local import subprocess_task_handler  # noqa: PLC0415
+
+    replace = subprocess_task_handler.replace_python_executable
+    subprocess_task_handler.replace_python_executable = lambda command, python: replace(command, shlex.quote(python))
 
 
 if __name__ == "__main__":
