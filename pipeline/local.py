@@ -1,7 +1,7 @@
 """Run the graph on this machine with kfp's local runner, as subprocesses or in containers.
 
-Promises: the outcome is the error of the first step that failed; stopping the run gives a step time to save and leaves no process behind;
-kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which servers are used; steps get
+Promises: the outcome is the error of the first step that failed; stopping the run gives a step time to save and leaves no process and no
+temporary folder behind; kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which servers are used; steps get
 what they need of it, run in the folder of the run and import nothing from the folder of the command.
 """
 
@@ -22,6 +22,7 @@ from components.runtime.events import Event, EventReader
 from components.system.child_environment import child_environment
 from components.system.process import spawn, stop
 from components.system.python_process import python_command
+from components.system.scratch import temporary_folder
 from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address, require_images, rootless_podman
@@ -87,6 +88,8 @@ def run_locally(
             rootless = rootless_podman(environment["DOCKER_HOST"])
             plan = plan_containers(config, folder, environment, run_id=environment[RUN_ID], rootless_podman=rootless)
             require_images(environment["DOCKER_HOST"], (plan.cpu, plan.gpu))
+        # kfp (2.17) and MLflow (3.17) leave temporary folders behind.
+        environment = {**environment, "TMPDIR": str(stack.enter_context(temporary_folder()))}
         return _run(LocalRun(arguments=config.sections(), root=str(folder / "kfp"), containers=plan), folder, environment, on_event)
 
 
