@@ -1,8 +1,8 @@
 """Run the graph on this machine with kfp's local runner, as subprocesses or in containers.
 
 Promises: the outcome is the error of the first step that failed; stopping the run gives a step time to save and leaves no process and no
-temporary folder behind; kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which servers are used; steps get
-what they need of it, run in the folder of the run and import nothing from the folder of the command.
+temporary folder behind; kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which
+servers are used; steps get what they need of it, run in the folder of the run and import nothing from the folder of the command.
 """
 
 import os

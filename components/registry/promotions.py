@@ -57,8 +57,9 @@ class Move:
             move = cls(id=entry_id, **json.loads(text))
         except (ValueError, TypeError, RecursionError):
             return None
-        texts = (move.version, move.reason, move.by, move.at)
+        texts = (move.version, move.reason, move.by, move.at, move.checkpoint or "")
         valid = _ENTRY_ID.fullmatch(entry_id) and move.action in ("promote", "rollback") and isinstance(move.forced, bool)
+        valid = valid and isinstance(move.model_created_ms, int | None)
         return move if valid and all(isinstance(value, str) for value in texts) else None
 
 

@@ -22,16 +22,16 @@ from components.tracking.metric_points import Point
 ENVIRONMENT = {"CELEBDIT_STORE": "s3://bucket/prefix", "CELEBDIT_RUN_ID": "r1"}
 CALLS: dict[str, Callable[[Tracking, Path], object]] = {
     "experiment": lambda tracking, folder: tracking.experiment_id,
-    "find": lambda tracking, folder: tracking.find({"a": "b"}),
+    "find": lambda tracking, folder: tracking.find_run({"a": "b"}),
     "pipeline run": lambda tracking, folder: tracking.pipeline_run(),
-    "tag": lambda tracking, folder: tracking.tag("run", {"a": "b"}),
-    "params": lambda tracking, folder: tracking.params("run", {"a": "b"}),
-    "metrics": lambda tracking, folder: tracking.metrics("run", [Point("loss", 1, 0.5, 1)]),
+    "tag": lambda tracking, folder: tracking.set_tags("run", {"a": "b"}),
+    "params": lambda tracking, folder: tracking.log_params("run", {"a": "b"}),
+    "metrics": lambda tracking, folder: tracking.log_metrics("run", [Point("loss", 1, 0.5, 1)]),
     "history": lambda tracking, folder: tracking.logged_steps("run", "loss"),
     "status": lambda tracking, folder: tracking.set_status("run", "FINISHED"),
-    "image": lambda tracking, folder: tracking.image("run", np.zeros((4, 4, 3), np.uint8), key="samples/grid", step=1),
+    "image": lambda tracking, folder: tracking.log_image("run", np.zeros((4, 4, 3), np.uint8), key="samples/grid", step=1),
     "read": lambda tracking, folder: tracking.read_artifact(uuid.uuid4().hex, "config/train.json"),
-    "write": lambda tracking, folder: tracking.text(uuid.uuid4().hex, "text", "file.txt"),
+    "write": lambda tracking, folder: tracking.log_text(uuid.uuid4().hex, "text", "file.txt"),
     "versions": lambda tracking, folder: Registry(tracking, "faces").versions(),
     "aliases": lambda tracking, folder: Registry(tracking, "faces").aliases(),
     "other names": lambda tracking, folder: Registry(tracking, "faces").other_names(),
@@ -71,7 +71,9 @@ def odd_server() -> Iterator[FixedAnswer]:
 
 
 @pytest.fixture
-def few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_tries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also in a folder of the test: MLflow writes to the current one if an answer names no place for artifacts."""
+    monkeypatch.chdir(tmp_path)
     for name, value in {"TIMEOUT": "1", "MAX_RETRIES": "0"}.items():
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
 
