@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -78,6 +77,7 @@ class FixedAnswer:
     raw: bytes = b""
     requests: list[str] = field(default_factory=list)
     delay_s: float = 0.0
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def answer_with(self, raw: bytes, *, delay_s: float = 0.0) -> None:
         self.raw, self.delay_s = raw, delay_s
@@ -94,11 +94,14 @@ def answering() -> Iterator[FixedAnswer]:
             self.content()
             server.requests.append(f"{self.command} {self.path}")
             self.close_connection = True
-            time.sleep(server.delay_s)
+            server.ended.wait(server.delay_s)
             with suppress(OSError):
                 self.wfile.write(server.raw)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_PATCH = _answer  # noqa: N815 - named by the library
 
     with serving(Fixed) as server.address:
-        yield server
+        try:
+            yield server
+        finally:
+            server.ended.set()
