@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from pydantic import ValidationError
 
 from components.environment import OWN_SERVERS
-from components.errors import BUG_HINT, BadInput, CelebditError, Failure, EXIT_BUG
+from components.errors import BUG_HINT, EXIT_BUG, BadInput, CelebditError, Failure
 from components.manifests import Manifest
 from components.runtime.events import Events
 from components.runtime.logs import configure_logging
@@ -25,8 +25,8 @@ from components.runtime.redact import redactor
 from components.settings import Settings, events_path, log_level
 from components.storage import ObjectStore, StoreUri, connect
 from components.stores.layout import StoreLayout
-from components.system.peers import OwnServers, guard
 from components.system.failures import os_failure
+from components.system.peers import OwnServers, guard
 from model.frozen_config import FrozenConfig
 
 if TYPE_CHECKING:

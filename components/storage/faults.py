@@ -23,7 +23,7 @@ from components.system.failures import was_raised_in
 _TEMPORARY_CODES = frozenset({"SlowDown", "RequestTimeout", "ExpiredToken", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable"})
 _CORRUPT_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
 _REFUSED_STATUS = (400, 401, 403)
-MISCONFIGURED = (ConfigNotFound, ConfigParseError, ParamValidationError, PartialCredentialsError, ProfileNotFound)
+MISCONFIGURED = (ConfigNotFound, ConfigParseError, NoCredentialsError, ParamValidationError, PartialCredentialsError, ProfileNotFound)
 """Errors about a request that was never sent."""
 CORRUPT_ATTEMPTS = 3
 """How often a transfer is attempted whose bytes arrive corrupt."""
@@ -64,7 +64,7 @@ def is_temporary(error: Exception) -> bool:
     """Return whether the same request is likely to succeed later."""
     if isinstance(error, ClientError):
         return status(error) >= 500 or status(error) in (408, 429) or code(error) in _TEMPORARY_CODES
-    if isinstance(error, (NoCredentialsError, CelebditError, *MISCONFIGURED)):
+    if isinstance(error, (CelebditError, *MISCONFIGURED)):
         return False
     if isinstance(error, ResponseStreamingError | ResponseParserError | Incomplete):
         return True

@@ -9,6 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -195,11 +196,10 @@ class ObjectStore:
 
     def _is_unlisted(self, uri: StoreUri) -> bool:
         """Return whether a listing does not have the key: AWS answers 403 for a key that is missing to who may not list by its rules."""
-        try:
+        with suppress(Exception):  # the refusal itself matters more
             page = self.client.list_objects_v2(Bucket=uri.bucket, Prefix=uri.key, MaxKeys=1)
-        except (ClientError, BotoCoreError):
-            return False
-        return not any(item.get("Key") == uri.key for item in page.get("Contents", []))
+            return not any(item.get("Key") == uri.key for item in page.get("Contents", []))
+        return False
 
     def _read_back(self, uri: StoreUri, digest: str) -> None:
         response = self.client.get_object(Bucket=uri.bucket, Key=uri.key)
@@ -251,10 +251,8 @@ class ObjectStore:
         """Return the error to raise for `cause`."""
         if isinstance(cause, ClientError) and is_refusal(cause):
             return self._refusal_for(cause, verb, uri)
-        if isinstance(cause, NoCredentialsError):
-            return BadInput("no S3 credentials are configured", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         if isinstance(cause, MISCONFIGURED):
-            return BadInput(f"{verb} {uri} cannot be requested: {first_line(cause)}", hint="check the AWS_ variables and the name")
+            return _unrequested(cause, verb, uri)
         if is_corrupt(cause):
             return DigestMismatch(f"{verb} {uri}: checksum mismatch, {attempts} attempts", hint="check the network path")
         if isinstance(cause, ClientError) and status(cause) == 404 and code(cause) != "NoSuchBucket" and verb == "get":
@@ -268,6 +266,13 @@ class ObjectStore:
                 else "run it again when object storage is back: finished work is kept",
             )
         return cause
+
+
+def _unrequested(cause: Exception, verb: str, uri: StoreUri) -> BadInput:
+    """Return the error for a request that was never sent."""
+    if isinstance(cause, NoCredentialsError):
+        return BadInput("no S3 credentials are configured", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    return BadInput(f"{verb} {uri} cannot be requested: {first_line(cause)}", hint="check the AWS_ variables and the name")
 
 
 def _read(response: "GetObjectOutputTypeDef", *, limit: int) -> bytes:
