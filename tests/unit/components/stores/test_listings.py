@@ -71,9 +71,10 @@ def test_an_empty_listing_deletes_nothing(proxy: Proxy, behind: ObjectStore, pre
     assert newest_step(checkpoints, tmp_path) == 20
 
 
-def test_more_keys_than_a_page_holds_are_all_listed(proxy: Proxy, behind: ObjectStore, prefix: StoreUri) -> None:
+def test_more_keys_than_a_page_holds_are_all_listed(proxy: Proxy, behind: ObjectStore, moto_endpoint: str, prefix: StoreUri) -> None:
+    client = connect(moto_endpoint).client
     for number in range(1003):
-        behind.client.put_object(Bucket=prefix.bucket, Key=f"{prefix.key}/many/{number:05d}", Body=b"x")
+        client.put_object(Bucket=prefix.bucket, Key=f"{prefix.key}/many/{number:05d}", Body=b"x")
     proxy.requests.clear()
     names = [item.uri.name for item in behind.list(prefix / "many")]
     assert names == [f"{number:05d}" for number in range(1003)]
