@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.address import is_server_url
 from components.environment import (
     CREDENTIALS,
     EVENTS,
@@ -102,6 +103,10 @@ class Settings:
         mlflow_uri = _required(environ, MLFLOW, "the address of the MLflow server")
         if has_credentials(mlflow_uri):
             raise BadInput(f"{MLFLOW} contains credentials", hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
+        if not is_server_url(mlflow_uri):
+            raise BadInput(
+                f"{MLFLOW} is not the URL of a server", hint="write it like http://host:5000; to use the embedded server, unset it"
+            )
         for name in (S3_ENDPOINT_FIRST, S3_ENDPOINT):
             if has_credentials(environ.get(name, "")):
                 raise BadInput(f"{name} contains credentials", hint=f"set {CREDENTIALS[0]} and {CREDENTIALS[1]} instead")

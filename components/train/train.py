@@ -23,6 +23,8 @@ from components.train.reporting.reporter import MlflowRunReporter
 from components.train.spec import SPEC_FILE, TrainSpec, run_key, store_spec
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
 
+_FEWEST_IMAGES = 2
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -118,6 +120,11 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
         raise BadInput(
             f"network.image_px is {recipe.network.image_px}, the dataset's images have {dataset.image_px}",
             hint="set data.image_px and network.image_px to the same number",
+        )
+    if dataset.num_images < _FEWEST_IMAGES:
+        raise BadInput(
+            f"the dataset has {dataset.num_images} image(s) to train on, at least {_FEWEST_IMAGES} are needed to evaluate what is trained",
+            hint="ingest a source with more images, or with a smaller data.held_out",
         )
     try:
         recipe.training.batch_plan(resources.num_ranks)

@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 from celebdit_testing.http_server import Handler, serving
 
-Kind = Literal["500", "503", "403", "slow", "reset", "lost_answer", "truncated", "flipped", "flipped_upload", "stale"]
+Kind = Literal[
+    "500", "503", "403", "slow", "reset", "lost_answer", "truncated", "flipped", "flipped_upload", "stale", "empty_list", "expired"
+]
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Proxy:
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
+    answers: dict[str, tuple[int, list[tuple[str, str]], bytes]] = field(default_factory=dict)
+    """The newest answer to each GET, which a stale one repeats."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -83,10 +87,21 @@ def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
                 code = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[str(kind)]
                 self._answer(int(str(kind)), [], f"<Error><Code>{code}</Code></Error>".encode())
                 return
+            if kind == "expired":
+                self._answer(400, [], b"<Error><Code>ExpiredToken</Code></Error>")
+                return
+            if kind == "empty_list":
+                self._answer(200, [], b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+                return
+            if kind == "stale":
+                self._answer(*proxy.answers[f"{self.command} {self.path}"])
+                return
             if kind == "reset":
                 self._reset()
                 return
             status, headers, answer = self._ask(_flipped(body) if kind == "flipped_upload" else body)
+            if self.command == "GET":
+                proxy.answers[f"{self.command} {self.path}"] = (status, headers, answer)
             if kind == "lost_answer":
                 self._reset()
             elif kind == "truncated":
