@@ -69,10 +69,8 @@ def test_a_crash_at_any_point_leaves_the_old_checkpoint_or_the_new_one(tmp_path:
             if reached == point:
                 raise Crash(point)
 
-        try:
+        with pytest.raises(Crash, match=f"^{point}$"):
             publish(state(20), folder, crash=crash)
-        except Crash:
-            pass
         found = newest_valid(folder)
         assert found is not None, point
         assert found.step in (10, 20), point
@@ -89,10 +87,8 @@ def test_a_crash_while_a_step_is_published_again_keeps_a_whole_one(tmp_path: Pat
             if reached == point:
                 raise Crash(point)
 
-        try:
+        with pytest.raises(Crash, match=f"^{point}$"):
             publish(state(20, value=2.0), folder, crash=crash)
-        except Crash:
-            pass
         found = newest_valid(folder)
         assert found is not None, point
         assert any(same(read(found.directory), s) for s in (state(10), state(20, value=1.0), state(20, value=2.0))), point
