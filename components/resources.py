@@ -31,6 +31,9 @@ class ResourcesConfig(FrozenConfig):
     threads: int = Field(1, ge=1, le=256, description="CPU threads per process")
     nodes: int = Field(1, ge=1, le=512, description="machines; more than one needs Kubeflow Trainer")
     rank_timeout_s: float = Field(600.0, ge=1, le=86400, description="seconds that a rank waits for another before it fails")
+    node_timeout_s: float = Field(
+        600.0, ge=1, le=86400, description="seconds that the nodes of a training wait for the last of them; meanwhile they hold their GPUs"
+    )
     price_per_device_hour: float | None = Field(
         None, ge=0, description="what an hour of one GPU (or CPU rank) costs, in any currency, for `cost/total`. Default: not reported"
     )
