@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import yaml
 from celebdit_testing.http_server import Handler, Refused, serving
 from celebdit_testing.kube_logs import PodLogs
@@ -164,6 +165,15 @@ class FakeKube:
 
     # --- requests
 
+    def delete(self, resource: str, name: str) -> dict[str, Any]:
+        """Delete an object and what it owns, as the garbage collector does."""
+        gone = self.objects.pop((resource, name))
+        uid = gone["metadata"]["uid"]
+        for key, entry in list(self.objects.items()):
+            if any(owner["uid"] == uid for owner in entry["metadata"].get("ownerReferences", [])):
+                self.delete(*key)
+        return gone
+
     def answer(self, verb: str, where: dict[str, str], query: dict[str, str], body: Any) -> Any:
         resource, name = where["resource"], where.get("name")
         if verb == "list":
@@ -173,18 +183,27 @@ class FakeKube:
             return {"apiVersion": "v1", "kind": "List", "metadata": {}, "items": matching}
         if verb == "create":
             name = body["metadata"]["name"]
-            check_trainjob(body)
+            check_trainjob(body) if resource == "trainjobs" else check_object(body)
             if (resource, name) in self.objects:
                 raise Refused(409, f'{resource} "{name}" already exists')
             body["metadata"]["uid"] = uuid.uuid4().hex
             self.objects[resource, name] = body
-            self.start(body)
+            if resource == "trainjobs":
+                self.start(body)
             return body
         if (resource, name) not in self.objects:
             raise Refused(404, f'{resource} "{name}" not found')
         if verb == "delete":
-            return self.objects.pop((resource, str(name)))
+            return self.delete(resource, str(name))
         return self.objects[resource, str(name)]
+
+
+def check_object(body: dict[str, Any]) -> None:
+    """Validate against the API of Kubernetes and find nothing that it does not know."""
+    try:
+        kubernetes_validate.validate(body, ".".join(kubernetes_validate.latest_version().split(".")[:2]), strict=True)
+    except kubernetes_validate.ValidationError as error:
+        raise Refused(422, f"{body['kind']} is invalid: {error}") from error
 
 
 def check_trainjob(body: dict[str, Any]) -> None:
