@@ -143,13 +143,7 @@ class Training:
 
     def told(self, key: str = "train/loss") -> dict[int, set[str]]:
         """Return what the journal has of metric `key`: every value ever told per step, exactly."""
-        path, found = self.work / "journal" / JOURNAL_FILE, dict[int, set[str]]()
-        if path.exists():
-            for line in path.read_text().splitlines():
-                entry = json.loads(line) if line.endswith("}") else {}
-                if entry.get("metric") == key:
-                    found.setdefault(entry["step"], set()).add(float(entry["value"]).hex())
-        return found
+        return told_in(self.work, key)
 
     def lines(self) -> int:
         """Return how many steps were told of, those told twice counted twice."""
@@ -168,6 +162,17 @@ class Training:
         (newest, *_) = self.checkpoints.list_committed()
         assert newest.step == self.recipe.training.total_steps
         return self.checkpoints.digest(newest.uri)
+
+
+def told_in(work: Path, key: str = "train/loss") -> dict[int, set[str]]:
+    """Return every value of metric `key` that the journal below `work`, a run's folder, has, per step and exactly."""
+    path, found = work / "journal" / JOURNAL_FILE, dict[int, set[str]]()
+    if path.exists():
+        for line in path.read_text().splitlines():
+            entry = json.loads(line) if line.endswith("}") else {}
+            if entry.get("metric") == key:
+                found.setdefault(entry["step"], set()).add(float(entry["value"]).hex())
+    return found
 
 
 def start_ranks(
