@@ -1,12 +1,13 @@
 """The `resources` section: processes, threads and machines of the train and evaluate steps. Never part of a run's identity."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from model.frozen_config import FrozenConfig, TextForm
 
+_ADDED_LATER = ("node_timeout_s",)
 Quantity = Annotated[str, TextForm(r"[1-9][0-9]*(Mi|Gi|Ti)", example="16Gi")]
 
 
@@ -49,6 +50,12 @@ class ResourcesConfig(FrozenConfig):
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of the nodes that the heavy steps run on")
     tolerations: tuple[Toleration, ...] = Field((), description="taints of those nodes; the GPUs' own is tolerated always")
     timeout_h: int = Field(168, ge=1, le=8760, description="hours after which an attempt of a heavy step is stopped")
+
+    def stored(self) -> dict[str, Any]:
+        """Return the section as JSON for what is stored, compared or digested: without settings that were added later and are not set."""
+        values = self.model_dump(mode="json")
+        unset = [name for name in _ADDED_LATER if values[name] == type(self).model_fields[name].default]
+        return {name: value for name, value in values.items() if name not in unset}
 
     @property
     def num_ranks(self) -> int:

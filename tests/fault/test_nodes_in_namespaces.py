@@ -62,6 +62,18 @@ class Cluster:
         context = in_pod(step_context("train", self.folder, str(training.root), endpoint=self._endpoint))
         return self._executor.submit(train_on_nodes, training.spec(), context, poll_s=0.2)
 
+    def describe(self, training: Training, mlflow_url: str) -> None:
+        """Open the run of `training` in MLflow, as the step does, whose pod reaches the server."""
+        training.spec().dump(self.folder / "described.json")
+        context = f"step_context('train', Path({str(self.folder)!r}), {str(training.root)!r}, endpoint=None, mlflow_uri={mlflow_url!r})"
+        script = (
+            "from pathlib import Path; from celebdit_testing.steps import step_context; from components.train.spec import TrainSpec; "
+            "from components.train.reporting.reporter import describe_run; "
+            f"describe_run({context}.tracking, TrainSpec.load(Path({str(self.folder / 'described.json')!r})))"
+        )
+        command = [*self.pods.enter(), sys.executable, "-c", script]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "support")})
+
     def wait_for_checkpoints(self, training: Training, attempt: "Future[None]", count: int) -> None:
         while len(training.checkpoints.list_committed()) < count:
             assert not attempt.done(), attempt.exception()
@@ -106,6 +118,7 @@ def test_two_nodes_equal_one_and_listen_to_each_other_alone(cluster: Cluster, s3
     training = cluster.training("nodes")
     with mlflow_server(cluster.folder / "mlflow", pods=cluster.pods) as mlflow:
         cluster.configure(training, s3_url, mlflow.url)
+        cluster.describe(training, mlflow.url)
         attempt = cluster.start(training)
         cluster.wait_for_checkpoints(training, attempt, 1)
         listening = {index: cluster.pods.listening(index) for index in (0, 1)}
