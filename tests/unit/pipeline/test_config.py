@@ -287,3 +287,12 @@ def test_any_value_anywhere_is_either_accepted_or_described(path: tuple[str, str
         assert all(re.match(rf"(unknown key )?({'|'.join(RunConfig.model_fields)})[.:]", line) for line in lines), lines
     else:
         assert RunConfig.model_validate_json(config.canonical()) == config
+
+
+def test_a_setting_that_was_added_later_changes_digests_only_where_it_is_set() -> None:
+    plain, changed = load_config("smoke"), load_config("smoke", ["resources.node_timeout_s=60.0"])
+    assert "node_timeout_s" not in plain.sections()["resources"]
+    assert json.loads(changed.sections()["resources"])["node_timeout_s"] == 60.0
+    assert changed.digest() != plain.digest() == DIGESTS["smoke"]
+    assert "node_timeout_s = 600.0" in plain.toml(), "shown with every default"
+    assert RunConfig.model_validate_json(changed.canonical()) == changed
