@@ -49,7 +49,7 @@ def _note_stopped() -> set[int]:
         stopped.add(handler.proc.pid)
         close(handler, death_sig)
 
-    SubprocessHandler.close = close_and_note  # type: ignore[method-assign]
+    SubprocessHandler.close = close_and_note  # type: ignore[assignment, method-assign]
     return stopped
 
 
