@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints requirements/build.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types contracts unit shapes fault docs format bench-tools lock ui down images test-images clean
+.PHONY: help demo test lint types contracts unit shapes fault docs golden format bench-tools lock ui down images test-images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench-tools: $(VENV)/.bench  ## install what benchmarks/ compares with (diffuser
 
 docs: $(VENV)/.dev  ## generate docs/configuration.md and docs/environment.md
 	$(BIN)/python -m pipeline.reference
+
+golden: $(VENV)/.dev  ## write the golden files of the compiled pipeline; read their diff before you commit
+	CELEBDIT_WRITE_GOLDEN=1 $(BIN)/pytest -q tests/unit/pipeline/test_compile.py -k golden
 
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix-only --quiet .

@@ -1,9 +1,8 @@
 """The pipeline's steps and the packages that they share.
 
-Steps, one folder each; nothing else here is a step, and no step imports another:
-    preflight  ingest  train  evaluate  gate  register  finalize
+A folder with a `component.py` is a step; `pipeline/steps.py` lists the steps in their order. No package imports a step.
 
-Shared packages, from the top layer to the bottom one; each may import the layers below it (`make contracts`):
+All others are shared, from the top layer to the bottom one; each may import the layers below it (`make contracts`):
     weights     resolve a source to files, post-hoc EMA, the published checkpoint       (above the steps)
     serving     package a checkpoint as an MLflow model, test it, register it, KServe   (below the steps)
     registry    model registry client, tags of a version, promotion log, webhook

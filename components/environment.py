@@ -37,6 +37,9 @@ KFP_CA_FILE = "CELEBDIT_KFP_CA_FILE"
 RENDEZVOUS = "CELEBDIT_RENDEZVOUS"
 SERVER_MARK = "CELEBDIT_SERVICE"
 SERVER_S3_SECRET = "CELEBDIT_S3_SECRET"  # noqa: S105
+OWN_SERVERS = "CELEBDIT_OWN_SERVERS"
+SERVER_TOKEN = "CELEBDIT_MLFLOW_TOKEN"  # noqa: S105
+TRACKING_TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 Group = Literal["servers", "run", "command", "internal", "compose", "libraries"]
@@ -96,8 +99,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(EVENTS, "internal", "every step", "file to which events are appended as JSON lines", "stderr, as text"),
     Variable(LAST_WORDS, "internal", "the nodes of a TrainJob", "file for the reason of a failure", "/dev/termination-log"),
     Variable(RENDEZVOUS, "internal", "ranks of one machine", "file through which the ranks of one machine find each other"),
+    Variable(OWN_SERVERS, "internal", "every step and command", "user and ports of the embedded servers; others are refused"),
     Variable(SERVER_MARK, "internal", "embedded servers", "mark by which the process of an embedded server is recognised"),
     Variable(SERVER_S3_SECRET, "internal", "embedded servers", "secret key of the embedded S3 server", secret=True),
+    Variable(SERVER_TOKEN, "internal", "embedded servers", "token that the embedded MLflow server asks for", secret=True),
     Variable("CELEBDIT_CPU_IMAGE", "compose", "docker compose", "image of both servers, by digest; required"),
     Variable("CELEBDIT_LISTEN", "compose", "docker compose", "address that both servers are published on", "127.0.0.1"),
     Variable("CELEBDIT_S3_PORT", "compose", "docker compose", "port of the S3 server", "9000"),
@@ -122,8 +127,20 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("AWS_REQUEST_CHECKSUM_CALCULATION", "libraries", "boto3", "checksums of uploads; set for embedded servers", "when_required"),
     Variable("AWS_RESPONSE_CHECKSUM_VALIDATION", "libraries", "boto3", "checksums of downloads; set for embedded servers", "when_required"),
+    Variable("AWS_CONFIG_FILE", "libraries", "boto3", "AWS profiles; an empty file for embedded servers", "~/.aws/config"),
+    Variable(
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "libraries",
+        "boto3",
+        "credentials of profiles; an empty file for embedded servers",
+        "~/.aws/credentials",
+    ),
+    Variable("NETRC", "libraries", "requests", "passwords of hosts; an empty file for embedded servers", "~/.netrc"),
+    Variable("NO_PROXY", "libraries", "boto3, MLflow", "hosts that are reached without a proxy; 127.0.0.1 is added for embedded servers"),
+    Variable("no_proxy", "libraries", "boto3, MLflow", "the same; wins over `NO_PROXY`"),
     Variable("MLFLOW_TRACKING_USERNAME", "libraries", "MLflow", "user name for MLflow"),
     Variable("MLFLOW_TRACKING_PASSWORD", "libraries", "MLflow", "password for MLflow", secret=True),
+    Variable(TRACKING_TOKEN, "libraries", "MLflow", "bearer token for MLflow; set for embedded servers", secret=True),
     Variable("MLFLOW_RUN_ID", "libraries", "every step", "run that Kubeflow Pipelines' MLflow plugin opened for this task; it is joined"),
     Variable("MLFLOW_HTTP_REQUEST_TIMEOUT", "libraries", "MLflow", "seconds for one request", "20; 10 at most while training"),
     Variable("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "libraries", "MLflow", "retries of one request", "3; 1 at most while training"),
@@ -149,7 +166,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("OMP_NUM_THREADS", "libraries", "numeric libraries", "threads of a process; set to `resources.threads` for ranks"),
     Variable("CUBLAS_WORKSPACE_CONFIG", "libraries", "cuBLAS", "set with `training.deterministic`", ":4096:8"),
     Variable("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "libraries", "torch", "refuse pickles that are not plain weights; always set", "1"),
-    Variable("PATH", "libraries", "ingest's decoders", "passed on to the decoding processes, which get nothing else of the environment"),
+    Variable("TORCHINDUCTOR_CACHE_DIR", "libraries", "torch", "kernels that ranks compile", "below `CELEBDIT_WORK_DIR`"),
+    Variable("TRITON_CACHE_DIR", "libraries", "Triton", "kernels that ranks compile", "below `CELEBDIT_WORK_DIR`"),
+    Variable("PATH", "libraries", "every child process", "passed on to all of them; to the decoders of ingest with hardly anything else"),
+    Variable("PYTHONPATH", "libraries", "every child process", "child processes get its absolute paths; relative ones are dropped"),
+    Variable("PYTHONSAFEPATH", "libraries", "every child process", "no imports from the current folder; always set for them", "1"),
 )
 """Every variable that Python code of this project reads or sets for others, and those of docker/compose.yaml."""
 

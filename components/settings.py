@@ -36,6 +36,7 @@ from components.environment import (
     LOG_LEVEL,
     MLFLOW,
     NAMESPACE,
+    OWN_SERVERS,
     POD,
     PRESET,
     RENDEZVOUS,
@@ -43,6 +44,7 @@ from components.environment import (
     RUN_URL,
     S3_ENDPOINT,
     S3_ENDPOINT_FIRST,
+    SERVER_TOKEN,
     STORAGE_DEADLINE,
     STORE,
     WEBHOOK,
@@ -76,8 +78,12 @@ class Settings:
     namespace: str | None = None
     pod: str | None = None
     """The pod that this process runs in."""
+    log_level: str | None = None
+    """The level that `log_level` read, for the nodes of a TrainJob."""
     rendezvous: Path | None = None
     """Of a rank: the file through which the ranks of one machine find each other."""
+    own_servers: str | None = None
+    """The user and the ports of the embedded servers, as `OwnServers` writes them; None for other servers."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, *, in_run: bool = True) -> "Settings":
@@ -91,8 +97,11 @@ class Settings:
         if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri:
             raise BadInput(f"{STORE} is not an S3 location", hint=f"set {STORE}=s3://bucket/prefix (letters, digits, '.', '_', '-')")
         mlflow_uri = _required(environ, MLFLOW, "the address of the MLflow server")
-        if re.search(r"//[^/@]*:[^/@]*@", mlflow_uri):
+        if has_credentials(mlflow_uri):
             raise BadInput(f"{MLFLOW} contains credentials", hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
+        for name in (S3_ENDPOINT_FIRST, S3_ENDPOINT):
+            if has_credentials(environ.get(name, "")):
+                raise BadInput(f"{name} contains credentials", hint=f"set {CREDENTIALS[0]} and {CREDENTIALS[1]} instead")
         run_id = _required(environ, RUN_ID, "the identity of the pipeline run") if in_run else environ.get(RUN_ID) or None
         kfp_ui = environ.get(KFP_UI, "").rstrip("/")
         return cls(
@@ -111,7 +120,9 @@ class Settings:
             image=environ.get(IMAGE) or None,
             namespace=environ.get(NAMESPACE) or None,
             pod=environ.get(POD) or None,
+            log_level=environ.get(LOG_LEVEL) or None,
             rendezvous=Path(environ[RENDEZVOUS]) if environ.get(RENDEZVOUS) else None,
+            own_servers=environ.get(OWN_SERVERS) or None,
         )
 
     @property
@@ -169,6 +180,11 @@ class CommandSettings:
         return tuple(name for name, value in ((STORE, self.store_uri), (MLFLOW, self.mlflow_uri)) if value)
 
 
+def has_credentials(address: str) -> bool:
+    """Return whether an address seems to hold a user name or a password, which may contain any character."""
+    return re.search(r"://[^?#]*@", address) is not None
+
+
 def events_path(environ: Mapping[str, str] | None = None) -> Path | None:
     """Return the file for this process's events, or None for stderr; known before the other settings are checked."""
     path = (os.environ if environ is None else environ).get(EVENTS)
@@ -178,6 +194,12 @@ def events_path(environ: Mapping[str, str] | None = None) -> Path | None:
 def termination_message_path(environ: Mapping[str, str] | None = None) -> Path:
     """Return the file from which Kubernetes takes the reason of a container's failure."""
     return Path((os.environ if environ is None else environ).get(LAST_WORDS) or "/dev/termination-log")
+
+
+def step_log_level() -> str | None:
+    """Return the level to log at in the steps of a submitted pipeline, or None to leave them at their own, INFO."""
+    level = log_level()
+    return None if level in (None, logging.INFO) else logging.getLevelName(level)
 
 
 def log_level(environ: Mapping[str, str] | None = None) -> int | None:
@@ -219,6 +241,15 @@ def has_key_pair(environ: Mapping[str, str] | None = None) -> bool:
     """Return whether the S3 key and its id are both set."""
     environ = os.environ if environ is None else environ
     return all(environ.get(name) for name in CREDENTIALS)
+
+
+def server_token(environ: Mapping[str, str] | None = None) -> str:
+    """Return the token that the embedded MLflow server asks for, in the process of that server.
+
+    Raises:
+        BadInput: if it is not set.
+    """
+    return _required(os.environ if environ is None else environ, SERVER_TOKEN, "the token of the embedded MLflow server")
 
 
 def _required(environ: Mapping[str, str], name: str, meaning: str) -> str:

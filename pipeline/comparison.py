@@ -7,7 +7,6 @@ Does not print; see `commands/compare.py`.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,8 +16,6 @@ _LABEL_PX = 28
 _GAP_PX = 12
 _TILE_PX = 640
 _ABSENT = "-"
-Setting = str | float | bool | None | Sequence[object]
-"""Value of a setting as JSON has it; a list is one value."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,8 @@ class RunFacts:
     """Settings, evaluations, cost and sample steps of one run."""
 
     name: str
-    settings: dict[str, Setting]
+    settings: Mapping[str, object]
+    """Name -> value as JSON has it; a list is one value."""
     evaluations: list[Evaluation] = field(default_factory=list)
     cost: dict[str, float | str] = field(default_factory=dict)
     grid_steps: frozenset[int] = frozenset()
@@ -49,15 +47,6 @@ class Row:
     kind: str
     name: str
     values: tuple[str, ...]
-
-
-def flattened(settings: Mapping[str, Any], path: str = "") -> dict[str, Setting]:
-    """Return nested settings as `section.key` -> value."""
-    flat: dict[str, Setting] = {}
-    for key, value in settings.items():
-        name = f"{path}.{key}" if path else str(key)
-        flat |= flattened(value, name) if isinstance(value, Mapping) else {name: value}
-    return flat
 
 
 def rows(runs: Sequence[RunFacts]) -> list[Row]:

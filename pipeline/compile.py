@@ -16,7 +16,7 @@ from kfp import compiler, kubernetes
 from kfp.dsl import PipelineTask
 
 from components import deployment
-from components.environment import IMAGE, IMAGE_DIGEST, NAMESPACE, POD, PRESET, RUN_ID, WORK_DIR
+from components.environment import IMAGE, IMAGE_DIGEST, LOG_LEVEL, NAMESPACE, POD, PRESET, RUN_ID, WORK_DIR
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
@@ -38,6 +38,8 @@ class CompileOptions:
     cached: Collection[str] = ()
     """Steps that KFP may skip if they ran with the same inputs before. None by default: every step reuses its own finished work, and a
     skipped step logs nothing to MLflow for this run."""
+    log_level: str | None = None
+    """Level to log at in every step; None for the steps' own."""
 
 
 def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -> str:
@@ -75,6 +77,8 @@ def configure_task(step: Step, task: PipelineTask, resources: ResourcesConfig, o
     task.set_env_variable(PRESET, options.preset)
     task.set_env_variable(IMAGE_DIGEST, image.partition("@")[2])
     task.set_env_variable(IMAGE, options.images.gpu)
+    if options.log_level is not None:
+        task.set_env_variable(LOG_LEVEL, options.log_level)
     _set_env(step, task)
     _set_resources(task, resources, heavy=here.heavy)
     _set_security(step, task, options)

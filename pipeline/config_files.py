@@ -103,6 +103,8 @@ def _find(name: str, *, named_by: _Source | None = None) -> _Source:
 
 def _read_file(path: Path) -> str:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # reading it may wait for ever, or never end
+            raise BadInput(f"{path} is a device, pipe or socket", hint="name a TOML file")
         if path.stat().st_size > _MAX_FILE_BYTES:
             raise BadInput(f"{path} is larger than {_MAX_FILE_BYTES} bytes, which no configuration is")
         return path.read_bytes().decode("utf-8-sig")

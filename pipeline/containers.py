@@ -18,12 +18,11 @@ from components.deployment import CPU_IMAGE, GPU_IMAGE, IMAGE_USER
 from components.environment import WORK_DIR
 from components.errors import TemporaryFailure
 from components.ingest.sources.open_source import kind_of
+from components.system.child_environment import child_environment
 from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 
 RUN_LABEL = "io.celebdit.run"
-_PASSED_PREFIXES = ("CELEBDIT_", "AWS_", "MLFLOW_")
-_PASSED_NAMES = ("OMP_NUM_THREADS", "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "PYTHONUNBUFFERED")
 _STOP_S = 30
 
 
@@ -82,10 +81,10 @@ def container_arguments(plan: ContainerPlan, environment: Mapping[str, str], *, 
     from docker.types import DeviceRequest, Mount  # noqa: PLC0415 - comes with kfp, and only this process needs it
 
     user = IMAGE_USER if user_id == 0 else user_id
-    passed = (*_PASSED_NAMES, *plan.credentials)
+    credentials = {name: environment[name] for name in plan.credentials if name in environment}
     arguments: dict[str, Any] = {
         "network_mode": "host",  # the embedded servers listen on 127.0.0.1
-        "environment": {key: value for key, value in environment.items() if key.startswith(_PASSED_PREFIXES) or key in passed},
+        "environment": child_environment("container", environment, **credentials),
         "user": f"{user}:{user}",
         "read_only": True,
         "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 - inside the container

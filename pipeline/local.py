@@ -1,7 +1,8 @@
 """Run the graph on this machine with kfp's local runner, as subprocesses or in containers.
 
 Promises: the outcome is the error of the first step that failed; stopping the run gives a step time to save and leaves no process behind;
-kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which servers are used.
+kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which servers are used; steps get
+what they need of it, run in the folder of the run and import nothing from the folder of the command.
 """
 
 import os
@@ -15,8 +16,11 @@ from typing import Any
 
 from components.environment import EVENTS, RUN_ID, WORK_DIR
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
+from components.ingest.sources.open_source import kind_of
 from components.runtime.events import Event, EventReader
+from components.system.child_environment import child_environment
 from components.system.process import spawn, stop
+from components.system.python_process import python_command
 from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address, require_images, rootless_podman
@@ -68,8 +72,9 @@ def run_locally(
         BadInput: if `in_containers` is set and no container engine works here.
         KeyboardInterrupt: after the run was stopped.
     """
+    folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    plan = None
+    config, plan = with_absolute_paths(config), None
     with ExitStack() as stack:
         if in_containers:
             # Containers write as another user, so they get a folder of their own.
@@ -84,6 +89,20 @@ def run_locally(
         return _run(LocalRun(arguments=config.sections(), root=str(folder / "kfp"), containers=plan), folder, environment, on_event)
 
 
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return `config` for steps that run in another folder than this process."""
+    kind, evaluation = kind_of(config.data.source), config.evaluation
+    data = config.data
+    if kind.local_path is not None and "://" not in data.source:
+        data = data.model_copy(update={"source": str(kind.local_path(data.source).absolute())})
+    weights = {
+        name: str(Path(location).absolute())
+        for name, location in (("weights", evaluation.weights), ("vgg_weights", evaluation.vgg_weights))
+        if location is not None and "://" not in location
+    }
+    return config.model_copy(update={"data": data, "evaluation": evaluation.model_copy(update=weights)})
+
+
 def _run(spec: LocalRun, folder: Path, environment: Mapping[str, str], on_event: Callable[[Event], None]) -> LocalOutcome:
     events_path, spec_path = folder / "events.jsonl", folder / "arguments.json"
     spec_path.write_text(spec.model_dump_json())
@@ -95,8 +114,10 @@ def _run(spec: LocalRun, folder: Path, environment: Mapping[str, str], on_event:
             on_event(event)
 
     with (folder / "log.txt").open("ab") as log:
-        command = [sys.executable, "-m", "pipeline.local", str(spec_path)]
-        process = spawn(command, environment={**environment, EVENTS: str(events_path)}, stdout=log, new_group=True)
+        command = python_command("pipeline.local", str(spec_path.absolute()))
+        engine = {name: value for name, value in environment.items() if spec.containers is not None and name.startswith("DOCKER_")}
+        steps = child_environment("step", environment, **engine, **{EVENTS: str(events_path.absolute())})
+        process = spawn(command, environment=steps, stdout=log, new_group=True, folder=folder)
         try:
             while process.poll() is None:
                 read_events()

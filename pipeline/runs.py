@@ -18,7 +18,7 @@ from components.runtime.events import OnceFilter
 from components.storage import StoreUri
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
-from pipeline.session import Session
+from pipeline.session import Session, run_folder
 from pipeline.view import RunView
 
 
@@ -102,14 +102,16 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
     Raises:
         CelebditError: the error of the first step that failed.
     """
-    environment = session.environment(preset=preset, run_id=run_id, on_wait=OnceFilter(view.say_waiting))
+    environment = session.environment(preset=preset, run_id=run_id, on_wait=OnceFilter(view.print_waiting))
     context = session.context(environment)
-    folder = session.home.absolute() / "runs" / run_id
-    view.say(f"run {run_id}, log: {folder / 'log.txt'}")
+    folder = run_folder(session.home, run_id)
+    view.print_line(f"run {run_id}, log: {folder / 'log.txt'}")
+    if session.services is not None:
+        view.print_line(f"MLflow: {session.link(context.settings.mlflow_uri + '/')}")
     try:
         outcome = run_locally(config, folder, environment, on_event=view, in_containers=in_containers)
     except KeyboardInterrupt:
-        view.say("interrupted: closing the run")
+        view.print_line("interrupted: closing the run")
         _close_interrupted(context)
         raise
     if outcome.failure is not None:

@@ -1,37 +1,62 @@
-"""Find and stop the process of an embedded server, even if its process id was reused.
+"""Start, find and stop the process of an embedded server, even if its process id was reused or its port was taken by another process.
 
-Promises: a process is touched only if the mark in its environment is the one that it was started with; stopping sends SIGTERM to the
-process and its children, and SIGKILL after a grace period. The servers are in `services.py`.
+Promises: a process is touched only if it is this user's, was started when the recorded one was, and has the mark in its environment that
+it was started with; an answer counts only if this process holds the socket that listens; stopping sends SIGTERM to the process and its
+children, and SIGKILL after a grace period. The servers are in `services.py`.
 """
 
 import os
+import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from typing import IO
+from urllib.parse import urlsplit
 
 import psutil
 
 from components.environment import SERVER_MARK
+from components.errors import BadInput
+from components.system.ports import LOOPBACK, listen
 
 _STOP_S = 15.0
 _EXEC_LOOKS = 50
+_SOCKET_LOOKS = 5
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its URL, and the mark in its environment that identifies its process."""
+    """A running server: its URL, and what identifies its process."""
 
     url: str
     pid: int
     mark: str
+    """A random text in its environment."""
+    started: int | None = None
+    """When it started, in clock ticks since the machine did, as `start_ticks` returns it."""
 
     def process(self) -> psutil.Process | None:
         """Return the process, or None if it has ended or its id belongs to another process now."""
         try:
             process = psutil.Process(self.pid)
-            return process if self.environment().get(SERVER_MARK) == self.mark and _is_alive(process) else None
+            is_ours = process.uids().effective == os.geteuid() and self.started in (None, start_ticks(self.pid))
+            return process if is_ours and self.environment().get(SERVER_MARK) == self.mark and _is_alive(process) else None
         except (psutil.Error, OSError):
             return None
+
+    def listens(self) -> bool:
+        """Return whether the socket that listens on the port of the URL is open in the process or one of its children."""
+        for _ in range(_SOCKET_LOOKS):
+            process = self.process()
+            if process is None:
+                return False
+            if _has_listener(process, (LOOPBACK, urlsplit(self.url).port)):
+                return True
+            time.sleep(0.05)  # the kernel's table can miss a socket while others come and go
+        return False
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the process; only its own user can read it."""
@@ -60,6 +85,60 @@ class Server:
         _still_alive(family, _STOP_S)
         with suppress(ChildProcessError, OSError):
             os.waitpid(self.pid, os.WNOHANG)
+
+
+def _has_listener(process: psutil.Process, address: tuple[str, int | None]) -> bool:
+    with suppress(psutil.Error, OSError):
+        for member in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error, OSError):
+                connections = member.net_connections(kind="tcp")
+                if any(found.status == psutil.CONN_LISTEN and tuple(found.laddr) == address for found in connections):
+                    return True
+    return False
+
+
+def open_listener(port: int | None, flag: str) -> socket:
+    """Return a socket that listens on the requested port, which `flag` gives, or on any free one.
+
+    Raises:
+        BadInput: if the port cannot be bound.
+    """
+    try:
+        return listen(port or 0)
+    except OSError as error:
+        raise BadInput(
+            f"{flag} {port} cannot be used: {error.strerror}", hint="choose another port, or omit the option to get a free one"
+        ) from error
+
+
+def start_detached(command: list[str], environment: Mapping[str, str], folder: Path, log: IO[bytes], inherited: socket | None) -> int:
+    """Start a process that outlives this one, in a session of its own and in `folder`, and return its id.
+
+    The files that it makes are its user's alone; it inherits the descriptor of `inherited`.
+    """
+    process = subprocess.Popen(
+        command,
+        env=dict(environment),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        umask=0o077,
+        pass_fds=() if inherited is None else (inherited.fileno(),),
+    )
+    return process.pid
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since the machine did, or None where the system does not tell.
+
+    Unlike a time of day it does not change when the clock is set.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _still_alive(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:

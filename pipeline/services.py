@@ -1,8 +1,9 @@
 """The embedded servers: S3 and MLflow on this machine, used if no endpoints are configured.
 
-Promises: both listen on 127.0.0.1 only, on free ports; the S3 secret is only in the environment of the servers, never in a file; servers
-are identified by process id and a mark in their environment, so no other process is stopped; several commands share them and the last
-one stops them, even if it is killed, unless they were started to stay. Data is kept below `.celebdit/`.
+Promises: both listen on 127.0.0.1 only, on sockets that this process binds, and ask for a secret that is new at each start and only in
+the environment of the servers, never in a file; servers are identified by process id, start time and a mark in their environment, so no
+other process is stopped, and no process is asked or told anything that does not hold the socket that listens; several commands share them
+and the last one stops them, even if it is killed, unless they were started to stay. Data is kept below `.celebdit/`.
 """
 
 import fcntl
@@ -12,16 +13,23 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from socket import socket
 
-from components.environment import MLFLOW, SERVER_MARK, STORE
+from components.environment import SERVER_MARK, SERVER_TOKEN, TRACKING_TOKEN
 from components.errors import BadInput, TemporaryFailure
-from components.system.ports import bindable_port, free_port, http_status
-from components.system.process import spawn
-from pipeline.server_commands import BUCKET, MLFLOW_BUCKET, mlflow_server, s3_environment, s3_secret, s3_server
-from pipeline.server_process import Server
+from components.system.child_environment import child_environment
+from components.system.ports import http_status
+from components.system.private import write_private
+from components.system.python_process import python_command
+from pipeline.embedded_environment import client_environment
+from pipeline.home import LOCK, STATE, USERS, locked, make_home
+from pipeline.server_commands import BUCKET, MLFLOW_BUCKET, mlflow_server, mlflow_token, s3_secret, s3_server
+from pipeline.server_process import Server, open_listener, start_detached, start_ticks
+from pipeline.service_users import ServiceUsers
+from pipeline.token_gate import link
 
 _READY_S = 180.0
 _WATCHDOG = "watchdog"
@@ -36,47 +44,67 @@ class Endpoints:
     mlflow_url: str
     environment: dict[str, str]
 
+    def link(self, url: str) -> str:
+        """Return `url`, an address in the MLflow UI, as a link that a person can open: it contains the token."""
+        return link(url, self.environment[TRACKING_TOKEN])
+
 
 class Services:
     """The two servers of one state folder."""
 
     def __init__(self, home: Path) -> None:
         self.home = home.absolute()
-        self._state = self.home / "services.json"
+        self._state = self.home / STATE
 
     def start(self, *, stay: bool, s3_port: int | None = None, mlflow_port: int | None = None) -> None:
         """Start the servers that are not running and return at once; see `wait`. With `stay` they run until `stop`.
 
         Raises:
-            BadInput: if the state folder cannot be written, or a requested port is in use.
+            BadInput: if the state folder cannot be written or made private, or a requested port is in use.
         """
         self._make_home()
-        with self._locked("services.lock"):
+        wanted = {"s3": s3_port, "mlflow": mlflow_port}
+        with locked(self.home / LOCK), ExitStack() as stack:
             state = self._read()
-            for name, port in (("s3", s3_port), ("mlflow", mlflow_port)):
+            self._stop_unusable(state)
+            for name, port in wanted.items():
                 server = state[name]
                 if server is not None and port is not None and not server.url.endswith(f":{port}"):
                     raise BadInput(f"the {name} server is already running at {server.url}", hint="stop it first: celebdit services down")
-            if state["s3"] is None:
-                state["s3"] = self._start_s3(_port(s3_port, "--s3-port"))
-            if state["mlflow"] is None:
-                state["mlflow"] = self._start_mlflow(_port(mlflow_port, "--mlflow-port"), state["s3"])
+            # Both ports are taken before either server starts.
+            listeners = {
+                name: stack.enter_context(open_listener(port, f"--{name}-port")) for name, port in wanted.items() if state[name] is None
+            }
+            stack.callback(lambda: self._write(state, stay=stay or self.stays()))
+            if "s3" in listeners:
+                command, environment = s3_server(self.home / "s3", listeners["s3"].fileno())
+                state["s3"] = self._spawn("s3", command, environment, listeners["s3"])
+            if "mlflow" in listeners:
+                assert state["s3"] is not None, "object storage is started first"
+                command, environment = mlflow_server(listeners["mlflow"].fileno(), state["s3"])
+                state["mlflow"] = self._spawn("mlflow", command, environment, listeners["mlflow"])
             if state[_WATCHDOG] is None and not stay:
-                state[_WATCHDOG] = self._spawn(_WATCHDOG, [sys.executable, "-m", "pipeline.services", str(self.home)], dict(os.environ), 0)
-            self._write(state, stay=stay or self.stays())
+                watchdog = python_command("pipeline.services", str(self.home))
+                state[_WATCHDOG] = self._spawn(_WATCHDOG, watchdog, child_environment("server"))
 
     @contextmanager
-    def used(self, *, stay: bool = False) -> Iterator[None]:
-        """Keep the servers running inside the block; the last user stops them after it, unless they were started to stay."""
+    def used(self, *, stay: bool = False, what: str | None = None) -> Iterator[None]:
+        """Keep the servers running inside the block; the last user stops them after it, unless they were started to stay.
+
+        `what` is what they are used for, like `run smoke-...`, for `users`.
+        """
         self._make_home()
-        with (self.home / "services.users").open("a") as users:
-            fcntl.flock(users, fcntl.LOCK_SH)
+        with locked(self.home / USERS, fcntl.LOCK_SH) as users, ServiceUsers(self.home).joined(what):
             try:
                 self.start(stay=stay)
                 yield
             finally:
                 fcntl.flock(users, fcntl.LOCK_UN)
                 self._release(users.fileno())
+
+    def users(self) -> list[str]:
+        """Return what the servers are being used for, one text for each command."""
+        return ServiceUsers(self.home).names() if self.home.is_dir() else []
 
     def _release(self, users: int) -> None:
         try:
@@ -90,26 +118,23 @@ class Services:
         """Wait until both servers answer and return their endpoints.
 
         Raises:
-            TemporaryFailure: if one does not start; the hint has the path of its log.
+            TemporaryFailure: if one does not start, the hint has the path of its log; or if another process listens on its port.
         """
         state = self._read()
         s3, mlflow = state["s3"], state["mlflow"]
         if s3 is None or mlflow is None:
             raise TemporaryFailure("the embedded servers are not running", hint="start them: celebdit ui")
-        self._await("s3", s3, s3.url, on_wait)
-        self._await("mlflow", mlflow, f"{mlflow.url}/health", on_wait)
-        environment = {
-            **s3_environment(s3.url, s3_secret(s3)),
-            MLFLOW: mlflow.url,
-            STORE: f"s3://{BUCKET}/main",
-        }
+        token = mlflow_token(mlflow)
+        self._await("s3", s3, s3.url, {}, on_wait)
+        self._await("mlflow", mlflow, f"{mlflow.url}/health", {"Authorization": f"Bearer {token}"}, on_wait)
+        environment = client_environment(s3.url, s3_secret(s3), mlflow.url, token)
         return Endpoints(s3_url=s3.url, mlflow_url=mlflow.url, environment=environment)
 
     def stop(self) -> list[str]:
         """Stop the servers and return the names of those that were running."""
         if not self.home.is_dir():
             return []
-        with self._locked("services.lock"):
+        with locked(self.home / LOCK):
             running = {name: server for name, server in self._read().items() if server is not None}
             self._state.unlink(missing_ok=True)
             for name in (_WATCHDOG, "mlflow", "s3"):
@@ -123,11 +148,10 @@ class Services:
 
     def watch(self) -> None:
         """Stop the servers if the last user was killed before it could; returns once they are stopped or started to stay."""
-        with (self.home / "services.users").open("a") as users:
-            while self.running() and not self.stays():
-                time.sleep(_WATCH_EVERY_S)
+        while self.running() and not self.stays():
+            time.sleep(_WATCH_EVERY_S)
+            with (self.home / USERS).open("a") as users:
                 self._release(users.fileno())
-                fcntl.flock(users, fcntl.LOCK_UN)
 
     def stays(self) -> bool:
         """Return whether the servers keep running after the command that started them."""
@@ -137,39 +161,34 @@ class Services:
             return False
 
     def _make_home(self) -> None:
+        make_home(self.home)
         try:
-            for folder in (self.home, self.home / "s3" / BUCKET, self.home / "s3" / MLFLOW_BUCKET, self.home / "logs"):
-                folder.mkdir(parents=True, exist_ok=True)
-            ignore = self.home / ".gitignore"
-            if not ignore.exists():
-                ignore.write_text("*\n")
+            for folder in (self.home / "s3" / BUCKET, self.home / "s3" / MLFLOW_BUCKET, self.home / "logs"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(
                 f"{self.home} cannot be written: {error.strerror}", hint="choose another folder with --home or CELEBDIT_HOME"
             ) from error
 
-    def _start_s3(self, port: int) -> Server:
-        command, environment = s3_server(self.home / "s3", port)
-        return self._spawn("s3", command, environment, port)
-
-    def _start_mlflow(self, port: int, s3: Server | None) -> Server:
-        assert s3 is not None, "object storage is started first"
-        command, environment = mlflow_server(self.home / "mlflow.db", port, s3)
-        return self._spawn("mlflow", command, environment, port)
-
-    def _spawn(self, name: str, command: list[str], environment: dict[str, str], port: int) -> Server:
+    def _spawn(self, name: str, command: list[str], environment: dict[str, str], listening: socket | None = None) -> Server:
         mark = uuid.uuid4().hex
-        with (self.home / "logs" / f"{name}.log").open("ab") as log:
-            process = spawn(command, environment={**environment, SERVER_MARK: mark}, stdout=log, new_group=True, death_signal=None)
-        return Server(url=f"http://127.0.0.1:{port}", pid=process.pid, mark=mark)
+        with self._log(name).open("ab") as log:
+            pid = start_detached(command, {**environment, SERVER_MARK: mark}, self.home, log, listening)
+        port = 0 if listening is None else listening.getsockname()[1]
+        return Server(url=f"http://127.0.0.1:{port}", pid=pid, mark=mark, started=start_ticks(pid))
 
-    def _await(self, name: str, server: Server, url: str, on_wait: Callable[[str], None]) -> None:
+    def _await(self, name: str, server: Server, url: str, headers: dict[str, str], on_wait: Callable[[str], None]) -> None:
         deadline_s = time.monotonic() + _READY_S
-        while (http_status(url) or 500) >= 500:  # S3 answers an unsigned request with 403
+        while not server.listens() or (http_status(url, headers=headers) or 500) >= 500:  # S3 answers an unsigned request with 403
             if server.process() is None:
                 raise TemporaryFailure(
                     f"the {name} server stopped while it was starting: {_last_line(self._log(name))}",
                     hint=f"see its log: {self._log(name)}",
+                )
+            if not server.listens():
+                raise TemporaryFailure(
+                    f"what listens at {server.url} is not the {name} server of {self.home}",
+                    hint="stop the servers, and start them again: celebdit services down; celebdit ui",
                 )
             if time.monotonic() > deadline_s:
                 raise TemporaryFailure(f"the {name} server did not answer within {_READY_S:.0f} s", hint=f"see its log: {self._log(name)}")
@@ -188,31 +207,23 @@ class Services:
                 if name in recorded:
                     server = Server(**recorded[name])
                     servers[name] = server if server.process() is not None else None
-        if servers["s3"] is None and servers["mlflow"] is not None:
-            servers["mlflow"].stop()  # it uses the endpoint and the secret of a server that has stopped
-            servers["mlflow"] = None
         return servers
 
+    @staticmethod
+    def _stop_unusable(state: dict[str, Server | None]) -> None:
+        """Stop servers that are ending or whose port another process has, and an MLflow without a token or without its object storage."""
+        for name in ("s3", "mlflow"):
+            server = state[name]
+            if server is None:
+                continue
+            is_usable = server.listens() and (name == "s3" or (state["s3"] is not None and SERVER_TOKEN in server.environment()))
+            if not is_usable:
+                server.stop()
+                state[name] = None
+
     def _write(self, state: dict[str, Server | None], *, stay: bool) -> None:
-        partial = self._state.with_suffix(".partial")
-        partial.write_text(json.dumps({"servers": {name: asdict(server) for name, server in state.items() if server}, "stay": stay}))
-        partial.replace(self._state)
-
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        with (self.home / name).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-
-def _port(requested: int | None, flag: str) -> int:
-    """Return the requested port if it can be used, or any free one."""
-    try:
-        return free_port() if requested is None else bindable_port(requested)
-    except OSError as error:
-        raise BadInput(
-            f"{flag} {requested} cannot be used: {error.strerror}", hint="choose another port, or omit the option to get a free one"
-        ) from error
+        servers = {name: asdict(server) for name, server in state.items() if server}
+        write_private(self._state, json.dumps({"servers": servers, "stay": stay}))
 
 
 def _last_line(log: Path) -> str:

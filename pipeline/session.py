@@ -7,6 +7,7 @@ other is refused, because it would split a run between this machine and another 
 import logging
 import os
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,9 @@ from components.errors import BadInput
 from components.runtime.context import StepContext
 from components.runtime.events import Events
 from components.settings import CommandSettings, Settings
-from pipeline.services import Services
+from pipeline.embedded_environment import without_servers
+from pipeline.home import make_home
+from pipeline.services import Endpoints, Services
 
 _log = logging.getLogger(__name__)
 
@@ -35,11 +38,13 @@ class Session:
 
     home: Path
     services: Services | None
+    _endpoints: Endpoints | None = None
 
     def environment(
         self, *, run_id: str | None = None, preset: str | None = None, on_wait: Callable[[str], None] = lambda name: None
     ) -> dict[str, str]:
         """Wait until the embedded servers answer, and return the environment for the processes of run `run_id`, or of no run."""
+        inherited = dict(os.environ) if self.services is None else without_servers(os.environ)
         environment = {
             # We write no pickle; this keeps torch from unpickling a file from elsewhere.
             "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
@@ -48,26 +53,46 @@ class Session:
             "PYTHONUNBUFFERED": "1",
             WORK_DIR: str(self.home.absolute() / "work"),
             **_set({GIT_COMMIT: git_commit()}),
-            **{name: value for name, value in os.environ.items() if name not in (RUN_ID, PRESET)},
+            **{name: value for name, value in inherited.items() if name not in (RUN_ID, PRESET)},
             **_set({RUN_ID: run_id, PRESET: preset}),
         }
-        return environment if self.services is None else {**environment, **self.services.wait(on_wait=on_wait).environment}
+        if self.services is None:
+            return environment
+        self._endpoints = self.services.wait(on_wait=on_wait)
+        return {**environment, **self._endpoints.environment}
+
+    def link(self, url: str) -> str:
+        """Return an address in MLflow as a person can open it: on a terminal it has the token of the embedded server, elsewhere it has not.
+
+        What is not a terminal may be a file that others read.
+        """
+        return url if self._endpoints is None or not sys.stderr.isatty() else self._endpoints.link(url)
+
+    @property
+    def stays(self) -> bool:
+        """Whether the servers are there after the command."""
+        return self.services is None or self.services.stays()
 
     def context(self, environment: Mapping[str, str] | None = None) -> StepContext:
         """Return the clients of this session's servers for use in this process."""
         environment = self.environment() if environment is None else environment
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
         os.environ.update(environment)  # boto3 and MLflow read theirs from the process environment
         return StepContext(settings=Settings.from_environment(environment, in_run=RUN_ID in environment), events=Events("celebdit", None))
 
 
 @contextmanager
-def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
+def open_session(home: Path, *, stay: bool = False, what: str | None = None) -> Iterator[Session]:
     """Yield the servers for the block; embedded ones are started, `Session.environment` waits for them.
 
+    `what` is what they are used for, like `run smoke-...`.
+
     Raises:
-        BadInput: if only one of the two endpoints is configured.
+        BadInput: if only one of the two endpoints is configured, or `home` cannot be made private.
     """
-    configured = CommandSettings.from_environment().endpoints
+    settings = CommandSettings.from_environment()
+    configured = () if _is_embedded(home, settings.mlflow_uri) else settings.endpoints
     if len(configured) == 1:
         present, absent = (STORE, MLFLOW) if STORE in configured else (MLFLOW, STORE)
         raise BadInput(
@@ -75,12 +100,24 @@ def open_session(home: Path, *, stay: bool = False) -> Iterator[Session]:
         )
     if configured:
         _log.info("using the servers that %s and %s name", STORE, MLFLOW)
+        try:
+            make_home(home)
+        except BadInput:
+            if home.exists():
+                raise
+            # Many commands need no folder; those that do will say it.
         yield Session(home=home, services=None)
         return
     services = Services(home)
     _log.info("using the embedded servers of %s", home.absolute())
-    with services.used(stay=stay):
+    with services.used(stay=stay, what=what):
         yield Session(home=home, services=services)
+
+
+def _is_embedded(home: Path, mlflow_uri: str | None) -> bool:
+    """Return whether an address is that of the embedded server of `home`: the shell got it from `celebdit services env`."""
+    mlflow = Services(home).running().get("mlflow") if mlflow_uri else None
+    return mlflow is not None and mlflow.url == (mlflow_uri or "").rstrip("/")
 
 
 def _set(variables: Mapping[str, str | None]) -> dict[str, str]:
@@ -92,6 +129,11 @@ def new_run_id(preset: str) -> str:
     """Return a unique name for a run: preset, time and a random suffix."""
     stem = "".join(c if c.isalnum() else "-" for c in Path(preset).stem.lower())[:30].strip("-") or "run"
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+
+
+def run_folder(home: Path, run_id: str) -> Path:
+    """Return the folder of a local run, with its log and events."""
+    return home.absolute() / "runs" / run_id
 
 
 def git_commit() -> str | None:

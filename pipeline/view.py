@@ -50,18 +50,18 @@ class RunView:
         if self._terminal:
             self._progress.stop()
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line above the bars."""
         self._console.print(escape(printable(text)), soft_wrap=True)
 
-    def say_waiting(self, name: str) -> None:
+    def print_waiting(self, name: str) -> None:
         """Print that the embedded server `name` is starting."""
-        self.say(f"waiting for the embedded {name} server")
+        self.print_line(f"waiting for the embedded {name} server")
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if event.kind == "note":
-            self.say(f"  {event.step}: {event.facts['text']}")
+            self.print_line(f"  {event.step}: {event.facts['text']}")
         if self._terminal:
             self._draw(event)
         else:
@@ -84,13 +84,13 @@ class RunView:
     def _print(self, event: Event) -> None:
         if event.kind == "started":
             self._started_s[event.step] = event.at_s
-            self.say(f"{event.step}: started")
+            self.print_line(f"{event.step}: started")
         elif event.kind == "finished":
-            self.say(f"{event.step}: finished in {event.at_s - self._started_s.get(event.step, event.at_s):.1f} s")
+            self.print_line(f"{event.step}: finished in {event.at_s - self._started_s.get(event.step, event.at_s):.1f} s")
         elif event.kind == "failed":
-            self.say(f"{event.step}: failed")
+            self.print_line(f"{event.step}: failed")
         elif event.kind == "progress":
             now = time.monotonic()
             if event.facts["done"] >= event.facts["total"] or now - self._printed_s.get(event.step, -_PLAIN_EVERY_S) >= _PLAIN_EVERY_S:
                 self._printed_s[event.step] = now
-                self.say(f"{event.step}: {event.facts['done']}/{event.facts['total']} {event.facts['text']}")
+                self.print_line(f"{event.step}: {event.facts['done']}/{event.facts['total']} {event.facts['text']}")

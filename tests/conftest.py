@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: S3 servers, the embedded pair of servers, and the environment that reaches them."""
+"""Fixtures that several packages share: S3 servers, the embedded pair of servers, and the environment that reaches them."""
 
 import os
 import socket
@@ -54,10 +54,10 @@ def moto_virtual_endpoint(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -
     """The moto server under a name whose subdomains are its buckets, as on AWS: `http://bucket.s3.test`."""
     find = socket.getaddrinfo
 
-    def found(host: str | None, *others: Any, **named: Any) -> Any:
+    def resolve(host: str | None, *others: Any, **named: Any) -> Any:
         return find("127.0.0.1" if host is not None and f".{host}".endswith(".s3.test") else host, *others, **named)
 
-    monkeypatch.setattr(socket, "getaddrinfo", found)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setenv("AWS_S3_ADDRESSING_STYLE", "virtual")
     return moto_endpoint.replace("127.0.0.1", "s3.test")
 
@@ -83,10 +83,13 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def embedded(session_folder: Path) -> Iterator[Services]:
-    """The embedded S3 and MLflow servers, as a laptop's user has them: one pair, which the last test process stops."""
+    """The embedded S3 and MLflow servers, as a laptop's user has them: one pair, which the last test process stops.
+
+    MLflow's token is in the environment of this process, as after `celebdit services env`.
+    """
     services = Services(session_folder / "home" / ".celebdit")
-    with services.used():
-        services.wait()
+    with services.used(what="tests"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_TOKEN", services.wait().environment["MLFLOW_TRACKING_TOKEN"])
         yield services
 
 
@@ -111,7 +114,7 @@ def second_run(first_run: Finished, embedded: Services, session_folder: Path) ->
 @pytest.fixture
 def endpoints(embedded: Services, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
     """The embedded servers, with this process's environment pointing at them."""
-    found = embedded.wait()
-    for name, value in found.environment.items():
+    servers = embedded.wait()
+    for name, value in servers.environment.items():
         monkeypatch.setenv(name, value)
-    return found
+    return servers

@@ -162,7 +162,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
     """Log the metrics to MLflow: on the evaluation's own run, and on the training's at the checkpoint's step."""
     tracking = context.tracking
     with tracking.running(tracking.step_run("evaluate")) as run_id:
-        tracking.tag(
+        tracking.set_tags(
             run_id,
             {
                 TAG_CHECKPOINT: report.checkpoint_digest,
@@ -171,13 +171,13 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
                 "protocol": json.dumps(report.protocol.model_dump(mode="json"), sort_keys=True),
             },
         )
-        tracking.values(run_id, report.metrics, step=report.checkpoint_step)
-        tracking.text(run_id, report.model_dump_json(indent=2), "evaluation.json")
+        tracking.log_values(run_id, report.metrics, step=report.checkpoint_step)
+        tracking.log_text(run_id, report.model_dump_json(indent=2), "evaluation.json")
         for uri in filter(None, (report.grid_uri, report.contact_uri)):
             image = context.scratch("images", report.checkpoint_digest[:16]) / StoreUri.parse(uri).name
             context.store.get_file(StoreUri.parse(uri), image)
-            tracking.artifact(run_id, image, "samples")
-        tracking.dataset(run_id, spec.dataset, context="reference")
+            tracking.log_artifact(run_id, image, "samples")
+        tracking.log_dataset(run_id, spec.dataset, context="reference")
     trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}").info.run_id
     LoggedModels(tracking).log_evaluation(trained, report)
     # Retention keeps the checkpoints with the best evaluation.

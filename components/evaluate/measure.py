@@ -158,7 +158,7 @@ class _Measured:
 
 def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> EvaluationReport:
     inputs = measured.inputs()
-    scores = score(inputs)
+    scores = score(spec.evaluation, inputs)
     store = measured.context.store
     store.put_bytes(target / GRID_FILE, measured.grid())
     if inputs.nearest is not None:

@@ -23,7 +23,7 @@ def run(outcome: Outcome, message: str, context: StepContext) -> None:
     """Close every run of this pipeline run that is still RUNNING, and the pipeline's own with `outcome`."""
     tracking = context.tracking
     parent = tracking.pipeline_run()
-    own = tracking.search({TAG_RUN: context.settings.pipeline_run_id})
+    own = tracking.search_runs({TAG_RUN: context.settings.pipeline_run_id})
     for child in own:
         if child.info.run_id != parent.info.run_id and child.info.status == "RUNNING":
             tracking.set_status(child.info.run_id, "KILLED" if outcome != "FAILED" else "FAILED")
@@ -33,10 +33,10 @@ def run(outcome: Outcome, message: str, context: StepContext) -> None:
         if child.data.tags.get(TAG_STEP) == "evaluate":
             summary |= child.data.metrics
     if summary:
-        tracking.values(parent.info.run_id, summary)
+        tracking.log_values(parent.info.run_id, summary)
     tags = {"outcome": outcome, **({"error.message": message} if message else {})}
     keys = {child.data.tags[TAG_RUN_KEY] for child in own if TAG_RUN_KEY in child.data.tags}
     if keys:
         tags[TAG_RUN_KEY] = ",".join(sorted(keys))
-    tracking.tag(parent.info.run_id, tags)
+    tracking.set_tags(parent.info.run_id, tags)
     tracking.set_status(parent.info.run_id, outcome)

@@ -37,9 +37,9 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
     decision = decision.model_copy(update={"page_uri": str(uri)})
     tracking = context.tracking
     with tracking.running(tracking.step_run("gate")) as run_id:
-        tracking.tag(run_id, _tags(decision, report))
-        tracking.text(run_id, decision.model_dump_json(indent=2), "gate.json")
-        tracking.text(run_id, page, PAGE_FILE)
+        tracking.set_tags(run_id, _tags(decision, report))
+        tracking.log_text(run_id, decision.model_dump_json(indent=2), "gate.json")
+        tracking.log_text(run_id, page, PAGE_FILE)
     context.events.note(f"{decision.decision} ({'; '.join(decision.reasons)})")
     return decision, page
 

@@ -14,7 +14,25 @@ from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
 from components.ingest.zip_entry import ZipEntry
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+NAME_RULES = 2
+"""Number of the rules below; an ingest under earlier ones is no reason to skip another."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_OTHER_IMAGE_SUFFIXES = (".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi")
+_LEFT_BY_PROGRAMS = frozenset(
+    {
+        "__macosx",
+        "@eadir",
+        "@recycle",
+        "@recently-snapshot",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "recycler",
+        "lost+found",
+        "system volume information",
+    }
+)
+"""Folders of thumbnails, deleted files and copies, in lower case; those whose name begins with a dot are left out too."""
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _MAX_NAME_CHARACTERS = 400
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
@@ -57,9 +75,22 @@ class Source(Protocol):
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file of this name is read as an image; resource forks of macOS are not."""
-    base = name.replace("\\", "/").rsplit("/", 1)[-1]
-    return base.lower().endswith(IMAGE_SUFFIXES) and not base.startswith("._") and "__MACOSX" not in name
+    """Return whether a file of this name, relative to its source, is read as an image."""
+    return left_out_by_name(name) is None
+
+
+def left_out_by_name(name: str) -> Rejected | None:
+    """Return the verdict on a file that is no data, or is in no format that is read, else None; `name` is relative to its source."""
+    *folders, base = name.replace("\\", "/").split("/")
+    if base.startswith(".") and not base.startswith(".."):
+        return Rejected("ignored", "hidden")
+    for folder in folders:
+        if (folder.startswith(".") and folder != ".") or folder.lower() in _LEFT_BY_PROGRAMS:
+            return Rejected("ignored", "in a folder of thumbnails, deleted files or copies")
+    lower = base.lower()
+    if lower.endswith(_OTHER_IMAGE_SUFFIXES):
+        return Rejected("unsupported_format", f"{lower.rpartition('.')[2]} is not read; convert it to JPEG or PNG")
+    return None if lower.endswith(IMAGE_SUFFIXES) else Rejected("ignored", "no image suffix")
 
 
 def refused_by_name(name: str) -> Rejected | None:
@@ -67,11 +98,10 @@ def refused_by_name(name: str) -> Rejected | None:
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or parts[0][1:2] == ":" or _CONTROL_CHARACTER.search(name):
         return Rejected("unsafe_name", "not a name below the archive")
-    if name.lower().endswith(_ARCHIVE_SUFFIXES):
+    left_out = left_out_by_name(name)
+    if left_out is not None and name.lower().endswith(_ARCHIVE_SUFFIXES):
         return Rejected("nested_archive", "archives inside archives are not opened")
-    if not is_image_name(name):
-        return Rejected("ignored", "not the name of an image")
-    return None
+    return left_out
 
 
 def printable_name(name: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import DataRefused
-from components.ingest.candidates import Source
+from components.ingest.candidates import IMAGE_SUFFIXES, NAME_RULES, Source
 from components.ingest.config import DataConfig
 from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.near_duplicates import near_duplicates
@@ -31,6 +31,9 @@ from components.system.locks import lock, try_lock
 from model.canonical import digest_of
 
 _FORMAT = 3
+_SILENTLY_IGNORED = 0.1
+_SUFFIXES_SHOWN = 5
+_CONVERT = f"convert images of other formats to JPEG or PNG ({', '.join(IMAGE_SUFFIXES)} are read), "
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
 
 
@@ -72,7 +75,8 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
 
 def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool: DecoderPool) -> DatasetManifest:
     """Ingest `source` unless the same request was completed before."""
-    request = digest_of({"source": source.fingerprint(), "config": config.model_dump(mode="json", exclude={"source"}), "format": _FORMAT})
+    settings = config.model_dump(mode="json", exclude={"source"})
+    request = digest_of({"source": source.fingerprint(), "config": settings, "format": _FORMAT, "names": NAME_RULES})
     staging = context.scratch("ingest") / request[:16]
     job = _IngestJob(config, context, staging, pool)
     receipt = context.layout.requests(config.name) / f"{request}.json"
@@ -171,6 +175,10 @@ def _judge(source: Source, ledger: Ledger, job: _IngestJob) -> None:
             job.context.events.progress(number, max(source.count() or 0, number + 1), f"{rejected} rejected")
     seen = ledger.value("SELECT COUNT(*) FROM seen")
     job.context.events.progress(seen, seen, f"{sum(ledger.rejected.values())} rejected")
+    ignored = ledger.verdicts["ignored"]
+    if ignored > _SILENTLY_IGNORED * seen:
+        suffixes = ", ".join(f"{suffix} {count}" for suffix, count in ledger.ignored_suffixes().most_common(_SUFFIXES_SHOWN))
+        job.context.events.note(f"{ignored} of {seen} files are left out because of their names ({suffixes}); the report lists them")
 
 
 def _drop_near_duplicates(ledger: Ledger, bits: int, thumbnail: Callable[[bytes], bytes]) -> None:
@@ -193,5 +201,5 @@ def _check_limits(config: DataConfig, ledger: Ledger) -> None:
     if rejected / (accepted + rejected) > config.max_rejected:
         raise DataRefused(
             f"{rejected} of {accepted + rejected} images were rejected, data.max_rejected is {config.max_rejected:g} ({reasons})",
-            hint="clean the source, or raise data.max_rejected",
+            hint=f"{_CONVERT if 'unsupported_format' in by_code else ''}clean the source, or raise data.max_rejected",
         )

@@ -22,3 +22,5 @@ class Limits:
     max_image_pixels: int
     max_ratio: float
     perceptual_hash: bool = False
+    max_image_s: float = 10.0
+    """Processor time."""

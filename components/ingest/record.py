@@ -19,8 +19,8 @@ def record(manifest: DatasetManifest, context: StepContext) -> str:
     """Log the dataset `manifest` to this pipeline run's ingest run and return that run's id."""
     tracking = context.tracking
     with tracking.running(tracking.step_run(STEP)) as run_id:
-        tracking.dataset(run_id, manifest, context=STEP)
-        tracking.tag(
+        tracking.log_dataset(run_id, manifest, context=STEP)
+        tracking.set_tags(
             run_id,
             {
                 "dataset.uri": manifest.uri,
@@ -31,9 +31,9 @@ def record(manifest: DatasetManifest, context: StepContext) -> str:
         )
         counts = {"images": manifest.num_images, "held_out": manifest.num_held_out, "ignored": manifest.ignored}
         counts |= {f"rejected/{code}": count for code, count in manifest.rejected.items()}
-        tracking.values(run_id, {f"data/{name}": float(count) for name, count in counts.items()})
+        tracking.log_values(run_id, {f"data/{name}": float(count) for name, count in counts.items()})
         with tempfile.TemporaryDirectory(dir=context.scratch()) as folder:
             report = Path(folder) / REPORT
             context.store.get_file(StoreUri.parse(manifest.uri) / REPORT, report)
-            tracking.artifact(run_id, report)
+            tracking.log_artifact(run_id, report)
     return run_id

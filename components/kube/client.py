@@ -112,7 +112,7 @@ class Cluster:
                     yield pending.decode(errors="replace")
         except ApiException as error:
             if error.status in (401, 403):
-                raise self._refused("get pods/log", error) from error
+                raise self._translate_error("get pods/log", error) from error
             raise TemporaryFailure(f"pod {pod} has no log (HTTP {error.status})", hint="run it again") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise TemporaryFailure(f"the log stream of pod {pod} was interrupted", hint="run it again") from error
@@ -206,7 +206,7 @@ class Cluster:
             try:
                 return call()
             except ApiException as error:
-                raise self._refused(right, error) from error
+                raise self._translate_error(right, error) from error
             except urllib3.exceptions.HTTPError as error:
                 reason = str(getattr(error, "reason", None) or error).split(":")[-1].strip()
                 raise TemporaryFailure(f"the Kubernetes API cannot be reached to {right}: {reason}", hint="run it again") from error
@@ -220,7 +220,7 @@ class Cluster:
             sleep=self._sleep,
         )
 
-    def _refused(self, right: str, error: ApiException) -> Exception:
+    def _translate_error(self, right: str, error: ApiException) -> Exception:
         if error.status == 404:
             return _Missing(right)
         if error.status == 409:

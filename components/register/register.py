@@ -74,7 +74,7 @@ def run(
         if not is_new:
             context.events.note(f"checkpoint {checkpoint.digest[:12]} is version {number} of {config.model_name} already, nothing to do")
         registry.set_alias(CHALLENGER, number)
-        tracking.tag(run_id, {"model.name": config.model_name, "model.version": number})
+        tracking.set_tags(run_id, {"model.name": config.model_name, "model.version": number})
     context.events.note(f"{config.model_name} version {number} is {CHALLENGER}")
     return RegisteredVersion(
         name=config.model_name,

@@ -5,19 +5,22 @@ the promotion log (`promotion_log.py`). Does not package a model; see `component
 """
 
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, DataRefused, GateFailed, TemporaryFailure, first_line
+from components.errors import BadInput, GateFailed
+from components.registry.aliases import settle_aliases
 from components.registry.card_excerpt import excerpt_card
 from components.registry.promotion_log import PromotionLog
 from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, next_move, standing_after, validate_reason
 from components.registry.tags import VersionTags
-from components.registry.version_files import ModelFiles, are_complete, read_version_files
+from components.registry.version_files import ModelFiles
+from components.registry.version_store import VersionStore
 from components.tracking.client import Tracking
 from components.tracking.mlflow_errors import translate_mlflow_errors
 
@@ -25,8 +28,6 @@ __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Registry"]
 
 _DESCRIPTION_CHARS = 5000
 """MLflow 3.17 has a column of this width for it: PostgreSQL refuses more, SQLite does not notice."""
-_RECONCILE_TRIES = 200
-_PAUSE_S = 0.05
 
 
 class Registry:
@@ -37,13 +38,14 @@ class Registry:
         self._client = tracking.client
         self.name = name
         self._log = PromotionLog(tracking, name)
+        self._store = VersionStore(tracking)
 
-    def _translated(self) -> AbstractContextManager[None]:
+    def _translate_errors(self) -> AbstractContextManager[None]:
         return translate_mlflow_errors(self.tracking.settings.mlflow_uri)
 
     def ensure(self, description: str) -> None:
         """Create the registered model unless it exists."""
-        with self._translated():
+        with self._translate_errors():
             try:
                 self._client.create_registered_model(self.name, description=description)
             except MlflowException as error:
@@ -52,7 +54,7 @@ class Registry:
 
     def versions(self) -> list[ModelVersion]:
         """Return all versions, oldest first."""
-        with self._translated():
+        with self._translate_errors():
             try:
                 self._client.get_registered_model(self.name)
             except MlflowException as error:
@@ -63,7 +65,7 @@ class Registry:
 
     def other_names(self) -> list[str]:
         """Return the names of the other registered models, for an error about a wrong name."""
-        with self._translated():
+        with self._translate_errors():
             return sorted(model.name for model in self._client.search_registered_models(max_results=100) if model.name != self.name)
 
     def version(self, number: str) -> ModelVersion:
@@ -99,15 +101,16 @@ class Registry:
         return self.version(aliases[version_or_alias])
 
     def version_of(self, checkpoint_digest: str, ema: str) -> ModelVersion | None:
-        """Return the oldest version that holds the weights `ema` of a checkpoint, or None."""
-        return next((version for version in self.versions() if VersionTags.from_mlflow(version.tags).is_of(checkpoint_digest, ema)), None)
+        """Return the oldest version that holds the weights `ema` of a checkpoint and whose files are not known to be lost, or None."""
+        tagged = ((version, VersionTags.from_mlflow(version.tags)) for version in self.versions())
+        return next((version for version, tags in tagged if tags.is_of(checkpoint_digest, ema) and tags.files is None), None)
 
     def _tags_of(self, number: str) -> VersionTags:
         return VersionTags.from_mlflow(self.version(number).tags)
 
     def aliases(self) -> dict[str, str]:
         """Return alias -> version."""
-        with self._translated():
+        with self._translate_errors():
             try:
                 return {alias: str(version) for alias, version in self._client.get_registered_model(self.name).aliases.items()}
             except MlflowException as error:
@@ -120,24 +123,23 @@ class Registry:
         return sorted(alias for alias, number in self.aliases().items() if number == version)
 
     def add_version(self, folder: Path, *, tags: VersionTags, model_id: str, run_id: str, description: str) -> ModelVersion:
-        """Upload the model in `folder` to its LoggedModel and make it a version, unless a version holds the same weights.
+        """Upload the model in `folder`, with a manifest, to its LoggedModel and make it a version, unless one holds the same weights.
 
         Of concurrent callers the one with the lowest number wins; the others delete theirs again.
         """
-        with self._translated():
+        with self._translate_errors():
             assert tags.checkpoint_digest is not None, "a version is identified by its checkpoint"
             assert tags.ema is not None, "a version is identified by which of the checkpoint's weights it holds"
             existing = self.version_of(tags.checkpoint_digest, tags.ema)
             if existing is not None:
                 return existing
-            self._client.log_model_artifacts(model_id, str(folder))
-            self._client.finalize_logged_model(model_id, "READY")
+            source, digest = self._store.put(folder, model_id=model_id, checkpoint_digest=tags.checkpoint_digest, ema=tags.ema)
             mine = self._client.create_model_version(
                 self.name,
-                source=f"models:/{model_id}",
+                source=source,
                 run_id=run_id,
                 model_id=model_id,
-                tags=tags.to_mlflow(),
+                tags=replace(tags, manifest_digest=digest).to_mlflow(),
                 description=excerpt_card(description, _DESCRIPTION_CHARS),
             )
             oldest = self.version_of(tags.checkpoint_digest, tags.ema)
@@ -148,45 +150,56 @@ class Registry:
 
     def tag_version(self, version: str, tags: VersionTags) -> None:
         """Set the tags that have a value on a version."""
-        with self._translated():
+        with self._translate_errors():
             for key, value in tags.to_mlflow().items():
                 self._client.set_model_version_tag(self.name, version, key, value)
 
     def set_alias(self, alias: str, version: str) -> None:
         """Point an alias to a version."""
-        with self._translated():
+        with self._translate_errors():
             self._client.set_registered_model_alias(self.name, alias, version)
 
-    def files_of(self, version: str, folder: Path) -> ModelFiles:
-        """Download the files of a version below `folder`, unless they are there, and check the weights.
+    def check_present(self, version: ModelVersion) -> None:
+        """Check that the files of a version are in MLflow, by their names and sizes.
 
         Raises:
-            DataRefused: if it is not a model of this project, or its weights are not those that were registered.
+            DataRefused: naming what is missing or was changed.
         """
-        target = folder / f"{self.name}-{version}-{(self._tags_of(version).checkpoint_digest or '')[:16]}"
-        if not are_complete(target):
-            target.mkdir(parents=True, exist_ok=True)
-            self._download(version, target)
-        return read_version_files(target, f"version {version} of {self.name!r}")
+        self._store.check_present(version)
 
-    def _download(self, version: str, target: Path) -> None:
-        uri = f"models:/{self.name}/{version}"
-        try:
-            with self._translated():
-                download_artifacts(artifact_uri=uri, dst_path=str(target), tracking_uri=self.tracking.settings.mlflow_uri)
-        except MlflowException as error:
-            raise DataRefused(
-                f"the files of version {version} of {self.name!r} cannot be downloaded: {first_line(error)}",
-                hint="check MLflow's artifact store",
-            ) from error
+    def files_of(self, version: str, folder: Path) -> ModelFiles:
+        """Return the files of a version below `folder`, downloaded unless they are there, and every one of them verified.
+
+        Raises:
+            DataRefused: if it is not a model of this project, or a file is not the one that was registered.
+        """
+        return self._store.open(self.version(version), folder)
 
     def moves(self) -> list[Move]:
-        """Return the promotion log, oldest first."""
+        """Return the promotion log, oldest first, without the entries of an earlier model of the same name."""
         return self._log.moves()
 
     def standing(self) -> Standing:
         """Return the versions that `champion` and `previous` should point to by the log."""
-        return standing_after(self.moves(), {str(version.version) for version in self.versions()})
+        checkpoints = {str(version.version): VersionTags.from_mlflow(version.tags).checkpoint_digest for version in self.versions()}
+        # An entry about a version that was deleted, and whose number another checkpoint has now, counts like that of any deleted one.
+        moves = [move for move in self.moves() if move.is_of_version(checkpoints.get(move.version, move.checkpoint))]
+        return standing_after(moves, checkpoints)
+
+    def _append(self, action: Literal["promote", "rollback"], version: str, *, reason: str, by: str, forced: bool = False) -> None:
+        self._log.append(
+            next_move(
+                self.moves(),
+                action,
+                version,
+                reason=reason,
+                by=by,
+                forced=forced,
+                now_s=time.time(),
+                checkpoint=self._tags_of(version).checkpoint_digest,
+                model_created_ms=self._log.model_created_ms(),
+            )
+        )
 
     def promote(self, version: str, *, reason: str, by: str, force: bool = False) -> Standing:
         """Make `version` the champion and return the new standing.
@@ -201,9 +214,7 @@ class Registry:
                 f"version {version} of {self.name!r} has gate decision {decision or 'none'}",
                 hint="promote it anyway with --force; this is logged",
             )
-        moves = self.moves()
-        forced = force and decision != "pass"
-        self._log.append(next_move(moves, "promote", version, reason=reason, by=by, forced=forced, now_s=time.time()))
+        self._append("promote", version, reason=reason, by=by, forced=force and decision != "pass")
         return self.reconcile()
 
     def rollback(self, *, reason: str, by: str) -> Standing:
@@ -213,12 +224,12 @@ class Registry:
             BadInput: if there is no earlier champion.
         """
         reason = validate_reason(reason, "rollback")
-        standing, moves = self.standing(), self.moves()
+        standing = self.standing()
         if standing.champion is None or standing.previous is None:
             raise BadInput(
                 f"model {self.name!r} has no earlier champion to roll back to", hint="celebdit models history lists every promotion"
             )
-        self._log.append(next_move(moves, "rollback", standing.champion, reason=reason, by=by, forced=False, now_s=time.time()))
+        self._append("rollback", standing.champion, reason=reason, by=by)
         return self.reconcile()
 
     def reconcile(self) -> Standing:
@@ -227,24 +238,10 @@ class Registry:
         Raises:
             TemporaryFailure: if they keep changing concurrently.
         """
-        for _ in range(_RECONCILE_TRIES):
-            standing, aliases = self.standing(), self.aliases()
-            targets = {CHAMPION: standing.champion, PREVIOUS: standing.previous}
-            stale = {alias: version for alias, version in targets.items() if aliases.get(alias) != version}
-            if not stale:
-                return standing
-            for alias, version in stale.items():
-                # MLflow refuses the second of two callers that create an alias at once (a constraint of its database).
-                with suppress(MlflowException):
-                    self._move_alias(alias, version)
-            time.sleep(_PAUSE_S)
-        raise TemporaryFailure(
-            f"could not update the aliases of {self.name!r}: they keep changing concurrently",
-            hint="the promotion is in the log; celebdit models list shows where the aliases point",
-        )
+        return settle_aliases(self.name, standing=self.standing, aliases=self.aliases, move=self._move_alias)
 
     def _move_alias(self, alias: str, version: str | None) -> None:
-        with self._translated():
+        with self._translate_errors():
             if version is None:
                 self._client.delete_registered_model_alias(self.name, alias)
             else:

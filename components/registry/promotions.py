@@ -28,10 +28,25 @@ class Move:
     by: str
     at: str
     forced: bool = False
+    checkpoint: str | None = None
+    """Digest of the version's checkpoint, because a number alone identifies nothing; None in entries of earlier releases."""
+    model_created_ms: int | None = None
+    """When the registered model was made: a model's name is free again once the model is deleted. None in entries of earlier releases."""
 
     def text(self) -> str:
         """Return the entry as it is stored under its id."""
-        return json.dumps({key: value for key, value in asdict(self).items() if key != "id"}, sort_keys=True)
+        facts = {key: value for key, value in asdict(self).items() if key != "id" and value is not None}
+        return json.dumps(facts, sort_keys=True, ensure_ascii=False)
+
+    def is_of_model(self, created_ms: int) -> bool:
+        """Return whether the entry is about the registered model that was made then, not about an earlier one of the same name."""
+        if self.model_created_ms is not None:
+            return self.model_created_ms == created_ms
+        return int(self.id.split("-")[0]) >= created_ms
+
+    def is_of_version(self, checkpoint: str | None) -> bool:
+        """Return whether the entry is about a version of this checkpoint, as far as it says so."""
+        return self.checkpoint is None or self.checkpoint == checkpoint
 
     @classmethod
     def parse(cls, entry_id: str, text: str) -> "Move":
@@ -65,13 +80,23 @@ def standing_after(moves: Sequence[Move], existing: Collection[str] | None = Non
 
 
 def next_move(
-    moves: Sequence[Move], action: Literal["promote", "rollback"], version: str, *, reason: str, by: str, forced: bool, now_s: float
+    moves: Sequence[Move],
+    action: Literal["promote", "rollback"],
+    version: str,
+    *,
+    reason: str,
+    by: str,
+    forced: bool,
+    now_s: float,
+    checkpoint: str | None = None,
+    model_created_ms: int | None = None,
 ) -> Move:
     """Return a move that sorts after all `moves`, even if this clock is behind the one that wrote the last of them."""
     newest_ms = max((int(move.id.split("-")[0]) for move in moves), default=0)
     at_ms = max(int(now_s * 1000), newest_ms + 1)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
-    return Move(f"{at_ms:015d}-{uuid.uuid4().hex[:8]}", action, version, reason=reason, by=by, at=stamp, forced=forced)
+    entry_id = f"{at_ms:015d}-{uuid.uuid4().hex[:8]}"
+    return Move(entry_id, action, version, reason, by, stamp, forced=forced, checkpoint=checkpoint, model_created_ms=model_created_ms)
 
 
 def validate_reason(reason: str, action: str) -> str:

@@ -33,6 +33,10 @@ class VersionTags:
     protocol_digest: str | None = _tag("protocol.digest")
     protocol_name: str | None = _tag("protocol.name")
     evaluation_uri: str | None = _tag("evaluation.uri")
+    manifest_digest: str | None = _tag("manifest.digest")
+    """sha256 of the manifest of all files; None for a version that was registered before versions had manifests."""
+    files: str | None = _tag("files.lost")
+    """Why the files of the version cannot be used any more, so that its weights were registered again; None if they can."""
     gate: str | None = _tag("gate.decision")
     """`pass` or `fail`; None for a version that the pipeline has not evaluated."""
     trial: str | None = _tag("serving.trial")

@@ -1,4 +1,4 @@
-"""Files of a registered version on this machine, verified before they are used. Imports no MLflow; `client.py` downloads them."""
+"""Files of a registered version on this machine, once they are known to be those that were registered. Imports no MLflow."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,22 +20,20 @@ class ModelFiles:
     folder: Path
     weights: Path
     description: VersionDescription
+    manifest_sha256: str | None
+    """Digest of the manifest that all files in `folder` were checked against; None for a version that was registered before versions had
+    manifests: then the weights and the description alone are there, and the code that was stored with them is not to be run."""
 
 
-def are_complete(folder: Path) -> bool:
-    """Return whether the weights and the description of a version are in `folder`."""
-    return all((folder / "artifacts" / name).exists() for name in (WEIGHTS_FILE, DESCRIPTION_FILE))
-
-
-def read_version_files(folder: Path, version: str) -> ModelFiles:
-    """Return the files in `folder`; `version` names the version in errors. Weights with another digest are deleted.
+def read_version_files(folder: Path, version: str, manifest_sha256: str | None) -> ModelFiles:
+    """Return the files in `folder`; `version` names the version in errors.
 
     Raises:
-        DataRefused: if it is not a model of this project, or its weights are not those that were registered.
+        DataRefused: if it is not a model of this project, or its weights are not those that its description names.
     """
-    if not are_complete(folder):
-        raise DataRefused(f"{version} is not a model of celebdit: it has no {WEIGHTS_FILE}")
     weights = folder / "artifacts" / WEIGHTS_FILE
+    if not weights.exists() or not (folder / "artifacts" / DESCRIPTION_FILE).exists():
+        raise DataRefused(f"{version} is not a model of celebdit: it has no {WEIGHTS_FILE}")
     try:
         description = VersionDescription.read(folder / "artifacts" / DESCRIPTION_FILE)
     except ValidationError as error:
@@ -44,9 +42,8 @@ def read_version_files(folder: Path, version: str) -> ModelFiles:
             hint="use the version of celebdit that registered it, or a newer one",
         ) from error
     if file_sha256(weights) != description.weights_sha256:
-        weights.unlink()
         raise DataRefused(
             f"the weights of {version} are not those that were registered",
             hint="register the checkpoint again, and check who can write to MLflow's artifact store",
         )
-    return ModelFiles(folder, weights, description)
+    return ModelFiles(folder, weights, description, manifest_sha256)

@@ -5,11 +5,13 @@ style sheet.
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from components.reports.flatten import flatten
 
 
 def render(template: str, /, **values: object) -> str:
@@ -24,15 +26,9 @@ def image_source(image: bytes, kind: Literal["png", "jpeg"] = "png") -> str:
 
 def flat_rows(values: Mapping[str, object]) -> list[tuple[str, str]]:
     """Return names and texts of nested values, sorted; what is nested is named `outer.inner`."""
-    return sorted(_flatten(values))
-
-
-def _flatten(values: Mapping[str, object], path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return sorted(
+        (name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) for name, value in flatten(values).items()
+    )
 
 
 @cache

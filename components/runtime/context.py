@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
+from components.environment import OWN_SERVERS
 from components.errors import BUG_HINT, BadInput, CelebditError, Failure
 from components.manifests import Manifest
 from components.runtime.events import Events
@@ -24,6 +25,7 @@ from components.runtime.redact import redactor
 from components.settings import Settings, events_path, log_level
 from components.storage import ObjectStore, StoreUri, connect
 from components.stores.layout import StoreLayout
+from components.system.peers import OwnServers, guard
 from model.frozen_config import FrozenConfig
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class StepContext:
 
     @cached_property
     def store(self) -> ObjectStore:
+        self._guard()
         return connect(self.settings.s3_endpoint, deadline_s=self.settings.storage_deadline_s)
 
     @cached_property
@@ -57,10 +60,19 @@ class StepContext:
 
     @cached_property
     def tracking(self) -> "Tracking":
+        self._guard()
         # Importing MLflow takes seconds; a step that finds its work done may never need it.
         from components.tracking.client import Tracking  # noqa: PLC0415
 
         return Tracking(self.settings)
+
+    def _guard(self) -> None:
+        """See to it that the embedded servers are not taken for granted because something answers at their ports."""
+        if self.settings.own_servers is not None:
+            try:
+                guard(OwnServers.parse(self.settings.own_servers))
+            except ValueError as error:
+                raise BadInput(f"{OWN_SERVERS} is not what celebdit has written", hint="unset it") from error
 
     def write_manifest(self, manifest: Manifest, artifact: Any) -> None:
         """Write `manifest` into a KFP output artifact, with what identifies it as metadata, and emit it as this step's result."""
@@ -80,6 +92,10 @@ class StepContext:
                 f"{folder} cannot be made: {error.strerror}", hint="set CELEBDIT_WORK_DIR to a folder that can be written"
             ) from error
         return folder
+
+    def run_folder(self, run_key: str) -> Path:
+        """Return the folder of a training on this machine: checkpoints, journal and locks."""
+        return self.scratch("runs", run_key)
 
 
 @contextmanager

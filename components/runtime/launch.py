@@ -34,7 +34,9 @@ from components.runtime.agent_report import (
 )
 from components.runtime.redact import redactor
 from components.runtime.rendezvous import NODE_TIMEOUT_S, Nodes, single_machine
+from components.system.child_environment import child_environment
 from components.system.process import spawn, stop
+from components.system.python_process import python_command
 
 FAILURES = "failures"
 """Folder beside the spec in which ranks record that they started, and why they failed."""
@@ -59,7 +61,8 @@ def launch(
 ) -> None:
     """Run `python -m module spec_path` as `processes` ranks and wait for them; they read their job from the file at `spec_path`.
 
-    The ranks use `work_dir` as this process does. What torchrun writes itself lies beside the spec, until the next launch.
+    The ranks use `work_dir` as this process does, get of its environment what ranks need, and run in the folder of the spec. What torchrun
+    writes itself lies beside the spec, until the next launch.
 
     Unless `standalone`, this machine is one of several, which the PET_ variables of the environment describe, and it waits `node_timeout_s`
     for the others. Ranks of which none has started `start_timeout_s` later are ended. A caller that records signals itself passes
@@ -70,11 +73,17 @@ def launch(
             killed.
     """
     nodes = None if standalone else Nodes.from_environment(os.environ)
+    spec_path, work_dir = spec_path.absolute(), work_dir.absolute()
     failures = spec_path.parent / FAILURES
     logs = spec_path.parent / "torchrun"
     for folder in (failures, logs):
         shutil.rmtree(folder, ignore_errors=True)
-    environment = {**os.environ, **_thread_limits(threads), WORK_DIR: str(work_dir), "PYTHONSAFEPATH": "1"}
+    environment = {
+        **_compiler_caches(work_dir),
+        **child_environment("rank"),
+        **_thread_limits(threads),
+        WORK_DIR: str(work_dir),
+    }
     recording = SignalFlag() if signals is None else nullcontext(signals)
     with recording as stop_request, tempfile.TemporaryDirectory(prefix="rendezvous-", dir=spec_path.parent) as rendezvous:
         if nodes is None:
@@ -82,12 +91,7 @@ def launch(
         else:
             options, environment = nodes.options(timeout_s=node_timeout_s), nodes.environment(environment)
         command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "components.runtime.agent",
-            str(failures / REPORT_FILE),
-            "torch.distributed.run",
+            *python_command("components.runtime.agent", str(failures / REPORT_FILE), "torch.distributed.run"),
             *options,
             f"--nproc-per-node={processes}",
             "--max-restarts=0",
@@ -98,7 +102,7 @@ def launch(
         ]
         _log.info("starting %d rank(s) of %s, each with %d thread(s)", processes, module, threads)
         # A process group of its own, so that a signal to the step's group reaches torchrun once, through `stop`.
-        agent = spawn(command, environment=environment, new_group=True)
+        agent = spawn(command, environment=environment, new_group=True, folder=spec_path.parent)
         deadline_s = time.monotonic() + start_timeout_s + (0.0 if nodes is None else node_timeout_s)
         oom_kills_before = count_oom_kills()
         never_started = False
@@ -201,6 +205,12 @@ def _thread_limits(threads: int) -> dict[str, str]:
     """Limit every numeric library of a process to `threads`, and let idle threads sleep, so that ranks do not compete for cores."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {**{name: str(threads) for name in names}, "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+
+
+def _compiler_caches(work_dir: Path) -> dict[str, str]:
+    """Return where torch keeps the kernels that it compiled: by default in folders below /tmp with names that other users can guess."""
+    caches = work_dir / "compiled"
+    return {"TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton")}
 
 
 class SignalFlag:

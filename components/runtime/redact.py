@@ -14,7 +14,7 @@ from components.environment import SECRETS
 _SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|ACCESS_KEY|API_KEY|CREDENTIAL|COOKIE|KAGGLE_KEY|RCLONE_AUTH)", re.IGNORECASE)
 _NOT_SECRET = re.compile(r"(_FILE|_URI|_URL|_PATH)$", re.IGNORECASE)
 _PATTERNS = (
-    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    re.compile(r'(?<=://)[^/\s:@"]*(?::[^\s"]*)?(?=@)'),  # the password may hold any character, a slash or an @ too
     re.compile(r"(?<=Credential=)[^\s/,&]+"),
     re.compile(r"(?<=Signature=)[0-9A-Za-z%+/=]+"),
     re.compile(r"(?<=[Bb]earer )[0-9A-Za-z._~+/=-]{8,}"),

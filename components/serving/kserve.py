@@ -1,37 +1,58 @@
 """Serves a registered version on Kubernetes: copies its files to object storage and writes the InferenceService manifest.
 
-Promises: the location in the manifest is plain S3 (KServe cannot read `models:/`), written once per version and verified; no secret is in
-the manifest, the service account has them; the container runs `mlflow models serve`. Does not install KServe.
+Promises: the location in the manifest is plain S3 (KServe cannot read `models:/`); the InferenceService names the digest of the version's
+manifest, and the container checks every file against it before it runs any; no secret is in it, the service account has them. Does not
+install KServe.
 """
+
+import tempfile
+from pathlib import Path
 
 import yaml
 
 from components.kube.objects import KubernetesObject
 from components.registry.version_files import ModelFiles
-from components.storage import ObjectStore, StoreUri
+from components.storage import ObjectStore, StoreUri, file_sha256
 
 PORT = 8080
 _MOUNT = "/mnt/models"
 
 
 def export(files: ModelFiles, store: ObjectStore, target: StoreUri) -> StoreUri:
-    """Copy the files of a version below `target`, unless they exist, and return it."""
-    present = {item.uri.relative_to(target): item.size_bytes for item in store.list(target)}
-    for path in sorted(path for path in files.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        name = path.relative_to(files.folder).as_posix()
-        if present.get(name) != path.stat().st_size:
+    """Make the objects below `target` equal to the files of a version, and return it; what is equal already is not uploaded."""
+    paths = {path.relative_to(files.folder).as_posix(): path for path in sorted(files.folder.rglob("*")) if path.is_file()}
+    present = {item.uri.relative_to(target): item for item in store.list(target)}
+    for name in sorted(present.keys() - paths.keys()):
+        store.delete(present[name].uri)  # the container refuses files that were not registered
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, path in paths.items():
+            if name in present and present[name].size_bytes == path.stat().st_size:
+                copy = Path(scratch, "copy")
+                if store.get_file(present[name].uri, copy) == file_sha256(path):
+                    continue
             # Not joined segment by segment: Python's names begin with underscores, which `StoreUri` refuses.
             store.put_file(StoreUri(target.bucket, f"{target.key}/{name}"), path)
     return target
 
 
-def serving_command(model: str, host: str, port: int) -> list[str]:
-    """Return the command that serves the model in the folder `model`, after `python`."""
-    return ["-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "--host", host, "--port", str(port)]
+def serving_command(folder: str, manifest_sha256: str, host: str, port: int) -> list[str]:
+    """Return the command that checks and serves the version in `folder`, after `python`."""
+    return [
+        *("-P", "-m", "components.serving.server", folder, "--manifest", manifest_sha256),
+        *("--host", host, "--port", str(port)),
+    ]
 
 
 def inference_service(
-    name: str, *, version: str, location: StoreUri, image: str, gpus: int, service_account: str, checkpoint_digest: str
+    name: str,
+    *,
+    version: str,
+    location: StoreUri,
+    image: str,
+    gpus: int,
+    service_account: str,
+    checkpoint_digest: str,
+    manifest_sha256: str,
 ) -> KubernetesObject:
     """Return the manifest of a KServe InferenceService for one version."""
     resources: KubernetesObject = {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"memory": "8Gi"}}
@@ -41,7 +62,7 @@ def inference_service(
         "name": "kserve-container",
         "image": image,
         "command": ["python"],
-        "args": serving_command(_MOUNT, "0.0.0.0", PORT),  # noqa: S104 - inside a pod
+        "args": serving_command(_MOUNT, manifest_sha256, "0.0.0.0", PORT),  # noqa: S104 - inside a pod
         # KServe's admission webhook turns this variable into an init container that copies the files to /mnt/models.
         "env": [{"name": "STORAGE_URI", "value": str(location)}, {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"}],
         "ports": [{"name": "http1", "containerPort": PORT, "protocol": "TCP"}],

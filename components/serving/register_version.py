@@ -8,23 +8,20 @@ that promoting them needs `--force` and a reason, which is logged. Sets no alias
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version as installed
 from pathlib import Path
 
 from components.errors import DataRefused
 from components.registry.client import ModelVersion, Registry
 from components.registry.tags import PASSED, VersionTags
 from components.runtime.context import StepContext
-from components.serving.package import save_model, try_out
+from components.serving.package import save_model, servable, try_out
 from components.storage import StoreUri, file_sha256
 from components.tracking.logged_models import LoggedModels
-from model import config as model_config
 from model.checkpoint_manifest import Checkpoint
 from model.config import ModelSpec, SamplingConfig
 from model.description import VersionDescription
 from model.ema import EmaName
 
-_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "psutil", "pydantic", "jaxtyping", "safetensors", "mlflow")
 _MODEL_DESCRIPTION = "Diffusion Transformer face generator; versions are made by the celebdit pipeline."
 
 
@@ -60,10 +57,12 @@ def register_version(
 ) -> tuple[ModelVersion, bool]:
     """Return the version that holds the weights `ema` of a checkpoint, and whether it is new; `build` gets an empty folder to work in.
 
+    A version whose files are gone, or are not those that were registered, is left as it is and registered again under a new number.
+
     Raises:
         DataRefused: if the stored version does not answer with an image; it keeps a tag with the reason.
     """
-    version = registry.version_of(checkpoint_digest, ema)
+    version = _usable_version(registry, checkpoint_digest, ema, context)
     is_new = version is None
     if version is None:
         registry.ensure(_MODEL_DESCRIPTION)
@@ -71,19 +70,25 @@ def register_version(
         shutil.rmtree(folder)
         folder.mkdir()
         new = build(folder)
-        save_model(
-            folder / "model",
-            weights=new.weights,
-            description=new.description,
-            card=new.card,
-            requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
-            model_package=Path(model_config.__file__).parent,
-        )
+        save_model(folder / "model", weights=new.weights, description=new.description, card=new.card)
         version = registry.add_version(folder / "model", tags=new.tags, model_id=new.model_id, run_id=new.run_id, description=new.card)
         shutil.rmtree(folder, ignore_errors=True)
     if VersionTags.from_mlflow(version.tags).trial != PASSED:
         _try_stored(registry, str(version.version), image_px, context)
     return version, is_new
+
+
+def _usable_version(registry: Registry, checkpoint_digest: str, ema: str, context: StepContext) -> ModelVersion | None:
+    """Return the oldest version of these weights whose files are there, by name and size; the others get a tag that says what is wrong."""
+    while (version := registry.version_of(checkpoint_digest, ema)) is not None:
+        try:
+            registry.check_present(version)
+        except DataRefused as lost:
+            context.events.note(f"{lost.message}: registering the checkpoint again")
+            registry.tag_version(str(version.version), VersionTags(files=lost.message[:1000]))
+        else:
+            return version
+    return None
 
 
 def register_unevaluated(model: UnevaluatedModel, model_name: str, run_id: str, context: StepContext) -> tuple[str, bool]:
@@ -130,7 +135,7 @@ def _try_stored(registry: Registry, number: str, image_px: int, context: StepCon
     """Serve the version as the registry stores it and record whether it answered."""
     scratch = context.scratch("trials", f"{registry.name}-{number}")
     try:
-        try_out(registry.files_of(number, scratch).folder, image_px=image_px)
+        try_out(servable(registry.files_of(number, scratch), scratch), image_px=image_px)
     except DataRefused as refused:
         registry.tag_version(number, VersionTags(trial=f"failed: {refused.message}"[:1000]))
         raise

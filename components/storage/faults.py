@@ -22,6 +22,10 @@ class DigestMismatch(DataRefused):
     """The digest of an object is not the one in its manifest."""
 
 
+class StorageRefused(BadInput):
+    """The store answered, and does not allow the request: credentials, bucket or permissions are wrong."""
+
+
 class Incomplete(Exception):
     """A response ended early; the received bytes are kept and the rest is requested again."""
 
@@ -56,11 +60,20 @@ def is_temporary(error: Exception) -> bool:
 def refusal(error: CelebditError) -> str | None:
     """Return the server's error code if `error` is a refusal (credentials, bucket, permissions), else None."""
     cause = error.__cause__
-    if isinstance(error, BadInput) or not isinstance(cause, ClientError):
-        return None
-    return code(cause) if status(cause) in _REFUSED_STATUS or code(cause) == "NoSuchBucket" else None
+    return code(cause) if isinstance(error, StorageRefused) and isinstance(cause, ClientError) else None
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether the server answered that it does not allow the request, so that another attempt is of no use."""
+    if not isinstance(error, ClientError) or is_temporary(error) or is_corrupt(error):
+        return False
+    return status(error) in _REFUSED_STATUS or code(error) in ("NoSuchBucket", "PermanentRedirect")
 
 
 def describe_fault(error: Exception) -> str:
     """Return what an error message may contain of `error`."""
-    return f"{status(error)} {code(error)}" if isinstance(error, ClientError) else type(error).__name__
+    if not isinstance(error, ClientError):
+        return type(error).__name__
+    number = str(status(error))
+    # An answer to HEAD has no body, and botocore puts the number where the code would be.
+    return f"{number} {error.response.get('Error', {}).get('Message', '')}" if code(error) == number else f"{number} {code(error)}"

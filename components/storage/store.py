@@ -1,7 +1,7 @@
 """The object store client that the steps use: reads and writes with verification and retries.
 
 Promises: see the package. Every call retries temporary errors until the deadline and corrupt transfers three times, and raises other errors
-at once. Safe to share between threads.
+at once. Safe to share between threads. Longer than other modules, because every operation shares one retry and one check of its bytes.
 """
 
 import hashlib
@@ -21,9 +21,11 @@ from components.storage.faults import (
     DigestMismatch,
     Incomplete,
     ObjectMissing,
+    StorageRefused,
     code,
     describe_fault,
     is_corrupt,
+    is_refusal,
     is_temporary,
     status,
 )
@@ -148,7 +150,7 @@ class ObjectStore:
             try:
                 self.client.head_object(Bucket=uri.bucket, Key=uri.key)
             except ClientError as error:
-                if status(error) == 404:
+                if status(error) == 404 or (status(error) == 403 and self._is_unlisted(uri)):
                     return False
                 raise
             return True
@@ -183,6 +185,22 @@ class ObjectStore:
     def upload_check(self, near: StoreUri) -> UploadCheck:
         """Return how uploads are verified; determined once, with a small object beside `near`."""
         return self._uploads.check(near)
+
+    def _refusal_for(self, cause: ClientError, verb: str, uri: StoreUri) -> Exception:
+        if verb == "get" and status(cause) == 403 and self._is_unlisted(uri):
+            return ObjectMissing(f"{uri} does not exist")
+        return StorageRefused(
+            f"object storage refuses to {verb} {uri}: {describe_fault(cause)}",
+            hint="check the bucket's name, the credentials (AWS_ACCESS_KEY_ID, ...) and the permissions to put, get, list and delete",
+        )
+
+    def _is_unlisted(self, uri: StoreUri) -> bool:
+        """Return whether a listing does not have the key: AWS answers 403 for a key that is missing to who may not list by its rules."""
+        try:
+            page = self.client.list_objects_v2(Bucket=uri.bucket, Prefix=uri.key, MaxKeys=1)
+        except (ClientError, BotoCoreError):
+            return False
+        return not any(item.get("Key") == uri.key for item in page.get("Contents", []))
 
     def _read_back(self, uri: StoreUri, digest: str) -> None:
         response = self.client.get_object(Bucket=uri.bucket, Key=uri.key)
@@ -232,6 +250,8 @@ class ObjectStore:
 
     def _error_for(self, cause: Exception, verb: str, uri: StoreUri, attempts: int, elapsed_s: float) -> Exception:
         """Return the error to raise for `cause`."""
+        if isinstance(cause, ClientError) and is_refusal(cause):
+            return self._refusal_for(cause, verb, uri)
         if isinstance(cause, NoCredentialsError):
             return BadInput("no S3 credentials are configured", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         if is_corrupt(cause):

@@ -6,7 +6,8 @@
         requests/<request digest>.json         which dataset an ingest of this source and configuration made
       references/<dataset digest>/<extractor>/<treatment>/
                                                moments.npy, features.npy, mirrored.npy, manifold.npy; reference.json last
-      models/<model>/<version>/                a registered version's files, for KServe
+      versions/<manifest digest>.json          sha256 and size of every file of a registered version
+      models/<model>/<version>-<digest>/       a registered version's files, for KServe
       runs/<run key>/
         checkpoints/step-<n>/<attempt>/        weights, ema-<name>, optimizer (.safetensors), state.json, MANIFEST.json;
                                                COMMIT.json last; SCORE-<metric>.json once evaluated; QUARANTINE.json if corrupt
@@ -102,6 +103,11 @@ class StoreLayout:
         """Return the folder of one set of reference features."""
         return self.root / "references" / dataset_digest / extractor / treatment
 
-    def model(self, name: str, version: str) -> StoreUri:
+    @property
+    def version_records(self) -> StoreUri:
+        """The folder of the manifests of registered versions."""
+        return self.root / "versions"
+
+    def model(self, name: str, version: str, manifest_digest: str) -> StoreUri:
         """Return the folder of a registered version that was exported for KServe."""
-        return self.root / "models" / name / version
+        return self.root / "models" / name / f"{version}-{manifest_digest[:16]}"

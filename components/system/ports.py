@@ -1,10 +1,33 @@
-"""Ports of this machine: find a free one, check that one can be used, and ask whether a server answers."""
+"""Ports of this machine: bind one, check that one can be used, and ask whether a server answers.
+
+Promises: a socket that `listen` returned is held by this process from then on, so nobody else can take its port before a server that
+inherits it begins. Requests go straight to this machine, whatever proxies are configured.
+"""
 
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 
 LOOPBACK = "127.0.0.1"
+_BACKLOG = 2048
+
+
+def listen(port: int = 0) -> socket.socket:
+    """Return a socket that listens on `port` of 127.0.0.1; 0 stands for any free port.
+
+    Raises:
+        OSError: if it cannot be bound, with the reason in `strerror`.
+    """
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT can be used again
+        listener.bind((LOOPBACK, port))
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def free_port() -> int:
@@ -19,7 +42,7 @@ def bindable_port(port: int) -> int:
         OSError: if it cannot be bound, with the reason in `strerror`.
     """
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT can be used again
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((LOOPBACK, port))
         return int(probe.getsockname()[1])
 
@@ -31,12 +54,21 @@ def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
         return probe.connect_ex((LOOPBACK, port)) == 0
 
 
-def http_status(url: str, *, timeout_s: float = 5.0) -> int | None:
+def http_status(url: str, *, timeout_s: float = 5.0, headers: Mapping[str, str] | None = None) -> int | None:
     """Return the status of a GET of `url`, an http address of this machine, or None if no server answers."""
+    request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - our own http://127.0.0.1
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 - our own http://127.0.0.1
+        with _DIRECT.open(request, timeout=timeout_s) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
     except OSError:
         return None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *arguments: object, **named: object) -> None:
+        return None
+
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1
@@ -33,19 +34,24 @@ def spawn(
     environment: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] | None = None,
     new_group: bool = False,
+    folder: Path | None = None,
+    descriptors: Collection[int] = (),
     death_signal: int | None = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
     """Start `command`; with `new_group` it leads a process group of its own, so that it can be stopped with all its children.
 
-    It gets `death_signal` when this process ends; with None it keeps running.
+    It runs in `folder`, by default in that of this process, and inherits the open `descriptors` under the same numbers. It gets
+    `death_signal` when this process ends; with None it keeps running.
     """
     return subprocess.Popen(
         command,
+        cwd=folder,
         env=dict(environment) if environment is not None else None,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=subprocess.STDOUT if stdout is not None else None,
         start_new_session=new_group,
+        pass_fds=tuple(descriptors),
         # The only way to set a death signal; it touches no lock.
         preexec_fn=None if death_signal is None else lambda: die_with_parent(death_signal),  # noqa: PLW1509
     )

@@ -25,6 +25,7 @@ from components.settings import Settings
 from components.tracking.metric_points import Point
 from components.tracking.mlflow_errors import translate_mlflow_errors
 from components.tracking.request_limits import set_default_limits
+from components.tracking.retry_log import log_retries
 from components.tracking.tags import TAG_DATASET, TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 
 __all__ = ["Run", "Tracking"]
@@ -40,6 +41,7 @@ class Tracking:
 
     def __init__(self, settings: Settings, *, request_timeout_s: int = 20, max_retries: int = 3) -> None:
         set_default_limits(timeout_s=request_timeout_s, max_retries=max_retries)
+        log_retries()
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         # Else MLflow redirects its clients to object storage at the address that it uses itself, which they may not reach.
@@ -73,7 +75,7 @@ class Tracking:
     def pipeline_run(self) -> Run:
         """Return the MLflow run of this pipeline run: the one that KFP's MLflow plugin opened, or ours, created if it does not exist."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
-            run = self._run_of_kfp_plugin() or self.find({TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline"})
+            run = self._run_of_kfp_plugin() or self.find_run({TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline"})
             if run is not None:
                 return run
             tags = {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()}
@@ -88,14 +90,14 @@ class Tracking:
         parent = self.client.get_run(task.data.tags[_PARENT]) if _PARENT in task.data.tags else task
         self._experiment_id = parent.info.experiment_id
         if parent.data.tags.get(TAG_RUN) != self.settings.pipeline_run_id:
-            self.tag(parent.info.run_id, {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()})
+            self.set_tags(parent.info.run_id, {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()})
         return parent
 
     def step_run(self, step: str, *, run_key: str | None = None, name: str | None = None) -> Run:
         """Return the run of `step`: of this pipeline run or, with `run_key`, of that training, whichever pipeline run began it."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
             identity = {TAG_STEP: step, TAG_RUN_KEY: run_key} if run_key else {TAG_STEP: step, TAG_RUN: self.settings.pipeline_run_id}
-            run = self.find(identity)
+            run = self.find_run(identity)
             if run is not None:
                 return run
             parent = self.pipeline_run()
@@ -104,14 +106,14 @@ class Tracking:
 
     def training_run(self, run_key: str) -> Run | None:
         """Return the run of the training `run_key`, or None if MLflow has none."""
-        return self.find({TAG_STEP: "train", TAG_RUN_KEY: run_key})
+        return self.find_run({TAG_STEP: "train", TAG_RUN_KEY: run_key})
 
-    def find(self, tags: Mapping[str, str]) -> Run | None:
+    def find_run(self, tags: Mapping[str, str]) -> Run | None:
         """Return the oldest run of the experiment with all of `tags`, so that racing creators settle on one."""
-        matches = self.search(tags)
+        matches = self.search_runs(tags)
         return min(matches, key=lambda run: (run.info.start_time, run.info.run_id)) if matches else None
 
-    def search(self, tags: Mapping[str, str]) -> list[Run]:
+    def search_runs(self, tags: Mapping[str, str]) -> list[Run]:
         """Return the runs of the experiment with all of `tags`."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         return list(self.client.search_runs([self.experiment_id], query, run_view_type=ViewType.ACTIVE_ONLY, max_results=1000))
@@ -133,7 +135,7 @@ class Tracking:
         """End `run_id` as failed or killed and tag it with the error."""
         killed = isinstance(error, Preempted | Interrupted | KeyboardInterrupt | SystemExit)
         failure = Failure.of(error)
-        self.tag(run_id, {"error.type": failure.kind, "error.message": failure.message[:1000]})
+        self.set_tags(run_id, {"error.type": failure.kind, "error.message": failure.message[:1000]})
         self.set_status(run_id, "KILLED" if killed else "FAILED")
 
     def set_status(self, run_id: str, status: str) -> None:
@@ -144,37 +146,37 @@ class Tracking:
             else:
                 self.client.set_terminated(run_id, status=status)
 
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
             self.client.log_batch(run_id, tags=[RunTag(key, str(value)[:5000]) for key, value in tags.items()], synchronous=True)
 
-    def params(self, run_id: str, params: Mapping[str, object]) -> None:
+    def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Log flat parameters once; one that is already logged is left alone, because MLflow refuses to change it."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
             present = self.client.get_run(run_id).data.params
             fresh = [Param(key, str(value)[:500]) for key, value in params.items() if key not in present]
             self.client.log_batch(run_id, params=fresh[: _MAX_PARAMS - len(present)], synchronous=True)
 
-    def metrics(self, run_id: str, points: Sequence[Point]) -> None:
+    def log_metrics(self, run_id: str, points: Sequence[Point]) -> None:
         """Log metric points in as few requests as MLflow allows."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
             for start in range(0, len(points), _BATCH):
                 chunk = points[start : start + _BATCH]
                 self.client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.timestamp_ms, p.step) for p in chunk], synchronous=True)
 
-    def values(self, run_id: str, values: Mapping[str, float], *, step: int = 0) -> None:
+    def log_values(self, run_id: str, values: Mapping[str, float], *, step: int = 0) -> None:
         """Log one value per key at `step`, unless the key already has one there."""
         now_ms = int(time.time() * 1000)
         fresh = [Point(key, step, value, now_ms) for key, value in values.items() if step not in self.logged_steps(run_id, key)]
-        self.metrics(run_id, fresh)
+        self.log_metrics(run_id, fresh)
 
     def logged_steps(self, run_id: str, key: str) -> set[int]:
         """Return the steps at which metric `key` has a value."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
             return {metric.step for metric in self.client.get_metric_history(run_id, key)}
 
-    def image(self, run_id: str, image: Any, *, key: str, step: int, timestamp_ms: int | None = None) -> None:
+    def log_image(self, run_id: str, image: Any, *, key: str, step: int, timestamp_ms: int | None = None) -> None:
         """Log an image (uint8 array, h x w x 3) under a key, unless the key already has one at `step`."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
             marker = f"/{key.replace('/', '~')}%step%{step}%"
@@ -192,17 +194,17 @@ class Tracking:
         with tempfile.TemporaryDirectory(prefix="celebdit-") as folder, translate_mlflow_errors(self.settings.mlflow_uri):
             return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
 
-    def artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
+    def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Upload a file as an artifact of a run."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
             self.client.log_artifact(run_id, str(path), folder)
 
-    def text(self, run_id: str, text: str, file: str) -> None:
+    def log_text(self, run_id: str, text: str, file: str) -> None:
         """Store a text as an artifact of a run."""
         with translate_mlflow_errors(self.settings.mlflow_uri):
             self.client.log_text(run_id, text, file)
 
-    def dataset(self, run_id: str, manifest: DatasetManifest, *, context: str) -> None:
+    def log_dataset(self, run_id: str, manifest: DatasetManifest, *, context: str) -> None:
         """Link a dataset to a run. MLflow keeps at most 36 characters of a digest; the full one goes into a tag."""
         entity = Dataset(
             name=manifest.name,
@@ -213,7 +215,7 @@ class Tracking:
         )
         with translate_mlflow_errors(self.settings.mlflow_uri):
             self.client.log_inputs(run_id, [DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])])
-            self.tag(run_id, {TAG_DATASET: manifest.digest})
+            self.set_tags(run_id, {TAG_DATASET: manifest.digest})
 
     def run_url(self, run_id: str, *, experiment_id: str | None = None) -> str:
         """Return the address of a run in the MLflow UI."""
@@ -229,9 +231,9 @@ class Tracking:
         shown = f"compareRunsMode=CHART&searchFilter={chosen}&orderByKey={quote('attributes.`run_name`')}&orderByAsc=true"
         return f"{self.settings.mlflow_uri}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&{shown}"
 
-    def children(self, parent_run_id: str) -> list[Run]:
+    def child_runs(self, parent_run_id: str) -> list[Run]:
         """Return the step runs below a pipeline's run."""
-        return self.search({_PARENT: parent_run_id})
+        return self.search_runs({_PARENT: parent_run_id})
 
     def _origin(self) -> dict[str, str]:
         settings = self.settings

@@ -56,7 +56,7 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         resources=resources,
         **dict(recipe),
     )
-    folder = context.scratch("runs", key)
+    folder = context.run_folder(key)
     with lock_or_fail(folder / "launcher.lock", f"training of run {key}"):
         store_spec(spec, context.store, context.layout)
         context.events.note(

@@ -85,7 +85,7 @@ def body(spec_path: Path, rank: Rank) -> None:
     spec = TrainSpec.load(spec_path)
     device = rank.device(spec.resources.device)
     _configure_torch(spec)
-    folder = rank.context.scratch("runs", spec.run_key)
+    folder = rank.context.run_folder(spec.run_key)
     writing = lock_or_fail(folder / "writer.lock", f"training of run {spec.run_key}", wait_s=_PREDECESSOR_TIMEOUT_S)
     with writing if rank.world.is_first else nullcontext():
         step, finished = _train(spec, rank, device, RunStorage.open(spec, rank, folder))

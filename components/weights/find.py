@@ -132,7 +132,7 @@ def _resolve_run(source: str, ema: str | None, context: StepContext) -> Resolved
 
 
 def _key_of_pipeline_run(name: str, context: StepContext) -> str:
-    runs = [] if "'" in name else context.tracking.search({TAG_RUN: name, TAG_KIND: "pipeline"})
+    runs = [] if "'" in name else context.tracking.search_runs({TAG_RUN: name, TAG_KIND: "pipeline"})
     key = runs[0].data.tags.get(TAG_RUN_KEY) if runs else None
     if key is None:
         raise BadInput(

@@ -81,7 +81,7 @@ def import_published(source: Source, model_name: str, licence: str, context: Ste
     weights = _store(source, licence, context)
     with _import_run(source, weights, context.tracking) as run_id:
         version, new = register_unevaluated(weights, model_name, run_id, context)
-        context.tracking.tag(run_id, {"model.name": model_name, "model.version": version})
+        context.tracking.set_tags(run_id, {"model.name": model_name, "model.version": version})
         return Imported(
             run_key=weights.run_key,
             source_sha256=source.sha256,
@@ -122,8 +122,8 @@ def _import_run(source: Source, weights: UnevaluatedModel, tracking: "Tracking")
         tracking.running(tracking.pipeline_run()),
         tracking.running(tracking.step_run("import", run_key=key, name=f"import-{key}")) as run_id,
     ):
-        tracking.tag(run_id, {"source.file": source.name, "source.sha256": source.sha256, TAG_CHECKPOINT: weights.checkpoint.digest})
-        tracking.params(
+        tracking.set_tags(run_id, {"source.file": source.name, "source.sha256": source.sha256, TAG_CHECKPOINT: weights.checkpoint.digest})
+        tracking.log_params(
             run_id, {"network.codec": network.codec, "diffusion.path": diffusion.path, "diffusion.prediction": diffusion.prediction}
         )
         yield run_id

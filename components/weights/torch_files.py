@@ -32,6 +32,8 @@ def read_tensors(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
         BadInput: if the file cannot be read.
         DataRefused: if it is anything but a dictionary of tensors of at most `max_bytes`, with the reason.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise BadInput(f"{path} is a device, pipe or socket", hint="name the file that `torch.save` wrote")
     try:
         with path.open("rb") as file:
             _check_archive(file, path, max_bytes)

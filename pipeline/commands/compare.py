@@ -13,11 +13,21 @@ from PIL import Image
 
 from components.errors import BadInput
 from components.manifests import EvaluationReport
+from components.reports.flatten import flatten
 from components.reports.image_grid import SAMPLE_GRID_KEY
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, print_json, say
-from pipeline.comparison import Evaluation, Row, RunFacts, Setting, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
+from pipeline.commands.options import home_option, json_option, print_json, print_line
+from pipeline.comparison import (
+    Evaluation,
+    Row,
+    RunFacts,
+    common_steps,
+    rows,
+    same_seeds,
+    side_by_side,
+    step_of_image,
+)
 from pipeline.session import open_session
 from pipeline.view import printable
 
@@ -59,11 +69,11 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
     if image is not None:
         Image.fromarray(image).save(out, "PNG")
         note = "" if same_seeds(facts) else " (sampling.seed differs: tiles at the same position come from different noise)"
-        say(f"  samples at step {', '.join(map(str, steps))}: {out}{note}")
+        print_line(f"  samples at step {', '.join(map(str, steps))}: {out}{note}")
     else:
         sample_steps = "; ".join(f"{run.name}: {', '.join(map(str, sorted(run.grid_steps))) or 'none'}" for run in facts)
-        say(f"  no image: the runs have no step with samples in common ({sample_steps})")
-    say(f"  MLflow  {url}")
+        print_line(f"  no image: the runs have no step with samples in common ({sample_steps})")
+    print_line(f"  MLflow  {url}")
     if as_json:
         lines = [{"kind": row.kind, "name": row.name, "values": list(row.values)} for row in table]
         print_json({"runs": list(runs), "rows": lines, "steps": steps, "picture": None if image is None else str(out), "mlflow": url})
@@ -77,17 +87,17 @@ def _training_run(name: str, context: "StepContext") -> "Run":
     """
     tracking = context.tracking
     if _RUN_KEY.fullmatch(name):
-        candidates = tracking.search({TAG_STEP: "train", TAG_RUN_KEY: name})
+        candidates = tracking.search_runs({TAG_STEP: "train", TAG_RUN_KEY: name})
     elif _MLFLOW_ID.fullmatch(name):
-        candidates = [run for run in tracking.search({TAG_STEP: "train"}) if run.info.run_id == name]
+        candidates = [run for run in tracking.search_runs({TAG_STEP: "train"}) if run.info.run_id == name]
     elif re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        pipelines = tracking.search({TAG_RUN: name, TAG_KIND: "pipeline"})
+        pipelines = tracking.search_runs({TAG_RUN: name, TAG_KIND: "pipeline"})
         keys = [key for run in pipelines for key in run.data.tags.get(TAG_RUN_KEY, "").split(",") if key]
-        candidates = tracking.search({TAG_STEP: "train", TAG_RUN_KEY: keys[0]}) if keys else []
+        candidates = tracking.search_runs({TAG_STEP: "train", TAG_RUN_KEY: keys[0]}) if keys else []
     else:
         candidates = []
     if not candidates:
-        run_keys = sorted({run.data.tags[TAG_RUN_KEY] for run in tracking.search({TAG_STEP: "train"}) if TAG_RUN_KEY in run.data.tags})
+        run_keys = sorted({run.data.tags[TAG_RUN_KEY] for run in tracking.search_runs({TAG_STEP: "train"}) if TAG_RUN_KEY in run.data.tags})
         raise BadInput(f"MLflow has no training run {name!r}", hint=f"known run keys: {', '.join(run_keys[:20]) or 'none'}")
     return min(candidates, key=lambda run: run.info.start_time)
 
@@ -115,13 +125,13 @@ def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
     )
 
 
-def _settings(run: "Run", context: "StepContext") -> dict[str, Setting]:
+def _settings(run: "Run", context: "StepContext") -> dict[str, object]:
     try:
         spec = json.loads(context.tracking.read_artifact(run.info.run_id, _CONFIG))
     except (OSError, ValueError):
         return dict(run.data.params)
     sections = {**spec, "dataset_digest": spec["dataset"]["digest"], "dataset_name": spec["dataset"]["name"]}
-    return flattened({name: sections[name] for name in _SECTIONS if name in sections})
+    return flatten({name: sections[name] for name in _SECTIONS if name in sections})
 
 
 def _evaluations(run_key: str, context: "StepContext") -> list[Evaluation]:
@@ -173,4 +183,4 @@ def _print(facts: list[RunFacts], table: list[Row]) -> None:
         previous = row.kind
     console.print(grid)
     if not any(row.kind == "setting" for row in table):
-        say("  all settings are equal")
+        print_line("  all settings are equal")

@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from components.errors import BadInput
+from components.settings import step_log_level
 from pipeline.commands.help import example
-from pipeline.commands.options import cluster_options, json_option, print_json, say
+from pipeline.commands.options import cluster_options, json_option, print_json, print_line
 
 
 @click.command(epilog=example("celebdit compile celebahq256-b --output pipeline.yaml"))
@@ -29,12 +30,12 @@ def compile_command(preset: str, overrides: tuple[str, ...], output: Path, image
         raise BadInput(f"--output {output} must end in .yaml")
     if not output.absolute().parent.is_dir():
         raise BadInput(f"--output {output} cannot be written: {output.absolute().parent} is not a folder")
-    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached)
+    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
     try:
         digest = compile_pipeline(config, output, options)
     except OSError as error:
         raise BadInput(f"--output {output} cannot be written: {error.strerror}") from error
-    say(f"wrote {output}, sha256 {digest[:12]}")
-    say(f"  next         celebdit submit {preset}, or upload the file in the KFP UI")
+    print_line(f"wrote {output}, sha256 {digest[:12]}")
+    print_line(f"  next         celebdit submit {preset}, or upload the file in the KFP UI")
     if as_json:
         print_json({"file": str(output), "sha256": digest, "config_digest": config.digest()})

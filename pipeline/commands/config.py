@@ -3,7 +3,7 @@
 import click
 
 from pipeline.commands.help import example
-from pipeline.commands.options import json_option, print_json, say
+from pipeline.commands.options import json_option, print_json, print_line
 from pipeline.config import load_config
 from pipeline.config_files import preset_names
 
@@ -27,7 +27,7 @@ def show(preset: str, overrides: tuple[str, ...], as_json: bool) -> None:
         print_json({"digest": resolved.digest(), "config": resolved.model_dump(mode="json")})
         return
     click.echo(resolved.toml())
-    say(f"digest {resolved.digest()}")
+    print_line(f"digest {resolved.digest()}")
 
 
 @config.command(epilog=example("celebdit config presets"))

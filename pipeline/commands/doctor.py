@@ -7,7 +7,7 @@ import click
 from components.errors import EXIT_OK, BadInput
 from components.settings import CommandSettings
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, kubeflow_options, print_json, say
+from pipeline.commands.options import home_option, json_option, kubeflow_options, print_json, print_line
 
 _MARKS = {"ok": "ok     ", "fail": "FAIL   ", "unknown": "unknown"}
 
@@ -57,18 +57,18 @@ def doctor(
     else:
         checks = check_machine(home, CommandSettings.from_environment())
     for check in checks:
-        say(f"{_MARKS[check.state]}  {check.name:<11} {check.found}")
+        print_line(f"{_MARKS[check.state]}  {check.name:<11} {check.found}")
         if check.fix is not None:
-            say(f"{'':<21} -> {check.fix}")
+            print_line(f"{'':<21} -> {check.fix}")
     if as_json:
         print_json({"checks": [vars(check) for check in checks]})
     failed = [check.name for check in checks if check.state == "fail"]
     if not failed:
-        say(
+        print_line(
             "no problems found"
             if all(check.state == "ok" for check in checks)
             else "no problems found; checks marked 'unknown' could not be run from here"
         )
         return EXIT_OK
-    say(f"{len(failed)} check(s) failed: {', '.join(dict.fromkeys(failed))}")
+    print_line(f"{len(failed)} check(s) failed: {', '.join(dict.fromkeys(failed))}")
     return BadInput.exit_code

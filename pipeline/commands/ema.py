@@ -10,7 +10,7 @@ from components.tracking.tags import TAG_LICENCE
 from components.weights.ema_width import check_width
 from model.sampler_table import SAMPLERS
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_mlflow_url
+from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line, print_mlflow_url
 from pipeline.session import open_session
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def ema(
             average = compute_posthoc_ema(run_key, width, context, step=step)
             averages.append(_publish(average, sampling, model, home, context))
     if url := averages[-1].get("mlflow"):
-        say_mlflow_url(url, embedded=session.services is not None)
+        print_mlflow_url(session.link(url), embedded=session.services is not None)
     if not model:
-        say(f"register one: {command_name()} ema {run_key} --sigma-rel {widths[0]:g} --register MODEL")
+        print_line(f"register one: {command_name()} ema {run_key} --sigma-rel {widths[0]:g} --register MODEL")
     if as_json:
         print_json({"run_key": run_key, "averages": averages})
 
@@ -124,15 +124,15 @@ def _publish(average: "PosthocEma", sampling: "SamplingConfig", model: str | Non
     from components.weights.posthoc_ema import draw_samples, to_unevaluated
 
     name = average.name.setting
-    say(f"sigma_rel {name} at step {average.step}: {average.num_snapshots} snapshots, profile error {average.error:.2%}")
+    print_line(f"sigma_rel {name} at step {average.step}: {average.num_snapshots} snapshots, profile error {average.error:.2%}")
     if average.error > _POOR:
-        say("  poor match: the requested width or step is outside the range of the stored snapshots")
+        print_line("  poor match: the requested width or step is outside the range of the stored snapshots")
     grid_path = home.absolute() / "averages" / average.run_key / f"step-{average.step}-sigma_rel-{name}.png"
     pixels = draw_samples(average, sampling)
     grid_path.parent.mkdir(parents=True, exist_ok=True)
     grid_path.write_bytes(png(pixels))
-    say(f"  samples: {grid_path}")
-    say(f"  weights: {average.uri}")
+    print_line(f"  samples: {grid_path}")
+    print_line(f"  weights: {average.uri}")
     facts: EmaFacts = {
         "sigma_rel": average.sigma_rel,
         "step": average.step,
@@ -143,13 +143,13 @@ def _publish(average: "PosthocEma", sampling: "SamplingConfig", model: str | Non
     }
     run = context.tracking.training_run(average.run_key)
     if run is None:
-        say("  not logged: MLflow has no run of this training")
+        print_line("  not logged: MLflow has no run of this training")
         return facts
-    context.tracking.image(run.info.run_id, pixels, key=f"samples/ema_{name}", step=average.step)
+    context.tracking.log_image(run.info.run_id, pixels, key=f"samples/ema_{name}", step=average.step)
     facts["mlflow"] = context.tracking.run_url(run.info.run_id)
     if model is not None:
         weights = to_unevaluated(average, sampling, run.data.tags.get(TAG_LICENCE, "unspecified"))
         number, is_new = register_unevaluated(weights, model, run.info.run_id, context)
-        say(f"  {model} version {number}" + ("" if is_new else ", registered before"))
+        print_line(f"  {model} version {number}" + ("" if is_new else ", registered before"))
         facts["model"] = {"name": model, "version": number, "new": is_new}
     return facts

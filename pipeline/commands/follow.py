@@ -1,7 +1,7 @@
 """Shared by the commands for Kubeflow Pipelines: connect to the server, and follow a run to its end."""
 
 from components.errors import EXIT_OK, GateFailed
-from pipeline.commands.options import print_json, say
+from pipeline.commands.options import print_json, print_line
 from pipeline.follow import failure_of, follow, steps_of
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 from pipeline.submit import SubmissionFacts
@@ -30,13 +30,13 @@ def follow_to_end(kubeflow: Kubeflow, run_id: str, facts: SubmissionFacts | dict
         with RunView() as view:
             run = follow(run_id, kubeflow, on_event=view, resumed=resumed)
     except KeyboardInterrupt:
-        say(f"stopped waiting; the run continues: celebdit runs {run_id}")
+        print_line(f"stopped waiting; the run continues: celebdit runs {run_id}")
         raise
     failure = failure_of(run)
     if failure is not None and not isinstance(failure, GateFailed):
         raise failure
-    say(f"  outcome      {'registered' if failure is None else failure.message}")
-    say(f"  run          {kubeflow.run_url(run_id)}")
+    print_line(f"  outcome      {'registered' if failure is None else failure.message}")
+    print_line(f"  run          {kubeflow.run_url(run_id)}")
     if as_json:
         steps = {name: str(task.state) for name, task in steps_of(run).items()}
         print_json({**facts, "state": str(run.state), "gate": "pass" if failure is None else "fail", "steps": steps})

@@ -6,7 +6,7 @@ import click
 
 from components.environment import MODEL
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, say, say_mlflow_url
+from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line, print_mlflow_url
 from pipeline.session import new_run_id, open_session
 
 
@@ -26,14 +26,14 @@ def import_checkpoint(path: Path, name: str, licence: str, home: Path, as_json: 
     from components.weights.published_checkpoint import import_published, read_published
 
     source = read_published(path)
-    say(f"{path.name}: all {len(source.tensors)} tensors match the published network")
+    print_line(f"{path.name}: all {len(source.tensors)} tensors match the published network")
     with open_session(home) as session:
         context = session.context(session.environment(run_id=new_run_id("import"), preset="imported"))
         imported = import_published(source, name, licence, context)
-    say(f"checkpoint {imported.checkpoint_digest[:12]} is {imported.uri}")
-    say(f"{name} version {imported.version}" + ("" if imported.new else " was imported from this file before, nothing to do"))
-    say_mlflow_url(imported.run_url, embedded=session.services is not None)
-    say(f"next: {command_name()} models list --model {name}")
+    print_line(f"checkpoint {imported.checkpoint_digest[:12]} is {imported.uri}")
+    print_line(f"{name} version {imported.version}" + ("" if imported.new else " was imported from this file before, nothing to do"))
+    print_mlflow_url(session.link(imported.run_url), embedded=session.services is not None)
+    print_line(f"next: {command_name()} models list --model {name}")
     if as_json:
         print_json(
             {

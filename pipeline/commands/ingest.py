@@ -14,9 +14,9 @@ from components.runtime.events import Events, OnceFilter
 from components.runtime.redact import redactor
 from components.storage import StoreUri
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, say
+from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
 from pipeline.config import load_data
-from pipeline.session import Session, new_run_id, open_session
+from pipeline.session import Session, new_run_id, open_session, run_folder
 from pipeline.view import RunView
 
 
@@ -67,21 +67,21 @@ def ingest(
     require_consent(config)
     open_source(config)  # a source that cannot be read fails before a server is started
     run_id = new_run_id("ingest")
-    folder = home.absolute() / "runs" / run_id
-    with open_session(home) as session, RunView() as view, _step_context(session, run_id, folder, view) as context:
+    folder = run_folder(home, run_id)
+    with open_session(home, what=f"run {run_id}") as session, RunView() as view, _step_context(session, run_id, folder, view) as context:
         manifest, url = _ingest(config, context, workers)
         report = folder / "report.html"
         context.store.get_file(StoreUri.parse(manifest.uri) / report.name, report)
-        stopped = session.services is not None and not session.services.stays()
-    _finish(manifest, url, report, stopped=stopped, as_json=as_json)
+        stopped = not session.stays
+    _finish(manifest, url, report, link=url if stopped else session.link(url), stopped=stopped, as_json=as_json)
 
 
 @contextmanager
 def _step_context(session: Session, run_id: str, folder: Path, view: RunView) -> Iterator[StepContext]:
     """Yield the context of the ingest step; its events go to `folder` and to `view`."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = session.environment(run_id=run_id, preset="ingest", on_wait=OnceFilter(view.say_waiting))
-    events = Events("ingest", folder / "events.jsonl", redact=redactor(), listener=view)
+    environment = session.environment(run_id=run_id, preset="ingest", on_wait=OnceFilter(view.print_waiting))
+    events = Events("ingest", folder / "events.jsonl", redact=redactor(environment), listener=view)
     context = StepContext(settings=session.context(environment).settings, events=events)
     context.events.emit("started")
     try:
@@ -100,21 +100,21 @@ def _ingest(config: DataConfig, context: StepContext, workers: int | None) -> tu
     with tracking.running(tracking.pipeline_run()) as parent:
         manifest = run(config, context, workers=workers)
         run_id = record(manifest, context)
-        tracking.tag(parent, {"outcome": "FINISHED"})
+        tracking.set_tags(parent, {"outcome": "FINISHED"})
     return manifest, tracking.run_url(run_id)
 
 
-def _finish(manifest: DatasetManifest, url: str, report: Path, *, stopped: bool, as_json: bool) -> None:
+def _finish(manifest: DatasetManifest, url: str, report: Path, *, link: str, stopped: bool, as_json: bool) -> None:
     rejected = ", ".join(f"{code} {count}" for code, count in manifest.rejected.items()) or "none"
     held_out = f", {manifest.num_held_out} held out" if manifest.num_held_out else ""
-    say()
-    say(f"  dataset    {manifest.num_images} images{held_out}, digest {manifest.digest}")
-    say(f"  rejected   {rejected}" + (f"; {manifest.ignored} other files ignored" if manifest.ignored else ""))
-    say(f"  stored     {manifest.uri}")
-    say(f"  report     {report}")
-    say(f"  MLflow     {url}")
+    print_line()
+    print_line(f"  dataset    {manifest.num_images} images{held_out}, digest {manifest.digest}")
+    print_line(f"  rejected   {rejected}" + (f"; {manifest.ignored} other files ignored" if manifest.ignored else ""))
+    print_line(f"  stored     {manifest.uri}")
+    print_line(f"  report     {report}")
+    print_line(f"  MLflow     {link}")
     if stopped:
-        say(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
+        print_line(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
     if as_json:
         facts = manifest.model_dump(
             mode="json", include={"digest", "uri", "num_images", "num_held_out", "accepted", "rejected", "ignored", "source", "licence"}

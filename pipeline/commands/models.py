@@ -14,7 +14,7 @@ from components.registry.tags import VersionTags
 from components.registry.webhook import send, webhook_url
 from components.settings import CommandSettings
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, say
+from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
 from pipeline.session import open_session
 from pipeline.view import printable
 
@@ -67,14 +67,14 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
         rows = [_summary(version, aliases) for version in registry.versions()]
         advice = "" if rows else registry.hint_if_empty()
     if not rows:
-        say(f"model {name!r} has no versions yet; {advice}")
+        print_line(f"model {name!r} has no versions yet; {advice}")
     for row in rows:
-        say(
+        print_line(
             f"{row['version']:>4}  {row['created']}  {(row['checkpoint'] or '')[:12]:<12}  gate {row['gate'] or 'none':<4}  "
             f"{_headline(row['metrics'])}  {' '.join(row['aliases'])}".rstrip()
         )
     if rows:
-        say(f"  details: {command_name()} models show {rows[-1]['version']} --model {name}")
+        print_line(f"  details: {command_name()} models show {rows[-1]['version']} --model {name}")
     if as_json:
         print_json({"model": name, "versions": rows})
 
@@ -90,16 +90,17 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         model_version = registry.resolve(version)
         number = str(model_version.version)
         row = _summary(model_version, registry.aliases())
-        moves = [move for move in registry.moves() if move.version == number]
+        checkpoint = row["checkpoint"]
+        moves = [move for move in registry.moves() if move.version == number and move.is_of_version(checkpoint)]
         url = f"{registry.tracking.settings.mlflow_uri}/#/models/{name}/versions/{number}?workflowType=machine_learning"
-    say(printable_lines(model_version.description or "no model card"))
+    print_line(printable_lines(model_version.description or "no model card"))
     for key, value in sorted(model_version.tags.items()):
         if not key.startswith("eval/"):
-            say(f"  {key:<20} {printable(value)}")
-    say(f"  {'aliases':<20} {', '.join(row['aliases']) or 'none'}")
+            print_line(f"  {key:<20} {printable(value)}")
+    print_line(f"  {'aliases':<20} {', '.join(row['aliases']) or 'none'}")
     for move in moves:
-        say(f"  {move.at}  {move.action} by {printable(move.by)}{' (forced)' if move.forced else ''}: {printable(move.reason)}")
-    say(f"  {url}")
+        print_line(f"  {move.at}  {move.action} by {printable(move.by)}{' (forced)' if move.forced else ''}: {printable(move.reason)}")
+    print_line(f"  {url}")
     if as_json:
         tags = dict(sorted(model_version.tags.items()))
         print_json(
@@ -121,7 +122,7 @@ def promote(version: str, reason: str, force: bool, name: str, home: Path, as_js
         number = str(registry.resolve(version).version)
         standing = registry.promote(number, reason=reason, by=getpass.getuser(), force=force)
     if standing.champion != number:
-        say(f"version {number} was promoted, but a concurrent promotion replaced it; see {command_name()} models history")
+        print_line(f"version {number} was promoted, but a concurrent promotion replaced it; see {command_name()} models history")
     _show(name, standing, as_json=as_json)
     _notify(webhook, "promote", name, number, reason, standing)
 
@@ -150,9 +151,9 @@ def history(name: str, home: Path, as_json: bool) -> None:
         moves = registry.moves()
     for move in moves:
         forced = " (forced)" if move.forced else ""
-        say(f"{move.at}  {move.action:<8}  version {move.version}  by {printable(move.by)}{forced}: {printable(move.reason)}")
+        print_line(f"{move.at}  {move.action:<8}  version {move.version}  by {printable(move.by)}{forced}: {printable(move.reason)}")
     if not moves:
-        say(f"model {name!r} has no promotions yet")
+        print_line(f"model {name!r} has no promotions yet")
     if as_json:
         print_json({"model": name, "moves": [vars(move) for move in moves]})
 
@@ -182,7 +183,9 @@ def _headline(metrics: dict[str, float]) -> str:
 
 
 def _show(name: str, standing: "Standing", *, as_json: bool) -> None:
-    say(f"{name}: champion is version {standing.champion}" + (f", previous is version {standing.previous}" if standing.previous else ""))
+    print_line(
+        f"{name}: champion is version {standing.champion}" + (f", previous is version {standing.previous}" if standing.previous else "")
+    )
     if as_json:
         print_json({"model": name, "champion": standing.champion, "previous": standing.previous})
 
@@ -193,4 +196,4 @@ def _notify(webhook: str | None, action: str, name: str, version: str | None, re
     facts = {"action": action, "model": name, "version": version, "reason": reason, "by": getpass.getuser(), **vars(standing)}
     problem = send(webhook, facts)
     if problem is not None:
-        say(f"  the promotion is done, but the webhook was not notified: {problem}")
+        print_line(f"  the promotion is done, but the webhook was not notified: {problem}")

@@ -86,13 +86,13 @@ def command_name() -> str:
     return str(location.relative_to(Path.cwd())) if location.is_relative_to(Path.cwd()) else str(location)
 
 
-def say_mlflow_url(url: str, *, embedded: bool) -> None:
+def print_mlflow_url(url: str, *, embedded: bool) -> None:
     """Print the URL of the result in MLflow; the embedded server stops with the command unless another command uses it."""
-    say(f"MLflow: {url}")
+    print_line(f"MLflow: {url}")
     if embedded:
-        say(f"        (if its server has stopped: `{command_name()} ui` starts it again and prints its address)")
+        print_line(f"        (if its server has stopped: `{command_name()} ui` starts it again and prints its address)")
 
 
-def say(text: str = "") -> None:
+def print_line(text: str = "") -> None:
     """Print a line on stderr."""
     click.echo(text, err=True)

@@ -4,7 +4,7 @@ import click
 
 from components.errors import EXIT_OK
 from pipeline.commands.help import example
-from pipeline.commands.options import json_option, kubeflow_options, print_json, say, wait_option
+from pipeline.commands.options import json_option, kubeflow_options, print_json, print_line, wait_option
 
 
 @click.command(epilog=example("celebdit resume 0f3c6b1e-8f6a-4a57-9d0e-2a4f6c1d9b11 --wait"))
@@ -23,10 +23,10 @@ def resume(run_id: str, endpoint: str | None, namespace: str | None, wait: bool,
     kubeflow = connect(endpoint, namespace)
     submission = resume_run(run_id, kubeflow)
     if submission.is_new:
-        say(f"the server cannot retry this run; started {submission.name}, which reuses its finished steps")
+        print_line(f"the server cannot retry this run; started {submission.name}, which reuses its finished steps")
     else:
-        say(f"{submission.name}: {submission.state.lower()}")
-    say(f"  run          {submission.url}")
+        print_line(f"{submission.name}: {submission.state.lower()}")
+    print_line(f"  run          {submission.url}")
     if wait:
         return follow_to_end(kubeflow, submission.run_id, submission.facts, as_json=as_json, resumed=True)
     if as_json:

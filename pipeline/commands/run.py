@@ -11,10 +11,10 @@ from components.ingest.sources.open_source import kind_of, open_source, require_
 from components.ingest.sources.synthetic import write_archive
 from components.runtime.events import Event
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, say
+from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, print_line
 from pipeline.config import load_config
 from pipeline.runs import RunSummary, execute
-from pipeline.session import new_run_id, open_session
+from pipeline.session import Session, new_run_id, open_session
 from pipeline.view import RunView
 
 _DEMO_FACES, _DEMO_SEED, _DEMO_PX = 2400, 0, 256
@@ -55,11 +55,12 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
     if source is not None:
         open_source(config.data)  # a source that cannot be read fails before a server is started
     run_id = new_run_id("demo")
-    with open_session(home, stay=keep_services) as session, RunView() as view:
+    with open_session(home, stay=keep_services, what=f"run {run_id}") as session, RunView() as view:
         if source is None and not archive.exists():
             _make_archive(archive, view)
         summary = execute(config, session, view, preset="demo", run_id=run_id)
-    return _finish(summary, as_json=as_json, servers_stay=keep_services)
+        stays = session.stays
+    return _finish(summary, session, as_json=as_json, servers_stay=stays)
 
 
 @click.command(epilog=example("celebdit run smoke training.total_steps=20 --json"))
@@ -95,9 +96,11 @@ def run(
     config = load_config(preset, overrides, changes=changes)
     require_consent(config.data)
     open_source(config.data)  # a source that cannot be read fails before a server is started
-    with open_session(home, stay=keep_services) as session, RunView() as view:
-        summary = execute(config, session, view, preset=Path(preset).stem, run_id=new_run_id(preset), in_containers=runner == "container")
-    return _finish(summary, as_json=as_json, servers_stay=keep_services)
+    run_id = new_run_id(preset)
+    with open_session(home, stay=keep_services, what=f"run {run_id}") as session, RunView() as view:
+        summary = execute(config, session, view, preset=Path(preset).stem, run_id=run_id, in_containers=runner == "container")
+        stays = session.stays
+    return _finish(summary, session, as_json=as_json, servers_stay=stays)
 
 
 def _profile_changes(steps: int | None) -> dict[str, int]:
@@ -122,23 +125,23 @@ def _make_archive(archive: Path, view: RunView) -> None:
     show("finished")
 
 
-def _finish(summary: RunSummary, *, as_json: bool, servers_stay: bool) -> int:
+def _finish(summary: RunSummary, session: Session, *, as_json: bool, servers_stay: bool) -> int:
     score, model = summary.score, summary.model
     noise = summary.metrics.get(f"{score.name}_of_noise")
-    say()
-    say(f"  data       {summary.dataset.num_images} images, digest {summary.dataset.digest[:12]}")
-    say(f"  training   {summary.training_steps} steps, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
-    say(f"  score      {score.name} = {score.value:.3f}" + (f" (noise: {noise:.3f}; lower is better)" if noise is not None else ""))
-    say(f"  gate       {summary.gate.decision}: {'; '.join(summary.gate.reasons)}")
+    print_line()
+    print_line(f"  data       {summary.dataset.num_images} images, digest {summary.dataset.digest[:12]}")
+    print_line(f"  training   {summary.training_steps} steps, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
+    print_line(f"  score      {score.name} = {score.value:.3f}" + (f" (noise: {noise:.3f}; lower is better)" if noise is not None else ""))
+    print_line(f"  gate       {summary.gate.decision}: {'; '.join(summary.gate.reasons)}")
     if model is not None:
-        say(f"  model      {model.name} version {model.version}, {', '.join(model.aliases)}")
-    say(f"  samples    {summary.samples}")
-    say(f"  MLflow     {summary.mlflow.run_url}")
-    if not servers_stay and summary.mlflow.tracking_uri.startswith("http://127.0.0.1:"):
-        say(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
-    say("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in summary.seconds.items()))
+        print_line(f"  model      {model.name} version {model.version}, {', '.join(model.aliases)}")
+    print_line(f"  samples    {summary.samples}")
+    print_line(f"  MLflow     {session.link(summary.mlflow.run_url) if servers_stay else summary.mlflow.run_url}")
+    if not servers_stay:
+        print_line(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
+    print_line("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in summary.seconds.items()))
     if model is not None:
-        say(f'  next       {command_name()} models promote {model.version} --model {model.name} --reason "..."')
+        print_line(f'  next       {command_name()} models promote {model.version} --model {model.name} --reason "..."')
     if as_json:
         print_json(summary.model_dump(mode="json"))
     return EXIT_OK if summary.passed else GateFailed.exit_code

@@ -6,7 +6,7 @@ import click
 
 from components.errors import EXIT_OK
 from pipeline.commands.help import example
-from pipeline.commands.options import json_option, kubeflow_options, print_json, say, wait_option
+from pipeline.commands.options import json_option, kubeflow_options, print_json, print_line, wait_option
 from pipeline.view import printable
 
 
@@ -31,9 +31,9 @@ def runs(
         return EXIT_OK
     newest = kubeflow.runs(experiment=experiment, limit=limit)
     for run in newest:
-        say(f"{run.run_id}  {run.state or 'PENDING'!s:<9}  {_moment(run.created_at)}  {printable(str(run.display_name))}")
+        print_line(f"{run.run_id}  {run.state or 'PENDING'!s:<9}  {_moment(run.created_at)}  {printable(str(run.display_name))}")
     if not newest:
-        say("there are no runs yet; start one: celebdit submit PRESET")
+        print_line("there are no runs yet; start one: celebdit submit PRESET")
     if as_json:
         print_json({"runs": [_facts(run, kubeflow.run_url(str(run.run_id))) for run in newest]})
     return EXIT_OK
@@ -43,14 +43,14 @@ def _show(run: Any, url: str, *, as_json: bool) -> None:
     from pipeline.follow import failure_of, steps_of
 
     steps = steps_of(run)
-    say(f"{printable(str(run.display_name))}: {run.state or 'PENDING'}")
+    print_line(f"{printable(str(run.display_name))}: {run.state or 'PENDING'}")
     for name, task in steps.items():
-        say(f"  {name:<12} {task.state!s:<9}  {_moment(task.start_time)} - {_moment(task.end_time)}  {task.pod_name or ''}")
+        print_line(f"  {name:<12} {task.state!s:<9}  {_moment(task.start_time)} - {_moment(task.end_time)}  {task.pod_name or ''}")
     failure = failure_of(run) if run.finished_at else None
     if failure is not None:
-        say(f"  why          {printable(failure.message)}")
-        say(f"  next         {failure.hint}")
-    say(f"  run          {url}")
+        print_line(f"  why          {printable(failure.message)}")
+        print_line(f"  next         {failure.hint}")
+    print_line(f"  run          {url}")
     if as_json:
         print_json({**_facts(run, url), "steps": {name: str(task.state) for name, task in steps.items()}})
 

@@ -2,9 +2,12 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from functools import reduce, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from pydantic import ValidationError
@@ -14,9 +17,9 @@ from components.runtime.context import describe
 from components.runtime.events import Event
 from model.config import SamplingConfig
 from model.sampler_table import SAMPLERS
-from pipeline.commands.guidance import GuidanceRequest, guidance_options
+from pipeline.commands.guidance import GuidanceRequest, Guide, guidance_options
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, print_json, say
+from pipeline.commands.options import home_option, json_option, print_json, print_line
 from pipeline.session import open_session
 from pipeline.view import RunView
 
@@ -26,81 +29,97 @@ if TYPE_CHECKING:
 
     from components.weights.find import ResolvedWeights
 
+F = TypeVar("F", bound=Callable[..., Any])
 _MOST_IMAGES = 100_000
 _MOST_IN_GRID = 1024
 
 
+@dataclass(frozen=True)
+class ImageRequest:
+    """Values of the options that choose the images; None stands for the weights' own sampler, steps and seed."""
+
+    count: int
+    first: int
+    sampler: str | None
+    num_steps: int | None
+    seed: int | None
+    ema: str | None
+    device: str
+    batch_images: int | None
+
+    def sampling(self, weights: "ResolvedWeights") -> SamplingConfig:
+        """Return the sampling settings of `weights` with the values of the options.
+
+        Raises:
+            BadInput: if a setting is out of bounds.
+        """
+        changes = {"sampler": self.sampler, "num_steps": self.num_steps, "seed": self.seed, "ema": weights.ema}
+        base = (weights.sampling or SamplingConfig()).model_dump(mode="json")
+        try:
+            return SamplingConfig(**{**base, **{key: value for key, value in changes.items() if value is not None}})
+        except ValidationError as error:
+            raise BadInput(describe(error, section="sampling")) from error
+
+
+def image_options(function: F) -> F:
+    """Add the options of an `ImageRequest`, which the command receives as one `request`."""
+    seed_help = "Seed; image i depends only on the weights, the seed and i.  [default: 0]"
+    options = [
+        click.option("--count", default=16, show_default=True, type=click.IntRange(1, _MOST_IMAGES), help="Number of images."),
+        click.option(
+            "--first", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1 - _MOST_IMAGES), help="Index of the first image."
+        ),
+        click.option("--sampler", type=click.Choice(list(SAMPLERS)), help="Sampler.  [default: the version's own, else heun]"),
+        click.option(
+            "--steps", "num_steps", type=click.IntRange(1, 4000), help="Number of sampler steps.  [default: the version's own, else 32]"
+        ),
+        click.option("--seed", type=click.IntRange(0, 2**63 - 1), help=seed_help),
+        click.option("--ema", help="EMA by its sigma_rel, or none for the raw weights.  [default: the widest]"),
+        click.option(
+            "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device to sample on."
+        ),
+        click.option("--batch", "batch_images", type=click.IntRange(1, 4096), help="Images per pass.  [default: what fits in memory]"),
+    ]
+
+    @wraps(function)
+    def with_request(*arguments: Any, **values: Any) -> Any:
+        request = ImageRequest(**{field.name: values.pop(field.name) for field in fields(ImageRequest)})
+        return function(*arguments, request=request, **values)
+
+    return reduce(lambda command, option: option(command), reversed(options), with_request)  # type: ignore[return-value]
+
+
 @click.command(epilog=example("celebdit sample models:/celebdit-demo@champion --count 16 --out faces.png"))
 @click.argument("source")
-@click.option("--count", default=16, show_default=True, type=click.IntRange(1, _MOST_IMAGES), help="Number of images.")
-@click.option("--first", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1 - _MOST_IMAGES), help="Index of the first image.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="A .png file for one grid, or a folder for single images.  [default: a grid in the current folder]",
 )
-@click.option("--sampler", type=click.Choice(list(SAMPLERS)), help="Sampler.  [default: the version's own, else heun]")
-@click.option("--steps", "num_steps", type=click.IntRange(1, 4000), help="Number of sampler steps.  [default: the version's own, else 32]")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed; image i depends only on the weights, the seed and i.  [default: 0]")
-@click.option("--ema", help="EMA by its sigma_rel, or none for the raw weights.  [default: the widest]")
+@image_options
 @guidance_options
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device to sample on.")
-@click.option("--batch", "batch_images", type=click.IntRange(1, 4096), help="Images per pass.  [default: what fits in memory]")
 @home_option
 @json_option
 def sample(
-    source: str,
-    count: int,
-    first: int,
-    out: Path | None,
-    sampler: str | None,
-    num_steps: int | None,
-    seed: int | None,
-    ema: str | None,
-    guidance_request: GuidanceRequest | None,
-    device: str,
-    batch_images: int | None,
-    home: Path,
-    as_json: bool,
+    source: str, out: Path | None, request: ImageRequest, guidance_request: GuidanceRequest | None, home: Path, as_json: bool
 ) -> None:
     """Generate images from SOURCE and write them as PNG.
 
     SOURCE is a checkpoint (folder or s3:// location), a run (its key or id as `celebdit run` prints it, or RUN@STEP), or a registered
     version (models:/NAME@champion). The same seed gives the same bytes on the same device.
     """
-    from components.weights.find import find_weights, needs_servers
-    from model.generator import GuideMismatch
-
-    sources = [source, *([] if guidance_request is None else [guidance_request.source])]
-    if not all(name.strip() for name in sources):
-        raise BadInput("SOURCE is empty", hint="give a checkpoint, a run or models:/NAME@champion")
-    with open_session(home) if any(map(needs_servers, sources)) else nullcontext() as session:
-        context = session.context() if session is not None else None
-        weights = find_weights(source, ema=ema, context=context)
-        guide = None if guidance_request is None else guidance_request.find(weights, context)
-    sampling = _sampling(weights.sampling, sampler=sampler, num_steps=num_steps, seed=seed, ema=weights.ema)
+    weights, guide = _find_weights(source, request.ema, guidance_request, home)
+    sampling = request.sampling(weights)
     target = out or _default_target(weights, sampling, guidance_request)
-    _check_target(target, count)
-    generator = weights.generator(_device(device))
-    guidance = None if guide is None else guide.guidance(_device(device))
-
-    def on_step(done: int, total: int) -> None:
-        view(Event(step="sample", kind="progress", at_s=time.time(), facts={"done": done, "total": total, "text": "steps"}))
-
-    with RunView() as view:
-        try:
-            images = generator.draw(sampling, range(first, first + count), guidance=guidance, pass_images=batch_images, on_step=on_step)
-        except GuideMismatch as error:
-            raise BadInput(
-                f"--guide: {error}", hint="use weights that were trained at the same image size and with the same noise path"
-            ) from error
-        except ValueError as error:  # the noise path of these weights does not allow this sampler or step count
-            raise BadInput(f"{error}", hint="use fewer --steps or another --sampler") from error
-    file_digests = _write(images.permute(0, 2, 3, 1).numpy(), target, first)
-    say(f"{count} images of {weights.source}, EMA {weights.ema}, {sampling.sampler}, {sampling.num_steps} steps, seed {sampling.seed}")
+    _check_target(target, request.count)
+    file_digests = _write(_generate(weights, guide, sampling, request), target, request.first)
+    print_line(
+        f"{request.count} images of {weights.source}, EMA {weights.ema}, {sampling.sampler}, {sampling.num_steps} steps, "
+        f"seed {sampling.seed}"
+    )
     if guide is not None:
-        say(f"  {guide.description}")
-    say(f"  {target}")
+        print_line(f"  {guide.description}")
+    print_line(f"  {target}")
     if as_json:
         print_json(
             {
@@ -108,25 +127,56 @@ def sample(
                 "checkpoint_digest": weights.digest,
                 "sampling": sampling.model_dump(mode="json"),
                 "guidance": None if guide is None else guide.facts,
-                "first": first,
-                "count": count,
+                "first": request.first,
+                "count": request.count,
                 "out": str(target),
                 "files": file_digests,
             }
         )
 
 
+def _find_weights(
+    source: str, ema: str | None, guidance_request: GuidanceRequest | None, home: Path
+) -> "tuple[ResolvedWeights, Guide | None]":
+    """Look up the weights and their guide; the servers run only while they are needed."""
+    from components.weights.find import find_weights, needs_servers
+
+    sources = [source, *([] if guidance_request is None else [guidance_request.source])]
+    if not all(name.strip() for name in sources):
+        raise BadInput("SOURCE is empty", hint="give a checkpoint, a run or models:/NAME@champion")
+    with open_session(home) if any(map(needs_servers, sources)) else nullcontext() as session:
+        context = session.context() if session is not None else None
+        weights = find_weights(source, ema=ema, context=context)
+        return weights, None if guidance_request is None else guidance_request.find(weights, context)
+
+
+def _generate(weights: "ResolvedWeights", guide: Guide | None, sampling: SamplingConfig, request: ImageRequest) -> "np.ndarray":
+    """Return the images as bytes, shape (images, height, width, 3), and show the progress meanwhile."""
+    from model.generator import GuideMismatch
+
+    device = _device(request.device)
+    generator = weights.generator(device)
+    guidance = None if guide is None else guide.guidance(device)
+    indices = range(request.first, request.first + request.count)
+
+    def on_step(done: int, total: int) -> None:
+        view(Event(step="sample", kind="progress", at_s=time.time(), facts={"done": done, "total": total, "text": "steps"}))
+
+    with RunView() as view:
+        try:
+            images = generator.draw(sampling, indices, guidance=guidance, pass_images=request.batch_images, on_step=on_step)
+        except GuideMismatch as error:
+            raise BadInput(
+                f"--guide: {error}", hint="use weights that were trained at the same image size and with the same noise path"
+            ) from error
+        except ValueError as error:  # the noise path of these weights does not allow this sampler or step count
+            raise BadInput(f"{error}", hint="use fewer --steps or another --sampler") from error
+    return images.permute(0, 2, 3, 1).numpy()
+
+
 def _default_target(weights: "ResolvedWeights", sampling: SamplingConfig, guidance_request: GuidanceRequest | None) -> Path:
     guided = "" if guidance_request is None else f"-guided{guidance_request.weight:g}"
     return Path(f"samples-{weights.digest[:8]}-{sampling.sampler}{sampling.num_steps}{guided}-seed{sampling.seed}.png")
-
-
-def _sampling(defaults: SamplingConfig | None, *, ema: str, **changes: Any) -> SamplingConfig:
-    base = (defaults or SamplingConfig()).model_dump(mode="json")
-    try:
-        return SamplingConfig(**{**base, **{key: value for key, value in changes.items() if value is not None}, "ema": ema})
-    except ValidationError as error:
-        raise BadInput(describe(error, section="sampling")) from error
 
 
 def _check_target(target: Path, count: int) -> None:

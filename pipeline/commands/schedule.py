@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from components.errors import BadInput
+from components.settings import step_log_level
 from pipeline.commands.help import example
-from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, say
+from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line
 
 _SHORTEST_S = 60
 
@@ -62,16 +63,16 @@ def schedule(
     timing, name = Timing(cron=cron, every_s=every_s), Path(preset).stem
     if delete:
         deleted = unschedule(name, connect(endpoint, namespace), experiment=experiment, timing=timing)
-        say(f"deleted {', '.join(deleted)}")
+        print_line(f"deleted {', '.join(deleted)}")
         if as_json:
             print_json({"deleted": deleted})
         return
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     require_consent(config.data)
-    options = CompileOptions(images=read_lock(images).images, preset=name, cached=cached)
+    options = CompileOptions(images=read_lock(images).images, preset=name, cached=cached, log_level=step_log_level())
     kubeflow = connect(endpoint, namespace)
     recurring_run, is_new = schedule_runs(config, options, kubeflow, experiment=experiment, timing=timing)
-    say(f"{'scheduled' if is_new else 'already scheduled:'} {recurring_run.display_name}")
-    say(f"  schedules    {kubeflow.address.endpoint}/#/recurringruns")
+    print_line(f"{'scheduled' if is_new else 'already scheduled:'} {recurring_run.display_name}")
+    print_line(f"  schedules    {kubeflow.address.endpoint}/#/recurringruns")
     if as_json:
         print_json({"recurring_run_id": str(recurring_run.recurring_run_id), "name": str(recurring_run.display_name), "new": is_new})

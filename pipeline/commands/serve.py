@@ -1,19 +1,28 @@
 """`celebdit serve`: serve a registered version over HTTP, on this machine or on Kubernetes."""
 
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import click
 
 from components.deployment import CPU_IMAGE, GPU_IMAGE
-from components.errors import BadInput
+from components.errors import BadInput, TemporaryFailure
 from components.registry.model_uri import ModelUri
 from components.registry.promotions import CHAMPION
 from components.registry.tags import VersionTags
+from components.runtime.context import StepContext
 from components.system.ports import bindable_port
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, print_json, say
+from pipeline.commands.options import home_option, json_option, print_json, print_line
 from pipeline.session import open_session
+
+if TYPE_CHECKING:
+    from components.registry.client import ModelVersion
+    from components.registry.version_files import ModelFiles
 
 _POLL_S = 0.2
 
@@ -34,48 +43,75 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
     name, version = _parse_model(model)
     if not kubernetes:
         _check_port(port)
-    with open_session(home) as session:
-        from components.registry.client import Registry
+    with ExitStack() as folders:
+        with open_session(home) as session:
+            from components.registry.client import Registry
+            from components.serving.package import servable
 
-        context = session.context()
-        registry = Registry(context.tracking, name)
-        model_version = registry.resolve(version)
-        number = str(model_version.version)
-        files = registry.files_of(number, context.scratch("models"))
-        if kubernetes:
-            from components.serving.kserve import as_yaml, export, inference_service
-
-            target = context.layout.model(name, number)
-            manifest = inference_service(
-                name,
-                version=number,
-                location=export(files, context.store, target),
-                image=image or (GPU_IMAGE if gpus else CPU_IMAGE),
-                gpus=gpus,
-                service_account=service_account,
-                checkpoint_digest=VersionTags.from_mlflow(model_version.tags).checkpoint_digest or "unknown",
-            )
-            say(f"version {number} of {name} is at {target}; apply the manifest with: ... | kubectl apply -f -")
-            if as_json:
-                print_json(manifest)
-            else:
-                click.echo(as_yaml(manifest), nl=False)
-            return
-    _serve_here(files.folder, name, number, port, as_json=as_json)
+            context = session.context()
+            registry = Registry(context.tracking, name)
+            model_version = registry.resolve(version)
+            number = str(model_version.version)
+            files = registry.files_of(number, context.scratch("models"))
+            if files.manifest_sha256 is None:
+                print_line(f"version {number} of {name} was registered before versions had manifests: its weights are served, by this code")
+            scratch = folders.enter_context(TemporaryDirectory(dir=context.scratch("packaged"), ignore_cleanup_errors=True))
+            files = servable(files, Path(scratch))
+            if kubernetes:
+                export = KubernetesExport(image=image or (GPU_IMAGE if gpus else CPU_IMAGE), gpus=gpus, service_account=service_account)
+                _export(files, model_version, export, context, as_json=as_json)
+                return
+        _serve_here(files, name, number, port, as_json=as_json)
 
 
-def _serve_here(folder: Path, name: str, number: str, port: int, *, as_json: bool) -> None:
-    from components.serving.package import serve_locally
+@dataclass(frozen=True)
+class KubernetesExport:
+    """What an InferenceService runs in."""
 
-    say(f"loading version {number} of {name} ...")
-    with serve_locally(folder, port=port) as (url, process):
-        say(f"version {number} of {name} is served at {url}/invocations; stop with Ctrl-C")
+    image: str
+    gpus: int
+    service_account: str
+
+
+def _export(files: "ModelFiles", version: "ModelVersion", wanted: KubernetesExport, context: StepContext, *, as_json: bool) -> None:
+    from components.serving.kserve import as_yaml, export, inference_service
+
+    number, digest = str(version.version), str(files.manifest_sha256)
+    target = context.layout.model(version.name, number, digest)
+    manifest = inference_service(
+        version.name,
+        version=number,
+        location=export(files, context.store, target),
+        image=wanted.image,
+        gpus=wanted.gpus,
+        service_account=wanted.service_account,
+        checkpoint_digest=VersionTags.from_mlflow(version.tags).checkpoint_digest or "unknown",
+        manifest_sha256=digest,
+    )
+    print_line(f"version {number} of {version.name} is at {target}; apply the manifest with: ... | kubectl apply -f -")
+    if as_json:
+        print_json(manifest)
+    else:
+        click.echo(as_yaml(manifest), nl=False)
+
+
+def _serve_here(files: "ModelFiles", name: str, number: str, port: int, *, as_json: bool) -> None:
+    from components.serving.local_server import serve_locally
+
+    print_line(f"loading version {number} of {name} ...")
+    with serve_locally(files, port=port) as (url, process):
+        print_line(f"version {number} of {name} is served at {url}/invocations; stop with Ctrl-C")
         request = '{"dataframe_records": [{"seed": 0}]}'
-        say(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{request}'")
+        print_line(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{request}'")
         if as_json:
             print_json({"model": name, "version": number, "url": url})
         while process.poll() is None:
             time.sleep(_POLL_S)
+        code = process.returncode
+        raise TemporaryFailure(
+            f"the server of version {number} of {name} ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}",
+            hint="start it again; the system kills it if memory runs out",
+        )
 
 
 def _parse_model(model: str) -> tuple[str, str]:

@@ -1,12 +1,17 @@
-"""`celebdit ui` and `celebdit services`: start, stop and list the embedded servers."""
+"""`celebdit ui` and `celebdit services`: start, stop and list the embedded servers, and say how to reach them."""
 
+import os
+import shlex
+import sys
 from pathlib import Path
 
 import click
 
+from components.errors import BadInput
 from components.runtime.events import OnceFilter
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, say
+from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
+from pipeline.embedded_environment import bending_names
 from pipeline.services import Endpoints, Services
 
 
@@ -35,13 +40,37 @@ def up(s3_port: int | None, mlflow_port: int | None, home: Path, as_json: bool) 
     _up(home, s3_port, mlflow_port, as_json=as_json)
 
 
-@services.command(epilog=example("celebdit services down"))
+@services.command(epilog=example("celebdit services env --json"))
 @home_option
 @json_option
-def down(home: Path, as_json: bool) -> None:
+def env(home: Path, as_json: bool) -> None:
+    """Print shell commands that lead other programs to the running servers, with their secrets.
+
+    Use it like this: eval "$(celebdit services env)"
+    """
+    variables = Services(home).wait().environment
+    if as_json:
+        print_json(variables)
+        return
+    bending = [name for name in bending_names(os.environ) if name not in variables and name.isidentifier()]
+    if bending:
+        click.echo(f"unset {' '.join(bending)}")
+    for name, value in variables.items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@services.command(epilog=example("celebdit services down"))
+@click.option("--yes", is_flag=True, help="Stop them without asking, also while a run uses them.")
+@home_option
+@json_option
+def down(yes: bool, home: Path, as_json: bool) -> None:
     """Stop the servers; their data is kept."""
-    stopped = Services(home).stop()
-    say(f"stopped {' and '.join(stopped)}" if stopped else "no server was running")
+    embedded = Services(home)
+    users = embedded.users()
+    if users and not yes:
+        _confirm(users)
+    stopped = embedded.stop()
+    print_line(f"stopped {' and '.join(stopped)}" if stopped else "no server was running")
     if as_json:
         print_json({"stopped": stopped})
 
@@ -53,22 +82,37 @@ def status(home: Path, as_json: bool) -> None:
     """Show which servers are running, and their addresses."""
     running = Services(home).running()
     for name in ("s3", "mlflow"):
-        say(f"{name:<7} {running[name].url + f' (process {running[name].pid})' if name in running else 'not running'}")
+        print_line(f"{name:<7} {running[name].url + f' (process {running[name].pid})' if name in running else 'not running'}")
     if as_json:
         print_json({name: {"url": server.url, "pid": server.pid} for name, server in running.items()})
+
+
+def _confirm(users: list[str]) -> None:
+    """Ask whether to stop servers that are in use.
+
+    Raises:
+        BadInput: if the answer is no, or nobody can be asked.
+    """
+    in_use = f"the servers are used by {', '.join(users)}"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise BadInput(in_use, hint="wait for it to end, or stop them all the same with --yes: it will fail")
+    if not click.confirm(f"{in_use}, which will fail. Stop them?", err=True):
+        raise BadInput("the servers were not stopped", hint="run this again when nothing uses them")
 
 
 def _up(home: Path, s3_port: int | None, mlflow_port: int | None, *, as_json: bool) -> None:
     embedded = Services(home)
     embedded.start(stay=True, s3_port=s3_port, mlflow_port=mlflow_port)
-    endpoints = embedded.wait(on_wait=OnceFilter(lambda name: say(f"waiting for {name} ...")))
+    endpoints = embedded.wait(on_wait=OnceFilter(lambda name: print_line(f"waiting for {name} ...")))
     _show(endpoints)
     if as_json:
         print_json({"mlflow": endpoints.mlflow_url, "s3": endpoints.s3_url})
 
 
 def _show(endpoints: Endpoints) -> None:
-    say(f"MLflow runs    {endpoints.mlflow_url}/#/experiments?workflowType=machine_learning")
-    say(f"MLflow models  {endpoints.mlflow_url}/#/models?workflowType=machine_learning")
-    say(f"S3             {endpoints.s3_url}")
-    say(f"stop with      {command_name()} services down")
+    for name, page in (("runs", "experiments"), ("models", "models")):
+        address = endpoints.link(f"{endpoints.mlflow_url}/#/{page}?workflowType=machine_learning")
+        print_line(f"{'MLflow ' + name:<15}{address}")
+    print_line(f"S3             {endpoints.s3_url}")
+    print_line(f'for programs   eval "$({command_name()} services env)"')
+    print_line(f"stop with      {command_name()} services down")

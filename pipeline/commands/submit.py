@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from components.errors import EXIT_OK
+from components.settings import step_log_level
 from pipeline.commands.help import example
-from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, say, wait_option
+from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line, wait_option
 
 
 @click.command(epilog=example("celebdit submit celebahq256-b --accept-license 'Your Name' --wait"))
@@ -48,17 +49,17 @@ def submit(
 
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     require_consent(config.data)
-    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached)
+    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
     kubeflow = connect(endpoint, namespace)
     submission = submit_run(config, options, kubeflow, experiment=experiment, again=again)
-    say(f"{'submitted' if submission.is_new else 'already submitted, ' + submission.state.lower() + ':'} {submission.name}")
-    say(f"  run          {submission.url}")
+    print_line(f"{'submitted' if submission.is_new else 'already submitted, ' + submission.state.lower() + ':'} {submission.name}")
+    print_line(f"  run          {submission.url}")
     if not submission.is_new and submission.state in ("FAILED", "CANCELED"):
-        say(f"  next         celebdit resume {submission.run_id}, or submit with --again")
+        print_line(f"  next         celebdit resume {submission.run_id}, or submit with --again")
     if wait:
         return follow_to_end(kubeflow, submission.run_id, submission.facts, as_json=as_json)
     if submission.is_new:
-        say(f"  next         celebdit runs {submission.run_id}")
+        print_line(f"  next         celebdit runs {submission.run_id}")
     if as_json:
         print_json({**submission.facts, "state": submission.state})
     return EXIT_OK

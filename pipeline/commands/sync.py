@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, print_json, say
+from pipeline.commands.options import home_option, json_option, print_json, print_line
 from pipeline.session import new_run_id, open_session
 
 
@@ -22,7 +22,7 @@ def sync(run_key: str, home: Path, as_json: bool) -> None:
         count = upload(run_key, context)
         run = context.tracking.training_run(run_key)
         url = context.tracking.run_url(run.info.run_id) if run is not None else ""
-    say(f"run {run_key}: {count} entries uploaded" if count else f"run {run_key}: MLflow is up to date")
-    say(f"  MLflow  {url}")
+    print_line(f"run {run_key}: {count} entries uploaded" if count else f"run {run_key}: MLflow is up to date")
+    print_line(f"  MLflow  {url}")
     if as_json:
         print_json({"run_key": run_key, "delivered": count, "run_url": url})

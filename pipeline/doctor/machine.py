@@ -7,6 +7,7 @@ from pathlib import Path
 from components.environment import MLFLOW, STORE
 from components.errors import BadInput
 from components.settings import CommandSettings
+from components.system.confinement import can_confine
 from pipeline.container_engine import engine_address
 from pipeline.doctor.checks import Check, run_check
 
@@ -19,6 +20,7 @@ def check_machine(home: Path, settings: CommandSettings) -> list[Check]:
         *run_check("python", lambda: Check("python", "ok", sys.version.split()[0])),
         *run_check("disk", lambda: _disk(home)),
         *run_check("endpoints", lambda: _endpoints(settings)),
+        *run_check("parsers", _parsers),
         *run_check("containers", _containers),
     ]
 
@@ -40,6 +42,14 @@ def _endpoints(settings: CommandSettings) -> Check:
         return Check("endpoints", "fail", f"only {configured[0]} is set", f"set {STORE} and {MLFLOW}, or neither")
     return Check(
         "endpoints", "ok", f"your own servers: {STORE} and {MLFLOW}" if configured else "not configured: the embedded servers are used"
+    )
+
+
+def _parsers() -> Check:
+    if can_confine():
+        return Check("parsers", "ok", "images and tar archives are parsed without access to files, the network and other processes")
+    return Check(
+        "parsers", "unknown", "this system cannot confine parsers of images and archives", "ingest images of strangers in a container"
     )
 
 

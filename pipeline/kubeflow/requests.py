@@ -20,6 +20,8 @@ from components.errors import BadInput, CelebditError, TemporaryFailure
 from components.system.retry import RetryPolicy, retry
 from pipeline.kubeflow.address import KfpAddress
 
+PAGE_SIZE = 100
+"""Entries on a page of a listing."""
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -65,6 +67,19 @@ class Requests:
         """Make a request that is safe to retry."""
         return self._with_retries(what, lambda: self.ask_once(what, call, *arguments, **options), (TemporaryFailure,))
 
+    def list_entries(self, what: str, call: Callable[..., Any], field: str, *, limit: int | None = None, **query: Any) -> list[Any]:
+        """Return `field` of all pages of a listing, or its first `limit` entries."""
+        entries: list[Any] = []
+        token = ""
+        while limit is None or len(entries) < limit:
+            size = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - len(entries))
+            page = self.ask(what, call, page_size=size, page_token=token, **query)
+            entries += getattr(page, field) or []
+            token = page.next_page_token
+            if not token:
+                break
+        return entries
+
     def ask_once(self, what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Make one request; `call` is a method of the generated API, `what` completes "could not ..." in errors.
 
@@ -76,7 +91,7 @@ class Requests:
             with_headers = getattr(call.__self__, f"{call.__name__}_with_http_info")  # type: ignore[attr-defined]
             answer, _, headers = with_headers(*arguments, **options, _request_timeout=self._timeout)
         except ApiException as error:
-            raise self._refused(what, error) from error
+            raise self._translate_error(what, error) from error
         except urllib3.exceptions.HTTPError as error:
             raise TemporaryFailure(
                 f"Kubeflow Pipelines at {self._address.endpoint} is unavailable, could not {what}: {_reason(error)}",
@@ -110,7 +125,7 @@ class Requests:
         except TemporaryFailure as error:
             raise _DeadlineExceeded(error.message, hint=error.hint) from error
 
-    def _refused(self, what: str, error: ApiException) -> CelebditError:
+    def _translate_error(self, what: str, error: ApiException) -> CelebditError:
         message = _server_message(error)
         server = f"Kubeflow Pipelines at {self._address.endpoint}"
         status = int(error.status or 0)

@@ -1,10 +1,10 @@
 """Operations of Kubeflow Pipelines that we use, on its REST API v2beta1.
 
-Promises: creating is idempotent by name. Retries and errors are in `requests.py`.
+Promises: creating is idempotent by name. Retries, errors and pages are in `requests.py`.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,9 @@ import kfp_server_api
 from components.environment import KFP_NAMESPACE
 from components.errors import BadInput
 from pipeline.kubeflow.address import KfpAddress
-from pipeline.kubeflow.requests import Patience, Requests
+from pipeline.kubeflow.requests import PAGE_SIZE, Patience, Requests
 
 PIPELINE_NAME = "celebdit"
-_PAGE = 100
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Kubeflow:
                 self._pipelines.pipeline_service_list_pipeline_versions,
                 pipeline_id,
                 filter=_name_filter(name),
-                page_size=_PAGE,
+                page_size=PAGE_SIZE,
             )
             return next((str(version.pipeline_version_id) for version in page.pipeline_versions or []), None)
 
@@ -128,7 +127,7 @@ class Kubeflow:
             experiment_id=experiment_id,
             filter=_name_filter(name),
             sort_by="created_at asc",
-            page_size=_PAGE,
+            page_size=PAGE_SIZE,
         )
         return [run for run in page.runs or [] if run.storage_state != "ARCHIVED"]
 
@@ -174,7 +173,9 @@ class Kubeflow:
             if experiment_id is None:
                 return []
             scope = {"experiment_id": experiment_id}
-        return self._list("list runs", self._runs.run_service_list_runs, "runs", limit=limit, sort_by="created_at desc", **scope)
+        return self._requests.list_entries(
+            "list runs", self._runs.run_service_list_runs, "runs", limit=limit, sort_by="created_at desc", **scope
+        )
 
     def schedule(self, name: str, experiment_id: str, version: Version, *, cron: str | None, every_s: int | None) -> tuple[Any, bool]:
         """Return the recurring run called `name` and whether this call created it."""
@@ -208,24 +209,11 @@ class Kubeflow:
         """Return the recurring runs of an experiment, or those of one name."""
         call = self._schedules.recurring_run_service_list_recurring_runs
         name_filter = None if name is None else _name_filter(name)
-        return self._list("list schedules", call, "recurring_runs", experiment_id=experiment_id, filter=name_filter)
+        return self._requests.list_entries("list schedules", call, "recurring_runs", experiment_id=experiment_id, filter=name_filter)
 
     def unschedule(self, recurring_run_id: str) -> None:
         """Delete a recurring run; the runs that it started are kept."""
         self._requests.ask("delete a schedule", self._schedules.recurring_run_service_delete_recurring_run, recurring_run_id)
-
-    def _list(self, what: str, call: Callable[..., Any], field: str, *, limit: int | None = None, **query: Any) -> list[Any]:
-        """Return `field` of all pages of a listing, or its first `limit` entries."""
-        entries: list[Any] = []
-        token = ""
-        while limit is None or len(entries) < limit:
-            size = _PAGE if limit is None else min(_PAGE, limit - len(entries))
-            page = self._requests.ask(what, call, page_size=size, page_token=token, **query)
-            entries += getattr(page, field) or []
-            token = page.next_page_token
-            if not token:
-                break
-        return entries
 
     def _pipeline(self) -> str:
         def find() -> str | None:

@@ -1,4 +1,4 @@
-"""The storage door on real servers: rclone on a directory, moto in memory."""
+"""The storage client on real servers: rclone on a directory, moto in memory."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ def test_files_in_several_parts_come_back_as_they_went_in(store: ObjectStore, pr
     assert target.read_bytes() == source.read_bytes()
 
 
-def test_a_file_in_parts_is_never_in_memory_as_a_whole(rclone_endpoint: str, prefix: StoreUri, tmp_path: Path) -> None:
+def test_a_multipart_upload_never_holds_the_complete_file_in_memory(rclone_endpoint: str, prefix: StoreUri, tmp_path: Path) -> None:
     """Four parts of 8 MiB each are under way at once; what is held of them is what is being sent."""
     store = connect(rclone_endpoint)
     (tmp_path / "large").write_bytes(bytes(range(256)) * 2**18)
@@ -99,10 +99,10 @@ def test_an_object_larger_than_expected_is_not_read(store: ObjectStore, prefix: 
 def test_the_probe_finds_out_about_conditional_writes_and_leaves_nothing(
     store: ObjectStore, prefix: StoreUri, request: pytest.FixtureRequest
 ) -> None:
-    found = probe(store, prefix)
-    assert found.conditional_writes == ("moto" in request.node.name)
-    assert found.addressing == ("virtual" if "virtual" in request.node.name else "path")
-    assert found.upload_check == ("read-back" if "moto" in request.node.name else "content-md5")
+    capabilities = probe(store, prefix)
+    assert capabilities.conditional_writes == ("moto" in request.node.name)
+    assert capabilities.addressing == ("virtual" if "virtual" in request.node.name else "path")
+    assert capabilities.upload_check == ("read-back" if "moto" in request.node.name else "content-md5")
     assert store.list(prefix) == []
 
 

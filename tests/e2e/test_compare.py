@@ -1,4 +1,4 @@
-"""Two finished runs side by side: the command's table and picture, and what people see in the MLflow UI with a real browser."""
+"""Two finished runs side by side: the command's table and image, and the charts of the MLflow UI with a real browser."""
 
 import os
 from pathlib import Path
@@ -38,15 +38,15 @@ def test_compare_prints_what_differs_the_numbers_with_their_protocol_and_the_cos
     assert score["kind"].startswith("custom ")
     assert all("±" in value for value in score["values"])
     assert rows["perf/images_per_s"]["kind"] == "cost"
-    for said in ("optimizer.lr_peak", "eval/fd_randconv_16", "±", "samples at step 6, 12"):
-        assert said in done.err
+    for line in ("optimizer.lr_peak", "eval/fd_randconv_16", "±", "samples at step 6, 12"):
+        assert line in done.err
 
 
 def test_compare_sets_the_samples_of_the_same_steps_side_by_side(compared: tuple[Finished, Path], first_run: Finished) -> None:
     done, out = compared
     assert done.json["steps"] == [6, 12]
-    picture = np.asarray(Image.open(out))
-    left, right = picture[60:600, 20:600], picture[60:600, 672:1252]
+    image = np.asarray(Image.open(out))
+    left, right = image[60:600, 20:600], image[60:600, 672:1252]
     for grid in (left, right):
         assert grid.std() > 1, "there is something in it"
     assert not np.array_equal(left, right)
@@ -56,7 +56,7 @@ def test_compare_refuses_what_cannot_be_compared(
     embedded: Services, first_run: Finished, second_run: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = first_run.json["run_key"]
-    for arguments, said in (
+    for arguments, message in (
         ((key,), "compare needs 2 to 10 different runs, got 1"),
         ((key, key), "compare needs 2 to 10 different runs, got 1"),
         ((key, first_run.json["run_id"]), "are the same training"),
@@ -66,7 +66,7 @@ def test_compare_refuses_what_cannot_be_compared(
     ):
         wrong = celebdit_here("compare", *arguments, home=embedded.home, capture=capsys)
         assert wrong.code == 2, wrong.err
-        assert said in wrong.err
+        assert message in wrong.err
         assert "Traceback" not in wrong.err
 
 
@@ -78,10 +78,10 @@ def keep(page: Any, name: str, tmp_path: Path) -> Path:
 
 
 def test_the_ui_shows_charts_and_images_of_both_runs_side_by_side(
-    compared: tuple[Finished, Path], first_run: Finished, second_run: Finished, tmp_path: Path
+    compared: tuple[Finished, Path], first_run: Finished, second_run: Finished, embedded: Services, tmp_path: Path
 ) -> None:
     with browser_page(chromium_or_skip(), height=1200) as page:
-        page.goto(compared[0].json["mlflow"])
+        page.goto(embedded.wait().link(compared[0].json["mlflow"]))
         runs = [f"train-{run.json['run_key']}" for run in (first_run, second_run)]
         for name in runs:
             page.get_by_text(name).first.wait_for()
@@ -103,19 +103,21 @@ def test_the_ui_shows_charts_and_images_of_both_runs_side_by_side(
             page.wait_for_timeout(300)
         page.wait_for_function("document.querySelectorAll('[role=dialog] img').length >= 2")
         page.wait_for_function("[...document.querySelectorAll('[role=dialog] img')].every(i => i.complete && i.naturalWidth > 100)")
-        shown = page.evaluate("[...document.querySelectorAll('[role=dialog] img')].map(i => i.src)")
-        assert len(set(shown)) == 2, "each run's own image"
+        image_sources = page.evaluate("[...document.querySelectorAll('[role=dialog] img')].map(i => i.src)")
+        assert len(set(image_sources)) == 2, "each run's own image"
         page.set_viewport_size({"width": 720, "height": 1700})
         page.wait_for_timeout(1000)
         keep(page, "mlflow-images.png", tmp_path)
 
 
 def test_the_ui_shows_versions_with_their_aliases(first_run: Finished, embedded: Services, tmp_path: Path) -> None:
-    url = embedded.wait().mlflow_url
+    endpoints = embedded.wait()
+    url = endpoints.mlflow_url
     model = first_run.json["model"]
     MlflowClient(url).set_registered_model_alias(model["name"], "ui-test", model["version"])
     with browser_page(chromium_or_skip()) as page:
-        page.goto(f"{url}/#/models/{model['name']}?workflowType=machine_learning")
+        page.goto(endpoints.link(f"{url}/#/models/{model['name']}?workflowType=machine_learning"))
+        assert "token" not in page.url
         page.get_by_text(f"Version {model['version']}").first.wait_for()
         page.get_by_text("@ ui-test").or_(page.get_by_text("ui-test")).first.wait_for()
         keep(page, "mlflow-versions.png", tmp_path)

@@ -22,7 +22,7 @@ RUNNABLE = [block for block in blocks("sh", "python") if not block.info]
 
 @pytest.fixture(scope="module")
 def reader(first_run: Finished, second_run: Finished, embedded: Services, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of somebody who has run the demo, here on the smoke preset: programs, images, and a promoted version."""
+    """The environment of a user who has run the demo, here on the smoke preset: programs, images, and a promoted version."""
     model = ("registry.model_name=celebdit-demo",)
     for arguments in (("run", "smoke", *model), ("models", "promote", "1", "--model", "celebdit-demo", "--reason", "the first")):
         done = celebdit(*arguments, home=embedded.home)

@@ -51,8 +51,8 @@ def test_it_prints_digest_and_counts_as_one_json_object(first: Finished) -> None
     assert facts["accepted"] == {"resized": 20}
     page = Path(facts["report"]).read_text()
     assert facts["digest"] in page
-    for said in ("20 images, digest", "not_an_image 1; 1 other files ignored", facts["report"], facts["mlflow_run_url"]):
-        assert said in first.err
+    for line in ("20 images, digest", "not_an_image 1; 1 other files ignored", facts["report"], facts["mlflow_run_url"]):
+        assert line in first.err
 
 
 def test_a_second_time_is_a_no_op_that_says_so(first: Finished, archive: Path, embedded: Services) -> None:
@@ -82,7 +82,7 @@ def test_telling_mlflow_again_adds_nothing(endpoints: Endpoints, embedded: Servi
     from celebdit_testing.steps import step_context
 
     store = endpoints.environment["CELEBDIT_STORE"]
-    context = step_context("ingest", tmp_path, store, endpoint=endpoints.s3_url, mlflow_uri=endpoints.mlflow_url, run_id="told-twice")
+    context = step_context("ingest", tmp_path, store, endpoint=endpoints.s3_url, mlflow_uri=endpoints.mlflow_url, run_id="ingested-twice")
     manifest = run(DataConfig(name="twice", source="synthetic://?count=5", image_px=32), context)
     assert record(manifest, context) == record(manifest, context)
     logged = context.tracking.client.get_run(context.tracking.step_run("ingest").info.run_id)
@@ -123,10 +123,10 @@ BAD_INPUT: list[tuple[list[str], int, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"), BAD_INPUT, ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None
+    ("arguments", "code", "message"), BAD_INPUT, ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None
 )
 def test_bad_input_is_one_clear_line_and_starts_nothing(
-    arguments: list[str], code: int, said: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], code: int, message: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
@@ -134,7 +134,7 @@ def test_bad_input_is_one_clear_line_and_starts_nothing(
     out, err = capsys.readouterr()
     assert ended.value.code == code
     first_line, *rest = err.splitlines()
-    assert said in first_line
+    assert message in first_line
     assert first_line.startswith("celebdit: ")
     assert len(rest) <= 1
     assert "Traceback" not in err
@@ -143,20 +143,20 @@ def test_bad_input_is_one_clear_line_and_starts_nothing(
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: path.write_bytes(b"PK\3\4" + bytes(3000)), "truncated or no zip"),
         (lambda path: path.write_bytes(path.read_bytes()[:-600]), "truncated or no zip"),
     ],
 )
-def test_a_damaged_archive_is_refused_with_exit_code_3(make: Any, said: str, archive: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_damaged_archive_is_refused_with_exit_code_3(make: Any, message: str, archive: Path, tmp_path: Path, capsys: Any) -> None:
     damaged = tmp_path / "faces.zip"
     damaged.write_bytes(archive.read_bytes())
     make(damaged)
     with pytest.raises(SystemExit) as ended:
         main(["ingest", "--source", str(damaged), "--home", str(tmp_path / "home")])
     assert ended.value.code == 3
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_too_many_rejects_end_with_exit_code_3_and_counts(archive: Path, embedded: Services) -> None:

@@ -1,4 +1,4 @@
-"""The whole pipeline as a user runs it: real KFP graph, real S3, real MLflow, real torchrun."""
+"""The complete pipeline as a user runs it: real KFP graph, real S3, real MLflow, real torchrun."""
 
 import base64
 import io
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +16,14 @@ import numpy as np
 import psutil
 import pytest
 from celebdit_testing.command import COMMAND, Finished, celebdit, celebdit_here
+from celebdit_testing.waiting import wait_until
 from mlflow import MlflowClient
 from PIL import Image
 
-from components.system.ports import free_port
+from components.system.ports import free_port, http_status
 from components.system.process import spawn, stop
 from pipeline.services import Endpoints, Services
+from pipeline.steps import step_names
 
 pytestmark = pytest.mark.e2e
 
@@ -34,8 +35,8 @@ def client(embedded: Services) -> MlflowClient:
 
 def runs(client: MlflowClient, **tags: str) -> list[Any]:
     experiment = client.get_experiment_by_name("celebdit")
-    wanted = " and ".join(f"tags.`{key.replace('__', '.')}` = '{value}'" for key, value in tags.items())
-    return list(client.search_runs([experiment.experiment_id], wanted))
+    condition = " and ".join(f"tags.`{key.replace('__', '.')}` = '{value}'" for key, value in tags.items())
+    return list(client.search_runs([experiment.experiment_id], condition))
 
 
 def test_the_smoke_preset_runs_from_source_to_registry(first_run: Finished) -> None:
@@ -50,14 +51,14 @@ def test_the_smoke_preset_runs_from_source_to_registry(first_run: Finished) -> N
     assert facts["model"] == {"name": "celebdit-smoke", "version": "1", "aliases": ["challenger"]}
     assert facts["mlflow"]["model_uri"] == "models:/celebdit-smoke/1"
     assert facts["mlflow"]["run_url"].startswith(facts["mlflow"]["tracking_uri"])
-    assert set(facts["seconds"]) == {"preflight", "ingest", "train", "evaluate", "gate", "register", "finalize"}
+    assert set(facts["seconds"]) == set(step_names())
     assert all(seconds > 0 for seconds in facts["seconds"].values())
     assert np.asarray(Image.open(facts["samples"])).shape == (256, 1024, 3)
 
 
 def test_the_output_for_people_is_on_stderr_and_says_where_to_look(first_run: Finished) -> None:
-    for said in ("ingest: 48/48", "train: 12/12", "evaluate: 16/16", "celebdit-smoke version 1, challenger", "celebdit models promote 1"):
-        assert said in first_run.err
+    for line in ("ingest: 48/48", "train: 12/12", "evaluate: 16/16", "celebdit-smoke version 1, challenger", "celebdit models promote 1"):
+        assert line in first_run.err
     assert first_run.json["mlflow"]["run_url"] in first_run.err
     json.loads(first_run.out)
 
@@ -83,10 +84,10 @@ def test_mlflow_holds_the_run_its_steps_metrics_and_samples(first_run: Finished,
         facts["score"]["name"]: [12],
     }.items():
         assert [point.step for point in client.get_metric_history(train.info.run_id, key)] == steps, key
-    shown = {item.path for item in client.list_artifacts(train.info.run_id, "images")}
+    artifacts = {item.path for item in client.list_artifacts(train.info.run_id, "images")}
     for key in ("samples~ema_grid", "samples~seed_000", "samples~seed_007"):
         for step in (6, 12):
-            assert len([path for path in shown if f"{key}+step+{step}+" in path and path.endswith(".png")]) == 1
+            assert len([path for path in artifacts if f"{key}+step+{step}+" in path and path.endswith(".png")]) == 1
 
 
 def test_an_evaluated_checkpoint_is_in_mlflow_with_its_numbers(first_run: Finished, client: MlflowClient) -> None:
@@ -145,14 +146,7 @@ def served(first_run: Finished, endpoints: Endpoints) -> Iterator[str]:
         [*command, "--host", "127.0.0.1", "--port", str(port)], environment=environment, stdout=subprocess.DEVNULL, new_group=True
     )
     try:
-        deadline_s = time.monotonic() + 120
-        while time.monotonic() < deadline_s:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, "the server ended while it started"
-                time.sleep(0.3)
+        wait_until(lambda: http_status(f"http://127.0.0.1:{port}/ping"), timeout_s=120, every_s=0.3, alive=lambda: process.poll() is None)
         yield f"http://127.0.0.1:{port}"
     finally:
         stop(process, grace_s=10)
@@ -194,12 +188,12 @@ def test_a_gate_that_fails_registers_nothing_and_exits_1(second_run: Finished, c
 
 def descendants_of(folder: Path) -> list[psutil.Process]:
     """Living processes that have `folder` in their command line or environment."""
-    found = []
+    descendants = []
     for process in psutil.process_iter(["cmdline", "environ", "status"]):
         text = " ".join(process.info["cmdline"] or []) + " ".join((process.info["environ"] or {}).values())
         if str(folder) in text and process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
-            found.append(process)
-    return found
+            descendants.append(process)
+    return descendants
 
 
 def test_ctrl_c_in_the_middle_saves_closes_and_leaves_nothing_running(embedded: Services, client: MlflowClient) -> None:
@@ -212,14 +206,14 @@ def test_ctrl_c_in_the_middle_saves_closes_and_leaves_nothing_running(embedded: 
             break
     own = [folder for folder in set((home / "runs").glob("smoke-*")) - earlier if 'seed\\":77' in (folder / "arguments.json").read_text()]
     process.send_signal(signal.SIGINT)
-    said = process.stderr.read()
+    errors = process.stderr.read()
     assert process.wait(timeout=90) == 130
-    assert "interrupted" in said
-    assert "Traceback" not in said
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
     (folder,) = own
     assert descendants_of(folder) == []
-    found = {run.info.run_name.split("-")[0]: run for run in runs(client, celebdit__pipeline_run=folder.name)}
-    assert found["train"].info.status == found["smoke"].info.status == "KILLED"
-    assert "RUNNING" not in {run.info.status for run in found.values()}
-    key = found["train"].data.tags["celebdit.run_key"]
+    runs_by_step = {run.info.run_name.split("-")[0]: run for run in runs(client, celebdit__pipeline_run=folder.name)}
+    assert runs_by_step["train"].info.status == runs_by_step["smoke"].info.status == "KILLED"
+    assert "RUNNING" not in {run.info.status for run in runs_by_step.values()}
+    key = runs_by_step["train"].data.tags["celebdit.run_key"]
     assert list(home.glob(f"s3/celebdit/main/runs/{key}/checkpoints/*/*/COMMIT.json")), "the step had time to save"

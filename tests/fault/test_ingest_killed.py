@@ -54,15 +54,15 @@ def config(archive: Path) -> DataConfig:
 
 
 def visible(store: ObjectStore, home: StoreUri) -> list[DatasetManifest]:
-    """What a reader finds: every committed data set, each checked to be whole, byte by byte."""
-    found = []
+    """Return every committed dataset, each verified byte by byte."""
+    manifests = []
     for item in store.list(home):
         if item.uri.name == "dataset.json":
             manifest = DatasetManifest.parse(store.get_bytes(item.uri), origin=str(item.uri))
             for shard in manifest.shards:
                 store.get_bytes(StoreUri.parse(manifest.uri) / shard.name, sha256=shard.sha256)
-            found.append(manifest)
-    return found
+            manifests.append(manifest)
+    return manifests
 
 
 def staged_in(folder: Path) -> list[str]:
@@ -166,8 +166,8 @@ def test_two_ingests_at_once_make_one_data_set(archive: Path, tmp_path: Path, pr
     store = connect(rclone_endpoint)
     (manifest,) = visible(store, prefix)
     assert digests == {manifest.digest}
-    said = (tmp_path / "shared" / "events.jsonl").read_text()
-    assert "nothing to do" in said
+    events = (tmp_path / "shared" / "events.jsonl").read_text()
+    assert "nothing to do" in events
 
 
 def test_a_reader_of_what_was_ingested_gets_every_image(archive: Path, tmp_path: Path, prefix: StoreUri, rclone_endpoint: str) -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from celebdit_testing.kube_server import FakeKube, kube_server
 from celebdit_testing.pods import BRIDGE, Network, address, cannot_make, init_of, network
-from celebdit_testing.ranks import NOWHERE, Training, ended, small_dataset, told_in
+from celebdit_testing.ranks import NOWHERE, Training, ended, recorded_in, small_dataset
 from celebdit_testing.recipes import tiny_recipe
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY, mlflow_server, rclone_server
 from celebdit_testing.steps import step_context
@@ -79,12 +79,12 @@ class Cluster:
             assert not attempt.done(), attempt.exception()
             time.sleep(0.1)
 
-    def told(self, training: Training) -> dict[int, set[str]]:
-        """Return what the first node of each attempt told of the loss."""
+    def recorded_values(self, training: Training) -> dict[int, set[str]]:
+        """Return what the first node of each attempt recorded of the loss."""
         values: dict[int, set[str]] = {}
         for disk in self.folder.glob("node-0-*"):
-            for step, told in told_in(disk / "runs" / training.key).items():
-                values.setdefault(step, set()).update(told)
+            for step, recorded in recorded_in(disk / "runs" / training.key).items():
+                values.setdefault(step, set()).update(recorded)
         return values
 
 
@@ -106,11 +106,11 @@ def s3_url(cluster: Cluster, rclone_folder: Path) -> Iterator[str]:
 
 
 def undisturbed(training: Training) -> tuple[str, dict[int, set[str]]]:
-    """Train the same with two processes of this machine, and return the digest and what was told of the loss."""
+    """Train the same with two processes of this machine, and return the digest and what was recorded of the loss."""
     alone = Training(training.folder.parent / "alone", training.endpoint, training.root / "alone", training.recipe, training.dataset)
     with ended(alone.start(2)) as ranks:
         assert ranks.wait(120) == [0, 0], ranks.reason()
-    return alone.final_digest(), alone.told()
+    return alone.final_digest(), alone.recorded_values()
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_two_nodes_equal_one_and_listen_to_each_other_alone(cluster: Cluster, s3
         assert experiment is not None
         (run,) = client.search_runs([experiment.experiment_id], f"tags.`celebdit.run_key` = '{training.key}'")
     print("listening:", listening)
-    assert (training.final_digest(), cluster.told(training)) == undisturbed(training)
+    assert (training.final_digest(), cluster.recorded_values(training)) == undisturbed(training)
     assert run.data.metrics["train/loss"] > 0, "the first node found MLflow"
     assert {place for place in listening[0] if place[0] != address(0)} == {("::", PORT)}, "the store alone listens on every interface"
     assert listening[1]
@@ -154,9 +154,9 @@ def test_a_killed_node_ends_the_job_in_seconds_and_the_next_attempt_continues_on
 
     cluster.start(training).result(180)
     assert f"continuing from step {step}" in "".join(path.read_text() for path in cluster.folder.glob("node-0.log"))
-    digest, told = undisturbed(training)
+    digest, recorded = undisturbed(training)
     assert training.final_digest() == digest
-    assert cluster.told(training) == told, "one value per metric point, that of the training without a break"
+    assert cluster.recorded_values(training) == recorded, "one value per metric point, that of the training without a break"
 
 
 @pytest.mark.slow

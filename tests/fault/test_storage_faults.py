@@ -12,6 +12,7 @@ from celebdit_testing.servers import SECRET_KEY
 
 from components.errors import BadInput, StorageUnavailable
 from components.storage import DigestMismatch, ObjectStore, StoreUri, connect
+from components.storage.faults import StorageRefused
 from components.storage.probe import probe
 from components.stores.checkpoints import CheckpointStore
 from model.checkpoint import CheckpointState, publish
@@ -76,17 +77,17 @@ def test_a_fault_that_passes_does_not_show_in_a_small_upload(
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "reset", "lost_answer", "flipped_upload"])
-def test_a_part_that_fails_is_sent_again_alone_and_a_damaged_one_begins_anew(
+def test_a_failed_part_is_uploaded_again_alone_and_a_damaged_one_restarts_the_upload(
     proxy: Proxy, faulty: ObjectStore, prefix: StoreUri, big_file: Path, kind: str
 ) -> None:
     with proxy.injecting(Fault(kind, "PUT", path="partNumber=2")):  # type: ignore[arg-type]
         digest = faulty.put_file(prefix / "x", big_file)
     parts = [line for line in proxy.requests if "partNumber=" in line]
-    whole = 5
+    num_parts = 5
     if kind != "flipped_upload":
-        assert len(parts) == whole + 1
+        assert len(parts) == num_parts + 1
     else:  # noticed at once by the part's digest, or at the end by reading back: the upload begins again
-        assert whole + 2 <= len(parts) <= 2 * whole
+        assert num_parts + 2 <= len(parts) <= 2 * num_parts
     assert faulty.get_bytes(prefix / "x", sha256=digest) == BIG
 
 
@@ -96,7 +97,7 @@ def test_an_answer_to_a_completed_upload_may_be_lost(proxy: Proxy, faulty: Objec
     assert faulty.get_bytes(prefix / "x", sha256=digest) == BIG
 
 
-def test_an_upload_that_is_given_up_is_not_seen_and_aborted(proxy: Proxy, prefix: StoreUri, big_file: Path) -> None:
+def test_an_upload_that_fails_for_good_is_aborted_and_leaves_no_object(proxy: Proxy, prefix: StoreUri, big_file: Path) -> None:
     store = connect(proxy.endpoint, deadline_s=0.5)
     store.upload_check(prefix / "x")
     with proxy.injecting(fault := Fault("503", "PUT", times=10**6, path="partNumber=2")):
@@ -171,11 +172,17 @@ def test_a_fault_that_stays_ends_at_the_deadline_with_what_was_tried(proxy: Prox
 
 
 def test_a_refusal_is_not_insisted_on(proxy: Proxy, faulty: ObjectStore, prefix: StoreUri) -> None:
-    with proxy.injecting(Fault("403", "GET")), pytest.raises(StorageUnavailable, match=r"1 time .*403 AccessDenied"):
+    faulty.put_bytes(prefix / "x", b"x")
+    with (
+        proxy.injecting(fault := Fault("403", "GET", path="/x")),
+        pytest.raises(StorageRefused, match=r"refuses to get .*: 403 AccessDenied"),
+    ):
         faulty.get_bytes(prefix / "x")
+    assert fault.fired == 1
+    assert StorageRefused.exit_code == 2
 
 
-def test_a_refused_addressing_style_is_told_with_the_one_that_works(
+def test_an_error_about_a_refused_addressing_style_names_the_one_that_works(
     proxy: Proxy, prefix: StoreUri, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store refuses one style; the other is the same server without the refusal."""

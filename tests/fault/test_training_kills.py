@@ -47,7 +47,7 @@ class Reference:
         if size not in self._done:
             training = self._make(f"reference-{size}")
             finish(training, size)
-            self._done[size] = (training.told(), training.final_digest())
+            self._done[size] = (training.recorded_values(), training.final_digest())
         return self._done[size]
 
 
@@ -63,7 +63,7 @@ def finish(training: Training, size: int = 2) -> None:
 
 def assert_same(training: Training, expected: tuple[dict[int, set[str]], str]) -> None:
     losses, digest = expected
-    assert training.told() == losses
+    assert training.recorded_values() == losses
     assert training.final_digest() == digest
 
 
@@ -104,7 +104,7 @@ def test_another_number_of_ranks_sees_the_same_images_times_and_noise(make: Make
             training.advance(15, ranks)
             ranks.signal(signal.SIGKILL)
         finish(training, then)
-        losses.append({step: [float.fromhex(value) for value in values] for step, values in training.told().items()})
+        losses.append({step: [float.fromhex(value) for value in values] for step, values in training.recorded_values().items()})
     assert losses[0].keys() == losses[1].keys() == set(range(1, 41))
     for step, (value,) in losses[0].items():
         for other in losses[1][step]:
@@ -120,12 +120,12 @@ def test_sigterm_of_one_rank_stops_all_at_the_same_step_and_saves_it(make: Make,
         assert ranks.wait(20) == [Preempted.exit_code] * 2
         assert time.monotonic() - began_s < 20
         assert isinstance(ranks.reason(), Preempted)
-    stopped_at = max(training.told())
+    stopped_at = max(training.recorded_values())
     assert stopped_at < STEPS
     assert training.checkpoints.list_committed()[0].step == stopped_at
     finish(training)
     assert_same(training, reference())
-    assert all(len(values) == 1 for values in training.told().values())
+    assert all(len(values) == 1 for values in training.recorded_values().values())
     assert training.lines() == STEPS, "a step was done twice"
 
 
@@ -207,14 +207,14 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_before_the_update(make: 
     assert "optimizer.lr_peak" in reason.hint
     log = (training.folder / "log.txt").read_text()
     assert log.count("images with a non-finite loss") == 1, "the rank that saw it names the image"
-    assert max(training.told()) == 16
-    kept = training.checkpoints.newest(training.folder / "kept")
-    assert kept is not None
-    assert kept[0].step <= 16
-    assert all(tensor.isfinite().all() for group in read(kept[0].directory).tensors.values() for tensor in group.values())
+    assert max(training.recorded_values()) == 16
+    checkpoint = training.checkpoints.newest(training.folder / "kept")
+    assert checkpoint is not None
+    assert checkpoint[0].step <= 16
+    assert all(tensor.isfinite().all() for group in read(checkpoint[0].directory).tensors.values() for tensor in group.values())
 
 
-def test_a_full_disk_is_said_with_the_space_it_takes_and_the_last_checkpoint_stays(make: Make, reference: Reference) -> None:
+def test_a_full_disk_is_reported_with_the_space_needed_and_the_last_checkpoint_stays(make: Make, reference: Reference) -> None:
     training = make("disk", log_every_steps=10)  # a short journal, so that checkpoints are the first to find no room
     with ended(training.start(prelude=injections.disk_full_after_two_checkpoints)) as ranks:
         assert TemporaryFailure.exit_code in ranks.wait(120)
@@ -245,7 +245,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_field_by_field(make: M
     with ended(training.start()) as ranks:
         assert ranks.wait() == [BadInput.exit_code] * 2
         assert "training.seed: 5 -> 0" in ranks.reason().message
-    assert training.told() == {}
+    assert training.recorded_values() == {}
 
 
 def test_damage_to_the_newest_checkpoint_costs_that_one_alone(make: Make, reference: Reference, rclone_folder: Path) -> None:
@@ -271,10 +271,10 @@ def test_if_every_checkpoint_is_damaged_nothing_starts_from_the_beginning(make: 
     with ended(training.start()) as ranks:
         training.advance(20, ranks)
         ranks.signal(signal.SIGKILL)
-    told = training.lines()
+    lines_before = training.lines()
     for entry in training.checkpoints.list_committed():
         (rclone_folder / entry.uri.bucket / entry.uri.key / "state.json").write_bytes(b"")
     with ended(training.start()) as ranks:
         assert DataRefused.exit_code in ranks.wait()
         assert "all of them are corrupt or incomplete" in ranks.reason().message
-    assert training.lines() == told
+    assert training.lines() == lines_before

@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from celebdit_testing.ranks import Training, ended, small_dataset
 from celebdit_testing.recipes import tiny_recipe
+from celebdit_testing.waiting import wait_until
 
 from components.errors import TemporaryFailure
 from components.resources import ResourcesConfig
@@ -36,34 +36,22 @@ class Launched:
 
     def below(self, module: str) -> list[psutil.Process]:
         """Return the processes that work in this training's folder and run `module`."""
-        found = []
+        processes = []
         for process in psutil.process_iter(["cmdline", "status"]):
             line = " ".join(process.info["cmdline"] or [])
             if module in line and str(self.training.folder) in line and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        return found
+                processes.append(process)
+        return processes
 
     def wait(self, timeout_s: float = 240) -> int:
         return self.process.wait(timeout_s)
 
     def advance(self, steps: int, timeout_s: float = 180) -> None:
-        goal, deadline_s = self.training.lines() + steps, time.monotonic() + timeout_s
-        while self.training.lines() < goal:
-            assert self.process.poll() is None, self.log()
-            assert time.monotonic() < deadline_s, self.log()
-            time.sleep(0.01)
+        goal = self.training.lines() + steps
+        wait_until(lambda: self.training.lines() >= goal, timeout_s=timeout_s, alive=lambda: self.process.poll() is None, reason=self.log)
 
     def log(self) -> str:
         return (self.training.folder / "launcher.log").read_text() + (self.training.folder / "events.jsonl").read_text()
-
-
-def until(condition: Callable[[], bool], timeout_s: float) -> float:
-    """Wait for `condition` and return how long it took."""
-    began_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began_s < timeout_s, f"not within {timeout_s} s"
-        time.sleep(0.05)
-    return time.monotonic() - began_s
 
 
 def test_kills_of_launcher_and_agent_leave_no_orphan_and_no_second_writer(tmp_path: Path, rclone_endpoint: str) -> None:
@@ -76,7 +64,7 @@ def test_kills_of_launcher_and_agent_leave_no_orphan_and_no_second_writer(tmp_pa
 
     first = Launched(training)
     lock = training.work / "launcher.lock"
-    until(lambda: lock.exists() and lock.read_text() == str(first.process.pid), 120)
+    wait_until(lambda: lock.exists() and lock.read_text() == str(first.process.pid), timeout_s=120, every_s=0.05)
     second = Launched(training)
     assert second.wait() == TemporaryFailure.exit_code
     assert f"is under way in process {first.process.pid}" in second.log()
@@ -85,13 +73,13 @@ def test_kills_of_launcher_and_agent_leave_no_orphan_and_no_second_writer(tmp_pa
     assert len(first.below("components.train.worker")) >= 3, "torchrun and two ranks"
     first.process.kill()
     first.process.wait()
-    until(lambda: not first.below("components.train.worker"), 40)
+    wait_until(lambda: not first.below("components.train.worker"), timeout_s=40, every_s=0.05)
 
     third = Launched(training)
     third.advance(15)
     (agent,) = third.below("torch.distributed.run")
     agent.kill()
-    until(lambda: not [p for p in third.below("components.train.worker") if p.pid != agent.pid], 5)
+    wait_until(lambda: not [p for p in third.below("components.train.worker") if p.pid != agent.pid], timeout_s=5, every_s=0.05)
     assert third.wait() == TemporaryFailure.exit_code
     assert "torchrun was killed by SIGKILL, and its ranks with it, not by the launcher" in third.log()
 
@@ -102,11 +90,11 @@ def test_kills_of_launcher_and_agent_leave_no_orphan_and_no_second_writer(tmp_pa
     assert fourth.wait(40) == TemporaryFailure.exit_code
     assert time.monotonic() - began_s < 30
     assert not fourth.below("components.train.worker")
-    assert training.checkpoints.list_committed()[0].step == max(training.told())
+    assert training.checkpoints.list_committed()[0].step == max(training.recorded_values())
 
     assert Launched(training).wait() == 0
     alone = Training(tmp_path / "alone", rclone_endpoint, root / "alone", recipe, dataset, resources)
     with ended(alone.start(2)) as ranks:
         assert ranks.wait(240) == [0, 0]
     assert training.final_digest() == alone.final_digest()
-    assert training.told() == alone.told()
+    assert training.recorded_values() == alone.recorded_values()

@@ -1,10 +1,9 @@
-"""MLflow and object storage that fail under a training: it goes on, nothing is lost, nothing is told twice."""
+"""MLflow and object storage that fail under a training: training continues, nothing is lost, nothing is sent twice."""
 
 import signal
 import socket
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from celebdit_testing.ranks import NOWHERE, Training, ended, small_dataset
 from celebdit_testing.recipes import tiny_recipe
 from celebdit_testing.servers import MlflowServer, mlflow_server, rclone_server, wait_for_port
 from celebdit_testing.steps import step_context
+from celebdit_testing.waiting import wait_until
 from mlflow import MlflowClient
 
 from components.errors import Preempted, TemporaryFailure
@@ -76,13 +76,6 @@ class Watched:
         return (self.training.folder / "events.jsonl").read_text()
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {timeout_s:.0f} s"
-        time.sleep(0.25)
-
-
 def assert_complete(training: Training, mlflow_url: str) -> None:
     """Assert that MLflow holds what the journal holds, each (key, step) once."""
     client, settings = MlflowClient(mlflow_url), training.recipe.training
@@ -93,14 +86,14 @@ def assert_complete(training: Training, mlflow_url: str) -> None:
     assert run.data.params["training.seed"] == str(settings.seed)
     for key in ("train/loss", "train/lr", "perf/images_per_s", "system/node_0/cpu_percent", "cost/cpu_hours"):
         history = client.get_metric_history(run.info.run_id, key)
-        told = {step: {float.fromhex(value) for value in values} for step, values in training.told(key).items()}
+        recorded = {step: {float.fromhex(value) for value in values} for step, values in training.recorded_values(key).items()}
         assert Counter(point.step for point in history) == Counter(range(every, settings.total_steps + 1, every)), key
-        assert all(point.value in told[point.step] for point in history)
-    shown = [item.path for item in client.list_artifacts(run.info.run_id, "images") if item.path.endswith(".png")]
-    assert sum("samples~ema_grid" in path for path in shown) == settings.total_steps // settings.sample_every_steps
+        assert all(point.value in recorded[point.step] for point in history)
+    image_paths = [item.path for item in client.list_artifacts(run.info.run_id, "images") if item.path.endswith(".png")]
+    assert sum("samples~ema_grid" in path for path in image_paths) == settings.total_steps // settings.sample_every_steps
 
 
-def test_mlflow_that_is_away_throughout_is_told_everything_by_sync_even_from_another_machine(
+def test_sync_uploads_everything_that_an_unavailable_mlflow_missed_even_from_another_machine(
     tmp_path: Path, rclone_endpoint: str, embedded: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training, mlflow_url = new_training(tmp_path, rclone_endpoint), embedded.wait().mlflow_url
@@ -125,16 +118,16 @@ def test_a_stop_does_not_wait_for_an_mlflow_that_does_not_answer(
         training.environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         with ended(training.start(1)) as ranks:
             silent.settimeout(60)
-            asked, _ = silent.accept()
+            connection, _ = silent.accept()
             training.advance(5, ranks)
             ranks.signal(signal.SIGTERM)
             assert ranks.wait(20) == [Preempted.exit_code]
-        asked.close()
-    stopped_at = max(training.told())
+        connection.close()
+    stopped_at = max(training.recorded_values())
     assert training.checkpoints.list_committed()[0].step == stopped_at
-    kept = [item.uri for item in connect(rclone_endpoint).list(training.layout.journal) if item.uri.name.endswith(".jsonl")]
-    assert kept, "what MLflow missed is not in object storage"
-    assert f'"step": {stopped_at},' in connect(rclone_endpoint).get_bytes(max(kept, key=lambda uri: uri.key)).decode()
+    journal_uris = [item.uri for item in connect(rclone_endpoint).list(training.layout.journal) if item.uri.name.endswith(".jsonl")]
+    assert journal_uris, "what MLflow missed is not in object storage"
+    assert f'"step": {stopped_at},' in connect(rclone_endpoint).get_bytes(max(journal_uris, key=lambda uri: uri.key)).decode()
 
 
 @pytest.mark.slow
@@ -144,7 +137,11 @@ def test_mlflow_that_is_killed_in_the_middle_and_comes_back_misses_nothing(
     training = new_training(tmp_path, rclone_endpoint, total_steps=600, log_every_steps=5)
     watched = Watched(training, mlflow.url, monkeypatch)
     with ended(training.start(1)) as ranks:
-        until(lambda: (run := watched.context.tracking.training_run(training.key)) is not None and bool(run.data.metrics))
+        wait_until(
+            lambda: (run := watched.context.tracking.training_run(training.key)) is not None and bool(run.data.metrics),
+            timeout_s=60,
+            every_s=0.25,
+        )
         assert ranks.processes[0].is_alive(), "training ended before MLflow was killed"
         mlflow.kill()
         training.advance(5, ranks)
@@ -157,7 +154,7 @@ def test_mlflow_that_is_killed_in_the_middle_and_comes_back_misses_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["500", "slow", "lost_answer"])
-def test_a_faulty_mlflow_neither_stops_training_nor_is_told_twice(
+def test_a_faulty_mlflow_neither_stops_training_nor_receives_metrics_twice(
     tmp_path: Path, rclone_endpoint: str, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     faults = [Fault(kind, method, times=10**6, delay_s=2.0) for method in ("GET", "POST")]  # type: ignore[arg-type]
@@ -167,7 +164,7 @@ def test_a_faulty_mlflow_neither_stops_training_nor_is_told_twice(
         with ended(training.start(1)) as ranks:
             training.advance(2, ranks)
             proxy.faults[:] = faults
-            until(lambda: sum(fault.fired for fault in faults) > 0)
+            wait_until(lambda: sum(fault.fired for fault in faults) > 0, timeout_s=60, every_s=0.25)
             training.advance(8, ranks, timeout_s=30)
             proxy.faults.clear()
             assert ranks.wait(120) == [0], ranks.reason()
@@ -176,7 +173,7 @@ def test_a_faulty_mlflow_neither_stops_training_nor_is_told_twice(
     assert_complete(training, mlflow.url)
 
 
-def test_storage_that_is_away_for_a_while_costs_nothing(tmp_path: Path, s3_credentials: None) -> None:
+def test_a_temporary_outage_of_storage_costs_nothing(tmp_path: Path, s3_credentials: None) -> None:
     port = free_port()
     with ExitStack() as first:
         endpoint = first.enter_context(rclone_server(tmp_path / "s3", port=port))
@@ -193,7 +190,7 @@ def test_storage_that_is_away_for_a_while_costs_nothing(tmp_path: Path, s3_crede
                 assert training.checkpoints.list_committed()[0].step > before
 
 
-def test_storage_that_stays_away_ends_in_75_and_the_next_attempt_uploads_what_was_kept(tmp_path: Path, s3_credentials: None) -> None:
+def test_a_lasting_outage_of_storage_exits_75_and_the_next_attempt_uploads_the_local_files(tmp_path: Path, s3_credentials: None) -> None:
     port = free_port()
     with ExitStack() as first:
         endpoint = first.enter_context(rclone_server(tmp_path / "s3", port=port))
@@ -204,13 +201,13 @@ def test_storage_that_stays_away_ends_in_75_and_the_next_attempt_uploads_what_wa
             first.close()
             assert ranks.wait(120) == [TemporaryFailure.exit_code]
             assert "failed" in ranks.reason().message
-    told = training.lines()
+    lines_before = training.lines()
     with rclone_server(tmp_path / "s3", port=port):
         with ended(training.start(1)) as ranks:
             assert ranks.wait(120) == [0], ranks.reason()
         training.final_digest()
     assert "was only on local disk and is now uploaded" in (training.folder / "events.jsonl").read_text()
-    assert training.lines() == told, "steps were done again although a checkpoint of the last one was on disk"
+    assert training.lines() == lines_before, "steps were done again although a checkpoint of the last one was on disk"
 
 
 def test_a_rank_that_waits_for_storage_while_it_starts_is_not_given_up(tmp_path: Path, rclone_endpoint: str) -> None:

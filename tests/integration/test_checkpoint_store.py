@@ -32,10 +32,10 @@ def upload(checkpoints: CheckpointStore, folder: Path, step: int, attempt: str =
 
 
 def restored_step(checkpoints: CheckpointStore, folder: Path, **limits: int) -> int | None:
-    found = checkpoints.newest(folder / "restored", **limits)
-    if found is None:
+    newest = checkpoints.newest(folder / "restored", **limits)
+    if newest is None:
         return None
-    state = read(found[0].directory)
+    state = read(newest[0].directory)
     assert state.tensors["weights"]["w"].tolist() == [float(state.step)] * 8
     return state.step
 
@@ -75,7 +75,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
         assert [entry.step for entry in checkpoints.list_committed()] == [10]
 
 
-def test_if_none_is_whole_training_does_not_silently_start_again(checkpoints: CheckpointStore, store: ObjectStore, tmp_path: Path) -> None:
+def test_without_an_intact_checkpoint_training_does_not_silently_restart(
+    checkpoints: CheckpointStore, store: ObjectStore, tmp_path: Path
+) -> None:
     for step in (10, 20):
         store.put_bytes(upload(checkpoints, tmp_path, step) / "weights.safetensors", b"damaged")
     for _ in range(2):
@@ -125,7 +127,7 @@ def test_the_best_is_the_lowest_of_each_metric(checkpoints: CheckpointStore, tmp
     assert sorted(entry.step for entry in checkpoints.list_committed()) == [1, 2, 4, 5]
 
 
-def test_what_a_dead_attempt_left_without_a_commit_is_cleared_away_but_never_a_living_ones(
+def test_uncommitted_files_of_a_dead_attempt_are_deleted_but_never_a_living_ones(
     checkpoints: CheckpointStore, store: ObjectStore, prefix: StoreUri, tmp_path: Path
 ) -> None:
     for attempt in ("20260101T000000-a", "20260103T000000-c"):

@@ -30,8 +30,8 @@ class Registry(Handler):
         self.answer(200 if self.path == f"/v2/team/celebdit/manifests/{DIGEST}" else 401 if "private" in self.path else 404)
 
     def do_GET(self) -> None:  # noqa: N802
-        known = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"steps:{PASSWORD}".encode()).decode()
-        self.answer(200 if known or self.open_to_all else 401)
+        authorised = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"steps:{PASSWORD}".encode()).decode()
+        self.answer(200 if authorised or self.open_to_all else 401)
 
 
 @pytest.fixture
@@ -86,24 +86,24 @@ def write_lock(folder: Path, image: str) -> None:
 
 
 def diagnose(capsys: pytest.CaptureFixture[str], kfp: FakeKfp, *overrides: str) -> tuple[int, dict[str, list[dict[str, Any]]], str]:
-    asked = ["resources.device=cuda", "resources.processes=8", "resources.nodes=2", *overrides]
+    cluster_overrides = ["resources.device=cuda", "resources.processes=8", "resources.nodes=2", *overrides]
     with pytest.raises(SystemExit) as left:
-        main(["doctor", "--cluster", "--endpoint", kfp.url, "--json", *asked])
+        main(["doctor", "--cluster", "--endpoint", kfp.url, "--json", *cluster_overrides])
     out, err = capsys.readouterr()
     for secret in (SECRET_KEY, PASSWORD):
         assert secret not in out + err
-    found: dict[str, list[dict[str, Any]]] = {}
+    checks: dict[str, list[dict[str, Any]]] = {}
     assert "checks" in json.loads(out), err
     for check in json.loads(out)["checks"]:
-        found.setdefault(check["name"], []).append(check)
-    return int(left.value.code or 0), found, err
+        checks.setdefault(check["name"], []).append(check)
+    return int(left.value.code or 0), checks, err
 
 
 def test_a_cluster_on_which_nothing_is_missing(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
-    code, found, err = diagnose(capsys, kfp)
-    assert {check["state"] for checks in found.values() for check in checks} == {"ok"}, err
+    code, checks, err = diagnose(capsys, kfp)
+    assert {check["state"] for same_name in checks.values() for check in same_name} == {"ok"}, err
     assert code == 0
-    assert set(found) == {
+    assert set(checks) == {
         "kubeflow",
         "kubernetes",
         "namespace",
@@ -116,7 +116,7 @@ def test_a_cluster_on_which_nothing_is_missing(kube: FakeKube, kfp: FakeKfp, cap
         "gpus",
         "trainer",
     }
-    assert "version 2.17.0" in found["kubeflow"][0]["found"]
+    assert "version 2.17.0" in checks["kubeflow"][0]["found"]
     assert "no problems found" in err
 
 
@@ -145,7 +145,7 @@ KAGGLE = "data.source=kaggle://owner/faces"
 
 
 @pytest.mark.parametrize(
-    ("secret", "state", "said", "code"),
+    ("secret", "state", "message", "code"),
     [
         ({"KAGGLE_API_TOKEN": "canary-kaggle-token"}, "ok", "celebdit-kaggle has KAGGLE_API_TOKEN", 0),
         ({"KAGGLE_USERNAME": "somebody", "KAGGLE_KEY": "canary-kaggle-key"}, "ok", "has KAGGLE_USERNAME and KAGGLE_KEY", 0),
@@ -155,21 +155,21 @@ KAGGLE = "data.source=kaggle://owner/faces"
     ],
 )
 def test_kaggles_credentials_are_looked_for_where_the_data_comes_from_there(
-    kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], secret: dict[str, str] | None, state: str, said: str, code: int
+    kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], secret: dict[str, str] | None, state: str, message: str, code: int
 ) -> None:
     if secret is not None:
         kube.put("secrets", names.KAGGLE_SECRET, data=encoded(**secret))
-    left, found, err = diagnose(capsys, kfp, KAGGLE)
-    (check,) = found["kaggle"]
+    left, checks, err = diagnose(capsys, kfp, KAGGLE)
+    (check,) = checks["kaggle"]
     assert (check["state"], left) == (state, code)
-    assert said in check["found"]
+    assert message in check["found"]
     assert check["fix"] is None if state == "ok" else "create secret generic celebdit-kaggle" in check["fix"]
     assert "canary-kaggle" not in err
     assert "kaggle" not in diagnose(capsys, kfp)[1]
 
 
 @pytest.mark.parametrize(
-    ("damage", "name", "said", "fix"),
+    ("damage", "name", "message", "fix"),
     [
         (break_rights, "rights", "may not create trainjobs, get trainjobs, delete trainjobs", "celebdit-training"),
         (lambda kube: kube.objects.pop(("serviceaccounts", "pipeline-runner")), "rights", "no service account", "--namespace"),
@@ -194,14 +194,14 @@ def test_kaggles_credentials_are_looked_for_where_the_data_comes_from_there(
         ),
     ],
 )
-def test_what_is_missing_is_named_with_the_way_out(
-    kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], damage: Any, name: str, said: str, fix: str | None
+def test_a_missing_object_is_named_with_its_fix(
+    kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], damage: Any, name: str, message: str, fix: str | None
 ) -> None:
     damage(kube)
-    code, found, err = diagnose(capsys, kfp)
-    failed = [check for check in found[name] if check["state"] == "fail"]
+    code, checks, err = diagnose(capsys, kfp)
+    failed = [check for check in checks[name] if check["state"] == "fail"]
     assert code == 2
-    assert any(said in check["found"] for check in failed), err
+    assert any(message in check["found"] for check in failed), err
     assert fix is None or any(fix in check["fix"] for check in failed)
     assert f"FAIL     {name}" in err
 
@@ -243,13 +243,13 @@ def test_an_old_kubeflow_and_one_that_is_not_there_are_found(kube: FakeKube, kfp
     assert "is unavailable" in diagnose(capsys, kfp)[1]["kubeflow"][0]["found"]
 
 
-def test_somebody_who_may_not_look_is_told_so(
+def test_a_user_without_read_permission_gets_an_error_that_says_so(
     kube: FakeKube, kfp: FakeKfp, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nobody.kubeconfig"))
-    code, found, _ = diagnose(capsys, kfp)
+    code, checks, _ = diagnose(capsys, kfp)
     assert code == 2
-    assert "does not allow to get secrets" in found["secrets"][0]["found"]
+    assert "does not allow to get secrets" in checks["secrets"][0]["found"]
 
 
 def test_this_machine_is_checked_without_a_cluster(
@@ -260,6 +260,6 @@ def test_this_machine_is_checked_without_a_cluster(
     with pytest.raises(SystemExit) as left:
         main(["doctor", "--home", str(tmp_path), "--json"])
     out, _ = capsys.readouterr()
-    found = {check["name"]: check for check in json.loads(out)["checks"]}
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
     assert left.value.code == 2
-    assert (found["endpoints"]["state"], found["disk"]["state"], found["python"]["state"]) == ("fail", "ok", "ok")
+    assert (checks["endpoints"]["state"], checks["disk"]["state"], checks["python"]["state"]) == ("fail", "ok", "ok")

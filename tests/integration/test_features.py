@@ -42,12 +42,12 @@ def test_inception_gives_2048_features_from_a_path_and_from_storage(
 ) -> None:
     sha256 = anywhere.put_file(prefix / "inception.pth", inception_weights)
     images = torch.from_numpy(faces(4, 32)).permute(0, 3, 1, 2)
-    found = []
+    features = []
     for where in (inception_weights, prefix / "inception.pth"):
         with torch.inference_mode():
-            found.append(build_extractor(config(str(where), sha256), anywhere, tmp_path, CPU)(images)[0])
-    assert found[0].shape == (4, 2048)
-    assert torch.equal(found[0], found[1])
+            features.append(build_extractor(config(str(where), sha256), anywhere, tmp_path, CPU)(images)[0])
+    assert features[0].shape == (4, 2048)
+    assert torch.equal(features[0], features[1])
     assert sha256 in identity_of(config(inception_weights, sha256))
 
 
@@ -104,23 +104,23 @@ not_an_extractor = 1
 """
 
 
-def test_an_extractor_of_ones_own_is_used_by_name(anywhere: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_extractor_is_used_by_name(anywhere: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_features.py").write_text(OWN_EXTRACTOR)
     monkeypatch.syspath_prepend(str(tmp_path))
     chosen = EvaluationConfig(extractor="my_features:MeanColour")
     images = torch.from_numpy(faces(2, 32)).permute(0, 3, 1, 2)
-    found = build_extractor(chosen, anywhere, tmp_path, CPU)(images)[0]
-    assert torch.allclose(found, images.float().mean((2, 3)))
+    features = build_extractor(chosen, anywhere, tmp_path, CPU)(images)[0]
+    assert torch.allclose(features, images.float().mean((2, 3)))
     before = identity_of(chosen)
     assert before.startswith("my_features.MeanColour-")
     (tmp_path / "my_features.py").write_text(OWN_EXTRACTOR + "# changed")
     assert identity_of(chosen) != before, "other source, other features"
-    for wrong, said in (
+    for wrong, message in (
         ("my_features:absent", "cannot be imported"),
         ("my_features:not_an_extractor", "is not a torch_fidelity"),
         ("no_such_package:Thing", "cannot be imported"),
     ):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             build_extractor(EvaluationConfig(extractor=wrong), anywhere, tmp_path, CPU)
     (tmp_path / "w.pth").write_bytes(b"w")
     unknown = EvaluationConfig(extractor="resnet-of-mine", weights=str(tmp_path / "w.pth"), weights_sha256=file_sha256(tmp_path / "w.pth"))
@@ -133,10 +133,10 @@ def test_the_distance_of_gaussians_is_the_closed_form(distance: float) -> None:
     rng = np.random.default_rng(0)
     base = rng.standard_normal((4000, 6))
     shift = np.full(6, distance / np.sqrt(6))
-    found = frechet_distance(statistics(base), statistics(2.0 * base + shift))
+    computed = frechet_distance(statistics(base), statistics(2.0 * base + shift))
     a, b = statistics(base), statistics(2.0 * base + shift)
     expected = float(((a.mean - b.mean) ** 2).sum() + a.covariance.trace())  # (2 - 1)^2 tr(A) for B = 4 A
-    assert found == pytest.approx(expected, rel=1e-9)
+    assert computed == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_distance_to_itself_is_zero_and_few_samples_stay_finite() -> None:

@@ -32,9 +32,9 @@ def test_samples_can_be_guided_by_a_snapshot_or_a_smaller_network(
     local = str(next((tmp_path / "stored" / source).glob("step-*")))
 
     def draw(name: str, source: str, *arguments: str) -> Finished:
-        wanted = ("--count", "2", "--steps", "2", "--sampler", "euler", "--batch", "2", "--json")
+        options = ("--count", "2", "--steps", "2", "--sampler", "euler", "--batch", "2", "--json")
         target = str(tmp_path / f"{name}.png")
-        return celebdit_here("sample", source, *wanted, "--out", target, *arguments, home=embedded.home, capture=capsys)
+        return celebdit_here("sample", source, *options, "--out", target, *arguments, home=embedded.home, capture=capsys)
 
     ways = {
         "alone": (source,),
@@ -52,13 +52,18 @@ def test_samples_can_be_guided_by_a_snapshot_or_a_smaller_network(
     assert images["snapshot"] == images["snapshot of a folder"]
     assert len({images[name] for name in ("alone", "snapshot", "far", "smaller")}) == 4
     assert drawn["alone"].json["guidance"] is None
-    told = drawn["smaller"].json["guidance"]
-    assert (told["checkpoint_digest"], told["ema"], told["weight"], told["interval"]) == (smaller.digest, "none", 1.5, [0.0, 1.0])
+    guidance = drawn["smaller"].json["guidance"]
+    assert (guidance["checkpoint_digest"], guidance["ema"], guidance["weight"], guidance["interval"]) == (
+        smaller.digest,
+        "none",
+        1.5,
+        [0.0, 1.0],
+    )
     assert drawn["snapshot"].json["guidance"]["guide"].endswith(f"runs/{source}/snapshots/step-000000003/attempt-1")
     assert f"guided by {smaller.uri}, EMA none, weight 1.5" in drawn["smaller"].err
 
     other_side = commit_checkpoint(context, tmp_path / "stored", seed=14, image_px=32)
-    for arguments, said in (
+    for arguments, message in (
         (("--guide", f"{source}@4"), f"run '{source}' has no checkpoint or snapshot of step 4"),
         (("--guide", source), "SOURCE and --guide are the same weights"),
         (("--guide", other_side.uri), "the guide has image_px 32, the model that it guides has 16"),
@@ -69,5 +74,5 @@ def test_samples_can_be_guided_by_a_snapshot_or_a_smaller_network(
         (("--guidance", "2"), "--guidance needs --guide"),
     ):
         wrong = draw("wrong", source, *arguments)
-        assert (wrong.code, said in wrong.err, "Traceback" in wrong.err) == (2, True, False), wrong.err
+        assert (wrong.code, message in wrong.err, "Traceback" in wrong.err) == (2, True, False), wrong.err
     assert not (tmp_path / "wrong.png").exists()

@@ -71,8 +71,8 @@ def lock(engine: str, base_image: str, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with engine_address() as found:
-        yield found
+    with engine_address() as engine_url:
+        yield engine_url
 
 
 def inside(engine: str, image: str, *command: str) -> str:
@@ -88,12 +88,12 @@ def inspected(engine: str, image: str) -> Any:
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_an_image_says_what_it_is_and_is_not_root(engine: str, lock: Path, target: str) -> None:
     recorded = read_lock(lock)
-    found = inspected(engine, getattr(recorded.images, target))
-    labels = found["Config"]["Labels"]
+    inspection = inspected(engine, getattr(recorded.images, target))
+    labels = inspection["Config"]["Labels"]
     assert labels["org.opencontainers.image.revision"] == recorded.git_commit
     assert labels["io.celebdit.lock-sha256"] == recorded.pins_sha256[target]
-    assert found["Config"]["User"] == f"{IMAGE_USER}:{IMAGE_USER}"
-    assert found["Config"]["Entrypoint"] == ["/usr/bin/tini", "--"]
+    assert inspection["Config"]["User"] == f"{IMAGE_USER}:{IMAGE_USER}"
+    assert inspection["Config"]["Entrypoint"] == ["/usr/bin/tini", "--"]
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
@@ -109,8 +109,8 @@ def test_an_image_runs_read_only_and_holds_neither_data_nor_secrets_nor_spare_to
     described = json.dumps(inspected(engine, image)) + inside(engine, image, "env")
     described += subprocess.run([engine, "history", "--no-trunc", image], check=True, capture_output=True, text=True).stdout
     assert CANARY not in described
-    found = inside(engine, image, "sh", "-c", f"grep -rl {CANARY} /opt/project /etc /tmp /data /home /root 2>/dev/null; true")
-    assert found == ""
+    files_with_canary = inside(engine, image, "sh", "-c", f"grep -rl {CANARY} /opt/project /etc /tmp /data /home /root 2>/dev/null; true")
+    assert files_with_canary == ""
 
 
 def test_the_gpu_image_can_compile(engine: str, lock: Path) -> None:

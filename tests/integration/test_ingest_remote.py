@@ -103,7 +103,9 @@ def test_a_location_that_is_not_there_or_refused_says_so(store: ObjectStore, pre
         run(config("s3://no-such-bucket/x/"), context)
 
 
-def test_wrong_credentials_are_told_without_showing_them(rclone_endpoint: str, prefix: StoreUri, tmp_path: Path, monkeypatch: Any) -> None:
+def test_wrong_credentials_are_reported_without_showing_them(
+    rclone_endpoint: str, prefix: StoreUri, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-value")
     with pytest.raises(BadInput, match="cannot be read: object storage answered") as refused:
         run(config(f"{prefix}/in/faces.zip"), context_of(connect(rclone_endpoint), prefix, tmp_path))
@@ -163,10 +165,10 @@ def test_a_pinned_version_that_was_ingested_asks_kaggle_nothing(
     assert first.source == "kaggle://owner/faces/versions/3"
     assert kaggle.requests == []
     assert any("nothing to do" in note for note in notes(context))
-    written = "".join(
+    events = "".join(
         path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file() and path.suffix in (".json", ".jsonl")
     )
-    assert kaggle.token not in written + "".join(capfd.readouterr())
+    assert kaggle.token not in events + "".join(capfd.readouterr())
 
 
 def test_a_download_from_kaggle_that_breaks_off_is_continued(kaggle: Kaggle, reach: Reach) -> None:

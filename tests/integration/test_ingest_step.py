@@ -82,13 +82,13 @@ def test_digest_and_shards_do_not_depend_on_kind_order_names_or_workers(context:
             shuffled.writestr(f"a/b/{99 - index}.jpeg", encode_face(0, int(index), 32))
     with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as tar:
         tar.add(folder, "other")
-    made = []
+    manifests = []
     for number, source in enumerate(
         (folder, tmp_path / "shuffled.zip", tmp_path / "packed.tar.gz", "synthetic://?count=12&seed=0&size=32")
     ):
         manifest = run(config(source, name=f"set-{number}"), context, workers=1 + number)
-        made.append((manifest.digest, manifest.shards, manifest.num_images))
-    assert made.count(made[0]) == 4
+        manifests.append((manifest.digest, manifest.shards, manifest.num_images))
+    assert manifests.count(manifests[0]) == 4
 
 
 def test_the_same_images_from_another_source_are_found_again(context: StepContext, archive: Path, tmp_path: Path) -> None:
@@ -131,11 +131,11 @@ def test_the_hostile_corpus_becomes_a_table_of_verdicts_and_a_report(context: St
     assert manifest.num_images == table["accepted"].sum()
     assert sum(manifest.rejected.values()) + manifest.ignored == (~table["accepted"]).sum()
     assert table.loc["larger.jpg", ["width", "height", "format", "split"]].to_list() == [64, 64, "png", "train"]
-    kept, refused = table[table["accepted"]], table[~table["accepted"]]
-    assert table.index.tolist() == [*kept.index, *refused.index]
-    assert kept["sha256"].tolist() == sorted(kept["sha256"])
+    accepted, refused = table[table["accepted"]], table[~table["accepted"]]
+    assert table.index.tolist() == [*accepted.index, *refused.index]
+    assert accepted["sha256"].tolist() == sorted(accepted["sha256"])
     page = context.store.get_bytes(location / "report.html").decode()
-    assert all(f'title="{name}: "' in page for name in kept.index)
+    assert all(f'title="{name}: "' in page for name in accepted.index)
     for code in manifest.rejected:
         assert f"<h2>{code} " in page
     assert page.count("data:image/jpeg;base64,") >= manifest.num_images
@@ -183,7 +183,7 @@ def test_the_share_of_rejects_may_reach_its_limit_and_not_more(
         assert refused.value.exit_code == 3
 
 
-def test_a_full_disk_is_told_as_what_it_is(context: StepContext, archive: Path) -> None:
+def test_a_full_disk_is_reported_as_a_full_disk(context: StepContext, archive: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))

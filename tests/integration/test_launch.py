@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from celebdit_testing.waiting import wait_until
 
 from components.errors import RankLost, TemporaryFailure
 from components.runtime.launch import launch
@@ -92,11 +93,7 @@ def test_agent_and_ranks_listen_on_loopback_only(meeting: Path) -> None:
     launched = threading.Thread(target=_meet, args=(meeting,))
     launched.start()
     try:
-        deadline_s = time.monotonic() + 120
-        while len(list(meeting.parent.glob("met-*"))) < 2:
-            assert launched.is_alive()
-            assert time.monotonic() < deadline_s
-            time.sleep(0.1)
+        wait_until(lambda: len(list(meeting.parent.glob("met-*"))) >= 2, timeout_s=120, every_s=0.1, alive=launched.is_alive)
         addresses = _listening_below(psutil.Process())
         ranks = {name: ips for name, ips in addresses.items() if "meeting_ranks" in name}
         assert ranks, "the two ranks talk through sockets of their own, so something must be seen"

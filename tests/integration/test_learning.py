@@ -47,6 +47,6 @@ def test_the_demo_recipe_comes_far_closer_to_faces_than_noise_is(tmp_path: Path)
 
     samples = torch.cat([trainer.draw(torch.arange(start, start + 48)) for start in range(0, NUM_SAMPLES, 48)])
     noise = to_uint8(rng.normal(0, rng.Stream.SAMPLE, 0, torch.arange(NUM_SAMPLES), (3, 32, 32)))
-    found, of_noise = distance(samples), distance(noise)
-    assert np.isfinite(found)
-    assert found < 0.25 * of_noise, f"distance {found:.2f}, of noise {of_noise:.2f}"
+    of_samples, of_noise = distance(samples), distance(noise)
+    assert np.isfinite(of_samples)
+    assert of_samples < 0.25 * of_noise, f"distance {of_samples:.2f}, of noise {of_noise:.2f}"

@@ -4,18 +4,18 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celebdit_testing.command import celebdit_here
+from celebdit_testing.http_server import Handler, serving
 from celebdit_testing.registered import bare_versions, registry_context
 from celebdit_testing.steps import step_context
 
 from components.errors import BadInput, GateFailed, TrackingUnavailable
 from components.registry.client import Registry
-from components.registry.promotions import standing_after
+from components.registry.promotions import Standing, standing_after
 from components.runtime.context import StepContext
 from components.system.ports import free_port
 from pipeline.services import Endpoints, Services
@@ -47,8 +47,8 @@ def test_twenty_racing_promoters_end_where_some_order_of_them_would(context: Ste
     with ThreadPoolExecutor(PROMOTERS) as pool:
         list(pool.map(promote, range(PROMOTERS)))
     moves = registry.moves()
-    said = {move.reason for move in moves}
-    assert {f"promotion {number}" for number in range(PROMOTERS) if number % 7 != 6} <= said, "every move is in the log"
+    reasons = {move.reason for move in moves}
+    assert {f"promotion {number}" for number in range(PROMOTERS) if number % 7 != 6} <= reasons, "every move is in the log"
     assert len(moves) == len({move.id for move in moves})
     standing = standing_after(moves)
     aliases = registry.aliases()
@@ -78,48 +78,55 @@ def test_the_log_cannot_be_rewritten_and_a_failed_gate_needs_force(context: Step
     registry.promote("1", reason="we know", by="a", force=True)
     (move,) = registry.moves()
     assert move.forced
-    (log,) = context.tracking.search({"celebdit.kind": "registry-log", "celebdit.model": "strict"})
+    (log,) = context.tracking.search_runs({"celebdit.kind": "registry-log", "celebdit.model": "strict"})
     with pytest.raises(Exception, match=r"[Cc]hanging param"):
         context.tracking.client.log_param(log.info.run_id, move.id, "something else")
     with pytest.raises(BadInput, match="no earlier champion"):
         registry.rollback(reason="oops", by="a")
 
 
-def test_an_mlflow_that_is_away_is_said_as_such(tmp_path: Path) -> None:
-    away = step_context("models", tmp_path, "s3://bucket/x", endpoint=None, mlflow_uri=f"http://127.0.0.1:{free_port()}")
+def test_a_model_that_was_deleted_and_made_again_inherits_no_promotion(context: StepContext) -> None:
+    registry = bare_versions(context, "again", 2)
+    registry.promote("1", reason="good", by="a")
+    registry.promote("2", reason="better", by="a")
+    assert [move.version for move in registry.moves()] == ["1", "2"]
+    context.tracking.client.delete_registered_model("again")
+    assert registry.moves() == []
+    registry = bare_versions(context, "again", 2, gate="fail")
+    assert registry.moves() == []
+    third = context.tracking.client.create_model_version("again", source="s3://bucket/nowhere", tags={"gate.decision": "pass"})
+    assert registry.promote(third.version, reason="first of the new model", by="b") == Standing("3", None)
+    with pytest.raises(BadInput, match="no earlier champion"):
+        registry.rollback(reason="dark corners", by="b")
+    assert registry.aliases() == {"champion": "3"}
+
+
+def test_an_unavailable_mlflow_is_reported_as_such(tmp_path: Path) -> None:
+    unreachable = step_context("models", tmp_path, "s3://bucket/x", endpoint=None, mlflow_uri=f"http://127.0.0.1:{free_port()}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         with pytest.raises(TrackingUnavailable, match="MLflow at"):
-            Registry(away.tracking, "faces").versions()
+            Registry(unreachable.tracking, "faces").versions()
 
 
 @pytest.fixture
 def hook() -> Iterator[tuple[str, list[Any]]]:
-    heard: list[Any] = []
+    notifications: list[Any] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200 if self.path == "/good" else 500)
-            self.end_headers()
+    class HookHandler(Handler):
+        def do_POST(self) -> None:  # noqa: N802 - named by the base class
+            notifications.append(json.loads(self.content()))
+            self.answer(200 if self.path == "/good" else 500)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", heard
-    finally:
-        server.shutdown()
+    with serving(HookHandler) as address:
+        yield address, notifications
 
 
 def test_the_commands_of_a_person_who_promotes(
     context: StepContext, embedded: Services, hook: tuple[str, list[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare_versions(context, "people", 2)
-    url, heard = hook
+    url, notifications = hook
 
     def models(*arguments: str, **environment: str) -> Any:
         with pytest.MonkeyPatch.context() as patch:
@@ -129,8 +136,8 @@ def test_the_commands_of_a_person_who_promotes(
 
     promoted = models("promote", "1", "--reason", "first", CELEBDIT_WEBHOOK_URL=f"{url}/good")
     assert promoted.code == 0, promoted.err
-    assert heard[0]["action"] == "promote"
-    assert (heard[0]["model"], heard[0]["champion"], heard[0]["reason"]) == ("people", "1", "first")
+    assert notifications[0]["action"] == "promote"
+    assert (notifications[0]["model"], notifications[0]["champion"], notifications[0]["reason"]) == ("people", "1", "first")
     loud = models("promote", "2", "--reason", "second", "--json", CELEBDIT_WEBHOOK_URL=f"{url}/secret-path")
     assert loud.code == 0
     assert loud.json == {"model": "people", "champion": "2", "previous": "1"}
@@ -138,17 +145,17 @@ def test_the_commands_of_a_person_who_promotes(
     assert "secret-path" not in loud.err + loud.out
     back = models("rollback", "--reason", "no good", "--json")
     assert back.json == {"model": "people", "champion": "1", "previous": None}
-    shown = models("show", "champion", "--json").json
-    assert shown["version"] == "1"
-    assert [move["action"] for move in shown["moves"]] == ["promote"]
+    description = models("show", "champion", "--json").json
+    assert description["version"] == "1"
+    assert [move["action"] for move in description["moves"]] == ["promote"]
     assert len(models("history", "--json").json["moves"]) == 3
-    for arguments, said in (
+    for arguments, message in (
         (("promote", "1"), "Missing option '--reason'"),
         (("show", "nobody"), "no alias 'nobody'"),
         (("promote", "1", "--reason", " "), "needs a reason"),
     ):
         wrong = models(*arguments)
         assert wrong.code == 2
-        assert said in wrong.err
+        assert message in wrong.err
         assert "Traceback" not in wrong.err
     assert "not an http or https address" in models("rollback", "--reason", "x", CELEBDIT_WEBHOOK_URL="file:///etc/passwd").err

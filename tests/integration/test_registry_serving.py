@@ -6,13 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -21,6 +16,7 @@ import torch
 import yaml
 from celebdit_testing.command import celebdit_here
 from celebdit_testing.registered import SAMPLING, registered_faces, registry_context
+from celebdit_testing.serving import Server, served
 from PIL import Image
 
 from components.errors import DataRefused
@@ -52,53 +48,11 @@ def model(embedded: Services, shared_folder: Path) -> CheckpointManifest:
     return registered_faces(embedded, shared_folder)
 
 
-def wait_until(answers: Callable[[], bool], *, deadline_s: float = 250) -> None:
-    end = time.monotonic() + deadline_s
-    while not answers():
-        assert time.monotonic() < end
-        time.sleep(0.3)
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server of the version in a process of its own."""
-
-    process: "subprocess.Popen[bytes]"
-    port: int
-
-    def answer(self, question: bytes) -> Any:
-        """Return the predictions for a request, as soon as the server answers."""
-        found: list[Any] = []
-
-        def answered() -> bool:
-            assert self.process.poll() is None, "the server ended"
-            try:
-                request = urllib.request.Request(
-                    f"http://127.0.0.1:{self.port}/invocations", question, {"Content-Type": "application/json"}
-                )
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    found.append(json.load(answer)["predictions"])
-            except OSError:
-                return False
-            return True
-
-        wait_until(answered)
-        return found[0]
-
-
 @pytest.fixture(scope="module")
 def celebdit_server(model: CheckpointManifest, embedded: Services) -> Iterator[Server]:
     """`celebdit serve`, which runs what the register step tries a version out with."""
-    port = free_port()
-    process = spawn(
-        [sys.executable, "-m", "pipeline.cli", "serve", "faces@challenger", "--port", str(port), "--home", str(embedded.home)],
-        stdout=subprocess.DEVNULL,
-        new_group=True,
-    )
-    try:
-        yield Server(process, port)
-    finally:
-        stop(process, grace_s=10)
+    with served(embedded.home, "faces@challenger") as server:
+        yield server
 
 
 def test_the_packed_code_is_what_answers_and_the_example_works(celebdit_server: Server, context: StepContext) -> None:
@@ -135,9 +89,10 @@ def test_celebdit_serve_and_its_kubernetes_manifest_both_answer(
     for item in context.store.list(location):
         context.store.get_file(item.uri, mounted / item.uri.relative_to(location))
     port = free_port()
-    assert container["args"] == serving_command("/mnt/models", "0.0.0.0", 8080)
+    digest = Registry(context.tracking, "faces").version("1").tags["manifest.digest"]
+    assert container["args"] == serving_command("/mnt/models", digest, "0.0.0.0", 8080)
     in_cluster = spawn(
-        [sys.executable, *serving_command(str(mounted), "127.0.0.1", port)],
+        [sys.executable, *serving_command(str(mounted), digest, "127.0.0.1", port)],
         environment={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=subprocess.DEVNULL,
         new_group=True,
@@ -145,14 +100,14 @@ def test_celebdit_serve_and_its_kubernetes_manifest_both_answer(
     try:
         question = json.dumps({"dataframe_records": [{"seed": 5}]}).encode()
         answers = [server.answer(question)[0]["image"] for server in (celebdit_server, Server(in_cluster, port))]
-        pictures = [base64.b64decode(answer) for answer in answers]
+        images = [base64.b64decode(answer) for answer in answers]
         busy = celebdit_here("serve", "faces@challenger", "--port", str(port), home=embedded.home, capture=capsys)
         assert busy.code == 2
         assert f"port {port} of 127.0.0.1 cannot be used" in busy.err
     finally:
         stop(in_cluster, grace_s=10)
-    assert pictures[0] == pictures[1]
-    assert Image.open(io.BytesIO(pictures[0])).size == (16, 16)
+    assert images[0] == images[1]
+    assert Image.open(io.BytesIO(images[0])).size == (16, 16)
 
 
 def test_samples_can_be_drawn_from_wherever_weights_are(
@@ -165,21 +120,21 @@ def test_samples_can_be_drawn_from_wherever_weights_are(
 ) -> None:
     checkpoint = model
     local = next((shared_folder / checkpoint.run_key).glob("step-*"))
-    wanted = ("--count", "3", "--steps", "2", "--sampler", "euler", "--batch", "1", "--json")
+    options = ("--count", "3", "--steps", "2", "--sampler", "euler", "--batch", "1", "--json")
     sources = [str(local), checkpoint.uri, checkpoint.run_key, "models:/faces@challenger"]
     drawn = [
-        celebdit_here("sample", source, *wanted, "--out", str(tmp_path / f"{n}.png"), home=embedded.home, capture=capsys)
+        celebdit_here("sample", source, *options, "--out", str(tmp_path / f"{n}.png"), home=embedded.home, capture=capsys)
         for n, source in enumerate(sources)
     ]
     assert [done.code for done in drawn] == [0, 0, 0, 0], drawn[-1].err
     assert len({(tmp_path / f"{n}.png").read_bytes() for n in range(4)}) == 1, "the same seed gives the same bytes"
     assert {done.json["checkpoint_digest"] for done in drawn} == {checkpoint.digest}
     folder = celebdit_here(
-        "sample", str(local), *wanted, "--first", "1", "--seed", "3", "--out", str(tmp_path / "many"), home=embedded.home, capture=capsys
+        "sample", str(local), *options, "--first", "1", "--seed", "3", "--out", str(tmp_path / "many"), home=embedded.home, capture=capsys
     )
     assert sorted(path.name for path in (tmp_path / "many").iterdir()) == ["000001.png", "000002.png", "000003.png"]
     assert len(folder.json["files"]) == 3
-    for arguments, code, said in (
+    for arguments, code, message in (
         ((str(tmp_path),), 2, "is not a checkpoint"),
         (("nothing-like-this",), 2, "is not a checkpoint folder"),
         (("models:/faces@nobody",), 2, "no alias 'nobody'"),
@@ -191,7 +146,7 @@ def test_samples_can_be_drawn_from_wherever_weights_are(
         if "--device" in arguments and torch.cuda.is_available():
             continue
         wrong = celebdit_here("sample", *arguments, home=embedded.home, capture=capsys)
-        assert (wrong.code, said in wrong.err, "Traceback" in wrong.err) == (code, True, False), wrong.err
+        assert (wrong.code, message in wrong.err, "Traceback" in wrong.err) == (code, True, False), wrong.err
     damaged = local / "ema-0.1.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     refused = celebdit_here("sample", str(local), "--out", str(tmp_path / "x.png"), home=embedded.home, capture=capsys)

@@ -37,7 +37,7 @@ def let_go(process: "subprocess.Popen[str]") -> None:
     process.communicate("\n", timeout=60)
 
 
-def test_the_last_user_stops_the_servers_and_nobody_else(tmp_path: Path) -> None:
+def test_only_the_last_user_stops_the_servers(tmp_path: Path) -> None:
     services = Services(tmp_path / "home")
     first, second = hold(tmp_path / "home"), hold(tmp_path / "home")
     running = services.running()
@@ -127,11 +127,11 @@ def test_a_recorded_process_id_that_is_another_process_now_is_not_touched(tmp_pa
         bystander.wait()
 
 
-def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_an_occupied_port_is_reported(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(BadInput, match=f"--s3-port {port} cannot be used"):
             Services(tmp_path / "home").start(stay=False, s3_port=port)
     assert Services(tmp_path / "home").running() == {}

@@ -81,8 +81,8 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     base = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder), "TMPDIR": str(folder)}
 
     def environment(name: str) -> dict[str, str]:
-        given = [secrets[file] for file in services[name]["env_file"]]
-        return {**base, **{key: value for each in given for key, value in each.items()}, **services[name]["environment"]}
+        values = [secrets[file] for file in services[name]["env_file"]]
+        return {**base, **{key: value for each in values for key, value in each.items()}, **services[name]["environment"]}
 
     with ExitStack() as stack:
 
@@ -176,14 +176,14 @@ def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_t
     assert registry.promote("1", reason="the first on PostgreSQL", by="tests").champion == "1"
     assert registry.aliases() == {"challenger": "1", "champion": "1"}
     assert registry.files_of("1", tmp_path / "files").weights.read_bytes() == weights.read_bytes()
-    asked = team.log.read_text()
-    assert f"/artifacts/{WEIGHTS_FILE} HTTP" in asked, "its requests are among what is searched"
-    assert "/mlflow-artifacts/presigned/" not in asked, "that sends clients to an address of the servers' own network"
+    queries = team.log.read_text()
+    assert f"/artifacts/{WEIGHTS_FILE} HTTP" in queries, "its requests are among what is searched"
+    assert "/mlflow-artifacts/presigned/" not in queries, "that sends clients to an address of the servers' own network"
     assert len(card) > 5000, "PostgreSQL keeps the widths of MLflow's columns, which SQLite does not know"
     assert registry.version("1").description.startswith("# faces\n\n## Numbers\n\nfew\n\n_Shortened")
 
 
-def test_nobody_gets_in_without_a_password_and_others_change_only_what_is_theirs(team: Team, context: StepContext) -> None:
+def test_access_needs_a_password_and_users_change_only_their_own_objects(team: Team, context: StepContext) -> None:
     search = {"max_results": 1}
     assert ask(team, "experiments/search", None, search)[0] == 401
     assert ask(team, "experiments/search", ("admin", "wrong-password-0123"), search)[0] == 401
@@ -191,17 +191,17 @@ def test_nobody_gets_in_without_a_password_and_others_change_only_what_is_theirs
     theirs = context.tracking.pipeline_run().info
     guest = ("guest", "canary-guest-password-0123")
     assert ask(team, "users/create", admin(team), {"username": guest[0], "password": guest[1]})[0] == 200
-    status, found = ask(team, f"runs/get?run_id={theirs.run_id}", guest)
-    assert (status, found["run"]["info"]["run_id"]) == (200, theirs.run_id)
+    status, body = ask(team, f"runs/get?run_id={theirs.run_id}", guest)
+    assert (status, body["run"]["info"]["run_id"]) == (200, theirs.run_id)
     assert ask(team, "runs/set-tag", guest, {"run_id": theirs.run_id, "key": "x", "value": "y"})[0] == 403
-    status, made = ask(team, "experiments/create", guest, {"name": "guests"})
+    status, experiment = ask(team, "experiments/create", guest, {"name": "guests"})
     assert status == 200
-    status, _ = ask(team, "runs/create", guest, {"experiment_id": made["experiment_id"], "start_time": 1})
+    status, _ = ask(team, "runs/create", guest, {"experiment_id": experiment["experiment_id"], "start_time": 1})
     assert status == 200
 
 
 def test_no_secret_of_the_servers_is_on_a_command_line(team: Team) -> None:
-    seen = team.command_lines.seen
+    command_lines = team.command_lines.command_lines
     for program in ("rclone serve s3", "mlflow server --app-name basic-auth", "postgres -D"):
-        assert any(program in line for line in seen), f"{program} is among what is searched"
-    assert not [line for line in seen for secret in team.secrets if secret in line]
+        assert any(program in line for line in command_lines), f"{program} is among what is searched"
+    assert not [line for line in command_lines for secret in team.secrets if secret in line]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from components.evaluate.config import EvaluationConfig
+from components.evaluate.metrics.settings import MetricSettings
 from components.evaluate.moments import Statistics
 from components.evaluate.neighbours import Nearest
 from components.manifests import MetricInterval
@@ -26,7 +26,7 @@ class Features:
 class MetricInputs:
     """The features of the generated images and of the references; a part that no metric needs is empty or None."""
 
-    config: EvaluationConfig
+    config: MetricSettings
     generated: Features
     reference: Features
     moments: Statistics

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import JsonValue
 
 from components.evaluate.metrics.names import INCEPTION, RANDOM_CONV, MetricNames, image_count
+from components.evaluate.metrics.settings import MetricSettings
 
-if TYPE_CHECKING:  # the configuration checks itself against this table
-    from components.evaluate.config import EvaluationConfig
+if TYPE_CHECKING:  # it imports PyTorch
     from components.evaluate.metrics.inputs import MetricInputs, Value
 
 
@@ -62,8 +62,8 @@ class Metric:
 
     name: str
     """As in `evaluation.metrics`, and the name of the module that measures it."""
-    outputs: Callable[["EvaluationConfig", MetricNames], tuple[Output, ...]]
-    protocol: Callable[["EvaluationConfig", Setup], Mapping[str, JsonValue]] = lambda config, setup: {}
+    outputs: Callable[[MetricSettings, MetricNames], tuple[Output, ...]]
+    protocol: Callable[[MetricSettings, Setup], Mapping[str, JsonValue]] = lambda config, setup: {}
     """What it adds to the protocol, besides its name."""
     needs: frozenset[Need] = frozenset()
     extractor: str | None = None
@@ -72,7 +72,7 @@ class Metric:
     """When it is measured if `evaluation.metrics` is left out. None: never."""
     min_images: int = 2
     """The fewest images that it needs on both sides."""
-    switch: Callable[["EvaluationConfig"], bool] | None = None
+    switch: Callable[[MetricSettings], bool] | None = None
     """Decides whether it is measured, for a metric that `evaluation.metrics` does not choose."""
 
     def measure(self, inputs: "MetricInputs") -> "tuple[Value, ...]":
@@ -80,7 +80,7 @@ class Metric:
         return importlib.import_module(f"components.evaluate.metrics.{self.name}").measure(inputs)
 
 
-def kid_subset_images(config: "EvaluationConfig", num_images: int, num_reference: int) -> int:
+def kid_subset_images(config: MetricSettings, num_images: int, num_reference: int) -> int:
     """Return how many images are in each subset of the kernel distance."""
     return min(config.kid_subset_images, num_images, num_reference)
 
@@ -151,11 +151,11 @@ def default_metrics(extractor: str) -> tuple[str, ...]:
     return tuple(name for name, metric in SELECTABLE.items() if metric.default in defaults)
 
 
-def active_metrics(config: "EvaluationConfig") -> tuple[Metric, ...]:
+def active_metrics(config: MetricSettings) -> tuple[Metric, ...]:
     """Return the metrics that `config` asks for, in the table's order."""
     return tuple(metric for metric in METRICS if (metric.switch(config) if metric.switch else metric.name in config.metric_names))
 
 
-def is_needed(need: Need, config: "EvaluationConfig") -> bool:
+def is_needed(need: Need, config: MetricSettings) -> bool:
     """Return whether any metric that `config` asks for needs `need`."""
     return any(need in metric.needs for metric in active_metrics(config))

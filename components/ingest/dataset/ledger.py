@@ -107,6 +107,11 @@ class Ledger:
         )
         return dict(counts)
 
+    def ignored_suffixes(self) -> Counter[str]:
+        """Return the number of ignored files by the suffix of their names."""
+        names = (str(name) for (name,) in self.rows("SELECT source_name FROM seen WHERE verdict = 'ignored'"))
+        return Counter(Path(name).suffix.lower() or "no suffix" for name in names)
+
     def record(self, name: str, verdict: Verdict) -> None:
         """Record the verdict on one candidate, and keep the bytes if they are new."""
         self._unwritten.append((name, verdict))

@@ -7,9 +7,11 @@ hostile bytes meet no library in the process that holds credentials.
 
 import hashlib
 import io
+import struct
 import warnings
+import zlib
 
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from components.ingest.colour_statistics import reduction_factor
 from components.ingest.limits import Limits
@@ -38,6 +40,16 @@ _BROKEN = (
 )
 """What Pillow's parsers raise on hostile bytes; MemoryError has a verdict of its own."""
 _EXIF_ORIENTATION = 274
+_UPRIGHT: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the image upright."""
 _TIFF_BITS_PER_SAMPLE = 258
 _PNG_DEPTH_AT = 24
 _JPEG_SCALE = 8
@@ -152,7 +164,18 @@ def _is_finished(image: Image.Image, image_px: int) -> bool:
 
 
 def _is_turned(image: Image.Image) -> bool:
-    return image.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
+    return _orientation(image) in _UPRIGHT
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; metadata that cannot be read says nothing about how to turn the pixels."""
+    if image.format == "PNG":
+        image.load()  # `getexif` reads a PNG to its end, and damaged pixels are not damaged metadata
+    try:
+        found = image.getexif().get(_EXIF_ORIENTATION, 1)
+        return next((known for known in _UPRIGHT if known == found), 1)
+    except (struct.error, zlib.error, RecursionError, *_BROKEN):
+        return 1
 
 
 def _decode_small(image: Image.Image) -> Image.Image:
@@ -172,8 +195,8 @@ def _decode_small(image: Image.Image) -> Image.Image:
 def _normalise(image: Image.Image, image_px: int) -> tuple[Image.Image, tuple[Rule, ...]]:
     """Return `image` upright, RGB and square, and the rules that were applied, "converted" at least."""
     rules: list[Rule] = []
-    if _is_turned(image):
-        image = ImageOps.exif_transpose(image)
+    if (turn := _UPRIGHT.get(_orientation(image))) is not None:
+        image = image.transpose(turn)  # `ImageOps.exif_transpose` also writes the other tags again, and fails on those that it cannot write
         rules.append("upright")
     if image.mode != "RGB" or "transparency" in image.info:
         image = _to_rgb(image)

@@ -4,18 +4,20 @@ Promises: the process gets no secret, one open file and two pipes; a request ret
 """
 
 import json
-import os
 import select
+import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import IO
 
 from components.ingest.candidates import Candidate
-from components.ingest.decoding.frames import Facts, read_blobs, read_head, write_frame
+from components.ingest.decoding.frames import Facts
 from components.ingest.limits import Limits
+from components.ingest.wire import read_blobs, read_head, write_frame
+from components.system.child_environment import child_environment
+from components.system.python_process import python_command
 
 _PIPE_BYTES = 2**20
 _HEAP = {
@@ -34,28 +36,21 @@ class Worker:
     """One decoding process, which may use `memory_bytes` at most and reads packed candidates from the open file `archive`."""
 
     def __init__(self, limits: Limits, memory_bytes: int, archive: IO[bytes] | None) -> None:
+        self._image_s = limits.max_image_s
         open_files = [] if archive is None else [archive.fileno()]
         command = [
-            sys.executable,
-            "-m",
-            "components.ingest.decoding.decoder",
+            *python_command("components.ingest.decoding.decoder"),
             json.dumps(asdict(limits)),
             str(memory_bytes),
             *map(str, open_files),
         ]
-        quiet = {
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "PATH": os.environ.get("PATH", ""),
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            **_HEAP,
-        }
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=quiet,
+            env={**child_environment("decoder"), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **_HEAP},
+            cwd="/",
             start_new_session=True,
             pass_fds=open_files,
             pipesize=_PIPE_BYTES,  # a batch in one write instead of one context switch per 64 KiB
@@ -84,6 +79,8 @@ class Worker:
             answers = None
         if answers is None:
             self.end()
+            if self.process.returncode == -signal.SIGXCPU:
+                raise WorkerLost("too_slow", f"not decoded in {self._image_s:g} s of processor time")
             raise WorkerLost("decoder_died", f"the decoding process ended with status {self.process.returncode}")
         return answers
 

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.errors import BadInput, DataRefused
-from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, is_image_name
+from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, is_image_name, left_out_by_name
 from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
 
 _SCANNED_FILES = 10**5
+_MOST_IMAGE_BYTES = 2**30
+"""The bound of data.max_image_bytes."""
 
 
 class FolderSource:
@@ -23,7 +25,7 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        if not any(is_image_name(path.name) for _, path in zip(range(_SCANNED_FILES), _walk(root), strict=False)):
+        if not any(is_image_name(_name(path, root)) for _, path in zip(range(_SCANNED_FILES), _walk(root), strict=False)):
             raise BadInput(
                 f"data.source {root} contains no images",
                 hint=f"files ending in {', '.join(IMAGE_SUFFIXES)} are taken, also from subfolders",
@@ -32,9 +34,9 @@ class FolderSource:
     def fingerprint(self) -> str:
         digest = hashlib.sha256(b"folder 2")
         for path in _walk(self._root):
-            known = _regular(path) and is_image_name(path.name)
+            known = _regular(path) and is_image_name(_name(path, self._root))
             try:
-                content = hashlib.file_digest(path.open("rb"), "sha256").hexdigest() if known else "-"
+                content = _content(path) if known else "-"
             except OSError:
                 content = "unreadable"
             digest.update(os.fsencode(f"{path.relative_to(self._root)}\0{content}\n"))
@@ -52,7 +54,7 @@ class FolderSource:
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         total_bytes = 0
         for number, path in enumerate(_walk(self._root), start=1):
-            candidate = _read(path, str(path.relative_to(self._root)), budget.max_image_bytes)
+            candidate = _read(path, _name(path, self._root), budget.max_image_bytes)
             total_bytes += len(candidate.data)
             if number > budget.max_entries or total_bytes > budget.max_total_bytes:
                 excess = f"{budget.max_entries} files" if number > budget.max_entries else f"{budget.max_total_bytes} bytes"
@@ -71,6 +73,19 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted([*files, *linked]))
 
 
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root))
+
+
+def _content(path: Path) -> str:
+    """Return what identifies a file's bytes; those of a file that is rejected for its size are not read."""
+    size_bytes = path.stat().st_size
+    if size_bytes > _MOST_IMAGE_BYTES:
+        return f"{size_bytes} bytes"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _regular(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.lstat().st_mode)
@@ -81,8 +96,8 @@ def _regular(path: Path) -> bool:
 def _read(path: Path, name: str, max_bytes: int) -> Candidate:
     if path.is_symlink():
         return Candidate(name, b"", Rejected("link", "a symbolic link"))
-    if not is_image_name(path.name):
-        return Candidate(name, b"", Rejected("ignored", "no image suffix"))
+    if (left_out := left_out_by_name(name)) is not None:
+        return Candidate(name, b"", left_out)
     if not _regular(path):
         return Candidate(name, b"", Rejected("special_file", "a device, pipe or socket"))
     try:

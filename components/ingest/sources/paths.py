@@ -20,7 +20,11 @@ def open_path(source: str, image_px: int, reach: Reach | None) -> Source:
     try:
         if not path.exists():
             raise BadInput(f"data.source {path} does not exist", hint="give the path of a zip, a tar or a folder of images")
-        return FolderSource(path) if path.is_dir() else open_archive(path, str(path))
+        if path.is_dir():
+            return FolderSource(path)
+        if not path.is_file():  # opening it may wait for ever, and reading it may never end
+            raise BadInput(f"data.source {path} is a device, pipe or socket", hint="give the path of a zip, a tar or a folder of images")
+        return open_archive(path, str(path))
     except OSError as error:
         raise BadInput(f"data.source {path} cannot be read: {error.strerror}") from error
 

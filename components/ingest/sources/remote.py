@@ -101,7 +101,7 @@ class PrefixSource:
         self._store = store
         if not self._objects:
             raise BadInput(f"data.source {uri} does not exist", hint="give the key of an archive, or a prefix with images below it")
-        if not any(is_image_name(item.uri.key) for item in self._objects):
+        if not any(is_image_name(item.uri.relative_to(uri)) for item in self._objects):
             raise BadInput(
                 f"data.source {uri} contains no images", hint=f"objects ending in {', '.join(IMAGE_SUFFIXES)} are read, at any depth"
             )
@@ -126,7 +126,7 @@ class PrefixSource:
         return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
-        total_bytes = sum(min(item.size_bytes, budget.max_image_bytes + 1) for item in self._objects if is_image_name(item.uri.key))
+        total_bytes = sum(min(item.size_bytes, budget.max_image_bytes + 1) for item in self._objects if self._is_image(item))
         if len(self._objects) > budget.max_entries or total_bytes > budget.max_total_bytes:
             raise DataRefused(
                 f"data.source {self._uri} has {len(self._objects)} objects and {total_bytes} bytes, more than data.max_entries "
@@ -141,6 +141,9 @@ class PrefixSource:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+
+    def _is_image(self, item: StoredObject) -> bool:
+        return is_image_name(item.uri.relative_to(self._uri))
 
     def _read(self, item: StoredObject, limit: int) -> Candidate:
         name = item.uri.relative_to(self._uri)

@@ -1,38 +1,48 @@
 """Images in a tar archive, compressed or not, read once from front to back.
 
-Promises: an entry is never a path and never on disk; the decompressed size is bounded; headers that claim gigabytes are refused; a
-truncated archive is refused completely, because nothing in it shows what is missing.
+Promises: an entry is never a path and never on disk; the archive is read by a process of its own (`tar_reader.py`) with limited memory and
+without credentials, which is ended if it makes no progress; a truncated archive is refused completely.
 """
 
-import bz2
-import gzip
-import lzma
-import tarfile
-import zlib
+import io
+import json
+import os
+import select
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from components.errors import DataRefused
-from components.ingest.candidates import Candidate, Names, refused_by_name, too_many_bytes, too_many_entries
+from components.ingest.candidates import Candidate, too_many_bytes, too_many_entries
 from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
+from components.ingest.wire import read_blobs, read_head
 from components.storage import file_sha256
+from components.system.child_environment import child_environment
+from components.system.python_process import python_command
 
-_DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
-_RATIO_FROM_BYTES = 64 * 2**20
-_MAX_HEADER_BYTES = 2**20
-_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+_MEMORY_BYTES = 256 * 2**20
+_COPIES = 3
+"""How often the bytes of one image may be in the reader's memory."""
+_PATIENCE_S = 60.0
+_PIPE_BYTES = 2**20
+_FIRST_ENTRY = Budget(max_image_bytes=0, max_total_bytes=2**30, max_entries=1, max_ratio=1e6)
 
 
 def is_tar(path: Path) -> bool:
     """Return whether a file is a tar archive, by its name or by its first header."""
-    if path.name.lower().endswith((".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")):
+    if path.name.lower().endswith(_SUFFIXES):
         return True
-    try:
-        return tarfile.is_tarfile(path)
-    except _DAMAGED:
-        return False
+    with _reader(path, _FIRST_ENTRY) as frames:
+        try:
+            head = read_head(frames)
+        except (OSError, ValueError):
+            return False
+    return head is not None and head.get("outcome", "end") == "end"
 
 
 class TarSource:
@@ -55,96 +65,85 @@ class TarSource:
         return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
-        names = Names()
-        try:
-            with self._path.open("rb") as raw, _decompress(raw) as unpacked:
-                metered = _BudgetedStream(unpacked, raw, budget, self._label)
-                with tarfile.open(fileobj=cast(IO[bytes], metered), mode="r|", tarinfo=_StrictTarInfo) as archive:
-                    for number, entry in enumerate(archive, start=1):
-                        # Python 3.11 keeps every header that it read, even of a stream.
-                        archive.members = []  # type: ignore[attr-defined]
-                        if number > budget.max_entries:
-                            raise too_many_entries(self._label, budget)
-                        if not entry.isdir():
-                            yield _read(archive, entry, budget.max_image_bytes, seen=names.is_repeated(entry.name))
-        except _DAMAGED as error:
-            raise DataRefused(f"data.source {self._label} is corrupt: {error}", hint="fetch or pack it again") from error
+        with _reader(self._path, budget) as frames:
+            try:
+                while (head := read_head(frames)) is not None and "outcome" not in head:
+                    (data,) = read_blobs(frames, head)
+                    if head["name"] is not None:
+                        refused = head["refused"]
+                        yield Candidate(head["name"], data, None if refused is None else Rejected(*refused))
+            except TimeoutError as error:
+                raise self._corrupt(f"nothing could be read of it for {_PATIENCE_S:.0f} s") from error
+            except (OSError, EOFError, ValueError) as error:
+                raise self._corrupt("the process that reads it ended") from error
+        if head is None:
+            raise self._corrupt("the process that reads it ended")
+        self._check(head, budget)
 
-
-def _read(archive: tarfile.TarFile, entry: tarfile.TarInfo, max_bytes: int, *, seen: bool) -> Candidate:
-    refused = None
-    if entry.issym() or entry.islnk():
-        refused = Rejected("link", f"a {'symbolic' if entry.issym() else 'hard'} link")
-    elif not entry.isreg() or entry.issparse():
-        refused = Rejected("special_file", "a device, pipe or sparse file")
-    else:
-        refused = refused_by_name(entry.name)
-    if refused is None and seen:
-        refused = Rejected("duplicate_name", "the archive has an entry of this name already")
-    if refused is not None:
-        return Candidate(entry.name, b"", refused)
-    file = archive.extractfile(entry)
-    assert file is not None, "a regular entry has bytes"
-    return Candidate(entry.name, file.read(max_bytes + 1))
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """Refuses what `tarfile` accepts silently: headers that claim gigabytes, and a truncated archive."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_StrictTarInfo":
-        try:
-            return super().fromtarfile(tarfile_)
-        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
-            raise TarRefused("it ends early") from error
-        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
-            raise TarRefused(f"a header is broken ({error})") from error
-
-    def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
-        long_header = self.type in (
-            tarfile.XHDTYPE,
-            tarfile.XGLTYPE,
-            tarfile.SOLARIS_XHDTYPE,
-            tarfile.GNUTYPE_LONGNAME,
-            tarfile.GNUTYPE_LONGLINK,
-        )
-        if long_header and self.size > _MAX_HEADER_BYTES:
-            raise TarRefused(f"a header claims {self.size} bytes")
-        return super()._proc_member(tarfile_)  # type: ignore[misc]
-
-
-class TarRefused(ValueError):
-    """Raised by `_StrictTarInfo`; not an error of `tarfile`, which would treat that as the end of the archive."""
-
-
-class _BudgetedStream:
-    """A stream that raises beyond the budget."""
-
-    def __init__(self, stream: IO[bytes], raw: IO[bytes], budget: Budget, label: str) -> None:
-        self._stream = stream
-        self._raw = raw
-        self._budget = budget
-        self._label = label
-        self._read_bytes = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._read_bytes += len(data)
-        if self._read_bytes > self._budget.max_total_bytes:
-            raise too_many_bytes(self._label, self._budget)
-        if self._read_bytes > _RATIO_FROM_BYTES and self._read_bytes > self._budget.max_ratio * self._raw.tell():
+    def _check(self, last: dict[str, Any], budget: Budget) -> None:
+        """Raise what the last frame says, unless it is the archive's end."""
+        outcome = last["outcome"]
+        if outcome == "entries":
+            raise too_many_entries(self._label, budget)
+        if outcome == "bytes":
+            raise too_many_bytes(self._label, budget)
+        if outcome == "ratio":
             raise DataRefused(
-                f"data.source {self._label} unpacks to more than {self._budget.max_ratio:g} times its size",
+                f"data.source {self._label} unpacks to more than {budget.max_ratio:g} times its size",
                 hint="no archive of photographs compresses so well; raise data.max_ratio if this one does",
             )
-        return data
+        if outcome == "memory":
+            raise self._corrupt(f"reading it takes more than {_memory_bytes(budget) / 2**20:.0f} MiB of memory")
+        if outcome != "end":
+            raise self._corrupt(last["text"])
+
+    def _corrupt(self, reason: str) -> DataRefused:
+        return DataRefused(f"data.source {self._label} is corrupt: {reason}", hint="fetch or pack it again")
 
 
-def _decompress(raw: IO[bytes]) -> IO[bytes]:
-    start = raw.read(6)
-    raw.seek(0)
-    openers: dict[bytes, Any] = _COMPRESSED
-    for magic, opened in openers.items():
-        if start.startswith(magic):
-            return cast(IO[bytes], opened(raw))
-    return raw
+def _memory_bytes(budget: Budget) -> int:
+    return _MEMORY_BYTES + _COPIES * budget.max_image_bytes
+
+
+@contextmanager
+def _reader(path: Path, budget: Budget) -> Iterator[IO[bytes]]:
+    """Yield the frames of a process that reads the archive at `path`, and end the process after the block."""
+    with path.open("rb") as archive:
+        number = archive.fileno()
+        command = python_command(
+            "components.ingest.sources.tar_reader", str(number), json.dumps(asdict(budget)), str(_memory_bytes(budget))
+        )
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=child_environment("decoder"),
+            cwd="/",
+            start_new_session=True,
+            pass_fds=[number],
+            pipesize=_PIPE_BYTES,
+        )
+        assert process.stdout is not None
+        try:
+            with io.BufferedReader(_Patient(process.stdout.fileno()), _PIPE_BYTES) as frames:
+                yield frames
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+class _Patient(io.RawIOBase):
+    """Reads a pipe, and raises TimeoutError where nothing comes for too long."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not select.select([self._pipe], [], [], _PATIENCE_S)[0]:
+            raise TimeoutError
+        return os.readv(self._pipe, [buffer])

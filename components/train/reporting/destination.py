@@ -37,14 +37,14 @@ class MlflowDestination:
         return self._logged_steps[key]
 
     def log_metrics(self, points: list[Point]) -> None:
-        self._tracking.metrics(self.run_id, points)
+        self._tracking.log_metrics(self.run_id, points)
         for point in points:
             self._logged_steps[point.key].add(point.step)
 
     def log_image(self, image: LoggedImage, pixels: np.ndarray) -> None:
-        self._tracking.image(self.run_id, pixels, key=image.key, step=image.step, timestamp_ms=image.timestamp_ms)
+        self._tracking.log_image(self.run_id, pixels, key=image.key, step=image.step, timestamp_ms=image.timestamp_ms)
 
     def log_file(self, attachment: Attachment, path: Path) -> None:
         folder, name = attachment.artifact.rsplit("/", 1)
         with tempfile.TemporaryDirectory(prefix="celebdit-attachment-") as local:
-            self._tracking.artifact(self.run_id, Path(shutil.copy(path, Path(local) / name)), folder)
+            self._tracking.log_artifact(self.run_id, Path(shutil.copy(path, Path(local) / name)), folder)

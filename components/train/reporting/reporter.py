@@ -76,9 +76,9 @@ def describe_run(tracking: "Tracking", spec: TrainSpec) -> str:
     """Describe the training of `spec` in MLflow, mark it as running, and return the id of its run; idempotent."""
     run_id = str(tracking.step_run("train", run_key=spec.run_key, name=f"train-{spec.run_key}").info.run_id)
     tracking.set_status(run_id, "RUNNING")
-    tracking.tag(run_id, {"attempt": spec.attempt, TAG_LICENCE: spec.dataset.licence})
+    tracking.set_tags(run_id, {"attempt": spec.attempt, TAG_LICENCE: spec.dataset.licence})
     network, training = spec.network, spec.training
-    tracking.params(
+    tracking.log_params(
         run_id,
         {
             "network.latent_channels": network.latent_channels,
@@ -98,6 +98,6 @@ def describe_run(tracking: "Tracking", spec: TrainSpec) -> str:
             "data.num_images": spec.dataset.num_images,
         },
     )
-    tracking.text(run_id, spec.model_dump_json(indent=2), "config/train.json")
-    tracking.dataset(run_id, spec.dataset, context="training")
+    tracking.log_text(run_id, spec.model_dump_json(indent=2), "config/train.json")
+    tracking.log_dataset(run_id, spec.dataset, context="training")
     return run_id

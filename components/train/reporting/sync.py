@@ -27,7 +27,7 @@ def sync(run_key: str, context: StepContext) -> int:
     if not specs:
         raise BadInput(f"there is no training {run_key!r} in {run.prefix}", hint="name a run key as `celebdit run` prints it")
     spec = TrainSpec.parse(context.store.get_bytes(specs[-1]), origin=str(specs[-1]))
-    folder = context.settings.work_dir / "runs" / run_key
+    folder = context.run_folder(run_key)
     with lock_or_fail(folder / "writer.lock", f"training of run {run_key}"):
         status_before = _status(run_key, context)
         run_id = describe_run(context.tracking, spec)

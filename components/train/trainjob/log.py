@@ -67,11 +67,11 @@ class LogStream:
     """Prints the log of the pods that `selector` matches, one after the other, in a thread of its own."""
 
     def __init__(
-        self, cluster: Cluster, selector: str, *, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+        self, cluster: Cluster, selector: str, *, write_line: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     ) -> None:
         self._cluster = cluster
         self._selector = selector
-        self._say = say
+        self._write_line = write_line
         self._reader: _Reader | None = None
         self._logs: dict[str, _Log] = {}
         self._closing = False
@@ -110,7 +110,7 @@ class LogStream:
     def _print(self, pod: str, log: _Log, *, to_the_end: bool) -> None:
         try:
             for line in log.position.unread(self._cluster.log(pod, CONTAINER, since=log.position.at), to_the_end=to_the_end):
-                self._say(line)
+                self._write_line(line)
             log.complete = to_the_end
         except BadInput:  # access is refused, and asking again changes nothing
             log.complete = True

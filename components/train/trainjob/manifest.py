@@ -5,7 +5,7 @@ attempt. Settings common to all trainings are in the ClusterTrainingRuntime of d
 """
 
 from components import deployment as names
-from components.environment import GIT_COMMIT, IMAGE_DIGEST, PRESET, RUN_ID, RUN_URL, WORK_DIR
+from components.environment import GIT_COMMIT, IMAGE_DIGEST, LOG_LEVEL, PRESET, RUN_ID, RUN_URL, WORK_DIR
 from components.kube.objects import KubernetesObject
 from components.settings import Settings
 from components.train.spec import TrainSpec
@@ -68,6 +68,7 @@ def _environment(settings: Settings) -> list[KubernetesObject]:
         PRESET: settings.preset,
         GIT_COMMIT: settings.git_commit,
         IMAGE_DIGEST: settings.image_digest,
+        LOG_LEVEL: settings.log_level,
     }
     entries: list[KubernetesObject] = [{"name": name, "value": value} for name, value in identity.items() if value is not None]
     for secret, keys in names.SECRET_KEYS.items():

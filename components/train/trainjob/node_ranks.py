@@ -24,7 +24,7 @@ def run_node(arguments: Sequence[str]) -> None:
                 raise BadInput("this module takes one argument, the location of a training's spec")
             uri = StoreUri.parse(arguments[0])
             spec = TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
-            path = context.scratch("runs", spec.run_key) / "spec.json"
+            path = context.run_folder(spec.run_key) / "spec.json"
             spec.dump(path)
             LeaseWatch(context.store, context.layout.run(spec.run_key).leases).start()
         except Exception as error:

@@ -76,7 +76,7 @@ def test_a_better_challenger_passes_and_a_worse_one_leaves_the_champion_in_place
 
 
 def quality(checkpoint: CheckpointManifest, environment: Endpoints, folder: Path, dataset: DatasetManifest) -> float:
-    report = run(checkpoint, dataset, config(), SAMPLING, resources(), "nobody", place(environment, folder / "quality"))
+    report = run(checkpoint, dataset, config(), SAMPLING, resources(), "no-model", place(environment, folder / "quality"))
     return report.metrics[HEADLINE]
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from celebdit_testing.kube_server import FakeKube
-from celebdit_testing.trainjobs import JOB, Start, until
+from celebdit_testing.trainjobs import JOB, Start
+from celebdit_testing.waiting import wait_until
 
 from components.errors import CelebditError, DataRefused, TemporaryFailure
 from components.train.trainjob.failures import first_failure, waiting_reason
@@ -18,11 +19,11 @@ def terminated(exit_code: int, at: str, message: str = "", reason: str = "Error"
 
 def test_the_error_of_the_node_that_failed_first_comes_out_with_its_kind(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     noise = '{"exit_code": 70, "message": "DistBackendError: connection closed", "hint": null}'
-    told = '{"exit_code": 3, "message": "rank 9: loss or gradient is not finite", "hint": "lower optimizer.lr_peak"}'
+    termination_message = '{"exit_code": 3, "message": "rank 9: loss or gradient is not finite", "hint": "lower optimizer.lr_peak"}'
     kube.node_pod(JOB, 0, phase="Failed", **terminated(70, "01", noise))
-    kube.node_pod(JOB, 1, phase="Failed", **terminated(3, "02", told))
+    kube.node_pod(JOB, 1, phase="Failed", **terminated(3, "02", termination_message))
     kube.condition(JOB, "Failed", "jobset failed")
     error = step.outcome()
     assert isinstance(error, DataRefused)
@@ -31,7 +32,7 @@ def test_the_error_of_the_node_that_failed_first_comes_out_with_its_kind(kube: F
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "kind"),
+    ("status", "message", "kind"),
     [
         (terminated(137, "01", reason="OOMKilled"), "node 1 ran out of memory", DataRefused),
         (terminated(1, "01", "Traceback\nKeyError: 'x'"), "node 1 ended with status 1: KeyError: 'x'", TemporaryFailure),
@@ -42,23 +43,23 @@ def test_the_error_of_the_node_that_failed_first_comes_out_with_its_kind(kube: F
         (terminated(143, "01", "step 6"), "node 1 was killed by SIGTERM (status 143)", TemporaryFailure),
     ],
 )
-def test_what_kubernetes_saw_is_told_when_the_node_could_not(status: dict[str, Any], said: str, kind: type[CelebditError]) -> None:
+def test_the_reason_comes_from_kubernetes_when_the_node_left_none(status: dict[str, Any], message: str, kind: type[CelebditError]) -> None:
     pod = {"metadata": {"labels": {"batch.kubernetes.io/job-completion-index": "1"}}, "status": {"phase": "Failed", **status}}
     error = first_failure([pod])
     assert isinstance(error, kind)
-    assert said in error.message
+    assert message in error.message
 
 
-def test_without_pods_the_jobs_own_condition_is_told(kube: FakeKube, start: Start) -> None:
+def test_without_pods_the_error_holds_the_jobs_own_condition(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Failed", "TrainingRuntime celebdit-torch not found")
     assert "celebdit-torch not found" in str(step.outcome())
 
 
-def test_a_job_that_somebody_deletes_is_a_temporary_failure(kube: FakeKube, start: Start) -> None:
+def test_a_deleted_job_is_a_temporary_failure(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     del kube.objects["trainjobs", JOB]
     error = step.outcome()
     assert isinstance(error, TemporaryFailure)

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import yaml
 from celebdit_testing.kube_server import FakeKube
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 from celebdit_testing.steps import notes
-from celebdit_testing.trainjobs import IMAGE, JOB, MANIFESTS, MLFLOW_PASSWORD, Start, connect, in_pod, spec_of, until
+from celebdit_testing.trainjobs import IMAGE, JOB, MANIFESTS, MLFLOW_PASSWORD, Start, connect, in_pod, spec_of
+from celebdit_testing.waiting import wait_until
 
 from components import deployment as names
 from components.errors import BadInput, Preempted, TemporaryFailure
@@ -24,7 +26,7 @@ from components.train.trainjob.manifest import trainjob
 
 def test_a_training_on_two_nodes_is_a_trainjob_that_is_waited_for(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     spec = kube.objects["trainjobs", JOB]["spec"]
     assert spec["runtimeRef"]["name"] == names.TRAINING_RUNTIME
     assert (spec["trainer"]["image"], spec["trainer"]["numNodes"], spec["trainer"]["numProcPerNode"]) == (IMAGE, 2, 8)
@@ -37,8 +39,12 @@ def test_a_training_on_two_nodes_is_a_trainjob_that_is_waited_for(kube: FakeKube
 
 
 def test_placement_and_space_reach_the_pods(context: StepContext) -> None:
-    asked = {"node_selector": {"pool": "h200"}, "tolerations": (Toleration(key="team", operator="Equal", value="faces"),), "shm": "32Gi"}
-    job = trainjob(spec_of(**asked), "s3://b/spec.json", IMAGE, context.settings, owners=[])
+    placement = {
+        "node_selector": {"pool": "h200"},
+        "tolerations": (Toleration(key="team", operator="Equal", value="faces"),),
+        "shm": "32Gi",
+    }
+    job = trainjob(spec_of(**placement), "s3://b/spec.json", IMAGE, context.settings, owners=[])
     (replicated,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod = replicated["template"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"pool": "h200"}
@@ -46,12 +52,20 @@ def test_placement_and_space_reach_the_pods(context: StepContext) -> None:
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}} in pod["volumes"]
 
 
+@pytest.mark.parametrize("level", [None, "DEBUG"])
+def test_the_log_level_of_the_step_reaches_the_pods(context: StepContext, level: str | None) -> None:
+    job = trainjob(spec_of(), "s3://b/spec.json", IMAGE, replace(context.settings, log_level=level), owners=[])
+    env = {entry["name"]: entry.get("value") for entry in job["spec"]["trainer"]["env"]}
+    assert env.get("CELEBDIT_LOG_LEVEL") == level
+    assert ("CELEBDIT_LOG_LEVEL" in env) == (level is not None)
+
+
 def test_secrets_are_named_in_the_job_and_never_contained(kube: FakeKube, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "MLFLOW_TRACKING_PASSWORD": MLFLOW_PASSWORD}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     env = {entry["name"]: entry for entry in kube.objects["trainjobs", JOB]["spec"]["trainer"]["env"]}
     assert env["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"] == {
         "name": names.S3_SECRET,
@@ -66,7 +80,7 @@ def test_secrets_are_named_in_the_job_and_never_contained(kube: FakeKube, start:
 
 def test_the_job_belongs_to_the_runs_workflow(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Complete")
     step.outcome()
     (owner,) = kube.objects["trainjobs", JOB]["metadata"]["ownerReferences"]
@@ -80,24 +94,24 @@ def test_a_retried_step_adopts_its_job_and_a_lost_answer_makes_no_second_one(
     if fault is not None:
         kube.faults.append(("create", "trainjobs", fault))
     first = start(spec_of("a1"))
-    until(lambda: ("trainjobs", JOB) in kube.objects)
-    made = kube.objects["trainjobs", JOB]["metadata"]["uid"]
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
+    job_uid = kube.objects["trainjobs", JOB]["metadata"]["uid"]
     second = start(spec_of("a2"))  # as when the first step's pod was deleted
-    until(lambda: any("is already running: waiting for it" in note for note in notes(context)))
+    wait_until(lambda: any("is already running: waiting for it" in note for note in notes(context)))
     kube.condition(JOB, "Complete")
     assert (first.outcome(), second.outcome()) == (None, None)
-    assert kube.objects["trainjobs", JOB]["metadata"]["uid"] == made
+    assert kube.objects["trainjobs", JOB]["metadata"]["uid"] == job_uid
 
 
 def test_a_job_that_failed_or_has_other_settings_is_replaced(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Failed", "DeadlineExceeded")
     assert isinstance(step.outcome(), TemporaryFailure)
     old = kube.objects["trainjobs", JOB]["metadata"]["uid"]
     for resources in ({}, {"nodes": 3}):
         step = start(spec_of(**resources))
-        until(lambda old=old: kube.objects.get(("trainjobs", JOB), {"metadata": {"uid": old}})["metadata"]["uid"] != old)
+        wait_until(lambda old=old: kube.objects.get(("trainjobs", JOB), {"metadata": {"uid": old}})["metadata"]["uid"] != old)
         old = kube.objects["trainjobs", JOB]["metadata"]["uid"]
         if resources:
             assert kube.objects["trainjobs", JOB]["spec"]["trainer"]["numNodes"] == 3
@@ -109,11 +123,11 @@ def test_a_job_that_failed_or_has_other_settings_is_replaced(kube: FakeKube, sta
     assert kube.count("delete trainjobs") == 2
 
 
-def test_an_api_server_that_is_away_for_a_while_is_waited_for(kube: FakeKube, start: Start) -> None:
+def test_a_temporary_outage_of_the_api_server_is_waited_out(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.faults += [("get", "trainjobs", 500), ("get", "trainjobs", "lost"), ("list", "pods", 503), ("get", "trainjobs", 429)]
-    until(lambda: not kube.faults)
+    wait_until(lambda: not kube.faults)
     assert step.is_alive()
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
@@ -121,7 +135,7 @@ def test_an_api_server_that_is_away_for_a_while_is_waited_for(kube: FakeKube, st
 
 def test_a_step_that_is_cancelled_deletes_its_job(kube: FakeKube, tmp_path: Path, context: StepContext) -> None:
     def cancel() -> None:
-        until(lambda: ("trainjobs", JOB) in kube.objects)
+        wait_until(lambda: ("trainjobs", JOB) in kube.objects)
         os.kill(os.getpid(), signal.SIGTERM)
 
     canceller = threading.Thread(target=cancel)
@@ -143,18 +157,18 @@ def test_a_missing_right_is_named(kube: FakeKube, start: Start) -> None:
 
 
 def test_the_manifests_grant_only_what_the_step_uses(kube: FakeKube, start: Start) -> None:
-    """Take each verb away in turn: every one of them is needed."""
+    """Remove each verb in turn: every one of them is needed."""
     granted = [(rule, verb) for rule in kube.rules["pipeline-runner"] for verb in rule["verbs"]]
     used = {"create trainjobs", "get trainjobs", "delete trainjobs", "create networkpolicies", "get pods", "list pods", "get pods/log"}
     spare = {f"{verb} {resource}" for rule, verb in granted for resource in rule["resources"]} - used
     kube.node_pod(JOB, 0)
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Failed", "x")
     step.outcome()
     step = start()
-    until(lambda: kube.count("delete trainjobs") == 1)
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: kube.count("delete trainjobs") == 1)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     kube.condition(JOB, "Complete")
     step.outcome()
     assert used == set(kube.requests) - {"list nothing"}
@@ -184,7 +198,7 @@ def reaches(policies: list[dict[str, Any]], source: dict[str, str], target: dict
 
 def test_pods_of_other_trainings_and_steps_do_not_reach_those_of_a_trainjob(kube: FakeKube, start: Start) -> None:
     step = start()
-    until(lambda: policies(kube))
+    wait_until(lambda: policies(kube))
     (replicated,) = kube.objects["trainjobs", JOB]["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     labels = replicated["template"]["spec"]["template"]["metadata"]["labels"]
     node = {**labels, "jobset.sigs.k8s.io/jobset-name": JOB}
@@ -199,7 +213,7 @@ def test_pods_of_other_trainings_and_steps_do_not_reach_those_of_a_trainjob(kube
     step.outcome()
     old = policies(kube)
     step = start()
-    until(lambda: policies(kube) and policies(kube) != old)
+    wait_until(lambda: policies(kube) and policies(kube) != old)
     kube.condition(JOB, "Complete")
     assert step.outcome() is None
     (new,) = policies(kube)
@@ -210,7 +224,7 @@ def test_pods_of_other_trainings_and_steps_do_not_reach_those_of_a_trainjob(kube
 def test_a_policy_whose_answer_was_lost_is_created_once(kube: FakeKube, start: Start, fault: int | str) -> None:
     kube.faults.append(("create", "networkpolicies", fault))
     step = start()
-    until(lambda: kube.count("create networkpolicies") == 2 and policies(kube))
+    wait_until(lambda: kube.count("create networkpolicies") == 2 and policies(kube))
     assert len(policies(kube)) == 1
     kube.condition(JOB, "Complete")
     assert step.outcome() is None

@@ -1,9 +1,10 @@
-"""Nodes that nobody waits for stop by themselves, and others do not."""
+"""Nodes whose step no longer waits stop themselves, others do not."""
 
 import threading
 
 from celebdit_testing.kube_server import FakeKube
-from celebdit_testing.trainjobs import JOB, KEY, Start, until
+from celebdit_testing.trainjobs import JOB, KEY, Start
+from celebdit_testing.waiting import wait_until
 
 from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri
@@ -11,7 +12,7 @@ from components.storage import connect as connect_store
 from components.train.trainjob.lease import Lease, LeaseWatch
 
 
-def test_nodes_that_nobody_waits_for_are_asked_to_stop_and_others_are_not(store: ObjectStore, prefix: StoreUri) -> None:
+def test_nodes_without_a_waiting_step_are_stopped_and_others_are_not(store: ObjectStore, prefix: StoreUri) -> None:
     now = [0.0]
     lease = Lease(store, prefix, clock=lambda: 1000.0 + now[0])
     watch = LeaseWatch(store, prefix, timeout_s=900, clock=lambda: now[0])
@@ -26,22 +27,22 @@ def test_nodes_that_nobody_waits_for_are_asked_to_stop_and_others_are_not(store:
 
 def test_storage_that_cannot_be_asked_stops_no_node(prefix: StoreUri, s3_credentials: None) -> None:
     now = [0.0]
-    away = connect_store("http://127.0.0.1:9", deadline_s=0.1)
-    watch = LeaseWatch(away, prefix, timeout_s=900, clock=lambda: now[0])
+    unreachable = connect_store("http://127.0.0.1:9", deadline_s=0.1)
+    watch = LeaseWatch(unreachable, prefix, timeout_s=900, clock=lambda: now[0])
     now[0] = 10_000
     assert not watch.expired()
-    Lease(away, prefix).renew()
+    Lease(unreachable, prefix).renew()
 
 
 def test_a_watch_that_expires_stops_the_process_as_a_signal_would(store: ObjectStore, prefix: StoreUri) -> None:
-    asked = threading.Event()
-    LeaseWatch(store, prefix, timeout_s=0.0, every_s=0.01, on_end=asked.set).start()
-    assert asked.wait(10)
+    stop_requested = threading.Event()
+    LeaseWatch(store, prefix, timeout_s=0.0, every_s=0.01, on_end=stop_requested.set).start()
+    assert stop_requested.wait(10)
 
 
 def test_a_waiting_step_keeps_its_lease(kube: FakeKube, start: Start, context: StepContext) -> None:
     step = start()
-    until(lambda: ("trainjobs", JOB) in kube.objects)
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
     assert [item.uri.name.partition("-")[0] for item in context.store.list(context.layout.run(KEY).leases)] == ["beat"]
     kube.condition(JOB, "Complete")
     assert step.outcome() is None

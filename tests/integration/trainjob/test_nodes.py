@@ -41,24 +41,27 @@ def test_two_nodes_train_the_same_network_as_two_processes_of_one(
     nodes: FakeKube, endpoints: Endpoints, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Here torchrun and all that a node must find for itself are the real ones; the two processes are the worker's code without them."""
-    root, recipe, asked = f"s3://celebdit/{tmp_path.name}", tiny_recipe(), ResourcesConfig(device="cpu", nodes=2, processes=1)
+    root, recipe, resources = f"s3://celebdit/{tmp_path.name}", tiny_recipe(), ResourcesConfig(device="cpu", nodes=2, processes=1)
     configure(nodes, {**endpoints.environment, "CELEBDIT_STORE": root, "CELEBDIT_EXPERIMENT": "tests"})
+    # A pod's Secret has a user name and a password; the embedded server takes its token as the password.
+    user = {"MLFLOW_TRACKING_USERNAME": "steps", "MLFLOW_TRACKING_PASSWORD": endpoints.environment["MLFLOW_TRACKING_TOKEN"]}
+    nodes.put("secrets", names.MLFLOW_SECRET, data=user)
     servers = {"endpoint": endpoints.s3_url, "mlflow_uri": endpoints.mlflow_url}
     context = in_pod(step_context("train", tmp_path, root, run_id=tmp_path.name, **servers))
     dataset = small_dataset(tmp_path / "data", endpoints.s3_url, context.root)
-    trained = train(recipe, dataset, asked, context)
+    trained = train(recipe, dataset, resources, context)
     alone = Training(tmp_path / "alone", endpoints.s3_url, context.root / "alone", recipe, dataset)
     with ended(alone.start(2)) as ranks:
         assert ranks.wait() == [0, 0]
     assert trained.step == recipe.training.total_steps
     assert trained.digest == alone.final_digest()
-    assert f"{trained.step}/{trained.step}" in capfd.readouterr().err, "node 0 is heard"
+    assert f"{trained.step}/{trained.step}" in capfd.readouterr().err, "the log of node 0 is shown"
     client = MlflowClient(endpoints.mlflow_url)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], f"tags.`celebdit.run_key` = '{trained.run_key}'")
     assert run.data.metrics["train/loss"] > 0, "node 0 found MLflow"
-    assert train(recipe, dataset, asked, context) == trained
+    assert train(recipe, dataset, resources, context) == trained
     assert nodes.count("create trainjobs") == 1
 
 

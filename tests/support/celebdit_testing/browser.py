@@ -15,15 +15,15 @@ _SETTINGS = {"mlflow.assistant.panelOpen_v1": "false", "mlflow.assistant.fab.aut
 
 def chromium_or_skip() -> str:
     """Return the browser's path, or skip and say why it is not here."""
-    found = shutil.which(CHROMIUM)
-    if found is None:
+    executable = shutil.which(CHROMIUM)
+    if executable is None:
         may = os.geteuid() == 0 and shutil.which("apt-get") is not None
         why = "apt-get could not install it" if may else "only root on Debian may install it: apt-get install chromium"
         pytest.skip(f"no {CHROMIUM} on this machine ({why})")
-    answer = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    answer = subprocess.run([executable, "--version"], capture_output=True, text=True, timeout=60, check=False)
     if answer.returncode != 0:
-        pytest.skip(f"{found} does not start: {(answer.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    return found
+        pytest.skip(f"{executable} does not start: {(answer.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    return executable
 
 
 @contextmanager

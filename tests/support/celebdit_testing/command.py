@@ -28,9 +28,12 @@ class Finished:
         return json.loads(self.out)
 
 
-def celebdit(*arguments: str, home: Path, timeout_s: float = 280.0, **environment: str) -> Finished:
+def celebdit(*arguments: str, home: Path, timeout_s: float = 280.0, folder: Path | None = None, **environment: str) -> Finished:
+    """Run the command line; in `folder` as the installed program, because `python -m` itself imports from the current folder."""
+    program = COMMAND if folder is None else [str(Path(sys.executable).parent / "celebdit")]
     done = subprocess.run(
-        [*COMMAND, *arguments, "--home", str(home)],
+        [*program, *arguments, "--home", str(home)],
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -48,8 +51,8 @@ def celebdit_here(*arguments: str, home: Path, capture: pytest.CaptureFixture[st
     try:
         main([*arguments, "--home", str(home)])
     except SystemExit as ended:
-        said = capture.readouterr()
-        return Finished(int(ended.code or 0), said.out, said.err)
+        captured = capture.readouterr()
+        return Finished(int(ended.code or 0), captured.out, captured.err)
     finally:
         os.environ.clear()
         os.environ.update(environment)

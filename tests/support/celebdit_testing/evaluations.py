@@ -40,13 +40,13 @@ def resources(processes: int = 1) -> ResourcesConfig:
 @contextmanager
 def environment_of(embedded: Services) -> Iterator[Endpoints]:
     """The embedded servers, with this process's environment pointing at them inside the block."""
-    found = embedded.wait()
+    endpoints = embedded.wait()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
+        for name, value in endpoints.environment.items():
             patch.setenv(name, value)
         for name in ("CELEBDIT_RUN_ID", "CELEBDIT_WORK_DIR"):
             patch.setenv(name, "changed by run_in_processes()")  # so that it is undone afterwards
-        yield found
+        yield endpoints
 
 
 def place(environment: Endpoints, folder: Path, *, part: str = "evaluations", run_id: str = "evaluation-1") -> StepContext:
@@ -66,7 +66,7 @@ def run(
     *,
     then: Callable[[], object] = lambda: None,
 ) -> EvaluationReport:
-    """The step as its component calls it, its one worker in this process: starting torch anew each time would cost minutes.
+    """The step as its component calls it, its one worker in this process: starting torch each time would cost minutes.
 
     The tests of several processes and of kills, and the pipeline's own tests, start real ones. `then` happens right after the worker.
     """
@@ -85,7 +85,7 @@ def run_in_processes(processes: int, checkpoint: CheckpointManifest, dataset: Da
     """The step with workers of its own, which find their place in the environment."""
     settings = context.settings
     os.environ.update(CELEBDIT_STORE=settings.store_uri, CELEBDIT_RUN_ID=settings.run_id, CELEBDIT_WORK_DIR=str(settings.work_dir))
-    return evaluate(checkpoint, dataset, config(batch_images=None), SAMPLING, resources(processes), "nobody", context)
+    return evaluate(checkpoint, dataset, config(batch_images=None), SAMPLING, resources(processes), "no-model", context)
 
 
 def drawn_faces(environment: Endpoints, folder: Path) -> DatasetManifest:

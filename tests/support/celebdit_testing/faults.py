@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
+
+from celebdit_testing.http_server import Handler, serving
 
 Kind = Literal["500", "503", "403", "slow", "reset", "lost_answer", "truncated", "flipped", "flipped_upload", "stale"]
 
@@ -38,7 +39,7 @@ class Fault:
 class Proxy:
     """The running proxy: where it listens, what it is to do, and what it saw."""
 
-    endpoint: str
+    endpoint: str = ""
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
@@ -71,20 +72,15 @@ class Proxy:
 @contextmanager
 def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
     """Forward to the server at `upstream`, damaging what the test asks for; requests to an S3 server must be `signed`."""
-    target = urlsplit(upstream).netloc
+    upstream_address, proxy = urlsplit(upstream).netloc, Proxy()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
+    class ProxyHandler(Handler):
         def handle_one_request(self) -> None:
             with suppress(ConnectionError):
                 super().handle_one_request()
 
         def _forward(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.content()
             with proxy.lock:
                 proxy.requests.append(f"{self.command} {self.path}")
                 if "Range" in self.headers:
@@ -115,7 +111,7 @@ def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
                 self._answer(status, headers, _flipped(answer) if kind == "flipped" else answer)
 
         def _ask(self, body: bytes) -> Answer:
-            connection = http.client.HTTPConnection(target, timeout=60)
+            connection = http.client.HTTPConnection(upstream_address, timeout=60)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in ("expect", "connection"):
@@ -149,20 +145,12 @@ def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
 
         do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = _forward  # noqa: N815 - the base class names them so
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    proxy = Proxy(endpoint=f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with serving(ProxyHandler) as proxy.endpoint:
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def _flipped(data: bytes) -> bytes:
-    """One bit is another, in the middle."""
+    """Return `data` with one bit in the middle flipped."""
     if not data:
         return data
     damaged = bytearray(data)

@@ -1,7 +1,8 @@
 """The two runs of the smoke preset that the end-to-end tests look at, made once for all test processes.
 
-Canaries are planted as secrets in the first one's environment, and the command lines of all processes are watched while it runs. The second
-one trains longer with another learning rate, and its gate asks for more than it can give.
+Canaries are planted as secrets in the first one's environment, it is started in a folder of Python files that leave a mark when they are
+imported, and the command lines and environments of all processes are watched while it runs. The second one trains longer with another
+learning rate, and its gate asks for more than it can give.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import psutil
 from celebdit_testing.command import Finished, celebdit
+from celebdit_testing.traps import Traps
 
 from components.system.locks import lock
 
@@ -27,51 +29,63 @@ OTHER = (
 
 @dataclass(frozen=True)
 class FirstRun:
-    """What the run printed, and every command line that was seen meanwhile."""
+    """What the run printed, every command line that was seen meanwhile, and those of processes with a secret that only a command needs."""
 
     finished: Finished
     command_lines: list[str]
+    holders: list[str]
+    marks: list[str]
+    """Modules of the folder that were imported."""
 
 
 class CommandLines(threading.Thread):
-    """Collects the command lines of all processes until it is told to stop."""
+    """Collects the command lines of all processes until `stop` is called."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self._done = threading.Event()
-        self.seen = set[str]()
+        self.command_lines = set[str]()
+        self.holders = set[str]()
+        """Command lines of processes with the token of Kubeflow."""
 
     def run(self) -> None:
         while not self._done.wait(0.5):
-            self.seen |= {" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])}
+            for process in psutil.process_iter(["cmdline", "environ"]):
+                line = " ".join(process.info["cmdline"] or [])
+                self.command_lines.add(line)
+                if PLANTED["CELEBDIT_KFP_TOKEN"] in (process.info["environ"] or {}).values():
+                    self.holders.add(line)
 
     def stop(self) -> list[str]:
         self._done.set()
         self.join()
-        return sorted(self.seen)
+        return sorted(self.command_lines)
 
 
-def made_once(kept: Path, make: Callable[[], str]) -> str:
-    """Return what `make` made, in whichever test process asked first; `kept` holds it for the others."""
-    with lock(kept.with_suffix(".lock")):
-        if not kept.exists():
-            kept.write_text(make())
-        return kept.read_text()
+def made_once(cache_file: Path, make: Callable[[], str]) -> str:
+    """Return the result of `make`, which the first test process calls; `cache_file` holds it for the others."""
+    with lock(cache_file.with_suffix(".lock")):
+        if not cache_file.exists():
+            cache_file.write_text(make())
+        return cache_file.read_text()
 
 
-def first_run_of(home: Path, kept: Path) -> FirstRun:
-    """Run the preset in `home`, or read at `kept` what another test process has run."""
+def first_run_of(home: Path, cache_file: Path) -> FirstRun:
+    """Run the preset in `home`, or read the result of another test process from `cache_file`."""
 
     def make() -> str:
-        watch = CommandLines()
+        watch, traps = CommandLines(), Traps(cache_file.parent / "images")
+        traps.assert_live()
         watch.start()
-        finished = celebdit("run", "smoke", "--json", home=home, **PLANTED)
-        return json.dumps({"finished": asdict(finished), "command_lines": watch.stop()})
+        finished = celebdit("run", "smoke", "--json", home=home, folder=traps.folder, **PLANTED)
+        command_lines = watch.stop()
+        seen = {"command_lines": command_lines, "holders": sorted(watch.holders), "marks": traps.marks()}
+        return json.dumps({"finished": asdict(finished), **seen})
 
-    raw = json.loads(made_once(kept, make))
-    return FirstRun(Finished(**raw["finished"]), raw["command_lines"])
+    raw = json.loads(made_once(cache_file, make))
+    return FirstRun(**{**raw, "finished": Finished(**raw["finished"])})
 
 
-def second_run_of(home: Path, kept: Path) -> Finished:
-    """Run the preset in `home` with other settings, or read at `kept` what another test process has run."""
-    return Finished(**json.loads(made_once(kept, lambda: json.dumps(asdict(celebdit("run", "smoke", *OTHER, "--json", home=home))))))
+def second_run_of(home: Path, cache_file: Path) -> Finished:
+    """Run the preset in `home` with other settings, or read the result of another test process from `cache_file`."""
+    return Finished(**json.loads(made_once(cache_file, lambda: json.dumps(asdict(celebdit("run", "smoke", *OTHER, "--json", home=home))))))

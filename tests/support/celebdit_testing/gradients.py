@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def gradients(folder: Path, world: World, microbatch_images: int | None) -> dict[str, torch.Tensor]:
-    """Return the gradients of one step of a network away from its zero initialisation, before clipping changes them."""
+    """Return the gradients of one step of a network whose weights are not its zero initialisation, before clipping changes them."""
     recipe = tiny_recipe(total_steps=1, batch_images=BATCH, microbatch_images=microbatch_images)
     recipe = type(recipe)(**{**vars(recipe), "optimizer": recipe.optimizer.model_copy(update={"clip_norm": 1e9})})
     sink = LocalSink(folder / f"checkpoints-{world.rank}-{world.size}-{microbatch_images}")

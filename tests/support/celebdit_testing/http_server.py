@@ -18,7 +18,7 @@ class Refused(Exception):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; what is done about it is said by `do_GET` and its like."""
+    """One request; subclasses answer it in `do_GET`, `do_POST` and so on."""
 
     protocol_version = "HTTP/1.1"
 

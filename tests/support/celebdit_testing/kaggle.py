@@ -7,19 +7,19 @@ real kagglehub runs unchanged, from its credentials to its digest check.
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from celebdit_testing.http_server import Handler, serving
 
 
 @dataclass
 class Kaggle:
     """The server's state: what it serves, and what it is to do wrong."""
 
-    address: str
     archive: bytes
+    address: str = ""
     version: int = 3
     token: str | None = None
     cut_after_bytes: list[int] = field(default_factory=list)
@@ -43,22 +43,23 @@ class Kaggle:
 
 @contextmanager
 def kaggle_server(archive: bytes) -> Iterator[Kaggle]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+    kaggle = Kaggle(archive)
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    class KaggleHandler(Handler):
+        protocol_version = "HTTP/1.0"  # a truncated download ends with its connection
+
+        def do_POST(self) -> None:  # noqa: N802 - named by the base class
+            body = json.loads(self.content())
             called = self.path.rsplit("/", 1)[-1]
             kaggle.requests.append(called)
             if kaggle.token is not None and self.headers.get("Authorization") != f"Bearer {kaggle.token}":
-                self._json(401, {"code": 401, "message": "Unauthenticated"})
+                self.answer(401, {"code": 401, "message": "Unauthenticated"})
             elif kaggle.statuses:
-                self._json(kaggle.statuses.pop(0), {"message": "not now"})
+                self.answer(kaggle.statuses.pop(0), {"message": "not now"})
             elif (body["ownerSlug"], body["datasetSlug"]) != ("owner", "faces"):
-                self._json(404, {"code": 404, "message": "Not found"})
+                self.answer(404, {"code": 404, "message": "Not found"})
             elif called == "GetDataset":
-                self._json(200, {"currentVersionNumber": kaggle.version})
+                self.answer(200, {"currentVersionNumber": kaggle.version})
             else:
                 assert body["datasetVersionNumber"] == kaggle.version
                 self.send_response(302)
@@ -66,7 +67,7 @@ def kaggle_server(archive: bytes) -> Iterator[Kaggle]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802 - named by the base class
             data, start = kaggle.archive, 0
             if "Range" in self.headers:
                 kaggle.ranges.append(self.headers["Range"])
@@ -86,20 +87,5 @@ def kaggle_server(archive: bytes) -> Iterator[Kaggle]:
             with suppress(ConnectionError):
                 self.wfile.write(data[start:end])
 
-        def _json(self, status: int, value: object) -> None:
-            raw = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    kaggle = Kaggle(address=f"http://127.0.0.1:{server.server_port}", archive=archive)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    try:
+    with serving(KaggleHandler) as kaggle.address:
         yield kaggle
-    finally:
-        server.shutdown()
-        server.server_close()

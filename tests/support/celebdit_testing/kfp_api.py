@@ -50,7 +50,7 @@ def read_routes() -> list[Route]:
             path, method = re.search(r"call_api\(\s*'([^']+)', '(\w+)'", source).groups()
             names = re.findall(r"'(\w+)'", re.search(r"all_params = \[(.*?)\]", source, re.DOTALL).group(1))
             body = re.search(r":type (\w+): (V2beta1\w+)", source) if method in ("POST", "PATCH") else None
-            pattern = re.compile(re.sub(r"\{([\w.]+)\}", lambda found: f"(?P<{found.group(1).replace('.', '_')}>[^/:]+)", path))
+            pattern = re.compile(re.sub(r"\{([\w.]+)\}", lambda match: f"(?P<{match.group(1).replace('.', '_')}>[^/:]+)", path))
             routes.append(Route(name.removesuffix("_with_http_info"), method, pattern, frozenset(names), body.group(2) if body else None))
     return sorted(routes, key=lambda route: -len(route.pattern.pattern))
 
@@ -61,9 +61,9 @@ ROUTES = read_routes()
 def route_of(method: str, path: str) -> tuple[Route, dict[str, str]]:
     """Return the operation at `path` and what the path says."""
     for route in ROUTES:
-        found = route.pattern.fullmatch(path)
-        if found and route.method == method:
-            return route, {key: unquote(value) for key, value in found.groupdict().items()}
+        match = route.pattern.fullmatch(path)
+        if match and route.method == method:
+            return route, {key: unquote(value) for key, value in match.groupdict().items()}
     raise Refused(404, f"{method} {path} is not part of the API")
 
 

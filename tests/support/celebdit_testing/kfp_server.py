@@ -1,4 +1,4 @@
-"""A Kubeflow Pipelines server for tests, on 127.0.0.1: it speaks the real REST API (`kfp_api`) and keeps what it is told in memory.
+"""A Kubeflow Pipelines server for tests, on 127.0.0.1: it speaks the real REST API (`kfp_api`) and keeps its objects in memory.
 
 Faults are put in by rule: a status, a slow answer, or an answer that gets lost after the request was carried out.
 """
@@ -93,8 +93,8 @@ class FakeKfp:
 
     def pipeline_service_list_pipelines(self, **query: Any) -> Any:
         self.scoped(query)
-        found, token = self.page(self.pipelines, query)
-        return api.V2beta1ListPipelinesResponse(pipelines=found, next_page_token=token)
+        entries, token = self.page(self.pipelines, query)
+        return api.V2beta1ListPipelinesResponse(pipelines=entries, next_page_token=token)
 
     def pipeline_service_create_pipeline(self, body: Any, **_: Any) -> Any:
         self.scoped({"namespace": body.namespace})
@@ -105,11 +105,11 @@ class FakeKfp:
 
     def pipeline_service_list_pipeline_versions(self, pipeline_id: str, **query: Any) -> Any:
         mine = {key: version for key, version in self.versions.items() if version.pipeline_id == pipeline_id}
-        found, token = self.page(mine, query)
-        return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=found, next_page_token=token)
+        entries, token = self.page(mine, query)
+        return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=entries, next_page_token=token)
 
     def upload_pipeline_version(self, package: bytes, *, pipelineid: str, name: str, description: str = "", **_: Any) -> Any:
-        self.known(self.pipelines, pipelineid, "pipeline")
+        self.require(self.pipelines, pipelineid, "pipeline")
         mine = {key: version for key, version in self.versions.items() if version.pipeline_id == pipelineid}
         self.unique(mine, name)
         check_package(package.decode())
@@ -127,8 +127,8 @@ class FakeKfp:
 
     def experiment_service_list_experiments(self, **query: Any) -> Any:
         self.scoped(query)
-        found, token = self.page(self.experiments, query)
-        return api.V2beta1ListExperimentsResponse(experiments=found, next_page_token=token)
+        entries, token = self.page(self.experiments, query)
+        return api.V2beta1ListExperimentsResponse(experiments=entries, next_page_token=token)
 
     def experiment_service_create_experiment(self, body: Any, **_: Any) -> Any:
         self.scoped({"namespace": body.namespace})
@@ -141,42 +141,42 @@ class FakeKfp:
         if "experiment_id" not in query:
             self.scoped(query)
         mine = {key: run for key, run in self.runs.items() if query.get("experiment_id", run.experiment_id) == run.experiment_id}
-        found, token = self.page(mine, query)
-        return api.V2beta1ListRunsResponse(runs=found, next_page_token=token)
+        entries, token = self.page(mine, query)
+        return api.V2beta1ListRunsResponse(runs=entries, next_page_token=token)
 
     def run_service_create_run(self, body: Any, **_: Any) -> Any:
         if not body.display_name or body.run_id or body.state:
             raise Refused(400, "a run needs a name, and its id and state are the server's")
-        self.known(self.experiments, body.experiment_id, "experiment")
-        self.known(self.versions, body.pipeline_version_reference.pipeline_version_id, "pipeline version")
+        self.require(self.experiments, body.experiment_id, "experiment")
+        self.require(self.versions, body.pipeline_version_reference.pipeline_version_id, "pipeline version")
         body.run_id, body.created_at, body.state = str(uuid.uuid4()), self.now(), "PENDING"
         body.storage_state = "AVAILABLE"
         self.runs[body.run_id] = body
         return body
 
     def run_service_get_run(self, run_id: str, **_: Any) -> Any:
-        run = self.known(self.runs, run_id, "run")
+        run = self.require(self.runs, run_id, "run")
         self.on_get_run(run)
         return run
 
     def run_service_retry_run(self, run_id: str, **_: Any) -> Any:
-        run = self.known(self.runs, run_id, "run")
+        run = self.require(self.runs, run_id, "run")
         if run.state not in ("FAILED", "CANCELED"):
             raise Refused(400, f"Workflow cannot be retried. Workflow must be Failed/Error to retry, not {run.state}")
         run.state, run.finished_at = "RUNNING", None
         return {}
 
     def run_service_terminate_run(self, run_id: str, **_: Any) -> Any:
-        self.end(self.known(self.runs, run_id, "run"), "CANCELED")
+        self.end(self.require(self.runs, run_id, "run"), "CANCELED")
         return {}
 
     def run_service_archive_run(self, run_id: str, **_: Any) -> Any:
-        self.known(self.runs, run_id, "run").storage_state = "ARCHIVED"
+        self.require(self.runs, run_id, "run").storage_state = "ARCHIVED"
         return {}
 
     def recurring_run_service_create_recurring_run(self, body: Any, **_: Any) -> Any:
-        self.known(self.experiments, body.experiment_id, "experiment")
-        self.known(self.versions, body.pipeline_version_reference.pipeline_version_id, "pipeline version")
+        self.require(self.experiments, body.experiment_id, "experiment")
+        self.require(self.versions, body.pipeline_version_reference.pipeline_version_id, "pipeline version")
         cron = body.trigger.cron_schedule
         if (cron is None) == (body.trigger.periodic_schedule is None):
             raise Refused(400, "a trigger is either a cron schedule or a periodic one")
@@ -188,11 +188,11 @@ class FakeKfp:
 
     def recurring_run_service_list_recurring_runs(self, **query: Any) -> Any:
         mine = {key: entry for key, entry in self.recurring.items() if entry.experiment_id == query["experiment_id"]}
-        found, token = self.page(mine, query)
-        return api.V2beta1ListRecurringRunsResponse(recurring_runs=found, next_page_token=token)
+        entries, token = self.page(mine, query)
+        return api.V2beta1ListRecurringRunsResponse(recurring_runs=entries, next_page_token=token)
 
     def recurring_run_service_delete_recurring_run(self, recurring_run_id: str, **_: Any) -> Any:
-        self.known(self.recurring, recurring_run_id, "recurring run")
+        self.require(self.recurring, recurring_run_id, "recurring run")
         del self.recurring[recurring_run_id]
         return {}
 
@@ -208,27 +208,27 @@ class FakeKfp:
         if any(entry.display_name == name for entry in entries.values()):
             raise Refused(409, f"Already exist error: the name {name} already exists")
 
-    def known(self, entries: dict[str, Any], key: str, what: str) -> Any:
+    def require(self, entries: dict[str, Any], key: str, what: str) -> Any:
         if key not in entries:
             raise Refused(404, f"ResourceNotFoundError: {what} {key} not found.")
         return entries[key]
 
     def page(self, entries: dict[str, Any], query: dict[str, Any]) -> tuple[list[Any], str | None]:
         """Return what a listing shows of `entries`, and the token of its next page."""
-        found = list(entries.values())
+        selected = list(entries.values())
         for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
             if predicate.keys() != {"operation", "key", "stringValue"} or (predicate["operation"], predicate["key"]) != (
                 "EQUALS",
                 "display_name",
             ):
                 raise Refused(400, f"the test server knows no filter {predicate}")
-            found = [entry for entry in found if entry.display_name == predicate["stringValue"]]
+            selected = [entry for entry in selected if entry.display_name == predicate["stringValue"]]
         key, _, order = query.get("sort_by", "created_at asc").partition(" ")
         if key != "created_at" or order not in ("asc", "desc", ""):
             raise Refused(400, f"cannot sort by {key!r} {order!r}")
-        found.sort(key=lambda entry: entry.created_at, reverse=order == "desc")
+        selected.sort(key=lambda entry: entry.created_at, reverse=order == "desc")
         start, size = int(query.get("page_token") or 0), int(query.get("page_size", 10))
-        return found[start : start + size], str(start + size) if start + size < len(found) else None
+        return selected[start : start + size], str(start + size) if start + size < len(selected) else None
 
 
 def handler_of(server: FakeKfp) -> type[Handler]:

@@ -27,20 +27,20 @@ class PodLogs:
     breaks: list[Break] = field(default_factory=list)
     """Each for one stream, in order; what is left has not happened."""
     streams: list[dict[str, str]] = field(default_factory=list)
-    _taken: dict[str, int] = field(default_factory=dict)
+    _read_bytes: dict[str, int] = field(default_factory=dict)
     _now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
-    def say(self, pod: str, *texts: str, every_s: float = 0.3, line_feed: str = "\n") -> None:
+    def add_lines(self, pod: str, *texts: str, every_s: float = 0.3, line_feed: str = "\n") -> None:
         """Add lines, `every_s` apart."""
         for text in texts:
             self._now += timedelta(seconds=every_s)
             self.lines.setdefault(pod, []).append((self._now, text + line_feed))
 
-    def take_in(self, pod: str, file: Path, *, whole: bool = False) -> None:
+    def take_in(self, pod: str, file: Path, *, to_the_end: bool = False) -> None:
         """Add what is new in a file: complete lines, or all that is left of it."""
-        raw = file.read_bytes()[self._taken.get(pod, 0) :]
-        raw = raw if whole else raw[: raw.rfind(b"\n") + 1]
-        self._taken[pod] = self._taken.get(pod, 0) + len(raw)
+        raw = file.read_bytes()[self._read_bytes.get(pod, 0) :]
+        raw = raw if to_the_end else raw[: raw.rfind(b"\n") + 1]
+        self._read_bytes[pod] = self._read_bytes.get(pod, 0) + len(raw)
         for line in raw.decode(errors="replace").splitlines(keepends=True):
             self.lines.setdefault(pod, []).append((datetime.now(UTC), line))
 
@@ -60,7 +60,7 @@ class PodLogs:
             self._stream(handler, pod, query, since, ended)
 
     def _stream(self, handler: Handler, pod: str, query: dict[str, str], since: datetime, ended: Callable[[], bool]) -> None:
-        read = written = 0
+        read = num_sent = 0
         while True:
             last_look = ended() or query.get("follow") != "true"
             for moment, text in self.lines.get(pod, [])[read:]:
@@ -68,11 +68,11 @@ class PodLogs:
                 if moment < since:
                     continue
                 line = f"{moment:%Y-%m-%dT%H:%M:%S.%f}000Z {text}" if query.get("timestamps") == "true" else text
-                if self.breaks and self.breaks[0].after_lines == written:
+                if self.breaks and self.breaks[0].after_lines == num_sent:
                     chunk(handler, line[: len(line) - len(text) // 2 - 1])
                     return handler.hang_up() if self.breaks.pop(0).kind == "cut" else chunk(handler, "")
                 chunk(handler, line)
-                written += 1
+                num_sent += 1
             if last_look:
                 return chunk(handler, "")
             time.sleep(0.02)

@@ -107,19 +107,19 @@ class FakeKube:
             threading.Thread(target=self._run, args=(job, self.run_nodes), daemon=True).start()
 
     def _run(self, job: dict[str, Any], folder: Path) -> None:
-        name, asked = job["metadata"]["name"], job["spec"]["trainer"]
+        name, trainer_spec = job["metadata"]["name"], job["spec"]["trainer"]
         port, attempt = free_port(), job["metadata"]["uid"][:6]
         processes = []
-        for index in range(asked["numNodes"]):
+        for index in range(trainer_spec["numNodes"]):
             if index in self.absent_nodes:
                 reason = {"type": "PodScheduled", "status": "False", "message": "0/5 nodes are available"}
                 self.node_pod(name, index, phase="Pending", conditions=[reason])
                 continue
             words, log = folder / f"last-words-{index}-{attempt}", folder / f"node-{index}.log"
             environment = {
-                **self._environment_of(asked["env"]),
-                "PET_NNODES": str(asked["numNodes"]),
-                "PET_NPROC_PER_NODE": str(asked["numProcPerNode"]),
+                **self._environment_of(trainer_spec["env"]),
+                "PET_NNODES": str(trainer_spec["numNodes"]),
+                "PET_NPROC_PER_NODE": str(trainer_spec["numProcPerNode"]),
                 "PET_NODE_RANK": str(index),
                 "PET_MASTER_ADDR": "127.0.0.1",
                 "PET_MASTER_PORT": str(port),
@@ -133,7 +133,7 @@ class FakeKube:
             else:
                 prefix, place = self.pods.pod(index), {"PET_MASTER_ADDR": "node-0", "PET_MASTER_PORT": "29500"}
                 environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment, **place}
-            command = [sys.executable if part == "python" else part for part in [*asked["command"], *asked["args"]]]
+            command = [sys.executable if part == "python" else part for part in [*trainer_spec["command"], *trainer_spec["args"]]]
             with log.open("wb") as file:
                 process = spawn([*prefix, *command], environment=environment, stdout=file, new_group=True)
             self.children.append(process)
@@ -142,18 +142,18 @@ class FakeKube:
         self._await_nodes(name, processes)
 
     def _environment_of(self, entries: list[dict[str, Any]]) -> dict[str, str]:
-        found = {}
+        environment = {}
         for entry in entries:
             if "value" in entry:
-                found[entry["name"]] = entry["value"]
+                environment[entry["name"]] = entry["value"]
                 continue
             (kind, reference) = next(iter(entry["valueFrom"].items()))
             source = self.objects.get(({"secretKeyRef": "secrets", "configMapKeyRef": "configmaps"}[kind], reference["name"]))
             if source is None or reference["key"] not in source["data"]:
                 assert reference["optional"]
                 continue
-            found[entry["name"]] = source["data"][reference["key"]]
-        return found
+            environment[entry["name"]] = source["data"][reference["key"]]
+        return environment
 
     def _await_nodes(self, name: str, processes: list[tuple[int, subprocess.Popen[bytes], Path, Path]]) -> None:
         failed = False
@@ -169,7 +169,7 @@ class FakeKube:
             ended = {"exitCode": status if status >= 0 else 128 - status, "message": message, "finishedAt": datetime.now(UTC).isoformat()}
             phase = "Succeeded" if status == 0 else "Failed"
             with self.lock:
-                self.logs.take_in(f"{name}-node-0-{index}", log, whole=True)
+                self.logs.take_in(f"{name}-node-0-{index}", log, to_the_end=True)
                 pod = self.objects["pods", f"{name}-node-0-{index}"]
                 pod["status"] = {"phase": phase, "containerStatuses": [{"name": "node", "state": {"terminated": ended}}]}
         with self.lock:
@@ -191,9 +191,9 @@ class FakeKube:
     def answer(self, verb: str, where: dict[str, str], query: dict[str, str], body: Any) -> Any:
         resource, name = where["resource"], where.get("name")
         if verb == "list":
-            wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
-            found = [entry for (kind, _), entry in sorted(self.objects.items()) if kind == resource]
-            matching = [entry for entry in found if wanted.items() <= entry["metadata"].get("labels", {}).items()]
+            labels = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
+            candidates = [entry for (kind, _), entry in sorted(self.objects.items()) if kind == resource]
+            matching = [entry for entry in candidates if labels.items() <= entry["metadata"].get("labels", {}).items()]
             return {"apiVersion": "v1", "kind": "List", "metadata": {}, "items": matching}
         if verb == "create":
             name = body["metadata"]["name"]
@@ -234,17 +234,17 @@ def check_trainjob(body: dict[str, Any]) -> None:
         raise Refused(422, "PET_ variables are the Trainer's own")
 
 
-def difference(given: Any, parsed: Any, where: str) -> str:
-    """Return the first place where something given did not survive parsing."""
-    if isinstance(given, dict):
+def difference(submitted: Any, parsed: Any, where: str) -> str:
+    """Return the first place where a submitted value did not survive parsing."""
+    if isinstance(submitted, dict):
         if not isinstance(parsed, dict):
             return where
-        return next((found for key in given if (found := difference(given[key], parsed.get(key), f"{where}.{key}"))), "")
-    if isinstance(given, list):
-        if not isinstance(parsed, list) or len(given) != len(parsed):
+        return next((place for key in submitted if (place := difference(submitted[key], parsed.get(key), f"{where}.{key}"))), "")
+    if isinstance(submitted, list):
+        if not isinstance(parsed, list) or len(submitted) != len(parsed):
             return where
-        return next((found for index, item in enumerate(given) if (found := difference(item, parsed[index], f"{where}[{index}]"))), "")
-    return "" if given == parsed else where
+        return next((place for index, item in enumerate(submitted) if (place := difference(item, parsed[index], f"{where}[{index}]"))), "")
+    return "" if submitted == parsed else where
 
 
 def handler_of(kube: FakeKube) -> type[Handler]:
@@ -268,16 +268,16 @@ def handler_of(kube: FakeKube) -> type[Handler]:
         do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
 
         def review(self, account: str, body: Any) -> Any:
-            asked = body["spec"]["resourceAttributes"]
+            attributes = body["spec"]["resourceAttributes"]
             who = body["spec"].get("user", account).rpartition(":")[2]
-            resource = asked["resource"] + (f"/{asked['subresource']}" if asked.get("subresource") else "")
-            return {**body, "status": {"allowed": kube.allowed(who, asked["verb"], asked.get("group", ""), resource)}}
+            resource = attributes["resource"] + (f"/{attributes['subresource']}" if attributes.get("subresource") else "")
+            return {**body, "status": {"allowed": kube.allowed(who, attributes["verb"], attributes.get("group", ""), resource)}}
 
         def carry_out(self, account: str, body: Any) -> None:
-            found = next((match for pattern in PATHS if (match := pattern.fullmatch(self.target))), None)
-            if found is None:
+            route = next((match for pattern in PATHS if (match := pattern.fullmatch(self.target))), None)
+            if route is None:
                 raise Refused(404, f"the test server knows no {self.target}")
-            where = {key: value for key, value in found.groupdict().items() if value is not None}
+            where = {key: value for key, value in route.groupdict().items() if value is not None}
             verb = {"GET": "get" if "name" in where else "list", "POST": "create", "DELETE": "delete"}[self.command]
             resource = where["resource"] + (f"/{where['subresource']}" if "subresource" in where else "")
             kube.requests.append(f"{verb} {resource}")

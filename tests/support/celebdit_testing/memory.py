@@ -19,7 +19,7 @@ class MemoryRecorder:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         for key, value in values.items():
-            assert (key, step) not in self.values, f"{key} told twice at step {step}"
+            assert (key, step) not in self.values, f"{key} recorded twice at step {step}"
             self.values[key, step] = value
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:

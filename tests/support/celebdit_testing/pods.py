@@ -80,8 +80,9 @@ class Network:
     def listening(self, index: int | None = None) -> set[tuple[str, int]]:
         """Return the addresses and ports that processes listen on in a pod, or at this end of the bridge."""
         process = self.holder if index is None else self.pauses[index]
-        found = subprocess.run([*self.enter(process), "cat", "/proc/net/tcp", "/proc/net/tcp6"], check=True, capture_output=True, text=True)
-        places = [line.split()[1] for line in found.stdout.splitlines() if line.split()[3:4] == ["0A"]]
+        command = [*self.enter(process), "cat", "/proc/net/tcp", "/proc/net/tcp6"]
+        tables = subprocess.run(command, check=True, capture_output=True, text=True)
+        places = [line.split()[1] for line in tables.stdout.splitlines() if line.split()[3:4] == ["0A"]]
         return {(_readable(place.split(":")[0]), int(place.split(":")[1], 16)) for place in places}
 
 
@@ -113,14 +114,14 @@ def network(folder: Path, *, user: bool, pods: int) -> Iterator[Network]:
 
 def init_of(pod: "subprocess.Popen[bytes]") -> psutil.Process:
     """Return process 1 of a running pod, as this machine sees it."""
-    found: list[psutil.Process] = []
+    children: list[psutil.Process] = []
 
     def is_there() -> bool:
-        found[:] = psutil.Process(pod.pid).children()
-        return bool(found)
+        children[:] = psutil.Process(pod.pid).children()
+        return bool(children)
 
     _until(is_there)
-    return found[0]
+    return children[0]
 
 
 def _until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:

@@ -6,11 +6,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from celebdit_testing.waiting import wait_until
 
 from components.system.ports import free_port
 
@@ -19,8 +20,8 @@ USER = "postgres"
 
 
 def programs() -> Path | None:
-    """Return the folder with PostgreSQL's programs, if this machine has them and somebody who may run them."""
-    folders = [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
+    """Return the folder with PostgreSQL's programs, if this machine has them and a user who may run them."""
+    folders = [Path(initdb).resolve().parent for initdb in [shutil.which("initdb")] if initdb]
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     able = os.getuid() != 0 or any(entry.pw_name == USER for entry in pwd.getpwall())
     return next((folder for folder in folders if able and {"initdb", "postgres"} <= {path.name for path in folder.iterdir()}), None)
@@ -31,8 +32,8 @@ def postgres_server(password: str, *, user: str = "mlflow", database: str = "mlf
     """Serve an empty `database` and yield the address as host:port."""
     import psycopg2
 
-    found, port = programs(), free_port()
-    assert found is not None, "there is no PostgreSQL on this machine"
+    programs_folder, port = programs(), free_port()
+    assert programs_folder is not None, "there is no PostgreSQL on this machine"
     who: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.getuid() == 0 else {}
     with tempfile.TemporaryDirectory(prefix="celebdit-postgres-") as home:
         folder = Path(home)
@@ -42,9 +43,22 @@ def postgres_server(password: str, *, user: str = "mlflow", database: str = "mlf
             for path in (folder, words):
                 shutil.chown(path, USER, USER)
         how = [f"--username={user}", f"--pwfile={words}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        subprocess.run([str(found / "initdb"), f"--pgdata={folder / 'data'}", *how], check=True, capture_output=True, cwd="/", **who)
+        subprocess.run(
+            [str(programs_folder / "initdb"), f"--pgdata={folder / 'data'}", *how], check=True, capture_output=True, cwd="/", **who
+        )
         words.unlink()
-        command = [str(found / "postgres"), "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-F"]
+        command = [
+            str(programs_folder / "postgres"),
+            "-D",
+            str(folder / "data"),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-k",
+            str(folder),
+            "-F",
+        ]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True, **who)
         try:
             with closing(connected(psycopg2, port, user, password)) as connection:
@@ -61,9 +75,12 @@ def postgres_server(password: str, *, user: str = "mlflow", database: str = "mlf
 
 
 def connected(psycopg2: Any, port: int, user: str, password: str) -> Any:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
+    connections = []
+
+    def connect() -> bool:
         with suppress(psycopg2.OperationalError):
-            return psycopg2.connect(host="127.0.0.1", port=port, user=user, password=password, dbname="postgres")
-        time.sleep(0.1)
-    raise TimeoutError("PostgreSQL did not start")
+            connections.append(psycopg2.connect(host="127.0.0.1", port=port, user=user, password=password, dbname="postgres"))
+        return bool(connections)
+
+    wait_until(connect, timeout_s=30, every_s=0.1, reason=lambda: "PostgreSQL did not start")
+    return connections[0]

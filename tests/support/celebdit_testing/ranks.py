@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from celebdit_testing.steps import step_context
+from celebdit_testing.waiting import wait_until
 
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run as ingest
@@ -83,7 +84,7 @@ class Ranks:
 
 @dataclass
 class Training:
-    """One run on one machine: its data in object storage, its work directory, and what it has told so far."""
+    """One run on one machine: its data in object storage, its work directory, and the metrics recorded so far."""
 
     folder: Path
     endpoint: str
@@ -141,22 +142,25 @@ class Training:
             **self.environment,
         }
 
-    def told(self, key: str = "train/loss") -> dict[int, set[str]]:
-        """Return what the journal has of metric `key`: every value ever told per step, exactly."""
-        return told_in(self.work, key)
+    def recorded_values(self, key: str = "train/loss") -> dict[int, set[str]]:
+        """Return what the journal has of metric `key`: every value recorded per step, exactly."""
+        return recorded_in(self.work, key)
 
     def lines(self) -> int:
-        """Return how many steps were told of, those told twice counted twice."""
+        """Return how many steps were recorded, those recorded twice counted twice."""
         path = self.work / "journal" / JOURNAL_FILE
         return path.read_text().count('"train/loss"') if path.exists() else 0
 
     def advance(self, steps: int, ranks: Ranks, timeout_s: float = 60.0) -> None:
-        """Wait until the attempt of `ranks` has told of `steps` more steps."""
-        goal, deadline_s = self.lines() + steps, time.monotonic() + timeout_s
-        while self.lines() < goal:
-            assert all(process.is_alive() for process in ranks.processes), f"ended {goal - self.lines()} steps early: {ranks.reason()}"
-            assert time.monotonic() < deadline_s, f"no {steps} steps in {timeout_s:.0f} s"
-            time.sleep(0.002)
+        """Wait until the attempt of `ranks` has recorded `steps` more steps."""
+        goal = self.lines() + steps
+        wait_until(
+            lambda: self.lines() >= goal,
+            timeout_s=timeout_s,
+            every_s=0.002,
+            alive=lambda: all(process.is_alive() for process in ranks.processes),
+            reason=lambda: f"{goal - self.lines()} of {steps} steps are missing: {ranks.reason()}",
+        )
 
     def final_digest(self) -> str:
         (newest, *_) = self.checkpoints.list_committed()
@@ -164,15 +168,15 @@ class Training:
         return self.checkpoints.digest(newest.uri)
 
 
-def told_in(work: Path, key: str = "train/loss") -> dict[int, set[str]]:
+def recorded_in(work: Path, key: str = "train/loss") -> dict[int, set[str]]:
     """Return every value of metric `key` that the journal below `work`, a run's folder, has, per step and exactly."""
-    path, found = work / "journal" / JOURNAL_FILE, dict[int, set[str]]()
+    path, values_by_step = work / "journal" / JOURNAL_FILE, dict[int, set[str]]()
     if path.exists():
         for line in path.read_text().splitlines():
             entry = json.loads(line) if line.endswith("}") else {}
             if entry.get("metric") == key:
-                found.setdefault(entry["step"], set()).add(float(entry["value"]).hex())
-    return found
+                values_by_step.setdefault(entry["step"], set()).add(float(entry["value"]).hex())
+    return values_by_step
 
 
 def start_ranks(

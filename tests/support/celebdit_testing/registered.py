@@ -71,11 +71,11 @@ def registered_faces(embedded: Services, folder: Path) -> CheckpointManifest:
     folder.mkdir(exist_ok=True)
 
     def make() -> str:
-        found = embedded.wait()
+        endpoints = embedded.wait()
         with pytest.MonkeyPatch.context() as patch:
-            for key, value in found.environment.items():
+            for key, value in endpoints.environment.items():
                 patch.setenv(key, value)
-            context = registry_context(found, folder)
+            context = registry_context(endpoints, folder)
             checkpoint = commit_checkpoint(context, folder, seed=1)
             assert registered(context, checkpoint, "faces") == "1"
         return checkpoint.model_dump_json()

@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from celebdit_testing.pods import BRIDGE, Network
+from celebdit_testing.waiting import wait_until
 
 from components.system.ports import free_port, http_status, is_listening
 from components.system.process import spawn, stop
@@ -21,12 +21,10 @@ SECRET_KEY = "canary-secret-0123456789"
 
 
 def wait_for_port(port: int, *, deadline_s: float = 30.0, pods: Network | None = None) -> None:
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        if is_listening(port) if pods is None else port in {number for _, number in pods.listening()}:
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on port {port}")
+    def listens() -> bool:
+        return is_listening(port) if pods is None else port in {number for _, number in pods.listening()}
+
+    wait_until(listens, timeout_s=deadline_s, every_s=0.05, reason=lambda: f"nothing listens on port {port}")
 
 
 @contextmanager
@@ -62,14 +60,14 @@ def moto_server() -> Iterator[str]:
 
 
 def wait_for_health(url: str, process: "subprocess.Popen[bytes]", log: Path, *, deadline_s: float = 180.0) -> None:
-    """Wait until the MLflow server at `url` answers; if it ends or does not, what it said is in the error."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        if http_status(f"{url}/health") == 200:
-            return
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.2)
-    raise TimeoutError(log.read_text()[-4000:])
+    """Wait until the MLflow server at `url` answers; the error holds its log if it ends or does not answer."""
+    wait_until(
+        lambda: http_status(f"{url}/health") == 200,
+        timeout_s=deadline_s,
+        every_s=0.2,
+        alive=lambda: process.poll() is None,
+        reason=lambda: log.read_text()[-4000:],
+    )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Submissions against a test server: what is submitted, and a server that moves on each time somebody looks."""
+"""Submissions against a test server: what is submitted, and a server whose runs advance with each request."""
 
 import hashlib
 from collections.abc import Iterator

@@ -16,7 +16,7 @@ from model.denoiser import build_denoiser
 def commit_checkpoint(
     context: StepContext, folder: Path, *, seed: int, dataset_digest: str = "d" * 64, **network: Any
 ) -> CheckpointManifest:
-    """Store random weights as a whole checkpoint and return its manifest."""
+    """Store random weights as a complete checkpoint and return its manifest."""
     recipe = tiny_recipe(network=network)
     generator = torch.Generator().manual_seed(seed)
     weights = {

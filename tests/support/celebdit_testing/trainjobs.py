@@ -1,7 +1,6 @@
 """The train step in a thread, beside a Kubernetes API server that grants what docker/kubernetes grants and no more."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -61,10 +60,3 @@ class Step(threading.Thread):
         self.join(20)
         assert not self.is_alive(), "the step does not end"
         return self.error
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.01)

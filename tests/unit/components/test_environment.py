@@ -18,7 +18,7 @@ NAMES = {variable.name for variable in VARIABLES}
 READERS = {
     "components/settings.py": "reads every variable of ours",
     "components/runtime/redact.py": "masks the secrets of the whole environment",
-    "components/runtime/launch.py": "starts ranks with the environment of this process; reads torchrun's RANK",
+    "components/runtime/launch.py": "reads torchrun's RANK",
     "components/runtime/logs.py": "keeps MLflow from installing a log handler",
     "components/runtime/rank.py": "reads torchrun's RANK and WORLD_SIZE",
     "components/tracking/client.py": "configures MLflow, and joins the run of KFP's MLflow plugin",
@@ -27,12 +27,14 @@ READERS = {
     "components/storage/client.py": "reads AWS_REGION and the addressing style, as boto3 does",
     "components/evaluate/features.py": "keeps torch from unpickling",
     "components/ingest/sources/kaggle.py": "reads which of Kaggle's credentials are set",
-    "components/ingest/decoding/worker.py": "gives decoding processes PATH and nothing else",
+    "components/system/child_environment.py": "gives each child process what it needs of it",
     "components/train/worker.py": "configures cuBLAS for deterministic training",
     "pipeline/cli.py": "passes --verbose on to child processes",
     "pipeline/session.py": "hands the environment on to child processes, boto3 and MLflow",
-    "pipeline/services.py": "starts the watchdog of the embedded servers with it",
-    "pipeline/server_commands.py": "starts the embedded servers with it",
+    "pipeline/commands/services.py": "says which variables of the shell would mislead other programs",
+    "pipeline/embedded_environment.py": "keeps proxies away from the embedded servers",
+    "pipeline/inherited_socket.py": "hands its environment on to the program that it becomes",
+    "pipeline/mlflow_app.py": "passes settings to MLflow's app, which takes them from the environment only",
     "pipeline/local.py": "passes it on to containers",
     "pipeline/container_engine.py": "reads DOCKER_HOST",
     "pipeline/doctor/servers.py": "lends boto3 the credentials of the steps",
@@ -53,8 +55,8 @@ def touches_environment(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr in names and isinstance(node.value, ast.Name) and node.value.id == "os"
 
 
-def keys_read(module: ast.Module, *, written: bool = True) -> Iterator[str]:
-    """The names that a module looks up in `os.environ` or a mapping called `environ`, as spelled; with `written` also those it sets."""
+def keys_read(module: ast.Module, *, include_written: bool = True) -> Iterator[str]:
+    """The names that a module reads in `os.environ` or a mapping called `environ`, and with `include_written` also those it sets."""
     constants = {
         target.id: node.value.value
         for node in module.body
@@ -63,7 +65,7 @@ def keys_read(module: ast.Module, *, written: bool = True) -> Iterator[str]:
         if isinstance(target, ast.Name)
     }
     for node in ast.walk(module):
-        if isinstance(node, ast.Subscript) and is_environment(node.value) and (written or isinstance(node.ctx, ast.Load)):
+        if isinstance(node, ast.Subscript) and is_environment(node.value) and (include_written or isinstance(node.ctx, ast.Load)):
             key: ast.expr = node.slice
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and is_environment(node.func.value) and node.args:
             key = node.args[0]
@@ -88,7 +90,7 @@ def test_our_variables_are_read_in_settings_alone() -> None:
     constants = {alias for path, module in sources() if path == "components/environment.py" for alias in assigned(module)}
     for path, module in sources():
         if path != "components/settings.py":
-            assert not [key for key in keys_read(module, written=False) if key in ours | constants], path
+            assert not [key for key in keys_read(module, include_written=False) if key in ours | constants], path
 
 
 def assigned(module: ast.Module) -> Iterator[str]:
@@ -139,7 +141,7 @@ def test_a_step_knows_its_pod_and_image() -> None:
     assert (alone.image, alone.namespace, alone.pod) == (None, None, None)
 
 
-def test_where_events_and_last_words_go_is_known_before_settings_are_checked() -> None:
+def test_paths_of_events_and_termination_message_are_read_before_settings_are_validated() -> None:
     assert (events_path({}), termination_message_path({})) == (None, Path("/dev/termination-log"))
     named = {"CELEBDIT_EVENTS": "/run/events.jsonl", "CELEBDIT_LAST_WORDS": "/tmp/words"}
     assert (events_path(named), termination_message_path(named)) == (Path("/run/events.jsonl"), Path("/tmp/words"))

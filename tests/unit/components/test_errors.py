@@ -26,12 +26,12 @@ def test_the_first_line_of_an_error_is_short_and_never_empty(error: Exception, l
     assert first_line(error) == line
 
 
-def test_a_text_is_shown_once_however_often_it_is_said() -> None:
-    shown: list[str] = []
-    say = OnceFilter(shown.append)
+def test_a_text_is_shown_once_however_often_it_is_written() -> None:
+    lines: list[str] = []
+    say = OnceFilter(lines.append)
     for text in ("s3", "mlflow", "s3", "s3"):
         say(text)
-    assert shown == ["s3", "mlflow"]
+    assert lines == ["s3", "mlflow"]
 
 
 def test_what_a_process_does_not_know_of_itself_is_none() -> None:

@@ -45,3 +45,11 @@ def test_missing_credentials_are_named_unless_another_provider_is_configured() -
     assert missing_credentials({}) == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
     assert missing_credentials({"AWS_ACCESS_KEY_ID": "a"}) == ["AWS_SECRET_ACCESS_KEY"]
     assert missing_credentials({"AWS_WEB_IDENTITY_TOKEN_FILE": "/token"}) == []
+
+
+@pytest.mark.parametrize("password", ["p/w", "pw", "p@w", "p:w", "p/w@x"])
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_address_with_a_password_is_refused_without_showing_it(name: str, password: str) -> None:
+    with pytest.raises(BadInput, match=f"{name} contains credentials") as refused:
+        Settings.from_environment({**ENVIRONMENT, name: f"http://user:{password}@host:9000"})
+    assert password not in refused.value.message.replace("MLFLOW_TRACKING_URI", "") + str(refused.value.hint)

@@ -57,15 +57,15 @@ def test_the_validation_is_strict() -> None:
 
 
 def pod_specs() -> list[Any]:
-    found = []
+    specs = []
     for path in plain_manifests():
         for document in documents(path):
             if document["kind"] in ("Deployment", "StatefulSet"):
-                found.append(pytest.param(document["spec"]["template"]["spec"], id=document["metadata"]["name"]))
+                specs.append(pytest.param(document["spec"]["template"]["spec"], id=document["metadata"]["name"]))
             if document["kind"] == "ClusterTrainingRuntime":
                 (job,) = document["spec"]["template"]["spec"]["replicatedJobs"]
-                found.append(pytest.param(job["template"]["spec"]["template"]["spec"], id=document["metadata"]["name"]))
-    return found
+                specs.append(pytest.param(job["template"]["spec"]["template"]["spec"], id=document["metadata"]["name"]))
+    return specs
 
 
 @pytest.mark.parametrize("pod", pod_specs())
@@ -98,8 +98,8 @@ def test_code_and_manifests_agree_on_names() -> None:
     assert binding["subjects"][0]["name"] == names.SERVICE_ACCOUNT
     for overlay in OVERLAYS:
         folder = KUBERNETES / "overlays" / overlay
-        given = {line.partition("=")[0] for line in (folder / "celebdit.env").read_text().split()}
-        assert set(names.REQUIRED_CONFIG_KEYS) <= given <= set(names.CONFIG_KEYS)
+        variables = {line.partition("=")[0] for line in (folder / "celebdit.env").read_text().split()}
+        assert set(names.REQUIRED_CONFIG_KEYS) <= variables <= set(names.CONFIG_KEYS)
         generated = {entry["name"]: entry for entry in yaml.safe_load((folder / "kustomization.yaml").read_text())["secretGenerator"]}
         for secret, keys in {**names.SECRET_KEYS, **step_named("ingest").secret_keys}.items():
             assert generated[secret]["namespace"] == "kubeflow"
@@ -137,15 +137,15 @@ def test_secrets_are_made_once_privately_and_never_shown(copy: Path) -> None:
     refused = make_secrets(copy, "production")
     assert refused.returncode != 0
     assert "AWS_ACCESS_KEY_ID" in refused.stderr
-    made = make_secrets(copy, "production", **KEYS, KAGGLE_USERNAME="canary-user", KAGGLE_KEY="canary-kaggle-0123")
-    assert made.returncode == 0, made.stderr
+    result = make_secrets(copy, "production", **KEYS, KAGGLE_USERNAME="canary-user", KAGGLE_KEY="canary-kaggle-0123")
+    assert result.returncode == 0, result.stderr
     assert (copy / "overlays/production/secrets/kaggle.env").read_text() == "KAGGLE_USERNAME=canary-user\nKAGGLE_KEY=canary-kaggle-0123\n"
     files = sorted((copy / "overlays" / "production" / "secrets").glob("*.env"))
     assert [path.name for path in files] == ["kaggle.env", "mlflow-client.env", "mlflow-server.env", "s3.env"]
     for path in files:
         assert path.stat().st_mode & 0o077 == 0
         for line in path.read_text().split():
-            assert line.partition("=")[2] not in made.stdout + made.stderr
+            assert line.partition("=")[2] not in result.stdout + result.stderr
     before = [path.read_text() for path in files]
     assert make_secrets(copy, "production").returncode == 0
     assert [path.read_text() for path in files] == before
@@ -190,8 +190,8 @@ def test_no_file_of_docker_names_a_registry_or_an_index() -> None:
 
 
 def test_a_team_without_a_cluster_gets_the_secrets_of_its_servers_alone(tmp_path: Path) -> None:
-    made = subprocess.run(["sh", str(KUBERNETES / "new-secrets.sh"), str(tmp_path)], capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    result = subprocess.run(["sh", str(KUBERNETES / "new-secrets.sh"), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow-client.env", "mlflow-server.env", "s3.env"]
 
 
@@ -223,7 +223,7 @@ def test_the_guide_names_every_variable_and_every_file_of_secrets() -> None:
 
 
 def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
-    whole = {
+    complete = {
         "POSTGRES_PASSWORD": "canary-postgres-0123",
         "MLFLOW_ADMIN_PASSWORD": "canary-password-0123",
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "canary-key-0123",
@@ -238,23 +238,23 @@ def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
         script = KUBERNETES / "servers" / "start-mlflow.sh"
         return subprocess.run(["sh", str(script)], capture_output=True, text=True, check=False, env={**path, **environment})
 
-    for missing in whole:
-        refused = start({key: value for key, value in whole.items() if key != missing})
+    for missing in complete:
+        refused = start({key: value for key, value in complete.items() if key != missing})
         assert refused.returncode == 2
         named = "MLFLOW_BACKEND_STORE_URI" if missing == "POSTGRES_PASSWORD" else missing
         assert refused.stderr.startswith(f"start-mlflow: {named} is not set")
     for name in ("POSTGRES_PASSWORD", "MLFLOW_ADMIN_PASSWORD"):
         for odd in ("canary%0123456789", "canary@0123456789", "canary\n0123456789", "canary 0123456789"):
-            refused = start({**whole, name: odd})
+            refused = start({**complete, name: odd})
             assert (refused.returncode, refused.stderr) == (2, f"start-mlflow: {name} may have letters, digits and ._~- alone\n")
-    assert "12 characters" in start({**whole, "MLFLOW_ADMIN_PASSWORD": "short"}).stderr
-    started = start(whole)
+    assert "12 characters" in start({**complete, "MLFLOW_ADMIN_PASSWORD": "short"}).stderr
+    started = start(complete)
     arguments = started.stdout.split("-- environment")[0]
     assert "--app-name\nbasic-auth" in arguments
     assert "canary" not in arguments
     assert "admin_password = canary-password-0123" in started.stdout
     assert started.stdout.rstrip().endswith("600")
-    found = re.search(r"^MLFLOW_BACKEND_STORE_URI=(.*)$", started.stdout, re.MULTILINE)
-    assert found, "MLflow is told of its database by the environment"
-    assert found[1] == "postgresql+psycopg2://mlflow:canary-postgres-0123@postgres:5432/mlflow"
-    create_engine(found[1])  # needs the driver that the address names, of those that the pins bring
+    match = re.search(r"^MLFLOW_BACKEND_STORE_URI=(.*)$", started.stdout, re.MULTILINE)
+    assert match, "MLflow reads its database from the environment"
+    assert match[1] == "postgresql+psycopg2://mlflow:canary-postgres-0123@postgres:5432/mlflow"
+    create_engine(match[1])  # needs the driver that the address names, of those that the pins bring

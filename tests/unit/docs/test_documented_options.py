@@ -78,7 +78,7 @@ def test_blocks_have_commands_and_a_wrong_one_is_refused() -> None:
 
 @pytest.mark.parametrize("document", GUIDES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_options_and_settings_in_the_text_exist(document: Path) -> None:
-    known = all_options(cli)
+    options = all_options(cli)
     for code in inline_code(document):
         words = code.split()
         if words[0].endswith("celebdit") and len(words) > 1 and not words[1].isupper():
@@ -86,7 +86,7 @@ def test_commands_options_and_settings_in_the_text_exist(document: Path) -> None
             assert name, f"{code}: no such command"
             assert {word for word in rest if word.startswith("--")} <= options_of(command), code
         elif words[0].startswith("--"):
-            assert words[0] in known, f"{code}: no command has this option"
+            assert words[0] in options, f"{code}: no command has this option"
         elif words[0] == "make" and len(words) > 1 and not words[1].isupper():
             assert words[1] in TARGETS, f"{code}: no such target"
         for section, field in re.findall(rf"(?<![/\w.])({'|'.join(SECTIONS)})\.([a-z_]+)(?![\w/(])", code):

@@ -30,13 +30,13 @@ def literals_of(source: str) -> list[str]:
     tree = ast.parse(source)
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    found = []
+    literals = []
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            found.append("".join(str(part.value) if isinstance(part, ast.Constant) else FORMATTED for part in node.values))
+            literals.append("".join(str(part.value) if isinstance(part, ast.Constant) else FORMATTED for part in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not {id(node)} & (docstrings | parts):
-            found.append(node.value)
-    return [" ".join(text.split(" ")) for text in found]
+            literals.append(node.value)
+    return [" ".join(text.split(" ")) for text in literals]
 
 
 def quoted_errors(guide: str) -> list[str]:

@@ -12,11 +12,12 @@ import pytest
 
 from components import errors
 from pipeline.cli import cli
+from pipeline.steps import step_names
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 AREAS = (
-    *(f"components/{step}" for step in ("preflight", "ingest", "train", "evaluate", "gate", "register", "finalize")),
+    *(f"components/{step}" for step in step_names()),
     *(f"components/{package}" for package in ("weights", "serving", "registry", "runtime", "stores", "tracking", "storage", "kube")),
     *(f"components/{package}" for package in ("reports", "system", "errors.py", "manifests.py", "resources.py", "settings.py")),
     "model",
@@ -72,13 +73,13 @@ def code_hits(area: str) -> list[str]:
     path = ROOT / area
     files = [path] if path.is_file() else sorted(path.rglob("*.py"))
     assert files, f"there is no code in {area}"
-    found = {
+    hits = {
         f"{file.relative_to(ROOT)}:{line}: {hit[0]!r} in {text!r}"
         for file in files
         for line, text in messages(file.read_text())
         for hit in LISTED.finditer(text)
     }
-    return sorted(found)
+    return sorted(hits)
 
 
 def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -110,10 +111,12 @@ def test_texts_of_make_avoid_the_listed_words() -> None:
 
 
 def test_messages_are_found_wherever_a_reader_sees_them() -> None:
-    def shown() -> None:
-        raise ValueError(f"first {shown} second" if shown else "third", hint="fourth")  # type: ignore[call-arg]
+    def show_message() -> None:
+        raise ValueError(f"first {show_message} second" if show_message else "third", hint="fourth")  # type: ignore[call-arg]
 
-    source = textwrap.dedent(inspect.getsource(shown)) + "\nevents.note(f'fifth {x}')\nBadInput('sixth', hint='seventh' + 'eighth')\n"
+    source = (
+        textwrap.dedent(inspect.getsource(show_message)) + "\nevents.note(f'fifth {x}')\nBadInput('sixth', hint='seventh' + 'eighth')\n"
+    )
     assert {text.strip() for _, text in messages(source)} == {"first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"}
 
 
@@ -124,7 +127,7 @@ def test_errors_hints_and_notes_avoid_the_listed_words(area: str) -> None:
 
 @pytest.mark.parametrize("name", REWORDED_COMMANDS)
 def test_help_avoids_the_listed_words(name: str) -> None:
-    known = dict(commands(cli, "celebdit"))
-    below = {path: command for path, command in known.items() if f"{path} ".startswith(f"{name} ")}
-    assert below, f"there is no command {name!r}; there are {', '.join(known)}"
+    commands_by_name = dict(commands(cli, "celebdit"))
+    below = {path: command for path, command in commands_by_name.items() if f"{path} ".startswith(f"{name} ")}
+    assert below, f"there is no command {name!r}; there are {', '.join(commands_by_name)}"
     assert [hit for path, command in below.items() for hit in hits(help_text(command, path), f"{path} --help")] == []

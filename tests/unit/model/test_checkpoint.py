@@ -1,4 +1,4 @@
-"""Local checkpoints: whole or absent, verified or refused."""
+"""Local checkpoints: complete or absent, verified or refused."""
 
 import json
 from pathlib import Path
@@ -41,12 +41,12 @@ def same(a: CheckpointState, b: CheckpointState) -> bool:
 
 def crash_points(folder: Path, *, again: bool) -> list[str]:
     """Return the points that publishing a step passes, for the first time or `again`."""
-    seen: list[str] = []
+    points: list[str] = []
     if again:
         publish(state(1), folder)
-    publish(state(1), folder, crash=seen.append)
-    assert ("old one retired" in seen) == again
-    return seen
+    publish(state(1), folder, crash=points.append)
+    assert ("old one retired" in points) == again
+    return points
 
 
 def test_what_was_published_is_read_back(tmp_path: Path) -> None:
@@ -74,13 +74,13 @@ def test_a_crash_at_any_point_leaves_the_old_checkpoint_or_the_new_one(tmp_path:
 
         with pytest.raises(Crash, match=f"^{point}$"):
             publish(state(20), folder, crash=crash)
-        found = newest_valid(folder)
-        assert found is not None, point
-        assert found.step in (10, 20), point
-        assert same(read(found.directory), state(found.step)), point
+        newest = newest_valid(folder)
+        assert newest is not None, point
+        assert newest.step in (10, 20), point
+        assert same(read(newest.directory), state(newest.step)), point
 
 
-def test_a_crash_while_a_step_is_published_again_keeps_a_whole_one(tmp_path: Path) -> None:
+def test_a_crash_while_a_step_is_published_again_keeps_an_intact_checkpoint(tmp_path: Path) -> None:
     for number, point in enumerate(crash_points(tmp_path / "collect", again=True)):
         folder = tmp_path / str(number)
         publish(state(10), folder)
@@ -92,9 +92,9 @@ def test_a_crash_while_a_step_is_published_again_keeps_a_whole_one(tmp_path: Pat
 
         with pytest.raises(Crash, match=f"^{point}$"):
             publish(state(20, value=2.0), folder, crash=crash)
-        found = newest_valid(folder)
-        assert found is not None, point
-        assert any(same(read(found.directory), s) for s in (state(10), state(20, value=1.0), state(20, value=2.0))), point
+        newest = newest_valid(folder)
+        assert newest is not None, point
+        assert any(same(read(newest.directory), s) for s in (state(10), state(20, value=1.0), state(20, value=2.0))), point
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json", MANIFEST_FILE])
@@ -114,14 +114,14 @@ def test_any_damage_to_any_file_is_found(tmp_path: Path, name: str, damage: str)
         path.unlink()
     with pytest.raises(CheckpointInvalid):
         read(bad.directory)
-    found = newest_valid(tmp_path)
-    assert found is not None
-    assert found.directory == good.directory
+    newest = newest_valid(tmp_path)
+    assert newest is not None
+    assert newest.directory == good.directory
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Checkpoint]:
-    """Two whole checkpoints under one root."""
+    """Two complete checkpoints under one root."""
     root = tmp_path_factory.mktemp("pair")
     return publish(state(1), root), publish(state(2), root)
 
@@ -131,8 +131,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Checkpoi
 def test_any_flipped_bit_or_cut_anywhere_is_found(pair: tuple[Checkpoint, Checkpoint], data: st.DataObject) -> None:
     good, bad = pair
     name = data.draw(st.sampled_from([*bad.files, MANIFEST_FILE]))
-    whole = (bad.directory / name).read_bytes()
-    content = bytearray(whole)
+    raw = (bad.directory / name).read_bytes()
+    content = bytearray(raw)
     place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
         content[place] ^= 1 << data.draw(st.integers(0, 7))
@@ -142,11 +142,11 @@ def test_any_flipped_bit_or_cut_anywhere_is_found(pair: tuple[Checkpoint, Checkp
     try:
         with pytest.raises((CheckpointInvalid, UnsupportedCheckpointFormat)):
             read(bad.directory)
-        found = newest_valid(bad.directory.parent)
+        newest = newest_valid(bad.directory.parent)
     finally:
-        (bad.directory / name).write_bytes(whole)
-    assert found is not None
-    assert name == MANIFEST_FILE or found.directory == good.directory
+        (bad.directory / name).write_bytes(raw)
+    assert newest is not None
+    assert name == MANIFEST_FILE or newest.directory == good.directory
 
 
 def test_an_extra_file_is_refused(tmp_path: Path) -> None:

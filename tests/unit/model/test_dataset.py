@@ -33,13 +33,13 @@ def test_the_order_is_a_function_of_the_seed_and_differs_between_epochs() -> Non
 
 def test_a_pack_gives_back_its_images_in_channels_first_order(tmp_path: Path) -> None:
     pack = tiny_pack(tmp_path / "pack")
-    wanted = np.array([3, 0, 19, 3])
+    indices = np.array([3, 0, 19, 3])
     for on_device in (False, True):
         reader = BatchReader(pack, torch.device("cpu"), on_device=on_device)
-        batch = reader.read(wanted, next_indices=np.array([1, 2]))
+        batch = reader.read(indices, next_indices=np.array([1, 2]))
         assert batch.shape == (4, 3, 16, 16)
         assert batch.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(batch.permute(0, 2, 3, 1), torch.from_numpy(faces(20)[wanted]))
+        assert torch.equal(batch.permute(0, 2, 3, 1), torch.from_numpy(faces(20)[indices]))
         assert torch.equal(reader.read(np.array([1, 2])).permute(0, 2, 3, 1), torch.from_numpy(faces(20)[[1, 2]]))
         assert torch.equal(reader.read(np.array([7])).permute(0, 2, 3, 1), torch.from_numpy(faces(20)[[7]]))
         reader.close()

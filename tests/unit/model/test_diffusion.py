@@ -118,8 +118,8 @@ def test_the_velocity_is_the_derivative_of_the_path_along_its_clock(name: str) -
 
 @pytest.mark.parametrize("name", PATHS[1:])
 def test_the_network_sees_the_timesteps_0_to_999(name: str) -> None:
-    seen = vp(name).timestep(torch.arange(1, T + 1, dtype=torch.float64) / T).float()
-    assert torch.equal(seen, torch.arange(T, dtype=torch.float32))
+    timesteps = vp(name).timestep(torch.arange(1, T + 1, dtype=torch.float64) / T).float()
+    assert torch.equal(timesteps, torch.arange(T, dtype=torch.float32))
 
 
 # Predictions
@@ -180,12 +180,12 @@ def test_plain_velocity_error_is_snr_plus_one_times_image_error_on_vp_and_a_squa
 @pytest.mark.parametrize(("path", "prediction"), combinations())
 def test_a_loss_in_velocity_space_is_the_plain_loss_of_a_velocity_prediction(path: str, prediction: str) -> None:
     floor = 1e-9  # below every sigma here
-    found = weight(path=path, prediction=prediction, weighting="v", sigma_floor=floor)
+    actual = weight(path=path, prediction=prediction, weighting="v", sigma_floor=floor)
     per_output = diffusion(path=path, prediction=prediction).image_error_per_output_error(TIMES)
     per_velocity = diffusion(path=path, prediction="v").image_error_per_output_error(TIMES)
-    same(found, (per_output / per_velocity) ** 2)
+    same(actual, (per_output / per_velocity) ** 2)
     if prediction == "v":
-        same(found, torch.ones_like(TIMES))
+        same(actual, torch.ones_like(TIMES))
 
 
 def test_the_default_loss_is_that_of_jit_with_its_floor() -> None:
@@ -199,17 +199,17 @@ def test_min_snr_is_hang_et_als_for_each_prediction(gamma: float) -> None:
     """Hang et al. 2023, section 3.4: min(SNR, g) for x, min(SNR, g) / SNR for eps, min(SNR, g) / (SNR + 1) for v."""
     snr = snr_of("vp_linear")
     clipped = torch.minimum(snr, torch.tensor(gamma, dtype=torch.float64))
-    for prediction, wanted in (("x", clipped), ("eps", clipped / snr), ("v", clipped / (snr + 1))):
-        same(weight(path="vp_linear", prediction=prediction, weighting="min_snr", min_snr_gamma=gamma), wanted)
+    for prediction, expected in (("x", clipped), ("eps", clipped / snr), ("v", clipped / (snr + 1))):
+        same(weight(path="vp_linear", prediction=prediction, weighting="min_snr", min_snr_gamma=gamma), expected)
 
 
 @pytest.mark.parametrize("bias", [-2.0, 0.0, 1.5])
 def test_sigmoid_weighting_is_kingma_and_gaos_for_the_noise(bias: float) -> None:
     """Kingma & Gao 2023: sigmoid(b - log SNR) on the error of the noise; at log SNR = b it is one half."""
     snr = snr_of("vp_cosine")
-    wanted = 1 / (1 + snr * math.exp(-bias))
-    same(weight(path="vp_cosine", prediction="eps", weighting="sigmoid", sigmoid_bias=bias), wanted)
-    same(weight(path="vp_cosine", prediction="x", weighting="sigmoid", sigmoid_bias=bias), wanted * snr)
+    expected = 1 / (1 + snr * math.exp(-bias))
+    same(weight(path="vp_cosine", prediction="eps", weighting="sigmoid", sigmoid_bias=bias), expected)
+    same(weight(path="vp_cosine", prediction="x", weighting="sigmoid", sigmoid_bias=bias), expected * snr)
 
 
 @pytest.mark.parametrize("weighting", ["none", "v", "min_snr", "sigmoid"])

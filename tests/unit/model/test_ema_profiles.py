@@ -35,12 +35,12 @@ def trajectory(steps: int, seed: int = 0) -> torch.Tensor:
 
 def tracked(profile: Profile, weights: torch.Tensor, at: list[int]) -> dict[int, torch.Tensor]:
     average = AveragedWeights(profile, [weights[0]])
-    kept = {}
+    averages = {}
     for step, current in enumerate(weights, start=1):
         average.update([current], step)
         if step in at:
-            kept[step] = average.tensors[0].clone()
-    return kept
+            averages[step] = average.tensors[0].clone()
+    return averages
 
 
 @pytest.mark.parametrize("sigma_rel", [0.05, 0.10, 0.15, 0.25])
@@ -49,8 +49,8 @@ def test_a_power_profile_weighs_step_tau_by_its_power(sigma_rel: float) -> None:
     weights, total = trajectory(60), 60
     gamma = gamma_of_sigma_rel(sigma_rel)
     shares = [(tau / total) ** (gamma + 1) - ((tau - 1) / total) ** (gamma + 1) for tau in range(1, total + 1)]
-    wanted = sum(share * current for share, current in zip(shares, weights, strict=True))
-    torch.testing.assert_close(tracked(PowerProfile(sigma_rel), weights, [total])[total], wanted, rtol=1e-12, atol=1e-12)
+    expected = sum(share * current for share, current in zip(shares, weights, strict=True))
+    torch.testing.assert_close(tracked(PowerProfile(sigma_rel), weights, [total])[total], expected, rtol=1e-12, atol=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -97,9 +97,9 @@ def test_a_recombined_average_is_the_one_that_would_have_been_tracked(sigma_rel:
     snapshots = [(step, width) for step in steps for width in (0.05, 0.10)]
     exact = tracked(PowerProfile(sigma_rel), weights, [total])[total]
     plan = recombine(snapshots, total, sigma_rel)
-    found = sum(c * stored[width][step] for c, (step, width) in zip(plan.coefficients, snapshots, strict=True))
+    recombined = sum(c * stored[width][step] for c, (step, width) in zip(plan.coefficients, snapshots, strict=True))
     nearest = min(float((stored[width][total] - exact).norm()) for width in (0.05, 0.10))
-    distance = float((found - exact).norm())
+    distance = float((recombined - exact).norm())
     assert distance < 0.02 * nearest, f"distance {distance:.2e}, of the nearest tracked average {nearest:.2e}"
     assert distance < 0.01 * float(exact.norm())
     assert plan.error < 0.02
@@ -120,9 +120,9 @@ def test_a_poor_match_is_still_near_for_weights_that_are_not_around_zero() -> No
     snapshots = [(step, width) for step in steps for width in (0.05, 0.10)]
     plan = recombine(snapshots, 900, 0.25)
     assert plan.error > 0.1
-    found = sum(c * stored[width][step] for c, (step, width) in zip(plan.coefficients, snapshots, strict=True))
+    recombined = sum(c * stored[width][step] for c, (step, width) in zip(plan.coefficients, snapshots, strict=True))
     exact = tracked(PowerProfile(0.25), weights, [900])[900]
-    assert float((found - exact).norm()) < 0.005 * float(exact.norm())
+    assert float((recombined - exact).norm()) < 0.005 * float(exact.norm())
 
 
 def test_a_recombined_average_can_end_at_an_earlier_step() -> None:
@@ -130,9 +130,9 @@ def test_a_recombined_average_can_end_at_an_earlier_step() -> None:
     stored = {width: tracked(PowerProfile(width), weights, steps) for width in (0.05, 0.10)}
     snapshots = [(step, width) for step in steps if step <= 700 for width in (0.05, 0.10)]
     plan = recombine(snapshots, 700, 0.08)
-    found = sum(c * stored[width][step] for c, (step, width) in zip(plan.coefficients, snapshots, strict=True))
+    recombined = sum(c * stored[width][step] for c, (step, width) in zip(plan.coefficients, snapshots, strict=True))
     exact = tracked(PowerProfile(0.08), weights, [700])[700]
-    assert float((found - exact).norm()) < 0.01 * float(exact.norm())
+    assert float((recombined - exact).norm()) < 0.01 * float(exact.norm())
 
 
 def test_what_was_stored_comes_back_as_it_is() -> None:
@@ -151,13 +151,13 @@ def test_the_error_is_the_distance_of_the_profiles_and_shrinks_with_more_snapsho
         plan = recombine(snapshots, total, sigma_rel)
         tau = np.linspace(0, total, 400_001)
         gammas = [gamma_of_sigma_rel(width) for _, width in snapshots]
-        made = sum(
+        combined = sum(
             c * np.where(tau <= step, (g + 1) * (tau / step) ** g / step, 0)
             for c, (step, _), g in zip(plan.coefficients, snapshots, gammas, strict=True)
         )
         g = gamma_of_sigma_rel(sigma_rel)
-        wanted = (g + 1) * (tau / total) ** g / total
-        distance = math.sqrt(np.trapezoid((made - wanted) ** 2, tau) / np.trapezoid(wanted**2, tau))
+        expected = (g + 1) * (tau / total) ** g / total
+        distance = math.sqrt(np.trapezoid((combined - expected) ** 2, tau) / np.trapezoid(expected**2, tau))
         assert plan.error == pytest.approx(distance, rel=0.02, abs=1e-5)
         errors.append(plan.error)
     assert errors[0] > errors[1] > 5 * errors[2], errors
@@ -172,8 +172,8 @@ def test_snapshots_that_cannot_give_the_average_are_refused(snapshots: list[tupl
 def test_the_classic_average_is_exponential_after_its_warm_up() -> None:
     weights = trajectory(400)
     profile = ClassicProfile(0.95)
-    kept = tracked(profile, weights, [399, 400])
-    torch.testing.assert_close(kept[400], 0.95 * kept[399] + 0.05 * weights[399], rtol=1e-12, atol=1e-12)
+    averages = tracked(profile, weights, [399, 400])
+    torch.testing.assert_close(averages[400], 0.95 * averages[399] + 0.05 * weights[399], rtol=1e-12, atol=1e-12)
     assert [profile.decay(step) for step in (1, 11)] == [0.1, 0.55]
     assert profile.decay(10**6) == 0.95
 

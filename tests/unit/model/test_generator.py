@@ -42,21 +42,21 @@ def test_an_image_is_moved_away_from_the_guides_and_clipped_once_in_the_end(clip
     good, bad = estimate(1, tiny_network(), noise), estimate(2, narrow, noise)
     moved = bad + 2.5 * (good - bad)
     early = bad.clamp(-1, 1) + 2.5 * (good.clamp(-1, 1) - bad.clamp(-1, 1))
-    wanted = ((moved.clamp(-1, 1) + 1) * 127.5).round()
-    assert float((wanted - ((early.clamp(-1, 1) + 1) * 127.5).round()).abs().max()) > 10, "the estimates reach beyond [-1, 1]"
+    expected = ((moved.clamp(-1, 1) + 1) * 127.5).round()
+    assert float((expected - ((early.clamp(-1, 1) + 1) * 127.5).round()).abs().max()) > 10, "the estimates reach beyond [-1, 1]"
     guidance = Guidance(generator_of(2, network=narrow), 2.5)
     drawn = generator_of(1).draw(ONE_STEP.model_copy(update={"clip_x": clip_x}), range(4), guidance=guidance, pass_images=4)
-    assert float((drawn.float() - wanted).abs().max()) <= 1
+    assert float((drawn.float() - expected).abs().max()) <= 1
 
 
-def test_a_guide_that_is_not_heard_changes_no_byte() -> None:
+def test_a_guide_outside_its_interval_changes_no_byte() -> None:
     generator, guide = generator_of(1), generator_of(2)
     sampling = SamplingConfig(sampler="heun", num_steps=3, ema="none")
     alone = generator.draw(sampling, range(3), pass_images=3)
     for guidance in (Guidance(guide, 1.0), Guidance(guide, 3.0, t_low=0.4, t_high=0.6)):
         assert torch.equal(generator.draw(sampling, range(3), guidance=guidance, pass_images=3), alone)
-    heard = generator.draw(sampling, range(3), guidance=Guidance(guide, 3.0, t_low=0.6, t_high=0.7), pass_images=3)
-    assert not torch.equal(heard, alone)
+    samples = generator.draw(sampling, range(3), guidance=Guidance(guide, 3.0, t_low=0.6, t_high=0.7), pass_images=3)
+    assert not torch.equal(samples, alone)
 
 
 def test_guided_images_do_not_depend_on_how_many_are_drawn_at_once() -> None:

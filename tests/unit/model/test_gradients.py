@@ -21,7 +21,7 @@ from model.trainer import Placement, Trainer
 
 def test_two_ranks_and_accumulation_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
     tiny_pack(tmp_path / "pack", count=40)
-    whole = gradients(tmp_path, World(), None)
+    whole_batch = gradients(tmp_path, World(), None)
     ways = {"4 passes of 8": gradients(tmp_path, World(), 8)}
     # The first rank is this process: starting another takes as long as the whole test.
     port = free_port()
@@ -34,13 +34,13 @@ def test_two_ranks_and_accumulation_give_the_gradient_of_the_whole_batch(tmp_pat
     for rank in (0, 1):
         ways[f"rank {rank} of 2"] = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
     # Some gradients are zero but for rounding (a bias before a normalisation), so the tolerance is that of the largest.
-    largest = max(float(gradient.abs().max()) for gradient in whole.values())
+    largest = max(float(gradient.abs().max()) for gradient in whole_batch.values())
     assert largest > 0
-    for way, found in ways.items():
-        assert found.keys() == whole.keys()
-        for name, gradient in found.items():
+    for way, actual in ways.items():
+        assert actual.keys() == whole_batch.keys()
+        for name, gradient in actual.items():
             torch.testing.assert_close(
-                gradient, whole[name], rtol=1e-4, atol=1e-6 * largest, msg=lambda text, n=name, w=way: f"{w}, {n}: {text}"
+                gradient, whole_batch[name], rtol=1e-4, atol=1e-6 * largest, msg=lambda text, n=name, w=way: f"{w}, {n}: {text}"
             )
 
 
@@ -51,11 +51,11 @@ class Watch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[str] = []
+        self.messages: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ in self.WAITING:
-            self.seen.append(str(func))
+            self.messages.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
@@ -69,8 +69,8 @@ def test_a_training_step_never_makes_the_host_wait_for_the_device(tmp_path: Path
     trainer._advance()
     with Watch() as watch:
         trainer._advance()
-    assert watch.seen == []
+    assert watch.messages == []
     with Watch() as watch:
         float(trainer.training_step._guard.is_nonfinite)
         torch.tensor(1.0)
-    assert len(watch.seen) == 2, "the watch sees what it is for"
+    assert len(watch.messages) == 2, "the watch sees what it is for"

@@ -31,9 +31,9 @@ def test_sizes_are_powers_of_two(limit: int, power: int) -> None:
 
 def test_the_batch_follows_from_the_bytes_that_an_image_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     def call(count: int) -> Tensor:
-        kept = torch.zeros(count, 64, KIB)  # 256 KiB an image, alive together with the next
-        grown = kept + 1
-        del kept
+        buffer = torch.zeros(count, 64, KIB)  # 256 KiB an image, alive together with the next
+        grown = buffer + 1
+        del buffer
         return grown * 2  # never more than two of them are alive
 
     monkeypatch.setattr(memory, "free_bytes", lambda device: 64 * 2 * 256 * KIB)
@@ -51,17 +51,17 @@ def test_the_batch_follows_from_the_bytes_that_an_image_needs(monkeypatch: pytes
 def test_images_do_not_depend_on_the_batch_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     sampling = SamplingConfig(sampler="heun", num_steps=3)
     drawer = generator()
-    found = drawer.draw(sampling, range(10))
+    images = drawer.draw(sampling, range(10))
     assert drawer.max_images() > 1
     for size in (1, 3, 10):
-        assert torch.equal(drawer.draw(sampling, range(10), pass_images=size), found)
-    assert torch.equal(drawer.draw(sampling, [7, 2], pass_images=2), found[[7, 2]])
+        assert torch.equal(drawer.draw(sampling, range(10), pass_images=size), images)
+    assert torch.equal(drawer.draw(sampling, [7, 2], pass_images=2), images[[7, 2]])
 
 
 def test_when_memory_runs_out_after_all_half_as_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sampling = SamplingConfig(sampler="euler", num_steps=2)
     drawer = generator()
-    whole, sizes, call = drawer.draw(sampling, range(6), pass_images=6), [], drawer._call
+    all_at_once, sizes, call = drawer.draw(sampling, range(6), pass_images=6), [], drawer._call
 
     def crowded(x: Tensor, t: Tensor) -> Tensor:
         sizes.append(len(x))
@@ -71,7 +71,7 @@ def test_when_memory_runs_out_after_all_half_as_many_are_drawn_at_once(monkeypat
 
     monkeypatch.setattr(drawer, "_call", crowded)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    assert torch.equal(drawer.draw(sampling, range(6), pass_images=8), whole)
+    assert torch.equal(drawer.draw(sampling, range(6), pass_images=8), all_at_once)
     assert set(sizes) == {8, 4, 2}
     monkeypatch.setattr(drawer, "_call", lambda x, t: (_ for _ in ()).throw(torch.OutOfMemoryError("none left")))
     with pytest.raises(torch.OutOfMemoryError):

@@ -76,12 +76,12 @@ def test_unknown_hardware_reports_no_utilisation() -> None:
     ("name", "half"),
     [("NVIDIA H200", 989e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA L4", 121e12), ("NVIDIA L40S", 362e12), ("Some GPU", None)],
 )
-def test_peak_rates_are_found_by_whole_names(name: str, half: float | None) -> None:
+def test_peak_rates_are_matched_by_complete_names(name: str, half: float | None) -> None:
     assert peak_flops(name, bfloat16=True) == half
 
 
 def test_on_a_cpu_no_operations_are_counted() -> None:
     from celebdit_testing.recipes import tiny_network
 
-    found = hardware_of(tiny_network(), TrainingConfig(total_steps=1, batch_images=1), CPU, price_per_device_hour=None)
-    assert found == Hardware(hours_key="cost/cpu_hours")
+    hardware = hardware_of(tiny_network(), TrainingConfig(total_steps=1, batch_images=1), CPU, price_per_device_hour=None)
+    assert hardware == Hardware(hours_key="cost/cpu_hours")

@@ -167,8 +167,8 @@ def dit_block(x: np.ndarray, c: np.ndarray, p: dict[str, np.ndarray], heads: int
                 mixed[i, token, columns] = weights / weights.sum() @ v
     x = x + gate_a * (mixed @ p["attention.out.weight"].T + p["attention.out.bias"])
     h = layer_norm(x) * (1 + scale_m) + shift_m
-    hidden = gelu_tanh(h @ p["mlp.hidden.weight"].T + p["mlp.hidden.bias"])
-    return x + gate_m * (hidden @ p["mlp.out.weight"].T + p["mlp.out.bias"])
+    hidden_layer = gelu_tanh(h @ p["mlp.hidden.weight"].T + p["mlp.hidden.bias"])
+    return x + gate_m * (hidden_layer @ p["mlp.out.weight"].T + p["mlp.out.bias"])
 
 
 def test_the_dit_block_is_the_one_of_the_paper() -> None:
@@ -177,9 +177,9 @@ def test_the_dit_block_is_the_one_of_the_paper() -> None:
     rng = np.random.default_rng(0)
     x, c = rng.normal(size=(2, 7, width)), rng.normal(size=(2, width))
     with torch.no_grad():
-        found = block(torch.from_numpy(x), torch.from_numpy(c), None).numpy()
-    wanted = dit_block(x, c, {name: tensor.detach().numpy() for name, tensor in block.state_dict().items()}, heads)
-    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
+        actual = block(torch.from_numpy(x), torch.from_numpy(c), None).numpy()
+    expected = dit_block(x, c, {name: tensor.detach().numpy() for name, tensor in block.state_dict().items()}, heads)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_time_embedding_is_the_one_of_the_paper() -> None:
@@ -190,18 +190,18 @@ def test_the_time_embedding_is_the_one_of_the_paper() -> None:
     features = np.array([[math.cos(t * f) for f in frequencies] + [math.sin(t * f) for f in frequencies] for t in times.tolist()])
     np.testing.assert_allclose(sinusoid(times, 256).numpy(), features, atol=2e-4)  # float32 angles up to 1000
     p = {name: tensor.detach().double().numpy() for name, tensor in embedding.state_dict().items()}
-    wanted = silu(features @ p["hidden.weight"].T + p["hidden.bias"]) @ p["out.weight"].T + p["out.bias"]
-    np.testing.assert_allclose(embedding(times).detach().numpy(), wanted, atol=1e-5)
+    expected = silu(features @ p["hidden.weight"].T + p["hidden.bias"]) @ p["out.weight"].T + p["out.bias"]
+    np.testing.assert_allclose(embedding(times).detach().numpy(), expected, atol=1e-5)
 
 
 def test_the_positions_of_the_dit_variant_are_the_papers() -> None:
     width, rows, columns = 16, 3, 5
-    found = sincos_positions(width, rows, columns, torch.device("cpu")).numpy().reshape(rows, columns, width)
+    actual = sincos_positions(width, rows, columns, torch.device("cpu")).numpy().reshape(rows, columns, width)
     frequencies = [10_000 ** (-i / 4) for i in range(4)]
     for r in range(rows):
         for c in range(columns):
-            wanted = [f(p * w) for p in (c, r) for f in (math.sin, math.cos) for w in frequencies]
-            np.testing.assert_allclose(found[r, c], wanted, atol=1e-6)
+            expected = [f(p * w) for p in (c, r) for f in (math.sin, math.cos) for w in frequencies]
+            np.testing.assert_allclose(actual[r, c], expected, atol=1e-6)
 
 
 # The modern parts
@@ -288,5 +288,5 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         gradients.append(torch.autograd.grad(network(images, times).square().sum(), list(network.parameters())))
     assert isinstance(network, Denoiser)
     assert network.core.recompute_activations
-    for kept, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(recomputed, kept, rtol=1e-6, atol=1e-7)
+    for stored, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, stored, rtol=1e-6, atol=1e-7)

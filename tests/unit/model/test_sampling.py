@@ -72,10 +72,10 @@ def along(path_name: str, sampler: str, num_steps: int) -> Tensor:
 
 
 @lru_cache
-def flow(path_name: str, *, whole: bool) -> Tensor:
+def flow(path_name: str, *, to_zero: bool) -> Tensor:
     """The flow of the mixture to many digits: Heun's with steps as small as the path has."""
     steps = 4000 if path_name == "rectified_flow" else 1000
-    if whole:
+    if to_zero:
         return draw(path_of(path_name), sampling(sampler="heun", num_steps=steps))
     return along(path_name, "heun", steps * 7 // 4 if path_name == "rectified_flow" else 700)
 
@@ -89,15 +89,15 @@ def error(sampler: str, path: NoisePath, num_steps: int, exact: Tensor) -> float
 def test_each_sampler_converges_with_its_order_to_the_flow_of_the_mixture(sampler: str, path_name: str) -> None:
     """Steps of a discrete path are whole timesteps. UniC raises the order of its predictor by one (Zhao et al. 2023)."""
     counts = (140, 280) if path_name == "rectified_flow" else (35, 70)
-    errors = [float((along(path_name, sampler, n) - flow(path_name, whole=False)).abs().mean()) for n in counts]
+    errors = [float((along(path_name, sampler, n) - flow(path_name, to_zero=False)).abs().mean()) for n in counts]
     orders = [math.log2(one / other) for one, other in pairwise(errors)]
     assert ORDERS[sampler] - 0.2 < orders[-1] < ORDERS[sampler] + 0.6, (errors, orders)
 
 
 @pytest.mark.parametrize("sampler", list(ORDERS))
-def test_the_whole_way_from_noise_to_data_converges(sampler: str) -> None:
+def test_the_trajectory_from_noise_to_data_converges(sampler: str) -> None:
     path = path_of("rectified_flow")
-    exact = flow("rectified_flow", whole=True)
+    exact = flow("rectified_flow", to_zero=True)
     coarse, fine = (error(sampler, path, n, exact) for n in (40, 320))
     assert fine < coarse * 8 ** -(1 if ORDERS[sampler] == 1 else 1.4) * 1.1, (coarse, fine)
 
@@ -106,7 +106,7 @@ def test_the_whole_way_from_noise_to_data_converges(sampler: str) -> None:
 @pytest.mark.parametrize("sampler", list(ORDERS))
 def test_on_the_discrete_paths_more_steps_are_better_and_all_samplers_agree_in_the_end(path_name: str, sampler: str) -> None:
     path = path_of(path_name)
-    exact = flow(path_name, whole=True)
+    exact = flow(path_name, to_zero=True)
     coarse, fine = (error(sampler, path, n, exact) for n in (20, 200))
     assert fine < 0.35 * coarse, (coarse, fine)
     assert fine < 0.02
@@ -115,7 +115,7 @@ def test_on_the_discrete_paths_more_steps_are_better_and_all_samplers_agree_in_t
 @pytest.mark.parametrize("path_name", PATHS)
 def test_the_better_samplers_are_better_at_few_steps(path_name: str) -> None:
     path = path_of(path_name)
-    exact = flow(path_name, whole=True)
+    exact = flow(path_name, to_zero=True)
     first = error("ddim", path, 20, exact)
     for sampler in ("dpmpp_2m", "unipc"):
         assert error(sampler, path, 20, exact) < 0.85 * first, sampler
@@ -135,9 +135,9 @@ def test_samples_have_the_mixtures_distribution(path_name: str, config: dict[str
 
     drawn = np.sort(integrate(mixture_denoiser(path), path, sampling(num_steps=250, **config), begin, noise).flatten().numpy())
     parts = zip(MEANS, SPREADS, SHARES, strict=True)
-    wanted = sum(w * 0.5 * (1 + torch.erf(torch.from_numpy((drawn - m) / (s * math.sqrt(2)))).numpy()) for m, s, w in parts)
+    expected = sum(w * 0.5 * (1 + torch.erf(torch.from_numpy((drawn - m) / (s * math.sqrt(2)))).numpy()) for m, s, w in parts)
     reached = np.arange(1, len(drawn) + 1) / len(drawn)
-    assert np.abs(reached - wanted).max() < 0.02
+    assert np.abs(reached - expected).max() < 0.02
 
 
 def test_ancestral_sampling_is_ddim_with_full_noise() -> None:
@@ -152,10 +152,10 @@ def test_a_single_gaussian_is_solved_exactly_by_its_own_flow() -> None:
     path = path_of("vp_linear")
     mean, spread = 0.3, 0.5
     begin = start()
-    found = integrate(mixture_denoiser(path, (mean,), (spread,)), path, sampling(sampler="unipc", num_steps=500), begin, fresh)
+    actual = integrate(mixture_denoiser(path, (mean,), (spread,)), path, sampling(sampler="unipc", num_steps=500), begin, fresh)
     alpha, sigma = (float(v) for v in path.alpha_sigma(torch.ones(1, dtype=torch.float64)))
-    wanted = mean + spread * (begin - alpha * mean) / math.sqrt(alpha**2 * spread**2 + sigma**2)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-4)
+    expected = mean + spread * (begin - alpha * mean) / math.sqrt(alpha**2 * spread**2 + sigma**2)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-4)
 
 
 # Any prediction with any sampler
@@ -170,9 +170,9 @@ def test_the_same_oracle_as_image_noise_or_velocity_gives_the_same_trajectory(pa
     for prediction in ("x", "eps", "v") if path_name in ("vp_linear", "vp_cosine") else ("x", "v"):
         d = build_diffusion(DiffusionConfig.model_validate({"path": path_name, "prediction": prediction}))
 
-        def network(x_t: Tensor, seen: Tensor, d: object = d) -> Tensor:
-            """A perfect network of this kind, told the time as a network is."""
-            t = seen / 1000 if path.num_timesteps is None else (seen.round() + 1) / 1000
+        def network(x_t: Tensor, network_time: Tensor, d: object = d) -> Tensor:
+            """A perfect network of this kind, with the time as a network receives it."""
+            t = network_time / 1000 if path.num_timesteps is None else (network_time.round() + 1) / 1000
             x = oracle(x_t, float(t[0]))
             alpha, sigma = path.alpha_sigma(t)
             e = (x_t - alpha[:, None, None, None] * x) / sigma[:, None, None, None]
@@ -204,13 +204,13 @@ def test_the_spacings_are_those_of_lin_et_al() -> None:
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
 @pytest.mark.parametrize("num_steps", [1, 7, 50, 999, 1000])
 def test_every_spacing_falls_without_repeats_inside_the_path(spacing: str, num_steps: int) -> None:
-    found = visited(num_steps=num_steps, spacing=spacing)
-    assert len(found) == num_steps
-    assert all(one > other for one, other in pairwise(found))
-    assert found[-1] >= 1
-    assert found[0] <= 1000
+    times = visited(num_steps=num_steps, spacing=spacing)
+    assert len(times) == num_steps
+    assert all(one > other for one, other in pairwise(times))
+    assert times[-1] >= 1
+    assert times[0] <= 1000
     if num_steps == 1000:
-        assert found == list(range(1000, 0, -1))
+        assert times == list(range(1000, 0, -1))
 
 
 @pytest.mark.parametrize("path_name", PATHS)
@@ -231,18 +231,20 @@ def test_more_steps_than_the_path_has_are_refused() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_sampler_calls_the_network_as_often_as_the_table_says(sampler: str) -> None:
-    path, asked = path_of("rectified_flow"), []
+    path, call_times = path_of("rectified_flow"), []
     oracle = mixture_denoiser(path)
 
     def counting(x_t: Tensor, t: float) -> Tensor:
-        asked.append(t)
+        call_times.append(t)
         return oracle(x_t, t)
 
-    heard: list[tuple[int, int]] = []
-    integrate(counting, path, sampling(sampler=sampler, num_steps=20), start(), fresh, on_step=lambda *said: heard.append(said))
-    assert len(asked) == 19 * SAMPLERS[sampler].calls_per_step + 1
-    assert min(asked) > 0
-    assert heard == [(i, 20) for i in range(1, 21)]
+    progress: list[tuple[int, int]] = []
+    integrate(
+        counting, path, sampling(sampler=sampler, num_steps=20), start(), fresh, on_step=lambda *arguments: progress.append(arguments)
+    )
+    assert len(call_times) == 19 * SAMPLERS[sampler].calls_per_step + 1
+    assert min(call_times) > 0
+    assert progress == [(i, 20) for i in range(1, 21)]
 
 
 # Guidance
@@ -255,15 +257,15 @@ def test_autoguidance_moves_away_from_the_weaker_model_inside_its_interval() -> 
     x_t = torch.zeros(1, 3, 2, 2)
     assert [round(float(guided(x_t, t)[0, 0, 0, 0]), 6) for t in (0.1, 0.2, 0.4, 0.6, 0.7)] == [0.5, 0.8, 0.8, 0.8, 0.5]
     assert float(clip_estimates(autoguide(good, bad, 9.0))(x_t, 0.5).max()) == 1.0
-    asked: list[float] = []
+    call_times: list[float] = []
 
     def counted(x_t: Tensor, t: float) -> Tensor:
-        asked.append(t)
+        call_times.append(t)
         return x_t
 
     autoguide(good, counted, 1.0)(x_t, 0.5)
     autoguide(good, counted, 3.0, t_low=0.6)(x_t, 0.5)
-    assert asked == [], "the weaker model is not run where it does not matter"
+    assert call_times == [], "the weaker model is not run where it does not matter"
 
 
 def test_autoguidance_gives_more_weight_to_where_the_better_model_is_surer() -> None:

@@ -79,11 +79,11 @@ def described(p: dict[str, Tensor], x: Tensor, t: Tensor, depth: int, width: int
 
 def test_the_published_shape_has_316_tensors_and_184342811_parameters() -> None:
     with torch.device("meta"):
-        found = SeedCompat(PUBLISHED).state_dict()
-    assert len(found) == 316
-    assert sum(tensor.numel() for tensor in found.values()) == 184_342_811
+        tensors = SeedCompat(PUBLISHED).state_dict()
+    assert len(tensors) == 316
+    assert sum(tensor.numel() for tensor in tensors.values()) == 184_342_811
     assert size_bytes() == 4 * 184_342_811
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     assert shapes["d1.upchannels.weight"] == (4, 3, 3, 3)
     assert shapes["patch.proj.weight"] == (768, 64)
     assert shapes["ditblock.11.timestep3.2.weight"] == (1536, 1536)
@@ -102,10 +102,10 @@ def test_the_network_computes_what_the_authors_code_computes(training: bool) -> 
     network.train(training)
     x, t = torch.randn(3, 3, 64, 64), torch.tensor([0.0, 417.0, 999.0])
     with torch.no_grad():
-        found = network(x, t)
-        torch.testing.assert_close(found, described(p, x, t, SMALL.depth, SMALL.width), rtol=1e-4, atol=1e-5)
+        actual = network(x, t)
+        torch.testing.assert_close(actual, described(p, x, t, SMALL.depth, SMALL.width), rtol=1e-4, atol=1e-5)
     assert network.encode(x, t).shape == (3, 4, 8, 8)
-    assert float(found.min()) >= -0.2785, "SiLU on the image: no pixel is darker than 92"
+    assert float(actual.min()) >= -0.2785, "SiLU on the image: no pixel is darker than 92"
 
 
 def test_its_sampler_is_the_posterior_of_the_predicted_image_over_all_timesteps() -> None:
@@ -115,7 +115,7 @@ def test_its_sampler_is_the_posterior_of_the_predicted_image_over_all_timesteps(
     diffusion = build_diffusion(OBJECTIVE)
     with torch.inference_mode():
         denoise = denoiser_of(network, diffusion, clip_x=SAMPLING.clip_x)
-        found = integrate(denoise, diffusion.path, SAMPLING, begin, lambda step: noise[999 - step])
+        actual = integrate(denoise, diffusion.path, SAMPLING, begin, lambda step: noise[999 - step])
         beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
         alpha_bar = (1 - beta).cumprod(0)
         x_t = begin
@@ -127,7 +127,7 @@ def test_its_sampler_is_the_posterior_of_the_predicted_image_over_all_timesteps(
             mean = (alpha_bar[k - 1].sqrt() * beta[k] * x + (1 - beta[k]).sqrt() * (1 - alpha_bar[k - 1]) * x_t) / (1 - alpha_bar[k])
             variance = (1 - alpha_bar[k - 1]) / (1 - alpha_bar[k]) * beta[k]
             x_t = (mean + variance.sqrt() * noise[k]).float()
-    torch.testing.assert_close(found, x_t, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(actual, x_t, rtol=1e-3, atol=1e-4)
 
 
 def test_the_right_tensors_are_returned_in_order() -> None:

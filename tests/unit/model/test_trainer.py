@@ -53,17 +53,17 @@ def away_from_zero(trainer: Trainer) -> None:
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
 def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path: Path, pack: Pack, stop_after: int, dropout: float) -> None:
     recipe = tiny_recipe(total_steps=8, network={"dropout": dropout}, ema_decay=0.9)
-    whole = Run(recipe, pack, tmp_path / "whole").go()
+    uninterrupted = Run(recipe, pack, tmp_path / "uninterrupted").go()
     first = Run(recipe, pack, tmp_path / "parts")
     first.go(stop_requested=lambda: first.trainer.step >= stop_after)
     second = Run(recipe, pack, tmp_path / "parts")
     second.trainer.restore(read(first.sink.published[-1].directory))
     second.go()
     assert first.trainer.step == stop_after
-    assert {**first.losses, **second.losses} == whole.losses
-    assert second.sink.published[-1].digest == whole.sink.published[-1].digest
-    told = {key: value for key, value in {**first.recorder.values, **second.recorder.values}.items() if key[0].startswith("train/")}
-    assert told == {key: value for key, value in whole.recorder.values.items() if key[0].startswith("train/")}
+    assert {**first.losses, **second.losses} == uninterrupted.losses
+    assert second.sink.published[-1].digest == uninterrupted.sink.published[-1].digest
+    recorded = {key: value for key, value in {**first.recorder.values, **second.recorder.values}.items() if key[0].startswith("train/")}
+    assert recorded == {key: value for key, value in uninterrupted.recorder.values.items() if key[0].startswith("train/")}
 
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path, pack: Pack) -> None:
@@ -75,8 +75,8 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path, pack
         gradients.append([parameter.grad for parameter in trainer.network.parameters()])
     # Some gradients are zero but for rounding (a bias before a normalisation), so the tolerance is that of the largest.
     largest = max(float(gradient.abs().max()) for gradient in gradients[0])
-    for whole, parts in zip(*gradients, strict=True):
-        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6 * largest)
+    for whole_batch, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole_batch, rtol=1e-4, atol=1e-6 * largest)
 
 
 def test_the_network_starts_as_a_function_of_the_seed(tmp_path: Path, pack: Pack) -> None:
@@ -211,8 +211,8 @@ def test_milestones_are_saved_whatever_the_clock_says(tmp_path: Path, pack: Pack
 def test_the_probe_is_asked_at_every_metric_point(tmp_path: Path, pack: Pack) -> None:
     recorder = MemoryRecorder()
     recipe = tiny_recipe(total_steps=4)
-    asked = iter((10.0, 30.0))
-    probe = lambda: {"cpu_percent": next(asked)}  # noqa: E731
+    probe_values = iter((10.0, 30.0))
+    probe = lambda: {"cpu_percent": next(probe_values)}  # noqa: E731
     Trainer(recipe, pack, Placement(World(), CPU, probe=probe), Outputs(recorder, LocalSink(tmp_path))).run()
     assert recorder.values["system/node_0/cpu_percent", 2] == 10.0
     assert recorder.values["system/node_0/cpu_percent", 4] == 30.0

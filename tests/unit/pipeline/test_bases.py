@@ -19,7 +19,7 @@ def test_a_file_changes_only_what_it_names_of_its_base(tmp_path: Path, base: str
 
 
 @pytest.mark.parametrize(
-    ("content", "said", "hint"),
+    ("content", "message", "hint"),
     [
         ('base = "celebahq265"', "base 'celebahq265' of .*run.toml is neither a preset nor a file", "did you mean 'celebahq256'?"),
         ('base = "gone.toml"', "gone.toml does not exist", "presets"),
@@ -32,10 +32,10 @@ def test_a_file_changes_only_what_it_names_of_its_base(tmp_path: Path, base: str
         ),
     ],
 )
-def test_a_base_that_cannot_be_used_is_described(tmp_path: Path, content: str, said: str, hint: str) -> None:
+def test_a_base_that_cannot_be_used_is_described(tmp_path: Path, content: str, message: str, hint: str) -> None:
     (tmp_path / "other.toml").write_text('base = "run.toml"')
     (tmp_path / "run.toml").write_text(content)
-    with pytest.raises(BadInput, match=said) as raised:
+    with pytest.raises(BadInput, match=message) as raised:
         load_config(str(tmp_path / "run.toml"))
     assert hint in str(raised.value.hint)
 

@@ -26,31 +26,31 @@ def event(step: str, kind: str, at_s: float = 0.0, **facts: object) -> Event:
 
 def test_the_outcome_is_the_first_failure_with_its_exit_code_and_every_steps_time() -> None:
     outcome = LocalOutcome()
-    for heard in (
+    for entry in (
         event("ingest", "started", 1.0),
         event("ingest", "result", manifest={"digest": "d"}),
         event("ingest", "finished", 3.5),
         event("train", "started", 4.0),
         event("train", "failed", 9.0, exit_code=3, message="loss is not finite", hint="lower the rate"),
         event("finalize", "started", 10.0),
-        event("finalize", "failed", 11.0, exit_code=75, message="MLflow is away", hint=None),
+        event("finalize", "failed", 11.0, exit_code=75, message="MLflow is unavailable", hint=None),
     ):
-        outcome.add(heard)
+        outcome.add(entry)
     assert outcome.results == {"ingest": {"digest": "d"}}
     assert outcome.seconds == {"ingest": 2.5, "train": 5.0, "finalize": 1.0}
     assert isinstance(outcome.failure, DataRefused)
     assert outcome.failure.message == "train: loss is not finite"
 
 
-def shown(events: list[Event], *, terminal: bool) -> str:
+def render(events: list[Event], *, terminal: bool) -> str:
     view = RunView(terminal=terminal)
     buffer = io.StringIO()
     view._console = Console(file=buffer, force_terminal=terminal, width=100)
     view._progress.live._live_render  # noqa: B018 - the live display exists before it is replaced
     view._progress.live.console = view._console
     with view:
-        for heard in events:
-            view(heard)
+        for entry in events:
+            view(entry)
     return buffer.getvalue()
 
 
@@ -64,7 +64,7 @@ RUN = [
 
 
 def test_a_log_gets_plain_lines() -> None:
-    text = shown(RUN, terminal=False)
+    text = render(RUN, terminal=False)
     assert "train: started" in text
     assert "train: 10/10 loss 0.4" in text
     assert "train: finished in 3.0 s" in text
@@ -72,7 +72,7 @@ def test_a_log_gets_plain_lines() -> None:
 
 
 def test_a_terminal_gets_bars_and_data_cannot_drive_it() -> None:
-    text = shown(RUN, terminal=True)
+    text = render(RUN, terminal=True)
     assert "10/10 loss 0.4" in text
     assert "✓" in text
     assert "\x1b[31mabc" not in text
@@ -91,7 +91,7 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["bogus"], "No such command 'bogus'"),
         (["demo", "--bogus"], "No such option"),
@@ -108,13 +108,13 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
         (["config", "show", "nope.toml"], "nope.toml does not exist"),
     ],
 )
-def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     code, out, err = run_cli(capsys, *arguments)
     assert code == 2
     assert out == ""
     first, *rest = err.strip().splitlines()
     assert first.startswith("celebdit: ")
-    assert said in first
+    assert message in first
     assert len(rest) <= 1
     assert "Traceback" not in err
 
@@ -131,8 +131,8 @@ def test_help_and_version_are_fast_and_exit_0(capsys: pytest.CaptureFixture[str]
     loaded = (
         "import sys, pipeline.cli; print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'mlflow', 'kfp', 'pandas', 'boto3'}))"
     )
-    found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout
-    assert found.strip() == "[]"
+    modules = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout
+    assert modules.strip() == "[]"
 
 
 def test_a_closed_stdout_ends_quietly() -> None:

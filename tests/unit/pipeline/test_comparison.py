@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.comparison import Evaluation, RunFacts, common_steps, flattened, rows, same_seeds, side_by_side, step_of_image
+from components.reports.flatten import flatten
+from pipeline.comparison import Evaluation, RunFacts, common_steps, rows, same_seeds, side_by_side, step_of_image
 
 
 def run(name: str, *, evaluations: list[Evaluation] | None = None, steps: tuple[int, ...] = (), **settings: object) -> RunFacts:
@@ -11,28 +12,28 @@ def run(name: str, *, evaluations: list[Evaluation] | None = None, steps: tuple[
 
 
 def test_only_settings_that_differ_are_shown_and_what_a_run_lacks_is_a_dash() -> None:
-    found = rows([run("a", lr=0.1, width=8, extra=True), run("b", lr=0.2, width=8)])
-    assert [(row.name, row.values) for row in found if row.kind == "setting"] == [("extra", ("True", "-")), ("lr", ("0.1", "0.2"))]
-    assert flattened({"a": {"b": 1, "c": {"d": (2,)}}}) == {"a.b": 1, "a.c.d": (2,)}
+    table = rows([run("a", lr=0.1, width=8, extra=True), run("b", lr=0.2, width=8)])
+    assert [(row.name, row.values) for row in table if row.kind == "setting"] == [("extra", ("True", "-")), ("lr", ("0.1", "0.2"))]
+    assert flatten({"a": {"b": 1, "c": {"d": (2,)}}}) == {"a.b": 1, "a.c.d": (2,)}
 
 
 def test_numbers_of_different_protocols_are_never_in_one_row() -> None:
     one = Evaluation("clean-50k", "a" * 64, 10, {"eval/fid_50k": 5.0, "eval/fid_50k_std": 0.1})
     other = Evaluation("custom", "b" * 64, 10, {"eval/fid_50k": 4.0})
     newer = Evaluation("clean-50k", "a" * 64, 20, {"eval/fid_50k": 4.5, "eval/fid_50k_std": 0.1})
-    found = [row for row in rows([run("x", evaluations=[one, newer]), run("y", evaluations=[other])]) if row.name.startswith("eval/")]
-    assert [(row.kind, row.values) for row in found] == [("clean-50k aaaaaaaa", ("4.5 ± 0.1", "-")), ("custom bbbbbbbb", ("-", "4"))]
+    table = [row for row in rows([run("x", evaluations=[one, newer]), run("y", evaluations=[other])]) if row.name.startswith("eval/")]
+    assert [(row.kind, row.values) for row in table] == [("clean-50k aaaaaaaa", ("4.5 ± 0.1", "-")), ("custom bbbbbbbb", ("-", "4"))]
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "shown"),
+    ("first", "second", "expected"),
     [((1, 2), (2, 3), [2]), ((1,), (2,), []), (tuple(range(10)), tuple(range(10)), [0, 3, 6, 9])],
 )
-def test_only_steps_that_all_runs_have_are_shown(first: tuple[int, ...], second: tuple[int, ...], shown: list[int]) -> None:
-    assert common_steps([run("a", steps=first), run("b", steps=second)]) == shown
+def test_only_steps_that_all_runs_have_are_shown(first: tuple[int, ...], second: tuple[int, ...], expected: list[int]) -> None:
+    assert common_steps([run("a", steps=first), run("b", steps=second)]) == expected
 
 
-def test_samples_of_other_noise_are_told_apart() -> None:
+def test_samples_of_different_noise_are_distinguished() -> None:
     assert same_seeds([run("a", **{"sampling.seed": 0}), run("b")])
     assert not same_seeds([run("a", **{"sampling.seed": 0}), run("b", **{"sampling.seed": 1})])
 
@@ -50,10 +51,10 @@ def test_an_images_step_is_read_from_where_mlflow_puts_it(path: str, step: int |
     assert step_of_image(path, "samples/ema_grid") == step
 
 
-def test_the_picture_has_a_column_per_run_and_a_row_per_step() -> None:
+def test_the_grid_has_a_column_per_run_and_a_row_per_step() -> None:
     red, blue = (np.full((32, 32, 3), colour, dtype=np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
-    picture = side_by_side(["a", "b"], {1: [red, blue], 2: [blue, red]})
-    height, width = picture.shape[:2]
+    grid = side_by_side(["a", "b"], {1: [red, blue], 2: [blue, red]})
+    height, width = grid.shape[:2]
     assert width == 2 * 640 + 3 * 12
-    corners = [tuple(picture[y, x]) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
+    corners = [tuple(grid[y, x]) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
     assert corners == [(255, 0, 0), (0, 0, 255), (0, 0, 255), (255, 0, 0)]

@@ -1,6 +1,6 @@
 """The compiled pipeline: golden files, and the rules that our own linter keeps.
 
-`CELEBDIT_WRITE_GOLDEN=1 pytest tests/unit/pipeline/test_compile.py` writes the golden files again; read the difference before committing.
+`make golden` writes the golden files again; read the difference before committing.
 """
 
 import os
@@ -19,6 +19,7 @@ from pipeline.compile import CompileOptions, compile_pipeline, label_value
 from pipeline.config import load_config
 from pipeline.images import Build, Images, ImagesLock, read_lock
 from pipeline.lint import lint
+from pipeline.steps import step_names
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGES = Images(cpu="registry.example/celebdit-cpu@sha256:" + "a" * 64, gpu="registry.example/celebdit-gpu@sha256:" + "b" * 64)
@@ -62,12 +63,12 @@ def digest_of_what_a_cluster_sees(text: str) -> dict[str, Any]:
 def test_the_compiled_pipeline_is_the_golden_one_and_kfp_parses_it(case: str, tmp_path: Path) -> None:
     text = compiled(tmp_path, case)
     check_package(text)
-    found = digest_of_what_a_cluster_sees(text)
+    pipeline_digest = digest_of_what_a_cluster_sees(text)
     golden = GOLDEN / f"{case}.yaml"
     if os.environ.get("CELEBDIT_WRITE_GOLDEN"):
         golden.parent.mkdir(exist_ok=True)
-        golden.write_text(yaml.safe_dump(found, sort_keys=True))
-    assert found == yaml.load(golden.read_text(), yaml.CSafeLoader)
+        golden.write_text(yaml.safe_dump(pipeline_digest, sort_keys=True))
+    assert pipeline_digest == yaml.load(golden.read_text(), yaml.CSafeLoader)
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +77,20 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def container(spec: dict[str, Any], step: str) -> dict[str, Any]:
-    found: dict[str, Any] = spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
-    return found
+    container_spec: dict[str, Any] = spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
+    return container_spec
 
 
 def settings(platform: dict[str, Any], step: str) -> dict[str, Any]:
-    found: dict[str, Any] = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
-    return found
+    platform_spec: dict[str, Any] = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
+    return platform_spec
 
 
 def task(spec: dict[str, Any], step: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(
+    task_spec: dict[str, Any] = next(
         component["dag"]["tasks"][step] for component in spec["components"].values() if step in component.get("dag", {}).get("tasks", {})
     )
-    return found
+    return task_spec
 
 
 def damaged(text: str, damage: Callable[[Any, Any], object]) -> str:
@@ -103,7 +104,7 @@ def test_what_is_compiled_breaks_no_rule(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda spec, platform: container(spec, "train").update(image="registry.example/gpu:v1"), "train: image registry.example/gpu:v1"),
         (lambda spec, platform: settings(platform, "train").update(emptyDirMounts=[]), "train: has no /dev/shm"),
@@ -135,10 +136,10 @@ def test_what_is_compiled_breaks_no_rule(text: str) -> None:
         ),
     ],
 )
-def test_every_rule_of_the_linter_finds_its_offence(text: str, damage: Callable[[Any, Any], object], said: str) -> None:
+def test_every_rule_of_the_linter_finds_its_offence(text: str, damage: Callable[[Any, Any], object], message: str) -> None:
     findings = lint(damaged(text, damage), environ={"AWS_SECRET_ACCESS_KEY": "canary-0123456789"})
     assert len(findings) == 1, findings
-    assert said in findings[0]
+    assert message in findings[0]
 
 
 def test_a_pipeline_that_breaks_a_rule_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,16 +155,16 @@ def test_every_secret_is_a_reference(text: str, monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setenv(key, f"canary-value-of-{key}")
     assert "canary-value-of" not in compiled(tmp_path, "gpu")
     _, platform = yaml.load_all(text, yaml.CSafeLoader)
-    for step in ("preflight", "ingest", "train", "evaluate", "gate", "register", "finalize"):
-        given = {entry["envVar"] for secret in settings(platform, step)["secretAsEnv"] for entry in secret["keyToEnv"]}
-        assert given == (common | set(KAGGLE_KEYS) if step == "ingest" else common), step
+    for step in step_names():
+        variables = {entry["envVar"] for secret in settings(platform, step)["secretAsEnv"] for entry in secret["keyToEnv"]}
+        assert variables == (common | set(KAGGLE_KEYS) if step == "ingest" else common), step
         assert all(secret["optional"] for secret in settings(platform, step)["secretAsEnv"])
 
 
 def test_a_step_on_a_cluster_knows_the_address_of_its_run() -> None:
-    known = {"CELEBDIT_STORE": "s3://bucket/x", "MLFLOW_TRACKING_URI": "http://mlflow", "CELEBDIT_RUN_ID": "r-1"}
-    assert Settings.from_environment({**known, "CELEBDIT_KFP_UI": "https://kfp/"}).run_url == "https://kfp/#/runs/details/r-1"
-    assert Settings.from_environment(known).run_url is None
+    addresses = {"CELEBDIT_STORE": "s3://bucket/x", "MLFLOW_TRACKING_URI": "http://mlflow", "CELEBDIT_RUN_ID": "r-1"}
+    assert Settings.from_environment({**addresses, "CELEBDIT_KFP_UI": "https://kfp/"}).run_url == "https://kfp/#/runs/details/r-1"
+    assert Settings.from_environment(addresses).run_url is None
 
 
 def test_labels_are_accepted_by_kubernetes() -> None:
@@ -201,3 +202,13 @@ def test_the_same_build_works_with_each_engine(engine: str) -> None:
         "docker/Dockerfile",
         ".",
     ]
+
+
+@pytest.mark.parametrize("level", [None, "DEBUG", "ERROR"])
+def test_the_log_level_reaches_every_step_only_if_it_is_set(level: str | None, tmp_path: Path) -> None:
+    target = tmp_path / "pipeline.yaml"
+    compile_pipeline(load_config("smoke"), target, CompileOptions(images=IMAGES, preset="smoke", log_level=level))
+    spec, _ = yaml.load_all(target.read_text(), yaml.CSafeLoader)
+    for step in step_names():
+        env = {entry["name"]: entry["value"] for entry in container(spec, step)["env"]}
+        assert env.get("CELEBDIT_LOG_LEVEL") == level, step

@@ -30,11 +30,11 @@ def test_every_preset_is_valid_and_survives_its_canonical_form(preset: str) -> N
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_what_config_show_prints_is_a_file_of_the_same_configuration(preset: str, tmp_path: Path) -> None:
-    shown = CliRunner().invoke(show, [preset, 'data.licence_accepted_by=A "quoted" name', "resources.tolerations=[{key='gpu'}]"])
-    assert shown.exit_code == 0, shown.output
-    (tmp_path / "mine.toml").write_text(shown.stdout)
+    result = CliRunner().invoke(show, [preset, 'data.licence_accepted_by=A "quoted" name', "resources.tolerations=[{key='gpu'}]"])
+    assert result.exit_code == 0, result.output
+    (tmp_path / "mine.toml").write_text(result.stdout)
     again = load_config(str(tmp_path / "mine.toml"))
-    assert f"digest {again.digest()}" in shown.stderr
+    assert f"digest {again.digest()}" in result.stderr
     assert again.data.licence_accepted_by == 'A "quoted" name'
 
 
@@ -80,7 +80,7 @@ def test_an_override_without_a_value_unsets_what_the_preset_sets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said", "hint"),
+    ("override", "message", "hint"),
     [
         ("training.total_stepz=3", "unknown key training.total_stepz", "did you mean training.total_steps?"),
         ("trainin.total_steps=3", "unknown key trainin", "did you mean training?"),
@@ -107,11 +107,11 @@ def test_an_override_without_a_value_unsets_what_the_preset_sets() -> None:
         ("diffusion.path=vp_zero_snr", None, ""),
     ],
 )
-def test_a_wrong_override_is_described_in_one_line(override: str, said: str | None, hint: str) -> None:
-    if said is None:
+def test_a_wrong_override_is_described_in_one_line(override: str, message: str | None, hint: str) -> None:
+    if message is None:
         load_config("smoke", [override])
         return
-    with pytest.raises(BadInput, match=said) as raised:
+    with pytest.raises(BadInput, match=message) as raised:
         load_config("smoke", [override])
     assert "\n" not in raised.value.message
     assert hint in (raised.value.hint or "")
@@ -229,7 +229,7 @@ def test_a_preset_that_does_not_exist_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "does not exist"),
         (b"", "is missing"),
@@ -241,11 +241,11 @@ def test_a_preset_that_does_not_exist_names_the_nearest() -> None:
         (b"[data]\nsource = 2026-01-01\n", "data.source: 2026-01-01 is of a kind that is not accepted"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_described(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_a_file_that_cannot_be_used_is_described(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "run.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         load_config(str(path))
 
 

@@ -1,4 +1,4 @@
-"""What a step in a container is given: endpoints, credentials where they are needed, and nothing else of this machine."""
+"""What a step in a container receives: endpoints, credentials where they are needed, and nothing else of this machine."""
 
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,31 @@ HERE = {
     "HOME": "/home/somebody",
     "PATH": "/usr/bin",
     "GITHUB_TOKEN": "canary-github",
+    "AWS_PROFILE": "canary-profile",
+    "CELEBDIT_KFP_TOKEN": "canary-kfp",
+    "CELEBDIT_KFP_COOKIES": "canary=cookie",
+    "CELEBDIT_WEBHOOK_URL": "https://canary",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "canary-flask",
+    "MLFLOW_BACKEND_STORE_URI": "postgresql://canary",
+    "CELEBDIT_S3_SECRET": "canary-embedded",
 }
-EVERY_STEP = {"CELEBDIT_STORE", "CELEBDIT_WORK_DIR", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "OMP_NUM_THREADS"}
+EVERY_STEP = {
+    "CELEBDIT_STORE",
+    "CELEBDIT_WORK_DIR",
+    "AWS_SECRET_ACCESS_KEY",
+    "MLFLOW_TRACKING_PASSWORD",
+    "OMP_NUM_THREADS",
+    "PYTHONSAFEPATH",
+}
 KAGGLE = {"KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"}
 
 
 def arguments(folder: Path, source: str) -> dict[str, Any]:
     environment = {**HERE, "CELEBDIT_WORK_DIR": str(folder / "work")}
     plan = plan_containers(load_config("smoke", [f"data.source={source}"]), folder / "run", environment, run_id="run-1")
-    found = container_arguments(type(plan).model_validate_json(plan.model_dump_json()), environment, user_id=1000)
-    assert set(found["environment"].items()) <= set(environment.items())
-    return found
+    options = container_arguments(type(plan).model_validate_json(plan.model_dump_json()), environment, user_id=1000)
+    assert set(options["environment"].items()) <= {*environment.items(), ("PYTHONSAFEPATH", "1")}
+    return options
 
 
 @pytest.mark.parametrize(
@@ -48,7 +62,7 @@ def test_a_local_source_is_mounted_read_only_however_it_is_written(tmp_path: Pat
 
 
 def test_a_container_has_no_privileges_and_no_way_to_write_but_its_folders(tmp_path: Path) -> None:
-    found = arguments(tmp_path, "synthetic://?count=4")
-    assert (found["read_only"], found["cap_drop"], found["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])
-    assert found["user"] == "1000:1000"
-    assert {mount["Target"] for mount in found["mounts"]} == {str(tmp_path / "run"), str(tmp_path / "work")}
+    options = arguments(tmp_path, "synthetic://?count=4")
+    assert (options["read_only"], options["cap_drop"], options["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])
+    assert options["user"] == "1000:1000"
+    assert {mount["Target"] for mount in options["mounts"]} == {str(tmp_path / "run"), str(tmp_path / "work")}

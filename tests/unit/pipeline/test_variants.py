@@ -72,10 +72,10 @@ def test_what_is_set_beside_another_choice_is_not_dropped() -> None:
 
 
 def test_every_setting_of_the_table_of_variants_exists() -> None:
-    known = {f"{section}.{name}": field for section, kind in section_kinds().items() for name, field in kind.model_fields.items()}
+    settings = {f"{section}.{name}": field for section, kind in section_kinds().items() for name, field in kind.model_fields.items()}
     for variant in VARIANTS:
-        assert {variant.choice, *variant.settings} <= known.keys()
-        values = set(get_args(known[variant.choice].annotation))
+        assert {variant.choice, *variant.settings} <= settings.keys()
+        values = set(get_args(settings[variant.choice].annotation))
         assert not values or variant.property_name or set(variant.values) < values
 
 

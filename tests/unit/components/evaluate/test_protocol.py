@@ -87,9 +87,9 @@ DIGESTS = {
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_the_protocol_digest_of_a_preset_is_that_of_stored_reports(preset: str) -> None:
-    whole = load_config(preset)
-    counts = {"num_images": 27_000, "num_held_out": 3_000, "image_px": whole.data.image_px}
-    assert spec(whole.evaluation, sampling=whole.sampling.model_dump(), **counts).protocol.digest == DIGESTS[preset]
+    run_config = load_config(preset)
+    counts = {"num_images": 27_000, "num_held_out": 3_000, "image_px": run_config.data.image_px}
+    assert spec(run_config.evaluation, sampling=run_config.sampling.model_dump(), **counts).protocol.digest == DIGESTS[preset]
 
 
 @pytest.mark.parametrize(
@@ -211,15 +211,15 @@ def test_jpeg_changes_the_pixels_as_pil_does_and_png_does_not() -> None:
 
 def test_a_flip_is_decided_by_the_index_of_an_image_alone() -> None:
     images = torch.from_numpy(faces(40, 16)).permute(0, 3, 1, 2)
-    whole = flipped_at_random(images, range(40))
+    all_flipped = flipped_at_random(images, range(40))
     parts = torch.cat([flipped_at_random(images[:7], range(7)), flipped_at_random(images[7:], range(7, 40))])
-    assert torch.equal(whole, parts)
-    mirrored = [bool(torch.equal(whole[i], images[i].flip(-1)) and not torch.equal(whole[i], images[i])) for i in range(40)]
+    assert torch.equal(all_flipped, parts)
+    mirrored = [bool(torch.equal(all_flipped[i], images[i].flip(-1)) and not torch.equal(all_flipped[i], images[i])) for i in range(40)]
     assert 8 <= sum(mirrored) <= 32
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("section", "message"),
     [
         ({}, "weights-inception-2015-12-05-6726825d.pth"),
         ({"extractor": "dinov2-vit-b-14"}, "extractor 'dinov2-vit-b-14' needs weights"),
@@ -236,7 +236,7 @@ def test_a_flip_is_decided_by_the_index_of_an_image_alone() -> None:
         ({**WEIGHTS, "vgg_weights": "v", "vgg_weights_sha256": "3" * 64, "metrics": ["frechet"]}, "precision_recall"),
     ],
 )
-def test_an_evaluation_that_cannot_work_is_refused_before_anything_starts(section: dict[str, Any], said: str) -> None:
+def test_an_evaluation_that_cannot_work_is_refused_before_anything_starts(section: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput) as refused:
         read_section(EvaluationConfig, json.dumps(section), name="evaluation")
-    assert said in refused.value.message
+    assert message in refused.value.message

@@ -35,7 +35,7 @@ def features(n: int, d: int, *, seed: int, shift: float = 0.0) -> np.ndarray:
 
 def scores(config: EvaluationConfig, generated: Features, real: Features, **more: Any) -> Scores:
     config = config.model_copy(update={"num_images": len(generated.main)})
-    return score(MetricInputs(config, generated, real, statistics(real.main), CPU, **more))
+    return score(config, MetricInputs(config, generated, real, statistics(real.main), CPU, **more))
 
 
 def test_the_distance_equals_torch_fidelitys_own_on_the_same_features() -> None:
@@ -59,11 +59,11 @@ def test_the_interval_covers_what_other_samples_of_the_same_model_give(shift: fl
     reference = statistics(features(4000, 16, seed=0))
     samples = [features(400, 16, seed=seed, shift=shift) for seed in range(1, 21)]
     values = [frechet_distance(statistics(rows), reference) for rows in samples]
-    found = [bootstrap(rows, reference, value, replicates=20, seed=0) for rows, value in zip(samples, values, strict=True)]
+    intervals = [bootstrap(rows, reference, value, replicates=20, seed=0) for rows, value in zip(samples, values, strict=True)]
     # Near zero the distance is quadratic in chance, and resampling sees twice of it: too wide, never too narrow.
-    assert narrowest < np.mean([interval.std for interval in found]) / np.std(values, ddof=1) < widest
+    assert narrowest < np.mean([interval.std for interval in intervals]) / np.std(values, ddof=1) < widest
     usual = float(np.mean(values))
-    covering = sum(interval.low <= usual <= interval.high for interval in found)
+    covering = sum(interval.low <= usual <= interval.high for interval in intervals)
     assert covering >= 17, "a 95 % interval covers the mean of its kind in most of 20 tries"
 
 
@@ -72,8 +72,8 @@ def test_the_interval_covers_what_other_samples_of_the_same_model_give(shift: fl
     [(0.0, 100, 0.0, 0.037), (1.0, 100, 0.963, 1.0), (0.5, 100, 0.404, 0.596), (0.1, 50, 0.0435, 0.2136)],
 )
 def test_the_interval_of_a_share_is_wilsons(share: float, trials: int, low: float, high: float) -> None:
-    found = interval_of_share(share, trials)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4)
+    interval = interval_of_share(share, trials)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-4)
 
 
 def test_the_interval_is_a_function_of_the_images_alone() -> None:
@@ -86,8 +86,8 @@ def test_all_numbers_carry_their_count_and_equal_torch_fidelitys_own() -> None:
     mine, real = features(200, 32, seed=1, shift=0.2), features(300, 32, seed=2)
     logits = np.random.default_rng(0).standard_normal((200, 1008)).astype(np.float32)
     config = INCEPTION.model_copy(update={"kid_subset_images": 100})
-    found = scores(config, Features(mine, mine, logits), Features(real, real))
-    assert found.headline == "eval/fid_200"
+    metrics = scores(config, Features(mine, mine, logits), Features(real, real))
+    assert metrics.headline == "eval/fid_200"
     kid = kid_features_to_metric(
         torch.from_numpy(mine).double(), torch.from_numpy(real).double(), kid_subsets=5, kid_subset_size=100, verbose=False
     )
@@ -102,10 +102,10 @@ def test_all_numbers_carry_their_count_and_equal_torch_fidelitys_own() -> None:
         "eval/is_std_200": isc["inception_score_std"],
     }
     for key, value in expected.items():
-        assert found.metrics[key] == pytest.approx(value, abs=1e-7), key
-    assert found.metrics["eval/fid_200_std"] == pytest.approx(found.intervals["eval/fid_200"].std)
-    assert set(found.metrics) == {*expected, "eval/fid_200", "eval/fid_200_std", "eval/precision_200_std", "eval/recall_200_std"}
-    assert set(found.metrics) == set(measured_metrics(INCEPTION.model_copy(update={"num_images": 200, "memorisation": False})))
+        assert metrics.metrics[key] == pytest.approx(value, abs=1e-7), key
+    assert metrics.metrics["eval/fid_200_std"] == pytest.approx(metrics.intervals["eval/fid_200"].std)
+    assert set(metrics.metrics) == {*expected, "eval/fid_200", "eval/fid_200_std", "eval/precision_200_std", "eval/recall_200_std"}
+    assert set(metrics.metrics) == set(measured_metrics(INCEPTION.model_copy(update={"num_images": 200, "memorisation": False})))
 
 
 def test_numbers_on_other_features_or_on_jpegs_are_not_called_what_they_are_not() -> None:
@@ -147,10 +147,10 @@ def test_the_metrics_that_are_announced_are_those_that_are_measured(config: Eval
     config = config.model_copy(update={"num_images": 40})
     count = min(40, config.memorisation_images)
     nearest = nearest_training_images(*(torch.from_numpy(rows) for rows in (mine[:count], real, real[::-1].copy())))
-    found = scores(config, Features(mine, mine, logits), Features(real, real), nearest=nearest, noise=mine)
-    assert sorted(found.metrics) == sorted(measured_metrics(config))
-    assert found.headline == headline_metric(config) == measured_metrics(config)[0]
-    assert {f"{key}_std" for key in found.intervals} <= set(found.metrics)
+    measured = scores(config, Features(mine, mine, logits), Features(real, real), nearest=nearest, noise=mine)
+    assert sorted(measured.metrics) == sorted(measured_metrics(config))
+    assert measured.headline == headline_metric(config) == measured_metrics(config)[0]
+    assert {f"{key}_std" for key in measured.intervals} <= set(measured.metrics)
 
 
 def test_without_training_images_there_are_no_metrics_of_memorisation() -> None:
@@ -180,13 +180,13 @@ def test_copies_are_found_beside_new_samples() -> None:
     samples = np.concatenate([real[[3, 50, 399]], real[[7]] + 1e-3, fresh])
     mirrored = features(400, 24, seed=7)
     samples = np.concatenate([samples, mirrored[[8]]])
-    found = nearest_training_images(*(torch.from_numpy(rows) for rows in (samples, real, mirrored)))
-    assert found.real[[0, 1, 2, 3, 44]].tolist() == [3, 50, 399, 7, 8]
-    assert found.mirrored[[0, 1, 2, 3, 44]].tolist() == [False, False, False, False, True]
-    assert found.share[[0, 1, 2, 44]].max() < 1e-5
-    assert found.copied(0.5) == pytest.approx(5 / 45)
-    assert 0.7 < np.median(found.share[4:44]) < 1.4, "new samples are about as far from the data as the data from themselves"
-    assert [match[:3] for match in found.closest(4)] == [(0, 3, False), (1, 50, False), (2, 399, False), (44, 8, True)]
+    nearest = nearest_training_images(*(torch.from_numpy(rows) for rows in (samples, real, mirrored)))
+    assert nearest.real[[0, 1, 2, 3, 44]].tolist() == [3, 50, 399, 7, 8]
+    assert nearest.mirrored[[0, 1, 2, 3, 44]].tolist() == [False, False, False, False, True]
+    assert nearest.share[[0, 1, 2, 44]].max() < 1e-5
+    assert nearest.copied(0.5) == pytest.approx(5 / 45)
+    assert 0.7 < np.median(nearest.share[4:44]) < 1.4, "new samples are about as far from the data as the data from themselves"
+    assert [match[:3] for match in nearest.closest(4)] == [(0, 3, False), (1, 50, False), (2, 399, False), (44, 8, True)]
 
 
 def test_an_image_and_its_own_mirror_image_are_not_neighbours() -> None:
@@ -197,6 +197,6 @@ def test_an_image_and_its_own_mirror_image_are_not_neighbours() -> None:
 
 def test_a_training_set_of_equal_images_does_not_divide_by_zero() -> None:
     same = torch.ones(5, 3)
-    found = nearest_training_images(torch.cat([same[:1], same[:1] + 1]), same, same)
-    assert np.isfinite(found.share).all()
-    assert found.copied(0.5) == 0.5
+    nearest = nearest_training_images(torch.cat([same[:1], same[:1] + 1]), same, same)
+    assert np.isfinite(nearest.share).all()
+    assert nearest.copied(0.5) == 0.5

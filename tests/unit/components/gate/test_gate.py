@@ -41,7 +41,7 @@ UNMEASURED = ChampionScores(version="3", problem="generates images of 64 px, thi
 
 
 @pytest.mark.parametrize(
-    ("config", "against", "decision", "said"),
+    ("config", "against", "decision", "reason"),
     [
         (GateConfig(), None, "pass", "no bound"),
         (GateConfig(at_most={"eval/fid_50k": 10.0}), None, "pass", "at most 10"),
@@ -60,10 +60,10 @@ UNMEASURED = ChampionScores(version="3", problem="generates images of 64 px, thi
         (GateConfig(), champion(9.0, is_challenger=True), "pass", "these weights are champion version 3"),
     ],
 )
-def test_the_gate_decides_and_says_why(config: GateConfig, against: ChampionScores | None, decision: str, said: str) -> None:
-    found = decide(report(champion=against, **{"eval/recall": 0.4}), config)
-    assert found.decision == decision
-    assert said in "; ".join(found.reasons)
+def test_the_gate_decides_and_says_why(config: GateConfig, against: ChampionScores | None, decision: str, reason: str) -> None:
+    outcome = decide(report(champion=against, **{"eval/recall": 0.4}), config)
+    assert outcome.decision == decision
+    assert reason in "; ".join(outcome.reasons)
 
 
 def test_a_bound_on_something_that_was_not_measured_is_refused() -> None:
@@ -73,7 +73,7 @@ def test_a_bound_on_something_that_was_not_measured_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "decision", "said"),
+    ("config", "decision", "reason"),
     [
         (GateConfig(at_most={"eval/fid_50k": 10.5}), "fail", "95 %: 9.02 to 10.98"),
         (GateConfig(at_most={"eval/fid_50k": 11.0}), "pass", "at most 11"),
@@ -82,10 +82,10 @@ def test_a_bound_on_something_that_was_not_measured_is_refused() -> None:
         (GateConfig(at_least={"eval/fid_50k": 9.0}), "pass", "at least 9"),
     ],
 )
-def test_a_bound_must_hold_at_the_worse_end_of_the_interval(config: GateConfig, decision: str, said: str) -> None:
-    found = decide(report(std=0.5), config)
-    assert found.decision == decision
-    assert said in "; ".join(found.reasons)
+def test_a_bound_must_hold_at_the_worse_end_of_the_interval(config: GateConfig, decision: str, reason: str) -> None:
+    outcome = decide(report(std=0.5), config)
+    assert outcome.decision == decision
+    assert reason in "; ".join(outcome.reasons)
 
 
 def test_a_gate_that_asks_for_two_things_at_once_is_refused() -> None:

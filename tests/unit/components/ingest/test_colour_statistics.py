@@ -46,7 +46,7 @@ def jpeg(kind: str) -> bytes:
     return encoded(draw_face(0, 5, PX), "JPEG", quality=90, **KINDS[kind])
 
 
-def test_pictures_are_looked_at_with_32_pixels_or_somewhat_more() -> None:
+def test_statistics_use_images_of_32_pixels_or_somewhat_more() -> None:
     assert [reduction_factor(px) for px in (8, 32, 63, 64, 256, 300, 511, 512, 2048)] == [1, 1, 1, 2, 8, 8, 8, 16, 64]
     for px in (8, 40, 64, 100, 300, 600):
         side = -(-px // reduction_factor(px))
@@ -82,7 +82,7 @@ def test_many_at_once_are_what_each_is_alone() -> None:
     assert colour_statistics([]) == []
 
 
-def whole(data: bytes) -> bool:
+def is_complete(data: bytes) -> bool:
     """Whether a decoder that makes every pixel is content with `data`."""
     try:
         Image.open(io.BytesIO(data), formats=("JPEG",)).load()
@@ -100,9 +100,9 @@ def test_damage_is_found_whether_or_not_every_pixel_is_made(kind: str, data: st.
     del broken[data.draw(st.just(len(broken)) | st.integers(0, len(broken)), "cut at") :]
     verdict = judge(bytes(broken), LIMITS_256)
     if isinstance(verdict, Accepted) and verdict.rules == ("as_is",):
-        assert whole(bytes(broken))
+        assert is_complete(bytes(broken))
     elif not isinstance(verdict, Accepted) and verdict.code == "truncated":
-        assert not whole(bytes(broken))
+        assert not is_complete(bytes(broken))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -110,10 +110,10 @@ def test_cuts_of_a_jpeg_are_found(kind: str) -> None:
     """All along, and byte by byte near its end, where a decoder may be content without the last ones."""
     data = jpeg(kind)
     ends = [*range(2, len(data) - 60, 97), *range(len(data) - 60, len(data) + 1)]
-    taken = [isinstance(judge(data[:end], LIMITS_256), Accepted) for end in ends]
-    assert taken == [whole(data[:end]) for end in ends]
-    assert taken[-1]
-    assert not any(taken[:-60])
+    accepted = [isinstance(judge(data[:end], LIMITS_256), Accepted) for end in ends]
+    assert accepted == [is_complete(data[:end]) for end in ends]
+    assert accepted[-1]
+    assert not any(accepted[:-60])
 
 
 def test_the_small_jpeg_of_any_size_is_as_large_as_that_of_any_other_format() -> None:

@@ -81,9 +81,9 @@ def test_shards_are_readable_tars_and_the_table_points_at_the_bytes(tmp_path: Pa
         image, facts = tar.getnames()[:2]
         file = tar.extractfile(facts)
         assert file is not None
-        found = json.load(file)
-    assert image.rsplit(".", 1) == [found["key"], "jpg"]
-    assert (facts, found["split"], found["key"]) == (f"{found['key']}.json", "train", found["sha256"][:20])
+        index = json.load(file)
+    assert image.rsplit(".", 1) == [index["key"], "jpg"]
+    assert (facts, index["split"], index["key"]) == (f"{index['key']}.json", "train", index["sha256"][:20])
 
 
 @given(st.text("0123456789abcdef.jpgson", min_size=1, max_size=100), st.integers(0, 8**11 - 1))
@@ -101,12 +101,12 @@ def test_the_facts_beside_an_image_are_the_json_that_the_json_module_writes(valu
 
 
 def test_shards_do_not_depend_on_the_order_of_the_source(tmp_path: Path) -> None:
-    made = []
+    outputs = []
     for name, order in (("a", [0, 1, 2, 3]), ("b", [3, 1, 0, 2])):
         with filled(tmp_path / name, order) as ledger:
-            written = write_shards(ledger, tmp_path / name / "shards", 20_000)
-            made.append([(shard, file_sha256(tmp_path / name / "shards" / shard.name)) for shard in written])
-    assert made[0] == made[1]
+            shards = write_shards(ledger, tmp_path / name / "shards", 20_000)
+            outputs.append([(shard, file_sha256(tmp_path / name / "shards" / shard.name)) for shard in shards])
+    assert outputs[0] == outputs[1]
 
 
 def test_the_ledger_keeps_every_verdict_and_the_bytes_once(tmp_path: Path) -> None:
@@ -175,11 +175,22 @@ def test_the_table_holds_texts_and_numbers_that_are_missing(tmp_path: Path) -> N
     with filled(tmp_path, [0]) as ledger:
         ledger.record("größe.jpg", Rejected("truncated", ""))
         write_table(ledger, tmp_path / "table.parquet")
-    kept, refused = pq.read_table(tmp_path / "table.parquet").to_pylist()
-    assert (kept["source_name"], kept["accepted"], kept["detail"], kept["width"], kept["format"]) == ("0.jpg", True, None, PX, "jpg")
-    assert [kept[f"mean_{channel}"] for channel in "rgb"] == list(colour_statistics([accepted(0).small])[0][0])
-    assert (refused["source_name"], refused["accepted"], refused["detail"], refused["width"]) == ("größe.jpg", False, "", None)
-    assert {refused[name] for name in ("key", "sha256", "shard", "offset", "size_bytes", "mean_r")} == {None}
+    accepted_row, refused_row = pq.read_table(tmp_path / "table.parquet").to_pylist()
+    assert (
+        accepted_row["source_name"],
+        accepted_row["accepted"],
+        accepted_row["detail"],
+        accepted_row["width"],
+        accepted_row["format"],
+    ) == ("0.jpg", True, None, PX, "jpg")
+    assert [accepted_row[f"mean_{channel}"] for channel in "rgb"] == list(colour_statistics([accepted(0).small])[0][0])
+    assert (refused_row["source_name"], refused_row["accepted"], refused_row["detail"], refused_row["width"]) == (
+        "größe.jpg",
+        False,
+        "",
+        None,
+    )
+    assert {refused_row[name] for name in ("key", "sha256", "shard", "offset", "size_bytes", "mean_r")} == {None}
 
 
 def test_the_ledger_takes_no_more_memory_with_more_images(tmp_path: Path) -> None:

@@ -17,16 +17,16 @@ def test_a_card_that_fits_is_left_as_it_is(most: int) -> None:
 
 
 @pytest.mark.parametrize("most", range(100, len(CARD), 7))
-def test_a_long_card_keeps_whole_sections_and_says_where_the_rest_is(most: int) -> None:
-    found = excerpt_card(CARD, most)
-    assert len(found) <= most
-    assert found.startswith("# faces\n\n")
-    assert found.endswith("README.md` among the files of this version._\n")
-    assert found.count("```") in (0, 2), "no code is left open"
-    assert all(section in CARD for section in found.rpartition("\n\n")[0].split("\n\n"))
+def test_a_long_card_keeps_complete_sections_and_links_to_the_rest(most: int) -> None:
+    text = excerpt_card(CARD, most)
+    assert len(text) <= most
+    assert text.startswith("# faces\n\n")
+    assert text.endswith("README.md` among the files of this version._\n")
+    assert text.count("```") in (0, 2), "no code is left open"
+    assert all(section in CARD for section in text.rpartition("\n\n")[0].split("\n\n"))
 
 
 def test_what_is_too_long_is_left_out_before_what_is_short() -> None:
-    found = excerpt_card(CARD, 300)
-    assert "## Recipe" not in found
-    assert "## Limits\n\nNone." in found
+    text = excerpt_card(CARD, 300)
+    assert "## Recipe" not in text
+    assert "## Limits\n\nNone." in text

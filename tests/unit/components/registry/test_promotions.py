@@ -44,9 +44,27 @@ def test_a_move_comes_after_all_that_were_seen_whatever_the_clock_says() -> None
     assert Move.parse(behind.id, behind.text()) == behind
 
 
-@pytest.mark.parametrize(("reason", "said"), [("", "needs a reason"), (" \n ", "needs a reason"), ("x" * 1001, "1001 characters")])
-def test_a_move_without_a_usable_reason_is_refused(reason: str, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_an_entry_belongs_to_the_model_and_the_checkpoint_that_it_names() -> None:
+    new = next_move([], "promote", "1", reason="r", by="b", forced=False, now_s=50.0, checkpoint="c" * 64, model_created_ms=60_000)
+    assert Move.parse(new.id, new.text()) == new
+    assert new.is_of_model(60_000), "whatever the clock of the person says"
+    assert not new.is_of_model(10_000)
+    assert new.is_of_version("c" * 64)
+    assert not new.is_of_version("d" * 64)
+    old = next_move([], "promote", "1", reason="r", by="b", forced=False, now_s=50.0)
+    assert old.is_of_model(50_000)
+    assert not old.is_of_model(50_001), "it is older than the model"
+    assert old.is_of_version("c" * 64)
+
+
+def test_the_longest_reason_fits_into_mlflows_column_in_any_script() -> None:
+    move = next_move([], "promote", "1", reason="\u20ac" * 1000, by="b", forced=True, now_s=1.0, checkpoint="c" * 64, model_created_ms=1)
+    assert len(move.text()) < 6000
+
+
+@pytest.mark.parametrize(("reason", "message"), [("", "needs a reason"), (" \n ", "needs a reason"), ("x" * 1001, "1001 characters")])
+def test_a_move_without_a_usable_reason_is_refused(reason: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         validate_reason(reason, "promotion")
 
 

@@ -10,8 +10,8 @@ from components.runtime.launch import first_failure, raise_if_preempted
 
 
 def failed(folder: Path, process: int, **facts: object) -> None:
-    told = {"at_s": 5.0, "rank": process, "exit_code": 70, "message": "m", "hint": None, "kind": "RuntimeError", **facts}
-    (folder / f"process-{process}.json").write_text(json.dumps(told))
+    failure = {"at_s": 5.0, "rank": process, "exit_code": 70, "message": "m", "hint": None, "kind": "RuntimeError", **facts}
+    (folder / f"process-{process}.json").write_text(json.dumps(failure))
 
 
 def test_the_rank_that_failed_first_is_named_and_noise_in_its_wake_is_not(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_bug_of_one_rank_is_not_hidden_by_those_that_lost_it(tmp_path: Path) -
     assert (first.exit_code, first.message) == (70, "rank 1: KeyError: 'x'")
 
 
-def test_a_rank_that_was_asked_to_stop_is_told_from_one_that_failed(tmp_path: Path) -> None:
+def test_a_stopped_rank_is_distinguished_from_a_failed_one(tmp_path: Path) -> None:
     failed(tmp_path, 0, exit_code=75, kind="Preempted", message="stopped at step 5")
     assert isinstance(first_failure(tmp_path), Preempted)
 

@@ -16,7 +16,7 @@ from components.errors import BadInput, TemporaryFailure
 from components.runtime.context import step
 from components.runtime.events import EventReader, Events
 from components.runtime.logs import RepeatFilter, configure_logging
-from components.settings import log_level
+from components.settings import log_level, step_log_level
 from components.system.retry import RetryPolicy, retry
 
 ROOT = Path(__file__).parents[4]
@@ -62,7 +62,7 @@ def test_secrets_are_masked_in_messages_and_tracebacks_and_nothing_forges_a_line
     assert re.match(LINE + r"ERROR components\.storage\.store: refused: \*\*\* 2026-01-01 ERROR forged \?\[31m\n", err)
 
 
-def test_other_packages_are_heard_from_warnings_on_whatever_our_level_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_packages_log_from_warning_on_whatever_our_level_is(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(logging.DEBUG, terminal=True)
     for name in ("mlflow", "botocore.endpoint", "urllib3.connectionpool", "components.x", "pipeline.x", "model.x"):
         logging.getLogger(name).info("from %s", name)
@@ -170,7 +170,7 @@ def test_a_steps_warnings_reach_whoever_watches_its_events_and_its_own_notes_com
     path = tmp_path / "events.jsonl"
     configure_logging(logging.INFO, events=Events("train", path))
     retried(3, uniform=lambda low, high: high)
-    OURS.warning("said elsewhere", extra={"is_noted": True})
+    OURS.warning("noted elsewhere", extra={"is_noted": True})
     logging.getLogger("urllib3").warning("not ours")
     (note,) = EventReader(path).read()
     assert note.kind == "note"
@@ -192,7 +192,7 @@ def test_a_step_with_an_unknown_level_is_bad_input(tmp_path: Path, capsys: pytes
 
 
 def celebdit(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command against servers that nobody serves."""
+    """Run a command against servers that do not exist."""
     nowhere = {"CELEBDIT_STORE": "s3://bucket/x", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     environment = {**os.environ, **nowhere, "AWS_ACCESS_KEY_ID": "canary-id-0123", "CELEBDIT_STORAGE_DEADLINE_S": "2", **variables}
     command = [sys.executable, "-m", "pipeline.cli", *arguments]
@@ -227,3 +227,11 @@ def test_importing_our_modules_configures_and_logs_nothing() -> None:
     program = f"import logging, {modules}; print(logging.getLogger().handlers)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(("value", "level"), [("", None), ("info", None), ("debug", "DEBUG"), ("ERROR", "ERROR")])
+def test_a_submission_sets_a_log_level_of_the_steps_only_if_it_differs_from_theirs(
+    value: str, level: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELEBDIT_LOG_LEVEL", value)
+    assert step_log_level() == level

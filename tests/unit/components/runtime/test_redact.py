@@ -1,5 +1,7 @@
 """Masking of secrets."""
 
+import json
+
 import pytest
 
 from components.runtime.redact import redactor
@@ -22,6 +24,20 @@ def test_secrets_are_masked_wherever_they_stand(text: str) -> None:
     assert "***" in masked
 
 
+@pytest.mark.parametrize("password", ["p/w", "a/b/c", "p@w", "p:w", "p/w@x", "%2Fp", "1234/", "?p=w", "#pw", "p\\w"])
+@pytest.mark.parametrize("user", ["user", "", "u.s-er"])
+def test_a_password_in_an_address_is_masked_whatever_it_holds(user: str, password: str) -> None:
+    masked = redactor({})(f'cannot reach "http://{user}:{password}@host:5000/x" now, ask ops@example.org')
+    assert masked == 'cannot reach "http://***@host:5000/x" now, ask ops@example.org'
+
+
+def test_an_event_stays_json_when_an_address_in_it_is_masked() -> None:
+    facts = {"url": "http://127.0.0.1:5000/#/runs", "other": "http://user:p/w@host", "mail": "somebody@example.org"}
+    for separators in ((", ", ": "), (",", ":")):
+        found = json.loads(redactor({})(json.dumps(facts, separators=separators)))
+        assert found == {**facts, "other": "http://***@host"}
+
+
 @pytest.mark.parametrize(
     "name", ["CELEBDIT_KFP_COOKIES", "CELEBDIT_KFP_TOKEN", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "AWS_SECRET_ACCESS_KEY", "RCLONE_AUTH_KEY"]
 )
@@ -29,7 +45,7 @@ def test_every_secret_that_we_read_from_the_environment_is_masked(name: str) -> 
     assert redactor({name: "session=canary-0123"})("refused Cookie: session=canary-0123; path=/") == "refused Cookie: ***; path=/"
 
 
-def test_each_cookie_is_masked_by_itself() -> None:
+def test_each_cookie_is_masked_separately() -> None:
     redact = redactor({"CELEBDIT_KFP_COOKIES": "session=canary-0123; token=canary-4567"})
     assert redact("session canary-0123 has expired, token=canary-4567 not") == "session *** has expired, token=*** not"
 

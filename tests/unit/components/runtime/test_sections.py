@@ -8,7 +8,7 @@ from model.config import OptimizerConfig
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"lr_peak": "a"}', "optimizer.lr_peak: .*given: 'a'"),
         ('{"lr_peak": 2.0}', "optimizer.lr_peak: .*less than or equal to 1"),
@@ -19,6 +19,6 @@ from model.config import OptimizerConfig
         ('{"schedule": "cosine"}', "needs decay_steps"),
     ],
 )
-def test_a_section_that_does_not_validate_is_described(text: str, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_a_section_that_does_not_validate_is_described(text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         read_section(OptimizerConfig, text, name="optimizer")

@@ -1,4 +1,4 @@
-"""One process at a time: whoever comes second is told by whom."""
+"""One process at a time: a failed attempt reports the holder's process id."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ with lock_or_fail(Path(sys.argv[1]), "training"):
 """
 
 
-def test_a_second_process_is_turned_away_until_the_first_is_gone(tmp_path: Path) -> None:
+def test_a_second_process_cannot_lock_until_the_first_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "run" / "lock"
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
     try:

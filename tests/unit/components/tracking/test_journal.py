@@ -15,13 +15,13 @@ from components.tracking.metric_points import Point, missing_points
 
 
 class Server:
-    """A metric store that can be away, and that keeps every point it is sent."""
+    """A metric store that can be unavailable, and that keeps every point it receives."""
 
     def __init__(self) -> None:
         self.points: list[Point] = []
-        self.pictures: list[tuple[str, int]] = []
+        self.images: list[tuple[str, int]] = []
         self.files: dict[str, str] = {}
-        self.away = False
+        self.unavailable = False
         self.fails_after_sending = False
 
     def logged_steps(self, key: str) -> set[int]:
@@ -36,19 +36,19 @@ class Server:
 
     def log_image(self, image: LoggedImage, pixels: np.ndarray) -> None:
         self._answer()
-        if (image.key, image.step) not in self.pictures:
-            self.pictures.append((image.key, image.step))
+        if (image.key, image.step) not in self.images:
+            self.images.append((image.key, image.step))
 
     def log_file(self, attachment: Attachment, path: Path) -> None:
         self._answer()
         self.files[attachment.artifact] = path.read_text()
 
     def _answer(self) -> None:
-        if self.away:
-            raise ConnectionError("away")
+        if self.unavailable:
+            raise ConnectionError("unavailable")
 
 
-def test_what_is_told_arrives_once_with_the_time_it_happened(tmp_path: Path) -> None:
+def test_a_recorded_metric_arrives_once_with_its_own_time(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
     journal.add_metrics(10, {"train/loss": 0.5, "train/lr": 1e-3})
     journal.add_image(10, "samples/ema_grid", np.zeros((4, 4, 3), np.uint8))
@@ -59,17 +59,17 @@ def test_what_is_told_arrives_once_with_the_time_it_happened(tmp_path: Path) -> 
         ("train/loss", 10, 0.5, first_ms),
         ("train/lr", 10, 1e-3, first_ms),
     ]
-    assert server.pictures == [("samples/ema_grid", 10)]
+    assert server.images == [("samples/ema_grid", 10)]
 
 
-def test_nothing_is_lost_while_the_server_is_away(tmp_path: Path) -> None:
+def test_nothing_is_lost_while_the_server_is_unavailable(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
-    server.away = True
+    server.unavailable = True
     for step in range(5):
         journal.add_metrics(step, {"a": float(step)})
         with pytest.raises(ConnectionError):
             journal.deliver(server)
-    server.away = False
+    server.unavailable = False
     journal.deliver(server)
     assert [(p.key, p.step) for p in server.points] == [("a", step) for step in range(5)]
 
@@ -98,13 +98,13 @@ def test_a_resumed_attempt_that_repeats_steps_adds_nothing(tmp_path: Path) -> No
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.sampled_from(["tell", "deliver", "away", "back", "lose", "restart"]), max_size=40))
+@given(st.lists(st.sampled_from(["record", "deliver", "outage", "recovery", "lose", "restart"]), max_size=40))
 def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_factory: pytest.TempPathFactory, actions: list[str]) -> None:
     folder, server, step = tmp_path_factory.mktemp("journal"), Server(), 0
     journal = Journal(folder)
-    for action in [*actions, "back", "deliver"]:
+    for action in [*actions, "recovery", "deliver"]:
         match action:
-            case "tell":
+            case "record":
                 journal.add_metrics(step, {"a": 1.0, "b": 2.0})
                 step += 1
             case "deliver":
@@ -112,10 +112,10 @@ def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_f
                     journal.deliver(server)
                 except ConnectionError:
                     pass
-            case "away":
-                server.away = True
-            case "back":
-                server.away = server.fails_after_sending = False
+            case "outage":
+                server.unavailable = True
+            case "recovery":
+                server.unavailable = server.fails_after_sending = False
             case "lose":
                 server.fails_after_sending = True
             case "restart":
@@ -123,7 +123,7 @@ def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_f
     assert Counter((p.key, p.step) for p in server.points) == Counter((key, s) for key in "ab" for s in range(step))
 
 
-def test_a_torn_last_line_is_left_until_it_is_whole_and_spoils_nothing(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped_until_it_is_complete(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
     journal.add_metrics(1, {"a": 1.0})
     with (tmp_path / "journal.jsonl").open("a") as file:
@@ -143,23 +143,23 @@ def test_a_file_arrives_under_its_artifact_path(tmp_path: Path) -> None:
     assert server.files == {"profile/step-10.json": "trace"}
 
 
-def test_the_background_delivery_says_once_that_the_server_is_away_and_catches_up(tmp_path: Path) -> None:
+def test_the_background_delivery_reports_an_outage_once_and_catches_up(tmp_path: Path) -> None:
     journal, server, troubles = Journal(tmp_path), Server(), []
-    server.away = True
+    server.unavailable = True
     delivery = Delivery(journal, lambda: server, on_outage=troubles.append, every_s=0.01)
     for step in range(20):
         journal.add_metrics(step, {"a": 1.0})
     while not troubles:
         pass
-    server.away = False
+    server.unavailable = False
     assert delivery.close(within_s=30.0)
     assert len(troubles) == 1
     assert len(server.points) == 20
 
 
-def test_closing_while_the_server_is_away_says_so_and_keeps_everything(tmp_path: Path) -> None:
+def test_closing_during_an_outage_reports_it_and_keeps_everything(tmp_path: Path) -> None:
     journal, server = Journal(tmp_path), Server()
-    server.away = True
+    server.unavailable = True
     delivery = Delivery(journal, lambda: server, on_outage=lambda error: None, every_s=0.01)
     journal.add_metrics(1, {"a": 1.0})
     assert not delivery.close(within_s=30.0)
@@ -171,13 +171,13 @@ def test_closing_waits_no_longer_than_asked_for_a_server_that_does_not_answer(tm
 
     class Hanging(Server):
         def _answer(self) -> None:
-            asked.set()
+            stop_requested.set()
             answer.wait()
 
-    journal, server, asked = Journal(tmp_path), Hanging(), threading.Event()
+    journal, server, stop_requested = Journal(tmp_path), Hanging(), threading.Event()
     delivery = Delivery(journal, lambda: server, on_outage=lambda error: None, every_s=0.01)
     journal.add_metrics(1, {"a": 1.0})
-    assert asked.wait(30.0)
+    assert stop_requested.wait(30.0)
     began_s = time.monotonic()
     assert not delivery.close(within_s=0.2)
     assert time.monotonic() - began_s < 5.0

@@ -29,8 +29,8 @@ def test_the_run_key_is_stable_over_releases() -> None:
     assert run_key({"a": 1, "b": [1, 2]}) == "8baa73198470c7bb"
 
 
-def test_differences_are_told_field_by_field() -> None:
+def test_differences_are_listed_field_by_field() -> None:
     saved = {"network": {"width": 128, "depth": 4}, "seed": 1}
-    wanted = {"network": {"width": 256, "depth": 4}, "seed": 1, "extra": True}
-    assert differences(saved, wanted) == ["extra: absent -> True", "network.width: 128 -> 256"]
+    expected = {"network": {"width": 256, "depth": 4}, "seed": 1, "extra": True}
+    assert differences(saved, expected) == ["extra: absent -> True", "network.width: 128 -> 256"]
     assert differences(saved, saved) == []

@@ -1,4 +1,4 @@
-"""Torch files that somebody else made: plain ones are read, all others are refused before anything in them runs."""
+"""Third-party torch files: plain ones are read, all others are refused before anything in them runs."""
 
 import io
 import os
@@ -40,9 +40,9 @@ def saved(folder: Path, value: object) -> Path:
 @pytest.mark.parametrize("kind", [dict, OrderedDict])
 def test_a_state_dictionary_is_read(tmp_path: Path, kind: type) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
-    found = read_tensors(saved(tmp_path, kind(module.state_dict())), max_bytes=LIMIT)
-    assert list(found) == list(module.state_dict())
-    assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
+    tensors = read_tensors(saved(tmp_path, kind(module.state_dict())), max_bytes=LIMIT)
+    assert list(tensors) == list(module.state_dict())
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in module.state_dict().items())
 
 
 def test_a_modules_own_state_dictionary_with_its_metadata_is_read(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_damage_is_one_line_about_the_file(tmp_path: Path) -> None:
-    whole = saved(tmp_path, {"weight": torch.zeros(2)}).read_bytes()
+    raw = saved(tmp_path, {"weight": torch.zeros(2)}).read_bytes()
     path = tmp_path / "damaged.pth"
-    for damaged in (b"", b"\x00" * 100, whole[: len(whole) // 2], pickle.dumps({"weight": 1}), whole[:40] + b"\xff" * 40 + whole[80:]):
+    for damaged in (b"", b"\x00" * 100, raw[: len(raw) // 2], pickle.dumps({"weight": 1}), raw[:40] + b"\xff" * 40 + raw[80:]):
         path.write_bytes(damaged)
         with pytest.raises(DataRefused, match=str(path)) as raised:
             read_tensors(path, max_bytes=LIMIT)

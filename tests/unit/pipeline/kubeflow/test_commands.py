@@ -7,7 +7,7 @@ import pytest
 from celebdit_testing.kfp_server import FakeKfp, Fault, kfp_server
 from celebdit_testing.submissions import progress, run_cli, submitted
 
-from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN
+from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN, LOG_LEVEL
 from pipeline.config import RunConfig
 from pipeline.follow import follow
 from pipeline.steps import step_names
@@ -62,13 +62,13 @@ def test_looking_for_the_runs_of_an_experiment_does_not_make_it(
     code, out, err = run_cli(capsys, "runs", "--experiment", "facse", "--json")
     assert (code, json.loads(out)) == (0, {"runs": []})
     assert "there are no runs yet" in err
-    assert [found.display_name for found in server.experiments.values()] == ["faces"]
+    assert [experiment.display_name for experiment in server.experiments.values()] == ["faces"]
     assert not [name for name in server.requests[before:] if "create" in name]
     assert [run["run_id"] for run in json.loads(run_cli(capsys, "runs", "--experiment", "faces", "--json")[1])["runs"]] == [run_id]
 
 
 @pytest.mark.parametrize(("variable", "sent_as"), [(KFP_TOKEN, "authorization: Bearer "), (KFP_COOKIES, "cookie: authservice_session=")])
-def test_who_we_are_gets_into_no_output_pipeline_or_address(
+def test_credentials_appear_in_no_output_pipeline_or_address(
     variable: str, sent_as: str, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret, value = "canary-aws-secret-9876543210", (sent_as + CANARY).partition(": ")[2].removeprefix("Bearer ")
@@ -79,15 +79,15 @@ def test_who_we_are_gets_into_no_output_pipeline_or_address(
         code, out, err = run_cli(capsys, "submit", "smoke", "--endpoint", server.url, "--json")
         assert code == 2
         assert run_cli(capsys, "submit", "smoke", "--endpoint", server.url)[0] == 0
-        sent = b"\n".join(server.raw).decode()
-        assert sent_as + CANARY in server.headers[-1], "the server is told"
-    for text in (out, err, sent, *server.packages.values(), " ".join(map(str, Path.cwd().iterdir()))):
+        requests = b"\n".join(server.raw).decode()
+        assert sent_as + CANARY in server.headers[-1], "the server receives it"
+    for text in (out, err, requests, *server.packages.values(), " ".join(map(str, Path.cwd().iterdir()))):
         assert CANARY not in text
         assert secret not in text
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["submit", "smoke"], "no Kubeflow Pipelines endpoint is configured"),
         (["submit", "smoke", "--endpoint", "https://me:secret@host"], "contains credentials"),
@@ -103,11 +103,21 @@ def test_who_we_are_gets_into_no_output_pipeline_or_address(
     ],
 )
 def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(
-    lock: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    lock: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     code, out, err = run_cli(capsys, *arguments)
     assert (code, out) == (2, "")
     first, *rest = err.strip().splitlines()
-    assert said in first
+    assert message in first
     assert len(rest) <= 1
     assert "secret@" not in err
+
+
+def test_compile_passes_the_log_level_of_the_environment_to_every_step(
+    lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, count = tmp_path / "pipeline.yaml", len(step_names())
+    for level, expected in (("DEBUG", count), ("", 0)):
+        monkeypatch.setenv(LOG_LEVEL, level)
+        assert run_cli(capsys, "compile", "smoke", "--images", str(lock), "--output", str(target))[0] == 0
+        assert target.read_text().count(f"name: {LOG_LEVEL}") == expected

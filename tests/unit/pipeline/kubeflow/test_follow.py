@@ -44,7 +44,7 @@ def test_a_cancelled_run_is_interrupted(server: FakeKfp, config: RunConfig) -> N
     assert isinstance(outcome(server, config, [], "CANCELED"), Interrupted)
 
 
-def test_following_waits_for_a_server_that_is_away_for_a_while(server: FakeKfp, config: RunConfig) -> None:
+def test_following_waits_out_a_temporary_outage_of_the_server(server: FakeKfp, config: RunConfig) -> None:
     run_id = submitted(server, config).run_id
     progress(server, [("ingest", "RUNNING")], "SUCCEEDED")
     server.faults += [Fault("run_service_get_run", kind, times=2) for kind in ("drop", 500, "lost")]
@@ -59,8 +59,8 @@ def test_following_waits_for_a_server_that_is_away_for_a_while(server: FakeKfp, 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED"])
 def test_resume_starts_the_failed_steps_of_the_same_run_again(server: FakeKfp, config: RunConfig, state: str) -> None:
     run = failed_run(server, config, state)
-    found = resume(run.run_id, connect(server))
-    assert (found.run_id, found.is_new, run.state) == (run.run_id, False, "RUNNING")
+    resumed = resume(run.run_id, connect(server))
+    assert (resumed.run_id, resumed.is_new, run.state) == (run.run_id, False, "RUNNING")
 
 
 def test_resume_survives_a_lost_answer(server: FakeKfp, config: RunConfig) -> None:
@@ -73,9 +73,9 @@ def test_resume_survives_a_lost_answer(server: FakeKfp, config: RunConfig) -> No
 def test_resume_of_a_run_that_the_server_cannot_retry_starts_one_of_the_same_version(server: FakeKfp, config: RunConfig) -> None:
     run = failed_run(server, config)
     server.faults.append(Fault("run_service_retry_run", 404, text="workflow not found"))
-    found = resume(run.run_id, connect(server))
-    assert found.is_new
-    assert server.runs[found.run_id].pipeline_version_reference == run.pipeline_version_reference
+    resumed = resume(run.run_id, connect(server))
+    assert resumed.is_new
+    assert server.runs[resumed.run_id].pipeline_version_reference == run.pipeline_version_reference
     assert len(server.versions) == 1
 
 

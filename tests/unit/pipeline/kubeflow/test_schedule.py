@@ -1,4 +1,4 @@
-"""Schedules: made once, found wherever they are listed, deleted without making anything."""
+"""Schedules: created once, found on every page of the list, deleted without creating anything."""
 
 import pytest
 from celebdit_testing.kfp_server import FakeKfp, Fault
@@ -30,7 +30,7 @@ def test_schedules_beyond_the_first_page_are_found(server: FakeKfp, config: RunC
     kubeflow = connect(server)
     hour = Timing(every_s=3600)
     first, _ = schedule(config, OPTIONS, kubeflow, experiment="faces", timing=hour)
-    (version,) = (found.pipeline_version_reference for found in server.recurring.values())
+    (version,) = (listed.pipeline_version_reference for listed in server.recurring.values())
     experiment_id = kubeflow.experiment("faces")
     for number in range(230):
         entry = server.recurring_run_service_create_recurring_run(
@@ -42,7 +42,7 @@ def test_schedules_beyond_the_first_page_are_found(server: FakeKfp, config: RunC
             )
         )
     last, _ = schedule(config, OPTIONS, kubeflow, experiment="faces", timing=Timing(every_s=7200))
-    assert [found.display_name for found in kubeflow.schedules(experiment_id)][-2:] == [entry.display_name, last.display_name]
+    assert [listed.display_name for listed in kubeflow.schedules(experiment_id)][-2:] == [entry.display_name, last.display_name]
     assert len(kubeflow.schedules(experiment_id)) == 232
     assert schedule(config, OPTIONS, kubeflow, experiment="faces", timing=Timing(every_s=7200))[1] is False
     assert unschedule("smoke", kubeflow, experiment="faces", timing=Timing(every_s=7200)) == [last.display_name]

@@ -16,16 +16,16 @@ CANARY = "canary-kfp-token-0123456789"
 
 
 def test_a_submission_uploads_a_version_named_by_its_digest_and_starts_one_run(server: FakeKfp, config: RunConfig) -> None:
-    found = submitted(server, config)
+    submission = submitted(server, config)
     (version,) = server.versions.values()
     (run,) = server.runs.values()
-    assert version.name == found.version
+    assert version.name == submission.version
     assert version.name.startswith("sha256-")
     assert run.display_name.startswith("smoke-")
     assert run.pipeline_version_reference.pipeline_version_id == version.pipeline_version_id
     assert server.experiments[run.experiment_id].display_name == "faces"
-    assert found.url == f"{server.url}/#/runs/details/{run.run_id}"
-    assert found.is_new
+    assert submission.url == f"{server.url}/#/runs/details/{run.run_id}"
+    assert submission.is_new
     for image in DIGESTS.values():
         assert image in server.packages[version.pipeline_version_id]
 
@@ -59,20 +59,20 @@ def test_a_lost_answer_or_a_passing_failure_neither_doubles_nor_ends_a_submissio
     server: FakeKfp, config: RunConfig, operation: str, kind: int | str
 ) -> None:
     server.faults.append(Fault(operation, kind, times=2 if kind != "lost" else 1))
-    found = submitted(server, config)
-    assert list(server.runs) == [found.run_id]
+    submission = submitted(server, config)
+    assert list(server.runs) == [submission.run_id]
     assert len(server.versions) == len(server.pipelines) == len(server.experiments) == 1
 
 
 def test_an_answer_that_comes_too_late_is_looked_for(server: FakeKfp, config: RunConfig) -> None:
     server.faults.append(Fault("run_service_create_run", "slow", text="1.5"))
     kubeflow = connect(server, request_timeout_s=0.5)
-    found = submit(config, OPTIONS, kubeflow, experiment="faces")
-    assert list(server.runs) == [found.run_id]
+    submission = submit(config, OPTIONS, kubeflow, experiment="faces")
+    assert list(server.runs) == [submission.run_id]
 
 
 @pytest.mark.parametrize("operation", WRITES[:3])
-def test_somebody_faster_is_joined_after_409(server: FakeKfp, config: RunConfig, operation: str) -> None:
+def test_a_concurrent_submission_is_joined_after_409(server: FakeKfp, config: RunConfig, operation: str) -> None:
     rival = connect(server)
     done = []
 
@@ -97,20 +97,20 @@ def test_of_two_runs_started_at_the_same_moment_the_older_stays(server: FakeKfp,
             done.append(submit(config, OPTIONS, rival, experiment="faces"))
 
     server.before = overtake
-    found = submitted(server, config)
-    assert found.run_id == done[1].run_id
+    submission = submitted(server, config)
+    assert submission.run_id == done[1].run_id
     assert [run.storage_state for run in server.runs.values()] == ["AVAILABLE", "ARCHIVED"]
     assert [run.state for run in server.runs.values()] == ["PENDING", "CANCELED"]
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "not authenticated"), (403, "not authorised"), (404, "check --endpoint"), (400, "by order of the test")]
+    ("status", "message"), [(401, "not authenticated"), (403, "not authorised"), (404, "check --endpoint"), (400, "by order of the test")]
 )
-def test_a_refusal_is_bad_input_with_the_way_out_and_is_not_repeated(server: FakeKfp, config: RunConfig, status: int, said: str) -> None:
+def test_a_refusal_is_bad_input_with_a_hint_and_is_not_repeated(server: FakeKfp, config: RunConfig, status: int, message: str) -> None:
     server.faults.append(Fault("pipeline_service_list_pipelines", status, times=99))
     with pytest.raises(BadInput) as refused:
         submitted(server, config)
-    assert said in f"{refused.value.message} {refused.value.hint}"
+    assert message in f"{refused.value.message} {refused.value.hint}"
     assert str(status) in refused.value.message
     assert server.count("pipeline_service_list_pipelines") == 1
     assert not server.runs
@@ -123,7 +123,7 @@ def test_a_server_that_stays_broken_is_a_temporary_failure_within_the_deadline(s
         submit(config, OPTIONS, connect(server, deadline_s=0.3), experiment="faces")
 
 
-def test_nobody_at_home_is_a_temporary_failure(config: RunConfig) -> None:
+def test_an_unreachable_server_is_a_temporary_failure(config: RunConfig) -> None:
     with pytest.raises(TemporaryFailure, match="is unavailable"):
         submit(config, OPTIONS, Kubeflow(KfpAddress("http://127.0.0.1:9", None), Patience(deadline_s=0.1)), experiment="faces")
 
@@ -134,14 +134,14 @@ def test_a_login_page_is_recognised(server: FakeKfp) -> None:
         connect(server).multi_user()
 
 
-def test_a_server_with_namespaces_is_given_one_and_a_token(config: RunConfig) -> None:
+def test_a_server_with_namespaces_receives_one_and_a_token(config: RunConfig) -> None:
     with kfp_server(multi_user=True, token=CANARY) as server:
         with pytest.raises(BadInput, match="401"):
             connect(server, namespace="team").multi_user()
         with pytest.raises(BadInput, match="none was given"):
             connect(server, token=CANARY).multi_user()
-        found = submit(config, OPTIONS, connect(server, namespace="team", token=CANARY), experiment="faces")
-        assert list(server.runs) == [found.run_id]
+        submission = submit(config, OPTIONS, connect(server, namespace="team", token=CANARY), experiment="faces")
+        assert list(server.runs) == [submission.run_id]
         assert {entry.namespace for entry in server.experiments.values()} == {"team"}
 
 

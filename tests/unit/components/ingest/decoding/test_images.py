@@ -50,7 +50,7 @@ def test_an_rgb_image_of_the_target_size_keeps_its_bytes() -> None:
         assert verdict.extension == extension
 
 
-def test_the_same_picture_is_stored_alike_whatever_its_name_says() -> None:
+def test_an_image_is_stored_alike_whatever_its_file_name() -> None:
     assert accepted(encoded(face(1), "BMP")).sha256 == accepted(encoded(face(1), "TIFF")).sha256
 
 
@@ -87,7 +87,7 @@ def test_a_file_at_the_limit_is_taken_and_one_byte_more_is_not() -> None:
     assert refused.code == "too_many_bytes"
 
 
-def test_thumbnails_are_small_pictures_or_nothing() -> None:
+def test_thumbnails_are_small_images_or_none() -> None:
     assert max(Image.open(io.BytesIO(thumbnail(encode_face(0, 0, 256), LIMITS_32))).size) == 96
     for name in ("text.jpg", "claims-much.png", "empty.jpg", "bomb.png"):
         assert thumbnail(IMAGES[name][0](), LIMITS_32) == b""
@@ -96,18 +96,18 @@ def test_thumbnails_are_small_pictures_or_nothing() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 10**6))
 def test_no_bytes_make_the_judge_fail(data: bytes, at: int) -> None:
-    whole = encode_face(0, 0, PX)
+    jpeg = encode_face(0, 0, PX)
     png = bytearray(encoded(face(0)))
     png[at % len(png)] ^= 0x5A
-    for candidate in (data, whole[:100] + data, b"\x89PNG\r\n\x1a\n" + data, b"II*\0" + data, b"GIF89a" + data, bytes(png)):
+    for candidate in (data, jpeg[:100] + data, b"\x89PNG\r\n\x1a\n" + data, b"II*\0" + data, b"GIF89a" + data, bytes(png)):
         assert isinstance(judge(candidate, LIMITS_32), Accepted | Rejected)
         thumbnail(candidate, LIMITS_32)
 
 
 def hashed(image: Image.Image) -> int:
-    found = accepted(encoded(image), dataclasses.replace(LIMITS_32, perceptual_hash=True)).perceptual_hash
-    assert found is not None
-    return found
+    image_hash = accepted(encoded(image), dataclasses.replace(LIMITS_32, perceptual_hash=True)).perceptual_hash
+    assert image_hash is not None
+    return image_hash
 
 
 def test_a_recompressed_face_looks_like_itself_and_another_does_not() -> None:
@@ -127,6 +127,6 @@ def test_of_near_images_the_first_digest_stays_whatever_their_order_was() -> Non
 def test_no_near_pair_is_missed(hashes: list[int], flips: list[int], bits: int) -> None:
     close = [value ^ sum(1 << flip for flip in set(flips)) for value in hashes]
     images = [(f"{index:04d}", value) for index, value in enumerate([*hashes, *close])]
-    gone = {sha for sha, _ in near_duplicates(images, bits=bits)}
-    kept = [value for sha, value in images if sha not in gone]
-    assert all((a ^ b).bit_count() > bits for i, a in enumerate(kept) for b in kept[:i])
+    removed_digests = {sha for sha, _ in near_duplicates(images, bits=bits)}
+    remaining_hashes = [value for sha, value in images if sha not in removed_digests]
+    assert all((a ^ b).bit_count() > bits for i, a in enumerate(remaining_hashes) for b in remaining_hashes[:i])

@@ -31,23 +31,23 @@ def faces(count: int) -> Iterator[Candidate]:
 
 
 def test_verdicts_come_in_order_and_do_not_depend_on_the_number_of_workers() -> None:
-    found = []
+    results = []
     for workers in (1, 3):
         with DecoderPool(LIMITS_32, workers=workers) as pool:
             judged = list(pool.judge(faces(100)))
         assert [candidate.name for candidate, _ in judged] == [f"{index}.jpg" for index in range(100)]
-        found.append([verdict for _, verdict in judged])
-    assert found[0] == found[1]
-    assert all(isinstance(verdict, Accepted) and verdict.data == encode_face(0, n, PX) for n, verdict in enumerate(found[0]))
+        results.append([verdict for _, verdict in judged])
+    assert results[0] == results[1]
+    assert all(isinstance(verdict, Accepted) and verdict.data == encode_face(0, n, PX) for n, verdict in enumerate(results[0]))
 
 
-def test_the_whole_corpus_has_the_same_verdicts_through_the_workers() -> None:
-    made = {name: (make(), verdict) for name, (make, verdict) in IMAGES.items() if verdict not in ("duplicate", "ignored")}
+def test_the_corpus_has_the_same_verdicts_through_the_workers() -> None:
+    data_by_name = {name: (make(), verdict) for name, (make, verdict) in IMAGES.items() if verdict not in ("duplicate", "ignored")}
     with DecoderPool(LIMITS_32, workers=2) as pool:
-        judged = list(pool.judge(Candidate(name, data) for name, (data, _) in made.items()))
+        judged = list(pool.judge(Candidate(name, data) for name, (data, _) in data_by_name.items()))
     for candidate, verdict in judged:
-        said = "+".join(verdict.rules) if isinstance(verdict, Accepted) else verdict.code
-        assert said == made[candidate.name][1], candidate.name
+        label = "+".join(verdict.rules) if isinstance(verdict, Accepted) else verdict.code
+        assert label == data_by_name[candidate.name][1], candidate.name
 
 
 def test_what_the_source_refused_is_only_passed_on() -> None:
@@ -118,22 +118,22 @@ def test_a_bomb_within_the_pixel_limit_meets_the_memory_limit() -> None:
     assert 2 * (MEMORY_BYTES + 100e6) < 10**9  # what two workers with the default limit may come to
 
 
-def test_many_workers_on_large_pictures_hold_little_more_than_one_may() -> None:
+def test_many_workers_on_large_images_hold_little_more_than_one_may() -> None:
     """Each image takes 120 MB to decode; six at once would take 1 GB with what a worker takes anyway."""
     large = encoded(Image.new("RGB", (5500, 5500), (9, 99, 199)), "PNG", compress_level=1)
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
     candidates = [*faces(20), *[Candidate(f"large-{n}", large) for n in range(12)], *faces(20), Candidate("bad", large[:5000])]
-    found = []
+    results = []
     for workers in (1, 6):
         peak, over = [0], threading.Event()
         with DecoderPool(limits, workers=workers) as pool:
             watcher = threading.Thread(target=watched, args=(pool, peak, over), daemon=True)
             watcher.start()
-            found.append([verdict for _, verdict in pool.judge(candidates)])
+            results.append([verdict for _, verdict in pool.judge(candidates)])
             over.set()
             watcher.join()
-    assert found[0] == found[1]
-    assert [isinstance(verdict, Accepted) for verdict in found[1]] == [True] * 52 + [False]
+    assert results[0] == results[1]
+    assert [isinstance(verdict, Accepted) for verdict in results[1]] == [True] * 52 + [False]
     assert peak[0] < MEMORY_BYTES + 6 * 60e6
 
 
@@ -142,13 +142,13 @@ def test_what_little_memory_refuses_is_judged_again_with_more(monkeypatch: pytes
     sides = (PX, 1500, 2500, 4000)
     candidates = [Candidate(f"{side}.png", encoded(Image.new("RGB", (side, side)), "PNG")) for side in sides]
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6)
-    found = []
+    results = []
     for smaller in ((16 * 2**20, 96 * 2**20), (2**20,), ()):
         monkeypatch.setattr("components.ingest.decoding.memory_budget._LOWER_LEVELS", smaller)
         with DecoderPool(limits, workers=2, memory_bytes=100 * 2**20) as pool:
-            found.append([verdict for _, verdict in pool.judge(candidates)])
-    assert found[0] == found[1] == found[2]
-    assert all(isinstance(verdict, Accepted) for verdict in found[0])
+            results.append([verdict for _, verdict in pool.judge(candidates)])
+    assert results[0] == results[1] == results[2]
+    assert all(isinstance(verdict, Accepted) for verdict in results[0])
 
 
 def test_large_reservations_share_one_budget() -> None:
@@ -182,16 +182,16 @@ def test_large_reservations_share_one_budget() -> None:
 
 
 def test_candidates_are_read_from_the_archive_by_the_workers(tmp_path: Path) -> None:
-    """ZipEntry and given candidates have the same verdicts; only what does not lie in the archive as it is comes back."""
-    made = {name: make() for name, (make, verdict) in IMAGES.items() if verdict not in ("duplicate", "ignored")}
+    """Candidates read by the workers and candidates with bytes have the same verdicts; stored bytes come back as an `Extent`."""
+    data_by_name = {name: make() for name, (make, verdict) in IMAGES.items() if verdict not in ("duplicate", "ignored")}
     expected: dict[str, Verdict] = {}
     with DecoderPool(LIMITS_32, workers=1) as pool:
-        expected = {candidate.name: verdict for candidate, verdict in pool.judge(Candidate(*item) for item in made.items())}
+        expected = {candidate.name: verdict for candidate, verdict in pool.judge(Candidate(*item) for item in data_by_name.items())}
     budget = Budget(LIMITS_32.max_image_bytes, 2**32, 10**6, 10**9)
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         path = tmp_path / f"{method}.zip"
         with zipfile.ZipFile(path, "w", method) as archive:
-            for name, data in made.items():
+            for name, data in data_by_name.items():
                 archive.writestr(name, data)
         with DecoderPool(LIMITS_32, workers=2) as pool:
             pool.start(path)

@@ -38,9 +38,9 @@ def config(**changes: Any) -> DataConfig:
 
 
 def opened(source: str | Path, **changes: Any) -> Source:
-    found = open_source(config(source=str(source), **changes))
-    assert found is not None
-    return found
+    source_reader = open_source(config(source=str(source), **changes))
+    assert source_reader is not None
+    return source_reader
 
 
 def read(source: Source, budget: Budget = BUDGET) -> Iterator[Candidate]:
@@ -93,8 +93,8 @@ def make_source(kind: str, folder: Path) -> Path:
 def test_every_kind_of_source_gives_the_same_images(tmp_path: Path, kind: str) -> None:
     path = make_source(kind, tmp_path)
     source = opened(path)
-    found = {c.name.rsplit("/", 1)[-1]: c.data for c in read(source) if c.refused is None}
-    assert found == {f"{index:05d}.jpg": encode_face(0, index, PX) for index in range(4)}
+    data_by_name = {c.name.rsplit("/", 1)[-1]: c.data for c in read(source) if c.refused is None}
+    assert data_by_name == {f"{index:05d}.jpg": encode_face(0, index, PX) for index in range(4)}
     assert verdicts(source.candidates(BUDGET))["readme.txt"] == "ignored"
     assert source.fingerprint() == opened(make_source(kind, tmp_path)).fingerprint()
     assert opened(f"file://{path}").fingerprint() == source.fingerprint()
@@ -247,12 +247,12 @@ def test_a_header_that_claims_gigabytes_is_not_believed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz"])
-@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
-def test_an_archive_that_ends_early_is_refused_as_a_whole(tmp_path: Path, kind: str, kept: float) -> None:
+@pytest.mark.parametrize("kept_share", [0.3, 0.6, 0.9])
+def test_a_truncated_archive_is_refused_completely(tmp_path: Path, kind: str, kept_share: float) -> None:
     path = make_source(kind, tmp_path)
     data = path.read_bytes()
-    end = int(len(data) * kept) // 512 * 512 if kind == "tar" else int(len(data) * kept)
-    path.write_bytes(data[: min(end, 10 * 512 + 512 * int(8 * kept))] if kind == "tar" else data[:end])
+    end = int(len(data) * kept_share) // 512 * 512 if kind == "tar" else int(len(data) * kept_share)
+    path.write_bytes(data[: min(end, 10 * 512 + 512 * int(8 * kept_share))] if kind == "tar" else data[:end])
     with pytest.raises(DataRefused, match="is corrupt"):
         list(opened(path).candidates(BUDGET))
 
@@ -268,7 +268,7 @@ def test_a_tar_with_a_broken_header_inside_does_not_just_end_there(tmp_path: Pat
         list(opened(path).candidates(BUDGET))
 
 
-def test_a_zip_that_was_cut_off_is_told_from_what_never_was_one(tmp_path: Path) -> None:
+def test_a_truncated_zip_is_distinguished_from_a_file_of_another_format(tmp_path: Path) -> None:
     path = make_source("zip", tmp_path)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(DataRefused, match="truncated or no zip") as refused:
@@ -289,7 +289,7 @@ def test_a_zip_with_a_name_that_is_flagged_as_utf8_and_is_not_is_refused(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("/does/not/exist", "does not exist"),
         ("file:///does/not/exist", "does not exist"),
@@ -309,8 +309,8 @@ def test_a_zip_with_a_name_that_is_flagged_as_utf8_and_is_not_is_refused(tmp_pat
         ("kaggle://owner/../name", "is not a Kaggle dataset"),
     ],
 )
-def test_a_source_that_cannot_be_opened_is_named(source: str, said: str) -> None:
-    with pytest.raises(BadInput, match=said) as refused:
+def test_a_source_that_cannot_be_opened_is_named(source: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message) as refused:
         open_source(config(source=source))
     assert refused.value.exit_code == 2
     assert "\n" not in refused.value.message
@@ -323,7 +323,7 @@ def test_a_source_elsewhere_is_only_checked_for_its_form(source: str) -> None:
 
 @pytest.fixture
 def not_root() -> Iterator[Path]:
-    """A folder for everybody, while this process is nobody if it was root, who can read everything."""
+    """A folder that all users can read; a process of root, who reads everything, becomes the user nobody."""
     was, folder = os.geteuid(), Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     codecs.lookup("cp437")  # nobody may not be allowed to read Python's own files, and a codec not found once is never found

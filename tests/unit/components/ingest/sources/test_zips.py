@@ -91,19 +91,19 @@ def test_sizes_and_positions_of_64_bits_are_read(tmp_path: Path) -> None:
     assert contents(path) == {"far.jpg": FACE}
 
 
-def test_stored_bytes_are_said_to_lie_where_they_lie(tmp_path: Path) -> None:
+def test_the_offset_of_stored_bytes_is_that_in_the_archive(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip")
-    for method, there in ((zipfile.ZIP_STORED, True), (zipfile.ZIP_DEFLATED, False)):
+    for method, is_addressable in ((zipfile.ZIP_STORED, True), (zipfile.ZIP_DEFLATED, False)):
         with write_zip(path, method).open("rb") as file, path.open("rb") as other:
             data, lies_at = read_zip_entry(file.fileno(), next(directory(other)).packed, limit=10**6)
         assert data == FACE
-        assert (lies_at is not None) is there
+        assert (lies_at is not None) is is_addressable
         assert lies_at is None or path.read_bytes()[lies_at : lies_at + len(FACE)] == FACE
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"crc32": 1}, "Bad CRC-32"),
         ({"header_at": 5}, "Bad magic number"),
@@ -114,10 +114,10 @@ def test_stored_bytes_are_said_to_lie_where_they_lie(tmp_path: Path) -> None:
         ({"method": 77}, "not supported"),
     ],
 )
-def test_an_entry_that_is_not_what_the_directory_says_is_damaged(tmp_path: Path, method: int, change: dict[str, int], said: str) -> None:
+def test_an_entry_that_is_not_what_the_directory_says_is_damaged(tmp_path: Path, method: int, change: dict[str, int], message: str) -> None:
     with write_zip(tmp_path / "a.zip", method).open("rb") as file, (tmp_path / "a.zip").open("rb") as other:
         packed: ZipEntry = next(directory(other)).packed._replace(**change)  # type: ignore[arg-type]
-        with pytest.raises(EntryDamaged, match=said):
+        with pytest.raises(EntryDamaged, match=message):
             read_zip_entry(file.fileno(), packed, limit=2 * 10**6)
 
 

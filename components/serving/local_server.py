@@ -1,0 +1,62 @@
+"""Runs the server of a version on this machine, in a process that has none of our secrets.
+
+Promises: it listens on 127.0.0.1 alone, on a socket that this process bound, so that whatever answers there is ours; its environment holds
+what a model needs to compute and no credentials; it ends with this process. What it serves and refuses is in `server.py`.
+"""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from components.errors import BadInput, DataRefused
+from components.registry.version_files import ModelFiles
+from components.system.child_environment import child_environment
+from components.system.ports import http_status, listen
+from components.system.process import spawn, stop
+from components.system.python_process import python_command
+
+_READY_S = 180.0
+_STOP_S = 2.0
+
+
+@contextmanager
+def serve_locally(files: ModelFiles, *, port: int | None = None) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
+    """Serve a version with a manifest on `port` of 127.0.0.1, None for any free one, inside the block; yields its URL and process.
+
+    Its output goes to a file; if it does not start, the last lines are in the error.
+
+    Raises:
+        BadInput: if the port is in use. DataRefused: if the server refuses the files or cannot load them.
+    """
+    assert files.manifest_sha256 is not None, "code is served only after it was checked"
+    try:
+        listening = listen(port or 0)
+    except OSError as error:
+        raise BadInput(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}", hint="choose another with --port") from error
+    with tempfile.TemporaryFile() as log:
+        with listening:
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            server = (str(files.folder.absolute()), "--manifest", files.manifest_sha256, "--socket", str(listening.fileno()))
+            command = python_command("components.serving.server", *server)
+            environment = child_environment("serving", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+            process = spawn(
+                command, environment=environment, stdout=log, new_group=True, folder=files.folder, descriptors=[listening.fileno()]
+            )
+        try:
+            _wait_for(url, process, log)
+            yield url, process
+        finally:
+            stop(process, grace_s=_STOP_S)
+
+
+def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
+    deadline_s = time.monotonic() + _READY_S
+    while http_status(f"{url}/ping", timeout_s=1.0) != 200:
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").strip().splitlines() or ["no output"]
+            raise DataRefused(f"the server of the model did not start: {lines[-1][:300]}")
+        time.sleep(0.1)

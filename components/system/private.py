@@ -1,0 +1,54 @@
+"""Folders that only this user can enter.
+
+Promises: a private folder belongs to this user and has mode 0700, also one that was made earlier with another mode; what cannot be made
+private is refused; a folder with files of others in it is not changed.
+"""
+
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from components.errors import BadInput
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def private_folder(folder: Path, *, ours: Collection[str], hint: str) -> None:
+    """Make `folder` with mode 0700, or take the rights of others away from it and from the entries in it that are called like `ours`.
+
+    Raises:
+        BadInput: with `hint`, if it cannot be written, belongs to another user, lies on a file system that keeps no modes, or is open to
+            others and has entries, none of which is ours.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found, entries = folder.stat(), {entry.name: entry for entry in folder.iterdir()}
+        if found.st_uid != os.geteuid():
+            raise BadInput(f"{folder} belongs to another user (uid {found.st_uid})", hint=hint)
+        if found.st_mode & _OTHERS:
+            if found.st_mode & stat.S_ISVTX or (entries and not entries.keys() & set(ours)):
+                raise BadInput(f"{folder} is open to other users of this machine and has other files in it", hint=hint)
+            folder.chmod(0o700)
+            if folder.stat().st_mode & _OTHERS:
+                raise BadInput(f"{folder} lies on a file system that does not keep other users out", hint=hint)
+        for name in entries.keys() & set(ours):
+            _close(entries[name])
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be written: {error.strerror}", hint=hint) from error
+
+
+def _close(entry: Path) -> None:
+    """Take the rights of others away from a file or a folder of ours: a process may have its working directory below it."""
+    found = entry.lstat()
+    if (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)) and found.st_mode & _OTHERS and found.st_uid == os.geteuid():
+        entry.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file of mode 0600; it is replaced at once, so no reader sees half of it."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    partial.replace(path)

@@ -1,0 +1,78 @@
+"""The folder for local state, `.celebdit` by default: private to its user, and the locks in it.
+
+Promises: whatever is in it can be entered by its user alone; a lock is never waited for if another user holds it, who can have opened its
+file only while the folder was open to others.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from components.errors import BadInput
+from components.system.private import private_folder
+
+DATABASE = "mlflow.db"
+LOCK, USERS, STATE = "services.lock", "services.users", "services.json"
+_OURS = (DATABASE, LOCK, USERS, STATE, "s3", "logs", "users", "runs", "work", "work-containers", "demo", "averages")
+
+
+def make_home(home: Path) -> None:
+    """Make the folder, or close an older one to other users.
+
+    Raises:
+        BadInput: if it cannot be written or cannot be made private.
+    """
+    private_folder(home, ours=_OURS, hint="choose another folder with --home or CELEBDIT_HOME, or take its rights away: chmod go-rwx")
+    try:
+        ignore = home / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+    except OSError as error:
+        raise BadInput(f"{home} cannot be written: {error.strerror}", hint="choose another folder with --home or CELEBDIT_HOME") from error
+
+
+@contextmanager
+def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[IO[str]]:
+    """Hold a lock on the file at `path` inside the block, exclusive or (`LOCK_SH`) shared; yields the open file."""
+    while True:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if _is_held_by_a_stranger(file):
+                    path.unlink(missing_ok=True)
+                    continue
+                fcntl.flock(file, kind)
+            if not _is_at(path, file):
+                continue  # it was replaced meanwhile
+            yield file
+            return
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
+
+
+def _is_held_by_a_stranger(file: IO[str]) -> bool:
+    """Return whether a process of another user holds a lock on `file`, or one that has ended and left the file open in another."""
+    inode = str(os.fstat(file.fileno()).st_ino)
+    try:
+        locks = [line.replace("->", "").split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return False  # not Linux
+    holders = [int(lock[4]) for lock in locks if lock[1] == "FLOCK" and lock[5].rpartition(":")[2] == inode]
+    return any(_is_a_stranger(pid) for pid in holders if pid > 0)
+
+
+def _is_a_stranger(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).uids().effective != os.geteuid()
+    except psutil.Error:
+        return True

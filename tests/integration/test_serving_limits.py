@@ -1,0 +1,158 @@
+"""What `celebdit serve` refuses, keeps from the served code, and leaves behind when it is stopped."""
+
+import io
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from celebdit_testing.registered import registered_faces
+from celebdit_testing.serving import Server, served
+from celebdit_testing.waiting import wait_until
+
+from components.serving.request import MAX_BODY_BYTES
+from pipeline.services import Services
+
+SECRETS = {
+    "AWS_SESSION_TOKEN": "canary-session",
+    "MLFLOW_TRACKING_PASSWORD": "canary-mlflow",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "canary-forms",
+    "CELEBDIT_KFP_TOKEN": "canary-kfp",
+    "CELEBDIT_KFP_COOKIES": "canary-cookies",
+    "CELEBDIT_WEBHOOK_URL": "http://canary-webhook.invalid",
+    "KAGGLE_KEY": "canary-kaggle",
+    "SOME_OTHER_TOKEN": "canary-other",
+}
+ONE = {"dataframe_records": [{"seed": 0}]}
+
+
+@pytest.fixture(scope="module")
+def home(embedded: Services, session_folder: Path) -> Path:
+    registered_faces(embedded, session_folder / "faces")
+    return embedded.home
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[Server]:
+    """A server that was started by a shell full of secrets and has answered."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        with served(home, "faces@challenger") as server:
+            server.answer(json.dumps(ONE).encode())
+            yield server
+
+
+def environment(process: psutil.Process) -> str:
+    return Path(f"/proc/{process.pid}/environ").read_text()
+
+
+def test_the_process_that_runs_the_model_has_no_secret(server: Server, embedded: Services) -> None:
+    secrets = list(SECRETS.values())
+    reached_by = embedded.wait().environment
+    secrets += [reached_by["AWS_SECRET_ACCESS_KEY"], reached_by["MLFLOW_TRACKING_TOKEN"]]
+    of_command = environment(psutil.Process(server.process.pid))
+    assert all(value in of_command for value in SECRETS.values()), "the secrets are there to be taken"
+    workers = [worker for worker in server.workers if "components.serving.server" in worker.cmdline()]
+    assert workers
+    for worker in workers:
+        for entry in environment(worker).split("\0"):
+            name = entry.partition("=")[0]
+            assert not any(value in entry for value in secrets), entry
+            assert not name.startswith(("AWS_", "KAGGLE", "CELEBDIT_", "KF_", "MLFLOW_TRACKING")), entry
+
+
+def peak_bytes(server: Server) -> int:
+    """The most memory that any process of the server ever had."""
+    status = [Path(f"/proc/{worker.pid}/status").read_text() for worker in server.workers]
+    return sum(int(text.partition("VmHWM:")[2].split()[0]) for text in status) * 1024
+
+
+@pytest.mark.parametrize("kind", ["declared", "chunked", "honest until the limit"])
+def test_a_body_of_fifty_megabytes_is_refused_and_kept_nowhere(server: Server, kind: str) -> None:
+    rows = b'{"dataframe_records": [' + b'{"seed": 1},' * 4_300_000 + b'{"seed": 1}]}'
+    assert len(rows) > 50_000_000
+    before = peak_bytes(server)
+    if kind == "declared":
+        status, answer = server.post(rows)
+    elif kind == "chunked":
+        status, answer = server.post(io.BytesIO(rows), **{"Transfer-Encoding": "chunked"})
+    else:
+        status, answer = server.post(rows[:MAX_BODY_BYTES] + b" ")
+    grown = peak_bytes(server) - before
+    assert (status, answer["message"]) == (413, f"the body is longer than the {MAX_BODY_BYTES} bytes that a request may have")
+    assert grown < 30e6, f"{grown / 1e6:.0f} MB"
+    assert server.post(json.dumps(ONE).encode())[0] == 200, "it answers the next one"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "said"),
+    [
+        (b"seed\n1\n", "text/csv", 415, "Content-Type: application/json"),
+        (b"PAR1", "application/vnd.apache.parquet", 415, "Content-Type: application/json"),
+        (json.dumps(ONE).encode(), "application/json; charset=utf-16", 415, "UTF-8"),
+        (b"[" * 100_000, "application/json", 400, "nested too deep"),
+        (json.dumps({"dataframe_records": [{"seed": 1}] * 65}).encode(), "application/json", 400, "65 seeds in one request"),
+        (json.dumps({"dataframe_records": [{"seed": -1}]}).encode(), "application/json", 400, "seed -1 must lie in [0, 2**32)"),
+        (json.dumps({"dataframe_records": [{"seed": "x"}]}).encode(), "application/json", 400, "seed"),
+        (json.dumps({"dataframe_records": [{"seed": [1, 2]}]}).encode(), "application/json", 400, ""),
+        (
+            json.dumps({**ONE, "params": {"num_steps": 1001}}).encode(),
+            "application/json",
+            400,
+            "num_steps 1001 must lie between 1 and 1000",
+        ),
+        (json.dumps({**ONE, "params": {"sampler": "magic"}}).encode(), "application/json", 400, "sampler 'magic' is not one of"),
+        (json.dumps({**ONE, "params": {"stepps": 3}}).encode(), "application/json", 400, "params.stepps is unknown"),
+        (json.dumps({**ONE, "more": 3}).encode(), "application/json", 400, "'more' is unknown"),
+    ],
+)
+def test_every_refusal_is_one_line(server: Server, body: bytes, kind: str, status: int, said: str) -> None:
+    given, answer = server.post(body, kind)
+    assert given == status, answer
+    assert said in answer["message"]
+    assert "\n" not in answer["message"]
+    assert answer.keys() == {"error_code", "message"}
+
+
+def ended(processes: list[psutil.Process]) -> bool:
+    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+
+
+def test_ctrl_c_ends_a_server_at_once_while_it_draws(home: Path) -> None:
+    with served(home, "faces@challenger") as server:
+        server.answer(json.dumps(ONE).encode())
+        workers = server.workers
+        long = json.dumps({"dataframe_records": [{"seed": seed} for seed in range(64)], "params": {"num_steps": 1000}}).encode()
+        drawing = threading.Thread(target=lambda: _swallow(server, long))
+        (model,) = [worker for worker in workers if "components.serving.server" in worker.cmdline()]
+        before = sum(model.cpu_times()[:2])
+        drawing.start()
+        wait_until(lambda: sum(model.cpu_times()[:2]) - before > 1.0, timeout_s=60)
+        assert drawing.is_alive(), "it is drawing"
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=30) == 130
+        assert time.monotonic() - begun < 10
+        wait_until(lambda: ended(workers), timeout_s=5)
+        drawing.join(timeout=30)
+
+
+def _swallow(server: Server, body: bytes) -> None:
+    try:
+        server.post(body)
+    except (OSError, ValueError):
+        pass
+
+
+def test_a_model_that_dies_is_not_a_success(home: Path) -> None:
+    with served(home, "faces@challenger") as server:
+        wait_until(lambda: any("components.serving.server" in worker.cmdline() for worker in server.workers), timeout_s=120)
+        server.answer(json.dumps(ONE).encode())
+        (model,) = [worker for worker in server.workers if "components.serving.server" in worker.cmdline()]
+        model.kill()
+        assert server.process.wait(timeout=30) == 75

@@ -1,0 +1,130 @@
+"""Tar archives made to use up a reader: they are refused, and cost this process neither memory nor time."""
+
+import gzip
+import io
+import resource
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from components.errors import BadInput, DataRefused
+from components.ingest.limits import Budget
+from components.ingest.sources import tars
+from components.ingest.sources.archives import open_archive
+from components.ingest.sources.tars import TarSource
+from components.system.confinement import is_confined
+
+BUDGET = Budget(max_image_bytes=10**6, max_total_bytes=2**32, max_entries=10**6, max_ratio=200)
+MIB = 2**20
+
+
+def header(kind: bytes, data: bytes) -> bytes:
+    """A header that describes others, and its data."""
+    info = tarfile.TarInfo("././@PaxHeader")
+    info.type, info.size = kind, len(data)
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def record(keyword: bytes, value: bytes) -> bytes:
+    """A line of an extended header, which begins with its own length."""
+    length = len(keyword) + len(value) + 3
+    while len(str(length)) + len(keyword) + len(value) + 3 != length:
+        length = len(str(length)) + len(keyword) + len(value) + 3
+    return b"%d %s=%s\n" % (length, keyword, value)
+
+
+def image() -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "PNG")
+    info = tarfile.TarInfo("a.png")
+    info.size = len(data.getvalue())
+    return info.tobuf(tarfile.USTAR_FORMAT) + data.getvalue() + bytes(-info.size % tarfile.BLOCKSIZE)
+
+
+END = bytes(2 * tarfile.BLOCKSIZE)
+
+
+def chained(kind: bytes, data: bytes) -> Callable[[], Iterator[bytes]]:
+    return lambda: iter([header(kind, data) * 3000, image(), END])
+
+
+def global_headers() -> Iterator[bytes]:
+    """Sixteen megabytes of records for all entries that follow, each with a name of its own."""
+    for block in range(16):
+        yield header(tarfile.XGLTYPE, b"".join(b"12 %07x=\n" % number for number in range(block * 80_000, (block + 1) * 80_000)))
+    yield image()
+    yield END
+
+
+HOSTILE = {
+    "chained extended headers": (chained(tarfile.XHDTYPE, record(b"comment", b"x")), "describe each other without end"),
+    "chained long names": (chained(tarfile.GNUTYPE_LONGNAME, b"name\0"), "describe each other without end"),
+    "chained long links": (chained(tarfile.GNUTYPE_LONGLINK, b"name\0"), "describe each other without end"),
+    "chained global headers": (chained(tarfile.XGLTYPE, record(b"comment", b"x")), "describe each other without end"),
+    "many records": (global_headers, "of memory|describe each other"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [*((kind, ".tar") for kind in HOSTILE if kind != "many records"), ("many records", ".tar.gz"), ("chained extended headers", ".bin")],
+)
+def test_headers_without_end_are_refused_and_cost_this_process_nothing(
+    kind: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tars, "_MEMORY_BYTES", 64 * MIB)
+    make, said = HOSTILE[kind]
+    path = tmp_path / f"hostile{suffix}"
+    with gzip.open(path, "wb", compresslevel=1) if suffix != ".tar" else path.open("wb") as file:
+        for part in make():
+            file.write(part)
+    before_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    refusal = (BadInput, "neither a folder nor a zip or tar archive") if suffix == ".bin" else (DataRefused, said)
+    with pytest.raises(refusal[0], match=refusal[1]):
+        list(open_archive(path, "hostile").candidates(BUDGET))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before_bytes < 64 * MIB
+
+
+def test_an_archive_of_git_and_long_names_are_read(tmp_path: Path) -> None:
+    """Each of the headers that are refused above has an honest use."""
+    path = tmp_path / "honest.tar"
+    long_name = f"{'deep/' * 60}a.png"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "4f7d992"}) as archive:
+        for name in ("ü.png", long_name):
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            archive.addfile(info, io.BytesIO(b"data"))
+    assert [(found.name, found.data) for found in TarSource(path, "honest").candidates(BUDGET)] == [
+        ("ü.png", b"data"),
+        (long_name, b"data"),
+    ]
+
+
+def test_an_archive_whose_reader_hangs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number of half a million digits: Python's reader looks for the end of it again from each digit (CVE-2024-6232)."""
+    monkeypatch.setattr(tars, "_PATIENCE_S", 1.5)
+    path = tmp_path / "slow.tar"
+    path.write_bytes(header(tarfile.XHDTYPE, b"1" * 500_000) + image() + END)
+    started_s = time.monotonic()
+    with pytest.raises(DataRefused, match="nothing could be read of it for 2 s"):
+        list(TarSource(path, "slow").candidates(BUDGET))
+    assert time.monotonic() - started_s < 20
+    assert not [child.cmdline() for child in psutil.Process().children() if "tar_reader" in " ".join(child.cmdline())]
+
+
+def test_the_reader_has_no_secret_and_cannot_open_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-in-a-reader")
+    path = tmp_path / "images.tar"
+    path.write_bytes(image() * 3000 + END)
+    candidates = TarSource(path, "images").candidates(BUDGET)
+    next(candidates)
+    (reader,) = (child for child in psutil.Process().children() if "components.ingest.sources.tar_reader" in child.cmdline())
+    assert b"canary-in-a-reader" not in Path(f"/proc/{reader.pid}/environ").read_bytes()
+    assert is_confined(reader.pid)
+    candidates.close()  # type: ignore[attr-defined]
+    assert not reader.is_running()
