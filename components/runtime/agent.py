@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
@@ -35,6 +36,8 @@ def main() -> None:
         write_report(report, AgentReport(exits=exits))
         print(error, file=sys.stderr, flush=True)
         sys.exit(1)
+    except SignalException as error:  # the launcher asked it to stop, and knows why
+        sys.exit(128 + error.sigval)
     except Exception as error:
         write_report(report, AgentReport(error=str(error)))
         raise

@@ -55,8 +55,9 @@ class Network:
 
     def pod(self, index: int) -> list[str]:
         """Return the prefix of a command that runs as process 1 of a pod, whose hostname no other pod and not even itself can resolve."""
-        hosts = self.folder / "hosts"
-        start = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+        hosts, nameless = self.folder / "hosts", self.folder / "resolv.conf"
+        # Without a name server, a name that is not in the file is unknown at once.
+        start = f'mount --bind {hosts} /etc/hosts && {{ mount --bind {nameless} /etc/resolv.conf || true; }} && exec "$@"'
         isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", start, "sh"]
         return [*self.enter(self.pauses[index]), *isolated]
 
@@ -98,6 +99,7 @@ def network(folder: Path, *, user: bool, pods: int) -> Iterator[Network]:
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{address(index)} node-{index}" for index in range(pods)]
     (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names, ""]))
+    (folder / "resolv.conf").write_text("")
     script = f"ip link add br0 type bridge && ip address add {BRIDGE}/24 dev br0 && ip link set br0 up && ip link set lo up"
     command = ["unshare", *(_USER if user else ()), "--net", "--uts", "--mount", "sh", "-c", f"{script} && exec sleep 3600"]
     made = Network(folder, user, spawn(command))
