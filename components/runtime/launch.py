@@ -117,6 +117,7 @@ def launch(
         )
     if stop_request.received:
         raise_if_preempted(failures, stop_request.received_s)
+        status = abs(status)  # a signal that ended torchrun was ours
     _raise_failure(
         failures,
         status,
