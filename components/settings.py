@@ -5,8 +5,9 @@ the `CommandSettings` made at the entry point; no other module reads one. Secret
 
 Variables of others stay with those who read them: boto3 and MLflow take AWS_* and MLFLOW_* from the environment of the process themselves
 (`storage/client.py` and `tracking/client.py` set or read a few), a rank reads torchrun's RANK and WORLD_SIZE and their local twins
-(`runtime/rank.py`, `runtime/launch.py`), torchrun reads PET_*, the Kubernetes client KUBERNETES_* and KUBECONFIG, kagglehub KAGGLE_*, the
-container engine's client DOCKER_HOST. A test has the list of the modules that touch `os.environ` and why.
+(`runtime/rank.py`, `runtime/launch.py`), a node of a TrainJob Trainer's PET_* (`runtime/rendezvous.py`), the Kubernetes client
+KUBERNETES_* and KUBECONFIG, kagglehub KAGGLE_*, the container engine's client DOCKER_HOST. A test has the list of the modules that touch
+`os.environ` and why.
 """
 
 import logging

@@ -25,7 +25,7 @@ from components.ingest.config import DataConfig
 from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
 from components.runtime.context import location, problem_lines
-from model.canonical import canonical_json, digest_of
+from model.canonical import JsonObject, canonical_json, digest_of
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from model.frozen_config import FrozenConfig
 from pipeline.config_files import parse_override, read_layers
@@ -51,16 +51,19 @@ class RunConfig(FrozenConfig):
 
     def sections(self) -> dict[str, str]:
         """Return every section as canonical JSON: the parameters of the pipeline."""
-        whole = self.model_dump(mode="json")
+        whole = self._stored()
         return {name: canonical_json(whole[name]).decode() for name in type(self).model_fields}
 
     def canonical(self) -> bytes:
         """Return the bytes that equal configurations share."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self._stored())
 
     def digest(self) -> str:
         """Return the sha256 of the canonical form."""
-        return digest_of(self.model_dump(mode="json"))
+        return digest_of(self._stored())
+
+    def _stored(self) -> JsonObject:
+        return {**self.model_dump(mode="json"), "resources": self.resources.stored()}
 
     def toml(self) -> str:
         """Return a TOML file that `load_config` reads as this configuration; a field without a value is left out."""

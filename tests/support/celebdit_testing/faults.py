@@ -18,9 +18,16 @@ Kind = Literal[
 ]
 
 
+Answer = tuple[int, list[tuple[str, str]], bytes]
+"""Status, headers and content."""
+
+
 @dataclass
 class Fault:
-    """What happens to the next `times` requests with this method whose path contains `path`."""
+    """What happens to the next `times` requests with this method whose path contains `path`.
+
+    "stale" answers a path that was read before as it was answered the first time; it does not fire on another one.
+    """
 
     kind: Kind
     method: str
@@ -38,8 +45,8 @@ class Proxy:
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
-    answers: dict[str, tuple[int, list[tuple[str, str]], bytes]] = field(default_factory=dict)
-    """The newest answer to each GET, which a stale one repeats."""
+    answers: dict[str, Answer] = field(default_factory=dict)
+    """The first answer to each path that was read, which a stale server would give again."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -56,6 +63,8 @@ class Proxy:
     def next_fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
             for fault in self.faults:
+                if fault.kind == "stale" and path not in self.answers:
+                    continue
                 if fault.method == method and fault.path in path and fault.fired < fault.times:
                     fault.fired += 1
                     return fault
@@ -93,15 +102,15 @@ def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
             if kind == "empty_list":
                 self._answer(200, [], b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
                 return
-            if kind == "stale":
-                self._answer(*proxy.answers[f"{self.command} {self.path}"])
-                return
             if kind == "reset":
                 self._reset()
                 return
+            if kind == "stale":
+                self._answer(*proxy.answers[self.path])
+                return
             status, headers, answer = self._ask(_flipped(body) if kind == "flipped_upload" else body)
             if self.command == "GET":
-                proxy.answers[f"{self.command} {self.path}"] = (status, headers, answer)
+                proxy.answers.setdefault(self.path, (status, headers, answer))
             if kind == "lost_answer":
                 self._reset()
             elif kind == "truncated":
@@ -109,7 +118,7 @@ def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
             else:
                 self._answer(status, headers, _flipped(answer) if kind == "flipped" else answer)
 
-        def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        def _ask(self, body: bytes) -> Answer:
             connection = http.client.HTTPConnection(upstream_address, timeout=60)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():

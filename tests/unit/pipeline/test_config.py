@@ -425,3 +425,12 @@ def test_a_name_longer_than_any_file_is_neither_a_preset_nor_a_file() -> None:
         load_config("p" * 300)
     with pytest.raises(BadInput, match="cannot be read: File name too long"):
         load_config(f"{'p' * 300}.toml")
+
+
+def test_a_setting_that_was_added_later_changes_digests_only_where_it_is_set() -> None:
+    plain, changed = load_config("smoke"), load_config("smoke", ["resources.node_timeout_s=60.0"])
+    assert "node_timeout_s" not in plain.sections()["resources"]
+    assert json.loads(changed.sections()["resources"])["node_timeout_s"] == 60.0
+    assert changed.digest() != plain.digest() == DIGESTS["smoke"]
+    assert "node_timeout_s = 600.0" in plain.toml(), "shown with every default"
+    assert RunConfig.model_validate_json(changed.canonical()) == changed
