@@ -1,12 +1,13 @@
 """The `resources` section: processes, threads and machines of the train and evaluate steps. Never part of a run's identity."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from model.frozen_config import FrozenConfig, TextForm
 
+_ADDED_LATER = ("node_timeout_s",)
 Quantity = Annotated[str, TextForm(r"[1-9][0-9]*(Mi|Gi|Ti)", example="16Gi")]
 
 
@@ -16,7 +17,7 @@ class Toleration(FrozenConfig):
     key: str = Field(min_length=1)
     operator: Literal["Exists", "Equal"] = "Exists"
     value: str | None = Field(None, description="for operator Equal")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="None: every effect")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="unset: every effect")
 
     def problems(self) -> Iterator[str]:
         if (self.operator == "Equal") != (self.value is not None):
@@ -31,6 +32,9 @@ class ResourcesConfig(FrozenConfig):
     threads: int = Field(1, ge=1, le=256, description="CPU threads per process")
     nodes: int = Field(1, ge=1, le=512, description="machines; more than one needs Kubeflow Trainer")
     rank_timeout_s: float = Field(600.0, ge=1, le=86400, description="seconds that a rank waits for another before it fails")
+    node_timeout_s: float = Field(
+        600.0, ge=1, le=86400, description="seconds that the nodes of a training wait for the last of them; meanwhile they hold their GPUs"
+    )
     price_per_device_hour: float | None = Field(
         None, ge=0, description="what an hour of one GPU (or CPU rank) costs, in any currency, for `cost/total`. Default: not reported"
     )
@@ -44,8 +48,14 @@ class ResourcesConfig(FrozenConfig):
     shm: Quantity = Field("8Gi", description="size of /dev/shm of the heavy steps")
     scratch: Quantity = Field("100Gi", description="limit of a step's disk use on its node")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of the nodes that the heavy steps run on")
-    tolerations: tuple[Toleration, ...] = Field((), description="taints of those nodes; the GPUs' own is tolerated always")
+    tolerations: tuple[Toleration, ...] = Field((), description="taints of those nodes; on GPUs the taint gpu_type is tolerated too")
     timeout_h: int = Field(168, ge=1, le=8760, description="hours after which an attempt of a heavy step is stopped")
+
+    def stored(self) -> dict[str, Any]:
+        """Return the section as JSON for what is stored, compared or digested: without settings that were added later and are not set."""
+        values = self.model_dump(mode="json")
+        unset = [name for name in _ADDED_LATER if values[name] == type(self).model_fields[name].default]
+        return {name: value for name, value in values.items() if name not in unset}
 
     @property
     def num_ranks(self) -> int:

@@ -4,6 +4,7 @@ Promises: `Agreement` gives all ranks the same answer at the same step without m
 `components/runtime/launch.py`.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,10 @@ class World:
 
 @contextmanager
 def process_group(world: World, device: torch.device, *, timeout_s: float) -> Iterator[None]:
-    """Join the default process group (NCCL on CUDA, gloo on CPU) inside the block; does nothing in a world of one."""
+    """Join the default process group (NCCL on CUDA, gloo on CPU) inside the block; does nothing in a world of one.
+
+    A rank waits `timeout_s` for the others, here and in every collective operation.
+    """
     if world.size == 1:
         yield
         return
@@ -98,29 +102,49 @@ _LOST_RANK_MESSAGES = (
 )
 
 
+_PEER_ADDRESS = re.compile(r"\[([0-9a-fA-F.:]+)\]:\d+")
+
+
 def is_lost_rank(error: BaseException) -> bool:
     """Return whether `error` is raised by a collective when another rank exited or hangs; gloo's errors differ by their text alone."""
     return isinstance(error, dist.DistError) or any(message in str(error) for message in _LOST_RANK_MESSAGES)
 
 
-def wait_for_all_ranks(world: World) -> None:
-    """Wait until every rank has called this."""
-    if world.size > 1:
-        dist.barrier()
+def lost_address(error: BaseException) -> str | None:
+    """Return the address of the machine whose rank exited, if gloo's `error` names one other than this machine."""
+    named = _PEER_ADDRESS.search(str(error))
+    return None if named is None or named[1].startswith("127.") or named[1] == "::1" else named[1]
 
 
-def broadcast_text(text: str, world: World, device: torch.device) -> str:
-    """Return the `text` of rank 0 on every rank, sent as plain bytes (torch's object collectives unpickle what they receive)."""
-    if world.size == 1:
-        return text
-    raw = text.encode()
-    size = torch.tensor([len(raw)], device=device)
-    dist.broadcast(size, src=0)
-    buffer = torch.zeros(int(size), dtype=torch.uint8, device=device)
-    if world.is_first and raw:
-        buffer.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
-    dist.broadcast(buffer, src=0)
-    return bytes(buffer.cpu().tolist()).decode()
+class HostGroup:
+    """A group of all ranks with a time limit of its own, on the host: to wait for a rank that itself waits for a server."""
+
+    def __init__(self, world: World, *, timeout_s: float) -> None:
+        """Every rank creates it at the same place."""
+        self._world = world
+        self._group: dist.ProcessGroup | None = None
+        if world.size > 1:
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            assert isinstance(group, dist.ProcessGroup), "every rank is a member"
+            self._group = group
+
+    def wait_for_all_ranks(self) -> None:
+        """Wait until every rank has called this."""
+        if self._group is not None:
+            dist.barrier(group=self._group)
+
+    def broadcast_text(self, text: str) -> str:
+        """Return the `text` of rank 0 on every rank, sent as plain bytes (torch's object collectives unpickle what they receive)."""
+        if self._group is None:
+            return text
+        raw = text.encode()
+        size = torch.tensor([len(raw)])
+        dist.broadcast(size, src=0, group=self._group)
+        buffer = torch.zeros(int(size), dtype=torch.uint8)
+        if self._world.is_first and raw:
+            buffer.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+        dist.broadcast(buffer, src=0, group=self._group)
+        return bytes(buffer.tolist()).decode()
 
 
 def mean_over_ranks(values: Tensor, world: World) -> Tensor:

@@ -1,7 +1,8 @@
 """Training metrics of the window since the last metric point: loss, gradient norm, throughput, data wait, utilisation and cost.
 
-Promises: nothing makes the device wait before `read`; losses and norms are part of a run's state, so that a resumed run reports the same
-means; device time adds up over all attempts. Clock and hardware are parameters.
+Promises: nothing makes the device wait before `read`; losses and norms are part of a run's state, and those of all ranks, so that a run
+that was resumed, with any number of ranks, reports the same means; device time adds up over all attempts. Clock and hardware are
+parameters.
 """
 
 from collections.abc import Callable
@@ -90,15 +91,18 @@ class Meter:
         self._window_start_s += seconds
 
     def add_step(self, loss: Tensor, norm: Tensor) -> None:
-        """Add one optimiser step by its mean loss and its gradient norm, both still on the device."""
-        self._losses.append(loss)
+        """Add one optimiser step by this rank's mean loss and the gradient norm, both still on the device. A collective.
+
+        The losses of the ranks are averaged at each step, not at the end of the window: rank 0 alone stores the state of an open window,
+        at a step that the others do not know of.
+        """
+        self._losses.append(mean_over_ranks(loss, self._world))
         self._norms.append(norm)
         self._steps += 1
 
     def read(self) -> dict[str, float]:
-        """Return the window's metrics over all ranks and start the next window. A collective: every rank calls it at the same step."""
-        losses = mean_over_ranks(torch.stack(self._losses), self._world)
-        loss, norm = float(losses.mean()), float(torch.stack(self._norms).mean())
+        """Return the window's metrics over all ranks and start the next window."""
+        loss, norm = float(torch.stack(self._losses).mean()), float(torch.stack(self._norms).mean())
         elapsed_s = max(self._clock() - self._window_start_s, 1e-9)
         rate = self._steps / elapsed_s
         self._count_hours()
@@ -128,7 +132,7 @@ class Meter:
         self._hours_counted_until_s = now_s
 
     def facts(self) -> dict[str, list[float]]:
-        """Return the state of an unfinished window as JSON, for a resumed run."""
+        """Return the state of an unfinished window as JSON, for a resumed run: means over all ranks, one per step."""
         return {
             "losses": [float(v) for v in self._losses],
             "norms": [float(v) for v in self._norms],

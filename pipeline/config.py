@@ -17,13 +17,15 @@ from pydantic import Field, ValidationError
 
 from components.errors import BadInput
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.measured import measured_metrics
+from components.evaluate.measured import least_images, measured_metrics
+from components.evaluate.metrics.table import active_metrics
+from components.evaluate.protocol import comparison_of
 from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
 from components.runtime.context import location, problem_lines
-from model.canonical import canonical_json, digest_of
+from model.canonical import JsonObject, canonical_json, digest_of
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from model.frozen_config import FrozenConfig
 from pipeline.config_files import parse_override, read_layers
@@ -49,16 +51,19 @@ class RunConfig(FrozenConfig):
 
     def sections(self) -> dict[str, str]:
         """Return every section as canonical JSON: the parameters of the pipeline."""
-        whole = self.model_dump(mode="json")
+        whole = self._stored()
         return {name: canonical_json(whole[name]).decode() for name in type(self).model_fields}
 
     def canonical(self) -> bytes:
         """Return the bytes that equal configurations share."""
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self._stored())
 
     def digest(self) -> str:
         """Return the sha256 of the canonical form."""
-        return digest_of(self.model_dump(mode="json"))
+        return digest_of(self._stored())
+
+    def _stored(self) -> JsonObject:
+        return {**self.model_dump(mode="json"), "resources": self.resources.stored()}
 
     def toml(self) -> str:
         """Return a TOML file that `load_config` reads as this configuration; a field without a value is left out."""
@@ -180,12 +185,23 @@ def _bounds_are_measured(gate: GateConfig, evaluation: EvaluationConfig) -> Iter
                 yield f"gate.{name}: {metric!r} will not be measured: the evaluation section gives {', '.join(sorted(measured))}"
 
 
+def _images_suffice(data: DataConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+    comparison, least = comparison_of(evaluation), least_images(evaluation)
+    for name in ("num_images", "num_reference"):
+        if (count := getattr(comparison, name)) is not None and count < least:
+            metrics = ", ".join(metric.name for metric in active_metrics(evaluation) if metric.min_images > count)
+            yield f"evaluation.{name} {count} is too few for evaluation.metrics {metrics}: use at least {least}"
+    if comparison.reference_split == "held_out" and not data.held_out:
+        yield "evaluation.reference_split 'held_out' has no images while data.held_out is 0: set both, or compare with 'train'"
+
+
 _RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Iterator[str]]], ...] = (
     (("data", "network"), _same_image_px),
     (("training", "sampling"), _ema_is_tracked),
     (("training", "resources"), _batch_fits_ranks),
     (("gate", "evaluation"), _champion_is_measured),
     (("gate", "evaluation"), _bounds_are_measured),
+    (("data", "evaluation"), _images_suffice),
 )
 
 

@@ -2,7 +2,8 @@
 
 Promises: the error that is raised is that of the rank that failed first; a SIGTERM to this process reaches the ranks and lets them save;
 no rank outlives this process. The ranks of one machine meet through files in a folder that only this user can open: nothing listens beyond
-the loopback interface, and neither the machine's hostname nor the environment decides where they meet.
+the loopback interface, and neither the machine's hostname nor the environment decides where they meet. Those of several nodes meet at the
+place that the environment describes; see `rendezvous.py`.
 """
 
 import json
@@ -15,14 +16,24 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from components.environment import RENDEZVOUS, WORK_DIR
+from components.environment import WORK_DIR
 from components.errors import CelebditError, Failure, Preempted, RankLost, TemporaryFailure, error_for_exit_code
+from components.runtime.agent_report import (
+    REPORT_FILE,
+    agent_killed,
+    count_oom_kills,
+    lost_processes,
+    name_stopped,
+    not_started,
+    read_report,
+)
 from components.runtime.redact import redactor
+from components.runtime.rendezvous import NODE_TIMEOUT_S, Nodes, single_machine
 from components.system.child_environment import child_environment
 from components.system.process import spawn, stop
 from components.system.python_process import python_command
@@ -32,22 +43,8 @@ FAILURES = "failures"
 _START_TIMEOUT_S = 300.0
 _GRACE_S = 25.0
 _POLL_S = 0.1
+_RUN_AGAIN = "run it again: finished work is kept"
 _log = logging.getLogger(__name__)
-_TORCHRUN_PREFIXES = ("PET_", "TORCHELASTIC_", "MASTER_", "GLOO_")
-_TORCHRUN_NAMES = frozenset(
-    {
-        "RANK",
-        "LOCAL_RANK",
-        "GROUP_RANK",
-        "ROLE_RANK",
-        "ROLE_NAME",
-        "WORLD_SIZE",
-        "LOCAL_WORLD_SIZE",
-        "GROUP_WORLD_SIZE",
-        "ROLE_WORLD_SIZE",
-        "NCCL_COMM_ID",
-    }
-)
 
 
 def launch(
@@ -59,18 +56,23 @@ def launch(
     threads: int,
     standalone: bool = True,
     start_timeout_s: float = _START_TIMEOUT_S,
+    node_timeout_s: float = NODE_TIMEOUT_S,
+    signals: "SignalFlag | None" = None,
 ) -> None:
     """Run `python -m module spec_path` as `processes` ranks and wait for them; they read their job from the file at `spec_path`.
 
     The ranks use `work_dir` as this process does, get of its environment what ranks need, and run in the folder of the spec. What torchrun
     writes itself lies beside the spec, until the next launch.
 
-    Unless `standalone`, this machine is one of several, and torchrun finds the others through the PET_ variables of the environment. On
-    one machine, ranks of which none has started after `start_timeout_s` are ended.
+    Unless `standalone`, this machine is one of several, which the PET_ variables of the environment describe, and it waits `node_timeout_s`
+    for the others. Ranks of which none has started `start_timeout_s` later are ended. A caller that records signals itself passes
+    its `signals`.
 
     Raises:
-        CelebditError: what the first failing rank reported, `Preempted` after SIGTERM, or `TemporaryFailure` if no rank started.
+        CelebditError: what the first failing rank reported, `Preempted` after SIGTERM, or `TemporaryFailure` if no rank started or one was
+            killed.
     """
+    nodes = None if standalone else Nodes.from_environment(os.environ)
     spec_path, work_dir = spec_path.absolute(), work_dir.absolute()
     failures = spec_path.parent / FAILURES
     logs = spec_path.parent / "torchrun"
@@ -82,12 +84,14 @@ def launch(
         **_thread_limits(threads),
         WORK_DIR: str(work_dir),
     }
-    with SignalFlag() as stop_request, tempfile.TemporaryDirectory(prefix="rendezvous-", dir=spec_path.parent) as rendezvous:
-        options: list[str] = []
-        if standalone:
-            options, environment = _single_machine_rendezvous(Path(rendezvous), environment)
+    recording = SignalFlag() if signals is None else nullcontext(signals)
+    with recording as stop_request, tempfile.TemporaryDirectory(prefix="rendezvous-", dir=spec_path.parent) as rendezvous:
+        if nodes is None:
+            options, environment = single_machine(Path(rendezvous), environment)
+        else:
+            options, environment = nodes.options(timeout_s=node_timeout_s), nodes.environment(environment)
         command = [
-            *python_command("torch.distributed.run"),
+            *python_command("components.runtime.agent", str(failures / REPORT_FILE), "torch.distributed.run"),
             *options,
             f"--nproc-per-node={processes}",
             "--max-restarts=0",
@@ -99,57 +103,61 @@ def launch(
         _log.info("starting %d rank(s) of %s, each with %d thread(s)", processes, module, threads)
         # A process group of its own, so that a signal to the step's group reaches torchrun once, through `stop`.
         agent = spawn(command, environment=environment, new_group=True, folder=spec_path.parent)
-        deadline_s = time.monotonic() + start_timeout_s
+        deadline_s = time.monotonic() + start_timeout_s + (0.0 if nodes is None else node_timeout_s)
+        oom_kills_before = count_oom_kills()
         never_started = False
         while agent.poll() is None and not stop_request.received and not never_started:
             time.sleep(_POLL_S)
-            never_started = standalone and time.monotonic() > deadline_s and not any(failures.glob("started-*"))
+            never_started = time.monotonic() > deadline_s and not any(failures.glob("started-*"))
         status = stop(agent, grace_s=_GRACE_S) if stop_request.received or never_started else agent.wait()
     if never_started:
         raise TemporaryFailure(
             f"none of the {processes} process(es) of {module} started within {start_timeout_s:.0f} s",
             hint="read the log above; run it again, and look for a full or very slow disk if it happens again",
         )
-    first = first_failure(failures)
-    if stop_request.received and (first is None or isinstance(first, TemporaryFailure)):
-        raise Preempted(first.message if first else "the step was asked to stop", hint="run it again: finished work is kept")
-    unreported = sorted(set(range(processes)) - _failed_processes(failures))
-    if status != 0 and unreported and (first is None or isinstance(first, RankLost)):
-        raise TemporaryFailure(
-            f"process(es) {', '.join(map(str, unreported))} of {module} ended without a reason: killed, perhaps for lack of memory",
-            hint="the log above names the signal (9: killed, by the kernel or by hand); run it again: finished work is kept",
-        )
+    if stop_request.received:
+        raise_if_preempted(failures, stop_request.received_s)
+        status = abs(status)  # a signal that ended torchrun was ours
+    _raise_failure(
+        failures,
+        status,
+        module,
+        processes=processes,
+        first_rank=0 if nodes is None else nodes.node_rank * processes,
+        node_timeout_s=None if nodes is None else node_timeout_s,
+        oom_kills=count_oom_kills() - oom_kills_before,
+    )
+
+
+def _raise_failure(
+    failures: Path, status: int, module: str, *, processes: int, first_rank: int, node_timeout_s: float | None, oom_kills: int
+) -> None:
+    """Raise why ranks or torchrun failed, the cause before its consequences; return if they did not."""
+    first, report, explained = first_failure(failures), read_report(failures / REPORT_FILE), _failed_processes(failures)
+    if missing := not_started(report, module, timeout_s=node_timeout_s):
+        raise missing
+    if first is None or isinstance(first, RankLost):
+        if lost := lost_processes(report, explained=explained, oom_kills=oom_kills):
+            raise lost
+        if status < 0:
+            raise agent_killed(-status, oom_kills=oom_kills)
+    if isinstance(first, RankLost):
+        raise name_stopped(first, report, processes=processes, first_rank=first_rank, explained=explained)
     if first is not None:
         raise first
     if status != 0:
-        raise TemporaryFailure(f"torchrun ended with status {status}", hint="read the log above; run it again: finished work is kept")
+        raise TemporaryFailure(f"torchrun ended with status {status}", hint=f"read the log above; {_RUN_AGAIN}")
 
 
-def _single_machine_rendezvous(folder: Path, environment: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Return torchrun's options and the environment with which the ranks of one machine meet through files in `folder`.
+def raise_if_preempted(failures: Path, stop_s: float | None) -> None:
+    """Raise `Preempted` after a request to stop at `stop_s`, unless a rank had failed before it or for a reason that stays.
 
-    `torchrun --standalone` opens two TCP stores on all interfaces and unpickles what others write into them, and it waits for the machine's
-    own hostname to resolve (torch 2.15). A file store in a folder of mode 0700 does neither. Torchrun reads an option that is not given
-    from a PET_ variable, so those of the surroundings (a notebook inside a TrainJob has some) are dropped.
+    What ranks record after the signal is its consequence. But a node that failed ends a job, and then all others are asked to stop.
     """
-    options = [
-        "--nnodes=1",
-        "--node-rank=0",
-        "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={folder / 'agent'}",
-        "--rdzv-conf=store_type=file",
-        "--rdzv-id=celebdit",
-        "--local-addr=127.0.0.1",
-    ]
-    kept = {name: value for name, value in environment.items() if not name.startswith(_TORCHRUN_PREFIXES) and name not in _TORCHRUN_NAMES}
-    loopback = "lo0" if sys.platform == "darwin" else "lo"
-    return options, {
-        **kept,
-        RENDEZVOUS: str(folder / "ranks"),
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else the agent opens a TCP store for its ranks all the same
-        "GLOO_SOCKET_IFNAME": loopback,
-        "NCCL_SOCKET_IFNAME": loopback,
-    }
+    earlier = first_failure(failures, before_s=stop_s)
+    first = earlier or first_failure(failures)
+    if isinstance(first, Preempted) or first is None or (earlier is None and isinstance(first, TemporaryFailure)):
+        raise Preempted(first.message if first else "the step was asked to stop", hint=_RUN_AGAIN)
 
 
 def record_start(folder: Path) -> None:
@@ -171,12 +179,14 @@ def record_failure(folder: Path, error: BaseException) -> None:
     (folder / f"process-{os.environ.get('LOCAL_RANK', '0')}.json").write_text(json.dumps(facts))
 
 
-def first_failure(folder: Path) -> CelebditError | None:
-    """Return the error of the rank that failed first, or None if none wrote one.
+def first_failure(folder: Path, *, before_s: float | None = None) -> CelebditError | None:
+    """Return the error of the rank that failed first, or None if none wrote one; with `before_s` none before that time.
 
     When one rank fails, others fail as a consequence: a rank that only lost another counts only if no rank has a reason of its own.
     """
     failures = [json.loads(path.read_text()) for path in sorted(folder.glob("process-*.json"))]
+    if before_s is not None:
+        failures = [facts for facts in failures if facts["at_s"] < before_s]
     if not failures:
         return None
     first = min(failures, key=lambda facts: (facts["kind"] == RankLost.__name__, facts["at_s"]))
@@ -208,6 +218,8 @@ class SignalFlag:
     """Record SIGTERM and SIGINT instead of ending, while the block runs in the main thread."""
 
     received = False
+    received_s: float | None = None
+    """When the first signal came, by the clock of `time.time`."""
 
     def __enter__(self) -> "SignalFlag":
         self._main = threading.current_thread() is threading.main_thread()
@@ -216,6 +228,8 @@ class SignalFlag:
         return self
 
     def _set(self, number: int, frame: FrameType | None) -> None:
+        if self.received_s is None:
+            self.received_s = time.time()
         self.received = True
 
     def __exit__(self, *_: object) -> None:

@@ -66,12 +66,13 @@ class Download:
         """
         response = self._request()
         with response["Body"] as body, self._partial.open("ab" if self._have_bytes else "wb") as file:
-            total_bytes = self._have_bytes + response["ContentLength"]
+            rest_bytes = response.get("ContentLength")  # a response in chunks has none
+            total_bytes = None if rest_bytes is None else self._have_bytes + rest_bytes
             while chunk := body.read(CHUNK_BYTES):
                 file.write(chunk)
                 self._update(chunk)
                 self._have_bytes += len(chunk)
-        if self._have_bytes != total_bytes:
+        if total_bytes is not None and self._have_bytes != total_bytes:
             raise Incomplete(f"{self._have_bytes} of {total_bytes} bytes")
         sha256 = self._sha256.hexdigest()
         if self._expected is not None and sha256 != self._expected:
@@ -133,16 +134,19 @@ def read_response(uri: StoreUri, response: "GetObjectOutputTypeDef", *, limit: i
     Raises:
         Incomplete: if it ended early. ObjectChanged: if it is not of the object that was `listed`.
     """
-    expected_bytes, chunks, have_bytes = min(response["ContentLength"], limit), [], 0
+    size_bytes = response.get("ContentLength")  # a response in chunks has none
+    expected_bytes, chunks, have_bytes = limit if size_bytes is None else min(size_bytes, limit), [], 0
     with response["Body"] as body:
         require_listed(described(uri, response), listed)
         while have_bytes < expected_bytes and (chunk := body.read(min(CHUNK_BYTES, expected_bytes - have_bytes))):
             chunks.append(chunk)
             have_bytes += len(chunk)
-    if have_bytes < expected_bytes:
+    if size_bytes is not None and have_bytes < expected_bytes:
         raise Incomplete(f"{have_bytes} of {expected_bytes} bytes")
     data = b"".join(chunks)
-    if listed is not None and have_bytes == response["ContentLength"] and (expected := _md5_of(response)) is not None:
+    if listed is not None and have_bytes != min(listed.size_bytes, limit):
+        raise _changed(uri, f"it was listed with {listed.size_bytes} bytes, and {have_bytes} were received")
+    if listed is not None and have_bytes == listed.size_bytes and (expected := _md5_of(response)) is not None:
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         if md5 != expected:
             raise _changed(uri, f"bytes with MD5 {md5} were received, its ETag is {expected}")
@@ -160,7 +164,7 @@ def check_response(uri: StoreUri, response: "GetObjectOutputTypeDef", sha256: st
         while chunk := body.read(CHUNK_BYTES):
             digest.update(chunk)
             size_bytes += len(chunk)
-    if size_bytes != response["ContentLength"]:
+    if size_bytes != response.get("ContentLength", size_bytes):
         raise Incomplete(f"{size_bytes} of {response['ContentLength']} bytes")
     if digest.hexdigest() != sha256:
         raise mismatch(uri, digest.hexdigest(), sha256)
@@ -168,8 +172,8 @@ def check_response(uri: StoreUri, response: "GetObjectOutputTypeDef", sha256: st
 
 def described(uri: StoreUri, response: Mapping[str, Any], *, size_bytes: int | None = None) -> StoredObject:
     """Return the object that the header of a response describes; of a part of it, `size_bytes` is the size of the whole."""
-    size = response["ContentLength"] if size_bytes is None else size_bytes
-    return StoredObject(uri, size, response.get("ETag", ""), response.get("LastModified"))
+    size = response.get("ContentLength") if size_bytes is None else size_bytes
+    return StoredObject(uri, size or 0, response.get("ETag", ""), response.get("LastModified"), is_size_known=size is not None)
 
 
 def require_listed(version: StoredObject, listed: StoredObject | None) -> None:

@@ -8,11 +8,13 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from components.errors import BadInput
+from components.errors import BadInput, shortened
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@+-]*")
 _LOCATION = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.DOTALL)
 _LONGEST_KEY_BYTES = 1024
+_LONGEST_SEGMENT = 255
+"""Of a file's name, which it is on a server that keeps objects as files."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ class StoreUri:
         return cls(match[1], key)
 
     def __truediv__(self, segment: str) -> "StoreUri":
-        if not _SEGMENT.fullmatch(segment):
+        if not _SEGMENT.fullmatch(segment) or len(segment) > _LONGEST_SEGMENT:
             raise BadInput(
-                f"{segment!r} cannot be part of an object key", hint="use letters, digits and . _ = @ + -, starting with a letter or digit"
+                f"{shortened(repr(segment))} cannot be part of an object key",
+                hint=f"use at most {_LONGEST_SEGMENT} letters, digits and . _ = @ + -, starting with a letter or digit",
             )
         return StoreUri(self.bucket, f"{self.key}/{segment}" if self.key else segment)
 
@@ -87,6 +90,8 @@ class StoredObject:
     etag: str = ""
     """As the store writes it, in quotes; with nothing in them if it gives none."""
     modified: datetime | None = None
+    is_size_known: bool = True
+    """False for a response that does not say its length: then `size_bytes` is 0."""
 
     @property
     def version(self) -> str:
@@ -95,7 +100,8 @@ class StoredObject:
 
     def is_same(self, other: "StoredObject") -> bool:
         """Return whether both describe the same bytes: equal sizes and ETags, or times, of which headers have whole seconds only."""
+        same_size = self.size_bytes == other.size_bytes or not (self.is_size_known and other.is_size_known)
         if self.etag.strip('"') and other.etag.strip('"'):
-            return (self.size_bytes, self.etag) == (other.size_bytes, other.etag)
+            return same_size and self.etag == other.etag
         seconds = [item.modified and item.modified.replace(microsecond=0) for item in (self, other)]
-        return self.size_bytes == other.size_bytes and seconds[0] == seconds[1]
+        return same_size and seconds[0] == seconds[1]

@@ -7,10 +7,10 @@ because whatever reads a checkpoint shares what makes it valid.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ COMMIT_FILE = "COMMIT.json"
 QUARANTINE_FILE = "QUARANTINE.json"
 _SCORE_PREFIX = "SCORE-"
 _PARALLEL_FILES = 4
+_STEP_FOLDER = re.compile(rf"/step-([0-9]{{1,18}})/[^/]+/{COMMIT_FILE}$")
 
 
 class FileNotInCheckpoint(CheckpointInvalid):
@@ -245,9 +246,13 @@ class CheckpointStore:
         ranking: Ranking = {}
         for score in scores:
             if _folder(score) in by_uri:
-                with suppress(DataRefused, ValueError, KeyError, TypeError):  # a damaged score is written again by the next evaluation
+                try:
                     measured = json.loads(self._store.get_bytes(score))
-                    ranking.setdefault(measured["metric"], []).append((float(measured["value"]), by_uri[_folder(score)]))
+                    metric, value = str(measured["metric"]), float(measured["value"])
+                except (ValueError, KeyError, TypeError, ObjectMissing) as problem:  # the next evaluation writes it again
+                    self._warn(f"{score} is not a score and was ignored: {problem}")
+                    continue
+                ranking.setdefault(metric, []).append((value, by_uri[_folder(score)]))
         return ranking
 
 
@@ -258,8 +263,8 @@ def is_note(name: str) -> bool:
 
 def _committed_checkpoints(names: Sequence[StoreUri]) -> list[CommittedCheckpoint]:
     quarantined = {_folder(uri) for uri in names if uri.name == QUARANTINE_FILE}
-    folders = [_folder(uri) for uri in names if uri.name == COMMIT_FILE]
-    listed = [CommittedCheckpoint(uri, _step_of(uri / COMMIT_FILE)) for uri in folders if uri not in quarantined]
+    folders = [(_folder(uri), _STEP_FOLDER.search(uri.key)) for uri in names if uri.name == COMMIT_FILE]
+    listed = [CommittedCheckpoint(uri, int(step[1])) for uri, step in folders if step is not None and uri not in quarantined]
     return sorted(listed, key=lambda entry: (entry.step, entry.uri.key), reverse=True)
 
 

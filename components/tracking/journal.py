@@ -111,12 +111,12 @@ class Journal:
 
     @property
     def mark(self) -> int:
-        """How many bytes of the journal have been uploaded."""
+        """How many bytes of the journal have been uploaded; 0 if its file is damaged: uploading again changes nothing."""
         try:
             mark = int(self._mark.read_text())
+            return mark if 0 <= mark <= self._path.stat().st_size else 0
         except (FileNotFoundError, ValueError):
             return 0
-        return mark if self._path.exists() and mark <= self._path.stat().st_size else 0  # a journal that was lost began again
 
     @property
     def folder(self) -> Path:

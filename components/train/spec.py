@@ -8,6 +8,8 @@ import time
 import uuid
 from typing import Literal
 
+from pydantic import field_serializer
+
 from components.manifests import DatasetManifest, Manifest
 from components.resources import ResourcesConfig
 from components.storage import ObjectStore, StoreUri
@@ -27,6 +29,10 @@ class TrainSpec(Manifest, Recipe):
     attempt: str
     dataset: DatasetManifest
     resources: ResourcesConfig
+
+    @field_serializer("resources")
+    def _store_resources(self, resources: ResourcesConfig) -> JsonObject:
+        return resources.stored()
 
 
 def store_spec(spec: TrainSpec, store: ObjectStore, layout: StoreLayout) -> StoreUri:

@@ -4,7 +4,7 @@ Promises: a finished run is not repeated, but what was damaged or lost of it is 
 is continued; all attempts share one MLflow run, which ends with the right status; an MLflow outage does not stop training.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from components.train.repair import FinishedRun, repair_finished
 from components.train.reporting.reporter import MlflowRunReporter
 from components.train.spec import SPEC_FILE, TrainSpec, new_attempt, run_key, store_spec
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
+
+_FEWEST_IMAGES = 2
 
 
 def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, context: StepContext) -> CheckpointManifest:
@@ -46,8 +48,9 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         context.events.note(
             f"run {key}: {total} steps of {recipe.training.batch_images} images on {resources.nodes} x {resources.processes} process(es)"
         )
+        run_ranks = rank_runner(resources)
         with _report_to_mlflow(context, spec):
-            _train(spec, folder / SPEC_FILE, context)
+            run_ranks(spec, folder / SPEC_FILE, context)
             outcome = find_finished(checkpoints, recipe, dataset.digest, is_new=True)
             if outcome is None:
                 raise TemporaryFailure(
@@ -63,21 +66,30 @@ def _repair(spec: TrainSpec, finished: Finished, context: StepContext) -> None:
     def train_to(step: int) -> None:
         """Train from the newest checkpoint before `step` to it; the numbers of a run do not depend on its length."""
         training = spec.training.model_copy(update={"total_steps": step})
-        _train(spec.model_copy(update={"attempt": new_attempt(), "training": training}), folder / SPEC_FILE, context)
+        run_ranks = rank_runner(spec.resources)
+        run_ranks(spec.model_copy(update={"attempt": new_attempt(), "training": training}), folder / SPEC_FILE, context)
 
     with try_lock(folder / "launcher.lock") as is_free:
         if is_free:
             repair_finished(FinishedRun(spec, finished, train_to if spec.resources.nodes == 1 else None), context)
 
 
-def _train(spec: TrainSpec, path: Path, context: StepContext) -> None:
-    """Run the ranks until they end, on this machine or on several nodes; their checkpoints are in object storage."""
-    if spec.resources.nodes > 1:
+def rank_runner(resources: ResourcesConfig) -> Callable[[TrainSpec, Path, StepContext], None]:
+    """Return the function that runs the ranks until they end, on this machine or on several nodes.
+
+    Imports the Kubernetes client if it is needed. Call it before the journal's thread imports MLflow: both import requests, and two
+    threads that import a package at once can each see a part of it.
+    """
+    if resources.nodes > 1:
         # The Kubernetes client takes a second to import, and one node needs none.
         from components.train.trainjob.job import train_on_nodes  # noqa: PLC0415
 
-        train_on_nodes(spec, context)
-        return
+        return lambda spec, path, context: train_on_nodes(spec, context)
+    return _train_here
+
+
+def _train_here(spec: TrainSpec, path: Path, context: StepContext) -> None:
+    """Run the ranks on this machine until they end; their checkpoints are in object storage."""
     spec.dump(path)
     resources = spec.resources
     launch(
@@ -107,6 +119,11 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
         raise BadInput(
             f"network.image_px is {recipe.network.image_px}, the dataset's images have {dataset.image_px}",
             hint="set data.image_px and network.image_px to the same number",
+        )
+    if dataset.num_images < _FEWEST_IMAGES:
+        raise BadInput(
+            f"the dataset has {dataset.num_images} image(s) to train on, at least {_FEWEST_IMAGES} are needed to evaluate what is trained",
+            hint="ingest a source with more images, or with a smaller data.held_out",
         )
     try:
         recipe.training.batch_plan(resources.num_ranks)

@@ -33,13 +33,15 @@ from components.train.system_metrics import SystemMetrics
 from model.canonical import JsonObject
 from model.checkpoint import remove_unpublished
 from model.config import TrainingConfig
-from model.distributed import is_lost_rank, process_group, wait_for_all_ranks
+from model.distributed import HostGroup, is_lost_rank, lost_address, process_group
 from model.guard import NonFinite
 from model.interfaces import Outputs, Recorder
 from model.trainer import Placement, Trainer
 
 _PREDECESSOR_TIMEOUT_S = 60.0
 """How long to wait until the writer of an earlier attempt, whose launcher was killed, ends."""
+_STORAGE_CALLS_AT_START = 4
+"""How many calls to object storage, of a deadline each, a rank may wait for while it starts: the others wait as long for it."""
 _FLUSH_TIMEOUT_S = 60.0
 _FLUSH_TIMEOUT_STOPPED_S = 5.0
 """How long the last delivery to MLflow may take in a process that was asked to stop and will be killed soon."""
@@ -94,23 +96,25 @@ def body(spec_path: Path, rank: Rank) -> None:
 
 def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorage) -> tuple[int, bool]:
     """Continue the run until its last step or a request to stop; return the step, and whether it is the last one."""
-    pack = fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"))
     timeout_s = spec.resources.rank_timeout_s
-    group = process_group(rank.world, device, timeout_s=timeout_s)
-    with group, _open_recorder(rank, spec, storage.journal, storage.archive) as recorder, _translate_errors(spec, rank, device):
-        placement = Placement(
-            rank.world,
-            device,
-            timeout_s=timeout_s,
-            probe=SystemMetrics(storage.folder, device),
-            price_per_device_hour=spec.resources.price_per_device_hour,
-        )
-        trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots))
-        _continue(trainer, storage, spec, rank)
-        try:
-            finished = trainer.run(stop_requested=rank.stop_requested.is_set)
-        finally:
-            storage.snapshots.settle()
+    with process_group(rank.world, device, timeout_s=timeout_s), _translate_errors(spec, rank, device):
+        start_timeout_s = timeout_s + _STORAGE_CALLS_AT_START * rank.context.settings.storage_deadline_s
+        group = HostGroup(rank.world, timeout_s=start_timeout_s)
+        pack = fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"))
+        with _open_recorder(rank, spec, storage.journal, storage.archive) as recorder:
+            placement = Placement(
+                rank.world,
+                device,
+                timeout_s=timeout_s,
+                probe=SystemMetrics(storage.folder, device),
+                price_per_device_hour=spec.resources.price_per_device_hour,
+            )
+            trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots))
+            _continue(trainer, storage, spec, rank, group)
+            try:
+                finished = trainer.run(stop_requested=rank.stop_requested.is_set)
+            finally:
+                storage.snapshots.settle()
     return trainer.step, finished
 
 
@@ -125,20 +129,19 @@ def _retention(training: TrainingConfig) -> Retention:
     return Retention(newest=training.checkpoints_to_keep, best=training.checkpoints_best, every_steps=training.checkpoint_keep_every_steps)
 
 
-def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank) -> None:
-    """Restore the newest checkpoint of the run, if there is one, into `trainer`."""
+def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank, group: HostGroup) -> None:
+    """Restore the newest checkpoint of the run, if there is one, into `trainer`, and wait until every rank has."""
     folder = storage.folder / "restored"
     if rank.world.is_first:
         storage.sink.rescue()
         remove_unpublished(storage.folder / "snapshots")
         storage.snapshots.rescue()
-    state = newest_state(storage.checkpoints, spec, rank.world, trainer.device, folder)
-    if state is None:
-        return
-    restore(trainer, state)
-    if rank.world.is_first:
-        rank.context.events.note(f"continuing from step {state.step} of {spec.training.total_steps}")
-    wait_for_all_ranks(rank.world)
+    state = newest_state(storage.checkpoints, spec, rank.world, group, folder)
+    if state is not None:
+        restore(trainer, state)
+        if rank.world.is_first:
+            rank.context.events.note(f"continuing from step {state.step} of {spec.training.total_steps}")
+    group.wait_for_all_ranks()
     if rank.world.local_rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -164,8 +167,10 @@ def _translate_errors(spec: TrainSpec, rank: Rank, device: torch.device) -> Iter
         ) from error
     except RuntimeError as error:
         if is_lost_rank(error):
+            address = lost_address(error)
+            place = f" ({address})" if address else ""
             raise RankLost(
-                f"another rank is gone or did not answer for {spec.resources.rank_timeout_s:g} s",
+                f"another rank is gone or did not answer for {spec.resources.rank_timeout_s:g} s{place}",
                 hint="run it again: it continues from the newest checkpoint. A slow machine may need a larger resources.rank_timeout_s",
             ) from error
         advice = out_of_memory(error, spec, rank.world, device)

@@ -22,6 +22,7 @@ _RIGHTS = (
     ("create", "trainjobs", "trainer.kubeflow.org", ""),
     ("get", "trainjobs", "trainer.kubeflow.org", ""),
     ("delete", "trainjobs", "trainer.kubeflow.org", ""),
+    ("create", "networkpolicies", "networking.k8s.io", ""),
     ("get", "pods", "", ""),
     ("list", "pods", "", ""),
     ("get", "pods", "", "log"),

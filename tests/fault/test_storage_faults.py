@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from celebdit_testing.faults import Fault, Proxy, fault_proxy
 from celebdit_testing.servers import SECRET_KEY
 
@@ -13,6 +14,8 @@ from components.errors import BadInput, StorageUnavailable
 from components.storage import DigestMismatch, ObjectStore, StoreUri, connect
 from components.storage.faults import StorageRefused
 from components.storage.probe import probe
+from components.stores.checkpoints import CheckpointStore
+from model.checkpoint import CheckpointState, publish
 
 pytestmark = pytest.mark.fault
 
@@ -193,3 +196,22 @@ def test_an_error_about_a_refused_addressing_style_names_the_one_that_works(
     monkeypatch.setenv("AWS_S3_ADDRESSING_STYLE", "sideways")
     with pytest.raises(BadInput, match="AWS_S3_ADDRESSING_STYLE is 'sideways'"):
         connect(proxy.endpoint)
+
+
+def test_a_listing_that_is_stale_costs_the_newest_checkpoint_alone(
+    faulty: ObjectStore, proxy: Proxy, prefix: StoreUri, tmp_path: Path
+) -> None:
+    """The proxy answers a listing as before the second checkpoint was written: the first one is continued from, none is quarantined."""
+    checkpoints = CheckpointStore(faulty, prefix)
+    for step in (1, 2):
+        state = CheckpointState(step=step, tensors={"weights": {"a": torch.zeros(2)}}, facts={})
+        checkpoints.upload(publish(state, tmp_path / "local"), "a1")
+        if step == 1:
+            assert [entry.step for entry in checkpoints.list_committed()] == [1]
+    with proxy.injecting(Fault("stale", "GET", path="list-type=2")):
+        assert [entry.step for entry in checkpoints.list_committed()] == [1]
+    with proxy.injecting(Fault("stale", "GET", path="list-type=2")):
+        newest = checkpoints.newest(tmp_path / "restored")
+    assert newest is not None
+    assert newest[0].step == 1
+    assert [entry.step for entry in checkpoints.list_committed()] == [2, 1]

@@ -81,7 +81,7 @@ def test_kills_of_launcher_and_agent_leave_no_orphan_and_no_second_writer(tmp_pa
     agent.kill()
     wait_until(lambda: not [p for p in third.below("components.train.worker") if p.pid != agent.pid], timeout_s=5, every_s=0.05)
     assert third.wait() == TemporaryFailure.exit_code
-    assert "ended without a reason" in third.log()
+    assert "torchrun was killed by SIGKILL, and its ranks with it, not by the launcher" in third.log()
 
     fourth = Launched(training)
     fourth.advance(15)

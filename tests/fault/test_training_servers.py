@@ -208,3 +208,15 @@ def test_a_lasting_outage_of_storage_exits_75_and_the_next_attempt_uploads_the_l
         training.final_digest()
     assert "was only on local disk and is now uploaded" in (training.folder / "events.jsonl").read_text()
     assert training.lines() == lines_before, "steps were done again although a checkpoint of the last one was on disk"
+
+
+def test_a_rank_that_waits_for_storage_while_it_starts_is_not_given_up(tmp_path: Path, rclone_endpoint: str) -> None:
+    """Rank 0 alone looks for a checkpoint; the limit within which ranks answer each other in training is shorter than that takes."""
+    training = new_training(tmp_path, rclone_endpoint, batch_images=8)
+    training.resources = training.resources.model_copy(update={"rank_timeout_s": 2.0})
+    with fault_proxy(rclone_endpoint) as proxy:
+        training.environment = {"AWS_ENDPOINT_URL": proxy.endpoint}
+        slow = Fault("slow", "GET", path="checkpoints", delay_s=6.0)
+        with proxy.injecting(slow), ended(training.start(2)) as ranks:
+            assert ranks.wait(60) == [0, 0], ranks.reason()
+    assert training.lines() == STEPS

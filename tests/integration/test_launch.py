@@ -13,7 +13,7 @@ import psutil
 import pytest
 from celebdit_testing.waiting import wait_until
 
-from components.errors import TemporaryFailure
+from components.errors import RankLost, TemporaryFailure
 from components.runtime.launch import launch
 
 _PROBE = """
@@ -133,6 +133,48 @@ def test_environment_of_a_training_job_around_does_not_steer_a_launch(meeting: P
         monkeypatch.setenv(name, value)
     _meet(meeting)
     assert meeting.with_name("met-1").read_text() == "0.5 of 2"
+
+
+_ENDS = """
+import os, signal, sys, time
+from pathlib import Path
+from components.errors import RankLost
+from components.runtime.rank import worker_main
+
+def body(spec_path, rank):
+    if rank.world.rank == 0:
+        while not spec_path.with_name("other").exists():
+            time.sleep(0.01)
+        raise RankLost("another rank is gone or did not answer for 3 s")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    spec_path.with_name("other").write_text(str(os.getpid()))
+    if spec_path.with_name("die").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+worker_main("train", body)
+"""
+
+
+def test_a_rank_that_is_killed_is_named_with_its_signal(meeting: Path) -> None:
+    (meeting.parent / "meeting_ranks.py").write_text(_ENDS)
+    meeting.with_name("die").touch()
+    with pytest.raises(TemporaryFailure) as raised:
+        _meet(meeting)
+    assert raised.value.message == "rank 1 was killed by SIGKILL, not by the launcher; the kernel counted no lack of memory"
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_a_rank_that_the_launcher_stopped_is_not_taken_for_the_cause(meeting: Path) -> None:
+    """Torchrun waits half a minute before it kills a rank that ignores SIGTERM."""
+    (meeting.parent / "meeting_ranks.py").write_text(_ENDS)
+    with pytest.raises(RankLost) as raised:
+        _meet(meeting)
+    assert not psutil.pid_exists(int(meeting.with_name("other").read_text())), "it was killed after it ignored SIGTERM"
+    assert raised.value.message == (
+        "rank 0: another rank is gone or did not answer for 3 s; rank(s) 1 did not end by themselves and were stopped by the launcher"
+    )
 
 
 _UNSHARE = ["unshare", "--user", "--map-root-user", "--uts"]

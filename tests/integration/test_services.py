@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -93,12 +94,16 @@ def test_the_secret_is_nowhere_on_disk_or_in_the_process_list(embedded: Services
 
 
 def test_both_servers_listen_on_loopback_only(embedded: Services) -> None:
-    for server in embedded.running().values():
+    """What the agent and the ranks of a training listen on is in test_launch.py."""
+    embedded.wait()
+    servers = embedded.running()
+    assert servers.keys() == {"s3", "mlflow"}
+    for name, server in servers.items():
         process = psutil.Process(server.pid)
-        for member in [process, *process.children(recursive=True)]:
-            for connection in member.net_connections(kind="inet"):
-                if connection.status == psutil.CONN_LISTEN:
-                    assert connection.laddr.ip == "127.0.0.1"
+        sockets = [socket for member in [process, *process.children(recursive=True)] for socket in member.net_connections(kind="inet")]
+        listening = {socket.laddr for socket in sockets if socket.status == psutil.CONN_LISTEN}
+        assert urlsplit(server.url).port in {address.port for address in listening}, f"{name} is seen to listen"
+        assert {address.ip for address in listening} == {"127.0.0.1"}, name
 
 
 def test_anonymous_requests_are_refused_by_the_s3_server(embedded: Services) -> None:

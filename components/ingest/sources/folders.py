@@ -61,7 +61,7 @@ class FolderSource:
         self._unjudged -= 1
 
     def count(self) -> int | None:
-        return None
+        return sum(is_image_name(path.name) for path in _walk(self._root))
 
     def provenance(self) -> str:
         return str(self._root)

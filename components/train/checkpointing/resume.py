@@ -7,23 +7,21 @@ different field is named; a corrupt one is quarantined; training never restarts 
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from components.errors import BadInput, DataRefused
 from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
 from components.train.spec import TrainSpec, differences
 from model.checkpoint import CheckpointState, read
 from model.checkpoint_manifest import CheckpointInvalid
-from model.distributed import World, broadcast_text, wait_for_all_ranks
+from model.distributed import HostGroup, World
 from model.state import StateMismatch
 from model.trainer import Trainer
 
 
-def newest_state(checkpoints: CheckpointStore, spec: TrainSpec, world: World, device: torch.device, folder: Path) -> CheckpointState | None:
-    """Return the state to continue from, or None if the run has no checkpoint; a collective operation.
+def newest_state(checkpoints: CheckpointStore, spec: TrainSpec, world: World, group: HostGroup, folder: Path) -> CheckpointState | None:
+    """Return the state to continue from, or None if the run has no checkpoint; a collective operation of `group`.
 
-    The checkpoint is downloaded into `folder` once per machine.
+    The checkpoint is downloaded into `folder` once per machine; meanwhile the other ranks wait, for as long as `group` lets them.
 
     Raises:
         BadInput: if the checkpoint is of another run; names every field that differs.
@@ -33,13 +31,13 @@ def newest_state(checkpoints: CheckpointStore, spec: TrainSpec, world: World, de
     if world.is_first:
         newest = checkpoints.newest(folder, at_most=spec.training.total_steps)
         chosen = "" if newest is None else str(newest[1])
-    chosen = broadcast_text(chosen, world, device)
+    chosen = group.broadcast_text(chosen)
     if not chosen:
         return None
     uri = StoreUri.parse(chosen)
     if world.local_rank == 0 and not world.is_first:
         checkpoints.fetch(uri, folder)
-    wait_for_all_ranks(world)
+    group.wait_for_all_ranks()
     local = folder / uri.key.split("/")[-2]
     try:
         state = read(local)

@@ -1,7 +1,8 @@
 """Run a training on several nodes: create a Kubeflow Trainer v2 TrainJob and wait for it; its nodes run `node.py`.
 
-Promises: a retried step adopts the running job of its run; a job with other settings, or one that has ended, is replaced; the error that is
-raised is that of the node that failed first; a step that is asked to stop deletes its job (`lease.py` covers a step that cannot).
+Promises: a retried step adopts the running job of its run; a job with other settings, or one that has ended, is replaced; no pod of another
+job may reach its pods; the error that is raised is that of the node that failed first; a step that is asked to stop deletes its job
+(`lease.py` covers a step that cannot).
 """
 
 import time
@@ -17,12 +18,13 @@ from components.kube.objects import KubernetesObject
 from components.runtime.context import StepContext
 from components.runtime.launch import SignalFlag
 from components.train.spec import TrainSpec, store_spec
+from components.train.trainjob import network_policy as policies
 from components.train.trainjob.failures import INDEX_LABEL, first_failure, waiting_reason
 from components.train.trainjob.lease import Lease
 from components.train.trainjob.log import LogStream
 from components.train.trainjob.manifest import GROUP, PLURAL, SETTINGS_ANNOTATION, VERSION, trainjob
+from components.train.trainjob.network_policy import JOBSET_LABEL
 
-_JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _POLL_S = 5.0
 _PENDING_REPORT_S = 60.0
 
@@ -88,14 +90,27 @@ class _Job:
         job = self.cluster.custom(GROUP, VERSION, PLURAL, self.name)
         if job is not None and self._is_ours(job):
             self.context.events.note(f"TrainJob {self.name} is already running: waiting for it")
+            self._isolate(job)
             return
         if job is not None:
             self.context.events.note(f"TrainJob {self.name} has {end_state(job) or 'other settings'}: replacing it")
             self.delete()
         with suppress(Conflict):  # the response to our own request was lost, or another attempt of this step was faster: it is the same job
             self.cluster.create_custom(GROUP, VERSION, PLURAL, self.manifest)
+        try:
+            self._isolate(self.cluster.custom(GROUP, VERSION, PLURAL, self.name))
+        except CelebditError:
+            self.delete()  # its nodes could not meet
+            raise
         nodes = self.manifest["spec"]["trainer"]["numNodes"]
-        self.context.events.note(f"TrainJob {self.name} requests {nodes} nodes; its pods: kubectl get pods -l {_JOBSET_LABEL}={self.name}")
+        self.context.events.note(f"TrainJob {self.name} requests {nodes} nodes; its pods: kubectl get pods -l {JOBSET_LABEL}={self.name}")
+
+    def _isolate(self, job: KubernetesObject | None) -> None:
+        """Let the pods of `job` reach each other, and no other pod reach them, for as long as the job exists."""
+        if job is None:
+            return
+        with suppress(Conflict):  # it exists
+            self.cluster.create_custom(policies.GROUP, policies.VERSION, policies.PLURAL, policies.network_policy(job))
 
     def _is_ours(self, job: Mapping[str, Any]) -> bool:
         settings = job["metadata"].get("annotations", {}).get(SETTINGS_ANNOTATION)
@@ -150,7 +165,7 @@ class _Job:
             self.context.events.note(f"TrainJob {self.name} is waiting: {text}")
 
     def _selector(self, *, index: int | None = None) -> str:
-        return f"{_JOBSET_LABEL}={self.name}" + ("" if index is None else f",{INDEX_LABEL}={index}")
+        return f"{JOBSET_LABEL}={self.name}" + ("" if index is None else f",{INDEX_LABEL}={index}")
 
 
 def end_state(job: Mapping[str, Any]) -> str | None:

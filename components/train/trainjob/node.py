@@ -1,61 +1,54 @@
 """One node of a training on several: `python -m components.train.trainjob.node s3://.../spec.json`, started by a TrainJob.
 
 Promises: the node's ranks find each other through the PET_ variables that Kubeflow Trainer sets; the reason of a failure is written to
-the container's termination message, as one JSON object. The ranks run `worker.py`.
+the container's termination message, as one JSON object; SIGTERM ends the node at any time, although it is process 1 of its container, whose
+signals the kernel drops if it does not handle them. The ranks run `worker.py`.
 """
 
 import json
+import os
+import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from types import FrameType
 
-from components.errors import BadInput, CelebditError, Failure
-from components.runtime.context import step
-from components.runtime.launch import launch
-from components.runtime.redact import redactor
-from components.settings import Settings, termination_message_path
-from components.storage import StoreUri
-from components.train.spec import TrainSpec
-from components.train.trainjob.lease import LeaseWatch
+from components.errors import Failure, Preempted
 
 _MAX_MESSAGE_BYTES = 3500
 
 
 def main() -> None:
-    """Fetch the spec, run this node's ranks and leave with the exit code of what happened."""
-    try:
-        Settings.from_environment()  # `step` below reports the error and ends the process
-    except CelebditError as error:
-        write_termination_message(error)
-    with step("train") as context:
-        try:
-            if len(sys.argv) != 2:
-                raise BadInput("this module takes one argument, the location of a training's spec")
-            uri = StoreUri.parse(sys.argv[1])
-            spec = TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
-            path = context.run_folder(spec.run_key) / "spec.json"
-            spec.dump(path)
-            LeaseWatch(context.store, context.layout.run(spec.run_key).leases).start()
-            asked = spec.resources
-            launch(
-                "components.train.worker",
-                path,
-                work_dir=context.settings.work_dir,
-                processes=asked.processes,
-                threads=asked.threads,
-                standalone=False,
-            )
-        except Exception as error:
-            write_termination_message(error)
-            raise
+    """Run this node and leave with the exit code of what happened."""
+    signal.signal(signal.SIGTERM, end_at_once)
+    # Takes a second or more: boto3 and pydantic.
+    from components.train.trainjob.node_ranks import run_node  # noqa: PLC0415
+
+    run_node(sys.argv[1:])
 
 
-def write_termination_message(error: Exception) -> None:
-    """Write why this node failed to the termination message; Kubernetes keeps at most 4 KiB of it."""
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """End this process, before it has ranks that could save something; while it has, `launch` handles the signal."""
+    error = Preempted("the node was asked to stop before its ranks were started", hint="run it again: finished work is kept")
+    with suppress(Exception):  # a module that was being imported may lack a name
+        write_termination_message(error, replace=False)
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{error.message}\n".encode())
+    os._exit(Preempted.exit_code)
+
+
+def write_termination_message(error: Exception, *, replace: bool = True) -> None:
+    """Write why this node failed to the termination message, or only if there is none yet; Kubernetes keeps at most 4 KiB of it."""
+    # Imported here, because SIGTERM is handled before anything that takes time.
+    from components.runtime.redact import redactor  # noqa: PLC0415
+    from components.settings import termination_message_path  # noqa: PLC0415
+
     failure = Failure.of(error)
     facts = {**asdict(failure), "message": redactor()(failure.message)[: _MAX_MESSAGE_BYTES // 2]}
+    path = termination_message_path()
     with suppress(OSError):
-        termination_message_path().write_text(json.dumps(facts))
+        if replace or not path.exists() or path.stat().st_size == 0:
+            path.write_text(json.dumps(facts))
 
 
 if __name__ == "__main__":

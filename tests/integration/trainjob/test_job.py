@@ -6,12 +6,14 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from celebdit_testing.kube_server import FakeKube
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 from celebdit_testing.steps import notes
-from celebdit_testing.trainjobs import IMAGE, JOB, MLFLOW_PASSWORD, Start, connect, in_pod, spec_of
+from celebdit_testing.trainjobs import IMAGE, JOB, MANIFESTS, MLFLOW_PASSWORD, Start, connect, in_pod, spec_of
 from celebdit_testing.waiting import wait_until
 
 from components import deployment as names
@@ -157,7 +159,7 @@ def test_a_missing_right_is_named(kube: FakeKube, start: Start) -> None:
 def test_the_manifests_grant_only_what_the_step_uses(kube: FakeKube, start: Start) -> None:
     """Remove each verb in turn: every one of them is needed."""
     granted = [(rule, verb) for rule in kube.rules["pipeline-runner"] for verb in rule["verbs"]]
-    used = {"create trainjobs", "get trainjobs", "delete trainjobs", "get pods", "list pods", "get pods/log"}
+    used = {"create trainjobs", "get trainjobs", "delete trainjobs", "create networkpolicies", "get pods", "list pods", "get pods/log"}
     spare = {f"{verb} {resource}" for rule, verb in granted for resource in rule["resources"]} - used
     kube.node_pod(JOB, 0)
     step = start()
@@ -176,3 +178,62 @@ def test_the_manifests_grant_only_what_the_step_uses(kube: FakeKube, start: Star
 def test_several_nodes_without_a_cluster_are_bad_input(context: StepContext) -> None:
     with pytest.raises(BadInput, match=r"resources\.nodes is 2"):
         train_on_nodes(spec_of(), context)
+
+
+def policies(kube: FakeKube) -> list[dict[str, Any]]:
+    return [entry for (kind, _), entry in kube.objects.items() if kind == "networkpolicies"]
+
+
+def reaches(policies: list[dict[str, Any]], source: dict[str, str], target: dict[str, str]) -> bool:
+    """Return whether pods with the labels `source` may connect to those with the labels `target`, both in one namespace."""
+
+    def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+        assert selector.keys() <= {"matchLabels"}, "the only kind of selector that this understands"
+        return selector.get("matchLabels", {}).items() <= labels.items()
+
+    closing = [policy["spec"] for policy in policies if selects(policy["spec"]["podSelector"], target)]
+    peers = [peer for spec in closing for rule in spec.get("ingress", []) for peer in rule["from"]]
+    return not closing or any(selects(peer["podSelector"], source) for peer in peers)
+
+
+def test_pods_of_other_trainings_and_steps_do_not_reach_those_of_a_trainjob(kube: FakeKube, start: Start) -> None:
+    step = start()
+    wait_until(lambda: policies(kube))
+    (replicated,) = kube.objects["trainjobs", JOB]["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    labels = replicated["template"]["spec"]["template"]["metadata"]["labels"]
+    node = {**labels, "jobset.sigs.k8s.io/jobset-name": JOB}
+    other = {**labels, "jobset.sigs.k8s.io/jobset-name": "celebdit-fedcba9876543210"}
+    shipped = yaml.safe_load((MANIFESTS / "pipeline" / "network-policy.yaml").read_text())
+    in_force = [shipped, *policies(kube)]
+    assert reaches(in_force, node, node)
+    assert not reaches([shipped], node, node), "closed without the job's own policy"
+    for stranger in (other, labels, {}, {"app.kubernetes.io/part-of": "celebdit", "celebdit.io/step": "evaluate"}):
+        assert not reaches(in_force, stranger, node), stranger
+    kube.condition(JOB, "Failed", "x")
+    step.outcome()
+    old = policies(kube)
+    step = start()
+    wait_until(lambda: policies(kube) and policies(kube) != old)
+    kube.condition(JOB, "Complete")
+    assert step.outcome() is None
+    (new,) = policies(kube)
+    assert new["metadata"]["ownerReferences"][0]["uid"] == kube.objects["trainjobs", JOB]["metadata"]["uid"], "it goes with its job"
+
+
+@pytest.mark.parametrize("fault", ["lost", 503])
+def test_a_policy_whose_answer_was_lost_is_created_once(kube: FakeKube, start: Start, fault: int | str) -> None:
+    kube.faults.append(("create", "networkpolicies", fault))
+    step = start()
+    wait_until(lambda: kube.count("create networkpolicies") == 2 and policies(kube))
+    assert len(policies(kube)) == 1
+    kube.condition(JOB, "Complete")
+    assert step.outcome() is None
+
+
+def test_a_job_whose_nodes_could_not_meet_is_not_left_behind(kube: FakeKube, start: Start) -> None:
+    kube.rules["pipeline-runner"] = [rule for rule in kube.rules["pipeline-runner"] if "networkpolicies" not in rule["resources"]]
+    error = start().outcome()
+    assert isinstance(error, BadInput)
+    assert "create networkpolicies.networking.k8s.io" in error.message
+    assert kube.count("create trainjobs") == 1
+    assert ("trainjobs", JOB) not in kube.objects

@@ -13,12 +13,21 @@ from urllib.parse import urlsplit
 
 from celebdit_testing.http_server import Handler, serving
 
-Kind = Literal["500", "503", "403", "slow", "reset", "lost_answer", "truncated", "flipped", "flipped_upload", "stale"]
+Kind = Literal[
+    "500", "503", "403", "slow", "reset", "lost_answer", "truncated", "flipped", "flipped_upload", "stale", "empty_list", "expired"
+]
+
+
+Answer = tuple[int, list[tuple[str, str]], bytes]
+"""Status, headers and content."""
 
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests with this method whose path contains `path`."""
+    """What happens to the next `times` requests with this method whose path contains `path`.
+
+    "stale" answers a path that was read before as it was answered the first time; it does not fire on another one.
+    """
 
     kind: Kind
     method: str
@@ -36,6 +45,8 @@ class Proxy:
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    """The first answer to each path that was read, which a stale server would give again."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -52,6 +63,8 @@ class Proxy:
     def next_fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
             for fault in self.faults:
+                if fault.kind == "stale" and path not in self.answers:
+                    continue
                 if fault.method == method and fault.path in path and fault.fired < fault.times:
                     fault.fired += 1
                     return fault
@@ -83,10 +96,21 @@ def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
                 code = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[str(kind)]
                 self._answer(int(str(kind)), [], f"<Error><Code>{code}</Code></Error>".encode())
                 return
+            if kind == "expired":
+                self._answer(400, [], b"<Error><Code>ExpiredToken</Code></Error>")
+                return
+            if kind == "empty_list":
+                self._answer(200, [], b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+                return
             if kind == "reset":
                 self._reset()
                 return
+            if kind == "stale":
+                self._answer(*proxy.answers[self.path])
+                return
             status, headers, answer = self._ask(_flipped(body) if kind == "flipped_upload" else body)
+            if self.command == "GET":
+                proxy.answers.setdefault(self.path, (status, headers, answer))
             if kind == "lost_answer":
                 self._reset()
             elif kind == "truncated":
@@ -94,7 +118,7 @@ def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
             else:
                 self._answer(status, headers, _flipped(answer) if kind == "flipped" else answer)
 
-        def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        def _ask(self, body: bytes) -> Answer:
             connection = http.client.HTTPConnection(upstream_address, timeout=60)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():

@@ -20,9 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import yaml
 from celebdit_testing.http_server import Handler, Refused, serving
 from celebdit_testing.kube_logs import PodLogs
+from celebdit_testing.pods import Network
 from kubeflow_trainer_api import models as trainer
 
 from components.system.ports import free_port
@@ -50,6 +52,10 @@ class FakeKube:
     requests: list[str] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
     run_nodes: Path | None = None
+    pods: Network | None = None
+    """Where nodes run: in pods of this network, or as processes of this machine."""
+    absent_nodes: frozenset[int] = frozenset()
+    """Nodes for which the cluster has no room: their pods stay pending."""
     url: str = ""
     closed: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -102,28 +108,36 @@ class FakeKube:
 
     def _run(self, job: dict[str, Any], folder: Path) -> None:
         name, trainer_spec = job["metadata"]["name"], job["spec"]["trainer"]
-        port = free_port()
+        port, attempt = free_port(), job["metadata"]["uid"][:6]
         processes = []
         for index in range(trainer_spec["numNodes"]):
-            words = folder / f"last-words-{index}-{uuid.uuid4().hex[:6]}"
+            if index in self.absent_nodes:
+                reason = {"type": "PodScheduled", "status": "False", "message": "0/5 nodes are available"}
+                self.node_pod(name, index, phase="Pending", conditions=[reason])
+                continue
+            words, log = folder / f"last-words-{index}-{attempt}", folder / f"node-{index}.log"
             environment = {
-                **{key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MLFLOW_", "CELEBDIT_"))},
                 **self._environment_of(trainer_spec["env"]),
                 "PET_NNODES": str(trainer_spec["numNodes"]),
                 "PET_NPROC_PER_NODE": str(trainer_spec["numProcPerNode"]),
                 "PET_NODE_RANK": str(index),
                 "PET_MASTER_ADDR": "127.0.0.1",
                 "PET_MASTER_PORT": str(port),
-                "CELEBDIT_WORK_DIR": str(folder / f"node-{index}"),
+                "CELEBDIT_WORK_DIR": str(folder / f"node-{index}-{attempt}"),  # an empty disk
                 "CELEBDIT_LAST_WORDS": str(words),
                 "OMP_NUM_THREADS": "1",
             }
-            log = folder / f"node-{index}.log"
+            if self.pods is None:
+                others = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MLFLOW_", "CELEBDIT_"))}
+                prefix, environment = [], {**others, **environment}
+            else:
+                prefix, place = self.pods.pod(index), {"PET_MASTER_ADDR": "node-0", "PET_MASTER_PORT": "29500"}
+                environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment, **place}
             command = [sys.executable if part == "python" else part for part in [*trainer_spec["command"], *trainer_spec["args"]]]
             with log.open("wb") as file:
-                process = spawn(command, environment=environment, stdout=file, new_group=True)
+                process = spawn([*prefix, *command], environment=environment, stdout=file, new_group=True)
             self.children.append(process)
-            processes.append((process, words, log))
+            processes.append((index, process, words, log))
             self.node_pod(name, index)
         self._await_nodes(name, processes)
 
@@ -141,14 +155,15 @@ class FakeKube:
             environment[entry["name"]] = source["data"][reference["key"]]
         return environment
 
-    def _await_nodes(self, name: str, processes: list[tuple[subprocess.Popen[bytes], Path, Path]]) -> None:
+    def _await_nodes(self, name: str, processes: list[tuple[int, subprocess.Popen[bytes], Path, Path]]) -> None:
         failed = False
-        while any(process.poll() is None for process, _, _ in processes) and not failed:
+        while any(process.poll() is None for _, process, _, _ in processes) and not failed:
             time.sleep(0.1)
-            for index, (_, _, log) in enumerate(processes):
+            for index, _, _, log in processes:
                 self.logs.take_in(f"{name}-node-0-{index}", log)
-            failed = any(process.poll() not in (None, 0) for process, _, _ in processes) or ("trainjobs", name) not in self.objects
-        for index, (process, words, log) in enumerate(processes):
+            failed = any(process.poll() not in (None, 0) for _, process, _, _ in processes) or ("trainjobs", name) not in self.objects
+        running = {index for index, process, _, _ in processes if process.poll() is None}
+        for index, process, words, log in sorted(processes, key=lambda entry: entry[0] in running):
             status = stop(process, grace_s=20.0) if process.poll() is None else process.returncode
             message = words.read_text() if words.exists() else log.read_text(errors="replace")[-2000:]
             ended = {"exitCode": status if status >= 0 else 128 - status, "message": message, "finishedAt": datetime.now(UTC).isoformat()}
@@ -159,10 +174,19 @@ class FakeKube:
                 pod["status"] = {"phase": phase, "containerStatuses": [{"name": "node", "state": {"terminated": ended}}]}
         with self.lock:
             if ("trainjobs", name) in self.objects:
-                done = all(process.returncode == 0 for process, _, _ in processes)
+                done = all(process.returncode == 0 for _, process, _, _ in processes)
                 self.condition(name, "Complete" if done else "Failed", "" if done else "jobset failed due to one or more job failures")
 
     # --- requests
+
+    def delete(self, resource: str, name: str) -> dict[str, Any]:
+        """Delete an object and what it owns, as the garbage collector does."""
+        gone = self.objects.pop((resource, name))
+        uid = gone["metadata"]["uid"]
+        for key, entry in list(self.objects.items()):
+            if any(owner["uid"] == uid for owner in entry["metadata"].get("ownerReferences", [])):
+                self.delete(*key)
+        return gone
 
     def answer(self, verb: str, where: dict[str, str], query: dict[str, str], body: Any) -> Any:
         resource, name = where["resource"], where.get("name")
@@ -173,18 +197,27 @@ class FakeKube:
             return {"apiVersion": "v1", "kind": "List", "metadata": {}, "items": matching}
         if verb == "create":
             name = body["metadata"]["name"]
-            check_trainjob(body)
+            check_trainjob(body) if resource == "trainjobs" else check_object(body)
             if (resource, name) in self.objects:
                 raise Refused(409, f'{resource} "{name}" already exists')
             body["metadata"]["uid"] = uuid.uuid4().hex
             self.objects[resource, name] = body
-            self.start(body)
+            if resource == "trainjobs":
+                self.start(body)
             return body
         if (resource, name) not in self.objects:
             raise Refused(404, f'{resource} "{name}" not found')
         if verb == "delete":
-            return self.objects.pop((resource, str(name)))
+            return self.delete(resource, str(name))
         return self.objects[resource, str(name)]
+
+
+def check_object(body: dict[str, Any]) -> None:
+    """Validate against the API of Kubernetes and find nothing that it does not know."""
+    try:
+        kubernetes_validate.validate(body, ".".join(kubernetes_validate.latest_version().split(".")[:2]), strict=True)
+    except kubernetes_validate.ValidationError as error:
+        raise Refused(422, f"{body['kind']} is invalid: {error}") from error
 
 
 def check_trainjob(body: dict[str, Any]) -> None:

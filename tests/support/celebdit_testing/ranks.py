@@ -144,13 +144,7 @@ class Training:
 
     def recorded_values(self, key: str = "train/loss") -> dict[int, set[str]]:
         """Return what the journal has of metric `key`: every value recorded per step, exactly."""
-        path, values_by_step = self.work / "journal" / JOURNAL_FILE, dict[int, set[str]]()
-        if path.exists():
-            for line in path.read_text().splitlines():
-                entry = json.loads(line) if line.endswith("}") else {}
-                if entry.get("metric") == key:
-                    values_by_step.setdefault(entry["step"], set()).add(float(entry["value"]).hex())
-        return values_by_step
+        return recorded_in(self.work, key)
 
     def lines(self) -> int:
         """Return how many steps were recorded, those recorded twice counted twice."""
@@ -172,6 +166,17 @@ class Training:
         (newest, *_) = self.checkpoints.list_committed()
         assert newest.step == self.recipe.training.total_steps
         return self.checkpoints.digest(newest.uri)
+
+
+def recorded_in(work: Path, key: str = "train/loss") -> dict[int, set[str]]:
+    """Return every value of metric `key` that the journal below `work`, a run's folder, has, per step and exactly."""
+    path, values_by_step = work / "journal" / JOURNAL_FILE, dict[int, set[str]]()
+    if path.exists():
+        for line in path.read_text().splitlines():
+            entry = json.loads(line) if line.endswith("}") else {}
+            if entry.get("metric") == key:
+                values_by_step.setdefault(entry["step"], set()).add(float(entry["value"]).hex())
+    return values_by_step
 
 
 def start_ranks(

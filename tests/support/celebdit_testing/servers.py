@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from celebdit_testing.pods import BRIDGE, Network
 from celebdit_testing.waiting import wait_until
 
 from components.system.ports import free_port, http_status, is_listening
@@ -19,23 +20,27 @@ ACCESS_KEY = "test-access-key"
 SECRET_KEY = "canary-secret-0123456789"
 
 
-def wait_for_port(port: int, *, deadline_s: float = 30.0) -> None:
-    wait_until(lambda: is_listening(port), timeout_s=deadline_s, every_s=0.05, reason=lambda: f"nothing listens on port {port}")
+def wait_for_port(port: int, *, deadline_s: float = 30.0, pods: Network | None = None) -> None:
+    def listens() -> bool:
+        return is_listening(port) if pods is None else port in {number for _, number in pods.listening()}
+
+    wait_until(listens, timeout_s=deadline_s, every_s=0.05, reason=lambda: f"nothing listens on port {port}")
 
 
 @contextmanager
-def rclone_server(folder: Path, *, port: int | None = None) -> Iterator[str]:
-    """Serve `folder` as S3 and yield the endpoint."""
+def rclone_server(folder: Path, *, port: int | None = None, pods: Network | None = None) -> Iterator[str]:
+    """Serve `folder` as S3 and yield the endpoint, of this machine or of the network of `pods`; several servers may share a folder."""
     port = port or free_port()
     (folder / "bucket").mkdir(parents=True, exist_ok=True)
     rclone = Path(sysconfig.get_path("scripts")) / "rclone"
     environment = {**os.environ, "RCLONE_AUTH_KEY": f'"{ACCESS_KEY},{SECRET_KEY}"', "RCLONE_CONFIG": "/dev/null"}
-    command = [str(rclone), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--etag-hash", "", "--dir-cache-time", "1s", str(folder)]
+    host, prefix = ("127.0.0.1", []) if pods is None else (BRIDGE, pods.enter())
+    serve = [str(rclone), "serve", "s3", "--addr", f"{host}:{port}", "--etag-hash", "", "--dir-cache-time", "1s", str(folder)]
     with (folder / "rclone.log").open("ab") as log:
-        process = spawn(command, environment=environment, stdout=log, new_group=True)
+        process = spawn([*prefix, *serve], environment=environment, stdout=log, new_group=True)
         try:
-            wait_for_port(port)
-            yield f"http://127.0.0.1:{port}"
+            wait_for_port(port, pods=pods)
+            yield f"http://{host}:{port}"
         finally:
             stop(process, grace_s=5.0)
 
@@ -71,10 +76,16 @@ class MlflowServer:
 
     folder: Path
     port: int
+    pods: Network | None = None
+    """The network of pods at whose bridge it listens, None for this machine alone."""
+
+    @property
+    def host(self) -> str:
+        return "127.0.0.1" if self.pods is None else BRIDGE
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def start(self, *, deadline_s: float = 180.0) -> None:
         environment = {
@@ -84,9 +95,13 @@ class MlflowServer:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", self.host, "--port", str(self.port), "--workers", "1"]
+        prefix = [] if self.pods is None else self.pods.enter()
         with (self.folder / "mlflow.log").open("ab") as log:
-            self._process = spawn(command, environment=environment, stdout=log, new_group=True)
+            self._process = spawn([*prefix, *command], environment=environment, stdout=log, new_group=True)
+        if self.pods is not None:
+            wait_for_port(self.port, deadline_s=deadline_s, pods=self.pods)
+            return
         wait_for_health(self.url, self._process, self.folder / "mlflow.log", deadline_s=deadline_s)
 
     def kill(self) -> None:
@@ -96,10 +111,10 @@ class MlflowServer:
 
 
 @contextmanager
-def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
+def mlflow_server(folder: Path, *, pods: Network | None = None) -> Iterator[MlflowServer]:
     """Serve MLflow from SQLite below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = MlflowServer(folder, free_port())
+    server = MlflowServer(folder, free_port(), pods)
     server.start()
     try:
         yield server

@@ -59,6 +59,7 @@ def test_hours_add_up_over_attempts_and_cost_what_the_price_says() -> None:
     clock.now_s += 1800
     values = second.read()
     assert values["train/loss"] == 2.0, "the window goes on where it was cut"
+    assert values["perf/images_per_s"] == pytest.approx(8 / 1800), "a rate is that of the time since the resume"
     assert values["cost/gpu_hours"] == pytest.approx(1.5)
     assert values["cost/total"] == pytest.approx(4.5)
 

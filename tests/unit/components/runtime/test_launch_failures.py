@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from components.errors import Preempted, RankLost
-from components.runtime.launch import first_failure
+from components.runtime.launch import first_failure, raise_if_preempted
 
 
 def failed(folder: Path, process: int, **facts: object) -> None:
@@ -35,3 +37,26 @@ def test_a_bug_of_one_rank_is_not_hidden_by_those_that_lost_it(tmp_path: Path) -
 def test_a_stopped_rank_is_distinguished_from_a_failed_one(tmp_path: Path) -> None:
     failed(tmp_path, 0, exit_code=75, kind="Preempted", message="stopped at step 5")
     assert isinstance(first_failure(tmp_path), Preempted)
+
+
+LOST = {"exit_code": 75, "kind": "RankLost", "message": "another rank is gone"}
+
+
+@pytest.mark.parametrize(("at_s", "is_preempted"), [(9.0, False), (11.0, True)])
+def test_a_stop_does_not_hide_a_rank_that_was_lost_before_it(tmp_path: Path, at_s: float, is_preempted: bool) -> None:
+    failed(tmp_path, 0, at_s=at_s, **LOST)
+    if not is_preempted:
+        assert raise_if_preempted(tmp_path, 10.0) is None
+        return
+    with pytest.raises(Preempted, match="another rank is gone"):
+        raise_if_preempted(tmp_path, 10.0)
+
+
+def test_a_stop_hides_no_refused_data_and_is_itself_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(Preempted, match="the step was asked to stop"):
+        raise_if_preempted(tmp_path, 10.0)
+    failed(tmp_path, 0, at_s=11.0, exit_code=3, kind="DataRefused", message="loss is not finite")
+    assert raise_if_preempted(tmp_path, 10.0) is None
+    failed(tmp_path, 0, at_s=9.0, exit_code=75, kind="Preempted", message="stopped at step 5")
+    with pytest.raises(Preempted, match="stopped at step 5"):
+        raise_if_preempted(tmp_path, 10.0)
