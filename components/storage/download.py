@@ -144,7 +144,7 @@ def read_response(uri: StoreUri, response: "GetObjectOutputTypeDef", *, limit: i
     if size_bytes is not None and have_bytes < expected_bytes:
         raise Incomplete(f"{have_bytes} of {expected_bytes} bytes")
     data = b"".join(chunks)
-    if listed is not None and have_bytes != min(listed.size_bytes, limit):
+    if listed is not None and listed.is_size_known and have_bytes != min(listed.size_bytes, limit):
         raise _changed(uri, f"it was listed with {listed.size_bytes} bytes, and {have_bytes} were received")
     if listed is not None and have_bytes == listed.size_bytes and (expected := _md5_of(response)) is not None:
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()

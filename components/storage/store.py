@@ -114,13 +114,12 @@ class ObjectStore:
 
         return self._with_retries("get", uri, download)
 
-    def get_head(self, listed: StoredObject, *, limit: int) -> bytes:
-        """Return the bytes of an object as it was listed, or its first `limit` of them if it is larger.
+    def get_head(self, uri: StoreUri, *, limit: int, listed: StoredObject | None = None) -> bytes:
+        """Return the object's bytes, or its first `limit` of them if it is larger.
 
         Raises:
-            ObjectChanged: if it is not the object that was listed, or its bytes do not have the listed ETag.
+            ObjectChanged: if it is not the object that was `listed`, or its bytes do not have the listed ETag, unless that is None.
         """
-        uri = listed.uri
 
         def download() -> bytes:
             return read_response(uri, self.client.get_object(Bucket=uri.bucket, Key=uri.key), limit=limit, listed=listed)
@@ -181,6 +180,15 @@ class ObjectStore:
             ObjectMissing: if the object does not exist.
         """
         return self._with_retries("get", uri, lambda: described(uri, self.client.head_object(Bucket=uri.bucket, Key=uri.key)))
+
+    def version(self, uri: StoreUri) -> str:
+        """Return a text that changes when the object's bytes do, as far as the store reports it.
+
+        Raises:
+            ObjectMissing: if the object does not exist.
+        """
+        described_object = self.describe(uri)
+        return f"{described_object.size_bytes} {described_object.version}"
 
     def exists(self, uri: StoreUri) -> bool:
         """Return whether an object has exactly this key."""

@@ -186,7 +186,7 @@ class PrefixSource:
     def _read(self, item: StoredObject, limit: int) -> Candidate:
         name = item.uri.relative_to(self._uri)
         refused = refused_by_name(name)
-        return Candidate(name, b"" if refused else self._store.get_head(item, limit=limit), refused)
+        return Candidate(name, b"" if refused else self._store.get_head(item.uri, limit=limit, listed=item), refused)
 
 
 @contextmanager
