@@ -6,11 +6,13 @@ deleted, the part from an earlier attempt included, so that a download is never 
 
 import hashlib
 import re
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.storage.faults import DigestMismatch, Incomplete
 from components.storage.uri import StoreUri
+from components.system.disk import full_disk_is_named
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -46,13 +48,18 @@ class Download:
 
         Raises:
             Incomplete: if the response ended early. DigestMismatch: if the digest is not the expected one.
+            DiskFull: if the missing bytes do not fit on the disk.
         """
         response = self._request()
-        with response["Body"] as body, self._partial.open("ab" if self._have_bytes else "wb") as file:
-            rest_bytes = response.get("ContentLength")  # a response in chunks has none
-            total_bytes = None if rest_bytes is None else self._have_bytes + rest_bytes
+        rest_bytes = response.get("ContentLength")  # a response in chunks has none
+        total_bytes = None if rest_bytes is None else self._have_bytes + rest_bytes
+        with (
+            full_disk_is_named(self._partial.parent, what=self._uri.name, needed_bytes=rest_bytes),
+            response["Body"] as body,
+            self._partial.open("ab" if self._have_bytes else "wb", buffering=0) as file,
+        ):
             while chunk := body.read(CHUNK_BYTES):
-                file.write(chunk)
+                _write_all(file, chunk)
                 self._sha256.update(chunk)
                 self._have_bytes += len(chunk)
         if total_bytes is not None and self._have_bytes != total_bytes:
@@ -82,6 +89,13 @@ class Download:
     def _start_over(self) -> None:
         self._have_bytes, self._version, self._sha256 = 0, None, hashlib.sha256()
         self._partial.unlink(missing_ok=True)
+
+
+def _write_all(file: RawIOBase, data: bytes) -> None:
+    """Write `data` unbuffered, so that a full disk is said here and not when the file is closed."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) or 0 :]
 
 
 def mismatch(uri: StoreUri, actual: str, expected: str) -> DigestMismatch:
