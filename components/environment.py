@@ -19,6 +19,8 @@ RUN_ID = "CELEBDIT_RUN_ID"
 RUN_URL = "CELEBDIT_RUN_URL"
 KFP_UI = "CELEBDIT_KFP_UI"
 EVENTS = "CELEBDIT_EVENTS"
+LIFELINE = "CELEBDIT_LIFELINE"
+STORE_DISK = "CELEBDIT_STORE_DISK"
 LOG_LEVEL = "CELEBDIT_LOG_LEVEL"
 GIT_COMMIT = "CELEBDIT_GIT_COMMIT"
 IMAGE = "CELEBDIT_IMAGE"
@@ -103,6 +105,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(KFP_COOKIES, "command", "submit, resume, schedule, runs, doctor", "cookies for Kubeflow Pipelines, `a=b; c=d`", secret=True),
     Variable(KFP_CA_FILE, "command", "submit, resume, schedule, runs, doctor", "file with the certificate authority of Kubeflow Pipelines"),
     Variable(EVENTS, "internal", "every step", "file to which events are appended as JSON lines", "stderr, as text"),
+    Variable(LIFELINE, "internal", "every step and rank", "file that is locked while the run's command lives; the process ends with it"),
+    Variable(STORE_DISK, "internal", "every step and rank", "folder in which the embedded object storage keeps its objects"),
     Variable(LAST_WORDS, "internal", "the nodes of a TrainJob", "file for the reason of a failure", "/dev/termination-log"),
     Variable(RENDEZVOUS, "internal", "ranks of one machine", "file through which the ranks of one machine find each other"),
     Variable(OWN_SERVERS, "internal", "every step and command", "user and ports of the embedded servers; others are refused"),

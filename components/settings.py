@@ -35,6 +35,7 @@ from components.environment import (
     KFP_TOKEN,
     KFP_UI,
     LAST_WORDS,
+    LIFELINE,
     LOG_LEVEL,
     MLFLOW,
     NAMESPACE,
@@ -49,6 +50,7 @@ from components.environment import (
     SERVER_TOKEN,
     STORAGE_DEADLINE,
     STORE,
+    STORE_DISK,
     WEBHOOK,
     WORK_DIR,
 )
@@ -82,6 +84,8 @@ class Settings:
     """The pod that this process runs in."""
     log_level: str | None = None
     """The level that `log_level` read, for the nodes of a TrainJob."""
+    store_disk: Path | None = None
+    """Where the embedded object storage keeps its objects; None for any other."""
     rendezvous: Path | None = None
     """Of a rank: the file through which the ranks of one machine find each other."""
     own_servers: str | None = None
@@ -130,6 +134,7 @@ class Settings:
             namespace=environ.get(NAMESPACE) or None,
             pod=environ.get(POD) or None,
             log_level=environ.get(LOG_LEVEL) or None,
+            store_disk=Path(environ[STORE_DISK]) if environ.get(STORE_DISK) else None,
             rendezvous=Path(environ[RENDEZVOUS]) if environ.get(RENDEZVOUS) else None,
             own_servers=environ.get(OWN_SERVERS) or None,
         )
@@ -197,6 +202,12 @@ def has_credentials(address: str) -> bool:
 def events_path(environ: Mapping[str, str] | None = None) -> Path | None:
     """Return the file for this process's events, or None for stderr; known before the other settings are checked."""
     path = (os.environ if environ is None else environ).get(EVENTS)
+    return Path(path) if path else None
+
+
+def lifeline_path(environ: Mapping[str, str] | None = None) -> Path | None:
+    """Return the lifeline of the run that this process belongs to, or None if it has none, as on Kubernetes."""
+    path = (os.environ if environ is None else environ).get(LIFELINE)
     return Path(path) if path else None
 
 

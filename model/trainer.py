@@ -188,6 +188,11 @@ class Trainer:
         finally:
             self.network.train()
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """The size of a checkpoint: weights, two moments of the optimiser and averages."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._parameters) * (3 + len(self.averages))
+
     def _save_ema_snapshot(self, *, last: bool) -> None:
         """Store the power-function averages when they are due and at the end, for post-hoc recombination."""
         every = self.recipe.training.ema_snapshot_every_steps

@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; an error is printed."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    _handle_signals()
     try:
         configure_logging(log_level() or logging.WARNING, terminal=True)
         # click's own `main` ends with 1, which means that the gate failed, when any pipe breaks.
@@ -145,8 +145,22 @@ def _failure_of(error: BaseException) -> Failure:
     return replace(Failure.of(error), hint=BUG_HINT)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _handle_signals() -> None:
+    """Let SIGTERM, and SIGHUP unless it is ignored (`nohup`), interrupt the command as Ctrl-C does."""
+    terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream is not None and stream.isatty()]
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for name in handled:  # a closing terminal sends more than one, and the first is being obeyed
+            signal.signal(name, lambda number, frame: None)
+        if number == signal.SIGHUP:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for handle in terminals:  # what is written to a terminal that is gone fails
+                os.dup2(nowhere, handle)
+        raise KeyboardInterrupt
+
+    handled = [signal.SIGTERM] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGTERM, signal.SIGHUP]
+    for name in handled:
+        signal.signal(name, interrupt)
 
 
 def _from_click(error: click.ClickException) -> CelebditError:

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from components.errors import BadInput, TemporaryFailure
@@ -71,6 +71,18 @@ def require_images(address: str, images: Sequence[str]) -> None:
                     client.images.get(image)
                 except docker.errors.ImageNotFound as error:
                     raise BadInput(f"image {image} is not on this machine", hint="build it: make images BASE_IMAGE=...") from error
+
+
+def remove_containers(address: str, label: str) -> int:
+    """Remove the containers with `label` (`name=value`), running or not, and return their number."""
+    import docker.errors  # noqa: PLC0415
+
+    with _client(address) as client:
+        containers = client.containers.list(all=True, filters={"label": label}, sparse=True)
+        for container in containers:
+            with suppress(docker.errors.NotFound):
+                container.remove(force=True)
+        return len(containers)
 
 
 @contextmanager

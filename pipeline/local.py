@@ -1,8 +1,9 @@
 """Run the graph on this machine with kfp's local runner, as subprocesses or in containers.
 
 Promises: the outcome is the error of the first step that failed; stopping the run gives a step time to save and leaves no process and no
-temporary folder behind; kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which
-servers are used; steps get what they need of it, run in the folder of the run and import nothing from the folder of the command.
+temporary folder behind, and SIGKILL, of this process or of one below it, leaves no process (`components/system/guardian.py`); kfp's output
+goes to a log file, progress is reported as events. The environment that is passed in decides which servers are used; steps get what they
+need of it, run in the folder of the run and import nothing from the folder of the command.
 """
 
 import os
@@ -19,8 +20,11 @@ from components.environment import EVENTS, RUN_ID, WORK_DIR
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
 from components.ingest.sources.open_source import kind_of
 from components.runtime.events import Event, EventReader
+from components.settings import lifeline_path
 from components.system.child_environment import child_environment
-from components.system.process import spawn, stop
+from components.system.disk import RUN_BYTES, DiskFull, free_bytes
+from components.system.guarded import Guarded
+from components.system.lifeline import watch
 from components.system.python_process import python_command
 from components.system.scratch import temporary_folder
 from model.frozen_config import FrozenConfig
@@ -30,7 +34,10 @@ from pipeline.containers import ContainerPlan, container_arguments, plan_contain
 from pipeline.steps import Step
 
 _POLL_S = 0.1
-_GRACE_S = 40.0
+_REPORT_BYTES = 2**20
+LIFELINE_FILE = "lifeline"
+EVENTS_FILE = "events.jsonl"
+"""Files in the folder of a run."""
 
 
 @dataclass
@@ -40,6 +47,8 @@ class LocalOutcome:
     results: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     failure: CelebditError | None = None
+    closed: bool = False
+    """Whether the exit handler has closed the run in MLflow."""
     _started_s: dict[str, float] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
@@ -50,6 +59,8 @@ class LocalOutcome:
             self.results[event.step] = event.facts["manifest"]
         if event.kind in ("finished", "failed") and event.step in self._started_s:
             self.seconds[event.step] = round(event.at_s - self._started_s.pop(event.step), 2)
+        if event.kind == "finished" and event.step == "finalize":
+            self.closed = True
         if event.kind == "failed" and self.failure is None:
             facts = event.facts
             self.failure = error_for_exit_code(int(facts["exit_code"]), f"{event.step}: {facts['message']}", hint=facts.get("hint"))
@@ -108,7 +119,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 
 
 def _run(spec: LocalRun, folder: Path, environment: Mapping[str, str], on_event: Callable[[Event], None]) -> LocalOutcome:
-    events_path, spec_path = folder / "events.jsonl", folder / "arguments.json"
+    events_path, spec_path = folder / EVENTS_FILE, folder / "arguments.json"
     spec_path.write_text(spec.model_dump_json())
     reader, outcome = EventReader(events_path), LocalOutcome()
 
@@ -121,25 +132,34 @@ def _run(spec: LocalRun, folder: Path, environment: Mapping[str, str], on_event:
         command = python_command("pipeline.local", str(spec_path.absolute()))
         engine = {name: value for name, value in environment.items() if spec.containers is not None and name.startswith("DOCKER_")}
         steps = child_environment("step", environment, **engine, **{EVENTS: str(events_path.absolute())})
-        process = spawn(command, environment=steps, stdout=log, new_group=True, folder=folder)
+        runner = Guarded(command, lifeline=folder / LIFELINE_FILE, environment=steps, output=log, folder=folder)
         try:
-            while process.poll() is None:
+            while (status := runner.poll()) is None:
                 read_events()
                 time.sleep(_POLL_S)
         except BaseException:
-            stop(process, grace_s=_GRACE_S)
+            runner.stop()
             read_events()
             raise
     read_events()
-    if process.returncode != 0 and outcome.failure is None:
-        outcome.failure = TemporaryFailure(
-            f"the local pipeline runner ended with status {process.returncode}", hint=f"see its log: {folder / 'log.txt'}"
+    if status != 0 and outcome.failure is None:
+        outcome.failure = _full_disk(folder, Path(environment[WORK_DIR])) or TemporaryFailure(
+            f"the local pipeline runner ended with status {status}",
+            hint=f"see its log, {folder / 'log.txt'}, and run it again: finished work is kept",
         )
     return outcome
 
 
+def _full_disk(*folders: Path) -> DiskFull | None:
+    """Return the error for the fullest of `folders` if it is so full that a step could not report its own."""
+    fullest = min(folders, key=free_bytes)
+    return DiskFull.of(fullest, "a run", needed_bytes=RUN_BYTES) if free_bytes(fullest) < _REPORT_BYTES else None
+
+
 def main(spec_path: Path) -> None:
     """Run kfp's local runner; the entry point of its process."""
+    if (lifeline := lifeline_path()) is not None:
+        watch(lifeline)
     # Importing kfp takes seconds, and only this process needs it.
     from kfp import local  # noqa: PLC0415
     from kfp.local import docker_task_handler  # noqa: PLC0415

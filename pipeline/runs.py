@@ -1,11 +1,10 @@
 """Run the pipeline for a command: start it, show it, summarise it.
 
-Promises: text and JSON output show the same summary; an interrupted run is closed in MLflow and leaves no process behind; a failed gate is
-exit code 1, not an error.
+Promises: text and JSON output show the same summary; an interrupted run is closed in MLflow and leaves no process behind; what a killed run
+left is recovered first; a failed gate is exit code 1, not an error.
 """
 
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +15,15 @@ from components.manifests import CheckpointManifest, DatasetManifest, Evaluation
 from components.runtime.context import StepContext
 from components.runtime.events import OnceFilter
 from components.storage import StoreUri
+from components.system.disk import require_writable
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
+from pipeline.open_runs import open_run, recover_killed_runs
 from pipeline.session import Session, run_folder
 from pipeline.view import RunView
+
+_ROOM_BYTES = 2**20
+"""What the files of a run's own folder need."""
 
 
 class _Part(BaseModel):
@@ -105,30 +109,41 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
     environment = session.environment(preset=preset, run_id=run_id, on_wait=OnceFilter(view.print_waiting))
     context = session.context(environment)
     folder = run_folder(session.home, run_id)
+    require_writable(folder, advice="choose another folder with --home or CELEBDIT_HOME", room_bytes=_ROOM_BYTES)
+    recover_killed_runs(session.home.absolute(), context, view.print_line, servers=session.servers)
     view.print_line(f"run {run_id}, log: {folder / 'log.txt'}")
     if session.services is not None:
         view.print_line(f"MLflow: {session.link(context.settings.mlflow_uri + '/')}")
-    try:
-        outcome = run_locally(config, folder, environment, on_event=view, in_containers=in_containers)
-    except KeyboardInterrupt:
-        view.print_line("interrupted: closing the run")
-        _close_interrupted(context)
-        raise
+    with open_run(folder, servers=session.servers, in_containers=in_containers) as mark:
+        try:
+            outcome = run_locally(config, folder, environment, on_event=view, in_containers=in_containers)
+        except KeyboardInterrupt:
+            view.print_line("interrupted: closing the run")
+            if _close(context, "KILLED", "interrupted"):
+                mark.close()
+            raise
+        except CelebditError:  # before anything was started
+            mark.close()
+            raise
+        if outcome.closed or _close(context, "FAILED", str(outcome.failure or "")):
+            mark.close()
     if outcome.failure is not None:
         raise outcome.failure
     return _summarise(config, outcome, context, folder, run_id)
 
 
-def _close_interrupted(context: StepContext) -> None:
-    """Set the final status of the MLflow runs of an interrupted pipeline run, ignoring a second Ctrl-C."""
+def _close(context: StepContext, status: Literal["FAILED", "KILLED"], message: str) -> bool:
+    """Set the final status of the MLflow runs of a pipeline run that could not do it, and return whether that worked; ignores Ctrl-C."""
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         from components.finalize.finalize import run  # noqa: PLC0415 - imports MLflow, which takes seconds
 
-        with suppress(CelebditError):
-            run("KILLED", "interrupted", context)
+        run(status, message, context)
+    except CelebditError:
+        return False
     finally:
         signal.signal(signal.SIGINT, previous)
+    return True
 
 
 def _summarise(config: RunConfig, outcome: LocalOutcome, context: StepContext, folder: Path, run_id: str) -> RunSummary:

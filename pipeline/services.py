@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from socket import socket
 
-from components.environment import SERVER_MARK, SERVER_TOKEN, TRACKING_TOKEN
+from components.environment import SERVER_MARK, SERVER_TOKEN, STORE_DISK, TRACKING_TOKEN
 from components.errors import BadInput, TemporaryFailure
 from components.system.child_environment import child_environment
+from components.system.disk import require_writable
 from components.system.ports import http_status
 from components.system.private import write_private
 from components.system.python_process import python_command
@@ -33,6 +34,9 @@ from pipeline.service_users import ServiceUsers
 from pipeline.token_gate import link
 
 _READY_S = 180.0
+_ROOM_BYTES = 32 * 2**20
+"""What the servers need to start: a database and logs."""
+_OTHER_HOME = "choose another folder with --home or CELEBDIT_HOME"
 _WATCHDOG = "watchdog"
 _WATCH_EVERY_S = 1.0
 
@@ -130,7 +134,7 @@ class Services:
         token = mlflow_token(mlflow)
         self._await("s3", s3, s3.url, {}, on_wait)
         self._await("mlflow", mlflow, f"{mlflow.url}/health", {"Authorization": f"Bearer {token}"}, on_wait)
-        environment = client_environment(s3.url, s3_secret(s3), mlflow.url, token)
+        environment = {**client_environment(s3.url, s3_secret(s3), mlflow.url, token), STORE_DISK: str(self.home / "s3")}
         return Endpoints(s3_url=s3.url, mlflow_url=mlflow.url, environment=environment)
 
     def stop(self) -> list[str]:
@@ -165,13 +169,12 @@ class Services:
 
     def _make_home(self) -> None:
         make_home(self.home)
+        require_writable(self.home, advice=_OTHER_HOME, room_bytes=_ROOM_BYTES)
         try:
             for folder in (self.home / "s3" / BUCKET, self.home / "s3" / MLFLOW_BUCKET, self.home / "logs"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(
-                f"{self.home} cannot be written: {error.strerror}", hint="choose another folder with --home or CELEBDIT_HOME"
-            ) from error
+            raise BadInput(f"{self.home} cannot be written: {error.strerror}", hint=_OTHER_HOME) from error
 
     def _spawn(self, name: str, command: list[str], environment: dict[str, str], listening: socket | None = None) -> Server:
         mark = uuid.uuid4().hex

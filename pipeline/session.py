@@ -73,6 +73,12 @@ class Session:
         """Whether the servers are there after the command."""
         return self.services is None or self.services.stays()
 
+    @property
+    def servers(self) -> str:
+        """A name of the servers, the same for every session that uses them."""
+        settings = CommandSettings.from_environment()
+        return "embedded" if self.services is not None else f"{settings.store_uri} {settings.mlflow_uri}"
+
     def context(self, environment: Mapping[str, str] | None = None) -> StepContext:
         """Return the clients of this session's servers for use in this process."""
         environment = self.environment() if environment is None else environment

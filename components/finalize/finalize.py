@@ -7,7 +7,7 @@ what only affects how a finished run is displayed.
 from typing import Literal
 
 from components.runtime.context import StepContext
-from components.tracking.tags import TAG_RUN, TAG_RUN_KEY, TAG_STEP
+from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -40,3 +40,15 @@ def run(outcome: Outcome, message: str, context: StepContext) -> None:
         tags[TAG_RUN_KEY] = ",".join(sorted(keys))
     tracking.set_tags(parent.info.run_id, tags)
     tracking.set_status(parent.info.run_id, outcome)
+
+
+def close_killed(message: str, context: StepContext) -> None:
+    """Close as KILLED what the pipeline run of `context`, whose processes are gone, left open; a run that it had closed stays as it is."""
+    tracking = context.tracking
+    own = tracking.search_runs({TAG_RUN: context.settings.pipeline_run_id})
+    if any(run.info.status == "RUNNING" for run in own if run.data.tags.get(TAG_KIND) == "pipeline"):
+        run("KILLED", message, context)
+        return
+    for child in own:
+        if child.info.status == "RUNNING":
+            tracking.set_status(child.info.run_id, "KILLED")

@@ -29,13 +29,14 @@ from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing, ObjectStore, StoreUri
 from components.stores.dataset_content import FORMAT, dataset_digest
+from components.system.disk import DiskFull, is_full
 from components.system.locks import lock, try_lock
 from model.canonical import digest_of
 
 _SILENTLY_IGNORED = 0.1
 _SUFFIXES_SHOWN = 5
 _CONVERT = f"convert images of other formats to JPEG or PNG ({', '.join(IMAGE_SUFFIXES)} are read), "
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES)
+_DISK_TROUBLE = (errno.EROFS, errno.EIO, errno.EACCES)
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,12 @@ def _staging_folder(staging: Path) -> Iterator[None]:
         staging.mkdir(parents=True)
         yield
     except (OSError, sqlite3.OperationalError) as error:
+        if is_full(error):
+            raise DiskFull.of(staging.parent, "the dataset") from error
         if isinstance(error, OSError) and error.errno not in _DISK_TROUBLE:
             raise
         reason = getattr(error, "strerror", None) or str(error)
-        raise DataRefused(f"{staging} cannot be written: {reason}", hint="free disk space, or set CELEBDIT_WORK_DIR") from error
+        raise DataRefused(f"{staging} cannot be written: {reason}", hint="set CELEBDIT_WORK_DIR to a folder that can be written") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

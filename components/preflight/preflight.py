@@ -1,11 +1,10 @@
-"""The preflight step: storage, MLflow, credentials, weights, disk, memory and GPUs, checked in seconds; opens the pipeline's MLflow run.
+"""The preflight step: storage, MLflow, credentials, clock, weights, disk and devices, checked in seconds; opens the pipeline's MLflow run.
 
 Promises: every check reports its result, and a failing one what to do; no objects are left in storage. Does not check Kubernetes; see
 `celebdit doctor`.
 """
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.settings import has_key_pair, missing_credentials
 from components.storage import StoreUri
+from components.storage.clock import check_clock
 from components.storage.probe import probe
+from components.system.disk import RUN_BYTES, free_bytes, require_room
 
-_SPARE_BYTES = 2**30
 _NO_WEIGHTS = "upload the file, or do without Inception: evaluation.extractor=random-conv (and leave out gate bounds on eval/fid_...)"
 
 
@@ -34,7 +34,11 @@ def run(
     Raises:
         BadInput: naming the first problem. TemporaryFailure: if a server does not answer.
     """
-    results = {"credentials": _check_credentials(environ), "storage": _check_storage(context)}
+    results = {
+        "credentials": _check_credentials(environ),
+        "clock": check_clock(context.store, context.root),
+        "storage": _check_storage(context),
+    }
     if weights is not None:
         results["weights"] = _check_weights(weights, context)
     if vgg_weights is not None:
@@ -71,12 +75,8 @@ def _check_weights(weights: str, context: StepContext) -> str:
 
 
 def _check_disk(folder: Path) -> str:
-    free = shutil.disk_usage(folder).free
-    if free < _SPARE_BYTES:
-        raise BadInput(
-            f"{folder} has {free / 1e9:.1f} GB free, at least {_SPARE_BYTES / 1e9:.1f} GB are required",
-            hint="free some space, or set CELEBDIT_WORK_DIR",
-        )
+    free = free_bytes(folder)
+    require_room(folder, "a run", RUN_BYTES)
     return f"{free / 1e9:.0f} GB free in {folder}"
 
 

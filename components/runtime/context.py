@@ -1,7 +1,7 @@
 """Context of a step: settings, clients and events, and the context manager that every step runs in.
 
 Promises: inside `step(...)` a `CelebditError` is printed as one line and ends the process with its exit code, any other exception with a
-traceback and 70; events record start and outcome; secrets are masked in both.
+traceback and 70; events record start and outcome; secrets are masked in both. The process ends with the run that it belongs to.
 """
 
 import logging
@@ -22,10 +22,12 @@ from components.manifests import Manifest
 from components.runtime.events import Events
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
-from components.settings import Settings, events_path, log_level
+from components.settings import Settings, events_path, lifeline_path, log_level
 from components.storage import ObjectStore, StoreUri, connect
 from components.stores.layout import StoreLayout
+from components.system.disk import full_disk_is_named
 from components.system.failures import os_failure
+from components.system.lifeline import watch
 from components.system.peers import OwnServers, guard
 from model.frozen_config import FrozenConfig
 
@@ -47,7 +49,7 @@ class StepContext:
     @cached_property
     def store(self) -> ObjectStore:
         self._guard()
-        return connect(self.settings.s3_endpoint, deadline_s=self.settings.storage_deadline_s)
+        return connect(self.settings.s3_endpoint, deadline_s=self.settings.storage_deadline_s, disk=self.settings.store_disk)
 
     @cached_property
     def root(self) -> StoreUri:
@@ -102,12 +104,16 @@ class StepContext:
 @contextmanager
 def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepContext]:
     """Frame the body of step `name`; leaves the process with the right exit code if it fails. By default it reads its own environment."""
+    if (lifeline := lifeline_path(environ)) is not None:
+        watch(lifeline)
     redact = redactor(environ)
     events = Events(name, events_path(environ), redact=redact)
     try:
         configure_logging(log_level(environ) or logging.INFO, events=events if events_path(environ) else None)
         events.emit("started")
-        yield StepContext(settings=Settings.from_environment(environ), events=events)
+        settings = Settings.from_environment(environ)
+        with full_disk_is_named(settings.work_dir):
+            yield StepContext(settings=settings, events=events)
     except Exception as error:
         failure = Failure.of(os_failure(error) or error)
         if isinstance(error, CelebditError):
@@ -123,8 +129,9 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
 
 def _fail(events: Events, failure: Failure, redact: Callable[[str], str]) -> NoReturn:
     message = redact(failure.message)
-    events.emit("failed", exit_code=failure.exit_code, message=message, hint=failure.hint)
-    with suppress(BrokenPipeError):  # the reader of our output may have ended first
+    with suppress(OSError):  # a full disk takes no event either
+        events.emit("failed", exit_code=failure.exit_code, message=message, hint=failure.hint)
+    with suppress(OSError):  # the reader of our output may have ended first, or its disk is full
         print(f"{events.step}: {message}" + (f"\n  {failure.hint}" if failure.hint else ""), file=sys.stderr, flush=True)
     raise SystemExit(failure.exit_code)
 

@@ -1,7 +1,8 @@
 """Progress events of a step: started, progress, note, result, failed, finished.
 
 Promises: with an events file each event is one JSON line, appended in one write, so that several processes can share the file and a reader
-sees complete lines; without one, the same events are log lines on stderr. `pipeline/view.py` draws them on a terminal.
+sees complete lines, without those of which a full disk kept half; without one, the same events are log lines on stderr.
+`pipeline/view.py` draws them on a terminal.
 """
 
 import json
@@ -9,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,8 @@ from typing import Any, Literal
 Kind = Literal["started", "progress", "note", "result", "failed", "finished"]
 LOGGER = "celebdit"
 """The logger of events that have no file, with a child for each step."""
+TRAINING = "run_key"
+"""Fact of the note with which a training begins: its run key."""
 LEVELS: Mapping[Kind, int] = {
     "started": logging.INFO,
     "progress": logging.INFO,
@@ -128,6 +132,9 @@ class EventReader:
             return []
         lines = data[: data.rfind(b"\n") + 1]
         self._offset += len(lines)
-        return [
-            Event(step=raw["step"], kind=raw["kind"], at_s=raw["at_s"], facts=raw["facts"]) for raw in map(json.loads, lines.splitlines())
-        ]
+        events = []
+        for line in lines.splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a full disk, or a killed writer, leaves half a line
+                raw = json.loads(line)
+                events.append(Event(step=raw["step"], kind=raw["kind"], at_s=raw["at_s"], facts=raw["facts"]))
+        return events

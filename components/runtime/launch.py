@@ -16,10 +16,11 @@ import tempfile
 import threading
 import time
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from components.environment import WORK_DIR
 from components.errors import CelebditError, Failure, Preempted, RankLost, TemporaryFailure, error_for_exit_code
@@ -35,6 +36,7 @@ from components.runtime.agent_report import (
 from components.runtime.redact import redactor
 from components.runtime.rendezvous import NODE_TIMEOUT_S, Nodes, single_machine
 from components.system.child_environment import child_environment
+from components.system.disk import RUN_BYTES, DiskFull, free_bytes
 from components.system.process import spawn, stop
 from components.system.python_process import python_command
 
@@ -44,6 +46,8 @@ _START_TIMEOUT_S = 300.0
 _GRACE_S = 25.0
 _POLL_S = 0.1
 _RUN_AGAIN = "run it again: finished work is kept"
+_REASON_BYTES = 2**14
+"""What a rank needs to record why it failed."""
 _log = logging.getLogger(__name__)
 
 
@@ -134,6 +138,8 @@ def _raise_failure(
 ) -> None:
     """Raise why ranks or torchrun failed, the cause before its consequences; return if they did not."""
     first, report, explained = first_failure(failures), read_report(failures / REPORT_FILE), _failed_processes(failures)
+    if status != 0 and first is None and free_bytes(failures.parent) < _REASON_BYTES:
+        raise DiskFull.of(failures.parent, "a run", needed_bytes=RUN_BYTES)
     if missing := not_started(report, module, timeout_s=node_timeout_s):
         raise missing
     if first is None or isinstance(first, RankLost):
@@ -175,8 +181,9 @@ def record_failure(folder: Path, error: BaseException) -> None:
     rank = os.environ.get("RANK", "0")
     facts = {**asdict(failure), "message": redact(failure.message), "at_s": time.time(), "rank": int(rank)}
     print(f"rank {rank}: {facts['message']}" + (f"\n  {failure.hint}" if failure.hint else ""), file=sys.stderr, flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"process-{os.environ.get('LOCAL_RANK', '0')}.json").write_text(json.dumps(facts))
+    with suppress(OSError):  # on a full disk the launcher finds the reason itself
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"process-{os.environ.get('LOCAL_RANK', '0')}.json").write_text(json.dumps(facts))
 
 
 def first_failure(folder: Path, *, before_s: float | None = None) -> CelebditError | None:
@@ -184,7 +191,7 @@ def first_failure(folder: Path, *, before_s: float | None = None) -> CelebditErr
 
     When one rank fails, others fail as a consequence: a rank that only lost another counts only if no rank has a reason of its own.
     """
-    failures = [json.loads(path.read_text()) for path in sorted(folder.glob("process-*.json"))]
+    failures = _read_failures(folder)
     if before_s is not None:
         failures = [facts for facts in failures if facts["at_s"] < before_s]
     if not failures:
@@ -195,6 +202,14 @@ def first_failure(folder: Path, *, before_s: float | None = None) -> CelebditErr
         if first["kind"] == kind.__name__:
             return kind(message, hint=first["hint"])
     return error_for_exit_code(first["exit_code"], message, hint=first["hint"])
+
+
+def _read_failures(folder: Path) -> list[dict[str, Any]]:
+    failures = []
+    for path in sorted(folder.glob("process-*.json")):
+        with suppress(ValueError):  # on a full disk it is empty
+            failures.append(json.loads(path.read_text()))
+    return failures
 
 
 def _failed_processes(folder: Path) -> set[int]:
@@ -215,7 +230,7 @@ def _compiler_caches(work_dir: Path) -> dict[str, str]:
 
 
 class SignalFlag:
-    """Record SIGTERM and SIGINT instead of ending, while the block runs in the main thread."""
+    """Record SIGTERM, SIGINT and SIGHUP instead of ending, while the block runs in the main thread; an ignored SIGHUP stays ignored."""
 
     received = False
     received_s: float | None = None
@@ -224,7 +239,10 @@ class SignalFlag:
     def __enter__(self) -> "SignalFlag":
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
-            self._previous = {number: signal.signal(number, self._set) for number in (signal.SIGTERM, signal.SIGINT)}
+            numbers = [signal.SIGTERM, signal.SIGINT]
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
+            self._previous = {number: signal.signal(number, self._set) for number in numbers}
         return self
 
     def _set(self, number: int, frame: FrameType | None) -> None:

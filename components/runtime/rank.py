@@ -1,7 +1,7 @@
 """One rank of a distributed step.
 
-Promises: a rank ends with the agent that started it, records why it failed for `components/runtime/launch.py`, and never waits for other
-ranks after a failure. What a rank computes is in the step's own `worker.py`.
+Promises: a rank ends with the agent that started it and with its run, records why it failed for `components/runtime/launch.py`, and never
+waits for other ranks after a failure. What a rank computes is in the step's own `worker.py`.
 """
 
 import logging
@@ -21,7 +21,9 @@ from components.runtime.events import Events
 from components.runtime.launch import FAILURES, record_failure, record_start
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
-from components.settings import Settings, log_level
+from components.settings import Settings, lifeline_path, log_level
+from components.system.disk import full_disk_is_named
+from components.system.lifeline import watch
 from components.system.process import die_with_parent
 from model.distributed import World
 
@@ -54,11 +56,14 @@ class Rank:
 
 def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
     """Run `body(spec path, rank)` in a process that torchrun started with that path as its argument."""
+    stop_requested = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # torchrun passes on the signal that it gets
+        signal.signal(number, lambda number, frame: stop_requested.set())
     die_with_parent()
+    if (lifeline := lifeline_path()) is not None:
+        watch(lifeline)
     spec_path = Path(sys.argv[1])
     record_start(spec_path.parent / FAILURES)
-    stop_requested = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop_requested.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         settings = Settings.from_environment()
@@ -73,7 +78,8 @@ def worker_main(step: str, body: Callable[[Path, Rank], None]) -> None:
         level = log_level() or logging.INFO
         configure_logging(level, role=f"rank {world.rank}", events=events if settings.events_path and world.is_first else None)
         context = StepContext(settings=settings, events=events)
-        body(spec_path, Rank(context=context, world=world, stop_requested=stop_requested))
+        with full_disk_is_named(settings.work_dir):
+            body(spec_path, Rank(context=context, world=world, stop_requested=stop_requested))
     except BaseException as error:
         record_failure(spec_path.parent / FAILURES, error)
         sys.stdout.flush()

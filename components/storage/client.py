@@ -6,6 +6,7 @@ Promises: makes no request. Checksums beyond what an operation requires are left
 
 import os
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import urlsplit
 
@@ -21,8 +22,10 @@ from components.storage.store import ObjectStore
 Style = Literal["path", "virtual", "auto"]
 
 
-def connect(endpoint: str | None, *, deadline_s: float = 300.0, read_timeout_s: float = 60.0) -> ObjectStore:
+def connect(endpoint: str | None, *, deadline_s: float = 300.0, read_timeout_s: float = 60.0, disk: Path | None = None) -> ObjectStore:
     """Return a store client for `endpoint` (None: AWS), with credentials from the environment.
+
+    `disk` is the folder in which a server on this machine keeps its objects: such a server does not say that its disk is full.
 
     Raises:
         BadInput: if the endpoint is not a URL, or AWS_S3_ADDRESSING_STYLE is not a style.
@@ -32,10 +35,10 @@ def connect(endpoint: str | None, *, deadline_s: float = 300.0, read_timeout_s: 
     style = os.environ.get(ADDRESSING) or ("path" if endpoint and _is_single_host(endpoint) else "auto")
     if style not in ("path", "virtual", "auto"):
         raise BadInput(f"{ADDRESSING} is {style!r}", hint="set it to path, virtual or auto")
-    return _connect(endpoint, cast(Style, style), deadline_s, read_timeout_s)
+    return _connect(endpoint, cast(Style, style), deadline_s, read_timeout_s, disk)
 
 
-def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout_s: float) -> ObjectStore:
+def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout_s: float, disk: Path | None) -> ObjectStore:
     config = Config(
         signature_version="s3v4",
         s3={"addressing_style": style},
@@ -56,7 +59,11 @@ def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout
         raise BadInput(f"no S3 client can be made: {first_line(error)}", hint="check the AWS_ variables and ~/.aws/config") from error
     other: Style = "virtual" if style == "path" else "path"
     return ObjectStore(
-        client, addressing=style, other_style=lambda: _connect(endpoint, other, min(deadline_s, 5.0), read_timeout_s), deadline_s=deadline_s
+        client,
+        addressing=style,
+        other_style=lambda: _connect(endpoint, other, min(deadline_s, 5.0), read_timeout_s, disk),
+        deadline_s=deadline_s,
+        disk=disk,
     )
 
 

@@ -11,11 +11,13 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.storage.faults import DigestMismatch, Incomplete, ObjectChanged
 from components.storage.uri import StoredObject, StoreUri
+from components.system.disk import full_disk_is_named
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -63,13 +65,18 @@ class Download:
         Raises:
             Incomplete: if the response ended early. DigestMismatch: if the digest is not the expected one.
             ObjectChanged: if it is not the object that was listed.
+            DiskFull: if the missing bytes do not fit on the disk.
         """
         response = self._request()
-        with response["Body"] as body, self._partial.open("ab" if self._have_bytes else "wb") as file:
-            rest_bytes = response.get("ContentLength")  # a response in chunks has none
-            total_bytes = None if rest_bytes is None else self._have_bytes + rest_bytes
+        rest_bytes = response.get("ContentLength")  # a response in chunks has none
+        total_bytes = None if rest_bytes is None else self._have_bytes + rest_bytes
+        with (
+            full_disk_is_named(self._partial.parent, what=self._uri.name, needed_bytes=rest_bytes),
+            response["Body"] as body,
+            self._partial.open("ab" if self._have_bytes else "wb", buffering=0) as file,
+        ):
             while chunk := body.read(CHUNK_BYTES):
-                file.write(chunk)
+                _write_all(file, chunk)
                 self._update(chunk)
                 self._have_bytes += len(chunk)
         if total_bytes is not None and self._have_bytes != total_bytes:
@@ -192,6 +199,13 @@ def _md5_of(response: "GetObjectOutputTypeDef") -> str | None:
     etag = response.get("ETag", "").strip('"')
     is_encrypted = str(response.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in response
     return etag if _MD5.fullmatch(etag) and not is_encrypted else None
+
+
+def _write_all(file: RawIOBase, data: bytes) -> None:
+    """Write `data` unbuffered, so that a full disk is said here and not when the file is closed."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) or 0 :]
 
 
 def mismatch(uri: StoreUri, actual: str, expected: str) -> DigestMismatch:

@@ -18,6 +18,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from components.errors import BadInput, CelebditError, DataRefused
+from components.system.disk import LOCAL
 from components.system.failures import was_raised_in
 
 _TEMPORARY_CODES = frozenset({"SlowDown", "RequestTimeout", "ExpiredToken", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable"})
@@ -72,8 +73,12 @@ def is_temporary(error: Exception) -> bool:
         return False
     if isinstance(error, ResponseStreamingError | ResponseParserError | Incomplete):
         return True
-    # An OSError with a file name is about a local file, one without about a connection.
-    return isinstance(error, BotoCoreError) or (isinstance(error, OSError) and error.filename is None)
+    return isinstance(error, BotoCoreError) or is_lost_connection(error)
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Return whether `error` is one of a connection, not of a local file: a file name or the number of the error tells them apart."""
+    return isinstance(error, OSError) and error.filename is None and error.errno not in LOCAL
 
 
 def is_unreadable(error: Exception) -> bool:

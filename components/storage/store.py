@@ -34,11 +34,14 @@ from components.storage.faults import (
 )
 from components.storage.upload import PART_BYTES, UploadCheck, Uploads
 from components.storage.uri import StoredObject, StoreUri
+from components.system.disk import require_room
 from components.system.retry import RetryPolicy, retry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+_SPARE_BYTES = 2**18
+"""What a server writes beside an object."""
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -53,12 +56,14 @@ class ObjectStore:
         addressing: str,
         other_style: "Callable[[], ObjectStore]",
         deadline_s: float,
+        disk: Path | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client = client
         self.addressing = addressing
         self._other_style = other_style
+        self._disk = disk
         self._policy = RetryPolicy(deadline_s=deadline_s)
         self._sleep = sleep
         self._clock = clock
@@ -66,6 +71,7 @@ class ObjectStore:
 
     def put_bytes(self, uri: StoreUri, data: bytes) -> str:
         """Store `data` under `uri`, verify the upload and return the sha256."""
+        self._require_room(uri, len(data))
         digest = hashlib.sha256(data).hexdigest()
         read_back = self.upload_check(uri) == "read-back"
 
@@ -81,6 +87,7 @@ class ObjectStore:
         """Store the file at `path` under `uri`, a large one in parallel parts; verify the upload and return the sha256."""
         if path.stat().st_size <= PART_BYTES:
             return self.put_bytes(uri, path.read_bytes())
+        self._require_room(uri, path.stat().st_size)
         read_back = self.upload_check(uri) == "read-back"
 
         def upload() -> str:
@@ -244,6 +251,11 @@ class ObjectStore:
 
     def _read_back(self, uri: StoreUri, sha256: str) -> None:
         check_response(uri, self.client.get_object(Bucket=uri.bucket, Key=uri.key), sha256)
+
+    def _require_room(self, uri: StoreUri, size_bytes: int) -> None:
+        """Check that an object fits on the disk of a server on this machine, which would only report an internal error."""
+        if self._disk is not None:
+            require_room(self._disk, uri.name, size_bytes + _SPARE_BYTES)
 
     def _with_retries(self, verb: str, uri: StoreUri, call: Callable[[], T]) -> T:
         """Return the result of `call`, retrying temporary errors and corrupt transfers; other errors become the project's own."""

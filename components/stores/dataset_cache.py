@@ -18,6 +18,7 @@ from components.errors import DataRefused
 from components.manifests import DatasetManifest, Split
 from components.storage import ObjectStore, StoreUri
 from components.stores.dataset_content import Member, read_members
+from components.system.disk import DiskFull, is_full, require_room
 from components.system.locks import lock
 from model.dataset import IMAGES_FILE, Pack, PackCorrupt, PackWriter, open_pack, verify_pack
 
@@ -36,6 +37,7 @@ def fetch_pack(
 
     Raises:
         DataRefused: if a shard or the images do not have the digest in the manifest, or an image cannot be decoded.
+        DiskFull: if shards and pack do not fit on the disk together.
     """
     target = folder / f"{manifest.digest[:16]}-{split}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,18 +52,28 @@ def fetch_pack(
         building = folder / f"{target.name}.building"
         try:
             shutil.rmtree(building, ignore_errors=True)
+            require_room(folder, f"the dataset {manifest.digest[:12]}", _packed_bytes(manifest, split))
             _build(manifest, store, building, split, on_progress)
             shutil.rmtree(target, ignore_errors=True)
             building.rename(target)
         except OSError as error:
+            if is_full(error):
+                raise DiskFull.of(folder, f"the dataset {manifest.digest[:12]}", needed_bytes=_packed_bytes(manifest, split)) from error
             raise DataRefused(
-                f"the images cannot be unpacked to {target}: {error.strerror or error}", hint="free disk space, or set CELEBDIT_WORK_DIR"
+                f"the images cannot be unpacked to {target}: {error.strerror or error}",
+                hint="set CELEBDIT_WORK_DIR to a folder that can be written",
             ) from error
         finally:
             shutil.rmtree(building, ignore_errors=True)
         pack = open_pack(target)
         _mark_verified(target)
     return pack
+
+
+def _packed_bytes(manifest: DatasetManifest, split: Split) -> int:
+    """Return the bytes of the pack of `split` and of the shards that it is made from."""
+    images = manifest.num_images if split == "train" else manifest.num_held_out
+    return images * 3 * manifest.image_px**2 + sum(shard.size_bytes for shard in manifest.shards)
 
 
 def _verify_once(pack: Pack, target: Path) -> None:

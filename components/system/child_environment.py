@@ -14,12 +14,14 @@ from components.environment import (
     CREDENTIALS,
     EVENTS,
     LAST_WORDS,
+    LIFELINE,
     LOG_LEVEL,
     MLFLOW,
     OWN_SERVERS,
     RENDEZVOUS,
     S3_ENDPOINT,
     S3_ENDPOINT_FIRST,
+    STORE_DISK,
     VARIABLES,
     WORK_DIR,
 )
@@ -47,7 +49,7 @@ _PROXIES = tuple(name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "N
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _RUN = (
     *(variable.name for variable in VARIABLES if variable.group in ("servers", "run")),
-    *(EVENTS, LAST_WORDS, LOG_LEVEL, OWN_SERVERS, RENDEZVOUS),
+    *(EVENTS, LAST_WORDS, LIFELINE, LOG_LEVEL, OWN_SERVERS, RENDEZVOUS, STORE_DISK),
 )
 _STORAGE_WITHOUT_FILES = (
     *CREDENTIALS,

@@ -12,6 +12,7 @@ from components.errors import BadInput, TemporaryFailure
 from components.manifests import CheckpointManifest, DatasetManifest
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext, read_section
+from components.runtime.events import TRAINING
 from components.runtime.launch import launch
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock_or_fail, try_lock
@@ -45,9 +46,8 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
     folder = context.run_folder(key)
     with lock_or_fail(folder / "launcher.lock", f"training of run {key}"):
         store_spec(spec, context.store, context.layout)
-        context.events.note(
-            f"run {key}: {total} steps of {recipe.training.batch_images} images on {resources.nodes} x {resources.processes} process(es)"
-        )
+        text = f"{total} steps of {recipe.training.batch_images} images on {resources.nodes} x {resources.processes} process(es)"
+        context.events.emit("note", text=f"run {key}: {text}", **{TRAINING: key})
         run_ranks = rank_runner(resources)
         with _report_to_mlflow(context, spec):
             run_ranks(spec, folder / SPEC_FILE, context)

@@ -4,7 +4,6 @@ Promises: every rank continues from the same checkpoint, the newest valid one in
 storage while training; an error that a user can fix says how. The training loop is in `model/trainer.py`.
 """
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,11 +14,12 @@ from typing import Self
 
 import torch
 
-from components.errors import CelebditError, DataRefused, Preempted, RankLost, TemporaryFailure
+from components.errors import CelebditError, DataRefused, Preempted, RankLost
 from components.runtime.context import StepContext
 from components.runtime.rank import Rank, worker_main
 from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.dataset_cache import fetch_pack
+from components.system.disk import require_room
 from components.system.locks import lock_or_fail
 from components.tracking.archive import JournalArchive
 from components.tracking.journal import Delivery, Destination, Journal
@@ -110,6 +110,8 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
                 price_per_device_hour=spec.resources.price_per_device_hour,
             )
             trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots))
+            if rank.world.is_first:
+                require_room(storage.folder, "a checkpoint", trainer.checkpoint_bytes)
             _continue(trainer, storage, spec, rank, group)
             try:
                 finished = trainer.run(stop_requested=rank.stop_requested.is_set)
@@ -157,13 +159,6 @@ def _translate_errors(spec: TrainSpec, rank: Rank, device: torch.device) -> Iter
         raise DataRefused(
             str(error),
             hint="the last checkpoint is kept: lower optimizer.lr_peak, raise optimizer.warmup_steps, or inspect the named images",
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            raise
-        raise TemporaryFailure(
-            f"the disk is full: {error.filename or rank.context.settings.work_dir}",
-            hint="free disk space or set CELEBDIT_WORK_DIR, then run it again: it continues from the newest checkpoint",
         ) from error
     except RuntimeError as error:
         if is_lost_rank(error):

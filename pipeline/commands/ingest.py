@@ -16,6 +16,7 @@ from components.storage import StoreUri
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
 from pipeline.config import load_data
+from pipeline.open_runs import open_run, recover_killed_runs
 from pipeline.session import Session, new_run_id, open_session, run_folder
 from pipeline.view import RunView
 
@@ -83,12 +84,16 @@ def _step_context(session: Session, run_id: str, folder: Path, view: RunView) ->
     environment = session.environment(run_id=run_id, preset="ingest", on_wait=OnceFilter(view.print_waiting))
     events = Events("ingest", folder / "events.jsonl", redact=redactor(environment), listener=view)
     context = StepContext(settings=session.context(environment).settings, events=events)
+    recover_killed_runs(session.home.absolute(), context, view.print_line, servers=session.servers)
     context.events.emit("started")
-    try:
-        yield context
-    except BaseException:
-        context.events.emit("failed")
-        raise
+    with open_run(folder, servers=session.servers) as mark:
+        try:
+            yield context
+        except BaseException:
+            context.events.emit("failed")
+            mark.close()
+            raise
+        mark.close()
     context.events.emit("finished")
 
 

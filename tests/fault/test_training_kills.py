@@ -1,6 +1,5 @@
 """Trainings that are killed, stopped, frozen and continued: the numbers must be those of the training that was left alone."""
 
-import os
 import random
 import signal
 import time
@@ -11,6 +10,7 @@ import pytest
 from celebdit_testing import injections
 from celebdit_testing.ranks import Ranks, Training, ended, small_dataset, start_ranks
 from celebdit_testing.recipes import tiny_recipe
+from celebdit_testing.waiting import wait_until
 
 from components.errors import BadInput, DataRefused, Preempted, RankLost, TemporaryFailure
 from components.resources import ResourcesConfig
@@ -131,16 +131,20 @@ def test_sigterm_of_one_rank_stops_all_at_the_same_step_and_saves_it(make: Make,
 
 @pytest.mark.slow
 def test_sigkill_right_after_sigterm_costs_at_most_an_interval(make: Make, reference: Reference) -> None:
-    training = make("no-grace")
-    with ended(training.start()) as ranks:
-        training.advance(40, ranks)
+    """The interval is 20 steps; a checkpoint that is being uploaded when the kill comes may cost as many again."""
+    training = make("no-grace", checkpoint_keep_every_steps=20)
+    with ended(training.start(prelude=injections.saving_takes_long_after_a_stop)) as ranks:
+        training.advance(80, ranks)
         ranks.signal(signal.SIGTERM)
-        time.sleep(0.05)
-        for process in ranks.processes:
-            if process.is_alive():
-                os.kill(process.pid, signal.SIGKILL)
-        ranks.wait()
+        wait_until((training.folder / "work" / "saving").exists, timeout_s=30, every_s=0.002)
+        ranks.signal(signal.SIGKILL, rank=0)
+        assert ranks.wait()[0] == -signal.SIGKILL, "it was killed while it saved"
+    stopped_at = max(training.recorded_values())
+    assert 80 <= stopped_at < STEPS
+    kept = training.checkpoints.list_committed()[0].step
+    assert 0 < stopped_at - kept <= 40
     finish(training)
+    assert training.lines() - STEPS == stopped_at - kept, "the steps that were done twice"
     assert_same(training, reference())
 
 

@@ -19,7 +19,8 @@ from components.runtime.launch import launch
 _PROBE = """
 import os, sys
 from pathlib import Path
-Path(sys.argv[1]).with_name("seen").write_text(os.environ["CELEBDIT_WORK_DIR"])
+names = ("CELEBDIT_WORK_DIR", "CELEBDIT_LIFELINE", "CELEBDIT_STORE_DISK")
+Path(sys.argv[1]).with_name("seen").write_text(" ".join(os.environ[name] for name in names))
 """
 
 
@@ -29,11 +30,13 @@ def test_ranks_use_the_work_folder_of_their_launcher_and_leave_torchruns_files_b
     (tmp_path / "work_folder_probe.py").write_text(_PROBE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("CELEBDIT_WORK_DIR", "/of/somebody/else")
+    monkeypatch.setenv("CELEBDIT_LIFELINE", "/run/lifeline")
+    monkeypatch.setenv("CELEBDIT_STORE_DISK", "/home/s3")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     launch("work_folder_probe", tmp_path / "spec.json", work_dir=tmp_path / "work", processes=1, threads=1)
-    assert (tmp_path / "seen").read_text() == str(tmp_path / "work")
+    assert (tmp_path / "seen").read_text() == f"{tmp_path / 'work'} /run/lifeline /home/s3"
     assert not list(temporary.glob("torchelastic_*"))
 
 

@@ -5,7 +5,6 @@ training, the next checkpoint tries again, and `drain` raises if the newest one 
 stays on local disk, where the next attempt finds it.
 """
 
-import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from safetensors import SafetensorError
 
 from components.errors import Failure, TemporaryFailure
 from components.stores.checkpoints import CheckpointStore, Retention
+from components.stores.queued_checkpoints import notes_path, rescue
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint import CheckpointState, publish, remove_unpublished
-from model.checkpoint_manifest import Checkpoint, list_checkpoints, newest_valid
+from model.checkpoint_manifest import Checkpoint, list_checkpoints
 
 
 class UploadingSink:
@@ -73,18 +73,9 @@ class UploadingSink:
             raise self._error
 
     def rescue(self) -> None:
-        """Upload the newest valid checkpoint on local disk if object storage has none as new, because an earlier attempt could not.
-
-        What a killed attempt was writing is removed.
-        """
+        """Remove what a killed attempt was writing, and upload the newest checkpoint on local disk that it could not; see `rescue`."""
         remove_unpublished(self._folder)
-        local = newest_valid(self._folder)
-        if local is None:
-            return
-        committed = self._checkpoints.list_committed()
-        if not committed or committed[0].step < local.step:
-            self._checkpoints.upload(local, self._attempt, notes=_read_notes(self._folder, local.step))
-            self._note(f"the checkpoint of step {local.step} was only on local disk and is now uploaded")
+        rescue(self._folder, self._checkpoints, attempt=self._attempt, note=self._note)
 
     def _make_durable(self, state: CheckpointState, before: threading.Thread | None) -> None:
         try:
@@ -109,7 +100,7 @@ class UploadingSink:
     def _publish(self, state: CheckpointState) -> Checkpoint:
         try:
             checkpoint = publish(state, self._folder)
-            _notes_path(self._folder, state.step).write_bytes(canonical_json(state.notes))
+            notes_path(self._folder, state.step).write_bytes(canonical_json(state.notes))
         except (OSError, SafetensorError) as error:
             needed = sum(t.numel() * t.element_size() for group in state.tensors.values() for t in group.values())
             free = shutil.disk_usage(self._folder).free
@@ -127,14 +118,3 @@ class UploadingSink:
         for notes in self._folder.glob("*.notes.json"):
             if newest and not notes.name.startswith(newest[0].name):
                 notes.unlink(missing_ok=True)
-
-
-def _notes_path(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:09d}.notes.json"
-
-
-def _read_notes(folder: Path, step: int) -> JsonObject:
-    try:
-        return dict(json.loads(_notes_path(folder, step).read_bytes()))
-    except (OSError, ValueError):
-        return {}

@@ -1,4 +1,4 @@
-"""Upload the metrics of a training that MLflow lacks, from any machine.
+"""Upload what a training could not: metrics that MLflow lacks, from any machine, and a checkpoint on this one's disk.
 
 Promises: afterwards MLflow has the run's description, each (key, step) exactly once, and the status that object storage shows, also if the
 run or its images were deleted there: on the machine that trained, the whole journal is compared with what MLflow has. Repeating it, or
@@ -8,6 +8,7 @@ running it when nothing is missing, changes nothing.
 from components.errors import BadInput, DataRefused
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
+from components.stores.queued_checkpoints import rescue
 from components.system.locks import lock_or_fail
 from components.tracking.archive import JournalArchive
 from components.tracking.journal import JOURNAL_FILE, Journal
@@ -27,6 +28,8 @@ def sync(run_key: str, context: StepContext, *, spec: TrainSpec | None = None) -
     spec = spec or _newest_spec(run_key, context)
     folder = context.run_folder(run_key)
     with lock_or_fail(folder / "writer.lock", f"training of run {run_key}"):
+        checkpoints = CheckpointStore(context.store, run.checkpoints, warn=context.events.note)
+        rescue(folder / "checkpoints", checkpoints, attempt=spec.attempt, note=context.events.note)
         status_before = _status(run_key, context)
         run_id = describe_run(context.tracking, spec)
         destination = MlflowDestination(context.settings, run_key)

@@ -46,7 +46,7 @@ def celebdit(*arguments: str, home: Path, timeout_s: float = 280.0, folder: Path
 def celebdit_here(*arguments: str, home: Path, capture: pytest.CaptureFixture[str]) -> Finished:
     """The command line in this process, with what it prints captured: for many short commands, whose imports would take longer."""
     capture.readouterr()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     environment = dict(os.environ)
     try:
         main([*arguments, "--home", str(home)])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -72,8 +73,11 @@ class Proxy:
 
 
 @contextmanager
-def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
-    """Forward to the server at `upstream`, damaging what the test asks for; requests to an S3 server must be `signed`."""
+def fault_proxy(upstream: str, *, signed: bool = True, clock_ahead_s: float = 0.0) -> Iterator[Proxy]:
+    """Forward to the server at `upstream`, damaging what the test asks for; requests to an S3 server must be `signed`.
+
+    With its clock `clock_ahead_s` ahead of this machine's, it refuses every request, as S3 does.
+    """
     upstream_address, proxy = urlsplit(upstream).netloc, Proxy()
 
     class ProxyHandler(Handler):
@@ -107,6 +111,10 @@ def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
                 return
             if kind == "stale":
                 self._answer(*proxy.answers[self.path])
+                return
+            if clock_ahead_s:
+                date = ("Date", formatdate(time.time() + clock_ahead_s, usegmt=True))
+                self._answer(403, [date], b"<Error><Code>RequestTimeTooSkewed</Code></Error>")
                 return
             status, headers, answer = self._ask(_flipped(body) if kind == "flipped_upload" else body)
             if self.command == "GET":

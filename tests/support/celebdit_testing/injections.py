@@ -1,6 +1,9 @@
 """What is done to a rank before it begins, to make it fail in a chosen way."""
 
+import os
 import resource
+import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -44,3 +47,18 @@ def little_memory(rank: int) -> None:
     """Let the process have 1 GB more address space than it has now."""
     now = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, now + 2**30))
+
+
+def saving_takes_long_after_a_stop(rank: int) -> None:
+    """Let the first rank take a minute over the save that a stop asks for; a file in the work directory shows that it has begun."""
+    from model.trainer import Trainer
+
+    save = Trainer._save
+
+    def slow(self: Trainer, *, wait: bool) -> None:
+        if wait and rank == 0 and self.step < self.recipe.training.total_steps:
+            Path(os.environ["CELEBDIT_WORK_DIR"], "saving").touch()
+            time.sleep(60)
+        save(self, wait=wait)
+
+    Trainer._save = slow  # type: ignore[method-assign]

@@ -1,15 +1,19 @@
 """What a step in a container receives: endpoints, credentials where they are needed, and nothing else of this machine."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from celebdit_testing.http_server import Handler, serving
 
 from pipeline.config import load_config
-from pipeline.containers import container_arguments, plan_containers
+from pipeline.container_engine import remove_containers
+from pipeline.containers import RUN_LABEL, container_arguments, plan_containers
 
 HERE = {
     "CELEBDIT_STORE": "s3://bucket/x",
+    "CELEBDIT_LIFELINE": "/run/lifeline",
     "AWS_SECRET_ACCESS_KEY": "canary-aws",
     "MLFLOW_TRACKING_PASSWORD": "canary-mlflow",
     "KAGGLE_API_TOKEN": "canary-token",
@@ -29,6 +33,7 @@ HERE = {
 }
 EVERY_STEP = {
     "CELEBDIT_STORE",
+    "CELEBDIT_LIFELINE",
     "CELEBDIT_WORK_DIR",
     "AWS_SECRET_ACCESS_KEY",
     "MLFLOW_TRACKING_PASSWORD",
@@ -66,3 +71,30 @@ def test_a_container_has_no_privileges_and_no_way_to_write_but_its_folders(tmp_p
     assert (options["read_only"], options["cap_drop"], options["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])
     assert options["user"] == "1000:1000"
     assert {mount["Target"] for mount in options["mounts"]} == {str(tmp_path / "run"), str(tmp_path / "work")}
+
+
+class Engine(Handler):
+    """The three requests of a Docker API with which containers are found and removed."""
+
+    removed: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:  # noqa: N802 - the base class names it so
+        if self.target.endswith("/version"):
+            self.answer(200, {"ApiVersion": "1.44"})
+            return
+        assert self.target.endswith("/containers/json")
+        labels = {"a1": "io.celebdit.run=killed-1", "b2": "io.celebdit.run=other-1", "c3": "io.celebdit.run=killed-1"}
+        (wanted,) = json.loads(self.query["filters"])["label"]
+        assert self.query["all"] == "1", "one that has stopped, too"
+        self.answer(200, [{"Id": name} for name, label in labels.items() if label == wanted])
+
+    def do_DELETE(self) -> None:  # noqa: N802
+        assert self.query["force"] == "True"
+        self.removed.append(self.target.rsplit("/", 1)[-1])
+        self.answer(404 if self.removed[-1] == "c3" else 204, {"message": "gone"} if self.removed[-1] == "c3" else b"")
+
+
+def test_containers_of_a_killed_run_are_removed_and_those_of_others_are_not() -> None:
+    with serving(Engine) as address:
+        assert remove_containers(address.replace("http://", "tcp://"), f"{RUN_LABEL}=killed-1") == 2
+    assert Engine.removed == ["a1", "c3"]

@@ -84,6 +84,7 @@ def test_the_interpreter_is_named_in_one_place() -> None:
 def test_processes_are_started_in_few_places_each_known() -> None:
     known = {
         "components/system/process.py": "`spawn`",
+        "components/system/guarded.py": "the guardian of a run",
         "components/ingest/decoding/worker.py": "the decoders",
         "components/ingest/sources/tars.py": "the reader of tar archives",
         "components/system/confinement.py": "a process that tries to confine itself",

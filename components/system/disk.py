@@ -1,0 +1,92 @@
+"""Full disks: recognised, said at once with what is needed, and told apart from a connection that is lost.
+
+Promises: a full disk is always a temporary failure that names the folder, its free space and the next action; nothing here waits for room.
+"""
+
+import errno
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from components.errors import BadInput, CelebditError, TemporaryFailure
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+LOCAL = FULL | {errno.EROFS, errno.EIO, errno.EISDIR, errno.ENOTDIR}
+"""Errors of files, which no waiting for a server mends. An error of `write` has no file name, like one of a connection."""
+RUN_BYTES = 2**30
+"""What a run needs at least: a packed dataset, checkpoints, a journal."""
+_HINT = "free some, or set CELEBDIT_WORK_DIR to a folder with more; then run it again: finished work is kept"
+
+
+class DiskFull(TemporaryFailure):
+    """A disk of this machine has no room for what is to be written."""
+
+    @classmethod
+    def of(cls, folder: Path, what: str, *, needed_bytes: int | None = None) -> "DiskFull":
+        """Return the error for `what`, which does not fit into `folder`."""
+        needed = "" if needed_bytes is None else f" {what} needs {needed_bytes / 1e6:.1f} MB,"
+        subject = f"the disk of {folder} is full" if needed else f"the disk of {folder} is full, {what} cannot be written"
+        return cls(f"{subject}:{needed} {free_bytes(folder) / 1e6:.1f} MB are free", hint=_HINT)
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether `error` says that a disk of this machine is full."""
+    if isinstance(error, sqlite3.OperationalError):
+        return "disk is full" in str(error)
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that this user may still write to the disk of `folder`, or of its nearest parent that exists."""
+    for existing in (folder, *folder.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(existing).free
+    return 0
+
+
+def require_room(folder: Path, what: str, needed_bytes: int) -> None:
+    """Check that `what` fits into `folder` before it is begun.
+
+    Raises:
+        DiskFull: if it does not.
+    """
+    if free_bytes(folder) < needed_bytes:
+        raise DiskFull.of(folder, what, needed_bytes=needed_bytes)
+
+
+def require_writable(folder: Path, *, advice: str, room_bytes: int) -> None:
+    """Make `folder` if needed, for this user alone, and check that files can be made in it.
+
+    Raises:
+        BadInput: if it cannot be written, with `advice`. DiskFull: if less than `room_bytes` are free there.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if not is_full(error):
+            raise BadInput(f"{folder} cannot be written: {error.strerror}", hint=advice) from error
+    require_room(folder, "what is kept there", room_bytes)
+
+
+@contextmanager
+def full_disk_is_named(*folders: Path, what: str = "a run", needed_bytes: int | None = RUN_BYTES) -> Iterator[None]:
+    """Turn a full disk inside the block into an error that names the fullest of `folders` and the folder for temporary files.
+
+    Raises:
+        DiskFull: if the block found a disk full.
+    """
+    try:
+        yield
+    except CelebditError:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        written = getattr(error, "filename", None)
+        places = [Path(written).parent] if isinstance(written, str) else [*folders, Path(tempfile.gettempdir())]
+        raise DiskFull.of(min(places, key=free_bytes), what, needed_bytes=needed_bytes) from error

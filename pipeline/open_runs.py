@@ -1,0 +1,133 @@
+"""Runs on this machine that are not closed: marked while their command works on them, and recovered if it was killed.
+
+Promises: a run is taken for dead only if the kernel says that nobody holds its mark, so neither a reused process id nor a wrong clock can
+deceive; recovery ends what is left of its processes, uploads what it could not, and closes its runs in MLflow, once, by whichever command
+comes next. What cannot be recovered now, because a server is away, is recovered later and fails nobody.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from components.errors import BadInput, Failure
+from components.runtime.context import StepContext
+from components.runtime.events import TRAINING, EventReader, Events
+from components.system.lifeline import end_processes_of
+from pipeline.container_engine import engine_address, remove_containers
+from pipeline.containers import RUN_LABEL
+from pipeline.local import EVENTS_FILE, LIFELINE_FILE
+
+_MARK_FILE = "open.json"
+"""In the folder of a run; its holder keeps it locked."""
+
+
+class OpenRun:
+    """The mark of a run that this process works on."""
+
+    def __init__(self, folder: Path, *, servers: str, in_containers: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / _MARK_FILE
+        made = folder / f".{_MARK_FILE}.{os.getpid()}"
+        self._file = made.open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        json.dump({"pid": os.getpid(), "began_s": time.time(), "servers": servers, "in_containers": in_containers}, self._file)
+        self._file.flush()
+        made.rename(self._path)  # it is never seen without its lock
+
+    def close(self) -> None:
+        """Record that nothing of the run is left to do."""
+        self._path.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let go of the mark; unless the run is closed, the next command recovers it."""
+        self._file.close()
+
+
+@contextmanager
+def open_run(folder: Path, *, servers: str, in_containers: bool = False) -> Iterator[OpenRun]:
+    """Mark the run in `folder`, which uses the named `servers`, as open for the block."""
+    run = OpenRun(folder, servers=servers, in_containers=in_containers)
+    try:
+        yield run
+    finally:
+        run.release()
+
+
+def recover_killed_runs(home: Path, context: StepContext, say: Callable[[str], None], *, servers: str) -> None:
+    """Recover every run of `home` whose command was killed; `context` has the `servers` of this command.
+
+    Of a run that used other servers only the processes are ended.
+    """
+    for mark in sorted((home / "runs").glob(f"*/{_MARK_FILE}")):
+        with _if_abandoned(mark) as facts:
+            if facts is not None and facts.get("servers", servers) == servers:
+                _recover(mark, facts, context, say)
+            elif facts is not None:
+                end_processes_of(mark.parent / LIFELINE_FILE)
+
+
+def _recover(mark: Path, facts: dict[str, Any], context: StepContext, say: Callable[[str], None]) -> None:
+    folder, run_id = mark.parent, mark.parent.name
+    try:
+        ended = end_processes_of(folder / LIFELINE_FILE)
+        if facts.get("in_containers"):
+            with engine_address() as engine:
+                ended += remove_containers(engine, f"{RUN_LABEL}={run_id}")
+        of_run = StepContext(settings=replace(context.settings, run_id=run_id), events=Events("recovery", None))
+        for run_key in _trainings(folder):
+            _upload_rest(run_key, of_run)
+        _close_in_mlflow(of_run)
+    except Exception as error:  # this run may go on, and the next one tries again
+        say(f"run {run_id} was killed, and cannot be recovered yet: {Failure.of(error).message}")
+        return
+    mark.unlink(missing_ok=True)
+    processes = f", {ended} process{'' if ended == 1 else 'es'} of it ended" if ended else ""
+    say(f"run {run_id} was killed before it could close{processes}; its runs in MLflow are closed now")
+
+
+def _upload_rest(run_key: str, context: StepContext) -> None:
+    from components.train.reporting.sync import sync  # noqa: PLC0415 - imports MLflow, which takes seconds
+
+    with suppress(BadInput):  # killed before it had begun
+        sync(run_key, context)
+
+
+def _close_in_mlflow(context: StepContext) -> None:
+    from components.finalize.finalize import close_killed  # noqa: PLC0415 - imports MLflow, which takes seconds
+
+    close_killed("the command of this run was killed", context)
+
+
+def _trainings(folder: Path) -> list[str]:
+    """Return the keys of the trainings that the run in `folder` began."""
+    return sorted({str(event.facts[TRAINING]) for event in EventReader(folder / EVENTS_FILE).read() if TRAINING in event.facts})
+
+
+@contextmanager
+def _if_abandoned(mark: Path) -> Iterator[dict[str, Any] | None]:
+    """Yield what the mark says, locked for the block, or None if its holder lives or another command recovers it."""
+    try:
+        file: IO[str] = mark.open("r+")
+    except OSError:
+        yield None
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        if not mark.exists():  # recovered in this moment
+            yield None
+            return
+        try:
+            facts = json.load(file)
+        except ValueError:  # the disk was full
+            facts = {}
+        yield facts if isinstance(facts, dict) else {}

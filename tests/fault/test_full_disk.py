@@ -1,0 +1,106 @@
+"""A disk without room: every step says so at once, with what it needs, and goes on after room was made."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from celebdit_testing.ranks import Training, small_dataset
+from celebdit_testing.recipes import tiny_recipe
+from celebdit_testing.small_disks import cannot_mount, leave, on_small_disk
+
+from components.errors import EXIT_OK, TemporaryFailure
+from components.resources import ResourcesConfig
+from components.storage import StoreUri, connect
+
+pytestmark = [pytest.mark.fault, pytest.mark.skipif(bool(cannot_mount()), reason=cannot_mount() or "-")]
+FULL = TemporaryFailure.exit_code
+SUPPORT = Path(__file__).parents[1] / "support"
+_GET = """
+import sys
+from pathlib import Path
+from components.storage import StoreUri, connect
+from components.system.disk import DiskFull
+try:
+    connect(sys.argv[1], deadline_s=60.0).get_file(StoreUri.parse(sys.argv[2]), Path.cwd() / "downloads" / "faces.tar")
+except DiskFull as error:
+    print(error.message)
+    raise SystemExit(error.exit_code)
+"""
+
+
+def test_a_download_that_does_not_fit_is_no_lost_connection(tmp_path: Path, rclone_endpoint: str, prefix: StoreUri) -> None:
+    uri, disk = prefix / "faces.tar", tmp_path / "disk"
+    connect(rclone_endpoint).put_bytes(uri, bytes(3_000_000))
+    get = [sys.executable, "-c", _GET, rclone_endpoint, str(uri)]
+    full, roomy = on_small_disk(disk, [(leave(disk, 1_000_000), get), ("rm filler", get)], size_bytes=8_000_000, environment={})
+    assert full.code == FULL, full.said
+    assert full.seconds < 20, "it did not wait for room"
+    assert full.said.startswith(f"the disk of {disk / 'downloads'} is full: faces.tar needs 3.0 MB, ")
+    assert roomy.code == EXIT_OK, roomy.said
+
+
+_PUT = """
+import os, sys
+from pathlib import Path
+from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY, rclone_server
+from components.storage import StoreUri, connect
+from components.system.disk import DiskFull
+os.environ.update(AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY)
+with rclone_server(Path.cwd() / "s3") as endpoint:
+    try:
+        connect(endpoint, deadline_s=60.0, disk=Path.cwd() / "s3").put_bytes(StoreUri.parse("s3://bucket/x/faces.tar"), bytes(3_000_000))
+    except DiskFull as error:
+        print(error.message)
+        raise SystemExit(error.exit_code)
+"""
+
+
+def test_embedded_storage_without_room_is_said_at_once(tmp_path: Path) -> None:
+    disk, put = tmp_path / "disk", [sys.executable, "-c", _PUT]
+    full, roomy = on_small_disk(
+        disk, [(leave(disk, 1_000_000), put), ("rm filler", put)], size_bytes=8_000_000, environment={"PYTHONPATH": str(SUPPORT)}
+    )
+    assert full.code == FULL, full.said
+    assert full.seconds < 20, "it did not wait for room"
+    assert full.said.startswith(f"the disk of {disk / 's3'} is full: faces.tar needs 3.3 MB, ")
+    assert roomy.code == EXIT_OK, roomy.said
+
+
+def test_a_home_without_room_is_said_before_a_server_starts(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    run = [sys.executable, "-m", "pipeline.cli", "run", "smoke", "--home", str(disk / "home")]
+    (full,) = on_small_disk(disk, [(leave(disk, 100_000), run)], size_bytes=8_000_000, environment={})
+    assert full.code == FULL, full.said
+    assert full.seconds < 30
+    assert f"the disk of {disk / 'home'} is full: what is kept there needs 33.6 MB, 0.1 MB are free" in full.said
+
+
+@pytest.mark.slow
+def test_a_training_says_what_it_has_no_room_for_and_goes_on_when_there_is(tmp_path: Path, rclone_endpoint: str) -> None:
+    root, disk = StoreUri("bucket", tmp_path.parent.name) / tmp_path.name, tmp_path / "disk"
+    dataset = small_dataset(tmp_path / "data", rclone_endpoint, root)
+    training = Training(
+        tmp_path / "run", rclone_endpoint, root / "run", tiny_recipe(), dataset, ResourcesConfig(device="cpu", rank_timeout_s=30.0)
+    )
+    training.folder.mkdir()
+    request = tmp_path / "request.json"
+    training.spec().dump(request)
+    environment = {
+        **training.machine_environment(),
+        "CELEBDIT_WORK_DIR": str(disk),
+        "CELEBDIT_EVENTS": str(tmp_path / "events.jsonl"),
+        "CELEBDIT_STORAGE_DEADLINE_S": "300",
+        "PYTHONPATH": str(SUPPORT),
+    }
+    launch = [sys.executable, "-m", "celebdit_testing.launcher", str(request)]
+    moments = [(leave(disk, 0), launch), (leave(disk, 60_000), launch), (leave(disk, 200_000), launch), ("rm filler", launch)]
+    nothing, no_pack, no_checkpoint, roomy = on_small_disk(disk, moments, size_bytes=32_000_000, environment=environment)
+    for outcome in (nothing, no_pack, no_checkpoint):
+        assert outcome.code == FULL, outcome.said
+        assert outcome.seconds < 60, f"{outcome.seconds:.0f} s: {outcome.said}"
+        assert "is full" in outcome.said.splitlines()[-2], outcome.said
+        assert "MB are free" in outcome.said.splitlines()[-2]
+        assert "run it again: finished work is kept" in outcome.said.splitlines()[-1]
+    assert f"the dataset {dataset.digest[:12]} needs" in no_pack.said
+    assert "a checkpoint needs" in no_checkpoint.said
+    assert roomy.code == EXIT_OK, roomy.said
