@@ -12,6 +12,7 @@ from components.tracking.tags import TAG_CHECKPOINT, TAG_CHECKPOINT_URI, TAG_DAT
 
 PASSED = "passed"
 """Value of `trial` when a version has answered over HTTP."""
+_MOST_DIGITS = 19
 _METRIC_PREFIX = "eval/"
 
 
@@ -61,7 +62,7 @@ class VersionTags:
         metrics = {key: _number(value) for key, value in tags.items() if key.startswith(_METRIC_PREFIX)}
         return cls(
             **values,
-            checkpoint_step=int(step) if step is not None and step.isdecimal() else None,
+            checkpoint_step=int(step) if step is not None and step.isdecimal() and len(step) < _MOST_DIGITS else None,
             metrics={key: value for key, value in metrics.items() if value is not None},
         )
 

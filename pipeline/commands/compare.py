@@ -11,7 +11,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from components.errors import BadInput, TrackingRefused
+from components.errors import BadInput, DataRefused, TrackingRefused
 from components.manifests import EvaluationReport
 from components.reports.flatten import flatten
 from components.reports.image_grid import SAMPLE_GRID_KEY
@@ -128,9 +128,9 @@ def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
 def _settings(run: "Run", context: "StepContext") -> dict[str, object]:
     try:
         spec = json.loads(context.tracking.read_artifact(run.info.run_id, _CONFIG))
-    except (OSError, ValueError, TrackingRefused):
+        sections = {**spec, "dataset_digest": spec["dataset"]["digest"], "dataset_name": spec["dataset"]["name"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, TrackingRefused):  # not the file that a training wrote
         return dict(run.data.params)
-    sections = {**spec, "dataset_digest": spec["dataset"]["digest"], "dataset_name": spec["dataset"]["name"]}
     return flatten({name: sections[name] for name in _SECTIONS if name in sections})
 
 
@@ -162,7 +162,12 @@ def _comparison_image(facts: list[RunFacts], training_runs: "list[Run]", steps: 
 def _grid(run: "Run", step: int, context: "StepContext") -> np.ndarray:
     path = next(path for path in context.tracking.image_paths(run.info.run_id) if step_of_image(path, SAMPLE_GRID_KEY) == step)
     image = context.tracking.read_artifact(run.info.run_id, path)
-    return np.asarray(Image.open(io.BytesIO(image), formats=("PNG",)).convert("RGB"))
+    try:
+        return np.asarray(Image.open(io.BytesIO(image), formats=("PNG",)).convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataRefused(
+            f"{path} of run {run.info.run_name} in MLflow is not a readable PNG", hint="delete it there, or compare others"
+        ) from error
 
 
 def _compare_url(training_runs: "list[Run]", context: "StepContext") -> str:

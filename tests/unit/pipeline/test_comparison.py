@@ -1,9 +1,13 @@
 """The comparison of runs: what is in the table, which steps are shown, what the image looks like."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from components.errors import DataRefused
 from components.reports.flatten import flatten
+from pipeline.commands.compare import _grid, _settings
 from pipeline.comparison import Evaluation, RunFacts, common_steps, rows, same_seeds, side_by_side, step_of_image
 
 
@@ -58,3 +62,15 @@ def test_the_grid_has_a_column_per_run_and_a_row_per_step() -> None:
     assert width == 2 * 640 + 3 * 12
     corners = [tuple(grid[y, x]) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
     assert corners == [(255, 0, 0), (0, 0, 255), (0, 0, 255), (255, 0, 0)]
+
+
+@pytest.mark.parametrize("stored", [b"", b"{}", b"[]", b"null", b'{"dataset": 3}', b"\xff", b"[" * 100_000, b'{"dataset": {"name": "a"}}'])
+def test_a_configuration_that_no_training_wrote_is_left_out(stored: bytes) -> None:
+    run = SimpleNamespace(info=SimpleNamespace(run_id="r", run_name="train-r"), data=SimpleNamespace(params={"lr": "1"}))
+    stored_files = SimpleNamespace(
+        read_artifact=lambda run_id, path: stored, image_paths=lambda run_id: ["images/samples~ema_grid+step+5+a.png"]
+    )
+    context = SimpleNamespace(tracking=stored_files)
+    assert _settings(run, context) == {"lr": "1"}  # type: ignore[arg-type]
+    with pytest.raises(DataRefused, match="of run train-r in MLflow is not a readable PNG"):
+        _grid(run, 5, context)  # type: ignore[arg-type]
