@@ -5,10 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --build-constraints requirements/build.txt
+# Installs into $(VENV) and nowhere else, and makes it again if a killed process left it half-made.
+INSTALL := @$(PYTHON) requirements/install.py --venv $(VENV)
+# What calls for an installation although no requirement is newer: an environment that lost its configuration, or was left half-made.
+BROKEN := $(if $(wildcard $(VENV)/pyvenv.cfg),$(if $(wildcard $(VENV)/.incomplete),broken),broken)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types contracts unit shapes fault docs golden format bench-tools lock ui down images test-images clean
+.PHONY: help demo test lint types contracts unit shapes fault docs golden format bench-tools lock ui down images test-images clean broken
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,8 +54,8 @@ shapes: $(VENV)/.dev  ## run the tests of model/ with shapes and types checked a
 fault: $(VENV)/.dev  ## run the slow tests: kills, broken servers, the examples of the documents
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "(fault and slow) or documents"
 
-$(VENV)/.bench: requirements/bench.txt pyproject.toml | $(VENV)/.dev
-	$(INSTALL) -r requirements/bench.txt
+$(VENV)/.bench: requirements/bench.txt pyproject.toml $(BROKEN) | $(VENV)/.dev
+	$(INSTALL) bench
 	@touch $@
 
 bench-tools: $(VENV)/.bench  ## install what benchmarks/ compares with (diffusers)
@@ -83,20 +86,16 @@ test-images: $(VENV)/.dev  ## build both images and run the smoke pipeline in th
 	$(BIN)/pytest -m images -rs
 
 clean:  ## remove caches and the virtual environment, never results
+	rm -f $(VENV)/.run $(VENV)/.dev $(VENV)/.bench  # first, so that an interrupted clean is seen
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 
-$(VENV)/bin/uv: requirements/bootstrap.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is needed (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 2; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+$(VENV)/bin/uv: $(BROKEN)
+	$(INSTALL)
+
+$(VENV)/.run: requirements/run.txt requirements/bootstrap.txt pyproject.toml $(BROKEN)
+	$(INSTALL) --editable run
 	@touch $@
 
-$(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/uv
-	$(INSTALL) -r requirements/run.txt
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
-	@touch $@
-
-$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/uv
-	$(INSTALL) -r requirements/dev.txt
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+$(VENV)/.dev: requirements/dev.txt requirements/bootstrap.txt pyproject.toml $(BROKEN)
+	$(INSTALL) --editable dev
 	@touch $@ $(VENV)/.run

@@ -10,7 +10,8 @@ All others are shared, from the top layer to the bottom one; each may import the
     stores      layout of the object store (where everything lies), checkpoints, local cache of packed datasets
     tracking    MLflow tracking client, tags, logged models, local journal and its archive
     storage     object storage client          kube        Kubernetes client
-    manifests  resources  settings             system      processes, locks, retries
+    manifests  resources  settings             system      processes, locks, retries, OS errors
     errors      deployment (names that images and Kubernetes manifests share)           reports (HTML, image grids)
+    address     parse the address of a server that a person wrote
     environment the table of environment variables
 """

@@ -58,6 +58,10 @@ class TrackingUnavailable(TemporaryFailure):
     """MLflow failed for longer than the retry deadline."""
 
 
+class TrackingRefused(BadInput):
+    """MLflow does not do what it is asked: an entity was deleted, a name or a value is not allowed, an upload is too large."""
+
+
 class Preempted(TemporaryFailure):
     """The step was asked to stop; its state is saved and the next attempt continues from it."""
 
@@ -90,6 +94,11 @@ class Failure:
 def first_line(error: BaseException, *, max_characters: int = 200) -> str:
     """Return the first line of the text of `error`, or its kind if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:max_characters]
+
+
+def shortened(text: str, *, max_characters: int = 100) -> str:
+    """Return `text` as an error may quote it: its beginning alone if it is long."""
+    return text if len(text) <= max_characters else f"{text[:max_characters]}... ({len(text)} characters)"
 
 
 def error_for_exit_code(exit_code: int, message: str, *, hint: str | None = None) -> CelebditError:

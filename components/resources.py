@@ -17,7 +17,7 @@ class Toleration(FrozenConfig):
     key: str = Field(min_length=1)
     operator: Literal["Exists", "Equal"] = "Exists"
     value: str | None = Field(None, description="for operator Equal")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="None: every effect")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(None, description="unset: every effect")
 
     def problems(self) -> Iterator[str]:
         if (self.operator == "Equal") != (self.value is not None):
@@ -48,7 +48,7 @@ class ResourcesConfig(FrozenConfig):
     shm: Quantity = Field("8Gi", description="size of /dev/shm of the heavy steps")
     scratch: Quantity = Field("100Gi", description="limit of a step's disk use on its node")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels of the nodes that the heavy steps run on")
-    tolerations: tuple[Toleration, ...] = Field((), description="taints of those nodes; the GPUs' own is tolerated always")
+    tolerations: tuple[Toleration, ...] = Field((), description="taints of those nodes; on GPUs the taint gpu_type is tolerated too")
     timeout_h: int = Field(168, ge=1, le=8760, description="hours after which an attempt of a heavy step is stopped")
 
     def stored(self) -> dict[str, Any]:

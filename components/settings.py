@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.address import is_server_url
 from components.environment import (
     CREDENTIALS,
     EVENTS,
@@ -96,10 +97,17 @@ class Settings:
         environ = os.environ if environ is None else environ
         store_uri = _required(environ, STORE, "the S3 location for datasets and runs, like s3://bucket/prefix").rstrip("/")
         if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri:
-            raise BadInput(f"{STORE} is not an S3 location", hint=f"set {STORE}=s3://bucket/prefix (letters, digits, '.', '_', '-')")
+            raise BadInput(
+                f"{STORE} is not an S3 location",
+                hint=f"set {STORE}=s3://bucket/prefix: a bucket of 3 to 63 of a-z, 0-9, '.' and '-', a prefix of letters, digits and '._-'",
+            )
         mlflow_uri = _required(environ, MLFLOW, "the address of the MLflow server")
         if has_credentials(mlflow_uri):
             raise BadInput(f"{MLFLOW} contains credentials", hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
+        if not is_server_url(mlflow_uri):
+            raise BadInput(
+                f"{MLFLOW} is not the URL of a server", hint="write it like http://host:5000; to use the embedded server, unset it"
+            )
         for name in (S3_ENDPOINT_FIRST, S3_ENDPOINT):
             if has_credentials(environ.get(name, "")):
                 raise BadInput(f"{name} contains credentials", hint=f"set {CREDENTIALS[0]} and {CREDENTIALS[1]} instead")
@@ -166,7 +174,7 @@ class CommandSettings:
             home=Path(environ.get(HOME) or ".celebdit"),
             store_uri=text(STORE),
             mlflow_uri=text(MLFLOW),
-            s3_endpoint=text(S3_ENDPOINT),
+            s3_endpoint=text(S3_ENDPOINT_FIRST) or text(S3_ENDPOINT),
             webhook_url=text(WEBHOOK),
             kfp_endpoint=text(KFP_ENDPOINT),
             kfp_namespace=text(KFP_NAMESPACE),

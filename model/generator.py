@@ -22,7 +22,7 @@ from model.sampling import autoguide, clip_estimates, denoiser_of, sample, to_ui
 
 
 class WeightsMismatch(ValueError):
-    """The weights are not those of the configured network."""
+    """The weights are not those of the configured network, or not finite."""
 
 
 class GuideMismatch(ValueError):
@@ -69,6 +69,9 @@ class Generator:
             self._network.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             raise WeightsMismatch(f"the weights do not fit the configured network: {' '.join(str(error).split())[:300]}") from error
+        # A generator of these would draw images of one colour and fail nowhere.
+        if broken := [name for name, tensor in self._network.state_dict().items() if not torch.isfinite(tensor).all()]:
+            raise WeightsMismatch(f"the weights are not finite: {', '.join(broken[:3])}" + (" and others" if len(broken) > 3 else ""))
         self._network.eval().to(memory_format=torch.channels_last)
 
     @classmethod

@@ -74,9 +74,9 @@ class TrainingConfig(FrozenConfig):
     sample_every_steps: int = Field(2000, gt=0, description="steps between sample grids")
     checkpoint_every_s: float = Field(300.0, ge=1, description="wall-clock seconds between checkpoints: the most work that a kill may cost")
     checkpoints_to_keep: int = Field(3, ge=2, description="newest checkpoints kept in object storage")
-    checkpoints_best: int = Field(1, ge=0, description="checkpoints with the best evaluation that are kept besides")
+    checkpoints_best: int = Field(1, ge=0, description="checkpoints with the best evaluation that are kept as well")
     checkpoint_keep_every_steps: int | None = Field(
-        None, gt=0, description="a checkpoint is made after every so many steps and kept for good. Default: none"
+        None, gt=0, description="steps between checkpoints that are never deleted. Default: none"
     )
     profile_steps: int = Field(
         0, ge=0, le=1000, description="steps to trace with torch's profiler, once per attempt, after three warm ones"

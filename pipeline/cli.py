@@ -18,12 +18,16 @@ from types import FrameType
 import click
 
 from components.environment import LOG_LEVEL
-from components.errors import BUG_HINT, BadInput, CelebditError, Failure, Interrupted
+from components.errors import BUG_HINT, EXIT_OK, BadInput, CelebditError, Failure, Interrupted
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
 from components.settings import log_level
+from components.system.failures import os_failure
 from pipeline.commands.help import example
+from pipeline.streams import discard_stdout, has_no_reader, safe_streams
 from pipeline.view import printable
+
+_log = logging.getLogger(__name__)
 
 _COMMANDS = {
     "demo": ("pipeline.commands.run", "demo", "Run the whole pipeline on generated faces, in a few minutes."),
@@ -101,25 +105,44 @@ add_verbose(cli)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with the exit code of the outcome."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with safe_streams():
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+    raise SystemExit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code; an error is printed."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         configure_logging(log_level() or logging.WARNING, terminal=True)
-        code = cli.main(args=list(arguments), prog_name="celebdit", standalone_mode=False)
-    except click.ClickException as error:
-        code = _print_error(Failure.of(_from_click(error)), arguments)
-    except (KeyboardInterrupt, click.Abort):
-        code = _print_error(Failure.of(Interrupted("interrupted")), arguments)
-    except CelebditError as error:
-        code = _print_error(Failure.of(error), arguments)
-    except BrokenPipeError:
-        # The reader of our output has closed the pipe; an error could not be shown either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except Exception as error:
-        print(redactor()("".join(traceback.format_exception(error))), file=sys.stderr)
-        code = _print_error(replace(Failure.of(error), hint=BUG_HINT), arguments)
-    raise SystemExit(code or 0)
+        # click's own `main` ends with 1, which means that the gate failed, when any pipe breaks.
+        with cli.make_context("celebdit", list(arguments)) as context:
+            code = cli.invoke(context)
+        sys.stdout.flush()
+        return int(code or EXIT_OK)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and has_no_reader(sys.stdout):  # as with `| head`, which is no error
+            discard_stdout()
+            return EXIT_OK
+        return _print_error(_failure_of(error), arguments)
+
+
+def _failure_of(error: BaseException) -> Failure:
+    """Return what is shown of an error; of one that nobody expected, print the traceback."""
+    match error:
+        case click.ClickException():
+            return Failure.of(_from_click(error))
+        case KeyboardInterrupt() | click.Abort():
+            return Failure.of(Interrupted("interrupted"))
+        case CelebditError():
+            return Failure.of(error)
+    if (expected := os_failure(error)) is not None:
+        _log.debug("the command ended", exc_info=error)
+        return Failure.of(expected)
+    print(redactor()("".join(traceback.format_exception(error))), file=sys.stderr)
+    return replace(Failure.of(error), hint=BUG_HINT)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -139,8 +162,12 @@ def _print_error(failure: Failure, arguments: Sequence[str]) -> int:
         print(f"  {line}", file=sys.stderr)
     if failure.hint:
         print(f"  {redact(printable(failure.hint))}", file=sys.stderr)
-    if "--json" in arguments:
-        print(json.dumps({"error": {"message": redact(failure.message), "hint": failure.hint, "exit_code": failure.exit_code}}))
+    try:
+        if "--json" in arguments:
+            print(json.dumps({"error": {"message": redact(failure.message), "hint": failure.hint, "exit_code": failure.exit_code}}))
+        sys.stdout.flush()
+    except OSError:
+        discard_stdout()
     return failure.exit_code
 
 

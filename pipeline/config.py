@@ -17,7 +17,9 @@ from pydantic import Field, ValidationError
 
 from components.errors import BadInput
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.measured import measured_metrics
+from components.evaluate.measured import least_images, measured_metrics
+from components.evaluate.metrics.table import active_metrics
+from components.evaluate.protocol import comparison_of
 from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.registry.config import RegistryConfig
@@ -183,12 +185,23 @@ def _bounds_are_measured(gate: GateConfig, evaluation: EvaluationConfig) -> Iter
                 yield f"gate.{name}: {metric!r} will not be measured: the evaluation section gives {', '.join(sorted(measured))}"
 
 
+def _images_suffice(data: DataConfig, evaluation: EvaluationConfig) -> Iterator[str]:
+    comparison, least = comparison_of(evaluation), least_images(evaluation)
+    for name in ("num_images", "num_reference"):
+        if (count := getattr(comparison, name)) is not None and count < least:
+            metrics = ", ".join(metric.name for metric in active_metrics(evaluation) if metric.min_images > count)
+            yield f"evaluation.{name} {count} is too few for evaluation.metrics {metrics}: use at least {least}"
+    if comparison.reference_split == "held_out" and not data.held_out:
+        yield "evaluation.reference_split 'held_out' has no images while data.held_out is 0: set both, or compare with 'train'"
+
+
 _RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Iterator[str]]], ...] = (
     (("data", "network"), _same_image_px),
     (("training", "sampling"), _ema_is_tracked),
     (("training", "resources"), _batch_fits_ranks),
     (("gate", "evaluation"), _champion_is_measured),
     (("gate", "evaluation"), _bounds_are_measured),
+    (("data", "evaluation"), _images_suffice),
 )
 
 

@@ -1,11 +1,12 @@
 """Run the graph on this machine with kfp's local runner, as subprocesses or in containers.
 
-Promises: the outcome is the error of the first step that failed; stopping the run gives a step time to save and leaves no process behind;
-kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which servers are used; steps get
-what they need of it, run in the folder of the run and import nothing from the folder of the command.
+Promises: the outcome is the error of the first step that failed; stopping the run gives a step time to save and leaves no process and no
+temporary folder behind; kfp's output goes to a log file, progress is reported as events. The environment that is passed in decides which
+servers are used; steps get what they need of it, run in the folder of the run and import nothing from the folder of the command.
 """
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from components.runtime.events import Event, EventReader
 from components.system.child_environment import child_environment
 from components.system.process import spawn, stop
 from components.system.python_process import python_command
+from components.system.scratch import temporary_folder
 from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address, require_images, rootless_podman
@@ -86,6 +88,8 @@ def run_locally(
             rootless = rootless_podman(environment["DOCKER_HOST"])
             plan = plan_containers(config, folder, environment, run_id=environment[RUN_ID], rootless_podman=rootless)
             require_images(environment["DOCKER_HOST"], (plan.cpu, plan.gpu))
+        # kfp (2.17) and MLflow (3.17) leave temporary folders behind.
+        environment = {**environment, "TMPDIR": str(stack.enter_context(temporary_folder()))}
         return _run(LocalRun(arguments=config.sections(), root=str(folder / "kfp"), containers=plan), folder, environment, on_event)
 
 
@@ -153,12 +157,21 @@ def main(spec_path: Path) -> None:
         def configure(step: Step, task: Any) -> None:
             task.set_container_image(plan.gpu if step.image == "gpu" else plan.cpu)
 
+    quote_interpreter()
     local.init(runner=runner, pipeline_root=spec.root, raise_on_error=True)
     try:
         build_graph(spec.arguments, configure)()
     except RuntimeError as error:  # the events have the error; kfp only has the name of the step
         print(error, file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def quote_interpreter() -> None:
+    """Let kfp's local runner use an interpreter at any path: kfp (2.17) puts it into a shell's command as it is."""
+    from kfp.local import subprocess_task_handler  # noqa: PLC0415
+
+    replace = subprocess_task_handler.replace_python_executable
+    subprocess_task_handler.replace_python_executable = lambda command, python: replace(command, shlex.quote(python))
 
 
 if __name__ == "__main__":

@@ -140,8 +140,11 @@ def git_commit() -> str | None:
     """Return the commit of the code, marked if files differ from it, or None outside a checkout."""
 
     def git(*arguments: str) -> str:
-        folder = Path(__file__).parent
-        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        # In a hook of git, or in a shell set up for another repository, these name that one instead of the folder.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=environment)
+        return done.stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")

@@ -29,7 +29,7 @@ class EvaluationConfig(FrozenConfig):
     """How samples are compared with the dataset; a field that is left out is the named protocol's."""
 
     protocol: ProtocolName = Field(
-        "clean-50k", description="where the fields below that are left out come from; with any of them changed the protocol is 'custom'"
+        "clean-50k", description="source of the fields below that are left out; if any of them is changed, the protocol is called 'custom'"
     )
     num_images: int | None = Field(None, ge=2, le=1_000_000, description="images to generate. Default: the protocol's")
     num_reference: int | None = Field(

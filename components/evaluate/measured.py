@@ -18,6 +18,11 @@ def measured_metrics(config: EvaluationConfig) -> tuple[str, ...]:
     return tuple(keys)
 
 
+def least_images(config: EvaluationConfig) -> int:
+    """Return how many images each side needs, so that every metric that `config` asks for can be measured."""
+    return max(metric.min_images for metric in active_metrics(config))
+
+
 def headline_metric(config: EvaluationConfig) -> str:
     """Return the key of the Frechet distance, by which checkpoints are compared."""
     return outputs_of(HEADLINE, config)[0].key

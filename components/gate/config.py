@@ -19,7 +19,7 @@ class GateConfig(FrozenConfig):
         True, description="the headline must not be worse than the champion's, under the same protocol, by more than chance and tolerance"
     )
     better_than_champion: bool = Field(False, description="the headline must be better than the champion's by more than chance")
-    tolerance: float = Field(0.0, ge=0, le=1, description="how much worse than the champion's, relatively, still passes")
+    tolerance: float = Field(0.0, ge=0, le=1, description="largest share by which the headline may be worse than the champion's")
 
     def problems(self) -> Iterator[str]:
         if self.better_than_champion and self.tolerance:

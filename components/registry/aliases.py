@@ -6,9 +6,7 @@ Promises: concurrent callers end with the aliases of the log, whoever is last. E
 import logging
 from collections.abc import Callable, Mapping
 
-from mlflow.exceptions import MlflowException
-
-from components.errors import TemporaryFailure, first_line
+from components.errors import TemporaryFailure, TrackingRefused, first_line
 from components.registry.promotions import CHAMPION, PREVIOUS, Standing
 from components.system.retry import RetryPolicy, retry
 
@@ -41,7 +39,7 @@ def settle_aliases(
         for alias, version in _differences(target, aliases()).items():
             try:
                 move(alias, version)
-            except MlflowException as error:  # it refuses the second of two callers that create an alias at once (its database)
+            except TrackingRefused as error:  # it refuses the second of two callers that create an alias at once (its database)
                 causes.append(first_line(error))
         target, present = standing(), aliases()
         causes += [f"{alias} is {present.get(alias)}, not {version}" for alias, version in _differences(target, present).items()]

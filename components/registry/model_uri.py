@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 _PREFIX = "models:/"
-_NAME_AND_VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@([A-Za-z0-9_-]+)|/([0-9]+))?")
+_NAME_AND_VERSION = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,127})(?:@([A-Za-z0-9_-]{1,128})|/([0-9]{1,9}))?")
 
 
 @dataclass(frozen=True)

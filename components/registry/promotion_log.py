@@ -4,6 +4,8 @@ Promises: an entry cannot be changed (MLflow refuses to change a parameter), and
 follows from the entries is in `promotions.py`.
 """
 
+import logging
+
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 
@@ -13,6 +15,7 @@ from components.tracking.mlflow_errors import translate_mlflow_errors
 from components.tracking.tags import TAG_KIND
 
 TAG_MODEL = "celebdit.model"
+_log = logging.getLogger(__name__)
 
 
 class PromotionLog:
@@ -44,7 +47,10 @@ class PromotionLog:
             # Callers that race for the first entry may each create a run; the entries of all count.
             for run in self._tracking.search_runs(self._identity):
                 entries |= self._tracking.client.get_run(run.info.run_id).data.params
-        return sorted((Move.parse(entry_id, text) for entry_id, text in entries.items()), key=lambda move: move.id)
+        moves = {entry_id: Move.parse(entry_id, text) for entry_id, text in entries.items()}
+        if foreign := sorted(entry_id for entry_id, move in moves.items() if move is None):
+            _log.warning("entries of the promotion log of %r that are no promotions are ignored: %s", self._name, ", ".join(foreign))
+        return sorted((move for move in moves.values() if move is not None), key=lambda move: move.id)
 
     def append(self, move: Move) -> None:
         """Append an entry."""

@@ -5,6 +5,7 @@ concurrent promotions end as they would in some sequential order. Does not store
 """
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Collection, Sequence
@@ -15,6 +16,7 @@ from components.errors import BadInput
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 _MAX_REASON_CHARS = 1000
+_ENTRY_ID = re.compile(r"[0-9]{15}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,16 @@ class Move:
         return self.checkpoint is None or self.checkpoint == checkpoint
 
     @classmethod
-    def parse(cls, entry_id: str, text: str) -> "Move":
-        """Read an entry."""
-        return cls(id=entry_id, **json.loads(text))
+    def parse(cls, entry_id: str, text: str) -> "Move | None":
+        """Read an entry; None if it is not one that `text` wrote: people and other programs can log to the same MLflow run."""
+        try:
+            move = cls(id=entry_id, **json.loads(text))
+        except (ValueError, TypeError, RecursionError):
+            return None
+        texts = (move.version, move.reason, move.by, move.at, move.checkpoint or "")
+        valid = _ENTRY_ID.fullmatch(entry_id) and move.action in ("promote", "rollback") and isinstance(move.forced, bool)
+        valid = valid and isinstance(move.model_created_ms, int | None)
+        return move if valid and all(isinstance(value, str) for value in texts) else None
 
 
 @dataclass(frozen=True)

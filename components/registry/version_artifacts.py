@@ -9,11 +9,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from components.errors import DataRefused, first_line
+from components.errors import DataRefused, TrackingRefused, first_line
 from components.tracking.client import Tracking
 from components.tracking.mlflow_errors import translate_mlflow_errors
 
@@ -57,7 +56,7 @@ class VersionArtifacts:
         try:
             with self._translate_errors():
                 self._repository(version).download_artifacts(below, str(target))
-        except MlflowException as error:
+        except TrackingRefused as error:
             raise DataRefused(
                 f"the files of version {version.version} of {version.name!r} cannot be downloaded: {first_line(error)}",
                 hint="check MLflow's artifact store",

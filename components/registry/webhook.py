@@ -8,8 +8,8 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
+from components.address import is_server_url
 from components.environment import WEBHOOK
 from components.errors import BadInput
 from components.settings import CommandSettings
@@ -26,8 +26,7 @@ def webhook_url(settings: CommandSettings) -> str | None:
     url = settings.webhook_url
     if url is None:
         return None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not is_server_url(url):
         raise BadInput(f"{WEBHOOK} is not an http or https address", hint="correct it or unset it")
     return url
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from pydantic import ValidationError
 
 from components.environment import OWN_SERVERS
-from components.errors import BUG_HINT, BadInput, CelebditError, Failure
+from components.errors import BUG_HINT, EXIT_BUG, BadInput, CelebditError, Failure
 from components.manifests import Manifest
 from components.runtime.events import Events
 from components.runtime.logs import configure_logging
@@ -25,6 +25,7 @@ from components.runtime.redact import redactor
 from components.settings import Settings, events_path, log_level
 from components.storage import ObjectStore, StoreUri, connect
 from components.stores.layout import StoreLayout
+from components.system.failures import os_failure
 from components.system.peers import OwnServers, guard
 from model.frozen_config import FrozenConfig
 
@@ -108,8 +109,11 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
         events.emit("started")
         yield StepContext(settings=Settings.from_environment(environ), events=events)
     except Exception as error:
-        failure = Failure.of(error)
+        failure = Failure.of(os_failure(error) or error)
         if isinstance(error, CelebditError):
+            _fail(events, failure, redact)
+        if failure.exit_code != EXIT_BUG:
+            logging.getLogger(__name__).info("the step ended", exc_info=error)
             _fail(events, failure, redact)
         print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
         _fail(events, replace(failure, hint=BUG_HINT), redact)
@@ -161,4 +165,7 @@ def _lines(problem: "ErrorDetails", parents: tuple[str, ...]) -> list[str]:
     if problem["type"] == "value_error":  # several fields together; FrozenConfig puts each problem on a line
         start = f"{where}: " if where else ""
         return [f"{start}{text}" for text in problem["msg"].removeprefix("Value error, ").splitlines()]
+    if problem["type"] == "string_type" and isinstance(problem["input"], int | float):
+        value = problem["input"]
+        return [f"{where}: a text is expected (given: {value!r}); quote it twice on the command line: {where}='\"{value}\"'"]
     return [f"{where}: {problem['msg']}" + f" (given: {problem['input']!r})"[:120]]

@@ -76,7 +76,7 @@ class Events:
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Report the progress of the step; most calls are dropped (a terminal gets five a second, a log one in ten seconds)."""
         now = self._clock()
-        if done < total and now - self._progress_s < (0.2 if self._path is not None else 10.0):
+        if done < total and 0 <= now - self._progress_s < (0.2 if self._path is not None else 10.0):
             return
         self._progress_s = now
         self.emit("progress", done=done, total=total, text=text)

@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 
-from components.errors import BadInput
+from components.address import is_server_url
+from components.errors import BadInput, first_line
 from components.storage.probe import ADDRESSING
 from components.storage.store import ObjectStore
 
@@ -25,6 +27,8 @@ def connect(endpoint: str | None, *, deadline_s: float = 300.0, read_timeout_s: 
     Raises:
         BadInput: if the endpoint is not a URL, or AWS_S3_ADDRESSING_STYLE is not a style.
     """
+    if endpoint and not is_server_url(endpoint):
+        raise BadInput("AWS_ENDPOINT_URL is not a URL", hint="write it like http://host:9000 or https://host")
     style = os.environ.get(ADDRESSING) or ("path" if endpoint and _is_single_host(endpoint) else "auto")
     if style not in ("path", "virtual", "auto"):
         raise BadInput(f"{ADDRESSING} is {style!r}", hint="set it to path, virtual or auto")
@@ -48,6 +52,8 @@ def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout
         client = boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
     except ValueError as error:
         raise BadInput("AWS_ENDPOINT_URL is not a URL", hint="write it like http://host:9000 or https://host") from error
+    except BotoCoreError as error:
+        raise BadInput(f"no S3 client can be made: {first_line(error)}", hint="check the AWS_ variables and ~/.aws/config") from error
     other: Style = "virtual" if style == "path" else "path"
     return ObjectStore(
         client, addressing=style, other_style=lambda: _connect(endpoint, other, min(deadline_s, 5.0), read_timeout_s), deadline_s=deadline_s

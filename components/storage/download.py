@@ -49,12 +49,13 @@ class Download:
         """
         response = self._request()
         with response["Body"] as body, self._partial.open("ab" if self._have_bytes else "wb") as file:
-            total_bytes = self._have_bytes + response["ContentLength"]
+            rest_bytes = response.get("ContentLength")  # a response in chunks has none
+            total_bytes = None if rest_bytes is None else self._have_bytes + rest_bytes
             while chunk := body.read(CHUNK_BYTES):
                 file.write(chunk)
                 self._sha256.update(chunk)
                 self._have_bytes += len(chunk)
-        if self._have_bytes != total_bytes:
+        if total_bytes is not None and self._have_bytes != total_bytes:
             raise Incomplete(f"{self._have_bytes} of {total_bytes} bytes")
         sha256 = self._sha256.hexdigest()
         if self._expected is not None and sha256 != self._expected:

@@ -3,13 +3,28 @@
 Promises: pure functions of the error; texts hold the server's error code and never a header, a signature or a credential.
 """
 
-from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, NoCredentialsError, ResponseStreamingError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConfigNotFound,
+    ConfigParseError,
+    FlexibleChecksumError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    ResponseStreamingError,
+)
+from botocore.parsers import ResponseParserError
 
 from components.errors import BadInput, CelebditError, DataRefused
+from components.system.failures import was_raised_in
 
 _TEMPORARY_CODES = frozenset({"SlowDown", "RequestTimeout", "ExpiredToken", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable"})
 _CORRUPT_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
 _REFUSED_STATUS = (400, 401, 403)
+MISCONFIGURED = (ConfigNotFound, ConfigParseError, NoCredentialsError, ParamValidationError, PartialCredentialsError, ProfileNotFound)
+"""Errors about a request that was never sent."""
 CORRUPT_ATTEMPTS = 3
 """How often a transfer is attempted whose bytes arrive corrupt."""
 
@@ -49,12 +64,20 @@ def is_temporary(error: Exception) -> bool:
     """Return whether the same request is likely to succeed later."""
     if isinstance(error, ClientError):
         return status(error) >= 500 or status(error) in (408, 429) or code(error) in _TEMPORARY_CODES
-    if isinstance(error, NoCredentialsError | CelebditError):
+    if isinstance(error, (CelebditError, *MISCONFIGURED)):
         return False
-    if isinstance(error, ResponseStreamingError | Incomplete):
+    if isinstance(error, ResponseStreamingError | ResponseParserError | Incomplete):
         return True
     # An OSError with a file name is about a local file, one without about a connection.
     return isinstance(error, BotoCoreError) or (isinstance(error, OSError) and error.filename is None)
+
+
+def is_unreadable(error: Exception) -> bool:
+    """Return whether boto3 cannot read the answer, as if another server than an S3 server had answered."""
+    return isinstance(error, ResponseParserError) or (
+        not isinstance(error, OSError | MemoryError | CelebditError | BotoCoreError | ClientError)
+        and was_raised_in(error, "botocore", "urllib3")
+    )
 
 
 def refusal(error: CelebditError) -> str | None:

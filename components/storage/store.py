@@ -8,16 +8,18 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import ClientError, NoCredentialsError
 
-from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable
+from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable, first_line
 from components.storage.download import CHUNK_BYTES, Download, mismatch
 from components.storage.faults import (
     CORRUPT_ATTEMPTS,
+    MISCONFIGURED,
     DigestMismatch,
     Incomplete,
     ObjectMissing,
@@ -27,6 +29,7 @@ from components.storage.faults import (
     is_corrupt,
     is_refusal,
     is_temporary,
+    is_unreadable,
     status,
 )
 from components.storage.upload import PART_BYTES, UploadCheck, Uploads
@@ -98,10 +101,13 @@ class ObjectStore:
 
         def download() -> bytes:
             response = self.client.get_object(Bucket=uri.bucket, Key=uri.key)
-            if response["ContentLength"] > max_bytes:
+            size_bytes = response.get("ContentLength")
+            if size_bytes is not None and size_bytes > max_bytes:
                 response["Body"].close()
-                raise DataRefused(f"{uri} has {response['ContentLength']} bytes, at most {max_bytes} are expected")
-            data = _read(response, limit=max_bytes)
+                raise DataRefused(f"{uri} has {size_bytes} bytes, at most {max_bytes} are expected")
+            data = _read(response, limit=max_bytes + 1)  # one more shows an object that is larger and does not say so
+            if len(data) > max_bytes:
+                raise DataRefused(f"{uri} has more than {max_bytes} bytes, which is the most that is expected")
             actual = hashlib.sha256(data).hexdigest()
             if sha256 is not None and actual != sha256:
                 raise mismatch(uri, actual, sha256)
@@ -139,7 +145,7 @@ class ObjectStore:
 
         def head() -> str:
             response = self.client.head_object(Bucket=uri.bucket, Key=uri.key)
-            return f"{response['ContentLength']} {response.get('ETag', '')} {response['LastModified'].isoformat()}"
+            return f"{response.get('ContentLength', '')} {_stamp(response)}"
 
         return self._with_retries("get", uri, head)
 
@@ -163,13 +169,7 @@ class ObjectStore:
         def listing() -> list[StoredObject]:
             below = prefix.key.rstrip("/")
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=f"{below}/" if below else "")
-            objects = [
-                StoredObject(
-                    StoreUri(prefix.bucket, item["Key"]), item["Size"], f"{item.get('ETag', '')} {item['LastModified'].isoformat()}"
-                )
-                for page in pages
-                for item in page.get("Contents", [])
-            ]
+            objects = [_listed(prefix.bucket, item) for page in pages for item in page.get("Contents", [])]
             return sorted(objects, key=lambda item: item.uri.key)
 
         return self._with_retries("list", prefix, listing)
@@ -196,11 +196,10 @@ class ObjectStore:
 
     def _is_unlisted(self, uri: StoreUri) -> bool:
         """Return whether a listing does not have the key: AWS answers 403 for a key that is missing to who may not list by its rules."""
-        try:
+        with suppress(Exception):  # the refusal itself matters more
             page = self.client.list_objects_v2(Bucket=uri.bucket, Prefix=uri.key, MaxKeys=1)
-        except (ClientError, BotoCoreError):
-            return False
-        return not any(item.get("Key") == uri.key for item in page.get("Contents", []))
+            return not any(item.get("Key") == uri.key for item in page.get("Contents", []))
+        return False
 
     def _read_back(self, uri: StoreUri, digest: str) -> None:
         response = self.client.get_object(Bucket=uri.bucket, Key=uri.key)
@@ -209,7 +208,7 @@ class ObjectStore:
             while chunk := body.read(CHUNK_BYTES):
                 sha256.update(chunk)
                 size_bytes += len(chunk)
-        if size_bytes != response["ContentLength"]:
+        if size_bytes != response.get("ContentLength", size_bytes):
             raise Incomplete(f"{size_bytes} of {response['ContentLength']} bytes")
         if sha256.hexdigest() != digest:
             raise mismatch(uri, sha256.hexdigest(), digest)
@@ -252,28 +251,51 @@ class ObjectStore:
         """Return the error to raise for `cause`."""
         if isinstance(cause, ClientError) and is_refusal(cause):
             return self._refusal_for(cause, verb, uri)
-        if isinstance(cause, NoCredentialsError):
-            return BadInput("no S3 credentials are configured", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        if isinstance(cause, MISCONFIGURED):
+            return _unrequested(cause, verb, uri)
         if is_corrupt(cause):
             return DigestMismatch(f"{verb} {uri}: checksum mismatch, {attempts} attempts", hint="check the network path")
         if isinstance(cause, ClientError) and status(cause) == 404 and code(cause) != "NoSuchBucket" and verb == "get":
             return ObjectMissing(f"{uri} does not exist")
-        if isinstance(cause, ClientError | BotoCoreError | Incomplete) or (isinstance(cause, OSError) and cause.filename is None):
+        if isinstance(cause, ClientError) or is_temporary(cause) or is_unreadable(cause):
             tries = f"{attempts} time{'s' if attempts > 1 else ''} in {elapsed_s:.0f} s"
             return StorageUnavailable(
                 f"{verb} {uri} failed {tries} (last: {describe_fault(cause)})",
-                hint="run it again when object storage is back: finished work is kept",
+                hint="check the path to the store: its answers are not those of an S3 server"
+                if is_unreadable(cause)
+                else "run it again when object storage is back: finished work is kept",
             )
         return cause
 
 
+def _unrequested(cause: Exception, verb: str, uri: StoreUri) -> BadInput:
+    """Return the error for a request that was never sent."""
+    if isinstance(cause, NoCredentialsError):
+        return BadInput("no S3 credentials are configured", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    return BadInput(f"{verb} {uri} cannot be requested: {first_line(cause)}", hint="check the AWS_ variables and the name")
+
+
 def _read(response: "GetObjectOutputTypeDef", *, limit: int) -> bytes:
     """Return the first `limit` bytes of a response, or all of it if it is shorter."""
-    expected_bytes, chunks, have_bytes = min(response["ContentLength"], limit), [], 0
+    size_bytes = response.get("ContentLength")  # a response in chunks has none
+    most_bytes, chunks, have_bytes = limit if size_bytes is None else min(size_bytes, limit), [], 0
     with response["Body"] as body:
-        while have_bytes < expected_bytes and (chunk := body.read(min(CHUNK_BYTES, expected_bytes - have_bytes))):
+        while have_bytes < most_bytes and (chunk := body.read(min(CHUNK_BYTES, most_bytes - have_bytes))):
             chunks.append(chunk)
             have_bytes += len(chunk)
-    if have_bytes < expected_bytes:
-        raise Incomplete(f"{have_bytes} of {expected_bytes} bytes")
+    if size_bytes is not None and have_bytes < most_bytes:
+        raise Incomplete(f"{have_bytes} of {most_bytes} bytes")
     return b"".join(chunks)
+
+
+def _listed(bucket: str, item: Mapping[str, Any]) -> StoredObject:
+    """Return an entry of a listing."""
+    if "Key" not in item or "Size" not in item:
+        raise Incomplete("an entry of the listing has no key or no size")
+    return StoredObject(StoreUri(bucket, item["Key"]), item["Size"], _stamp(item))
+
+
+def _stamp(facts: Mapping[str, Any]) -> str:
+    """Return the ETag and the time of an object, as far as the store reports them."""
+    at = facts.get("LastModified")
+    return f"{facts.get('ETag', '')} {at.isoformat() if at is not None else ''}"

@@ -7,11 +7,13 @@ of images) can hold anything; `parse_source` reads them, and they are never join
 import re
 from dataclasses import dataclass
 
-from components.errors import BadInput
+from components.errors import BadInput, shortened
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@+-]*")
 _LOCATION = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.DOTALL)
 _LONGEST_KEY_BYTES = 1024
+_LONGEST_SEGMENT = 255
+"""Of a file's name, which it is on a server that keeps objects as files."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,10 @@ class StoreUri:
         return cls(match[1], key)
 
     def __truediv__(self, segment: str) -> "StoreUri":
-        if not _SEGMENT.fullmatch(segment):
+        if not _SEGMENT.fullmatch(segment) or len(segment) > _LONGEST_SEGMENT:
             raise BadInput(
-                f"{segment!r} cannot be part of an object key", hint="use letters, digits and . _ = @ + -, starting with a letter or digit"
+                f"{shortened(repr(segment))} cannot be part of an object key",
+                hint=f"use at most {_LONGEST_SEGMENT} letters, digits and . _ = @ + -, starting with a letter or digit",
             )
         return StoreUri(self.bucket, f"{self.key}/{segment}" if self.key else segment)
 

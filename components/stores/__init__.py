@@ -1,1 +1,1 @@
-"""The project's own objects in a store: checkpoints, and the local cache of packed datasets."""
+"""The project's own objects in a store: their layout, checkpoints, and the local cache of packed datasets."""

@@ -6,6 +6,7 @@ corrupt, that is an error and not a fresh start. Keys are written once.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from model.checkpoint_manifest import (
 COMMIT_FILE = "COMMIT.json"
 QUARANTINE_FILE = "QUARANTINE.json"
 _SCORE_PREFIX = "SCORE-"
+_STEP_FOLDER = re.compile(rf"/step-([0-9]{{1,18}})/[^/]+/{COMMIT_FILE}$")
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,13 @@ class CheckpointStore:
             ranked: dict[str, list[tuple[float, int]]] = {}
             for score in scores:
                 if _folder(score) in by_uri:
-                    measured = json.loads(self._store.get_bytes(score))
-                    ranked.setdefault(measured["metric"], []).append((float(measured["value"]), by_uri[_folder(score)]))
+                    try:
+                        measured = json.loads(self._store.get_bytes(score))
+                        metric, value = str(measured["metric"]), float(measured["value"])
+                    except (ValueError, KeyError, TypeError, ObjectMissing) as problem:
+                        self._warn(f"{score} is not a score and was ignored: {problem}")
+                        continue
+                    ranked.setdefault(metric, []).append((value, by_uri[_folder(score)]))
             kept |= {step for ranking in ranked.values() for _, step in sorted(ranking)[: policy.best]}
         return kept
 
@@ -184,8 +191,8 @@ def is_note(name: str) -> bool:
 
 def _committed_checkpoints(names: Sequence[StoreUri]) -> list[CommittedCheckpoint]:
     quarantined = {_folder(uri) for uri in names if uri.name == QUARANTINE_FILE}
-    folders = [_folder(uri) for uri in names if uri.name == COMMIT_FILE]
-    listed = [CommittedCheckpoint(uri, int(uri.key.split("/")[-2].removeprefix("step-"))) for uri in folders if uri not in quarantined]
+    folders = [(_folder(uri), _STEP_FOLDER.search(uri.key)) for uri in names if uri.name == COMMIT_FILE]
+    listed = [CommittedCheckpoint(uri, int(step[1])) for uri, step in folders if step is not None and uri not in quarantined]
     return sorted(listed, key=lambda entry: (entry.step, entry.uri.key), reverse=True)
 
 

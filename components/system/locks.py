@@ -1,15 +1,16 @@
 """Exclusive file locks between processes of one machine.
 
 Promises: the kernel holds the lock, so it is released when its holder ends, however it ends; a failed attempt reports the holder's
-process id. Locks do not work across machines.
+process id; a lock that is given back leaves no file. Locks do not work across machines.
 """
 
 import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from components.errors import TemporaryFailure
 
@@ -20,25 +21,24 @@ _POLL_S = 0.1
 def lock(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold an exclusive lock on the file at `path`, which is created; `on_wait` is called once if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    file = _attempt(path)
+    if file is None:
+        on_wait()
+    while file is None:
+        file = _attempt(path, wait=True)
+    with _held(file, path):
         yield
 
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
     """Hold the lock for the block if it is free; yields whether it is held."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    file = _attempt(path)
+    if file is None:
+        yield False
+        return
+    with _held(file, path):
+        yield True
 
 
 @contextmanager
@@ -50,20 +50,47 @@ def lock_or_fail(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline_s = time.monotonic() + wait_s
-    with path.open("a+") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline_s:
-                    file.seek(0)
-                    holder = file.read().strip() or "unknown"
-                    raise TemporaryFailure(
-                        f"{what} is under way in process {holder}", hint=f"wait for it to end (its lock: {path}), then run this again"
-                    ) from None
-                time.sleep(_POLL_S)
+    while (file := _attempt(path)) is None:
+        if time.monotonic() >= deadline_s:
+            raise TemporaryFailure(
+                f"{what} is under way in process {_holder(path)}", hint=f"wait for it to end (its lock: {path}), then run this again"
+            )
+        time.sleep(_POLL_S)
+    with _held(file, path):
+        yield
+
+
+def _attempt(path: Path, *, wait: bool = False) -> IO[str] | None:
+    """Return the locked file at `path`, or None if another process holds it, or held it and has removed the file meanwhile."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None
+
+
+@contextmanager
+def _held(file: IO[str], path: Path) -> Iterator[None]:
+    """Write this process's id into the locked file for the block; then remove the file, while it is still locked."""
+    with file:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text().strip() or "unknown"
+    return "unknown"

@@ -110,8 +110,12 @@ class Journal:
 
     @property
     def mark(self) -> int:
-        """How many bytes of the journal have been uploaded."""
-        return int(self._mark.read_text()) if self._mark.exists() else 0
+        """How many bytes of the journal have been uploaded; 0 if its file is damaged: uploading again changes nothing."""
+        try:
+            mark = int(self._mark.read_text())
+            return mark if 0 <= mark <= self._path.stat().st_size else 0
+        except (FileNotFoundError, ValueError):
+            return 0
 
     @property
     def folder(self) -> Path:

@@ -2,14 +2,21 @@
 
 import os
 
+from components.errors import BadInput
+
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+_MOST_DIGITS = 6
 
 
 def set_default_limits(*, timeout_s: int, max_retries: int) -> None:
-    """Set limits unless the environment has some; MLflow's own let one call to a dead server block for four minutes."""
-    os.environ.setdefault(_TIMEOUT, str(timeout_s))
-    os.environ.setdefault(_RETRIES, str(max_retries))
+    """Set limits unless the environment has some; MLflow's own let one call to a dead server block for four minutes.
+
+    Raises:
+        BadInput: if the environment has one that is not a number.
+    """
+    for name, default in ((_TIMEOUT, timeout_s), (_RETRIES, max_retries)):
+        os.environ[name] = str(_limit(name, default))
 
 
 def limit_requests(*, timeout_s: int, max_retries: int) -> None:
@@ -18,4 +25,13 @@ def limit_requests(*, timeout_s: int, max_retries: int) -> None:
     A default is not enough where training waits: a process inherits what its parent had set for itself.
     """
     for name, most in ((_TIMEOUT, timeout_s), (_RETRIES, max_retries)):
-        os.environ[name] = str(min(most, int(os.environ.get(name, most))))
+        os.environ[name] = str(min(most, _limit(name, most)))
+
+
+def _limit(name: str, default: int) -> int:
+    text = os.environ.get(name)
+    if not text:
+        return default
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise BadInput(f"environment variable {name} is {text[:20]!r}, not a whole number", hint=f"unset it to get {default}")
+    return int(text)

@@ -1,1 +1,1 @@
-"""The train step: torchrun on this machine, resuming from the newest whole checkpoint in object storage."""
+"""The train step: run the ranks, on this machine or on several nodes, from the newest complete checkpoint in object storage."""

@@ -6,7 +6,7 @@ status; an MLflow outage does not stop training.
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from components.system.locks import lock_or_fail
 from components.train.reporting.reporter import MlflowRunReporter
 from components.train.spec import SPEC_FILE, TrainSpec, run_key, store_spec
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
+
+_FEWEST_IMAGES = 2
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         context.events.note(
             f"run {key}: {total} steps of {recipe.training.batch_images} images on {resources.nodes} x {resources.processes} process(es)"
         )
+        run_ranks = rank_runner(resources)
         with _report_to_mlflow(context, spec):
-            _train(spec, folder / SPEC_FILE, context)
+            run_ranks(spec, folder / SPEC_FILE, context)
             outcome = _finished(checkpoints, total)
             if outcome is None:
                 raise TemporaryFailure(
@@ -72,14 +75,22 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
     return _manifest(key, outcome, recipe, dataset)
 
 
-def _train(spec: TrainSpec, path: Path, context: StepContext) -> None:
-    """Run the ranks until they end, on this machine or on several nodes; their checkpoints are in object storage."""
-    if spec.resources.nodes > 1:
+def rank_runner(resources: ResourcesConfig) -> Callable[[TrainSpec, Path, StepContext], None]:
+    """Return the function that runs the ranks until they end, on this machine or on several nodes.
+
+    Imports the Kubernetes client if it is needed. Call it before the journal's thread imports MLflow: both import requests, and two
+    threads that import a package at once can each see a part of it.
+    """
+    if resources.nodes > 1:
         # The Kubernetes client takes a second to import, and one node needs none.
         from components.train.trainjob.job import train_on_nodes  # noqa: PLC0415
 
-        train_on_nodes(spec, context)
-        return
+        return lambda spec, path, context: train_on_nodes(spec, context)
+    return _train_here
+
+
+def _train_here(spec: TrainSpec, path: Path, context: StepContext) -> None:
+    """Run the ranks on this machine until they end; their checkpoints are in object storage."""
     spec.dump(path)
     resources = spec.resources
     launch(
@@ -109,6 +120,11 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
         raise BadInput(
             f"network.image_px is {recipe.network.image_px}, the dataset's images have {dataset.image_px}",
             hint="set data.image_px and network.image_px to the same number",
+        )
+    if dataset.num_images < _FEWEST_IMAGES:
+        raise BadInput(
+            f"the dataset has {dataset.num_images} image(s) to train on, at least {_FEWEST_IMAGES} are needed to evaluate what is trained",
+            hint="ingest a source with more images, or with a smaller data.held_out",
         )
     try:
         recipe.training.batch_plan(resources.num_ranks)

@@ -45,11 +45,11 @@ class ResolvedWeights:
         """Load the weights into their network.
 
         Raises:
-            DataRefused: if the weights do not fit the network of their checkpoint.
+            DataRefused: if the weights cannot be read, are not finite or do not fit the network of their checkpoint.
         """
         try:
             return Generator.from_spec(load_file(self.file), self.model, device=device)
-        except (WeightsMismatch, SafetensorError) as error:
+        except (WeightsMismatch, SafetensorError, ValueError, KeyError, OverflowError) as error:  # of any header
             raise DataRefused(f"{self.source}: {error}") from error
 
 

@@ -11,7 +11,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from components.errors import BadInput
+from components.errors import BadInput, TrackingRefused
 from components.manifests import EvaluationReport
 from components.reports.flatten import flatten
 from components.reports.image_grid import SAMPLE_GRID_KEY
@@ -128,7 +128,7 @@ def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
 def _settings(run: "Run", context: "StepContext") -> dict[str, object]:
     try:
         spec = json.loads(context.tracking.read_artifact(run.info.run_id, _CONFIG))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TrackingRefused):
         return dict(run.data.params)
     sections = {**spec, "dataset_digest": spec["dataset"]["digest"], "dataset_name": spec["dataset"]["name"]}
     return flatten({name: sections[name] for name in _SECTIONS if name in sections})

@@ -13,7 +13,9 @@ def config() -> None:
     """Show presets and resolved configurations."""
 
 
-@config.command(epilog=example("celebdit config show demo training.total_steps=200 > my-run.toml"))
+@config.command(
+    short_help="Print a resolved configuration.", epilog=example("celebdit config show demo training.total_steps=200 > my-run.toml")
+)
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
 @json_option

@@ -10,7 +10,7 @@ from components.tracking.tags import TAG_LICENCE
 from components.weights.ema_width import check_width
 from model.sampler_table import SAMPLERS
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line, print_mlflow_url
+from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line, print_mlflow_url
 from pipeline.session import open_session
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class EmaFacts(TypedDict):
     help="Sampler of the sample grid and, with --register, of the version.",
 )
 @click.option("--num-steps", default=20, show_default=True, help="Number of sampler steps.")
-@click.option("--register", "model", metavar="MODEL", help="Register each EMA as a version of this model.")
+@click.option("--register", "model", metavar="MODEL", callback=check_model, help="Register each EMA as a version of this model.")
 @home_option
 @json_option
 def ema(

@@ -6,7 +6,7 @@ import click
 
 from components.environment import MODEL
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line, print_mlflow_url
+from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line, print_mlflow_url
 from pipeline.session import new_run_id, open_session
 
 
@@ -14,7 +14,9 @@ from pipeline.session import new_run_id, open_session
     name="import-checkpoint", epilog=example('celebdit import-checkpoint dit_final_12_f_250.pth --licence "non-commercial research"')
 )
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--model", "name", default="celebdit", show_default=True, envvar=MODEL, help="Name of the registered model.")
+@click.option(
+    "--model", "name", default="celebdit", show_default=True, envvar=MODEL, callback=check_model, help="Name of the registered model."
+)
 @click.option("--licence", default="unspecified", show_default=True, help="Licence of the weights; stored with the version.")
 @home_option
 @json_option

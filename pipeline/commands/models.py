@@ -1,6 +1,5 @@
 """`celebdit models`: list, promote and roll back versions of registered models."""
 
-import getpass
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ from components.environment import MODEL
 from components.registry.tags import VersionTags
 from components.registry.webhook import send, webhook_url
 from components.settings import CommandSettings
+from components.system.user import user_name
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
+from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line
 from pipeline.session import open_session
 from pipeline.view import printable
 
@@ -38,9 +38,8 @@ class VersionFacts(TypedDict):
 
 
 def _model_option(function: F) -> F:
-    return click.option("--model", "name", default="celebdit", show_default=True, envvar=MODEL, help="Name of the registered model.")(
-        function
-    )
+    text = "Name of the registered model."
+    return click.option("--model", "name", default="celebdit", show_default=True, envvar=MODEL, callback=check_model, help=text)(function)
 
 
 @contextmanager
@@ -79,7 +78,7 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
         print_json({"model": name, "versions": rows})
 
 
-@models.command(epilog=example("celebdit models show challenger --model celebdit-demo"))
+@models.command(short_help="Show one version.", epilog=example("celebdit models show challenger --model celebdit-demo"))
 @click.argument("version")
 @_model_option
 @home_option
@@ -108,10 +107,13 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         )
 
 
-@models.command(epilog=example('celebdit models promote 3 --model celebdit-demo --reason "lower FID, higher recall"'))
+@models.command(
+    short_help="Make a version the champion.",
+    epilog=example('celebdit models promote 3 --model celebdit-demo --reason "lower FID, higher recall"'),
+)
 @click.argument("version")
 @click.option("--reason", required=True, help="Reason, recorded in the promotion log.")
-@click.option("--force", is_flag=True, help="Promote even if the gate failed; recorded in the promotion log.")
+@click.option("--force", is_flag=True, help="Promote even if the gate failed or never ran; recorded in the promotion log.")
 @_model_option
 @home_option
 @json_option
@@ -120,14 +122,17 @@ def promote(version: str, reason: str, force: bool, name: str, home: Path, as_js
     webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
         number = str(registry.resolve(version).version)
-        standing = registry.promote(number, reason=reason, by=getpass.getuser(), force=force)
+        standing = registry.promote(number, reason=reason, by=user_name(), force=force)
     if standing.champion != number:
         print_line(f"version {number} was promoted, but a concurrent promotion replaced it; see {command_name()} models history")
     _show(name, standing, as_json=as_json)
     _notify(webhook, "promote", name, number, reason, standing)
 
 
-@models.command(epilog=example('celebdit models rollback --model celebdit-demo --reason "dark corners in production"'))
+@models.command(
+    short_help="Make the previous champion the champion again.",
+    epilog=example('celebdit models rollback --model celebdit-demo --reason "dark corners in production"'),
+)
 @click.option("--reason", required=True, help="Reason, recorded in the promotion log.")
 @_model_option
 @home_option
@@ -136,7 +141,7 @@ def rollback(reason: str, name: str, home: Path, as_json: bool) -> None:
     """Undo the latest promotion: make the previous champion the champion again."""
     webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
-        standing = registry.rollback(reason=reason, by=getpass.getuser())
+        standing = registry.rollback(reason=reason, by=user_name())
     _show(name, standing, as_json=as_json)
     _notify(webhook, "rollback", name, standing.champion, reason, standing)
 
@@ -193,7 +198,7 @@ def _show(name: str, standing: "Standing", *, as_json: bool) -> None:
 def _notify(webhook: str | None, action: str, name: str, version: str | None, reason: str, standing: "Standing") -> None:
     if webhook is None:
         return
-    facts = {"action": action, "model": name, "version": version, "reason": reason, "by": getpass.getuser(), **vars(standing)}
+    facts = {"action": action, "model": name, "version": version, "reason": reason, "by": user_name(), **vars(standing)}
     problem = send(webhook, facts)
     if problem is not None:
         print_line(f"  the promotion is done, but the webhook was not notified: {problem}")

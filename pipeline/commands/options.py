@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from components.registry.config import check_model_name
 from pipeline.session import default_home
 from pipeline.steps import STEPS
 
@@ -54,6 +55,11 @@ def kubeflow_options(function: F) -> F:
     return click.option("--namespace", metavar="NS", help="Your namespace, on a multi-user server.  [default: CELEBDIT_KFP_NAMESPACE]")(
         function
     )
+
+
+def check_model(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    """Refuse a model name that no registered model can have, as the callback of an option."""
+    return None if name is None else check_model_name(name)
 
 
 def wait_option(function: F) -> F:

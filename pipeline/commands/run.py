@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from components.errors import EXIT_OK, BadInput, GateFailed
-from components.ingest.sources.open_source import kind_of, open_source, require_consent
+from components.ingest.sources.open_source import kind_of, require_consent
 from components.ingest.sources.synthetic import write_archive
 from components.runtime.events import Event
 from pipeline.commands.help import example
@@ -15,6 +15,7 @@ from pipeline.commands.options import command_name, home_option, json_option, li
 from pipeline.config import load_config
 from pipeline.runs import RunSummary, execute
 from pipeline.session import Session, new_run_id, open_session
+from pipeline.source_check import check_source
 from pipeline.view import RunView
 
 _DEMO_FACES, _DEMO_SEED, _DEMO_PX = 2400, 0, 256
@@ -53,7 +54,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
         changes |= {"data.name": "demo-own", "data.licence": "unspecified"}
     config = load_config("demo", overrides, changes=changes)
     if source is not None:
-        open_source(config.data)  # a source that cannot be read fails before a server is started
+        check_source(config)
     run_id = new_run_id("demo")
     with open_session(home, stay=keep_services, what=f"run {run_id}") as session, RunView() as view:
         if source is None and not archive.exists():
@@ -95,7 +96,7 @@ def run(
     changes = _profile_changes(profile_steps) | ({} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     config = load_config(preset, overrides, changes=changes)
     require_consent(config.data)
-    open_source(config.data)  # a source that cannot be read fails before a server is started
+    check_source(config)
     run_id = new_run_id(preset)
     with open_session(home, stay=keep_services, what=f"run {run_id}") as session, RunView() as view:
         summary = execute(config, session, view, preset=Path(preset).stem, run_id=run_id, in_containers=runner == "container")

@@ -108,6 +108,8 @@ def sample(
     SOURCE is a checkpoint (folder or s3:// location), a run (its key or id as `celebdit run` prints it, or RUN@STEP), or a registered
     version (models:/NAME@champion). The same seed gives the same bytes on the same device.
     """
+    if out is not None:
+        _check_target(out, request.count)
     weights, guide = _find_weights(source, request.ema, guidance_request, home)
     sampling = request.sampling(weights)
     target = out or _default_target(weights, sampling, guidance_request)

@@ -55,9 +55,9 @@ def schedule(
 
     if (cron is None) == (every_s is None):
         raise BadInput("a schedule needs either --cron or --every", hint='for example --cron "0 0 3 * * 1", or --every 86400')
-    if cron is not None and len(cron.split()) != 6:
+    if cron is not None and (count := len(cron.split())) != 6:
         raise BadInput(
-            f"--cron {cron!r} has {len(cron.split())} fields",
+            f"--cron {cron!r} has {count} field{'' if count == 1 else 's'}",
             hint="Kubeflow expects six: second minute hour day month weekday",
         )
     timing, name = Timing(cron=cron, every_s=every_s), Path(preset).stem

@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import urllib3
 
 from components import deployment as names
+from components.address import split_url
 from components.environment import MLFLOW, S3_ENDPOINT, STORE
 from components.errors import BadInput
 from components.settings import CommandSettings
@@ -110,8 +110,8 @@ def _pull_result(reference: str) -> tuple[State, str, str | None]:
 
 def _is_inside(address: str | None) -> bool:
     """Return whether the host of an address is a name of the cluster's internal DNS."""
-    host = urlsplit(address).hostname if address else None
-    return bool(host) and bool(re.search(r"\.svc(\.cluster\.local)?$", str(host)))
+    parts = split_url(address) if address else None
+    return parts is not None and bool(re.search(r"\.svc(\.cluster\.local)?$", parts.hostname or ""))
 
 
 @contextmanager

@@ -4,8 +4,8 @@ Promises: credentials are read from the environment only, and appear in no repre
 """
 
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
+from components.address import is_server_url, split_url
 from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN
 from components.errors import BadInput
 from components.settings import CommandSettings
@@ -36,10 +36,10 @@ class KfpAddress:
                 hint=f"give --endpoint or set {KFP_ENDPOINT}; after kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80 it is http://localhost:8080",
             )
         address = value if "://" in value else f"https://{value}"
-        parts = urlsplit(address)
-        if parts.username or parts.password:
+        parts = split_url(address)
+        if "@" in address:  # also where the password has characters that make it no URL
             raise BadInput("the endpoint contains credentials", hint=f"set {KFP_TOKEN} or {KFP_COOKIES} instead")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if parts is None or not is_server_url(address) or parts.query or parts.fragment:
             raise BadInput(f"--endpoint {value} is not a valid URL", hint="use https://host/path, without the part after # in a browser")
         return cls(
             endpoint=address,

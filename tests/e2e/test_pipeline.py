@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from celebdit_testing.command import COMMAND, Finished, celebdit, celebdit_here
+from celebdit_testing.first_run import FirstRun
 from celebdit_testing.waiting import wait_until
 from mlflow import MlflowClient
 from PIL import Image
@@ -54,6 +55,11 @@ def test_the_smoke_preset_runs_from_source_to_registry(first_run: Finished) -> N
     assert set(facts["seconds"]) == set(step_names())
     assert all(seconds > 0 for seconds in facts["seconds"].values())
     assert np.asarray(Image.open(facts["samples"])).shape == (256, 1024, 3)
+
+
+def test_a_run_leaves_no_temporary_folder(watched_first_run: FirstRun) -> None:
+    assert any("/" in name and not name.endswith(".lock") for name in watched_first_run.temporary_seen), "the steps made some"
+    assert watched_first_run.temporary_left == []
 
 
 def test_the_output_for_people_is_on_stderr_and_says_where_to_look(first_run: Finished) -> None:

@@ -59,7 +59,10 @@ def test_weights_with_another_digest_are_refused_unread(inception_weights: Path,
     assert "torch-fidelity project's releases" in str(absent.value.hint)
 
 
-def test_weights_that_would_run_code_are_refused_even_with_the_right_digest(anywhere: ObjectStore, tmp_path: Path) -> None:
+def test_weights_that_would_run_code_are_refused_even_with_the_right_digest(
+    anywhere: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)  # an extractor sets it for its whole process
     canary = tmp_path / "canary"
 
     class Payload:
@@ -68,7 +71,11 @@ def test_weights_that_would_run_code_are_refused_even_with_the_right_digest(anyw
 
     torch.save({"x": Payload()}, tmp_path / "evil.pth")
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(Payload()))
-    for name in ("evil.pth", "raw.pth"):
+    for name, load in {"evil.pth": lambda file: torch.load(file, weights_only=False), "raw.pth": pickle.load}.items():
+        with (tmp_path / name).open("rb") as file:
+            load(file)
+        assert canary.exists(), "the payload runs where nothing refuses it"
+        canary.unlink()
         with pytest.raises(DataRefused, match="cannot be loaded"):
             build_extractor(config(tmp_path / name, file_sha256(tmp_path / name)), anywhere, tmp_path, CPU)
     assert not canary.exists()

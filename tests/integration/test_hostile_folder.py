@@ -72,7 +72,7 @@ def test_the_embedded_servers_import_nothing_from_it(
         services.wait()
         family = [psutil.Process(server.pid) for server in services.running().values()]
         family += [child for member in family for child in member.children(recursive=True)]
-        assert len(family) > 2, "MLflow's server and its worker, and rclone"
+        assert len(family) >= 2, "MLflow's server and rclone"
         assert not [member.cmdline() for member in family if "canary-of-the-shell" in member.environ().values()]
         assert not [member.cmdline() for member in family if Path(member.cwd()) == traps.folder]
     assert traps.marks() == []

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from components.ingest.decoding.frames import AcceptedFacts, RejectedFacts, encode_verdict
 from components.ingest.decoding.images import judge, thumbnail
-from components.ingest.decoding.time_limit import TimeLimitReached, limited_time
+from components.ingest.decoding.time_limit import TimeLimit, TimeLimitReached
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Rejected
 from components.ingest.wire import read_blobs, read_head, write_frame
@@ -30,6 +30,7 @@ def main() -> None:
     """Answer frames on standard input until it ends."""
     die_with_parent()
     limits = Limits(**json.loads(sys.argv[1]))
+    time_limit = TimeLimit(limits.max_image_s)
     archive = int(sys.argv[3]) if len(sys.argv) > 3 else None
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not write into the answers
@@ -40,18 +41,19 @@ def main() -> None:
         blobs = read_blobs(sys.stdin.buffer, head)
         answers_and_blobs: list[tuple[RejectedFacts | AcceptedFacts | None, bytes]]
         if head["op"] == "judge":
-            answers_and_blobs = [_judge_one(blob, packed, archive, limits) for blob, packed in zip(blobs, head["packed"], strict=True)]
+            candidates = zip(blobs, head["packed"], strict=True)
+            answers_and_blobs = [_judge_one(blob, packed, archive, limits, time_limit) for blob, packed in candidates]
         else:
-            answers_and_blobs = [(None, _thumbnail(blob, limits)) for blob in blobs]
+            answers_and_blobs = [(None, _thumbnail(blob, limits, time_limit)) for blob in blobs]
         write_frame(answers, {"facts": [facts for facts, _ in answers_and_blobs]}, [blob for _, blob in answers_and_blobs])
 
 
 def _judge_one(
-    data: bytes, packed: list[int | str] | None, archive: int | None, limits: Limits
+    data: bytes, packed: list[int | str] | None, archive: int | None, limits: Limits, time_limit: TimeLimit
 ) -> tuple[RejectedFacts | AcceptedFacts, bytes]:
     archive_offset = None
     try:
-        with limited_time(limits.max_image_s):
+        with time_limit:
             if packed is not None:
                 assert archive is not None, "zip entries are sent only with their archive"
                 data, archive_offset = read_zip_entry(archive, ZipEntry(*packed), limit=limits.max_image_bytes + 1)  # type: ignore[arg-type]
@@ -61,15 +63,15 @@ def _judge_one(
     except MemoryError:
         verdict = Rejected("out_of_memory", "takes more memory than a worker may use")
     except TimeLimitReached:
-        verdict = Rejected("too_slow", f"not decoded in {limits.max_image_s:g} s of processor time")
+        verdict = Rejected("too_slow", f"not decoded in {time_limit.seconds:g} s of processor time")
     if isinstance(verdict, Rejected) and verdict.code not in _NO_THUMBNAIL:
-        verdict = replace(verdict, thumbnail=_thumbnail(data, limits))
+        verdict = replace(verdict, thumbnail=_thumbnail(data, limits, time_limit))
     return encode_verdict(verdict, data, archive_offset=archive_offset, known=packed is None or archive_offset is not None)
 
 
-def _thumbnail(data: bytes, limits: Limits) -> bytes:
+def _thumbnail(data: bytes, limits: Limits, time_limit: TimeLimit) -> bytes:
     try:
-        with limited_time(limits.max_image_s):
+        with time_limit:
             return thumbnail(data, limits)
     except TimeLimitReached:
         return b""

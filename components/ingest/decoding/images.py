@@ -14,6 +14,7 @@ import zlib
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from components.ingest.colour_statistics import reduction_factor
+from components.ingest.decoding.metadata import without_metadata
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Accepted, Code, Rejected, Rule
 
@@ -36,7 +37,11 @@ _BROKEN = (
     IndexError,
     TypeError,
     AttributeError,
-    OverflowError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
 )
 """What Pillow's parsers raise on hostile bytes; MemoryError has a verdict of its own."""
 _EXIF_ORIENTATION = 274
@@ -59,6 +64,16 @@ _THUMBNAIL_PX = 96
 
 def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
     """Decide on the candidate with the bytes `data`."""
+    verdict = _judge(data, limits, may_keep=True)
+    if isinstance(verdict, Rejected) and verdict.code in ("truncated", "not_an_image"):
+        # Perhaps only its metadata are damaged, which nobody needs. Its bytes are not kept then: others could not read them either.
+        stripped = without_metadata(data)
+        again = None if stripped is None else _judge(stripped, limits, may_keep=False)
+        return again if isinstance(again, Accepted) else verdict
+    return verdict
+
+
+def _judge(data: bytes, limits: Limits, *, may_keep: bool) -> Accepted | Rejected:
     if len(data) > limits.max_image_bytes:
         return Rejected("too_many_bytes", f"more than {limits.max_image_bytes} bytes")
     try:
@@ -70,7 +85,7 @@ def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
         return Rejected("out_of_memory", "reading its header takes more memory than a worker may use")
     except _BROKEN as error:
         return Rejected(_opening_code(data, error), _error_text(error))
-    return refused or _decode(image, data, limits)
+    return refused or _decode(image, data, limits, may_keep=may_keep)
 
 
 def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> bytes:
@@ -124,12 +139,12 @@ def _bits_per_channel(image: Image.Image, data: bytes) -> int:
     return 16 if image.mode in _DEEP_MODES else 8
 
 
-def _decode(image: Image.Image, data: bytes, limits: Limits) -> Accepted | Rejected:
+def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) -> Accepted | Rejected:
     source_px, kind = image.size, image.format or ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if kind in _KEEPS_BYTES and _is_finished(image, limits.image_px):
+            if may_keep and kind in _KEEPS_BYTES and _is_finished(image, limits.image_px):
                 small, rules = _decode_small(image), _AS_IS
             else:
                 image.load()
@@ -174,7 +189,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(_EXIF_ORIENTATION, 1)
         return next((known for known in _UPRIGHT if known == found), 1)
-    except (struct.error, zlib.error, RecursionError, *_BROKEN):
+    except _BROKEN:
         return 1
 
 

@@ -8,8 +8,6 @@ import math
 import resource
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 _KERNEL_GRACE_S = 1
@@ -19,16 +17,20 @@ class TimeLimitReached(Exception):
     """The time for an image is used up. Not an OSError or ValueError, which parsers suppress."""
 
 
-@contextmanager
-def limited_time(seconds: float) -> Iterator[None]:
-    """Raise `TimeLimitReached` in the block once it has used `seconds` of processor time; for the main thread."""
-    signal.signal(signal.SIGPROF, _raise)
-    end_s = math.ceil(time.process_time() + seconds) + _KERNEL_GRACE_S
-    resource.setrlimit(resource.RLIMIT_CPU, (end_s, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
+class TimeLimit:
+    """Raises `TimeLimitReached` in a block once that has used `seconds` of processor time; for the main thread, one block at a time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._hard_s = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        signal.signal(signal.SIGPROF, _raise)
+
+    def __enter__(self) -> None:
+        # Twice in a few microseconds per image, so nothing is set here that stays.
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + self.seconds) + _KERNEL_GRACE_S, self._hard_s))
+        signal.setitimer(signal.ITIMER_PROF, self.seconds)
+
+    def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 

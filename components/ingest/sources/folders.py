@@ -43,7 +43,7 @@ class FolderSource:
         return digest.hexdigest()
 
     def count(self) -> int | None:
-        return None
+        return sum(is_image_name(path.name) for path in _walk(self._root))
 
     def provenance(self) -> str:
         return str(self._root)

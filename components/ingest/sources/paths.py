@@ -1,8 +1,9 @@
 """Sources on this machine: a folder of images, or a zip or tar archive."""
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
+from components.address import split_url
 from components.errors import BadInput
 from components.ingest.candidates import Source
 from components.ingest.sources.archives import open_archive
@@ -33,11 +34,16 @@ def local_path(source: str) -> Path:
     """Return the path that `source`, a path or a `file://` URI, names.
 
     Raises:
-        BadInput: if the URI names another machine.
+        BadInput: if the URI names another machine, or the path begins with the home of a user who has none.
     """
     if "://" not in source:
-        return Path(source).expanduser()
-    parts = urlsplit(source)
+        try:
+            return Path(source).expanduser()
+        except RuntimeError as error:  # no such user, or one without a home
+            raise BadInput(f"data.source {source} cannot be found: {error}", hint="give the whole path") from error
+    parts = split_url(source)
+    if parts is None:
+        raise BadInput(f"data.source {source} is not a URI", hint="give file:///path, or a plain path")
     if parts.netloc not in ("", "localhost"):
         raise BadInput(f"data.source {source} names another machine ({parts.netloc})", hint="give file:///path, or a plain path")
     return Path(unquote(parts.path))

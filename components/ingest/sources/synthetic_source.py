@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from components.errors import BadInput
 from components.ingest.candidates import Candidate
@@ -46,7 +46,7 @@ def open_synthetic(source: str, image_px: int, reach: Reach | None) -> Synthetic
     Raises:
         BadInput: naming the parameter that is unknown or out of bounds.
     """
-    parameters = {name: values[-1] for name, values in parse_qs(urlsplit(source).query, keep_blank_values=True).items()}
+    parameters = {name: values[-1] for name, values in parse_qs(source.partition("?")[2], keep_blank_values=True).items()}
     if unknown := sorted(set(parameters) - {"count", "seed", "size"}):
         raise BadInput(
             f"data.source synthetic:// has no parameter {', '.join(unknown)}", hint="write synthetic://?count=2000&seed=0&size=256"

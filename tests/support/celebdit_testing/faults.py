@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 from celebdit_testing.http_server import Handler, serving
 
-Kind = Literal["500", "503", "403", "slow", "reset", "lost_answer", "truncated", "flipped", "flipped_upload", "stale"]
+Kind = Literal[
+    "500", "503", "403", "slow", "reset", "lost_answer", "truncated", "flipped", "flipped_upload", "stale", "empty_list", "expired"
+]
 
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
@@ -93,6 +95,12 @@ def fault_proxy(upstream: str, *, signed: bool = True) -> Iterator[Proxy]:
             if kind in ("500", "503", "403"):
                 code = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[str(kind)]
                 self._answer(int(str(kind)), [], f"<Error><Code>{code}</Code></Error>".encode())
+                return
+            if kind == "expired":
+                self._answer(400, [], b"<Error><Code>ExpiredToken</Code></Error>")
+                return
+            if kind == "empty_list":
+                self._answer(200, [], b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
                 return
             if kind == "reset":
                 self._reset()

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 from celebdit_testing.command import Finished, celebdit
@@ -36,6 +37,10 @@ class FirstRun:
     holders: list[str]
     marks: list[str]
     """Modules of the folder that were imported."""
+    temporary_seen: list[str]
+    """What appeared in the temporary folder, and one level below."""
+    temporary_left: list[str]
+    """What was left there."""
 
 
 class CommandLines(threading.Thread):
@@ -62,6 +67,18 @@ class CommandLines(threading.Thread):
         return sorted(self.command_lines)
 
 
+class Entries(CommandLines):
+    """Collects what lies in a folder and one level below until it is told to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def run(self) -> None:
+        while not self._done.wait(0.2):
+            self.command_lines |= {str(path.relative_to(self._folder)) for pattern in ("*", "*/*") for path in self._folder.glob(pattern)}
+
+
 def made_once(cache_file: Path, make: Callable[[], str]) -> str:
     """Return the result of `make`, which the first test process calls; `cache_file` holds it for the others."""
     with lock(cache_file.with_suffix(".lock")):
@@ -76,11 +93,15 @@ def first_run_of(home: Path, cache_file: Path) -> FirstRun:
     def make() -> str:
         watch, traps = CommandLines(), Traps(cache_file.parent / "images")
         traps.assert_live()
-        watch.start()
-        finished = celebdit("run", "smoke", "--json", home=home, folder=traps.folder, **PLANTED)
+        with TemporaryDirectory(prefix="t") as temporary:
+            folders = Entries(Path(temporary))
+            watch.start()
+            folders.start()
+            finished = celebdit("run", "smoke", "--json", home=home, folder=traps.folder, TMPDIR=temporary, **PLANTED)
+            temporaries = {"temporary_seen": folders.stop(), "temporary_left": sorted(path.name for path in Path(temporary).iterdir())}
         command_lines = watch.stop()
         seen = {"command_lines": command_lines, "holders": sorted(watch.holders), "marks": traps.marks()}
-        return json.dumps({"finished": asdict(finished), **seen})
+        return json.dumps({"finished": asdict(finished), **seen, **temporaries})
 
     raw = json.loads(made_once(cache_file, make))
     return FirstRun(**{**raw, "finished": Finished(**raw["finished"])})

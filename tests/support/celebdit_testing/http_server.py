@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -66,3 +67,41 @@ def serving(handler: type[Handler]) -> Iterator[str]:
         finally:
             http.shutdown()
             thread.join()
+
+
+@dataclass
+class FixedAnswer:
+    """A server that answers every request with the same bytes and closes, and the requests since these were chosen."""
+
+    address: str = ""
+    raw: bytes = b""
+    requests: list[str] = field(default_factory=list)
+    delay_s: float = 0.0
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def answer_with(self, raw: bytes, *, delay_s: float = 0.0) -> None:
+        self.raw, self.delay_s = raw, delay_s
+        self.requests.clear()
+
+
+@contextmanager
+def answering() -> Iterator[FixedAnswer]:
+    """Run such a server until the block ends."""
+    server = FixedAnswer()
+
+    class Fixed(Handler):
+        def _answer(self) -> None:
+            self.content()
+            server.requests.append(f"{self.command} {self.path}")
+            self.close_connection = True
+            server.ended.wait(server.delay_s)
+            with suppress(OSError):
+                self.wfile.write(server.raw)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_PATCH = _answer  # noqa: N815 - named by the library
+
+    with serving(Fixed) as server.address:
+        try:
+            yield server
+        finally:
+            server.ended.set()

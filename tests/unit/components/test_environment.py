@@ -132,6 +132,12 @@ def test_a_command_reads_its_settings_without_requiring_any() -> None:
     assert "canary" not in repr(half)
 
 
+def test_a_command_reads_the_address_of_s3_like_a_step() -> None:
+    both = {"AWS_ENDPOINT_URL": "http://any", "AWS_ENDPOINT_URL_S3": "http://s3"}
+    assert CommandSettings.from_environment(both).s3_endpoint == "http://s3"
+    assert CommandSettings.from_environment({"AWS_ENDPOINT_URL": "http://any"}).s3_endpoint == "http://any"
+
+
 def test_a_step_knows_its_pod_and_image() -> None:
     required = {"CELEBDIT_STORE": "s3://bucket/prefix", "MLFLOW_TRACKING_URI": "http://m", "CELEBDIT_RUN_ID": "r1"}
     pod = {"CELEBDIT_IMAGE": "registry/gpu@sha256:1", "CELEBDIT_NAMESPACE": "faces", "CELEBDIT_POD": "train-1"}

@@ -4,6 +4,9 @@ import io
 import json
 import subprocess
 import sys
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -142,11 +145,30 @@ def test_a_closed_stdout_ends_quietly() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_config_show_prints_every_default(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run_cli(capsys, "config", "show", "demo", "training.total_steps=5", "--json")
-    shown_config = json.loads(out)
+def _settings(tables: Mapping[str, object], *above: str) -> dict[str, object]:
+    """Every setting that has a value, by its whole name."""
+    settings: dict[str, object] = {}
+    for name, value in tables.items():
+        if isinstance(value, Mapping) and len(above) < 1:
+            settings |= _settings(value, *above, name)
+        elif value is not None:
+            settings[".".join([*above, name])] = value
+    return settings
+
+
+@pytest.mark.parametrize("preset", ["demo", "celebahq256-s"])
+def test_config_show_prints_every_default(capsys: pytest.CaptureFixture[str], preset: str) -> None:
+    resolved = _settings(load_config(preset, ["training.total_steps=50000"]).model_dump(mode="json"))
+    written = _settings(tomllib.loads((files("pipeline") / "presets" / f"{preset}.toml").read_text()))
+    defaults = resolved.keys() - written.keys()
+    assert len(defaults) > 20, "most settings are written nowhere but in the code"
+    code, out, err = run_cli(capsys, "config", "show", preset, "training.total_steps=50000")
     assert code == 0
-    assert shown_config["config"] == load_config("demo", ["training.total_steps=5"]).model_dump(mode="json")
+    assert _settings(tomllib.loads(out)) == resolved
+    code, out, _ = run_cli(capsys, "config", "show", preset, "training.total_steps=50000", "--json")
+    assert code == 0
+    assert _settings(json.loads(out)["config"]) == resolved
+    assert f"digest {json.loads(out)['digest']}" in err
 
 
 IMAGES = Images(cpu="registry.example/cpu@sha256:" + "a" * 64, gpu="registry.example/gpu@sha256:" + "b" * 64)
@@ -172,15 +194,17 @@ def test_the_same_configuration_compiles_to_the_same_bytes(tmp_path: Path) -> No
 def test_the_compiled_graph_is_the_documented_one(tmp_path: Path) -> None:
     _, spec, _ = compiled(tmp_path)
     root = spec["root"]["dag"]["tasks"]
-    assert set(root) == {"finalize", "steps"} or {"finalize"} < set(root)
+    assert set(root) == {"finalize", "exit-handler-1"}
     handler = next(name for name in spec["components"] if name.startswith("comp-exit-handler"))
     tasks = spec["components"][handler]["dag"]["tasks"]
+    condition_name = next(name for name in tasks if name.startswith("condition"))
+    assert set(tasks) == {"preflight", "ingest", "train", "evaluate", "gate", condition_name}
     order = {name: sorted(task.get("dependentTasks", [])) for name, task in tasks.items()}
     assert order["ingest"] == ["preflight"]
     assert order["train"] == ["ingest"]
     assert order["evaluate"] == ["ingest", "train"]
     assert order["gate"] == ["evaluate"]
-    condition = next(task for name, task in tasks.items() if name.startswith("condition"))
+    condition = tasks[condition_name]
     assert "== 'pass'" in condition["triggerPolicy"]["condition"]
     assert root["finalize"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
     assert len(spec["root"]["inputDefinitions"]["parameters"]) <= 15

@@ -2,13 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterator
+import shutil
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import tomli_w
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -18,6 +23,7 @@ from pipeline.commands.config import show
 from pipeline.config import RunConfig, load_config, validated
 from pipeline.config_files import preset_names
 from pipeline.images import ImagesLock
+from pipeline.source_check import check_source
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -97,6 +103,7 @@ def test_an_override_without_a_value_unsets_what_the_preset_sets() -> None:
         ("network.heads=5", "width 32 must be a multiple of heads 5", ""),
         ("data.image_px=64", "data.image_px 64 and network.image_px 32", ""),
         ("sampling.ema=other", "sampling.ema 'other' is not tracked", ""),
+        ("sampling.ema=0.3", """sampling.ema: a text is expected .given: 0.3.; quote it .*: sampling.ema='"0.3"'""", ""),
         ("training.checkpoints_to_keep=1", "training.checkpoints_to_keep: .*greater than or equal to 2", ""),
         ("training.seed=9223372036854775808", "training.seed", ""),
         ("data.name=No Such Name", "data.name", ""),
@@ -222,6 +229,50 @@ def test_a_bound_on_a_metric_that_will_not_be_measured_is_refused(bound: str) ->
     load_config("demo", ["evaluation.num_images=500", "gate.at_most={}", f"gate.{bound}={{'eval/fd_randconv_500'=4.0}}"])
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("gate.at_most={'eval/memorised_share_16'=0.1}", "memorised_share_16' will not be measured"),
+        ("gate.at_least={'eval/memorised_share_16'=0.1}", "memorised_share_16' will not be measured"),
+        ("gate.at_most={'eval/fd_randconv_16'=3.0}", None),
+        ("evaluation.num_images=2", None),
+        ("evaluation.reference_split=held_out", "'held_out' has no images while data.held_out is 0"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_starts(override: str, problem: str | None) -> None:
+    overrides = ["evaluation.memorisation=false", "gate.at_most={}", override]
+    if problem is None:
+        load_config("smoke", overrides)
+        return
+    with pytest.raises(BadInput, match=problem):
+        load_config("smoke", overrides)
+
+
+def test_fewer_images_than_a_metric_needs_are_refused() -> None:
+    inception = [
+        "evaluation.extractor=inception-v3-compat",
+        "evaluation.weights=w.pth",
+        f"evaluation.weights_sha256={'a' * 64}",
+        "gate.at_most={}",
+    ]
+    with pytest.raises(BadInput, match=r"evaluation\.num_reference 3 is too few for evaluation\.metrics precision_recall: use at least 4"):
+        load_config("smoke", [*inception, "evaluation.num_reference=3"])
+    load_config("smoke", [*inception, "evaluation.num_reference=4"])
+
+
+@pytest.mark.parametrize(("source", "count"), [("synthetic://?count=1", 1), ("folder", 1), ("folder", 0), ("zip", 1)])
+def test_a_source_of_one_image_is_refused_before_anything_starts(source: str, count: int, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(count):
+        Image.new("RGB", (8, 8)).save(folder / f"{index}.png")
+    if source == "zip":
+        shutil.make_archive(str(tmp_path / "images"), "zip", folder)
+    name = {"folder": str(folder), "zip": str(tmp_path / "images.zip")}.get(source, source)
+    with pytest.raises(BadInput, match=r"contains no images" if count == 0 else r"has 1 file\(s\), .* needs at least 2 images"):
+        check_source(load_config("smoke", [f"data.source={name}"]))
+
+
 def test_a_preset_that_does_not_exist_names_the_nearest() -> None:
     with pytest.raises(BadInput, match="neither a preset nor a file") as raised:
         load_config("smok")
@@ -267,26 +318,113 @@ def _preset_text(name: str) -> bytes:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates() | st.datetimes() | st.times(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-PATHS = [(section, key) for section, field in RunConfig.model_fields.items() for key in field.annotation.model_fields]  # type: ignore[union-attr]
+SECTIONS: dict[str, type[BaseModel]] = {name: field.annotation for name, field in RunConfig.model_fields.items()}  # type: ignore[misc]
+PATHS = [(section, key) for section, kind in SECTIONS.items() for key in kind.model_fields]
 
 
-@given(st.sampled_from(PATHS), VALUES)
-def test_any_value_anywhere_is_either_accepted_or_described(path: tuple[str, str], value: object) -> None:
-    raw = json.loads(load_config("smoke").canonical())
-    raw[path[0]][path[1]] = value
+def loaded_or_described(file: Path | str, overrides: Sequence[str] = (), *, line: str = "") -> RunConfig | None:
+    """What the configuration is, or None if it is refused with one line for each problem, which begins with the pattern `line`."""
     try:
-        config = validated(raw)
+        return load_config(str(file), overrides)
     except BadInput as error:
         lines = error.message.split("\n")
         assert lines
-        assert all(line.isprintable() for line in lines)
-        assert all(re.match(rf"(unknown key )?({'|'.join(RunConfig.model_fields)})[.:]", line) for line in lines), lines
-    else:
+        assert all(described.isprintable() and len(described) < 2000 for described in lines)
+        assert all(re.match(line, described) for described in lines), lines
+        return None
+
+
+@given(path=st.sampled_from(PATHS), value=VALUES)
+def test_any_value_anywhere_in_a_file_is_either_accepted_or_described(
+    path: tuple[str, str], value: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any-value.toml"
+    file.write_text(tomli_w.dumps({"base": "smoke", path[0]: {path[1]: value}}))
+    assert path[1] in tomllib.loads(file.read_text())[path[0]], "the file holds the value"
+    config = loaded_or_described(file, line=rf"(unknown key )?({'|'.join(SECTIONS)})[.:]")
+    if config is not None:
         assert RunConfig.model_validate_json(config.canonical()) == config
+
+
+@given(path=st.sampled_from(PATHS), value=VALUES)
+def test_any_value_as_an_override_is_either_accepted_or_described(path: tuple[str, str], value: object) -> None:
+    text = tomli_w.dumps({"x": [value]}).removeprefix("x = ").strip().removeprefix("[").removesuffix("]").strip().removesuffix(",")
+    config = loaded_or_described("smoke", [f"{'.'.join(path)}={text}"])
+    if config is not None:
+        assert RunConfig.model_validate_json(config.canonical()) == config
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_either_an_override_or_described(text: str) -> None:
+    loaded_or_described("smoke", [text])
+    loaded_or_described("smoke", [f"training.{text}"])
+    loaded_or_described("smoke", [f"data.name={text}"])
+
+
+@given(raw=st.binary(max_size=300) | st.text(alphabet="[]{}=.,#'\"\\\n ab1-:TZ_", max_size=300).map(str.encode))
+def test_any_bytes_are_either_a_configuration_or_described(raw: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.getbasetemp() / "any-bytes.toml"
+    file.write_bytes(raw)
+    loaded_or_described(file)
+
+
+DEEP = 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"[data]\nname = {'[' * DEEP}{']' * DEEP}", "nested more than 16 levels"),
+        (f"[data]\nname = {'{a=' * DEEP}1{'}' * DEEP}", "nested more than 16 levels"),
+        (f"[data]\nname = {'[' * 20}{']' * 20}", "nested more than 16 levels"),
+        (f"{'.'.join(['a'] * 20_000)} = 1", "more than 64 parts"),
+        (f"[{'.'.join(['a'] * 20_000)}]\nb = 1", "more than 64 parts"),
+        (f"[data]\nx = {{{'.'.join(['a'] * 20_000)} = 1}}", "more than 64 parts"),
+        (f"[training]\nseed = {'9' * 5000}", "more than 128 bits"),
+        (f"[training]\nseed = 0x{'f' * 5000}", "more than 128 bits"),
+        ('base = "a\\u0000.toml"', "cannot be read"),
+        (f'base = "{"b" * 300}"', "neither a preset nor a file"),
+        (f'base = "{"b" * 300}.toml"', "cannot be read"),
+        ("base = 1979-05-27", "base of .* is datetime"),
+    ],
+)
+def test_a_file_beyond_all_bounds_is_described_in_a_line_and_at_once(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    began_s = time.monotonic()
+    with pytest.raises(BadInput, match=said) as raised:
+        load_config(str(file))
+    assert len(raised.value.message) < 500
+    assert time.monotonic() - began_s < 2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (f"{'.'.join(['a'] * 20_000)}=1", "is not an override"),
+        (f"training.{'b' * 5000}=1", "unknown key training"),
+        (f"training.seed={'9' * 5000}", "more than 128 bits"),
+        (f"training.seed=0x{'f' * 5000}", "more than 128 bits"),
+        (f"data.name={'[' * DEEP}", "nested more than 16 levels"),
+        ("[training]\n[data]\nname=1", "is not an override"),
+        ("training.seed=1\n[data]", "training.seed: .*integer"),
+        ("training={}", "is not an override"),
+    ],
+)
+def test_an_override_beyond_all_bounds_is_described(override: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        load_config("smoke", [override])
+
+
+def test_a_name_longer_than_any_file_is_neither_a_preset_nor_a_file() -> None:
+    with pytest.raises(BadInput, match=r"ppp\.\.\. \(302 characters\) is neither a preset nor a file"):
+        load_config("p" * 300)
+    with pytest.raises(BadInput, match="cannot be read: File name too long"):
+        load_config(f"{'p' * 300}.toml")
 
 
 def test_a_setting_that_was_added_later_changes_digests_only_where_it_is_set() -> None:

@@ -3,9 +3,8 @@
 import logging
 
 import pytest
-from mlflow.exceptions import MlflowException
 
-from components.errors import TemporaryFailure
+from components.errors import TemporaryFailure, TrackingRefused
 from components.registry.aliases import settle_aliases
 from components.registry.promotions import CHAMPION, PREVIOUS, Standing
 from components.system.retry import RetryPolicy
@@ -24,7 +23,7 @@ class Aliases(dict[str, str]):
         if alias == CHAMPION and self.failures:
             self.failures -= 1
             if self.refuses:
-                raise MlflowException("UNIQUE constraint failed")
+                raise TrackingRefused("UNIQUE constraint failed")
             version = "3"
         if version is None:
             del self[alias]

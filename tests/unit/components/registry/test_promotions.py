@@ -1,5 +1,7 @@
 """The promotion log: aliases, order and reasons."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,3 +73,21 @@ def test_a_move_without_a_usable_reason_is_refused(reason: str, message: str) ->
 @given(st.permutations([move(n, "promote", str(n % 5)) for n in range(8)]))
 def test_the_order_in_which_the_log_is_read_does_not_matter(moves: list[Move]) -> None:
     assert standing_after(moves) == standing_after(sorted(moves, key=lambda m: m.id))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "null", "[1]", "nonsense", '{"action": "promote"}', "[" * 5000, '{"a": 1}', "9" * 5000])
+def test_an_entry_of_another_program_is_no_move(text: str) -> None:
+    entry = next_move([], "promote", "1", reason="r", by="b", forced=False, now_s=2_000_000.0)
+    assert Move.parse(entry.id, text) is None
+    assert Move.parse("lr", entry.text()) is None
+    assert Move.parse(entry.id, entry.text().replace('"promote"', '"remove"')) is None
+    assert Move.parse(entry.id, entry.text().replace('"1"', "1")) is None
+    assert Move.parse(entry.id, entry.text()) == entry
+
+
+@given(
+    st.text(max_size=60)
+    | st.dictionaries(st.sampled_from(["action", "version", "by", "id", "forced"]), st.integers() | st.text()).map(json.dumps)
+)
+def test_any_entry_is_a_move_or_none(text: str) -> None:
+    assert Move.parse("000000000001000-0123abcd", text) is None

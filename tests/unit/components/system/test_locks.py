@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import TemporaryFailure
-from components.system.locks import lock_or_fail
+from components.system.locks import lock, lock_or_fail, try_lock
 
 HOLDER = """
 import sys, time
@@ -41,3 +41,26 @@ def test_it_can_be_taken_again_after_it_was_released(tmp_path: Path) -> None:
     for _ in range(2):
         with lock_or_fail(tmp_path / "lock", "x"):
             pass
+
+
+def test_a_lock_that_was_given_back_leaves_no_file(tmp_path: Path) -> None:
+    with lock(tmp_path / "a"), try_lock(tmp_path / "b") as free, lock_or_fail(tmp_path / "c", "x"):
+        assert free
+        assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
+        with try_lock(tmp_path / "a") as free_again:
+            assert not free_again
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_process_at_a_time_holds_a_lock_whose_file_comes_and_goes(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from components.system.locks import lock\n"
+        "path, inside = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "for _ in range(300):\n"
+        "    with lock(path):\n"
+        "        os.close(os.open(inside, os.O_CREAT | os.O_EXCL)); inside.unlink()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "lock"), str(tmp_path / "inside")]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    assert not list(tmp_path.iterdir())

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from celebdit_testing.http_server import answering
+from celebdit_testing.waiting import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.tracking.journal import Attachment, Delivery, Journal, LoggedImage
+from components.settings import Settings
+from components.tracking.journal import MARK_FILE, Attachment, Delivery, Journal, LoggedImage
 from components.tracking.metric_points import Point, missing_points
+from components.train.reporting.destination import MlflowDestination
 
 
 class Server:
@@ -188,3 +192,35 @@ def test_closing_waits_no_longer_than_asked_for_a_server_that_does_not_answer(tm
 def test_points_are_deduplicated_by_key_and_step() -> None:
     points = [Point("a", 1, 1.0, 5), Point("a", 1, 2.0, 6), Point("b", 1, 3.0, 7), Point("a", 2, 4.0, 8)]
     assert missing_points(points, {"a": {2}}) == [points[0], points[2]]
+
+
+@pytest.mark.parametrize("mark", ["", "x", "-1", "9" * 30, "\0"])
+def test_a_damaged_mark_means_that_nothing_was_uploaded_yet(tmp_path: Path, mark: str) -> None:
+    journal = Journal(tmp_path)
+    journal.add_metrics(1, {"loss": 0.5})
+    (tmp_path / MARK_FILE).write_text(mark)
+    assert journal.mark == 0
+    entries, end = journal.pending_entries()
+    assert len(entries) == 1
+    journal.set_mark(end)
+    assert journal.mark == end > 0
+
+
+@pytest.mark.parametrize(("status", "delay_s"), [(413, 0.0), (200, 120.0)])
+def test_an_mlflow_that_refuses_or_hangs_costs_training_nothing_and_loses_nothing(status: int, delay_s: float, tmp_path: Path) -> None:
+    journal, outages = Journal(tmp_path), list[Exception]()
+    journal.add_metrics(1, {"loss": 0.5})
+    with answering() as server:
+        server.answer_with(f"HTTP/1.1 {status} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode(), delay_s=delay_s)
+        environment = {"CELEBDIT_STORE": "s3://bucket/x", "CELEBDIT_RUN_ID": "r1", "MLFLOW_TRACKING_URI": server.address}
+        settings = Settings.from_environment(environment)
+        delivery = Delivery(journal, lambda: MlflowDestination(settings, "0123456789abcdef"), on_outage=outages.append, every_s=0.01)
+        wait_until(lambda: bool(server.requests), timeout_s=30)
+        began_s = time.monotonic()
+        journal.add_metrics(2, {"loss": 0.4})
+        assert time.monotonic() - began_s < 0.5, "recording waits for nothing"
+        assert not delivery.close(within_s=1.0)
+        assert time.monotonic() - began_s < 3
+        assert server.requests
+    assert (status != 413) or "413" in str(outages[0])
+    assert len(journal.pending_entries()[0]) == 2

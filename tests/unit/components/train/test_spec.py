@@ -1,11 +1,16 @@
 """Identity of a training run."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from celebdit_testing.recipes import tiny_recipe
 
+from components.errors import BadInput
+from components.manifests import DatasetManifest
+from components.resources import ResourcesConfig
 from components.train.spec import differences, run_key
+from components.train.train import _check
 from model.config import OptimizerConfig
 
 
@@ -34,3 +39,11 @@ def test_differences_are_listed_field_by_field() -> None:
     expected = {"network": {"width": 256, "depth": 4}, "seed": 1, "extra": True}
     assert differences(saved, expected) == ["extra: absent -> True", "network.width: 128 -> 256"]
     assert differences(saved, saved) == []
+
+
+@pytest.mark.parametrize(("num_images", "refused"), [(0, True), (1, True), (2, False)])
+def test_a_dataset_that_cannot_be_evaluated_is_not_trained_on(num_images: int, refused: bool) -> None:
+    recipe = tiny_recipe()
+    dataset = DatasetManifest.model_construct(num_images=num_images, image_px=recipe.network.image_px)
+    with pytest.raises(BadInput, match="at least 2 are needed") if refused else nullcontext():
+        _check(recipe, dataset, ResourcesConfig())

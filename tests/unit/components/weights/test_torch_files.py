@@ -75,10 +75,13 @@ def rewritten(path: Path, pickled: bytes, **options: Any) -> Path:
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_poison_in_any_pickle_protocol_is_refused(tmp_path: Path, protocol: int) -> None:
     marker = tmp_path / "ran"
-    path = rewritten(saved(tmp_path, {"weight": torch.zeros(2)}), pickle.dumps({"a": Opens(marker)}, protocol=protocol))
+    pickled = pickle.dumps({"a": Opens(marker)}, protocol=protocol)
+    path = rewritten(saved(tmp_path, {"weight": torch.zeros(2)}), pickled)
     with pytest.raises(DataRefused, match="nothing in it was executed"):
         read_tensors(path, max_bytes=LIMIT)
     assert not marker.exists()
+    pickle.loads(pickled)
+    assert marker.exists(), "the pickle is really poisoned"
 
 
 @pytest.mark.parametrize(

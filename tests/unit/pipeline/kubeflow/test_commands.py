@@ -98,6 +98,7 @@ def test_credentials_appear_in_no_output_pipeline_or_address(
         (["resume"], "Missing argument 'RUN'"),
         (["schedule", "smoke"], "either --cron or --every"),
         (["schedule", "smoke", "--cron", "0 3 * * *"], "has 5 fields"),
+        (["schedule", "smoke", "--cron", "daily"], "has 1 field"),
         (["schedule", "smoke", "--every", "5"], "not in the range"),
         (["runs", "--limit", "0"], "not in the range"),
     ],

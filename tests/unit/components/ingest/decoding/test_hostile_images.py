@@ -129,6 +129,67 @@ def test_metadata_that_cannot_be_read_costs_no_image(kind: str, exif: bytes) -> 
     assert "upright" not in verdict.rules
 
 
+def png_chunk(kind: bytes, data: bytes, *, checksum: int = 0) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data) ^ checksum)
+
+
+BROKEN_CHUNKS = {
+    "profile with an unknown compression": png_chunk(b"iCCP", b"name\0\7garbage"),
+    "text with an unknown compression": png_chunk(b"zTXt", b"key\0\7garbage"),
+    "short density": png_chunk(b"pHYs", b"\0\0"),
+    "short time": png_chunk(b"tIME", b"\0"),
+    "short primaries": png_chunk(b"cHRM", b"\0\1"),
+    "wrong checksum": png_chunk(b"tEXt", b"Title\0a photo", checksum=1),
+    "unknown and damaged": png_chunk(b"prVt", b"x" * 9, checksum=1),
+    "short gamma": png_chunk(b"gAMA", b""),
+    "short rendering": png_chunk(b"sRGB", b""),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_CHUNKS)
+@pytest.mark.parametrize("image_px", [32, 80], ids=["converted", "of the right size"])
+def test_a_png_is_accepted_whatever_its_ancillary_chunks_hold(kind: str, image_px: int) -> None:
+    data = io.BytesIO()
+    photo().crop((0, 0, 80, 80)).save(data, "PNG")
+    damaged = data.getvalue()[:33] + BROKEN_CHUNKS[kind] + data.getvalue()[33:]
+    verdict = judge(damaged, Limits(**{**vars(LIMITS), "image_px": image_px}))
+    assert isinstance(verdict, Accepted), verdict
+    stored = Image.open(io.BytesIO(verdict.data if isinstance(verdict.data, bytes) else b""))
+    assert stored.getpixel((4, 4)) == (20, 60, 220)
+
+
+SEGMENTS = (b"", b"MPF\0garbage", b"Exif\0\0II*\0", b"ICC_PROFILE\0\5\1x", b"Photoshop 3.0\x008BIM\4\4\0", b"\xff" * 50)
+
+
+@pytest.mark.parametrize("marker", [0xE0, 0xE1, 0xE2, 0xE3, 0xE8, 0xED, 0xEE, 0xEF, 0xFE])
+@pytest.mark.parametrize("content", SEGMENTS)
+def test_a_jpeg_is_accepted_whatever_its_application_segments_hold(marker: int, content: bytes) -> None:
+    data = io.BytesIO()
+    photo().save(data, "JPEG", quality=95)
+    segment = bytes((0xFF, marker)) + struct.pack(">H", len(content) + 2) + content
+    assert isinstance(judge(data.getvalue()[:2] + segment + data.getvalue()[2:], LIMITS), Accepted)
+
+
+def test_damaged_pixels_are_not_taken_for_damaged_metadata() -> None:
+    data = io.BytesIO()
+    photo().save(data, "PNG")
+    place = data.getvalue().index(b"IDAT") + 30
+    damaged = data.getvalue()[:33] + BROKEN_CHUNKS["short density"] + data.getvalue()[33:place] + b"\0\0\0" + data.getvalue()[place + 3 :]
+    verdict = judge(damaged, LIMITS)
+    assert isinstance(verdict, Rejected)
+    assert verdict.code == "truncated"
+
+
+def test_a_turned_photo_stays_turned_when_another_segment_is_dropped() -> None:
+    data = io.BytesIO()
+    exif = Image.Exif()
+    exif[274] = 6
+    photo().crop((0, 0, 80, 80)).save(data, "PNG", exif=exif)
+    verdict = judge(data.getvalue()[:33] + BROKEN_CHUNKS["short density"] + data.getvalue()[33:], LIMITS)
+    assert isinstance(verdict, Accepted), verdict
+    assert "upright" in verdict.rules
+
+
 @pytest.mark.parametrize("orientation", range(9))
 def test_every_orientation_is_turned_as_pillow_turns_it(orientation: int) -> None:
     from PIL import ImageOps

@@ -1,0 +1,19 @@
+"""Parse the address of a server that a person wrote. Never fails and never shows the address, which may hold a password."""
+
+from urllib.parse import SplitResult, urlsplit
+
+
+def split_url(text: str) -> SplitResult | None:
+    """Return the parts of a URL with a valid port, or None if `text` is none."""
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - raises ValueError if it is not a number
+    except ValueError:
+        return None
+    return parts
+
+
+def is_server_url(text: str) -> bool:
+    """Return whether `text` is the http or https URL of a server."""
+    parts = split_url(text)
+    return parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -1,0 +1,53 @@
+"""Tells errors of others from our own: what the operating system refuses, and what a library raises on an answer that it cannot read.
+
+Promises: pure functions of the error; an error of our own code is never explained away. `os_failure` is for the places where a command or a
+step ends, `was_raised_in` for the two places where the answers of servers are read (`storage/store.py`, `tracking/mlflow_errors.py`).
+"""
+
+import errno
+
+from components.errors import BadInput, CelebditError, TemporaryFailure
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REFUSED = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ELOOP,
+        errno.EINVAL,
+        errno.ENXIO,
+        errno.ENODEV,
+    }
+)
+
+
+def os_failure(error: BaseException) -> CelebditError | None:
+    """Return the error for people that stands for `error`, or None if that is neither the operating system's nor a lack of memory."""
+    if isinstance(error, MemoryError):
+        return TemporaryFailure("this process has no memory left", hint="end other programs, or use a machine with more memory")
+    if not isinstance(error, OSError) or (error.errno is None and not isinstance(error, ConnectionError | TimeoutError)):
+        return None
+    # Names of any length and with any characters reach this; the end of a path says most.
+    path = str(error.filename) if error.filename is not None else None
+    subject = "a file or the output" if path is None else path if len(path) <= 200 else f"...{path[-200:]}"
+    reason = error.strerror or type(error).__name__
+    if error.errno in _FULL:
+        return TemporaryFailure(f"{subject} cannot be written: {reason}", hint="make room there, then run the same command again")
+    if path is not None and error.errno in _REFUSED:
+        return BadInput(f"{subject} cannot be used: {reason}", hint="choose another path, or change who may use this one")
+    return TemporaryFailure(f"{subject} cannot be used: {reason}", hint="run the same command again")
+
+
+def was_raised_in(error: BaseException, *packages: str) -> bool:
+    """Return whether `error` passed through the code of one of `packages`, rather than only through ours."""
+    trace = error.__traceback__
+    while trace is not None:
+        if str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] in packages:
+            return True
+        trace = trace.tb_next
+    return False

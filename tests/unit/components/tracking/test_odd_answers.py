@@ -1,0 +1,161 @@
+"""MLflow behind something that does not answer as MLflow does: another server, a proxy with limits, entities that were deleted."""
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from celebdit_testing.http_server import FixedAnswer, answering
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.errors import BadInput, CelebditError
+from components.registry.client import Registry
+from components.settings import Settings
+from components.tracking.client import Tracking
+from components.tracking.metric_points import Point
+
+# MLflow's client remembers where the artifacts of a run are, so reading and writing name a new one each time.
+ENVIRONMENT = {"CELEBDIT_STORE": "s3://bucket/prefix", "CELEBDIT_RUN_ID": "r1"}
+CALLS: dict[str, Callable[[Tracking, Path], object]] = {
+    "experiment": lambda tracking, folder: tracking.experiment_id,
+    "find": lambda tracking, folder: tracking.find_run({"a": "b"}),
+    "pipeline run": lambda tracking, folder: tracking.pipeline_run(),
+    "tag": lambda tracking, folder: tracking.set_tags("run", {"a": "b"}),
+    "params": lambda tracking, folder: tracking.log_params("run", {"a": "b"}),
+    "metrics": lambda tracking, folder: tracking.log_metrics("run", [Point("loss", 1, 0.5, 1)]),
+    "history": lambda tracking, folder: tracking.logged_steps("run", "loss"),
+    "status": lambda tracking, folder: tracking.set_status("run", "FINISHED"),
+    "image": lambda tracking, folder: tracking.log_image("run", np.zeros((4, 4, 3), np.uint8), key="samples/grid", step=1),
+    "read": lambda tracking, folder: tracking.read_artifact(uuid.uuid4().hex, "config/train.json"),
+    "write": lambda tracking, folder: tracking.log_text(uuid.uuid4().hex, "text", "file.txt"),
+    "versions": lambda tracking, folder: Registry(tracking, "faces").versions(),
+    "aliases": lambda tracking, folder: Registry(tracking, "faces").aliases(),
+    "other names": lambda tracking, folder: Registry(tracking, "faces").other_names(),
+    "moves": lambda tracking, folder: Registry(tracking, "faces").moves(),
+    "ensure": lambda tracking, folder: Registry(tracking, "faces").ensure("text"),
+}
+
+
+def answer(status: int, body: object, kind: str = "application/json") -> bytes:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return f"HTTP/1.1 {status} x\r\nContent-Type: {kind}\r\nContent-Length: {len(raw)}\r\nConnection: close\r\n\r\n".encode() + raw
+
+
+ANSWERS = {
+    "nothing": b"",
+    "a page": answer(200, b"<html>Please log in</html>", "text/html"),
+    "no JSON": answer(200, b"{"),
+    "an empty object": answer(200, {}),
+    "a list": answer(200, [1, 2]),
+    "null": answer(200, None),
+    "other fields": answer(200, {"experiment": {"experiment_id": 5, "colour": "red"}, "runs": {"info": 3}}),
+    "a deleted entity": answer(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Run with id=run not found"}),
+    "an invalid value": answer(400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "Invalid name\nwith two lines"}),
+    "an error of no kind": answer(400, {"error_code": 7, "message": {"a": 1}}),
+    "an unknown error": answer(418, {"error_code": "NO_SUCH_CODE", "message": "x"}),
+    "a missing page": answer(404, b"<html>404</html>", "text/html"),
+    "too large": answer(413, b"<html>Request Entity Too Large</html>", "text/html"),
+    "a failure": answer(500, b"Internal Server Error", "text/plain"),
+    "no access": answer(401, b"", "text/plain"),
+}
+
+
+@pytest.fixture(scope="module")
+def odd_server() -> Iterator[FixedAnswer]:
+    with answering() as server:
+        yield server
+
+
+@pytest.fixture
+def few_tries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also in a folder of the test: MLflow writes to the current one if an answer names no place for artifacts."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"TIMEOUT": "1", "MAX_RETRIES": "0"}.items():
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+
+
+def failure_of(call: str, address: str, folder: Path) -> CelebditError | None:
+    """What the call fails with; nothing but errors for people may leave it."""
+    tracking = Tracking(Settings.from_environment({**ENVIRONMENT, "MLFLOW_TRACKING_URI": address}))
+    if call not in ("experiment", "find"):
+        tracking._experiment_id = "1"
+    try:
+        CALLS[call](tracking, folder)
+    except CelebditError as error:
+        return error
+    return None
+
+
+def is_described(error: CelebditError | None) -> bool:
+    return error is None or (error.exit_code in (2, 3, 75) and "\n" not in error.message)
+
+
+@pytest.mark.usefixtures("few_tries")
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_any_answer_is_either_understood_or_described(kind: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
+    for call in CALLS:
+        odd_server.answer_with(ANSWERS[kind])
+        assert is_described(failure_of(call, odd_server.address, tmp_path)), call
+        assert odd_server.requests, call
+
+
+@pytest.mark.usefixtures("few_tries")
+@pytest.mark.parametrize(
+    ("kind", "call", "code", "said"),
+    [
+        ("a deleted entity", "metrics", 2, "refuses: RESOURCE_DOES_NOT_EXIST: Run with id=run not found"),
+        ("too large", "metrics", 2, "413"),
+        ("a failure", "metrics", 75, "failed"),
+        ("no access", "metrics", 2, "refuses access"),
+        ("no JSON", "find", 75, "not in a valid JSON format"),
+    ],
+)
+def test_what_mlflow_refuses_is_said(kind: str, call: str, code: int, said: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
+    odd_server.answer_with(ANSWERS[kind])
+    error = failure_of(call, odd_server.address, tmp_path)
+    assert error is not None
+    assert error.exit_code == code
+    assert odd_server.requests
+    assert re.search(said, error.message)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["run", "runs", "info", "data", "experiment", "registered_model", "message", "error_code"]), inner
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.usefixtures("few_tries")
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(status=st.sampled_from([200, 201, 302, 400, 404, 409, 413, 422, 429, 503]), body=JSON, call=st.sampled_from(sorted(CALLS)))
+def test_any_json_is_either_understood_or_described(status: int, body: object, call: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
+    odd_server.answer_with(answer(status, body))
+    assert is_described(failure_of(call, odd_server.address, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["./mlruns", "mlruns", "sqlite:///x.db", "file:///tmp/x", "http://[::1", "http://host:port", "databricks", "http://user:p/w@host"],
+)
+def test_an_address_that_is_no_servers_is_refused_without_a_password_in_it(uri: str) -> None:
+    with pytest.raises(BadInput, match=r"MLFLOW_TRACKING_URI (is not the URL of a server|contains credentials)") as raised:
+        Settings.from_environment({**ENVIRONMENT, "MLFLOW_TRACKING_URI": uri})
+    assert "p/w" not in f"{raised.value.message} {raised.value.hint}"
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+@pytest.mark.parametrize("value", ["abc", "-1", "1.5", "9" * 5000])
+def test_a_limit_that_is_no_number_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=f"{name} is .* not a whole number"):
+        Tracking(Settings.from_environment({**ENVIRONMENT, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}))

@@ -1,0 +1,82 @@
+"""The database of the embedded MLflow server: a cut one is named before a server is started on it, a crash of the server is not."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from components.errors import DataRefused
+from pipeline.server_database import check_database
+from pipeline.services import Services
+
+
+def database(home: Path) -> Path:
+    """A database of a few pages, and an artifact of a run that is in it."""
+    artifacts = home / "s3" / "mlflow"
+    artifacts.mkdir(parents=True)
+    (artifacts / "artifacts").mkdir()
+    path = home / "mlflow.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE runs (name TEXT)")
+        connection.executemany("INSERT INTO runs VALUES (?)", [("x" * 1000,)] * 40)
+        connection.commit()
+    return path
+
+
+def check(home: Path) -> None:
+    check_database(home / "mlflow.db", artifacts=home / "s3" / "mlflow")
+
+
+def test_no_database_and_a_whole_one_are_fine(tmp_path: Path) -> None:
+    check(tmp_path)
+    database(tmp_path)
+    check(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 60, 100, 4096, 5000, 20_000, -4096, -1])
+def test_a_database_that_was_cut_is_named(kept: int, tmp_path: Path) -> None:
+    path = database(tmp_path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataRefused, match=r"mlflow\.db is damaged") as raised:
+        check(tmp_path)
+    assert "\n" not in raised.value.message
+    assert "mv " in str(raised.value.hint)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    database(tmp_path).write_bytes(b"not a database, but long enough to be one" * 100)
+    with pytest.raises(DataRefused, match="file is not a database"):
+        check(tmp_path)
+
+
+def test_an_empty_file_without_runs_is_what_a_new_server_begins_with(tmp_path: Path) -> None:
+    (tmp_path / "s3" / "mlflow").mkdir(parents=True)
+    (tmp_path / "mlflow.db").touch()
+    check(tmp_path)
+
+
+def test_what_a_killed_server_left_half_done_is_repaired(tmp_path: Path) -> None:
+    path = database(tmp_path)
+    writer = sqlite3.connect(path)
+    writer.execute("PRAGMA cache_size = 1")
+    writer.execute("UPDATE runs SET name = 'torn'")
+    journal = path.with_name("mlflow.db-journal")
+    assert journal.stat().st_size > 0, "the transaction has begun to write to the file"
+    torn, undo = path.read_bytes(), journal.read_bytes()
+    writer.close()
+    path.write_bytes(torn)
+    journal.write_bytes(undo)
+    check(tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT DISTINCT name FROM runs").fetchall() == [("x" * 1000,)]
+
+
+def test_no_server_is_started_on_a_cut_database(tmp_path: Path) -> None:
+    path = database(tmp_path)
+    path.write_bytes(path.read_bytes()[:5000])
+    services = Services(tmp_path)
+    with pytest.raises(DataRefused, match="is damaged"), services.used():
+        pass
+    assert services.running() == {}
+    assert not list((tmp_path / "logs").iterdir())
