@@ -20,7 +20,15 @@ _MAX_MESSAGE_BYTES = 3500
 
 def main() -> None:
     """Run this node and leave with the exit code of what happened."""
+    early: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: early.append(number))
+    # What `end_at_once` needs, whole: a module that is being imported when the signal comes may lack a name. Takes a twentieth of a second.
+    import components.runtime.redact  # noqa: PLC0415
+    import components.settings  # noqa: F401, PLC0415
+
     signal.signal(signal.SIGTERM, end_at_once)
+    if early:
+        end_at_once(early[0], None)
     # Takes a second or more: boto3 and pydantic.
     from components.train.trainjob.node_ranks import run_node  # noqa: PLC0415
 
@@ -30,8 +38,7 @@ def main() -> None:
 def end_at_once(number: int, frame: FrameType | None) -> None:
     """End this process, before it has ranks that could save something; while it has, `launch` handles the signal."""
     error = Preempted("the node was asked to stop before its ranks were started", hint="run it again: finished work is kept")
-    with suppress(Exception):  # a module that was being imported may lack a name
-        write_termination_message(error, replace=False)
+    write_termination_message(error, replace=False)
     with suppress(OSError):
         os.write(sys.stderr.fileno(), f"{error.message}\n".encode())
     os._exit(Preempted.exit_code)

@@ -8,6 +8,7 @@ really run, as processes of this machine with the environment that Kubeflow Trai
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -166,6 +167,8 @@ class FakeKube:
         for index, process, words, log in sorted(processes, key=lambda entry: entry[0] in running):
             status = stop(process, grace_s=20.0) if process.poll() is None else process.returncode
             message = words.read_text() if words.exists() else log.read_text(errors="replace")[-2000:]
+            if self.pods is not None and self.pods.was_killed(message):
+                status = -signal.SIGKILL
             ended = {"exitCode": status if status >= 0 else 128 - status, "message": message, "finishedAt": datetime.now(UTC).isoformat()}
             phase = "Succeeded" if status == 0 else "Failed"
             with self.lock:
