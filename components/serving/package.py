@@ -46,7 +46,8 @@ def save_model(folder: Path, *, weights: Path, description: VersionDescription, 
     mlflow.pyfunc.save_model(
         path=str(folder),
         python_model=str(Path(__file__).with_name("mlflow_model.py")),
-        artifacts={"weights": str(weights), "description": str(parts / DESCRIPTION_FILE)},
+        # As URIs: MLflow (3.17) takes a path for one, and decodes `%20` and cuts it at `?`.
+        artifacts={name: path.absolute().as_uri() for name, path in {"weights": weights, "description": parts / DESCRIPTION_FILE}.items()},
         code_paths=[str(Path(model_config.__file__).parent)],
         pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
         input_example=(pd.DataFrame({"seed": [0, 1]}), defaults),
