@@ -84,18 +84,18 @@ class Download:
         sha256 = self._sha256.hexdigest()
         if self._expected is not None and sha256 != self._expected:
             self._start_over()
-            raise mismatch(self._uri, sha256, self._expected)
+            raise mismatch_error(self._uri, sha256, self._expected)
         if self._listed is not None and (expected := _md5_of(response)) not in (None, self._md5.hexdigest()):
             md5 = self._md5.hexdigest()
             self._start_over()
-            raise _changed(self._uri, f"bytes with MD5 {md5} were received, its ETag is {expected}")
+            raise _object_changed_error(self._uri, f"bytes with MD5 {md5} were received, its ETag is {expected}")
         return sha256
 
     def _request(self) -> "GetObjectOutputTypeDef":
         """Request the object from the first missing byte on; start over if the object has changed or the store ignores ranges."""
         if not self._have_bytes:
             response = self._client.get_object(Bucket=self._uri.bucket, Key=self._uri.key)
-            self._version = described(self._uri, response)
+            self._version = describe_response(self._uri, response)
             self._require_listed(response, self._version)
             return response
         response = self._client.get_object(Bucket=self._uri.bucket, Key=self._uri.key, Range=f"bytes={self._have_bytes}-")
@@ -105,7 +105,7 @@ class Download:
             response["Body"].close()
             self._start_over()
             return self._request()
-        version = described(self._uri, response, size_bytes=int(content_range[2]))
+        version = describe_response(self._uri, response, size_bytes=int(content_range[2]))
         if self._version is not None and not version.is_same(self._version):
             response["Body"].close()
             self._start_over()
@@ -128,7 +128,7 @@ class Download:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove the parts of downloads to `path` that were killed: a download that nobody wants to continue writes within its deadline."""
+    """Remove the parts of downloads to `path` that were killed: one that is still running has written within its deadline."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * OWN_MARK_CHARACTERS}.partial"):
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > _ABANDONED_S:
@@ -144,7 +144,7 @@ def read_response(uri: StoreUri, response: "GetObjectOutputTypeDef", *, limit: i
     size_bytes = response.get("ContentLength")  # a response in chunks has none
     expected_bytes, chunks, have_bytes = limit if size_bytes is None else min(size_bytes, limit), [], 0
     with response["Body"] as body:
-        require_listed(described(uri, response), listed)
+        require_listed(describe_response(uri, response), listed)
         while have_bytes < expected_bytes and (chunk := body.read(min(CHUNK_BYTES, expected_bytes - have_bytes))):
             chunks.append(chunk)
             have_bytes += len(chunk)
@@ -152,11 +152,11 @@ def read_response(uri: StoreUri, response: "GetObjectOutputTypeDef", *, limit: i
         raise Incomplete(f"{have_bytes} of {expected_bytes} bytes")
     data = b"".join(chunks)
     if listed is not None and listed.is_size_known and have_bytes != min(listed.size_bytes, limit):
-        raise _changed(uri, f"it was listed with {listed.size_bytes} bytes, and {have_bytes} were received")
+        raise _object_changed_error(uri, f"it was listed with {listed.size_bytes} bytes, and {have_bytes} were received")
     if listed is not None and have_bytes == listed.size_bytes and (expected := _md5_of(response)) is not None:
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         if md5 != expected:
-            raise _changed(uri, f"bytes with MD5 {md5} were received, its ETag is {expected}")
+            raise _object_changed_error(uri, f"bytes with MD5 {md5} were received, its ETag is {expected}")
     return data
 
 
@@ -174,10 +174,10 @@ def check_response(uri: StoreUri, response: "GetObjectOutputTypeDef", sha256: st
     if size_bytes != response.get("ContentLength", size_bytes):
         raise Incomplete(f"{size_bytes} of {response['ContentLength']} bytes")
     if digest.hexdigest() != sha256:
-        raise mismatch(uri, digest.hexdigest(), sha256)
+        raise mismatch_error(uri, digest.hexdigest(), sha256)
 
 
-def described(uri: StoreUri, response: Mapping[str, Any], *, size_bytes: int | None = None) -> StoredObject:
+def describe_response(uri: StoreUri, response: Mapping[str, Any], *, size_bytes: int | None = None) -> StoredObject:
     """Return the object that the header of a response describes; of a part of it, `size_bytes` is the size of the whole."""
     size = response.get("ContentLength") if size_bytes is None else size_bytes
     return StoredObject(uri, size or 0, response.get("ETag", ""), response.get("LastModified"), is_size_known=size is not None)
@@ -187,10 +187,10 @@ def require_listed(version: StoredObject, listed: StoredObject | None) -> None:
     """Raise ObjectChanged unless `version` describes the object that was `listed`; None stands for any."""
     if listed is not None and not version.is_same(listed):
         was, now = (f"{item.size_bytes} bytes, version {item.version.strip()}" for item in (listed, version))
-        raise _changed(listed.uri, f"it was listed with {was}, and is read with {now}")
+        raise _object_changed_error(listed.uri, f"it was listed with {was}, and is read with {now}")
 
 
-def _changed(uri: StoreUri, what: str) -> ObjectChanged:
+def _object_changed_error(uri: StoreUri, what: str) -> ObjectChanged:
     return ObjectChanged(f"{uri} changed while it was read: {what}", hint="make sure that nothing writes to it, and run it again")
 
 
@@ -202,13 +202,13 @@ def _md5_of(response: "GetObjectOutputTypeDef") -> str | None:
 
 
 def _write_all(file: RawIOBase, data: bytes) -> None:
-    """Write `data` unbuffered, so that a full disk is said here and not when the file is closed."""
+    """Write `data` unbuffered, so that a full disk is reported here and not when the file is closed."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) or 0 :]
 
 
-def mismatch(uri: StoreUri, actual: str, expected: str) -> DigestMismatch:
+def mismatch_error(uri: StoreUri, actual: str, expected: str) -> DigestMismatch:
     """Return the error for an object whose bytes are not the expected ones."""
     return DigestMismatch(
         f"{uri} has sha256 {actual}, expected {expected}",

@@ -1,49 +1,38 @@
 """The object store client that the steps use: reads and writes with verification and retries.
 
-Promises: see the package. Every call retries temporary errors until the deadline and corrupt transfers three times, and raises other errors
-at once. Safe to share between threads. Longer than other modules, because every operation shares one retry and one check of its bytes.
+Promises: see the package. Every call is retried (`retried_calls.py`). Safe to share between threads.
 """
 
 import hashlib
-import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError, NoCredentialsError
+from botocore.exceptions import ClientError
 
-from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable, first_line
-from components.storage.download import OWN_MARK_CHARACTERS, Download, check_response, described, mismatch, read_response, remove_abandoned
-from components.storage.faults import (
-    CORRUPT_ATTEMPTS,
-    MISCONFIGURED,
-    DigestMismatch,
-    Incomplete,
-    ObjectMissing,
-    StorageRefused,
-    code,
-    describe_fault,
-    is_corrupt,
-    is_refusal,
-    is_temporary,
-    is_unreadable,
-    status,
+from components.errors import DataRefused
+from components.storage.download import (
+    OWN_MARK_CHARACTERS,
+    Download,
+    check_response,
+    describe_response,
+    mismatch_error,
+    read_response,
+    remove_abandoned,
 )
+from components.storage.faults import Incomplete, status
+from components.storage.retried_calls import RetriedCalls, is_unlisted
 from components.storage.upload import PART_BYTES, UploadCheck, Uploads
 from components.storage.uri import StoredObject, StoreUri
 from components.system.disk import require_room
-from components.system.retry import RetryPolicy, retry
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _SPARE_BYTES = 2**18
 """What a server writes beside an object."""
-T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 
 class ObjectStore:
@@ -64,10 +53,8 @@ class ObjectStore:
         self.addressing = addressing
         self._other_style = other_style
         self._disk = disk
-        self._policy = RetryPolicy(deadline_s=deadline_s)
-        self._sleep = sleep
-        self._clock = clock
-        self._uploads = Uploads(client, self._with_retries)
+        self._calls = RetriedCalls(client, deadline_s=deadline_s, sleep=sleep, clock=clock)
+        self._uploads = Uploads(client, self._calls.run)
 
     def put_bytes(self, uri: StoreUri, data: bytes) -> str:
         """Store `data` under `uri`, verify the upload and return the sha256."""
@@ -80,7 +67,7 @@ class ObjectStore:
             if read_back:
                 self._read_back(uri, digest)
 
-        self._with_retries("put", uri, upload)
+        self._calls.run("put", uri, upload)
         return digest
 
     def put_file(self, uri: StoreUri, path: Path) -> str:
@@ -96,7 +83,7 @@ class ObjectStore:
                 self._read_back(uri, digest)
             return digest
 
-        return self._with_retries("put", uri, upload)
+        return self._calls.run("put", uri, upload)
 
     def get_bytes(self, uri: StoreUri, *, sha256: str | None = None, max_bytes: int = 64 * 2**20) -> bytes:
         """Return the object's bytes, verified against `sha256` unless it is None.
@@ -116,10 +103,10 @@ class ObjectStore:
                 raise DataRefused(f"{uri} has more than {max_bytes} bytes, which is the most that is expected")
             actual = hashlib.sha256(data).hexdigest()
             if sha256 is not None and actual != sha256:
-                raise mismatch(uri, actual, sha256)
+                raise mismatch_error(uri, actual, sha256)
             return data
 
-        return self._with_retries("get", uri, download)
+        return self._calls.run("get", uri, download)
 
     def get_head(self, uri: StoreUri, *, limit: int, listed: StoredObject | None = None) -> bytes:
         """Return the object's bytes, or its first `limit` of them if it is larger.
@@ -131,7 +118,7 @@ class ObjectStore:
         def download() -> bytes:
             return read_response(uri, self.client.get_object(Bucket=uri.bucket, Key=uri.key), limit=limit, listed=listed)
 
-        return self._with_retries("get", uri, download)
+        return self._calls.run("get", uri, download)
 
     def get_file(
         self, uri: StoreUri, path: Path, *, sha256: str | None = None, continued: bool = False, listed: StoredObject | None = None
@@ -152,7 +139,7 @@ class ObjectStore:
         partial = path.with_name(f".{path.name}.{mark}.partial")
         download = Download(self.client, uri, partial, sha256=sha256, listed=listed)
         try:
-            digest = self._with_retries("get", uri, download.attempt)
+            digest = self._calls.run("get", uri, download.attempt)
             partial.replace(path)
         finally:
             if not continued:
@@ -165,7 +152,7 @@ class ObjectStore:
         Raises:
             ObjectMissing: if it does not exist. DigestMismatch: if its bytes do not have the digest `sha256`.
         """
-        self._with_retries("get", uri, lambda: self._read_back(uri, sha256))
+        self._calls.run("get", uri, lambda: self._read_back(uri, sha256))
 
     def copy(self, source: StoreUri, target: StoreUri) -> None:
         """Copy an object of less than 5 GB within the store.
@@ -178,7 +165,7 @@ class ObjectStore:
         def copy() -> None:
             self.client.copy_object(Bucket=target.bucket, Key=target.key, CopySource=where)  # type: ignore[arg-type]
 
-        self._with_retries("get", source, copy)
+        self._calls.run("get", source, copy)
 
     def describe(self, uri: StoreUri) -> StoredObject:
         """Return what the store says of an object: its size and version.
@@ -186,7 +173,7 @@ class ObjectStore:
         Raises:
             ObjectMissing: if the object does not exist.
         """
-        return self._with_retries("get", uri, lambda: described(uri, self.client.head_object(Bucket=uri.bucket, Key=uri.key)))
+        return self._calls.run("get", uri, lambda: describe_response(uri, self.client.head_object(Bucket=uri.bucket, Key=uri.key)))
 
     def version(self, uri: StoreUri) -> str:
         """Return a text that changes when the object's bytes do, as far as the store reports it.
@@ -204,12 +191,12 @@ class ObjectStore:
             try:
                 self.client.head_object(Bucket=uri.bucket, Key=uri.key)
             except ClientError as error:
-                if status(error) == 404 or (status(error) == 403 and self._is_unlisted(uri)):
+                if status(error) == 404 or (status(error) == 403 and is_unlisted(self.client, uri)):
                     return False
                 raise
             return True
 
-        return self._with_retries("look for", uri, head)
+        return self._calls.run("look for", uri, head)
 
     def list(self, prefix: StoreUri) -> list[StoredObject]:
         """Return all objects below `prefix`, sorted by key."""
@@ -217,14 +204,14 @@ class ObjectStore:
         def listing() -> list[StoredObject]:
             below = prefix.key.rstrip("/")
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=f"{below}/" if below else "")
-            objects = [_listed(prefix.bucket, item) for page in pages for item in page.get("Contents", [])]
+            objects = [_stored_object(prefix.bucket, item) for page in pages for item in page.get("Contents", [])]
             return sorted(objects, key=lambda item: item.uri.key)
 
-        return self._with_retries("list", prefix, listing)
+        return self._calls.run("list", prefix, listing)
 
     def delete(self, uri: StoreUri) -> None:
         """Delete an object; a missing one is no error."""
-        self._with_retries("delete", uri, lambda: self.client.delete_object(Bucket=uri.bucket, Key=uri.key))
+        self._calls.run("delete", uri, lambda: self.client.delete_object(Bucket=uri.bucket, Key=uri.key))
 
     def with_other_addressing(self) -> "ObjectStore":
         """Return a client of the same store that addresses buckets in the other style (path or virtual-hosted)."""
@@ -234,21 +221,6 @@ class ObjectStore:
         """Return how uploads are verified; determined once, with a small object beside `near`."""
         return self._uploads.check(near)
 
-    def _refusal_for(self, cause: ClientError, verb: str, uri: StoreUri) -> Exception:
-        if verb == "get" and status(cause) == 403 and self._is_unlisted(uri):
-            return ObjectMissing(f"{uri} does not exist")
-        return StorageRefused(
-            f"object storage refuses to {verb} {uri}: {describe_fault(cause)}",
-            hint="check the bucket's name, the credentials (AWS_ACCESS_KEY_ID, ...) and the permissions to put, get, list and delete",
-        )
-
-    def _is_unlisted(self, uri: StoreUri) -> bool:
-        """Return whether a listing does not have the key: AWS answers 403 for a key that is missing to who may not list by its rules."""
-        with suppress(Exception):  # the refusal itself matters more
-            page = self.client.list_objects_v2(Bucket=uri.bucket, Prefix=uri.key, MaxKeys=1)
-            return not any(item.get("Key") == uri.key for item in page.get("Contents", []))
-        return False
-
     def _read_back(self, uri: StoreUri, sha256: str) -> None:
         check_response(uri, self.client.get_object(Bucket=uri.bucket, Key=uri.key), sha256)
 
@@ -257,69 +229,8 @@ class ObjectStore:
         if self._disk is not None:
             require_room(self._disk, uri.name, size_bytes + _SPARE_BYTES)
 
-    def _with_retries(self, verb: str, uri: StoreUri, call: Callable[[], T]) -> T:
-        """Return the result of `call`, retrying temporary errors and corrupt transfers; other errors become the project's own."""
-        attempts, corrupt, started_s = 0, 0, self._clock()
 
-        def call_once() -> T:
-            nonlocal attempts
-            attempts += 1
-            return call()
-
-        def is_worth_retrying(error: Exception) -> bool:
-            nonlocal corrupt
-            if is_corrupt(error):
-                corrupt += 1
-                return corrupt < CORRUPT_ATTEMPTS
-            return is_temporary(error)
-
-        try:
-            result = retry(
-                call_once,
-                what=f"{verb} {uri}",
-                log=_log,
-                policy=self._policy,
-                is_temporary=is_worth_retrying,
-                describe=describe_fault,
-                clock=self._clock,
-                sleep=self._sleep,
-            )
-        except CelebditError:
-            raise
-        except Exception as cause:
-            raise self._error_for(cause, verb, uri, attempts, self._clock() - started_s) from cause
-        _log.debug("%s %s took %.2f s", verb, uri, self._clock() - started_s)
-        return result
-
-    def _error_for(self, cause: Exception, verb: str, uri: StoreUri, attempts: int, elapsed_s: float) -> Exception:
-        """Return the error to raise for `cause`."""
-        if isinstance(cause, ClientError) and is_refusal(cause):
-            return self._refusal_for(cause, verb, uri)
-        if isinstance(cause, MISCONFIGURED):
-            return _unrequested(cause, verb, uri)
-        if is_corrupt(cause):
-            return DigestMismatch(f"{verb} {uri}: checksum mismatch, {attempts} attempts", hint="check the network path")
-        if isinstance(cause, ClientError) and status(cause) == 404 and code(cause) != "NoSuchBucket" and verb == "get":
-            return ObjectMissing(f"{uri} does not exist")
-        if isinstance(cause, ClientError) or is_temporary(cause) or is_unreadable(cause):
-            tries = f"{attempts} time{'s' if attempts > 1 else ''} in {elapsed_s:.0f} s"
-            return StorageUnavailable(
-                f"{verb} {uri} failed {tries} (last: {describe_fault(cause)})",
-                hint="check the path to the store: its answers are not those of an S3 server"
-                if is_unreadable(cause)
-                else "run it again when object storage is back: finished work is kept",
-            )
-        return cause
-
-
-def _unrequested(cause: Exception, verb: str, uri: StoreUri) -> BadInput:
-    """Return the error for a request that was never sent."""
-    if isinstance(cause, NoCredentialsError):
-        return BadInput("no S3 credentials are configured", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    return BadInput(f"{verb} {uri} cannot be requested: {first_line(cause)}", hint="check the AWS_ variables and the name")
-
-
-def _listed(bucket: str, item: Mapping[str, Any]) -> StoredObject:
+def _stored_object(bucket: str, item: Mapping[str, Any]) -> StoredObject:
     """Return an entry of a listing."""
     if "Key" not in item or "Size" not in item:
         raise Incomplete("an entry of the listing has no key or no size")
