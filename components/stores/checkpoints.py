@@ -2,20 +2,27 @@
 
 Layout: `step-<n>/<attempt>/` with the files of `model/checkpoint.py`, and `COMMIT.json` last (see `layout.py`). Promises: a
 checkpoint without its commit does not exist; a corrupt one is reported, quarantined (marked, and kept) and never loaded; if checkpoints of
-several steps were committed but all are corrupt, that is an error and not a fresh start. Keys are written once. Longer than other modules,
-because whatever reads a checkpoint shares what makes it valid.
+several steps were committed but all are corrupt, that is an error and not a fresh start. Keys are written once.
 """
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import BadInput, DataRefused
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
+from components.stores.checkpoint_names import (
+    COMMIT_FILE,
+    QUARANTINE_FILE,
+    SCORE_PREFIX,
+    CommittedCheckpoint,
+    abandoned_folders,
+    checkpoint_folder,
+    committed_checkpoints,
+    step_of,
+)
 from components.stores.retention import Ranking, Retention, steps_to_keep
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint_manifest import (
@@ -30,25 +37,13 @@ from model.checkpoint_manifest import (
     verify,
 )
 
-__all__ = ["CheckpointStore", "CommittedCheckpoint", "FileNotInCheckpoint", "Retention", "is_note"]
+__all__ = ["CheckpointStore", "FileNotInCheckpoint", "Retention"]
 
-COMMIT_FILE = "COMMIT.json"
-QUARANTINE_FILE = "QUARANTINE.json"
-_SCORE_PREFIX = "SCORE-"
 _PARALLEL_FILES = 4
-_STEP_FOLDER = re.compile(rf"/step-([0-9]{{1,18}})/[^/]+/{COMMIT_FILE}$")
 
 
 class FileNotInCheckpoint(CheckpointInvalid):
     """A file was asked for that a checkpoint does not have by its manifest."""
-
-
-@dataclass(frozen=True)
-class CommittedCheckpoint:
-    """A committed checkpoint in object storage, not yet verified."""
-
-    uri: StoreUri
-    step: int
 
 
 class CheckpointStore:
@@ -73,7 +68,7 @@ class CheckpointStore:
 
     def list_committed(self) -> list[CommittedCheckpoint]:
         """Return the committed checkpoints that are not quarantined, newest first; attempts at one step are in order of name."""
-        return _committed_checkpoints(self._names())
+        return committed_checkpoints(self._names())
 
     def _names(self) -> list[StoreUri]:
         return [item.uri for item in self._store.list(self._home)]
@@ -95,7 +90,7 @@ class CheckpointStore:
                 raise BadInput(f"{entry.uri}: {error}", hint="continue with the version that began the run, or begin a new run") from error
             except (CheckpointInvalid, ObjectMissing, DigestMismatch) as problem:
                 self.quarantine(entry.uri, str(problem))
-        quarantined = {_step_of(uri) for uri in self._names() if uri.name == QUARANTINE_FILE}
+        quarantined = {step_of(uri) for uri in self._names() if uri.name == QUARANTINE_FILE}
         if len(quarantined) > 1:
             raise DataRefused(
                 f"{self._home} holds checkpoints, but all of them are corrupt or incomplete",
@@ -133,7 +128,7 @@ class CheckpointStore:
         Raises:
             DataRefused: if no copy is intact.
         """
-        step = _step_of(near / COMMIT_FILE)
+        step = step_of(near / COMMIT_FILE)
         committed = [entry.uri for entry in self.list_committed() if entry.step == step]
         problems = [] if near in committed else [f"{near} does not exist or is quarantined"]
         for uri in sorted(committed, key=lambda uri: uri != near):
@@ -188,7 +183,7 @@ class CheckpointStore:
         """Return the steps with a committed checkpoint whose files are all there, with the sizes in its manifest; reads no tensors."""
         sizes = {item.uri: item.size_bytes for item in self._store.list(self._home)}
         steps = set()
-        for entry in _committed_checkpoints(list(sizes)):
+        for entry in committed_checkpoints(list(sizes)):
             try:
                 _, files = decode_manifest(self._store.get_bytes(entry.uri / MANIFEST_FILE, sha256=self.digest(entry.uri)))
             except (ObjectMissing, DigestMismatch, CheckpointInvalid) as problem:
@@ -219,8 +214,7 @@ class CheckpointStore:
 
     def score(self, uri: StoreUri, metric: str, value: float) -> None:
         """Store the value of a metric of a checkpoint, lower being better, for `retain`."""
-        name = f"{_SCORE_PREFIX}{metric.replace('/', '.')}.json"
-        self._store.put_bytes(uri / name, canonical_json({"metric": metric, "value": value}))
+        self._store.put_bytes(uri / f"{SCORE_PREFIX}{metric.replace('/', '.')}.json", canonical_json({"metric": metric, "value": value}))
 
     def retain(self, policy: Retention, *, attempt: str | None = None) -> list[StoreUri]:
         """Delete all checkpoints that `policy` does not keep, commit first, and uncommitted ones of attempts before `attempt`.
@@ -229,15 +223,15 @@ class CheckpointStore:
             The committed checkpoints that were deleted.
         """
         names = self._names()
-        entries = _committed_checkpoints(names)
-        scores = [uri for uri in names if uri.name.startswith(_SCORE_PREFIX)] if policy.best else []
+        entries = committed_checkpoints(names)
+        scores = [uri for uri in names if uri.name.startswith(SCORE_PREFIX)] if policy.best else []
         kept = steps_to_keep(policy, [entry.step for entry in entries], self._ranking(entries, scores))
         obsolete = [entry.uri for entry in entries if entry.step not in kept]
         for uri in obsolete:
             self._store.delete(uri / COMMIT_FILE)
-        deleted = set(obsolete) | (_abandoned_folders(names, before=attempt) if attempt is not None else set())
+        deleted = set(obsolete) | (abandoned_folders(names, before=attempt) if attempt is not None else set())
         for uri in names:
-            if _folder(uri) in deleted and uri.name != COMMIT_FILE:
+            if checkpoint_folder(uri) in deleted and uri.name != COMMIT_FILE:
                 self._store.delete(uri)
         return obsolete
 
@@ -245,39 +239,12 @@ class CheckpointStore:
         by_uri = {entry.uri: entry.step for entry in entries}
         ranking: Ranking = {}
         for score in scores:
-            if _folder(score) in by_uri:
+            if checkpoint_folder(score) in by_uri:
                 try:
                     measured = json.loads(self._store.get_bytes(score))
                     metric, value = str(measured["metric"]), float(measured["value"])
                 except (ValueError, KeyError, TypeError, ObjectMissing) as problem:  # the next evaluation writes it again
                     self._warn(f"{score} is not a score and was ignored: {problem}")
                     continue
-                ranking.setdefault(metric, []).append((value, by_uri[_folder(score)]))
+                ranking.setdefault(metric, []).append((value, by_uri[checkpoint_folder(score)]))
         return ranking
-
-
-def is_note(name: str) -> bool:
-    """Return whether a file of this name is stored beside a checkpoint, without being a part of it."""
-    return name in (COMMIT_FILE, QUARANTINE_FILE) or name.startswith(_SCORE_PREFIX)
-
-
-def _committed_checkpoints(names: Sequence[StoreUri]) -> list[CommittedCheckpoint]:
-    quarantined = {_folder(uri) for uri in names if uri.name == QUARANTINE_FILE}
-    folders = [(_folder(uri), _STEP_FOLDER.search(uri.key)) for uri in names if uri.name == COMMIT_FILE]
-    listed = [CommittedCheckpoint(uri, int(step[1])) for uri, step in folders if step is not None and uri not in quarantined]
-    return sorted(listed, key=lambda entry: (entry.step, entry.uri.key), reverse=True)
-
-
-def _abandoned_folders(names: Iterable[StoreUri], *, before: str) -> set[StoreUri]:
-    """Return the folders without a commit of attempts older than `before`; names of attempts sort by time."""
-    closed = {_folder(uri) for uri in names if uri.name in (COMMIT_FILE, QUARANTINE_FILE)}
-    return {folder for folder in map(_folder, names) if folder not in closed and folder.name < before}
-
-
-def _step_of(uri: StoreUri) -> int:
-    """Return the step of the checkpoint that a file belongs to."""
-    return int(uri.key.split("/")[-3].removeprefix("step-"))
-
-
-def _folder(uri: StoreUri) -> StoreUri:
-    return StoreUri(uri.bucket, uri.key.rsplit("/", 1)[0])

@@ -19,7 +19,8 @@ from components.errors import BadInput, DataRefused
 from components.registry.model_uri import ModelUri
 from components.runtime.context import StepContext, describe
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
-from components.stores.checkpoints import CheckpointStore, is_note
+from components.stores.checkpoint_names import is_note
+from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify

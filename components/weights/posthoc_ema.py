@@ -21,7 +21,8 @@ from components.reports.image_grid import enlarged, grid
 from components.runtime.context import StepContext
 from components.serving.register_version import UnevaluatedModel
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
-from components.stores.checkpoints import CheckpointStore, CommittedCheckpoint
+from components.stores.checkpoint_names import CommittedCheckpoint
+from components.stores.checkpoints import CheckpointStore
 from components.stores.quarantine import quarantine
 from components.system.locks import lock
 from components.system.own_folder import own_folder

@@ -10,7 +10,8 @@ from celebdit_testing.steps import keys_below
 
 from components.errors import BadInput, DataRefused
 from components.storage import ObjectStore, StoreUri
-from components.stores.checkpoints import COMMIT_FILE, QUARANTINE_FILE, CheckpointStore, Retention
+from components.stores.checkpoint_names import COMMIT_FILE, QUARANTINE_FILE
+from components.stores.checkpoints import CheckpointStore, Retention
 from model.canonical import canonical_json
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import MANIFEST_FILE

@@ -14,7 +14,8 @@ from components.errors import DataRefused
 from components.manifests import CheckpointManifest, DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import StoreUri
-from components.stores.checkpoints import COMMIT_FILE, QUARANTINE_FILE, CheckpointStore
+from components.stores.checkpoint_names import COMMIT_FILE, QUARANTINE_FILE
+from components.stores.checkpoints import CheckpointStore
 from components.weights.posthoc_ema import compute_posthoc_ema
 from model.canonical import canonical_json
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE

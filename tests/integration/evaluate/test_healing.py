@@ -25,7 +25,7 @@ from components.manifests import CheckpointManifest, DatasetManifest, Evaluation
 from components.registry.client import Registry
 from components.runtime.context import StepContext
 from components.storage import StoreUri
-from components.stores.checkpoints import QUARANTINE_FILE
+from components.stores.checkpoint_names import QUARANTINE_FILE
 from pipeline.services import Endpoints
 
 place = partial(evaluations.place, part="healing")
