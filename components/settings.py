@@ -1,11 +1,12 @@
 """Settings from the environment: endpoints, presence of credentials and run identity, read once.
 
-Promises: everything that depends on a CELEBDIT_* variable (listed in `components/environment.py`) gets it from the `Settings` or
-the `CommandSettings` made at the entry point; no other module reads one. Secret values of object storage and MLflow are not kept here.
+Promises: everything that depends on a CELEBDIT_* variable (listed in `components/environment.py`) gets it from the `Settings` made at the
+entry point, or a command from its `CommandSettings` (`components/command_settings.py`); no other module reads one. Secret values of object
+storage and MLflow are not kept here.
 
 Variables of others stay with those who read them: boto3 and MLflow take AWS_* and MLFLOW_* from the environment of the process themselves
 (`storage/client.py` and `tracking/client.py` set or read a few), a rank reads torchrun's RANK and WORLD_SIZE and their local twins
-(`runtime/rank.py`, `runtime/launch.py`), a node of a TrainJob Trainer's PET_* (`runtime/rendezvous.py`), the Kubernetes client
+(`runtime/rank.py`, `runtime/rank_failures.py`), a node of a TrainJob Trainer's PET_* (`runtime/rendezvous.py`), the Kubernetes client
 KUBERNETES_* and KUBECONFIG, kagglehub KAGGLE_*, the container engine's client DOCKER_HOST. A test has the list of the modules that touch
 `os.environ` and why.
 """
@@ -16,7 +17,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.address import is_server_url
@@ -25,14 +26,8 @@ from components.environment import (
     EVENTS,
     EXPERIMENT,
     GIT_COMMIT,
-    HOME,
     IMAGE,
     IMAGE_DIGEST,
-    KFP_CA_FILE,
-    KFP_COOKIES,
-    KFP_ENDPOINT,
-    KFP_NAMESPACE,
-    KFP_TOKEN,
     KFP_UI,
     LAST_WORDS,
     LIFELINE,
@@ -51,7 +46,6 @@ from components.environment import (
     STORAGE_DEADLINE,
     STORE,
     STORE_DISK,
-    WEBHOOK,
     WORK_DIR,
 )
 from components.errors import BadInput
@@ -149,49 +143,6 @@ class Settings:
         if self.run_id is None:
             raise BadInput("this process belongs to no pipeline run", hint=f"set {RUN_ID} to the run's id")
         return self.run_id
-
-
-@dataclass(frozen=True)
-class CommandSettings:
-    """What the command line reads from the environment. Credentials do not show in the representation."""
-
-    home: Path
-    """The folder for local state."""
-    store_uri: str | None
-    mlflow_uri: str | None
-    s3_endpoint: str | None
-    webhook_url: str | None = field(repr=False)
-    kfp_endpoint: str | None
-    kfp_namespace: str | None
-    kfp_token: str | None = field(repr=False)
-    kfp_cookies: str | None = field(repr=False)
-    kfp_ca_file: str | None
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "CommandSettings":
-        """Read the settings from `environ`, by default the environment of this process. Nothing is required, nothing is checked."""
-        environ = os.environ if environ is None else environ
-
-        def text(name: str) -> str | None:
-            return environ.get(name, "").strip() or None
-
-        return cls(
-            home=Path(environ.get(HOME) or ".celebdit"),
-            store_uri=text(STORE),
-            mlflow_uri=text(MLFLOW),
-            s3_endpoint=text(S3_ENDPOINT_FIRST) or text(S3_ENDPOINT),
-            webhook_url=text(WEBHOOK),
-            kfp_endpoint=text(KFP_ENDPOINT),
-            kfp_namespace=text(KFP_NAMESPACE),
-            kfp_token=text(KFP_TOKEN),
-            kfp_cookies=text(KFP_COOKIES),
-            kfp_ca_file=text(KFP_CA_FILE),
-        )
-
-    @property
-    def endpoints(self) -> tuple[str, ...]:
-        """The names of the variables of `celebdit run`'s two servers that are set."""
-        return tuple(name for name, value in ((STORE, self.store_uri), (MLFLOW, self.mlflow_uri)) if value)
 
 
 def has_credentials(address: str) -> bool:

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.command_settings import CommandSettings
 from components.environment import GIT_COMMIT, MLFLOW, PRESET, RUN_ID, STORE, WORK_DIR
 from components.errors import BadInput
 from components.runtime.context import StepContext
 from components.runtime.events import Events
-from components.settings import CommandSettings, Settings
+from components.settings import Settings
 from pipeline.embedded_environment import without_servers
 from pipeline.home import make_home
 from pipeline.services import Endpoints, Services

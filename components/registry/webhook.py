@@ -10,9 +10,9 @@ import urllib.request
 from collections.abc import Mapping
 
 from components.address import is_server_url
+from components.command_settings import CommandSettings
 from components.environment import WEBHOOK
 from components.errors import BadInput
-from components.settings import CommandSettings
 
 _TIMEOUT_S = 10.0
 

@@ -18,8 +18,8 @@ import torch
 from components.errors import BadInput, Failure
 from components.runtime.context import StepContext
 from components.runtime.events import Events
-from components.runtime.launch import FAILURES, record_failure, record_start
 from components.runtime.logs import configure_logging
+from components.runtime.rank_failures import FAILURES, record_failure, record_start
 from components.runtime.redact import redactor
 from components.settings import Settings, lifeline_path, log_level
 from components.system.disk import full_disk_is_named

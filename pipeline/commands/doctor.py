@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from components.command_settings import CommandSettings
 from components.errors import EXIT_OK, BadInput
-from components.settings import CommandSettings
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, kubeflow_options, print_json, print_line
 

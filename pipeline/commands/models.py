@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
+from components.command_settings import CommandSettings
 from components.environment import MODEL
 from components.registry.tags import VersionTags
 from components.registry.webhook import send, webhook_url
-from components.settings import CommandSettings
 from components.system.user import user_name
 from pipeline.commands.help import example
 from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line

@@ -4,9 +4,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from components.command_settings import CommandSettings
 from components.environment import MLFLOW, STORE
 from components.errors import BadInput
-from components.settings import CommandSettings
 from components.system.confinement import can_confine
 from pipeline.container_engine import engine_address
 from pipeline.doctor.checks import Check, run_check

@@ -13,9 +13,9 @@ import urllib3
 
 from components import deployment as names
 from components.address import split_url
+from components.command_settings import CommandSettings
 from components.environment import MLFLOW, S3_ENDPOINT, STORE
 from components.errors import BadInput
-from components.settings import CommandSettings
 from components.storage import StoreUri, connect
 from components.storage.probe import probe
 from pipeline.doctor.checks import Check, State

@@ -6,9 +6,9 @@ Promises: credentials are read from the environment only, and appear in no repre
 from dataclasses import dataclass, field
 
 from components.address import is_server_url, split_url
+from components.command_settings import CommandSettings
 from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN
 from components.errors import BadInput
-from components.settings import CommandSettings
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from components.errors import BadInput, CelebditError, Preempted, TemporaryFailu
 from components.kube.client import Cluster, Conflict
 from components.kube.objects import KubernetesObject
 from components.runtime.context import StepContext
-from components.runtime.launch import SignalFlag
+from components.runtime.signal_flag import SignalFlag
 from components.train.spec import TrainSpec, store_spec
 from components.train.trainjob import network_policy as policies
 from components.train.trainjob.failures import INDEX_LABEL, first_failure, waiting_reason

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from components.errors import BadInput, CelebditError
 from components.runtime.context import step
-from components.runtime.launch import SignalFlag, launch
+from components.runtime.launch import launch
+from components.runtime.signal_flag import SignalFlag
 from components.settings import Settings
 from components.storage import StoreUri
 from components.train.spec import TrainSpec

@@ -24,7 +24,7 @@ from components.ingest.config import DataConfig
 from components.ingest.ingest import run as ingest
 from components.manifests import DatasetManifest
 from components.resources import ResourcesConfig
-from components.runtime.launch import FAILURES, first_failure
+from components.runtime.rank_failures import FAILURES, first_failure
 from components.storage import StoreUri, connect
 from components.stores.checkpoints import CheckpointStore
 from components.stores.layout import RunLayout, StoreLayout

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import Preempted, RankLost
-from components.runtime.launch import first_failure, raise_if_preempted
+from components.runtime.rank_failures import first_failure, raise_if_preempted
 
 
 def failed(folder: Path, process: int, **facts: object) -> None:
