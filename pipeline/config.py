@@ -9,7 +9,7 @@ import copy
 import difflib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import tomli_w
@@ -17,9 +17,6 @@ from pydantic import Field, ValidationError
 
 from components.errors import BadInput
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.measured import least_images, measured_metrics
-from components.evaluate.metrics.table import active_metrics
-from components.evaluate.protocol import comparison_of
 from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.registry.config import RegistryConfig
@@ -29,7 +26,8 @@ from model.canonical import JsonObject, canonical_json, digest_of
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 from model.frozen_config import FrozenConfig
 from pipeline.config_files import parse_override, read_layers
-from pipeline.variants import drop_unchosen, misplaced_settings
+from pipeline.config_relations import relation_problems
+from pipeline.variants import drop_unchosen
 
 
 class RunConfig(FrozenConfig):
@@ -47,7 +45,7 @@ class RunConfig(FrozenConfig):
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
 
     def problems(self) -> Iterator[str]:
-        yield from _relation_problems({name: getattr(self, name) for name in type(self).model_fields})
+        yield from relation_problems({name: getattr(self, name) for name in type(self).model_fields})
 
     def sections(self) -> dict[str, str]:
         """Return every section as canonical JSON: the parameters of the pipeline."""
@@ -117,7 +115,7 @@ def validated(raw: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate_json(_json(raw))
     except ValidationError as error:
-        lines = problem_lines(error, section=None) + list(_relation_problems(_valid_sections(raw, error)))
+        lines = problem_lines(error, section=None) + list(relation_problems(_valid_sections(raw, error)))
         raise BadInput("\n".join(lines), hint=_nearest(error)) from error
 
 
@@ -151,66 +149,6 @@ def _valid_sections(raw: Mapping[str, Any], error: ValidationError) -> dict[str,
         return {}
     kinds = {name: kind for name, kind in section_kinds().items() if name not in broken}
     return {name: kind.model_validate_json(json.dumps(raw.get(name, {}))) for name, kind in kinds.items()}
-
-
-def _same_image_px(data: DataConfig, network: NetworkConfig) -> Iterator[str]:
-    if data.image_px != network.image_px:
-        yield f"data.image_px {data.image_px} and network.image_px {network.image_px} must be the same"
-
-
-def _ema_is_tracked(training: TrainingConfig, sampling: SamplingConfig) -> Iterator[str]:
-    try:
-        training.check_ema(sampling.ema)
-    except ValueError as error:
-        yield f"sampling.{error}"
-
-
-def _batch_fits_ranks(training: TrainingConfig, resources: ResourcesConfig) -> Iterator[str]:
-    try:
-        training.batch_plan(resources.num_ranks)
-    except ValueError as error:
-        yield f"training.{error}"
-
-
-def _champion_is_measured(gate: GateConfig, evaluation: EvaluationConfig) -> Iterator[str]:
-    if (gate.no_worse_than_champion or gate.better_than_champion) and not evaluation.champion:
-        yield "gate.no_worse_than_champion compares with the champion: set evaluation.champion=true, or it to false"
-
-
-def _bounds_are_measured(gate: GateConfig, evaluation: EvaluationConfig) -> Iterator[str]:
-    measured = measured_metrics(evaluation)
-    for name in ("at_most", "at_least"):
-        for metric in getattr(gate, name):
-            if metric not in measured:
-                yield f"gate.{name}: {metric!r} will not be measured: the evaluation section gives {', '.join(sorted(measured))}"
-
-
-def _images_suffice(data: DataConfig, evaluation: EvaluationConfig) -> Iterator[str]:
-    comparison, least = comparison_of(evaluation), least_images(evaluation)
-    for name in ("num_images", "num_reference"):
-        if (count := getattr(comparison, name)) is not None and count < least:
-            metrics = ", ".join(metric.name for metric in active_metrics(evaluation) if metric.min_images > count)
-            yield f"evaluation.{name} {count} is too few for evaluation.metrics {metrics}: use at least {least}"
-    if comparison.reference_split == "held_out" and not data.held_out:
-        yield "evaluation.reference_split 'held_out' has no images while data.held_out is 0: set both, or compare with 'train'"
-
-
-_RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Iterator[str]]], ...] = (
-    (("data", "network"), _same_image_px),
-    (("training", "sampling"), _ema_is_tracked),
-    (("training", "resources"), _batch_fits_ranks),
-    (("gate", "evaluation"), _champion_is_measured),
-    (("gate", "evaluation"), _bounds_are_measured),
-    (("data", "evaluation"), _images_suffice),
-)
-
-
-def _relation_problems(sections: Mapping[str, FrozenConfig]) -> Iterator[str]:
-    """Return what is wrong between sections that are valid by themselves; relations of missing ones are not looked at."""
-    for names, check in _RELATIONS:
-        if sections.keys() >= set(names):
-            yield from check(*(sections[name] for name in names))
-    yield from misplaced_settings(sections)
 
 
 def _merged(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
