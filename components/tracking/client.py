@@ -9,11 +9,10 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
@@ -22,13 +21,15 @@ from mlflow.exceptions import MlflowException
 from components.errors import BadInput, Failure, Interrupted, Preempted
 from components.manifests import DatasetManifest
 from components.settings import Settings
+from components.tracking.image_names import is_image_logged
 from components.tracking.metric_points import Point
 from components.tracking.mlflow_errors import translate_mlflow_errors
 from components.tracking.request_limits import set_default_limits
 from components.tracking.retry_log import log_retries
 from components.tracking.tags import TAG_DATASET, TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
+from components.tracking.ui_pages import run_page, runs_page
 
-__all__ = ["Run", "Tracking", "image_marker", "is_image_logged"]
+__all__ = ["Run", "Tracking"]
 
 _PARENT = "mlflow.parentRunId"
 _DIGEST_CHARACTERS = 32
@@ -221,17 +222,11 @@ class Tracking:
 
     def run_url(self, run_id: str, *, experiment_id: str | None = None) -> str:
         """Return the address of a run in the MLflow UI."""
-        return f"{self.settings.mlflow_uri}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        return f"{self.settings.mlflow_uri}/{run_page(run_id, experiment_id or self.experiment_id)}"
 
     def compare_url(self, run_ids: Sequence[str], *, experiment_id: str) -> str:
-        """Return the address of MLflow's charts and images of several runs side by side.
-
-        That is the chart view of the experiment, because MLflow's own compare page shows no images; sorting by name keeps step runs from
-        being folded into their pipeline's run (MLflow 3.17).
-        """
-        chosen = quote(f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})")
-        shown = f"compareRunsMode=CHART&searchFilter={chosen}&orderByKey={quote('attributes.`run_name`')}&orderByAsc=true"
-        return f"{self.settings.mlflow_uri}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&{shown}"
+        """Return the address of MLflow's charts and images of several runs side by side."""
+        return f"{self.settings.mlflow_uri}/{runs_page(run_ids, experiment_id)}"
 
     def child_runs(self, parent_run_id: str) -> list[Run]:
         """Return the step runs below a pipeline's run."""
@@ -246,17 +241,6 @@ class Tracking:
             "kfp.run_url": settings.run_url,
         }
         return {name: value for name, value in tags.items() if value is not None}
-
-
-def is_image_logged(key: str, step: int, paths: Iterable[str]) -> bool:
-    """Return whether the image of `key` at `step` is among the artifact `paths` of a run, by the name that MLflow gives it."""
-    marker = image_marker(key, step).removeprefix("images")
-    return any(marker in f"/{path.replace('+', '%').split('/', 1)[-1]}" for path in paths)
-
-
-def image_marker(key: str, step: int) -> str:
-    """Return how the artifact path of an image begins, with `%` where MLflow writes `%` or `+`."""
-    return f"images/{key.replace('/', '~')}%step%{step}%"
 
 
 def _json(value: object) -> str:

@@ -1,9 +1,8 @@
-"""Local journal of a training: metrics, images and files are written here first and uploaded to MLflow in the background.
+"""Local journal of a training: metrics, images and files are written here first and uploaded to MLflow later.
 
 Promises: writing to the journal never waits for a network; after `deliver` has returned, or after any later replay of the same entries,
 each (key, step) is in MLflow exactly once, even if a killed attempt had uploaded part of them; an entry keeps the time at which it was
-written. While MLflow is unavailable, uploads are retried with growing pauses and the training continues. A journal has one writer, which
-the run's lock ensures.
+written. A journal has one writer, which the run's lock ensures. The background upload is in `delivery.py`.
 """
 
 import json
@@ -25,7 +24,6 @@ JOURNAL_FILE = "journal.jsonl"
 RECEIVER_FILE = "receiver"
 MARK_FILE = "journal.delivered"
 _log = logging.getLogger(__name__)
-_MAX_PAUSE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -196,57 +194,6 @@ def decode_lines(lines: bytes) -> list[Entry]:
         except (ValueError, KeyError):
             continue
     return entries
-
-
-class Delivery:
-    """A background thread that uploads a journal as it grows."""
-
-    def __init__(
-        self, journal: Journal, connect: Callable[[], Destination], *, on_outage: Callable[[Exception], None], every_s: float = 2.0
-    ) -> None:
-        self._journal = journal
-        self._connect = connect
-        self._on_outage = on_outage
-        self._every_s = every_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="journal-delivery", daemon=True)
-        self._destination: Destination | None = None
-        self._is_out = False
-        self._is_complete = False
-        self._thread.start()
-
-    def _run(self) -> None:
-        pause_s, attempt = self._every_s, 0
-        while not self._stop.wait(pause_s):
-            error = self._try()
-            attempt = 0 if error is None else attempt + 1
-            pause_s = self._every_s if error is None else min(pause_s * 2, _MAX_PAUSE_S)
-            if error is not None:
-                text = "upload to MLflow failed, attempt %d: %s; next attempt in %.0f s, until training ends"
-                _log.warning(text, attempt, first_line(error), pause_s, extra={"topic": "upload to MLflow", "is_noted": True})
-        self._is_complete = self._try() is None
-
-    def _try(self) -> Exception | None:
-        try:
-            if self._destination is None:
-                self._destination = self._connect()
-            self._journal.deliver(self._destination)
-        except Exception as error:  # MLflow's client raises many types: training must continue, and the entries stay in the journal
-            if not self._is_out:
-                self._on_outage(error)
-            self._is_out = True
-            return error
-        self._is_out = False
-        return None
-
-    def close(self, *, within_s: float) -> bool:
-        """Upload the rest, end the thread and return whether everything was uploaded within `within_s` seconds.
-
-        Other entries stay in the journal. A request that hangs is left to the thread, which ends with the process.
-        """
-        self._stop.set()
-        self._thread.join(within_s)
-        return self._is_complete
 
 
 def _file_name(key: str) -> str:

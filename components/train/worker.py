@@ -22,7 +22,8 @@ from components.stores.dataset_cache import fetch_pack
 from components.system.disk import require_room
 from components.system.locks import lock_or_fail
 from components.tracking.archive import JournalArchive
-from components.tracking.journal import Delivery, Destination, Journal
+from components.tracking.delivery import Delivery
+from components.tracking.journal import Destination, Journal
 from components.train.checkpointing.ema_snapshots import SnapshotSink
 from components.train.checkpointing.resume import newest_state, restore
 from components.train.checkpointing.uploads import UploadingSink

@@ -11,7 +11,8 @@ import numpy as np
 
 from components.errors import TrackingUnavailable
 from components.settings import Settings
-from components.tracking.client import Tracking, image_marker, is_image_logged
+from components.tracking.client import Tracking
+from components.tracking.image_names import image_marker, is_image_logged
 from components.tracking.journal import Attachment, LoggedImage
 from components.tracking.metric_points import Point
 from components.tracking.request_limits import limit_requests

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.settings import Settings
-from components.tracking.journal import MARK_FILE, Attachment, Delivery, Journal, LoggedImage
+from components.tracking.delivery import Delivery
+from components.tracking.journal import MARK_FILE, Attachment, Journal, LoggedImage
 from components.tracking.metric_points import Point, missing_points
 from components.train.reporting.destination import MlflowDestination
 
