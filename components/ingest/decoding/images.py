@@ -7,14 +7,13 @@ hostile bytes meet no library in the process that holds credentials.
 
 import hashlib
 import io
-import struct
 import warnings
-import zlib
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from components.ingest.colour_statistics import reduction_factor
 from components.ingest.decoding.metadata import without_metadata
+from components.ingest.decoding.normalise import BROKEN, is_turned, normalise
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Accepted, Code, Rejected, Rule
 
@@ -27,34 +26,6 @@ _KEEPS_BYTES = {"JPEG": "jpg", "PNG": "png"}
 _AS_IS: tuple[Rule, ...] = ("as_is",)
 _READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
-_BROKEN = (
-    UnidentifiedImageError,
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's parsers raise on hostile bytes; MemoryError has a verdict of its own."""
-_EXIF_ORIENTATION = 274
-_UPRIGHT: dict[int, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what turns the image upright."""
 _TIFF_BITS_PER_SAMPLE = 258
 _PNG_DEPTH_AT = 24
 _JPEG_SCALE = 8
@@ -83,7 +54,7 @@ def _judge(data: bytes, limits: Limits, *, may_keep: bool) -> Accepted | Rejecte
             refused = _reject_by_header(image, data, limits)
     except MemoryError:
         return Rejected("out_of_memory", "reading its header takes more memory than a worker may use")
-    except _BROKEN as error:
+    except BROKEN as error:
         return Rejected(_opening_code(data, error), _error_text(error))
     return refused or _decode(image, data, limits, may_keep=may_keep)
 
@@ -100,7 +71,7 @@ def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> byte
             image.thumbnail((side_px, side_px))
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "JPEG", quality=80)
-    except (MemoryError, *_BROKEN):
+    except (MemoryError, *BROKEN):
         return b""
     return buffer.getvalue()
 
@@ -148,11 +119,11 @@ def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) 
                 small, rules = _decode_small(image), _AS_IS
             else:
                 image.load()
-                rgb, rules = _normalise(image, limits.image_px)
+                rgb, rules = normalise(image, limits.image_px)
                 small = rgb.reduce(reduction_factor(limits.image_px))
     except MemoryError:
         return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
-    except _BROKEN as error:
+    except BROKEN as error:
         return Rejected("truncated", _error_text(error))
     if rules is _AS_IS:
         stored, extension = data, _KEEPS_BYTES[kind]
@@ -175,22 +146,7 @@ def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) 
 def _is_finished(image: Image.Image, image_px: int) -> bool:
     """Return whether an image can be kept byte for byte."""
     # The orientation first: Pillow reads a PNG to its end for it, and a transparent colour may be declared only there.
-    return image.size == (image_px, image_px) and image.mode == "RGB" and not _is_turned(image) and "transparency" not in image.info
-
-
-def _is_turned(image: Image.Image) -> bool:
-    return _orientation(image) in _UPRIGHT
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; metadata that cannot be read says nothing about how to turn the pixels."""
-    if image.format == "PNG":
-        image.load()  # `getexif` reads a PNG to its end, and damaged pixels are not damaged metadata
-    try:
-        found = image.getexif().get(_EXIF_ORIENTATION, 1)
-        return next((known for known in _UPRIGHT if known == found), 1)
-    except _BROKEN:
-        return 1
+    return image.size == (image_px, image_px) and image.mode == "RGB" and not is_turned(image) and "transparency" not in image.info
 
 
 def _decode_small(image: Image.Image) -> Image.Image:
@@ -205,36 +161,6 @@ def _decode_small(image: Image.Image) -> Image.Image:
     image.draft("RGB", (image.width // done, image.height // done))
     image.load()
     return image.reduce(scale // done) if scale > done else image
-
-
-def _normalise(image: Image.Image, image_px: int) -> tuple[Image.Image, tuple[Rule, ...]]:
-    """Return `image` upright, RGB and square, and the rules that were applied, "converted" at least."""
-    rules: list[Rule] = []
-    if (turn := _UPRIGHT.get(_orientation(image))) is not None:
-        image = image.transpose(turn)  # `ImageOps.exif_transpose` also writes the other tags again, and fails on those that it cannot write
-        rules.append("upright")
-    if image.mode != "RGB" or "transparency" in image.info:
-        image = _to_rgb(image)
-        rules.append("converted")
-    side = min(image.size)
-    if image.width != image.height:
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-        rules.append("cropped")
-    if side != image_px:
-        image = image.resize((image_px, image_px), Image.Resampling.LANCZOS)
-        rules.append("resized")
-    return image, tuple(rules) or ("converted",)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB; transparent pixels become white."""
-    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
-        return image.convert("RGB")
-    layered = image.convert("RGBA")
-    flat = Image.new("RGB", layered.size, (255, 255, 255))
-    flat.paste(layered, mask=layered.getchannel("A"))
-    return flat
 
 
 def _perceptual_hash(image: Image.Image) -> int:
