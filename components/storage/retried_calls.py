@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("components.storage.store")  # log lines name the client, whose calls these are
 
 
 class RetriedCalls:

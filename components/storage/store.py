@@ -98,7 +98,7 @@ class ObjectStore:
             if size_bytes is not None and size_bytes > max_bytes:
                 response["Body"].close()
                 raise DataRefused(f"{uri} has {size_bytes} bytes, at most {max_bytes} are expected")
-            data = read_response(uri, response, limit=max_bytes + 1)  # one more shows an object that is larger and does not say so
+            data = read_response(uri, response, limit=max_bytes + 1)  # one more shows an object that is larger than its header claims
             if len(data) > max_bytes:
                 raise DataRefused(f"{uri} has more than {max_bytes} bytes, which is the most that is expected")
             actual = hashlib.sha256(data).hexdigest()

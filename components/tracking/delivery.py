@@ -11,7 +11,7 @@ from components.errors import first_line
 from components.tracking.journal import Destination, Journal
 
 _MAX_PAUSE_S = 30.0
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("components.tracking.journal")  # log lines name the journal that is uploaded
 
 
 class Delivery:

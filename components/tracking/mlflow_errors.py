@@ -1,6 +1,6 @@
 """Turns what MLflow's client raises into the project's errors: refused access, a refused request, or a server that is unavailable.
 
-Promises: outside `translate_mlflow_errors` nobody meets an error of MLflow's client, whatever the server answers.
+Promises: no error of MLflow's client leaves `translate_mlflow_errors`, whatever the server answers.
 """
 
 import logging
