@@ -21,6 +21,7 @@ import psutil
 from components.environment import SERVER_MARK
 from components.errors import BadInput
 from components.system.ports import LOOPBACK, listen
+from components.system.process_table import is_alive, start_ticks
 
 _STOP_S = 15.0
 _EXEC_LOOKS = 50
@@ -43,7 +44,7 @@ class Server:
         try:
             process = psutil.Process(self.pid)
             is_ours = process.uids().effective == os.geteuid() and self.started in (None, start_ticks(self.pid))
-            return process if is_ours and self.environment().get(SERVER_MARK) == self.mark and _is_alive(process) else None
+            return process if is_ours and self.environment().get(SERVER_MARK) == self.mark and is_alive(process) else None
         except (psutil.Error, OSError):
             return None
 
@@ -92,7 +93,7 @@ def _has_listener(process: psutil.Process, address: tuple[str, int | None]) -> b
         for member in (process, *process.children(recursive=True)):
             with suppress(psutil.Error, OSError):
                 connections = member.net_connections(kind="tcp")
-                if any(found.status == psutil.CONN_LISTEN and tuple(found.laddr) == address for found in connections):
+                if any(connection.status == psutil.CONN_LISTEN and tuple(connection.laddr) == address for connection in connections):
                     return True
     return False
 
@@ -130,32 +131,14 @@ def start_detached(command: list[str], environment: Mapping[str, str], folder: P
     return process.pid
 
 
-def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since the machine did, or None where the system does not tell.
-
-    Unlike a time of day it does not change when the clock is set.
-    """
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
 def _still_alive(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
     """Wait until all of `processes` have ended, at most so many seconds, and return those that are still alive.
 
     A zombie counts as ended: its parent may be another command that uses the servers and continues.
     """
     deadline_s = time.monotonic() + seconds
-    while alive := [process for process in processes if _is_alive(process)]:
+    while alive := [process for process in processes if is_alive(process)]:
         if time.monotonic() > deadline_s:
             break
         time.sleep(0.05)
     return alive
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

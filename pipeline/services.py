@@ -2,7 +2,7 @@
 
 Promises: both listen on 127.0.0.1 only, on sockets that this process binds, and ask for a secret that is new at each start and only in
 the environment of the servers, never in a file; servers are identified by process id, start time and a mark in their environment, so no
-other process is stopped, and no process is asked or told anything that does not hold the socket that listens; several commands share them
+other process is stopped, and no request goes to a process that does not hold the socket that listens; several commands share them
 and the last one stops them, even if it is killed, unless they were started to stay. Data is kept below `.celebdit/`.
 """
 
@@ -24,12 +24,13 @@ from components.system.child_environment import child_environment
 from components.system.disk import require_writable
 from components.system.ports import http_status
 from components.system.private import write_private
+from components.system.process_table import start_ticks
 from components.system.python_process import python_command
 from pipeline.embedded_environment import client_environment
 from pipeline.home import LOCK, STATE, USERS, locked, make_home
 from pipeline.server_commands import BUCKET, MLFLOW_BUCKET, mlflow_server, mlflow_token, s3_secret, s3_server
 from pipeline.server_database import check_database
-from pipeline.server_process import Server, open_listener, start_detached, start_ticks
+from pipeline.server_process import Server, open_listener, start_detached
 from pipeline.service_users import ServiceUsers
 from pipeline.token_gate import link
 

@@ -1,6 +1,6 @@
 """What torchrun's agent reports to the launcher, and the error that follows from it.
 
-Promises: pure but for reading and writing the report. A process that ended by itself is told from one that was stopped because
+Promises: pure but for reading and writing the report. A process that ended by itself is distinguished from one that was stopped because
 another had failed, a signal is named, and lack of memory is named only if the kernel counted it.
 """
 
@@ -92,15 +92,15 @@ def lost_processes(report: AgentReport, *, explained: Collection[int], oom_kills
     text = "; ".join(f"rank {exited.rank} {exited.cause}" for exited in silent)
     if not any(exited.status == -signal.SIGKILL for exited in silent):
         return TemporaryFailure(f"{text} without a reason", hint=f"read the log above; {_RUN_AGAIN}")
-    return _killed(text, oom_kills=oom_kills)
+    return _kill_error(text, oom_kills=oom_kills)
 
 
 def agent_killed(number: int, *, oom_kills: int) -> TemporaryFailure:
     """Return the error of a machine whose agent, and with it every rank, ended by signal `number`."""
-    return _killed(f"torchrun was killed by {signal_name(number)}, and its ranks with it", oom_kills=oom_kills)
+    return _kill_error(f"torchrun was killed by {signal_name(number)}, and its ranks with it", oom_kills=oom_kills)
 
 
-def _killed(text: str, *, oom_kills: int) -> TemporaryFailure:
+def _kill_error(text: str, *, oom_kills: int) -> TemporaryFailure:
     if oom_kills:
         text += f": the kernel ended {oom_kills} process(es) for lack of memory meanwhile"
         return TemporaryFailure(text, hint=f"free memory or lower training.microbatch_images, then {_RUN_AGAIN}")

@@ -103,7 +103,7 @@ class Nodes:
         return {**dict.fromkeys(_INTERFACES, interface), **kept} if interface else kept
 
     def _interface(self) -> str | None:
-        """Return the interface from which this machine reaches the first node, or None if that cannot be told yet.
+        """Return the interface from which this machine reaches the first node, or None if that is not known yet.
 
         Without it gloo takes the one whose address the hostname has, and the loopback interface if it has none (torch 2.15).
         """

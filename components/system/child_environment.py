@@ -2,7 +2,7 @@
 
 Promises: pure. A variable that is not listed for a kind does not reach it, so a secret of the shell stays with the process that uses it.
 Python children, and theirs, import nothing from the folder that they are started in: PYTHONSAFEPATH is set, and of PYTHONPATH only
-absolute paths are kept. File names are made absolute, because children run in folders of ours.
+absolute paths are kept. File names are made absolute, because children run in other folders.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Full disks: recognised, said at once with what is needed, and told apart from a connection that is lost.
+"""Full disks: detected, reported at once with the space that is needed, and distinguished from lost connections.
 
 Promises: a full disk is always a temporary failure that names the folder, its free space and the next action; nothing here waits for room.
 """
@@ -15,7 +15,7 @@ from components.errors import BadInput, CelebditError, TemporaryFailure
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 LOCAL = FULL | {errno.EROFS, errno.EIO, errno.EISDIR, errno.ENOTDIR}
-"""Errors of files, which no waiting for a server mends. An error of `write` has no file name, like one of a connection."""
+"""Errors of files, which waiting for a server does not mend. An error of `write` has no file name, like one of a connection."""
 RUN_BYTES = 2**30
 """What a run needs at least: a packed dataset, checkpoints, a journal."""
 _HINT = "free some, or set CELEBDIT_WORK_DIR to a folder with more; then run it again: finished work is kept"

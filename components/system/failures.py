@@ -1,14 +1,15 @@
 """Tells errors of others from our own: what the operating system refuses, and what a library raises on an answer that it cannot read.
 
 Promises: pure functions of the error; an error of our own code is never explained away. `os_failure` is for the places where a command or a
-step ends, `was_raised_in` for the two places where the answers of servers are read (`storage/store.py`, `tracking/mlflow_errors.py`).
+step ends, `was_raised_in` for the two places where the answers of servers are read (`storage/faults.py`, `tracking/mlflow_errors.py`).
 """
 
 import errno
 
 from components.errors import BadInput, CelebditError, TemporaryFailure
+from components.system.disk import FULL
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_ROOM = FULL - {errno.EFBIG}  # a limit on the size of a file is no lack of room
 _REFUSED = frozenset(
     {
         errno.EACCES,
@@ -36,7 +37,7 @@ def os_failure(error: BaseException) -> CelebditError | None:
     path = str(error.filename) if error.filename is not None else None
     subject = "a file or the output" if path is None else path if len(path) <= 200 else f"...{path[-200:]}"
     reason = error.strerror or type(error).__name__
-    if error.errno in _FULL:
+    if error.errno in _NO_ROOM:
         return TemporaryFailure(f"{subject} cannot be written: {reason}", hint="make room there, then run the same command again")
     if path is not None and error.errno in _REFUSED:
         return BadInput(f"{subject} cannot be used: {reason}", hint="choose another path, or change who may use this one")

@@ -6,7 +6,7 @@ memory. Three ties, because each alone has a gap:
 - its standard input is a pipe whose other end only the command holds: it closes with the command, whatever kills it;
 - it is the subreaper of everything below (Linux), so that a process whose parent was killed, or which began a session of its own, is still
   found and ended; its own session keeps it from signals to the command's terminal, process group or session;
-- it holds the lifeline (`lifeline.py`), at whose release every process of ours ends by itself, should the guardian be killed too.
+- it holds the lifeline (`lifeline.py`), at whose release every process of the run ends by itself if the guardian is killed too.
 
 A death signal (PR_SET_PDEATHSIG) ties a process to the *thread* that started it, is lost when a set-user-id program is executed, and does
 not pass through the shell that kfp's local runner puts between itself and a step. It is set where we start a child, and nothing rests on it
@@ -26,8 +26,9 @@ from types import FrameType
 
 import psutil
 
-from components.system.lifeline import GRACE_S, hold, is_alive, kill_all
+from components.system.lifeline import GRACE_S, hold
 from components.system.process import spawn
+from components.system.process_table import is_alive, kill_all
 
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.1
@@ -102,8 +103,8 @@ class Guardian:
 def _below() -> list[psutil.Process]:
     """Return the living processes below this one."""
     for _ in range(2):  # one look misses a process whose parent ends while it is taken
-        if found := [process for process in psutil.Process().children(recursive=True) if is_alive(process)]:
-            return found
+        if alive := [process for process in psutil.Process().children(recursive=True) if is_alive(process)]:
+            return alive
     return []
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from components.environment import LIFELINE
+from components.system.process_table import is_alive, kill_all
 
 GRACE_S = 3.0
 """How long a process may save its work after its run has lost its command."""
@@ -60,12 +61,12 @@ def _end_after(handle: int, grace_s: float) -> None:
 
 def processes_of(path: Path) -> list[psutil.Process]:
     """Return the living processes of this user whose lifeline is `path`, and what they started, without this process."""
-    found: dict[int, psutil.Process] = {}
+    processes: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.uids().real == os.getuid() and process.environ().get(LIFELINE) == str(path):
-                found |= {member.pid: member for member in (process, *process.children(recursive=True))}
-    return [process for pid, process in found.items() if pid != os.getpid() and is_alive(process)]
+                processes |= {member.pid: member for member in (process, *process.children(recursive=True))}
+    return [process for pid, process in processes.items() if pid != os.getpid() and is_alive(process)]
 
 
 def end_processes_of(path: Path) -> int:
@@ -80,18 +81,3 @@ def end_processes_of(path: Path) -> int:
         kill_all(alive)
         time.sleep(_POLL_S)
     return len(ended)
-
-
-def kill_all(processes: list[psutil.Process]) -> None:
-    """Send SIGKILL to each of `processes` that is still the process it was."""
-    for process in processes:
-        with suppress(psutil.Error):
-            process.kill()
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Return whether `process` runs; one that has ended and was not waited for does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

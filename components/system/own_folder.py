@@ -1,7 +1,7 @@
-"""Scratch folders that belong to one process.
+"""Scratch folders in a work folder, each of one process, and names for files that a process is still writing.
 
 Promises: two processes never get the same folder, whatever names they ask for; the folder is removed when its block ends, and what a killed
-process left is removed by the next one that asks for a folder of the same parent.
+process left is removed by the next one that asks for a folder of the same parent. For folders below /tmp, see `scratch.py`.
 """
 
 import os

@@ -65,10 +65,10 @@ def guard(servers: OwnServers) -> None:
 
     connect: Any = HTTPConnection._new_conn
     replaced: Any = HTTPConnection
-    replaced._new_conn = _checked(getattr(connect, "__wrapped__", connect), servers)
+    replaced._new_conn = _check_connections(getattr(connect, "__wrapped__", connect), servers)
 
 
-def _checked(connect: Callable[[Any], socket.socket], servers: OwnServers) -> Callable[[Any], socket.socket]:
+def _check_connections(connect: Callable[[Any], socket.socket], servers: OwnServers) -> Callable[[Any], socket.socket]:
     @functools.wraps(connect)
     def checked(connection: Any) -> socket.socket:
         from urllib3.exceptions import NewConnectionError  # noqa: PLC0415

@@ -1,7 +1,7 @@
 """Ports of this machine: bind one, check that one can be used, and ask whether a server answers.
 
-Promises: a socket that `listen` returned is held by this process from then on, so nobody else can take its port before a server that
-inherits it begins. Requests go straight to this machine, whatever proxies are configured.
+Promises: a socket that `listen` returned is held by this process from then on, so no other process can take its port before a
+server that inherits it begins. Requests go straight to this machine, whatever proxies are configured.
 """
 
 import socket

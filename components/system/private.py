@@ -23,11 +23,11 @@ def private_folder(folder: Path, *, ours: Collection[str], hint: str) -> None:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found, entries = folder.stat(), {entry.name: entry for entry in folder.iterdir()}
-        if found.st_uid != os.geteuid():
-            raise BadInput(f"{folder} belongs to another user (uid {found.st_uid})", hint=hint)
-        if found.st_mode & _OTHERS:
-            if found.st_mode & stat.S_ISVTX or (entries and not entries.keys() & set(ours)):
+        status, entries = folder.stat(), {entry.name: entry for entry in folder.iterdir()}
+        if status.st_uid != os.geteuid():
+            raise BadInput(f"{folder} belongs to another user (uid {status.st_uid})", hint=hint)
+        if status.st_mode & _OTHERS:
+            if status.st_mode & stat.S_ISVTX or (entries and not entries.keys() & set(ours)):
                 raise BadInput(f"{folder} is open to other users of this machine and has other files in it", hint=hint)
             folder.chmod(0o700)
             if folder.stat().st_mode & _OTHERS:
@@ -39,10 +39,10 @@ def private_folder(folder: Path, *, ours: Collection[str], hint: str) -> None:
 
 
 def _close(entry: Path) -> None:
-    """Take the rights of others away from a file or a folder of ours: a process may have its working directory below it."""
-    found = entry.lstat()
-    if (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)) and found.st_mode & _OTHERS and found.st_uid == os.geteuid():
-        entry.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+    """Take the rights of others away from a file or a folder of this user: a process may have its working directory below it."""
+    status = entry.lstat()
+    if (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)) and status.st_mode & _OTHERS and status.st_uid == os.geteuid():
+        entry.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS)
 
 
 def write_private(path: Path, text: str) -> None:

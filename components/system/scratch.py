@@ -1,10 +1,10 @@
-"""Temporary folders that do not outlive their process, even if it is killed.
+"""A folder in the system's temporary folder, which other users share, for what needs a short path: sockets, TMPDIR of a run.
 
 Promises: the folder is removed at the end of the block; what a killed process left is removed by the next one that uses this module, and
-recognised by its lock, which the kernel releases. Only folders of this user in the system's temporary folder are touched.
+recognised by the lock inside it, which the kernel releases. Only folders of this user are touched. For scratch folders in a work folder,
+which is this user's alone, see `own_folder.py`.
 """
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from components.system.locks import lock, try_lock
 
 _PREFIX = "celebdit-"
 _LOCK = ".lock"
@@ -24,8 +26,7 @@ def temporary_folder() -> Iterator[Path]:
     _remove_abandoned(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
-        with (folder / _LOCK).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with lock(folder / _LOCK):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -34,21 +35,13 @@ def temporary_folder() -> Iterator[Path]:
 def _remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{_PREFIX}*/"):
         with suppress(OSError):
-            status = folder.lstat()
-            if status.st_uid == os.getuid() and not folder.is_symlink() and _is_abandoned(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+            if folder.lstat().st_uid == os.getuid() and not folder.is_symlink() and _has_old_lock(folder):
+                with try_lock(folder / _LOCK) as is_abandoned:
+                    if is_abandoned:
+                        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_abandoned(folder: Path) -> bool:
-    """Return whether nobody holds the lock of `folder`, which a new one has within a moment."""
-    lock = folder / _LOCK
-    if not lock.exists():
-        return False
-    if time.time() - lock.stat().st_mtime < _LOCKED_WITHIN_S:
-        return False
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+def _has_old_lock(folder: Path) -> bool:
+    """Return whether `folder` has a lock that is not of this moment; a new folder is locked shortly after it is made."""
+    path = folder / _LOCK
+    return path.exists() and time.time() - path.stat().st_mtime >= _LOCKED_WITHIN_S

@@ -16,7 +16,8 @@ from mlflow import MlflowClient
 
 from components.environment import LIFELINE
 from components.errors import TemporaryFailure
-from components.system.lifeline import GRACE_S, is_alive
+from components.system.lifeline import GRACE_S
+from components.system.process_table import is_alive
 from pipeline.services import Services
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]

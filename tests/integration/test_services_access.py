@@ -216,7 +216,7 @@ def test_a_stranger_that_has_the_port_of_our_server_is_told_nothing(
 
 
 def test_a_process_that_started_at_another_time_is_not_the_recorded_one(sleeper: "subprocess.Popen[bytes]") -> None:
-    from pipeline.server_process import start_ticks
+    from components.system.process_table import start_ticks
 
     started = start_ticks(sleeper.pid)
     assert started is not None

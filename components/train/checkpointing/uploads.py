@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from components.errors import Failure, TemporaryFailure
 from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.queued_checkpoints import notes_path, rescue
+from components.system.disk import free_bytes
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint import CheckpointState, publish, remove_unpublished
 from model.checkpoint_manifest import Checkpoint, list_checkpoints
@@ -103,7 +104,7 @@ class UploadingSink:
             notes_path(self._folder, state.step).write_bytes(canonical_json(state.notes))
         except (OSError, SafetensorError) as error:
             needed = sum(t.numel() * t.element_size() for group in state.tensors.values() for t in group.values())
-            free = shutil.disk_usage(self._folder).free
+            free = free_bytes(self._folder)
             raise TemporaryFailure(
                 f"checkpoint of step {state.step} cannot be written to {self._folder}: {getattr(error, 'strerror', None) or error}",
                 hint=f"it needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free: free some, or set CELEBDIT_WORK_DIR",

@@ -10,7 +10,7 @@ import psutil
 from celebdit_testing.waiting import wait_until
 
 from components.environment import LIFELINE
-from components.system.lifeline import is_alive
+from components.system.process_table import is_alive
 
 _OWNER = """
 import os, sys, time
