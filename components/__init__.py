@@ -6,11 +6,12 @@ All others are shared, from the top layer to the bottom one; each may import the
     weights     resolve a source to files, post-hoc EMA, the published checkpoint       (above the steps)
     serving     package a checkpoint as an MLflow model, test it, register it, KServe   (below the steps)
     registry    model registry client, tags of a version, promotion log, webhook
-    runtime     what a step and a rank run in: context, events, redaction, launcher
-    stores      layout of the object store (where everything lies), checkpoints, local cache of packed datasets
-    tracking    MLflow tracking client, tags, logged models, local journal and its archive
+    runtime     what a step and a rank run in: context, events, redaction, launcher and why ranks failed
+    stores      layout of the object store (where everything lies), checkpoints, checksums, quarantine, cache of packed datasets
+    tracking    MLflow tracking client, tags, logged models, local journal, its delivery and archive
     storage     object storage client          kube        Kubernetes client
-    manifests  resources  settings             system      processes, locks, retries, OS errors
+    manifests  resources                       system      processes and their ends, private folders, locks, retries, OS errors
+    settings (a run's environment), command_settings (that of the command line)
     errors      deployment (names that images and Kubernetes manifests share)           reports (HTML, image grids)
     address     parse the address of a server that a person wrote
     environment the table of environment variables

@@ -130,7 +130,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _failure_of(error: BaseException) -> Failure:
-    """Return what is shown of an error; of one that nobody expected, print the traceback."""
+    """Return what is shown of an error; of an unexpected one, print the traceback."""
     match error:
         case click.ClickException():
             return Failure.of(_from_click(error))

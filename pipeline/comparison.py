@@ -71,7 +71,7 @@ def side_by_side(names: Sequence[str], grids: Mapping[int, Sequence[np.ndarray]]
     """Return one image: a labelled column per run and a labelled row per step."""
     font = ImageFont.load_default(16)
     width = len(names) * (_TILE_PX + _GAP_PX) + _GAP_PX
-    tiles = {step: [_scaled(grid) for grid in row] for step, row in grids.items()}
+    tiles = {step: [_scale(grid) for grid in row] for step, row in grids.items()}
     height = _LABEL_PX + sum(_LABEL_PX + max(grid.height for grid in row) + _GAP_PX for row in tiles.values())
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
@@ -137,7 +137,7 @@ def _text(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _scaled(grid: np.ndarray) -> Image.Image:
+def _scale(grid: np.ndarray) -> Image.Image:
     image = Image.fromarray(grid)
     height = round(image.height * _TILE_PX / image.width)
     return image.resize((_TILE_PX, height), Image.Resampling.LANCZOS if image.width > _TILE_PX else Image.Resampling.NEAREST)

@@ -82,8 +82,8 @@ def load_config(preset_or_file: str, overrides: Sequence[str] = (), *, changes: 
     """
     raw: dict[str, Any] = {}
     for layer in read_layers(preset_or_file):
-        raw = _merged(raw, layer)
-    return validated(_overridden(raw, overrides, changes or {}))
+        raw = _merge(raw, layer)
+    return validated(_override(raw, overrides, changes or {}))
 
 
 def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> DataConfig:
@@ -151,7 +151,7 @@ def _valid_sections(raw: Mapping[str, Any], error: ValidationError) -> dict[str,
     return {name: kind.model_validate_json(json.dumps(raw.get(name, {}))) for name, kind in kinds.items()}
 
 
-def _merged(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with the settings of `layer` in place of its own, section by section."""
     merged = dict(base)
     for name, section in layer.items():
@@ -161,7 +161,7 @@ def _merged(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _overridden(raw: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, object]) -> dict[str, Any]:
+def _override(raw: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, object]) -> dict[str, Any]:
     changed, layer = copy.deepcopy(raw), dict[str, Any]()
     parsed = [(*parse_override(override), override) for override in overrides]
     for path, value, origin in [*parsed, *((path.split("."), value, path) for path, value in changes.items())]:

@@ -1,7 +1,7 @@
 """The process of the embedded MLflow server: MLflow's own app behind `TokenGate`, on a socket that the parent has bound.
 
 Promises: everything secret comes from the environment; no request is logged with its query. `mlflow server` is not used because its child
-closes inherited descriptors, and a server that binds its port itself can find it taken by somebody else.
+closes inherited descriptors, and a server that binds its port itself can find it taken by another process.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Runs on this machine that are not closed: marked while their command works on them, and recovered if it was killed.
 
-Promises: a run is taken for dead only if the kernel says that nobody holds its mark, so neither a reused process id nor a wrong clock can
-deceive; recovery ends what is left of its processes, uploads what it could not, and closes its runs in MLflow, once, by whichever command
-comes next. What cannot be recovered now, because a server is away, is recovered later and fails nobody.
+Promises: a run counts as killed only if no process holds the lock on its mark, so neither a reused process id nor a wrong clock matters;
+recovery ends what is left of its processes, uploads what it could not, and closes its runs in MLflow, once, by whichever command
+comes next. What cannot be recovered because a server is unavailable does not fail the command; a later one recovers it.
 """
 
 import fcntl
@@ -65,7 +65,7 @@ def recover_killed_runs(home: Path, context: StepContext, say: Callable[[str], N
     Of a run that used other servers only the processes are ended.
     """
     for mark in sorted((home / "runs").glob(f"*/{_MARK_FILE}")):
-        with _if_abandoned(mark) as facts:
+        with _lock_if_abandoned(mark) as facts:
             if facts is not None and facts.get("servers", servers) == servers:
                 _recover(mark, facts, context, say)
             elif facts is not None:
@@ -110,7 +110,7 @@ def _trainings(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _if_abandoned(mark: Path) -> Iterator[dict[str, Any] | None]:
+def _lock_if_abandoned(mark: Path) -> Iterator[dict[str, Any] | None]:
     """Yield what the mark says, locked for the block, or None if its holder lives or another command recovers it."""
     try:
         file: IO[str] = mark.open("r+")

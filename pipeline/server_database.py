@@ -1,4 +1,4 @@
-"""The database of the embedded MLflow server: whether it is whole enough to start a server on it."""
+"""Check the database of the embedded MLflow server before a server is started on it."""
 
 import sqlite3
 from contextlib import closing
@@ -24,15 +24,15 @@ def check_database(path: Path, *, artifacts: Path) -> None:
     except sqlite3.OperationalError as error:
         raise TemporaryFailure(f"MLflow's database {path} cannot be read: {error}", hint="check who may use it, and the disk") from error
     except sqlite3.DatabaseError as error:
-        raise _damaged(path, str(error)) from error
+        raise _damage_error(path, str(error)) from error
     size_bytes = path.stat().st_size
     if not tables and (size_bytes or any(artifacts.iterdir())):
-        raise _damaged(path, "it has no tables")
+        raise _damage_error(path, "it has no tables")
     if size_bytes < pages * page_bytes and not path.with_name(f"{path.name}-wal").exists():
-        raise _damaged(path, f"it has {size_bytes} of {pages * page_bytes} bytes")
+        raise _damage_error(path, f"it has {size_bytes} of {pages * page_bytes} bytes")
 
 
-def _damaged(path: Path, reason: str) -> DataRefused:
+def _damage_error(path: Path, reason: str) -> DataRefused:
     return DataRefused(
         f"MLflow's database {path} is damaged: {reason}",
         hint=f"restore it from a backup, or begin an empty one after: mv '{path}' '{path}.damaged'; datasets and checkpoints are not in it",

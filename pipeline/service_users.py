@@ -36,14 +36,14 @@ class ServiceUsers:
 
     def names(self) -> list[str]:
         """Return what the users say about themselves, and remove what dead ones have left."""
-        found = []
+        names = []
         for path in sorted(self._folder.glob("[!.]*")):
             try:
                 with path.open() as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink(missing_ok=True)
             except BlockingIOError:
-                found.append(path.read_text().strip())
+                names.append(path.read_text().strip())
             except FileNotFoundError:
                 continue
-        return found
+        return names

@@ -30,7 +30,7 @@ def discard_stdout() -> None:
 
 
 def has_no_reader(stream: TextIO) -> bool:
-    """Return whether `stream` is a pipe that nobody can read any more."""
+    """Return whether `stream` is a pipe without a reader."""
     with suppress(OSError, ValueError):
         pipe = select.poll()
         pipe.register(stream.fileno(), select.POLLOUT)

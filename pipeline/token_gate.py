@@ -55,24 +55,24 @@ class TokenGate:
 
     def _has_token(self, headers: Mapping[str, str]) -> bool:
         scheme, _, value = headers.get("authorization", "").partition(" ")
-        given = value.strip().encode()
+        token = value.strip().encode()
         if scheme.lower() == "basic":
             try:
-                given = base64.b64decode(given, validate=True).partition(b":")[2]
+                token = base64.b64decode(token, validate=True).partition(b":")[2]
             except ValueError:
                 return False
-        return scheme.lower() in ("bearer", "basic") and hmac.compare_digest(given, self._token)
+        return scheme.lower() in ("bearer", "basic") and hmac.compare_digest(token, self._token)
 
     def _has_cookie(self, scope: Scope, headers: Mapping[str, str]) -> bool:
         try:
-            found = SimpleCookie(headers.get("cookie", "")).get(self._cookie_name)
+            cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie_name)
         except CookieError:
             return False
-        return found is not None and hmac.compare_digest(found.value.encode(), self._cookie.encode()) and _is_own_page(scope, headers)
+        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._cookie.encode()) and _is_own_page(scope, headers)
 
     def _is_link(self, scope: Scope) -> bool:
-        given = [value for key, value in _query(scope) if key == PARAMETER]
-        return len(given) == 1 and hmac.compare_digest(given[0].encode(), self._token)
+        tokens = [value for key, value in _query(scope) if key == PARAMETER]
+        return len(tokens) == 1 and hmac.compare_digest(tokens[0].encode(), self._token)
 
     async def _welcome(self, scope: Scope, send: Send) -> None:
         """Give the browser its cookie, and send it on to the same page without the token."""

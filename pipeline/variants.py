@@ -92,7 +92,7 @@ def drop_unchosen(
 
     A setting that `layer` has itself stays, and is refused later if it is misplaced. Values are plain and may be invalid.
     """
-    old, new = _unvalidated(before, kinds), _unvalidated(raw, kinds)
+    old, new = _build_unvalidated(before, kinds), _build_unvalidated(raw, kinds)
     for variant in VARIANTS:
         if variant.chosen(old) == variant.chosen(new) or variant.is_chosen(new):
             continue
@@ -102,7 +102,7 @@ def drop_unchosen(
                 _table(raw, section).pop(name, None)
 
 
-def _unvalidated(raw: Mapping[str, Any], kinds: Mapping[str, type[FrozenConfig]]) -> dict[str, FrozenConfig]:
+def _build_unvalidated(raw: Mapping[str, Any], kinds: Mapping[str, type[FrozenConfig]]) -> dict[str, FrozenConfig]:
     """Return the sections of `raw` with defaults filled in and nothing checked."""
     return {
         section: kind.model_construct(**{name: value for name, value in _table(raw, section).items() if name in kind.model_fields})

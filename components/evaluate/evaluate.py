@@ -114,10 +114,10 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     try:
         champion, weights = open_champion(registry, version, context.scratch("champions"))
     except NotMeasurable as problem:
-        return _unmeasured(version, f"cannot be measured: {problem}", context)
+        return _missing_scores(version, f"cannot be measured: {problem}", context)
     image_px = champion.model.network.image_px
     if image_px != spec.dataset.image_px:
-        return _unmeasured(version, f"generates images of {image_px} px, this dataset has {spec.dataset.image_px} px", context)
+        return _missing_scores(version, f"generates images of {image_px} px, this dataset has {spec.dataset.image_px} px", context)
     sampling = spec.sampling.model_copy(update={"ema": champion.ema})
     champion_spec = spec.model_copy(update={"checkpoint": champion.checkpoint, "model": champion.model, "sampling": sampling})
     champion_spec = EvaluateSpec.model_validate_json(champion_spec.model_dump_json())  # drops cached properties of `spec`
@@ -128,7 +128,7 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     return _scores_of(measured, version)
 
 
-def _unmeasured(version: str, problem: str, context: StepContext) -> ChampionScores:
+def _missing_scores(version: str, problem: str, context: StepContext) -> ChampionScores:
     context.events.note(f"champion version {version} {problem}")
     return ChampionScores(version=version, problem=problem)
 

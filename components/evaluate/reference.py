@@ -42,15 +42,15 @@ class Reference:
 
     @cached_property
     def features(self) -> np.ndarray:
-        return _fetched(self.store, self.home, self.folder, _FEATURES, self.sha256)
+        return _fetch_array(self.store, self.home, self.folder, _FEATURES, self.sha256)
 
     @cached_property
     def mirrored(self) -> np.ndarray:
-        return _fetched(self.store, self.home, self.folder, _MIRRORED, self.sha256)
+        return _fetch_array(self.store, self.home, self.folder, _MIRRORED, self.sha256)
 
     @cached_property
     def manifold(self) -> np.ndarray:
-        return _fetched(self.store, self.home, self.folder, _MANIFOLD, self.sha256) if _MANIFOLD in self.sha256 else self.features
+        return _fetch_array(self.store, self.home, self.folder, _MANIFOLD, self.sha256) if _MANIFOLD in self.sha256 else self.features
 
 
 def reference_uri(spec: EvaluateSpec, layout: StoreLayout) -> StoreUri:
@@ -63,7 +63,7 @@ def find_reference(store: ObjectStore, home: StoreUri, folder: Path) -> Referenc
     """Return the references below `home`, or None if they are missing, corrupt or incomplete; `folder` keeps a local copy."""
     try:
         sha256 = dict(json.loads(store.get_bytes(home / _NOTE))["sha256"])
-        moments = _fetched(store, home, folder / home.name, _MOMENTS, sha256)
+        moments = _fetch_array(store, home, folder / home.name, _MOMENTS, sha256)
     except (ObjectMissing, ReferenceCorrupt, ValueError, KeyError, TypeError):
         return None
     mean, covariance = torch.from_numpy(np.array(moments[0])), torch.from_numpy(np.array(moments[1:]))
@@ -91,7 +91,7 @@ def keep_reference(
     return Reference(store, home, local, sha256, moments)
 
 
-def _fetched(store: ObjectStore, home: StoreUri, folder: Path, name: str, sha256: dict[str, str]) -> np.ndarray:
+def _fetch_array(store: ObjectStore, home: StoreUri, folder: Path, name: str, sha256: dict[str, str]) -> np.ndarray:
     path = folder / name
     if not (path.exists() and file_sha256(path) == sha256[name]):
         try:

@@ -47,7 +47,7 @@ class Move:
         return int(self.id.split("-")[0]) >= created_ms
 
     def is_of_version(self, checkpoint: str | None) -> bool:
-        """Return whether the entry is about a version of this checkpoint, as far as it says so."""
+        """Return whether the entry is about a version of this checkpoint, as far as it names one."""
         return self.checkpoint is None or self.checkpoint == checkpoint
 
     @classmethod

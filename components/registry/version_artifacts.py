@@ -1,7 +1,7 @@
 """Files of versions in MLflow's artifact store: upload, listing and download. Verifies nothing; `version_store.py` does.
 
 Promises: what was uploaded is never overwritten, because each content has a folder of its own below its logged model; a listing looks into
-the folders alone that are asked for, so that nobody can make it endless.
+the folders alone that are asked for, so that no version can make it endless.
 """
 
 from collections.abc import Collection
@@ -36,15 +36,15 @@ class VersionArtifacts:
     def sizes(self, version: ModelVersion, folders: Collection[str]) -> dict[str, int | None]:
         """Return path and size of the files of a version; a folder that is not in `folders` counts as one file of unknown size."""
         repository = self._repository(version)
-        found: dict[str, int | None] = {}
+        sizes: dict[str, int | None] = {}
         with self._translate_errors():
             for folder in sorted({"", *folders}):
                 for entry in repository.list_artifacts(folder or None):
                     if not entry.is_dir:
-                        found[entry.path] = entry.file_size
+                        sizes[entry.path] = entry.file_size
                     elif entry.path not in folders:
-                        found[f"{entry.path}/"] = None
-        return found
+                        sizes[f"{entry.path}/"] = None
+        return sizes
 
     def download(self, version: ModelVersion, target: Path, *, below: str = "") -> None:
         """Download the files of a version, or the folder `below` of them, into the folder `target`.

@@ -90,21 +90,21 @@ class VersionStore:
         partial = folder / f".{target.name}-{uuid.uuid4().hex[:8]}.partial"
         try:
             self._artifacts.download(version, partial, below="" if manifest else _ARTIFACTS)
-            self._checked(partial, version, manifest)
+            self._check_files(partial, version, manifest)
             if self._whole_copy(target, version, manifest) is None:  # no other process has just put it there, and may be reading it
                 _replace(target, partial)
-            return self._checked(target, version, manifest)
+            return self._check_files(target, version, manifest)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _whole_copy(self, folder: Path, version: ModelVersion, manifest: VersionManifest | None) -> ModelFiles | None:
         """Return the files in `folder` if they are there and whole; a damaged copy is fetched again."""
         try:
-            return self._checked(folder, version, manifest) if folder.is_dir() else None
+            return self._check_files(folder, version, manifest) if folder.is_dir() else None
         except DataRefused:
             return None
 
-    def _checked(self, folder: Path, version: ModelVersion, manifest: VersionManifest | None) -> ModelFiles:
+    def _check_files(self, folder: Path, version: ModelVersion, manifest: VersionManifest | None) -> ModelFiles:
         """Return the files in `folder` after a comparison with the manifest, or without one with the checkpoint that they are from."""
         what = _name(version)
         if manifest is not None:

@@ -44,12 +44,12 @@ def check_body(body: bytes, *, parameters: Collection[str], columns: Sequence[st
         raise Refused(400, f"the body is not JSON that can be read: {error}") from None
     if not isinstance(request, dict):
         raise Refused(400, 'the body must be a JSON object, like {"dataframe_records": [{"seed": 0}]}')
-    given = [name for name in _FORMATS if name in request]
+    formats = [name for name in _FORMATS if name in request]
     if unknown := sorted(request.keys() - {*_FORMATS, "params"}):
         raise Refused(400, f"{unknown[0][:80]!r} is unknown: a request has params and one of {', '.join(_FORMATS)}")
-    if len(given) != 1:
-        raise Refused(400, f"the body has {len(given)} of {', '.join(_FORMATS)}: exactly one must be given")
-    _check_rows(given[0], request[given[0]], columns)
+    if len(formats) != 1:
+        raise Refused(400, f"the body has {len(formats)} of {', '.join(_FORMATS)}: exactly one must be given")
+    _check_rows(formats[0], request[formats[0]], columns)
     _check_parameters(request.get("params"), parameters)
 
 
@@ -82,13 +82,13 @@ def _length(field: str, rows: list[Any]) -> int:
     return len(rows)
 
 
-def _check_parameters(given: Any, known: Collection[str]) -> None:
-    if given is None:
+def _check_parameters(params: Any, known: Collection[str]) -> None:
+    if params is None:
         return
-    if not isinstance(given, Mapping):
+    if not isinstance(params, Mapping):
         raise Refused(400, 'params must be a JSON object, like {"num_steps": 20}')
-    if unknown := sorted(given.keys() - set(known)):
+    if unknown := sorted(params.keys() - set(known)):
         raise Refused(400, f"params.{unknown[0][:80]} is unknown: this model takes {', '.join(sorted(known)) or 'none'}")
-    steps = given.get("num_steps")
-    if "num_steps" in given and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS):
+    steps = params.get("num_steps")
+    if "num_steps" in params and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS):
         raise Refused(400, f"params.num_steps {str(steps)[:40]} must lie between 1 and {MAX_STEPS}")

@@ -21,7 +21,7 @@ def record_checksums(folder: StoreUri, sha256: Mapping[str, str], *, store: Obje
 
 def damaged_objects(folder: StoreUri, names: Iterable[str], *, store: ObjectStore, layout: StoreLayout) -> dict[str, str]:
     """Return those of the objects `names` in `folder` that are damaged or missing, each with the reason."""
-    recorded = _recorded(folder, store, layout)
+    recorded = _read_record(folder, store, layout)
     damaged = {}
     for name in names:
         try:
@@ -34,7 +34,7 @@ def damaged_objects(folder: StoreUri, names: Iterable[str], *, store: ObjectStor
     return damaged
 
 
-def _recorded(folder: StoreUri, store: ObjectStore, layout: StoreLayout) -> dict[str, str]:
+def _read_record(folder: StoreUri, store: ObjectStore, layout: StoreLayout) -> dict[str, str]:
     try:
         return {str(name): str(sha256) for name, sha256 in json.loads(store.get_bytes(layout.checksums(folder)))["sha256"].items()}
     except (DataRefused, ValueError, KeyError, TypeError, AttributeError):

@@ -91,7 +91,7 @@ def _confirm(users: list[str]) -> None:
     """Ask whether to stop servers that are in use.
 
     Raises:
-        BadInput: if the answer is no, or nobody can be asked.
+        BadInput: if the answer is no, or there is no terminal to ask on.
     """
     in_use = f"the servers are used by {', '.join(users)}"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

@@ -77,7 +77,7 @@ def write_report(ledger: Ledger, manifest: DatasetManifest, path: Path, *, thumb
             _histogram(ledger, "bytes as stored", _SIZE, None),
             _histogram(ledger, "shorter side in the source, in pixels", _SIDE, None),
         ],
-        groups=[_accepted(ledger, thumbnail), *_rejected(ledger, thumbnail)],
+        groups=[_accepted_tiles(ledger, thumbnail), *_rejected_tiles(ledger, thumbnail)],
     )
     path.write_text(page, encoding="utf-8")
 
@@ -115,7 +115,7 @@ def _histogram(ledger: Ledger, name: str, values: str, ends: tuple[float, float]
     return Histogram(name, low, high, [counts.get(index, 0) / largest for index in range(_BINS)])
 
 
-def _accepted(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> TileGroup:
+def _accepted_tiles(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> TileGroup:
     # The order of digests is as good as a random one, and always the same.
     images = list(islice(ledger.images(), _SHOWN))
     marks = ",".join("?" * len(images))
@@ -129,7 +129,7 @@ def _accepted(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> TileGroup:
     return TileGroup("Accepted", ledger.accepted, "", tiles)
 
 
-def _rejected(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> Iterator[TileGroup]:
+def _rejected_tiles(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> Iterator[TileGroup]:
     for code, count in ledger.rejected.items():
         rows = ledger.rows(
             "SELECT thumbnail, source_name, detail, sha256 FROM seen WHERE NOT accepted AND verdict=? ORDER BY n LIMIT 12", code

@@ -37,7 +37,7 @@ def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
     """Decide on the candidate with the bytes `data`."""
     verdict = _judge(data, limits, may_keep=True)
     if isinstance(verdict, Rejected) and verdict.code in ("truncated", "not_an_image"):
-        # Perhaps only its metadata are damaged, which nobody needs. Its bytes are not kept then: others could not read them either.
+        # Perhaps only its metadata are damaged, and they are not needed. Its bytes are not kept then: other programs could not read them.
         stripped = without_metadata(data)
         again = None if stripped is None else _judge(stripped, limits, may_keep=False)
         return again if isinstance(again, Accepted) else verdict

@@ -48,8 +48,8 @@ def _jpeg_parts(data: bytes) -> Iterator[bytes]:
 
 def _is_readable(exif: bytes) -> bool:
     try:
-        found = Image.Exif()
-        found.load(exif)
-        return found.get(274) is not None
+        tags = Image.Exif()
+        tags.load(exif)
+        return tags.get(274) is not None
     except Exception:  # Pillow raises almost anything on damaged EXIF data
         return False

@@ -13,7 +13,7 @@ from pathlib import Path
 from components.errors import BadInput, DataRefused
 from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, is_image_name, left_out_by_name
 from components.ingest.limits import Budget
-from components.ingest.sources.unchanged import FingerprintedFile, changed, state_of
+from components.ingest.sources.unchanged import FingerprintedFile, source_changed_error, state_of
 from components.ingest.verdicts import Rejected
 
 _SCANNED_FILES = 10**5
@@ -50,14 +50,14 @@ class FolderSource:
 
     def require_unchanged(self) -> None:
         if self._unjudged:
-            raise changed(str(self._root), f"{self._unjudged} files are gone")
+            raise source_changed_error(str(self._root), f"{self._unjudged} files are gone")
 
     def _require_fingerprinted(self, path: Path) -> None:
         """Raise DataRefused unless the file is the one that was fingerprinted, if there is a fingerprint."""
         if self._fingerprinted is None:
             return
         if self._fingerprinted.get(hash(path)) != _mark(path):
-            raise changed(str(self._root), f"{path} is not the file that was hashed before")
+            raise source_changed_error(str(self._root), f"{path} is not the file that was hashed before")
         self._unjudged -= 1
 
     def count(self) -> int | None:

@@ -83,12 +83,12 @@ def _entries(raw: IO[bytes], budget: Budget, *, beat: Callable[[], None]) -> Ite
                 if entry.isdir():
                     yield None, None, b""
                     continue
-                refused = _refused(entry, seen=names.is_repeated(entry.name))
+                refused = _refusal(entry, seen=names.is_repeated(entry.name))
                 file = archive.extractfile(entry) if refused is None else None
                 yield entry.name, refused, b"" if file is None else file.read(budget.max_image_bytes + 1)
 
 
-def _refused(entry: tarfile.TarInfo, *, seen: bool) -> Rejected | None:
+def _refusal(entry: tarfile.TarInfo, *, seen: bool) -> Rejected | None:
     if entry.issym() or entry.islnk():
         return Rejected("link", f"a {'symbolic' if entry.issym() else 'hard'} link")
     if not entry.isreg() or entry.issparse():

@@ -21,7 +21,7 @@ def state_of(status: os.stat_result) -> State:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def changed(label: str, what: str) -> DataRefused:
+def source_changed_error(label: str, what: str) -> DataRefused:
     """Return the error for a source that changed while it was ingested."""
     return DataRefused(
         f"data.source {label} changed while it was ingested: {what}", hint="make sure that no other process writes to it, and run it again"
@@ -49,7 +49,7 @@ class FingerprintedFile:
             self.state = state_of(os.fstat(file.fileno()))
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             if state_of(os.fstat(file.fileno())) != self.state:
-                raise changed(self._label, f"{self._path} was written to while it was hashed")
+                raise source_changed_error(self._label, f"{self._path} was written to while it was hashed")
         return digest
 
     def require_unchanged(self) -> None:
@@ -57,6 +57,6 @@ class FingerprintedFile:
         try:
             now = state_of(self._path.stat())
         except OSError as error:
-            raise changed(self._label, f"{self._path} cannot be read any more ({error.strerror})") from error
+            raise source_changed_error(self._label, f"{self._path} cannot be read any more ({error.strerror})") from error
         if not now == self.state == self._opened:
-            raise changed(self._label, f"{self._path} is not the file that was opened and hashed")
+            raise source_changed_error(self._label, f"{self._path} is not the file that was opened and hashed")

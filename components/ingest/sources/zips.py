@@ -89,7 +89,7 @@ class ZipSource:
         for record in self._records():
             if record.is_dir:
                 continue
-            refused = _refused(record, budget, seen=names.is_repeated(record.name))
+            refused = _refusal(record, budget, seen=names.is_repeated(record.name))
             if refused is not None:
                 yield Candidate(record.whole_name, b"", refused)
                 continue
@@ -105,7 +105,7 @@ class ZipSource:
             return has_more_records(file, limit)
 
 
-def _refused(record: Record, budget: Budget, *, seen: bool) -> Rejected | None:
+def _refusal(record: Record, budget: Budget, *, seen: bool) -> Rejected | None:
     """Return the verdict on an entry that its directory record alone decides, else None."""
     kind = stat.S_IFMT(record.mode)
     if kind not in (0, stat.S_IFREG):

@@ -112,7 +112,7 @@ def _failure(node: str, terminated: Mapping[str, Any]) -> _Failure:
         code, message, hint = int(reported["exit_code"]), str(reported["message"]), reported["hint"]
         kind = reported.get("kind")
     except (ValueError, KeyError, TypeError):
-        return _unexplained(node, status, at_s, str(terminated.get("message") or ""))
+        return _unexplained_failure(node, status, at_s, str(terminated.get("message") or ""))
     source = _Source.NODE
     if code == EXIT_BUG or kind == RankLost.__name__:
         source = _Source.LOST_RANK
@@ -121,7 +121,7 @@ def _failure(node: str, terminated: Mapping[str, Any]) -> _Failure:
     return _Failure(source, at_s, error_for_exit_code(code, f"node {node}: {message}", hint=hint))
 
 
-def _unexplained(node: str, status: int, at_s: float, log: str) -> _Failure:
+def _unexplained_failure(node: str, status: int, at_s: float, log: str) -> _Failure:
     """Return the failure of a node that left no message but perhaps the end of its log."""
     lines = log.strip().splitlines()
     last = lines[-1][:300] if lines else ""
