@@ -33,10 +33,10 @@ def test_a_download_that_does_not_fit_is_no_lost_connection(tmp_path: Path, rclo
     connect(rclone_endpoint).put_bytes(uri, bytes(3_000_000))
     get = [sys.executable, "-c", _GET, rclone_endpoint, str(uri)]
     full, roomy = on_small_disk(disk, [(leave(disk, 1_000_000), get), ("rm filler", get)], size_bytes=8_000_000, environment={})
-    assert full.code == FULL, full.said
+    assert full.code == FULL, full.output
     assert full.seconds < 20, "it did not wait for room"
-    assert full.said.startswith(f"the disk of {disk / 'downloads'} is full: faces.tar needs 3.0 MB, ")
-    assert roomy.code == EXIT_OK, roomy.said
+    assert full.output.startswith(f"the disk of {disk / 'downloads'} is full: faces.tar needs 3.0 MB, ")
+    assert roomy.code == EXIT_OK, roomy.output
 
 
 _PUT = """
@@ -60,19 +60,19 @@ def test_embedded_storage_without_room_is_said_at_once(tmp_path: Path) -> None:
     full, roomy = on_small_disk(
         disk, [(leave(disk, 1_000_000), put), ("rm filler", put)], size_bytes=8_000_000, environment={"PYTHONPATH": str(SUPPORT)}
     )
-    assert full.code == FULL, full.said
+    assert full.code == FULL, full.output
     assert full.seconds < 20, "it did not wait for room"
-    assert full.said.startswith(f"the disk of {disk / 's3'} is full: faces.tar needs 3.3 MB, ")
-    assert roomy.code == EXIT_OK, roomy.said
+    assert full.output.startswith(f"the disk of {disk / 's3'} is full: faces.tar needs 3.3 MB, ")
+    assert roomy.code == EXIT_OK, roomy.output
 
 
 def test_a_home_without_room_is_said_before_a_server_starts(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     run = [sys.executable, "-m", "pipeline.cli", "run", "smoke", "--home", str(disk / "home")]
     (full,) = on_small_disk(disk, [(leave(disk, 100_000), run)], size_bytes=8_000_000, environment={})
-    assert full.code == FULL, full.said
+    assert full.code == FULL, full.output
     assert full.seconds < 30
-    assert f"the disk of {disk / 'home'} is full: what is kept there needs 33.6 MB, 0.1 MB are free" in full.said
+    assert f"the disk of {disk / 'home'} is full: what is kept there needs 33.6 MB, 0.1 MB are free" in full.output
 
 
 @pytest.mark.slow
@@ -96,11 +96,11 @@ def test_a_training_says_what_it_has_no_room_for_and_goes_on_when_there_is(tmp_p
     moments = [(leave(disk, 0), launch), (leave(disk, 60_000), launch), (leave(disk, 200_000), launch), ("rm filler", launch)]
     nothing, no_pack, no_checkpoint, roomy = on_small_disk(disk, moments, size_bytes=32_000_000, environment=environment)
     for outcome in (nothing, no_pack, no_checkpoint):
-        assert outcome.code == FULL, outcome.said
-        assert outcome.seconds < 60, f"{outcome.seconds:.0f} s: {outcome.said}"
-        assert "is full" in outcome.said.splitlines()[-2], outcome.said
-        assert "MB are free" in outcome.said.splitlines()[-2]
-        assert "run it again: finished work is kept" in outcome.said.splitlines()[-1]
-    assert f"the dataset {dataset.digest[:12]} needs" in no_pack.said
-    assert "a checkpoint needs" in no_checkpoint.said
-    assert roomy.code == EXIT_OK, roomy.said
+        assert outcome.code == FULL, outcome.output
+        assert outcome.seconds < 60, f"{outcome.seconds:.0f} s: {outcome.output}"
+        assert "is full" in outcome.output.splitlines()[-2], outcome.output
+        assert "MB are free" in outcome.output.splitlines()[-2]
+        assert "run it again: finished work is kept" in outcome.output.splitlines()[-1]
+    assert f"the dataset {dataset.digest[:12]} needs" in no_pack.output
+    assert "a checkpoint needs" in no_checkpoint.output
+    assert roomy.code == EXIT_OK, roomy.output

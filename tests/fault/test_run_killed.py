@@ -34,19 +34,19 @@ class Run:
 
     def __init__(self, home: Path) -> None:
         before = set((home / "runs").glob("smoke-*"))
-        self._said = (home / "said.txt").open("w+")
+        self._output = (home / "output.txt").open("w+")
         command = [*COMMAND, "run", "smoke", *SETTINGS, "--home", str(home), "--json"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=self._said, text=True, start_new_session=True
+            command, env=environment, stdout=subprocess.PIPE, stderr=self._output, text=True, start_new_session=True
         )
         wait_until(lambda: set((home / "runs").glob("smoke-*")) > before or self.process.poll() is not None, timeout_s=120, every_s=0.05)
-        assert self.process.poll() is None, self.said()
+        assert self.process.poll() is None, self.output()
         (self.folder,) = set((home / "runs").glob("smoke-*")) - before
 
-    def said(self) -> str:
-        self._said.seek(0)
-        return self._said.read()
+    def output(self) -> str:
+        self._output.seek(0)
+        return self._output.read()
 
     def events(self) -> list[dict[str, object]]:
         path = self.folder / "events.jsonl"
@@ -56,7 +56,7 @@ class Run:
         """SIGKILL the command as soon as `step` has a process that runs `running`; return the command lines of what was below it."""
 
         def moment() -> bool:
-            assert self.process.poll() is None, self.said()
+            assert self.process.poll() is None, self.output()
             return ready(self) and any(running in line for line in self._lines())
 
         wait_until(moment, timeout_s=180, every_s=0.05)
@@ -109,11 +109,11 @@ def test_killed_in_every_step_it_leaves_no_process_and_the_next_run_goes_on(embe
         run.kill_at(step, running, ready)
         print(f"{step}: {time.monotonic() - began_s:.0f} s")
         for earlier in killed[-1:]:
-            assert f"run {earlier.folder.name} was killed before it could close" in run.said()
+            assert f"run {earlier.folder.name} was killed before it could close" in run.output()
         killed.append(run)
     last = Run(home)
     out, _ = last.process.communicate(timeout=200)
-    assert last.process.returncode == 0, last.said()
+    assert last.process.returncode == 0, last.output()
     assert json.loads(out)["model"]["version"] == "1"
     experiment = client.get_experiment_by_name("celebdit")
     for run in killed:
@@ -126,8 +126,8 @@ def test_killed_in_every_step_it_leaves_no_process_and_the_next_run_goes_on(embe
     assert "register" in statuses
     assert statuses["register"] == "KILLED"
     assert not (last.folder / "open.json").exists()
-    said = last.said()
-    assert "celebdit sync" not in said
+    output = last.output()
+    assert "celebdit sync" not in output
     key = json.loads(out)["run_key"]
     (trained,) = client.search_runs([experiment.experiment_id], f"tags.`celebdit.run_key` = '{key}' and tags.`celebdit.step` = 'train'")
     steps = [point.step for point in client.get_metric_history(trained.info.run_id, "train/loss")]
@@ -147,11 +147,11 @@ def test_a_closed_terminal_stops_a_run_as_sigterm_does(embedded: Services) -> No
     command = [COMMAND[0], "-c", code, *COMMAND[1:], "run", "smoke", *arguments, "--home", str(home)]
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
-    said = b""
+    output = b""
     deadline_s = time.monotonic() + 150
-    while b"/100000" not in said:
-        assert time.monotonic() < deadline_s, said.decode(errors="replace")
-        said += os.read(main, 65536)
+    while b"/100000" not in output:
+        assert time.monotonic() < deadline_s, output.decode(errors="replace")
+        output += os.read(main, 65536)
     (folder,) = [path for path in set((home / "runs").glob("smoke-*")) - before if 'seed\\":78' in (path / "arguments.json").read_text()]
     assert marked(folder) >= 5
     os.close(main)
@@ -171,13 +171,13 @@ def test_a_closed_terminal_stops_a_run_as_sigterm_does(embedded: Services) -> No
 def test_a_killed_runner_is_reported_and_the_command_closes_the_run(embedded: Services) -> None:
     run = Run(embedded.home)
     wait_until(lambda: has("preflight", "finished")(run) or run.process.poll() is not None, timeout_s=120, every_s=0.05)
-    assert run.process.poll() is None, run.said()
+    assert run.process.poll() is None, run.output()
     below = psutil.Process(run.process.pid).children(recursive=True)
     (guardian,) = [process for process in below if "components.system.guardian" in process.cmdline()]
     (runner,) = guardian.children()
     runner.kill()
-    assert run.process.wait(90) == TemporaryFailure.exit_code, run.said()
-    assert "the local pipeline runner ended with status 137" in run.said()
+    assert run.process.wait(90) == TemporaryFailure.exit_code, run.output()
+    assert "the local pipeline runner ended with status 137" in run.output()
     assert marked(run.folder) == 0
     assert not (run.folder / "open.json").exists()
     client = MlflowClient(embedded.wait().mlflow_url)

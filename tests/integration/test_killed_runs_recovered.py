@@ -91,9 +91,9 @@ def test_everything_a_killed_command_left_is_put_in_order(killed: Killed) -> Non
     assert checkpoints.list_committed() == []
     left = subprocess.Popen(["sleep", "60"], env={**os.environ, LIFELINE: str(killed.folder / "lifeline")})
     other = subprocess.Popen(["sleep", "60"], env={**os.environ, LIFELINE: str(killed.home / "runs" / "other" / "lifeline")})
-    said: list[str] = []
+    messages: list[str] = []
     try:
-        recover_killed_runs(killed.home, killed.next_context(), said.append, servers="embedded")
+        recover_killed_runs(killed.home, killed.next_context(), messages.append, servers="embedded")
         assert left.wait(5) == -9
         assert other.poll() is None
     finally:
@@ -105,10 +105,10 @@ def test_everything_a_killed_command_left_is_put_in_order(killed: Killed) -> Non
     trained = killed.context.tracking.training_run(killed.spec.run_key)
     assert trained is not None
     assert killed.context.tracking.logged_steps(trained.info.run_id, "train/loss") == {20}
-    assert said == ["run killed-1 was killed before it could close, 1 process of it ended; its runs in MLflow are closed now"]
+    assert messages == ["run killed-1 was killed before it could close, 1 process of it ended; its runs in MLflow are closed now"]
     assert not killed.mark.exists()
-    recover_killed_runs(killed.home, killed.next_context(), said.append, servers="embedded")
-    assert len(said) == 1, "once"
+    recover_killed_runs(killed.home, killed.next_context(), messages.append, servers="embedded")
+    assert len(messages) == 1, "once"
 
 
 def test_a_run_whose_command_lives_is_left_alone(killed: Killed) -> None:
@@ -127,9 +127,9 @@ def test_a_run_that_had_closed_keeps_its_status(killed: Killed) -> None:
 
 
 def test_without_mlflow_a_killed_run_is_kept_for_later_and_fails_nobody(killed: Killed) -> None:
-    said: list[str] = []
-    recover_killed_runs(killed.home, killed.next_context(mlflow_uri=NOWHERE), said.append, servers="embedded")
-    (line,) = said
+    messages: list[str] = []
+    recover_killed_runs(killed.home, killed.next_context(mlflow_uri=NOWHERE), messages.append, servers="embedded")
+    (line,) = messages
     assert "run killed-1 was killed, and cannot be recovered yet: MLflow at http://127.0.0.1:9" in line
     assert killed.mark.exists()
 

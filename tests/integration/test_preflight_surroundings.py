@@ -18,13 +18,15 @@ from components.storage.clock import check_clock
 _DAY_S = 86400.0
 
 
-@pytest.mark.parametrize(("ahead_s", "said"), [(-13 * 365 * _DAY_S, "4745 days ahead"), (_DAY_S, "1440 minutes behind")])
-def test_a_wrong_clock_is_said_in_seconds(tmp_path: Path, rclone_endpoint: str, ahead_s: float, said: str) -> None:
+@pytest.mark.parametrize(("ahead_s", "difference"), [(-13 * 365 * _DAY_S, "4745 days ahead"), (_DAY_S, "1440 minutes behind")])
+def test_a_wrong_clock_is_said_in_seconds(tmp_path: Path, rclone_endpoint: str, ahead_s: float, difference: str) -> None:
     with fault_proxy(rclone_endpoint, clock_ahead_s=ahead_s) as proxy:
         context = step_context("preflight", tmp_path, "s3://bucket/x", endpoint=proxy.endpoint)
         assert context.settings.storage_deadline_s == 300
         began_s = time.monotonic()
-        with pytest.raises(BadInput, match=rf"this machine's clock says .* UTC, that of object storage .* UTC: it is {said}") as refused:
+        with pytest.raises(
+            BadInput, match=rf"this machine's clock says .* UTC, that of object storage .* UTC: it is {difference}"
+        ) as refused:
             run(ResourcesConfig(), None, context)
         assert time.monotonic() - began_s < 10
         assert proxy.requests, "object storage was asked"
@@ -46,7 +48,7 @@ def test_a_home_on_a_read_only_file_system_is_bad_input(tmp_path: Path, made: st
     read_only = f"{made}\nmount -o remount,ro {disk}"
     outcomes = on_small_disk(disk, [(read_only if line is lines[0] else "", line) for line in lines], size_bytes=2**20, environment={})
     for command, outcome in zip(commands, outcomes, strict=True):
-        assert outcome.code == BadInput.exit_code, (command, outcome.said)
-        assert "Read-only file system" in outcome.said
-        assert "Traceback" not in outcome.said
-        assert "CELEBDIT_HOME" in outcome.said
+        assert outcome.code == BadInput.exit_code, (command, outcome.output)
+        assert "Read-only file system" in outcome.output
+        assert "Traceback" not in outcome.output
+        assert "CELEBDIT_HOME" in outcome.output

@@ -367,8 +367,8 @@ def test_a_person_is_asked_before_servers_in_use_are_stopped(tmp_path: Path, ans
             pid, terminal = pty.fork()
             if pid == 0:
                 os.execv(sys.executable, [*COMMAND, "services", "down", "--home", str(home)])
-            said = read_until(terminal, b"?")
-            assert b"run smoke-1" in said
+            message = read_until(terminal, b"?")
+            assert b"run smoke-1" in message
             os.write(terminal, answer.encode())
             read_until(terminal, b"\0")
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
@@ -379,13 +379,13 @@ def test_a_person_is_asked_before_servers_in_use_are_stopped(tmp_path: Path, ans
 
 def read_until(terminal: int, text: bytes) -> bytes:
     """What a terminal shows until it shows `text`, or until its program ends."""
-    said = b""
-    while text not in said:
+    message = b""
+    while text not in message:
         try:
-            said += os.read(terminal, 1000)
+            message += os.read(terminal, 1000)
         except OSError:  # the program has ended
-            return said
-    return said
+            return message
+    return message
 
 
 def test_yes_stops_servers_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

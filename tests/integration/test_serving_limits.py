@@ -90,7 +90,7 @@ def test_a_body_of_fifty_megabytes_is_refused_and_kept_nowhere(server: Server, k
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "status", "said"),
+    ("body", "kind", "status", "message"),
     [
         (b"seed\n1\n", "text/csv", 415, "Content-Type: application/json"),
         (b"PAR1", "application/vnd.apache.parquet", 415, "Content-Type: application/json"),
@@ -111,10 +111,10 @@ def test_a_body_of_fifty_megabytes_is_refused_and_kept_nowhere(server: Server, k
         (json.dumps({**ONE, "more": 3}).encode(), "application/json", 400, "'more' is unknown"),
     ],
 )
-def test_every_refusal_is_one_line(server: Server, body: bytes, kind: str, status: int, said: str) -> None:
-    given, answer = server.post(body, kind)
-    assert given == status, answer
-    assert said in answer["message"]
+def test_every_refusal_is_one_line(server: Server, body: bytes, kind: str, status: int, message: str) -> None:
+    code, answer = server.post(body, kind)
+    assert code == status, answer
+    assert message in answer["message"]
     assert "\n" not in answer["message"]
     assert answer.keys() == {"error_code", "message"}
 

@@ -158,8 +158,8 @@ def test_replaced_code_runs_nowhere(
     version.write(name, attack_code(version, marker)[name])
     if name == DESCRIBED:
         version.write("code/evil.py", payload(marker))
-    said = plain_mlflow_loads("models:/tampered/1")
-    assert marker.exists(), f"plain MLflow runs it: {said}"
+    output = plain_mlflow_loads("models:/tampered/1")
+    assert marker.exists(), f"plain MLflow runs it: {output}"
     marker.unlink()
     for command in (
         ("serve", "tampered/1", "--port", str(free_port())),
@@ -240,7 +240,7 @@ def replace_record(context: StepContext, version: Version, data: bytes | None) -
 
 
 @pytest.mark.parametrize(
-    ("attack", "said"),
+    ("attack", "reason"),
     [
         (lambda c, v: replace_tag(c, v, "manifest.digest", "f" * 64), "names the manifest"),
         (lambda c, v: replace_tag(c, v, "manifest.digest", None), "names the manifest None"),
@@ -256,11 +256,11 @@ def replace_record(context: StepContext, version: Version, data: bytes | None) -
     ids=["tag", "no tag", "odd tag", "checkpoint", "no record", "record", "file", "compiled", "weights", "no manifest"],
 )
 def test_whatever_disagrees_is_refused_although_a_whole_copy_is_here(
-    version: Version, context: StepContext, attack: Callable[[StepContext, Version], Callable[[], object]], said: str
+    version: Version, context: StepContext, attack: Callable[[StepContext, Version], Callable[[], object]], reason: str
 ) -> None:
     undo = attack(context, version)
     try:
-        with pytest.raises(DataRefused, match=said):
+        with pytest.raises(DataRefused, match=reason):
             Registry(context.tracking, "tampered").files_of("1", context.scratch("fetched"))
     finally:
         undo()

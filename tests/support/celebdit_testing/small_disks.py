@@ -22,7 +22,7 @@ def cannot_mount() -> str:
 class Outcome:
     code: int
     seconds: float
-    said: str
+    output: str
 
 
 def on_small_disk(folder: Path, commands: list[tuple[str, list[str]]], *, size_bytes: int, environment: dict[str, str]) -> list[Outcome]:
@@ -31,10 +31,10 @@ def on_small_disk(folder: Path, commands: list[tuple[str, list[str]]], *, size_b
     outcomes, script = folder.with_name("outcomes"), [f"mount -t tmpfs -o size={size_bytes} none {folder}", f"cd {folder}"]
     outcomes.mkdir()
     for number, (before, command) in enumerate(commands):
-        said = outcomes / f"{number}.txt"
+        output = outcomes / f"{number}.txt"
         words = " ".join(f"'{word}'" for word in command)
         timed = f'{sys.executable} -c "import time; print(time.monotonic())"'
-        script += [before, f"{timed} > {said}.began", f"{words} > {said} 2>&1; echo $? > {said}.code", f"{timed} > {said}.ended"]
+        script += [before, f"{timed} > {output}.began", f"{words} > {output} 2>&1; echo $? > {output}.code", f"{timed} > {output}.ended"]
     done = subprocess.run(
         [*_NAMESPACE, "sh", "-c", "\n".join(script)],
         capture_output=True,
@@ -46,9 +46,9 @@ def on_small_disk(folder: Path, commands: list[tuple[str, list[str]]], *, size_b
     assert done.returncode == 0, done.stderr
     found = []
     for number in range(len(commands)):
-        said = outcomes / f"{number}.txt"
-        times = [float(Path(f"{said}.{end}").read_text()) for end in ("began", "ended")]
-        found.append(Outcome(int(Path(f"{said}.code").read_text()), times[1] - times[0], said.read_text()))
+        output = outcomes / f"{number}.txt"
+        times = [float(Path(f"{output}.{end}").read_text()) for end in ("began", "ended")]
+        found.append(Outcome(int(Path(f"{output}.code").read_text()), times[1] - times[0], output.read_text()))
     return found
 
 

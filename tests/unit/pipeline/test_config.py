@@ -376,7 +376,7 @@ DEEP = 5000
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         (f"[data]\nname = {'[' * DEEP}{']' * DEEP}", "nested more than 16 levels"),
         (f"[data]\nname = {'{a=' * DEEP}1{'}' * DEEP}", "nested more than 16 levels"),
@@ -392,18 +392,18 @@ DEEP = 5000
         ("base = 1979-05-27", "base of .* is datetime"),
     ],
 )
-def test_a_file_beyond_all_bounds_is_described_in_a_line_and_at_once(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_beyond_all_bounds_is_described_in_a_line_and_at_once(tmp_path: Path, text: str, reason: str) -> None:
     file = tmp_path / "run.toml"
     file.write_text(text)
     began_s = time.monotonic()
-    with pytest.raises(BadInput, match=said) as raised:
+    with pytest.raises(BadInput, match=reason) as raised:
         load_config(str(file))
     assert len(raised.value.message) < 500
     assert time.monotonic() - began_s < 2
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "reason"),
     [
         (f"{'.'.join(['a'] * 20_000)}=1", "is not an override"),
         (f"training.{'b' * 5000}=1", "unknown key training"),
@@ -415,8 +415,8 @@ def test_a_file_beyond_all_bounds_is_described_in_a_line_and_at_once(tmp_path: P
         ("training={}", "is not an override"),
     ],
 )
-def test_an_override_beyond_all_bounds_is_described(override: str, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_an_override_beyond_all_bounds_is_described(override: str, reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
         load_config("smoke", [override])
 
 

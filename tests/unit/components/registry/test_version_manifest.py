@@ -101,7 +101,7 @@ def test_a_manifest_of_a_newer_format_is_refused_with_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         (lambda sizes: sizes.pop("MLmodel"), "lacks 'MLmodel'"),
         (lambda sizes: sizes.update({"code/json.py": 3}), "was not registered: 'code/json.py'"),
@@ -109,14 +109,14 @@ def test_a_manifest_of_a_newer_format_is_refused_with_what_to_do() -> None:
     ],
 )
 def test_a_listing_shows_what_is_missing_before_anything_is_downloaded(
-    folder: Path, change: Callable[[dict[str, int | None]], object], said: str
+    folder: Path, change: Callable[[dict[str, int | None]], object], reason: str
 ) -> None:
     manifest = VersionManifest.of_folder(folder, checkpoint_digest="c" * 64, ema="0.1")
     sizes: dict[str, int | None] = {name: len(data) for name, data in FILES.items()}
     sizes[MANIFEST_FILE] = None
     manifest.check_sizes(sizes, "version 1")
     change(sizes)
-    with pytest.raises(DataRefused, match=said):
+    with pytest.raises(DataRefused, match=reason):
         manifest.check_sizes(sizes, "version 1")
 
 

@@ -30,8 +30,8 @@ def test_a_report_is_read_back_and_a_missing_or_cut_one_is_empty(tmp_path: Path)
 
 
 def test_nodes_that_did_not_come_are_counted() -> None:
-    told = AgentReport(error="Timed out after 601 seconds waiting for clients. 3/4 clients joined.")
-    error = not_started(told, "worker", timeout_s=600.0)
+    report = AgentReport(error="Timed out after 601 seconds waiting for clients. 3/4 clients joined.")
+    error = not_started(report, "worker", timeout_s=600.0)
     assert error is not None
     assert error.message == "no rank of worker was started: 3 of 4 nodes came within 600 s"
     assert "resources.node_timeout_s" in str(error.hint)

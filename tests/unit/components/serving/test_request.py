@@ -30,7 +30,7 @@ def test_what_mlflow_documents_passes(request_body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_body", "said"),
+    ("request_body", "message"),
     [
         (b"", "not JSON"),
         (b"\xff\xfe", "not JSON"),
@@ -60,10 +60,10 @@ def test_what_mlflow_documents_passes(request_body: bytes) -> None:
         ),
     ],
 )
-def test_anything_else_is_refused_with_one_line(request_body: bytes, said: str) -> None:
+def test_anything_else_is_refused_with_one_line(request_body: bytes, message: str) -> None:
     with pytest.raises(Refused) as refused:
         check_body(request_body, **KNOWN)
     assert refused.value.status == 400
-    assert said in refused.value.reason
+    assert message in refused.value.reason
     assert "\n" not in refused.value.reason
     assert len(refused.value.reason) <= 300

@@ -99,8 +99,8 @@ def test_processes_are_started_in_few_places_each_known() -> None:
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_child_gets_no_secret_but_those_that_it_needs(kind: Kind) -> None:
-    given = child_environment(kind, OF_THE_SHELL)
-    assert {name for name, value in given.items() if "canary" in value} == ALLOWED[kind]
+    environment = child_environment(kind, OF_THE_SHELL)
+    assert {name for name, value in environment.items() if "canary" in value} == ALLOWED[kind]
 
 
 def test_every_secret_of_the_table_stays_with_those_who_need_it() -> None:
@@ -115,21 +115,25 @@ def test_every_secret_of_the_table_stays_with_those_who_need_it() -> None:
 
 @pytest.mark.parametrize("kind", ["rank", "step", "container"])
 def test_processes_of_a_run_know_their_run_and_servers(kind: Kind) -> None:
-    given = child_environment(kind, OF_THE_SHELL)
+    environment = child_environment(kind, OF_THE_SHELL)
     wanted = {"CELEBDIT_STORE", "CELEBDIT_RUN_ID", "CELEBDIT_WORK_DIR", "MLFLOW_TRACKING_URI", "CELEBDIT_OWN_SERVERS", "NETRC", "no_proxy"}
-    assert {name: OF_THE_SHELL[name] for name in wanted}.items() <= given.items()
+    assert {name: OF_THE_SHELL[name] for name in wanted}.items() <= environment.items()
 
 
 @pytest.mark.parametrize("path", [".", "", ".:", ":/elsewhere", "/elsewhere:..", "images:/elsewhere"])
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_no_python_child_imports_from_a_relative_folder(kind: Kind, path: str) -> None:
-    given = child_environment(kind, {"PYTHONPATH": path, "PYTHONSAFEPATH": ""})
-    assert given["PYTHONSAFEPATH"] == "1"
-    assert all(Path(folder).is_absolute() for folder in given["PYTHONPATH"].split(os.pathsep)) if "PYTHONPATH" in given else True
+    environment = child_environment(kind, {"PYTHONPATH": path, "PYTHONSAFEPATH": ""})
+    assert environment["PYTHONSAFEPATH"] == "1"
+    assert (
+        all(Path(folder).is_absolute() for folder in environment["PYTHONPATH"].split(os.pathsep)) if "PYTHONPATH" in environment else True
+    )
 
 
 def test_files_keep_their_meaning_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    given = child_environment("step", {"AWS_CA_BUNDLE": "ca.pem", "KUBECONFIG": "a:/b", "CELEBDIT_WORK_DIR": "work", "TMPDIR": "odd:name"})
-    assert (given["AWS_CA_BUNDLE"], given["CELEBDIT_WORK_DIR"]) == (str(tmp_path / "ca.pem"), str(tmp_path / "work"))
-    assert (given["KUBECONFIG"], given["TMPDIR"]) == (f"{tmp_path}/a:/b", str(tmp_path / "odd:name"))
+    environment = child_environment(
+        "step", {"AWS_CA_BUNDLE": "ca.pem", "KUBECONFIG": "a:/b", "CELEBDIT_WORK_DIR": "work", "TMPDIR": "odd:name"}
+    )
+    assert (environment["AWS_CA_BUNDLE"], environment["CELEBDIT_WORK_DIR"]) == (str(tmp_path / "ca.pem"), str(tmp_path / "work"))
+    assert (environment["KUBECONFIG"], environment["TMPDIR"]) == (f"{tmp_path}/a:/b", str(tmp_path / "odd:name"))

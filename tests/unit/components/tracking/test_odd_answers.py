@@ -105,7 +105,7 @@ def test_any_answer_is_either_understood_or_described(kind: str, odd_server: Fix
 
 @pytest.mark.usefixtures("few_tries")
 @pytest.mark.parametrize(
-    ("kind", "call", "code", "said"),
+    ("kind", "call", "code", "reason"),
     [
         ("a deleted entity", "metrics", 2, "refuses: RESOURCE_DOES_NOT_EXIST: Run with id=run not found"),
         ("too large", "metrics", 2, "413"),
@@ -114,13 +114,13 @@ def test_any_answer_is_either_understood_or_described(kind: str, odd_server: Fix
         ("no JSON", "find", 75, "not in a valid JSON format"),
     ],
 )
-def test_what_mlflow_refuses_is_said(kind: str, call: str, code: int, said: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
+def test_what_mlflow_refuses_is_said(kind: str, call: str, code: int, reason: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
     odd_server.answer_with(ANSWERS[kind])
     error = failure_of(call, odd_server.address, tmp_path)
     assert error is not None
     assert error.exit_code == code
     assert odd_server.requests
-    assert re.search(said, error.message)
+    assert re.search(reason, error.message)
 
 
 JSON = st.recursive(

@@ -78,13 +78,13 @@ def test_headers_without_end_are_refused_and_cost_this_process_nothing(
     kind: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tars, "_MEMORY_BYTES", 64 * MIB)
-    make, said = HOSTILE[kind]
+    make, message = HOSTILE[kind]
     path = tmp_path / f"hostile{suffix}"
     with gzip.open(path, "wb", compresslevel=1) if suffix != ".tar" else path.open("wb") as file:
         for part in make():
             file.write(part)
     before_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    refusal = (BadInput, "neither a folder nor a zip or tar archive") if suffix == ".bin" else (DataRefused, said)
+    refusal = (BadInput, "neither a folder nor a zip or tar archive") if suffix == ".bin" else (DataRefused, message)
     with pytest.raises(refusal[0], match=refusal[1]):
         list(open_archive(path, "hostile").candidates(BUDGET))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before_bytes < 64 * MIB
