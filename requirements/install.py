@@ -1,6 +1,6 @@
 """Install pinned packages into the virtual environment of this checkout, and nowhere else. Used by the Makefile.
 
-Promises: an environment that is not whole is never taken for one. If it was left half-made by a process that was killed, if its interpreter
+Promises: an incomplete environment is never used. If it was left half-made by a process that was killed, if its interpreter
 is not its own, or if a file of a package is missing after the installation, it is made again from nothing. Whatever happens to the folder
 meanwhile, no package reaches the interpreter below. Needs only the standard library.
 """
@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def install_whole(venv: Path, names: list, *, editable: bool) -> int:
-    """Install until the environment is whole, making it again from nothing if it is not; return the exit code."""
+    """Install until the environment is complete, making it again from nothing if it is not; return the exit code."""
     problems = []
     for _ in range(TRIES):
         if not is_whole(venv):

@@ -74,7 +74,7 @@ class VersionStore:
                 raise DataRefused(f"{what} is not a model of celebdit: it has no {file}")
 
     def open(self, version: ModelVersion, folder: Path) -> ModelFiles:
-        """Return the files of a version below `folder`; they are downloaded unless they are there and whole.
+        """Return the files of a version below `folder`; they are downloaded unless they are there and intact.
 
         Raises:
             DataRefused: if it is not a model of this project, or a file is not the one that was registered.
@@ -98,7 +98,7 @@ class VersionStore:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _whole_copy(self, folder: Path, version: ModelVersion, manifest: VersionManifest | None) -> ModelFiles | None:
-        """Return the files in `folder` if they are there and whole; a damaged copy is fetched again."""
+        """Return the files in `folder` if they are there and intact; a damaged copy is fetched again."""
         try:
             return self._check_files(folder, version, manifest) if folder.is_dir() else None
         except DataRefused:
