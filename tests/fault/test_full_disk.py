@@ -1,4 +1,4 @@
-"""A disk without room: every step says so at once, with what it needs, and goes on after room was made."""
+"""A disk without room: every step reports it at once, with the space that it needs, and continues after room was made."""
 
 import sys
 from pathlib import Path
@@ -55,7 +55,7 @@ with rclone_server(Path.cwd() / "s3") as endpoint:
 """
 
 
-def test_embedded_storage_without_room_is_said_at_once(tmp_path: Path) -> None:
+def test_embedded_storage_without_room_is_reported_at_once(tmp_path: Path) -> None:
     disk, put = tmp_path / "disk", [sys.executable, "-c", _PUT]
     full, roomy = on_small_disk(
         disk, [(leave(disk, 1_000_000), put), ("rm filler", put)], size_bytes=8_000_000, environment={"PYTHONPATH": str(SUPPORT)}
@@ -66,7 +66,7 @@ def test_embedded_storage_without_room_is_said_at_once(tmp_path: Path) -> None:
     assert roomy.code == EXIT_OK, roomy.output
 
 
-def test_a_home_without_room_is_said_before_a_server_starts(tmp_path: Path) -> None:
+def test_a_home_without_room_is_reported_before_a_server_starts(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     run = [sys.executable, "-m", "pipeline.cli", "run", "smoke", "--home", str(disk / "home")]
     (full,) = on_small_disk(disk, [(leave(disk, 100_000), run)], size_bytes=8_000_000, environment={})

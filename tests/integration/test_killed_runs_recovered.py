@@ -126,7 +126,7 @@ def test_a_run_that_had_closed_keeps_its_status(killed: Killed) -> None:
     assert not killed.mark.exists()
 
 
-def test_without_mlflow_a_killed_run_is_kept_for_later_and_fails_nobody(killed: Killed) -> None:
+def test_without_mlflow_a_killed_run_is_kept_for_later_and_fails_no_command(killed: Killed) -> None:
     messages: list[str] = []
     recover_killed_runs(killed.home, killed.next_context(mlflow_uri=NOWHERE), messages.append, servers="embedded")
     (line,) = messages

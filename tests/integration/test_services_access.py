@@ -1,4 +1,4 @@
-"""The embedded servers answer their own user alone, and nobody can answer in their place."""
+"""The embedded servers answer their own user alone, and no other process can answer in their place."""
 
 import http.client
 import json
@@ -192,14 +192,14 @@ def heard(process: "subprocess.Popen[str]") -> int:
 
 @pytest.fixture
 def sleeper() -> "Iterator[subprocess.Popen[bytes]]":
-    """A process of ours with the mark of a server and its secrets, which listens on nothing."""
+    """A process of this user with the mark of a server and its secrets, which listens on nothing."""
     marks = {"CELEBDIT_SERVICE": "m", "CELEBDIT_S3_SECRET": "s" * 32, "CELEBDIT_MLFLOW_TOKEN": "t" * 32}
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, **marks}) as process:
         yield process
         process.kill()
 
 
-def test_a_stranger_that_has_the_port_of_our_server_is_told_nothing(
+def test_a_stranger_that_has_the_port_of_our_server_receives_nothing(
     tmp_path: Path, impostor: tuple[int, "subprocess.Popen[str]"], sleeper: "subprocess.Popen[bytes]"
 ) -> None:
     port, process = impostor
@@ -237,7 +237,7 @@ def test_a_port_that_a_stranger_has_is_refused_and_starts_nothing(
     assert mine == []
 
 
-def test_nobody_can_take_a_port_once_the_start_has_begun(tmp_path: Path) -> None:
+def test_no_process_can_take_a_port_once_the_start_has_begun(tmp_path: Path) -> None:
     """Not even before the servers are ready, which takes MLflow seconds."""
     services = Services(tmp_path / "home")
     services.start(stay=True)

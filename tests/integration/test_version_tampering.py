@@ -133,7 +133,7 @@ def payload(marker: Path, original: bytes = b"") -> bytes:
 
 
 def plain_mlflow_loads(uri: str) -> str:
-    """Load a version as MLflow does by itself, in a process of its own, whatever comes of it; return what it said."""
+    """Load a version as MLflow does by itself, in a process of its own, whatever comes of it; return its output."""
     code = "import sys, mlflow.pyfunc\nmlflow.pyfunc.load_model(sys.argv[1])"
     done = subprocess.run([sys.executable, "-P", "-c", code, uri], capture_output=True, text=True, check=False, timeout=120)
     return done.stdout + done.stderr

@@ -125,15 +125,13 @@ def test_processes_of_a_run_know_their_run_and_servers(kind: Kind) -> None:
 def test_no_python_child_imports_from_a_relative_folder(kind: Kind, path: str) -> None:
     environment = child_environment(kind, {"PYTHONPATH": path, "PYTHONSAFEPATH": ""})
     assert environment["PYTHONSAFEPATH"] == "1"
-    assert (
-        all(Path(folder).is_absolute() for folder in environment["PYTHONPATH"].split(os.pathsep)) if "PYTHONPATH" in environment else True
-    )
+    folders = environment["PYTHONPATH"].split(os.pathsep) if "PYTHONPATH" in environment else []
+    assert all(Path(folder).is_absolute() for folder in folders)
 
 
 def test_files_keep_their_meaning_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    environment = child_environment(
-        "step", {"AWS_CA_BUNDLE": "ca.pem", "KUBECONFIG": "a:/b", "CELEBDIT_WORK_DIR": "work", "TMPDIR": "odd:name"}
-    )
+    shell = {"AWS_CA_BUNDLE": "ca.pem", "KUBECONFIG": "a:/b", "CELEBDIT_WORK_DIR": "work", "TMPDIR": "odd:name"}
+    environment = child_environment("step", shell)
     assert (environment["AWS_CA_BUNDLE"], environment["CELEBDIT_WORK_DIR"]) == (str(tmp_path / "ca.pem"), str(tmp_path / "work"))
     assert (environment["KUBECONFIG"], environment["TMPDIR"]) == (f"{tmp_path}/a:/b", str(tmp_path / "odd:name"))

@@ -56,7 +56,7 @@ needs_filter = pytest.mark.skipif(
 
 @needs_filter
 @pytest.mark.parametrize("user", ["the own user", "another user"])
-def test_a_confined_process_opens_nothing_and_reaches_nobody(user: str) -> None:
+def test_a_confined_process_opens_nothing_and_reaches_no_process(user: str) -> None:
     other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if user == "another user" else []
     if other and os.getuid() != 0:
         pytest.skip("only root can become another user")

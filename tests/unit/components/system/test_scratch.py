@@ -1,4 +1,4 @@
-"""Temporary folders: removed at the end, also those of processes that were killed, and nobody else's."""
+"""Temporary folders: removed at the end, also those of processes that were killed, and no others."""
 
 import os
 import signal

@@ -114,7 +114,7 @@ def test_any_answer_is_either_understood_or_described(kind: str, odd_server: Fix
         ("no JSON", "find", 75, "not in a valid JSON format"),
     ],
 )
-def test_what_mlflow_refuses_is_said(kind: str, call: str, code: int, reason: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
+def test_what_mlflow_refuses_is_reported(kind: str, call: str, code: int, reason: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
     odd_server.answer_with(ANSWERS[kind])
     error = failure_of(call, odd_server.address, tmp_path)
     assert error is not None
