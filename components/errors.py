@@ -96,7 +96,7 @@ def first_line(error: BaseException, *, max_characters: int = 200) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:max_characters]
 
 
-def shortened(text: str, *, max_characters: int = 100) -> str:
+def shorten(text: str, *, max_characters: int = 100) -> str:
     """Return `text` as an error may quote it: its beginning alone if it is long."""
     return text if len(text) <= max_characters else f"{text[:max_characters]}... ({len(text)} characters)"
 

@@ -4,7 +4,7 @@ Promises: everything that depends on a CELEBDIT_* variable (listed in `component
 entry point, or a command from its `CommandSettings` (`components/command_settings.py`); no other module reads one. Secret values of object
 storage and MLflow are not kept here.
 
-Variables of others stay with those who read them: boto3 and MLflow take AWS_* and MLFLOW_* from the environment of the process themselves
+Variables of other programs stay with the code that reads them: boto3 and MLflow take AWS_* and MLFLOW_* from the environment of the process themselves
 (`storage/client.py` and `tracking/client.py` set or read a few), a rank reads torchrun's RANK and WORLD_SIZE and their local twins
 (`runtime/rank.py`, `runtime/rank_failures.py`), a node of a TrainJob Trainer's PET_* (`runtime/rendezvous.py`), the Kubernetes client
 KUBERNETES_* and KUBECONFIG, kagglehub KAGGLE_*, the container engine's client DOCKER_HOST. A test has the list of the modules that touch
@@ -93,13 +93,13 @@ class Settings:
             BadInput: naming the first variable that is missing or cannot be used, never its value if that may be secret.
         """
         environ = os.environ if environ is None else environ
-        store_uri = _required(environ, STORE, "the S3 location for datasets and runs, like s3://bucket/prefix").rstrip("/")
+        store_uri = _require(environ, STORE, "the S3 location for datasets and runs, like s3://bucket/prefix").rstrip("/")
         if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri:
             raise BadInput(
                 f"{STORE} is not an S3 location",
                 hint=f"set {STORE}=s3://bucket/prefix: a bucket of 3 to 63 of a-z, 0-9, '.' and '-', a prefix of letters, digits and '._-'",
             )
-        mlflow_uri = _required(environ, MLFLOW, "the address of the MLflow server")
+        mlflow_uri = _require(environ, MLFLOW, "the address of the MLflow server")
         if has_credentials(mlflow_uri):
             raise BadInput(f"{MLFLOW} contains credentials", hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
         if not is_server_url(mlflow_uri):
@@ -109,7 +109,7 @@ class Settings:
         for name in (S3_ENDPOINT_FIRST, S3_ENDPOINT):
             if has_credentials(environ.get(name, "")):
                 raise BadInput(f"{name} contains credentials", hint=f"set {CREDENTIALS[0]} and {CREDENTIALS[1]} instead")
-        run_id = _required(environ, RUN_ID, "the identity of the pipeline run") if in_run else environ.get(RUN_ID) or None
+        run_id = _require(environ, RUN_ID, "the identity of the pipeline run") if in_run else environ.get(RUN_ID) or None
         kfp_ui = environ.get(KFP_UI, "").rstrip("/")
         return cls(
             store_uri=store_uri,
@@ -220,10 +220,10 @@ def server_token(environ: Mapping[str, str] | None = None) -> str:
     Raises:
         BadInput: if it is not set.
     """
-    return _required(os.environ if environ is None else environ, SERVER_TOKEN, "the token of the embedded MLflow server")
+    return _require(os.environ if environ is None else environ, SERVER_TOKEN, "the token of the embedded MLflow server")
 
 
-def _required(environ: Mapping[str, str], name: str, meaning: str) -> str:
+def _require(environ: Mapping[str, str], name: str, meaning: str) -> str:
     value = environ.get(name, "").strip()
     if not value:
         raise BadInput(f"environment variable {name} is not set", hint=f"it is {meaning}")

@@ -16,7 +16,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from components.errors import BadInput, shortened
+from components.errors import BadInput, shorten
 
 _PRESETS = files("pipeline") / "presets"
 _BASES = _PRESETS / "base"
@@ -65,7 +65,7 @@ def read_layers(preset_or_file: str) -> list[dict[str, Any]]:
         if base is None:
             return layers
         if not isinstance(base, str):
-            raise BadInput(f"base of {source.name} is {shortened(repr(base))}", hint='write base = "NAME", a preset or a file')
+            raise BadInput(f"base of {source.name} is {shorten(repr(base))}", hint='write base = "NAME", a preset or a file')
         following = _find(base, named_by=source)
         chain.append(following)
         if any(following.identity == earlier.identity for earlier in chain[:-1]):
@@ -85,7 +85,7 @@ def parse_override(override: str) -> tuple[list[str], Any]:
         ((part, nested),) = nested.items()
         path.append(part)
     if len(path) < 2 or isinstance(nested, dict):
-        raise BadInput(f"{shortened(repr(override))} is not an override", hint="write section.key=value, like training.total_steps=1000")
+        raise BadInput(f"{shorten(repr(override))} is not an override", hint="write section.key=value, like training.total_steps=1000")
     if not text.strip():
         return path, None
     try:
@@ -93,7 +93,7 @@ def parse_override(override: str) -> tuple[list[str], Any]:
     except tomllib.TOMLDecodeError:
         return path, text.strip()
     except ValueError as error:
-        raise BadInput(f"{shortened(name)}: its value cannot be read: {error}") from error
+        raise BadInput(f"{shorten(name)}: its value cannot be read: {error}") from error
     return path, parsed["value"] if len(parsed) == 1 else text.strip()
 
 
@@ -137,7 +137,7 @@ def _find(name: str, *, named_by: _Source | None = None) -> _Source:
     known = preset_names() if named_by is None else sorted({*preset_names(), *_names(_BASES)})
     near = difflib.get_close_matches(name[:100], known, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    subject = shortened(repr(name)) if named_by is None else f"base {shortened(repr(name))} of {named_by.name}"
+    subject = shorten(repr(name)) if named_by is None else f"base {shorten(repr(name))} of {named_by.name}"
     raise BadInput(f"{subject} is neither a preset nor a file", hint=f"{guess}presets: {', '.join(known)}")
 
 
@@ -151,11 +151,11 @@ def _read_file(path: Path) -> str:
     except FileNotFoundError as error:
         raise BadInput(f"{path} does not exist", hint=f"name a TOML file, or one of the presets {', '.join(preset_names())}") from error
     except OSError as error:
-        raise BadInput(f"{shortened(str(path))} cannot be read: {error.strerror}") from error
+        raise BadInput(f"{shorten(str(path))} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not a UTF-8 text") from error
     except ValueError as error:
-        raise BadInput(f"{shortened(repr(str(path)))} cannot be read: {error}") from error
+        raise BadInput(f"{shorten(repr(str(path)))} cannot be read: {error}") from error
 
 
 def _names(folder: Traversable) -> list[str]:

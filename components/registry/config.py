@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from components.errors import BadInput, shortened
+from components.errors import BadInput, shorten
 from model.frozen_config import FrozenConfig, TextForm
 
 _FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
@@ -19,7 +19,7 @@ def check_model_name(name: str) -> str:
     """
     if not re.fullmatch(_FORM, name):
         raise BadInput(
-            f"{shortened(repr(name))} cannot be the name of a model",
+            f"{shorten(repr(name))} cannot be the name of a model",
             hint="use up to 128 letters, digits, _, . and -, like celebdit-faces",
         )
     return name

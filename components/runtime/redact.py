@@ -2,7 +2,7 @@
 
 Promises: `redact` replaces the value of every known secret variable, credentials inside URLs and AWS signatures, wherever they stand in a
 text. It knows values from the environment it is given, so it must be made at the entry point. Which of our variables are secret is in
-`components/environment.py`; those of others are recognised by their names.
+`components/environment.py`; those of other programs are recognised by their names.
 """
 
 import os

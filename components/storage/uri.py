@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from components.errors import BadInput, shortened
+from components.errors import BadInput, shorten
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@+-]*")
 _LOCATION = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.DOTALL)
@@ -55,7 +55,7 @@ class StoreUri:
     def __truediv__(self, segment: str) -> "StoreUri":
         if not _SEGMENT.fullmatch(segment) or len(segment) > _LONGEST_SEGMENT:
             raise BadInput(
-                f"{shortened(repr(segment))} cannot be part of an object key",
+                f"{shorten(repr(segment))} cannot be part of an object key",
                 hint=f"use at most {_LONGEST_SEGMENT} letters, digits and . _ = @ + -, starting with a letter or digit",
             )
         return StoreUri(self.bucket, f"{self.key}/{segment}" if self.key else segment)

@@ -1,6 +1,6 @@
-"""Tells errors of others from our own: what the operating system refuses, and what a library raises on an answer that it cannot read.
+"""Distinguish errors of the operating system, and of a library that cannot read an answer, from errors of this code.
 
-Promises: pure functions of the error; an error of our own code is never explained away. `os_failure` is for the places where a command or a
+Promises: pure functions of the error; an internal error is never explained away. `os_failure` is for the places where a command or a
 step ends, `was_raised_in` for the two places where the answers of servers are read (`storage/faults.py`, `tracking/mlflow_errors.py`).
 """
 

@@ -1,7 +1,7 @@
 """Folders that only this user can enter.
 
 Promises: a private folder belongs to this user and has mode 0700, also one that was made earlier with another mode; what cannot be made
-private is refused; a folder with files of others in it is not changed.
+private is refused; a folder with other files in it is not changed.
 """
 
 import os
@@ -15,7 +15,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def private_folder(folder: Path, *, ours: Collection[str], hint: str) -> None:
-    """Make `folder` with mode 0700, or take the rights of others away from it and from the entries in it that are called like `ours`.
+    """Make `folder` with mode 0700, or take the rights of other users away from it and from the entries in it that are named in `ours`.
 
     Raises:
         BadInput: with `hint`, if it cannot be written, belongs to another user, lies on a file system that keeps no modes, or is open to
@@ -39,7 +39,7 @@ def private_folder(folder: Path, *, ours: Collection[str], hint: str) -> None:
 
 
 def _close(entry: Path) -> None:
-    """Take the rights of others away from a file or a folder of this user: a process may have its working directory below it."""
+    """Take the rights of other users away from a file or a folder of this user: a process may have its working directory below it."""
     status = entry.lstat()
     if (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)) and status.st_mode & _OTHERS and status.st_uid == os.geteuid():
         entry.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS)
