@@ -1,60 +1,20 @@
 """The journal: nothing lost, nothing twice, whatever fails in between."""
 
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from celebdit_testing.http_server import answering
-from celebdit_testing.waiting import wait_until
+from celebdit_testing.metric_store import MetricStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.settings import Settings
-from components.tracking.delivery import Delivery
-from components.tracking.journal import MARK_FILE, Attachment, Journal, LoggedImage
+from components.tracking.journal import MARK_FILE, Journal
 from components.tracking.metric_points import Point, missing_points
-from components.train.reporting.destination import MlflowDestination
-
-
-class Server:
-    """A metric store that can be unavailable, and that keeps every point it receives."""
-
-    def __init__(self) -> None:
-        self.points: list[Point] = []
-        self.images: list[tuple[str, int]] = []
-        self.files: dict[str, str] = {}
-        self.unavailable = False
-        self.fails_after_sending = False
-
-    def logged_steps(self, key: str) -> set[int]:
-        self._answer()
-        return {point.step for point in self.points if point.key == key}
-
-    def log_metrics(self, points: list[Point]) -> None:
-        self._answer()
-        self.points += points
-        if self.fails_after_sending:
-            raise ConnectionError("the answer was lost")
-
-    def log_image(self, image: LoggedImage, pixels: np.ndarray) -> None:
-        self._answer()
-        if (image.key, image.step) not in self.images:
-            self.images.append((image.key, image.step))
-
-    def log_file(self, attachment: Attachment, path: Path) -> None:
-        self._answer()
-        self.files[attachment.artifact] = path.read_text()
-
-    def _answer(self) -> None:
-        if self.unavailable:
-            raise ConnectionError("unavailable")
 
 
 def test_a_recorded_metric_arrives_once_with_its_own_time(tmp_path: Path) -> None:
-    journal, server = Journal(tmp_path), Server()
+    journal, server = Journal(tmp_path), MetricStore()
     journal.add_metrics(10, {"train/loss": 0.5, "train/lr": 1e-3})
     journal.add_image(10, "samples/ema_grid", np.zeros((4, 4, 3), np.uint8))
     first_ms = journal.pending_entries()[0][0].timestamp_ms
@@ -68,7 +28,7 @@ def test_a_recorded_metric_arrives_once_with_its_own_time(tmp_path: Path) -> Non
 
 
 def test_nothing_is_lost_while_the_server_is_unavailable(tmp_path: Path) -> None:
-    journal, server = Journal(tmp_path), Server()
+    journal, server = Journal(tmp_path), MetricStore()
     server.unavailable = True
     for step in range(5):
         journal.add_metrics(step, {"a": float(step)})
@@ -80,7 +40,7 @@ def test_nothing_is_lost_while_the_server_is_unavailable(tmp_path: Path) -> None
 
 
 def test_an_answer_that_was_lost_does_not_double_points(tmp_path: Path) -> None:
-    journal, server = Journal(tmp_path), Server()
+    journal, server = Journal(tmp_path), MetricStore()
     journal.add_metrics(1, {"a": 1.0})
     server.fails_after_sending = True
     with pytest.raises(ConnectionError):
@@ -91,7 +51,7 @@ def test_an_answer_that_was_lost_does_not_double_points(tmp_path: Path) -> None:
 
 
 def test_a_resumed_attempt_that_repeats_steps_adds_nothing(tmp_path: Path) -> None:
-    server = Server()
+    server = MetricStore()
     first, second = Journal(tmp_path / "first"), Journal(tmp_path / "second")
     for step in range(10):
         first.add_metrics(step, {"a": float(step)})
@@ -105,7 +65,7 @@ def test_a_resumed_attempt_that_repeats_steps_adds_nothing(tmp_path: Path) -> No
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from(["record", "deliver", "outage", "recovery", "lose", "restart"]), max_size=40))
 def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_factory: pytest.TempPathFactory, actions: list[str]) -> None:
-    folder, server, step = tmp_path_factory.mktemp("journal"), Server(), 0
+    folder, server, step = tmp_path_factory.mktemp("journal"), MetricStore(), 0
     journal = Journal(folder)
     for action in [*actions, "recovery", "deliver"]:
         match action:
@@ -129,7 +89,7 @@ def test_any_order_of_failures_and_restarts_ends_with_each_point_once(tmp_path_f
 
 
 def test_an_incomplete_last_line_is_skipped_until_it_is_complete(tmp_path: Path) -> None:
-    journal, server = Journal(tmp_path), Server()
+    journal, server = Journal(tmp_path), MetricStore()
     journal.add_metrics(1, {"a": 1.0})
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"metric": "a", "st')
@@ -142,52 +102,10 @@ def test_an_incomplete_last_line_is_skipped_until_it_is_complete(tmp_path: Path)
 
 
 def test_a_file_arrives_under_its_artifact_path(tmp_path: Path) -> None:
-    journal, server = Journal(tmp_path), Server()
+    journal, server = Journal(tmp_path), MetricStore()
     journal.add_file("profile/step-10.json", lambda path: path.write_text("trace") and None)
     journal.deliver(server)
     assert server.files == {"profile/step-10.json": "trace"}
-
-
-def test_the_background_delivery_reports_an_outage_once_and_catches_up(tmp_path: Path) -> None:
-    journal, server, troubles = Journal(tmp_path), Server(), []
-    server.unavailable = True
-    delivery = Delivery(journal, lambda: server, on_outage=troubles.append, every_s=0.01)
-    for step in range(20):
-        journal.add_metrics(step, {"a": 1.0})
-    while not troubles:
-        pass
-    server.unavailable = False
-    assert delivery.close(within_s=30.0)
-    assert len(troubles) == 1
-    assert len(server.points) == 20
-
-
-def test_closing_during_an_outage_reports_it_and_keeps_everything(tmp_path: Path) -> None:
-    journal, server = Journal(tmp_path), Server()
-    server.unavailable = True
-    delivery = Delivery(journal, lambda: server, on_outage=lambda error: None, every_s=0.01)
-    journal.add_metrics(1, {"a": 1.0})
-    assert not delivery.close(within_s=30.0)
-    assert len(journal.pending_entries()[0]) == 1
-
-
-def test_closing_waits_no_longer_than_asked_for_a_server_that_does_not_answer(tmp_path: Path) -> None:
-    answer = threading.Event()
-
-    class Hanging(Server):
-        def _answer(self) -> None:
-            stop_requested.set()
-            answer.wait()
-
-    journal, server, stop_requested = Journal(tmp_path), Hanging(), threading.Event()
-    delivery = Delivery(journal, lambda: server, on_outage=lambda error: None, every_s=0.01)
-    journal.add_metrics(1, {"a": 1.0})
-    assert stop_requested.wait(30.0)
-    began_s = time.monotonic()
-    assert not delivery.close(within_s=0.2)
-    assert time.monotonic() - began_s < 5.0
-    assert len(journal.pending_entries()[0]) == 1
-    answer.set()
 
 
 def test_points_are_deduplicated_by_key_and_step() -> None:
@@ -196,7 +114,7 @@ def test_points_are_deduplicated_by_key_and_step() -> None:
 
 
 def test_what_was_uploaded_to_a_run_that_is_gone_is_uploaded_to_the_next(tmp_path: Path) -> None:
-    journal, first, second = Journal(tmp_path), Server(), Server()
+    journal, first, second = Journal(tmp_path), MetricStore(), MetricStore()
     journal.set_receiver("first")
     journal.add_metrics(1, {"a": 1.0})
     journal.deliver(first)
@@ -211,7 +129,7 @@ def test_what_was_uploaded_to_a_run_that_is_gone_is_uploaded_to_the_next(tmp_pat
 
 
 def test_an_image_that_was_lost_on_disk_does_not_stop_the_entries_after_it(tmp_path: Path) -> None:
-    journal, server = Journal(tmp_path), Server()
+    journal, server = Journal(tmp_path), MetricStore()
     for step in (1, 2, 3):
         journal.add_image(step, "a", np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "a-000000001.png").unlink()
@@ -230,23 +148,3 @@ def test_a_damaged_mark_means_that_nothing_was_uploaded_yet(tmp_path: Path, mark
     assert len(entries) == 1
     journal.set_mark(end)
     assert journal.mark == end > 0
-
-
-@pytest.mark.parametrize(("status", "delay_s"), [(413, 0.0), (200, 120.0)])
-def test_an_mlflow_that_refuses_or_hangs_costs_training_nothing_and_loses_nothing(status: int, delay_s: float, tmp_path: Path) -> None:
-    journal, outages = Journal(tmp_path), list[Exception]()
-    journal.add_metrics(1, {"loss": 0.5})
-    with answering() as server:
-        server.answer_with(f"HTTP/1.1 {status} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode(), delay_s=delay_s)
-        environment = {"CELEBDIT_STORE": "s3://bucket/x", "CELEBDIT_RUN_ID": "r1", "MLFLOW_TRACKING_URI": server.address}
-        settings = Settings.from_environment(environment)
-        delivery = Delivery(journal, lambda: MlflowDestination(settings, "0123456789abcdef"), on_outage=outages.append, every_s=0.01)
-        wait_until(lambda: bool(server.requests), timeout_s=30)
-        began_s = time.monotonic()
-        journal.add_metrics(2, {"loss": 0.4})
-        assert time.monotonic() - began_s < 0.5, "recording waits for nothing"
-        assert not delivery.close(within_s=1.0)
-        assert time.monotonic() - began_s < 3
-        assert server.requests
-    assert (status != 413) or "413" in str(outages[0])
-    assert len(journal.pending_entries()[0]) == 2
