@@ -228,10 +228,6 @@ class Tracking:
         """Return the address of MLflow's charts and images of several runs side by side."""
         return f"{self.settings.mlflow_uri}/{runs_page(run_ids, experiment_id)}"
 
-    def child_runs(self, parent_run_id: str) -> list[Run]:
-        """Return the step runs below a pipeline's run."""
-        return self.search_runs({_PARENT: parent_run_id})
-
     def _origin(self) -> dict[str, str]:
         settings = self.settings
         tags = {

@@ -15,7 +15,6 @@ from components.system.user import user_name
 from pipeline.session import git_commit
 
 REPOSITORY = Path(__file__).parents[3]
-ODD_NAMES = ["a b", "it's", "100%20", "what?", "a#b", "größe", "semi;colon $HOME"]
 
 
 def interpreter_in(folder: Path) -> Path:
