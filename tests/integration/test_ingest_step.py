@@ -27,6 +27,7 @@ from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import DigestMismatch, ObjectStore, StoreUri
 from components.stores.dataset_cache import fetch_pack
+from components.system.disk import DiskFull
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_a_full_disk_is_reported_as_a_full_disk(context: StepContext, archive: P
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
     try:
-        with pytest.raises(DataRefused, match="cannot be written: ") as refused:
+        with pytest.raises(DiskFull, match="is full, the dataset cannot be written") as refused:
             run(config(archive), context)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
