@@ -39,6 +39,8 @@ def check_clock(store: ObjectStore, prefix: StoreUri) -> str:
         theirs = parsedate_to_datetime(headers["date"])
     except (KeyError, ValueError):
         return "not compared, object storage sends no date"
+    if theirs.tzinfo is None:  # "-0000", or two dates in one header: one of the server and one of a proxy. HTTP's dates are in UTC
+        theirs = theirs.replace(tzinfo=UTC)
     off = now - theirs
     if abs(off) > _TOLERANCE:
         direction = "ahead" if off > timedelta() else "behind"

@@ -2,10 +2,12 @@
 
 import sys
 import time
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 from celebdit_testing.faults import fault_proxy
+from celebdit_testing.http_server import Handler, serving
 from celebdit_testing.small_disks import cannot_mount, on_small_disk
 from celebdit_testing.steps import step_context
 
@@ -30,6 +32,32 @@ def test_a_wrong_clock_is_reported_within_seconds(tmp_path: Path, rclone_endpoin
         assert proxy.requests, "object storage was asked"
     assert refused.value.hint is not None
     assert "set the clock" in refused.value.hint
+
+
+@pytest.mark.parametrize("dates", [["{0} GMT", "{0} GMT"], ["{0} -0000"], ["{0}"]])
+@pytest.mark.parametrize(("ahead_s", "said"), [(0.0, "within "), (_DAY_S, "behind")])
+def test_a_date_without_a_zone_or_beside_that_of_a_proxy_is_in_utc(
+    monkeypatch: pytest.MonkeyPatch, dates: list[str], ahead_s: float, said: str
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    asked = []
+
+    class DatedHandler(Handler):
+        def do_HEAD(self) -> None:  # noqa: N802 - the base class names it so
+            asked.append(self.path)
+            self.send_response_only(200)
+            for date in dates:
+                self.send_header("Date", date.format(formatdate(time.time() + ahead_s).removesuffix(" -0000")))
+            self.end_headers()
+
+    with serving(DatedHandler) as endpoint:
+        try:
+            answer = check_clock(connect(endpoint), StoreUri.parse("s3://bucket/x"))
+        except BadInput as refused:
+            answer = str(refused)
+    assert said in answer
+    assert asked == ["/bucket"]
 
 
 def test_a_clock_that_is_right_is_reported_too(rclone_endpoint: str) -> None:
