@@ -165,6 +165,11 @@ def _handle_signals() -> None:
 
 def _from_click(error: click.ClickException) -> CelebditError:
     command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "celebdit"
+    if isinstance(error, click.exceptions.NoArgsIsHelpError) and error.ctx:
+        # Its message is the whole help, laid out for a terminal.
+        group = error.ctx.command
+        names = ", ".join(group.list_commands(error.ctx)) if isinstance(group, click.Group) else ""
+        return BadInput(f"{command} needs a command: {names}", hint=f"see {command} --help")
     return BadInput(" ".join(error.format_message().split()), hint=f"see {command} --help")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pipeline.cli import cli
+from pipeline.cli import cli, main
 from pipeline.config import load_config
 
 
@@ -63,3 +63,14 @@ def test_every_help_page_ends_with_an_example_that_parses(path: tuple[str, ...])
 def test_every_option_has_a_help_text(path: tuple[str, ...]) -> None:
     command = command_at(path).command
     assert [option.name for option in command.params if isinstance(option, click.Option) and not option.help] == []
+
+
+@pytest.mark.parametrize("group", [[], ["models"], ["services"], ["config"]])
+def test_a_command_that_is_missing_is_asked_for_in_one_line(group: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(group)
+    assert ended.value.code == 2
+    name = " ".join(["celebdit", *group])
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"celebdit: {name} needs a command: ")
+    assert said[1:] == [f"  see {name} --help"]
