@@ -145,7 +145,17 @@ def test_any_json_is_either_understood_or_described(status: int, body: object, c
 
 @pytest.mark.parametrize(
     "uri",
-    ["./mlruns", "mlruns", "sqlite:///x.db", "file:///tmp/x", "http://[::1", "http://host:port", "databricks", "http://user:p/w@host"],
+    [
+        "./mlruns",
+        "mlruns",
+        "sqlite:///x.db",
+        "file:///tmp/x",
+        "http://[::1",
+        "http://host:port",
+        "http://a b",
+        "databricks",
+        "http://user:p/w@host",
+    ],
 )
 def test_an_address_that_is_no_servers_is_refused_without_a_password_in_it(uri: str) -> None:
     with pytest.raises(BadInput, match=r"MLFLOW_TRACKING_URI (is not the URL of a server|contains credentials)") as raised:
