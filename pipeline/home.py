@@ -25,8 +25,12 @@ def make_home(home: Path) -> None:
     """Make the folder, or close an older one to other users.
 
     Raises:
-        BadInput: if it cannot be written or cannot be made private.
+        BadInput: if it cannot be written, cannot be made private, or has a name that is no UTF-8, in which reports are written.
     """
+    try:
+        str(home.absolute()).encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{home.absolute()} is not a name in UTF-8", hint="choose another folder with --home or CELEBDIT_HOME") from None
     private_folder(home, ours=_OURS, hint="choose another folder with --home or CELEBDIT_HOME, or take its rights away: chmod go-rwx")
     try:
         ignore = home / ".gitignore"

@@ -227,3 +227,12 @@ def test_a_clock_that_jumps_changes_neither_progress_nor_waiting(tmp_path: Path)
     reported = [event.facts["done"] for event in EventReader(tmp_path / "events.jsonl").read()]
     assert reported[-1] == 10
     assert len(reported) > 3, "a clock that went back does not silence the step"
+
+
+def test_a_home_that_is_not_utf_8_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    home = os.fsencode(tmp_path) + b"/\xff\xfe"
+    done = subprocess.run([*COMMAND, "services", "up", b"--home", home], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "is not a name in UTF-8" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
