@@ -21,6 +21,7 @@ from components.errors import BadInput
 from components.runtime.context import StepContext
 from components.runtime.events import Events
 from components.settings import Settings
+from components.system.child_environment import compiler_caches
 from pipeline.embedded_environment import without_servers
 from pipeline.home import make_home
 from pipeline.services import Endpoints, Services
@@ -46,13 +47,15 @@ class Session:
     ) -> dict[str, str]:
         """Wait until the embedded servers answer, and return the environment for the processes of run `run_id`, or of no run."""
         inherited = dict(os.environ) if self.services is None else without_servers(os.environ)
+        work_dir = self.home.absolute() / "work"
         environment = {
             # We write no pickle; this keeps torch from unpickling a file from elsewhere.
             "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
             "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "PYTHONUNBUFFERED": "1",
-            WORK_DIR: str(self.home.absolute() / "work"),
+            WORK_DIR: str(work_dir),
+            **compiler_caches(work_dir),  # this process samples, too
             **_set({GIT_COMMIT: git_commit()}),
             **{name: value for name, value in inherited.items() if name not in (RUN_ID, PRESET)},
             **_set({RUN_ID: run_id, PRESET: preset}),

@@ -28,7 +28,7 @@ from components.runtime.agent_report import (
 from components.runtime.rank_failures import FAILURES, RUN_AGAIN, failed_processes, first_failure, raise_if_preempted
 from components.runtime.rendezvous import NODE_TIMEOUT_S, Nodes, single_machine
 from components.runtime.signal_flag import SignalFlag
-from components.system.child_environment import child_environment
+from components.system.child_environment import child_environment, compiler_caches
 from components.system.disk import RUN_BYTES, DiskFull, free_bytes
 from components.system.process import spawn, stop
 from components.system.python_process import python_command
@@ -73,7 +73,7 @@ def launch(
     for folder in (failures, logs):
         shutil.rmtree(folder, ignore_errors=True)
     environment = {
-        **_compiler_caches(work_dir),
+        **compiler_caches(work_dir),
         **child_environment("rank"),
         **_thread_limits(threads),
         WORK_DIR: str(work_dir),
@@ -149,9 +149,3 @@ def _thread_limits(threads: int) -> dict[str, str]:
     """Limit every numeric library of a process to `threads`, and let idle threads sleep, so that ranks do not compete for cores."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {**{name: str(threads) for name in names}, "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-
-
-def _compiler_caches(work_dir: Path) -> dict[str, str]:
-    """Return where torch keeps the kernels that it compiled: by default in folders below /tmp with names that other users can guess."""
-    caches = work_dir / "compiled"
-    return {"TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton")}

@@ -8,6 +8,7 @@ absolute paths are kept. File names are made absolute, because children run in o
 import os
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Literal
 
 from components.environment import (
@@ -88,6 +89,12 @@ _PATHS = (
     *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"),
 )
 _LISTS_OF_PATHS = ("KUBECONFIG", "SSL_CERT_DIR")
+
+
+def compiler_caches(work_dir: Path) -> dict[str, str]:
+    """Return where torch keeps the kernels that it compiled: by default in folders below /tmp with names that other users can guess."""
+    caches = work_dir / "compiled"
+    return {"TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton")}
 
 
 def child_environment(kind: Kind, environment: Mapping[str, str] | None = None, **more: str) -> dict[str, str]:

@@ -236,3 +236,16 @@ def test_a_home_that_is_not_utf_8_is_refused_before_anything_starts(tmp_path: Pa
     assert "is not a name in UTF-8" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_samples_leaves_nothing_under_a_name_that_others_can_guess(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from pipeline.session import Session; Session(Path(sys.argv[1]), None).context()"
+    code += "; import torch._dynamo.package, os; print(os.listdir(os.environ['TMPDIR']))"
+    (tmp_path / "tmp").mkdir()
+    servers = {"CELEBDIT_STORE": "s3://bucket/x", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    environment = {**os.environ, **servers, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(REPOSITORY)}
+    environment = {name: value for name, value in environment.items() if name not in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
+    command = [sys.executable, "-c", code, str(tmp_path / "home")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "home" / "work" / "compiled" / "inductor").is_dir(), "torch made the folder of its cache"
