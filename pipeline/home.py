@@ -30,7 +30,8 @@ def make_home(home: Path) -> None:
     try:
         str(home.absolute()).encode()
     except UnicodeEncodeError:
-        raise BadInput(f"{home.absolute()} is not a name in UTF-8", hint="choose another folder with --home or CELEBDIT_HOME") from None
+        hint = "choose another folder with --home or CELEBDIT_HOME, or a UTF-8 locale"
+        raise BadInput(f"{home.absolute()} cannot be read as UTF-8", hint=hint) from None
     private_folder(home, ours=_OURS, hint="choose another folder with --home or CELEBDIT_HOME, or take its rights away: chmod go-rwx")
     try:
         ignore = home / ".gitignore"

@@ -233,7 +233,7 @@ def test_a_home_that_is_not_utf_8_is_refused_before_anything_starts(tmp_path: Pa
     home = os.fsencode(tmp_path) + b"/\xff\xfe"
     done = subprocess.run([*COMMAND, "services", "up", b"--home", home], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2, done.stderr
-    assert "is not a name in UTF-8" in done.stderr
+    assert "cannot be read as UTF-8" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
