@@ -15,6 +15,7 @@ from components.errors import BadInput, DataRefused, TrackingRefused
 from components.manifests import EvaluationReport
 from components.reports.flatten import flatten
 from components.reports.image_grid import SAMPLE_GRID_KEY
+from components.system.disk import require_writable
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, print_line
@@ -56,6 +57,7 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
         raise BadInput(f"compare needs {_FEWEST} to {_MOST} different runs, got {len(set(runs))}", hint="see celebdit compare --help")
     if out.suffix != ".png" or not out.absolute().parent.is_dir():
         raise BadInput(f"--out {out} cannot be written", hint="give a .png file in an existing folder")
+    require_writable(out.absolute().parent, advice="choose another place with --out", room_bytes=0)
     with open_session(home) as session:
         context = session.context()
         training_runs = [_training_run(name, context) for name in runs]

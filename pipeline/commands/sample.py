@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from components.errors import BadInput
 from components.runtime.context import describe
 from components.runtime.events import Event
+from components.system.disk import require_writable
 from components.system.own_folder import partial_name
 from model.config import SamplingConfig
 from model.sampler_table import SAMPLERS
@@ -194,6 +195,8 @@ def _check_target(target: Path, count: int) -> None:
             )
     elif target.exists() and not target.is_dir():
         raise BadInput(f"{target} is a file and does not end in .png", hint="give a .png file for a grid, or a folder for single images")
+    folder = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.is_dir())
+    require_writable(folder, advice="choose another place with --out", room_bytes=0)
 
 
 def _device(name: str) -> "torch.device":

@@ -249,3 +249,13 @@ def test_a_process_that_samples_leaves_nothing_under_a_name_that_others_can_gues
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)
     assert done.stdout.splitlines()[-1] == "[]"
     assert (tmp_path / "home" / "work" / "compiled" / "inductor").is_dir(), "torch made the folder of its cache"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that nobody can write")
+@pytest.mark.parametrize("command", [["sample", "0" * 16], ["compare", "0" * 16, "1" * 16]])
+def test_a_place_where_no_file_can_be_made_is_refused_before_anything_starts(command: list[str], tmp_path: Path) -> None:
+    line = [*COMMAND, *command, "--out", "/proc/x.png", "--home", str(tmp_path / "home")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "/proc cannot be written" in done.stderr
+    assert not (tmp_path / "home").exists(), "no server was started"
