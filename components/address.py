@@ -16,5 +16,6 @@ def split_url(text: str) -> SplitResult | None:
 def is_server_url(text: str) -> bool:
     """Return whether `text` is the http or https URL of a server."""
     parts = split_url(text)
-    is_url = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname)
-    return is_url and not any(character.isspace() for character in parts.netloc)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        return False
+    return not any(character.isspace() for character in parts.netloc)
