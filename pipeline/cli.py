@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -114,6 +115,7 @@ def _run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; an error is printed."""
     _handle_signals()
     try:
+        _require_current_folder()
         configure_logging(log_level() or logging.WARNING, terminal=True)
         # click's own `main` ends with 1, which means that the gate failed, when any pipe breaks.
         with cli.make_context("celebdit", list(arguments)) as context:
@@ -127,6 +129,14 @@ def _run(arguments: Sequence[str]) -> int:
             discard_stdout()
             return EXIT_OK
         return _print_error(_failure_of(error), arguments)
+
+
+def _require_current_folder() -> None:
+    """Raise BadInput if the current folder was deleted: relative paths, the home's default among them, name nothing then."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise BadInput("the current folder was deleted", hint="change to a folder that exists") from error
 
 
 def _failure_of(error: BaseException) -> Failure:

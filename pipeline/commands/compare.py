@@ -18,7 +18,7 @@ from components.reports.image_grid import SAMPLE_GRID_KEY
 from components.system.disk import require_writable
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, print_json, print_line
+from pipeline.commands.options import OutputPath, home_option, json_option, print_json, print_line
 from pipeline.comparison import (
     Evaluation,
     Row,
@@ -45,7 +45,7 @@ _MOST = 10
 
 @click.command(epilog=example("celebdit compare 53e830b04a95c9d2 906d3557be48d027 --out comparison.png"))
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("comparison.png"), show_default=True, help="PNG file for the samples.")
+@click.option("--out", type=OutputPath(), default=Path("comparison.png"), show_default=True, help="PNG file for the samples.")
 @home_option
 @json_option
 def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None:

@@ -16,6 +16,17 @@ from pipeline.steps import STEPS
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class OutputPath(click.ParamType):
+    """The path of a file or folder to write; an empty one, as of a variable that is not set, is refused."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not str(value):
+            self.fail("the path is empty", param, ctx)
+        return Path(value)
+
+
 def home_option(function: F) -> F:
     """Add `--home`."""
     return click.option(

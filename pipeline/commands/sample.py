@@ -21,7 +21,7 @@ from model.config import SamplingConfig
 from model.sampler_table import SAMPLERS
 from pipeline.commands.guidance import GuidanceRequest, Guide, guidance_options
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, print_json, print_line
+from pipeline.commands.options import OutputPath, home_option, json_option, print_json, print_line
 from pipeline.session import open_session
 from pipeline.view import RunView
 
@@ -95,7 +95,7 @@ def image_options(function: F) -> F:
 @click.argument("source")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutputPath(),
     help="A .png file for one grid, or a folder for single images.  [default: a grid in the current folder]",
 )
 @image_options

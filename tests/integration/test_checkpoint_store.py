@@ -86,6 +86,19 @@ def test_without_an_intact_checkpoint_training_does_not_silently_restart(
             checkpoints.newest(tmp_path / "restored")
 
 
+@pytest.mark.parametrize("damaged", [[10], [10, 20]])
+def test_a_damaged_checkpoint_before_an_intact_one_loses_nothing(
+    checkpoints: CheckpointStore, store: ObjectStore, tmp_path: Path, warnings: list[str], damaged: list[int]
+) -> None:
+    for step in (10, 20, 30):
+        uri = upload(checkpoints, tmp_path, step)
+        if step in damaged:
+            store.put_bytes(uri / "weights.safetensors", b"damaged")
+    assert restored_step(checkpoints, tmp_path, at_most=20) == (None if 20 in damaged else 20)
+    assert not [warning for warning in warnings if "training begins again" in warning]
+    assert restored_step(checkpoints, tmp_path) == 30
+
+
 def test_another_attempt_at_the_same_step_does_not_disturb_the_first(
     checkpoints: CheckpointStore, store: ObjectStore, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -109,6 +110,8 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
         (["ui", "--mlflow-port", "99999"], "not in the range"),
         (["demo", "--home", "/dev/null/x"], "cannot be written"),
         (["config", "show", "nope.toml"], "nope.toml does not exist"),
+        (["sample", "models:/m@champion", "--out", ""], "Invalid value for '--out': the path is empty"),
+        (["compare", "1", "2", "--out", ""], "Invalid value for '--out': the path is empty"),
     ],
 )
 def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
@@ -120,6 +123,20 @@ def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(capsys: pytest.Captur
     assert message in first
     assert len(rest) <= 1
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["services status", "config show smoke", "ingest --source images", "models list"])
+def test_a_deleted_current_folder_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.delenv("CELEBDIT_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    os.chdir(folder)
+    folder.rmdir()
+    code, _, err = run_cli(capsys, *command.split())
+    assert (code, err.splitlines()) == (2, ["celebdit: the current folder was deleted", "  change to a folder that exists"])
 
 
 def test_with_json_an_error_is_one_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:

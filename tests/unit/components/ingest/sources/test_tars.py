@@ -90,6 +90,17 @@ def test_headers_without_end_are_refused_and_cost_this_process_nothing(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before_bytes < 64 * MIB
 
 
+@pytest.mark.parametrize("size_bytes", [512, 10_240, 60 * 2**30])
+def test_an_archive_of_zeros_is_refused_before_it_is_hashed(tmp_path: Path, size_bytes: int) -> None:
+    path = tmp_path / "images.tar"
+    with path.open("wb") as file:
+        file.truncate(size_bytes)
+    begun_s = time.monotonic()
+    with pytest.raises(DataRefused, match="is a tar archive without entries"):
+        open_archive(path, "images.tar")
+    assert time.monotonic() - begun_s < 5
+
+
 def test_an_archive_of_git_and_long_names_are_read(tmp_path: Path) -> None:
     """Each of the headers that are refused above has an honest use."""
     path = tmp_path / "honest.tar"
