@@ -16,7 +16,7 @@ from pipeline.steps import STEPS
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class OutputPath(click.ParamType):
+class OutputPath(click.ParamType[Path]):
     """The path of a file or folder to write; an empty one, as of a variable that is not set, is refused."""
 
     name = "path"
