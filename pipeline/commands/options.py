@@ -16,15 +16,16 @@ from pipeline.steps import STEPS
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class OutputPath(click.ParamType[Path]):
+class OutputPath(click.Path):
     """The path of a file or folder to write; an empty one, as of a variable that is not set, is refused."""
 
-    name = "path"
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value):
             self.fail("the path is empty", param, ctx)
-        return Path(value)
+        return super().convert(value, param, ctx)
 
 
 def home_option(function: F) -> F:
