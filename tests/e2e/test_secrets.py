@@ -12,12 +12,14 @@ from pipeline.services import Services
 pytestmark = pytest.mark.e2e
 
 
-def test_no_secret_is_left_anywhere(watched_first_run: FirstRun, embedded: Services) -> None:
+def test_no_secret_is_left_anywhere(watched_first_run: FirstRun, embedded: Services, tmp_path: Path) -> None:
+    for index in range(48):
+        (tmp_path / f"{index}.jpg").write_bytes(b"not an image")
     secrets = {value.encode() for value in PLANTED.values() if value}
     secrets |= {embedded.wait().environment[name].encode() for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_TOKEN")}
     ran, watch = watched_first_run.finished, CommandLines()
     watch.start()
-    failed = celebdit("run", "smoke", "data.min_images=999", home=embedded.home, **PLANTED)
+    failed = celebdit("run", "smoke", f"data.source={tmp_path}", home=embedded.home, **PLANTED)
     command_lines = watched_first_run.command_lines + watch.stop()
     assert (ran.code, failed.code) == (0, 3), ran.err + failed.err
     files = contents(embedded.home)
