@@ -1,6 +1,7 @@
 """Fixtures that several packages share: S3 servers, the embedded pair of servers, and the environment that reaches them."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 for variable in ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "CELEBDIT_HOME", "MLFLOW_RUN_ID", "CELEBDIT_EVENTS"):
     os.environ.pop(variable, None)
+# A shell that starts the tests in the background ignores these signals for them, and so would every command that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
