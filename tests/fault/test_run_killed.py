@@ -100,7 +100,7 @@ def test_killed_in_every_step_it_leaves_no_process_and_the_next_run_goes_on(embe
         "ingest": ("components.ingest.decoding.decoder", has("ingest", "started")),
         "train": ("components.train.worker", has("train", "progress")),
         "evaluate": ("components.evaluate.worker", has("evaluate", "started")),
-        "register": ("mlflow", has("register", "started")),
+        "register": ("components.serving.server", has("register", "started")),
     }
     killed = []
     for step, (running, ready) in moments.items():
