@@ -68,11 +68,7 @@ class Agreement:
 
     def __init__(self, world: World, *, timeout_s: float) -> None:
         self._world = world
-        self._group: dist.ProcessGroup | None = None
-        if world.size > 1:
-            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-            assert isinstance(group, dist.ProcessGroup), "every rank is a member"
-            self._group = group
+        self._group = _host_group(world, timeout_s)
         self._pending: tuple[dist.Work, Tensor] | None = None
         self._agreed = False
 
@@ -122,11 +118,7 @@ class HostGroup:
     def __init__(self, world: World, *, timeout_s: float) -> None:
         """Every rank creates it at the same place."""
         self._world = world
-        self._group: dist.ProcessGroup | None = None
-        if world.size > 1:
-            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-            assert isinstance(group, dist.ProcessGroup), "every rank is a member"
-            self._group = group
+        self._group = _host_group(world, timeout_s)
 
     def wait_for_all_ranks(self) -> None:
         """Wait until every rank has called this."""
@@ -163,3 +155,12 @@ def gather_rows(rows: Tensor, world: World) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(world.size)]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
+
+
+def _host_group(world: World, timeout_s: float) -> dist.ProcessGroup | None:
+    """Return a new group of all ranks that communicates on the host, or None for one rank; every rank creates it at the same place."""
+    if world.size == 1:
+        return None
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    assert isinstance(group, dist.ProcessGroup), "every rank is a member"
+    return group

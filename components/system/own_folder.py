@@ -25,23 +25,21 @@ def own_folder(parent: Path, name: str) -> Iterator[Path]:
         folder = parent / f"{name}-{uuid.uuid4().hex[:12]}"
         owner = folder.with_name(folder.name + _LOCK_SUFFIX)
         with try_lock(owner) as held:
-            if not held or not owner.exists():  # another process took it for a leftover before it was locked
+            if not held:  # another process took it for a leftover before it was locked
                 continue
             folder.mkdir()
             try:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-                owner.unlink(missing_ok=True)
             return
 
 
 def _remove_leftovers(parent: Path) -> None:
     for owner in parent.glob(f"*{_LOCK_SUFFIX}"):
         with try_lock(owner) as is_left:
-            if is_left:
+            if is_left:  # the file of the lock goes with the lock
                 shutil.rmtree(owner.with_name(owner.name.removesuffix(_LOCK_SUFFIX)), ignore_errors=True)
-                owner.unlink(missing_ok=True)
 
 
 def partial_name(path: Path) -> Path:

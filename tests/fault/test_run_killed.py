@@ -13,6 +13,7 @@ import pytest
 from celebdit_testing.command import COMMAND
 from celebdit_testing.waiting import wait_until
 from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
 
 from components.environment import LIFELINE
 from components.errors import TemporaryFailure
@@ -90,6 +91,13 @@ def marked(folder: Path) -> int:
     return count
 
 
+def mlflow_runs(embedded: Services, folder: Path) -> list[MlflowRun]:
+    """Return the runs in MLflow that belong to the pipeline run in `folder`."""
+    client = MlflowClient(embedded.wait().mlflow_url)
+    experiment = client.get_experiment_by_name("celebdit")
+    return list(client.search_runs([experiment.experiment_id], f"tags.`celebdit.pipeline_run` = '{folder.name}'"))
+
+
 def has(step: str, kind: str) -> Callable[[Run], bool]:
     return lambda run: any(event["step"] == step and event["kind"] == kind for event in run.events())
 
@@ -117,8 +125,7 @@ def test_killed_in_every_step_it_leaves_no_process_and_the_next_run_goes_on(embe
     assert json.loads(out)["model"]["version"] == "1"
     experiment = client.get_experiment_by_name("celebdit")
     for run in killed:
-        found = client.search_runs([experiment.experiment_id], f"tags.`celebdit.pipeline_run` = '{run.folder.name}'")
-        statuses = {child.data.tags.get("celebdit.step", "pipeline"): child.info.status for child in found}
+        statuses = {child.data.tags.get("celebdit.step", "pipeline"): child.info.status for child in mlflow_runs(embedded, run.folder)}
         assert statuses.pop("train", "FINISHED") == "FINISHED", "one MLflow run for all attempts, which the last one finished"
         assert statuses["pipeline"] == "KILLED"
         assert set(statuses.values()) <= {"KILLED", "FINISHED"}
@@ -159,12 +166,10 @@ def test_a_closed_terminal_stops_a_run_as_sigterm_does(embedded: Services) -> No
     assert process.wait(90) == 130
     assert marked(folder) == 0
     assert not (folder / "open.json").exists(), "it closed the run itself"
-    client = MlflowClient(embedded.wait().mlflow_url)
-    experiment = client.get_experiment_by_name("celebdit")
-    found = client.search_runs([experiment.experiment_id], f"tags.`celebdit.pipeline_run` = '{folder.name}'")
-    assert {run.data.tags.get("celebdit.step", "pipeline"): run.info.status for run in found}["train"] == "KILLED"
-    assert {run.info.status for run in found} <= {"KILLED", "FINISHED"}
-    key = next(run.data.tags["celebdit.run_key"] for run in found if "celebdit.run_key" in run.data.tags)
+    step_runs = mlflow_runs(embedded, folder)
+    assert {run.data.tags.get("celebdit.step", "pipeline"): run.info.status for run in step_runs}["train"] == "KILLED"
+    assert {run.info.status for run in step_runs} <= {"KILLED", "FINISHED"}
+    key = next(run.data.tags["celebdit.run_key"] for run in step_runs if "celebdit.run_key" in run.data.tags)
     assert list(home.glob(f"s3/celebdit/main/runs/{key}/checkpoints/*/*/COMMIT.json")), "the step had time to save"
 
 
@@ -180,8 +185,6 @@ def test_a_killed_runner_is_reported_and_the_command_closes_the_run(embedded: Se
     assert "the local pipeline runner ended with status 137" in run.output()
     assert marked(run.folder) == 0
     assert not (run.folder / "open.json").exists()
-    client = MlflowClient(embedded.wait().mlflow_url)
-    experiment = client.get_experiment_by_name("celebdit")
-    found = client.search_runs([experiment.experiment_id], f"tags.`celebdit.pipeline_run` = '{run.folder.name}'")
-    assert "RUNNING" not in {child.info.status for child in found}
-    assert next(child.info.status for child in found if "celebdit.step" not in child.data.tags) == "FAILED"
+    step_runs = mlflow_runs(embedded, run.folder)
+    assert "RUNNING" not in {child.info.status for child in step_runs}
+    assert next(child.info.status for child in step_runs if "celebdit.step" not in child.data.tags) == "FAILED"

@@ -18,7 +18,7 @@ import pytest
 import requests
 from celebdit_testing.browser import browser_page, chromium_or_skip
 from celebdit_testing.command import COMMAND, celebdit, celebdit_here
-from celebdit_testing.strangers import as_stranger, start_stranger
+from celebdit_testing.strangers import STRANGERS_SERVER, as_stranger, bytes_received, start_stranger
 
 from components.errors import TemporaryFailure
 from components.storage import StoreUri
@@ -74,21 +74,6 @@ for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
         except OSError as error:
             tried.append(error.errno)
 print(json.dumps(tried))
-"""
-LISTEN = """
-import socket, sys, threading
-listener = socket.create_server(("127.0.0.1", 0))
-print(listener.getsockname()[1], flush=True)
-heard = []
-def serve():
-    while True:
-        connection, _ = listener.accept()
-        heard.append(connection.recv(9999))
-        connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\n{}")
-        connection.close()
-threading.Thread(target=serve, daemon=True).start()
-sys.stdin.readline()
-print(len(heard), flush=True)
 """
 
 
@@ -178,16 +163,11 @@ def test_a_browser_shows_mlflow_after_the_link_and_not_before(embedded: Services
 
 @pytest.fixture
 def impostor() -> "Iterator[tuple[int, subprocess.Popen[str]]]":
-    """A stranger's server and its port; it counts the requests that it hears."""
-    with start_stranger(LISTEN) as process:
+    """A stranger's server and its port; it counts the bytes that it receives."""
+    with start_stranger(STRANGERS_SERVER, "127.0.0.1", "0") as process:
         assert process.stdout is not None
         yield int(process.stdout.readline()), process
         process.kill()
-
-
-def heard(process: "subprocess.Popen[str]") -> int:
-    out, _ = process.communicate("\n", timeout=20)
-    return int(out)
 
 
 @pytest.fixture
@@ -212,7 +192,7 @@ def test_a_stranger_that_has_the_port_of_our_server_receives_nothing(
     (home / "services.json").write_text(json.dumps({"servers": {"s3": record, "mlflow": record}, "stay": True}))
     with pytest.raises(TemporaryFailure, match=f"what listens at {server.url} is not the s3 server"):
         Services(home).wait()
-    assert heard(process) == 0, "the stranger was asked"
+    assert bytes_received(process) == 0, "the stranger was asked"
 
 
 def test_a_process_that_started_at_another_time_is_not_the_recorded_one(sleeper: "subprocess.Popen[bytes]") -> None:
@@ -227,13 +207,13 @@ def test_a_process_that_started_at_another_time_is_not_the_recorded_one(sleeper:
 def test_a_port_that_a_stranger_has_is_refused_and_starts_nothing(
     tmp_path: Path, impostor: tuple[int, "subprocess.Popen[str]"], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port, process = impostor
+    port, stranger = impostor
     for flag in ("--s3-port", "--mlflow-port"):
         refused = celebdit_here("services", "up", flag, str(port), home=tmp_path / "home", capture=capsys)
         assert refused.code == 2
         assert f"{flag} {port} cannot be used" in refused.err
-    assert heard(process) == 0
-    mine = [found for found in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(found.info["cmdline"] or [])]
+    assert bytes_received(stranger) == 0
+    mine = [process for process in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(process.info["cmdline"] or [])]
     assert mine == []
 
 

@@ -110,11 +110,11 @@ def test_a_run_with_one_checkpoint_alone_begins_again(
     recipe = tiny_recipe(total_steps=2, seed=["one bit", "deleted"].index(kind) + 10 * ["the same", "another"].index(machine) + 100)
     first = run_train(recipe, dataset, context)
     damage(context.store, StoreUri.parse(first.uri) / AVERAGE, kind)
-    there = context if machine == "the same" else step_context("train", tmp_path / "elsewhere", home[1], endpoint=home[2])
-    again = run_train(recipe, dataset, there)
+    machine_context = context if machine == "the same" else step_context("train", tmp_path / "elsewhere", home[1], endpoint=home[2])
+    again = run_train(recipe, dataset, machine_context)
     assert (again.digest, again.uri != first.uri) == (first.digest, True)
-    found = "was only on local disk and is now uploaded" if machine == "the same" else "training begins again at step 0"
-    assert any(found in note for note in notes(there))
+    expected_note = "was only on local disk and is now uploaded" if machine == "the same" else "training begins again at step 0"
+    assert any(expected_note in note for note in notes(machine_context))
 
 
 def test_if_checkpoints_of_several_steps_are_all_damaged_nothing_begins_again(

@@ -306,8 +306,8 @@ def test_an_old_version_lends_its_weights_and_never_its_code(
     old_version: tuple[CheckpointManifest, Path], context: StepContext, tmp_path: Path
 ) -> None:
     checkpoint, marker = old_version
-    found = find_weights("models:/old/1", ema=None, context=context)
-    assert found.generator(torch.device("cpu")).draw(SAMPLING, [0], pass_images=1).shape == (1, 3, 16, 16)
+    weights = find_weights("models:/old/1", ema=None, context=context)
+    assert weights.generator(torch.device("cpu")).draw(SAMPLING, [0], pass_images=1).shape == (1, 3, 16, 16)
     registry = Registry(context.tracking, "old")
     champion, _ = open_champion(registry, "1", tmp_path / "champion")
     assert champion.checkpoint.digest == checkpoint.digest

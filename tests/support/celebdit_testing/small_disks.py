@@ -44,12 +44,12 @@ def on_small_disk(folder: Path, commands: list[tuple[str, list[str]]], *, size_b
         env={**os.environ, **environment},
     )
     assert done.returncode == 0, done.stderr
-    found = []
+    results = []
     for number in range(len(commands)):
         output = outcomes / f"{number}.txt"
         times = [float(Path(f"{output}.{end}").read_text()) for end in ("began", "ended")]
-        found.append(Outcome(int(Path(f"{output}.code").read_text()), times[1] - times[0], output.read_text()))
-    return found
+        results.append(Outcome(int(Path(f"{output}.code").read_text()), times[1] - times[0], output.read_text()))
+    return results
 
 
 def leave(folder: Path, free_bytes: int) -> str:

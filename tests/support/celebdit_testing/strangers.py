@@ -13,6 +13,25 @@ from typing import Any
 import pytest
 
 STRANGER = 65534
+STRANGERS_SERVER = """
+import socket, sys, threading
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind((sys.argv[1], int(sys.argv[2])))
+listener.listen()
+print(listener.getsockname()[1], flush=True)
+requests = []
+def serve():
+    while True:
+        connection, _ = listener.accept()
+        requests.append(connection.recv(9999))
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\n{}")
+        connection.close()
+threading.Thread(target=serve, daemon=True).start()
+sys.stdin.readline()
+print(sum(map(len, requests)), flush=True)
+"""
+"""Answers at the address and port of its arguments, which it prints; after a line of input it prints how many bytes it received."""
 
 
 def stranger_python() -> str:
@@ -39,6 +58,11 @@ def start_stranger(code: str, *arguments: str) -> "subprocess.Popen[str]":
         group=STRANGER,
         extra_groups=[],
     )
+
+
+def bytes_received(server: "subprocess.Popen[str]") -> int:
+    """End a stranger's server and return how many bytes it received."""
+    return int(server.communicate("\n", timeout=20)[0])
 
 
 def as_stranger(code: str, *arguments: str, timeout_s: float = 60.0) -> Any:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from celebdit_testing.submissions import run_cli
 from rich.console import Console
 
 from components.errors import DataRefused
 from components.runtime.events import Event
-from pipeline.cli import main
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import load_config
 from pipeline.images import Images
@@ -85,13 +85,6 @@ def test_a_terminal_gets_bars_and_data_cannot_drive_it() -> None:
 @pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\rb", "a\x07b", "a\x9b31mb", "a\u202eb"])
 def test_control_characters_are_not_printed(text: str) -> None:
     assert printable(text).startswith("a?")
-
-
-def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(list(arguments))
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
 
 
 @pytest.mark.parametrize(

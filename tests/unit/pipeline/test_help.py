@@ -71,6 +71,6 @@ def test_a_command_that_is_missing_is_asked_for_in_one_line(group: list[str], ca
         main(group)
     assert ended.value.code == 2
     name = " ".join(["celebdit", *group])
-    said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith(f"celebdit: {name} needs a command: ")
-    assert said[1:] == [f"  see {name} --help"]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"celebdit: {name} needs a command: ")
+    assert lines[1:] == [f"  see {name} --help"]

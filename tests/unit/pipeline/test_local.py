@@ -31,10 +31,10 @@ def test_a_relative_source_means_the_same_in_a_step(source: str, expected: str, 
 def test_relative_weights_mean_the_same_in_a_step_and_nothing_else_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sha256 = "0" * 64
-    given = load_config("smoke", [
+    relative = load_config("smoke", [
         "evaluation.extractor=inception-v3-compat", "evaluation.weights=pt_inception.pth", f"evaluation.weights_sha256={sha256}",
         "data.source=s3://bucket/x.zip",
     ])  # fmt: skip
-    config = with_absolute_paths(given)
+    config = with_absolute_paths(relative)
     assert config.evaluation.weights == str(tmp_path / "pt_inception.pth")
-    assert config.model_dump(exclude={"evaluation": {"weights"}}) == given.model_dump(exclude={"evaluation": {"weights"}})
+    assert config.model_dump(exclude={"evaluation": {"weights"}}) == relative.model_dump(exclude={"evaluation": {"weights"}})

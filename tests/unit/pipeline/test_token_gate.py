@@ -27,10 +27,10 @@ def ask(path: str = "/", *, method: str = "GET", query: str = "", kind: str = "h
     if kind == "websocket":
         del scope["method"]
     asyncio.run(TokenGate(app, TOKEN, port=5000)(scope, send, send))
-    found = sent[0]
-    if found["type"] == "websocket.close":
+    response = sent[0]
+    if response["type"] == "websocket.close":
         return 401, {}
-    return found["status"], {name.decode(): value.decode() for name, value in found["headers"]}
+    return response["status"], {name.decode(): value.decode() for name, value in response["headers"]}
 
 
 def cookie() -> str:

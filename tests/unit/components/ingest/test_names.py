@@ -52,10 +52,12 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
 
 
 def test_a_source_gives_its_data_and_nothing_that_a_program_left_beside_it(source: Source) -> None:
-    found = {candidate.name.removeprefix("./"): candidate.refused for candidate in source.candidates(BUDGET)}
-    assert {name for name, refused in found.items() if refused is None} == set(DATA)
-    assert {name for name, refused in found.items() if refused is not None and refused.code == "ignored"} == set(LEFT)
-    assert {name for name, refused in found.items() if refused is not None and refused.code == "unsupported_format"} == set(OTHER_FORMATS)
+    refusals = {candidate.name.removeprefix("./"): candidate.refused for candidate in source.candidates(BUDGET)}
+    assert {name for name, refused in refusals.items() if refused is None} == set(DATA)
+    assert {name for name, refused in refusals.items() if refused is not None and refused.code == "ignored"} == set(LEFT)
+    assert {name for name, refused in refusals.items() if refused is not None and refused.code == "unsupported_format"} == set(
+        OTHER_FORMATS
+    )
 
 
 def test_a_folder_of_nothing_but_other_formats_and_leftovers_is_refused_at_once(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def test_a_password_in_an_address_is_masked_whatever_it_holds(user: str, passwor
 def test_an_event_stays_json_when_an_address_in_it_is_masked() -> None:
     facts = {"url": "http://127.0.0.1:5000/#/runs", "other": "http://user:p/w@host", "mail": "somebody@example.org"}
     for separators in ((", ", ": "), (",", ":")):
-        found = json.loads(redactor({})(json.dumps(facts, separators=separators)))
-        assert found == {**facts, "other": "http://***@host"}
+        masked_facts = json.loads(redactor({})(json.dumps(facts, separators=separators)))
+        assert masked_facts == {**facts, "other": "http://***@host"}
 
 
 @pytest.mark.parametrize(

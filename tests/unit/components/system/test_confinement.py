@@ -60,10 +60,10 @@ def test_a_confined_process_opens_nothing_and_reaches_no_process(user: str) -> N
     other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if user == "another user" else []
     if other and os.getuid() != 0:
         pytest.skip("only root can become another user")
-    free, found = attempts("before"), attempts("after", *other)
-    assert (found.pop("memory"), found.pop("held")) == ("10000000", "True")
+    free, confined = attempts("before"), attempts("after", *other)
+    assert (confined.pop("memory"), confined.pop("held")) == ("10000000", "True")
     assert (free.pop("memory"), free.pop("held")) == ("10000000", "False")
-    assert set(found.values()) == {"refused"}, found
+    assert set(confined.values()) == {"refused"}, confined
     assert set(free.values()) == {"done"}, "each of the attempts is possible without"
 
 

@@ -1,7 +1,6 @@
 """Connections to the embedded servers: made while their user holds the port, and refused when a stranger has taken it."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 
 import boto3
@@ -10,29 +9,10 @@ import requests
 import urllib3
 from botocore.config import Config
 from botocore.exceptions import EndpointConnectionError
-from celebdit_testing.strangers import start_stranger
+from celebdit_testing.strangers import STRANGERS_SERVER, bytes_received, start_stranger
 
 from components.system.peers import OwnServers, guard
 from components.system.ports import listen
-
-STRANGERS_SERVER = """
-import socket, sys, threading
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind((sys.argv[1], int(sys.argv[2])))
-listener.listen()
-print(listener.getsockname()[1], flush=True)
-heard = []
-def serve():
-    while True:
-        connection, _ = listener.accept()
-        heard.append(connection.recv(9999))
-        connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\n{}")
-        connection.close()
-threading.Thread(target=serve, daemon=True).start()
-sys.stdin.readline()
-print(sum(map(len, heard)), flush=True)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +20,6 @@ def unguarded() -> Iterator[None]:
     connect = urllib3.connection.HTTPConnection._new_conn
     yield
     urllib3.connection.HTTPConnection._new_conn = connect  # type: ignore[method-assign]
-
-
-def bytes_heard(process: "subprocess.Popen[str]") -> int:
-    return int(process.communicate("\n", timeout=20)[0])
 
 
 def send_a_token(port: int) -> int:
@@ -71,8 +47,8 @@ def test_a_stranger_who_takes_the_port_of_an_ended_server_hears_nothing(host: st
         )
         with pytest.raises(EndpointConnectionError):
             store.list_buckets()
-        told = bytes_heard(stranger)
-    assert 0 < told < 400, "it heard the first client alone"
+        num_bytes = bytes_received(stranger)
+    assert 0 < num_bytes < 400, "it heard the first client alone"
 
 
 def test_ports_of_other_servers_are_not_looked_at() -> None:
