@@ -19,6 +19,7 @@ from components.errors import BadInput, Failure
 from components.runtime.context import StepContext
 from components.runtime.events import TRAINING, EventReader, Events
 from components.system.lifeline import end_processes_of
+from components.system.locks import create_locked
 from pipeline.container_engine import engine_address, remove_containers
 from pipeline.containers import RUN_LABEL
 from pipeline.local import EVENTS_FILE, LIFELINE_FILE
@@ -33,12 +34,8 @@ class OpenRun:
     def __init__(self, folder: Path, *, servers: str, in_containers: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / _MARK_FILE
-        made = folder / f".{_MARK_FILE}.{os.getpid()}"
-        self._file = made.open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        json.dump({"pid": os.getpid(), "began_s": time.time(), "servers": servers, "in_containers": in_containers}, self._file)
-        self._file.flush()
-        made.rename(self._path)  # it is never seen without its lock
+        facts = {"pid": os.getpid(), "began_s": time.time(), "servers": servers, "in_containers": in_containers}
+        self._file = create_locked(self._path, json.dumps(facts))
 
     def close(self) -> None:
         """Record that nothing of the run is left to do."""

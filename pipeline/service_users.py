@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.system.locks import create_locked
+
 
 class ServiceUsers:
     """The commands that use the servers of one home."""
@@ -22,13 +24,7 @@ class ServiceUsers:
         """Count this process as a user inside the block; `what` names what it does, like `run smoke-...`."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         mine = self._folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        # Locked under another name first: a list that is made now must not take it for the file of a dead process.
-        hidden = mine.with_name(f".{mine.name}")
-        with hidden.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(f"{what} (process {os.getpid()})" if what else f"process {os.getpid()}")
-            file.flush()
-            hidden.rename(mine)
+        with create_locked(mine, f"{what} (process {os.getpid()})" if what else f"process {os.getpid()}"):
             try:
                 yield
             finally:

@@ -59,6 +59,7 @@ class Events:
         self._clock = clock
         self._listener = listener
         self._progress_s = 0.0
+        self._progress: tuple[int, int, str] | None = None
         self._log = logging.getLogger(LOGGER if step == LOGGER else f"{LOGGER}.{step}")
 
     def emit(self, kind: Kind, **facts: Any) -> None:
@@ -78,11 +79,11 @@ class Events:
         self.emit("note", text=text)
 
     def progress(self, done: int, total: int, text: str = "") -> None:
-        """Report the progress of the step; most calls are dropped (a terminal gets five a second, a log one in ten seconds)."""
-        now = self._clock()
-        if done < total and 0 <= now - self._progress_s < (0.2 if self._path is not None else 10.0):
+        """Report the progress of the step; repeated lines are dropped, and most others (a terminal gets 5 a second, a log 1 in 10 s)."""
+        now, pause_s = self._clock(), 0.2 if self._path is not None else 10.0
+        if (done, total, text) == self._progress or (done < total and 0 <= now - self._progress_s < pause_s):
             return
-        self._progress_s = now
+        self._progress_s, self._progress = now, (done, total, text)
         self.emit("progress", done=done, total=total, text=text)
 
     def _append(self, path: Path, line: str) -> None:

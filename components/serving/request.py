@@ -1,7 +1,7 @@
 """What a request to a served version may ask for. Pure: reads the JSON of a request and nothing else.
 
 Promises: a body that passes has rows and parameters that the model knows, in numbers that the server can bear; any other is refused with
-one line that names the field, the value and the bound, and never holds the whole request.
+one line that names the field, the value and the bound, and never repeats the request.
 """
 
 import json

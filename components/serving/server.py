@@ -120,7 +120,7 @@ def application(model: "PyFuncModel") -> "Starlette":
             code = "RESOURCE_LIMIT_EXCEEDED" if refused.status == 413 else "BAD_REQUEST"
             return JSONResponse({"error_code": code, "message": refused.reason}, status_code=refused.status)
         except MlflowException as error:
-            # MLflow puts the whole request in front of the reason.
+            # MLflow puts the request in front of the reason.
             reason = one_line(error.message.rpartition("\nError: ")[2])
             return JSONResponse({"error_code": error.error_code, "message": reason}, status_code=error.get_http_status_code())
         return Response(answer.response, status_code=answer.status, media_type=answer.mimetype)

@@ -178,7 +178,7 @@ def check_response(uri: StoreUri, response: "GetObjectOutputTypeDef", sha256: st
 
 
 def describe_response(uri: StoreUri, response: Mapping[str, Any], *, size_bytes: int | None = None) -> StoredObject:
-    """Return the object that the header of a response describes; of a part of it, `size_bytes` is the size of the whole."""
+    """Return the object that the header of a response describes; of a part of it, `size_bytes` is the size of the object."""
     size = response.get("ContentLength") if size_bytes is None else size_bytes
     return StoredObject(uri, size or 0, response.get("ETag", ""), response.get("LastModified"), is_size_known=size is not None)
 

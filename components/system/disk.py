@@ -15,7 +15,7 @@ from components.errors import BadInput, CelebditError, TemporaryFailure
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 LOCAL = FULL | {errno.EROFS, errno.EIO, errno.EISDIR, errno.ENOTDIR}
-"""Errors of files, which waiting for a server does not mend. An error of `write` has no file name, like one of a connection."""
+"""Errors of files, which do not pass while one waits for a server. An error of `write` has no file name, like one of a connection."""
 RUN_BYTES = 2**30
 """What a run needs at least: a packed dataset, checkpoints, a journal."""
 _HINT = "free some, or set CELEBDIT_WORK_DIR to a folder with more; then run it again: finished work is kept"

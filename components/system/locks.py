@@ -60,6 +60,22 @@ def lock_or_fail(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None
         yield
 
 
+def create_locked(path: Path, content: str) -> IO[str]:
+    """Create the file at `path` with `content` and return it, locked until it is closed; the path never names it without its lock."""
+    unseen = path.with_name(f".{path.name}.{os.getpid()}")
+    file = unseen.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(content)
+        file.flush()
+        unseen.rename(path)
+    except BaseException:
+        unseen.unlink(missing_ok=True)
+        file.close()
+        raise
+    return file
+
+
 def _attempt(path: Path, *, wait: bool = False) -> IO[str] | None:
     """Return the locked file at `path`, or None if another process holds it, or held it and has removed the file meanwhile."""
     file = path.open("a+")

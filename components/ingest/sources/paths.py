@@ -40,7 +40,7 @@ def local_path(source: str) -> Path:
         try:
             return Path(source).expanduser()
         except RuntimeError as error:  # no such user, or one without a home
-            raise BadInput(f"data.source {source} cannot be found: {error}", hint="give the whole path") from error
+            raise BadInput(f"data.source {source} cannot be found: {error}", hint="give the full path") from error
     parts = split_url(source)
     if parts is None:
         raise BadInput(f"data.source {source} is not a URI", hint="give file:///path, or a plain path")

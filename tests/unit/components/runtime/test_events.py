@@ -48,3 +48,5 @@ def test_progress_is_throttled_but_its_end_is_always_written(tmp_path: Path) -> 
     progress = [event.facts["done"] for event in EventReader(tmp_path / "e").read()]
     assert progress[-1] == 100
     assert 4 <= len(progress) <= 8
+    events.progress(100, 100)
+    assert len(EventReader(tmp_path / "e").read()) == len(progress), "the same line is written once"
