@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from celebdit_testing.command import COMMAND
+from celebdit_testing.processes import command_line, processes_below
 from celebdit_testing.waiting import wait_until
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
@@ -72,13 +73,7 @@ class Run:
         return lines
 
     def _lines(self) -> list[str]:
-        lines = []
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                lines.append(" ".join(process.cmdline()))
-            except psutil.Error:
-                continue
-        return lines
+        return [" ".join(command_line(process)) for process in processes_below(self.process.pid)]
 
 
 def marked(folder: Path) -> int:
@@ -177,8 +172,7 @@ def test_a_killed_runner_is_reported_and_the_command_closes_the_run(embedded: Se
     run = Run(embedded.home)
     wait_until(lambda: has("preflight", "finished")(run) or run.process.poll() is not None, timeout_s=120, every_s=0.05)
     assert run.process.poll() is None, run.output()
-    below = psutil.Process(run.process.pid).children(recursive=True)
-    (guardian,) = [process for process in below if "components.system.guardian" in process.cmdline()]
+    (guardian,) = processes_below(run.process.pid, running="components.system.guardian")
     (runner,) = guardian.children()
     runner.kill()
     assert run.process.wait(90) == TemporaryFailure.exit_code, run.output()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from celebdit_testing.processes import command_line, processes_below
 from celebdit_testing.waiting import wait_until
 
 from components.errors import RankLost, TemporaryFailure
@@ -82,7 +83,7 @@ def _listening_below(process: psutil.Process) -> dict[str, set[str]]:
     addresses: dict[str, set[str]] = {}
     for child in process.children(recursive=True):
         try:
-            name = " ".join(child.cmdline()[-3:])
+            name = " ".join(command_line(child)[-3:])
             for socket in child.net_connections(kind="inet"):
                 if socket.status == psutil.CONN_LISTEN:
                     addresses.setdefault(name, set()).add(socket.laddr.ip)
@@ -209,7 +210,7 @@ def test_ranks_that_do_not_start_are_ended_with_a_message(meeting: Path) -> None
     with pytest.raises(TemporaryFailure, match=r"none of the 2 process\(es\) of meeting_ranks started within 8 s"):
         launch("meeting_ranks", meeting, work_dir=meeting.parent / "work", processes=2, threads=1, start_timeout_s=8.0)
     assert time.monotonic() - began_s < 60
-    assert not [child for child in psutil.Process().children(recursive=True) if "meeting_ranks" in " ".join(child.cmdline())]
+    assert not processes_below(os.getpid(), running="meeting_ranks")
 
 
 def test_modules_of_the_current_folder_are_not_imported(meeting: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,9 +57,8 @@ def test_the_process_that_runs_the_model_has_no_secret(server: Server, embedded:
     secrets += [reached_by["AWS_SECRET_ACCESS_KEY"], reached_by["MLFLOW_TRACKING_TOKEN"]]
     of_command = environment(psutil.Process(server.process.pid))
     assert all(value in of_command for value in SECRETS.values()), "the secrets are there to be taken"
-    workers = [worker for worker in server.workers if "components.serving.server" in worker.cmdline()]
-    assert workers
-    for worker in workers:
+    assert server.models
+    for worker in server.models:
         for entry in environment(worker).split("\0"):
             name = entry.partition("=")[0]
             assert not any(value in entry for value in secrets), entry
@@ -129,7 +128,7 @@ def test_ctrl_c_ends_a_server_at_once_while_it_draws(home: Path) -> None:
         workers = server.workers
         long = json.dumps({"dataframe_records": [{"seed": seed} for seed in range(64)], "params": {"num_steps": 1000}}).encode()
         drawing = threading.Thread(target=lambda: _swallow(server, long))
-        (model,) = [worker for worker in workers if "components.serving.server" in worker.cmdline()]
+        (model,) = server.models
         before = sum(model.cpu_times()[:2])
         drawing.start()
         wait_until(lambda: sum(model.cpu_times()[:2]) - before > 1.0, timeout_s=60)
@@ -151,8 +150,7 @@ def _swallow(server: Server, body: bytes) -> None:
 
 def test_a_model_that_dies_is_not_a_success(home: Path) -> None:
     with served(home, "faces@challenger") as server:
-        wait_until(lambda: any("components.serving.server" in worker.cmdline() for worker in server.workers), timeout_s=120)
         server.answer(json.dumps(ONE).encode())
-        (model,) = [worker for worker in server.workers if "components.serving.server" in worker.cmdline()]
+        (model,) = server.models
         model.kill()
         assert server.process.wait(timeout=30) == 75

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import psutil
+from celebdit_testing.processes import command_line
 from celebdit_testing.waiting import wait_until
 
 from components.environment import LIFELINE
@@ -84,7 +85,7 @@ class Tree:
             self.parts[name].send_signal(number)
 
     def alive(self) -> list[str]:
-        return [" ".join(process.cmdline()[:3])[:60] for process in self.processes if is_alive(process)]
+        return [" ".join(command_line(process)[:3])[:60] for process in self.processes if is_alive(process)]
 
     def end(self) -> None:
         for process in self.processes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+from celebdit_testing.processes import processes_below
 from celebdit_testing.waiting import wait_until
 
 from components.system.ports import free_port
@@ -59,7 +60,12 @@ class Server:
     @property
     def workers(self) -> list[psutil.Process]:
         """The processes below the command, one of which has the model."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return processes_below(self.process.pid)
+
+    @property
+    def models(self) -> list[psutil.Process]:
+        """The process that has the model, as soon as it was started."""
+        return processes_below(self.process.pid, running="components.serving.server")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded
+from celebdit_testing.processes import processes_below
 from PIL import Image
 
 from components.ingest.candidates import Candidate
@@ -244,4 +245,4 @@ def test_a_pool_that_is_left_in_the_middle_ends_its_workers_at_once() -> None:
     pool._threads.shutdown(wait=True)
     assert len(pids) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids)
-    assert not any("components.ingest.decoding.decoder" in child.cmdline() for child in psutil.Process().children())
+    assert not processes_below(os.getpid(), running="components.ingest.decoding.decoder")

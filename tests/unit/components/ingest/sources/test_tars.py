@@ -2,14 +2,15 @@
 
 import gzip
 import io
+import os
 import resource
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from celebdit_testing.processes import processes_below
 from PIL import Image
 
 from components.errors import BadInput, DataRefused
@@ -47,6 +48,7 @@ def image() -> bytes:
 
 
 END = bytes(2 * tarfile.BLOCKSIZE)
+READER = "components.ingest.sources.tar_reader"
 
 
 def chained(kind: bytes, data: bytes) -> Callable[[], Iterator[bytes]]:
@@ -125,7 +127,7 @@ def test_an_archive_whose_reader_hangs_is_refused(tmp_path: Path, monkeypatch: p
     with pytest.raises(DataRefused, match="nothing could be read of it for 2 s"):
         list(TarSource(path, "slow").candidates(BUDGET))
     assert time.monotonic() - started_s < 20
-    assert not [child.cmdline() for child in psutil.Process().children() if "tar_reader" in " ".join(child.cmdline())]
+    assert not processes_below(os.getpid(), running=READER)
 
 
 def test_the_reader_has_no_secret_and_cannot_open_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +136,7 @@ def test_the_reader_has_no_secret_and_cannot_open_anything(tmp_path: Path, monke
     path.write_bytes(image() * 3000 + END)
     candidates = TarSource(path, "images").candidates(BUDGET)
     next(candidates)
-    (reader,) = (child for child in psutil.Process().children() if "components.ingest.sources.tar_reader" in child.cmdline())
+    (reader,) = processes_below(os.getpid(), running=READER)
     assert b"canary-in-a-reader" not in Path(f"/proc/{reader.pid}/environ").read_bytes()
     assert is_confined(reader.pid)
     candidates.close()  # type: ignore[attr-defined]
