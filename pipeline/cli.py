@@ -56,6 +56,8 @@ _COMMANDS = {
     "sync": ("pipeline.commands.sync", "sync", "Upload the metrics of a run that MLflow has not received."),
 }
 
+_OTHER_SPELLINGS = {"licence": "license", "accept-licence": "accept-license", "num-steps": "steps"}
+
 
 def _be_verbose(ctx: click.Context, parameter: click.Parameter, count: int) -> None:
     """Log more in this process and in those that it starts."""
@@ -95,7 +97,16 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=example("celebdit demo"))
+def one_spelling(option: str) -> str:
+    """Return the name that help shows of an option which has two."""
+    return _OTHER_SPELLINGS.get(option, option)
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": one_spelling},
+    epilog=example("celebdit demo"),
+)
 @click.version_option(package_name="celebdit")
 def cli() -> None:
     """Train a Diffusion Transformer face generator, from raw images to a promoted model version."""
