@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; an error is printed."""
     _handle_signals()
+    _only_print_warnings()
     try:
         _require_current_folder()
         configure_logging(log_level() or logging.WARNING, terminal=True)
@@ -140,6 +142,12 @@ def _run(arguments: Sequence[str]) -> int:
             discard_stdout()
             return EXIT_OK
         return _print_error(_failure_of(error), arguments)
+
+
+def _only_print_warnings() -> None:
+    """Print the warnings of libraries although PYTHONWARNINGS or `python -W` makes them errors: they are no failure of the command."""
+    if any("error".startswith(option.partition(":")[0].strip() or "-") for option in sys.warnoptions):
+        warnings.simplefilter("default")
 
 
 def _require_current_folder() -> None:
