@@ -105,6 +105,14 @@ def test_control_characters_are_not_printed(text: str) -> None:
         (["config", "show", "nope.toml"], "nope.toml does not exist"),
         (["sample", "models:/m@champion", "--out", ""], "Invalid value for '--out': the path is empty"),
         (["compare", "1", "2", "--out", ""], "Invalid value for '--out': the path is empty"),
+        (["run", "smoke", "resources.nodes=2"], "resources.nodes is 2, and this command runs on this machine alone"),
+        (["demo", "resources.nodes=3"], "resources.nodes is 3, and this command runs on this machine alone"),
+        (["ingest", "--source", "synthetic://x"], "takes parameters after a ? only, not 'x'"),
+        (["ingest", "--source", "faces-\udcff"], "data.source: 'faces-?' is not UTF-8"),
+        (["demo", "--source", "faces-\udcff"], "is not UTF-8"),
+        (["ingest", "--source", "images", "--license", "\udcff"], "data.licence: '?' is not UTF-8"),
+        (["run", "smoke", "data.\udcff=1"], "is not UTF-8"),
+        (["run", "smoke", 'data.source="faces-\udcff"'], "is not UTF-8"),
     ],
 )
 def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
