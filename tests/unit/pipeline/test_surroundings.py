@@ -251,13 +251,13 @@ def test_an_experiment_that_mlflow_cannot_store_is_refused_before_anything_start
     assert not (tmp_path / "home").exists()
 
 
-def test_warnings_that_a_shell_turns_into_errors_end_no_command(tmp_path: Path) -> None:
-    environment = {**os.environ, **SERVERS, "PYTHONWARNINGS": "error", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    command = [*COMMAND, "serve", "models:/x@champion", "--home", str(tmp_path / "home")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
-    assert "UserWarning" in done.stderr, "MLflow warns of itself"
-    assert done.returncode == 75, done.stderr
-    assert "Traceback" not in done.stderr
+def test_warnings_that_a_shell_turns_into_errors_end_no_command() -> None:
+    warn = "lambda: warnings.warn('an old name', DeprecationWarning, stacklevel=1)"
+    code = f"import warnings, pipeline.cli as line; line._require_current_folder = {warn}; line.main(['config', 'presets'])"
+    environment = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment, timeout=60)
+    assert (done.returncode, "smoke" in done.stdout) == (0, True), done.stderr
+    assert "DeprecationWarning: an old name" in done.stderr
 
 
 def test_a_process_that_samples_leaves_nothing_under_a_name_that_others_can_guess(tmp_path: Path) -> None:
