@@ -147,6 +147,7 @@ with step("gate") as context:
 def test_a_step_whose_events_have_no_room_says_so_and_its_reader_gets_the_complete_ones(tmp_path: Path) -> None:
     disk, servers = tmp_path / "disk", {"CELEBDIT_STORE": "s3://bucket/x", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     environment = {**servers, "CELEBDIT_RUN_ID": "run-1", "CELEBDIT_EVENTS": str(disk / "events.jsonl"), "CELEBDIT_WORK_DIR": str(tmp_path)}
+    environment["CELEBDIT_LOG_LEVEL"] = "WARNING"
     gate, show = [sys.executable, "-c", _STEP], ["cat", str(disk / "events.jsonl")]
     moments = [(leave(disk, 4096), gate), (leave(disk, 0), gate), ("true", show), ("rm filler", gate), ("true", show)]
     half, none, kept, roomy, shown = on_small_disk(disk, moments, size_bytes=1_000_000, environment=environment)
