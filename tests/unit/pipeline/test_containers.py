@@ -14,6 +14,7 @@ from pipeline.containers import RUN_LABEL, container_arguments, plan_containers
 HERE = {
     "CELEBDIT_STORE": "s3://bucket/x",
     "CELEBDIT_LIFELINE": "/run/lifeline",
+    "CELEBDIT_STORE_DISK": "/home/somebody/.celebdit/s3",
     "AWS_SECRET_ACCESS_KEY": "canary-aws",
     "MLFLOW_TRACKING_PASSWORD": "canary-mlflow",
     "KAGGLE_API_TOKEN": "canary-token",
