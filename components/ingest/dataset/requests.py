@@ -8,7 +8,8 @@ from components.ingest.candidates import NAME_RULES, Source
 from components.ingest.config import DataConfig
 from components.ingest.dataset.publish import accepted_by
 from components.manifests import DatasetManifest
-from components.storage import ObjectMissing, ObjectStore, StoreUri
+from components.storage import ObjectMissing, StoreUri
+from components.storage.reader import StoreReader
 from components.stores.dataset_content import FORMAT
 from components.stores.layout import StoreLayout
 from model.canonical import digest_of
@@ -25,7 +26,7 @@ def request_uri(request: str, config: DataConfig, layout: StoreLayout) -> StoreU
     return layout.requests(config.name) / f"{request}.json"
 
 
-def recorded_dataset(uri: StoreUri, config: DataConfig, store: ObjectStore) -> DatasetManifest | None:
+def recorded_dataset(uri: StoreUri, config: DataConfig, store: StoreReader) -> DatasetManifest | None:
     """Return the manifest of the dataset that is recorded at `uri`, or None if there is none of this name and size."""
     try:
         made = DatasetManifest.parse(store.get_bytes(uri), origin=str(uri))
