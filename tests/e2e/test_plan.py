@@ -46,7 +46,7 @@ def test_what_a_run_has_finished_is_reused(first_run: Finished, files: StoreView
         ("training.total_steps=20", ["run", "reuse", "continue", "run", "run", "run"]),
         ("optimizer.lr_peak=0.0123", ["run", "reuse", "run", "run", "run", "run"]),
         ("evaluation.bootstrap_replicates=17", ["run", "reuse", "reuse", "run", "run", "run"]),
-        ("data.held_out=3", ["run", "run", "run", "run", "run", "run"]),
+        ("data.held_out=0.3", ["run", "run", "run", "run", "run", "run"]),
         ("data.source=/nowhere/images.zip", ["run", "unknown", "unknown", "run", "run", "run"]),
         ("training.total_steps=6", ["run", "reuse", "unknown", "run", "run", "run"]),
     ],
