@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
@@ -75,7 +74,8 @@ def _live_bytes(network: NetworkConfig, training: TrainingConfig, depth: int, im
     """Return the bytes that are alive after a forward pass in training mode."""
     with FakeTensorMode():
         with torch.device("cpu"):
-            denoiser: nn.Module = build_denoiser(network.model_copy(update={"depth": depth})).train()
+            denoiser = build_denoiser(network.model_copy(update={"depth": depth}))
+            denoiser.train()
             image, time = torch.empty(images, 3, network.image_px, network.image_px), torch.empty(images)
         denoiser.recompute_activations = training.activation_checkpointing
         half = training.precision == "bfloat16"

@@ -69,7 +69,7 @@ class _Lookup:
     def steps(self) -> PlannedSteps:
         ingest, dataset = self._guarded("ingest", self._ingest)
         if dataset is None:
-            after = "unknown" if ingest.action == "unknown" else "run"
+            after: Action = "unknown" if ingest.action == "unknown" else "run"
             return PlannedSteps((_preflight(), ingest, *self._after_ingest(after)))
         key = run_key(self._recipe.identity(dataset.digest))
         train, checkpoint = self._guarded("train", lambda: self._train(key))
