@@ -29,7 +29,7 @@ from components.system.python_process import python_command
 from pipeline.embedded_environment import client_environment
 from pipeline.home import LOCK, STATE, USERS, locked, make_home
 from pipeline.server_commands import BUCKET, MLFLOW_BUCKET, mlflow_server, mlflow_token, s3_secret, s3_server
-from pipeline.server_database import check_database
+from pipeline.server_database import prepare_database
 from pipeline.server_process import Server, open_listener, start_detached
 from pipeline.service_users import ServiceUsers
 from pipeline.token_gate import link
@@ -78,7 +78,7 @@ class Services:
                 if server is not None and port is not None and not server.url.endswith(f":{port}"):
                     raise BadInput(f"the {name} server is already running at {server.url}", hint="stop it first: celebdit services down")
             if state["mlflow"] is None:
-                check_database(self.home / "mlflow.db", artifacts=self.home / "s3" / MLFLOW_BUCKET)
+                prepare_database(self.home)
             # Both ports are taken before either server starts.
             listeners = {
                 name: stack.enter_context(open_listener(port, f"--{name}-port")) for name, port in wanted.items() if state[name] is None
