@@ -38,7 +38,7 @@ contracts: $(VENV)/.dev  ## check the import contracts
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev $(VENV)/.chromium  ## run all tests except the slow ones of `make fault` and the image builds
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not (fault and slow) and not images and not documents"
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=15 -m "not (fault and slow) and not images and not documents"
 
 $(VENV)/.chromium: | $(VENV)/.dev
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
