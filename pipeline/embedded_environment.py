@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from components.environment import MLFLOW, OWN_SERVERS, STORE, TRACKING_TOKEN
 from components.system.peers import OwnServers
 from components.system.ports import LOOPBACK
-from pipeline.server_commands import BUCKET, s3_environment
+from pipeline.server_commands import EMBEDDED_STORE, s3_environment
 
 _FOREIGN = ("AWS_", "MLFLOW_")
 
@@ -44,7 +44,7 @@ def storage_environment(s3_url: str, secret: str) -> dict[str, str]:
     """Return the variables with which boto3 reaches the embedded object storage alone."""
     return {
         **s3_environment(s3_url, secret),
-        STORE: f"s3://{BUCKET}/main",
+        STORE: EMBEDDED_STORE,
         OWN_SERVERS: _own_servers(s3_url),
         **_no_proxy(os.environ),
     }

@@ -19,7 +19,7 @@ from components.runtime.events import Events
 from components.settings import Settings
 from components.storage import StoreUri
 from pipeline.home import DATABASE, LOCK, locked
-from pipeline.server_commands import BUCKET, MLFLOW_ARTIFACTS
+from pipeline.server_commands import EMBEDDED_STORE, MLFLOW_ARTIFACTS
 from pipeline.server_database import prepare_database
 from pipeline.services import Services
 from pipeline.session import make_environment, open_session, own_environment
@@ -72,7 +72,7 @@ def _context(home: Path, storage: dict[str, str]) -> StepContext:
     environment = {name: value for name, value in own_environment(home).items() if name != RUN_ID} | storage
     # This process has no endpoints, because there is no server of MLflow.
     make_environment({**{name: value for name, value in environment.items() if name != STORE}, **_ARTIFACT_ROOT})
-    settings = Settings.from_environment({STORE: f"s3://{BUCKET}/main", **environment, MLFLOW: "http://localhost"}, in_run=False)
+    settings = Settings.from_environment({STORE: EMBEDDED_STORE, **environment, MLFLOW: "http://localhost"}, in_run=False)
     context = OfflineContext(settings=replace(settings, mlflow_uri=uri), events=Events("celebdit", None))
     with translate_mlflow_errors(uri):
         assert context.tracking is not None, "it opens the database"
