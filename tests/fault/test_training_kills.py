@@ -276,6 +276,7 @@ def test_if_every_checkpoint_is_damaged_nothing_starts_from_the_beginning(make: 
     training = make("all-damaged")
     with ended(training.start()) as ranks:
         training.advance(20, ranks)
+        wait_until(training.checkpoints.list_committed, timeout_s=60, every_s=0.05)
         ranks.signal(signal.SIGKILL)
     lines_before = training.lines()
     for entry in training.checkpoints.list_committed():
