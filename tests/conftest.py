@@ -133,6 +133,17 @@ def second_run(first_run: Finished, embedded: Services, session_folder: Path) ->
 
 
 @pytest.fixture
+def no_endpoints() -> Iterator[None]:
+    """The environment of a shell that names no servers, and as it was before after the test, whatever a command made of it."""
+    before = dict(os.environ)
+    for name in ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"):
+        os.environ.pop(name, None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
 def endpoints(embedded: Services, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
     """The embedded servers, with this process's environment pointing at them."""
     servers = embedded.wait()

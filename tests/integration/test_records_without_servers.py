@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +25,7 @@ from pipeline.services import Endpoints, Services
 MODEL = ("--model", "faces")
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A shell without endpoints, and as it was before afterwards."""
-    before = dict(os.environ)
-    for name in ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"):
-        os.environ.pop(name, None)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("no_endpoints")
 
 
 def is_started(home: Path) -> bool:
