@@ -11,6 +11,8 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
+from components.system.child_environment import child_environment
+
 SCHEMA = Path(__file__).with_name("mlflow_schema.sql")
 _HEADER = "-- MLflow "
 
@@ -24,7 +26,9 @@ def schema_version() -> str:
 def migrated_database(folder: Path) -> Path:
     """Let MLflow make an empty database in `folder`, in a process of its own, and return its path."""
     command = [sys.executable, "-m", "mlflow", "db", "upgrade", "sqlite:///mlflow.db"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    # The migrations copy tables, and what a set holds in the order of its hashes.
+    environment = {**child_environment("server"), "PYTHONHASHSEED": "0"}
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)
     return folder / "mlflow.db"
 
 
