@@ -21,7 +21,7 @@ from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
-from components.runtime.context import location, problem_lines
+from components.validation import location, problem_lines
 from model.canonical import JsonObject, canonical_json, digest_of
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig
 from model.frozen_config import FrozenConfig

@@ -108,7 +108,7 @@ def ema(
 def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
     from pydantic import ValidationError
 
-    from components.runtime.context import describe
+    from components.validation import describe
     from model.config import SamplingConfig
 
     try:

@@ -117,7 +117,7 @@ def test_every_command_is_tried() -> None:
     assert {name[0] for name in EVERY} == _COMMANDS.keys() - LEFT_OUT
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(arguments=lines())
 @example(arguments=["models", "list", "--model", "a/b"])
 @example(arguments=["models", "list", "--model", ".."])
