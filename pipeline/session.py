@@ -20,7 +20,7 @@ from components.command_settings import CommandSettings
 from components.environment import GIT_COMMIT, MLFLOW, PRESET, RUN_ID, STORE, WORK_DIR
 from components.errors import BadInput
 from components.runtime.events import Events
-from components.settings import Settings
+from components.settings import Settings, experiment_name
 from components.system.child_environment import compiler_caches
 from pipeline.embedded_environment import without_servers
 from pipeline.home import make_home
@@ -118,6 +118,7 @@ def open_session(home: Path, *, stay: bool = False, what: str | None = None) -> 
         BadInput: if only one of the two endpoints is configured, or `home` cannot be made private.
     """
     settings = CommandSettings.from_environment()
+    experiment_name()
     configured = () if _is_embedded(home, settings.mlflow_uri) else settings.endpoints
     if len(configured) == 1:
         present, absent = (STORE, MLFLOW) if STORE in configured else (MLFLOW, STORE)

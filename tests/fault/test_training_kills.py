@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from celebdit_testing import injections
+from celebdit_testing.faults import Fault, fault_proxy
 from celebdit_testing.ranks import Ranks, Training, ended, small_dataset, start_ranks
 from celebdit_testing.recipes import tiny_recipe
 from celebdit_testing.waiting import wait_until
@@ -127,6 +128,21 @@ def test_sigterm_of_one_rank_stops_all_at_the_same_step_and_saves_it(make: Make,
     assert_same(training, reference())
     assert all(len(values) == 1 for values in training.recorded_values().values())
     assert training.lines() == STEPS, "a step was done twice"
+
+
+def test_no_rank_ends_after_a_stop_before_its_checkpoint_is_in_object_storage(make: Make) -> None:
+    """The end of one node's pod ends the job, and with it the node that uploads."""
+    training = make("uploading", checkpoint_keep_every_steps=STEPS)
+    with fault_proxy(training.endpoint) as proxy:
+        training.environment = {"AWS_ENDPOINT_URL": proxy.endpoint}
+        slow = Fault("slow", "PUT", path="checkpoints", delay_s=3.0)
+        with proxy.injecting(slow), ended(training.start()) as ranks:
+            training.advance(10, ranks)
+            ranks.signal(signal.SIGTERM, rank=1)
+            ranks.processes[1].join(30)
+            assert ranks.processes[1].exitcode == Preempted.exit_code
+            assert training.checkpoints.list_committed()[0].step == max(training.recorded_values())
+            assert ranks.wait() == [Preempted.exit_code] * 2
 
 
 @pytest.mark.slow
