@@ -47,13 +47,21 @@ class Registry:
         return translate_mlflow_errors(self.tracking.settings.mlflow_uri)
 
     def ensure(self, description: str) -> None:
-        """Create the registered model unless it exists."""
+        """Create the registered model unless it exists.
+
+        Raises:
+            BadInput: if its name is that of a prompt, which MLflow keeps in the same list.
+        """
         with self._translate_errors():
             try:
                 self._client.create_registered_model(self.name, tags=PromotionLog.first_tags(), description=description)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
+                if "taken by a prompt" in str(error):
+                    raise BadInput(
+                        f"{self.name!r} is the name of a prompt in MLflow", hint="set registry.model_name to another name"
+                    ) from error
 
     def versions(self) -> list[ModelVersion]:
         """Return all versions, oldest first."""
@@ -107,9 +115,6 @@ class Registry:
         """Return the oldest version that holds the weights `ema` of a checkpoint and whose files are not known to be lost, or None."""
         tagged = ((version, VersionTags.from_mlflow(version.tags)) for version in self.versions())
         return next((version for version, tags in tagged if tags.is_of(checkpoint_digest, ema) and tags.files is None), None)
-
-    def _tags_of(self, number: str) -> VersionTags:
-        return VersionTags.from_mlflow(self.version(number).tags)
 
     def aliases(self) -> dict[str, str]:
         """Return alias -> version."""
@@ -198,12 +203,15 @@ class Registry:
                 refuses the change, which has changed nothing then.
         """
         reason = validate_reason(reason, "promotion")
-        decision = self._tags_of(version).gate
+        model_version = self.version(version)
+        decision = VersionTags.from_mlflow(model_version.tags).gate
         if decision != "pass" and not force:
             raise GateFailed(
                 f"version {version} of {self.name!r} has gate decision {decision or 'none'}",
                 hint="promote it anyway with --force; this is logged",
             )
+        if model_version.current_stage == "Archived":
+            note(f"version {version} is in the stage Archived of MLflow; stages are not used, so it is promoted all the same")
         return self._changes(note).promote(version, reason=reason, by=by, forced=force and decision != "pass")
 
     def rollback(self, *, reason: str, by: str, note: Callable[[str], None] = _LOG.warning) -> Standing:

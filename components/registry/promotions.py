@@ -97,7 +97,7 @@ class Move:
                 raise BadInput(
                     f"the promotion log has an entry of format {written}, this release reads up to {FORMAT}", hint="use the newer release"
                 )
-            move = cls(id=entry_id, **{_FIELDS.get(key, key): value for key, value in facts.items()})
+            move = cls(id=entry_id, **{"version": None, **{_FIELDS.get(key, key): value for key, value in facts.items()}})
         except (ValueError, TypeError, AttributeError, RecursionError):
             return None
         return move if move._is_valid() else None

@@ -70,8 +70,10 @@ class Tracking:
                 return str(self.client.create_experiment(name))
             experiment = self.client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage != "active":
+            number = "ID" if experiment is None else experiment.experiment_id
             raise BadInput(
-                f"the MLflow experiment {name!r} was deleted", hint="restore it in MLflow, or set CELEBDIT_EXPERIMENT to another name"
+                f"the MLflow experiment {name!r} was deleted, and its name is taken until it is removed for good",
+                hint=f"mlflow experiments restore --experiment-id {number}, or set CELEBDIT_EXPERIMENT to another name",
             )
         return str(experiment.experiment_id)
 

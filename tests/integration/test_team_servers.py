@@ -13,7 +13,8 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,16 @@ import yaml
 from celebdit_testing.first_run import CommandLines
 from celebdit_testing.postgres import postgres_server, programs
 from celebdit_testing.recipes import DIGEST, tiny_recipe, trained_with
-from celebdit_testing.registered import SAMPLING, description_of, report_of
+from celebdit_testing.registered import SAMPLING, bare_versions, description_of, report_of
 from celebdit_testing.servers import wait_for_health, wait_for_port
 from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
 
+from components.errors import BadInput
 from components.manifests import CheckpointManifest
 from components.registry.client import CHALLENGER, Registry
+from components.registry.promotion_problems import problems_of
+from components.registry.promotions import Standing
 from components.registry.tags import VersionTags
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.runtime.context import StepContext
@@ -198,6 +202,89 @@ def test_access_needs_a_password_and_users_change_only_their_own_objects(team: T
     assert status == 200
     status, _ = ask(team, "runs/create", guest, {"experiment_id": experiment["experiment_id"], "start_time": 1})
     assert status == 200
+
+
+@contextmanager
+def tracking_of(team: Team, who: tuple[str, str], folder: Path) -> Iterator[StepContext]:
+    """A step as a user of MLflow sees it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in zip(("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), who, strict=True):
+            patch.setenv(key, value)
+        yield step_context("models", folder, "s3://celebdit/main", endpoint=team.s3, mlflow_uri=team.mlflow)
+
+
+def user(team: Team, name: str, model: str, permission: str) -> tuple[str, str]:
+    """A user with a right on a registered model, and the right to edit the experiment."""
+    who = (name, f"canary-{name}-password-0123")
+    assert ask(team, "users/create", admin(team), {"username": who[0], "password": who[1]})[0] == 200
+    experiment_id = ask(team, "experiments/get-by-name?experiment_name=tests", admin(team))[1]["experiment"]["experiment_id"]
+    right = {"username": name, "experiment_id": experiment_id, "permission": "EDIT"}
+    assert ask(team, "experiments/permissions/create", admin(team), right)[0] == 200
+    right = {"username": name, "name": model, "permission": permission}
+    assert ask(team, "registered-models/permissions/create", admin(team), right)[0] == 200
+    return who
+
+
+def what_is_there(registry: Registry) -> tuple[dict[str, str], dict[str, str]]:
+    model = registry.tracking.client.get_registered_model(registry.name)
+    return dict(model.tags), dict(model.aliases)
+
+
+def test_a_right_on_the_experiment_promotes_nothing_and_leaves_nothing(team: Team, context: StepContext, tmp_path: Path) -> None:
+    owner = bare_versions(context, "owned", 3)
+    owner.promote("1", reason="first", by="owner")
+    before = what_is_there(owner)
+    with tracking_of(team, user(team, "reader", "owned", "READ"), tmp_path / "reader") as theirs:
+        run = theirs.tracking.client.create_run(theirs.tracking.experiment_id)
+        assert run.info.run_id, "the right on the experiment is there"
+        with pytest.raises(
+            BadInput, match="does not allow this user to change the registered model 'owned'; nothing was changed"
+        ) as refused:
+            Registry(theirs.tracking, "owned").promote("2", reason="mine", by="reader")
+    assert "EDIT on the registered model" in str(refused.value.hint)
+    assert what_is_there(owner) == before
+    assert owner.promote("3", reason="better", by="owner") == Standing("3", "1")
+    assert owner.rollback(reason="worse", by="owner") == Standing("1", None)
+    assert owner.aliases() == {"champion": "1"}
+
+
+def test_an_alias_that_may_not_be_removed_leaves_the_log_and_the_aliases_as_they_were(
+    team: Team, context: StepContext, tmp_path: Path
+) -> None:
+    owner = bare_versions(context, "edited", 2)
+    with tracking_of(team, user(team, "editor", "edited", "EDIT"), tmp_path / "editor") as theirs:
+        registry = Registry(theirs.tracking, "edited")
+        registry.promote("1", reason="first", by="editor")
+        assert registry.promote("2", reason="second", by="editor") == Standing("2", "1")
+        before = what_is_there(owner)
+        with pytest.raises(BadInput, match="does not allow this user to remove the alias 'previous'") as refused:
+            registry.rollback(reason="worse", by="editor")
+    assert "MANAGE" in str(refused.value.hint)
+    assert what_is_there(owner) == before
+    assert owner.rollback(reason="worse", by="owner") == Standing("1", None)
+
+
+def test_the_longest_entries_fit_into_postgresql(context: StepContext) -> None:
+    registry = bare_versions(context, "long", 2)
+    for reason in ("\U0001f600" * 1000, '"' * 1000, "\\" * 1000):
+        registry.promote("1", reason=reason, by="\u20ac" * 1000)
+        assert registry.moves()[-1].reason == reason
+
+
+def test_racing_promoters_end_where_the_log_does_on_postgresql(context: StepContext, tmp_path: Path) -> None:
+    registry = bare_versions(context, "raced", 3)
+
+    def promote(number: int) -> None:
+        own = step_context("models", tmp_path / str(number), "s3://celebdit/main", endpoint=None, mlflow_uri=context.settings.mlflow_uri)
+        Registry(own.tracking, "raced").promote(str(number % 3 + 1), reason=f"promotion {number}", by="tests")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(promote, range(8)))
+    state = registry.described_state()
+    assert state is not None
+    assert {move.reason for move in registry.moves()} == {f"promotion {number}" for number in range(8)}
+    assert problems_of(state) == []
+    assert registry.aliases() == {"champion": state.standing().champion, "previous": state.standing().previous}
 
 
 def test_no_secret_of_the_servers_is_on_a_command_line(team: Team) -> None:
