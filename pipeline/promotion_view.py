@@ -17,11 +17,9 @@ _WIDTH = 8
 def history_lines(state: RegistryState) -> list[str]:
     """Return a line per move, oldest first."""
     lines = [_line(entry, *change) for entry, change in zip(state.entries, state.changes(), strict=True) if _is_shown(state, entry.move)]
-    if any(problem.by_hand for problem in problems_of(state)):
-        top = state.logged_champion
-        change = _change(None if top is None else top.version, state.champion)
+    if (change := _unrecorded(state)) is not None:
         where = f"{'not in the log':<20}  {'by hand':<{_WIDTH}}  {_version(state.champion)}"
-        lines.append(f"{where}  {change}set in MLflow by hand, or the log was deleted")
+        lines.append(f"{where}  {_change(*change)}set in MLflow by hand, or the log was deleted")
     return lines
 
 
@@ -32,12 +30,15 @@ def problem_lines(state: RegistryState) -> list[str]:
 
 
 def history_json(state: RegistryState) -> dict[str, Any]:
-    """Return the log, and what aliases and log disagree about."""
+    """Return the log, with a move by hand that is not in it yet as its last entry, and what aliases and log disagree about."""
     moves = [
         {**move_json(entry), "from": before, "to": after}
         for entry, (before, after) in zip(state.entries, state.changes(), strict=True)
         if _is_shown(state, entry.move)
     ]
+    if (change := _unrecorded(state)) is not None:
+        nothing = dict.fromkeys(("id", "by", "at", "reason", "outcome"))
+        moves.append({**nothing, "action": "by-hand", "version": state.champion, "from": change[0], "to": change[1]})
     return {"moves": moves, **problems_json(state)}
 
 
@@ -55,6 +56,14 @@ def move_json(entry: Entry) -> dict[str, Any]:
     move = entry.move
     facts = {key: value for key, value in vars(move).items() if key not in ("from_version", "to_version", "run_id", "agreed")}
     return {**facts, "from": move.from_version, "to": move.to_version, "taken_over_from": move.run_id, "outcome": entry.outcome}
+
+
+def _unrecorded(state: RegistryState) -> tuple[str | None, str | None] | None:
+    """Return the champion by the log and by the alias if it was moved by hand and no entry says so yet."""
+    if not any(problem.by_hand for problem in problems_of(state)):
+        return None
+    top = state.logged_champion
+    return (None if top is None else top.version), state.champion
 
 
 def _is_shown(state: RegistryState, move: Move) -> bool:

@@ -17,7 +17,7 @@ from components.errors import BadInput, GateFailed
 from components.registry.card_excerpt import excerpt_card
 from components.registry.old_logs import old_moves
 from components.registry.promotion_changes import PromotionChanges
-from components.registry.promotion_log import PromotionLog
+from components.registry.promotion_log import PromotionLog, identity_of
 from components.registry.promotion_state import RegistryState
 from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, validate_reason
 from components.registry.tags import VersionTags
@@ -212,7 +212,8 @@ class Registry:
             )
         if model_version.current_stage == "Archived":
             note(f"version {version} is in the stage Archived of MLflow; stages are not used, so it is promoted all the same")
-        return self._changes(note).promote(version, reason=reason, by=by, forced=force and decision != "pass")
+        identity = identity_of(model_version.tags, model_version.creation_timestamp)
+        return self._changes(note).promote(version, identity, reason=reason, by=by, forced=force and decision != "pass")
 
     def rollback(self, *, reason: str, by: str, note: Callable[[str], None] = _LOG.warning) -> Standing:
         """Undo the newest promotion and return the new standing.

@@ -26,7 +26,7 @@ from components.registry.promotion_log import PromotionLog, is_forbidden
 from components.registry.promotion_problems import describe, problems_of
 from components.registry.promotion_records import PromotionRecords
 from components.registry.promotion_state import RegistryState
-from components.registry.promotions import Move, Standing, clean_name, new_id, utc
+from components.registry.promotions import Move, Standing, VersionIdentity, clean_name, new_id, utc
 
 QUIET_S = 10.0
 """How long nothing about a model changes before an open change of somebody else counts as interrupted."""
@@ -55,13 +55,15 @@ class PromotionChanges:
         self._clock = clock
         self._sleep = sleep
 
-    def promote(self, version: str, *, reason: str, by: str, forced: bool) -> Standing:
-        """Make `version` the champion and return the standing; a disagreement of aliases and log is recorded before.
+    def promote(self, version: str, identity: VersionIdentity, *, reason: str, by: str, forced: bool) -> Standing:
+        """Make `version`, which must be the one with `identity`, the champion and return the standing; disagreements are recorded before.
 
         Raises:
             BadInput: if MLflow refuses it; nothing has changed then. TemporaryFailure: if it cannot be known whether something has.
         """
         state, interrupted = self._quiet_state()
+        if state.versions.get(version) != identity:
+            raise BadInput(f"version {version} of {state.model!r} is not the one that was looked at any more", hint="run it again")
         state = self._recorded(state, interrupted, by)
         return self._make(state, "promote", version, to=version, reason=reason, by=by, forced=forced)
 
@@ -74,7 +76,8 @@ class PromotionChanges:
         state, interrupted = self._quiet_state()
         while state.open_moves and not interrupted:  # which version is rolled back depends on what they end with
             state, interrupted = self._quiet_state()
-        state = self.taken_over(self.stable(state), by)
+        with self._refusals():
+            state = self.taken_over(self.stable(state), by)
         for problem in problems_of(state):
             raise BadInput(f"{problem.text}; nothing was rolled back", hint=problem.hint)
         standing = state.standing()

@@ -40,7 +40,8 @@ class PromotionRecords:
     def as_taken_over(self, state: RegistryState) -> RegistryState:
         """Return the state as it would be after `take_over`; nothing is written."""
         old = [] if state.has_begun else self._old_moves(state.created_ms)
-        moves = [*old, *self._starts_after(old, state, "the next promotion")]
+        present = {move.id for move in state.moves}  # a copy that was interrupted left some
+        moves = [move for move in (*old, *self._starts_after(old, state, "the next promotion")) if move.id not in present]
         return replace(state, entries=(*(Entry(move, "done") for move in moves), *state.entries))
 
     def _starts_after(self, old: list[Move], state: RegistryState, by: str) -> list[Move]:

@@ -126,7 +126,9 @@ def test_the_commands_say_what_was_moved_by_hand_and_what_to_type(
 def test_a_move_by_hand_is_recorded_and_no_rollback_follows_it(context: StepContext, name: str) -> None:
     registry = promoted(context, name, "1", "2")
     context.tracking.client.set_registered_model_alias(name, "champion", "3")
-    assert "by hand   version 3  champion 2 -> 3" in history(registry)["text"]
+    moved = history(registry)
+    assert "by hand   version 3  champion 2 -> 3" in moved["text"]
+    assert [(move["action"], move["version"], move["from"], move["to"]) for move in moved["moves"]][2:] == [("by-hand", "3", "2", "3")]
     assert "celebdit models promote 3" in refusal(registry)
     notes: list[str] = []
     assert registry.promote("1", reason="y", by="bob", note=notes.append) == Standing("1", "3")
@@ -350,6 +352,22 @@ def test_a_half_refused_change_leaves_nothing(refused_alias: str, context: StepC
             registry.promote("3", reason="r", by="bob")
     assert refused_alias in moved
     assert written(registry) == before
+
+
+def test_a_version_of_a_model_that_is_made_again_is_not_the_one_whose_gate_passed(context: StepContext, name: str) -> None:
+    registry = promoted(context, name)
+    quiet_state = PromotionChanges._quiet_state
+
+    def late(changes: PromotionChanges) -> Any:
+        context.tracking.client.delete_registered_model(name)
+        bare_versions(context, name, 1, gate="fail")
+        return quiet_state(changes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PromotionChanges, "_quiet_state", late)
+        with pytest.raises(BadInput, match="not the one that was looked at any more"):
+            registry.promote("1", reason="r", by="bob")
+    assert registry.aliases() == {}
 
 
 def test_a_model_that_is_made_again_meanwhile_gets_no_entry(context: StepContext, name: str) -> None:
