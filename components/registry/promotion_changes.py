@@ -16,7 +16,7 @@ rollback is refused while a change is open or aliases and log disagree.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -147,10 +147,9 @@ class PromotionChanges:
             )
         return state
 
-    def _recorded(self, state: RegistryState, interrupted: Collection[Move], by: str) -> RegistryState:
+    def _recorded(self, state: RegistryState, interrupted: Sequence[Move], by: str) -> RegistryState:
         """Write into the log how interrupted changes ended and what else the aliases say, and return the state after that."""
-        for move in interrupted:
-            outcome = state.outcome_of(move)
+        for move, outcome in state.outcomes_of(interrupted):
             self._note(f"{describe(move)} was interrupted; it is recorded as {outcome}, by what the alias champion points to")
             with self._refusals():
                 self._log.finish(move, outcome)

@@ -145,11 +145,12 @@ class RegistryState:
             return exists(top, self.versions) and self.counted()[-1].version is not None
         return self.champion != top.version or not top.is_of(self.versions[self.champion])
 
-    def outcome_of(self, move: Move) -> Outcome:
-        """Return how an open move that was interrupted has ended, by what the alias says."""
-        is_newest = move is self.open_moves[-1]
-        took_effect = is_newest and move.to_version is not None and self.champion == move.to_version != self.standing().champion
-        return "done" if took_effect else "interrupted"
+    def outcomes_of(self, interrupted: Sequence[Move]) -> list[tuple[Move, Outcome]]:
+        """Return how changes that were interrupted have ended, by what the alias says: the newest has taken effect or none has."""
+        outcomes: list[tuple[Move, Outcome]] = [(move, "interrupted") for move in interrupted]
+        if interrupted and self.champion is not None and self.champion == interrupted[-1].to_version != self.standing().champion:
+            outcomes[-1] = (interrupted[-1], "done")
+        return outcomes
 
     @property
     def missing_before(self) -> list[Move]:
