@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 from celebdit_testing.command import celebdit_here
-from celebdit_testing.registered import bare_versions, registry_context
+from celebdit_testing.recipes import DIGEST, tiny_recipe, trained_with
+from celebdit_testing.registered import bare_versions, registry_context, report_of
 from mlflow.entities import Param
 
 from components.errors import BadInput, TemporaryFailure
+from components.gate.config import GateConfig
+from components.gate.gate import run as gate
+from components.manifests import ChampionScores, CheckpointManifest
 from components.registry.client import Registry
 from components.registry.promotion_changes import PromotionChanges
 from components.registry.promotion_log import PromotionLog
@@ -368,6 +372,19 @@ def test_a_version_of_a_model_that_is_made_again_is_not_the_one_whose_gate_passe
         with pytest.raises(BadInput, match="not the one that was looked at any more"):
             registry.promote("1", reason="r", by="bob")
     assert registry.aliases() == {}
+
+
+def test_the_gate_tells_a_champion_from_another_one_of_its_number(context: StepContext, name: str) -> None:
+    registry = promoted(context, name)
+    client = context.tracking.client
+    client.set_model_version_tag(name, "1", "checkpoint.digest", "d" * 64)
+    registry.promote("1", reason="r", by="ann")
+    checkpoint = CheckpointManifest(
+        run_key="d" * 16, uri="s3://b/x", digest="e" * 64, step=7, dataset_digest=DIGEST, recipe=trained_with(tiny_recipe())
+    )
+    report = report_of(checkpoint).model_copy(update={"champion": ChampionScores(version="1", checkpoint_digest="c" * 64)})
+    with pytest.raises(TemporaryFailure, match=r"version 1 of checkpoint c{12} when .* and is version 1 of checkpoint d{12}"):
+        gate(report, GateConfig(), name, context)
 
 
 def test_a_model_that_is_made_again_meanwhile_gets_no_entry(context: StepContext, name: str) -> None:
