@@ -191,9 +191,9 @@ class Registry:
         return self._changes().described(take_over_as=take_over_as)
 
     def moves(self) -> list[Move]:
-        """Return the finished moves of the promotion log, oldest first."""
+        """Return the finished moves of the promotion log, oldest first, without the start of a log that found nothing."""
         state = self._log.read()
-        return [] if state is None else state.counted()
+        return [] if state is None else [move for move in state.counted() if move.version is not None or move.action != "start"]
 
     def promote(self, version: str, *, reason: str, by: str, force: bool = False, note: Callable[[str], None] = _LOG.warning) -> Standing:
         """Make `version` the champion and return the new standing; `note` gets what was odd before.

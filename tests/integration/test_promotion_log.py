@@ -196,7 +196,7 @@ def test_a_log_that_was_deleted_is_said_and_previous_is_the_champion_before(cont
 
 def test_an_entry_that_was_deleted_is_said(context: StepContext, name: str) -> None:
     registry = promoted(context, name, "1", "2", "3")
-    middle = registry.moves()[2].id
+    middle = registry.moves()[1].id
     context.tracking.client.delete_registered_model_tag(name, f"celebdit.move.{middle}")
     assert f"somebody deleted the tag of {middle}" in history(registry)["text"]
 
