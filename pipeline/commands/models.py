@@ -16,7 +16,7 @@ from components.system.user import user_name
 from pipeline.commands.help import example
 from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line
 from pipeline.promotion_view import history_json, history_lines, move_json, problem_lines, problems_json
-from pipeline.session import open_session
+from pipeline.records import SCHEME, open_records
 from pipeline.view import printable
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def _model_option(function: F) -> F:
 
 @contextmanager
 def _registry(home: Path, name: str) -> Iterator["Registry"]:
-    with open_session(home) as session:
+    with open_records(home) as context:
         from components.registry.client import Registry
 
-        yield Registry(session.context().tracking, name)
+        yield Registry(context.tracking, name)
 
 
 @click.group(epilog=example("celebdit models list --model celebdit-demo"))
@@ -95,7 +95,8 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         state = registry.described_state()
         row = _summary(model_version, {} if state is None else state.aliases)
         entries = [] if state is None else state.entries_of(number)
-        url = f"{registry.tracking.settings.mlflow_uri}/#/models/{name}/versions/{number}?workflowType=machine_learning"
+        server = registry.tracking.settings.mlflow_uri
+        url = None if server.startswith(SCHEME) else f"{server}/#/models/{name}/versions/{number}?workflowType=machine_learning"
     print_line(printable_lines(model_version.description or "no model card"))
     for key, value in sorted(model_version.tags.items()):
         if not key.startswith("eval/"):
@@ -105,7 +106,7 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         print_line(f"  {move.at}  {move.action} by {printable(move.by)}{' (forced)' if move.forced else ''}: {printable(move.reason)}")
     for line in [] if state is None else problem_lines(state):
         print_line(f"  {line}")
-    print_line(f"  {url}")
+    print_line(f"  {url or f'its page in MLflow: {command_name()} ui'}")
     if as_json:
         tags = dict(sorted(model_version.tags.items()))
         moves = [move_json(entry) for entry in entries]
