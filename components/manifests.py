@@ -127,6 +127,8 @@ class ChampionScores(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: str
+    checkpoint_digest: str | None = None
+    """Of the version, whose number can be that of another one later; None in reports of earlier releases and of versions without one."""
     is_challenger: bool = False
     """Whether the report's own weights are the champion's, so that there is nothing to compare."""
     metrics: dict[str, float] = Field(default_factory=dict)

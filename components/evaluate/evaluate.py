@@ -109,15 +109,16 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     version = champion_version(registry)
     if version is None:
         return None
-    if VersionTags.from_mlflow(registry.version(version).tags).is_of(spec.checkpoint.digest, spec.sampling.ema):
+    tags = VersionTags.from_mlflow(registry.version(version).tags)
+    if tags.is_of(spec.checkpoint.digest, spec.sampling.ema):
         return _scores_of(report, version, is_challenger=True)
     try:
         champion, weights = open_champion(registry, version, context.scratch("champions"))
     except NotMeasurable as problem:
-        return _missing_scores(version, f"cannot be measured: {problem}", context)
+        return _missing_scores(version, tags, f"cannot be measured: {problem}", context)
     image_px = champion.model.network.image_px
     if image_px != spec.dataset.image_px:
-        return _missing_scores(version, f"generates images of {image_px} px, this dataset has {spec.dataset.image_px} px", context)
+        return _missing_scores(version, tags, f"generates images of {image_px} px, this dataset has {spec.dataset.image_px} px", context)
     sampling = spec.sampling.model_copy(update={"ema": champion.ema})
     champion_spec = spec.model_copy(update={"checkpoint": champion.checkpoint, "model": champion.model, "sampling": sampling})
     champion_spec = EvaluateSpec.model_validate_json(champion_spec.model_dump_json())  # drops cached properties of `spec`
@@ -128,14 +129,15 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     return _scores_of(measured, version)
 
 
-def _missing_scores(version: str, problem: str, context: StepContext) -> ChampionScores:
+def _missing_scores(version: str, tags: VersionTags, problem: str, context: StepContext) -> ChampionScores:
     context.events.note(f"champion version {version} {problem}")
-    return ChampionScores(version=version, problem=problem)
+    return ChampionScores(version=version, checkpoint_digest=tags.checkpoint_digest, problem=problem)
 
 
 def _scores_of(report: EvaluationReport, version: str, *, is_challenger: bool = False) -> ChampionScores:
     return ChampionScores(
         version=version,
+        checkpoint_digest=report.checkpoint_digest,
         is_challenger=is_challenger,
         metrics=report.metrics,
         intervals=report.intervals,

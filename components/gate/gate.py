@@ -16,6 +16,7 @@ from components.gate.page import decision_page
 from components.manifests import NORMAL_QUANTILE, ChampionScores, EvaluationReport, GateDecision, MetricInterval
 from components.registry.client import Registry
 from components.registry.promotions import CHAMPION
+from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 from components.stores.quarantine import quarantine
@@ -31,7 +32,7 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
     """
     registry = Registry(context.tracking, model_name)
     if config.no_worse_than_champion or config.better_than_champion:
-        _check_same_champion(report, registry.aliases().get(CHAMPION))
+        _check_same_champion(report, registry)
     decision = decide(report, config)
     page = decision_page(decision, report, check_bounds(report, config), context.store)
     uri = StoreUri.parse(report.uri) / f"gate-{context.settings.pipeline_run_id}.html"
@@ -55,14 +56,26 @@ def _store_page(uri: StoreUri, page: bytes, context: StepContext) -> None:
         context.store.put_bytes(uri, page)
 
 
-def _check_same_champion(report: EvaluationReport, current: str | None) -> None:
-    measured = None if report.champion is None else report.champion.version
+def _check_same_champion(report: EvaluationReport, registry: Registry) -> None:
+    """Compare number and checkpoint: a model that was deleted and made again has the same numbers."""
+    measured = None if report.champion is None else (report.champion.version, report.champion.checkpoint_digest)
+    number = registry.aliases().get(CHAMPION)
+    current = None if number is None else (number, VersionTags.from_mlflow(registry.version(number).tags).checkpoint_digest)
+    if measured is not None and current is not None and None in (measured[1], current[1]):
+        measured, current = (measured[0], None), (current[0], None)  # a report of an earlier release, or a version without a checkpoint
     if measured != current:
-        was, now = (f"version {version}" if version else "none" for version in (measured, current))
+        same_number = measured is not None and current is not None and measured[0] == current[0]
+        was, now = (_describe_champion(champion, with_checkpoint=same_number) for champion in (measured, current))
         raise TemporaryFailure(
             f"the champion was {was} when this was evaluated and is {now} at the gate",
             hint="run it again: finished measurements are reused (gate.no_worse_than_champion needs evaluation.champion)",
         )
+
+
+def _describe_champion(champion: tuple[str, str | None] | None, *, with_checkpoint: bool) -> str:
+    if champion is None:
+        return "none"
+    return f"version {champion[0]}" + (f" of checkpoint {(champion[1] or '')[:12]}" if with_checkpoint else "")
 
 
 def decide(report: EvaluationReport, config: GateConfig) -> GateDecision:

@@ -1,6 +1,7 @@
 """Moves the aliases of a model to the versions that follow from its promotion log.
 
-Promises: concurrent callers end with the aliases of the log, whoever is last. Each further attempt is logged as a warning.
+Promises: concurrent callers end with the aliases of the log, whoever is last. `champion` is moved last, so that what cannot be moved leaves
+it where it is. Each further attempt is logged as a warning.
 """
 
 import logging
@@ -58,11 +59,11 @@ def settle_aliases(
     except _AliasesChanged as error:
         raise TemporaryFailure(
             f"could not update the aliases of {model!r}: they keep changing concurrently",
-            hint="the promotion is in the log; celebdit models list shows where the aliases point",
+            hint="celebdit models history shows whether the change took effect",
         ) from error
 
 
 def _differences(standing: Standing, aliases: Mapping[str, str]) -> dict[str, str | None]:
     """Return the version that each alias should point to, for those that do not."""
-    targets = {CHAMPION: standing.champion, PREVIOUS: standing.previous}
+    targets = {PREVIOUS: standing.previous, CHAMPION: standing.champion}
     return {alias: version for alias, version in targets.items() if aliases.get(alias) != version}

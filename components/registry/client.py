@@ -1,23 +1,25 @@
 """Model registry client: versions, aliases, and promotion of a version to champion.
 
-Promises: one version per checkpoint and EMA, whatever the number of tries or racing callers; `champion` and `previous` always follow from
-the promotion log (`promotion_log.py`). Does not package a model; see `components/serving/package.py`.
+Promises: one version per checkpoint and EMA, whatever the number of tries or racing callers. How `champion` and `previous` are moved is in
+`promotion_changes.py`. Does not package a model; see `components/serving/package.py`.
 """
 
-import time
+import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from components.errors import BadInput, GateFailed
-from components.registry.aliases import settle_aliases
 from components.registry.card_excerpt import excerpt_card
-from components.registry.promotion_log import PromotionLog
-from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, next_move, standing_after, validate_reason
+from components.registry.old_logs import old_moves
+from components.registry.promotion_changes import PromotionChanges
+from components.registry.promotion_log import PromotionLog, identity_of
+from components.registry.promotion_state import RegistryState
+from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, validate_reason
 from components.registry.tags import VersionTags
 from components.registry.version_files import ModelFiles
 from components.registry.version_store import VersionStore
@@ -26,6 +28,7 @@ from components.tracking.mlflow_errors import translate_mlflow_errors
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Registry"]
 
+_LOG = logging.getLogger(__name__)
 _DESCRIPTION_CHARS = 5000
 """MLflow 3.17 has a column of this width for it: PostgreSQL refuses more, SQLite does not notice."""
 
@@ -44,13 +47,21 @@ class Registry:
         return translate_mlflow_errors(self.tracking.settings.mlflow_uri)
 
     def ensure(self, description: str) -> None:
-        """Create the registered model unless it exists."""
+        """Create the registered model unless it exists.
+
+        Raises:
+            BadInput: if its name is that of a prompt, which MLflow keeps in the same list.
+        """
         with self._translate_errors():
             try:
-                self._client.create_registered_model(self.name, description=description)
+                self._client.create_registered_model(self.name, tags=PromotionLog.first_tags(), description=description)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
+                if "taken by a prompt" in str(error):
+                    raise BadInput(
+                        f"{self.name!r} is the name of a prompt in MLflow", hint="set registry.model_name to another name"
+                    ) from error
 
     def versions(self) -> list[ModelVersion]:
         """Return all versions, oldest first."""
@@ -104,9 +115,6 @@ class Registry:
         """Return the oldest version that holds the weights `ema` of a checkpoint and whose files are not known to be lost, or None."""
         tagged = ((version, VersionTags.from_mlflow(version.tags)) for version in self.versions())
         return next((version for version, tags in tagged if tags.is_of(checkpoint_digest, ema) and tags.files is None), None)
-
-    def _tags_of(self, number: str) -> VersionTags:
-        return VersionTags.from_mlflow(self.version(number).tags)
 
     def aliases(self) -> dict[str, str]:
         """Return alias -> version."""
@@ -175,74 +183,48 @@ class Registry:
         """
         return self._store.open(self.version(version), folder)
 
+    def described_state(self, *, take_over_as: str | None = None) -> RegistryState | None:
+        """Return what aliases, versions and promotion log say, with the log of an earlier release; None if there is no such model.
+
+        With the name of a person, the log of an earlier release is copied into the model, if that person may change it.
+        """
+        return self._changes().described(take_over_as=take_over_as)
+
     def moves(self) -> list[Move]:
-        """Return the promotion log, oldest first, without the entries of an earlier model of the same name."""
-        return self._log.moves()
+        """Return the finished moves of the promotion log, oldest first, without the start of a log that found nothing."""
+        state = self._log.read()
+        return [] if state is None else [move for move in state.counted() if move.version is not None or move.action != "start"]
 
-    def standing(self) -> Standing:
-        """Return the versions that `champion` and `previous` should point to by the log."""
-        checkpoints = {str(version.version): VersionTags.from_mlflow(version.tags).checkpoint_digest for version in self.versions()}
-        # An entry about a version that was deleted, and whose number another checkpoint has now, counts like that of any deleted one.
-        moves = [move for move in self.moves() if move.is_of_version(checkpoints.get(move.version, move.checkpoint))]
-        return standing_after(moves, checkpoints)
-
-    def _append(self, action: Literal["promote", "rollback"], version: str, *, reason: str, by: str, forced: bool = False) -> None:
-        self._log.append(
-            next_move(
-                self.moves(),
-                action,
-                version,
-                reason=reason,
-                by=by,
-                forced=forced,
-                now_s=time.time(),
-                checkpoint=self._tags_of(version).checkpoint_digest,
-                model_created_ms=self._log.model_created_ms(),
-            )
-        )
-
-    def promote(self, version: str, *, reason: str, by: str, force: bool = False) -> Standing:
-        """Make `version` the champion and return the new standing.
+    def promote(self, version: str, *, reason: str, by: str, force: bool = False, note: Callable[[str], None] = _LOG.warning) -> Standing:
+        """Make `version` the champion and return the new standing; `note` gets what was odd before.
 
         Raises:
-            GateFailed: if its gate did not pass and `force` is not given. BadInput: if there is no such version or no reason.
+            GateFailed: if its gate did not pass and `force` is not given. BadInput: if there is no such version or no reason, or MLflow
+                refuses the change, which has changed nothing then.
         """
         reason = validate_reason(reason, "promotion")
-        decision = self._tags_of(version).gate
+        model_version = self.version(version)
+        decision = VersionTags.from_mlflow(model_version.tags).gate
         if decision != "pass" and not force:
             raise GateFailed(
                 f"version {version} of {self.name!r} has gate decision {decision or 'none'}",
                 hint="promote it anyway with --force; this is logged",
             )
-        self._append("promote", version, reason=reason, by=by, forced=force and decision != "pass")
-        return self.reconcile()
+        if model_version.current_stage == "Archived":
+            note(f"version {version} is in the stage Archived of MLflow; stages are not used, so it is promoted all the same")
+        identity = identity_of(model_version.tags, model_version.creation_timestamp)
+        return self._changes(note).promote(version, identity, reason=reason, by=by, forced=force and decision != "pass")
 
-    def rollback(self, *, reason: str, by: str) -> Standing:
+    def rollback(self, *, reason: str, by: str, note: Callable[[str], None] = _LOG.warning) -> Standing:
         """Undo the newest promotion and return the new standing.
 
         Raises:
-            BadInput: if there is no earlier champion.
+            BadInput: if there is no earlier champion, aliases and log disagree, or MLflow refuses the change; nothing has changed then.
         """
-        reason = validate_reason(reason, "rollback")
-        standing = self.standing()
-        if standing.champion is None or standing.previous is None:
-            raise BadInput(
-                f"model {self.name!r} has no earlier champion to roll back to", hint="celebdit models history lists every promotion"
-            )
-        self._append("rollback", standing.champion, reason=reason, by=by)
-        return self.reconcile()
+        return self._changes(note).rollback(reason=validate_reason(reason, "rollback"), by=by)
 
-    def reconcile(self) -> Standing:
-        """Point `champion` and `previous` to the versions that follow from the log, until they are seen to do so.
+    def _changes(self, note: Callable[[str], None] = _LOG.warning) -> PromotionChanges:
+        return PromotionChanges(self._log, old_moves=self._old_moves, note=note)
 
-        Raises:
-            TemporaryFailure: if they keep changing concurrently.
-        """
-        return settle_aliases(self.name, standing=self.standing, aliases=self.aliases, move=self._move_alias)
-
-    def _move_alias(self, alias: str, version: str | None) -> None:
-        with self._translate_errors():
-            if version is None:
-                self._client.delete_registered_model_alias(self.name, alias)
-            else:
-                self._client.set_registered_model_alias(self.name, alias, version)
+    def _old_moves(self, created_ms: int) -> list[Move]:
+        return old_moves(self.tracking, self.name, created_ms)

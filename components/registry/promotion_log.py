@@ -1,67 +1,103 @@
-"""The promotion log of a registered model in MLflow: one immutable entry per promotion and rollback.
+"""The promotion log of a registered model in MLflow: tags of the model itself, one per move and one for its outcome.
 
-Promises: an entry cannot be changed (MLflow refuses to change a parameter), and none is lost when several callers append at once. What
-follows from the entries is in `promotions.py`.
+Promises: whoever may not change the model cannot write the log; it is deleted with the model, and the same for every experiment and user.
+No entry replaces another one: each has a key of its own. How a change is made of them is in `promotion_changes.py`, what follows from the
+entries in `promotions.py`.
 """
 
-import logging
+import time
 
-from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 
-from components.registry.promotions import Move
+from components.errors import BadInput, CelebditError, TrackingRefused
+from components.registry.promotion_state import ENTRY_PREFIX, OUTCOME_SUFFIX, Outcome, RegistryState
+from components.registry.promotions import MAX_TEXT_CHARS, START_ID, Move, VersionIdentity, clean_name, utc
+from components.registry.tags import VersionTags
+from components.system.user import user_name
 from components.tracking.client import Tracking
 from components.tracking.mlflow_errors import translate_mlflow_errors
-from components.tracking.tags import TAG_KIND
-
-TAG_MODEL = "celebdit.model"
-_log = logging.getLogger(__name__)
 
 
 class PromotionLog:
-    """The log of the registered model `name`, kept as parameters of an MLflow run of its own."""
+    """The log of the registered model `name`."""
 
     def __init__(self, tracking: Tracking, name: str) -> None:
-        self._tracking = tracking
-        self._name = name
-        self._identity = {TAG_KIND: "registry-log", TAG_MODEL: name}
+        self.name = name
+        self._uri = tracking.settings.mlflow_uri
+        self._client = tracking.client
 
-    def model_created_ms(self) -> int | None:
-        """Return when the registered model was made, or None if there is none."""
-        with translate_mlflow_errors(self._tracking.settings.mlflow_uri):
+    def read(self) -> RegistryState | None:
+        """Return the model's aliases, versions and log, or None if there is no such model."""
+        with translate_mlflow_errors(self._uri):
+            # Versions first: one that an alias or an entry names and that is not among them was deleted, not made meanwhile.
+            versions = self._client.search_model_versions(f"name = '{self.name}'")
             try:
-                return int(self._tracking.client.get_registered_model(self._name).creation_timestamp)
+                model = self._client.get_registered_model(self.name)
             except MlflowException as error:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                     return None
                 raise
+        identities = {str(version.version): identity_of(version.tags, version.creation_timestamp) for version in versions}
+        aliases = {alias: str(version) for alias, version in model.aliases.items()}
+        return RegistryState.of_tags(self.name, int(model.creation_timestamp), aliases, identities, model.tags)
 
-    def moves(self) -> list[Move]:
-        """Return all entries about this model, oldest first; those about an earlier one of the same name stay in MLflow alone."""
-        created_ms = self.model_created_ms()
-        return [] if created_ms is None else [move for move in self._entries() if move.is_of_model(created_ms)]
-
-    def _entries(self) -> list[Move]:
-        entries: dict[str, str] = {}
-        with translate_mlflow_errors(self._tracking.settings.mlflow_uri):
-            # Callers that race for the first entry may each create a run; the entries of all count.
-            for run in self._tracking.search_runs(self._identity):
-                entries |= self._tracking.client.get_run(run.info.run_id).data.params
-        moves = {entry_id: Move.parse(entry_id, text) for entry_id, text in entries.items()}
-        if foreign := sorted(entry_id for entry_id, move in moves.items() if move is None):
-            _log.warning("entries of the promotion log of %r that are no promotions are ignored: %s", self._name, ", ".join(foreign))
-        return sorted((move for move in moves.values() if move is not None), key=lambda move: move.id)
+    @staticmethod
+    def first_tags() -> dict[str, str]:
+        """Return the tags of a model that is made now: it has nothing to take over from a log of an earlier release."""
+        start = Move(START_ID, "start", None, "the model was created", clean_name(user_name()), utc(time.time()))
+        return {f"{ENTRY_PREFIX}{START_ID}": start.text()}
 
     def append(self, move: Move) -> None:
-        """Append an entry."""
-        with translate_mlflow_errors(self._tracking.settings.mlflow_uri):
-            self._tracking.client.log_batch(self._run_id(), params=[Param(move.id, move.text())], synchronous=True)
+        """Write an entry; the same entry may be written by several callers at once.
 
-    def _run_id(self) -> str:
-        run = self._tracking.find_run(self._identity)
-        if run is None:
-            run = self._tracking.client.create_run(
-                self._tracking.experiment_id, tags=self._identity, run_name=f"promotions of {self._name}"
-            )
-            self._tracking.client.set_terminated(run.info.run_id)
-        return str(run.info.run_id)
+        Raises:
+            BadInput: if this user may not change the model.
+        """
+        text = move.text()
+        assert len(text) <= MAX_TEXT_CHARS, "reasons and names are bounded"
+        self._set_tag(f"{ENTRY_PREFIX}{move.id}", text)
+
+    def finish(self, move: Move, outcome: Outcome) -> None:
+        """Write how a move ended."""
+        self._set_tag(f"{ENTRY_PREFIX}{move.id}{OUTCOME_SUFFIX}", outcome)
+
+    def retract(self, move: Move) -> None:
+        """Remove an entry whose change was refused."""
+        with translate_mlflow_errors(self._uri):
+            self._client.delete_registered_model_tag(self.name, f"{ENTRY_PREFIX}{move.id}")
+
+    def move_alias(self, alias: str, version: str | None) -> None:
+        """Point an alias to a version, or remove it."""
+        with translate_mlflow_errors(self._uri):
+            if version is None:
+                self._client.delete_registered_model_alias(self.name, alias)
+            else:
+                self._client.set_registered_model_alias(self.name, alias, version)
+
+    def _set_tag(self, key: str, value: str) -> None:
+        for attempt in range(3):
+            try:
+                with translate_mlflow_errors(self._uri):
+                    self._client.set_registered_model_tag(self.name, key, value)
+                return
+            except TrackingRefused as error:
+                if attempt == 2 or not is_database_conflict(error):
+                    raise
+
+
+def identity_of(tags: dict[str, str], created_ms: int | None) -> VersionIdentity:
+    """Return what tells a version from another one of its number."""
+    return VersionIdentity(VersionTags.from_mlflow(tags).checkpoint_digest, None if created_ms is None else int(created_ms))
+
+
+def is_database_conflict(error: CelebditError) -> bool:
+    """Return whether MLflow's database refused the second of two callers that made the same row at once."""
+    cause = error.__cause__
+    return isinstance(cause, MlflowException) and cause.error_code == "BAD_REQUEST"
+
+
+def is_forbidden(error: BadInput) -> bool:
+    """Return whether MLflow knows this user and does not allow it."""
+    cause = error.__cause__
+    # MLflow's client (3.17) keeps the status of an answer without JSON in its text alone.
+    return isinstance(cause, MlflowException) and (cause.get_http_status_code() == 403 or "error code 403" in str(cause))

@@ -7,60 +7,120 @@ concurrent promotions end as they would in some sequential order. Does not store
 import json
 import re
 import time
+import unicodedata
 import uuid
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 from components.errors import BadInput
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+FORMAT = 2
+"""Of an entry. Entries of earlier releases have none; they were parameters of an MLflow run."""
+MAX_TEXT_CHARS = 5000
+"""Of an entry: the width of MLflow's column for a tag of a registered model, which PostgreSQL keeps and SQLite does not know."""
 _MAX_REASON_CHARS = 1000
+_MAX_NAME_CHARS = 200
 _ENTRY_ID = re.compile(r"[0-9]{15}-[0-9a-f]{8}")
+
+Action = Literal["promote", "rollback", "by-hand", "start"]
+
+
+@dataclass(frozen=True)
+class VersionIdentity:
+    """What tells a version from another one that has, or had, its number."""
+
+    checkpoint: str | None
+    created_ms: int | None = None
 
 
 @dataclass(frozen=True)
 class Move:
-    """One entry of the promotion log; entries are ordered by their ids."""
+    """One entry of the promotion log; entries are ordered by their ids.
+
+    A `start` is what the alias pointed to when the log began, a `by-hand` what it pointed to although no entry says so.
+    """
 
     id: str
-    action: Literal["promote", "rollback"]
-    version: str
+    action: Action
+    version: str | None
+    """The version that was promoted, rolled back, or found under the alias; None where the alias was not set."""
     reason: str
     by: str
     at: str
     forced: bool = False
     checkpoint: str | None = None
-    """Digest of the version's checkpoint, because a number alone identifies nothing; None in entries of earlier releases."""
+    """Digest of the version's checkpoint, because a number alone identifies nothing; None if the version has none."""
+    version_created_ms: int | None = None
     model_created_ms: int | None = None
     """When the registered model was made: a model's name is free again once the model is deleted. None in entries of earlier releases."""
+    from_version: str | None = None
+    """The champion before, as the writer saw it."""
+    to_version: str | None = None
+    """The champion after."""
+    after: str | None = None
+    """Id of the newest finished entry that the writer saw."""
+    run_id: str | None = None
+    """The MLflow run that an entry of an earlier release was taken over from; such an entry is shown and decides nothing."""
+    agreed: bool = True
+    """Of a `start`: whether the log of an earlier release said the same as the aliases."""
 
     def text(self) -> str:
         """Return the entry as it is stored under its id."""
-        facts = {key: value for key, value in asdict(self).items() if key != "id" and value is not None}
-        return json.dumps(facts, sort_keys=True, ensure_ascii=False)
+        facts = {_STORED.get(item.name, item.name): getattr(self, item.name) for item in fields(self) if item.name != "id"}
+        kept = {key: value for key, value in facts.items() if value is not None and (key, value) != ("agreed", True)}
+        return json.dumps({"format": FORMAT, **kept}, sort_keys=True, ensure_ascii=False)
 
     def is_of_model(self, created_ms: int) -> bool:
         """Return whether the entry is about the registered model that was made then, not about an earlier one of the same name."""
         if self.model_created_ms is not None:
             return self.model_created_ms == created_ms
-        return int(self.id.split("-")[0]) >= created_ms
+        return self.id == START_ID or int(self.id.split("-")[0]) >= created_ms
 
-    def is_of_version(self, checkpoint: str | None) -> bool:
-        """Return whether the entry is about a version of this checkpoint, as far as it names one."""
-        return self.checkpoint is None or self.checkpoint == checkpoint
+    def is_of(self, version: VersionIdentity) -> bool:
+        """Return whether the entry is about this version, as far as both say what they are."""
+        pairs = ((self.checkpoint, version.checkpoint), (self.version_created_ms, version.created_ms))
+        return all(mine is None or theirs is None or mine == theirs for mine, theirs in pairs)
 
     @classmethod
     def parse(cls, entry_id: str, text: str) -> "Move | None":
-        """Read an entry; None if it is not one that `text` wrote: people and other programs can log to the same MLflow run."""
+        """Read an entry; None if it is not one that `text` wrote: people and other programs can write beside it.
+
+        Raises:
+            BadInput: if a later release wrote it.
+        """
         try:
-            move = cls(id=entry_id, **json.loads(text))
-        except (ValueError, TypeError, RecursionError):
+            facts = json.loads(text)
+            written = facts.pop("format", 1)
+            if isinstance(written, int) and written > FORMAT:
+                raise BadInput(
+                    f"the promotion log has an entry of format {written}, this release reads up to {FORMAT}", hint="use the newer release"
+                )
+            move = cls(id=entry_id, **{"version": None, **{_FIELDS.get(key, key): value for key, value in facts.items()}})
+        except (ValueError, TypeError, AttributeError, RecursionError):
             return None
-        texts = (move.version, move.reason, move.by, move.at, move.checkpoint or "")
-        valid = _ENTRY_ID.fullmatch(entry_id) and move.action in ("promote", "rollback") and isinstance(move.forced, bool)
-        valid = valid and isinstance(move.model_created_ms, int | None)
-        return move if valid and all(isinstance(value, str) for value in texts) else None
+        return move if move._is_valid() else None
+
+    def _is_valid(self) -> bool:
+        texts = (self.reason, self.by, self.at)
+        optional = (self.version, self.checkpoint, self.from_version, self.to_version, self.after, self.run_id)
+        return (
+            _ENTRY_ID.fullmatch(self.id) is not None
+            and self.action in get_args(Action)
+            and (self.version is not None or self.action in ("by-hand", "start"))
+            and all(isinstance(value, str) for value in texts)
+            and all(value is None or isinstance(value, str) for value in optional)
+            and all(isinstance(value, int | None) for value in (self.version_created_ms, self.model_created_ms))
+            and isinstance(self.forced, bool)
+            and isinstance(self.agreed, bool)
+        )
+
+
+_STORED = {"from_version": "from", "to_version": "to"}
+_FIELDS = {stored: name for name, stored in _STORED.items()}
+START_ID, START_PREVIOUS_ID = "000000000000001-00000000", "000000000000000-00000000"
+"""Ids of the two entries with which a log begins: what `champion` and what `previous` pointed to."""
 
 
 @dataclass(frozen=True)
@@ -71,48 +131,70 @@ class Standing:
     previous: str | None
 
 
-def standing_after(moves: Sequence[Move], existing: Collection[str] | None = None) -> Standing:
-    """Return the standing after all `moves`, in the order of their ids: a promotion is pushed on a stack, a rollback pops it.
+def order(moves: Iterable[Move]) -> list[Move]:
+    """Return moves oldest first; those of an earlier release's log come before the start of this one."""
+    return sorted(moves, key=lambda move: (move.run_id is None, move.id))
 
-    A version that is not in `existing` (None: all are) was deleted and cannot be champion; the one promoted before it takes its place.
-    """
-    stack: list[str] = []
-    for move in sorted(moves, key=lambda move: move.id):
+
+def stack_after(moves: Iterable[Move]) -> list[Move]:
+    """Return the moves that made the champion and those before it, the champion's last: a rollback takes back what it returns from."""
+    stack: list[Move] = []
+    for move in order(moves):
+        if move.run_id is not None or move.version is None:
+            continue
         if move.action == "rollback":
-            if len(stack) > 1 and stack[-1] == move.version:
-                stack.pop()
-        elif not stack or stack[-1] != move.version:
-            stack.append(move.version)
-    remaining = [version for version in stack if existing is None or version in existing]
-    distinct = [version for index, version in enumerate(remaining) if index == 0 or remaining[index - 1] != version]
-    return Standing(champion=distinct[-1] if distinct else None, previous=distinct[-2] if len(distinct) > 1 else None)
+            if len(stack) > 1 and stack[-1].version == move.version:
+                below = [index for index, earlier in enumerate(stack[:-1]) if earlier.version == move.to_version]
+                del stack[(below[-1] + 1 if below else len(stack) - 1) :]
+        elif not stack or stack[-1].version != move.version:
+            stack.append(move)
+    return stack
 
 
-def next_move(
-    moves: Sequence[Move],
-    action: Literal["promote", "rollback"],
-    version: str,
-    *,
-    reason: str,
-    by: str,
-    forced: bool,
-    now_s: float,
-    checkpoint: str | None = None,
-    model_created_ms: int | None = None,
-) -> Move:
-    """Return a move that sorts after all `moves`, even if this clock is behind the one that wrote the last of them."""
+def exists(move: Move, versions: Mapping[str, VersionIdentity] | None) -> bool:
+    """Return whether the version of `move` is among `versions` (None: all are) and is still the same one."""
+    return versions is None or (move.version is not None and move.version in versions and move.is_of(versions[move.version]))
+
+
+def standing_after(moves: Iterable[Move], versions: Mapping[str, VersionIdentity] | None = None) -> Standing:
+    """Return the standing after all `moves`, in the order of their ids.
+
+    A champion that is not among `versions` (None: all are) has no successor; a previous champion that is not gives way to the one before.
+    """
+    stack = stack_after(moves)
+    if not stack:
+        return Standing(champion=None, previous=None)
+    champion = stack[-1]
+    earlier = (move.version for move in reversed(stack[:-1]) if move.version != champion.version and exists(move, versions))
+    return Standing(champion=champion.version if exists(champion, versions) else None, previous=next(earlier, None))
+
+
+def new_id(moves: Sequence[Move], now_s: float) -> str:
+    """Return an id that sorts after all `moves`, even if this clock is behind the one that wrote the last of them."""
     newest_ms = max((int(move.id.split("-")[0]) for move in moves), default=0)
-    at_ms = max(int(now_s * 1000), newest_ms + 1)
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
-    entry_id = f"{at_ms:015d}-{uuid.uuid4().hex[:8]}"
-    return Move(entry_id, action, version, reason, by, stamp, forced=forced, checkpoint=checkpoint, model_created_ms=model_created_ms)
+    return f"{max(int(now_s * 1000), newest_ms + 1):015d}-{uuid.uuid4().hex[:8]}"
+
+
+def utc(now_s: float) -> str:
+    """Return a time as entries keep it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
+
+
+def clean_text(text: str, max_characters: int = _MAX_REASON_CHARS) -> str:
+    """Return a text as entries keep it: without control characters and halves of characters, which databases refuse."""
+    return "".join("?" if unicodedata.category(character) in ("Cc", "Cs") else character for character in text)[:max_characters]
+
+
+def clean_name(by: str) -> str:
+    """Return the name of a person as entries keep it."""
+    return clean_text(by, _MAX_NAME_CHARS)
 
 
 def validate_reason(reason: str, action: str) -> str:
     """Return the reason on one line.
 
     Raises:
-        BadInput: if it is empty, or longer than the log keeps.
+        BadInput: if it is empty, longer than the log keeps, or has characters that no text has.
     """
     text = " ".join(reason.split())
     if not text:
@@ -121,4 +203,6 @@ def validate_reason(reason: str, action: str) -> str:
         raise BadInput(
             f"the reason has {len(text)} characters, the log keeps {_MAX_REASON_CHARS}", hint="shorten it, or link to a document"
         )
+    if clean_text(text) != text:
+        raise BadInput("the reason has control characters, or is not text in UTF-8", hint="write it as plain text")
     return text

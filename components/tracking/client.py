@@ -35,6 +35,8 @@ _PARENT = "mlflow.parentRunId"
 _DIGEST_CHARACTERS = 32
 _MAX_PARAMS = 40
 _BATCH = 1000
+_EXPERIMENTS = 100
+"""Named by one query."""
 
 
 class Tracking:
@@ -68,8 +70,10 @@ class Tracking:
                 return str(self.client.create_experiment(name))
             experiment = self.client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage != "active":
+            number = "ID" if experiment is None else experiment.experiment_id
             raise BadInput(
-                f"the MLflow experiment {name!r} was deleted", hint="restore it in MLflow, or set CELEBDIT_EXPERIMENT to another name"
+                f"the MLflow experiment {name!r} was deleted, and its name is taken until it is removed for good",
+                hint=f"mlflow experiments restore --experiment-id {number}, or set CELEBDIT_EXPERIMENT to another name",
             )
         return str(experiment.experiment_id)
 
@@ -118,6 +122,19 @@ class Tracking:
         """Return the runs of the experiment with all of `tags`."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         return list(self.client.search_runs([self.experiment_id], query, run_view_type=ViewType.ACTIVE_ONLY, max_results=1000))
+
+    def search_all_runs(self, tags: Mapping[str, str]) -> list[Run]:
+        """Return the runs with all of `tags` of all experiments that this user can read, deleted ones included."""
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        with translate_mlflow_errors(self.settings.mlflow_uri):
+            page = self.client.search_experiments(view_type=ViewType.ALL)
+            experiments = list(page)
+            while page.token:
+                page = self.client.search_experiments(view_type=ViewType.ALL, page_token=page.token)
+                experiments += page
+            ids = [str(experiment.experiment_id) for experiment in experiments]
+            chunks = [ids[start : start + _EXPERIMENTS] for start in range(0, len(ids), _EXPERIMENTS)]
+            return [run for chunk in chunks for run in self.client.search_runs(chunk, query, run_view_type=ViewType.ALL, max_results=1000)]
 
     @contextmanager
     def running(self, run: Run) -> Iterator[str]:

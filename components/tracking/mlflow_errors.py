@@ -17,6 +17,7 @@ _RETRY_HINT = "run it again when MLflow is back"
 _STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3}) != 200")
 _TEMPORARY = (408, 425, 429)
 _TOO_LARGE = 413
+_DELETED = "must be in the 'active' state. Current state is deleted"
 _log = logging.getLogger(__name__)
 
 
@@ -24,6 +25,15 @@ def _status(error: MlflowException) -> int:
     """Return the HTTP status of the answer; MLflow's client (3.17) keeps that of an answer without JSON in its text alone."""
     written = _STATUS_IN_TEXT.search(str(error))
     return int(written[1]) if written else int(error.get_http_status_code())
+
+
+def _hint(status: int, text: str) -> str | None:
+    """Return what to do about a request that was refused, where that is known."""
+    if status == _TOO_LARGE:
+        return "raise the limit of the proxy before MLflow"
+    if _DELETED in text:
+        return "it was deleted in MLflow: restore it with mlflow runs restore or mlflow experiments restore, then run it again"
+    return None
 
 
 @contextmanager
@@ -45,8 +55,7 @@ def translate_mlflow_errors(uri: str) -> Iterator[None]:
             ) from error
         if error.error_code == "TEMPORARILY_UNAVAILABLE" or status >= 500 or status in _TEMPORARY:
             raise TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT) from error
-        hint = "raise the limit of the proxy before MLflow" if status == _TOO_LARGE else None
-        raise TrackingRefused(f"MLflow at {uri} refuses: {first_line(error)}", hint=hint) from error
+        raise TrackingRefused(f"MLflow at {uri} refuses: {first_line(error)}", hint=_hint(status, str(error))) from error
     except OSError as error:
         if error.filename is not None:  # of a file on this machine, like a download for which there is no room
             raise os_failure(error) or error from error

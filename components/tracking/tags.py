@@ -3,7 +3,7 @@
 TAG_RUN = "celebdit.pipeline_run"
 """Id of the pipeline run that began an MLflow run."""
 TAG_KIND = "celebdit.kind"
-"""`pipeline` for the parent run, `step` for its children, `registry-log` for the promotion log of a registered model."""
+"""`pipeline` for the parent run, `step` for its children, `registry-log` for a promotion log of an earlier release."""
 TAG_STEP = "celebdit.step"
 TAG_RUN_KEY = "celebdit.run_key"
 """Run key of a training; on a pipeline run the keys of all its trainings, joined by commas."""

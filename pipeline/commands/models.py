@@ -1,7 +1,7 @@
 """`celebdit models`: list, promote and roll back versions of registered models."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -15,6 +15,7 @@ from components.registry.webhook import send, webhook_url
 from components.system.user import user_name
 from pipeline.commands.help import example
 from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line
+from pipeline.promotion_view import history_json, history_lines, move_json, problem_lines, problems_json
 from pipeline.records import SCHEME, open_records
 from pipeline.view import printable
 
@@ -62,7 +63,8 @@ def models() -> None:
 def list_command(name: str, home: Path, as_json: bool) -> None:
     """List the versions of a model with their aliases."""
     with _registry(home, name) as registry:
-        aliases = registry.aliases()
+        state = registry.described_state()
+        aliases = {} if state is None else state.aliases
         rows = [_summary(version, aliases) for version in registry.versions()]
         advice = "" if rows else registry.hint_if_empty()
     if not rows:
@@ -72,10 +74,12 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
             f"{row['version']:>4}  {row['created']}  {(row['checkpoint'] or '')[:12]:<12}  gate {row['gate'] or 'none':<4}  "
             f"{_headline(row['metrics'])}  {' '.join(row['aliases'])}".rstrip()
         )
+    for line in [] if state is None else problem_lines(state):
+        print_line(line)
     if rows:
         print_line(f"  details: {command_name()} models show {rows[-1]['version']} --model {name}")
     if as_json:
-        print_json({"model": name, "versions": rows})
+        print_json({"model": name, "versions": rows, **problems_json(state)})
 
 
 @models.command(short_help="Show one version.", epilog=example("celebdit models show challenger --model celebdit-demo"))
@@ -88,9 +92,9 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
     with _registry(home, name) as registry:
         model_version = registry.resolve(version)
         number = str(model_version.version)
-        row = _summary(model_version, registry.aliases())
-        checkpoint = row["checkpoint"]
-        moves = [move for move in registry.moves() if move.version == number and move.is_of_version(checkpoint)]
+        state = registry.described_state()
+        row = _summary(model_version, {} if state is None else state.aliases)
+        entries = [] if state is None else state.entries_of(number)
         server = registry.tracking.settings.mlflow_uri
         url = None if server.startswith(SCHEME) else f"{server}/#/models/{name}/versions/{number}?workflowType=machine_learning"
     print_line(printable_lines(model_version.description or "no model card"))
@@ -98,14 +102,16 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         if not key.startswith("eval/"):
             print_line(f"  {key:<20} {printable(value)}")
     print_line(f"  {'aliases':<20} {', '.join(row['aliases']) or 'none'}")
-    for move in moves:
+    for move in (entry.move for entry in entries):
         print_line(f"  {move.at}  {move.action} by {printable(move.by)}{' (forced)' if move.forced else ''}: {printable(move.reason)}")
+    for line in [] if state is None else problem_lines(state):
+        print_line(f"  {line}")
     print_line(f"  {url or f'its page in MLflow: {command_name()} ui'}")
     if as_json:
         tags = dict(sorted(model_version.tags.items()))
-        print_json(
-            {"model": name, **row, "tags": tags, "card": model_version.description, "moves": [vars(move) for move in moves], "url": url}
-        )
+        moves = [move_json(entry) for entry in entries]
+        facts = {"tags": tags, "card": model_version.description, "moves": moves, "url": url, **problems_json(state)}
+        print_json({"model": name, **row, **facts})
 
 
 @models.command(
@@ -123,9 +129,7 @@ def promote(version: str, reason: str, force: bool, name: str, home: Path, as_js
     webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
         number = str(registry.resolve(version).version)
-        standing = registry.promote(number, reason=reason, by=user_name(), force=force)
-    if standing.champion != number:
-        print_line(f"version {number} was promoted, but a concurrent promotion replaced it; see {command_name()} models history")
+        standing = registry.promote(number, reason=reason, by=user_name(), force=force, note=print_note)
     _show(name, standing, as_json=as_json)
     _notify(webhook, "promote", name, number, reason, standing)
 
@@ -142,7 +146,7 @@ def rollback(reason: str, name: str, home: Path, as_json: bool) -> None:
     """Undo the latest promotion: make the previous champion the champion again."""
     webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
-        standing = registry.rollback(reason=reason, by=user_name())
+        standing = registry.rollback(reason=reason, by=user_name(), note=print_note)
     _show(name, standing, as_json=as_json)
     _notify(webhook, "rollback", name, standing.champion, reason, standing)
 
@@ -152,16 +156,24 @@ def rollback(reason: str, name: str, home: Path, as_json: bool) -> None:
 @home_option
 @json_option
 def history(name: str, home: Path, as_json: bool) -> None:
-    """List all promotions and rollbacks, oldest first."""
+    """List all promotions, rollbacks and moves by hand, oldest first, and what aliases and log disagree about."""
     with _registry(home, name) as registry:
-        moves = registry.moves()
-    for move in moves:
-        forced = " (forced)" if move.forced else ""
-        print_line(f"{move.at}  {move.action:<8}  version {move.version}  by {printable(move.by)}{forced}: {printable(move.reason)}")
-    if not moves:
-        print_line(f"model {name!r} has no promotions yet")
+        state = registry.described_state(take_over_as=user_name())
+        advice = "" if state is not None else f"; {registry.hint_if_empty()}"
+    lines = [] if state is None else history_lines(state)
+    for line in lines:
+        print_line(line)
+    if not lines:
+        print_line(f"model {name!r} has no promotions yet{advice}")
+    for line in [] if state is None else problem_lines(state):
+        print_line(line)
     if as_json:
-        print_json({"model": name, "moves": [vars(move) for move in moves]})
+        print_json({"model": name, **({"moves": [], **problems_json(None)} if state is None else history_json(state))})
+
+
+def print_note(text: str) -> None:
+    """Print what was odd before a change."""
+    print_line(printable(text))
 
 
 def printable_lines(text: str) -> str:
@@ -169,7 +181,7 @@ def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.splitlines())
 
 
-def _summary(version: "ModelVersion", aliases: dict[str, str]) -> VersionFacts:
+def _summary(version: "ModelVersion", aliases: Mapping[str, str]) -> VersionFacts:
     number, tags = str(version.version), VersionTags.from_mlflow(version.tags)
     return {
         "version": number,

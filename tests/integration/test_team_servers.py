@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,15 @@ import yaml
 from celebdit_testing.first_run import CommandLines
 from celebdit_testing.postgres import postgres_server, programs
 from celebdit_testing.recipes import DIGEST, tiny_recipe, trained_with
-from celebdit_testing.registered import SAMPLING, description_of, report_of
+from celebdit_testing.registered import SAMPLING, bare_versions, description_of, report_of
 from celebdit_testing.servers import wait_for_health, wait_for_port
 from celebdit_testing.steps import step_context
 from safetensors.numpy import save_file
 
+from components.errors import BadInput
 from components.manifests import CheckpointManifest
 from components.registry.client import CHALLENGER, Registry
+from components.registry.promotions import Standing
 from components.registry.tags import VersionTags
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.runtime.context import StepContext
@@ -117,12 +119,12 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     watch.stop()
 
 
-def ask(team: Team, path: str, who: tuple[str, str] | None, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+def ask(team: Team, path: str, who: tuple[str, str] | None, body: dict[str, Any] | None = None, *, api: str = "2.0") -> tuple[int, Any]:
     """Return the status and the answer of MLflow's REST API."""
     headers = {"Content-Type": "application/json"}
     if who is not None:
         headers["Authorization"] = "Basic " + b64encode(":".join(who).encode()).decode()
-    request = urllib.request.Request(f"{team.mlflow}/api/2.0/mlflow/{path}", headers=headers)
+    request = urllib.request.Request(f"{team.mlflow}/api/{api}/mlflow/{path}", headers=headers)
     request.data = None if body is None else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -203,6 +205,73 @@ def test_access_needs_a_password_and_users_change_only_their_own_objects(team: T
     assert status == 200
     status, _ = ask(team, "runs/create", guest, {"experiment_id": experiment["experiment_id"], "start_time": 1})
     assert status == 200
+
+
+@contextmanager
+def tracking_of(team: Team, who: tuple[str, str], folder: Path) -> Iterator[StepContext]:
+    """A step as a user of MLflow sees it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in zip(("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), who, strict=True):
+            patch.setenv(key, value)
+        yield step_context("models", folder, "s3://celebdit/main", endpoint=team.s3, mlflow_uri=team.mlflow)
+
+
+def user(team: Team, name: str, experiment_id: str, model: str, permission: str) -> tuple[str, str]:
+    """A user with a right on a registered model, and the right to edit the experiment."""
+    who = (name, f"canary-{name}-password-0123")
+    assert ask(team, "users/create", admin(team), {"username": who[0], "password": who[1]})[0] == 200
+    for kind, resource, right in (("experiment", experiment_id, "EDIT"), ("registered_model", model, permission)):
+        grant = {"username": name, "resource_type": kind, "resource_id": resource, "permission": right}
+        assert ask(team, "users/permissions/grant", admin(team), grant, api="3.0")[0] == 200
+    return who
+
+
+def what_is_there(registry: Registry) -> tuple[dict[str, str], dict[str, str]]:
+    model = registry.tracking.client.get_registered_model(registry.name)
+    return dict(model.tags), dict(model.aliases)
+
+
+def test_a_right_on_the_experiment_promotes_nothing_and_leaves_nothing(team: Team, context: StepContext, tmp_path: Path) -> None:
+    owner = bare_versions(context, "owned", 3)
+    owner.promote("1", reason="first", by="owner")
+    before = what_is_there(owner)
+    who = user(team, "reader", context.tracking.experiment_id, "owned", "READ")
+    with tracking_of(team, who, tmp_path / "reader") as theirs:
+        run = theirs.tracking.client.create_run(theirs.tracking.experiment_id)
+        assert run.info.run_id, "the right on the experiment is there"
+        with pytest.raises(
+            BadInput, match="does not allow this user to change the registered model 'owned'; nothing was changed"
+        ) as refused:
+            Registry(theirs.tracking, "owned").promote("2", reason="mine", by="reader")
+    assert "EDIT on the registered model" in str(refused.value.hint)
+    assert what_is_there(owner) == before
+    assert owner.promote("3", reason="better", by="owner") == Standing("3", "1")
+    assert owner.rollback(reason="worse", by="owner") == Standing("1", None)
+    assert owner.aliases() == {"champion": "1"}
+
+
+def test_an_alias_that_may_not_be_removed_leaves_the_log_and_the_aliases_as_they_were(
+    team: Team, context: StepContext, tmp_path: Path
+) -> None:
+    owner = bare_versions(context, "edited", 2)
+    who = user(team, "editor", context.tracking.experiment_id, "edited", "EDIT")
+    with tracking_of(team, who, tmp_path / "editor") as theirs:
+        registry = Registry(theirs.tracking, "edited")
+        registry.promote("1", reason="first", by="editor")
+        assert registry.promote("2", reason="second", by="editor") == Standing("2", "1")
+        before = what_is_there(owner)
+        with pytest.raises(BadInput, match="does not allow this user to remove the alias 'previous'") as refused:
+            registry.rollback(reason="worse", by="editor")
+    assert "MANAGE" in str(refused.value.hint)
+    assert what_is_there(owner) == before
+    assert owner.rollback(reason="worse", by="owner") == Standing("1", None)
+
+
+def test_the_longest_entries_fit_into_postgresql(context: StepContext) -> None:
+    registry = bare_versions(context, "long", 1)
+    for reason in ("\U0001f600" * 1000, '"' * 1000):
+        registry.promote("1", reason=reason, by="\u20ac" * 1000)
+        assert registry.moves()[-1].reason == reason
 
 
 def test_no_secret_of_the_servers_is_on_a_command_line(team: Team) -> None:
