@@ -1,0 +1,175 @@
+"""The calls to MLflow that only late steps make, made once before a GPU is requested: logged models, artifacts and the model registry.
+
+Promises: what it creates, it deletes, as far as its user may; no version, alias or tag of a registered model that exists is changed. The
+files of a deleted logged model, some bytes, stay until MLflow's `gc`. Who may only edit an experiment leaves one logged model there, which
+later rehearsals use.
+"""
+
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import BadInput, CelebditError, TrackingRefused
+from components.registry.client import ModelVersion, Registry
+from components.registry.version_artifacts import VersionArtifacts
+from components.tracking.client import Tracking
+from components.tracking.tags import TAG_KIND
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+
+_NAME = "preflight"
+_FILE = "preflight.txt"
+_KEPT = "rehearsal"
+"""Kind of the logged model that its creator may not delete."""
+_TEXT = "Written by the preflight of celebdit, to see that artifacts can be uploaded.\n"
+_TAG = "celebdit.preflight"
+_METRIC = "preflight/seconds"
+_NAME_CHARACTERS = 100
+"""Of the registered model's name, in the name of the one for the rehearsal."""
+
+
+def rehearse(tracking: Tracking, run_id: str, model_name: str) -> None:
+    """Make every kind of call of the later steps, for the MLflow run `run_id` and the registered model `model_name`.
+
+    Raises:
+        BadInput: naming the right that is missing, or the call that the server does not offer.
+    """
+    began_s = time.monotonic()
+    _rehearse_artifacts(tracking, run_id)
+    with _logged_model(tracking, run_id) as model:
+        with tracking.translate_errors():
+            tracking.client.log_metric(run_id, _METRIC, time.monotonic() - began_s, step=0, model_id=model.model_id)
+        source = _upload(tracking, model)
+        _rehearse_registry(tracking, run_id, model_name, model.model_id, source)
+
+
+def _rehearse_artifacts(tracking: Tracking, run_id: str) -> None:
+    tracking.log_text(run_id, _TEXT, _FILE)
+    if tracking.read_artifact(run_id, _FILE) != _TEXT.encode():
+        raise BadInput(
+            f"MLflow at {tracking.settings.mlflow_uri} does not return the artifact that was uploaded to it",
+            hint="check its artifact store (--artifacts-destination)",
+        )
+
+
+@contextmanager
+def _logged_model(tracking: Tracking, run_id: str) -> Iterator["LoggedModel"]:
+    """Yield a logged model: a new one, which is deleted after the block, or the one that could not be deleted before."""
+    client, matching = tracking.client, f"tags.`{TAG_KIND}` = '{_KEPT}'"
+    with tracking.translate_errors():
+        kept = client.search_logged_models([tracking.experiment_id], filter_string=matching)
+        if kept:
+            yield kept[0]
+            return
+        model = client.create_logged_model(
+            tracking.experiment_id, name=_NAME, source_run_id=run_id, tags={TAG_KIND: _NAME, _TAG: run_id}, model_type="denoiser"
+        )
+        try:
+            _check_found(tracking, run_id)
+            yield model
+        finally:
+            _delete_or_keep(tracking, model.model_id)
+
+
+def _check_found(tracking: Tracking, run_id: str) -> None:
+    """Check that a search finds the logged model; MLflow leaves out silently what its user may not read."""
+    matching = f"tags.`{_TAG}` = '{run_id}'"
+    if not tracking.client.search_logged_models([tracking.experiment_id], filter_string=matching):
+        raise BadInput(
+            f"MLflow at {tracking.settings.mlflow_uri} does not find the logged model that was created in experiment "
+            f"{tracking.settings.experiment!r}",
+            hint="ask an administrator of MLflow for the right READ on its logged models",
+        )
+
+
+def _delete_or_keep(tracking: Tracking, model_id: str) -> None:
+    with suppress(CelebditError):
+        try:
+            with tracking.translate_errors():
+                tracking.client.delete_logged_model(model_id)
+        except BadInput:
+            with tracking.translate_errors():
+                tracking.client.set_logged_model_tags(model_id, {TAG_KIND: _KEPT})
+
+
+def _upload(tracking: Tracking, model: "LoggedModel") -> str:
+    """Upload a file to a logged model as the register step does, and return its place."""
+    with tempfile.TemporaryDirectory(prefix="celebdit-") as folder:
+        (Path(folder) / _FILE).write_text(_TEXT)
+        return VersionArtifacts(tracking).upload(Path(folder), model_id=model.model_id, name=_NAME)
+
+
+def _rehearse_registry(tracking: Tracking, run_id: str, name: str, model_id: str, source: str) -> None:
+    registry = Registry(tracking, name)
+    versions = _versions(registry)
+    if versions is not None:
+        _rehearse_existing(registry, versions)
+    if not versions:
+        _rehearse_new(registry, run_id=run_id, model_id=model_id, source=source, is_needed=versions is None)
+
+
+def _versions(registry: Registry) -> list[ModelVersion] | None:
+    """Return the versions of the registered model, or None if it does not exist.
+
+    A server that by default lets nobody read answers 403 for a model that does not exist, too; then it is created, so that it can be read.
+    """
+    client, name = registry.tracking.client, registry.name
+    try:
+        with registry.tracking.translate_errors(model=name):
+            client.get_registered_model(name)
+    except TrackingRefused:
+        return None
+    except BadInput as refused:
+        try:
+            with registry.tracking.translate_errors(model=name):
+                client.create_registered_model(name)
+        except TrackingRefused:
+            raise refused from None
+        return []
+    return registry.versions()
+
+
+def _rehearse_existing(registry: Registry, versions: list[ModelVersion]) -> None:
+    """Change nothing of a registered model, by the calls that need the rights to change it and its versions."""
+    client, name = registry.tracking.client, registry.name
+    with registry.tracking.translate_errors(model=name):
+        client.set_registered_model_tag(name, _TAG, _NAME)
+        client.delete_registered_model_tag(name, _TAG)
+        for version in versions[-1:]:
+            number = str(version.version)
+            client.get_model_version_download_uri(name, number)
+            for key, value in list(version.tags.items())[:1]:
+                client.set_model_version_tag(name, number, key, value)
+
+
+def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str, is_needed: bool) -> None:
+    """Register a version of a model that exists for this rehearsal alone; without `is_needed`, if the user may create a model."""
+    client, tracking = registry.tracking.client, registry.tracking
+    name = f"{registry.name[:_NAME_CHARACTERS]}-{_NAME}-{uuid.uuid4().hex[:8]}"
+    with tracking.translate_errors(model=registry.name):
+        try:
+            with tracking.translate_errors(model=registry.name):
+                client.create_registered_model(name, description=_TEXT)
+        except BadInput:
+            if is_needed:
+                raise
+            return
+        try:
+            version = str(client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version)
+            client.set_model_version_tag(name, version, _TAG, run_id)
+            client.set_registered_model_alias(name, _NAME, version)
+            client.get_model_version_download_uri(name, version)
+            rehearsed = Registry(tracking, name)
+            if rehearsed.aliases() != {_NAME: version} or not rehearsed.versions():
+                raise BadInput(
+                    f"MLflow at {tracking.settings.mlflow_uri} does not find the version that was registered",
+                    hint="ask an administrator of MLflow for the right READ on the versions of registered models",
+                )
+        finally:
+            with suppress(CelebditError), tracking.translate_errors(model=registry.name):
+                client.delete_registered_model(name)
