@@ -39,13 +39,27 @@ def check_mlflow(settings: Mapping[str, str], model_name: str) -> Check:
         fix = f"kubectl -n celebdit port-forward svc/mlflow 5000 and set {MLFLOW}=http://localhost:5000; the preflight step checks it too"
         return Check("mlflow", "unknown", f"{uri} cannot be reached from here", fix)
     credentials = {key: settings.get(key, "") for key in names.SECRET_KEYS[names.MLFLOW_SECRET]}
+    problem = _access_problem(uri, anonymous=_status(uri, None), authenticated=_status(uri, tuple(credentials.values())))
+    if problem is not None:
+        return problem
     with _environment({**credentials, **_LIMITS}):
-        found = _check_calls(uri, settings, model_name)
-    if _accepts_anonymous(uri):
-        return Check(
-            "mlflow", "fail", f"{uri} accepts anonymous requests", "start it with authentication, as docker/kubernetes/servers does"
-        )
-    return Check("mlflow", "ok", f"{found}; it requires authentication")
+        return Check("mlflow", "ok", f"{_check_calls(uri, settings, model_name)}; it requires authentication")
+
+
+def _access_problem(uri: str, *, anonymous: int, authenticated: int) -> Check | None:
+    """Return what is wrong with the access to MLflow, from the statuses of an anonymous and an authenticated request."""
+    if authenticated == 401:
+        found = f"{uri} does not accept the credentials of {names.MLFLOW_SECRET}"
+        return Check("mlflow", "fail", found, "write the credentials of a user of MLflow into it")
+    if authenticated == 403:
+        fix = "if the response is Invalid Host header, add this host to MLFLOW_HOSTS (servers/mlflow.yaml)"
+        return Check("mlflow", "fail", f"{uri} answers 403", fix)
+    if authenticated != 200:
+        return Check("mlflow", "fail", f"{uri} answers HTTP {authenticated}", "see its log: kubectl -n celebdit logs deploy/mlflow")
+    if anonymous == 200:
+        fix = "start it with authentication, as docker/kubernetes/servers does"
+        return Check("mlflow", "fail", f"{uri} accepts anonymous requests", fix)
+    return None
 
 
 def check_own_mlflow(model_name: str) -> Check:
@@ -98,10 +112,11 @@ def _temporary_run(tracking: "Tracking") -> Iterator[tuple["Tracking", str]]:
                 tracking.client.delete_experiment(tracking.experiment_id)
 
 
-def _accepts_anonymous(uri: str) -> bool:
+def _status(uri: str, credentials: tuple[str, ...] | None) -> int:
+    headers = urllib3.make_headers(basic_auth=":".join(credentials)) if credentials else {}
     url = f"{uri}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
-        return urllib3.request("GET", url, timeout=_TIMEOUT_S, retries=False).status == 200
+        return int(urllib3.request("GET", url, headers=headers, timeout=_TIMEOUT_S, retries=False).status)
     except urllib3.exceptions.HTTPError as error:
         raise BadInput(f"{uri} cannot be reached: {type(error).__name__}", hint="start it, or port-forward it") from error
 

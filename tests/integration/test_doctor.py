@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from celebdit_testing.http_server import Handler, serving
 from celebdit_testing.kfp_server import FakeKfp, kfp_server
 from celebdit_testing.kube_server import FakeKube, kube_server
@@ -15,6 +16,7 @@ from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 from components import deployment as names
 from components.environment import KFP_NAMESPACE, KFP_TOKEN
 from pipeline.cli import main
+from pipeline.services import Endpoints, Services
 
 MANIFESTS = Path(__file__).parents[2] / "docker" / "kubernetes"
 PASSWORD = "canary-mlflow-password-0123"
@@ -22,20 +24,32 @@ DIGEST = "sha256:" + "a" * 64
 
 
 class Registry(Handler):
-    """A registry that has one image, and an MLflow with authentication beside it."""
+    """A registry that has one image, and the embedded MLflow beside it, which asks for a password here."""
 
     open_to_all = False
+    mlflow: Endpoints
 
     def do_HEAD(self) -> None:  # noqa: N802
         self.answer(200 if self.path == f"/v2/team/celebdit/manifests/{DIGEST}" else 401 if "private" in self.path else 404)
 
-    def do_GET(self) -> None:  # noqa: N802
+    def _forward(self) -> None:
+        content = self.content()
         authorised = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"steps:{PASSWORD}".encode()).decode()
-        self.answer(200 if authorised or self.open_to_all else 401)
+        if not authorised and not self.open_to_all:
+            self.answer(401)
+            return
+        headers = {"Authorization": f"Bearer {self.mlflow.environment['MLFLOW_TRACKING_TOKEN']}"}
+        if "Content-Type" in self.headers:
+            headers["Content-Type"] = self.headers["Content-Type"]
+        answer = urllib3.request(self.command, f"{self.mlflow.mlflow_url}{self.path}", headers=headers, body=content, redirect=False)
+        self.answer(answer.status, answer.data, answer.headers.get("Content-Type", "text/plain"))
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward  # noqa: N815 - named by the library
 
 
 @pytest.fixture
-def registry() -> Iterator[str]:
+def registry(embedded: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(Registry, "mlflow", embedded.wait(), raising=False)
     with serving(Registry) as address:
         yield address.removeprefix("http://")
 
