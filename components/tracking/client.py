@@ -229,11 +229,11 @@ class Tracking:
 
     def run_url(self, run_id: str, *, experiment_id: str | None = None) -> str:
         """Return the address of a run in the MLflow UI."""
-        return f"{self.settings.mlflow_uri}/{run_page(run_id, experiment_id or self.experiment_id)}"
+        return f"{self.settings.mlflow_uri.rstrip('/')}/{run_page(run_id, experiment_id or self.experiment_id)}"
 
     def compare_url(self, run_ids: Sequence[str], *, experiment_id: str) -> str:
         """Return the address of MLflow's charts and images of several runs side by side."""
-        return f"{self.settings.mlflow_uri}/{runs_page(run_ids, experiment_id)}"
+        return f"{self.settings.mlflow_uri.rstrip('/')}/{runs_page(run_ids, experiment_id)}"
 
     def _origin(self) -> dict[str, str]:
         settings = self.settings

@@ -137,8 +137,9 @@ def _refused_access(uri: str, answer: _Answer, experiment: str | None, model: st
     right = missing_right(answer.path, method=answer.method, experiment=experiment, model=model)
     who = "the user" if user is None else f"user {user!r}"
     if right is None:
+        reason = f" to {answer.path}" if answer.path else f": {answer.summary}"
         hint = "check MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's --allowed-hosts"
-        return BadInput(f"MLflow at {uri} refuses access{f' to {answer.path}' if answer.path else ''}", hint=hint)
+        return BadInput(f"MLflow at {uri} refuses access{reason}", hint=hint)
     return BadInput(
         f"MLflow at {uri} refuses access: {who} lacks the right {right}",
         hint="ask an administrator of MLflow for it (docs/kubernetes.md), or log in as another user",
