@@ -29,7 +29,8 @@ def check_server_version(uri: str) -> str | None:
 
 def _server_version(uri: str) -> str | None:
     """Return the server's answer to a request for its version, if it is one."""
-    from mlflow.utils.rest_utils import get_default_host_creds, http_request  # noqa: PLC0415 - takes seconds
+    from mlflow.utils.credentials import get_default_host_creds  # noqa: PLC0415 - takes seconds
+    from mlflow.utils.rest_utils import http_request  # noqa: PLC0415
 
     from components.tracking.mlflow_errors import translate_mlflow_errors  # noqa: PLC0415
 
