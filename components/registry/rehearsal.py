@@ -42,9 +42,9 @@ def rehearse(tracking: Tracking, run_id: str, model_name: str) -> None:
     began_s = time.monotonic()
     _rehearse_artifacts(tracking, run_id)
     with _logged_model(tracking, run_id) as model:
+        source = _upload(tracking, model)
         with tracking.translate_errors():
             tracking.client.log_metric(run_id, _METRIC, time.monotonic() - began_s, step=0, model_id=model.model_id)
-        source = _upload(tracking, model)
         _rehearse_registry(tracking, run_id, model_name, model.model_id, source)
 
 

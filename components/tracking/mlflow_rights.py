@@ -17,6 +17,7 @@ _RIGHTS = (
     ("", r"runs/create", "EDIT on the {}, without a DENY on runs", EXPERIMENT),
     ("", r"runs/(get|search)|metrics/get-history|artifacts/list", "READ on the runs of the {}", EXPERIMENT),
     ("", r"runs/(delete|restore)", "MANAGE on the runs of the {}", EXPERIMENT),
+    ("", r"runs/log-metric", "EDIT on the runs and the logged models of the {}", EXPERIMENT),
     ("", r"runs/", "EDIT on the runs of the {}", EXPERIMENT),
     ("", r"logged-models/search", "READ on the logged models of the {}", EXPERIMENT),
     ("", r"logged-models/?$", "EDIT on the {}, without a DENY on logged models", EXPERIMENT),

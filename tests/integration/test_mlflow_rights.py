@@ -82,13 +82,13 @@ def on_all(resource_type: str, permission: str) -> Grant:
         ),
         pytest.param(
             [on_experiment("EDIT"), on_all("logged_model", "READ")],
-            "EDIT on the logged models of the experiment '{}'",
+            "EDIT on the logged models and their artifacts of the experiment '{}'",
             id="logged-models-read",
         ),
         pytest.param([on_experiment("EDIT"), on_model(None)], "READ on the registered model '{}'", id="model-of-another"),
         pytest.param([on_experiment("EDIT"), on_model("READ")], "EDIT on the registered model '{}'", id="model-read"),
         pytest.param([on_experiment("EDIT"), on_model("DENY")], "READ on the registered model '{}'", id="model-denied"),
-        pytest.param([on_all("registered_model", "DENY")], "READ on the registered model '{}'", id="all-models-denied"),
+        pytest.param([on_all("registered_model", "DENY")], "to create the registered model '{}'", id="all-models-denied"),
         pytest.param([on_model("EDIT"), on_all("registered_model_version", "DENY")], NEW_VERSION, id="versions-denied"),
         pytest.param(
             [on_model("EDIT"), on_all("registered_model_version", "READ")],
@@ -138,6 +138,26 @@ def test_who_has_the_rights_passes_and_leaves_nothing_that_may_be_deleted(
     assert number == str(1 + len(Registry(tracking, name).versions()[:-1]))
     finalize.run("FINISHED", "", context)
     assert tracking.pipeline_run().info.status == "FINISHED"
+
+
+def test_finalize_says_which_right_was_taken_away_meanwhile(
+    users: MlflowUsers, name: str, tmp_path: Path, rclone_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = users.add()
+    context = as_user(users, user, name, tmp_path, rclone_endpoint, monkeypatch)
+    context.tracking.pipeline_run()
+    users.grant_all(user[0], "run", "DENY")
+    with pytest.raises(BadInput, match=f"user {user[0]!r} lacks the right EDIT on the experiment {name!r}, without a DENY on runs"):
+        finalize.run("FAILED", "", context)
+
+
+def test_a_wrong_password_is_told_from_a_missing_right(
+    users: MlflowUsers, name: str, tmp_path: Path, rclone_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = as_user(users, (users.add()[0], "canary-wrong-password"), name, tmp_path, rclone_endpoint, monkeypatch)
+    with pytest.raises(BadInput, match="it does not accept the password of user 'user-") as refused:
+        run(ResourcesConfig(), None, context, model_name=name)
+    assert "canary" not in f"{refused.value.message} {refused.value.hint}"
 
 
 def models_of(users: MlflowUsers) -> dict[str, dict[str, str]]:

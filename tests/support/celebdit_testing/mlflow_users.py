@@ -55,7 +55,7 @@ class MlflowUsers:
         self.request("2.0/mlflow/registered-models/create", {"name": name})
         for _ in range(versions):
             tags = [{"key": "checkpoint.digest", "value": "d" * 64}]
-            self.request("2.0/mlflow/model-versions/create", {"name": name, "source": "mlflow-artifacts:/x", "tags": tags})
+            self.request("2.0/mlflow/model-versions/create", {"name": name, "source": "s3://bucket/x", "tags": tags})
 
 
 @contextmanager
