@@ -130,8 +130,10 @@ def _error_for(uri: str, answer: _Answer, experiment: str | None, model: str | N
 def _refused_access(uri: str, answer: _Answer, experiment: str | None, model: str | None) -> BadInput:
     user = mlflow_user()
     if answer.status == 401:
-        asks = "asks for a login" if user is None else f"does not accept the password of user {user!r}"
-        return BadInput(f"MLflow at {uri} refuses access: it {asks}", hint="check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        hint = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        if user is None:
+            return BadInput(f"MLflow at {uri} refuses access: it asks for a login", hint=hint)
+        return BadInput(f"MLflow at {uri} refuses access: it does not accept the password of user {user!r}", hint=hint)
     if "Invalid Host" in answer.text:
         return BadInput(f"MLflow at {uri} refuses access: it does not accept this host name", hint="add it to the server's --allowed-hosts")
     right = missing_right(answer.path, method=answer.method, experiment=experiment, model=model)

@@ -17,6 +17,7 @@ from components.command_settings import CommandSettings
 from components.environment import EXPERIMENT, MLFLOW, STORE
 from components.errors import BadInput, CelebditError
 from components.settings import Settings
+from components.tracking.request_limits import limit_requests
 from components.tracking.server_version import check_server_version
 from components.tracking.tags import TAG_KIND
 from pipeline.doctor.checks import Check
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from components.tracking.client import Tracking
 
 _TIMEOUT_S = 10
-_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(_TIMEOUT_S), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 _KIND = "doctor"
 
 
@@ -42,7 +42,7 @@ def check_mlflow(settings: Mapping[str, str], model_name: str) -> Check:
     problem = _access_problem(uri, anonymous=_status(uri, None), authenticated=_status(uri, tuple(credentials.values())))
     if problem is not None:
         return problem
-    with _environment({**credentials, **_LIMITS}):
+    with _environment(credentials):
         return Check("mlflow", "ok", f"{_check_calls(uri, settings, model_name)}; it requires authentication")
 
 
@@ -66,7 +66,7 @@ def check_own_mlflow(model_name: str) -> Check:
     """Check the MLflow server of this machine's environment, with the credentials there."""
     settings = CommandSettings.from_environment()
     assert settings.mlflow_uri is not None, "called if it is configured"
-    with _environment(_LIMITS):
+    with _environment({}):
         return Check("mlflow", "ok", _check_calls(settings.mlflow_uri.rstrip("/"), os.environ, model_name))
 
 
@@ -123,14 +123,12 @@ def _status(uri: str, credentials: tuple[str, ...] | None) -> int:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables in the environment for the block, where MLflow's client reads them."""
-    before = {name: os.environ.get(name) for name in values}
+    """Set variables in the environment for the block, where MLflow's client reads them, and limits of its requests."""
+    before = dict(os.environ)
     os.environ.update(values)
     try:
+        limit_requests(timeout_s=_TIMEOUT_S, max_retries=0)
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)

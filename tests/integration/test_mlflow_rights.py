@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celebdit_testing.mlflow_steps import register_without_weights
@@ -17,8 +18,10 @@ from components.errors import BadInput
 from components.finalize import finalize
 from components.preflight.preflight import run
 from components.registry.client import Registry
+from components.registry.tags import VersionTags
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
+from components.tracking.logged_models import LoggedModels
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -149,6 +152,31 @@ def test_finalize_says_which_right_was_taken_away_meanwhile(
     users.grant_all(user[0], "run", "DENY")
     with pytest.raises(BadInput, match=f"user {user[0]!r} lacks the right EDIT on the experiment {name!r}, without a DENY on runs"):
         finalize.run("FAILED", "", context)
+
+
+def test_who_may_not_delete_loses_a_race_to_register_without_an_error(
+    users: MlflowUsers, name: str, tmp_path: Path, rclone_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = users.add()
+    on_model("EDIT", versions=0)(users, user[0], name)
+    context = as_user(users, user, name, tmp_path, rclone_endpoint, monkeypatch)
+    tags = VersionTags(checkpoint_digest="e" * 64, ema="0.1")
+    rival = [{"key": key, "value": value} for key, value in tags.to_mlflow().items()]
+    registry = Registry(context.tracking, name)
+    upload = registry._store.put
+
+    def upload_and_lose(*arguments: Any, **named: Any) -> tuple[str, str]:
+        users.request("2.0/mlflow/model-versions/create", {"name": name, "source": "s3://bucket/x", "tags": rival})
+        return upload(*arguments, **named)
+
+    monkeypatch.setattr(registry._store, "put", upload_and_lose)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "file").write_text("x")
+    run_id = context.tracking.pipeline_run().info.run_id
+    model = LoggedModels(context.tracking).find_or_create(run_id, name="x", digest="e" * 64, ema="0.1", uri="s3://x/y", run_key="k")
+    version = registry.add_version(tmp_path / "model", tags=tags, model_id=model.model_id, run_id=run_id, description="x")
+    assert version.version == "1", "the rival's"
+    assert [str(each.version) for each in registry.versions()] == ["1", "2"], "its own could not be deleted"
 
 
 def test_a_wrong_password_is_told_from_a_missing_right(
