@@ -128,8 +128,10 @@ def _versions(registry: Registry) -> list[ModelVersion] | None:
         try:
             with registry.tracking.translate_errors(model=name):
                 client.create_registered_model(name)
-        except TrackingRefused:
+        except TrackingRefused:  # it exists
             raise refused from None
+        except BadInput:
+            raise BadInput(f"{refused.message}, or to create it", hint=refused.hint) from None
         return []
     return registry.versions()
 

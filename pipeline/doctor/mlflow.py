@@ -79,7 +79,7 @@ def _check_calls(uri: str, settings: Mapping[str, str], model_name: str) -> str:
     from components.registry.rehearsal import rehearse  # noqa: PLC0415 - imports MLflow, which takes seconds
     from components.tracking.client import Tracking  # noqa: PLC0415
 
-    needed = {MLFLOW: uri, STORE: settings.get(STORE, ""), EXPERIMENT: settings.get(EXPERIMENT, "")}
+    needed = {MLFLOW: uri, STORE: settings.get(STORE) or "s3://not-configured", EXPERIMENT: settings.get(EXPERIMENT, "")}
     tracking = Tracking(Settings.from_environment(needed, in_run=False))
     version = check_server_version(uri)
     with _temporary_run(tracking) as (rehearsing, run_id):

@@ -90,8 +90,8 @@ def on_all(resource_type: str, permission: str) -> Grant:
         ),
         pytest.param([on_experiment("EDIT"), on_model(None)], "READ on the registered model '{}'", id="model-of-another"),
         pytest.param([on_experiment("EDIT"), on_model("READ")], "EDIT on the registered model '{}'", id="model-read"),
-        pytest.param([on_experiment("EDIT"), on_model("DENY")], "READ on the registered model '{}'", id="model-denied"),
-        pytest.param([on_all("registered_model", "DENY")], "to create the registered model '{}'", id="all-models-denied"),
+        pytest.param([on_experiment("EDIT"), on_model("DENY")], "READ on the registered model '{}', or to create it", id="model-denied"),
+        pytest.param([on_all("registered_model", "DENY")], "READ on the registered model '{}', or to create it", id="all-models-denied"),
         pytest.param([on_model("EDIT"), on_all("registered_model_version", "DENY")], NEW_VERSION, id="versions-denied"),
         pytest.param(
             [on_model("EDIT"), on_all("registered_model_version", "READ")],
