@@ -11,16 +11,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from components.errors import BadInput, CelebditError, TrackingRefused
 from components.registry.client import ModelVersion, Registry
 from components.registry.version_artifacts import VersionArtifacts
 from components.tracking.client import Tracking
+from components.tracking.logged_models import LoggedModel
 from components.tracking.tags import TAG_KIND
-
-if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel
 
 _NAME = "preflight"
 _FILE = "preflight.txt"
@@ -58,7 +55,7 @@ def _rehearse_artifacts(tracking: Tracking, run_id: str) -> None:
 
 
 @contextmanager
-def _logged_model(tracking: Tracking, run_id: str) -> Iterator["LoggedModel"]:
+def _logged_model(tracking: Tracking, run_id: str) -> Iterator[LoggedModel]:
     """Yield a logged model: a new one, which is deleted after the block, or the one that could not be deleted before."""
     client, matching = tracking.client, f"tags.`{TAG_KIND}` = '{_KEPT}'"
     with tracking.translate_errors():
@@ -97,7 +94,7 @@ def _delete_or_keep(tracking: Tracking, model_id: str) -> None:
                 tracking.client.set_logged_model_tags(model_id, {TAG_KIND: _KEPT})
 
 
-def _upload(tracking: Tracking, model: "LoggedModel") -> str:
+def _upload(tracking: Tracking, model: LoggedModel) -> str:
     """Upload a file to a logged model as the register step does, and return its place."""
     with tempfile.TemporaryDirectory(prefix="celebdit-") as folder:
         (Path(folder) / _FILE).write_text(_TEXT)

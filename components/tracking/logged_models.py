@@ -6,6 +6,8 @@ from components.manifests import EvaluationReport
 from components.tracking.client import Tracking
 from components.tracking.tags import TAG_CHECKPOINT, TAG_CHECKPOINT_URI, TAG_EMA, TAG_RUN_KEY
 
+__all__ = ["LoggedModel", "LoggedModels"]
+
 
 class LoggedModels:
     """The logged models of an experiment."""
