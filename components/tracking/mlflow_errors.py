@@ -20,6 +20,7 @@ from components.tracking.mlflow_rights import missing_right, mlflow_user
 _RETRY_HINT = "run it again when MLflow is back"
 _REQUEST_IN_TEXT = re.compile(r"API request to endpoint (\S+) failed with error code (\d{3}) != 200")
 _DOWNLOAD_IN_TEXT = re.compile(r"(\d{3}) (?:Client|Server) Error: .*? for url: (\S+)")
+_PAGE_IN_TEXT = re.compile(r"not in a valid JSON format. Response body: '\s*<", re.IGNORECASE)
 _NO_ANSWER = "failed with exception"
 _REASON = re.compile(
     r"Connection refused|Read timed out|ConnectTimeout|[Ff]ailed to resolve|Name or service not known|Connection reset by peer"
@@ -81,6 +82,8 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
             raise TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT) from error
         if _NO_ANSWER in str(error):
             raise _unreached(uri, str(error)) from error
+        if _PAGE_IN_TEXT.search(str(error)):
+            raise _not_mlflow(uri, "it answers with a page, perhaps for a login") from error
         raise _error_for(uri, _answer_of(error), experiment, model) from error
     except OSError as error:
         if error.filename is not None:  # of a file on this machine, like a download for which there is no room
@@ -95,10 +98,11 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
         if not was_raised_in(error, "mlflow", "google", "requests", "urllib3"):
             raise
         _log.debug("MLflow's client cannot read an answer", exc_info=error)
-        raise BadInput(
-            f"{uri} does not answer as MLflow does: {type(error).__name__}",
-            hint="check MLFLOW_TRACKING_URI, and any proxy before the server",
-        ) from error
+        raise _not_mlflow(uri, type(error).__name__) from error
+
+
+def _not_mlflow(uri: str, reason: str) -> BadInput:
+    return BadInput(f"{uri} does not answer as MLflow does: {reason}", hint="check MLFLOW_TRACKING_URI, and any proxy before the server")
 
 
 def _unreached(uri: str, text: str) -> CelebditError:
@@ -108,6 +112,8 @@ def _unreached(uri: str, text: str) -> CelebditError:
             f"the certificate of MLflow at {uri} cannot be verified",
             hint="set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of the authority that signed it",
         )
+    if "WRONG_VERSION_NUMBER" in text:
+        return BadInput(f"MLflow at {uri} does not speak TLS", hint="write http:// instead of https:// in MLFLOW_TRACKING_URI")
     reason = _REASON.search(text)
     return TrackingUnavailable(f"MLflow at {uri} cannot be reached: {reason[0] if reason else text[:200]}", hint=_RETRY_HINT)
 

@@ -75,7 +75,12 @@ def mlflow_check(finished: Finished) -> dict[str, Any]:
 
 def test_a_login_page_and_an_old_server_are_described(odd: FixedAnswer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd.answer_with(PAGE)
-    assert celebdit_here("models", "list", home=tmp_path / "home", capture=capsys).code in (2, 75)
+    listed = celebdit_here("models", "list", home=tmp_path / "home", capture=capsys)
+    assert listed.code == 2, listed.err
+    assert f"{odd.address} does not answer as MLflow does: it answers with a page, perhaps for a login" in listed.err
+    assert (
+        "does not answer as MLflow does" in mlflow_check(celebdit_here("doctor", "--json", home=tmp_path / "home", capture=capsys))["found"]
+    )
     odd.answer_with(TOO_OLD)
     check = mlflow_check(celebdit_here("doctor", "--json", home=tmp_path / "home", capture=capsys))
     assert "is version 2.22.2, the oldest that is supported is 3.0" in check["found"]

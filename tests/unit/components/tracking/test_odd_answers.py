@@ -61,6 +61,7 @@ ANSWERS = {
     "a missing page": answer(404, b"<html>404</html>", "text/html"),
     "too large": answer(413, b"<html>Request Entity Too Large</html>", "text/html"),
     "a failure": answer(500, b"Internal Server Error", "text/plain"),
+    "unavailable": answer(503, b"", "text/plain"),
     "no access": answer(401, b"", "text/plain"),
     "no right": answer(403, b"Permission denied", "text/plain"),
     "another host": answer(403, b"Invalid Host header - possible DNS rebinding attack detected", "text/plain"),
@@ -114,6 +115,9 @@ def test_any_answer_is_either_understood_or_described(kind: str, odd_server: Fix
         ("too large", "metrics", 2, "413"),
         ("a failure", "metrics", 75, "failed"),
         ("no access", "metrics", 2, "refuses access"),
+        ("a page", "find", 2, "does not answer as MLflow does: it answers with a page, perhaps for a login"),
+        ("a page", "metrics", 2, "does not answer as MLflow does"),
+        ("unavailable", "metrics", 75, "cannot be reached: too many 503 error responses"),
         ("no access", "metrics", 2, "refuses access: it asks for a login"),
         ("no access", "write", 2, "refuses access: it asks for a login"),
         ("another host", "metrics", 2, "does not accept this host name"),
@@ -166,6 +170,9 @@ def test_a_server_that_stopped_and_one_that_is_slow_are_unavailable_for_a_reason
         stopped = failure_of(call, "http://127.0.0.1:9", tmp_path)
         assert stopped is not None
         assert (stopped.exit_code, stopped.message) == (75, "MLflow at http://127.0.0.1:9 cannot be reached: Connection refused"), call
+    plain = failure_of("metrics", odd_server.address.replace("http:", "https:"), tmp_path)
+    assert plain is not None
+    assert (plain.exit_code, "does not speak TLS" in plain.message) == (2, True)
     odd_server.answer_with(ANSWERS["an empty object"], delay_s=30)
     slow = failure_of("metrics", odd_server.address, tmp_path)
     assert slow is not None
