@@ -30,8 +30,11 @@ _NAME_CHARACTERS = 100
 """Of the registered model's name, in the name of the one for the rehearsal."""
 
 
-def rehearse(tracking: Tracking, run_id: str, model_name: str) -> None:
+def rehearse(tracking: Tracking, run_id: str, model_name: str, *, keep_model: bool = True) -> None:
     """Make every kind of call of the later steps, for the MLflow run `run_id` and the registered model `model_name`.
+
+    A server whose default is that nobody may read answers 403 for a model that does not exist, to the evaluate step, too. There the model
+    is created, for this user to read; without `keep_model` it is deleted again.
 
     Raises:
         BadInput: naming the right that is missing, or the call that the server does not offer.
@@ -42,7 +45,8 @@ def rehearse(tracking: Tracking, run_id: str, model_name: str) -> None:
         source = _upload(tracking, model)
         with tracking.translate_errors():
             tracking.client.log_metric(run_id, _METRIC, time.monotonic() - began_s, step=0, model_id=model.model_id)
-        _rehearse_registry(tracking, run_id, model_name, model.model_id, source)
+        with _readable(Registry(tracking, model_name), keep_model=keep_model) as registry:
+            _rehearse_registry(registry, run_id, model.model_id, source)
 
 
 def _rehearse_artifacts(tracking: Tracking, run_id: str) -> None:
@@ -101,26 +105,13 @@ def _upload(tracking: Tracking, model: LoggedModel) -> str:
         return VersionArtifacts(tracking).upload(Path(folder), model_id=model.model_id, name=_NAME)
 
 
-def _rehearse_registry(tracking: Tracking, run_id: str, name: str, model_id: str, source: str) -> None:
-    registry = Registry(tracking, name)
-    versions = _versions(registry)
-    if versions is not None:
-        _rehearse_existing(registry, versions)
-    if not versions:
-        _rehearse_new(registry, run_id=run_id, model_id=model_id, source=source, is_needed=versions is None)
-
-
-def _versions(registry: Registry) -> list[ModelVersion] | None:
-    """Return the versions of the registered model, or None if it does not exist.
-
-    A server that by default lets nobody read answers 403 for a model that does not exist, too; then it is created, so that it can be read.
-    """
+@contextmanager
+def _readable(registry: Registry, *, keep_model: bool) -> Iterator[Registry]:
+    """Yield `registry`, whose model its user may read, or would be told that it does not exist."""
     client, name = registry.tracking.client, registry.name
+    is_new = False
     try:
-        with registry.tracking.translate_errors(model=name):
-            client.get_registered_model(name)
-    except TrackingRefused:
-        return None
+        _exists(registry)
     except BadInput as refused:
         try:
             with registry.tracking.translate_errors(model=name):
@@ -129,8 +120,31 @@ def _versions(registry: Registry) -> list[ModelVersion] | None:
             raise refused from None
         except BadInput:
             raise BadInput(f"{refused.message}, or to create it", hint=refused.hint) from None
-        return []
-    return registry.versions()
+        is_new = True
+    try:
+        yield registry
+    finally:
+        if is_new and not keep_model:
+            with suppress(CelebditError), registry.tracking.translate_errors(model=name):
+                client.delete_registered_model(name)
+
+
+def _exists(registry: Registry) -> bool:
+    try:
+        with registry.tracking.translate_errors(model=registry.name):
+            registry.tracking.client.get_registered_model(registry.name)
+    except TrackingRefused:
+        return False
+    return True
+
+
+def _rehearse_registry(registry: Registry, run_id: str, model_id: str, source: str) -> None:
+    exists = _exists(registry)
+    versions = registry.versions()
+    if exists:
+        _rehearse_existing(registry, versions)
+    if not versions:
+        _rehearse_new(registry, run_id=run_id, model_id=model_id, source=source, is_needed=not exists)
 
 
 def _rehearse_existing(registry: Registry, versions: list[ModelVersion]) -> None:

@@ -83,7 +83,7 @@ def _check_calls(uri: str, settings: Mapping[str, str], model_name: str) -> str:
     tracking = Tracking(Settings.from_environment(needed, in_run=False))
     version = check_server_version(uri)
     with _temporary_run(tracking) as (rehearsing, run_id):
-        rehearse(rehearsing, run_id, model_name)
+        rehearse(rehearsing, run_id, model_name, keep_model=False)
     server = f"{uri}, version {version}," if version else f"{uri}, of an unknown version,"
     return f"{server} accepts what the steps do in experiment {tracking.settings.experiment!r} and with model {model_name!r}"
 

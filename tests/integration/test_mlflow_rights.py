@@ -3,6 +3,7 @@
 The server gives nobody a right by default, so that each case states all that its user has.
 """
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from components.registry.tags import VersionTags
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.tracking.logged_models import LoggedModels
+from pipeline.doctor.mlflow import check_own_mlflow
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -141,6 +143,27 @@ def test_who_has_the_rights_passes_and_leaves_nothing_that_may_be_deleted(
     assert number == str(1 + len(Registry(tracking, name).versions()[:-1]))
     finalize.run("FINISHED", "", context)
     assert tracking.pipeline_run().info.status == "FINISHED"
+
+
+def test_doctor_makes_the_calls_and_leaves_nothing(users: MlflowUsers, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, password = users.add()
+    for variable, value in {
+        "CELEBDIT_STORE": "s3://bucket/x",
+        "CELEBDIT_EXPERIMENT": name,
+        "MLFLOW_TRACKING_URI": users.url,
+        "MLFLOW_TRACKING_USERNAME": user,
+        "MLFLOW_TRACKING_PASSWORD": password,
+    }.items():
+        monkeypatch.setenv(variable, value)
+    before, environment = models_of(users), dict(os.environ)
+    assert check_own_mlflow(name).state == "ok"
+    users.grant_all(user, "logged_model", "DENY")
+    with pytest.raises(BadInput, match="without a DENY on logged models"):
+        check_own_mlflow(name)
+    assert models_of(users) == before
+    found = users.request("2.0/mlflow/experiments/search?max_results=1000")["experiments"]
+    assert not [each["name"] for each in found if each["name"].startswith(name)]
+    assert dict(os.environ) == environment
 
 
 def test_finalize_says_which_right_was_taken_away_meanwhile(
