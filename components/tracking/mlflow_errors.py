@@ -24,6 +24,7 @@ _PAGE_IN_TEXT = re.compile(r"not in a valid JSON format. Response body: '\s*<", 
 _NO_ANSWER = "failed with exception"
 _REASON = re.compile(
     r"Connection refused|Read timed out|ConnectTimeout|[Ff]ailed to resolve|Name or service not known|Connection reset by peer"
+    r"|too many \d{3} error responses|\[SSL: \w+\]"
 )
 _TEMPORARY = (408, 425, 429)
 _NO_SUCH_CALL = (404, 405)
@@ -91,7 +92,7 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
         answer = _answer_of_artifact_store(error)
         if answer is not None:
             raise _error_for(uri, answer, experiment, model) from error
-        raise _unreached(uri, first_line(error)) from error
+        raise _unreached(uri, str(error)) from error
     except CelebditError:
         raise
     except Exception as error:
@@ -115,7 +116,9 @@ def _unreached(uri: str, text: str) -> CelebditError:
     if "WRONG_VERSION_NUMBER" in text:
         return BadInput(f"MLflow at {uri} does not speak TLS", hint="write http:// instead of https:// in MLFLOW_TRACKING_URI")
     reason = _REASON.search(text)
-    return TrackingUnavailable(f"MLflow at {uri} cannot be reached: {reason[0] if reason else text[:200]}", hint=_RETRY_HINT)
+    return TrackingUnavailable(
+        f"MLflow at {uri} cannot be reached: {reason[0] if reason else (text.splitlines() or ['no answer'])[0][:200]}", hint=_RETRY_HINT
+    )
 
 
 def _error_for(uri: str, answer: _Answer, experiment: str | None, model: str | None) -> CelebditError:
