@@ -24,8 +24,9 @@ _PAGE_IN_TEXT = re.compile(r"not in a valid JSON format. Response body: '\s*<", 
 _NO_ANSWER = "failed with exception"
 _REASON = re.compile(
     r"Connection refused|Read timed out|ConnectTimeout|[Ff]ailed to resolve|Name or service not known|Connection reset by peer"
-    r"|too many \d{3} error responses|\[SSL: \w+\]"
+    r"|\[SSL: \w+\]"
 )
+_FAILURES = re.compile(r"too many \d{3} error responses")
 _TEMPORARY = (408, 425, 429)
 _NO_SUCH_CALL = (404, 405)
 _TOO_LARGE = 413
@@ -115,10 +116,11 @@ def _unreached(uri: str, text: str) -> CelebditError:
         )
     if "WRONG_VERSION_NUMBER" in text:
         return BadInput(f"MLflow at {uri} does not speak TLS", hint="write http:// instead of https:// in MLFLOW_TRACKING_URI")
+    if failures := _FAILURES.search(text):
+        return TrackingUnavailable(f"MLflow at {uri} failed: {failures[0]}", hint=_RETRY_HINT)
     reason = _REASON.search(text)
-    return TrackingUnavailable(
-        f"MLflow at {uri} cannot be reached: {reason[0] if reason else (text.splitlines() or ['no answer'])[0][:200]}", hint=_RETRY_HINT
-    )
+    cause = reason[0] if reason else (text.splitlines() or ["no answer"])[0][:200]
+    return TrackingUnavailable(f"MLflow at {uri} cannot be reached: {cause}", hint=_RETRY_HINT)
 
 
 def _error_for(uri: str, answer: _Answer, experiment: str | None, model: str | None) -> CelebditError:

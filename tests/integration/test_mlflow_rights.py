@@ -157,12 +157,12 @@ def test_doctor_makes_the_calls_and_leaves_nothing(users: MlflowUsers, name: str
         monkeypatch.setenv(variable, value)
     before, environment = models_of(users), dict(os.environ)
     assert check_own_mlflow(name).state == "ok"
-    users.grant_all(user, "logged_model", "DENY")
-    with pytest.raises(BadInput, match="without a DENY on logged models"):
-        check_own_mlflow(name)
     assert models_of(users) == before
     found = users.request("2.0/mlflow/experiments/search?max_results=1000")["experiments"]
     assert not [each["name"] for each in found if each["name"].startswith(name)]
+    users.grant_all(user, "logged_model", "DENY")
+    with pytest.raises(BadInput, match="without a DENY on logged models"):
+        check_own_mlflow(name)
     assert dict(os.environ) == environment
 
 

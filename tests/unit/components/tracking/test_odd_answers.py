@@ -117,7 +117,7 @@ def test_any_answer_is_either_understood_or_described(kind: str, odd_server: Fix
         ("no access", "metrics", 2, "refuses access"),
         ("a page", "find", 2, "does not answer as MLflow does: it answers with a page, perhaps for a login"),
         ("a page", "metrics", 2, "does not answer as MLflow does"),
-        ("unavailable", "metrics", 75, "cannot be reached: too many 503 error responses"),
+        ("unavailable", "metrics", 75, "failed: too many 503 error responses"),
         ("no access", "metrics", 2, "refuses access: it asks for a login"),
         ("no access", "write", 2, "refuses access: it asks for a login"),
         ("another host", "metrics", 2, "does not accept this host name"),
