@@ -16,11 +16,11 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, Failure, Interrupted, Preempted
+from components.errors import Failure, Interrupted, Preempted
 from components.manifests import DatasetManifest
 from components.settings import Settings
+from components.tracking.experiments import find_or_create_experiment
 from components.tracking.image_names import is_image_logged
 from components.tracking.metric_points import Point
 from components.tracking.mlflow_errors import translate_mlflow_errors
@@ -61,24 +61,8 @@ class Tracking:
         """The experiment's id; the experiment is created when it is first needed."""
         if self._experiment_id is None:
             with self.translate_errors():
-                self._experiment_id = self._find_or_create_experiment()
+                self._experiment_id = find_or_create_experiment(self.client, self.settings.experiment)
         return self._experiment_id
-
-    def _find_or_create_experiment(self) -> str:
-        name = self.settings.experiment
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                return str(self.client.create_experiment(name))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process may create it in this moment
-                    raise
-            experiment = self.client.get_experiment_by_name(name)
-        if experiment is None or experiment.lifecycle_stage != "active":
-            raise BadInput(
-                f"the MLflow experiment {name!r} was deleted", hint="restore it in MLflow, or set CELEBDIT_EXPERIMENT to another name"
-            )
-        return str(experiment.experiment_id)
 
     def pipeline_run(self) -> Run:
         """Return the MLflow run of this pipeline run: the one that KFP's MLflow plugin opened, or ours, created if it does not exist."""
