@@ -96,7 +96,8 @@ class MlflowServer:
         return f"http://{self.host}:{self.port}{self.path}"
 
     def start(self, *, deadline_s: float = 180.0) -> None:
-        create_database(self.folder / "mlflow.db")
+        if self.python == Path(sys.executable):  # another MLflow has another schema
+            create_database(self.folder / "mlflow.db")
         environment = {
             **os.environ,
             "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.folder / 'mlflow.db'}",
