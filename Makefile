@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 # Else each of the many processes of a test run, or of a pipeline, compiles the modules of the project again: 0.4 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint types contracts unit shapes fault docs schema golden format bench-tools lock ui down images test-images clean broken
+.PHONY: help demo test lint types contracts unit shapes fault docs schema golden format old-mlflow bench-tools lock ui down images test-images clean broken
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,8 +53,16 @@ $(VENV)/.chromium: | $(VENV)/.dev
 shapes: $(VENV)/.dev  ## run the tests of model/ with shapes and types checked at every call
 	$(BIN)/pytest --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/model
 
-fault: $(VENV)/.dev  ## run the slow tests: kills, broken servers, the examples of the documents
+fault: $(VENV)/.dev old-mlflow  ## run the slow tests: kills, broken servers, the examples of the documents
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "(fault and slow) or documents"
+
+# Servers for the tests, each in an environment of its own: the oldest MLflow that is supported, and one that is too old.
+old-mlflow: $(VENV)/.oldest-mlflow $(VENV)/.too-old-mlflow  ## install the old MLflow servers that `make fault` tests against
+
+$(VENV)/.%-mlflow: requirements/%-mlflow.txt | $(VENV)/.dev
+	$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/$*-mlflow
+	$(UV) pip install --quiet --require-hashes --no-build --python $(VENV)/$*-mlflow/bin/python -r $<
+	@touch $@
 
 $(VENV)/.bench: requirements/bench.txt pyproject.toml $(BROKEN) | $(VENV)/.dev
 	$(INSTALL) bench
@@ -82,6 +90,7 @@ lock: $(VENV)/bin/uv  ## pin all dependencies with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml requirements/build.txt -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra bench requirements/build.txt -o requirements/bench.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra kaggle --extra server --no-emit-package triton --no-emit-package nvidia-cusolver requirements/build.txt -o requirements/cpu.txt
+	for age in oldest too-old; do $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/$$age-mlflow.in -o requirements/$$age-mlflow.txt || exit; done
 
 images: $(VENV)/.run  ## build both container images: BASE_IMAGE=..., and REGISTRY=... PUSH=1 for a cluster
 	@test -n "$(BASE_IMAGE)" || { echo "BASE_IMAGE is not set: make images BASE_IMAGE=registry.example/python:3.11-slim (docs/kubernetes.md)" >&2; exit 2; }

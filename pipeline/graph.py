@@ -49,7 +49,7 @@ def build_graph(defaults: dict[str, str], configure_task: TaskConfigurator = lam
         finalize_task = finalize_step()
         configure("finalize", finalize_task)
         with dsl.ExitHandler(finalize_task, name="steps"):
-            preflight_task = preflight_step(evaluation=evaluation, resources=resources)
+            preflight_task = preflight_step(evaluation=evaluation, resources=resources, registry=registry)
             configure("preflight", preflight_task)
             ingest_task = ingest_step(data=data, ready=preflight_task.outputs["Output"])
             configure("ingest", ingest_task)

@@ -6,12 +6,13 @@ from components.deployment import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def preflight(evaluation: str, resources: str) -> str:
+def preflight(evaluation: str, resources: str, registry: str) -> str:
     """Check storage, MLflow, credentials, weights, disk and devices before anything heavy starts, and open the MLflow run.
 
     Args:
         evaluation: The `evaluation` section as canonical JSON.
         resources: The `resources` section as canonical JSON.
+        registry: The `registry` section as canonical JSON.
 
     Returns:
         The word "ready".
@@ -22,10 +23,12 @@ def preflight(evaluation: str, resources: str) -> str:
         import json
 
         from components.preflight.preflight import run
+        from components.registry.config import RegistryConfig
         from components.resources import ResourcesConfig
         from components.runtime.context import read_section
 
         settings = json.loads(evaluation)
         machine = read_section(ResourcesConfig, resources, name="resources")
-        run(machine, settings.get("weights"), context, vgg_weights=settings.get("vgg_weights"))
+        model_name = read_section(RegistryConfig, registry, name="registry").model_name
+        run(machine, settings.get("weights"), context, model_name=model_name, vgg_weights=settings.get("vgg_weights"))
     return "ready"

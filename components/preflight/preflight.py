@@ -1,7 +1,8 @@
 """The preflight step: storage, MLflow, credentials, clock, weights, disk and devices, checked in seconds; opens the pipeline's MLflow run.
 
-Promises: every check reports its result, and a failing one what to do; no objects are left in storage. Does not check Kubernetes; see
-`celebdit doctor`.
+Promises: every check reports its result, and a failing one what to do; no objects are left in storage. The calls to MLflow that later steps
+need are made once, so that a server that is too old and a right that is missing are reported before a GPU is used. Does not check
+Kubernetes; see `celebdit doctor`.
 """
 
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from components.environment import CREDENTIALS
 from components.errors import BadInput
+from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.settings import has_key_pair, missing_credentials
@@ -17,6 +19,7 @@ from components.storage import StoreUri
 from components.storage.clock import check_clock
 from components.storage.probe import probe
 from components.system.disk import RUN_BYTES, free_bytes, require_room
+from components.tracking.server_version import check_server_version
 
 _NO_WEIGHTS = "upload the file, or do without Inception: evaluation.extractor=random-conv (and leave out gate bounds on eval/fid_...)"
 
@@ -26,6 +29,7 @@ def run(
     weights: str | None,
     context: StepContext,
     *,
+    model_name: str | None = None,
     vgg_weights: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
@@ -45,7 +49,9 @@ def run(
         results["vgg_weights"] = _check_weights(vgg_weights, context)
     results["disk"] = _check_disk(context.scratch())
     results["devices"] = _check_devices(resources)
-    results["mlflow"] = _open_run(context)
+    version = check_server_version(context.settings.mlflow_uri)
+    run_id, results["mlflow"] = _open_run(context)
+    results["mlflow_calls"] = _rehearse_calls(context, run_id, model_name or RegistryConfig().model_name, version)
     for name, line in results.items():
         context.events.note(f"{name}: {line}")
     return results
@@ -87,10 +93,18 @@ def _check_devices(resources: ResourcesConfig) -> str:
     return f"{resources.processes} process(es) x {resources.threads} thread(s) on device {resources.device}{crowded}"
 
 
-def _open_run(context: StepContext) -> str:
+def _open_run(context: StepContext) -> tuple[str, str]:
     tracking = context.tracking
     run_id = tracking.pipeline_run().info.run_id
     tracking.set_status(run_id, "RUNNING")
     url = tracking.run_url(run_id)
     context.events.emit("result", manifest={"tracking_uri": context.settings.mlflow_uri, "run_id": run_id, "run_url": url})
-    return url
+    return run_id, url
+
+
+def _rehearse_calls(context: StepContext, run_id: str, model_name: str, version: str | None) -> str:
+    from components.registry.rehearsal import rehearse  # noqa: PLC0415 - imports MLflow, which takes seconds
+
+    rehearse(context.tracking, run_id, model_name)
+    server = f"MLflow {version}" if version else "MLflow of an unknown version"
+    return f"{server} accepts logged models, artifacts and versions of {model_name!r} from this user"

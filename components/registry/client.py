@@ -6,7 +6,7 @@ Promises: one version per checkpoint and EMA, whatever the number of tries or ra
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from components.registry.tags import VersionTags
 from components.registry.version_files import ModelFiles
 from components.registry.version_store import VersionStore
 from components.tracking.client import Tracking
-from components.tracking.mlflow_errors import translate_mlflow_errors
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Registry"]
 
@@ -44,7 +43,7 @@ class Registry:
         self._store = VersionStore(tracking)
 
     def _translate_errors(self) -> AbstractContextManager[None]:
-        return translate_mlflow_errors(self.tracking.settings.mlflow_uri)
+        return self.tracking.translate_errors(model=self.name)
 
     def ensure(self, description: str) -> None:
         """Create the registered model unless it exists.
@@ -133,7 +132,7 @@ class Registry:
     def add_version(self, folder: Path, *, tags: VersionTags, model_id: str, run_id: str, description: str) -> ModelVersion:
         """Upload the model in `folder`, with a manifest, to its LoggedModel and make it a version, unless one holds the same weights.
 
-        Of concurrent callers the one with the lowest number wins; the others delete theirs again.
+        Of concurrent callers the one with the lowest number wins; the others delete theirs again, if they may: it harms nothing.
         """
         with self._translate_errors():
             assert tags.checkpoint_digest is not None, "a version is identified by its checkpoint"
@@ -153,7 +152,8 @@ class Registry:
             oldest = self.version_of(tags.checkpoint_digest, tags.ema)
             assert oldest is not None, "a version that was created is found"
             if str(oldest.version) != str(mine.version):
-                self._client.delete_model_version(self.name, str(mine.version))
+                with suppress(BadInput), self._translate_errors():
+                    self._client.delete_model_version(self.name, str(mine.version))
             return oldest
 
     def tag_version(self, version: str, tags: VersionTags) -> None:

@@ -6,6 +6,7 @@ entries in `promotions.py`.
 """
 
 import time
+from contextlib import AbstractContextManager
 
 from mlflow.exceptions import MlflowException
 
@@ -15,7 +16,6 @@ from components.registry.promotions import MAX_TEXT_CHARS, START_ID, Move, Versi
 from components.registry.tags import VersionTags
 from components.system.user import user_name
 from components.tracking.client import Tracking
-from components.tracking.mlflow_errors import translate_mlflow_errors
 
 
 class PromotionLog:
@@ -23,12 +23,15 @@ class PromotionLog:
 
     def __init__(self, tracking: Tracking, name: str) -> None:
         self.name = name
-        self._uri = tracking.settings.mlflow_uri
+        self._tracking = tracking
         self._client = tracking.client
+
+    def _translate_errors(self) -> AbstractContextManager[None]:
+        return self._tracking.translate_errors(model=self.name)
 
     def read(self) -> RegistryState | None:
         """Return the model's aliases, versions and log, or None if there is no such model."""
-        with translate_mlflow_errors(self._uri):
+        with self._translate_errors():
             # Versions first: one that an alias or an entry names and that is not among them was deleted, not made meanwhile.
             versions = self._client.search_model_versions(f"name = '{self.name}'")
             try:
@@ -63,12 +66,12 @@ class PromotionLog:
 
     def retract(self, move: Move) -> None:
         """Remove an entry whose change was refused."""
-        with translate_mlflow_errors(self._uri):
+        with self._translate_errors():
             self._client.delete_registered_model_tag(self.name, f"{ENTRY_PREFIX}{move.id}")
 
     def move_alias(self, alias: str, version: str | None) -> None:
         """Point an alias to a version, or remove it."""
-        with translate_mlflow_errors(self._uri):
+        with self._translate_errors():
             if version is None:
                 self._client.delete_registered_model_alias(self.name, alias)
             else:
@@ -77,7 +80,7 @@ class PromotionLog:
     def _set_tag(self, key: str, value: str) -> None:
         for attempt in range(3):
             try:
-                with translate_mlflow_errors(self._uri):
+                with self._translate_errors():
                     self._client.set_registered_model_tag(self.name, key, value)
                 return
             except TrackingRefused as error:

@@ -14,7 +14,6 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from components.errors import DataRefused, TrackingRefused, first_line
 from components.tracking.client import Tracking
-from components.tracking.mlflow_errors import translate_mlflow_errors
 
 __all__ = ["ModelVersion", "VersionArtifacts"]
 
@@ -23,6 +22,7 @@ class VersionArtifacts:
     """The artifact store behind one MLflow server."""
 
     def __init__(self, tracking: Tracking) -> None:
+        self._tracking = tracking
         self._client = tracking.client
         self._uri = tracking.settings.mlflow_uri
 
@@ -68,4 +68,4 @@ class VersionArtifacts:
             return get_artifact_repository(uri, tracking_uri=self._uri)
 
     def _translate_errors(self) -> AbstractContextManager[None]:
-        return translate_mlflow_errors(self._uri)
+        return self._tracking.translate_errors()

@@ -10,17 +10,17 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, Failure, Interrupted, Preempted
+from components.errors import Failure, Interrupted, Preempted
 from components.manifests import DatasetManifest
 from components.settings import Settings
+from components.tracking.experiments import find_or_create_experiment
 from components.tracking.image_names import is_image_logged
 from components.tracking.metric_points import Point
 from components.tracking.mlflow_errors import translate_mlflow_errors
@@ -54,32 +54,21 @@ class Tracking:
         self.client = MlflowClient(tracking_uri=settings.mlflow_uri)
         self._experiment_id: str | None = None
 
+    def translate_errors(self, *, model: str | None = None) -> AbstractContextManager[None]:
+        """Run calls of MLflow's client, as `translate_mlflow_errors` does; `model` is the registered model that they are about."""
+        return translate_mlflow_errors(self.settings.mlflow_uri, experiment=self.settings.experiment, model=model)
+
     @property
     def experiment_id(self) -> str:
         """The experiment's id; the experiment is created when it is first needed."""
         if self._experiment_id is None:
-            with translate_mlflow_errors(self.settings.mlflow_uri):
-                self._experiment_id = self._find_or_create_experiment()
+            with self.translate_errors():
+                self._experiment_id = find_or_create_experiment(self.client, self.settings.experiment)
         return self._experiment_id
-
-    def _find_or_create_experiment(self) -> str:
-        name = self.settings.experiment
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            with suppress(MlflowException):  # another process may create it in this moment
-                return str(self.client.create_experiment(name))
-            experiment = self.client.get_experiment_by_name(name)
-        if experiment is None or experiment.lifecycle_stage != "active":
-            number = "ID" if experiment is None else experiment.experiment_id
-            raise BadInput(
-                f"the MLflow experiment {name!r} was deleted, and its name is taken until it is removed for good",
-                hint=f"mlflow experiments restore --experiment-id {number}, or set CELEBDIT_EXPERIMENT to another name",
-            )
-        return str(experiment.experiment_id)
 
     def pipeline_run(self) -> Run:
         """Return the MLflow run of this pipeline run: the one that KFP's MLflow plugin opened, or ours, created if it does not exist."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             run = self._run_of_kfp_plugin() or self.find_run({TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline"})
             if run is not None:
                 return run
@@ -100,7 +89,7 @@ class Tracking:
 
     def step_run(self, step: str, *, run_key: str | None = None, name: str | None = None) -> Run:
         """Return the run of `step`: of this pipeline run or, with `run_key`, of that training, whichever pipeline run began it."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             identity = {TAG_STEP: step, TAG_RUN_KEY: run_key} if run_key else {TAG_STEP: step, TAG_RUN: self.settings.pipeline_run_id}
             run = self.find_run(identity)
             if run is not None:
@@ -158,7 +147,7 @@ class Tracking:
 
     def set_status(self, run_id: str, status: str) -> None:
         """Set the status of a run, with its end time if it is final."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             if status == "RUNNING":
                 self.client.update_run(run_id, status=status)
             else:
@@ -166,19 +155,19 @@ class Tracking:
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             self.client.log_batch(run_id, tags=[RunTag(key, str(value)[:5000]) for key, value in tags.items()], synchronous=True)
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Log flat parameters once; one that is already logged is left alone, because MLflow refuses to change it."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             present = self.client.get_run(run_id).data.params
             fresh = [Param(key, str(value)[:500]) for key, value in params.items() if key not in present]
             self.client.log_batch(run_id, params=fresh[: _MAX_PARAMS - len(present)], synchronous=True)
 
     def log_metrics(self, run_id: str, points: Sequence[Point]) -> None:
         """Log metric points in as few requests as MLflow allows."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             for start in range(0, len(points), _BATCH):
                 chunk = points[start : start + _BATCH]
                 self.client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.timestamp_ms, p.step) for p in chunk], synchronous=True)
@@ -197,12 +186,12 @@ class Tracking:
 
     def logged_steps(self, run_id: str, key: str) -> set[int]:
         """Return the steps at which metric `key` has a value."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             return {metric.step for metric in self.client.get_metric_history(run_id, key)}
 
     def log_image(self, run_id: str, image: Any, *, key: str, step: int, timestamp_ms: int | None = None) -> None:
         """Log an image (uint8 array, h x w x 3) under a key, unless the key already has one at `step`."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             if not is_image_logged(key, step, self.image_paths(run_id)):
                 self.client.log_image(run_id, image, key=key, step=step, timestamp=timestamp_ms, synchronous=True)
 
@@ -212,22 +201,22 @@ class Tracking:
 
     def artifact_paths(self, run_id: str, folder: str) -> list[str]:
         """Return the paths of a run's artifacts in `folder`."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             return [item.path for item in self.client.list_artifacts(run_id, folder)]
 
     def read_artifact(self, run_id: str, path: str) -> bytes:
         """Return the bytes of one artifact of a run."""
-        with tempfile.TemporaryDirectory(prefix="celebdit-") as folder, translate_mlflow_errors(self.settings.mlflow_uri):
+        with tempfile.TemporaryDirectory(prefix="celebdit-") as folder, self.translate_errors():
             return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
 
     def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Upload a file as an artifact of a run."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             self.client.log_artifact(run_id, str(path), folder)
 
     def log_text(self, run_id: str, text: str, file: str) -> None:
         """Store a text as an artifact of a run."""
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             self.client.log_text(run_id, text, file)
 
     def log_dataset(self, run_id: str, manifest: DatasetManifest, *, context: str) -> None:
@@ -239,17 +228,17 @@ class Tracking:
             source=_json({"uri": manifest.uri, "from": manifest.source}),
             profile=_json({key: getattr(manifest, key) for key in ("num_images", "num_held_out", "image_px")}),
         )
-        with translate_mlflow_errors(self.settings.mlflow_uri):
+        with self.translate_errors():
             self.client.log_inputs(run_id, [DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])])
             self.set_tags(run_id, {TAG_DATASET: manifest.digest})
 
     def run_url(self, run_id: str, *, experiment_id: str | None = None) -> str:
         """Return the address of a run in the MLflow UI."""
-        return f"{self.settings.mlflow_uri}/{run_page(run_id, experiment_id or self.experiment_id)}"
+        return f"{self.settings.mlflow_uri.rstrip('/')}/{run_page(run_id, experiment_id or self.experiment_id)}"
 
     def compare_url(self, run_ids: Sequence[str], *, experiment_id: str) -> str:
         """Return the address of MLflow's charts and images of several runs side by side."""
-        return f"{self.settings.mlflow_uri}/{runs_page(run_ids, experiment_id)}"
+        return f"{self.settings.mlflow_uri.rstrip('/')}/{runs_page(run_ids, experiment_id)}"
 
     def _origin(self) -> dict[str, str]:
         settings = self.settings

@@ -1,72 +1,168 @@
 """Turns what MLflow's client raises into the project's errors: refused access, a refused request, or a server that is unavailable.
 
-Promises: no error of MLflow's client leaves `translate_mlflow_errors`, whatever the server answers.
+Promises: no error of MLflow's client leaves `translate_mlflow_errors`, whatever the server answers. Which right a request lacks is in
+`mlflow_rights.py`.
 """
 
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from mlflow.exceptions import MlflowException
 
 from components.errors import BadInput, CelebditError, TrackingRefused, TrackingUnavailable, first_line
 from components.system.failures import os_failure, was_raised_in
+from components.tracking.mlflow_rights import missing_right, mlflow_user
 
 _RETRY_HINT = "run it again when MLflow is back"
-_STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3}) != 200")
+_REQUEST_IN_TEXT = re.compile(r"API request to endpoint (\S+) failed with error code (\d{3}) != 200")
+_DOWNLOAD_IN_TEXT = re.compile(r"(\d{3}) (?:Client|Server) Error: .*? for url: (\S+)")
+_PAGE_IN_TEXT = re.compile(r"not in a valid JSON format. Response body: '\s*<", re.IGNORECASE)
+_NO_ANSWER = "failed with exception"
+_REASON = re.compile(
+    r"Connection refused|Read timed out|ConnectTimeout|[Ff]ailed to resolve|Name or service not known|Connection reset by peer"
+    r"|\[SSL: \w+\]"
+)
+_FAILURES = re.compile(r"too many \d{3} error responses")
 _TEMPORARY = (408, 425, 429)
+_NO_SUCH_CALL = (404, 405)
 _TOO_LARGE = 413
 _DELETED = "must be in the 'active' state. Current state is deleted"
 _log = logging.getLogger(__name__)
 
 
-def _status(error: MlflowException) -> int:
-    """Return the HTTP status of the answer; MLflow's client (3.17) keeps that of an answer without JSON in its text alone."""
-    written = _STATUS_IN_TEXT.search(str(error))
-    return int(written[1]) if written else int(error.get_http_status_code())
+@dataclass(frozen=True)
+class _Answer:
+    """The server's answer to a request that failed."""
+
+    status: int
+    text: str
+    path: str = ""
+    """The path of the request, or nothing if MLflow's client does not name it."""
+    method: str = ""
+    is_known: bool = True
+    """Whether the server answered in the form of MLflow's API."""
+
+    @property
+    def summary(self) -> str:
+        return (self.text.splitlines() or [f"HTTP {self.status}"])[0][:200]
 
 
-def _hint(status: int, text: str) -> str | None:
+def _answer_of(error: MlflowException) -> _Answer:
+    # MLflow's client (3.17) keeps the status of an answer without JSON in its text alone.
+    written = _REQUEST_IN_TEXT.search(str(error))
+    if written:
+        return _Answer(int(written[2]), str(error), written[1], is_known=False)
+    downloads = _DOWNLOAD_IN_TEXT.search(str(error))  # of several files at once, of which some failed
+    if downloads:
+        return _Answer(int(downloads[1]), downloads[0], urlsplit(downloads[2]).path, "GET")
+    return _Answer(int(error.get_http_status_code()), str(error))
+
+
+def _answer_of_artifact_store(error: OSError) -> _Answer | None:
+    """Return the answer to an upload or a download of an artifact, which MLflow's client raises as an error of requests."""
+    response = getattr(error, "response", None)
+    if response is None:
+        return None
+    return _Answer(response.status_code, str(error), urlsplit(response.request.url or "").path, response.request.method or "")
+
+
+def _hint(answer: _Answer) -> str | None:
     """Return what to do about a request that was refused, where that is known."""
-    if status == _TOO_LARGE:
+    if answer.status == _TOO_LARGE:
         return "raise the limit of the proxy before MLflow"
-    if _DELETED in text:
+    if _DELETED in answer.text:
         return "it was deleted in MLflow: restore it with mlflow runs restore or mlflow experiments restore, then run it again"
     return None
 
 
 @contextmanager
-def translate_mlflow_errors(uri: str) -> Iterator[None]:
-    """Run calls to the MLflow server at `uri`.
+def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: str | None = None) -> Iterator[None]:
+    """Run calls to the MLflow server at `uri`, about the named experiment and registered model.
 
     Raises:
-        BadInput: if the server refuses access, or is not MLflow. TrackingRefused: if it refuses the request.
+        BadInput: if the server refuses access, or is not MLflow. TrackingRefused: if it refuses the request, or does not know it.
         TrackingUnavailable: if it cannot be reached or fails.
     """
     try:
         yield
     except MlflowException as error:
-        status = _status(error)
-        if status in (401, 403):
-            raise BadInput(
-                f"MLflow at {uri} refuses access",
-                hint="check MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's --allowed-hosts",
-            ) from error
-        if error.error_code == "TEMPORARILY_UNAVAILABLE" or status >= 500 or status in _TEMPORARY:
+        if error.error_code == "TEMPORARILY_UNAVAILABLE":
             raise TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT) from error
-        raise TrackingRefused(f"MLflow at {uri} refuses: {first_line(error)}", hint=_hint(status, str(error))) from error
+        if _NO_ANSWER in str(error):
+            raise _unreached(uri, str(error)) from error
+        if _PAGE_IN_TEXT.search(str(error)):
+            raise _not_mlflow(uri, "it answers with a page, perhaps for a login") from error
+        raise _error_for(uri, _answer_of(error), experiment, model) from error
     except OSError as error:
         if error.filename is not None:  # of a file on this machine, like a download for which there is no room
             raise os_failure(error) or error from error
-        raise TrackingUnavailable(f"MLflow at {uri} cannot be reached: {first_line(error)}", hint=_RETRY_HINT) from error
+        answer = _answer_of_artifact_store(error)
+        if answer is not None:
+            raise _error_for(uri, answer, experiment, model) from error
+        raise _unreached(uri, str(error)) from error
     except CelebditError:
         raise
     except Exception as error:
         if not was_raised_in(error, "mlflow", "google", "requests", "urllib3"):
             raise
         _log.debug("MLflow's client cannot read an answer", exc_info=error)
-        raise BadInput(
-            f"{uri} does not answer as MLflow does: {type(error).__name__}",
-            hint="check MLFLOW_TRACKING_URI, and any proxy before the server",
-        ) from error
+        raise _not_mlflow(uri, type(error).__name__) from error
+
+
+def _not_mlflow(uri: str, reason: str) -> BadInput:
+    return BadInput(f"{uri} does not answer as MLflow does: {reason}", hint="check MLFLOW_TRACKING_URI, and any proxy before the server")
+
+
+def _unreached(uri: str, text: str) -> CelebditError:
+    """Return the error for a request that got no answer; `text` is what MLflow's client says of it."""
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return BadInput(
+            f"the certificate of MLflow at {uri} cannot be verified",
+            hint="set MLFLOW_TRACKING_SERVER_CERT_PATH to the file of the authority that signed it",
+        )
+    if "WRONG_VERSION_NUMBER" in text:
+        return BadInput(f"MLflow at {uri} does not speak TLS", hint="write http:// instead of https:// in MLFLOW_TRACKING_URI")
+    if failures := _FAILURES.search(text):
+        return TrackingUnavailable(f"MLflow at {uri} failed: {failures[0]}", hint=_RETRY_HINT)
+    reason = _REASON.search(text)
+    cause = reason[0] if reason else (text.splitlines() or ["no answer"])[0][:200]
+    return TrackingUnavailable(f"MLflow at {uri} cannot be reached: {cause}", hint=_RETRY_HINT)
+
+
+def _error_for(uri: str, answer: _Answer, experiment: str | None, model: str | None) -> CelebditError:
+    """Return the project's error for an answer."""
+    if answer.status in (401, 403):
+        return _refused_access(uri, answer, experiment, model)
+    if answer.status >= 500 or answer.status in _TEMPORARY:
+        return TrackingUnavailable(f"MLflow at {uri} failed: {answer.summary}", hint=_RETRY_HINT)
+    if answer.status in _NO_SUCH_CALL and not answer.is_known:
+        return TrackingRefused(
+            f"MLflow at {uri} does not offer {answer.path} (HTTP {answer.status})",
+            hint="check its version, MLFLOW_TRACKING_URI, and any proxy before the server: celebdit doctor",
+        )
+    return TrackingRefused(f"MLflow at {uri} refuses: {answer.summary}", hint=_hint(answer))
+
+
+def _refused_access(uri: str, answer: _Answer, experiment: str | None, model: str | None) -> BadInput:
+    user = mlflow_user()
+    if answer.status == 401:
+        hint = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        if user is None:
+            return BadInput(f"MLflow at {uri} refuses access: it asks for a login", hint=hint)
+        return BadInput(f"MLflow at {uri} refuses access: it does not accept the password of user {user!r}", hint=hint)
+    if "Invalid Host" in answer.text:
+        return BadInput(f"MLflow at {uri} refuses access: it does not accept this host name", hint="add it to the server's --allowed-hosts")
+    right = missing_right(answer.path, method=answer.method, experiment=experiment, model=model)
+    who = "the user" if user is None else f"user {user!r}"
+    if right is None:
+        reason = f" to {answer.path}" if answer.path else f": {answer.summary}"
+        hint = "check MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD and the server's --allowed-hosts"
+        return BadInput(f"MLflow at {uri} refuses access{reason}", hint=hint)
+    return BadInput(
+        f"MLflow at {uri} refuses access: {who} lacks the right {right}",
+        hint="ask an administrator of MLflow for it (docs/kubernetes.md), or log in as another user",
+    )

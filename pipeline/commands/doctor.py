@@ -40,7 +40,7 @@ def doctor(
 ) -> int:
     """Check the prerequisites of a run, on this machine or on the cluster, and print the remedy for each problem.
 
-    Changes nothing. OVERRIDES have the form section.key=value. Exits with 2 if a check fails.
+    What a check creates on a server, it deletes. OVERRIDES have the form section.key=value. Exits with 2 if a check fails.
     """
     from pipeline.config import load_config
     from pipeline.doctor import check_cluster, check_machine
@@ -55,7 +55,7 @@ def doctor(
         cluster = Cluster.connect(namespace=namespace or "kubeflow", context=kube_context, deadline_s=5.0)
         checks = check_cluster(kubeflow, cluster, lambda: read_lock(images).images, config)
     else:
-        checks = check_machine(home, CommandSettings.from_environment())
+        checks = check_machine(home, CommandSettings.from_environment(), config)
     for check in checks:
         print_line(f"{_MARKS[check.state]}  {check.name:<11} {check.found}")
         if check.fix is not None:

@@ -12,8 +12,9 @@ from components.kube.client import Cluster
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
 from pipeline.doctor.checks import Check, run_check
+from pipeline.doctor.mlflow import check_mlflow
 from pipeline.doctor.nodes import check_gpus
-from pipeline.doctor.servers import check_images, check_mlflow, check_storage
+from pipeline.doctor.servers import check_images, check_storage
 from pipeline.images import Images
 from pipeline.kubeflow import Kubeflow
 
@@ -42,7 +43,7 @@ def check_cluster(kubeflow: Kubeflow, cluster: Cluster, images: Callable[[], Ima
         ("kaggle", lambda: _kaggle(cluster, config.data.source)),
         ("settings", lambda: _settings(cluster, settings)),
         ("storage", lambda: check_storage(settings)),
-        ("mlflow", lambda: check_mlflow(settings)),
+        ("mlflow", lambda: check_mlflow(settings, config.registry.model_name)),
         ("images", lambda: check_images(images())),
         ("gpus", lambda: check_gpus(cluster.nodes(), config.resources)),
         ("trainer", lambda: _trainer(cluster, config.resources)),

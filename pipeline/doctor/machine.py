@@ -8,18 +8,21 @@ from components.command_settings import CommandSettings
 from components.environment import MLFLOW, STORE
 from components.errors import BadInput
 from components.system.confinement import can_confine
+from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address
 from pipeline.doctor.checks import Check, run_check
+from pipeline.doctor.mlflow import check_own_mlflow
 
 _SPARE_BYTES = 5 * 2**30
 
 
-def check_machine(home: Path, settings: CommandSettings) -> list[Check]:
-    """Check what `celebdit run` needs on this machine."""
+def check_machine(home: Path, settings: CommandSettings, config: RunConfig) -> list[Check]:
+    """Check what `celebdit run` of `config` needs on this machine."""
     return [
         *run_check("python", lambda: Check("python", "ok", sys.version.split()[0])),
         *run_check("disk", lambda: _disk(home)),
         *run_check("endpoints", lambda: _endpoints(settings)),
+        *(run_check("mlflow", lambda: check_own_mlflow(config.registry.model_name)) if len(settings.endpoints) == 2 else []),
         *run_check("parsers", _parsers),
         *run_check("containers", _containers),
     ]

@@ -14,8 +14,7 @@ import urllib3
 from components import deployment as names
 from components.address import split_url
 from components.command_settings import CommandSettings
-from components.environment import MLFLOW, S3_ENDPOINT, STORE
-from components.errors import BadInput
+from components.environment import S3_ENDPOINT, STORE
 from components.storage import StoreUri, connect
 from components.storage.probe import probe
 from pipeline.doctor.checks import Check, State
@@ -32,7 +31,7 @@ def check_storage(settings: Mapping[str, str]) -> Check:
     endpoint = CommandSettings.from_environment().s3_endpoint or settings.get(S3_ENDPOINT)
     if STORE not in settings or not all(settings.get(key) for key in names.SECRET_KEYS[names.S3_SECRET]):
         return Check("storage", "unknown", "location or credentials are missing", "see the checks above")
-    if _is_inside(endpoint):
+    if is_inside(endpoint):
         return Check(
             "storage",
             "unknown",
@@ -42,44 +41,6 @@ def check_storage(settings: Mapping[str, str]) -> Check:
     with _credentials_of_steps(settings):
         probe(connect(endpoint, deadline_s=_TIMEOUT_S), StoreUri.parse(settings[STORE]))
     return Check("storage", "ok", f"the credentials of the steps can write and read {settings[STORE]}")
-
-
-def check_mlflow(settings: Mapping[str, str]) -> Check:
-    """Check that MLflow accepts the credentials of the steps and refuses anonymous requests."""
-    uri = (CommandSettings.from_environment().mlflow_uri or settings.get(MLFLOW) or "").rstrip("/")
-    if not uri:
-        return Check("mlflow", "unknown", "its URL is missing", "see the checks above")
-    if _is_inside(uri):
-        fix = f"kubectl -n celebdit port-forward svc/mlflow 5000 and set {MLFLOW}=http://localhost:5000; the preflight step checks it too"
-        return Check("mlflow", "unknown", f"{uri} cannot be reached from here", fix)
-    user, password = (settings.get(key, "") for key in names.SECRET_KEYS[names.MLFLOW_SECRET])
-    return Check("mlflow", *_mlflow_result(uri, anonymous=_mlflow_status(uri, None), authenticated=_mlflow_status(uri, (user, password))))
-
-
-def _mlflow_result(uri: str, *, anonymous: int, authenticated: int) -> tuple[State, str, str | None]:
-    """Return the result for MLflow from the status codes of an anonymous and an authenticated request."""
-    if authenticated == 401:
-        return (
-            "fail",
-            f"{uri} does not accept the credentials of {names.MLFLOW_SECRET}",
-            "write the credentials of a user of MLflow into it",
-        )
-    if authenticated == 403:
-        return "fail", f"{uri} answers 403", "if the response is Invalid Host header, add this host to MLFLOW_HOSTS (servers/mlflow.yaml)"
-    if authenticated != 200:
-        return "fail", f"{uri} answers HTTP {authenticated}", "see its log: kubectl -n celebdit logs deploy/mlflow"
-    if anonymous == 200:
-        return "fail", f"{uri} accepts anonymous requests", "start it with authentication, as docker/kubernetes/servers does"
-    return "ok", f"{uri} requires authentication and accepts the credentials of the steps", None
-
-
-def _mlflow_status(uri: str, credentials: tuple[str, str] | None) -> int:
-    headers = urllib3.make_headers(basic_auth=":".join(credentials)) if credentials else {}
-    url = f"{uri}/api/2.0/mlflow/experiments/search?max_results=1"
-    try:
-        return int(urllib3.request("GET", url, headers=headers, timeout=_TIMEOUT_S, retries=False).status)
-    except urllib3.exceptions.HTTPError as error:
-        raise BadInput(f"{uri} cannot be reached: {type(error).__name__}", hint="start it, or port-forward it") from error
 
 
 def check_images(images: Images) -> list[Check]:
@@ -108,7 +69,7 @@ def _pull_result(reference: str) -> tuple[State, str, str | None]:
     return "fail", f"{host} does not have {path}@{digest[:19]} (HTTP {status})", "push it: make images REGISTRY=... PUSH=1"
 
 
-def _is_inside(address: str | None) -> bool:
+def is_inside(address: str | None) -> bool:
     """Return whether the host of an address is a name of the cluster's internal DNS."""
     parts = split_url(address) if address else None
     return parts is not None and bool(re.search(r"\.svc(\.cluster\.local)?$", parts.hostname or ""))

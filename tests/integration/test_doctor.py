@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from celebdit_testing.http_server import Handler, serving
 from celebdit_testing.kfp_server import FakeKfp, kfp_server
 from celebdit_testing.kube_server import FakeKube, kube_server
@@ -15,23 +16,39 @@ from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 from components import deployment as names
 from components.environment import KFP_NAMESPACE, KFP_TOKEN
 from pipeline.cli import main
+from pipeline.services import Endpoints, Services
 
 MANIFESTS = Path(__file__).parents[2] / "docker" / "kubernetes"
 PASSWORD = "canary-mlflow-password-0123"
+INSIDE = "http://mlflow.celebdit.svc:5000"
 DIGEST = "sha256:" + "a" * 64
 
 
 class Registry(Handler):
-    """A registry that has one image, and an MLflow with authentication beside it."""
+    """A registry that has one image, and the embedded MLflow beside it, which asks for a password here."""
 
     open_to_all = False
+    mlflow: Endpoints | None = None
 
     def do_HEAD(self) -> None:  # noqa: N802
         self.answer(200 if self.path == f"/v2/team/celebdit/manifests/{DIGEST}" else 401 if "private" in self.path else 404)
 
-    def do_GET(self) -> None:  # noqa: N802
+    def _forward(self) -> None:
+        content = self.content()
         authorised = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"steps:{PASSWORD}".encode()).decode()
-        self.answer(200 if authorised or self.open_to_all else 401)
+        if not authorised and not self.open_to_all:
+            self.answer(401)
+            return
+        if self.mlflow is None:
+            self.answer(200)
+            return
+        headers = {"Authorization": f"Bearer {self.mlflow.environment['MLFLOW_TRACKING_TOKEN']}"}
+        if "Content-Type" in self.headers:
+            headers["Content-Type"] = self.headers["Content-Type"]
+        answer = urllib3.request(self.command, f"{self.mlflow.mlflow_url}{self.path}", headers=headers, body=content, redirect=False)
+        self.answer(answer.status, answer.data, answer.headers.get("Content-Type", "text/plain"))
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _forward  # noqa: N815 - named by the library
 
 
 @pytest.fixture
@@ -52,14 +69,14 @@ def kfp() -> Iterator[FakeKfp]:
 
 @pytest.fixture
 def kube(tmp_path: Path, registry: str, moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKube]:
-    """A cluster on which nothing is missing."""
+    """A cluster on which nothing is missing, whose MLflow cannot be reached from here."""
     with kube_server(tmp_path) as fake:
         fake.load_rights(MANIFESTS / "pipeline" / "rbac.yaml")
         fake.put("namespaces", "kubeflow", metadata={"labels": {"pod-security.kubernetes.io/enforce": "baseline"}})
         fake.put("serviceaccounts", names.SERVICE_ACCOUNT)
         fake.put("secrets", names.S3_SECRET, data=encoded(AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY))
         fake.put("secrets", names.MLFLOW_SECRET, data=encoded(MLFLOW_TRACKING_USERNAME="steps", MLFLOW_TRACKING_PASSWORD=PASSWORD))
-        settings = {"CELEBDIT_STORE": "s3://bucket/doctor", "MLFLOW_TRACKING_URI": f"http://{registry}", "AWS_ENDPOINT_URL": moto_endpoint}
+        settings = {"CELEBDIT_STORE": "s3://bucket/doctor", "MLFLOW_TRACKING_URI": INSIDE, "AWS_ENDPOINT_URL": moto_endpoint}
         fake.put("configmaps", names.CONFIG_MAP, data=settings)
         fake.put("clustertrainingruntimes", names.TRAINING_RUNTIME)
         taint = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
@@ -78,6 +95,12 @@ def kube(tmp_path: Path, registry: str, moto_endpoint: str, monkeypatch: pytest.
         write_lock(tmp_path, f"{registry}/team/celebdit@{DIGEST}")
         monkeypatch.chdir(tmp_path)
         yield fake
+
+
+@pytest.fixture
+def outside(kube: FakeKube, registry: str) -> None:
+    """MLflow at an address that can be reached from here."""
+    kube.objects["configmaps", names.CONFIG_MAP]["data"]["MLFLOW_TRACKING_URI"] = f"http://{registry}"
 
 
 def write_lock(folder: Path, image: str) -> None:
@@ -99,7 +122,11 @@ def diagnose(capsys: pytest.CaptureFixture[str], kfp: FakeKfp, *overrides: str) 
     return int(left.value.code or 0), checks, err
 
 
-def test_a_cluster_on_which_nothing_is_missing(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("outside")
+def test_a_cluster_on_which_nothing_is_missing(
+    kube: FakeKube, kfp: FakeKfp, embedded: Services, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Registry, "mlflow", embedded.wait())
     code, checks, err = diagnose(capsys, kfp)
     assert {check["state"] for same_name in checks.values() for check in same_name} == {"ok"}, err
     assert code == 0
@@ -126,10 +153,6 @@ def break_rights(kube: FakeKube) -> None:
 
 def break_secret(kube: FakeKube) -> None:
     kube.objects["secrets", names.S3_SECRET]["data"] = encoded(AWS_ACCESS_KEY_ID=ACCESS_KEY)
-
-
-def break_password(kube: FakeKube) -> None:
-    kube.objects["secrets", names.MLFLOW_SECRET]["data"] |= encoded(MLFLOW_TRACKING_PASSWORD="wrong-password")
 
 
 def break_bucket(kube: FakeKube) -> None:
@@ -178,7 +201,6 @@ def test_kaggles_credentials_are_looked_for_where_the_data_comes_from_there(
         (lambda kube: kube.objects.pop(("secrets", names.MLFLOW_SECRET)), "secrets", "celebdit-mlflow does not exist", "create secret"),
         (lambda kube: kube.objects.pop(("configmaps", names.CONFIG_MAP)), "settings", "has no CELEBDIT_STORE", "overlay"),
         (break_bucket, "storage", "no-such-bucket", None),
-        (break_password, "mlflow", "does not accept the credentials", "user of MLflow"),
         (taint_nodes, "gpus", "have the taint reserved", "resources.tolerations"),
         (
             lambda kube: kube.objects.pop(("nodes", "gpu-1")),
@@ -229,6 +251,22 @@ def test_images_that_no_node_can_pull_are_found(
     assert "make images" in diagnose(capsys, kfp)[1]["images"][0]["fix"]
 
 
+@pytest.mark.usefixtures("outside")
+def test_a_password_that_mlflow_does_not_accept_is_found(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+    kube.objects["secrets", names.MLFLOW_SECRET]["data"] |= encoded(MLFLOW_TRACKING_PASSWORD="wrong-password")
+    code, checks, _ = diagnose(capsys, kfp)
+    assert code == 2
+    assert "does not accept the credentials" in checks["mlflow"][0]["found"]
+    assert "user of MLflow" in checks["mlflow"][0]["fix"]
+
+
+def test_an_mlflow_that_only_the_cluster_reaches_is_unknown(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+    code, checks, _ = diagnose(capsys, kfp)
+    assert (code, checks["mlflow"][0]["state"]) == (0, "unknown")
+    assert f"{INSIDE} cannot be reached from here" in checks["mlflow"][0]["found"]
+
+
+@pytest.mark.usefixtures("outside")
 def test_an_mlflow_that_lets_anybody_in_is_found(
     kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from celebdit_testing.pods import BRIDGE, Network
 from celebdit_testing.waiting import wait_until
@@ -79,6 +80,12 @@ class MlflowServer:
     port: int
     pods: Network | None = None
     """The network of pods at whose bridge it listens, None for this machine alone."""
+    python: Path = Path(sys.executable)
+    """The interpreter of the environment whose MLflow it is."""
+    options: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""
+    """Below which it answers."""
 
     @property
     def host(self) -> str:
@@ -86,18 +93,32 @@ class MlflowServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http://{self.host}:{self.port}{self.path}"
 
     def start(self, *, deadline_s: float = 180.0) -> None:
-        create_database(self.folder / "mlflow.db")
+        if self.python == Path(sys.executable):  # another MLflow has another schema
+            create_database(self.folder / "mlflow.db")
         environment = {
             **os.environ,
             "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.folder / 'mlflow.db'}",
             "MLFLOW_ARTIFACTS_DESTINATION": str(self.folder / "artifacts"),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            **self.environment,
         }
-        command = [sys.executable, "-m", "mlflow", "server", "--host", self.host, "--port", str(self.port), "--workers", "1"]
+        command = [
+            str(self.python),
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            self.host,
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+            *self.options,
+        ]
         prefix = [] if self.pods is None else self.pods.enter()
         with (self.folder / "mlflow.log").open("ab") as log:
             self._process = spawn([*prefix, *command], environment=environment, stdout=log, new_group=True)
@@ -113,10 +134,10 @@ class MlflowServer:
 
 
 @contextmanager
-def mlflow_server(folder: Path, *, pods: Network | None = None) -> Iterator[MlflowServer]:
-    """Serve MLflow from SQLite below `folder`."""
+def mlflow_server(folder: Path, *, pods: Network | None = None, **how: Any) -> Iterator[MlflowServer]:
+    """Serve MLflow from SQLite below `folder`; `how` are further fields of `MlflowServer`."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = MlflowServer(folder, free_port(), pods)
+    server = MlflowServer(folder, free_port(), pods, **how)
     server.start()
     try:
         yield server

@@ -41,6 +41,7 @@ READERS = {
     "pipeline/mlflow_app.py": "passes settings to MLflow's app, which takes them from the environment only",
     "pipeline/local.py": "passes it on to containers",
     "pipeline/container_engine.py": "reads DOCKER_HOST",
+    "pipeline/doctor/mlflow.py": "lends MLflow's client the credentials of the steps",
     "pipeline/doctor/servers.py": "lends boto3 the credentials of the steps",
 }
 """Every module that touches `os.environ`, and why it must."""

@@ -17,6 +17,7 @@ from components.registry.client import Registry
 from components.settings import Settings
 from components.tracking.client import Tracking
 from components.tracking.metric_points import Point
+from components.tracking.server_version import check_server_version
 
 # MLflow's client remembers where the artifacts of a run are, so reading and writing name a new one each time.
 ENVIRONMENT = {"CELEBDIT_STORE": "s3://bucket/prefix", "CELEBDIT_RUN_ID": "r1"}
@@ -60,7 +61,10 @@ ANSWERS = {
     "a missing page": answer(404, b"<html>404</html>", "text/html"),
     "too large": answer(413, b"<html>Request Entity Too Large</html>", "text/html"),
     "a failure": answer(500, b"Internal Server Error", "text/plain"),
+    "unavailable": answer(503, b"", "text/plain"),
     "no access": answer(401, b"", "text/plain"),
+    "no right": answer(403, b"Permission denied", "text/plain"),
+    "another host": answer(403, b"Invalid Host header - possible DNS rebinding attack detected", "text/plain"),
 }
 
 
@@ -111,7 +115,20 @@ def test_any_answer_is_either_understood_or_described(kind: str, odd_server: Fix
         ("too large", "metrics", 2, "413"),
         ("a failure", "metrics", 75, "failed"),
         ("no access", "metrics", 2, "refuses access"),
+        ("a page", "find", 2, "does not answer as MLflow does: it answers with a page, perhaps for a login"),
+        ("a page", "metrics", 2, "does not answer as MLflow does"),
+        ("unavailable", "metrics", 75, "failed: too many 503 error responses"),
+        ("no access", "metrics", 2, "refuses access: it asks for a login"),
+        ("no access", "write", 2, "refuses access: it asks for a login"),
+        ("another host", "metrics", 2, "does not accept this host name"),
+        ("a missing page", "metrics", 2, "does not offer /api/2.0/mlflow/runs/log-batch"),
         ("no JSON", "find", 75, "not in a valid JSON format"),
+        ("no right", "experiment", 2, "the user lacks the right READ on the experiment 'celebdit'"),
+        ("no right", "metrics", 2, "lacks the right EDIT on the runs of the experiment 'celebdit'"),
+        ("no right", "params", 2, "lacks the right READ on the runs of the experiment 'celebdit'"),
+        ("no right", "history", 2, "lacks the right READ on the runs"),
+        ("no right", "versions", 2, "lacks the right READ on the registered model 'faces'"),
+        ("no right", "ensure", 2, "lacks the right to create the registered model 'faces'"),
     ],
 )
 def test_what_mlflow_refuses_is_reported(kind: str, call: str, code: int, reason: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
@@ -121,6 +138,46 @@ def test_what_mlflow_refuses_is_reported(kind: str, call: str, code: int, reason
     assert error.exit_code == code
     assert odd_server.requests
     assert re.search(reason, error.message)
+
+
+@pytest.mark.usefixtures("few_tries")
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (b"2.22.2", "is version 2.22.2, the oldest that is supported is 3.0"),
+        (b"1.30.0\n", "is version 1.30.0, the oldest"),
+        (b"3.0.0", "3.0.0"),
+        (b"3.17.2.dev0", "3.17.2.dev0"),
+        (b"10.1.0", "10.1.0"),
+        (b"<html>Please log in</html>", None),
+        (b"", None),
+    ],
+)
+def test_a_server_that_is_too_old_is_refused_by_its_version(body: bytes, outcome: str | None, odd_server: FixedAnswer) -> None:
+    odd_server.answer_with(answer(200, body, "text/plain"))
+    if outcome is None or body.strip() == outcome.encode():
+        assert check_server_version(odd_server.address) == outcome
+    else:
+        with pytest.raises(BadInput, match=outcome):
+            check_server_version(f"{odd_server.address}/prefix/")
+        assert odd_server.requests == ["GET /prefix/version"]
+    assert odd_server.requests
+
+
+@pytest.mark.usefixtures("few_tries")
+def test_a_server_that_stopped_and_one_that_is_slow_are_unavailable_for_a_reason(odd_server: FixedAnswer, tmp_path: Path) -> None:
+    for call in ("experiment", "metrics", "write"):
+        stopped = failure_of(call, "http://127.0.0.1:9", tmp_path)
+        assert stopped is not None
+        assert (stopped.exit_code, stopped.message) == (75, "MLflow at http://127.0.0.1:9 cannot be reached: Connection refused"), call
+    plain = failure_of("metrics", odd_server.address.replace("http:", "https:"), tmp_path)
+    assert plain is not None
+    assert (plain.exit_code, "does not speak TLS" in plain.message) == (2, True)
+    odd_server.answer_with(ANSWERS["an empty object"], delay_s=30)
+    slow = failure_of("metrics", odd_server.address, tmp_path)
+    assert slow is not None
+    assert (slow.exit_code, slow.message) == (75, f"MLflow at {odd_server.address} cannot be reached: Read timed out")
+    assert odd_server.requests
 
 
 JSON = st.recursive(
