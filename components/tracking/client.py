@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from components.errors import BadInput, Failure, Interrupted, Preempted
 from components.manifests import DatasetManifest
 from components.settings import Settings
+from components.storage.client import mlflow_s3_environment
 from components.tracking.image_names import is_image_logged
 from components.tracking.metric_points import Point
 from components.tracking.mlflow_errors import translate_mlflow_errors
@@ -48,6 +49,9 @@ class Tracking:
         # Else MLflow redirects its clients to object storage at the address that it uses itself, which they may not reach.
         for direction in ("UPLOAD", "DOWNLOAD"):
             os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{direction}", "false")
+        # Where MLflow's clients write to S3 themselves, MLflow's own boto3 client knows neither celebdit's settings nor AWS_REGION.
+        for name, value in mlflow_s3_environment().items():
+            os.environ.setdefault(name, value)
         self.settings = settings
         self.client = MlflowClient(tracking_uri=settings.mlflow_uri)
         self._experiment_id: str | None = None
