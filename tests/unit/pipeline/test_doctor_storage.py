@@ -18,7 +18,8 @@ from components.preflight.preflight import run
 from components.resources import ResourcesConfig
 from components.storage import connect
 from pipeline.cli import main
-from pipeline.doctor.servers import check_storage
+from pipeline.doctor.checks import run_check
+from pipeline.doctor.servers import check_storage, check_store
 
 Rule = Callable[[str, str, Mapping[str, str]], Answer | None]
 
@@ -84,24 +85,30 @@ def diagnose(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_doctor_and_preflight_name_the_fault_and_the_next_action(
-    fault: str, set_up: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_doctor_and_preflight_name_the_fault_and_the_next_action(fault: str, set_up: Proxy, tmp_path: Path) -> None:
     rule, message, fix = FAULTS[fault]
     set_up.requests.clear()
     set_up.rule = rule
-    check, err = diagnose(tmp_path, capsys)
+    (check,) = run_check("storage", lambda: check_store(set_up.endpoint, "s3://bucket/doctor", whose="these credentials"))
     assert set_up.requests
-    assert (check["state"], message in check["found"], fix in check["fix"]) == ("fail", True, True), check
-    assert "FAIL     storage" in err
-    if fault != "outage":
-        context = step_context("preflight", tmp_path, "s3://bucket/doctor", endpoint=set_up.endpoint)
-        assert context.settings.storage_deadline_s == 300
-        began_s = time.monotonic()
-        with pytest.raises(BadInput, match=message) as refused:
-            run(ResourcesConfig(), None, context)
-        assert fix in str(refused.value.hint)
-        assert time.monotonic() - began_s < 60
+    assert (check.state, message in check.found, fix in str(check.fix)) == ("fail", True, True), check
+    if fault == "outage":
+        return
+    context = step_context("preflight", tmp_path, "s3://bucket/doctor", endpoint=set_up.endpoint)
+    assert context.settings.storage_deadline_s == 300
+    began_s = time.monotonic()
+    with pytest.raises(BadInput, match=message) as refused:
+        run(ResourcesConfig(), None, context)
+    assert fix in str(refused.value.hint)
+    assert time.monotonic() - began_s < 60
+
+
+def test_the_command_prints_the_fault_and_the_next_action(set_up: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up.rule = FAULTS["region"][0]
+    check, err = diagnose(tmp_path, capsys)
+    assert check["fix"] == "set AWS_REGION=eu-west-1"
+    assert "FAIL     storage     object storage refuses s3://bucket/doctor: PermanentRedirect" in err
+    assert "-> set AWS_REGION=eu-west-1" in err
 
 
 def test_the_doctor_says_what_a_good_store_does(set_up: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
