@@ -60,6 +60,8 @@ connect(sys.argv[1]).put_file(StoreUri.parse(sys.argv[2]), Path(sys.argv[3]))
 """
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_the_parts_of_uploads_that_were_killed_are_found_and_removed(rclone_endpoint: str, prefix: StoreUri, tmp_path: Path) -> None:
     """Two processes are killed while they send the third part of a file; the attempt after them removes the parts of both."""
     (tmp_path / "file").write_bytes(bytes(17 * 2**20))
