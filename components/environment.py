@@ -12,6 +12,10 @@ MLFLOW = "MLFLOW_TRACKING_URI"
 S3_ENDPOINT = "AWS_ENDPOINT_URL"
 S3_ENDPOINT_FIRST = "AWS_ENDPOINT_URL_S3"
 STORAGE_DEADLINE = "CELEBDIT_STORAGE_DEADLINE_S"
+S3_ENCRYPTION = "CELEBDIT_S3_ENCRYPTION"
+S3_KMS_KEY_ID = "CELEBDIT_S3_KMS_KEY_ID"
+S3_STORAGE_CLASS = "CELEBDIT_S3_STORAGE_CLASS"
+S3_REQUEST_PAYER = "CELEBDIT_S3_REQUEST_PAYER"
 EXPERIMENT = "CELEBDIT_EXPERIMENT"
 PRESET = "CELEBDIT_PRESET"
 WORK_DIR = "CELEBDIT_WORK_DIR"
@@ -71,6 +75,8 @@ _TITLES: dict[Group, tuple[str, str]] = {
     ),
 }
 _TORCHRUN = "torchrun's ranks"
+_EVERY = "every step and command"
+_BUCKETS = "that of the bucket"
 
 VARIABLES: tuple[Variable, ...] = (
     Variable(STORE, "servers", "every step and command", "S3 location of datasets and runs, like `s3://bucket/prefix`", "embedded server"),
@@ -78,6 +84,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(S3_ENDPOINT, "servers", "every step and command, boto3", "address of the S3 server, like `http://host:9000`", "AWS"),
     Variable(S3_ENDPOINT_FIRST, "servers", "every step and command, boto3", f"the same; wins over `{S3_ENDPOINT}`"),
     Variable(STORAGE_DEADLINE, "servers", "every step and command", "seconds for which a call to object storage is retried", "300"),
+    Variable(
+        S3_ENCRYPTION, "servers", _EVERY, "server-side encryption of what is written: `AES256`, `aws:kms` or `aws:kms:dsse`", _BUCKETS
+    ),
+    Variable(S3_KMS_KEY_ID, "servers", _EVERY, "key of KMS to encrypt with; `aws:kms` is then the encryption", "the account's key"),
+    Variable(S3_STORAGE_CLASS, "servers", _EVERY, "storage class of what is written, like `STANDARD_IA`", "that of the store"),
+    Variable(S3_REQUEST_PAYER, "servers", _EVERY, "`requester` for a bucket whose requests and transfers the reader pays"),
     Variable(EXPERIMENT, "run", "every step and command", "name of the MLflow experiment", "celebdit"),
     Variable(WORK_DIR, "run", "every step", "folder for packed datasets, checkpoints and journals", "`$TMPDIR/celebdit`; `.celebdit/work`"),
     Variable(RUN_ID, "run", "every step", "id of the pipeline run; a step without it exits with 2"),
@@ -120,7 +132,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("CELEBDIT_MLFLOW_HOSTS", "compose", "docker compose", "host names that MLflow answers to", "localhost,localhost:*"),
     Variable("AWS_ACCESS_KEY_ID", "libraries", "boto3; preflight checks that it is set", "key id for object storage", secret=True),
     Variable("AWS_SECRET_ACCESS_KEY", "libraries", "boto3; preflight checks that it is set", "key for object storage", secret=True),
-    Variable("AWS_REGION", "libraries", "object storage", "region of the bucket", "us-east-1"),
+    Variable("AWS_REGION", "libraries", "object storage", "region of the bucket", "that of the profile; us-east-1"),
     Variable("AWS_DEFAULT_REGION", "libraries", "object storage", "the same, if `AWS_REGION` is not set"),
     Variable(
         "AWS_S3_ADDRESSING_STYLE",
@@ -128,6 +140,14 @@ VARIABLES: tuple[Variable, ...] = (
         "object storage",
         "`path`, `virtual` or `auto`",
         "`path` for IP addresses and cluster services",
+    ),
+    Variable("MLFLOW_S3_UPLOAD_EXTRA_ARGS", "libraries", "MLflow", "parameters of MLflow's own uploads to S3, as JSON", "the four above"),
+    Variable(
+        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE",
+        "libraries",
+        "MLflow",
+        "addressing style of MLflow's own uploads",
+        "`AWS_S3_ADDRESSING_STYLE`",
     ),
     Variable("AWS_PROFILE", "libraries", "boto3; preflight", "profile with credentials, instead of the keys"),
     Variable("AWS_WEB_IDENTITY_TOKEN_FILE", "libraries", "boto3; preflight", "file with a token, instead of the keys"),

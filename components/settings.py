@@ -40,8 +40,12 @@ from components.environment import (
     RENDEZVOUS,
     RUN_ID,
     RUN_URL,
+    S3_ENCRYPTION,
     S3_ENDPOINT,
     S3_ENDPOINT_FIRST,
+    S3_KMS_KEY_ID,
+    S3_REQUEST_PAYER,
+    S3_STORAGE_CLASS,
     SERVER_TOKEN,
     STORAGE_DEADLINE,
     STORE,
@@ -216,6 +220,12 @@ def _seconds(environ: Mapping[str, str], name: str, *, default: float) -> float:
     raise BadInput(
         f"environment variable {name} is {text[:20]!r}, not a number of seconds between 0 and 86400", hint=f"unset it to get {default:g}"
     )
+
+
+def object_parameters(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the settings of requests to object storage that are set, by variable, unchecked; see `storage/parameters.py`."""
+    environ = os.environ if environ is None else environ
+    return {name: environ[name] for name in (S3_ENCRYPTION, S3_KMS_KEY_ID, S3_STORAGE_CLASS, S3_REQUEST_PAYER) if environ.get(name)}
 
 
 def missing_credentials(environ: Mapping[str, str] | None = None) -> list[str]:

@@ -41,8 +41,8 @@ def run(
     results = {
         "credentials": _check_credentials(environ),
         "clock": check_clock(context.store, context.root),
-        "storage": _check_storage(context),
     }
+    results["storage"], results["bucket"] = _check_storage(context)
     if weights is not None:
         results["weights"] = _check_weights(weights, context)
     if vgg_weights is not None:
@@ -66,11 +66,10 @@ def _check_credentials(environ: Mapping[str, str] | None) -> str:
     return f"{CREDENTIALS[0]} and {CREDENTIALS[1]} are set" if has_key_pair(environ) else "from the environment's credential provider"
 
 
-def _check_storage(context: StepContext) -> str:
+def _check_storage(context: StepContext) -> tuple[str, str]:
+    """Return what the store supports, and what is set for the bucket."""
     report = probe(context.store, context.root)
-    conditions = "honoured" if report.conditional_writes else "ignored (not needed)"
-    uploads = "checked by the store" if report.upload_check == "content-md5" else "read back"
-    return f"{context.root} can be written and read ({report.addressing}-style); uploads are {uploads}; conditional writes are {conditions}"
+    return f"{context.root} can be written and read ({report.describe()})", report.bucket.describe()
 
 
 def _check_weights(weights: str, context: StepContext) -> str:

@@ -1,64 +1,94 @@
 """The error that a failed call to object storage ends with: the project's own, with what to do about it.
 
-Does not retry; which errors are temporary is in `faults.py`.
+Promises: the row of `answers.py` decides the kind of error and the next action; the message adds what the answer itself says of it: the
+region, the right that is missing, the difference of the clocks. Does not retry; see `retried_calls.py`.
 """
 
-from collections.abc import Callable
+import re
 
 from botocore.exceptions import ClientError, NoCredentialsError
 
-from components.errors import BadInput, StorageUnavailable, first_line
-from components.storage.faults import (
-    MISCONFIGURED,
-    DigestMismatch,
-    ObjectMissing,
-    StorageRefused,
-    code,
-    describe_fault,
-    is_corrupt,
-    is_refusal,
-    is_temporary,
-    is_unreadable,
-    status,
-)
+from components.errors import BadInput, DataRefused, StorageUnavailable, first_line
+from components.storage import answers
+from components.storage.answers import Answer
+from components.storage.faults import DigestMismatch, ObjectMissing, StorageRefused, answer_to, describe_fault, is_temporary
+from components.storage.skew import clock_difference, describe_skew
 from components.storage.uri import StoreUri
 
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z0-9]+)+")
+_EXPECTED_REGION = re.compile(r"expecting '([a-z0-9-]+)'")
+_MISSING_RIGHT = re.compile(r"not authorized to perform: ([a-zA-Z0-9]+:[a-zA-Z]+)")
+_RIGHTS = {
+    "HeadObject": "s3:GetObject",
+    "ListObjectsV2": "s3:ListBucket",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "CopyObject": "s3:GetObject or s3:PutObject",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+}
+"""Rights that are not named like their operation."""
+_READS = ("get", "look for")
 
-def call_error(
-    cause: Exception, verb: str, uri: StoreUri, *, attempts: int, elapsed_s: float, is_unlisted: Callable[[StoreUri], bool]
-) -> Exception:
-    """Return the error to raise for `cause`, the last of `attempts` to `verb` an object; `is_unlisted` looks for a key in a listing."""
-    if isinstance(cause, ClientError) and is_refusal(cause):
-        return _refusal_error(cause, verb, uri, is_unlisted=is_unlisted)
-    if isinstance(cause, MISCONFIGURED):
-        return _request_error(cause, verb, uri)
-    if is_corrupt(cause):
-        return DigestMismatch(f"{verb} {uri}: checksum mismatch, {attempts} attempts", hint="check the network path")
-    if isinstance(cause, ClientError) and status(cause) == 404 and code(cause) != "NoSuchBucket" and verb == "get":
-        return ObjectMissing(f"{uri} does not exist")
-    if isinstance(cause, ClientError) or is_temporary(cause) or is_unreadable(cause):
+
+def call_error(cause: Exception, verb: str, uri: StoreUri, *, attempts: int, elapsed_s: float) -> Exception:
+    """Return the error to raise for `cause`, the last of `attempts` to `verb` an object; `cause` itself if it is no answer of a store."""
+    answer = answer_to(cause)
+    if answer is None:
+        return cause
+    if is_temporary(cause) or answer.action == "wait":
         tries = f"{attempts} time{'s' if attempts > 1 else ''} in {elapsed_s:.0f} s"
-        return StorageUnavailable(
-            f"{verb} {uri} failed {tries} (last: {describe_fault(cause)})",
-            hint="check the path to the store: its answers are not those of an S3 server"
-            if is_unreadable(cause)
-            else "run it again when object storage is back: finished work is kept",
-        )
-    return cause
+        return StorageUnavailable(f"{verb} {uri} failed {tries} (last: {describe_fault(cause)})", hint=answer.fix)
+    if answer is answers.NO_CREDENTIALS:
+        return _request_error(cause, verb, uri)
+    data_errors = {
+        answers.CORRUPT: DigestMismatch(f"{verb} {uri}: checksum mismatch, {attempts} attempts", hint=answer.fix),
+        answers.MISSING: ObjectMissing(f"{uri} does not exist", hint=answer.fix) if verb in _READS else None,
+        answers.ARCHIVED: DataRefused(f"{uri} cannot be read: it is in an archive ({describe_fault(cause)})", hint=answer.fix),
+    }
+    return data_errors.get(answer) or _refusal_error(answer, cause, verb, uri)
 
 
-def _refusal_error(cause: ClientError, verb: str, uri: StoreUri, *, is_unlisted: Callable[[StoreUri], bool]) -> Exception:
-    """Return the error for a request that the store does not allow."""
-    if verb == "get" and status(cause) == 403 and is_unlisted(uri):
-        return ObjectMissing(f"{uri} does not exist")
-    return StorageRefused(
-        f"object storage refuses to {verb} {uri}: {describe_fault(cause)}",
-        hint="check the bucket's name, the credentials (AWS_ACCESS_KEY_ID, ...) and the permissions to put, get, list and delete",
-    )
+def _refusal_error(answer: Answer, cause: Exception, verb: str, uri: StoreUri) -> StorageRefused:
+    """Return the error for a request that the store does not allow, or that never reaches it."""
+    detail, fix = _detail(answer, cause, uri)
+    did = f"object storage refuses to {verb} {uri}" if isinstance(cause, ClientError) else f"{verb} {uri} failed"
+    message = f"{did}: {describe_fault(cause)}{f': {detail}' if detail else ''}"
+    return StorageRefused(message, hint=fix or answer.fix, answer=answer, detail=detail)
+
+
+def _detail(answer: Answer, cause: Exception, uri: StoreUri) -> tuple[str | None, str | None]:
+    """Return what the answer says besides its code, and the next action if that follows from it."""
+    if not isinstance(cause, ClientError):
+        return first_line(cause), None
+    if answer is answers.REGION and (region := region_of(cause)) is not None:
+        return f"bucket {uri.bucket} is in region {region}", f"set AWS_REGION={region}"
+    if answer is answers.SKEWED and (difference := clock_difference(cause.response)) is not None:
+        return describe_skew(difference), None
+    if answer is answers.DENIED:
+        return f"the right {missing_right(cause)} is missing", None
+    if answer is answers.ROLE:
+        return f"{cause.operation_name} failed", None
+    return None, None
+
+
+def region_of(error: ClientError) -> str | None:
+    """Return the bucket's region if the answer names it."""
+    body = error.response.get("Error", {})
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    expected = _EXPECTED_REGION.search(body.get("Message", ""))
+    named = str(headers.get("x-amz-bucket-region") or body.get("Region") or (expected[1] if expected else ""))
+    return named if _REGION.fullmatch(named) else None
+
+
+def missing_right(error: ClientError) -> str:
+    """Return the right that an answer names as missing, or else the one that the operation needs."""
+    named = _MISSING_RIGHT.search(error.response.get("Error", {}).get("Message", ""))
+    return named[1] if named else _RIGHTS.get(error.operation_name, f"s3:{error.operation_name}")
 
 
 def _request_error(cause: Exception, verb: str, uri: StoreUri) -> BadInput:
     """Return the error for a request that was never sent."""
     if isinstance(cause, NoCredentialsError):
         return BadInput("no S3 credentials are configured", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    return BadInput(f"{verb} {uri} cannot be requested: {first_line(cause)}", hint="check the AWS_ variables and the name")
+    return BadInput(f"{verb} {uri} cannot be requested: {first_line(cause)}", hint=answers.NO_CREDENTIALS.fix)

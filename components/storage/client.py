@@ -1,7 +1,7 @@
-"""Connects to a store: endpoint, addressing style, time limits. boto3 reads the credentials from the environment.
+"""Connects to a store: endpoint, region, addressing style, time limits, and what every request asks of the store.
 
-Promises: makes no request. Checksums beyond what an operation requires are left out, because many S3-compatible stores reject them
-(boto3 >= 1.36 adds them); uploads are checked in `upload.py` instead.
+Promises: makes no request to the store; credentials come from boto3's chain. Checksums beyond what an operation requires are left out,
+because many S3-compatible stores reject them (boto3 >= 1.36 adds them); uploads are checked in `upload.py` instead.
 """
 
 import os
@@ -11,14 +11,18 @@ from typing import Literal, cast
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from components.address import is_server_url
 from components.errors import BadInput, first_line
+from components.storage.credentials import ChainCredentials, ChainResolver
+from components.storage.parameters import add_parameters, mlflow_upload_arguments, request_parameters
 from components.storage.probe import ADDRESSING
 from components.storage.store import ObjectStore
 
+_DEFAULT_REGION = "us-east-1"
 Style = Literal["path", "virtual", "auto"]
 
 
@@ -50,21 +54,50 @@ def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     try:
-        client = boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
+        session = botocore.session.Session()
+        region = region_of_environment() or session.get_config_variable("region") or _DEFAULT_REGION
+        session.register_component("credential_provider", ChainResolver(region))
+        client = boto3.session.Session(botocore_session=session).client("s3", endpoint_url=endpoint, region_name=region, config=config)
     except ValueError as error:
         raise BadInput("AWS_ENDPOINT_URL is not a URL", hint="write it like http://host:9000 or https://host") from error
     except BotoCoreError as error:
         raise BadInput(f"no S3 client can be made: {first_line(error)}", hint="check the AWS_ variables and ~/.aws/config") from error
+    client.meta.events.register("before-call.s3.HeadBucket", _do_not_redirect)
+    add_parameters(client, request_parameters())
     other: Style = "virtual" if style == "path" else "path"
     return ObjectStore(
         client,
+        credentials=cast(ChainCredentials, session.get_credentials()),
         addressing=style,
         other_style=lambda: _connect(endpoint, other, min(deadline_s, 5.0), read_timeout_s, disk),
         deadline_s=deadline_s,
         disk=disk,
     )
+
+
+def _do_not_redirect(context: dict[str, dict[str, object]], **_: object) -> None:
+    """Keep botocore from following a redirection of HEAD for a bucket.
+
+    That is the request by which it looks for a bucket's region: where every answer is a redirection, as of a login page, it would ask
+    itself until its stack ends (seen in botocore 1.44).
+    """
+    context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def region_of_environment() -> str | None:
+    """Return the region that the environment names, or None where only a profile does, or nothing."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
+
+
+def mlflow_s3_environment() -> dict[str, str]:
+    """Return the variables by which MLflow's own S3 client does as this one: region, addressing style, parameters of uploads."""
+    values = {
+        "AWS_DEFAULT_REGION": region_of_environment(),
+        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": os.environ.get(ADDRESSING),
+        "MLFLOW_S3_UPLOAD_EXTRA_ARGS": mlflow_upload_arguments(),
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 def _is_single_host(endpoint: str) -> bool:

@@ -9,13 +9,15 @@ import glob
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.storage.faults import DigestMismatch, Incomplete, ObjectChanged
+from components.storage.faults import DigestMismatch, ObjectChanged
+from components.storage.local_faults import Incomplete
+from components.storage.missing_keys import get_object
 from components.storage.uri import StoredObject, StoreUri
 from components.system.disk import full_disk_is_named
 
@@ -68,19 +70,14 @@ class Download:
             DiskFull: if the missing bytes do not fit on the disk.
         """
         response = self._request()
-        rest_bytes = response.get("ContentLength")  # a response in chunks has none
-        total_bytes = None if rest_bytes is None else self._have_bytes + rest_bytes
         with (
-            full_disk_is_named(self._partial.parent, what=self._uri.name, needed_bytes=rest_bytes),
-            response["Body"] as body,
+            full_disk_is_named(self._partial.parent, what=self._uri.name, needed_bytes=response.get("ContentLength")),
             self._partial.open("ab" if self._have_bytes else "wb", buffering=0) as file,
         ):
-            while chunk := body.read(CHUNK_BYTES):
+            for chunk in received_chunks(response):
                 _write_all(file, chunk)
                 self._update(chunk)
                 self._have_bytes += len(chunk)
-        if total_bytes is not None and self._have_bytes != total_bytes:
-            raise Incomplete(f"{self._have_bytes} of {total_bytes} bytes")
         sha256 = self._sha256.hexdigest()
         if self._expected is not None and sha256 != self._expected:
             self._start_over()
@@ -94,11 +91,11 @@ class Download:
     def _request(self) -> "GetObjectOutputTypeDef":
         """Request the object from the first missing byte on; start over if the object has changed or the store ignores ranges."""
         if not self._have_bytes:
-            response = self._client.get_object(Bucket=self._uri.bucket, Key=self._uri.key)
+            response = get_object(self._client, self._uri)
             self._version = describe_response(self._uri, response)
             self._require_listed(response, self._version)
             return response
-        response = self._client.get_object(Bucket=self._uri.bucket, Key=self._uri.key, Range=f"bytes={self._have_bytes}-")
+        response = get_object(self._client, self._uri, Range=f"bytes={self._have_bytes}-")
         # Some stores (rclone 1.75) answer a range with 200 instead of 206, so the range in the response decides.
         content_range = _CONTENT_RANGE.fullmatch(response.get("ContentRange", ""))
         if content_range is None or int(content_range[1]) != self._have_bytes:
@@ -135,25 +132,34 @@ def remove_abandoned(path: Path) -> None:
                 left.unlink()
 
 
+def received_chunks(response: "GetObjectOutputTypeDef", *, limit: int | None = None) -> Iterator[bytes]:
+    """Yield the bytes of a response, at most `limit` of them, and close it.
+
+    Raises:
+        Incomplete: after the last bytes, if the response ended before its length.
+    """
+    size_bytes = response.get("ContentLength")  # a response in chunks has none
+    left_bytes = min((size for size in (size_bytes, limit) if size is not None), default=None)
+    with response["Body"] as body:
+        while left_bytes != 0 and (chunk := body.read(CHUNK_BYTES if left_bytes is None else min(CHUNK_BYTES, left_bytes))):
+            left_bytes = None if left_bytes is None else left_bytes - len(chunk)
+            yield chunk
+    if left_bytes and size_bytes is not None:
+        raise Incomplete(f"the last {left_bytes} of {size_bytes} bytes are missing")
+
+
 def read_response(uri: StoreUri, response: "GetObjectOutputTypeDef", *, limit: int, listed: StoredObject | None = None) -> bytes:
     """Return the first `limit` bytes of a response, or all of it if it is shorter.
 
     Raises:
         Incomplete: if it ended early. ObjectChanged: if it is not of the object that was `listed`.
     """
-    size_bytes = response.get("ContentLength")  # a response in chunks has none
-    expected_bytes, chunks, have_bytes = limit if size_bytes is None else min(size_bytes, limit), [], 0
-    with response["Body"] as body:
+    with response["Body"]:
         require_listed(describe_response(uri, response), listed)
-        while have_bytes < expected_bytes and (chunk := body.read(min(CHUNK_BYTES, expected_bytes - have_bytes))):
-            chunks.append(chunk)
-            have_bytes += len(chunk)
-    if size_bytes is not None and have_bytes < expected_bytes:
-        raise Incomplete(f"{have_bytes} of {expected_bytes} bytes")
-    data = b"".join(chunks)
-    if listed is not None and listed.is_size_known and have_bytes != min(listed.size_bytes, limit):
-        raise _object_changed_error(uri, f"it was listed with {listed.size_bytes} bytes, and {have_bytes} were received")
-    if listed is not None and have_bytes == listed.size_bytes and (expected := _md5_of(response)) is not None:
+        data = b"".join(received_chunks(response, limit=limit))
+    if listed is not None and listed.is_size_known and len(data) != min(listed.size_bytes, limit):
+        raise _object_changed_error(uri, f"it was listed with {listed.size_bytes} bytes, and {len(data)} were received")
+    if listed is not None and len(data) == listed.size_bytes and (expected := _md5_of(response)) is not None:
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         if md5 != expected:
             raise _object_changed_error(uri, f"bytes with MD5 {md5} were received, its ETag is {expected}")
@@ -166,13 +172,9 @@ def check_response(uri: StoreUri, response: "GetObjectOutputTypeDef", sha256: st
     Raises:
         Incomplete: if it ended early. DigestMismatch: if its bytes do not have the digest `sha256`.
     """
-    digest, size_bytes = hashlib.sha256(), 0
-    with response["Body"] as body:
-        while chunk := body.read(CHUNK_BYTES):
-            digest.update(chunk)
-            size_bytes += len(chunk)
-    if size_bytes != response.get("ContentLength", size_bytes):
-        raise Incomplete(f"{size_bytes} of {response['ContentLength']} bytes")
+    digest = hashlib.sha256()
+    for chunk in received_chunks(response):
+        digest.update(chunk)
     if digest.hexdigest() != sha256:
         raise mismatch_error(uri, digest.hexdigest(), sha256)
 

@@ -1,31 +1,51 @@
-"""Classifies errors of object storage: temporary, refused, missing, or corrupt in transfer.
+"""The errors of object storage, and which row of the table in `answers.py` an error of a call belongs to.
 
 Promises: pure functions of the error; texts hold the server's error code and never a header, a signature or a credential.
 """
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConfigNotFound,
-    ConfigParseError,
-    FlexibleChecksumError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    ResponseStreamingError,
-)
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import ClientError
 
 from components.errors import BadInput, CelebditError, DataRefused
-from components.system.disk import LOCAL
-from components.system.failures import was_raised_in
+from components.storage.answers import (
+    ANSWERS,
+    CERTIFICATE,
+    CORRUPT,
+    CREDENTIALS_SOURCE,
+    KMS,
+    NO_CREDENTIALS,
+    REFUSED,
+    ROLE,
+    SKEWED,
+    SLOW,
+    UNAVAILABLE,
+    UNREADABLE,
+    Answer,
+)
+from components.storage.local_faults import (
+    is_certificate_error,
+    is_corrupt_transfer,
+    is_lost_connection,
+    is_misconfigured,
+    is_session_over,
+    is_source_of_credentials,
+    is_unreadable,
+)
+from components.storage.skew import TOLERANCE, clock_difference
 
-_TEMPORARY_CODES = frozenset({"SlowDown", "RequestTimeout", "ExpiredToken", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable"})
-_CORRUPT_CODES = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
-_REFUSED_STATUS = (400, 401, 403)
-MISCONFIGURED = (ConfigNotFound, ConfigParseError, NoCredentialsError, ParamValidationError, PartialCredentialsError, ProfileNotFound)
-"""Errors about a request that was never sent."""
+_BY_CODE = {code: answer for answer in ANSWERS for code in answer.codes}
+_BY_STATUS = {status: answer for answer in ANSWERS for status in answer.statuses}
+_LOCAL = (
+    (is_certificate_error, CERTIFICATE),
+    (is_misconfigured, NO_CREDENTIALS),
+    (is_session_over, ROLE),
+    (is_source_of_credentials, CREDENTIALS_SOURCE),
+    (is_corrupt_transfer, CORRUPT),
+    (is_unreadable, UNREADABLE),
+    (is_lost_connection, UNAVAILABLE),
+)
+"""For errors that are no answer of the store, in this order."""
+_CREDENTIAL_OPERATIONS = ("AssumeRole", "GetRoleCredentials", "CreateToken")
+_FIRST_SERVER_ERROR = 500
 CORRUPT_ATTEMPTS = 3
 """How often a transfer is attempted whose bytes arrive corrupt."""
 
@@ -41,13 +61,15 @@ class DigestMismatch(DataRefused):
 class StorageRefused(BadInput):
     """The store answered, and does not allow the request: credentials, bucket or permissions are wrong."""
 
+    def __init__(self, message: str, *, hint: str | None = None, answer: Answer = REFUSED, detail: str | None = None) -> None:
+        """Say in `detail` what the answer says besides its code."""
+        super().__init__(message, hint=hint)
+        self.answer = answer
+        self.detail = detail
+
 
 class ObjectChanged(DigestMismatch):
     """An object is not the one that was listed: it was replaced, or its bytes do not have the listed ETag."""
-
-
-class Incomplete(Exception):
-    """A response ended early; the received bytes are kept and the rest is requested again."""
 
 
 def status(error: ClientError) -> int:
@@ -56,37 +78,35 @@ def status(error: ClientError) -> int:
 
 
 def code(error: ClientError) -> str:
-    """Return the error code of an error response."""
+    """Return the error code of an error response; that of HEAD has none, and botocore puts the status there."""
     return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def answer_to(error: Exception) -> Answer | None:
+    """Return what kind of answer `error` is, or None if it is an error of this program or of this machine."""
+    if isinstance(error, CelebditError):
+        return None
+    if not isinstance(error, ClientError):
+        return next((answer for recognises, answer in _LOCAL if recognises(error)), None)
+    failed_for_now = status(error) >= _FIRST_SERVER_ERROR
+    if error.operation_name.startswith(_CREDENTIAL_OPERATIONS):
+        return UNAVAILABLE if failed_for_now or _BY_CODE.get(code(error)) is SLOW else ROLE
+    answer = _BY_CODE.get(code(error)) or (KMS if code(error).startswith("KMS.") else _BY_STATUS.get(status(error)))
+    return answer or (UNAVAILABLE if failed_for_now else REFUSED)
 
 
 def is_corrupt(error: Exception) -> bool:
     """Return whether bytes were corrupted in transfer, which is worth a few attempts and not many."""
-    return isinstance(error, DigestMismatch | FlexibleChecksumError) or (isinstance(error, ClientError) and code(error) in _CORRUPT_CODES)
+    return isinstance(error, DigestMismatch) or answer_to(error) is CORRUPT
 
 
 def is_temporary(error: Exception) -> bool:
     """Return whether the same request is likely to succeed later."""
-    if isinstance(error, ClientError):
-        return status(error) >= 500 or status(error) in (408, 429) or code(error) in _TEMPORARY_CODES
-    if isinstance(error, (CelebditError, *MISCONFIGURED)):
-        return False
-    if isinstance(error, ResponseStreamingError | ResponseParserError | Incomplete):
-        return True
-    return isinstance(error, BotoCoreError) or is_lost_connection(error)
-
-
-def is_lost_connection(error: Exception) -> bool:
-    """Return whether `error` is one of a connection, not of a local file: a file name or the number of the error tells them apart."""
-    return isinstance(error, OSError) and error.filename is None and error.errno not in LOCAL
-
-
-def is_unreadable(error: Exception) -> bool:
-    """Return whether boto3 cannot read the answer, as if another server than an S3 server had answered."""
-    return isinstance(error, ResponseParserError) or (
-        not isinstance(error, OSError | MemoryError | CelebditError | BotoCoreError | ClientError)
-        and was_raised_in(error, "botocore", "urllib3")
-    )
+    answer = answer_to(error)
+    if answer is SKEWED and isinstance(error, ClientError):  # with clocks that agree, it was sent long after it was signed
+        difference = clock_difference(error.response)
+        return difference is not None and abs(difference) <= TOLERANCE
+    return answer is not None and answer.action == "wait"
 
 
 def refusal(error: CelebditError) -> str | None:
@@ -95,17 +115,9 @@ def refusal(error: CelebditError) -> str | None:
     return code(cause) if isinstance(error, StorageRefused) and isinstance(cause, ClientError) else None
 
 
-def is_refusal(error: Exception) -> bool:
-    """Return whether the server answered that it does not allow the request, so that another attempt is of no use."""
-    if not isinstance(error, ClientError) or is_temporary(error) or is_corrupt(error):
-        return False
-    return status(error) in _REFUSED_STATUS or code(error) in ("NoSuchBucket", "PermanentRedirect")
-
-
 def describe_fault(error: Exception) -> str:
     """Return what an error message may contain of `error`."""
     if not isinstance(error, ClientError):
         return type(error).__name__
     number = str(status(error))
-    # An answer to HEAD has no body, and botocore puts the number where the code would be.
     return f"{number} {error.response.get('Error', {}).get('Message', '')}" if code(error) == number else f"{number} {code(error)}"

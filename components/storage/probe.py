@@ -1,7 +1,7 @@
-"""Probes what a store supports: addressing style, how uploads are verified, conditional writes.
+"""Probes what a store supports and allows, with every operation that the steps use.
 
-Promises: deletes what it writes; a store that refuses is bad input with the server's error code; nothing else in the project depends on a
-capability that may be missing.
+Promises: deletes what it writes; a store that refuses is bad input with the server's error code, the right that is missing and the next
+action of `answers.py`; nothing else in the project depends on a capability that may be missing.
 """
 
 import uuid
@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from botocore.exceptions import ClientError
 
 from components.errors import BadInput, CelebditError, DataRefused
-from components.storage.faults import refusal, status
+from components.storage.bucket import BucketRules, bucket_rules
+from components.storage.faults import StorageRefused, is_temporary, refusal, status
 from components.storage.store import ObjectStore
+from components.storage.unfinished_uploads import begin_upload, unfinished_uploads
 from components.storage.upload import UploadCheck
 from components.storage.uri import StoreUri
 
 ADDRESSING = "AWS_S3_ADDRESSING_STYLE"
 _DATA = b"celebdit probe"
+_CONSISTENT = "use a store with read-after-write consistency"
 
 
 @dataclass(frozen=True)
@@ -26,52 +29,119 @@ class Capabilities:
     addressing: str
     upload_check: UploadCheck
     conditional_writes: bool
+    ranges: bool
+    """Whether it answers with the part of an object that is asked for; the client does without."""
+    forbids_missing_keys: bool
+    """Whether it answers 403 for a key that is missing; a listing then tells which it is."""
+    lists_uploads: bool
+    """Whether the parts of killed uploads can be found."""
+    bucket: BucketRules
+
+    def describe(self) -> str:
+        """Return the capabilities as a text."""
+        uploads = "checked by the store" if self.upload_check == "content-md5" else "read back"
+        conditions = "honoured" if self.conditional_writes else "ignored (not needed)"
+        parts = [f"{self.addressing}-style", f"uploads are {uploads}", f"conditional writes are {conditions}"]
+        parts += ["missing keys are answered with 403, and looked up in listings"] if self.forbids_missing_keys else []
+        parts += [] if self.lists_uploads else ["incomplete uploads cannot be listed, so they stay (s3:ListBucketMultipartUploads)"]
+        return "; ".join(parts)
 
 
 def probe(store: ObjectStore, prefix: StoreUri) -> Capabilities:
-    """Write, read, list and delete one small object below `prefix`; if the store refuses, try the other addressing style.
+    """Write, read, list and delete small objects below `prefix`, in parts too; if the store refuses, try the other addressing style.
 
     Raises:
-        BadInput: if the store refuses: wrong credentials, bucket, permissions or addressing style.
+        BadInput: if the store refuses: wrong credentials, bucket, region, permissions or addressing style.
         StorageUnavailable: if it does not respond.
     """
     try:
         return _try(store, prefix)
-    except CelebditError as error:
+    except StorageRefused as error:
         code = refusal(error)
         if code is None:
             raise
-        other = store.with_other_addressing()
-        if _works(other, prefix):
+        if error.answer.may_be_addressing and _works(other := store.with_other_addressing(), prefix):
             raise BadInput(
                 f"object storage refuses {store.addressing}-style addresses ({code})", hint=f"set {ADDRESSING}={other.addressing}"
             ) from error
-        raise BadInput(
-            f"object storage refuses {prefix}: {code}",
-            hint="check the bucket's name, the credentials (AWS_ACCESS_KEY_ID, ...) and the permissions to put, get, list and delete",
-        ) from error
+        detail = f": {error.detail}" if error.detail else ""
+        raise StorageRefused(f"object storage refuses {prefix}: {code}{detail}", hint=error.hint, answer=error.answer) from error.__cause__
 
 
 def _try(store: ObjectStore, prefix: StoreUri) -> Capabilities:
     uri = prefix / "probe" / uuid.uuid4().hex
     store.put_bytes(uri, _DATA)
     try:
-        if store.get_bytes(uri) != _DATA:
-            raise DataRefused(f"{uri} was written but other bytes are read", hint="use a store with read-after-write consistency")
+        described = store.describe(uri)
+        if (described.is_size_known and described.size_bytes != len(_DATA)) or store.get_bytes(uri) != _DATA:
+            raise DataRefused(f"{uri} was written but other bytes are read", hint=_CONSISTENT)
         if uri not in [item.uri for item in store.list(prefix / "probe")]:
-            raise DataRefused(f"{uri} was written but is not listed", hint="use a store with read-after-write consistency")
+            raise DataRefused(f"{uri} was written but is not listed", hint=_CONSISTENT)
+        ranges = _supports_ranges(store, uri)
         conditional = _supports_conditions(store, uri)
+        lists_uploads = _upload_in_parts(store, prefix / "probe" / uuid.uuid4().hex)
     finally:
         store.delete(uri)
-    return Capabilities(addressing=store.addressing, upload_check=store.upload_check(uri), conditional_writes=conditional)
+    return Capabilities(
+        addressing=store.addressing,
+        upload_check=store.upload_check(uri),
+        conditional_writes=conditional,
+        ranges=ranges,
+        forbids_missing_keys=_forbids_missing_keys(store, prefix / "probe" / uuid.uuid4().hex),
+        lists_uploads=lists_uploads,
+        bucket=bucket_rules(store, prefix),
+    )
+
+
+def _supports_ranges(store: ObjectStore, uri: StoreUri) -> bool:
+    response = store.call("get", uri, lambda: store.client.get_object(Bucket=uri.bucket, Key=uri.key, Range="bytes=9-"))
+    with response["Body"] as body:
+        data = body.read()
+    if data not in (_DATA, _DATA[9:]):
+        raise DataRefused(f"{uri} was written but other bytes are read in a range", hint="use a store that answers ranges as S3 does")
+    return data == _DATA[9:]
 
 
 def _supports_conditions(store: ObjectStore, uri: StoreUri) -> bool:
+    def overwrite() -> int:
+        try:
+            store.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=_DATA, IfNoneMatch="*")
+        except ClientError as error:
+            if is_temporary(error):
+                raise
+            return status(error)
+        return 200
+
+    return store.call("put", uri, overwrite) == 412
+
+
+def _forbids_missing_keys(store: ObjectStore, missing: StoreUri) -> bool:
+    """Ask for a key that is missing, as steps do, and return whether the plain answer is 403."""
+    if store.exists(missing):
+        raise DataRefused(f"{missing} was never written, and is there", hint="use a store that answers as S3 does")
+
+    def plain_status() -> int:
+        try:
+            store.client.get_object(Bucket=missing.bucket, Key=missing.key)["Body"].close()
+        except ClientError as error:
+            if is_temporary(error):
+                raise
+            return status(error)
+        return 200
+
+    return store.call("get", missing, plain_status) == 403
+
+
+def _upload_in_parts(store: ObjectStore, uri: StoreUri) -> bool:
+    """Upload two parts and abort; return whether the upload could be found meanwhile."""
+    upload = begin_upload(store, uri)
     try:
-        store.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=_DATA, IfNoneMatch="*")
-    except ClientError as error:
-        return status(error) == 412
-    return False
+        for number in (1, 2):
+            store.call("put", uri, lambda number=number: upload.put_part(store.client, number, _DATA))  # type: ignore[misc]
+        listed = unfinished_uploads(store, uri)
+    finally:
+        upload.abort(store)
+    return listed is not None and upload.id in [item.id for item in listed]
 
 
 def _works(store: ObjectStore, prefix: StoreUri) -> bool:

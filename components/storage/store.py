@@ -8,11 +8,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
 from components.errors import DataRefused
+from components.storage.answers import MISSING
+from components.storage.credentials import ChainCredentials
 from components.storage.download import (
     OWN_MARK_CHARACTERS,
     Download,
@@ -22,8 +24,10 @@ from components.storage.download import (
     read_response,
     remove_abandoned,
 )
-from components.storage.faults import Incomplete, status
-from components.storage.retried_calls import RetriedCalls, is_unlisted
+from components.storage.faults import answer_to
+from components.storage.local_faults import Incomplete
+from components.storage.missing_keys import get_object, head, with_missing_keys
+from components.storage.retried_calls import RetriedCalls
 from components.storage.upload import PART_BYTES, UploadCheck, Uploads
 from components.storage.uri import StoredObject, StoreUri
 from components.system.disk import require_room
@@ -31,6 +35,7 @@ from components.system.disk import require_room
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+T = TypeVar("T")
 _SPARE_BYTES = 2**18
 """What a server writes beside an object."""
 
@@ -42,6 +47,7 @@ class ObjectStore:
         self,
         client: "S3Client",
         *,
+        credentials: ChainCredentials | None = None,
         addressing: str,
         other_style: "Callable[[], ObjectStore]",
         deadline_s: float,
@@ -53,7 +59,7 @@ class ObjectStore:
         self.addressing = addressing
         self._other_style = other_style
         self._disk = disk
-        self._calls = RetriedCalls(client, deadline_s=deadline_s, sleep=sleep, clock=clock)
+        self._calls = RetriedCalls(credentials, deadline_s=deadline_s, sleep=sleep, clock=clock)
         self._uploads = Uploads(client, self._calls.run)
 
     def put_bytes(self, uri: StoreUri, data: bytes) -> str:
@@ -93,7 +99,7 @@ class ObjectStore:
         """
 
         def download() -> bytes:
-            response = self.client.get_object(Bucket=uri.bucket, Key=uri.key)
+            response = get_object(self.client, uri)
             size_bytes = response.get("ContentLength")
             if size_bytes is not None and size_bytes > max_bytes:
                 response["Body"].close()
@@ -116,7 +122,7 @@ class ObjectStore:
         """
 
         def download() -> bytes:
-            return read_response(uri, self.client.get_object(Bucket=uri.bucket, Key=uri.key), limit=limit, listed=listed)
+            return read_response(uri, get_object(self.client, uri), limit=limit, listed=listed)
 
         return self._calls.run("get", uri, download)
 
@@ -165,7 +171,7 @@ class ObjectStore:
         def copy() -> None:
             self.client.copy_object(Bucket=target.bucket, Key=target.key, CopySource=where)  # type: ignore[arg-type]
 
-        self._calls.run("get", source, copy)
+        self._calls.run("get", source, lambda: with_missing_keys(self.client, source, copy))
 
     def describe(self, uri: StoreUri) -> StoredObject:
         """Return what the store says of an object: its size and version.
@@ -173,7 +179,7 @@ class ObjectStore:
         Raises:
             ObjectMissing: if the object does not exist.
         """
-        return self._calls.run("get", uri, lambda: describe_response(uri, self.client.head_object(Bucket=uri.bucket, Key=uri.key)))
+        return self._calls.run("get", uri, lambda: describe_response(uri, head(self.client, uri)))
 
     def version(self, uri: StoreUri) -> str:
         """Return a text that changes when the object's bytes do, as far as the store reports it.
@@ -187,16 +193,16 @@ class ObjectStore:
     def exists(self, uri: StoreUri) -> bool:
         """Return whether an object has exactly this key."""
 
-        def head() -> bool:
+        def look() -> bool:
             try:
-                self.client.head_object(Bucket=uri.bucket, Key=uri.key)
+                head(self.client, uri)
             except ClientError as error:
-                if status(error) == 404 or (status(error) == 403 and is_unlisted(self.client, uri)):
+                if answer_to(error) is MISSING:
                     return False
                 raise
             return True
 
-        return self._calls.run("look for", uri, head)
+        return self._calls.run("look for", uri, look)
 
     def list(self, prefix: StoreUri) -> list[StoredObject]:
         """Return all objects below `prefix`, sorted by key."""
@@ -213,6 +219,10 @@ class ObjectStore:
         """Delete an object; a missing one is no error."""
         self._calls.run("delete", uri, lambda: self.client.delete_object(Bucket=uri.bucket, Key=uri.key))
 
+    def call(self, verb: str, uri: StoreUri, request: Callable[[], T]) -> T:
+        """Return the result of `request`, made with `client`: with the retries and the errors of every other call."""
+        return self._calls.run(verb, uri, request)
+
     def with_other_addressing(self) -> "ObjectStore":
         """Return a client of the same store that addresses buckets in the other style (path or virtual-hosted)."""
         return self._other_style()
@@ -222,7 +232,7 @@ class ObjectStore:
         return self._uploads.check(near)
 
     def _read_back(self, uri: StoreUri, sha256: str) -> None:
-        check_response(uri, self.client.get_object(Bucket=uri.bucket, Key=uri.key), sha256)
+        check_response(uri, get_object(self.client, uri), sha256)
 
     def _require_room(self, uri: StoreUri, size_bytes: int) -> None:
         """Check that an object fits on the disk of a server on this machine, which would only report an internal error."""

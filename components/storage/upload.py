@@ -17,7 +17,8 @@ from typing import IO, TYPE_CHECKING, Literal, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from components.storage.faults import CORRUPT_ATTEMPTS, DigestMismatch, is_corrupt, status
+from components.storage.answers import CORRUPT, LOST_UPLOAD, MISSING, REFUSED
+from components.storage.faults import CORRUPT_ATTEMPTS, DigestMismatch, answer_to, status
 from components.storage.hashing import content_md5
 from components.storage.part import FilePart
 from components.storage.uri import StoreUri
@@ -32,11 +33,12 @@ UploadCheck = Literal["content-md5", "read-back"]
 PART_BYTES = 8 * 2**20
 PARALLEL_PARTS = 4
 _MAX_PARTS = 10_000
+_BAD_REQUEST = 400
 _PROBE = b"celebdit probe"
 
 
-class _PartCorrupt(Exception):
-    """The store reports a checksum mismatch of a part."""
+class _UploadLost(Exception):
+    """The store reports a checksum mismatch of a part, or has no such upload any more."""
 
 
 class Uploads:
@@ -56,13 +58,15 @@ class Uploads:
         """Store a file as parallel parts and return the sha256 of what was sent.
 
         Raises:
-            DigestMismatch: if parts arrive corrupt in every attempt.
+            DigestMismatch: if parts arrive corrupt, or the upload is aborted by another program, in every attempt.
         """
         for _ in range(CORRUPT_ATTEMPTS):
-            # rclone 1.75 may not respond again for a part that it once received corrupt, so the upload is restarted.
-            with suppress(_PartCorrupt):
+            # rclone 1.75 may not respond again for a part that it once received corrupt, so the upload is begun again.
+            with suppress(_UploadLost):
                 return self._put_parts_once(uri, path)
-        raise DigestMismatch(f"put {uri}: checksum mismatch after upload, {CORRUPT_ATTEMPTS} attempts", hint="check the network path")
+        raise DigestMismatch(
+            f"put {uri}: checksum mismatch after upload, or aborted by others, {CORRUPT_ATTEMPTS} attempts", hint=CORRUPT.fix
+        )
 
     def _put_parts_once(self, uri: StoreUri, path: Path) -> str:
         part_bytes = max(PART_BYTES, -(-path.stat().st_size // _MAX_PARTS))
@@ -108,14 +112,14 @@ class Uploads:
 
         def send() -> str:
             if abandoned.is_set():
-                raise _PartCorrupt
+                raise _UploadLost
             try:
                 part.seek(0)
                 return self._client.upload_part(**where, Body=part, ContentMD5=check)["ETag"]  # type: ignore[arg-type]
             except ClientError as error:
-                if is_corrupt(error):
+                if answer_to(error) in (CORRUPT, LOST_UPLOAD):
                     abandoned.set()
-                    raise _PartCorrupt from error
+                    raise _UploadLost from error
                 raise
 
         return str(self._with_retries("put", uri, send))
@@ -133,7 +137,10 @@ class Uploads:
                 )
             except ClientError as error:
                 # The response to a successful completion may have been lost: then the upload is gone and the object exists.
-                if status(error) != 404 or self._size(uri) != size_bytes:
+                lost = answer_to(error) in (LOST_UPLOAD, MISSING)
+                if lost and self._size(uri) != size_bytes:
+                    raise _UploadLost from error
+                if not lost:
                     raise
 
         self._with_retries("put", uri, complete)
@@ -156,7 +163,7 @@ class Uploads:
         try:
             self._client.put_object(Bucket=probe.bucket, Key=probe.key, Body=_PROBE, ContentMD5=content_md5([b"other bytes"]))
         except ClientError as error:
-            if status(error) != 400:
+            if status(error) != _BAD_REQUEST or answer_to(error) not in (CORRUPT, REFUSED):
                 raise
             return True
         self._client.delete_object(Bucket=probe.bucket, Key=probe.key)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from components.errors import BadInput, DataRefused
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
+from components.stores.abandoned_uploads import AbandonedUploads
 from components.stores.checkpoint_names import (
     COMMIT_FILE,
     QUARANTINE_FILE,
@@ -23,7 +24,9 @@ from components.stores.checkpoint_names import (
     committed_checkpoints,
     step_of,
 )
-from components.stores.retention import Ranking, Retention, steps_to_keep
+from components.stores.checkpoint_scores import read_ranking
+from components.stores.kept_versions import VersionsReport
+from components.stores.retention import Retention, steps_to_keep
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint_manifest import (
     MANIFEST_FILE,
@@ -53,6 +56,9 @@ class CheckpointStore:
         self._store = store
         self._home = home
         self._warn = warn
+        self._versions = VersionsReport(store, home.bucket, warn)
+        self.abandoned_uploads = AbandonedUploads(store, home)
+        """Of attempts before the present one."""
 
     def upload(self, checkpoint: Checkpoint, attempt: str, *, notes: Mapping[str, object] | None = None) -> StoreUri:
         """Upload a local checkpoint and return its location; `notes` are stored with its commit. Repeating it is harmless."""
@@ -219,7 +225,7 @@ class CheckpointStore:
         self._store.put_bytes(uri / f"{SCORE_PREFIX}{metric.replace('/', '.')}.json", canonical_json({"metric": metric, "value": value}))
 
     def retain(self, policy: Retention, *, attempt: str | None = None) -> list[StoreUri]:
-        """Delete all checkpoints that `policy` does not keep, commit first, and uncommitted ones of attempts before `attempt`.
+        """Delete all checkpoints that `policy` does not keep, commit first, and what attempts before `attempt` left incomplete.
 
         Returns:
             The committed checkpoints that were deleted.
@@ -227,7 +233,8 @@ class CheckpointStore:
         names = self._names()
         entries = committed_checkpoints(names)
         scores = [uri for uri in names if uri.name.startswith(SCORE_PREFIX)] if policy.best else []
-        kept = steps_to_keep(policy, [entry.step for entry in entries], self._ranking(entries, scores))
+        ranking = read_ranking(self._store, {entry.uri: entry.step for entry in entries}, scores, self._warn)
+        kept = steps_to_keep(policy, [entry.step for entry in entries], ranking)
         obsolete = [entry.uri for entry in entries if entry.step not in kept]
         for uri in obsolete:
             self._store.delete(uri / COMMIT_FILE)
@@ -235,18 +242,7 @@ class CheckpointStore:
         for uri in names:
             if checkpoint_folder(uri) in deleted and uri.name != COMMIT_FILE:
                 self._store.delete(uri)
+        self._versions.after_deleting(len(deleted))
+        if attempt is not None:
+            self.abandoned_uploads.abort(before=attempt)
         return obsolete
-
-    def _ranking(self, entries: list[CommittedCheckpoint], scores: list[StoreUri]) -> Ranking:
-        by_uri = {entry.uri: entry.step for entry in entries}
-        ranking: Ranking = {}
-        for score in scores:
-            if checkpoint_folder(score) in by_uri:
-                try:
-                    measured = json.loads(self._store.get_bytes(score))
-                    metric, value = str(measured["metric"]), float(measured["value"])
-                except (ValueError, KeyError, TypeError, ObjectMissing) as problem:  # the next evaluation writes it again
-                    self._warn(f"{score} is not a score and was ignored: {problem}")
-                    continue
-                ranking.setdefault(metric, []).append((value, by_uri[checkpoint_folder(score)]))
-        return ranking

@@ -20,6 +20,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from components.errors import Failure, Interrupted, Preempted
 from components.manifests import DatasetManifest
 from components.settings import Settings
+from components.storage.client import mlflow_s3_environment
 from components.tracking.experiments import find_or_create_experiment
 from components.tracking.image_names import is_image_logged
 from components.tracking.metric_points import Point
@@ -50,6 +51,9 @@ class Tracking:
         # Else MLflow redirects its clients to object storage at the address that it uses itself, which they may not reach.
         for direction in ("UPLOAD", "DOWNLOAD"):
             os.environ.setdefault(f"MLFLOW_ENABLE_PROXY_MULTIPART_{direction}", "false")
+        # Where MLflow's clients write to S3 themselves, MLflow's own boto3 client knows neither celebdit's settings nor AWS_REGION.
+        for name, value in mlflow_s3_environment().items():
+            os.environ.setdefault(name, value)
         self.settings = settings
         self.client = MlflowClient(tracking_uri=settings.mlflow_uri)
         self._experiment_id: str | None = None

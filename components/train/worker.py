@@ -17,6 +17,7 @@ import torch
 from components.errors import CelebditError, DataRefused, Preempted, RankLost
 from components.runtime.context import StepContext
 from components.runtime.rank import Rank, worker_main
+from components.stores.abandoned_uploads import AbandonedUploads, abort_old_uploads
 from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.dataset_cache import fetch_pack
 from components.system.disk import require_room
@@ -124,6 +125,16 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
     return trainer.step, finished
 
 
+def _abort_abandoned_uploads(storage: RunStorage, spec: TrainSpec, context: StepContext) -> None:
+    """Abort the uploads of the run that killed attempts left incomplete."""
+    run = context.layout.run(spec.run_key)
+    snapshots = AbandonedUploads(context.store, run.snapshots)
+    aborted = storage.checkpoints.abandoned_uploads.abort(before=spec.attempt) + snapshots.abort(before=spec.attempt)
+    aborted += abort_old_uploads(context.store, run.prefix)
+    if aborted:
+        context.events.note(f"{aborted} incomplete upload(s) of earlier attempts were aborted")
+
+
 def _configure_torch(spec: TrainSpec) -> None:
     torch.set_num_threads(spec.resources.threads)
     if spec.training.deterministic:
@@ -139,6 +150,7 @@ def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank
     """Restore the newest checkpoint of the run, if there is one, into `trainer`, and wait until every rank has."""
     folder = storage.folder / "restored"
     if rank.world.is_first:
+        _abort_abandoned_uploads(storage, spec, rank.context)
         storage.sink.rescue()
         remove_unpublished(storage.folder / "snapshots")
         storage.snapshots.rescue()

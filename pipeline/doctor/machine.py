@@ -23,6 +23,7 @@ def check_machine(home: Path, settings: CommandSettings, config: RunConfig) -> l
         *run_check("disk", lambda: _disk(home)),
         *run_check("endpoints", lambda: _endpoints(settings)),
         *(run_check("mlflow", lambda: check_own_mlflow(config.registry.model_name)) if len(settings.endpoints) == 2 else []),
+        *run_check("storage", lambda: _storage(settings)),
         *run_check("parsers", _parsers),
         *run_check("containers", _containers),
     ]
@@ -46,6 +47,16 @@ def _endpoints(settings: CommandSettings) -> Check:
     return Check(
         "endpoints", "ok", f"your own servers: {STORE} and {MLFLOW}" if configured else "not configured: the embedded servers are used"
     )
+
+
+def _storage(settings: CommandSettings) -> list[Check]:
+    """Check the store of one's own servers; the embedded one is started by the run."""
+    if settings.store_uri is None or settings.mlflow_uri is None:
+        return []
+    # boto3 takes half a second to import, and the embedded server needs no check.
+    from pipeline.doctor.servers import check_store  # noqa: PLC0415
+
+    return [check_store(settings.s3_endpoint, settings.store_uri, whose="the credentials of this shell")]
 
 
 def _parsers() -> Check:

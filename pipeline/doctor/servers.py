@@ -14,8 +14,9 @@ import urllib3
 from components import deployment as names
 from components.address import split_url
 from components.command_settings import CommandSettings
-from components.environment import S3_ENDPOINT, STORE
+from components.environment import S3_ENCRYPTION, S3_ENDPOINT, S3_KMS_KEY_ID, S3_REQUEST_PAYER, S3_STORAGE_CLASS, STORE
 from components.storage import StoreUri, connect
+from components.storage.clock import check_clock
 from components.storage.probe import probe
 from pipeline.doctor.checks import Check, State
 from pipeline.images import Images
@@ -24,6 +25,10 @@ _MANIFEST_TYPES = ", ".join(
     f"application/vnd.{kind}+json" for kind in ("oci.image.manifest.v1", "oci.image.index.v1", "docker.distribution.manifest.v2")
 )
 _TIMEOUT_S = 10.0
+_OF_STORAGE = ("AWS_", S3_ENCRYPTION, S3_KMS_KEY_ID, S3_STORAGE_CLASS, S3_REQUEST_PAYER)
+"""How the names of the variables begin that a connection to object storage reads."""
+_OF_THIS_MACHINE = ("AWS_CA_BUNDLE", "AWS_S3_ADDRESSING_STYLE")
+"""What depends on the way to the store, which from here may be a port-forward."""
 
 
 def check_storage(settings: Mapping[str, str]) -> Check:
@@ -38,9 +43,20 @@ def check_storage(settings: Mapping[str, str]) -> Check:
             f"{endpoint} cannot be reached from here",
             f"port-forward it and set {S3_ENDPOINT}; the preflight step checks it too",
         )
-    with _credentials_of_steps(settings):
-        probe(connect(endpoint, deadline_s=_TIMEOUT_S), StoreUri.parse(settings[STORE]))
-    return Check("storage", "ok", f"the credentials of the steps can write and read {settings[STORE]}")
+    with _environment_of_steps(settings):
+        return check_store(endpoint, settings[STORE], whose="the credentials of the steps")
+
+
+def check_store(endpoint: str | None, location: str, *, whose: str) -> Check:
+    """Check that the credentials in the environment, described as `whose`, may do in the store what the steps do.
+
+    Raises:
+        CelebditError: if they may not, or the store does not respond.
+    """
+    store, prefix = connect(endpoint, deadline_s=_TIMEOUT_S), StoreUri.parse(location)
+    check_clock(store, prefix)
+    report = probe(store, prefix)
+    return Check("storage", "ok", f"{whose} can write and read {location} ({report.describe()}); {report.bucket.describe()}")
 
 
 def check_images(images: Images) -> list[Check]:
@@ -76,16 +92,17 @@ def is_inside(address: str | None) -> bool:
 
 
 @contextmanager
-def _credentials_of_steps(settings: Mapping[str, str]) -> Any:
-    """Set the credentials of the steps in the environment for the block, where boto3 reads them."""
-    credentials = {key: settings[key] for key in (*names.SECRET_KEYS[names.S3_SECRET], "AWS_REGION") if settings.get(key)}
-    before = {key: os.environ.get(key) for key in credentials}
-    os.environ.update(credentials)
+def _environment_of_steps(settings: Mapping[str, str]) -> Any:
+    """Set for the block what boto3 reads in a step, and nothing of this shell: its token or profile would win over a step's keys."""
+    before = {key: value for key, value in os.environ.items() if key.startswith(_OF_STORAGE)}
+    steps = {key: value for key, value in settings.items() if key.startswith(_OF_STORAGE) and value}
+    for key in before:
+        if key not in _OF_THIS_MACHINE:
+            del os.environ[key]
+    os.environ.update(steps)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        for key in steps:
+            os.environ.pop(key, None)
+        os.environ.update(before)

@@ -14,8 +14,10 @@ from components.errors import DataRefused
 from components.manifests import CheckpointManifest, DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import StoreUri
+from components.storage.unfinished_uploads import begin_upload, unfinished_uploads
 from components.stores.checkpoint_names import COMMIT_FILE, QUARANTINE_FILE
 from components.stores.checkpoints import CheckpointStore
+from components.train.spec import run_key
 from components.weights.posthoc_ema import compute_posthoc_ema
 from model.canonical import canonical_json
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE
@@ -100,6 +102,20 @@ def test_a_last_checkpoint_that_consistently_lacks_an_average_is_not_finished(
     again = run_train(RECIPE, dataset, context)
     assert again.digest == trained.digest
     assert any(f"does not hold {AVERAGE}" in note for note in notes(context))
+
+
+def test_the_next_attempt_aborts_the_uploads_that_killed_ones_left(context: StepContext, dataset: DatasetManifest) -> None:
+    recipe = tiny_recipe(total_steps=2, seed=77, ema_snapshot_every_steps=1)
+    run = context.layout.run(run_key(recipe.identity(dataset.digest)))
+    left = [
+        begin_upload(context.store, home / "step-000000001" / attempt / "weights.safetensors")
+        for home in (run.checkpoints, run.snapshots)
+        for attempt in ("20260101T000000-aaaaaa", "20260101T000001-bbbbbb", "29990101T000000-cccccc")
+    ]
+    later = {upload.id for upload in left if "/2999" in upload.uri.key}
+    run_train(recipe, dataset, context)
+    assert {upload.id for upload in unfinished_uploads(context.store, run.prefix) or []} == later
+    assert any("4 incomplete upload(s) of earlier attempts were aborted" in note for note in notes(context))
 
 
 @pytest.mark.parametrize("kind", ["one bit", "deleted"])

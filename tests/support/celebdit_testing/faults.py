@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -49,6 +49,10 @@ class Proxy:
     answers: dict[str, Answer] = field(default_factory=dict)
     """The first answer to each path that was read, which a stale server would give again."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    rule: Callable[[str, str, Mapping[str, str]], Answer | None] = lambda method, path, headers: None
+    """Answers a request itself, by its method, path and headers, or None to forward it."""
+    replacement: Callable[[str, str, int], Answer | None] = lambda method, path, status: None
+    """Answers in place of the server, by method, path and its status, or None to pass its answer on."""
 
     @contextmanager
     def injecting(self, *faults: Fault) -> Iterator[None]:
@@ -70,6 +74,21 @@ class Proxy:
                     fault.fired += 1
                     return fault
         return None
+
+
+_FIXED_ANSWERS: dict[str | None, Answer] = {
+    "500": (500, [], b"<Error><Code>InternalError</Code></Error>"),
+    "503": (503, [], b"<Error><Code>SlowDown</Code></Error>"),
+    "403": (403, [], b"<Error><Code>AccessDenied</Code></Error>"),
+    "expired": (400, [], b"<Error><Code>ExpiredToken</Code></Error>"),
+    "empty_list": (200, [], b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"),
+}
+
+
+def refusal(status: int, code: str, message: str = "refused", *, region: str | None = None, **headers: str) -> Answer:
+    """Return an answer of S3 with an error, which names the bucket's region if there is one."""
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message>{f'<Region>{region}</Region>' if region else ''}</Error>"
+    return status, [("Content-Type", "application/xml"), *headers.items()], body.encode()
 
 
 @contextmanager
@@ -96,15 +115,8 @@ def fault_proxy(upstream: str, *, signed: bool = True, clock_ahead_s: float = 0.
             kind = fault.kind if fault else None
             if fault is not None and kind == "slow":
                 time.sleep(fault.delay_s)
-            if kind in ("500", "503", "403"):
-                code = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[str(kind)]
-                self._answer(int(str(kind)), [], f"<Error><Code>{code}</Code></Error>".encode())
-                return
-            if kind == "expired":
-                self._answer(400, [], b"<Error><Code>ExpiredToken</Code></Error>")
-                return
-            if kind == "empty_list":
-                self._answer(200, [], b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+            if kind in _FIXED_ANSWERS:
+                self._answer(*_FIXED_ANSWERS[kind])
                 return
             if kind == "reset":
                 self._reset()
@@ -112,11 +124,8 @@ def fault_proxy(upstream: str, *, signed: bool = True, clock_ahead_s: float = 0.
             if kind == "stale":
                 self._answer(*proxy.answers[self.path])
                 return
-            if clock_ahead_s:
-                date = ("Date", formatdate(time.time() + clock_ahead_s, usegmt=True))
-                self._answer(403, [date], b"<Error><Code>RequestTimeTooSkewed</Code></Error>")
-                return
-            status, headers, answer = self._ask(_flipped(body) if kind == "flipped_upload" else body)
+            status, headers, answer = self._answer_of_rules() or self._ask(_flipped(body) if kind == "flipped_upload" else body)
+            status, headers, answer = proxy.replacement(self.command, self.path, status) or (status, headers, answer)
             if self.command == "GET":
                 proxy.answers.setdefault(self.path, (status, headers, answer))
             if kind == "lost_answer":
@@ -125,6 +134,11 @@ def fault_proxy(upstream: str, *, signed: bool = True, clock_ahead_s: float = 0.
                 self._answer(status, headers, answer, cut=len(answer) // 2)
             else:
                 self._answer(status, headers, _flipped(answer) if kind == "flipped" else answer)
+
+        def _answer_of_rules(self) -> Answer | None:
+            if clock_ahead_s:
+                return refusal(403, "RequestTimeTooSkewed", Date=formatdate(time.time() + clock_ahead_s, usegmt=True))
+            return proxy.rule(self.command, self.path, dict(self.headers.items()))
 
         def _ask(self, body: bytes) -> Answer:
             connection = http.client.HTTPConnection(upstream_address, timeout=60)
