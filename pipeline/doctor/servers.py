@@ -14,7 +14,7 @@ import urllib3
 from components import deployment as names
 from components.address import split_url
 from components.command_settings import CommandSettings
-from components.environment import MLFLOW, S3_ENDPOINT, STORE
+from components.environment import CREDENTIALS, MLFLOW, MLFLOW_USER, S3_ENDPOINT, STORE, TRACKING_TOKEN
 from components.errors import BadInput
 from components.storage import StoreUri, connect
 from components.storage.probe import probe
@@ -30,7 +30,7 @@ _TIMEOUT_S = 10.0
 def check_storage(settings: Mapping[str, str]) -> Check:
     """Check that the steps' credentials may write to and read from the store."""
     endpoint = CommandSettings.from_environment().s3_endpoint or settings.get(S3_ENDPOINT)
-    if STORE not in settings or not all(settings.get(key) for key in names.SECRET_KEYS[names.S3_SECRET]):
+    if STORE not in settings or not all(settings.get(key) for key in CREDENTIALS):
         return Check("storage", "unknown", "location or credentials are missing", "see the checks above")
     if _is_inside(endpoint):
         return Check(
@@ -52,8 +52,16 @@ def check_mlflow(settings: Mapping[str, str]) -> Check:
     if _is_inside(uri):
         fix = f"kubectl -n celebdit port-forward svc/mlflow 5000 and set {MLFLOW}=http://localhost:5000; the preflight step checks it too"
         return Check("mlflow", "unknown", f"{uri} cannot be reached from here", fix)
-    user, password = (settings.get(key, "") for key in names.SECRET_KEYS[names.MLFLOW_SECRET])
-    return Check("mlflow", *_mlflow_result(uri, anonymous=_mlflow_status(uri, None), authenticated=_mlflow_status(uri, (user, password))))
+    return Check("mlflow", *_mlflow_result(uri, anonymous=_mlflow_status(uri, {}), authenticated=_mlflow_status(uri, _login(settings))))
+
+
+def _login(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers with which MLflow's client logs in: a user name and password win over a token."""
+    user, password = (settings.get(key, "") for key in MLFLOW_USER)
+    token = settings.get(TRACKING_TOKEN)
+    if token and not (user and password):
+        return {"authorization": f"Bearer {token}"}
+    return dict(urllib3.make_headers(basic_auth=f"{user}:{password}"))
 
 
 def _mlflow_result(uri: str, *, anonymous: int, authenticated: int) -> tuple[State, str, str | None]:
@@ -73,8 +81,7 @@ def _mlflow_result(uri: str, *, anonymous: int, authenticated: int) -> tuple[Sta
     return "ok", f"{uri} requires authentication and accepts the credentials of the steps", None
 
 
-def _mlflow_status(uri: str, credentials: tuple[str, str] | None) -> int:
-    headers = urllib3.make_headers(basic_auth=":".join(credentials)) if credentials else {}
+def _mlflow_status(uri: str, headers: Mapping[str, str]) -> int:
     url = f"{uri}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
         return int(urllib3.request("GET", url, headers=headers, timeout=_TIMEOUT_S, retries=False).status)
@@ -117,9 +124,9 @@ def _is_inside(address: str | None) -> bool:
 @contextmanager
 def _credentials_of_steps(settings: Mapping[str, str]) -> Any:
     """Set the credentials of the steps in the environment for the block, where boto3 reads them."""
-    credentials = {key: settings[key] for key in (*names.SECRET_KEYS[names.S3_SECRET], "AWS_REGION") if settings.get(key)}
-    before = {key: os.environ.get(key) for key in credentials}
-    os.environ.update(credentials)
+    used = (*names.SECRET_KEYS[names.S3_SECRET], "AWS_REGION", "AWS_S3_ADDRESSING_STYLE")
+    before = {key: os.environ.pop(key, None) for key in used}
+    os.environ.update({key: settings[key] for key in used if settings.get(key)})
     try:
         yield
     finally:
