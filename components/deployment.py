@@ -6,17 +6,21 @@ The image names are placeholders that `compile` replaces by digests; locally, wh
 They contain "python" because kfp's local runner warns otherwise.
 """
 
+from components import environment_variable as objects
 from components.environment import MLFLOW, STORE, pod_variables
-from components.environment_variable import CONFIG_MAP, KAGGLE_SECRET, MLFLOW_SECRET, S3_SECRET
 
 CPU_IMAGE = "localhost/celebdit-python-cpu:dev"
 GPU_IMAGE = "localhost/celebdit-python-gpu:dev"
 
-SECRET_KEYS = {S3_SECRET: pod_variables(S3_SECRET), MLFLOW_SECRET: pod_variables(MLFLOW_SECRET)}
+CONFIG_MAP = objects.CONFIG_MAP
+S3_SECRET = objects.S3_SECRET
+MLFLOW_SECRET = objects.MLFLOW_SECRET
+KAGGLE_SECRET = objects.KAGGLE_SECRET
+SECRET_KEYS = {S3_SECRET: pod_variables(objects.S3_SECRET), MLFLOW_SECRET: pod_variables(objects.MLFLOW_SECRET)}
 """Secrets of every step; a key is also the name of its environment variable."""
-KAGGLE_KEYS = pod_variables(KAGGLE_SECRET)
+KAGGLE_KEYS = pod_variables(objects.KAGGLE_SECRET)
 """A token, or a user name with its key, as kagglehub reads them; public datasets need neither."""
-CONFIG_KEYS = pod_variables(CONFIG_MAP)
+CONFIG_KEYS = pod_variables(objects.CONFIG_MAP)
 """Settings of all steps together."""
 REQUIRED_CONFIG_KEYS = (STORE, MLFLOW)
 
@@ -40,4 +44,4 @@ RUN_KEY_LABEL = "celebdit.io/run-key"
 
 def config_keys(step: str) -> tuple[str, ...]:
     """Return the settings that the pods of one step get from the ConfigMap."""
-    return pod_variables(CONFIG_MAP, step)
+    return pod_variables(objects.CONFIG_MAP, step)

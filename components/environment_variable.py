@@ -1,12 +1,12 @@
 """What is known of an environment variable: who reads it, what it means, and how the pods of the steps get it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-CONFIG_MAP = "celebdit-config"
-S3_SECRET = "celebdit-s3"  # noqa: S105 - the name of an object
-MLFLOW_SECRET = "celebdit-mlflow"  # noqa: S105
-KAGGLE_SECRET = "celebdit-kaggle"  # noqa: S105
+CONFIG_MAP: Final = "celebdit-config"
+S3_SECRET: Final = "celebdit-s3"  # noqa: S105 - the name of an object
+MLFLOW_SECRET: Final = "celebdit-mlflow"  # noqa: S105
+KAGGLE_SECRET: Final = "celebdit-kaggle"  # noqa: S105
 
 Source = Literal["celebdit-config", "celebdit-s3", "celebdit-mlflow", "celebdit-kaggle"]
 """The ConfigMap or Secret that the pods of the steps get a variable from."""

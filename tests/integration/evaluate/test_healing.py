@@ -27,7 +27,8 @@ from components.runtime.context import StepContext
 from components.stores.checkpoint_names import QUARANTINE_FILE
 from pipeline.services import Endpoints
 
-place = partial(evaluations.place, part="healing")
+PART = "healing"
+place = partial(evaluations.place, part=PART)
 CONFIG = config(num_images=8, bootstrap_replicates=2)
 REPOSITORY = Path(__file__).parents[3]
 

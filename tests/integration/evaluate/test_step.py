@@ -53,8 +53,8 @@ def first_report(environment: Endpoints, folder: Path, dataset: DatasetManifest,
 
 
 def moved(checkpoint: CheckpointManifest, source: StepContext, target: StepContext) -> CheckpointManifest:
-    """The same checkpoint in another store."""
-    for item in source.store.list(source.layout.locate(checkpoint.uri)):
+    """The same checkpoint, and the datasets, in another store."""
+    for item in [*source.store.list(source.layout.locate(checkpoint.uri)), *source.store.list(source.root / "datasets")]:
         target.store.put_bytes(target.layout.locate(source.layout.key_of(item.uri)), source.store.get_bytes(item.uri))
     return checkpoint
 
@@ -212,7 +212,7 @@ def test_references_and_samples_are_reused_and_damaged_ones_are_computed_again(
 def test_samples_that_are_damaged_before_they_are_shown_are_drawn_by_the_next_try(
     environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, folder: Path
 ) -> None:
-    here = place(environment, tmp_path, part="damaged-late")
+    here = place(environment, tmp_path)
     other_checkpoint = commit_checkpoint(here, tmp_path, seed=303, dataset_digest=dataset.digest)
     few, spec = config(num_images=8, memorisation=False), spec_of(other_checkpoint, dataset)
     damaged = spec.samples_uri(here.layout) / f"{SampleStore.name(range(4))}.npy"
