@@ -14,7 +14,7 @@ import urllib3
 from components import deployment as names
 from components.address import split_url
 from components.command_settings import CommandSettings
-from components.environment import CREDENTIALS, MLFLOW, MLFLOW_USER, S3_ENDPOINT, STORE, TRACKING_TOKEN
+from components.environment import CREDENTIALS, MLFLOW, MLFLOW_USER, S3_ENDPOINT, S3_ENDPOINT_FIRST, STORE, TRACKING_TOKEN
 from components.errors import BadInput
 from components.storage import StoreUri, connect
 from components.storage.probe import probe
@@ -29,7 +29,7 @@ _TIMEOUT_S = 10.0
 
 def check_storage(settings: Mapping[str, str]) -> Check:
     """Check that the steps' credentials may write to and read from the store."""
-    endpoint = CommandSettings.from_environment().s3_endpoint or settings.get(S3_ENDPOINT)
+    endpoint = CommandSettings.from_environment().s3_endpoint or settings.get(S3_ENDPOINT_FIRST) or settings.get(S3_ENDPOINT)
     if STORE not in settings or not all(settings.get(key) for key in CREDENTIALS):
         return Check("storage", "unknown", "location or credentials are missing", "see the checks above")
     if _is_inside(endpoint):
