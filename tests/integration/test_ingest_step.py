@@ -303,7 +303,7 @@ def test_processes_that_start_at_once_build_the_pack_once(
 ) -> None:
     manifest = run(config(archive), context)
     manifest.dump(tmp_path / "manifest.json")
-    command = [sys.executable, "-c", FETCH, str(tmp_path / "manifest.json"), str(tmp_path / "packs"), rclone_endpoint]
+    command = [sys.executable, "-c", FETCH, str(tmp_path / "manifest.json"), str(tmp_path / "packs"), rclone_endpoint, str(context.root)]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
         assert process.stdout is not None
