@@ -13,6 +13,6 @@ All others are shared, from the top layer to the bottom one; each may import the
     manifests  resources                       system      processes and their ends, private folders, locks, retries, OS errors
     settings (a run's environment), command_settings (that of the command line)
     errors      deployment (names that images and Kubernetes manifests share)           reports (HTML, image grids)   validation
-    address     parse the address of a server that a person wrote
-    environment the table of environment variables
+    address     parse the address of a server that a person wrote                       store_keys (addresses as they are stored)
+    environment the table of environment variables, with library_variables and environment_variable
 """

@@ -6,23 +6,22 @@ The image names are placeholders that `compile` replaces by digests; locally, wh
 They contain "python" because kfp's local runner warns otherwise.
 """
 
-from components.environment import CREDENTIALS, EXPERIMENT, KFP_UI, MLFLOW, S3_ENDPOINT, STORE
+from components import environment_variable as objects
+from components.environment import MLFLOW, STORE, pod_variables
 
 CPU_IMAGE = "localhost/celebdit-python-cpu:dev"
 GPU_IMAGE = "localhost/celebdit-python-gpu:dev"
 
-S3_SECRET = "celebdit-s3"  # noqa: S105 - the name of an object
-MLFLOW_SECRET = "celebdit-mlflow"  # noqa: S105
-KAGGLE_SECRET = "celebdit-kaggle"  # noqa: S105
-CONFIG_MAP = "celebdit-config"
-SECRET_KEYS = {
-    S3_SECRET: CREDENTIALS,
-    MLFLOW_SECRET: ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
-}
+CONFIG_MAP = objects.CONFIG_MAP
+S3_SECRET = objects.S3_SECRET
+MLFLOW_SECRET = objects.MLFLOW_SECRET
+KAGGLE_SECRET = objects.KAGGLE_SECRET
+SECRET_KEYS = {S3_SECRET: pod_variables(objects.S3_SECRET), MLFLOW_SECRET: pod_variables(objects.MLFLOW_SECRET)}
 """Secrets of every step; a key is also the name of its environment variable."""
-KAGGLE_KEYS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
+KAGGLE_KEYS = pod_variables(objects.KAGGLE_SECRET)
 """A token, or a user name with its key, as kagglehub reads them; public datasets need neither."""
-CONFIG_KEYS = (STORE, MLFLOW, S3_ENDPOINT, "AWS_REGION", EXPERIMENT, KFP_UI)
+CONFIG_KEYS = pod_variables(objects.CONFIG_MAP)
+"""Settings of all steps together."""
 REQUIRED_CONFIG_KEYS = (STORE, MLFLOW)
 
 SERVICE_ACCOUNT = "pipeline-runner"
@@ -32,9 +31,17 @@ TRAINING_RUNTIME = "celebdit-torch"
 
 SCRATCH_PATH = "/scratch"
 SHM_PATH = "/dev/shm"  # noqa: S108 - where torch's workers share memory
+CERTIFICATES_SECRET = "celebdit-certificates"  # noqa: S105
+"""Certificate authorities and client certificates as files: `ca.crt` and whatever else a setting of the ConfigMap names. Optional."""
+CERTIFICATES_PATH = "/etc/celebdit/certificates"
 IMAGE_USER = 10001
 PART_OF = {"app.kubernetes.io/part-of": "celebdit"}
 STEP_LABEL = "celebdit.io/step"
 """Label of a step's pods, for network policies and `kubectl get pods -l`."""
 RUN_LABEL = "celebdit.io/pipeline-run"
 RUN_KEY_LABEL = "celebdit.io/run-key"
+
+
+def config_keys(step: str) -> tuple[str, ...]:
+    """Return the settings that the pods of one step get from the ConfigMap."""
+    return pod_variables(objects.CONFIG_MAP, step)

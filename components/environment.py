@@ -4,8 +4,8 @@ Promises: pure. A CELEBDIT_* variable that is not in `VARIABLES` is not read any
 `components/command_settings.py` read them. docs/environment.md is `environment_page()`, and a test compares the two.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from components.environment_variable import CONFIG_MAP, Group, Source, Variable
+from components.library_variables import LIBRARY_VARIABLES
 
 STORE = "CELEBDIT_STORE"
 MLFLOW = "MLFLOW_TRACKING_URI"
@@ -31,6 +31,7 @@ IMAGE = "CELEBDIT_IMAGE"
 IMAGE_DIGEST = "CELEBDIT_IMAGE_DIGEST"
 NAMESPACE = "CELEBDIT_NAMESPACE"
 POD = "CELEBDIT_POD"
+SERVICE_ACCOUNT = "CELEBDIT_SERVICE_ACCOUNT"
 LAST_WORDS = "CELEBDIT_LAST_WORDS"
 HOME = "CELEBDIT_HOME"
 MODEL = "CELEBDIT_MODEL"
@@ -46,22 +47,13 @@ SERVER_S3_SECRET = "CELEBDIT_S3_SECRET"  # noqa: S105
 OWN_SERVERS = "CELEBDIT_OWN_SERVERS"
 SERVER_TOKEN = "CELEBDIT_MLFLOW_TOKEN"  # noqa: S105
 TRACKING_TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105
+MLFLOW_USER = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-
-Group = Literal["servers", "run", "command", "internal", "compose", "libraries"]
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One environment variable; `default` is what applies where it is not set, None if nothing does."""
-
-    name: str
-    group: Group
-    read_by: str
-    description: str
-    default: str | None = None
-    secret: bool = False
-
+CREDENTIAL_PROVIDERS = (
+    *("AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+    *("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
+)
+"""Any of these stands for credentials that boto3 finds without the keys."""
 
 _TITLES: dict[Group, tuple[str, str]] = {
     "servers": ("Servers", "Set `CELEBDIT_STORE` and `MLFLOW_TRACKING_URI` together, or neither: `celebdit run` then starts its own."),
@@ -74,33 +66,79 @@ _TITLES: dict[Group, tuple[str, str]] = {
         "They belong to boto3, MLflow, torchrun, Kubernetes and others. celebdit reads these too, or sets them if they are not set.",
     ),
 }
-_TORCHRUN = "torchrun's ranks"
-_EVERY = "every step and command"
-_BUCKETS = "that of the bucket"
 
 VARIABLES: tuple[Variable, ...] = (
-    Variable(STORE, "servers", "every step and command", "S3 location of datasets and runs, like `s3://bucket/prefix`", "embedded server"),
-    Variable(MLFLOW, "servers", "every step and command, MLflow", "address of the MLflow server, without credentials", "embedded server"),
-    Variable(S3_ENDPOINT, "servers", "every step and command, boto3", "address of the S3 server, like `http://host:9000`", "AWS"),
-    Variable(S3_ENDPOINT_FIRST, "servers", "every step and command, boto3", f"the same; wins over `{S3_ENDPOINT}`"),
-    Variable(STORAGE_DEADLINE, "servers", "every step and command", "seconds for which a call to object storage is retried", "300"),
     Variable(
-        S3_ENCRYPTION, "servers", _EVERY, "server-side encryption of what is written: `AES256`, `aws:kms` or `aws:kms:dsse`", _BUCKETS
+        STORE,
+        "servers",
+        "every step and command",
+        "S3 location of datasets and runs, like `s3://bucket/prefix`",
+        "embedded server",
+        pods=CONFIG_MAP,
     ),
-    Variable(S3_KMS_KEY_ID, "servers", _EVERY, "key of KMS to encrypt with; `aws:kms` is then the encryption", "the account's key"),
-    Variable(S3_STORAGE_CLASS, "servers", _EVERY, "storage class of what is written, like `STANDARD_IA`", "that of the store"),
-    Variable(S3_REQUEST_PAYER, "servers", _EVERY, "`requester` for a bucket whose requests and transfers the reader pays"),
-    Variable(EXPERIMENT, "run", "every step and command", "name of the MLflow experiment", "celebdit"),
+    Variable(
+        MLFLOW,
+        "servers",
+        "every step and command, MLflow",
+        "address of the MLflow server, without credentials",
+        "embedded server",
+        pods=CONFIG_MAP,
+    ),
+    Variable(
+        S3_ENDPOINT, "servers", "every step and command, boto3", "address of the S3 server, like `http://host:9000`", "AWS", pods=CONFIG_MAP
+    ),
+    Variable(S3_ENDPOINT_FIRST, "servers", "every step and command, boto3", f"the same; wins over `{S3_ENDPOINT}`", pods=CONFIG_MAP),
+    Variable(
+        STORAGE_DEADLINE,
+        "servers",
+        "every step and command",
+        "seconds for which a call to object storage is retried",
+        "300",
+        pods=CONFIG_MAP,
+    ),
+    Variable(
+        S3_ENCRYPTION,
+        "servers",
+        "every step and command",
+        "server-side encryption of what is written: `AES256`, `aws:kms` or `aws:kms:dsse`",
+        "that of the bucket",
+        pods=CONFIG_MAP,
+    ),
+    Variable(
+        S3_KMS_KEY_ID,
+        "servers",
+        "every step and command",
+        "key of KMS to encrypt with; `aws:kms` is then the encryption",
+        "the account's key",
+        pods=CONFIG_MAP,
+    ),
+    Variable(
+        S3_STORAGE_CLASS,
+        "servers",
+        "every step and command",
+        "storage class of what is written, like `STANDARD_IA`",
+        "that of the store",
+        pods=CONFIG_MAP,
+    ),
+    Variable(
+        S3_REQUEST_PAYER,
+        "servers",
+        "every step and command",
+        "`requester` for a bucket whose requests and transfers the reader pays",
+        pods=CONFIG_MAP,
+    ),
+    Variable(EXPERIMENT, "run", "every step and command", "name of the MLflow experiment", "celebdit", pods=CONFIG_MAP),
     Variable(WORK_DIR, "run", "every step", "folder for packed datasets, checkpoints and journals", "`$TMPDIR/celebdit`; `.celebdit/work`"),
     Variable(RUN_ID, "run", "every step", "id of the pipeline run; a step without it exits with 2"),
     Variable(RUN_URL, "run", "every step", "address of the pipeline run in Kubeflow Pipelines, a tag of MLflow's runs", f"from `{KFP_UI}`"),
-    Variable(KFP_UI, "run", "every step", "address of the Kubeflow Pipelines UI, to which MLflow's runs link"),
+    Variable(KFP_UI, "run", "every step", "address of the Kubeflow Pipelines UI, to which MLflow's runs link", pods=CONFIG_MAP),
     Variable(PRESET, "run", "every step", "name of the preset, a tag of MLflow's runs"),
     Variable(GIT_COMMIT, "run", "every step", "commit of the code, a tag of MLflow's runs; the images set it", "that of the checkout"),
     Variable(IMAGE_DIGEST, "run", "every step", "digest of the step's image, a tag of MLflow's runs"),
     Variable(IMAGE, "run", "train, if `resources.nodes` > 1", "image by digest for the pods of a TrainJob"),
     Variable(NAMESPACE, "run", "train, if `resources.nodes` > 1", "namespace of the step's pod", "that of the service account"),
     Variable(POD, "run", "train, if `resources.nodes` > 1", "name of the step's pod; its workflow becomes the owner of the TrainJob"),
+    Variable(SERVICE_ACCOUNT, "run", "train, if `resources.nodes` > 1", "service account of the step's pod, which the nodes run as"),
     Variable(LOG_LEVEL, "command", "every command and step", "DEBUG, INFO, WARNING or ERROR, like `-v`", "WARNING; INFO in steps"),
     Variable(HOME, "command", "every command", "folder for local state, like `--home`", ".celebdit"),
     Variable(MODEL, "command", "models, import-checkpoint", "name of the registered model, like `--model`", "celebdit"),
@@ -130,82 +168,19 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("CELEBDIT_S3_PORT", "compose", "docker compose", "port of the S3 server", "9000"),
     Variable("CELEBDIT_MLFLOW_PORT", "compose", "docker compose", "port of the MLflow server", "5000"),
     Variable("CELEBDIT_MLFLOW_HOSTS", "compose", "docker compose", "host names that MLflow answers to", "localhost,localhost:*"),
-    Variable("AWS_ACCESS_KEY_ID", "libraries", "boto3; preflight checks that it is set", "key id for object storage", secret=True),
-    Variable("AWS_SECRET_ACCESS_KEY", "libraries", "boto3; preflight checks that it is set", "key for object storage", secret=True),
-    Variable("AWS_REGION", "libraries", "object storage", "region of the bucket", "that of the profile; us-east-1"),
-    Variable("AWS_DEFAULT_REGION", "libraries", "object storage", "the same, if `AWS_REGION` is not set"),
-    Variable(
-        "AWS_S3_ADDRESSING_STYLE",
-        "libraries",
-        "object storage",
-        "`path`, `virtual` or `auto`",
-        "`path` for IP addresses and cluster services",
-    ),
-    Variable("MLFLOW_S3_UPLOAD_EXTRA_ARGS", "libraries", "MLflow", "parameters of MLflow's own uploads to S3, as JSON", "the four above"),
-    Variable(
-        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE",
-        "libraries",
-        "MLflow",
-        "addressing style of MLflow's own uploads",
-        "`AWS_S3_ADDRESSING_STYLE`",
-    ),
-    Variable("AWS_PROFILE", "libraries", "boto3; preflight", "profile with credentials, instead of the keys"),
-    Variable("AWS_WEB_IDENTITY_TOKEN_FILE", "libraries", "boto3; preflight", "file with a token, instead of the keys"),
-    Variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", "libraries", "boto3; preflight", "where credentials are served, instead of the keys"),
-    Variable(
-        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "libraries", "boto3; preflight", "where credentials are served, instead of the keys"
-    ),
-    Variable("AWS_REQUEST_CHECKSUM_CALCULATION", "libraries", "boto3", "checksums of uploads; set for embedded servers", "when_required"),
-    Variable("AWS_RESPONSE_CHECKSUM_VALIDATION", "libraries", "boto3", "checksums of downloads; set for embedded servers", "when_required"),
-    Variable("AWS_CONFIG_FILE", "libraries", "boto3", "AWS profiles; an empty file for embedded servers", "~/.aws/config"),
-    Variable(
-        "AWS_SHARED_CREDENTIALS_FILE",
-        "libraries",
-        "boto3",
-        "credentials of profiles; an empty file for embedded servers",
-        "~/.aws/credentials",
-    ),
-    Variable("NETRC", "libraries", "requests", "passwords of hosts; an empty file for embedded servers", "~/.netrc"),
-    Variable("NO_PROXY", "libraries", "boto3, MLflow", "hosts that are reached without a proxy; 127.0.0.1 is added for embedded servers"),
-    Variable("no_proxy", "libraries", "boto3, MLflow", "the same; wins over `NO_PROXY`"),
-    Variable("MLFLOW_TRACKING_USERNAME", "libraries", "MLflow", "user name for MLflow"),
-    Variable("MLFLOW_TRACKING_PASSWORD", "libraries", "MLflow", "password for MLflow", secret=True),
-    Variable(TRACKING_TOKEN, "libraries", "MLflow", "bearer token for MLflow; set for embedded servers", secret=True),
-    Variable("MLFLOW_RUN_ID", "libraries", "every step", "run that Kubeflow Pipelines' MLflow plugin opened for this task; it is joined"),
-    Variable("MLFLOW_HTTP_REQUEST_TIMEOUT", "libraries", "MLflow", "seconds for one request", "20; 10 at most while training"),
-    Variable("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "libraries", "MLflow", "retries of one request", "3; 1 at most while training"),
-    Variable("MLFLOW_CONFIGURE_LOGGING", "libraries", "MLflow", "a log handler of MLflow's own", "false"),
-    Variable("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "libraries", "MLflow", "no addresses on stdout, which is for JSON", "true"),
-    Variable("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "libraries", "MLflow", "progress bars of uploads", "false"),
-    Variable("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "libraries", "MLflow", "uploads that bypass the MLflow server", "false"),
-    Variable("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "libraries", "MLflow", "downloads that bypass the MLflow server", "false"),
-    Variable("KAGGLE_API_TOKEN", "libraries", "kagglehub, in ingest", "token for Kaggle; public datasets need none", secret=True),
-    Variable("KAGGLE_USERNAME", "libraries", "kagglehub, in ingest", "user name for Kaggle, with `KAGGLE_KEY` instead of the token"),
-    Variable("KAGGLE_KEY", "libraries", "kagglehub, in ingest", "key for Kaggle", secret=True),
-    Variable("KAGGLEHUB_VERBOSITY", "libraries", "kagglehub, in ingest", "what kagglehub logs", "error"),
-    Variable(
-        "DOCKER_HOST", "libraries", "run --runner container, doctor", "address of the container engine", "docker's socket, then podman"
-    ),
-    Variable("KUBECONFIG", "libraries", "train, doctor", "configuration of kubectl, outside a cluster", "~/.kube/config"),
-    Variable("KUBERNETES_SERVICE_HOST", "libraries", "train, doctor", "set inside a cluster: the pod's service account is used"),
-    Variable("RANK", "libraries", _TORCHRUN, "number of the process among all; torchrun sets it"),
-    Variable("LOCAL_RANK", "libraries", _TORCHRUN, "number of the process on its machine; torchrun sets it"),
-    Variable("WORLD_SIZE", "libraries", _TORCHRUN, "number of processes; torchrun sets it"),
-    Variable("LOCAL_WORLD_SIZE", "libraries", _TORCHRUN, "number of processes on this machine; torchrun sets it"),
-    Variable("PET_NNODES", "libraries", "the nodes of a TrainJob", "number of nodes; Kubeflow Trainer sets this and the three below"),
-    Variable("PET_NODE_RANK", "libraries", "the nodes of a TrainJob", "number of this node"),
-    Variable("PET_MASTER_ADDR", "libraries", "the nodes of a TrainJob", "address of the first node, at which all meet"),
-    Variable("PET_MASTER_PORT", "libraries", "the nodes of a TrainJob", "its port"),
-    Variable("OMP_NUM_THREADS", "libraries", "numeric libraries", "threads of a process; set to `resources.threads` for ranks"),
-    Variable("CUBLAS_WORKSPACE_CONFIG", "libraries", "cuBLAS", "set with `training.deterministic`", ":4096:8"),
-    Variable("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "libraries", "torch", "refuse pickles that are not plain weights; always set", "1"),
-    Variable("TORCHINDUCTOR_CACHE_DIR", "libraries", "torch", "compiled kernels", "below `CELEBDIT_WORK_DIR`"),
-    Variable("TRITON_CACHE_DIR", "libraries", "Triton", "compiled kernels", "below `CELEBDIT_WORK_DIR`"),
-    Variable("PATH", "libraries", "every child process", "passed on to all of them; to the decoders of ingest with hardly anything else"),
-    Variable("PYTHONPATH", "libraries", "every child process", "child processes get its absolute paths; relative ones are dropped"),
-    Variable("PYTHONSAFEPATH", "libraries", "every child process", "no imports from the current folder; always set for them", "1"),
+    *LIBRARY_VARIABLES,
 )
 """Every variable that Python code of this project reads or sets for others, and those of docker/compose.yaml."""
+
+
+def pod_variables(source: Source, step: str | None = None) -> tuple[str, ...]:
+    """Return the names of the variables that pods get from `source`: those of one step, or of any."""
+    return tuple(
+        variable.name
+        for variable in VARIABLES
+        if variable.pods == source and (step is None or not variable.steps or step in variable.steps)
+    )
+
 
 SECRETS = frozenset(variable.name for variable in VARIABLES if variable.secret)
 
@@ -224,7 +199,8 @@ def environment_page() -> str:
         "This page is generated from `components/environment.py`. Values of secret variables are masked in logs, events and errors.",
     ]
     for group, (title, text) in _TITLES.items():
-        lines += ["", f"## {title}", "", text, "", "| variable | meaning | default | read by | secret |", "|---|---|---|---|---|"]
+        header = "| variable | meaning | default | read by | secret | in pods from |"
+        lines += ["", f"## {title}", "", text, "", header, "|---|---|---|---|---|---|"]
         lines += [_row(variable) for variable in VARIABLES if variable.group == group]
     return "\n".join(lines) + "\n"
 
@@ -232,4 +208,7 @@ def environment_page() -> str:
 def _row(variable: Variable) -> str:
     default = variable.default or ""
     secret = "yes" if variable.secret else ""
-    return f"| `{variable.name}` | {variable.description} | {default} | {variable.read_by} | {secret} |".replace("  |", " |")
+    pods = f"`{variable.pods}`" if variable.pods else ""
+    if variable.steps:
+        pods += f" ({', '.join(variable.steps)})"
+    return f"| `{variable.name}` | {variable.description} | {default} | {variable.read_by} | {secret} | {pods} |".replace("  |", " |")

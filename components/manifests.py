@@ -1,7 +1,7 @@
 """Manifests: the small, typed JSON files through which steps exchange data.
 
 Promises: `load` refuses a manifest of another kind or with other fields; every manifest has the digest of what it describes, so that a
-consumer can verify the bytes behind the URI.
+consumer can verify the bytes behind the URI. A URI is a key relative to CELEBDIT_STORE (`store_keys.py`).
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ModelWrapValidatorHandler, ValidationError, computed_field, model_validator
 
 from components.errors import DataRefused
+from components.store_keys import StoreKey
 from model.canonical import canonical_json, digest_of
 from model.config import TrainingRecipe
 
@@ -70,7 +71,7 @@ class DatasetManifest(Manifest):
 
     kind: Literal["dataset"] = "dataset"
     name: str
-    uri: str
+    uri: StoreKey
     digest: str = SHA256
     image_px: int
     num_images: int
@@ -90,7 +91,7 @@ class CheckpointReference(Manifest):
     """A checkpoint by its run, place, content and step."""
 
     run_key: str
-    uri: str
+    uri: StoreKey
     digest: str = SHA256
     step: int
     dataset_digest: str = SHA256
@@ -133,7 +134,7 @@ class ChampionScores(BaseModel):
     """Whether the report's own weights are the champion's, so that there is nothing to compare."""
     metrics: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, MetricInterval] = Field(default_factory=dict)
-    grid_uri: str | None = None
+    grid_uri: StoreKey | None = None
     problem: str | None = None
 
 
@@ -194,19 +195,19 @@ class EvaluationReport(Manifest):
     """Metrics of one checkpoint under one protocol: the output of the evaluate step."""
 
     kind: Literal["evaluation"] = "evaluation"
-    uri: str
+    uri: StoreKey
     protocol_digest: str = SHA256
     protocol: EvaluationProtocol
     run_key: str
-    checkpoint_uri: str
+    checkpoint_uri: StoreKey
     checkpoint_digest: str = SHA256
     checkpoint_step: int
     dataset_digest: str = SHA256
     headline: str
     metrics: dict[str, float]
     intervals: dict[str, MetricInterval] = Field(default_factory=dict)
-    grid_uri: str
-    contact_uri: str | None = None
+    grid_uri: StoreKey
+    contact_uri: StoreKey | None = None
     champion: ChampionScores | None = None
 
     def metric_rows(self) -> list[tuple[str, float, MetricInterval | None]]:
@@ -229,7 +230,7 @@ class GateDecision(Manifest):
     reasons: list[str]
     checkpoint_digest: str = SHA256
     champion_version: str | None = None
-    page_uri: str | None = None
+    page_uri: StoreKey | None = None
 
 
 class RegisteredVersion(Manifest):

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from components.address import is_server_url
 from components.environment import (
+    CREDENTIAL_PROVIDERS,
     CREDENTIALS,
     EVENTS,
     EXPERIMENT,
@@ -47,6 +48,7 @@ from components.environment import (
     S3_REQUEST_PAYER,
     S3_STORAGE_CLASS,
     SERVER_TOKEN,
+    SERVICE_ACCOUNT,
     STORAGE_DEADLINE,
     STORE,
     STORE_DISK,
@@ -82,6 +84,8 @@ class Settings:
     namespace: str | None = None
     pod: str | None = None
     """The pod that this process runs in."""
+    service_account: str | None = None
+    """The account of that pod, which a cluster may give rights on object storage: see workload identity in docs/kubernetes.md."""
     log_level: str | None = None
     """The level that `log_level` read, for the nodes of a TrainJob."""
     store_disk: Path | None = None
@@ -133,6 +137,7 @@ class Settings:
             image=environ.get(IMAGE) or None,
             namespace=environ.get(NAMESPACE) or None,
             pod=environ.get(POD) or None,
+            service_account=environ.get(SERVICE_ACCOUNT) or None,
             log_level=environ.get(LOG_LEVEL) or None,
             store_disk=Path(environ[STORE_DISK]) if environ.get(STORE_DISK) else None,
             rendezvous=Path(environ[RENDEZVOUS]) if environ.get(RENDEZVOUS) else None,
@@ -231,8 +236,7 @@ def object_parameters(environ: Mapping[str, str] | None = None) -> dict[str, str
 def missing_credentials(environ: Mapping[str, str] | None = None) -> list[str]:
     """Return the names of the S3 credential variables that are not set, if no other source of credentials is configured either."""
     environ = os.environ if environ is None else environ
-    others = ("AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
-    return [] if any(environ.get(name) for name in others) else [name for name in CREDENTIALS if not environ.get(name)]
+    return [] if any(environ.get(name) for name in CREDENTIAL_PROVIDERS) else [name for name in CREDENTIALS if not environ.get(name)]
 
 
 def has_key_pair(environ: Mapping[str, str] | None = None) -> bool:

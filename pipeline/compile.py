@@ -16,7 +16,7 @@ from kfp import compiler, kubernetes
 from kfp.dsl import PipelineTask
 
 from components import deployment
-from components.environment import IMAGE, IMAGE_DIGEST, LOG_LEVEL, NAMESPACE, POD, PRESET, RUN_ID, WORK_DIR
+from components.environment import IMAGE, IMAGE_DIGEST, LOG_LEVEL, NAMESPACE, POD, PRESET, RUN_ID, SERVICE_ACCOUNT, WORK_DIR
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
@@ -94,12 +94,15 @@ def _set_env(step: Step, task: PipelineTask) -> None:
     """Set endpoints and credentials by reference; all optional, because a pod hangs on a missing Secret while a step reports it."""
     for secret, keys in {**deployment.SECRET_KEYS, **step.secret_keys}.items():
         kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={key: key for key in keys}, optional=True)
-    kubernetes.use_config_map_as_env(
-        task, config_map_name=deployment.CONFIG_MAP, config_map_key_to_env={key: key for key in deployment.CONFIG_KEYS}, optional=True
+    settings = {key: key for key in deployment.config_keys(step.name)}
+    kubernetes.use_config_map_as_env(task, config_map_name=deployment.CONFIG_MAP, config_map_key_to_env=settings, optional=True)
+    kubernetes.use_secret_as_volume(
+        task, secret_name=deployment.CERTIFICATES_SECRET, mount_path=deployment.CERTIFICATES_PATH, optional=True
     )
     kubernetes.use_field_path_as_env(task, env_name=RUN_ID, field_path="metadata.labels['pipeline/runid']")
     kubernetes.use_field_path_as_env(task, env_name=NAMESPACE, field_path="metadata.namespace")
     kubernetes.use_field_path_as_env(task, env_name=POD, field_path="metadata.name")
+    kubernetes.use_field_path_as_env(task, env_name=SERVICE_ACCOUNT, field_path="spec.serviceAccountName")
 
 
 def _set_resources(task: PipelineTask, resources: ResourcesConfig, *, heavy: bool) -> None:

@@ -1,8 +1,8 @@
 """Run steps in containers on this machine, with docker or podman.
 
 Promises: a container that fails is a failed task, with either engine; stopping a run stops its container and gives the step time to save;
-a step sees its endpoints, the folder of the run and the data sources (read-only) and nothing else of this machine: no privileges, no root
-user, a read-only root file system.
+a step sees its endpoints, the folder of the run, the data sources and the certificates (both read-only) and nothing else of this machine:
+no privileges, no root user, a read-only root file system.
 """
 
 import os
@@ -18,7 +18,7 @@ from components.deployment import CPU_IMAGE, GPU_IMAGE, IMAGE_USER
 from components.environment import WORK_DIR
 from components.errors import TemporaryFailure
 from components.ingest.sources.open_source import kind_of
-from components.system.child_environment import child_environment
+from components.system.child_environment import MOUNTED_FILES, child_environment
 from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 
@@ -64,7 +64,8 @@ def plan_containers(
     kind, weights = kind_of(config.data.source), config.evaluation.weights
     inputs = [kind.local_path(config.data.source)] if kind.local_path is not None else []
     inputs += [Path(weights)] if weights is not None and "://" not in weights else []
-    sources = tuple(str(path.absolute()) for path in inputs if path.exists())
+    inputs += [Path(path) for name in MOUNTED_FILES if (path := environment.get(name)) and Path(path).is_file()]
+    sources = tuple(dict.fromkeys(str(path.absolute()) for path in inputs if path.exists()))
     return ContainerPlan(
         cpu=cpu,
         gpu=gpu,

@@ -64,7 +64,7 @@ def _secrets(text: str, spec: Mapping[str, Any], environ: Mapping[str, str] | No
 def _executor(step: str, container: Mapping[str, Any], settings: Mapping[str, Any], torch_steps: Collection[str]) -> Iterator[str]:
     if not re.search(r"@sha256:[0-9a-f]{64}$", container["image"]):
         yield f"{step}: image {container['image']} is not pinned by digest"
-    for reference in settings.get("secretAsEnv", []):
+    for reference in (*settings.get("secretAsEnv", []), *settings.get("secretAsVolume", [])):
         if not reference.get("optional"):
             yield f"{step}: secret {_name_of(reference)} is not optional: the pod hangs if it is missing"
     if not settings.get("securityContext", {}).get("runAsNonRoot"):

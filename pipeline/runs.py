@@ -14,7 +14,6 @@ from components.errors import CelebditError
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
 from components.runtime.context import StepContext
 from components.runtime.events import OnceFilter
-from components.storage import StoreUri
 from components.system.disk import require_writable
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
@@ -153,15 +152,17 @@ def _summarise(config: RunConfig, outcome: LocalOutcome, context: StepContext, f
     dataset = DatasetManifest.model_validate(results["ingest"], strict=False)
     gate = GateDecision.model_validate(results["gate"], strict=False)
     version = RegisteredVersion.model_validate(results["register"], strict=False) if "register" in results else None
-    samples = folder / "samples.png"
-    context.store.get_file(StoreUri.parse(report.grid_uri), samples)
+    samples, locate = folder / "samples.png", context.layout.locate
+    context.store.get_file(locate(report.grid_uri), samples)
     return RunSummary(
         run_id=run_id,
         config_digest=config.digest(),
         run_key=checkpoint.run_key,
-        dataset=DatasetSummary(digest=dataset.digest, num_images=dataset.num_images, rejected=dataset.rejected, uri=dataset.uri),
+        dataset=DatasetSummary(
+            digest=dataset.digest, num_images=dataset.num_images, rejected=dataset.rejected, uri=str(locate(dataset.uri))
+        ),
         training_steps=checkpoint.step,
-        checkpoint=CheckpointSummary(digest=checkpoint.digest, uri=checkpoint.uri),
+        checkpoint=CheckpointSummary(digest=checkpoint.digest, uri=str(locate(checkpoint.uri))),
         score=Score(name=report.headline, value=report.metrics[report.headline]),
         metrics=report.metrics,
         gate=GateSummary(decision=gate.decision, reasons=gate.reasons),

@@ -65,5 +65,5 @@ def evaluate(
         context.write_manifest(manifest, report)
         for key, value in manifest.metrics.items():
             metrics.log_metric(key, value)
-        Path(samples.path).write_text(samples_page(manifest, context.store))
+        Path(samples.path).write_text(samples_page(manifest, context.store, context.layout))
     return manifest.protocol_digest

@@ -23,7 +23,6 @@ from components.registry.client import Registry
 from components.registry.tags import VersionTags
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
-from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
 from components.system.own_folder import own_folder
 from components.tracking.logged_models import LoggedModels
@@ -98,7 +97,7 @@ def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, context: StepContext) ->
     """Fetch the weights to be measured into `folder` as `weights.safetensors`."""
     file = EmaName(spec.sampling.ema).file
     checkpoints = CheckpointStore(context.store, context.layout.run(spec.checkpoint.run_key).checkpoints, warn=context.events.note)
-    near = StoreUri.parse(spec.checkpoint.uri)
+    near = context.layout.locate(spec.checkpoint.uri)
     fetched = checkpoints.fetch_copy(spec.checkpoint.digest, folder / "checkpoint", files=[file], near=near)
     (fetched.directory / file).replace(folder / "weights.safetensors")
 
@@ -166,12 +165,13 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
         tracking.log_text(run_id, report.model_dump_json(indent=2), "evaluation.json")
         with own_folder(context.scratch("images"), report.checkpoint_digest[:16]) as folder:
             for uri in filter(None, (report.grid_uri, report.contact_uri)):
-                image = folder / StoreUri.parse(uri).name
-                context.store.get_file(StoreUri.parse(uri), image)
+                stored = context.layout.locate(uri)
+                image = folder / stored.name
+                context.store.get_file(stored, image)
                 tracking.log_artifact(run_id, image, "samples")
         tracking.log_dataset(run_id, spec.dataset, context="reference")
     trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}").info.run_id
     LoggedModels(tracking).log_evaluation(trained, report)
     # Retention keeps the checkpoints with the best evaluation.
     checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
-    checkpoints.score(StoreUri.parse(spec.checkpoint.uri), report.headline, report.metrics[report.headline])
+    checkpoints.score(context.layout.locate(spec.checkpoint.uri), report.headline, report.metrics[report.headline])

@@ -36,13 +36,14 @@ def finished_report(spec: EvaluateSpec, context: StepContext) -> EvaluationRepor
     if damaged:
         _set_aside(folder, damaged, context)
         return None
-    contact = None if report.contact_uri is None else str(folder / CONTACT_FILE)
-    return report.model_copy(update={"uri": str(folder), "grid_uri": str(folder / GRID_FILE), "contact_uri": contact})
+    key_of = context.layout.key_of
+    contact = None if report.contact_uri is None else key_of(folder / CONTACT_FILE)
+    return report.model_copy(update={"uri": key_of(folder), "grid_uri": key_of(folder / GRID_FILE), "contact_uri": contact})
 
 
 def store_report(report: EvaluationReport, images: dict[str, bytes], context: StepContext) -> None:
     """Store the image grids of an evaluation by their names, and the report, which commits them, last."""
-    folder, raw = StoreUri.parse(report.uri), report.model_dump_json().encode()
+    folder, raw = context.layout.locate(report.uri), report.model_dump_json().encode()
     sha256 = {name: context.store.put_bytes(folder / name, data) for name, data in images.items()}
     record_checksums(folder, {**sha256, REPORT_FILE: hashlib.sha256(raw).hexdigest()}, store=context.store, layout=context.layout)
     context.store.put_bytes(folder / REPORT_FILE, raw)

@@ -30,6 +30,7 @@ from components.runtime.context import StepContext
 from components.runtime.launch import launch
 from components.storage import StoreUri
 from components.stores.dataset_cache import fetch_pack
+from components.stores.layout import StoreLayout
 from components.stores.quarantine import quarantine
 from components.system.locks import lock
 
@@ -72,7 +73,7 @@ def _set_reference_aside(home: StoreUri, reason: str, context: StepContext) -> N
 
 
 def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], folder: Path, context: StepContext) -> EvaluationReport:
-    target, home = spec.report_uri(context.layout), reference_uri(spec, context.layout)
+    home = reference_uri(spec, context.layout)
     fetch_weights_into(folder)
     reference = _find_reference(spec, context)
     spec = spec.model_copy(update={"reference_known": reference is not None})
@@ -100,7 +101,7 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], fol
             manifold=load_chunks(folder, REALS, MANIFOLD),
         )
     try:
-        report, images = _report(spec, _Measured(spec, folder, reference, context), target)
+        report, images = _report(spec, _Measured(spec, folder, reference, context), context.layout)
     except ReferenceCorrupt as problem:
         _set_reference_aside(home, problem.message, context)
         raise _PartCorrupt(problem.message, hint="run it again: they will be computed again") from problem
@@ -167,7 +168,7 @@ class _Measured:
     def contact_sheet(self, nearest: Nearest) -> bytes:
         """Return the samples that are nearest to a training image, each beside it."""
         closest = nearest.closest(_CONTACT_PAIRS)
-        pack = fetch_pack(self.spec.dataset, self.context.store, self.context.scratch("packs"))
+        pack = fetch_pack(self.spec.dataset, self.context.store, self.context.scratch("packs"), layout=self.context.layout)
         samples = self._samples([match.sample for match in closest])
         real = [np.array(pack.images[match.real]) for match in closest]
         flipped = [match.mirrored != (self.spec.comparison.reference_flip and is_flipped(match.real)) for match in closest]
@@ -190,15 +191,15 @@ class _Measured:
         return [read[index // size][index % size] for index in indices]
 
 
-def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> tuple[EvaluationReport, dict[str, bytes]]:
+def _report(spec: EvaluateSpec, measured: _Measured, layout: StoreLayout) -> tuple[EvaluationReport, dict[str, bytes]]:
     """Return the report of an evaluation and its image grids by name."""
-    inputs = measured.inputs()
+    target, inputs = spec.report_uri(layout), measured.inputs()
     scores = score(spec.evaluation, inputs)
     images = {GRID_FILE: measured.grid()}
     if inputs.nearest is not None:
         images[CONTACT_FILE] = measured.contact_sheet(inputs.nearest)
     report = EvaluationReport(
-        uri=str(target),
+        uri=layout.key_of(target),
         protocol_digest=spec.protocol.digest,
         protocol=spec.protocol,
         run_key=spec.checkpoint.run_key,
@@ -209,8 +210,8 @@ def _report(spec: EvaluateSpec, measured: _Measured, target: StoreUri) -> tuple[
         headline=scores.headline,
         metrics=scores.metrics,
         intervals=scores.intervals,
-        grid_uri=str(target / GRID_FILE),
-        contact_uri=None if inputs.nearest is None else str(target / CONTACT_FILE),
+        grid_uri=layout.key_of(target / GRID_FILE),
+        contact_uri=None if inputs.nearest is None else layout.key_of(target / CONTACT_FILE),
     )
     return report, images
 

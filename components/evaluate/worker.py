@@ -95,9 +95,9 @@ class _Worker:
             raise DataRefused(f"checkpoint {self._spec.checkpoint.uri}: {error}") from error
 
     def _process_references(self) -> None:
-        spec, comparison = self._spec, self._spec.comparison
+        spec, comparison, context = self._spec, self._spec.comparison, self._rank.context
         packs = [
-            fetch_pack(spec.dataset, self._rank.context.store, self._rank.context.scratch("packs"), split=split)
+            fetch_pack(spec.dataset, context.store, context.scratch("packs"), layout=context.layout, split=split)
             for split in _SPLITS[comparison.reference_split]
             if split == "train" or spec.dataset.num_held_out
         ]

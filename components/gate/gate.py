@@ -34,10 +34,10 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
     if config.no_worse_than_champion or config.better_than_champion:
         _check_same_champion(report, registry)
     decision = decide(report, config)
-    page = decision_page(decision, report, check_bounds(report, config), context.store)
-    uri = StoreUri.parse(report.uri) / f"gate-{context.settings.pipeline_run_id}.html"
+    page = decision_page(decision, report, check_bounds(report, config), context.store, context.layout)
+    uri = context.layout.locate(report.uri) / f"gate-{context.settings.pipeline_run_id}.html"
     _store_page(uri, page.encode(), context)
-    decision = decision.model_copy(update={"page_uri": str(uri)})
+    decision = decision.model_copy(update={"page_uri": context.layout.key_of(uri)})
     tracking = context.tracking
     with tracking.running(tracking.step_run("gate")) as run_id:
         tracking.set_tags(run_id, _tags(decision, report))

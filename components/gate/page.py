@@ -6,6 +6,7 @@ from components.gate.bounds import BoundCheck
 from components.manifests import EvaluationReport, GateDecision, MetricInterval
 from components.reports.html import flat_rows, image_source, render
 from components.storage import ObjectMissing, ObjectStore, StoreUri
+from components.stores.layout import StoreLayout
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,15 @@ class MetricRow:
     checks: list[BoundCheck]
 
 
-def decision_page(decision: GateDecision, report: EvaluationReport, checks: list[BoundCheck], store: ObjectStore) -> str:
+def decision_page(
+    decision: GateDecision, report: EvaluationReport, checks: list[BoundCheck], store: ObjectStore, layout: StoreLayout
+) -> str:
     """Return a page that is complete in itself; an image that is not stored any more is left out."""
     champion = report.champion
     grids = [(report.grid_uri, "Challenger: the first samples by index.")]
     if champion is not None and champion.grid_uri is not None and not champion.is_challenger:
         grids.append((champion.grid_uri, f"Champion, version {champion.version}: the same seeds."))
-    samples = [(_image(store, uri), caption) for uri, caption in grids]
+    samples = [(_image(store, layout.locate(uri)), caption) for uri, caption in grids]
     return render(
         "gate.html",
         title=f"Gate: {decision.decision}",
@@ -35,7 +38,7 @@ def decision_page(decision: GateDecision, report: EvaluationReport, checks: list
         champion=champion,
         rows=_rows(report, checks),
         samples=[(source, caption) for source, caption in samples if source is not None],
-        nearest=None if report.contact_uri is None else _image(store, report.contact_uri),
+        nearest=None if report.contact_uri is None else _image(store, layout.locate(report.contact_uri)),
         protocol=flat_rows(report.protocol.model_dump(mode="json")),
     )
 
@@ -49,8 +52,8 @@ def _rows(report: EvaluationReport, checks: list[BoundCheck]) -> list[MetricRow]
     ]
 
 
-def _image(store: ObjectStore, uri: str) -> str | None:
+def _image(store: ObjectStore, uri: StoreUri) -> str | None:
     try:
-        return image_source(store.get_bytes(StoreUri.parse(uri)))
+        return image_source(store.get_bytes(uri))
     except ObjectMissing:
         return None

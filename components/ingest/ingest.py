@@ -92,7 +92,8 @@ def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool:
             manifest = _ingest(source, job)
         context.store.put_bytes(receipt, manifest.model_dump_json().encode())
     size = sum(shard.size_bytes for shard in manifest.shards)
-    context.events.note(f"dataset {manifest.digest[:12]}: {manifest.num_images} images, {size / 1e6:.1f} MB, at {manifest.uri}")
+    location = context.layout.locate(manifest.uri)
+    context.events.note(f"dataset {manifest.digest[:12]}: {manifest.num_images} images, {size / 1e6:.1f} MB, at {location}")
     return manifest
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from components.ingest.dataset.publish import REPORT
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
-from components.storage import StoreUri
 from components.tracking.tags import TAG_LICENCE
 
 STEP = "ingest"
@@ -34,6 +33,6 @@ def record(manifest: DatasetManifest, context: StepContext) -> str:
         tracking.log_values(run_id, {f"data/{name}": float(count) for name, count in counts.items()})
         with tempfile.TemporaryDirectory(dir=context.scratch()) as folder:
             report = Path(folder) / REPORT
-            context.store.get_file(StoreUri.parse(manifest.uri) / REPORT, report)
+            context.store.get_file(context.layout.locate(manifest.uri) / REPORT, report)
             tracking.log_artifact(run_id, report)
     return run_id

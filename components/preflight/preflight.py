@@ -17,6 +17,7 @@ from components.runtime.context import StepContext
 from components.settings import has_key_pair, missing_credentials
 from components.storage import StoreUri
 from components.storage.clock import check_clock
+from components.storage.credentials import credential_source
 from components.storage.probe import probe
 from components.system.disk import RUN_BYTES, free_bytes, require_room
 from components.tracking.server_version import check_server_version
@@ -39,7 +40,7 @@ def run(
         BadInput: naming the first problem. TemporaryFailure: if a server does not answer.
     """
     results = {
-        "credentials": _check_credentials(environ),
+        "credentials": check_credentials(environ),
         "clock": check_clock(context.store, context.root),
     }
     results["storage"], results["bucket"] = _check_storage(context)
@@ -57,12 +58,20 @@ def run(
     return results
 
 
-def _check_credentials(environ: Mapping[str, str] | None) -> str:
+def check_credentials(environ: Mapping[str, str] | None) -> str:
+    """Check that boto3 will find credentials for object storage, and return where.
+
+    Raises:
+        BadInput: if it finds none.
+    """
     if missing := missing_credentials(environ):
-        raise BadInput(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
-            hint="attach the S3 secret to the step (docs/kubernetes.md), or export them",
-        )
+        source = credential_source()
+        if source in (None, "env"):
+            raise BadInput(
+                f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
+                hint="attach the S3 secret to the step or give its account a role (docs/kubernetes.md), or export them",
+            )
+        return f"found by boto3 ({source})"
     return f"{CREDENTIALS[0]} and {CREDENTIALS[1]} are set" if has_key_pair(environ) else "from the environment's credential provider"
 
 

@@ -28,7 +28,7 @@ def model_card(
         f"## Recipe\n\n```json\n{json.dumps(checkpoint.recipe.model_dump(mode='json'), indent=2, sort_keys=True)}\n```",
         f"## Metrics\n\n{_metrics(report)}\n\nGate: **{gate.decision}** ({'; '.join(gate.reasons)}).",
         f"### Protocol `{report.protocol.name}`\n\n```json\n{json.dumps(protocol, indent=2, sort_keys=True)}\n```",
-        f"## Samples\n\nThe first images by their index: `{report.grid_uri}`." + _contact(report),
+        f"## Samples\n\nThe first images by their index, below `CELEBDIT_STORE`: `{report.grid_uri}`." + _contact(report),
         f"## Limits\n\n{_limits(dataset, report)}",
         f"## How to use it\n\n{_usage(name, sampling)}",
     ]

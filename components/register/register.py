@@ -16,7 +16,7 @@ from components.registry.tags import VersionTags
 from components.registry.version_files import WEIGHTS_FILE
 from components.runtime.context import StepContext
 from components.serving.register_version import NewVersion, register_version
-from components.storage import StoreUri, file_sha256
+from components.storage import file_sha256
 from components.stores.checkpoints import CheckpointStore
 from components.tracking.logged_models import LoggedModels
 from model.config import SamplingConfig
@@ -88,7 +88,7 @@ def _fetch_weights(checkpoint: CheckpointManifest, ema: str, folder: Path, conte
     """Download the weights `ema` of the checkpoint below `folder`, and return their file, named as in a version."""
     file = EmaName(ema).file
     checkpoints = CheckpointStore(context.store, context.layout.run(checkpoint.run_key).checkpoints, warn=context.events.note)
-    fetched = checkpoints.fetch_copy(checkpoint.digest, folder, files=[file], near=StoreUri.parse(checkpoint.uri))
+    fetched = checkpoints.fetch_copy(checkpoint.digest, folder, files=[file], near=context.layout.locate(checkpoint.uri))
     return (fetched.directory / file).rename(folder / WEIGHTS_FILE)
 
 

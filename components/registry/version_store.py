@@ -45,8 +45,12 @@ class VersionStore:
         return connect(self._settings.s3_endpoint, deadline_s=self._settings.storage_deadline_s)
 
     @property
+    def _layout(self) -> StoreLayout:
+        return StoreLayout(StoreUri.parse(self._settings.store_uri))
+
+    @property
     def _records(self) -> VersionRecords:
-        return VersionRecords(self._objects, StoreLayout(StoreUri.parse(self._settings.store_uri)).version_records)
+        return VersionRecords(self._objects, self._layout.version_records)
 
     def put(self, folder: Path, *, model_id: str, checkpoint_digest: str, ema: str) -> tuple[str, str]:
         """Store the files in `folder` with their manifest, and the manifest's record; return the version's source and the digest."""
@@ -124,7 +128,7 @@ class VersionStore:
         if tags.checkpoint_uri is None or tags.checkpoint_digest is None or tags.ema is None:
             return None
         try:
-            raw = self._objects.get_bytes(StoreUri.parse(tags.checkpoint_uri) / CHECKPOINT_MANIFEST, sha256=tags.checkpoint_digest)
+            raw = self._objects.get_bytes(self._layout.locate(tags.checkpoint_uri) / CHECKPOINT_MANIFEST, sha256=tags.checkpoint_digest)
             _, files = decode_manifest(raw)
             return files[EmaName(tags.ema).file].sha256
         except (ObjectMissing, BadInput):

@@ -108,11 +108,16 @@ def register_unevaluated(model: UnevaluatedModel, model_name: str, run_id: str, 
         DataRefused: if the stored version does not answer with an image.
     """
     digest, ema = model.checkpoint.digest, model.sampling.ema
-    weights = model.checkpoint.directory / model.ema_name.file
+    weights, uri = model.checkpoint.directory / model.ema_name.file, context.layout.key_of(model.uri)
 
     def build(folder: Path) -> NewVersion:
         logged = LoggedModels(context.tracking).find_or_create(
-            run_id, name=model.ema_name.group.replace(".", "_"), digest=digest, ema=ema, uri=str(model.uri), run_key=model.run_key
+            run_id,
+            name=model.ema_name.group.replace(".", "_"),
+            digest=digest,
+            ema=ema,
+            uri=uri,
+            run_key=model.run_key,
         )
         return NewVersion(
             weights=weights,
@@ -129,7 +134,7 @@ def register_unevaluated(model: UnevaluatedModel, model_name: str, run_id: str, 
                 checkpoint_digest=digest,
                 ema=ema,
                 run_key=model.run_key,
-                checkpoint_uri=str(model.uri),
+                checkpoint_uri=uri,
                 licence=model.licence,
             ),
             run_id=run_id,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
+import boto3
 import botocore.session
 from botocore.credentials import Credentials, ReadOnlyCredentials, create_credential_resolver
 from botocore.exceptions import BotoCoreError, ClientError
@@ -71,3 +72,16 @@ class ChainResolver:
 
     def load_credentials(self) -> ChainCredentials:
         return ChainCredentials(lambda: create_credential_resolver(botocore.session.Session(), region_name=self._region).load_credentials())
+
+
+def credential_source() -> str | None:
+    """Return botocore's name of the source of the credentials that a client would use, like `iam-role`; None if it finds none.
+
+    Fetches none that only a request to a server of tokens would give. Where nothing else is configured, the metadata service of the cloud
+    is asked, which takes a second or two on a machine that has none.
+    """
+    try:
+        credentials = boto3.session.Session().get_credentials()
+    except BotoCoreError:  # a half of the key, or a profile that does not exist
+        return None
+    return None if credentials is None else str(credentials.method)

@@ -18,6 +18,7 @@ from components.errors import DataRefused
 from components.manifests import DatasetManifest, Split
 from components.storage import ObjectStore, StoreUri
 from components.stores.dataset_content import Member, read_members
+from components.stores.layout import StoreLayout
 from components.system.disk import DiskFull, is_full, require_room
 from components.system.locks import lock
 from model.dataset import IMAGES_FILE, Pack, PackCorrupt, PackWriter, open_pack, verify_pack
@@ -30,6 +31,7 @@ def fetch_pack(
     store: ObjectStore,
     folder: Path,
     *,
+    layout: StoreLayout,
     split: Split = "train",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Pack:
@@ -53,7 +55,7 @@ def fetch_pack(
         try:
             shutil.rmtree(building, ignore_errors=True)
             require_room(folder, f"the dataset {manifest.digest[:12]}", _packed_bytes(manifest, split))
-            _build(manifest, store, building, split, on_progress)
+            _build(manifest, layout.locate(manifest.uri), store, building, split, on_progress)
             shutil.rmtree(target, ignore_errors=True)
             building.rename(target)
         except OSError as error:
@@ -95,17 +97,24 @@ def _state(target: Path) -> str:
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {boot.read_text().strip() if boot.exists() else ''}"
 
 
-def _build(manifest: DatasetManifest, store: ObjectStore, target: Path, split: Split, on_progress: Callable[[int, int], None]) -> None:
+def _build(
+    manifest: DatasetManifest,
+    location: StoreUri,
+    store: ObjectStore,
+    target: Path,
+    split: Split,
+    on_progress: Callable[[int, int], None],
+) -> None:
     downloads = target.with_suffix(".shards")
     expected = manifest.num_images if split == "train" else manifest.num_held_out
     try:
         paths = []
         for shard in manifest.shards:
             paths.append(downloads / shard.name)
-            store.get_file(StoreUri.parse(manifest.uri) / shard.name, paths[-1], sha256=shard.sha256)
+            store.get_file(location / shard.name, paths[-1], sha256=shard.sha256)
         members = [member for member in read_members(paths, manifest) if member.split == split]
         if len(members) != expected:
-            raise DataRefused(f"{manifest.uri} holds {len(members)} images of split {split}, expected {expected} by its manifest")
+            raise DataRefused(f"{location} holds {len(members)} images of split {split}, expected {expected} by its manifest")
         side = manifest.image_px
         with PackWriter(target, shape=(side, side), keys=[member.key for member in members], dataset_digest=manifest.digest) as add:
             for done, member in enumerate(members, start=1):

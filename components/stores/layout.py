@@ -28,7 +28,9 @@ A name in angle brackets is one segment of a key. "Last" means written last: wha
 
 from dataclasses import dataclass
 
+from components.errors import BadInput, shorten
 from components.storage import StoreUri
+from components.store_keys import store_key
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,24 @@ class StoreLayout:
     def runs(self) -> StoreUri:
         """The prefix below which every run has a folder named by its run key."""
         return self.root / "runs"
+
+    def key_of(self, uri: StoreUri) -> str:
+        """Return the key of `uri` below the root, as it is stored in manifests and tags."""
+        return uri.relative_to(self.root)
+
+    def locate(self, address: str) -> StoreUri:
+        """Return where in this store an address lies that a manifest or tag holds: a key, or an absolute address of an older release.
+
+        Raises:
+            BadInput: if it is neither.
+        """
+        key = store_key(address)
+        if "://" in key:
+            raise BadInput(
+                f"{shorten(key)!r} is not an address in the layout of this project's stores",
+                hint="the manifest or tag that holds it was not written by celebdit, or was changed: run the step that wrote it again",
+            )
+        return self.root.join(key)
 
     def run(self, run_key: str) -> RunLayout:
         """Return the locations of the run `run_key`."""

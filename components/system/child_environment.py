@@ -48,8 +48,14 @@ _TORCHRUN = (
 )
 _PROXIES = tuple(name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for name in (proxy, proxy.lower()))
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_IN_PODS = tuple(variable.name for variable in VARIABLES if variable.pods and variable.steps != ("ingest",))
+"""What the pods of the steps get, the processes of a step get on any machine."""
+MOUNTED_FILES = tuple(variable.name for variable in VARIABLES if variable.is_file)
+"""Variables whose files are mounted into the containers of a run."""
+_WEB_IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME")
 _RUN = (
     *(variable.name for variable in VARIABLES if variable.group in ("servers", "run")),
+    *_IN_PODS,
     *(EVENTS, LAST_WORDS, LIFELINE, LOG_LEVEL, OWN_SERVERS, RENDEZVOUS),
 )
 _STORAGE_WITHOUT_FILES = (
@@ -74,17 +80,20 @@ NEEDED: Mapping[Kind, tuple[str, ...]] = {
     "decoder": _START,
     "server": (*_SYSTEM, *_NUMERIC),
     "serving": (*_SYSTEM, *_NUMERIC, *_DEVICES, *_SERVED_MODEL),
-    "container": (*_RUN, *_STORAGE_WITHOUT_FILES, *_TRACKING_WITHOUT_FILES, *_PROXIES, *_WEIGHTS, "OMP_NUM_THREADS", "PYTHONUNBUFFERED"),
+    "container": (
+        *(*_RUN, *_STORAGE_WITHOUT_FILES, *_TRACKING_WITHOUT_FILES, *_PROXIES, *MOUNTED_FILES, *_WEB_IDENTITY, *_WEIGHTS),
+        *("OMP_NUM_THREADS", "PYTHONUNBUFFERED"),
+    ),
     "rank": _RANK,
     "step": (*_RANK, "KAGGLE*", "KUBECONFIG", "KUBERNETES_*"),
 }
 """Names, or patterns of names, of the variables that a child gets. A decoder and a server of a model get no secret; an embedded server gets
-its own from who starts it; a container gets no name of a file, because it sees no file of this machine but the run's."""
+its own from who starts it; of names of files a container gets those of `MOUNTED_FILES` alone."""
 
 _PATHS = (
     *_CERTIFICATES,
-    *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_DATA_PATH"),
-    *("MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH", "KAGGLE_CONFIG_DIR", "KAGGLEHUB_CACHE", "KUBECONFIG"),
+    *MOUNTED_FILES,
+    *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_DATA_PATH", "KAGGLE_CONFIG_DIR", "KAGGLEHUB_CACHE", "KUBECONFIG"),
     *("HOME", "TMPDIR", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", WORK_DIR, EVENTS, LAST_WORDS),
     *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"),
 )

@@ -42,7 +42,7 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
     if outcome is not None:
         context.events.note(f"run {key} is already trained to step {outcome.step}, nothing to do")
         _repair(spec, outcome, context)
-        return _manifest(key, outcome, recipe, dataset)
+        return _manifest(key, outcome, recipe, dataset, context)
     folder = context.run_folder(key)
     with lock_or_fail(folder / "launcher.lock", f"training of run {key}"):
         store_spec(spec, context.store, context.layout)
@@ -56,7 +56,7 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
                 raise TemporaryFailure(
                     f"run {key} has no checkpoint of step {total} yet", hint="run it again: it continues from the newest one"
                 )
-    return _manifest(key, outcome, recipe, dataset)
+    return _manifest(key, outcome, recipe, dataset, context)
 
 
 def _repair(spec: TrainSpec, finished: Finished, context: StepContext) -> None:
@@ -135,10 +135,10 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
         raise BadInput(f"sampling.{error}") from error
 
 
-def _manifest(key: str, finished: Finished, recipe: Recipe, dataset: DatasetManifest) -> CheckpointManifest:
+def _manifest(key: str, finished: Finished, recipe: Recipe, dataset: DatasetManifest, context: StepContext) -> CheckpointManifest:
     return CheckpointManifest(
         run_key=key,
-        uri=str(finished.uri),
+        uri=context.layout.key_of(finished.uri),
         digest=finished.digest,
         step=finished.step,
         dataset_digest=dataset.digest,

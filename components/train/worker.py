@@ -102,7 +102,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
     with process_group(rank.world, device, timeout_s=timeout_s), _translate_errors(spec, rank, device):
         start_timeout_s = timeout_s + _STORAGE_CALLS_AT_START * rank.context.settings.storage_deadline_s
         group = HostGroup(rank.world, timeout_s=start_timeout_s)
-        pack = fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"))
+        pack = fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"), layout=rank.context.layout)
         with _open_recorder(rank, spec, storage.journal, storage.archive) as recorder:
             placement = Placement(
                 rank.world,

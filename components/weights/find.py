@@ -30,6 +30,8 @@ from model.ema import RAW_WEIGHTS, EmaName
 from model.generator import Generator, WeightsMismatch
 
 _RUN_KEY = re.compile(r"[0-9a-f]{16}")
+_KEY = re.compile(r"runs/[0-9a-f]{16}/")
+"""How the address of a checkpoint begins in manifests and in MLflow's tags."""
 _AT_STEP = re.compile(r"(.+)@([0-9]{1,12})")
 
 
@@ -77,6 +79,8 @@ def find_weights(source: str, *, ema: str | None, context: StepContext | None) -
         return _resolve_version(uri.name, uri.version, ema, context)
     if source.startswith("s3://"):
         return _resolve_stored(StoreUri.parse(source), ema, context)
+    if _KEY.match(source):
+        return _resolve_stored(context.layout.locate(source), ema, context)
     return _resolve_run(source, ema, context)
 
 

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Make the secrets of an overlay, or of docker/compose.yaml: new-secrets.sh FOLDER. Files that exist are kept, so that doing it again is
-# harmless. The S3 keys are taken from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or invented where the S3 server is our own; those of Kaggle
-# from KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, and left out where the environment has none: public datasets need none.
+# harmless. The S3 keys are taken from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (temporary ones with AWS_SESSION_TOKEN), or invented where
+# the S3 server is our own; those of Kaggle from KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY, and left out where the environment has
+# none: public datasets need none.
 set -eu
 folder=${1:?"usage: new-secrets.sh FOLDER, like docker/kubernetes/overlays/development/secrets"}
 [ -d "$folder" ] || { echo "new-secrets: $folder is not a folder" >&2; exit 2; }
@@ -13,6 +14,7 @@ if ! keep s3.env; then
         *production*) : "${AWS_ACCESS_KEY_ID:?set it to the key of your object storage}" "${AWS_SECRET_ACCESS_KEY:?set it too}" ;;
     esac
     printf 'AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n' "${AWS_ACCESS_KEY_ID:-celebdit-$(random | cut -c1-12)}" "${AWS_SECRET_ACCESS_KEY:-$(random)}" > "$folder/s3.env"
+    if [ -n "${AWS_SESSION_TOKEN:-}" ]; then printf 'AWS_SESSION_TOKEN=%s\n' "$AWS_SESSION_TOKEN" >> "$folder/s3.env"; fi
     echo "made $folder/s3.env"
 fi
 if keep mlflow-server.env; then

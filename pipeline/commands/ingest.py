@@ -12,7 +12,6 @@ from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
 from components.runtime.events import Events, OnceFilter
 from components.runtime.redact import redactor
-from components.storage import StoreUri
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
 from pipeline.config import load_data
@@ -72,9 +71,9 @@ def ingest(
     with open_session(home, what=f"run {run_id}") as session, RunView() as view, _step_context(session, run_id, folder, view) as context:
         manifest, url = _ingest(config, context, workers)
         report = folder / "report.html"
-        context.store.get_file(StoreUri.parse(manifest.uri) / report.name, report)
-        stopped = not session.stays
-    _finish(manifest, url, report, link=url if stopped else session.link(url), stopped=stopped, as_json=as_json)
+        context.store.get_file(context.layout.locate(manifest.uri) / report.name, report)
+        location, stopped = str(context.layout.locate(manifest.uri)), not session.stays
+    _finish(manifest, location, url, report, link=url if stopped else session.link(url), stopped=stopped, as_json=as_json)
 
 
 @contextmanager
@@ -109,19 +108,19 @@ def _ingest(config: DataConfig, context: StepContext, workers: int | None) -> tu
     return manifest, tracking.run_url(run_id)
 
 
-def _finish(manifest: DatasetManifest, url: str, report: Path, *, link: str, stopped: bool, as_json: bool) -> None:
+def _finish(manifest: DatasetManifest, location: str, url: str, report: Path, *, link: str, stopped: bool, as_json: bool) -> None:
     rejected = ", ".join(f"{code} {count}" for code, count in manifest.rejected.items()) or "none"
     held_out = f", {manifest.num_held_out} held out" if manifest.num_held_out else ""
     print_line()
     print_line(f"  dataset    {manifest.num_images} images{held_out}, digest {manifest.digest}")
     print_line(f"  rejected   {rejected}" + (f"; {manifest.ignored} other files ignored" if manifest.ignored else ""))
-    print_line(f"  stored     {manifest.uri}")
+    print_line(f"  stored     {location}")
     print_line(f"  report     {report}")
     print_line(f"  MLflow     {link}")
     if stopped:
         print_line(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
     if as_json:
         facts = manifest.model_dump(
-            mode="json", include={"digest", "uri", "num_images", "num_held_out", "accepted", "rejected", "ignored", "source", "licence"}
+            mode="json", include={"digest", "num_images", "num_held_out", "accepted", "rejected", "ignored", "source", "licence"}
         )
-        print_json({**facts, "report": str(report), "mlflow_run_url": url})
+        print_json({**facts, "uri": location, "report": str(report), "mlflow_run_url": url})

@@ -107,8 +107,9 @@ def sample(
 ) -> None:
     """Generate images from SOURCE and write them as PNG.
 
-    SOURCE is a checkpoint (folder or s3:// location), a run (its key or id as `celebdit run` prints it, or RUN@STEP), or a registered
-    version (models:/NAME@champion). The same seed gives the same bytes on the same device.
+    SOURCE is a checkpoint (a folder, an s3:// location, or its key in the store, which MLflow shows as checkpoint.uri), a run (its key or
+    id as `celebdit run` prints it, or RUN@STEP), or a registered version (models:/NAME@champion). The same seed gives the same bytes on the
+    same device.
     """
     if out is not None:
         _check_target(out, request.count)

@@ -2,10 +2,10 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from components import deployment as names
-from components.environment import MLFLOW, STORE
+from components.environment import CREDENTIALS, MLFLOW, MLFLOW_USER, STORE, TRACKING_TOKEN
 from components.errors import BadInput
 from components.ingest.sources.open_source import kind_of
 from components.kube.client import Cluster
@@ -29,6 +29,8 @@ _RIGHTS = (
     ("get", "pods", "", "log"),
 )
 _OLDEST_KFP = (2, 15)
+_IDENTITIES = ("eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account", "azure.workload.identity/client-id")
+"""Annotations of a service account by which clouds give its pods an identity."""
 
 
 def check_cluster(kubeflow: Kubeflow, cluster: Cluster, images: Callable[[], Images], config: RunConfig) -> list[Check]:
@@ -96,16 +98,35 @@ def _secrets(cluster: Cluster, settings: dict[str, str]) -> list[Check]:
     checks = []
     for secret, keys in names.SECRET_KEYS.items():
         data = _secret(cluster, secret)
-        missing = [key for key in keys if key not in (data or {})]
-        settings.update({key: value for key, value in (data or {}).items() if key in keys})
-        fix = _write_secret(cluster, secret, keys)
-        if data is None:
+        present = [key for key in keys if key in (data or {})]
+        settings.update({key: (data or {})[key] for key in present})
+        missing = missing_keys(secret, present)
+        fix = _write_secret(cluster, secret, missing)
+        identity = _identity(cluster) if secret == names.S3_SECRET and not present else None
+        if identity is not None:
+            checks.append(Check("secrets", "ok", f"{names.SERVICE_ACCOUNT} is {identity}: {secret} is not needed"))
+        elif data is None:
             checks.append(Check("secrets", "fail", f"{secret} does not exist in {cluster.namespace}", fix))
         elif missing:
             checks.append(Check("secrets", "fail", f"{secret} has no {' and no '.join(missing)}", fix))
         else:
-            checks.append(Check("secrets", "ok", f"{secret} has {', '.join(keys)}"))
+            checks.append(Check("secrets", "ok", f"{secret} has {', '.join(present)}"))
     return checks
+
+
+def missing_keys(secret: str, present: Collection[str]) -> list[str]:
+    """Return the keys that a server's secret lacks: both keys of object storage; of MLflow a token, or a user name and a password."""
+    if secret == names.MLFLOW_SECRET and TRACKING_TOKEN in present:
+        return []
+    required = CREDENTIALS if secret == names.S3_SECRET else MLFLOW_USER
+    return [key for key in required if key not in present]
+
+
+def _identity(cluster: Cluster) -> str | None:
+    """Return which identity of the cloud the account of the steps has, with which object storage needs no keys; None if it has none."""
+    account = cluster.read("serviceaccounts", names.SERVICE_ACCOUNT) or {}
+    annotations = (account.get("metadata") or {}).get("annotations") or {}
+    return next((f"{key}={annotations[key]}" for key in _IDENTITIES if annotations.get(key)), None)
 
 
 def _kaggle(cluster: Cluster, source: str) -> list[Check]:
@@ -150,6 +171,9 @@ def _settings(cluster: Cluster, settings: dict[str, str]) -> Check:
         return Check(
             "settings", "fail", f"{STORE} is still the placeholder {data[STORE]}", "edit celebdit.env of the overlay and apply it again"
         )
+    if unknown := sorted(set(data) - set(names.CONFIG_KEYS)):
+        fix = "docs/environment.md lists the settings that pods get; remove the others, or correct their spelling"
+        return Check("settings", "fail", f"config map {names.CONFIG_MAP} has {', '.join(unknown)}, which no step gets", fix)
     return Check("settings", "ok", f"{data[STORE]}, {data[MLFLOW]}")
 
 

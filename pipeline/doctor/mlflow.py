@@ -14,7 +14,7 @@ import urllib3
 
 from components import deployment as names
 from components.command_settings import CommandSettings
-from components.environment import EXPERIMENT, MLFLOW, STORE
+from components.environment import EXPERIMENT, MLFLOW, MLFLOW_USER, STORE, TRACKING_TOKEN
 from components.errors import BadInput, CelebditError
 from components.settings import Settings
 from components.tracking.request_limits import limit_requests
@@ -39,7 +39,7 @@ def check_mlflow(settings: Mapping[str, str], model_name: str) -> Check:
         fix = f"kubectl -n celebdit port-forward svc/mlflow 5000 and set {MLFLOW}=http://localhost:5000; the preflight step checks it too"
         return Check("mlflow", "unknown", f"{uri} cannot be reached from here", fix)
     credentials = {key: settings.get(key, "") for key in names.SECRET_KEYS[names.MLFLOW_SECRET]}
-    problem = _access_problem(uri, anonymous=_status(uri, None), authenticated=_status(uri, tuple(credentials.values())))
+    problem = _access_problem(uri, anonymous=_status(uri, {}), authenticated=_status(uri, _login(settings)))
     if problem is not None:
         return problem
     with _environment(credentials):
@@ -112,8 +112,16 @@ def _temporary_run(tracking: "Tracking") -> Iterator[tuple["Tracking", str]]:
                 tracking.client.delete_experiment(tracking.experiment_id)
 
 
-def _status(uri: str, credentials: tuple[str, ...] | None) -> int:
-    headers = urllib3.make_headers(basic_auth=":".join(credentials)) if credentials else {}
+def _login(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers with which MLflow's client logs in: a user name and password win over a token."""
+    user, password = (settings.get(key, "") for key in MLFLOW_USER)
+    token = settings.get(TRACKING_TOKEN)
+    if token and not (user and password):
+        return {"authorization": f"Bearer {token}"}
+    return dict(urllib3.make_headers(basic_auth=f"{user}:{password}"))
+
+
+def _status(uri: str, headers: Mapping[str, str]) -> int:
     url = f"{uri}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
         return int(urllib3.request("GET", url, headers=headers, timeout=_TIMEOUT_S, retries=False).status)
@@ -123,9 +131,15 @@ def _status(uri: str, credentials: tuple[str, ...] | None) -> int:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables in the environment for the block, where MLflow's client reads them, and limits of its requests."""
+    """Set variables in the environment for the block, where MLflow's client reads them, and limits of its requests.
+
+    One without a value is removed: the credentials of this shell are not those of the steps.
+    """
     before = dict(os.environ)
-    os.environ.update(values)
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        if value:
+            os.environ[name] = value
     try:
         limit_requests(timeout_s=_TIMEOUT_S, max_retries=0)
         yield

@@ -14,7 +14,16 @@ import urllib3
 from components import deployment as names
 from components.address import split_url
 from components.command_settings import CommandSettings
-from components.environment import S3_ENCRYPTION, S3_ENDPOINT, S3_KMS_KEY_ID, S3_REQUEST_PAYER, S3_STORAGE_CLASS, STORE
+from components.environment import (
+    CREDENTIALS,
+    S3_ENCRYPTION,
+    S3_ENDPOINT,
+    S3_ENDPOINT_FIRST,
+    S3_KMS_KEY_ID,
+    S3_REQUEST_PAYER,
+    S3_STORAGE_CLASS,
+    STORE,
+)
 from components.storage import StoreUri, connect
 from components.storage.clock import check_clock
 from components.storage.probe import probe
@@ -33,8 +42,8 @@ _OF_THIS_MACHINE = ("AWS_CA_BUNDLE", "AWS_S3_ADDRESSING_STYLE")
 
 def check_storage(settings: Mapping[str, str]) -> Check:
     """Check that the steps' credentials may write to and read from the store."""
-    endpoint = CommandSettings.from_environment().s3_endpoint or settings.get(S3_ENDPOINT)
-    if STORE not in settings or not all(settings.get(key) for key in names.SECRET_KEYS[names.S3_SECRET]):
+    endpoint = CommandSettings.from_environment().s3_endpoint or settings.get(S3_ENDPOINT_FIRST) or settings.get(S3_ENDPOINT)
+    if STORE not in settings or not all(settings.get(key) for key in CREDENTIALS):
         return Check("storage", "unknown", "location or credentials are missing", "see the checks above")
     if is_inside(endpoint):
         return Check(

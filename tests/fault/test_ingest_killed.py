@@ -23,6 +23,7 @@ from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri, connect
 from components.stores.dataset_cache import fetch_pack
+from components.stores.layout import StoreLayout
 
 pytestmark = pytest.mark.fault
 
@@ -60,7 +61,7 @@ def visible(store: ObjectStore, home: StoreUri) -> list[DatasetManifest]:
         if item.uri.name == "dataset.json":
             manifest = DatasetManifest.parse(store.get_bytes(item.uri), origin=str(item.uri))
             for shard in manifest.shards:
-                store.get_bytes(StoreUri.parse(manifest.uri) / shard.name, sha256=shard.sha256)
+                store.get_bytes(StoreLayout(home).locate(manifest.uri) / shard.name, sha256=shard.sha256)
             manifests.append(manifest)
     return manifests
 
@@ -128,7 +129,8 @@ def test_killed_at_random_moments_and_run_again_it_ends_with_the_same_data_set(
         process = start(archive, folder, home, rclone_endpoint)
         out, _ = process.communicate(timeout=120)
         assert out.strip() == reference.digest
-        assert keys_below(store, home / "datasets" / "faces" / reference.digest) == keys_below(store, StoreUri.parse(reference.uri))
+        stored, expected = (StoreLayout(root).locate(reference.uri) for root in (home, prefix / "reference"))
+        assert keys_below(store, stored) == keys_below(store, expected) != []
         assert [manifest.shards for manifest in visible(store, home)] == [reference.shards]
         assert staged_in(folder) == []
     assert False in committed_at_kill, "no kill came before the end"
@@ -156,7 +158,7 @@ def test_whatever_upload_it_dies_at_nothing_half_made_is_visible(
         assert visible(store, prefix) == [manifest]
         assert manifest.num_images == FACES
         expected = ["dataset.json", "manifest.parquet", "report.html", *[shard.name for shard in manifest.shards]]
-        assert keys_below(store, StoreUri.parse(manifest.uri)) == expected
+        assert keys_below(store, context.layout.locate(manifest.uri)) == expected
 
 
 def test_two_ingests_at_once_make_one_data_set(archive: Path, tmp_path: Path, prefix: StoreUri, rclone_endpoint: str) -> None:
@@ -174,8 +176,8 @@ def test_a_reader_of_what_was_ingested_gets_every_image(archive: Path, tmp_path:
     context: StepContext = step_context("ingest", tmp_path, str(prefix), endpoint=rclone_endpoint)
     manifest = run(config(archive), context)
     assert len(manifest.shards) > 1
-    assert len(fetch_pack(manifest, context.store, tmp_path / "packs")) == FACES
-    first = StoreUri.parse(manifest.uri) / manifest.shards[0].name
+    assert len(fetch_pack(manifest, context.store, tmp_path / "packs", layout=context.layout)) == FACES
+    first = context.layout.locate(manifest.uri) / manifest.shards[0].name
     context.store.get_file(first, tmp_path / "shard.tar", sha256=manifest.shards[0].sha256)
     with tarfile.open(tmp_path / "shard.tar") as tar:
         names = tar.getnames()

@@ -45,9 +45,9 @@ def context(rclone_endpoint: str, prefix: StoreUri, tmp_path: Path) -> StepConte
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_data_set_is_made_again_with_the_same_bytes(context: StepContext, kind: str) -> None:
     store, manifest = context.store, run(config(), context, workers=1)
-    location = StoreUri.parse(manifest.uri)
+    location = context.layout.locate(manifest.uri)
     whole = contents(store, location)
-    other = contents(store, StoreUri.parse(run(config("synthetic://?count=5&seed=9&size=32", name="other"), context, workers=1).uri))
+    other = contents(store, context.layout.locate(run(config("synthetic://?count=5&seed=9&size=32", name="other"), context, workers=1).uri))
     for number, name in enumerate(sorted(whole), start=1):
         damage(store, location / name, kind, other=other[name])
         damaged = contents(store, location).get(name)
@@ -57,15 +57,15 @@ def test_a_damaged_data_set_is_made_again_with_the_same_bytes(context: StepConte
         assert moved == ([] if kind == "deleted" else [damaged])
         noted = [note for note in notes(context) if "is damaged and is made again" in note]
         assert len(noted) == number - (kind == "deleted"), "without its manifest, the first of its objects, it is no dataset"
-    assert len(fetch_pack(manifest, store, context.scratch("packs"))) == 6
+    assert len(fetch_pack(manifest, store, context.scratch("packs"), layout=context.layout)) == 6
 
 
 def replace_consistently(context: StepContext, manifest: DatasetManifest) -> None:
     """Put other images, with fitting hashes, under the digest of `manifest`."""
-    location = StoreUri.parse(manifest.uri)
+    location = context.layout.locate(manifest.uri)
     other = run(config("synthetic://?count=6&seed=5&size=32", name="other"), context, workers=1)
     forged = other.model_copy(update={"name": manifest.name, "uri": manifest.uri, "digest": manifest.digest})
-    for name, data in contents(context.store, StoreUri.parse(other.uri)).items():
+    for name, data in contents(context.store, context.layout.locate(other.uri)).items():
         context.store.put_bytes(location / name, data)
     context.store.put_bytes(location / "dataset.json", forged.model_dump_json().encode())
     report = hashlib.sha256(context.store.get_bytes(location / "report.html")).hexdigest()
@@ -75,16 +75,16 @@ def replace_consistently(context: StepContext, manifest: DatasetManifest) -> Non
 
 def test_images_that_were_replaced_with_fitting_hashes_are_not_trained_on_and_are_made_again(context: StepContext) -> None:
     manifest = run(config(), context, workers=1)
-    whole = contents(context.store, StoreUri.parse(manifest.uri))
+    whole = contents(context.store, context.layout.locate(manifest.uri))
     replace_consistently(context, manifest)
-    stored = context.store.get_bytes(StoreUri.parse(manifest.uri) / "dataset.json")
+    stored = context.store.get_bytes(context.layout.locate(manifest.uri) / "dataset.json")
     forged = DatasetManifest.parse(stored, origin="forged")
     with pytest.raises(DataRefused, match=f"have the dataset digest .*, expected {manifest.digest}"):
-        fetch_pack(forged, context.store, context.scratch("packs"))
+        fetch_pack(forged, context.store, context.scratch("packs"), layout=context.layout)
     assert run(config(), context, workers=1) == manifest
-    assert contents(context.store, StoreUri.parse(manifest.uri)) == whole
+    assert contents(context.store, context.layout.locate(manifest.uri)) == whole
     assert any("have the dataset digest" in note for note in notes(context))
-    assert len(fetch_pack(manifest, context.store, context.scratch("packs"))) == 6
+    assert len(fetch_pack(manifest, context.store, context.scratch("packs"), layout=context.layout)) == 6
 
 
 def test_the_receipt_of_another_data_set_is_not_believed(context: StepContext) -> None:

@@ -2,12 +2,14 @@
 
 import base64
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
+from celebdit_testing.faults import fault_proxy
 from celebdit_testing.http_server import Handler, serving
 from celebdit_testing.kfp_server import FakeKfp, kfp_server
 from celebdit_testing.kube_server import FakeKube, kube_server
@@ -21,6 +23,7 @@ from pipeline.services import Endpoints, Services
 MANIFESTS = Path(__file__).parents[2] / "docker" / "kubernetes"
 PASSWORD = "canary-mlflow-password-0123"
 INSIDE = "http://mlflow.celebdit.svc:5000"
+TOKEN = "canary-mlflow-token-0123"
 DIGEST = "sha256:" + "a" * 64
 
 
@@ -35,8 +38,8 @@ class Registry(Handler):
 
     def _forward(self) -> None:
         content = self.content()
-        authorised = self.headers.get("Authorization") == "Basic " + base64.b64encode(f"steps:{PASSWORD}".encode()).decode()
-        if not authorised and not self.open_to_all:
+        logins = ("Basic " + base64.b64encode(f"steps:{PASSWORD}".encode()).decode(), f"Bearer {TOKEN}")
+        if self.headers.get("Authorization") not in logins and not self.open_to_all:
             self.answer(401)
             return
         if self.mlflow is None:
@@ -113,7 +116,7 @@ def diagnose(capsys: pytest.CaptureFixture[str], kfp: FakeKfp, *overrides: str) 
     with pytest.raises(SystemExit) as left:
         main(["doctor", "--cluster", "--endpoint", kfp.url, "--json", *cluster_overrides])
     out, err = capsys.readouterr()
-    for secret in (SECRET_KEY, PASSWORD):
+    for secret in (SECRET_KEY, PASSWORD, TOKEN):
         assert secret not in out + err
     checks: dict[str, list[dict[str, Any]]] = {}
     assert "checks" in json.loads(out), err
@@ -226,6 +229,45 @@ def test_a_missing_object_is_named_with_its_fix(
     assert any(message in check["found"] for check in failed), err
     assert fix is None or any(fix in check["fix"] for check in failed)
     assert f"FAIL     {name}" in err
+
+
+@pytest.mark.parametrize("user", [{}, {"MLFLOW_TRACKING_USERNAME": "steps"}])
+def test_a_token_for_mlflow_is_enough(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], user: dict[str, str]) -> None:
+    kube.objects["secrets", names.MLFLOW_SECRET]["data"] = encoded(MLFLOW_TRACKING_TOKEN=TOKEN, **user)
+    code, checks, err = diagnose(capsys, kfp)
+    assert code == 0, err
+    assert "accepts the credentials of the steps" in checks["mlflow"][0]["found"]
+
+
+def test_an_identity_of_the_cloud_needs_no_keys(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+    del kube.objects["secrets", names.S3_SECRET]
+    role = "arn:aws:iam::111122223333:role/celebdit"
+    kube.objects["serviceaccounts", names.SERVICE_ACCOUNT].setdefault("metadata", {})["annotations"] = {"eks.amazonaws.com/role-arn": role}
+    code, checks, err = diagnose(capsys, kfp)
+    assert code == 0, err
+    assert checks["secrets"][0]["found"] == f"pipeline-runner is eks.amazonaws.com/role-arn={role}: celebdit-s3 is not needed"
+    assert checks["storage"][0]["state"] == "unknown", "the identity is in the cluster alone"
+
+
+def test_temporary_credentials_of_the_steps_are_tried_with_their_token(
+    kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], moto_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "canary-of-the-shell")
+    with fault_proxy(moto_endpoint) as proxy:
+        kube.objects["configmaps", names.CONFIG_MAP]["data"]["AWS_ENDPOINT_URL"] = proxy.endpoint
+        assert diagnose(capsys, kfp)[0] == 0
+        assert proxy.session_tokens == [], "the token of the shell does not belong to the keys of the steps"
+        kube.objects["secrets", names.S3_SECRET]["data"] |= encoded(AWS_SESSION_TOKEN="canary-of-the-steps")
+        assert diagnose(capsys, kfp)[0] == 0
+        assert set(proxy.session_tokens) == {"canary-of-the-steps"}
+    assert os.environ["AWS_SESSION_TOKEN"] == "canary-of-the-shell"
+
+
+def test_a_setting_that_reaches_no_step_is_named(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+    kube.objects["configmaps", names.CONFIG_MAP]["data"] |= {"AWS_S3_ADDRESSING_STYLE": "path", "AWS_S3_ADRESSING_STYLE": "path"}
+    code, checks, _ = diagnose(capsys, kfp)
+    assert code == 2
+    assert "has AWS_S3_ADRESSING_STYLE, which no step gets" in checks["settings"][0]["found"]
 
 
 def test_gpu_nodes_are_matched_by_count_label_and_toleration(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:

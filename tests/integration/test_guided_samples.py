@@ -60,7 +60,7 @@ def test_samples_can_be_guided_by_a_snapshot_or_a_smaller_network(
         [0.0, 1.0],
     )
     assert drawn["snapshot"].json["guidance"]["guide"].endswith(f"runs/{source}/snapshots/step-000000003/attempt-1")
-    assert f"guided by {smaller.uri}, EMA none, weight 1.5" in drawn["smaller"].err
+    assert f"guided by {context.layout.locate(smaller.uri)}, EMA none, weight 1.5" in drawn["smaller"].err
 
     other_side = commit_checkpoint(context, tmp_path / "stored", seed=14, image_px=32)
     for arguments, message in (

@@ -48,7 +48,7 @@ def archive(tmp_path: Path) -> Path:
 
 def test_an_archive_becomes_a_committed_data_set(context: StepContext, archive: Path, tmp_path: Path) -> None:
     manifest = run(config(archive), context)
-    location = StoreUri.parse(manifest.uri)
+    location = context.layout.locate(manifest.uri)
     assert keys_below(context.store, location) == ["dataset.json", "manifest.parquet", "report.html", "shard-00000.tar"]
     assert DatasetManifest.parse(context.store.get_bytes(location / "dataset.json"), origin="x") == manifest
     context.store.get_file(location / "manifest.parquet", tmp_path / "table.parquet", sha256=manifest.table_sha256)
@@ -68,7 +68,7 @@ def test_a_second_time_is_a_no_op_that_says_so(context: StepContext, archive: Pa
 
 def test_a_data_set_that_lost_a_shard_is_made_again(context: StepContext, archive: Path) -> None:
     first = run(config(archive), context)
-    shard = StoreUri.parse(first.uri) / "shard-00000.tar"
+    shard = context.layout.locate(first.uri) / "shard-00000.tar"
     context.store.delete(shard)
     assert run(config(archive), context) == first
     assert context.store.exists(shard)
@@ -120,7 +120,7 @@ def corpus_folder(tmp_path: Path) -> Path:
 
 def test_the_hostile_corpus_becomes_a_table_of_verdicts_and_a_report(context: StepContext, tmp_path: Path) -> None:
     manifest = run(config(corpus_folder(tmp_path), max_rejected=0.9, **LIMITS), context)
-    location = StoreUri.parse(manifest.uri)
+    location = context.layout.locate(manifest.uri)
     context.store.get_file(location / "manifest.parquet", tmp_path / "table.parquet", sha256=manifest.table_sha256)
     table = pd.read_parquet(tmp_path / "table.parquet").set_index("source_name")
     expected = {name: verdict for name, (_, verdict) in IMAGES.items()}
@@ -150,7 +150,7 @@ def test_names_in_the_report_are_escaped(context: StepContext, tmp_path: Path) -
     (folder / "<img src=x onerror=alert(1)>.jpg").write_bytes(b"no image")
     (folder / "good.jpg").write_bytes(encode_face(0, 0, 32))
     manifest = run(config(folder, max_rejected=0.6), context)
-    page = context.store.get_bytes(StoreUri.parse(manifest.uri) / "report.html").decode()
+    page = context.store.get_bytes(context.layout.locate(manifest.uri) / "report.html").decode()
     assert "&lt;img src=x onerror=alert(1)&gt;.jpg" in page
     assert "<img src=x" not in page
 
@@ -221,7 +221,7 @@ def test_too_few_images_fail(context: StepContext, archive: Path) -> None:
 
 def test_the_pack_holds_the_images_in_the_order_of_their_keys(context: StepContext, archive: Path, tmp_path: Path) -> None:
     manifest = run(config(archive), context)
-    pack = fetch_pack(manifest, context.store, tmp_path / "packs")
+    pack = fetch_pack(manifest, context.store, tmp_path / "packs", layout=context.layout)
     assert len(pack) == 30
     assert list(pack.keys) == sorted(pack.keys)
     assert pack.dataset_digest == manifest.digest
@@ -231,7 +231,9 @@ def test_the_pack_holds_the_images_in_the_order_of_their_keys(context: StepConte
 
 def test_held_out_images_are_never_in_the_training_pack(context: StepContext, archive: Path, tmp_path: Path) -> None:
     manifest = run(config(archive, held_out=0.4), context)
-    train, held_out = (fetch_pack(manifest, context.store, tmp_path / "packs", split=split) for split in ("train", "held_out"))
+    train, held_out = (
+        fetch_pack(manifest, context.store, tmp_path / "packs", layout=context.layout, split=split) for split in ("train", "held_out")
+    )
     assert len(train) == manifest.num_images
     assert len(held_out) == manifest.num_held_out
     assert 0 < len(held_out) < 30
@@ -241,12 +243,12 @@ def test_held_out_images_are_never_in_the_training_pack(context: StepContext, ar
 
 def test_a_shard_that_was_tampered_with_is_refused(context: StepContext, archive: Path, tmp_path: Path, rclone_folder: Path) -> None:
     manifest = run(config(archive), context)
-    path = rclone_folder / manifest.uri.removeprefix("s3://") / "shard-00000.tar"
+    path = rclone_folder / str(context.layout.locate(manifest.uri)).removeprefix("s3://") / "shard-00000.tar"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(DigestMismatch, match=r"shard-00000\.tar has sha256"):
-        fetch_pack(manifest, context.store, tmp_path / "packs")
+        fetch_pack(manifest, context.store, tmp_path / "packs", layout=context.layout)
 
 
 TEARS = {
@@ -267,13 +269,13 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("tear", TEARS)
 def test_a_torn_pack_is_built_again_and_no_open_one_changes(context: StepContext, archive: Path, tmp_path: Path, tear: str) -> None:
     manifest = run(config(archive), context)
-    expected = np.array(fetch_pack(manifest, context.store, tmp_path / "packs").images)
+    expected = np.array(fetch_pack(manifest, context.store, tmp_path / "packs", layout=context.layout).images)
     (folder,) = (entry for entry in (tmp_path / "packs").iterdir() if entry.is_dir())
     TEARS[tear](folder)
-    again = fetch_pack(manifest, context.store, tmp_path / "packs")
+    again = fetch_pack(manifest, context.store, tmp_path / "packs", layout=context.layout)
     assert np.array_equal(np.array(again.images), expected)
     (folder / "pack.json").unlink()
-    third = fetch_pack(manifest, context.store, tmp_path / "packs")
+    third = fetch_pack(manifest, context.store, tmp_path / "packs", layout=context.layout)
     assert np.array_equal(np.array(again.images), expected)
     assert np.array_equal(np.array(third.images), expected)
 
@@ -283,13 +285,15 @@ import sys
 from pathlib import Path
 from components.manifests import DatasetManifest
 from components.stores.dataset_cache import fetch_pack
-from components.storage import connect
+from components.storage import StoreUri, connect
+from components.stores.layout import StoreLayout
 
 manifest = DatasetManifest.load(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 seen = []
-pack = fetch_pack(manifest, connect(sys.argv[3]), Path(sys.argv[2]), on_progress=lambda done, total: seen.append(done))
+layout = StoreLayout(StoreUri.parse(sys.argv[4]))
+pack = fetch_pack(manifest, connect(sys.argv[3]), Path(sys.argv[2]), layout=layout, on_progress=lambda done, total: seen.append(done))
 print(len(seen), pack.pixels_sha256, len(pack))
 """
 
@@ -299,7 +303,7 @@ def test_processes_that_start_at_once_build_the_pack_once(
 ) -> None:
     manifest = run(config(archive), context)
     manifest.dump(tmp_path / "manifest.json")
-    command = [sys.executable, "-c", FETCH, str(tmp_path / "manifest.json"), str(tmp_path / "packs"), rclone_endpoint]
+    command = [sys.executable, "-c", FETCH, str(tmp_path / "manifest.json"), str(tmp_path / "packs"), rclone_endpoint, str(context.root)]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
         assert process.stdout is not None
@@ -312,4 +316,4 @@ def test_processes_that_start_at_once_build_the_pack_once(
 def test_a_data_set_can_be_read_with_any_store(store: ObjectStore, prefix: StoreUri, tmp_path: Path) -> None:
     context = step_context("ingest", tmp_path, str(prefix), endpoint=store.client.meta.endpoint_url)
     manifest = run(config("synthetic://?count=5&seed=1&size=32"), context)
-    assert len(fetch_pack(manifest, store, tmp_path / "packs")) == 5
+    assert len(fetch_pack(manifest, store, tmp_path / "packs", layout=context.layout)) == 5

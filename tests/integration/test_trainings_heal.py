@@ -79,7 +79,7 @@ def test_a_damaged_last_checkpoint_is_trained_again_from_the_one_before(
     assert launches == [1]
     assert (again.digest, again.step) == (trained.digest, 6)
     assert any("continuing from step 3 of 6" in note for note in notes(context))
-    healed = contents(store, StoreUri.parse(again.uri))
+    healed = contents(store, context.layout.locate(again.uri))
     assert healed.keys() == whole.keys()
     assert {key: data for key, data in healed.items() if key != COMMIT_FILE} == {k: d for k, d in whole.items() if k != COMMIT_FILE}
     if (name, kind) != (COMMIT_FILE, "deleted"):  # without a commit it never was a checkpoint
@@ -125,7 +125,7 @@ def test_a_run_with_one_checkpoint_alone_begins_again(
 ) -> None:
     recipe = tiny_recipe(total_steps=2, seed=["one bit", "deleted"].index(kind) + 10 * ["the same", "another"].index(machine) + 100)
     first = run_train(recipe, dataset, context)
-    damage(context.store, StoreUri.parse(first.uri) / AVERAGE, kind)
+    damage(context.store, context.layout.locate(first.uri) / AVERAGE, kind)
     machine_context = context if machine == "the same" else step_context("train", tmp_path / "elsewhere", home[1], endpoint=home[2])
     again = run_train(recipe, dataset, machine_context)
     assert (again.digest, again.uri != first.uri) == (first.digest, True)
@@ -185,9 +185,9 @@ def test_a_snapshot_that_no_checkpoint_holds_is_trained_again_if_that_costs_no_m
     for entry in snapshots.list_committed():
         damage(context.store, entry.uri / AVERAGE, "deleted")
     if cost == "much":
-        commit = json.loads(context.store.get_bytes(StoreUri.parse(first.uri) / COMMIT_FILE))
+        commit = json.loads(context.store.get_bytes(context.layout.locate(first.uri) / COMMIT_FILE))
         commit["notes"]["device_hours"] = 1000.0
-        context.store.put_bytes(StoreUri.parse(first.uri) / COMMIT_FILE, canonical_json(commit))
+        context.store.put_bytes(context.layout.locate(first.uri) / COMMIT_FILE, canonical_json(commit))
     launches: list[int] = []
     assert run_train(recipe, dataset, context, launches=launches) == first
     restored = {entry.step: snapshots.digest(entry.uri) for entry in snapshots.list_committed()}

@@ -321,15 +321,16 @@ def test_an_old_version_lends_its_weights_and_never_its_code(
     assert not marker.exists(), "what is served is the code of this installation"
 
 
+@pytest.mark.parametrize("store", ["", "s3://a-bucket-that-was-moved/"])
 def test_other_weights_with_a_fitting_description_in_an_old_version_are_refused(
-    old_version: tuple[CheckpointManifest, Path], context: StepContext, tmp_path: Path
+    old_version: tuple[CheckpointManifest, Path], context: StepContext, tmp_path: Path, store: str
 ) -> None:
-    """Without a manifest the checkpoint tells which weights were registered."""
+    """Without a manifest the checkpoint tells which weights were registered; its address may be that of an old place of the store."""
     checkpoint, _ = old_version
-    other, model = packaged(context, tmp_path, seed=75)
+    other, model = packaged(context, tmp_path, seed=76 if store else 75)
     _, model_id = logged_model(context, other)
     context.tracking.client.log_model_artifacts(model_id, str(model))
-    tags = replace(tags_of(other), checkpoint_digest=checkpoint.digest, checkpoint_uri=checkpoint.uri)
+    tags = replace(tags_of(other), checkpoint_digest=checkpoint.digest, checkpoint_uri=f"{store}{checkpoint.uri}")
     made = context.tracking.client.create_model_version("old", f"models:/{model_id}", model_id=model_id, tags=tags.to_mlflow())
     with pytest.raises(DataRefused, match="are not those of its checkpoint"):
         Registry(context.tracking, "old").files_of(made.version, tmp_path / "files")

@@ -49,7 +49,7 @@ def finished_dataset(location: StoreUri, context: StepContext, *, damaged: set[S
         damage = _damage_of(manifest, location, context)
     if damage is None:
         assert manifest is not None, "a manifest without damage was read"
-        return manifest.model_copy(update={"uri": str(location)})  # the store may have been moved
+        return manifest.model_copy(update={"uri": context.layout.key_of(location)})
     damaged.add(location)
     kept = quarantine(damage.objects, damage.reason, store=context.store, layout=context.layout)
     moved = "" if kept is None else f"; what is left of it was moved to {kept}"

@@ -46,7 +46,7 @@ def publish(
     rules = dict(ledger.rows("SELECT verdict, COUNT(*) FROM seen WHERE accepted GROUP BY verdict ORDER BY verdict"))
     manifest = DatasetManifest(
         name=config.name,
-        uri=str(location),
+        uri=layout.key_of(location),
         digest=location.name,
         image_px=config.image_px,
         num_images=splits.get("train", 0),

@@ -34,7 +34,7 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, settings: Settings, *, 
             "resourcesPerNode": _resources(spec),
         },
         "runtimePatches": [
-            {"manager": "celebdit.io/pipeline", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [_pods(spec)]}}}}
+            {"manager": "celebdit.io/pipeline", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [_pods(spec, settings)]}}}}
         ],
         "activeDeadlineSeconds": 3600 * spec.resources.timeout_h,
     }
@@ -73,7 +73,7 @@ def _environment(settings: Settings) -> list[KubernetesObject]:
     entries: list[KubernetesObject] = [{"name": name, "value": value} for name, value in identity.items() if value is not None]
     for secret, keys in names.SECRET_KEYS.items():
         entries += [{"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}} for key in keys]
-    for key in names.CONFIG_KEYS:
+    for key in names.config_keys("train"):
         entries.append({"name": key, "valueFrom": {"configMapKeyRef": {"name": names.CONFIG_MAP, "key": key, "optional": True}}})
     return entries
 
@@ -84,21 +84,28 @@ def _resources(spec: TrainSpec) -> KubernetesObject:
     return {"requests": {"cpu": resources.cpu, "memory": resources.memory, **gpus}, "limits": {"memory": resources.memory, **gpus}}
 
 
-def _pods(spec: TrainSpec) -> KubernetesObject:
-    """Return the patch of the runtime's pods: node selection, and volumes for scratch and shared memory."""
+def _pods(spec: TrainSpec, settings: Settings) -> KubernetesObject:
+    """Return the patch of the runtime's pods: account, node selection, and volumes for scratch, shared memory and certificates."""
     resources = spec.resources
     pod: KubernetesObject = {
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": resources.scratch}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": resources.shm}},
+            {"name": "certificates", "secret": {"secretName": names.CERTIFICATES_SECRET, "optional": True}},
         ],
         "containers": [
             {
                 "name": CONTAINER,
-                "volumeMounts": [{"name": "scratch", "mountPath": names.SCRATCH_PATH}, {"name": "shm", "mountPath": names.SHM_PATH}],
+                "volumeMounts": [
+                    {"name": "scratch", "mountPath": names.SCRATCH_PATH},
+                    {"name": "shm", "mountPath": names.SHM_PATH},
+                    {"name": "certificates", "mountPath": names.CERTIFICATES_PATH, "readOnly": True},
+                ],
             }
         ],
     }
+    if settings.service_account is not None:
+        pod["serviceAccountName"] = settings.service_account
     if resources.node_selector:
         pod["nodeSelector"] = dict(resources.node_selector)
     if resources.all_tolerations:

@@ -22,5 +22,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dataset(environment: Endpoints, folder: Path) -> DatasetManifest:
-    return drawn_faces(environment, folder)
+def dataset(environment: Endpoints, folder: Path, request: pytest.FixtureRequest) -> DatasetManifest:
+    """In the store that a module's tests use, which its `PART` names."""
+    return drawn_faces(environment, folder, part=getattr(request.module, "PART", "evaluations"))

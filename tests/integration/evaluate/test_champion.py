@@ -18,7 +18,8 @@ from components.registry.client import Registry
 from components.registry.config import RegistryConfig
 from pipeline.services import Endpoints
 
-place = partial(evaluations.place, part="champion")
+PART = "champion"
+place = partial(evaluations.place, part=PART)
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,11 @@ from components.gate.gate import run as gate
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, RegisteredVersion
 from components.registry.client import Registry
 from components.runtime.context import StepContext
-from components.storage import StoreUri
 from components.stores.checkpoint_names import QUARANTINE_FILE
 from pipeline.services import Endpoints
 
-place = partial(evaluations.place, part="healing")
+PART = "healing"
+place = partial(evaluations.place, part=PART)
 CONFIG = config(num_images=8, bootstrap_replicates=2)
 REPOSITORY = Path(__file__).parents[3]
 
@@ -56,10 +56,10 @@ def moved_to_quarantine(context: StepContext, name: str) -> list[bytes]:
 def test_a_damaged_evaluation_is_made_again_with_the_same_bytes(
     here: StepContext, dataset: DatasetManifest, checkpoint: CheckpointManifest, whole: EvaluationReport, folder: Path, kind: str
 ) -> None:
-    home = StoreUri.parse(whole.uri)
+    home = here.layout.locate(whole.uri)
     intact = contents(here.store, home)
     other = run(checkpoint, dataset, config(num_images=4, bootstrap_replicates=2), SAMPLING, resources(), "nobody", here)
-    others = contents(here.store, StoreUri.parse(other.uri))
+    others = contents(here.store, here.layout.locate(other.uri))
     assert sorted(intact) == ["grid.png", "nearest.png", REPORT_FILE]
     for name in intact:
         damage(here.store, home / name, kind, other=others[name])
@@ -75,7 +75,7 @@ def test_a_damaged_evaluation_is_made_again_with_the_same_bytes(
 def test_changed_metrics_in_a_report_are_not_believed(
     here: StepContext, dataset: DatasetManifest, checkpoint: CheckpointManifest, whole: EvaluationReport
 ) -> None:
-    uri = StoreUri.parse(whole.uri) / REPORT_FILE
+    uri = here.layout.locate(whole.uri) / REPORT_FILE
     better = whole.model_copy(update={"metrics": {**whole.metrics, whole.headline: 0.001}})
     here.store.put_bytes(uri, better.model_dump_json().encode())
     assert run(checkpoint, dataset, CONFIG, SAMPLING, resources(), "nobody", here) == whole
@@ -99,7 +99,7 @@ def test_damaged_features_of_the_references_are_computed_again_at_once(
 ) -> None:
     home = reference_uri(spec_of(checkpoint, dataset), here.layout)
     intact = contents(here.store, home)
-    here.store.delete(StoreUri.parse(whole.uri) / REPORT_FILE)
+    here.store.delete(here.layout.locate(whole.uri) / REPORT_FILE)
     damage(here.store, home / name, kind)
     assert run(checkpoint, dataset, CONFIG, SAMPLING, resources(), "nobody", here) == whole
     assert contents(here.store, home) == intact
@@ -116,7 +116,7 @@ def test_samples_that_are_damaged_after_they_were_drawn_are_drawn_again_at_once(
 ) -> None:
     samples = spec_of(checkpoint, dataset).samples_uri(here.layout)
     intact = contents(here.store, samples)
-    here.store.delete(StoreUri.parse(whole.uri) / REPORT_FILE)
+    here.store.delete(here.layout.locate(whole.uri) / REPORT_FILE)
     harm = once(lambda: damage(here.store, samples / f"{SampleStore.name(range(4))}.npy", kind))
     assert run(checkpoint, dataset, CONFIG, SAMPLING, resources(), "nobody", here, then=harm) == whole
     assert contents(here.store, samples) == intact
@@ -127,7 +127,7 @@ def test_a_checkpoint_that_is_damaged_is_quarantined_for_the_train_step(
     here: StepContext, tmp_path: Path, dataset: DatasetManifest
 ) -> None:
     checkpoint = commit_checkpoint(here, tmp_path, seed=404, dataset_digest=dataset.digest)
-    uri = StoreUri.parse(checkpoint.uri)
+    uri = here.layout.locate(checkpoint.uri)
     damage(here.store, uri / "ema-0.1.safetensors", "one bit")
     with pytest.raises(DataRefused, match="is corrupt or incomplete") as refused:
         run(checkpoint, dataset, CONFIG, SAMPLING, resources(), "nobody", here)
@@ -140,7 +140,7 @@ def test_a_damaged_page_of_the_gate_is_written_again(here: StepContext, whole: E
     config = GateConfig(no_worse_than_champion=False)
     decision, page = gate(whole, config, "nobody", here)
     assert decision.page_uri is not None
-    uri = StoreUri.parse(decision.page_uri)
+    uri = here.layout.locate(decision.page_uri)
     damage(here.store, uri, kind, other=b"<html></html>")
     damaged = None if kind == "deleted" else here.store.get_bytes(uri)
     assert gate(whole, config, "nobody", here) == (decision, page)

@@ -53,12 +53,10 @@ def first_report(environment: Endpoints, folder: Path, dataset: DatasetManifest,
 
 
 def moved(checkpoint: CheckpointManifest, source: StepContext, target: StepContext) -> CheckpointManifest:
-    """The same checkpoint in another store."""
-    uri = StoreUri.parse(checkpoint.uri)
-    for item in source.store.list(uri):
-        key = item.uri.relative_to(source.root)
-        target.store.put_bytes(target.root.join(key), source.store.get_bytes(item.uri))
-    return checkpoint.model_copy(update={"uri": str(target.root.join(uri.relative_to(source.root)))})
+    """The same checkpoint, and the datasets, in another store."""
+    for item in [*source.store.list(source.layout.locate(checkpoint.uri)), *source.store.list(source.root / "datasets")]:
+        target.store.put_bytes(target.layout.locate(source.layout.key_of(item.uri)), source.store.get_bytes(item.uri))
+    return checkpoint
 
 
 def test_every_metric_comes_with_its_complete_protocol(
@@ -132,7 +130,7 @@ def test_a_killed_evaluation_continues_on_another_machine(
     work = tmp_path / "a" / "direct"
     work.mkdir(parents=True)
     spec.dump(work / "spec.json")
-    ema = next(item.uri for item in here.store.list(StoreUri.parse(moved_checkpoint.uri)) if item.uri.name == "ema-0.1.safetensors")
+    ema = next(item.uri for item in here.store.list(here.layout.locate(moved_checkpoint.uri)) if item.uri.name == "ema-0.1.safetensors")
     here.store.get_file(ema, work / "weights.safetensors")
     worker = subprocess.Popen(
         [sys.executable, "-m", "components.evaluate.worker", str(work / "spec.json")],
@@ -214,7 +212,7 @@ def test_references_and_samples_are_reused_and_damaged_ones_are_computed_again(
 def test_samples_that_are_damaged_before_they_are_shown_are_drawn_by_the_next_try(
     environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, folder: Path
 ) -> None:
-    here = place(environment, tmp_path, part="damaged-late")
+    here = place(environment, tmp_path)
     other_checkpoint = commit_checkpoint(here, tmp_path, seed=303, dataset_digest=dataset.digest)
     few, spec = config(num_images=8, memorisation=False), spec_of(other_checkpoint, dataset)
     damaged = spec.samples_uri(here.layout) / f"{SampleStore.name(range(4))}.npy"
@@ -258,7 +256,7 @@ def test_precision_and_recall_on_vgg16_of_the_real_shapes(
     assert reference.manifold.shape == (4, 4096)
     # Torch-fidelity's own extractor on the same images.
     own = create_feature_extractor("vgg16", ["fc2_relu"], cuda=False, verbose=False, feature_extractor_weights_path=str(weights))
-    pack = fetch_pack(dataset, here.store, tmp_path / "pack")
+    pack = fetch_pack(dataset, here.store, tmp_path / "pack", layout=here.layout)
     expected = own(torch.from_numpy(np.array(pack.images[:4])).permute(0, 3, 1, 2))[0]
     np.testing.assert_allclose(reference.manifold, expected.numpy(), rtol=1e-3, atol=1e-3 * float(expected.max()))
 
@@ -269,10 +267,10 @@ def test_the_images_show_the_samples_and_their_nearest_training_images(
     here = place(environment, folder)
     assert first_report.contact_uri is not None
     for uri, size in ((first_report.grid_uri, (1024, 384)), (first_report.contact_uri, (4 * 268, 4 * 158))):
-        here.store.get_file(StoreUri.parse(uri), tmp_path / "image.png")
+        here.store.get_file(here.layout.locate(uri), tmp_path / "image.png")
         assert Image.open(tmp_path / "image.png").size == size
     assert 0 <= first_report.metrics["eval/memorised_share_24"] <= 1
-    page = samples_page(first_report, here.store)
+    page = samples_page(first_report, here.store, here.layout)
     assert page.count("data:image/png;base64,") == 2
     assert "http:" not in page
     assert "https:" not in page

@@ -33,7 +33,7 @@ def nodes(kube: FakeKube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fa
 
 
 def configure(nodes: FakeKube, settings: dict[str, str]) -> None:
-    nodes.put("secrets", names.S3_SECRET, data={key: settings[key] for key in names.SECRET_KEYS[names.S3_SECRET]})
+    nodes.put("secrets", names.S3_SECRET, data={key: settings[key] for key in names.SECRET_KEYS[names.S3_SECRET] if key in settings})
     nodes.put("configmaps", names.CONFIG_MAP, data={key: settings[key] for key in names.CONFIG_KEYS if key in settings})
 
 

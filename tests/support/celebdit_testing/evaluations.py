@@ -88,7 +88,7 @@ def run_in_processes(processes: int, checkpoint: CheckpointManifest, dataset: Da
     return evaluate(checkpoint, dataset, config(batch_images=None), SAMPLING, resources(processes), "no-model", context)
 
 
-def drawn_faces(environment: Endpoints, folder: Path) -> DatasetManifest:
+def drawn_faces(environment: Endpoints, folder: Path, *, part: str = "evaluations") -> DatasetManifest:
     """Forty drawn faces, eight of them held out."""
     source = "synthetic://?count=40&seed=0&size=16"
-    return ingest(DataConfig(name="eval-faces", source=source, image_px=16, held_out=0.2), place(environment, folder), workers=1)
+    return ingest(DataConfig(name="eval-faces", source=source, image_px=16, held_out=0.2), place(environment, folder, part=part), workers=1)

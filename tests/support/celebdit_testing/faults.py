@@ -46,6 +46,8 @@ class Proxy:
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
+    session_tokens: list[str] = field(default_factory=list)
+    """Of each request with temporary credentials, its token."""
     answers: dict[str, Answer] = field(default_factory=dict)
     """The first answer to each path that was read, which a stale server would give again."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -108,8 +110,8 @@ def fault_proxy(upstream: str, *, signed: bool = True, clock_ahead_s: float = 0.
             body = self.content()
             with proxy.lock:
                 proxy.requests.append(f"{self.command} {self.path}")
-                if "Range" in self.headers:
-                    proxy.ranges.append(self.headers["Range"])
+                proxy.ranges += self.headers.get_all("Range", [])
+                proxy.session_tokens += self.headers.get_all("X-Amz-Security-Token", [])
             assert not signed or "Authorization" in self.headers, "a request without credentials"
             fault = proxy.next_fault(self.command, self.path)
             kind = fault.kind if fault else None

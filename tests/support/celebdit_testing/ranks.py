@@ -95,6 +95,15 @@ class Training:
     environment: dict[str, str] = field(default_factory=dict)
     attempts: int = 0
 
+    def __post_init__(self) -> None:
+        """Copy the dataset into this run's store from the store that it was ingested into, which holds this one."""
+        store, origin = connect(self.endpoint, deadline_s=10.0), self.root
+        while not (objects := store.list(StoreLayout(origin).locate(self.dataset.uri))):
+            assert origin.key, f"{self.dataset.uri} is in no store around {self.root}"
+            origin = StoreUri(origin.bucket, origin.key.rpartition("/")[0])
+        for item in objects if origin != self.root else ():
+            store.copy(item.uri, self.root.join(item.uri.relative_to(origin)))
+
     @property
     def key(self) -> str:
         return run_key(self.recipe.identity(self.dataset.digest))

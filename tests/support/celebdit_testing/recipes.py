@@ -87,7 +87,7 @@ def evaluation_protocol(**changes: Any) -> EvaluationProtocol:
 def dataset_manifest(**changes: Any) -> DatasetManifest:
     values: dict[str, Any] = {
         "name": "faces",
-        "uri": "s3://bucket/datasets/faces/x",
+        "uri": f"datasets/faces/{DIGEST}",
         "digest": DIGEST,
         "image_px": 16,
         "num_images": 20,

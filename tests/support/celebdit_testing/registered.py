@@ -39,7 +39,7 @@ def registry_context(endpoints: Endpoints, folder: Path) -> StepContext:
 
 def report_of(checkpoint: CheckpointManifest) -> EvaluationReport:
     return EvaluationReport(
-        uri="s3://bucket/evaluation",
+        uri="runs/1/evaluations/1",
         protocol_digest="a" * 64,
         protocol=evaluation_protocol(ema=SAMPLING.ema),
         run_key=checkpoint.run_key,
@@ -49,7 +49,7 @@ def report_of(checkpoint: CheckpointManifest) -> EvaluationReport:
         dataset_digest=DIGEST,
         headline="eval/fd_randconv_16",
         metrics={"eval/fd_randconv_16": 12.5, "eval/fd_randconv_16_std": 0.5},
-        grid_uri="s3://bucket/grid.png",
+        grid_uri="runs/1/evaluations/1/grid.png",
     )
 
 

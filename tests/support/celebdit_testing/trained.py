@@ -31,5 +31,5 @@ def commit_checkpoint(
     local = publish(state, folder / key)
     uri = CheckpointStore(context.store, context.layout.run(key).checkpoints).upload(local, "attempt-1")
     return CheckpointManifest(
-        run_key=key, uri=str(uri), digest=local.digest, step=7, dataset_digest=dataset_digest, recipe=trained_with(recipe)
+        run_key=key, uri=context.layout.key_of(uri), digest=local.digest, step=7, dataset_digest=dataset_digest, recipe=trained_with(recipe)
     )

@@ -113,6 +113,10 @@ def test_what_is_compiled_breaks_no_rule(text: str) -> None:
             lambda spec, platform: settings(platform, "gate")["secretAsEnv"][0].update(optional=False),
             "gate: secret celebdit-s3 is not optional",
         ),
+        (
+            lambda spec, platform: settings(platform, "train")["secretAsVolume"][0].pop("optional"),
+            "train: secret celebdit-certificates is not optional",
+        ),
         (lambda spec, platform: settings(platform, "gate").pop("securityContext"), "gate: may run as root"),
         (lambda spec, platform: settings(platform, "gate").pop("activeDeadlineSeconds"), "gate: has no timeout"),
         (lambda spec, platform: task(spec, "ingest").pop("retryPolicy"), "ingest: is not retried"),

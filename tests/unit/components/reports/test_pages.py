@@ -17,6 +17,7 @@ from components.manifests import ChampionScores, CheckpointManifest, EvaluationR
 from components.register.card import model_card
 from components.reports.html import flat_rows, render
 from components.storage import ObjectMissing, ObjectStore, StoreUri
+from components.stores.layout import StoreLayout
 from model.config import SamplingConfig
 
 EVIL = "<script>alert('x')</script>"
@@ -32,36 +33,37 @@ class Images:
 
 
 IMAGES = cast("ObjectStore", Images())
+LAYOUT = StoreLayout(StoreUri.parse("s3://bucket"))
 
 
 def report_of(text: str = "x", **changes: Any) -> EvaluationReport:
     """A report with `text` in every place that takes a text."""
     values: dict[str, Any] = {
-        "uri": "s3://bucket/e",
+        "uri": "e",
         "protocol_digest": "a" * 64,
         "protocol": evaluation_protocol(name=text, codec=text, extractor=text, metrics=(text,), sampling={text: text}, ema=text),
         "run_key": text,
-        "checkpoint_uri": "s3://bucket/c",
+        "checkpoint_uri": "c",
         "checkpoint_digest": "c" * 64,
         "checkpoint_step": 9,
         "dataset_digest": "d" * 64,
         "headline": f"eval/{text}",
         "metrics": {f"eval/{text}": 5.0, "eval/a": 0.25},
         "intervals": {f"eval/{text}": MetricInterval(low=4.0, high=6.5, std=0.5)},
-        "grid_uri": "s3://bucket/grid.png",
-        "contact_uri": "s3://bucket/nearest.png",
+        "grid_uri": "grid.png",
+        "contact_uri": "nearest.png",
     }
     return EvaluationReport(**{**values, **changes})
 
 
 def champion_of(report: EvaluationReport, **changes: Any) -> ChampionScores:
-    values = {"version": "3", "metrics": report.metrics, "intervals": report.intervals, "grid_uri": "s3://bucket/champion.png"}
+    values = {"version": "3", "metrics": report.metrics, "intervals": report.intervals, "grid_uri": "champion.png"}
     return ChampionScores(**{**values, **changes})
 
 
 def gate_page(report: EvaluationReport, *, reasons: list[str], config: GateConfig | None = None) -> str:
     decision = GateDecision(decision="fail", reasons=reasons, checkpoint_digest=report.checkpoint_digest)
-    return decision_page(decision, report, check_bounds(report, config or GateConfig()), IMAGES)
+    return decision_page(decision, report, check_bounds(report, config or GateConfig()), IMAGES, LAYOUT)
 
 
 def is_complete_in_itself(page: str) -> bool:
@@ -75,7 +77,7 @@ def is_complete_in_itself(page: str) -> bool:
 def test_texts_are_escaped_on_every_page() -> None:
     report = report_of(EVIL)
     report = report.model_copy(update={"champion": champion_of(report, version=EVIL)})
-    evaluation = samples_page(report, IMAGES)
+    evaluation = samples_page(report, IMAGES, LAYOUT)
     gate = gate_page(report, reasons=[EVIL], config=GateConfig(at_most={f"eval/{EVIL}": 1.0}))
     for page, places in ((evaluation, 10), (gate, 12)):
         assert "<script" not in page
@@ -85,18 +87,18 @@ def test_texts_are_escaped_on_every_page() -> None:
 def test_nested_values_are_shown_by_their_path() -> None:
     rows = flat_rows({"sampling": {"sampler": "heun", "num_steps": 32}, "metrics": ["frechet", "kid"], "sha256": None})
     assert rows == [("metrics", "frechet, kid"), ("sampling.num_steps", "32"), ("sampling.sampler", "heun"), ("sha256", "None")]
-    page = samples_page(report_of("heun"), IMAGES)
+    page = samples_page(report_of("heun"), IMAGES, LAYOUT)
     assert re.search(r"<dt>sampling\.heun</dt>\s*<dd[^>]*>heun</dd>", page)
 
 
 def test_the_evaluation_page_shows_metrics_with_intervals_samples_and_protocol() -> None:
-    page = samples_page(report_of("fid_9"), IMAGES)
+    page = samples_page(report_of("fid_9"), IMAGES, LAYOUT)
     assert "Checkpoint cccccccccccc, step 9" in page
     assert re.search(r'<td><code>eval/fid_9</code></td><td class="number">5</td><td[^>]*>4 to 6\.5</td>', page)
     assert re.search(r'<td><code>eval/a</code></td><td class="number">0\.25</td><td[^>]*></td>', page)
     assert page.count("data:image/png;base64,") == 2
     assert "Nearest training images" in page
-    assert "Nearest training images" not in samples_page(report_of(contact_uri=None), IMAGES)
+    assert "Nearest training images" not in samples_page(report_of(contact_uri=None), IMAGES, LAYOUT)
 
 
 def test_the_gate_page_shows_each_bound_beside_its_metric_and_both_grids() -> None:
@@ -116,7 +118,7 @@ def test_the_gate_page_shows_each_bound_beside_its_metric_and_both_grids() -> No
 
 
 def test_the_gate_page_leaves_out_images_that_are_not_stored_any_more() -> None:
-    report = report_of(grid_uri="s3://bucket/missing/grid.png", contact_uri="s3://bucket/missing/nearest.png")
+    report = report_of(grid_uri="missing/grid.png", contact_uri="missing/nearest.png")
     assert "<img" not in gate_page(report, reasons=["r"])
 
 
@@ -130,7 +132,7 @@ def test_numbers_for_people_begin_with_the_headline_and_have_an_interval_instead
 
 def test_a_page_fetches_nothing() -> None:
     report = report_of()
-    for page in (samples_page(report, IMAGES), gate_page(report, reasons=["r"])):
+    for page in (samples_page(report, IMAGES, LAYOUT), gate_page(report, reasons=["r"])):
         assert page.startswith("<!doctype html>")
         assert is_complete_in_itself(page)
 
@@ -142,19 +144,19 @@ def test_a_page_without_a_value_that_its_template_uses_is_an_error() -> None:
 
 def test_a_card_says_what_a_reader_must_know() -> None:
     recipe = trained_with(tiny_recipe(network={"depth": 4, "width": 128}))
-    checkpoint = CheckpointManifest(run_key="k", uri="s3://b/c", digest="c" * 64, step=9, dataset_digest="d" * 64, recipe=recipe)
+    checkpoint = CheckpointManifest(run_key="k", uri="c", digest="c" * 64, step=9, dataset_digest="d" * 64, recipe=recipe)
     report = EvaluationReport(
-        uri="s3://b/e",
+        uri="e",
         protocol_digest="a" * 64,
         protocol=evaluation_protocol(name="clean-50k", num_images=50_000),
         run_key="k",
-        checkpoint_uri="s3://b/c",
+        checkpoint_uri="c",
         checkpoint_digest="c" * 64,
         checkpoint_step=9,
         dataset_digest="d" * 64,
         headline="eval/fid_50k",
         metrics={"eval/fid_50k": 5.0},
-        grid_uri="s3://b/g",
+        grid_uri="g",
     )
     gate = GateDecision(decision="pass", reasons=["good enough"], checkpoint_digest="c" * 64)
     card = model_card("faces", checkpoint, dataset_manifest(licence="research only"), report, gate, SamplingConfig())
