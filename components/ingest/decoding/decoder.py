@@ -12,10 +12,13 @@ import json
 import os
 import sys
 from dataclasses import replace
+from typing import Any
 
+from components.ingest.candidates import NO_IMAGE
 from components.ingest.decoding.frames import AcceptedFacts, RejectedFacts, encode_verdict
 from components.ingest.decoding.images import judge, thumbnail
 from components.ingest.decoding.time_limit import TimeLimit, TimeLimitReached
+from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Rejected
 from components.ingest.wire import read_blobs, read_head, write_frame
@@ -23,7 +26,16 @@ from components.ingest.zip_entry import EntryDamaged, ZipEntry, read_zip_entry
 from components.system.confinement import confine, limit_memory
 from components.system.process import die_with_parent
 
-_NO_THUMBNAIL = ("too_many_bytes", "not_an_image", "decompression_bomb", "too_many_pixels", "out_of_memory", "too_slow", "damaged_entry")
+_NO_THUMBNAIL = (
+    "too_many_bytes",
+    "not_an_image",
+    "decompression_bomb",
+    "too_many_pixels",
+    "out_of_memory",
+    "too_slow",
+    "damaged_entry",
+    "ignored",
+)
 
 
 def main() -> None:
@@ -41,23 +53,27 @@ def main() -> None:
         blobs = read_blobs(sys.stdin.buffer, head)
         answers_and_blobs: list[tuple[RejectedFacts | AcceptedFacts | None, bytes]]
         if head["op"] == "judge":
-            candidates = zip(blobs, head["packed"], strict=True)
-            answers_and_blobs = [_judge_one(blob, packed, archive, limits, time_limit) for blob, packed in candidates]
+            candidates = zip(blobs, head["packed"], head["by_content"], strict=True)
+            answers_and_blobs = [_judge_one(*candidate, archive=archive, limits=limits, time_limit=time_limit) for candidate in candidates]
         else:
             answers_and_blobs = [(None, _thumbnail(blob, limits, time_limit)) for blob in blobs]
         write_frame(answers, {"facts": [facts for facts, _ in answers_and_blobs]}, [blob for _, blob in answers_and_blobs])
 
 
 def _judge_one(
-    data: bytes, packed: list[int | str] | None, archive: int | None, limits: Limits, time_limit: TimeLimit
+    data: bytes, packed: list[Any] | None, by_content: bool, *, archive: int | None, limits: Limits, time_limit: TimeLimit
 ) -> tuple[RejectedFacts | AcceptedFacts, bytes]:
-    archive_offset = None
+    archive_offset, verdict = None, None
     try:
         with time_limit:
             if packed is not None:
                 assert archive is not None, "zip entries are sent only with their archive"
-                data, archive_offset = read_zip_entry(archive, ZipEntry(*packed), limit=limits.max_image_bytes + 1)  # type: ignore[arg-type]
-            verdict = judge(data, limits)
+                entry = ZipEntry(*packed)
+                if by_content and image_format(read_zip_entry(archive, entry, limit=HEAD_BYTES)[0]) is None:
+                    verdict = NO_IMAGE
+                else:
+                    data, archive_offset = read_zip_entry(archive, entry, limit=limits.max_image_bytes + 1)
+            verdict = verdict or judge(data, limits)
     except EntryDamaged as damaged:
         verdict = Rejected("damaged_entry", str(damaged))
     except MemoryError:

@@ -9,22 +9,22 @@ import hashlib
 import io
 import warnings
 
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image, UnidentifiedImageError
 
 from components.ingest.colour_statistics import reduction_factor
+from components.ingest.decoding.alpha import Invisible
+from components.ingest.decoding.formats import READABLE, refused_format
+from components.ingest.decoding.headers import avif_bits_per_channel, jpeg_xl_size
 from components.ingest.decoding.metadata import without_metadata
 from components.ingest.decoding.normalise import BROKEN, is_turned, normalise
+from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Accepted, Code, Rejected, Rule
 
-# Pillow loads what reads a format when it first meets one; under a memory limit that may fail, and is not tried a second time.
-Image.preinit()
-assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
 Image.MAX_IMAGE_PIXELS = None  # `_reject_by_header` has our limit, with a verdict instead of a warning
 
 _KEEPS_BYTES = {"JPEG": "jpg", "PNG": "png"}
 _AS_IS: tuple[Rule, ...] = ("as_is",)
-_READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _TIFF_BITS_PER_SAMPLE = 258
 _PNG_DEPTH_AT = 24
@@ -47,10 +47,12 @@ def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
 def _judge(data: bytes, limits: Limits, *, may_keep: bool) -> Accepted | Rejected:
     if len(data) > limits.max_image_bytes:
         return Rejected("too_many_bytes", f"more than {limits.max_image_bytes} bytes")
+    if (refused := refused_format(data) or _reject_unopened(data, limits)) is not None:
+        return refused
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_READABLE)
+            image = Image.open(io.BytesIO(data), formats=READABLE)
             refused = _reject_by_header(image, data, limits)
     except MemoryError:
         return Rejected("out_of_memory", "reading its header takes more memory than a worker may use")
@@ -64,7 +66,7 @@ def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> byte
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_READABLE)
+            image = Image.open(io.BytesIO(data), formats=READABLE)
             if image.width * image.height > limits.max_image_pixels:
                 return b""
             image.draft("RGB", (side_px, side_px))
@@ -79,13 +81,33 @@ def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> byte
 def _opening_code(data: bytes, error: Exception) -> Code:
     if "decompressed data too large" in str(error).lower() or "text chunk" in str(error).lower():
         return "decompression_bomb"
+    if image_format(data[:HEAD_BYTES]) in ("AVIF", "HEIC", "JPEG XL"):
+        return "truncated"  # whose libraries do not say more than that they cannot read it
     known = data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or data[8:12] == b"WEBP"
     return "truncated" if known and not isinstance(error, UnidentifiedImageError) else "not_an_image"
 
 
 def _reject_by_header(image: Image.Image, data: bytes, limits: Limits) -> Rejected | None:
     """Reject by the header, before any pixel is decoded."""
-    width, height = image.size
+    if (refused := _reject_by_size(image.size, data, limits)) is not None:
+        return refused
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO is a photograph with previews
+        return Rejected("animated", "more than one frame")
+    if _bits_per_channel(image, data) > 8:
+        return Rejected("sixteen_bit", f"mode {image.mode} with {_bits_per_channel(image, data)} bits per channel")
+    return None
+
+
+def _reject_unopened(data: bytes, limits: Limits) -> Rejected | None:
+    """Reject by what Pillow's libraries would say too late, or not at all."""
+    if (size := jpeg_xl_size(data)) is not None:
+        return _reject_by_size(size, data, limits)
+    bits = avif_bits_per_channel(data) if image_format(data[:HEAD_BYTES]) == "AVIF" else 8
+    return Rejected("sixteen_bit", f"AVIF with {bits} bits per channel") if bits > 8 else None
+
+
+def _reject_by_size(size: tuple[int, int], data: bytes, limits: Limits) -> Rejected | None:
+    width, height = size
     pixels = width * height
     if pixels > limits.max_image_pixels:
         bomb = pixels * 3 > limits.max_ratio * len(data)
@@ -93,10 +115,6 @@ def _reject_by_header(image: Image.Image, data: bytes, limits: Limits) -> Reject
         return Rejected(code, f"{width}x{height} in {len(data)} bytes, at most {limits.max_image_pixels} pixels")
     if min(width, height) < limits.image_px:
         return Rejected("too_small", f"{width}x{height}, at least {limits.image_px} per side")
-    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO is a photograph with previews
-        return Rejected("animated", "more than one frame")
-    if _bits_per_channel(image, data) > 8:
-        return Rejected("sixteen_bit", f"mode {image.mode} with {_bits_per_channel(image, data)} bits per channel")
     return None
 
 
@@ -107,6 +125,8 @@ def _bits_per_channel(image: Image.Image, data: bytes) -> int:
     if image.format == "TIFF":
         depths = image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
         return max(depths) if isinstance(depths, tuple) else int(depths)
+    if image.format == "HEIF":
+        return int(image.info.get("bit_depth", 8))
     return 16 if image.mode in _DEEP_MODES else 8
 
 
@@ -121,6 +141,8 @@ def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) 
                 image.load()
                 rgb, rules = normalise(image, limits.image_px)
                 small = rgb.reduce(reduction_factor(limits.image_px))
+    except Invisible:
+        return Rejected("transparent", "every pixel of the centre square is transparent")
     except MemoryError:
         return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
     except BROKEN as error:

@@ -5,6 +5,7 @@ import zlib
 
 from PIL import Image, UnidentifiedImageError
 
+from components.ingest.decoding.alpha import centre_square, require_visible, without_unused_alpha
 from components.ingest.verdicts import Rule
 
 BROKEN = (
@@ -38,8 +39,13 @@ _UPRIGHT: dict[int, Image.Transpose] = {
 
 
 def normalise(image: Image.Image, image_px: int) -> tuple[Image.Image, tuple[Rule, ...]]:
-    """Return `image` upright, RGB and square, and the rules that were applied, "converted" at least."""
+    """Return `image` upright, RGB and square, and the rules that were applied, "converted" at least.
+
+    Raises:
+        Invisible: if every pixel of the square is transparent.
+    """
     rules: list[Rule] = []
+    image = without_unused_alpha(image)
     if (turn := _UPRIGHT.get(_orientation(image))) is not None:
         image = image.transpose(turn)  # `ImageOps.exif_transpose` also writes the other tags again, and fails on those that it cannot write
         rules.append("upright")
@@ -48,8 +54,7 @@ def normalise(image: Image.Image, image_px: int) -> tuple[Image.Image, tuple[Rul
         rules.append("converted")
     side = min(image.size)
     if image.width != image.height:
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
+        image = image.crop(centre_square(image.size))
         rules.append("cropped")
     if side != image_px:
         image = image.resize((image_px, image_px), Image.Resampling.LANCZOS)
@@ -62,8 +67,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
         return image.convert("RGB")
     layered = image.convert("RGBA")
+    alpha = layered.getchannel("A")
+    require_visible(alpha)
     flat = Image.new("RGB", layered.size, (255, 255, 255))
-    flat.paste(layered, mask=layered.getchannel("A"))
+    flat.paste(layered, mask=alpha)
     return flat
 
 
@@ -76,6 +83,8 @@ def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; metadata that cannot be read says nothing about how to turn the pixels."""
     if image.format == "PNG":
         image.load()  # `getexif` reads a PNG to its end, and damaged pixels are not damaged metadata
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1  # decoded upright; only a JPEG that was packed as JPEG XL comes as it was
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         return next((known for known in _UPRIGHT if known == orientation), 1)
