@@ -27,5 +27,13 @@ def preflight(evaluation: str, resources: str) -> str:
 
         settings = json.loads(evaluation)
         machine = read_section(ResourcesConfig, resources, name="resources")
-        run(machine, settings.get("weights"), context, vgg_weights=settings.get("vgg_weights"))
+        run(
+            machine,
+            settings.get("weights"),
+            context,
+            vgg_weights=settings.get("vgg_weights"),
+            weights_sha256=settings.get("weights_sha256"),
+            vgg_weights_sha256=settings.get("vgg_weights_sha256"),
+            extractor=settings.get("extractor", "inception-v3-compat"),
+        )
     return "ready"
