@@ -22,8 +22,12 @@ SECRET_KEYS = {
 """Secrets of every step; a key is also the name of its environment variable."""
 KAGGLE_KEYS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
 """A token, or a user name with its key, as kagglehub reads them; public datasets need neither."""
+HUB_KEYS = ("HF_TOKEN",)
+"""A token, as huggingface-hub reads it; public datasets need none."""
 CONFIG_KEYS = (STORE, MLFLOW, S3_ENDPOINT, "AWS_REGION", EXPERIMENT, KFP_UI)
-REQUIRED_CONFIG_KEYS = (STORE, MLFLOW)
+REQUIRED_HUB_KEYS = ("HF_TOKEN",)
+"""A token, as huggingface-hub reads it; public datasets need none."""
+CONFIG_KEYS = (STORE, MLFLOW)
 
 SERVICE_ACCOUNT = "pipeline-runner"
 """The account that KFP runs steps as."""

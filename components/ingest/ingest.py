@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import DataRefused
-from components.ingest.candidates import IMAGE_SUFFIXES, NAME_RULES, Source
+from components.ingest.candidates import NAME_RULES, Source
 from components.ingest.config import DataConfig
 from components.ingest.dataset.committed import finished_dataset
 from components.ingest.dataset.ledger import Ledger
@@ -23,7 +23,7 @@ from components.ingest.dataset.near_duplicates import near_duplicates
 from components.ingest.dataset.publish import accepted_by, publish
 from components.ingest.decoding.pool import DecoderPool, default_workers
 from components.ingest.sources.kinds import Reach
-from components.ingest.sources.open_source import open_source, require_consent
+from components.ingest.sources.open_source import open_source, require_consent, with_terms_of
 from components.ingest.verdicts import Rejected
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
@@ -35,7 +35,7 @@ from model.canonical import digest_of
 
 _SILENTLY_IGNORED = 0.1
 _SUFFIXES_SHOWN = 5
-_CONVERT = f"convert images of other formats to JPEG or PNG ({', '.join(IMAGE_SUFFIXES)} are read), "
+_CONVERT = "read HEIC and JPEG XL by `pip install 'celebdit[formats]'`, or convert them to JPEG or PNG; "
 _DISK_TROUBLE = (errno.EROFS, errno.EIO, errno.EACCES)
 
 
@@ -66,8 +66,10 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
     """
     require_consent(config)
     local_source = open_source(config)
-    source = local_source or open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note))
+    source = local_source or open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note, context.layout))
     assert source is not None, "with a reach every source is opened"
+    config = with_terms_of(source, config)
+    require_consent(config)
     context.events.note(f"reading {source.provenance()}")
     with DecoderPool(config.limits(), workers=workers or default_workers()) as pool:
         if local_source is not None:
