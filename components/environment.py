@@ -162,6 +162,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("KAGGLE_API_TOKEN", "libraries", "kagglehub, in ingest", "token for Kaggle; public datasets need none", secret=True),
     Variable("KAGGLE_USERNAME", "libraries", "kagglehub, in ingest", "user name for Kaggle, with `KAGGLE_KEY` instead of the token"),
     Variable("KAGGLE_KEY", "libraries", "kagglehub, in ingest", "key for Kaggle", secret=True),
+    Variable("HF_TOKEN", "libraries", "huggingface-hub, in ingest", "token for the hub; public datasets need none", secret=True),
+    Variable("HF_ENDPOINT", "libraries", "huggingface-hub, in ingest", "address of the hub or of a mirror", "https://huggingface.co"),
+    Variable("HF_HUB_DISABLE_PROGRESS_BARS", "libraries", "huggingface-hub, in ingest", "no progress bars; set for ingest", "1"),
+    Variable("HF_HUB_DISABLE_TELEMETRY", "libraries", "huggingface-hub, in ingest", "no telemetry; set for ingest", "1"),
     Variable("KAGGLEHUB_VERBOSITY", "libraries", "kagglehub, in ingest", "what kagglehub logs", "error"),
     Variable(
         "DOCKER_HOST", "libraries", "run --runner container, doctor", "address of the container engine", "docker's socket, then podman"

@@ -67,7 +67,7 @@ MEANINGS: dict[Code, str] = {
     "too_slow": "decoding takes more than 10 seconds of processor time",
     "decoder_died": "the decoding process crashed on it",
     "duplicate": "the same bytes as an earlier image",
-    "near_duplicate": "looks like an earlier image (data.near_duplicate_bits)",
+    "near_duplicate": "looks like another image that is at least as large (data.near_duplicate_bits)",
 }
 
 
@@ -81,7 +81,8 @@ class Extent(NamedTuple):
 class Accepted(NamedTuple):
     """An image that enters the dataset: the bytes to store, or their extent in the archive, and what was measured.
 
-    `small` holds the RGB pixels of the reduced image (`colour_statistics.reduction_factor`). `perceptual_hash` is None unless requested.
+    `small` holds the RGB pixels of the reduced image (`colour_statistics.reduction_factor`). `perceptual_hash` is
+    None for an image that is kept byte for byte, unless it is requested.
     """
 
     data: bytes | Extent

@@ -76,7 +76,7 @@ NEEDED: Mapping[Kind, tuple[str, ...]] = {
     "serving": (*_SYSTEM, *_NUMERIC, *_DEVICES, *_SERVED_MODEL),
     "container": (*_RUN, *_STORAGE_WITHOUT_FILES, *_TRACKING_WITHOUT_FILES, *_PROXIES, *_WEIGHTS, "OMP_NUM_THREADS", "PYTHONUNBUFFERED"),
     "rank": _RANK,
-    "step": (*_RANK, "KAGGLE*", "KUBECONFIG", "KUBERNETES_*"),
+    "step": (*_RANK, "KAGGLE*", "HF_*", "KUBECONFIG", "KUBERNETES_*"),
 }
 """Names, or patterns of names, of the variables that a child gets. A decoder and a server of a model get no secret; an embedded server gets
 its own from who starts it; a container gets no name of a file, because it sees no file of this machine but the run's."""
@@ -84,7 +84,14 @@ its own from who starts it; a container gets no name of a file, because it sees 
 _PATHS = (
     *_CERTIFICATES,
     *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_DATA_PATH"),
-    *("MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH", "KAGGLE_CONFIG_DIR", "KAGGLEHUB_CACHE", "KUBECONFIG"),
+    *(
+        "MLFLOW_TRACKING_SERVER_CERT_PATH",
+        "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+        "KAGGLE_CONFIG_DIR",
+        "KAGGLEHUB_CACHE",
+        "HF_HOME",
+        "KUBECONFIG",
+    ),
     *("HOME", "TMPDIR", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", WORK_DIR, EVENTS, LAST_WORDS),
     *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"),
 )

@@ -161,7 +161,7 @@ def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) 
         source_px=source_px,
         source_format=kind.lower(),
         small=small.tobytes(),
-        perceptual_hash=_perceptual_hash(small) if limits.perceptual_hash else None,
+        perceptual_hash=_perceptual_hash(small) if limits.perceptual_hash or rules is not _AS_IS else None,
     )
 
 

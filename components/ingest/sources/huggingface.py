@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from components.deployment import HUB_KEYS
-from components.errors import BadInput, DataRefused
+from components.errors import BadInput, CelebditError, DataRefused
 from components.ingest.candidates import READ_HINT, Candidate, Source, is_image_name, may_be_image, refused_by_content, refused_by_name
 from components.ingest.image_formats import HEAD_BYTES
 from components.ingest.limits import Budget
@@ -114,7 +114,7 @@ class HubSource:
                 policy=RetryPolicy(deadline_s=self._deadline_s),
                 is_temporary=self._client.is_temporary,
             )
-        except (BadInput, DataRefused):
+        except CelebditError:
             raise
         except Exception as error:
             raise self._client.meaning(error) from error

@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
 from celebdit_testing.http_server import Handler, serving
 
 NAME = "owner/celeba-faces"
@@ -86,3 +88,14 @@ def hub_server(files: dict[str, bytes]) -> Iterator[Hub]:
 
     with serving(HubHandler) as hub.address:
         yield hub
+
+
+@contextmanager
+def using_hub(files: dict[str, bytes], home: Path) -> Iterator[Hub]:
+    """A hub with these files that huggingface-hub uses, without credentials, for the block."""
+    with hub_server(files) as server, pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            patch.delenv(name, raising=False)
+        for name, value in {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": server.address}.items():
+            patch.setenv(name, value)
+        yield server
