@@ -25,9 +25,7 @@ KAGGLE_KEYS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
 HUB_KEYS = ("HF_TOKEN",)
 """A token, as huggingface-hub reads it; public datasets need none."""
 CONFIG_KEYS = (STORE, MLFLOW, S3_ENDPOINT, "AWS_REGION", EXPERIMENT, KFP_UI)
-REQUIRED_HUB_KEYS = ("HF_TOKEN",)
-"""A token, as huggingface-hub reads it; public datasets need none."""
-CONFIG_KEYS = (STORE, MLFLOW)
+REQUIRED_CONFIG_KEYS = (STORE, MLFLOW)
 
 SERVICE_ACCOUNT = "pipeline-runner"
 """The account that KFP runs steps as."""

@@ -20,7 +20,7 @@ from components.ingest.decoding.images import judge, thumbnail
 from components.ingest.decoding.time_limit import TimeLimit, TimeLimitReached
 from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Limits
-from components.ingest.verdicts import Rejected
+from components.ingest.verdicts import Accepted, Rejected
 from components.ingest.wire import read_blobs, read_head, write_frame
 from components.ingest.zip_entry import EntryDamaged, ZipEntry, read_zip_entry
 from components.system.confinement import confine, limit_memory
@@ -63,17 +63,16 @@ def main() -> None:
 def _judge_one(
     data: bytes, packed: list[Any] | None, by_content: bool, *, archive: int | None, limits: Limits, time_limit: TimeLimit
 ) -> tuple[RejectedFacts | AcceptedFacts, bytes]:
-    archive_offset, verdict = None, None
+    archive_offset = None
+    verdict: Accepted | Rejected = NO_IMAGE
     try:
         with time_limit:
-            if packed is not None:
-                assert archive is not None, "zip entries are sent only with their archive"
-                entry = ZipEntry(*packed)
-                if by_content and image_format(read_zip_entry(archive, entry, limit=HEAD_BYTES)[0]) is None:
-                    verdict = NO_IMAGE
-                else:
-                    data, archive_offset = read_zip_entry(archive, entry, limit=limits.max_image_bytes + 1)
-            verdict = verdict or judge(data, limits)
+            entry = None if packed is None else ZipEntry(*packed)
+            if entry is None or archive is None:
+                verdict = judge(data, limits)
+            elif not by_content or image_format(read_zip_entry(archive, entry, limit=HEAD_BYTES)[0]) is not None:
+                data, archive_offset = read_zip_entry(archive, entry, limit=limits.max_image_bytes + 1)
+                verdict = judge(data, limits)
     except EntryDamaged as damaged:
         verdict = Rejected("damaged_entry", str(damaged))
     except MemoryError:

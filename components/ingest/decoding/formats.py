@@ -23,7 +23,7 @@ def _load_heif() -> None:
 
 
 def _load_jpeg_xl() -> None:
-    import_module("pillow_jxl.JpegXLImagePlugin").DECODE_THREADS = 0  # in this thread
+    setattr(import_module("pillow_jxl.JpegXLImagePlugin"), "DECODE_THREADS", 0)  # noqa: B010 - of a module without types; 0: in this thread
 
 
 def _load_formats() -> dict[str, str]:
