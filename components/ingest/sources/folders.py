@@ -105,6 +105,8 @@ class FolderSource:
         self._unjudged -= 1
 
     def count(self) -> int | None:
+        if self._num_images is None:
+            self._num_images = sum(map(self._is_data, _walk(self._folder)))
         return self._num_images
 
     def provenance(self) -> str:
