@@ -12,8 +12,10 @@ import warnings
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from components.ingest.colour_statistics import reduction_factor
-from components.ingest.decoding.metadata import without_metadata
-from components.ingest.decoding.normalise import BROKEN, is_turned, normalise
+from components.ingest.decoding.cicp import HighDynamicRange
+from components.ingest.decoding.colour_space import ColourSpace, colour_space
+from components.ingest.decoding.metadata import BROKEN, without_metadata
+from components.ingest.decoding.normalise import normalise, orientation
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Accepted, Code, Rejected, Rule
 
@@ -35,28 +37,34 @@ _THUMBNAIL_PX = 96
 
 def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
     """Decide on the candidate with the bytes `data`."""
-    verdict = _judge(data, limits, may_keep=True)
-    if isinstance(verdict, Rejected) and verdict.code in ("truncated", "not_an_image"):
-        # Perhaps only its metadata are damaged, and they are not needed. Its bytes are not kept then: other programs could not read them.
+    verdict = _judge(data, data, limits)
+    if isinstance(verdict, Rejected) and verdict.code in ("truncated", "not_an_image", "decompression_bomb"):
+        # Perhaps only its metadata are damaged or large, and they are not needed. Its bytes are not kept then: other programs could not
+        # read them.
         stripped = without_metadata(data)
-        again = None if stripped is None else _judge(stripped, limits, may_keep=False)
-        return again if isinstance(again, Accepted) else verdict
+        again = None if stripped is None else _judge(stripped, data, limits)
+        return again._replace(detail=f"read without its metadata: {verdict.detail}") if isinstance(again, Accepted) else verdict
     return verdict
 
 
-def _judge(data: bytes, limits: Limits, *, may_keep: bool) -> Accepted | Rejected:
-    if len(data) > limits.max_image_bytes:
+def _judge(data: bytes, original: bytes, limits: Limits) -> Accepted | Rejected:
+    """Decide on an image by its bytes, perhaps without metadata, and by those of its file, whose colour space counts."""
+    if len(original) > limits.max_image_bytes:
         return Rejected("too_many_bytes", f"more than {limits.max_image_bytes} bytes")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=_READABLE)
             refused = _reject_by_header(image, data, limits)
+            space = None if refused else colour_space(image, original)
     except MemoryError:
         return Rejected("out_of_memory", "reading its header takes more memory than a worker may use")
+    except HighDynamicRange as error:
+        return Rejected("high_dynamic_range", str(error))
     except BROKEN as error:
         return Rejected(_opening_code(data, error), _error_text(error))
-    return refused or _decode(image, data, limits, may_keep=may_keep)
+    assert space is not None or refused is not None, "what the header does not refuse has a colour space"
+    return refused or _decode(image, data, space, limits, may_keep=data is original)  # type: ignore[arg-type]
 
 
 def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> bytes:
@@ -110,16 +118,18 @@ def _bits_per_channel(image: Image.Image, data: bytes) -> int:
     return 16 if image.mode in _DEEP_MODES else 8
 
 
-def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) -> Accepted | Rejected:
+def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits, *, may_keep: bool) -> Accepted | Rejected:
     source_px, kind = image.size, image.format or ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if may_keep and kind in _KEEPS_BYTES and _is_finished(image, limits.image_px):
+            # The orientation first: Pillow reads a PNG to its end for it, and a transparent colour may be declared only there.
+            turned = orientation(image)
+            if may_keep and kind in _KEEPS_BYTES and turned in (1, None) and space.is_srgb and _is_finished(image, limits.image_px):
                 small, rules = _decode_small(image), _AS_IS
             else:
                 image.load()
-                rgb, rules = normalise(image, limits.image_px)
+                rgb, rules = normalise(image, limits.image_px, orientation=turned or 1, space=space)
                 small = rgb.reduce(reduction_factor(limits.image_px))
     except MemoryError:
         return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
@@ -129,7 +139,7 @@ def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) 
         stored, extension = data, _KEEPS_BYTES[kind]
     else:
         buffer = io.BytesIO()
-        rgb.save(buffer, "PNG")
+        rgb.save(buffer, "PNG", icc_profile=None)
         stored, extension = buffer.getvalue(), "png"
     return Accepted(
         data=stored,
@@ -140,13 +150,13 @@ def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) 
         source_format=kind.lower(),
         small=small.tobytes(),
         perceptual_hash=_perceptual_hash(small) if limits.perceptual_hash else None,
+        detail=space.note or ("its EXIF data cannot be read" if turned is None else ""),
     )
 
 
 def _is_finished(image: Image.Image, image_px: int) -> bool:
-    """Return whether an image can be kept byte for byte."""
-    # The orientation first: Pillow reads a PNG to its end for it, and a transparent colour may be declared only there.
-    return image.size == (image_px, image_px) and image.mode == "RGB" and not is_turned(image) and "transparency" not in image.info
+    """Return whether an image that is upright and in sRGB can be kept byte for byte."""
+    return image.size == (image_px, image_px) and image.mode == "RGB" and "transparency" not in image.info
 
 
 def _decode_small(image: Image.Image) -> Image.Image:

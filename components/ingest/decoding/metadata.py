@@ -3,10 +3,29 @@
 Promises: pure; pixels, transparency and the number of frames are those of the image; EXIF data that can be read stay, for the orientation.
 """
 
+import struct
+import zlib
 from collections.abc import Iterator
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+BROKEN = (
+    UnidentifiedImageError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    BufferError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's parsers raise on hostile bytes; MemoryError has a verdict of its own."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
 _JPEG_BEGIN, _JPEG_SCAN = b"\xff\xd8", 0xDA
