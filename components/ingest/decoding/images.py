@@ -14,6 +14,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from components.ingest.colour_statistics import reduction_factor
 from components.ingest.decoding.cicp import HighDynamicRange
 from components.ingest.decoding.colour_space import ColourSpace, colour_space
+from components.ingest.decoding.jpeg_damage import check_jpeg, decode_reduced
 from components.ingest.decoding.metadata import BROKEN, without_metadata
 from components.ingest.decoding.normalise import normalise, orientation
 from components.ingest.limits import Limits
@@ -126,8 +127,10 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
             # The orientation first: Pillow reads a PNG to its end for it, and a transparent colour may be declared only there.
             turned = orientation(image)
             if may_keep and kind in _KEEPS_BYTES and turned in (1, None) and space.is_srgb and _is_finished(image, limits.image_px):
-                small, rules = _decode_small(image), _AS_IS
+                small, rules = _decode_small(image, data), _AS_IS
             else:
+                if kind in ("JPEG", "MPO"):
+                    check_jpeg(data, image.mode)
                 image.load()
                 rgb, rules = normalise(image, limits.image_px, orientation=turned or 1, space=space)
                 small = rgb.reduce(reduction_factor(limits.image_px))
@@ -159,7 +162,7 @@ def _is_finished(image: Image.Image, image_px: int) -> bool:
     return image.size == (image_px, image_px) and image.mode == "RGB" and "transparency" not in image.info
 
 
-def _decode_small(image: Image.Image) -> Image.Image:
+def _decode_small(image: Image.Image, data: bytes) -> Image.Image:
     """Decode all of an image's data and return it reduced.
 
     A JPEG decoder reads and checks every coefficient, however few pixels it produces.
@@ -168,9 +171,12 @@ def _decode_small(image: Image.Image) -> Image.Image:
     if image.format != "JPEG":
         return image.reduce(scale)
     done = min(scale, _JPEG_SCALE)
-    image.draft("RGB", (image.width // done, image.height // done))
-    image.load()
-    return image.reduce(scale // done) if scale > done else image
+    reduced_size = (image.width // done, image.height // done)
+    if (reduced := decode_reduced(data, "RGB", reduced_size)) is None:
+        image.draft("RGB", reduced_size)
+        image.load()
+        reduced = image
+    return reduced.reduce(scale // done) if scale > done else reduced
 
 
 def _perceptual_hash(image: Image.Image) -> int:
