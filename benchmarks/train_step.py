@@ -26,10 +26,10 @@ from components.errors import BadInput, CelebditError
 from model import rng
 from model.config import NetworkConfig
 from model.denoiser import Denoiser, build_denoiser, num_parameters
+from model.devices import device_named
 from model.diffusion import Diffusion, build_diffusion
 from model.ema_profiles import AveragedWeights
 from model.flops import flops_of
-from model.meter import peak_flops
 from model.optim import build_optimizer, clip_gradients, guarded_step
 from model.trainer import profiles_of
 from pipeline.config import RunConfig, load_config
@@ -161,7 +161,8 @@ def _memory_gb(device: torch.device) -> float:
 
 
 def _mfu(tflops: float, device: torch.device, precision: str) -> float | None:
-    peak = peak_flops(torch.cuda.get_device_name(device), bfloat16=precision == "bfloat16") if device.type == "cuda" else None
+    gpu = device_named(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    peak = None if gpu is None else gpu.peak_flops(bfloat16=precision == "bfloat16")
     return None if peak is None else round(tflops * 1e12 / peak, 4)
 
 

@@ -18,13 +18,13 @@ _MEMORY_SHARE = 0.5
 _PROBE_IMAGES = 2
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the live tensors that operations allocate, in the same way on every device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
-        self._live = 0
+        self.live = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -40,13 +40,13 @@ class _LiveBytes(TorchDispatchMode):
         if identity in self._known:
             return
         self._known.add(identity)
-        self._live += size
-        self.peak = max(self.peak, self._live)
+        self.live += size
+        self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._forget, identity, size)
 
     def _forget(self, identity: int, size: int) -> None:
         self._known.discard(identity)
-        self._live -= size
+        self.live -= size
 
 
 def max_images_in_memory(call: Callable[[int], object], device: torch.device, *, sharers: int = 1, limit: int = MAX_IMAGES) -> int:
@@ -54,7 +54,7 @@ def max_images_in_memory(call: Callable[[int], object], device: torch.device, *,
 
     `sharers` processes share the memory of the device.
     """
-    with _LiveBytes() as live_bytes:
+    with LiveBytes() as live_bytes:
         call(_PROBE_IMAGES)
     per_image = max(1, live_bytes.peak // _PROBE_IMAGES)
     available_bytes = int(free_bytes(device) * _MEMORY_SHARE / sharers)

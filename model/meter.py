@@ -12,29 +12,9 @@ import torch
 from torch import Tensor
 
 from model.config import NetworkConfig, TrainingConfig
+from model.devices import device_named
 from model.distributed import World, mean_over_ranks
 from model.flops import training_flops
-
-_PEAK_TFLOPS = {
-    # Dense tensor-core rates from the vendor's data sheets: (bfloat16, float32 with torch's default of full precision).
-    "B200": (2250.0, 80.0),
-    "H200": (989.0, 67.0),
-    "H100": (989.0, 67.0),
-    "A100": (312.0, 19.5),
-    "L40S": (362.0, 91.6),
-    "L4": (121.0, 30.3),
-    "A10G": (70.0, 31.2),
-    "V100": (125.0, 15.7),
-    "T4": (65.0, 8.1),
-}
-
-
-def peak_flops(device_name: str, *, bfloat16: bool) -> float | None:
-    """Return the dense peak rate of a GPU in FLOP/s, or None for one that is not in the table."""
-    for name, (half, single) in _PEAK_TFLOPS.items():
-        if name in device_name.replace("-", " ").split():
-            return (half if bfloat16 else single) * 1e12
-    return None
 
 
 @dataclass(frozen=True)
@@ -54,11 +34,12 @@ def hardware_of(network: NetworkConfig, training: TrainingConfig, device: torch.
     """Return the rates of `device`: hours everywhere, floating-point operations on CUDA alone."""
     if device.type != "cuda":
         return Hardware(hours_key="cost/cpu_hours", price_per_device_hour=price_per_device_hour)
+    gpu = device_named(torch.cuda.get_device_name(device))
     return Hardware(
         hours_key="cost/gpu_hours",
         price_per_device_hour=price_per_device_hour,
         step_flops=training_flops(network) * training.batch_images,
-        peak_flops=peak_flops(torch.cuda.get_device_name(device), bfloat16=training.precision == "bfloat16"),
+        peak_flops=None if gpu is None else gpu.peak_flops(bfloat16=training.precision == "bfloat16"),
     )
 
 

@@ -20,6 +20,10 @@ class SamplerSpec:
     uses_eta: bool = False
     """Whether `SamplingConfig.eta` changes what it draws."""
 
+    def calls(self, num_steps: int) -> int:
+        """Return how often the network is called for one image."""
+        return self.calls_per_step * num_steps - (self.calls_per_step - 1)
+
     @property
     def summary(self) -> str:
         """Label, order and cost in a few words."""

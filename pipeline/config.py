@@ -23,7 +23,7 @@ from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
 from components.runtime.context import location, problem_lines
 from model.canonical import JsonObject, canonical_json, digest_of
-from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig
 from model.frozen_config import FrozenConfig
 from pipeline.config_files import parse_override, read_layers
 from pipeline.config_relations import relation_problems
@@ -46,6 +46,13 @@ class RunConfig(FrozenConfig):
 
     def problems(self) -> Iterator[str]:
         yield from relation_problems({name: getattr(self, name) for name in type(self).model_fields})
+
+    @property
+    def recipe(self) -> Recipe:
+        """The sections that decide what is trained."""
+        return Recipe(
+            network=self.network, diffusion=self.diffusion, optimizer=self.optimizer, training=self.training, sampling=self.sampling
+        )
 
     def sections(self) -> dict[str, str]:
         """Return every section as canonical JSON: the parameters of the pipeline."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from components.environment import MLFLOW, OWN_SERVERS, STORE, TRACKING_TOKEN
 from components.system.peers import OwnServers
 from components.system.ports import LOOPBACK
-from pipeline.server_commands import BUCKET, s3_environment
+from pipeline.server_commands import EMBEDDED_STORE, s3_environment
 
 _FOREIGN = ("AWS_", "MLFLOW_")
 
@@ -34,7 +34,7 @@ def client_environment(s3_url: str, secret: str, mlflow_url: str, token: str) ->
         **s3_environment(s3_url, secret),
         MLFLOW: mlflow_url,
         TRACKING_TOKEN: token,
-        STORE: f"s3://{BUCKET}/main",
+        STORE: EMBEDDED_STORE,
         "NETRC": os.devnull,  # requests would send what it finds there instead of the token
         OWN_SERVERS: str(OwnServers.of_this_user(frozenset(_port(url) for url in (s3_url, mlflow_url)))),
         **_before_credentials_file(token),

@@ -19,6 +19,7 @@ from components.system.python_process import isolated_script, python_command
 from pipeline.server_process import Server
 
 BUCKET = "celebdit"
+EMBEDDED_STORE = f"s3://{BUCKET}/main"
 MLFLOW_BUCKET = "mlflow"
 _ACCESS_KEY = "celebdit-embedded"
 

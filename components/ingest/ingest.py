@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import DataRefused
-from components.ingest.candidates import IMAGE_SUFFIXES, NAME_RULES, Source
+from components.ingest.candidates import IMAGE_SUFFIXES, Source
 from components.ingest.config import DataConfig
 from components.ingest.dataset.committed import finished_dataset
 from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.near_duplicates import near_duplicates
-from components.ingest.dataset.publish import accepted_by, publish
+from components.ingest.dataset.publish import publish
+from components.ingest.dataset.requests import has_same_terms, recorded_dataset, request_digest, request_uri
 from components.ingest.decoding.pool import DecoderPool, default_workers
 from components.ingest.sources.kinds import Reach
 from components.ingest.sources.open_source import open_source, require_consent
 from components.ingest.verdicts import Rejected
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
-from components.storage import ObjectMissing, ObjectStore, StoreUri
-from components.stores.dataset_content import FORMAT, dataset_digest
+from components.storage import ObjectStore, StoreUri
+from components.stores.dataset_content import dataset_digest
 from components.system.disk import DiskFull, is_full
 from components.system.locks import lock, try_lock
-from model.canonical import digest_of
 
 _SILENTLY_IGNORED = 0.1
 _SUFFIXES_SHOWN = 5
@@ -77,11 +77,10 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
 
 def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool: DecoderPool) -> DatasetManifest:
     """Ingest `source` unless the same request was completed before."""
-    settings = config.model_dump(mode="json", exclude={"source"})
-    request = digest_of({"source": source.fingerprint(), "config": settings, "format": FORMAT, "names": NAME_RULES})
+    request = request_digest(source, config)
     staging = context.scratch("ingest") / request[:16]
     job = _IngestJob(config, context, staging, pool)
-    receipt = context.layout.requests(config.name) / f"{request}.json"
+    receipt = request_uri(request, config, context.layout)
     waiting = "another process is ingesting the same source; waiting for it"
     with lock(staging.with_suffix(".lock"), on_wait=lambda: context.events.note(waiting)):
         if (finished := _finished_dataset(job, receipt)) is not None:
@@ -124,19 +123,13 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _finished_dataset(job: _IngestJob, receipt: StoreUri) -> DatasetManifest | None:
     """Return the dataset that an earlier run made from the same request, if it is intact and still has the same terms."""
-    try:
-        made = DatasetManifest.parse(job.store.get_bytes(receipt), origin=str(receipt))
-    except (ObjectMissing, DataRefused):
-        return None
-    if (made.name, made.image_px) != (job.config.name, job.config.image_px):
-        return None
-    return _existing_dataset(job, made.digest)
+    made = recorded_dataset(receipt, job.config, job.store)
+    return None if made is None else _existing_dataset(job, made.digest)
 
 
 def _existing_dataset(job: _IngestJob, digest: str) -> DatasetManifest | None:
     existing = finished_dataset(job.home / digest, job.context)
-    same_terms = existing is not None and (existing.licence, existing.licence_accepted_by) == (job.config.licence, accepted_by(job.config))
-    return existing if same_terms else None
+    return existing if existing is not None and has_same_terms(existing, job.config) else None
 
 
 def _ingest(source: Source, job: _IngestJob) -> DatasetManifest:

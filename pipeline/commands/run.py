@@ -48,7 +48,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
             f"--source {source} is a published dataset, demo takes only your own images",
             hint="use a local file, a folder or s3://; for CelebA-HQ: celebdit run celebahq256-s --accept-license NAME",
         )
-    archive = home / "demo" / f"faces-{_DEMO_FACES}-{_DEMO_SEED}-{_DEMO_PX}.zip"
+    archive = demo_archive(home)
     data_source = str(archive.absolute()) if source is None else source if "://" in source else str(Path(source).absolute())
     changes: dict[str, str | int] = {"data.source": data_source, **_profile_changes(profile_steps)}
     if source is not None:
@@ -103,6 +103,11 @@ def run(
         summary = execute(config, session, view, preset=Path(preset).stem, run_id=run_id, in_containers=runner == "container")
         stays = session.stays
     return _finish(summary, session, as_json=as_json, servers_stay=stays)
+
+
+def demo_archive(home: Path) -> Path:
+    """Return the archive of the generated faces that `celebdit demo` trains on; it is made when it is first needed."""
+    return home / "demo" / f"faces-{_DEMO_FACES}-{_DEMO_SEED}-{_DEMO_PX}.zip"
 
 
 def _profile_changes(steps: int | None) -> dict[str, int]:

@@ -1,0 +1,95 @@
+"""How fast this machine's CPU trains and samples, measured with a few real steps on random images.
+
+Promises: takes seconds, writes nothing but a temporary folder, and is None for a network that would take too long.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from model.checkpoint import CheckpointState
+from model.config import Recipe
+from model.dataset import PackWriter, open_pack
+from model.distributed import World
+from model.flops import forward_flops
+from model.interfaces import Outputs
+from model.sampler_table import SAMPLERS
+from model.trainer import Placement, Trainer
+
+_MOST_FLOPS = 3e11
+"""Of one step: some seconds on a core."""
+_WARM_STEPS, _TIMED_STEPS = 2, 6
+_SAMPLES = 16
+_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class LocalSpeed:
+    """Seconds on one process of this machine, alone on its cores."""
+
+    step_s: float
+    """Of one optimiser step on the images of one process."""
+    call_s: float
+    """Of one network call for one image while sampling."""
+
+
+def measure_cpu(recipe: Recipe, *, images_per_rank: int, threads: int) -> LocalSpeed | None:
+    """Measure a process that trains `recipe` with `threads` threads on `images_per_rank` images a step."""
+    if 3 * forward_flops(recipe.network) * images_per_rank > _MOST_FLOPS:
+        return None
+    steps = _WARM_STEPS + _TIMED_STEPS
+    training = recipe.training.model_copy(
+        update={"batch_images": images_per_rank, "total_steps": steps + 1, "log_every_steps": 10**6, "sample_every_steps": 10**6}
+    )
+    sampling = recipe.sampling.model_copy(update={"num_steps": 2})
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with TemporaryDirectory(prefix="celebdit-plan-") as folder:
+            trainer = _trainer(recipe.model_copy(update={"training": training, "sampling": sampling}), Path(folder))
+            finished_s: list[float] = []
+            trainer.run(on_step=lambda step, loss: finished_s.append(time.perf_counter()), stop_requested=lambda: len(finished_s) >= steps)
+            started_s = time.perf_counter()
+            trainer.draw(torch.arange(_SAMPLES))
+            drawn_s = time.perf_counter() - started_s
+    finally:
+        torch.set_num_threads(before)
+    durations = [later - earlier for earlier, later in zip(finished_s[_WARM_STEPS - 1 :], finished_s[_WARM_STEPS:], strict=False)]
+    return LocalSpeed(step_s=statistics.median(durations), call_s=drawn_s / _SAMPLES / SAMPLERS[sampling.sampler].calls(sampling.num_steps))
+
+
+def processes_at_once(processes: int, threads: int) -> float:
+    """Return how many of the processes this machine's cores run at full speed."""
+    return min(processes, max(1.0, (os.cpu_count() or 1) / threads))
+
+
+def _trainer(recipe: Recipe, folder: Path) -> Trainer:
+    size = recipe.network.image_px
+    noise = np.random.default_rng(0).integers(0, 256, (_IMAGES, size, size, 3), dtype=np.uint8)
+    keys = [f"{index:064x}" for index in range(_IMAGES)]
+    with PackWriter(folder / "pack", shape=(size, size), keys=keys, dataset_digest="0" * 64) as add:
+        for image in noise:
+            add(image)
+    nothing = _Nothing()
+    return Trainer(recipe, open_pack(folder / "pack"), Placement(World(), torch.device("cpu")), Outputs(nothing, nothing))
+
+
+class _Nothing:
+    """Records and stores nothing."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+    def samples(self, step: int, images: torch.Tensor) -> None: ...
+    def trace(self, step: int, write: Callable[[Path], None]) -> None: ...
+    def progress(self, step: int, total_steps: int, text: str) -> None: ...
+    def ready(self) -> bool:
+        return False
+
+    def submit(self, snapshot: Callable[[], CheckpointState]) -> None: ...
+    def drain(self) -> None: ...

@@ -1,0 +1,107 @@
+"""`celebdit plan` looks where a run has been, and changes nothing there."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+from celebdit_testing.command import Finished, celebdit_here
+from celebdit_testing.faults import fault_proxy
+from celebdit_testing.first_run import OTHER
+
+from components.storage import StoreUri, connect
+from components.storage.reader import StoredFolder
+from components.stores.layout import StoreLayout
+from pipeline.config import load_config
+from pipeline.planning.steps import PlannedSteps, StoreView, plan_steps
+from pipeline.server_commands import EMBEDDED_STORE
+from pipeline.services import Endpoints, Services
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def files(embedded: Services) -> StoreView:
+    """The store of the finished run, read as files."""
+    return StoreView(StoredFolder(embedded.home / "s3"), StoreLayout(StoreUri.parse(EMBEDDED_STORE)))
+
+
+def actions(planned: PlannedSteps) -> list[str]:
+    return [step.action for step in planned.steps]
+
+
+def test_what_a_run_has_finished_is_reused(first_run: Finished, files: StoreView) -> None:
+    planned = plan_steps(load_config("smoke"), files)
+    assert actions(planned) == ["run", "reuse", "reuse", "reuse", "run", "run"]
+    assert planned.run_key == first_run.json["run_key"]
+    assert (planned.done_steps, planned.is_evaluated) == (12, True)
+    reasons = " ".join(step.reason for step in planned.steps)
+    assert first_run.json["dataset"]["digest"][:12] in reasons
+    assert f"{first_run.json['score']['value']:.3f}" in reasons
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.total_steps=20", ["run", "reuse", "continue", "run", "run", "run"]),
+        ("optimizer.lr_peak=0.0123", ["run", "reuse", "run", "run", "run", "run"]),
+        ("evaluation.bootstrap_replicates=17", ["run", "reuse", "reuse", "run", "run", "run"]),
+        ("data.held_out=0.3", ["run", "run", "run", "run", "run", "run"]),
+        ("data.source=/nowhere/images.zip", ["run", "unknown", "unknown", "run", "run", "run"]),
+        ("training.total_steps=6", ["run", "reuse", "unknown", "run", "run", "run"]),
+    ],
+)
+def test_what_an_override_changes_is_made_and_no_more(first_run: Finished, files: StoreView, override: str, expected: list[str]) -> None:
+    assert first_run.code == 0
+    assert actions(plan_steps(load_config("smoke", [override]), files)) == expected
+
+
+def test_steps_that_are_left_are_counted(second_run: Finished, files: StoreView) -> None:
+    overrides = [override for override in OTHER if "total_steps" not in override]
+    planned = plan_steps(load_config("smoke", [*overrides, "training.total_steps=100"]), files)
+    assert planned.done_steps == 60
+    assert "40 steps are left" in planned.steps[2].reason
+
+
+def test_through_the_server_the_plan_is_the_same_and_nothing_is_written(
+    first_run: Finished, files: StoreView, endpoints: Endpoints
+) -> None:
+    assert first_run.code == 0
+    with fault_proxy(endpoints.s3_url) as proxy:
+        through = StoreView(connect(proxy.endpoint, deadline_s=5.0), files.layout)
+        config = load_config("smoke", ["training.total_steps=20"])
+        assert plan_steps(config, through) == plan_steps(config, files)
+    assert proxy.requests, "it went through the proxy"
+    assert {request.split()[0] for request in proxy.requests} <= {"GET", "HEAD"}
+
+
+def test_a_store_that_does_not_answer_makes_the_plan_unknown_not_an_error(files: StoreView) -> None:
+    planned = plan_steps(load_config("smoke"), StoreView(None, files.layout, "object storage does not answer"))
+    assert actions(planned) == ["run", "unknown", "unknown", "run", "run", "run"]
+    assert planned.steps[1].reason == "object storage does not answer"
+
+
+def test_the_command_starts_no_server_and_makes_no_home(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    done = celebdit_here("plan", "smoke", "--json", home=tmp_path / "home", capture=capfd)
+    assert done.code == 0, done.err
+    assert not (tmp_path / "home").exists()
+    assert {process.pid for process in psutil.Process().children(recursive=True)} <= before
+    plan = json.loads(done.out)
+    assert [step["action"] for step in plan["steps"]] == ["run"] * 6
+    assert plan["devices"][0]["basis"] == "measured here"
+    assert plan["command"].endswith("run smoke")
+
+
+def test_the_command_says_all_of_it_to_people(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    done = celebdit_here("plan", "celebahq256-b", "--accept-license", "a test", home=tmp_path / "home", capture=capfd)
+    assert done.code == 0, done.err
+    for part in ("preflight", "register", "GFLOP per image", "H100", "images per pass", "checkpoint", "not known", "start "):
+        assert part in done.err
+    assert all(len(line) <= 160 for line in done.err.splitlines())
+
+
+def test_without_consent_it_says_what_would_be_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    done = celebdit_here("plan", "celebahq256-b", home=tmp_path / "home", capture=capfd)
+    assert done.code == 0
+    assert "must be accepted before its images are ingested" in done.err

@@ -1,0 +1,131 @@
+"""What a plan says of operations, memory, hours and storage, against numbers that were measured or counted elsewhere."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.denoiser import build_denoiser
+from model.devices import DEVICES
+from model.memory import LiveBytes
+from model.memory_estimate import TrainingMemory, training_memory
+from pipeline.config import load_config
+from pipeline.planning.costs import costs_of, unknown_parts
+
+CONSENT = {"data.licence_accepted_by": "a test"}
+
+
+@pytest.fixture(scope="module")
+def costs_b():
+    return costs_of(load_config("celebahq256-b", changes=CONSENT), None)
+
+
+def test_the_operations_of_a_preset_are_those_of_its_network_times_its_images(costs_b) -> None:
+    work = costs_b.work
+    assert work.flops_per_image == pytest.approx(99e9, rel=0.02)
+    assert work.training_images == 46_000 * 1024
+    assert work.training_flops == pytest.approx(3 * work.flops_per_image * work.training_images, rel=0.01)
+    assert (work.calls_per_sample, work.evaluation_images) == (2 * 32 - 1, 50_000)
+    assert work.evaluation_flops == work.flops_per_image * 63 * 50_000
+
+
+def test_hours_are_operations_by_the_assumed_rate_and_devices_share_them() -> None:
+    one, eight = (
+        costs_of(load_config("celebahq256-b", [f"resources.processes={n}", "resources.price_per_device_hour=2"], changes=CONSENT), None)
+        for n in (1, 8)
+    )
+    h100 = {device.name: device for device in one.devices}["H100"]
+    assert h100.basis == "40% of peak assumed"
+    assert h100.training_hours == pytest.approx(one.work.training_flops / (0.4 * 989e12) / 3600)
+    shared = {device.name: device for device in eight.devices}["H100"]
+    assert shared.training_hours == pytest.approx(h100.training_hours / 8)
+    assert shared.price == pytest.approx(h100.price)
+    assert h100.price == pytest.approx(2 * (h100.training_hours + h100.evaluation_hours))
+
+
+def test_without_a_price_none_is_made_up(costs_b) -> None:
+    assert {device.price for device in costs_b.devices} == {None}
+
+
+@pytest.mark.parametrize(("preset", "image_mb"), [("celebahq256-s", 212), ("celebahq256-b", 476), ("celebahq256-l", 888)])
+def test_bytes_of_an_image_in_bfloat16_are_those_measured_with_real_norms(preset: str, image_mb: float) -> None:
+    """The figures were counted on the whole network with the norm policy of CUDA."""
+    config = load_config(preset, ["training.compile=false"], changes=CONSENT)
+    assert training_memory(config.network, config.training).image_bytes / 1e6 == pytest.approx(image_mb, rel=0.04)
+
+
+@pytest.mark.parametrize("images", [3, 8])
+def test_memory_of_any_depth_and_batch_is_that_of_a_real_pass(images: int) -> None:
+    config = load_config("smoke", ["network.depth=5"])
+    network = build_denoiser(config.network).train()
+    with LiveBytes() as live:
+        loss = network(torch.randn(images, 3, config.network.image_px, config.network.image_px), torch.rand(images)).square().mean()
+        alive = live.live
+    loss.backward()
+    estimated = training_memory(config.network, config.training)
+    assert estimated.pass_bytes + images * estimated.image_bytes == pytest.approx(alive, rel=0.02)
+    assert estimated.parameters == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_the_largest_microbatch_fits_and_twice_as_much_does_not() -> None:
+    memory = TrainingMemory(parameters=10, states_bytes=100, pass_bytes=20, image_bytes=7)
+    largest = memory.largest_microbatch(1000, resident_bytes=200)
+    assert memory.bytes_of(largest, resident_bytes=200) <= 1000 < memory.bytes_of(2 * largest, resident_bytes=200)
+    assert memory.largest_microbatch(120) == 0, "not one"
+    assert memory.largest_microbatch(127) == 1
+
+
+def test_a_microbatch_is_no_larger_than_the_share_of_a_process() -> None:
+    config = load_config("celebahq256-b", ["resources.processes=64"], changes=CONSENT)
+    assert costs_of(config, None).microbatch_images == 1024 // 64
+
+
+def test_a_device_that_is_too_small_is_said(costs_b) -> None:
+    by_name = {device.name: device for device in costs_b.devices}
+    assert by_name["H100"].fits
+    assert not by_name["L4"].fits or by_name["L4"].largest_microbatch >= costs_b.microbatch_images
+    assert {"H100", "H100 PCIe", "H100 NVL", "H200", "A100", "L40S", "L4", "B200", "RTX 4090", "RTX 5090"} <= set(by_name)
+    assert len(by_name) < len(DEVICES)
+
+
+def test_storage_counts_checkpoints_milestones_and_snapshots(costs_b) -> None:
+    storage, parameters = costs_b.storage, costs_b.memory.parameters
+    assert storage.checkpoint_bytes == 4 * parameters * (3 + 3), "weights, two moments, three averages"
+    assert (storage.checkpoints_kept, storage.snapshots, storage.snapshot_bytes) == (3 + 1, 46_000 // 2000, 4 * parameters * 2)
+    assert storage.store_bytes == 4 * storage.checkpoint_bytes + 23 * storage.snapshot_bytes
+    assert storage.pack_bytes == 30_000 * 256 * 256 * 3
+    kept = costs_of(load_config("celebahq256-b", ["training.checkpoint_keep_every_steps=10000"], changes=CONSENT), None).storage
+    assert kept.checkpoints_kept == storage.checkpoints_kept + 4
+
+
+def test_what_is_done_costs_nothing() -> None:
+    config = load_config("celebahq256-b", changes=CONSENT)
+    done = costs_of(config, None, done_steps=46_000, is_evaluated=True)
+    assert (done.work.training_flops, done.work.evaluation_flops) == (0, 0)
+    half = costs_of(config, None, done_steps=23_000)
+    assert half.work.training_images == 23_000 * 1024
+
+
+def test_what_is_not_known_is_said_and_only_that() -> None:
+    config = load_config("celebahq256-b", changes=CONSENT)
+    lines = "\n".join(unknown_parts(config, None))
+    assert "30000 are assumed" in lines
+    assert "hours: they are assumed" in lines
+    assert "45 %" in lines
+    assert "hours" not in "\n".join(unknown_parts(load_config("demo"), None))
+
+
+def test_a_network_too_large_for_this_cpu_has_no_time() -> None:
+    config = load_config("celebahq256-b", ["resources.device=cpu"], changes=CONSENT)
+    assert costs_of(config, None).devices == ()
+
+
+def test_the_speed_of_this_cpu_is_measured_and_shared_by_its_cores() -> None:
+    config = load_config("smoke")
+    (cost,) = costs_of(config, None).devices
+    assert cost.basis == "measured here"
+    assert 0 < cost.training_hours < 1
+    longer = config.model_copy(update={"training": config.training.model_copy(update={"total_steps": 50 * config.training.total_steps})})
+    (more,) = costs_of(longer, None).devices
+    assert more.training_hours > 10 * cost.training_hours
+    assert replace(cost, name="") != replace(more, name="")
