@@ -6,7 +6,7 @@ Plain data, no decoding. A code is part of the dataset's table and of error mess
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Rule = Literal["as_is", "upright", "converted", "cropped", "resized"]
+Rule = Literal["as_is", "upright", "converted", "srgb", "cropped", "resized"]
 Code = Literal[
     "ignored",
     "unsafe_name",
@@ -28,6 +28,7 @@ Code = Literal[
     "animated",
     "transparent",
     "sixteen_bit",
+    "high_dynamic_range",
     "out_of_memory",
     "too_slow",
     "decoder_died",
@@ -39,6 +40,7 @@ RULES: dict[Rule, str] = {
     "as_is": "kept byte for byte",
     "upright": "rotated by its EXIF orientation",
     "converted": "converted to RGB",
+    "srgb": "converted to sRGB from the colour space that its metadata name",
     "cropped": "centre-cropped to a square",
     "resized": "resized once, antialiased",
 }
@@ -63,6 +65,7 @@ MEANINGS: dict[Code, str] = {
     "animated": "more than one frame",
     "transparent": "every pixel of its centre square is transparent",
     "sixteen_bit": "more than 8 bits per channel",
+    "high_dynamic_range": "encoded by PQ or HLG: convert it to sRGB",
     "out_of_memory": "decoding takes more memory than a worker may use",
     "too_slow": "decoding takes more than 10 seconds of processor time",
     "decoder_died": "the decoding process crashed on it",
@@ -93,6 +96,8 @@ class Accepted(NamedTuple):
     source_format: str
     small: bytes
     perceptual_hash: int | None = None
+    detail: str = ""
+    """What of its metadata could not be used."""
 
     @property
     def key(self) -> str:

@@ -133,7 +133,7 @@ class Ledger:
                 known.add(verdict.sha256)
                 new.append((n, verdict))
                 about = (verdict.sha256, *verdict.source_px, verdict.source_format)
-                seen.append((n, printable_name(name), "+".join(verdict.rules), None, 1, *about, None))
+                seen.append((n, printable_name(name), "+".join(verdict.rules), printable_name(verdict.detail) or None, 1, *about, None))
             elif isinstance(verdict, Accepted):
                 twin = f"the same bytes as an earlier image: {verdict.key}"
                 seen.append(self._rejected_row(n, name, Rejected("duplicate", twin), verdict.sha256))

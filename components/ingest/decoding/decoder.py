@@ -79,6 +79,8 @@ def _judge_one(
         verdict = Rejected("out_of_memory", "takes more memory than a worker may use")
     except TimeLimitReached:
         verdict = Rejected("too_slow", f"not decoded in {time_limit.seconds:g} s of processor time")
+    except Exception as error:  # a parser's own fault; the worker's death would cost the batch and a start
+        verdict = Rejected("truncated", f"{type(error).__name__}: {error}"[:200])
     if isinstance(verdict, Rejected) and verdict.code not in _NO_THUMBNAIL:
         verdict = replace(verdict, thumbnail=_thumbnail(data, limits, time_limit))
     return encode_verdict(verdict, data, archive_offset=archive_offset, known=packed is None or archive_offset is not None)
@@ -88,7 +90,7 @@ def _thumbnail(data: bytes, limits: Limits, time_limit: TimeLimit) -> bytes:
     try:
         with time_limit:
             return thumbnail(data, limits)
-    except TimeLimitReached:
+    except Exception:  # a rejected image may be anything, and can do without a thumbnail
         return b""
 
 

@@ -154,7 +154,7 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "sliver.png": (lambda: encoded(Image.new("RGB", (20_000, 1))), "too_small"),
     "bomb.png": (lambda: encoded(Image.new("1", (9000, 9000))), "decompression_bomb"),
     "claims-much.png": (lambda: _png(60_000, 60_000, bytes(100)), "decompression_bomb"),
-    "bomb-in-comment.png": (_text_bomb, "decompression_bomb"),
+    "bomb-in-comment.png": (_text_bomb, "converted"),
     "heavy.bmp": (lambda: encoded(Image.new("RGB", (700, 700)), "BMP"), "too_many_bytes"),
     "copy-of-plain.jpg": (lambda: encode_face(7, 100, PX), "duplicate"),
     "notes.txt": (lambda: b"read me", "ignored"),
