@@ -32,6 +32,7 @@ from components.ingest.sources.unchanged import FingerprintedFile, source_change
 from components.ingest.verdicts import Rejected
 
 _SCANNED_FILES = 10**5
+_MOST_FILES = 10**6
 _MOST_IMAGE_BYTES = 2**30
 """The bound of data.max_image_bytes."""
 _LINK_HINT = "copy the folder with `cp -rL`, which copies what links lead to"
@@ -44,7 +45,7 @@ def open_folder(folder: Path) -> Source:
         BadInput: if it has none.
     """
     read, root = snapshot_of(folder)
-    files = {_name(path, read): path for path in _walk(read)}
+    files = {_name(path, read): path for path in islice(_walk(read), _MOST_FILES)}
     parts = part_names((name, _size_bytes(path, root)) for name, path in files.items())
     if not parts:
         return FolderSource(read, label=str(folder), root=root)

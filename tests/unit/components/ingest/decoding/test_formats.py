@@ -51,7 +51,7 @@ def test_a_photo_of_another_format_looks_as_it_did(kind: str) -> None:
     assert sum(differences) / len(differences) < 3
 
 
-@pytest.mark.parametrize("size", [(64, 64), (100, 37), (1200, 1000), (1920, 1080), (513, 512), (3, 4000)])
+@pytest.mark.parametrize("size", [(64, 64), (100, 37), (120, 100), (320, 180), (513, 512), (3, 4000)])
 def test_the_size_of_a_jpeg_xl_is_known_before_it_is_decoded(size: tuple[int, int]) -> None:
     data = encoded(Image.new("RGB", size), "JXL")
     assert jpeg_xl_size(data) == size
