@@ -168,7 +168,7 @@ def test_an_orientation_in_xmp_survives_damage_to_other_metadata(kind: str) -> N
     wide = face(3, 2 * PX).crop((0, 0, 2 * PX, PX))
     data = encoded(wide, kind, **({"xmp": xmp} if kind == "JPEG" else {}))
     if kind == "JPEG":
-        damaged = data[:2] + b"\xff\xed" + struct.pack(">H", 22) + b"Photoshop 3.0\x008BIM\4" + data[2:]
+        damaged = data[:2] + b"\xff\xed" + struct.pack(">H", 25) + b"Photoshop 3.0\x008BIM\4\4\0\0\0" + data[2:]
     else:
         text, broken = b"XML:com.adobe.xmp\0\0\0\0\0" + xmp, b"\0\0"
         chunks = [(b"iTXt", text), (b"pHYs", broken)]
