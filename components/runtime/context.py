@@ -29,6 +29,7 @@ from components.system.disk import full_disk_is_named
 from components.system.failures import os_failure
 from components.system.lifeline import watch
 from components.system.peers import OwnServers, guard
+from components.system.service_links import drop_service_links
 from model.frozen_config import FrozenConfig
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class StepContext:
 @contextmanager
 def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepContext]:
     """Frame the body of step `name`; leaves the process with the right exit code if it fails. By default it reads its own environment."""
+    if environ is None:
+        drop_service_links()
     if (lifeline := lifeline_path(environ)) is not None:
         watch(lifeline)
     redact = redactor(environ)

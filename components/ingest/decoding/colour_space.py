@@ -58,7 +58,10 @@ def colour_space(image: Image.Image, data: bytes) -> ColourSpace:
         HighDynamicRange: if its pixels are of that kind.
         MemoryError: if the memory is too small.
     """
-    space = _described(image, data)
+    try:
+        space = _described(image, data)
+    except BROKEN as error:
+        return ColourSpace(note=f"what it says of its colours cannot be read: not applied ({error})"[:200])
     if space.conversion is not None and not space.changes(image):
         return ColourSpace(note=f"its colour profile is for {space.conversion.mode}, not for {image.mode}: not applied")
     return space
@@ -68,11 +71,11 @@ def _described(image: Image.Image, data: bytes) -> ColourSpace:
     if image.format == "PNG":
         return _of_png(data)
     profile = _bmp_profile(data) if image.format == "BMP" else image.info.get("icc_profile")
-    if profile:
+    if isinstance(profile, bytes) and profile:  # a TIFF's may be of any type
         return _of_profile(profile)
     if _says_adobe_rgb(image):
         return _of_primaries(ADOBE_RGB, ADOBE_RGB_GAMMA)
-    # Pillow sets None for a profile of which parts are missing.
+    # Pillow sets None for a JPEG's profile of which parts are missing.
     return ColourSpace(note="its colour profile is incomplete: not applied" if "icc_profile" in image.info else "")
 
 

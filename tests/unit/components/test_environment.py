@@ -30,6 +30,7 @@ READERS = {
     "components/storage/client.py": "reads AWS_REGION and the addressing style, as boto3 does",
     "components/evaluate/features.py": "keeps torch from unpickling",
     "components/ingest/sources/kaggle.py": "reads which of Kaggle's credentials are set",
+    "components/system/service_links.py": "removes what Kubernetes sets for Services",
     "components/system/child_environment.py": "gives each child process what it needs of it",
     "components/train/worker.py": "configures cuBLAS for deterministic training",
     "pipeline/cli.py": "passes --verbose on to child processes",
