@@ -41,6 +41,7 @@ from components.tracking.logged_models import LoggedModels
 
 DOCKER = Path(__file__).parents[2] / "docker"
 pytestmark = [
+    pytest.mark.fault,
     pytest.mark.slow,
     pytest.mark.skipif(programs() is None, reason="PostgreSQL's initdb and postgres, and a user for them where we are root, are not here"),
 ]
@@ -103,6 +104,10 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             MLFLOW_S3_ENDPOINT_URL=f"http://127.0.0.1:{ports['s3']}",
             MLFLOW_LISTEN="127.0.0.1",
             MLFLOW_PORT=str(ports["mlflow"]),
+            # As Kubernetes sets them for the Services beside it.
+            MLFLOW_PORT_5000_TCP="tcp://10.96.0.7:5000",
+            MLFLOW_HOST="tcp://10.96.0.7:5000",
+            POSTGRES_PORT="tcp://10.96.0.8:5432",
         )
         url = f"http://localhost:{ports['mlflow']}"
         wait_for_health(url, mlflow, folder / "mlflow.log")

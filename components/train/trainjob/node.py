@@ -25,8 +25,10 @@ def main() -> None:
     # Complete before `end_at_once` can be called: a module that is still being imported may lack a name. Takes 0.05 s.
     import components.runtime.redact  # noqa: PLC0415
     import components.settings  # noqa: F401, PLC0415
+    from components.system.service_links import drop_service_links  # noqa: PLC0415
 
     signal.signal(signal.SIGTERM, end_at_once)
+    drop_service_links()
     if early:
         end_at_once(early[0], None)
     # Takes a second or more: boto3 and pydantic.

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import kubernetes_validate
 import pytest
 import yaml
 from celebdit_testing.kube_server import difference
+from celebdit_testing.postgres import postgres_server
 from kubeflow_trainer_api import models as trainer
 from sqlalchemy import create_engine
 
 from components import deployment as names
+from components.runtime.launch import NODE_GRACE_S
+from components.system.ports import free_port
 from pipeline.steps import step_named
 
 DOCKER = Path(__file__).parents[3] / "docker"
@@ -73,6 +78,7 @@ def test_every_pod_keeps_the_restricted_pod_security_standard(pod: dict[str, Any
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False, "a Service called mlflow would set MLFLOW_PORT"
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
     assert all({"emptyDir", "configMap", "persistentVolumeClaim"} & set(volume) for volume in pod["volumes"])
     for container in pod["containers"]:
@@ -81,6 +87,15 @@ def test_every_pod_keeps_the_restricted_pod_security_standard(pod: dict[str, Any
         assert rules["readOnlyRootFilesystem"] is True
         assert rules["capabilities"] == {"drop": ["ALL"]}
         assert not any("hostPort" in port for port in container.get("ports", []))
+
+
+def test_every_server_has_all_probes() -> None:
+    containers = [container for pod in pod_specs() for container in pod.values[0]["containers"] if container["name"] != "node"]
+    assert {container["name"] for container in containers} == {"mlflow", "postgres", "s3"}
+    for container in containers:
+        probes = {name: container[name] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+        assert probes["startupProbe"]["failureThreshold"] * probes["startupProbe"]["periodSeconds"] >= 120
+        assert probes["livenessProbe"]["failureThreshold"] * probes["livenessProbe"]["periodSeconds"] >= 60, "slow is not dead"
 
 
 def test_no_right_is_wider_than_its_verbs_and_none_reads_secrets() -> None:
@@ -94,6 +109,9 @@ def test_no_right_is_wider_than_its_verbs_and_none_reads_secrets() -> None:
 def test_code_and_manifests_agree_on_names() -> None:
     (runtime,) = documents(KUBERNETES / "trainer" / "runtime.yaml")
     assert runtime["metadata"]["name"] == names.TRAINING_RUNTIME
+    (nodes,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = nodes["template"]["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] >= NODE_GRACE_S + 30, "the launcher writes why its ranks ended"
     binding = documents(KUBERNETES / "pipeline" / "rbac.yaml")[1]
     assert binding["subjects"][0]["name"] == names.SERVICE_ACCOUNT
     for overlay in OVERLAYS:
@@ -234,7 +252,7 @@ def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
     (tmp_path / "mlflow").chmod(0o755)
 
     def start(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+        path = {"PATH": f"{tmp_path}:{Path(sys.executable).parent}:/usr/bin:/bin", "TMPDIR": str(tmp_path), "POSTGRES_WAIT_S": "0"}
         script = KUBERNETES / "servers" / "start-mlflow.sh"
         return subprocess.run(["sh", str(script)], capture_output=True, text=True, check=False, env={**path, **environment})
 
@@ -258,3 +276,57 @@ def test_mlflow_does_not_start_without_its_secrets(tmp_path: Path) -> None:
     assert match, "MLflow reads its database from the environment"
     assert match[1] == "postgresql+psycopg2://mlflow:canary-postgres-0123@postgres:5432/mlflow"
     create_engine(match[1])  # needs the driver that the address names, of those that the pins bring
+
+
+SERVICE_LINKS = {
+    "MLFLOW_PORT": "tcp://10.96.0.7:5000",
+    "MLFLOW_PORT_5000_TCP": "tcp://10.96.0.7:5000",
+    "POSTGRES_PORT": "tcp://10.96.0.8:5432",
+    "S3_PORT": "tcp://10.96.0.9:9000",
+}
+
+
+def start_mlflow(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the start script with a program in MLflow's place that prints its arguments and the environment."""
+    (folder / "mlflow").write_text('#!/bin/sh\nprintf "%s\\n" "$@"; env\n')
+    (folder / "mlflow").chmod(0o755)
+    complete = {
+        "PATH": f"{folder}:{Path(sys.executable).parent}:/usr/bin:/bin",
+        "TMPDIR": str(folder),
+        "POSTGRES_PASSWORD": "canary-postgres-0123",
+        "MLFLOW_ADMIN_PASSWORD": "canary-password-0123",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "canary-key-0123",
+        "MLFLOW_ARTIFACTS": "s3://mlflow/artifacts",
+    }
+    script = KUBERNETES / "servers" / "start-mlflow.sh"
+    return subprocess.run(["sh", str(script)], capture_output=True, text=True, check=False, env={**complete, **environment})
+
+
+def test_the_variables_of_services_do_not_reach_mlflow(tmp_path: Path) -> None:
+    started = start_mlflow(tmp_path, POSTGRES_WAIT_S="0", **SERVICE_LINKS)
+    assert started.returncode == 0, started.stderr
+    assert "tcp://" not in started.stdout
+    assert "--port\n5000\n" in started.stdout
+    assert "--port\n5011\n" in start_mlflow(tmp_path, POSTGRES_WAIT_S="0", MLFLOW_PORT="5011").stdout
+
+
+def test_mlflow_waits_for_its_database_and_says_so(tmp_path: Path) -> None:
+    absent = f"127.0.0.1:{free_port()}"
+    refused = start_mlflow(tmp_path, POSTGRES_ADDRESS=absent, POSTGRES_WAIT_S="3")
+    assert refused.returncode == 1
+    assert refused.stdout == "", "MLflow was not started"
+    assert refused.stderr.count("start-mlflow: waiting for the database: ") >= 1
+    assert "start-mlflow: the database did not answer within 3 s" in refused.stderr
+    assert "canary" not in refused.stderr
+
+
+def test_a_database_that_comes_later_is_used_and_a_wrong_password_ends_at_once(tmp_path: Path) -> None:
+    with postgres_server("canary-postgres-0123") as address:
+        started = start_mlflow(tmp_path, POSTGRES_ADDRESS=address)
+        assert (started.returncode, started.stderr) == (0, "")
+        started_s = time.monotonic()
+        refused = start_mlflow(tmp_path, POSTGRES_ADDRESS=address, POSTGRES_PASSWORD="canary-another-0123")
+        assert refused.returncode == 1
+        assert "start-mlflow: the database refuses the password" in refused.stderr
+        assert "canary" not in refused.stderr
+        assert time.monotonic() - started_s < 60
