@@ -14,7 +14,6 @@ from typing import Any
 
 from components.errors import BadInput, CelebditError, DataRefused, TemporaryFailure, first_line
 
-_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 _TERMS_HINT = (
     "accept the dataset's terms on its page, make a token of the same account at https://huggingface.co/settings/tokens, "
     "and set HF_TOKEN to it"
@@ -47,8 +46,8 @@ class HubClient:
     """Reads one dataset of the hub, or of the server that HF_ENDPOINT names."""
 
     def __init__(self, name: str) -> None:
-        for variable, value in _QUIET.items():
-            os.environ.setdefault(variable, value)
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         try:
             self._hub = import_module("huggingface_hub")
             self._errors = import_module("huggingface_hub.errors")
