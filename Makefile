@@ -39,15 +39,18 @@ types: $(VENV)/.dev  ## check static types
 contracts: $(VENV)/.dev  ## check the import contracts
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.dev $(VENV)/.chromium  ## run all tests except the slow ones of `make fault` and the image builds
+unit: $(VENV)/.dev $(VENV)/.debian  ## run all tests except the slow ones of `make fault` and the image builds
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=15 -m "not (fault and slow) and not images and not documents"
 
-$(VENV)/.chromium: | $(VENV)/.dev
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-	  echo "installing chromium for the browser tests" && { apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 || \
-	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; }; }; } || \
-	  echo "no chromium: the browser tests will be skipped and say so"
-	@! command -v chromium >/dev/null || touch $@
+DEBIAN_PACKAGES := chromium libjpeg-turbo-progs imagemagick libimage-exiftool-perl
+HAS_DEBIAN_PACKAGES := command -v chromium && command -v cjpeg && command -v jpegtran && command -v convert && command -v exiftool
+
+$(VENV)/.debian: | $(VENV)/.dev
+	@{ $(HAS_DEBIAN_PACKAGES); } >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  echo "installing $(DEBIAN_PACKAGES) for the tests" && { apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES) >/dev/null 2>&1 || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES) >/dev/null; }; }; } || \
+	  echo "not all of $(DEBIAN_PACKAGES) are installed: the tests that need the others will be skipped and say so"
+	@! { $(HAS_DEBIAN_PACKAGES); } >/dev/null || touch $@
 
 # torch.compile cannot trace the checks; the other tests left out take long and call nothing that the rest does not.
 shapes: $(VENV)/.dev  ## run the tests of model/ with shapes and types checked at every call
@@ -86,10 +89,10 @@ format: $(VENV)/.dev  ## format the code
 lock: $(VENV)/bin/uv  ## pin all dependencies with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/build.in -o requirements/build.txt
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml --extra dev --extra kaggle --extra server requirements/bootstrap.txt requirements/build.txt -o requirements/dev.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml --extra dev --extra kaggle --extra huggingface-hub --extra formats --extra server requirements/bootstrap.txt requirements/build.txt -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml requirements/build.txt -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra bench requirements/build.txt -o requirements/bench.txt
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra kaggle --extra server --no-emit-package triton --no-emit-package nvidia-cusolver requirements/build.txt -o requirements/cpu.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra kaggle --extra huggingface-hub --extra formats --extra server --no-emit-package triton --no-emit-package nvidia-cusolver requirements/build.txt -o requirements/cpu.txt
 	for age in oldest too-old; do $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/$$age-mlflow.in -o requirements/$$age-mlflow.txt || exit; done
 
 images: $(VENV)/.run  ## build both container images: BASE_IMAGE=..., and REGISTRY=... PUSH=1 for a cluster

@@ -20,6 +20,8 @@ SECRET_KEYS = {S3_SECRET: pod_variables(objects.S3_SECRET), MLFLOW_SECRET: pod_v
 """Secrets of every step; a key is also the name of its environment variable."""
 KAGGLE_KEYS = pod_variables(objects.KAGGLE_SECRET)
 """A token, or a user name with its key, as kagglehub reads them; public datasets need neither."""
+HUB_KEYS = ("HF_TOKEN",)
+"""A token, as huggingface-hub reads it; public datasets need none, and steps on a cluster get none."""
 CONFIG_KEYS = pod_variables(objects.CONFIG_MAP)
 """Settings of all steps together."""
 REQUIRED_CONFIG_KEYS = (STORE, MLFLOW)

@@ -96,6 +96,11 @@ def first_line(error: BaseException, *, max_characters: int = 200) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:max_characters]
 
 
+def whole_text(error: BaseException, *, max_characters: int = 1000) -> str:
+    """Return the text of `error` as one line, or its kind if it has none: some libraries say what is wrong after the first line."""
+    return shorten(" ".join(str(error).split()) or type(error).__name__, max_characters=max_characters)
+
+
 def shorten(text: str, *, max_characters: int = 100) -> str:
     """Return `text` as an error may quote it: its beginning alone if it is long."""
     return text if len(text) <= max_characters else f"{text[:max_characters]}... ({len(text)} characters)"

@@ -7,8 +7,8 @@ storage and MLflow are not kept here.
 Variables of other programs stay with the code that reads them: boto3 and MLflow take AWS_* and MLFLOW_* from the environment of the
 process themselves (`storage/client.py` and `tracking/client.py` set or read a few), a rank reads torchrun's RANK and WORLD_SIZE and their
 local twins (`runtime/rank.py`, `runtime/rank_failures.py`), a node of a TrainJob Trainer's PET_* (`runtime/rendezvous.py`), the Kubernetes
-client KUBERNETES_* and KUBECONFIG, kagglehub KAGGLE_*, the container engine's client DOCKER_HOST. A test has the list of the modules that
-touch `os.environ` and why.
+client KUBERNETES_* and KUBECONFIG, kagglehub KAGGLE_*, huggingface-hub HF_*, the container engine's client DOCKER_HOST. A test has the list
+of the modules that touch `os.environ` and why.
 """
 
 import logging

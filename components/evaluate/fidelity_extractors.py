@@ -13,7 +13,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
-from components.errors import BadInput, DataRefused, first_line
+from components.errors import BadInput, DataRefused, whole_text
 from components.evaluate.extractors import WEIGHTS_HINT
 from components.evaluate.metrics.names import RANDOM_CONV as RANDOM_CONV_CHOICE
 
@@ -64,5 +64,5 @@ def create_extractor(name: str, layers: list[str], path: Path | None, shown: str
         return extractor.to(device=device, memory_format=torch.channels_last)  # a fifth faster on CPUs
     except Exception as error:
         what = f"weights {shown} of extractor {name!r}" if shown else f"extractor {name!r}"
-        reason = first_line(error)
+        reason = whole_text(error)
         raise DataRefused(f"the {what} cannot be loaded: {reason}", hint=WEIGHTS_HINT) from error

@@ -10,30 +10,23 @@ from pathlib import Path
 from typing import Protocol
 
 from components.errors import DataRefused
+from components.ingest.file_names import (
+    ARCHIVE_SUFFIXES,
+    BACKUP_SUFFIXES,
+    IMAGE_SUFFIXES,
+    LEFT_BY_PROGRAMS,
+    OTHER_SUFFIXES,
+    PREVIEW_SUFFIXES,
+    UNREAD_SUFFIXES,
+)
+from components.ingest.image_formats import READ_FORMATS, image_format
 from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
 from components.ingest.zip_entry import ZipEntry
 
-NAME_RULES = 2
+NAME_RULES = 3
 """Number of the rules below; an ingest under earlier ones is no reason to skip another."""
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-_OTHER_IMAGE_SUFFIXES = (".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi")
-_LEFT_BY_PROGRAMS = frozenset(
-    {
-        "__macosx",
-        "@eadir",
-        "@recycle",
-        "@recently-snapshot",
-        "#recycle",
-        "#snapshot",
-        "$recycle.bin",
-        "recycler",
-        "lost+found",
-        "system volume information",
-    }
-)
-"""Folders of thumbnails, deleted files and copies, in lower case; those whose name begins with a dot are left out too."""
-_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+READ_HINT = f"{', '.join(READ_FORMATS)} are read at any depth, whatever their names (.jpg, .jfif, no suffix)"
 _MAX_NAME_CHARACTERS = 400
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
 
@@ -42,13 +35,15 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
 class Candidate:
     """A file that may be an image: its name in the source and its bytes, or the verdict on it if it was refused unread.
 
-    A zip entry comes as `packed`, without its bytes: the worker that judges it reads them from `Source.archive_path()`.
+    A zip entry comes as `packed`, without its bytes: the worker that judges it reads them from `Source.archive_path()`, and decides with
+    `by_content` whether it is an image at all.
     """
 
     name: str
     data: bytes
     refused: Rejected | None = None
     packed: ZipEntry | None = None
+    by_content: bool = False
 
 
 class Source(Protocol):
@@ -81,34 +76,58 @@ class Source(Protocol):
         """
 
 
-def is_image_name(name: str) -> bool:
-    """Return whether a file of this name, relative to its source, is read as an image."""
+def may_be_image(name: str) -> bool:
+    """Return whether a file of this name, relative to its source, is read, or looked at."""
     return left_out_by_name(name) is None
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file of this name is taken for an image unread; of others the first bytes decide (`image_formats.py`)."""
+    return may_be_image(name) and _suffix(name) in IMAGE_SUFFIXES
+
+
+def refused_by_content(name: str, head: bytes) -> Rejected | None:
+    """Return the verdict on a file that neither its name nor its first bytes make an image, else None."""
+    return None if _suffix(name) in IMAGE_SUFFIXES or image_format(head) is not None else NO_IMAGE
+
+
+NO_IMAGE = Rejected("ignored", "no image by its name or its content")
 
 
 def left_out_by_name(name: str) -> Rejected | None:
     """Return the verdict on a file that is no data, or is in no format that is read, else None; `name` is relative to its source."""
     *folders, base = name.replace("\\", "/").split("/")
+    for folder in folders:
+        if (folder.startswith(".") and folder != ".") or folder.lower() in LEFT_BY_PROGRAMS or folder.lower().endswith(PREVIEW_SUFFIXES):
+            return Rejected("ignored", f"in {folder}, a folder of thumbnails, deleted files or copies")
     if base.startswith(".") and not base.startswith(".."):
         return Rejected("ignored", "hidden")
-    for folder in folders:
-        if (folder.startswith(".") and folder != ".") or folder.lower() in _LEFT_BY_PROGRAMS:
-            return Rejected("ignored", "in a folder of thumbnails, deleted files or copies")
-    lower = base.lower()
-    if lower.endswith(_OTHER_IMAGE_SUFFIXES):
-        return Rejected("unsupported_format", f"{lower.rpartition('.')[2]} is not read; convert it to JPEG or PNG")
-    return None if lower.endswith(IMAGE_SUFFIXES) else Rejected("ignored", "no image suffix")
+    suffix = _suffix(name)
+    if suffix in UNREAD_SUFFIXES:
+        return Rejected("unsupported_format", f"{UNREAD_SUFFIXES[suffix]} is not read; convert it to JPEG or PNG")
+    if base.endswith(BACKUP_SUFFIXES):
+        return Rejected("ignored", "a copy that a program kept of a file that it changed")
+    if is_archive_name(name):
+        return Rejected("nested_archive", "an archive inside the source is not opened: unpack it, or name it as the source")
+    return Rejected("ignored", f"no image, but {suffix}") if suffix in OTHER_SUFFIXES else None
 
 
 def refused_by_name(name: str) -> Rejected | None:
-    """Return the verdict on an entry that its name alone decides, else None."""
+    """Return the verdict on a file or an entry that its name alone decides, else None; `name` is relative to its source."""
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or ".." in parts or parts[0][1:2] == ":" or _CONTROL_CHARACTER.search(name):
         return Rejected("unsafe_name", "not a name below the archive")
-    left_out = left_out_by_name(name)
-    if left_out is not None and name.lower().endswith(_ARCHIVE_SUFFIXES):
-        return Rejected("nested_archive", "archives inside archives are not opened")
-    return left_out
+    return left_out_by_name(name)
+
+
+def is_archive_name(name: str) -> bool:
+    """Return whether a file is called like an archive."""
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def _suffix(name: str) -> str:
+    base = name.replace("\\", "/").rpartition("/")[2]
+    return f".{base.rpartition('.')[2]}".lower() if "." in base.lstrip(".") else ""
 
 
 def printable_name(name: str) -> str:

@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.errors import DataRefused
-from components.ingest.candidates import IMAGE_SUFFIXES, Source
+from components.ingest.candidates import Source
 from components.ingest.config import DataConfig
 from components.ingest.dataset.committed import finished_dataset
 from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.near_duplicates import near_duplicates
 from components.ingest.dataset.publish import publish
 from components.ingest.dataset.requests import has_same_terms, recorded_dataset, request_digest, request_uri
+from components.ingest.dataset.smaller_copies import PROPOSED_BITS, smaller_copies
 from components.ingest.decoding.pool import DecoderPool, default_workers
 from components.ingest.sources.kinds import Reach
-from components.ingest.sources.open_source import open_source, require_consent
+from components.ingest.sources.open_source import open_source, require_consent, with_terms_of
 from components.ingest.verdicts import Rejected
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
@@ -34,8 +35,8 @@ from components.system.disk import DiskFull, is_full
 from components.system.locks import lock, try_lock
 
 _SILENTLY_IGNORED = 0.1
-_SUFFIXES_SHOWN = 5
-_CONVERT = f"convert images of other formats to JPEG or PNG ({', '.join(IMAGE_SUFFIXES)} are read), "
+_REASONS_SHOWN = 5
+_CONVERT = "read HEIC and JPEG XL by `pip install 'celebdit[formats]'`, or convert them to JPEG or PNG; "
 _DISK_TROUBLE = (errno.EROFS, errno.EIO, errno.EACCES)
 
 
@@ -68,8 +69,10 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
     """
     require_consent(config)
     local_source = open_source(config)
-    source = local_source or open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note))
+    source = local_source or open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note, context.layout))
     assert source is not None, "with a reach every source is opened"
+    config = with_terms_of(source, config)
+    require_consent(config)
     context.events.note(f"reading {source.provenance()}")
     with DecoderPool(config.limits(), workers=workers or default_workers()) as pool:
         if local_source is not None:
@@ -143,6 +146,8 @@ def _ingest(source: Source, job: _IngestJob) -> DatasetManifest:
         source.require_unchanged()
         if config.near_duplicate_bits is not None:
             _drop_near_duplicates(ledger, config.near_duplicate_bits, pool.thumbnail)
+        else:
+            _propose_to_drop(ledger, job)
         _check_limits(config, ledger)
         digest = dataset_digest(config.image_px, ledger.identities())
         if (existing := _existing_dataset(job, digest)) is not None:
@@ -172,16 +177,30 @@ def _judge(source: Source, ledger: Ledger, job: _IngestJob) -> None:
     job.context.events.progress(seen, seen, f"{sum(ledger.rejected.values())} rejected")
     ignored = ledger.verdicts["ignored"]
     if ignored > _SILENTLY_IGNORED * seen:
-        suffixes = ", ".join(f"{suffix} {count}" for suffix, count in ledger.ignored_suffixes().most_common(_SUFFIXES_SHOWN))
-        job.context.events.note(f"{ignored} of {seen} files are left out because of their names ({suffixes}); the report lists them")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in ledger.ignored_reasons(shown=_REASONS_SHOWN))
+        job.context.events.note(f"{ignored} of {seen} files are left out ({reasons}); the report lists them")
 
 
 def _drop_near_duplicates(ledger: Ledger, bits: int, thumbnail: Callable[[bytes], bytes]) -> None:
-    hashes = ((sha256, int(phash, 16)) for sha256, phash in ledger.rows("SELECT sha256, perceptual_hash FROM images ORDER BY sha256"))
+    rows = ledger.rows(
+        "SELECT i.sha256, i.perceptual_hash FROM images i JOIN seen s USING (n) ORDER BY s.width * s.height DESC, i.sha256"
+    )  # a thumbnail is dropped, and not the image that it was made from
+    hashes = ((sha256, int(phash, 16)) for sha256, phash in rows)
     for sha256, twin in near_duplicates(hashes, bits=bits):
         image = ledger.image(sha256)
         assert image is not None, "its hash was read from the same ledger"
         ledger.reject_accepted(sha256, Rejected("near_duplicate", f"looks like {twin[:20]}", thumbnail(ledger.data(image))))
+
+
+def _propose_to_drop(ledger: Ledger, job: _IngestJob) -> None:
+    """Say which images look like smaller copies of others."""
+    number, examples = smaller_copies(ledger, shown=1)
+    if number:
+        example = f"{examples[0].name} of {examples[0].larger_name}"
+        job.context.events.note(
+            f"{number} of {ledger.accepted} images look like smaller copies of others, like {example}: drop them with "
+            f"data.near_duplicate_bits={PROPOSED_BITS}; the report shows them"
+        )
 
 
 def _check_limits(config: DataConfig, ledger: Ledger) -> None:

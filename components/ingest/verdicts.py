@@ -6,7 +6,7 @@ Plain data, no decoding. A code is part of the dataset's table and of error mess
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Rule = Literal["as_is", "upright", "converted", "cropped", "resized"]
+Rule = Literal["as_is", "upright", "converted", "srgb", "cropped", "resized"]
 Code = Literal[
     "ignored",
     "unsafe_name",
@@ -26,7 +26,9 @@ Code = Literal[
     "decompression_bomb",
     "too_small",
     "animated",
+    "transparent",
     "sixteen_bit",
+    "high_dynamic_range",
     "out_of_memory",
     "too_slow",
     "decoder_died",
@@ -34,21 +36,24 @@ Code = Literal[
     "near_duplicate",
 ]
 
+PIXEL_RULES = 2
+"""Raised when an image gets other pixels or another verdict than before, so that finished ingests are done again."""
 RULES: dict[Rule, str] = {
     "as_is": "kept byte for byte",
     "upright": "rotated by its EXIF orientation",
     "converted": "converted to RGB",
+    "srgb": "converted to sRGB from the colour space that its metadata name",
     "cropped": "centre-cropped to a square",
     "resized": "resized once, antialiased",
 }
 MEANINGS: dict[Code, str] = {
-    "ignored": "its name has no image suffix or is hidden, or it lies in a folder that a program left (not counted as rejected)",
+    "ignored": "no image by its name or its content, hidden, or in a folder that a program left (not counted as rejected)",
     "unsafe_name": "its name points outside the archive, or holds control characters",
     "duplicate_name": "the archive has an earlier entry of this name",
-    "link": "a symbolic or hard link; links are never followed",
+    "link": "a symbolic or hard link that is not followed",
     "special_file": "a device, pipe or sparse file",
-    "nested_archive": "an archive inside the archive; archives are not opened twice",
-    "unsupported_format": "an image in a format that is not read, like HEIC or AVIF: convert it to JPEG or PNG",
+    "nested_archive": "an archive inside the source; it is not opened",
+    "unsupported_format": "a format that is not read here: install celebdit[formats] for HEIC and JPEG XL, convert others to JPEG or PNG",
     "encrypted": "needs a password",
     "damaged_entry": "the archive's checksum of these bytes does not match",
     "unreadable": "the file cannot be read",
@@ -60,12 +65,14 @@ MEANINGS: dict[Code, str] = {
     "decompression_bomb": "few bytes that decode to a huge image",
     "too_small": "a side is shorter than data.image_px",
     "animated": "more than one frame",
+    "transparent": "every pixel of its centre square is transparent",
     "sixteen_bit": "more than 8 bits per channel",
+    "high_dynamic_range": "encoded by PQ or HLG: convert it to sRGB",
     "out_of_memory": "decoding takes more memory than a worker may use",
     "too_slow": "decoding takes more than 10 seconds of processor time",
     "decoder_died": "the decoding process crashed on it",
     "duplicate": "the same bytes as an earlier image",
-    "near_duplicate": "looks like an earlier image (data.near_duplicate_bits)",
+    "near_duplicate": "looks like another image that is at least as large (data.near_duplicate_bits)",
 }
 
 
@@ -79,7 +86,8 @@ class Extent(NamedTuple):
 class Accepted(NamedTuple):
     """An image that enters the dataset: the bytes to store, or their extent in the archive, and what was measured.
 
-    `small` holds the RGB pixels of the reduced image (`colour_statistics.reduction_factor`). `perceptual_hash` is None unless requested.
+    `small` holds the RGB pixels of the reduced image (`colour_statistics.reduction_factor`). `perceptual_hash` is
+    None for an image that is kept byte for byte, unless it is requested.
     """
 
     data: bytes | Extent
@@ -90,6 +98,8 @@ class Accepted(NamedTuple):
     source_format: str
     small: bytes
     perceptual_hash: int | None = None
+    detail: str = ""
+    """What of its metadata could not be used."""
 
     @property
     def key(self) -> str:

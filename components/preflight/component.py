@@ -29,6 +29,14 @@ def preflight(evaluation: str, resources: str, registry: str) -> str:
 
         settings = json.loads(evaluation)
         machine = read_section(ResourcesConfig, resources, name="resources")
-        model_name = read_section(RegistryConfig, registry, name="registry").model_name
-        run(machine, settings.get("weights"), context, model_name=model_name, vgg_weights=settings.get("vgg_weights"))
+        run(
+            machine,
+            settings.get("weights"),
+            context,
+            model_name=read_section(RegistryConfig, registry, name="registry").model_name,
+            vgg_weights=settings.get("vgg_weights"),
+            weights_sha256=settings.get("weights_sha256"),
+            vgg_weights_sha256=settings.get("vgg_weights_sha256"),
+            extractor=settings.get("extractor", "inception-v3-compat"),
+        )
     return "ready"

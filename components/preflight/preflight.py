@@ -11,18 +11,18 @@ from pathlib import Path
 
 from components.environment import CREDENTIALS
 from components.errors import BadInput
+from components.preflight.metric_weights import check_metric_weights
 from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.settings import has_key_pair, missing_credentials
-from components.storage import StoreUri
 from components.storage.clock import check_clock
 from components.storage.credentials import credential_source
 from components.storage.probe import probe
 from components.system.disk import RUN_BYTES, free_bytes, require_room
 from components.tracking.server_version import check_server_version
 
-_NO_WEIGHTS = "upload the file, or do without Inception: evaluation.extractor=random-conv (and leave out gate bounds on eval/fid_...)"
+_VGG16 = "vgg16"
 
 
 def run(
@@ -32,6 +32,9 @@ def run(
     *,
     model_name: str | None = None,
     vgg_weights: str | None = None,
+    weights_sha256: str | None = None,
+    vgg_weights_sha256: str | None = None,
+    extractor: str = "inception-v3-compat",
     environ: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Check everything and return one line per check.
@@ -45,9 +48,9 @@ def run(
     }
     results["storage"], results["bucket"] = _check_storage(context)
     if weights is not None:
-        results["weights"] = _check_weights(weights, context)
+        results["weights"] = check_metric_weights(weights, weights_sha256, extractor, context, setting="weights")
     if vgg_weights is not None:
-        results["vgg_weights"] = _check_weights(vgg_weights, context)
+        results["vgg_weights"] = check_metric_weights(vgg_weights, vgg_weights_sha256, _VGG16, context, setting="vgg_weights")
     results["disk"] = _check_disk(context.scratch())
     results["devices"] = _check_devices(resources)
     version = check_server_version(context.settings.mlflow_uri)
@@ -79,13 +82,6 @@ def _check_storage(context: StepContext) -> tuple[str, str]:
     """Return what the store supports, and what is set for the bucket."""
     report = probe(context.store, context.root)
     return f"{context.root} can be written and read ({report.describe()})", report.bucket.describe()
-
-
-def _check_weights(weights: str, context: StepContext) -> str:
-    exists = context.store.exists(StoreUri.parse(weights)) if weights.startswith("s3://") else Path(weights).is_file()
-    if not exists:
-        raise BadInput(f"evaluation.weights {weights} does not exist", hint=_NO_WEIGHTS)
-    return f"{weights} exists"
 
 
 def _check_disk(folder: Path) -> str:

@@ -17,6 +17,8 @@ from components.errors import DataRefused
 from components.manifests import DatasetManifest, Split
 
 FORMAT = 3
+MANIFEST = "dataset.json"
+"""Written last: a dataset without it does not exist."""
 _BLOCK = tarfile.BLOCKSIZE
 _LARGEST_FACTS_BYTES = 2**16
 _CHUNK_BYTES = 2**20

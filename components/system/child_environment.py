@@ -85,7 +85,7 @@ NEEDED: Mapping[Kind, tuple[str, ...]] = {
         *("OMP_NUM_THREADS", "PYTHONUNBUFFERED"),
     ),
     "rank": _RANK,
-    "step": (*_RANK, "KAGGLE*", "KUBECONFIG", "KUBERNETES_*"),
+    "step": (*_RANK, "KAGGLE*", "HF_*", "KUBECONFIG", "KUBERNETES_*"),
 }
 """Names, or patterns of names, of the variables that a child gets. A decoder and a server of a model get no secret; an embedded server gets
 its own from who starts it; of names of files a container gets those of `MOUNTED_FILES` alone."""
@@ -93,7 +93,7 @@ its own from who starts it; of names of files a container gets those of `MOUNTED
 _PATHS = (
     *_CERTIFICATES,
     *MOUNTED_FILES,
-    *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_DATA_PATH", "KAGGLE_CONFIG_DIR", "KAGGLEHUB_CACHE", "KUBECONFIG"),
+    *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_DATA_PATH", "KAGGLE_CONFIG_DIR", "KAGGLEHUB_CACHE", "HF_HOME", "KUBECONFIG"),
     *("HOME", "TMPDIR", "TORCH_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", WORK_DIR, EVENTS, LAST_WORDS),
     *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"),
 )

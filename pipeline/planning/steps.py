@@ -11,12 +11,12 @@ from typing import Literal, TypeVar
 
 from components.errors import CelebditError
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
-from components.ingest.dataset.publish import MANIFEST
 from components.ingest.dataset.requests import has_same_terms, recorded_dataset, request_digest, request_uri
 from components.ingest.sources.open_source import kind_of, open_source, require_consent
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
 from components.storage.reader import StoreReader
 from components.stores.checkpoint_names import COMMIT_FILE, CommittedCheckpoint, committed_checkpoints
+from components.stores.dataset_content import MANIFEST
 from components.stores.layout import StoreLayout
 from components.train.spec import run_key
 from pipeline.config import RunConfig

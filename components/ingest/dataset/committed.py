@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from components.errors import DataRefused
-from components.ingest.dataset.publish import MANIFEST, REPORT, TABLE
+from components.ingest.dataset.publish import REPORT, TABLE
 from components.manifests import DatasetManifest, Shard
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing, StoreUri
 from components.stores.checksums import damaged_objects
-from components.stores.dataset_content import Member, read_shard, sort_members
+from components.stores.dataset_content import MANIFEST, Member, read_shard, sort_members
 from components.stores.quarantine import quarantine
 from components.system.own_folder import own_folder
 

@@ -101,16 +101,16 @@ class Ledger:
 
     @property
     def rejected(self) -> dict[str, int]:
-        """Number of rejected candidates by code; files without an image suffix do not count."""
+        """Number of rejected candidates by code; ignored files do not count."""
         counts = self.rows(
             "SELECT verdict, COUNT(*) FROM seen WHERE NOT accepted AND verdict != 'ignored' GROUP BY verdict ORDER BY verdict"
         )
         return dict(counts)
 
-    def ignored_suffixes(self) -> Counter[str]:
-        """Return the number of ignored files by the suffix of their names."""
-        names = (str(name) for (name,) in self.rows("SELECT source_name FROM seen WHERE verdict = 'ignored'"))
-        return Counter(Path(name).suffix.lower() or "no suffix" for name in names)
+    def ignored_reasons(self, *, shown: int) -> list[tuple[str, int]]:
+        """Return the most frequent reasons why files are ignored, with their numbers."""
+        query = "SELECT detail, COUNT(*) FROM seen WHERE verdict = 'ignored' GROUP BY detail ORDER BY COUNT(*) DESC, detail LIMIT ?"
+        return [(str(reason), int(count)) for reason, count in self.rows(query, shown)]
 
     def record(self, name: str, verdict: Verdict) -> None:
         """Record the verdict on one candidate, and keep the bytes if they are new."""
@@ -133,7 +133,7 @@ class Ledger:
                 known.add(verdict.sha256)
                 new.append((n, verdict))
                 about = (verdict.sha256, *verdict.source_px, verdict.source_format)
-                seen.append((n, printable_name(name), "+".join(verdict.rules), None, 1, *about, None))
+                seen.append((n, printable_name(name), "+".join(verdict.rules), printable_name(verdict.detail) or None, 1, *about, None))
             elif isinstance(verdict, Accepted):
                 twin = f"the same bytes as an earlier image: {verdict.key}"
                 seen.append(self._rejected_row(n, name, Rejected("duplicate", twin), verdict.sha256))

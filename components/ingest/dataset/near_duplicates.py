@@ -1,8 +1,8 @@
 """Find near duplicates by perceptual hash.
 
-Promises: the result depends on the images and not on their order in the source: they are visited in the order of their digests, and one
-that is near to an image that was kept is dropped. Two hashes that differ in at most k bits agree in one of k + 1 parts, so only such pairs
-are compared. The hashes are held in memory, some hundred bytes for each image.
+Promises: the result depends on the images and not on their order in the source: the caller gives them from the largest to the smallest,
+and in the order of their digests, and one that is near to an image that was kept is dropped. Two hashes that differ in at most k bits
+agree in one of k + 1 parts, so only such pairs are compared. The hashes are held in memory, some hundred bytes for each image.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ HASH_BITS = 64
 def near_duplicates(images: Iterable[tuple[str, int]], *, bits: int) -> Iterator[tuple[str, str]]:
     """Yield (digest of a dropped image, digest of the kept one that it resembles).
 
-    `images` are pairs (digest, 64-bit hash) in the order of digests; hashes are near if they differ in at most `bits` bits.
+    `images` are pairs (digest, 64-bit hash), those that are to be kept first; hashes are near if they differ in at most `bits` bits.
     """
     parts = bits + 1
     width = -(-HASH_BITS // parts)

@@ -15,9 +15,9 @@ from components.ingest.dataset.table import write_table
 from components.manifests import DatasetManifest, Shard
 from components.storage import ObjectStore, StoreUri, file_sha256
 from components.stores.checksums import record_checksums
+from components.stores.dataset_content import MANIFEST
 from components.stores.layout import StoreLayout
 
-MANIFEST = "dataset.json"
 TABLE = "manifest.parquet"
 REPORT = "report.html"
 _PARALLEL_SHARDS = 1  # each is uploaded in parallel parts; more shards would only take more memory

@@ -10,11 +10,14 @@ from itertools import islice
 from pathlib import Path
 
 from components.ingest.dataset.ledger import Ledger
+from components.ingest.dataset.smaller_copies import PROPOSED_BITS, smaller_copies
 from components.ingest.verdicts import MEANINGS, RULES
 from components.manifests import DatasetManifest
 from components.reports.html import image_source, render
 
 _SHOWN = 48
+_COPIES_SHOWN = 12
+_REASONS_SHOWN = 20
 _BINS = 32
 _BRIGHTNESS = "SELECT 0.299 * mean_r + 0.587 * mean_g + 0.114 * mean_b AS v FROM images"
 _CONTRAST = "SELECT (std_r + std_g + std_b) / 3 AS v FROM images"
@@ -71,13 +74,14 @@ def write_report(ledger: Ledger, manifest: DatasetManifest, path: Path, *, thumb
         facts=_facts(manifest),
         verdicts=_verdicts(manifest),
         ignored=manifest.ignored,
+        ignored_reasons=ledger.ignored_reasons(shown=_REASONS_SHOWN),
         charts=[
             _histogram(ledger, "brightness (mean, 0 to 1)", _BRIGHTNESS, (0.0, 1.0)),
             _histogram(ledger, "contrast (standard deviation, 0 to 0.5)", _CONTRAST, (0.0, 0.5)),
             _histogram(ledger, "bytes as stored", _SIZE, None),
             _histogram(ledger, "shorter side in the source, in pixels", _SIDE, None),
         ],
-        groups=[_accepted_tiles(ledger, thumbnail), *_rejected_tiles(ledger, thumbnail)],
+        groups=[_accepted_tiles(ledger, thumbnail), *_smaller_copies(ledger, thumbnail), *_rejected_tiles(ledger, thumbnail)],
     )
     path.write_text(page, encoding="utf-8")
 
@@ -127,6 +131,14 @@ def _accepted_tiles(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> Tile
     )
     tiles = [_tile(thumbnail(ledger.data(image)), names[image.sha256], "") for image in images]
     return TileGroup("Accepted", ledger.accepted, "", tiles)
+
+
+def _smaller_copies(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> Iterator[TileGroup]:
+    number, copies = smaller_copies(ledger, shown=_COPIES_SHOWN)
+    if number:
+        images = [(copy, ledger.image(copy.sha256)) for copy in copies]
+        tiles = [_tile(thumbnail(ledger.data(image)), copy.name, f"like {copy.larger_name}") for copy, image in images if image is not None]
+        yield TileGroup("Smaller copies", number, f"accepted; dropped with data.near_duplicate_bits={PROPOSED_BITS}", tiles)
 
 
 def _rejected_tiles(ledger: Ledger, thumbnail: Callable[[bytes], bytes]) -> Iterator[TileGroup]:

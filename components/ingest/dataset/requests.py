@@ -7,6 +7,7 @@ from components.errors import DataRefused
 from components.ingest.candidates import NAME_RULES, Source
 from components.ingest.config import DataConfig
 from components.ingest.dataset.publish import accepted_by
+from components.ingest.verdicts import PIXEL_RULES
 from components.manifests import DatasetManifest
 from components.storage import ObjectMissing, StoreUri
 from components.storage.reader import StoreReader
@@ -18,7 +19,8 @@ from model.canonical import digest_of
 def request_digest(source: Source, config: DataConfig) -> str:
     """Return the digest of an ingest of `source` with the settings of `config`; reads all of a local source."""
     settings = config.model_dump(mode="json", exclude={"source"})
-    return digest_of({"source": source.fingerprint(), "config": settings, "format": FORMAT, "names": NAME_RULES})
+    rules = {"format": FORMAT, "names": NAME_RULES, "pixels": PIXEL_RULES}
+    return digest_of({"source": source.fingerprint(), "config": settings, **rules})
 
 
 def request_uri(request: str, config: DataConfig, layout: StoreLayout) -> StoreUri:

@@ -12,18 +12,30 @@ import json
 import os
 import sys
 from dataclasses import replace
+from typing import Any
 
+from components.ingest.candidates import NO_IMAGE
 from components.ingest.decoding.frames import AcceptedFacts, RejectedFacts, encode_verdict
 from components.ingest.decoding.images import judge, thumbnail
 from components.ingest.decoding.time_limit import TimeLimit, TimeLimitReached
+from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Limits
-from components.ingest.verdicts import Rejected
+from components.ingest.verdicts import Accepted, Rejected
 from components.ingest.wire import read_blobs, read_head, write_frame
 from components.ingest.zip_entry import EntryDamaged, ZipEntry, read_zip_entry
 from components.system.confinement import confine, limit_memory
 from components.system.process import die_with_parent
 
-_NO_THUMBNAIL = ("too_many_bytes", "not_an_image", "decompression_bomb", "too_many_pixels", "out_of_memory", "too_slow", "damaged_entry")
+_NO_THUMBNAIL = (
+    "too_many_bytes",
+    "not_an_image",
+    "decompression_bomb",
+    "too_many_pixels",
+    "out_of_memory",
+    "too_slow",
+    "damaged_entry",
+    "ignored",
+)
 
 
 def main() -> None:
@@ -41,29 +53,34 @@ def main() -> None:
         blobs = read_blobs(sys.stdin.buffer, head)
         answers_and_blobs: list[tuple[RejectedFacts | AcceptedFacts | None, bytes]]
         if head["op"] == "judge":
-            candidates = zip(blobs, head["packed"], strict=True)
-            answers_and_blobs = [_judge_one(blob, packed, archive, limits, time_limit) for blob, packed in candidates]
+            candidates = zip(blobs, head["packed"], head["by_content"], strict=True)
+            answers_and_blobs = [_judge_one(*candidate, archive=archive, limits=limits, time_limit=time_limit) for candidate in candidates]
         else:
             answers_and_blobs = [(None, _thumbnail(blob, limits, time_limit)) for blob in blobs]
         write_frame(answers, {"facts": [facts for facts, _ in answers_and_blobs]}, [blob for _, blob in answers_and_blobs])
 
 
 def _judge_one(
-    data: bytes, packed: list[int | str] | None, archive: int | None, limits: Limits, time_limit: TimeLimit
+    data: bytes, packed: list[Any] | None, by_content: bool, *, archive: int | None, limits: Limits, time_limit: TimeLimit
 ) -> tuple[RejectedFacts | AcceptedFacts, bytes]:
     archive_offset = None
+    verdict: Accepted | Rejected = NO_IMAGE
     try:
         with time_limit:
-            if packed is not None:
-                assert archive is not None, "zip entries are sent only with their archive"
-                data, archive_offset = read_zip_entry(archive, ZipEntry(*packed), limit=limits.max_image_bytes + 1)  # type: ignore[arg-type]
-            verdict = judge(data, limits)
+            entry = None if packed is None else ZipEntry(*packed)
+            if entry is None or archive is None:
+                verdict = judge(data, limits)
+            elif not by_content or image_format(read_zip_entry(archive, entry, limit=HEAD_BYTES)[0]) is not None:
+                data, archive_offset = read_zip_entry(archive, entry, limit=limits.max_image_bytes + 1)
+                verdict = judge(data, limits)
     except EntryDamaged as damaged:
         verdict = Rejected("damaged_entry", str(damaged))
     except MemoryError:
         verdict = Rejected("out_of_memory", "takes more memory than a worker may use")
     except TimeLimitReached:
         verdict = Rejected("too_slow", f"not decoded in {time_limit.seconds:g} s of processor time")
+    except Exception as error:  # a parser's own fault; the worker's death would cost the batch and a start
+        verdict = Rejected("truncated", f"{type(error).__name__}: {error}"[:200])
     if isinstance(verdict, Rejected) and verdict.code not in _NO_THUMBNAIL:
         verdict = replace(verdict, thumbnail=_thumbnail(data, limits, time_limit))
     return encode_verdict(verdict, data, archive_offset=archive_offset, known=packed is None or archive_offset is not None)
@@ -73,7 +90,7 @@ def _thumbnail(data: bytes, limits: Limits, time_limit: TimeLimit) -> bytes:
     try:
         with time_limit:
             return thumbnail(data, limits)
-    except TimeLimitReached:
+    except Exception:  # a rejected image may be anything, and can do without a thumbnail
         return b""
 
 

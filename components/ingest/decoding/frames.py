@@ -26,6 +26,7 @@ class AcceptedFacts(NamedTuple):
     source_px: Sequence[int]
     source_format: str
     perceptual_hash: int | None
+    detail: str
     archive_offset: int | None
     small_bytes: int
     data_sent: bool
@@ -47,6 +48,7 @@ def encode_verdict(
         source_px=verdict.source_px,
         source_format=verdict.source_format,
         perceptual_hash=verdict.perceptual_hash,
+        detail=verdict.detail,
         archive_offset=archive_offset if unchanged else None,
         small_bytes=len(verdict.small),
         data_sent=data_sent,
@@ -74,4 +76,5 @@ def decode_verdict(facts: Facts, blob: bytes, candidate: Candidate) -> Verdict:
         source_format=accepted.source_format,
         small=blob[: accepted.small_bytes] if accepted.data_sent else blob,
         perceptual_hash=accepted.perceptual_hash,
+        detail=accepted.detail,
     )

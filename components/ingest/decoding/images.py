@@ -9,22 +9,25 @@ import hashlib
 import io
 import warnings
 
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image, UnidentifiedImageError
 
 from components.ingest.colour_statistics import reduction_factor
-from components.ingest.decoding.metadata import without_metadata
-from components.ingest.decoding.normalise import BROKEN, is_turned, normalise
+from components.ingest.decoding.alpha import Invisible
+from components.ingest.decoding.cicp import HighDynamicRange
+from components.ingest.decoding.colour_space import ColourSpace, colour_space
+from components.ingest.decoding.formats import READABLE, refused_format
+from components.ingest.decoding.headers import avif_bits_per_channel, jpeg_xl_size
+from components.ingest.decoding.jpeg_damage import check_jpeg, decode_reduced
+from components.ingest.decoding.metadata import BROKEN, without_metadata
+from components.ingest.decoding.normalise import normalise, orientation
+from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Accepted, Code, Rejected, Rule
 
-# Pillow loads what reads a format when it first meets one; under a memory limit that may fail, and is not tried a second time.
-Image.preinit()
-assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
 Image.MAX_IMAGE_PIXELS = None  # `_reject_by_header` has our limit, with a verdict instead of a warning
 
 _KEEPS_BYTES = {"JPEG": "jpg", "PNG": "png"}
 _AS_IS: tuple[Rule, ...] = ("as_is",)
-_READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _TIFF_BITS_PER_SAMPLE = 258
 _PNG_DEPTH_AT = 24
@@ -35,28 +38,36 @@ _THUMBNAIL_PX = 96
 
 def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
     """Decide on the candidate with the bytes `data`."""
-    verdict = _judge(data, limits, may_keep=True)
-    if isinstance(verdict, Rejected) and verdict.code in ("truncated", "not_an_image"):
-        # Perhaps only its metadata are damaged, and they are not needed. Its bytes are not kept then: other programs could not read them.
+    verdict = _judge(data, data, limits)
+    if isinstance(verdict, Rejected) and verdict.code in ("truncated", "not_an_image", "decompression_bomb"):
+        # Perhaps only its metadata are damaged or large, and they are not needed. Its bytes are not kept then: other programs could not
+        # read them.
         stripped = without_metadata(data)
-        again = None if stripped is None else _judge(stripped, limits, may_keep=False)
-        return again if isinstance(again, Accepted) else verdict
+        again = None if stripped is None else _judge(stripped, data, limits)
+        return again._replace(detail=f"read without its metadata: {verdict.detail}") if isinstance(again, Accepted) else verdict
     return verdict
 
 
-def _judge(data: bytes, limits: Limits, *, may_keep: bool) -> Accepted | Rejected:
-    if len(data) > limits.max_image_bytes:
+def _judge(data: bytes, original: bytes, limits: Limits) -> Accepted | Rejected:
+    """Decide on an image by its bytes, perhaps without metadata, and by those of its file, whose colour space counts."""
+    if len(original) > limits.max_image_bytes:
         return Rejected("too_many_bytes", f"more than {limits.max_image_bytes} bytes")
+    if (refused := refused_format(data) or _reject_unopened(data, limits)) is not None:
+        return refused
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_READABLE)
+            image = Image.open(io.BytesIO(data), formats=READABLE)
             refused = _reject_by_header(image, data, limits)
+            space = None if refused else colour_space(image, original)
     except MemoryError:
         return Rejected("out_of_memory", "reading its header takes more memory than a worker may use")
+    except HighDynamicRange as error:
+        return Rejected("high_dynamic_range", str(error))
     except BROKEN as error:
         return Rejected(_opening_code(data, error), _error_text(error))
-    return refused or _decode(image, data, limits, may_keep=may_keep)
+    assert space is not None or refused is not None, "what the header does not refuse has a colour space"
+    return refused or _decode(image, data, space, limits, may_keep=data is original)  # type: ignore[arg-type]
 
 
 def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> bytes:
@@ -64,7 +75,7 @@ def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> byte
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_READABLE)
+            image = Image.open(io.BytesIO(data), formats=READABLE)
             if image.width * image.height > limits.max_image_pixels:
                 return b""
             image.draft("RGB", (side_px, side_px))
@@ -79,13 +90,33 @@ def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> byte
 def _opening_code(data: bytes, error: Exception) -> Code:
     if "decompressed data too large" in str(error).lower() or "text chunk" in str(error).lower():
         return "decompression_bomb"
+    if image_format(data[:HEAD_BYTES]) in ("AVIF", "HEIC", "JPEG XL"):
+        return "truncated"  # whose libraries do not say more than that they cannot read it
     known = data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or data[8:12] == b"WEBP"
     return "truncated" if known and not isinstance(error, UnidentifiedImageError) else "not_an_image"
 
 
 def _reject_by_header(image: Image.Image, data: bytes, limits: Limits) -> Rejected | None:
     """Reject by the header, before any pixel is decoded."""
-    width, height = image.size
+    if (refused := _reject_by_size(image.size, data, limits)) is not None:
+        return refused
+    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO is a photograph with previews
+        return Rejected("animated", "more than one frame")
+    if _bits_per_channel(image, data) > 8:
+        return Rejected("sixteen_bit", f"mode {image.mode} with {_bits_per_channel(image, data)} bits per channel")
+    return None
+
+
+def _reject_unopened(data: bytes, limits: Limits) -> Rejected | None:
+    """Reject by what Pillow's libraries would say too late, or not at all."""
+    if (size := jpeg_xl_size(data)) is not None:
+        return _reject_by_size(size, data, limits)
+    bits = avif_bits_per_channel(data) if image_format(data[:HEAD_BYTES]) == "AVIF" else 8
+    return Rejected("sixteen_bit", f"AVIF with {bits} bits per channel") if bits > 8 else None
+
+
+def _reject_by_size(size: tuple[int, int], data: bytes, limits: Limits) -> Rejected | None:
+    width, height = size
     pixels = width * height
     if pixels > limits.max_image_pixels:
         bomb = pixels * 3 > limits.max_ratio * len(data)
@@ -93,10 +124,6 @@ def _reject_by_header(image: Image.Image, data: bytes, limits: Limits) -> Reject
         return Rejected(code, f"{width}x{height} in {len(data)} bytes, at most {limits.max_image_pixels} pixels")
     if min(width, height) < limits.image_px:
         return Rejected("too_small", f"{width}x{height}, at least {limits.image_px} per side")
-    if image.format != "MPO" and getattr(image, "is_animated", False):  # an MPO is a photograph with previews
-        return Rejected("animated", "more than one frame")
-    if _bits_per_channel(image, data) > 8:
-        return Rejected("sixteen_bit", f"mode {image.mode} with {_bits_per_channel(image, data)} bits per channel")
     return None
 
 
@@ -107,20 +134,28 @@ def _bits_per_channel(image: Image.Image, data: bytes) -> int:
     if image.format == "TIFF":
         depths = image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (8,))  # type: ignore[attr-defined]
         return max(depths) if isinstance(depths, tuple) else int(depths)
+    if image.format == "HEIF":
+        return int(image.info.get("bit_depth", 8))
     return 16 if image.mode in _DEEP_MODES else 8
 
 
-def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) -> Accepted | Rejected:
+def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits, *, may_keep: bool) -> Accepted | Rejected:
     source_px, kind = image.size, image.format or ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if may_keep and kind in _KEEPS_BYTES and _is_finished(image, limits.image_px):
-                small, rules = _decode_small(image), _AS_IS
+            # The orientation first: Pillow reads a PNG to its end for it, and a transparent colour may be declared only there.
+            turned = orientation(image)
+            if may_keep and kind in _KEEPS_BYTES and turned in (1, None) and space.is_srgb and _is_finished(image, limits.image_px):
+                small, rules = _decode_small(image, data), _AS_IS
             else:
+                if kind in ("JPEG", "MPO"):
+                    check_jpeg(data, image.mode)
                 image.load()
-                rgb, rules = normalise(image, limits.image_px)
+                rgb, rules = normalise(image, limits.image_px, orientation=turned or 1, space=space)
                 small = rgb.reduce(reduction_factor(limits.image_px))
+    except Invisible:
+        return Rejected("transparent", "every pixel of the centre square is transparent")
     except MemoryError:
         return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
     except BROKEN as error:
@@ -129,7 +164,7 @@ def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) 
         stored, extension = data, _KEEPS_BYTES[kind]
     else:
         buffer = io.BytesIO()
-        rgb.save(buffer, "PNG")
+        rgb.save(buffer, "PNG", icc_profile=None)
         stored, extension = buffer.getvalue(), "png"
     return Accepted(
         data=stored,
@@ -139,17 +174,17 @@ def _decode(image: Image.Image, data: bytes, limits: Limits, *, may_keep: bool) 
         source_px=source_px,
         source_format=kind.lower(),
         small=small.tobytes(),
-        perceptual_hash=_perceptual_hash(small) if limits.perceptual_hash else None,
+        perceptual_hash=_perceptual_hash(small) if limits.perceptual_hash or rules is not _AS_IS else None,
+        detail=space.note or ("its EXIF data cannot be read" if turned is None else ""),
     )
 
 
 def _is_finished(image: Image.Image, image_px: int) -> bool:
-    """Return whether an image can be kept byte for byte."""
-    # The orientation first: Pillow reads a PNG to its end for it, and a transparent colour may be declared only there.
-    return image.size == (image_px, image_px) and image.mode == "RGB" and not is_turned(image) and "transparency" not in image.info
+    """Return whether an image that is upright and in sRGB can be kept byte for byte."""
+    return image.size == (image_px, image_px) and image.mode == "RGB" and "transparency" not in image.info
 
 
-def _decode_small(image: Image.Image) -> Image.Image:
+def _decode_small(image: Image.Image, data: bytes) -> Image.Image:
     """Decode all of an image's data and return it reduced.
 
     A JPEG decoder reads and checks every coefficient, however few pixels it produces.
@@ -158,9 +193,12 @@ def _decode_small(image: Image.Image) -> Image.Image:
     if image.format != "JPEG":
         return image.reduce(scale)
     done = min(scale, _JPEG_SCALE)
-    image.draft("RGB", (image.width // done, image.height // done))
-    image.load()
-    return image.reduce(scale // done) if scale > done else image
+    reduced_size = (image.width // done, image.height // done)
+    if (reduced := decode_reduced(data, "RGB", reduced_size)) is None:
+        image.draft("RGB", reduced_size)
+        image.load()
+        reduced = image
+    return reduced.reduce(scale // done) if scale > done else reduced
 
 
 def _perceptual_hash(image: Image.Image) -> int:

@@ -128,7 +128,7 @@ class DecoderPool:
     def _retry_with_more_memory(self, batch: list[Candidate], verdicts: list[Verdict], level_bytes: int) -> list[Verdict]:
         """Judge rejected candidates again with more memory, whatever the code: libraries do not always report lack of memory."""
         for number, verdict in enumerate(verdicts):
-            if isinstance(verdict, Rejected) and verdict.code != "too_slow":
+            if isinstance(verdict, Rejected) and verdict.code not in ("too_slow", "ignored", "unsupported_format"):
                 short = verdict.code == "out_of_memory"
                 more_bytes = self._memory.next_level(level_bytes) if short else self._memory.max_bytes
                 (verdicts[number],) = self._verdicts([batch[number]], more_bytes)

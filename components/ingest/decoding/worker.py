@@ -64,7 +64,12 @@ class Worker:
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        request = {"op": op, "memory_bytes": memory_bytes, "packed": [candidate.packed for candidate in candidates]}
+        request = {
+            "op": op,
+            "memory_bytes": memory_bytes,
+            "packed": [candidate.packed for candidate in candidates],
+            "by_content": [candidate.by_content for candidate in candidates],
+        }
         answers: list[tuple[Facts, bytes]] | None = None
         try:
             write_frame(self.process.stdin, request, [candidate.data for candidate in candidates])

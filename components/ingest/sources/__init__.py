@@ -1,1 +1,1 @@
-"""Sources of images: folders, zip and tar archives, S3, Kaggle, synthetic faces."""
+"""Sources of images: folders, zip and tar archives, parquet files, S3, Kaggle, the Hugging Face hub, stored datasets, synthetic faces."""

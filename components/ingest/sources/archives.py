@@ -1,6 +1,7 @@
-"""Recognise zip and tar archives.
+"""Recognise zip and tar archives and parquet files.
 
-Promises: a truncated archive gives another error than a file that is no archive. `zips.py` and `tars.py` read them.
+Promises: a truncated archive gives another error than a file that is no archive, and a file of a well-known other kind is named
+(`foreign_files.py`). `zips.py`, `tars.py` and `parquets.py` read them.
 """
 
 import zipfile
@@ -8,31 +9,52 @@ from pathlib import Path
 
 from components.errors import BadInput, DataRefused
 from components.ingest.candidates import Source
+from components.ingest.sources.foreign_files import SPLIT_HINT, refuse_foreign
+from components.ingest.sources.parquets import ParquetSource, is_parquet
 from components.ingest.sources.tars import TarSource, is_tar
 from components.ingest.sources.zips import ZipSource
 
 _TAR_BLOCK_BYTES = 512
+_TAR_MAGIC_AT = 257
 
 
 def open_archive(path: Path, label: str) -> Source:
-    """Open a zip or tar archive; `label` names it in errors.
+    """Open a zip or tar archive or a parquet file; `label` names it in errors.
 
     Raises:
-        BadInput: if it is neither, or holds no images. DataRefused: if it is corrupt.
+        BadInput: if it is none of them, or holds no images. DataRefused: if it is corrupt.
     """
     try:
+        refuse_foreign(path, label)
+        if is_parquet(path):
+            return ParquetSource(path, label)
         with path.open("rb") as file:  # `is_zipfile` returns False for a file that cannot be read
-            begins_as_zip = file.read(4) == b"PK\3\4"
-        if zipfile.is_zipfile(path):
+            head = file.read(_TAR_BLOCK_BYTES)
+        begins_as_zip = head.startswith(b"PK\3\4")
+        if not _begins_as_tar(head) and _is_zip(path, label):  # a tar may end with a zip, which then ends like one
             return ZipSource(path, label)
         if path.suffix.lower() == ".zip" or begins_as_zip:
-            raise DataRefused(f"data.source {label} has no directory at its end: it is truncated or no zip", hint="fetch it again")
+            raise DataRefused(
+                f"data.source {label} has no directory at its end: it is truncated or no zip, or the first part of a split one",
+                hint=f"fetch it again; {SPLIT_HINT}",
+            )
         if is_tar(path):
             _require_tar_entry(path, label)
             return TarSource(path, label)
     except PermissionError as error:
         raise BadInput(f"data.source {label} cannot be read: {error.strerror}") from error
     raise BadInput(f"data.source {label} is neither a folder nor a zip or tar archive")
+
+
+def _begins_as_tar(head: bytes) -> bool:
+    return head[_TAR_MAGIC_AT:].startswith(b"ustar")
+
+
+def _is_zip(path: Path, label: str) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # a zip64 directory that names several files
+        raise DataRefused(f"data.source {label} is not a whole zip: {error}", hint=SPLIT_HINT) from error
 
 
 def _require_tar_entry(path: Path, label: str) -> None:

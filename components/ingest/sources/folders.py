@@ -1,87 +1,143 @@
 """Images in a folder, at any depth.
 
-Promises: symbolic links are not followed and nothing but a regular file is opened; every file gets a verdict. Files are read in the
-order of their paths, so that the same folder is always read in the same order, and only as they were fingerprinted.
+Promises: symbolic links are followed only to files inside the folder (`links.py`) and nothing but a regular file is opened; every file gets
+a verdict. Files are read in the order of their paths, so that the same folder is always read in the same order, and only as they were
+fingerprinted.
 """
 
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from components.errors import BadInput, DataRefused
-from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, is_image_name, left_out_by_name
+from components.ingest.candidates import (
+    READ_HINT,
+    Candidate,
+    Source,
+    is_archive_name,
+    is_image_name,
+    left_out_by_name,
+    may_be_image,
+    refused_by_content,
+)
+from components.ingest.image_formats import HEAD_BYTES
 from components.ingest.limits import Budget
+from components.ingest.sources.archives import open_archive
+from components.ingest.sources.links import snapshot_of, target_of
+from components.ingest.sources.series import Part, SeriesSource, part_names
 from components.ingest.sources.unchanged import FingerprintedFile, source_changed_error, state_of
 from components.ingest.verdicts import Rejected
 
 _SCANNED_FILES = 10**5
+_MOST_FILES = 10**6
 _MOST_IMAGE_BYTES = 2**30
 """The bound of data.max_image_bytes."""
+_LINK_HINT = "copy the folder with `cp -rL`, which copies what links lead to"
+
+
+def open_folder(folder: Path) -> Source:
+    """Open a folder of images, or of tars or parquet files with images.
+
+    Raises:
+        BadInput: if it has none.
+    """
+    read, root = snapshot_of(folder)
+    files = {_name(path, read): path for path in islice(_walk(read), _MOST_FILES)}
+    parts = part_names((name, _size_bytes(path, root)) for name, path in files.items())
+    if not parts:
+        return FolderSource(read, label=str(folder), root=root)
+    opened = [Part(name, open_archive(_followed(files[name], root), f"{folder}/{name}")) for name in parts]
+    return SeriesSource(str(folder), opened, beside=sorted(files.keys() - set(parts)))
 
 
 class FolderSource:
-    """All files below a folder."""
+    """All files below a folder; `root` is where links may lead, by default the folder itself."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, folder: Path, *, label: str | None = None, root: Path | None = None) -> None:
+        self._folder = folder
+        self._root = (root or folder).resolve()
+        self._label = label or str(folder)
         self._fingerprinted: dict[int, int] | None = None
         self._unjudged = 0
-        if not any(is_image_name(_name(path, root)) for _, path in zip(range(_SCANNED_FILES), _walk(root), strict=False)):
-            raise BadInput(
-                f"data.source {root} contains no images",
-                hint=f"files ending in {', '.join(IMAGE_SUFFIXES)} are taken, also from subfolders",
-            )
+        self._num_images: int | None = None
+        if not any(self._is_data(path) for path in islice(_walk(folder), _SCANNED_FILES)):
+            raise self._no_images()
 
     def fingerprint(self) -> str:
-        digest, self._fingerprinted = hashlib.sha256(b"folder 2"), {}
-        for path in _walk(self._root):
-            content, mark = "-", _mark(path)
-            if _regular(path) and is_image_name(_name(path, self._root)):
+        digest, self._fingerprinted, self._num_images = hashlib.sha256(b"folder 2"), {}, 0
+        for path in _walk(self._folder):
+            followed = _followed(path, self._root)
+            content, mark = "-", _mark(followed)
+            if self._is_data(path):
+                self._num_images += 1
                 try:
-                    content, mark = _content(path, str(self._root))
+                    content, mark = _content(followed, self._label)
                 except OSError:
                     content = "unreadable"
-            digest.update(os.fsencode(f"{path.relative_to(self._root)}\0{content}\n"))
+            digest.update(os.fsencode(f"{path.relative_to(self._folder)}\0{content}\n"))
             self._fingerprinted[hash(path)] = mark
         self._unjudged = len(self._fingerprinted)
         return digest.hexdigest()
 
+    def _is_data(self, path: Path) -> bool:
+        """Return whether a file is judged by its content: its name or its first bytes are those of an image."""
+        name = _name(path, self._folder)
+        followed = _followed(path, self._root)
+        if not (may_be_image(name) and _regular(followed)):
+            return False
+        try:
+            return is_image_name(name) or refused_by_content(name, _head(followed)) is None
+        except OSError:
+            return False
+
     def require_unchanged(self) -> None:
         if self._unjudged:
-            raise source_changed_error(str(self._root), f"{self._unjudged} files are gone")
+            raise source_changed_error(self._label, f"{self._unjudged} files are gone")
 
     def _require_fingerprinted(self, path: Path) -> None:
         """Raise DataRefused unless the file is the one that was fingerprinted, if there is a fingerprint."""
         if self._fingerprinted is None:
             return
-        if self._fingerprinted.get(hash(path)) != _mark(path):
-            raise source_changed_error(str(self._root), f"{path} is not the file that was hashed before")
+        if self._fingerprinted.get(hash(path)) != _mark(_followed(path, self._root)):
+            raise source_changed_error(self._label, f"{path} is not the file that was hashed before")
         self._unjudged -= 1
 
     def count(self) -> int | None:
-        return sum(is_image_name(path.name) for path in _walk(self._root))
+        if self._num_images is None:
+            self._num_images = sum(map(self._is_data, _walk(self._folder)))
+        return self._num_images
 
     def provenance(self) -> str:
-        return str(self._root)
+        return self._label
 
     def archive_path(self) -> Path | None:
         return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         total_bytes = 0
-        for number, path in enumerate(_walk(self._root), start=1):
-            candidate = _read(path, _name(path, self._root), budget.max_image_bytes)
+        for number, path in enumerate(_walk(self._folder), start=1):
+            candidate = _read(path, _name(path, self._folder), self._root, budget.max_image_bytes)
             self._require_fingerprinted(path)
             total_bytes += len(candidate.data)
             if number > budget.max_entries or total_bytes > budget.max_total_bytes:
                 excess = f"{budget.max_entries} files" if number > budget.max_entries else f"{budget.max_total_bytes} bytes"
                 raise DataRefused(
-                    f"data.source {self._root} has more than {excess}",
+                    f"data.source {self._label} has more than {excess}",
                     hint="raise data.max_entries or data.max_total_bytes if the source is meant to be this large",
                 )
             yield candidate
+
+    def _no_images(self) -> BadInput:
+        message = f"data.source {self._label} contains no images"
+        for path in islice(_walk(self._folder), _SCANNED_FILES):
+            if is_archive_name(path.name):
+                return BadInput(f"{message}, but the archive {path.name}", hint="unpack it, or name it as data.source")
+            if path.is_symlink() and may_be_image(_name(path, self._folder)):
+                return BadInput(f"{message}, but links that are not followed, like {path.name}", hint=_LINK_HINT)
+        return BadInput(message, hint=READ_HINT)
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -94,6 +150,19 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root))
+
+
+def _followed(path: Path, root: Path) -> Path:
+    """Return the file inside `root` that a link leads to, or the path itself."""
+    return (target_of(path, root) or path) if path.is_symlink() else path
+
+
+def _size_bytes(path: Path, root: Path) -> int:
+    try:
+        status = _followed(path, root).lstat()
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _content(path: Path, label: str) -> tuple[str, int]:
@@ -119,15 +188,25 @@ def _regular(path: Path) -> bool:
         return False
 
 
-def _read(path: Path, name: str, max_bytes: int) -> Candidate:
-    if path.is_symlink():
-        return Candidate(name, b"", Rejected("link", "a symbolic link"))
-    if (left_out := left_out_by_name(name)) is not None:
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+def _read(path: Path, name: str, root: Path, max_bytes: int) -> Candidate:
+    if (left_out := left_out_by_name(name)) is not None and not path.is_symlink():
         return Candidate(name, b"", left_out)
-    if not _regular(path):
+    followed = _followed(path, root)
+    if followed.is_symlink():
+        return Candidate(name, b"", left_out or Rejected("link", "a link that leaves the source or leads to a folder: copy with `cp -rL`"))
+    if left_out is not None:
+        return Candidate(name, b"", left_out)
+    if not _regular(followed):
         return Candidate(name, b"", Rejected("special_file", "a device, pipe or socket"))
     try:
-        with path.open("rb") as file:
-            return Candidate(name, file.read(max_bytes + 1))
+        with followed.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            refused = refused_by_content(name, head)
+            return Candidate(name, b"" if refused else head + file.read(max_bytes + 1 - len(head)), refused)
     except OSError as error:
         return Candidate(name, b"", Rejected("unreadable", error.strerror or "cannot be read"))

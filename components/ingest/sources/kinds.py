@@ -9,6 +9,7 @@ from pathlib import Path
 
 from components.ingest.candidates import Source
 from components.storage import ObjectStore
+from components.stores.layout import StoreLayout
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Reach:
     store: ObjectStore
     downloads: Path
     note: Callable[[str], None] = lambda text: None
+    layout: StoreLayout | None = None
+    """Where the project's own datasets are."""
 
 
 @dataclass(frozen=True)

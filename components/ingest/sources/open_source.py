@@ -6,10 +6,11 @@
 from components.errors import BadInput
 from components.ingest.candidates import Source
 from components.ingest.config import DataConfig
-from components.ingest.sources import kaggle, paths, remote, synthetic_source
+from components.ingest.sources import huggingface, kaggle, paths, remote, stored_dataset, synthetic_source
 from components.ingest.sources.kinds import Reach, SourceKind
+from components.ingest.sources.stored_dataset import StoredDatasetSource
 
-KINDS: tuple[SourceKind, ...] = (paths.KIND, remote.KIND, kaggle.KIND, synthetic_source.KIND)
+KINDS: tuple[SourceKind, ...] = (paths.KIND, remote.KIND, kaggle.KIND, huggingface.KIND, stored_dataset.KIND, synthetic_source.KIND)
 _BY_SCHEME = {scheme: kind for kind in KINDS for scheme in kind.schemes}
 _LICENCES_TO_ACCEPT = ("celeba",)
 
@@ -38,6 +39,11 @@ def open_source(config: DataConfig, reach: Reach | None = None) -> Source | None
         BadInput: if it does not exist, cannot be read or is of an unknown kind. DataRefused: if it is damaged.
     """
     return kind_of(config.source).open(config.source, config.image_px, reach)
+
+
+def with_terms_of(source: Source, config: DataConfig) -> DataConfig:
+    """Return `config` with the terms that a stored dataset already has; other sources have none."""
+    return source.with_terms(config) if isinstance(source, StoredDatasetSource) else config
 
 
 def require_consent(config: DataConfig) -> None:

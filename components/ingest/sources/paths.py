@@ -1,4 +1,4 @@
-"""Sources on this machine: a folder of images, or a zip or tar archive."""
+"""Sources on this machine: a folder of images or of archives, or a zip, tar or parquet file."""
 
 from pathlib import Path
 from urllib.parse import unquote
@@ -7,8 +7,10 @@ from components.address import split_url
 from components.errors import BadInput
 from components.ingest.candidates import Source
 from components.ingest.sources.archives import open_archive
-from components.ingest.sources.folders import FolderSource
+from components.ingest.sources.folders import open_folder
 from components.ingest.sources.kinds import Reach, SourceKind
+
+_HINT = "give the path of a zip, a tar, a parquet file or a folder of images"
 
 
 def open_path(source: str, image_px: int, reach: Reach | None) -> Source:
@@ -20,11 +22,14 @@ def open_path(source: str, image_px: int, reach: Reach | None) -> Source:
     path = local_path(source)
     try:
         if not path.exists():
-            raise BadInput(f"data.source {path} does not exist", hint="give the path of a zip, a tar or a folder of images")
+            raise BadInput(f"data.source {path} does not exist", hint=_HINT)
         if path.is_dir():
-            return FolderSource(path)
+            return open_folder(path)
         if not path.is_file():  # opening it may wait for ever, and reading it may never end
-            raise BadInput(f"data.source {path} is a device, pipe or socket", hint="give the path of a zip, a tar or a folder of images")
+            raise BadInput(
+                f"data.source {path} is a device, pipe or socket",
+                hint=_HINT,
+            )
         return open_archive(path, str(path))
     except OSError as error:
         raise BadInput(f"data.source {path} cannot be read: {error.strerror}") from error
@@ -49,4 +54,4 @@ def local_path(source: str) -> Path:
     return Path(unquote(parts.path))
 
 
-KIND = SourceKind(("", "file"), "a path to a zip, tar or folder", open_path, local_path=local_path)
+KIND = SourceKind(("", "file"), "a path to a zip, tar, parquet file or folder", open_path, local_path=local_path)

@@ -1,4 +1,5 @@
-"""Sources in object storage: an archive, downloaded once and continued after an interruption, or all objects below a prefix.
+"""Sources in object storage: an archive, downloaded once and continued after an interruption, or what lies below a prefix: images,
+archives, or a dataset of our own.
 
 Promises: keys are labels, never paths; a refusal by the store is bad input, with the store's error code; an unchanged source is not
 downloaded again; an object is read only as it was listed, and the fingerprint is made of the listing. Credentials and endpoint are those
@@ -9,18 +10,20 @@ import fcntl
 import hashlib
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import IO
 
 from components.errors import BadInput, CelebditError, DataRefused
-from components.ingest.candidates import IMAGE_SUFFIXES, Candidate, Source, is_image_name, refused_by_name
+from components.ingest.candidates import READ_HINT, Candidate, Source, is_image_name, may_be_image, refused_by_content, refused_by_name
+from components.ingest.image_formats import HEAD_BYTES
 from components.ingest.limits import Budget
 from components.ingest.sources.archives import open_archive
 from components.ingest.sources.kinds import Reach, SourceKind
+from components.ingest.sources.series import Part, SeriesSource, part_names
+from components.ingest.sources.stored_dataset import dataset_at
 from components.storage import ObjectMissing, ObjectStore, StoredObject, StoreUri, refusal
 from components.system.locks import lock
 
@@ -83,7 +86,18 @@ def open_s3(source: str, image_px: int, reach: Reach | None) -> Source | None:
                 listed = None
             if listed is not None:
                 return _archive(listed, reach)
-        return PrefixSource(uri, reach.store)
+        if (dataset := dataset_at(uri, image_px, reach)) is not None:
+            return dataset
+        objects = [item for item in reach.store.list(uri) if not item.uri.key.endswith("/")]
+        return _series(uri, objects, reach) or PrefixSource(uri, objects, reach.store)
+
+
+def _series(uri: StoreUri, objects: Sequence[StoredObject], reach: Reach) -> Source | None:
+    """Return tars or parquet files below a prefix as one source, if they are most of what is there."""
+    by_name = {item.uri.relative_to(uri): item for item in objects}
+    names = part_names((name, item.size_bytes) for name, item in by_name.items())
+    parts = [Part(name, _archive(by_name[name], reach)) for name in names]
+    return SeriesSource(str(uri), parts, beside=sorted(by_name.keys() - set(names))) if parts else None
 
 
 def _archive(listed: StoredObject, reach: Reach) -> RemoteArchive:
@@ -131,19 +145,14 @@ def is_plain(name: str) -> bool:
 class PrefixSource:
     """All objects below a prefix."""
 
-    def __init__(self, uri: StoreUri, store: ObjectStore) -> None:
+    def __init__(self, uri: StoreUri, objects: Sequence[StoredObject], store: ObjectStore) -> None:
         self._uri = uri
+        self._objects = objects
         self._store = store
         if not self._objects:
             raise BadInput(f"data.source {uri} does not exist", hint="give the key of an archive, or a prefix with images below it")
-        if not any(is_image_name(item.uri.relative_to(uri)) for item in self._objects):
-            raise BadInput(
-                f"data.source {uri} contains no images", hint=f"objects ending in {', '.join(IMAGE_SUFFIXES)} are read, at any depth"
-            )
-
-    @cached_property
-    def _objects(self) -> list[StoredObject]:
-        return [item for item in self._store.list(self._uri) if not item.uri.key.endswith("/")]
+        if not any(self._may_be_image(item) for item in self._objects):
+            raise BadInput(f"data.source {uri} contains no images", hint=READ_HINT)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"prefix {self._uri}".encode())
@@ -161,7 +170,7 @@ class PrefixSource:
         return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
-        total_bytes = sum(min(item.size_bytes, budget.max_image_bytes + 1) for item in self._objects if self._is_image(item))
+        total_bytes = sum(min(item.size_bytes, budget.max_image_bytes + 1) for item in self._objects if self._may_be_image(item))
         if len(self._objects) > budget.max_entries or total_bytes > budget.max_total_bytes:
             raise DataRefused(
                 f"data.source {self._uri} has {len(self._objects)} objects and {total_bytes} bytes, more than data.max_entries "
@@ -177,8 +186,8 @@ class PrefixSource:
             while pending:
                 yield pending.popleft().result()
 
-    def _is_image(self, item: StoredObject) -> bool:
-        return is_image_name(item.uri.relative_to(self._uri))
+    def _may_be_image(self, item: StoredObject) -> bool:
+        return may_be_image(item.uri.relative_to(self._uri))
 
     def require_unchanged(self) -> None:
         """Return at once: an object is read only as it was listed, which the fingerprint is made of."""
@@ -186,6 +195,8 @@ class PrefixSource:
     def _read(self, item: StoredObject, limit: int) -> Candidate:
         name = item.uri.relative_to(self._uri)
         refused = refused_by_name(name)
+        if refused is None and not is_image_name(name):
+            refused = refused_by_content(name, self._store.get_head(item.uri, limit=HEAD_BYTES, listed=item))
         return Candidate(name, b"" if refused else self._store.get_head(item.uri, limit=limit, listed=item), refused)
 
 

@@ -19,16 +19,16 @@ import tarfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, cast
 
-from components.ingest.candidates import Names, refused_by_name
+from components.ingest.candidates import Names, refused_by_content, refused_by_name
+from components.ingest.image_formats import HEAD_BYTES
 from components.ingest.limits import Budget
+from components.ingest.sources.reader_process import Outcome
 from components.ingest.verdicts import Rejected
 from components.ingest.wire import write_frame
 from components.system.confinement import confine, limit_memory
 from components.system.process import die_with_parent
-
-Outcome = Literal["end", "corrupt", "entries", "bytes", "ratio", "memory"]
 
 _DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError, RecursionError)
 _RATIO_FROM_BYTES = 64 * 2**20
@@ -85,7 +85,10 @@ def _entries(raw: IO[bytes], budget: Budget, *, beat: Callable[[], None]) -> Ite
                     continue
                 refused = _refusal(entry, seen=names.is_repeated(entry.name))
                 file = archive.extractfile(entry) if refused is None else None
-                yield entry.name, refused, b"" if file is None else file.read(budget.max_image_bytes + 1)
+                data = b"" if file is None else file.read(HEAD_BYTES)
+                if file is not None and (refused := refused_by_content(entry.name, data)) is None:
+                    data += file.read(max(budget.max_image_bytes + 1 - len(data), 0))
+                yield entry.name, refused, b"" if refused else data
 
 
 def _refusal(entry: tarfile.TarInfo, *, seen: bool) -> Rejected | None:

@@ -6,6 +6,7 @@ records have the same meaning. The entries themselves are read in `zip_entry.py`
 The standard library's `ZipFile` is not used: it holds all records of an untrusted archive in memory.
 """
 
+import os
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +21,16 @@ _NAME_IS_UTF8 = 0x800
 _ZIP64_FIELD = 1
 _IN_ZIP64 = 0xFFFFFFFF
 _SIZE_IN_ZIP64 = (_IN_ZIP64, 2**64 - 1)
+_WRAP_BYTES = 2**32
+_LOCAL_BYTES = 30
+
+
+class SplitZip(zipfile.BadZipFile):
+    """The file is the last part of a zip in several files."""
+
+
+class WrappedZip(zipfile.BadZipFile):
+    """The zip is larger than its 32-bit offsets can say, and they cannot be made out."""
 
 
 class Record(NamedTuple):
@@ -45,6 +56,36 @@ def directory(file: IO[bytes]) -> Iterator[Record]:
     """
     begins_at, size_bytes, shift = _extent(file)
     file.seek(begins_at)
+    if shift > 0 and shift % _WRAP_BYTES == 0:
+        yield from _unwrap(file, begins_at, _records(file, size_bytes, shift=0))
+    else:
+        yield from _records(file, size_bytes, shift)
+
+
+def _unwrap(file: IO[bytes], begins_at: int, records: Iterator[Record]) -> Iterator[Record]:
+    """Yield records of a zip over 4 GiB without zip64 fields with their whole offsets: macOS writes the lower 32 bits alone.
+
+    Its entries lie in the order of the directory, which begins at `begins_at`: each is at the first place after the one before where its
+    header is.
+    """
+    at_least = 0
+    for record in records:
+        low = record.packed.header_at
+        first = low + -(-max(at_least - low, 0) // _WRAP_BYTES) * _WRAP_BYTES
+        header_at = next((at for at in range(first, begins_at, _WRAP_BYTES) if _is_header(file.fileno(), at, record)), None)
+        if header_at is None:
+            raise WrappedZip(f"it is larger than 4 GiB and has no zip64 fields, and {record.name!r} is not where it says")
+        at_least = header_at + 1
+        yield record._replace(packed=record.packed._replace(header_at=header_at))
+
+
+def _is_header(archive: int, at: int, record: Record) -> bool:
+    name = record.packed.raw_name.encode("latin-1")
+    start = os.pread(archive, _LOCAL_BYTES + len(name), at)
+    return start.startswith(b"PK\3\4") and start[_LOCAL_BYTES:] == name
+
+
+def _records(file: IO[bytes], size_bytes: int, shift: int) -> Iterator[Record]:
     read_bytes = 0
     while read_bytes < size_bytes:
         head = file.read(_RECORD.size)
@@ -77,6 +118,8 @@ def _extent(file: IO[bytes]) -> tuple[int, int, int]:
     end_record = getattr(zipfile, "_EndRecData")(file)  # noqa: B009 - private, and the only reader of this record in the standard library
     if not end_record:
         raise zipfile.BadZipFile("File is not a zip file")
+    if end_record[0] == b"PK\5\6" and (end_record[1] not in (0, 0xFFFF) or end_record[2] not in (0, 0xFFFF)):
+        raise SplitZip(f"it is part {end_record[1] + 1} of a split zip")
     size_bytes, stated_at, end_at = end_record[5], end_record[6], end_record[9]
     if end_record[0] == b"PK\6\6":
         end_at -= _ZIP64_END_BYTES

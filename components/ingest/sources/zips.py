@@ -12,17 +12,21 @@ from pathlib import Path
 
 from components.errors import BadInput, DataRefused
 from components.ingest.candidates import (
-    IMAGE_SUFFIXES,
+    READ_HINT,
     Candidate,
     Names,
+    is_archive_name,
     is_image_name,
+    may_be_image,
+    printable_name,
     refused_by_name,
     too_many_bytes,
     too_many_entries,
 )
 from components.ingest.limits import Budget
+from components.ingest.sources.foreign_files import SPLIT_HINT
 from components.ingest.sources.unchanged import FingerprintedFile
-from components.ingest.sources.zip_directory import Record, directory, has_more_records
+from components.ingest.sources.zip_directory import Record, SplitZip, WrappedZip, directory, has_more_records
 from components.ingest.verdicts import Rejected
 
 _RATIO_FROM_BYTES = 2**20
@@ -43,16 +47,15 @@ class ZipSource:
     def _scan(self) -> tuple[int | None, int | None]:
         """Return the number of records and images of a small archive; a large one is scanned only once, later."""
         images = number = 0
+        inner: str | None = None
         for record in islice(self._records(), _SCANNED_RECORDS + 1):
             number += 1
-            images += is_image_name(record.name) and not record.is_dir
+            images += may_be_image(record.name) and not record.is_dir
+            inner = record.name if is_archive_name(record.name) else inner
         if number > _SCANNED_RECORDS:
             return None, None
         if not images:
-            raise BadInput(
-                f"data.source {self._label} contains no images",
-                hint=f"entries ending in {', '.join(IMAGE_SUFFIXES)} are read, at any depth",
-            )
+            raise _no_images(self._label, inner)
         return number, images
 
     def _records(self) -> Iterator[Record]:
@@ -63,6 +66,12 @@ class ZipSource:
             raise DataRefused(
                 f"data.source {self._label} has a name that is flagged as UTF-8 and is not",
                 hint="create the archive again with another program",
+            ) from error
+        except SplitZip as error:
+            raise DataRefused(f"data.source {self._label} is not a whole zip: {error}", hint=SPLIT_HINT) from error
+        except WrappedZip as error:
+            raise DataRefused(
+                f"data.source {self._label} cannot be read: {error}", hint="pack it again with `zip` or `tar`, not in Finder"
             ) from error
         except _DAMAGED as error:
             raise DataRefused(f"data.source {self._label} cannot be opened as a zip: {error}", hint="fetch it again") from error
@@ -96,13 +105,22 @@ class ZipSource:
             total_bytes += min(record.packed.size_bytes, budget.max_image_bytes + 1)
             if total_bytes > budget.max_total_bytes:
                 raise too_many_bytes(self._label, budget)
-            yield Candidate(record.name, b"", packed=record.packed)
+            yield Candidate(record.name, b"", packed=record.packed, by_content=not is_image_name(record.name))
 
     def _has_more_records(self, limit: int) -> bool:
         if self._num_records is not None:
             return self._num_records > limit
         with self._path.open("rb") as file:
             return has_more_records(file, limit)
+
+
+def _no_images(label: str, inner: str | None) -> BadInput:
+    if inner is not None:
+        return BadInput(
+            f"data.source {label} contains no images, but the archive {printable_name(inner)}",
+            hint="an archive in an archive is not opened: unpack the outer one, and name the inner one as data.source",
+        )
+    return BadInput(f"data.source {label} contains no images", hint=READ_HINT)
 
 
 def _refusal(record: Record, budget: Budget, *, seen: bool) -> Rejected | None:

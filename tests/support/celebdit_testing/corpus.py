@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
+import pillow_jxl  # noqa: F401 - so that Pillow writes JPEG XL
 from PIL import Image
 
 from components.ingest.sources.synthetic import draw_face, encode_face
 
+pillow_heif.register_heif_opener()
 PX = 32
 
 
@@ -68,6 +71,34 @@ def _icc_cmyk() -> bytes:
     return encoded(face(6).convert("CMYK"), "JPEG", quality=95)
 
 
+def _photo(index: int, kind: str) -> bytes:
+    return encoded(face(index, 2 * PX), kind)
+
+
+def bmp_without_alpha(image: Image.Image) -> bytes:
+    """A 32-bit BMP as Windows writes it from a screen: with masks for four channels, the fourth of them zero everywhere."""
+    rows = image.convert("RGBA").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    rows.putalpha(0)
+    pixels = rows.tobytes("raw", "BGRA")
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<I2i2H6I", 108, *image.size, 1, 32, 3, len(pixels), 2835, 2835, 0, 0) + masks + b"Win " + bytes(48)
+    return b"BM" + struct.pack("<I2HI", 14 + len(header) + len(pixels), 0, 0, 14 + len(header)) + header + pixels
+
+
+def ten_bit_avif() -> bytes:
+    """An AVIF that claims ten bits per channel, with the pixels of one with eight."""
+    data = bytearray(encoded(face(136, 2 * PX), "AVIF"))
+    data[data.index(b"av1C") + 6] |= 0x40
+    return bytes(data)
+
+
+def _framed_nothing() -> Image.Image:
+    """A wide image whose left end alone can be seen."""
+    image = Image.new("RGBA", (4 * PX, PX), (9, 9, 9, 0))
+    image.paste((200, 100, 50, 255), (0, 0, PX // 2, PX))
+    return image
+
+
 IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "plain.jpg": (lambda: encode_face(7, 100, PX), "as_is"),
     "plain.png": (lambda: encoded(face(101)), "as_is"),
@@ -89,6 +120,13 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "still.webp": (lambda: encoded(face(116), "WEBP", lossless=True), "converted"),
     "image.bmp": (lambda: encoded(face(117), "BMP"), "converted"),
     "image.tiff": (lambda: encoded(face(118), "TIFF"), "converted"),
+    "photo.heic": (lambda: _photo(123, "HEIF"), "resized"),
+    "photo.avif": (lambda: _photo(124, "AVIF"), "resized"),
+    "photo.jxl": (lambda: _photo(125, "JXL"), "resized"),
+    "download (1).jfif": (lambda: encode_face(7, 126, PX), "as_is"),
+    "no-suffix": (lambda: encode_face(7, 127, PX), "as_is"),
+    "sent-as.HEIC": (lambda: encode_face(7, 128, PX), "as_is"),
+    "unused-alpha.bmp": (lambda: bmp_without_alpha(face(129)), "converted"),
     "empty.jpg": (lambda: b"", "not_an_image"),
     "text.jpg": (lambda: b"hello, I am a text\n" * 40, "not_an_image"),
     "svg.png": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_an_image"),
@@ -100,6 +138,14 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "sixteen-bit-grey.png": (lambda: encoded(Image.new("I;16", (PX, PX))), "sixteen_bit"),
     "sixteen-bit-rgb.png": (_sixteen_bit_rgb, "sixteen_bit"),
     "float.tiff": (lambda: encoded(Image.new("F", (PX, PX)), "TIFF"), "sixteen_bit"),
+    "ten-bit.avif": (ten_bit_avif, "sixteen_bit"),
+    "half.heic": (lambda: _photo(130, "HEIF")[:-200], "truncated"),
+    "half.jxl": (lambda: _photo(131, "JXL")[:-200], "truncated"),
+    "half.avif": (lambda: _photo(132, "AVIF")[:-200], "truncated"),
+    "invisible.png": (lambda: encoded(Image.new("RGBA", (PX, PX), (9, 9, 9, 0))), "transparent"),
+    "invisible-centre.webp": (lambda: encoded(_framed_nothing(), "WEBP", lossless=True), "transparent"),
+    "scan.jp2": (lambda: encoded(face(133), "JPEG2000"), "unsupported_format"),
+    "grey.pgm": (lambda: encoded(face(134).convert("L"), "PPM"), "unsupported_format"),
     "animated.gif": (lambda: _frames("GIF"), "animated"),
     "animated.png": (lambda: _frames("PNG"), "animated"),
     "animated.webp": (lambda: _frames("WEBP"), "animated"),
@@ -108,10 +154,11 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
     "sliver.png": (lambda: encoded(Image.new("RGB", (20_000, 1))), "too_small"),
     "bomb.png": (lambda: encoded(Image.new("1", (9000, 9000))), "decompression_bomb"),
     "claims-much.png": (lambda: _png(60_000, 60_000, bytes(100)), "decompression_bomb"),
-    "bomb-in-comment.png": (_text_bomb, "decompression_bomb"),
+    "bomb-in-comment.png": (_text_bomb, "converted"),
     "heavy.bmp": (lambda: encoded(Image.new("RGB", (700, 700)), "BMP"), "too_many_bytes"),
     "copy-of-plain.jpg": (lambda: encode_face(7, 100, PX), "duplicate"),
     "notes.txt": (lambda: b"read me", "ignored"),
+    "LICENCE": (lambda: b"BM, a text without a suffix that begins like an image", "ignored"),
     "__MACOSX/._plain.jpg": (lambda: b"junk", "ignored"),
 }
 """Name -> (how to make it, its verdict) with `image_px` 32 and `max_image_bytes` one million."""

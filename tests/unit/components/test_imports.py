@@ -21,7 +21,7 @@ def loaded(code: str, libraries: set[str]) -> set[str]:
         ("components.train.worker, components.evaluate.measure", {"mlflow", "torch_fidelity", "torchvision", "triton"}),
         ("components.evaluate.worker", {"mlflow", "torch_fidelity", "torchvision", "torch._dynamo"}),
         ("components.evaluate.evaluate, components.register.register", {"torch", "torch_fidelity"}),
-        ("components.ingest.decoding.decoder", {"numpy", "psutil", "boto3"}),
+        ("components.ingest.decoding.decoder", {"pandas", "torch", "psutil", "boto3"}),
     ],
 )
 def test_a_step_imports_no_library_before_it_needs_it(modules: str, unneeded: set[str]) -> None:

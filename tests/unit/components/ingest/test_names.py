@@ -6,66 +6,95 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from celebdit_testing.corpus import encoded
 from PIL import Image
 
 from components.errors import BadInput
-from components.ingest.candidates import Source, left_out_by_name, refused_by_name
-from components.ingest.limits import Budget
+from components.ingest.candidates import Candidate, Source, refused_by_name
+from components.ingest.decoding.pool import DecoderPool
+from components.ingest.limits import Budget, Limits
 from components.ingest.sources.paths import open_path
+from components.ingest.verdicts import Rejected
 
+PNG = encoded(Image.new("RGB", (8, 8)))
 BUDGET = Budget(max_image_bytes=10**6, max_total_bytes=2**32, max_entries=10**6, max_ratio=200)
 DATA = (
     "a.jpg", "b.JPEG", "download (1).jfif", "IMG_1.JPE", "c.png", "deep/er/d.webp", "e.tiff", "trash/f.gif", "thumbnails/g.bmp",
-    "recycle/h.jpg", "eaDir/i.jpg", "@home/j.jpg", "a.b/k.jpg", "lost/found/l.jpg",
+    "recycle/h.jpg", "eaDir/i.jpg", "@home/j.jpg", "a.b/k.jpg", "lost/found/l.jpg", "no-suffix", "deep/6f1c0e", "m.jpg_large", "n.unknown",
+    "o.HEIC", "p.avif", "q.jxl", "r.2024",
 )  # fmt: skip
 LEFT = (
     ".hidden.jpg", "._a.jpg", ".trashed-1699-IMG.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "@eaDir/a.jpg/SYNOFILE_THUMB_M.jpg",
     "deep/@EADIR/a.jpg", ".thumbnails/normal/a.jpg", ".Trash-1000/files/a.jpg", "#recycle/a.jpg", "$RECYCLE.BIN/S-1-5/a.jpg",
     "__MACOSX/a.jpg", "deep/.@__thumb/a.jpg", "@Recycle/a.jpg", "lost+found/a.jpg", "System Volume Information/a.jpg",
-    ".git/a.png", ".stversions/a.jpg",
-    "readme.txt", "Thumbs.db", "noname", "desktop.ini", "a.jpg.txt",
+    ".git/a.png", ".stversions/a.jpg", "Photos Previews.lrdata/1/a.jpg", "LOST.DIR/1", "@tmp/a.jpg", "a.jpg_original", "a.jpg~",
+    "readme.txt", "Thumbs.db", "desktop.ini", "a.jpg.txt", "clip.mov", "data.parquet",
 )  # fmt: skip
-OTHER_FORMATS = ("a.HEIC", "b.heif", "c.avif", "d.jxl", "e.ppm", "deep/f.JP2", "g.tga")
+UNREAD = {"photo.NEF": "unsupported_format", "deep/b.dng": "unsupported_format", "c.tga": "unsupported_format", "old.zip": "nested_archive"}
+
+
+def packed(kind: str, files: dict[str, bytes], folder: Path) -> Path:
+    """A folder, zip or tar with these files."""
+    path = folder / "source"
+    if kind == "folder":
+        for name, data in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+    else:
+        with tarfile.open(path, "w") as tar:
+            for name, data in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def judged(source: Source, candidate: Candidate) -> str:
+    """The verdict on a candidate, by a real worker where its source has none."""
+    with DecoderPool(Limits(image_px=8, max_image_bytes=10**6, max_image_pixels=10**6, max_ratio=200), workers=1) as pool:
+        pool.start(source.archive_path())
+        ((_, verdict),) = pool.judge([candidate])
+    return verdict.code if isinstance(verdict, Rejected) else "+".join(verdict.rules)
 
 
 @pytest.fixture(params=["folder", "zip", "tar"])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
-    data = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(data, "PNG")
-    folder = tmp_path / "source"
-    names = [*DATA, *LEFT, *OTHER_FORMATS]
-    if request.param == "folder":
-        for name in names:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data.getvalue())
-    elif request.param == "zip":
-        with zipfile.ZipFile(folder, "w") as packed:
-            for name in names:
-                packed.writestr(name, data.getvalue())
-    else:
-        with tarfile.open(folder, "w") as archive:
-            for name in names:
-                info = tarfile.TarInfo(f"./{name}")  # as `tar -c .` writes them
-                info.size = len(data.getvalue())
-                archive.addfile(info, io.BytesIO(data.getvalue()))
-    return open_path(str(folder), 8, None)
+    prefix = "./" if request.param == "tar" else ""  # as `tar -c .` writes them
+    return open_path(str(packed(request.param, dict.fromkeys([prefix + name for name in (*DATA, *LEFT, *UNREAD)], PNG), tmp_path)), 8, None)
 
 
 def test_a_source_gives_its_data_and_nothing_that_a_program_left_beside_it(source: Source) -> None:
     refusals = {candidate.name.removeprefix("./"): candidate.refused for candidate in source.candidates(BUDGET)}
     assert {name for name, refused in refusals.items() if refused is None} == set(DATA)
     assert {name for name, refused in refusals.items() if refused is not None and refused.code == "ignored"} == set(LEFT)
-    assert {name for name, refused in refusals.items() if refused is not None and refused.code == "unsupported_format"} == set(
-        OTHER_FORMATS
+    assert {name: refusals[name].code for name in UNREAD} == UNREAD  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_a_file_whose_name_leaves_it_open_is_no_image_if_its_content_is_none(tmp_path: Path, kind: str) -> None:
+    source = open_path(
+        str(packed(kind, {"a.png": PNG, "LICENCE": b"as is", "b.unknown": b"BM but no bitmap", "c": b""}, tmp_path)), 8, None
     )
+    verdicts = {candidate.name: judged(source, candidate) for candidate in source.candidates(BUDGET)}
+    assert verdicts == {"a.png": "as_is", "LICENCE": "ignored", "b.unknown": "ignored", "c": "ignored"}
 
 
-def test_a_folder_of_nothing_but_other_formats_and_leftovers_is_refused_at_once(tmp_path: Path) -> None:
-    for name in ("a.heic", ".thumbnails/a.jpg", "@eaDir/b.jpg"):
+def test_a_folder_of_nothing_but_leftovers_is_refused_at_once(tmp_path: Path) -> None:
+    for name in ("a.txt", "LICENCE", ".thumbnails/a.jpg", "@eaDir/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(BadInput, match="contains no images"):
         open_path(str(tmp_path), 8, None)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_source_of_nothing_but_an_archive_names_it(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(BadInput, match=r"contains no images, but the archive .*inner\.zip"):
+        open_path(str(packed(kind, {"deep/inner.zip": b"PK\3\4", "readme.txt": b""}, tmp_path)), 8, None)
 
 
 def test_the_folders_above_a_source_decide_nothing(tmp_path: Path) -> None:
@@ -82,9 +111,3 @@ def test_a_name_that_is_unsafe_or_an_archive_is_rejected_first(name: str, code: 
     refused = refused_by_name(name)
     assert refused is not None
     assert refused.code == code
-
-
-def test_the_detail_says_what_to_do_about_another_format() -> None:
-    refused = left_out_by_name("IMG_1.HEIC")
-    assert refused is not None
-    assert refused.detail == "heic is not read; convert it to JPEG or PNG"

@@ -86,7 +86,7 @@ def test_processes_are_started_in_few_places_each_known() -> None:
         "components/system/process.py": "`spawn`",
         "components/system/guarded.py": "the guardian of a run",
         "components/ingest/decoding/worker.py": "the decoders",
-        "components/ingest/sources/tars.py": "the reader of tar archives",
+        "components/ingest/sources/reader_process.py": "the readers of tar archives and parquet files",
         "components/system/confinement.py": "a process that tries to confine itself",
         "pipeline/images.py": "docker or podman, to build images",
         "pipeline/session.py": "git",

@@ -64,7 +64,11 @@ def test_a_larger_image_is_cropped_to_its_centre_and_resized_once() -> None:
 
 
 def test_transparent_pixels_become_white_and_half_transparent_ones_lighter() -> None:
-    assert (pixels(accepted(encoded(Image.new("RGBA", (PX, PX), (10, 20, 30, 0)))).data) == 255).all()
+    clear = Image.new("RGBA", (PX, PX), (10, 20, 30, 0))
+    clear.putpixel((0, 0), (10, 20, 30, 255))
+    stored = pixels(accepted(encoded(clear)).data)
+    assert (stored[0, 0] == (10, 20, 30)).all()
+    assert (stored[1:] == 255).all()
     half = pixels(accepted(encoded(Image.new("RGBA", (PX, PX), (100, 100, 100, 128)))).data)
     assert abs(int(half[0, 0, 0]) - 177) <= 1
 

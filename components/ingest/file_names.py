@@ -1,0 +1,51 @@
+"""Names of files that are images, that are not, and of folders and copies that programs leave beside them; suffixes in lower case."""
+
+
+def _suffixes(words: str) -> frozenset[str]:
+    return frozenset(f".{word}" for word in words.split())
+
+
+IMAGE_SUFFIXES = _suffixes(
+    "jpg jpeg jpe jfif pjpeg png apng webp bmp dib tif tiff gif heic heif hif avif avifs jxl"
+    " jp2 j2k jpx jpf ppm pgm pbm pnm qoi psd psb xcf exr"
+)
+"""A file of such a name is an image, or the verdict on it says what it is; other names are decided by the content."""
+RAW_SUFFIXES = _suffixes("dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f 3fr fff iiq rwl kdc mrw erf")
+"""Raw files of cameras: they look like TIFF in their first bytes, and hold a small preview."""
+UNREAD_SUFFIXES = {**dict.fromkeys(RAW_SUFFIXES, "a camera's raw file"), ".tga": "TGA"}
+"""Images that are not read and do not show it in their first bytes."""
+OTHER_SUFFIXES = _suffixes(
+    "txt md rst html htm xml json jsonl ndjson csv tsv yaml yml toml ini cfg log py pyc ipynb sh bat js css"
+    " pdf doc docx xls xlsx ppt pptx odt svg eps ai ico icns url lnk db sqlite mp4 mov avi mkv m4v 3gp webm mp3"
+    " wav m4a aac flac aae xmp thm thumb npy npz pt pth ckpt safetensors pkl pickle h5 hdf5 mat parquet arrow"
+    " feather lmdb mdb tfrecord index cls exe dll so torrent part crdownload tmp bak lock md5 sha1 sha256 sig"
+)
+"""Files that are no images, whatever they hold: texts, videos, arrays, unfinished downloads."""
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+LEFT_BY_PROGRAMS = frozenset(
+    (
+        "__macosx",
+        "@eadir",
+        "@recycle",
+        "@recently-snapshot",
+        "@sharebin",
+        "@tmp",
+        "#recycle",
+        "#snapshot",
+        "~snapshot",
+        "$recycle.bin",
+        "recycler",
+        "recycled",
+        "found.000",
+        "lost+found",
+        "lost.dir",
+        "network trash folder",
+        "temporary items",
+        "system volume information",
+    )
+)
+"""Folders of thumbnails, deleted files and copies, in lower case; those whose name begins with a dot are left out too."""
+PREVIEW_SUFFIXES = (".lrdata", ".cocatalog")
+"""Of folders in which Lightroom and Capture One keep previews."""
+BACKUP_SUFFIXES = ("_original", "~")
+"""Of copies that ExifTool and editors leave beside an image that they changed."""

@@ -1,0 +1,126 @@
+"""Wrong weights of metrics are found in preflight: another file, a file of another network, no file of weights at all."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from celebdit_testing.inception import write_inception
+from celebdit_testing.steps import step_context
+
+from components.errors import BadInput, CelebditError, DataRefused
+from components.preflight.metric_networks import NETWORKS
+from components.preflight.metric_weights import UnknownPickle, check_metric_weights, difference, tensor_shapes
+from components.runtime.context import StepContext
+from components.storage import StoreUri, connect, file_sha256
+
+INCEPTION = "inception-v3-compat"
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inception(tmp_path_factory.mktemp("weights") / "inception.pth")
+
+
+@pytest.fixture
+def context(tmp_path: Path, rclone_endpoint: str) -> StepContext:
+    return step_context("preflight", tmp_path, "s3://bucket/weights-checked", endpoint=rclone_endpoint)
+
+
+def saved(folder: Path, value: Any, **options: Any) -> Path:
+    torch.save(value, folder / "saved.pth", **options)
+    return folder / "saved.pth"
+
+
+def check(path: Path | str, context: StepContext, *, network: str = INCEPTION, sha256: str | None = None) -> str:
+    digest = file_sha256(Path(path)) if sha256 is None else sha256
+    return check_metric_weights(str(path), digest, network, context, setting="weights")
+
+
+def test_the_right_weights_are_found_right_here_and_in_object_storage(inception: Path, context: StepContext) -> None:
+    assert "has its sha256 and the 566 tensors of inception-v3-compat" in check(inception, context)
+    uri = StoreUri.parse("s3://bucket/weights-checked/inception.pth")
+    context.store.put_file(uri, inception)
+    assert "566 tensors" in check(str(uri), context, sha256=file_sha256(inception))
+    assert (context.scratch("weights") / f"{file_sha256(inception)}.pth").is_file(), "the evaluate step need not download it again"
+
+
+def test_the_networks_tensors_are_those_that_pytorch_names(inception: Path) -> None:
+    names = {name for name in torch.load(inception) if not name.endswith("num_batches_tracked")}
+    assert names == set(NETWORKS[INCEPTION])
+    with torch.device("meta"):
+        import torchvision
+
+        vgg16 = {name: tuple(value.shape) for name, value in torchvision.models.vgg16().state_dict().items()}
+        of_torchvision = {
+            name: tuple(value.shape) for name, value in torchvision.models.inception_v3(init_weights=False).state_dict().items()
+        }
+    assert difference(vgg16, NETWORKS["vgg16"]) is None
+    assert "AuxLogits" in str(difference(of_torchvision, NETWORKS[INCEPTION]))
+
+
+def wrong(kind: str, folder: Path, inception: Path) -> tuple[Path, str | None, type[CelebditError], str]:
+    """A file, its configured sha256 (None: its own), the error, and what it says."""
+    tensors = torch.load(inception)
+    if kind == "another sha256":
+        return inception, "0" * 64, DataRefused, r"has sha256 [0-9a-f]{64}, evaluation\.weights_sha256 is 0{64}"
+    if kind == "another network":
+        return saved(folder, {"features.0.weight": torch.zeros(1)}), None, DataRefused, "478 are missing .* 1 are unknown|472 are missing"
+    if kind == "another head":
+        return (
+            saved(folder, {**tensors, "fc.weight": torch.zeros(1000, 2048)}),
+            None,
+            DataRefused,
+            r"fc\.weight has shape \(1000, 2048\), expected \(1008, 2048\)",
+        )
+    if kind == "one tensor less":
+        return (
+            saved(folder, {name: value for name, value in tensors.items() if name != "fc.bias"}),
+            None,
+            DataRefused,
+            r"1 are missing \(fc\.bias\)",
+        )
+    path = folder / "weights.pth"
+    path.write_bytes({"html": b"<html>sign in</html>", "empty": b"", "zip": b"PK\5\6" + bytes(18), "pickle": pickle.dumps({"a": 1})}[kind])
+    return path, None, DataRefused, "is not a torch file|is a zip, but no torch file"
+
+
+@pytest.mark.parametrize("kind", ["another sha256", "another network", "another head", "one tensor less", "html", "empty", "zip", "pickle"])
+def test_wrong_weights_are_refused_with_the_whole_reason(kind: str, tmp_path: Path, inception: Path, context: StepContext) -> None:
+    path, sha256, error, message = wrong(kind, tmp_path, inception)
+    with pytest.raises(error, match=message) as refused:
+        check(path, context, sha256=sha256)
+    assert refused.value.exit_code == 3
+    assert "torch-fidelity project's releases" in str(refused.value.hint)
+
+
+def test_weights_that_are_not_there_are_bad_input(context: StepContext, tmp_path: Path) -> None:
+    for location in (str(tmp_path / "nothing.pth"), "s3://bucket/weights-checked/nothing.pth"):
+        with pytest.raises(BadInput, match="does not exist"):
+            check(location, context, sha256="0" * 64)
+
+
+def test_files_of_before_pytorch_1_6_are_read_and_no_pickle_is_executed(tmp_path: Path, inception: Path) -> None:
+    shapes = tensor_shapes(inception)
+    old = saved(tmp_path, torch.load(inception), _use_new_zipfile_serialization=False)
+    assert tensor_shapes(old) == shapes
+    assert shapes["fc.weight"] == (1008, 2048)
+
+    class Malice:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "executed",)
+
+    with pytest.raises(UnknownPickle, match="it names "):
+        tensor_shapes(saved(tmp_path, {"a": Malice()}))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_reason_why_weights_do_not_load_is_whole(tmp_path: Path, s3_credentials: None) -> None:
+    from components.evaluate.config import EvaluationConfig
+    from components.evaluate.features import build_extractor
+
+    path = saved(tmp_path, {"features.0.weight": torch.zeros(1)})
+    config = EvaluationConfig(num_images=8, extractor=INCEPTION, weights=str(path), weights_sha256=file_sha256(path))
+    with pytest.raises(DataRefused, match=r"Missing key\(s\) in state_dict: .*Conv2d_1a_3x3"):
+        build_extractor(config, connect("http://127.0.0.1:9"), tmp_path, torch.device("cpu"))

@@ -1,0 +1,102 @@
+"""Formats by content, with and without the libraries of the extra `formats`, and alpha channels."""
+
+import subprocess
+import sys
+
+import pytest
+from celebdit_testing.corpus import LIMITS, PX, bmp_without_alpha, encoded, face
+from PIL import Image
+
+from components.ingest.decoding.headers import jpeg_xl_size
+from components.ingest.decoding.images import judge
+from components.ingest.limits import Limits
+from components.ingest.verdicts import Accepted, Rejected
+
+BOUNDS = Limits(max_ratio=200, **LIMITS)
+WITHOUT_THE_EXTRA = """
+import sys
+sys.modules.update(pillow_heif=None, pillow_jxl=None)
+from components.ingest.decoding.images import judge
+from components.ingest.limits import Limits
+for data in map(bytes.fromhex, sys.stdin.read().split()):
+    verdict = judge(data, Limits(image_px=32, max_image_bytes=10**6, max_image_pixels=10**6, max_ratio=200))
+    print(getattr(verdict, "code", "accepted"), getattr(verdict, "detail", ""))
+"""
+
+
+def test_without_the_extra_the_verdict_names_it_and_the_other_formats_are_read() -> None:
+    images = [encoded(face(0, 2 * PX), kind) for kind in ("HEIF", "JXL", "AVIF", "JPEG")]
+    found = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_EXTRA],
+        input="\n".join(data.hex() for data in images),
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    heic, jpeg_xl, avif, jpeg = found.stdout.splitlines()
+    assert heic == "unsupported_format HEIC is read with the extra package: pip install 'celebdit[formats]'"
+    assert jpeg_xl == "unsupported_format JPEG XL is read with the extra package: pip install 'celebdit[formats]'"
+    assert (avif.strip(), jpeg.strip()) == ("accepted", "accepted")
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "JXL", "AVIF"])
+def test_a_photo_of_another_format_looks_as_it_did(kind: str) -> None:
+    photo = face(3, 2 * PX)
+    verdict = judge(encoded(photo, kind, quality=95), BOUNDS)
+    assert isinstance(verdict, Accepted)
+    expected = judge(encoded(photo), BOUNDS)
+    assert isinstance(expected, Accepted)
+    assert verdict.source_px == (2 * PX, 2 * PX)
+    differences = [abs(a - b) for a, b in zip(verdict.small, expected.small, strict=True)]
+    assert sum(differences) / len(differences) < 3
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 37), (120, 100), (320, 180), (513, 512), (3, 4000)])
+def test_the_size_of_a_jpeg_xl_is_known_before_it_is_decoded(size: tuple[int, int]) -> None:
+    data = encoded(Image.new("RGB", size), "JXL")
+    assert jpeg_xl_size(data) == size
+
+
+def test_a_jpeg_xl_that_is_too_large_is_refused_by_its_header() -> None:
+    data = encoded(Image.new("RGB", (1100, 1000)), "JXL")
+    verdict = judge(data, BOUNDS)
+    assert isinstance(verdict, Rejected)
+    assert (verdict.code, verdict.detail.split(" ")[0]) == ("decompression_bomb", "1100x1000")
+
+
+def test_a_bmp_whose_alpha_is_zero_everywhere_is_opaque_and_one_that_uses_it_is_not() -> None:
+    image = face(5)
+    verdict = judge(bmp_without_alpha(image), BOUNDS)
+    assert isinstance(verdict, Accepted)
+    assert isinstance(verdict.data, bytes)
+    same = judge(encoded(image), BOUNDS)
+    assert isinstance(same, Accepted)
+    assert verdict.small == same.small
+    used = bytearray(bmp_without_alpha(image))
+    used[-1] = 255  # one pixel can be seen
+    seen = judge(bytes(used), BOUNDS)
+    assert isinstance(seen, Accepted)
+    assert seen.small != same.small
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("RGBA", (PX, PX), (1, 2, 3, 0)),
+        Image.new("LA", (PX, PX), (9, 0)),
+        Image.new("RGBA", (2 * PX, 3 * PX), (0, 0, 0, 0)),
+    ],
+)
+def test_an_image_that_is_transparent_everywhere_is_no_white_square(image: Image.Image) -> None:
+    verdict = judge(encoded(image), BOUNDS)
+    assert isinstance(verdict, Rejected)
+    assert verdict.code == "transparent"
+    image.putpixel((image.width // 2, image.height // 2), (5, 255) if image.mode == "LA" else (5, 5, 5, 1))
+    assert isinstance(judge(encoded(image), BOUNDS), Accepted)
+
+
+def test_a_palette_and_a_key_colour_that_hide_everything_are_transparent_too() -> None:
+    for mode, key in (("P", 0), ("RGB", (0, 0, 0)), ("L", 0)):
+        verdict = judge(encoded(Image.new(mode, (PX, PX)), transparency=key), BOUNDS)
+        assert isinstance(verdict, Rejected)
+        assert verdict.code == "transparent"
