@@ -11,7 +11,7 @@ INSTALL := @$(PYTHON) requirements/install.py --venv $(VENV)
 BROKEN := $(if $(wildcard $(VENV)/pyvenv.cfg),$(if $(wildcard $(VENV)/.incomplete),broken),broken)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types contracts unit shapes fault docs golden format bench-tools lock ui down images test-images clean broken
+.PHONY: help demo test lint types contracts unit shapes fault docs schema golden format bench-tools lock ui down images test-images clean broken
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,7 +38,7 @@ contracts: $(VENV)/.dev  ## check the import contracts
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev $(VENV)/.debian  ## run all tests except the slow ones of `make fault` and the image builds
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not (fault and slow) and not images and not documents"
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=15 -m "not (fault and slow) and not images and not documents"
 
 DEBIAN_PACKAGES := chromium libjpeg-turbo-progs imagemagick libimage-exiftool-perl
 HAS_DEBIAN_PACKAGES := command -v chromium && command -v cjpeg && command -v jpegtran && command -v convert && command -v exiftool
@@ -65,6 +65,9 @@ bench-tools: $(VENV)/.bench  ## install what benchmarks/ compares with (diffuser
 
 docs: $(VENV)/.dev  ## generate docs/configuration.md and docs/environment.md
 	$(BIN)/python -m pipeline.reference
+
+schema: $(VENV)/.dev  ## write the empty database of the installed MLflow, after an upgrade of MLflow
+	$(BIN)/python -m pipeline.mlflow_schema
 
 golden: $(VENV)/.dev  ## write the golden files of the compiled pipeline; read their diff before you commit
 	CELEBDIT_WRITE_GOLDEN=1 $(BIN)/pytest -q tests/unit/pipeline/test_compile.py -k golden

@@ -51,6 +51,8 @@ from components.environment import (
 from components.errors import BadInput
 
 _STORE_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
+_MOST_CHARACTERS = 256
+"""Of the name of an experiment, in the database of MLflow 3.17."""
 _LOG_LEVELS = {name: logging.getLevelNamesMapping()[name] for name in ("DEBUG", "INFO", "WARNING", "ERROR")}
 
 
@@ -115,7 +117,7 @@ class Settings:
             store_uri=store_uri,
             mlflow_uri=mlflow_uri,
             s3_endpoint=environ.get(S3_ENDPOINT_FIRST) or environ.get(S3_ENDPOINT) or None,
-            experiment=environ.get(EXPERIMENT) or "celebdit",
+            experiment=experiment_name(environ),
             run_id=run_id,
             run_url=environ.get(RUN_URL) or (f"{kfp_ui}/#/runs/details/{run_id}" if kfp_ui and run_id else None),
             preset=environ.get(PRESET) or None,
@@ -143,6 +145,21 @@ class Settings:
         if self.run_id is None:
             raise BadInput("this process belongs to no pipeline run", hint=f"set {RUN_ID} to the run's id")
         return self.run_id
+
+
+def experiment_name(environ: Mapping[str, str] | None = None) -> str:
+    """Return the name of the MLflow experiment.
+
+    Raises:
+        BadInput: if MLflow cannot store it.
+    """
+    name = (os.environ if environ is None else environ).get(EXPERIMENT, "").strip() or "celebdit"
+    if len(name) > _MOST_CHARACTERS or not name.isprintable():
+        raise BadInput(
+            f"{EXPERIMENT} has {len(name)} characters, {name[:20]!r} and on",
+            hint=f"set it to a name of at most {_MOST_CHARACTERS} printable characters",
+        )
+    return name
 
 
 def has_credentials(address: str) -> bool:

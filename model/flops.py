@@ -6,7 +6,6 @@ weights or activations.
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from model.config import NetworkConfig
 from model.denoiser import build_denoiser
@@ -20,6 +19,8 @@ def forward_flops(config: NetworkConfig) -> float:
 
 def flops_of(network: nn.Module, image_px: int) -> float:
     """Return the operations of one forward pass of a `network` on the meta device for one image of `image_px`."""
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - imports Triton, and is not used on CPUs
+
     with torch.device("meta"):
         image, timestep = torch.empty(1, 3, image_px, image_px), torch.empty(1)
     # In training mode and with gradients: torch's fused attention of the other mode is not counted.

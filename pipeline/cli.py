@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,8 @@ _COMMANDS = {
     "sync": ("pipeline.commands.sync", "sync", "Upload the metrics of a run that MLflow has not received."),
 }
 
+_OTHER_SPELLINGS = {"licence": "license", "accept-licence": "accept-license", "num-steps": "steps"}
+
 
 def _be_verbose(ctx: click.Context, parameter: click.Parameter, count: int) -> None:
     """Log more in this process and in those that it starts."""
@@ -96,7 +99,16 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=example("celebdit demo"))
+def one_spelling(option: str) -> str:
+    """Return the name that help shows of an option which has two."""
+    return _OTHER_SPELLINGS.get(option, option)
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": one_spelling},
+    epilog=example("celebdit demo"),
+)
 @click.version_option(package_name="celebdit")
 def cli() -> None:
     """Train a Diffusion Transformer face generator, from raw images to a promoted model version."""
@@ -115,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; an error is printed."""
     _handle_signals()
+    _only_print_warnings()
     try:
         _require_current_folder()
         configure_logging(log_level() or logging.WARNING, terminal=True)
@@ -130,6 +143,12 @@ def _run(arguments: Sequence[str]) -> int:
             discard_stdout()
             return EXIT_OK
         return _print_error(_failure_of(error), arguments)
+
+
+def _only_print_warnings() -> None:
+    """Print the warnings of libraries although PYTHONWARNINGS or `python -W` makes them errors: they are no failure of the command."""
+    if any("error".startswith(option.partition(":")[0].strip() or "-") for option in sys.warnoptions):
+        warnings.simplefilter("default")
 
 
 def _require_current_folder() -> None:

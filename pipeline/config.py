@@ -21,7 +21,7 @@ from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
-from components.runtime.context import location, problem_lines
+from components.validation import location, problem_lines
 from model.canonical import JsonObject, canonical_json, digest_of
 from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig
 from model.frozen_config import FrozenConfig
@@ -128,7 +128,7 @@ def validated(raw: Mapping[str, Any]) -> RunConfig:
 
 def _json(raw: Mapping[str, Any], *parents: str) -> str:
     if unusable := list(_unusable(raw, parents)):
-        raise BadInput("\n".join(unusable), hint="use texts, finite numbers, booleans, lists and tables")
+        raise BadInput("\n".join(unusable), hint="use texts in UTF-8, finite numbers, booleans, lists and tables")
     return json.dumps(raw)
 
 
@@ -137,16 +137,29 @@ def _unusable(value: object, path: tuple[str, ...]) -> Iterator[str]:
     match value:
         case Mapping():
             for name, item in value.items():
+                if not _is_unicode(str(name)):
+                    yield f"{location(path)}: the name {str(name)[:200]!r} is not UTF-8"
                 yield from _unusable(item, (*path, str(name)))
         case list() | tuple():
             for index, item in enumerate(value):
                 yield from _unusable(item, (*path, str(index)))
         case float() if not math.isfinite(value):
             yield f"{location(path)}: {value} is not finite"
+        case str() if not _is_unicode(value):
+            yield f"{location(path)}: {value[:200]!r} is not UTF-8"
         case None | bool() | int() | float() | str():
             pass
         case _:
             yield f"{location(path)}: {value} is of a kind that is not accepted"
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether `text` was read from UTF-8: bytes of an argument that are none stand in it as halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _valid_sections(raw: Mapping[str, Any], error: ValidationError) -> dict[str, FrozenConfig]:

@@ -23,6 +23,8 @@ from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 
 RUN_LABEL = "io.celebdit.run"
+TO_ALL = {"TINI_KILL_PROCESS_GROUP": "1"}
+"""Lets process 1 of a container pass signals on to the step, not only to the shell that kfp puts around it."""
 _STOP_S = 30
 
 
@@ -84,7 +86,7 @@ def container_arguments(plan: ContainerPlan, environment: Mapping[str, str], *, 
     credentials = {name: environment[name] for name in plan.credentials if name in environment}
     arguments: dict[str, Any] = {
         "network_mode": "host",  # the embedded servers listen on 127.0.0.1
-        "environment": child_environment("container", environment, **credentials),
+        "environment": child_environment("container", environment, **credentials, **TO_ALL),
         "user": f"{user}:{user}",
         "read_only": True,
         "tmpfs": {"/tmp": "mode=1777"},  # noqa: S108 - inside the container
@@ -125,7 +127,7 @@ def run_container(client: Any, image: str, command: Sequence[str], volumes: Mapp
     except docker.errors.ImageNotFound:
         print(f"pulling {image}", flush=True)
         client.images.pull(image)
-    container = client.containers.create(image=image, command=list(command), volumes=volumes, **arguments)
+    container = client.containers.create(image=image, command=_waiting(command), volumes=volumes, **arguments)
     try:
         with _interrupt_on_sigterm():
             container.start()
@@ -144,6 +146,15 @@ def run_container(client: Any, image: str, command: Sequence[str], volumes: Mapp
         sys.stdout.flush()
         with suppress(docker.errors.NotFound):
             container.remove(force=True)
+
+
+def _waiting(command: Sequence[str]) -> list[str]:
+    """Return kfp's command so that its shell waits for the step when both get SIGTERM: a container ends with its shell."""
+    match list(command):
+        case ["sh", "-ec", script, *arguments]:
+            return ["sh", "-ec", f"trap : TERM\n{script}", *arguments]
+        case other:
+            return other
 
 
 @contextmanager

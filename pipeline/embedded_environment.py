@@ -31,15 +31,27 @@ def bending_names(environ: Mapping[str, str]) -> list[str]:
 def client_environment(s3_url: str, secret: str, mlflow_url: str, token: str) -> dict[str, str]:
     """Return the variables with which boto3, MLflow and the steps reach the embedded servers."""
     return {
-        **s3_environment(s3_url, secret),
+        **storage_environment(s3_url, secret),
         MLFLOW: mlflow_url,
         TRACKING_TOKEN: token,
-        STORE: EMBEDDED_STORE,
         "NETRC": os.devnull,  # requests would send what it finds there instead of the token
-        OWN_SERVERS: str(OwnServers.of_this_user(frozenset(_port(url) for url in (s3_url, mlflow_url)))),
+        OWN_SERVERS: _own_servers(s3_url, mlflow_url),
         **_before_credentials_file(token),
+    }
+
+
+def storage_environment(s3_url: str, secret: str) -> dict[str, str]:
+    """Return the variables with which boto3 reaches the embedded object storage alone."""
+    return {
+        **s3_environment(s3_url, secret),
+        STORE: EMBEDDED_STORE,
+        OWN_SERVERS: _own_servers(s3_url),
         **_no_proxy(os.environ),
     }
+
+
+def _own_servers(*urls: str) -> str:
+    return str(OwnServers.of_this_user(frozenset(map(_port, urls))))
 
 
 def _port(url: str) -> int:

@@ -11,14 +11,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-import psutil
-
+from components.command_settings import CommandSettings
 from components.errors import BadInput
 from components.system.private import private_folder
 
 DATABASE = "mlflow.db"
 LOCK, USERS, STATE = "services.lock", "services.users", "services.json"
 _OURS = (DATABASE, LOCK, USERS, STATE, "s3", "logs", "users", "runs", "work", "work-containers", "demo", "averages")
+
+
+def default_home() -> Path:
+    """Return the folder for local state: CELEBDIT_HOME, or `.celebdit` in the current folder."""
+    return CommandSettings.from_environment().home
 
 
 def make_home(home: Path) -> None:
@@ -77,6 +81,8 @@ def _is_held_by_a_stranger(file: IO[str]) -> bool:
 
 
 def _is_a_stranger(pid: int) -> bool:
+    import psutil  # noqa: PLC0415 - takes longer than all that most commands ask of the folder
+
     try:
         return psutil.Process(pid).uids().effective != os.geteuid()
     except psutil.Error:

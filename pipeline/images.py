@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput, CelebditError, TemporaryFailure
-from components.runtime.context import describe
+from components.validation import describe
 from model.frozen_config import FrozenConfig, TextForm
 from pipeline.commands.help import example
 from pipeline.session import git_commit

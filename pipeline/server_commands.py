@@ -21,6 +21,7 @@ from pipeline.server_process import Server
 BUCKET = "celebdit"
 EMBEDDED_STORE = f"s3://{BUCKET}/main"
 MLFLOW_BUCKET = "mlflow"
+MLFLOW_ARTIFACTS = f"s3://{MLFLOW_BUCKET}/artifacts"
 _ACCESS_KEY = "celebdit-embedded"
 
 
@@ -51,7 +52,7 @@ def mlflow_server(descriptor: int, s3: Server) -> tuple[list[str], dict[str, str
         "MLFLOW_DISABLE_TELEMETRY": "true",
         SERVER_TOKEN: secrets.token_urlsafe(32),
     }
-    return python_command("pipeline.mlflow_app", str(descriptor), f"s3://{MLFLOW_BUCKET}/artifacts"), environment
+    return python_command("pipeline.mlflow_app", str(descriptor), MLFLOW_ARTIFACTS), environment
 
 
 def s3_environment(url: str, secret: str) -> dict[str, str]:

@@ -1,10 +1,64 @@
-"""Check the database of the embedded MLflow server before a server is started on it."""
+"""The database of the embedded MLflow server: made without migrations, and checked, before it is used.
 
+Promises: it is its user's alone, and in place only when it is complete.
+"""
+
+import os
 import sqlite3
+import tempfile
 from contextlib import closing
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from components.errors import DataRefused, TemporaryFailure
+from pipeline.home import DATABASE
+from pipeline.mlflow_schema import SCHEMA, schema_version
+from pipeline.server_commands import MLFLOW_BUCKET
+
+
+def prepare_database(home: Path) -> None:
+    """Check the database of the MLflow server of `home`, or create it.
+
+    Raises:
+        DataRefused: if it is damaged. TemporaryFailure: if it cannot be read or written.
+    """
+    path = home / DATABASE
+    check_database(path, artifacts=home / "s3" / MLFLOW_BUCKET)
+    try:
+        create_database(path)
+    except (sqlite3.Error, OSError) as error:
+        raise TemporaryFailure(
+            f"MLflow's database {path} cannot be made: {error}", hint="check who may write there, and the disk"
+        ) from error
+
+
+def create_database(path: Path) -> bool:
+    """Create the empty database of MLflow at `path` and return whether that was done.
+
+    It is not if there is one, or if another version of MLflow is installed than the schema is of: MLflow migrates an empty one itself.
+    """
+    if path.exists() or _installed_version() != schema_version():
+        return False
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(descriptor)
+    unfinished = Path(name)
+    try:
+        with closing(sqlite3.connect(unfinished)) as connection:
+            # The file is no database before it is complete, so no journal has to protect it meanwhile.
+            connection.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;\n{SCHEMA.read_text()}")
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return True
+
+
+def _installed_version() -> str | None:
+    try:
+        return version("mlflow")
+    except PackageNotFoundError:
+        return None
 
 
 def check_database(path: Path, *, artifacts: Path) -> None:

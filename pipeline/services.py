@@ -7,30 +7,29 @@ and the last one stops them, even if it is killed, unless they were started to s
 """
 
 import fcntl
-import json
 import os
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 
-from components.environment import SERVER_MARK, SERVER_TOKEN, STORE_DISK, TRACKING_TOKEN
+from components.environment import SERVER_MARK, STORE_DISK, TRACKING_TOKEN
 from components.errors import BadInput, TemporaryFailure
 from components.system.child_environment import child_environment
 from components.system.disk import require_writable
 from components.system.ports import http_status
-from components.system.private import write_private
 from components.system.process_table import start_ticks
 from components.system.python_process import python_command
-from pipeline.embedded_environment import client_environment
+from pipeline.embedded_environment import client_environment, storage_environment
 from pipeline.home import LOCK, STATE, USERS, locked, make_home
 from pipeline.server_commands import BUCKET, MLFLOW_BUCKET, mlflow_server, mlflow_token, s3_secret, s3_server
-from pipeline.server_database import check_database
+from pipeline.server_database import prepare_database
 from pipeline.server_process import Server, open_listener, start_detached
+from pipeline.server_record import WATCHDOG, ServerRecord, stop_unusable
 from pipeline.service_users import ServiceUsers
 from pipeline.token_gate import link
 
@@ -38,7 +37,6 @@ _READY_S = 180.0
 _ROOM_BYTES = 32 * 2**20
 """What the servers need to start: a database and logs."""
 _OTHER_HOME = "choose another folder with --home or CELEBDIT_HOME"
-_WATCHDOG = "watchdog"
 _WATCH_EVERY_S = 1.0
 
 
@@ -60,30 +58,32 @@ class Services:
 
     def __init__(self, home: Path) -> None:
         self.home = home.absolute()
-        self._state = self.home / STATE
+        self._record = ServerRecord(self.home / STATE)
 
-    def start(self, *, stay: bool, s3_port: int | None = None, mlflow_port: int | None = None) -> None:
+    def start(self, *, stay: bool, s3_port: int | None = None, mlflow_port: int | None = None, mlflow: bool = True) -> None:
         """Start the servers that are not running and return at once; see `wait`. With `stay` they run until `stop`.
+
+        Without `mlflow` object storage alone is started.
 
         Raises:
             BadInput: if the state folder cannot be written or made private, or a requested port is in use.
         """
-        self._make_home()
-        wanted = {"s3": s3_port, "mlflow": mlflow_port}
+        self.make_home()
+        wanted = {"s3": s3_port, "mlflow": mlflow_port} if mlflow else {"s3": s3_port}
         with locked(self.home / LOCK), ExitStack() as stack:
-            state = self._read()
-            self._stop_unusable(state)
+            state = self._record.read()
+            stop_unusable(state)
             for name, port in wanted.items():
                 server = state[name]
                 if server is not None and port is not None and not server.url.endswith(f":{port}"):
                     raise BadInput(f"the {name} server is already running at {server.url}", hint="stop it first: celebdit services down")
-            if state["mlflow"] is None:
-                check_database(self.home / "mlflow.db", artifacts=self.home / "s3" / MLFLOW_BUCKET)
+            if mlflow and state["mlflow"] is None:
+                prepare_database(self.home)
             # Both ports are taken before either server starts.
             listeners = {
                 name: stack.enter_context(open_listener(port, f"--{name}-port")) for name, port in wanted.items() if state[name] is None
             }
-            stack.callback(lambda: self._write(state, stay=stay or self.stays()))
+            stack.callback(lambda: self._record.write(state, stay=stay or self.stays()))
             if "s3" in listeners:
                 command, environment = s3_server(self.home / "s3", listeners["s3"].fileno())
                 state["s3"] = self._spawn("s3", command, environment, listeners["s3"])
@@ -91,20 +91,21 @@ class Services:
                 assert state["s3"] is not None, "object storage is started first"
                 command, environment = mlflow_server(listeners["mlflow"].fileno(), state["s3"])
                 state["mlflow"] = self._spawn("mlflow", command, environment, listeners["mlflow"])
-            if state[_WATCHDOG] is None and not stay:
+            if state[WATCHDOG] is None and not stay:
                 watchdog = python_command("pipeline.services", str(self.home))
-                state[_WATCHDOG] = self._spawn(_WATCHDOG, watchdog, child_environment("server"))
+                state[WATCHDOG] = self._spawn(WATCHDOG, watchdog, child_environment("server"))
 
     @contextmanager
-    def used(self, *, stay: bool = False, what: str | None = None) -> Iterator[None]:
-        """Keep the servers running inside the block; the last user stops them after it, unless they were started to stay.
+    def used(self, *, stay: bool = False, what: str | None = None, mlflow: bool = True) -> Iterator[None]:
+        """Keep the servers running inside the block, without `mlflow` object storage alone; the last user stops them after it.
 
+        Those that were started to stay are not stopped.
         `what` is what they are used for, like `run smoke-...`, for `users`.
         """
-        self._make_home()
+        self.make_home()
         with locked(self.home / USERS, fcntl.LOCK_SH) as users, ServiceUsers(self.home).joined(what):
             try:
-                self.start(stay=stay)
+                self.start(stay=stay, mlflow=mlflow)
                 yield
             finally:
                 fcntl.flock(users, fcntl.LOCK_UN)
@@ -128,31 +129,43 @@ class Services:
         Raises:
             TemporaryFailure: if one does not start, the hint has the path of its log; or if another process listens on its port.
         """
-        state = self._read()
+        state = self._record.read()
         s3, mlflow = state["s3"], state["mlflow"]
         if s3 is None or mlflow is None:
             raise TemporaryFailure("the embedded servers are not running", hint="start them: celebdit ui")
         token = mlflow_token(mlflow)
-        self._await("s3", s3, s3.url, {}, on_wait)
+        storage = self.wait_for_storage(on_wait=on_wait)
         self._await("mlflow", mlflow, f"{mlflow.url}/health", {"Authorization": f"Bearer {token}"}, on_wait)
-        environment = {**client_environment(s3.url, s3_secret(s3), mlflow.url, token), STORE_DISK: str(self.home / "s3")}
+        environment = {**storage, **client_environment(s3.url, s3_secret(s3), mlflow.url, token)}
         return Endpoints(s3_url=s3.url, mlflow_url=mlflow.url, environment=environment)
+
+    def wait_for_storage(self, *, on_wait: Callable[[str], None] = lambda name: None) -> dict[str, str]:
+        """Wait until the S3 server answers and return the variables with which a process reaches it.
+
+        Raises:
+            TemporaryFailure: as `wait`.
+        """
+        s3 = self._record.read()["s3"]
+        if s3 is None:
+            raise TemporaryFailure("the embedded S3 server is not running", hint="start it: celebdit ui")
+        self._await("s3", s3, s3.url, {}, on_wait)
+        return {**storage_environment(s3.url, s3_secret(s3)), STORE_DISK: str(self.home / "s3")}
 
     def stop(self) -> list[str]:
         """Stop the servers and return the names of those that were running."""
         if not self.home.is_dir():
             return []
         with locked(self.home / LOCK):
-            running = {name: server for name, server in self._read().items() if server is not None}
-            self._state.unlink(missing_ok=True)
-            for name in (_WATCHDOG, "mlflow", "s3"):
+            running = {name: server for name, server in self._record.read().items() if server is not None}
+            self._record.remove()
+            for name in (WATCHDOG, "mlflow", "s3"):
                 if name in running and running[name].pid != os.getpid():
                     running[name].stop()
-        return sorted(set(running) - {_WATCHDOG})
+        return sorted(set(running) - {WATCHDOG})
 
     def running(self) -> dict[str, Server]:
         """Return the running servers by name."""
-        return {name: server for name, server in self._read().items() if server is not None and name != _WATCHDOG}
+        return {name: server for name, server in self._record.read().items() if server is not None and name != WATCHDOG}
 
     def watch(self) -> None:
         """Stop the servers if the last user was killed before it could; returns once they are stopped or started to stay."""
@@ -163,12 +176,14 @@ class Services:
 
     def stays(self) -> bool:
         """Return whether the servers keep running after the command that started them."""
-        try:
-            return bool(json.loads(self._state.read_text()).get("stay"))
-        except (OSError, ValueError):
-            return False
+        return self._record.stays()
 
-    def _make_home(self) -> None:
+    def make_home(self) -> None:
+        """Make the state folder with what the servers need in it.
+
+        Raises:
+            BadInput: if it cannot be written or made private.
+        """
         make_home(self.home)
         require_writable(self.home, advice=_OTHER_HOME, room_bytes=_ROOM_BYTES)
         try:
@@ -204,33 +219,6 @@ class Services:
 
     def _log(self, name: str) -> Path:
         return self.home / "logs" / f"{name}.log"
-
-    def _read(self) -> dict[str, Server | None]:
-        """Return the recorded servers whose processes are running."""
-        servers: dict[str, Server | None] = {"s3": None, "mlflow": None, _WATCHDOG: None}
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            recorded = json.loads(self._state.read_text())["servers"]
-            for name in servers:
-                if name in recorded:
-                    server = Server(**recorded[name])
-                    servers[name] = server if server.process() is not None else None
-        return servers
-
-    @staticmethod
-    def _stop_unusable(state: dict[str, Server | None]) -> None:
-        """Stop servers that are ending or whose port another process has, and an MLflow without a token or without its object storage."""
-        for name in ("s3", "mlflow"):
-            server = state[name]
-            if server is None:
-                continue
-            is_usable = server.listens() and (name == "s3" or (state["s3"] is not None and SERVER_TOKEN in server.environment()))
-            if not is_usable:
-                server.stop()
-                state[name] = None
-
-    def _write(self, state: dict[str, Server | None], *, stay: bool) -> None:
-        servers = {name: asdict(server) for name, server in state.items() if server}
-        write_private(self._state, json.dumps({"servers": servers, "stay": stay}))
 
 
 def _last_line(log: Path) -> str:

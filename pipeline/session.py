@@ -14,24 +14,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.command_settings import CommandSettings
 from components.environment import GIT_COMMIT, MLFLOW, PRESET, RUN_ID, STORE, WORK_DIR
 from components.errors import BadInput
-from components.runtime.context import StepContext
 from components.runtime.events import Events
-from components.settings import Settings
+from components.settings import Settings, experiment_name
 from components.system.child_environment import compiler_caches
 from pipeline.embedded_environment import without_servers
 from pipeline.home import make_home
 from pipeline.services import Endpoints, Services
 
+if TYPE_CHECKING:
+    from components.runtime.context import StepContext
+
 _log = logging.getLogger(__name__)
-
-
-def default_home() -> Path:
-    """Return the folder for local state: CELEBDIT_HOME, or `.celebdit` in the current folder."""
-    return CommandSettings.from_environment().home
 
 
 @dataclass
@@ -47,15 +45,8 @@ class Session:
     ) -> dict[str, str]:
         """Wait until the embedded servers answer, and return the environment for the processes of run `run_id`, or of no run."""
         inherited = dict(os.environ) if self.services is None else without_servers(os.environ)
-        work_dir = self.home.absolute() / "work"
         environment = {
-            # We write no pickle; this keeps torch from unpickling a file from elsewhere.
-            "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
-            "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "PYTHONUNBUFFERED": "1",
-            WORK_DIR: str(work_dir),
-            **compiler_caches(work_dir),  # this process samples, too
+            **_defaults(self.home),
             **_set({GIT_COMMIT: git_commit()}),
             **{name: value for name, value in inherited.items() if name not in (RUN_ID, PRESET)},
             **_set({RUN_ID: run_id, PRESET: preset}),
@@ -83,13 +74,38 @@ class Session:
         settings = CommandSettings.from_environment()
         return "embedded" if self.services is not None else f"{settings.store_uri} {settings.mlflow_uri}"
 
-    def context(self, environment: Mapping[str, str] | None = None) -> StepContext:
+    def context(self, environment: Mapping[str, str] | None = None) -> "StepContext":
         """Return the clients of this session's servers for use in this process."""
+        from components.runtime.context import StepContext  # noqa: PLC0415 - imports boto3
+
         environment = self.environment() if environment is None else environment
-        for name in set(os.environ) - set(environment):
-            del os.environ[name]
-        os.environ.update(environment)  # boto3 and MLflow read theirs from the process environment
+        make_environment(environment)
         return StepContext(settings=Settings.from_environment(environment, in_run=RUN_ID in environment), events=Events("celebdit", None))
+
+
+def own_environment(home: Path) -> dict[str, str]:
+    """Return the environment of a process that uses none of the servers that the environment of this process leads to."""
+    return {**_defaults(home), **without_servers(os.environ)}
+
+
+def _defaults(home: Path) -> dict[str, str]:
+    work_dir = home.absolute() / "work"
+    return {
+        # We write no pickle; this keeps torch from unpickling a file from elsewhere.
+        "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+        "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONUNBUFFERED": "1",
+        WORK_DIR: str(work_dir),
+        **compiler_caches(work_dir),  # this process samples, too
+    }
+
+
+def make_environment(environment: Mapping[str, str]) -> None:
+    """Make `environment` that of this process, from which boto3 and MLflow read theirs."""
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 @contextmanager
@@ -102,6 +118,7 @@ def open_session(home: Path, *, stay: bool = False, what: str | None = None) -> 
         BadInput: if only one of the two endpoints is configured, or `home` cannot be made private.
     """
     settings = CommandSettings.from_environment()
+    experiment_name()
     configured = () if _is_embedded(home, settings.mlflow_uri) else settings.endpoints
     if len(configured) == 1:
         present, absent = (STORE, MLFLOW) if STORE in configured else (MLFLOW, STORE)

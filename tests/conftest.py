@@ -25,6 +25,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+_WAITS_FOR_A_RUN = ("e2e/test_compare.py", "e2e/test_secrets.py")
+"""Files whose first test waits for the run that `e2e/test_pipeline.py` makes: a test process would wait with them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, and let no test process wait for another one's run."""
+    tests = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(tests).as_posix()
+        if path == "e2e/test_pipeline.py":
+            return 0
+        return 1 if path.startswith(("fault/", "integration/")) else 2 if path in _WAITS_FOR_A_RUN else 3
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def s3_credentials() -> Iterator[None]:
     """Credentials for the test servers, in the environment as in a step."""
@@ -113,6 +130,17 @@ def first_run(watched_first_run: FirstRun) -> Finished:
 def second_run(first_run: Finished, embedded: Services, session_folder: Path) -> Finished:
     """What a run with other settings printed, whose gate fails."""
     return second_run_of(embedded.home, session_folder / "second-run.json")
+
+
+@pytest.fixture
+def no_endpoints() -> Iterator[None]:
+    """The environment of a shell that names no servers, and as it was before after the test, whatever a command made of it."""
+    before = dict(os.environ)
+    for name in ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN"):
+        os.environ.pop(name, None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

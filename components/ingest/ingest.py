@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.errors import DataRefused
@@ -47,6 +47,8 @@ class _IngestJob:
     context: StepContext
     staging: Path
     pool: DecoderPool
+    damaged: set[StoreUri] = field(default_factory=set)
+    """The datasets that were found damaged, which this ingest makes again."""
 
     @property
     def store(self) -> ObjectStore:
@@ -128,7 +130,7 @@ def _finished_dataset(job: _IngestJob, receipt: StoreUri) -> DatasetManifest | N
 
 
 def _existing_dataset(job: _IngestJob, digest: str) -> DatasetManifest | None:
-    existing = finished_dataset(job.home / digest, job.context)
+    existing = finished_dataset(job.home / digest, job.context, damaged=job.damaged)
     return existing if existing is not None and has_same_terms(existing, job.config) else None
 
 

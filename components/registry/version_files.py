@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from components.errors import DataRefused
-from components.runtime.context import describe
 from components.storage import file_sha256
+from components.validation import describe
 from model.description import VersionDescription
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "weights.safetensors", "description.json"

@@ -7,7 +7,7 @@ traceback and 70; events record start and outcome; secrets are masked in both. T
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,11 +30,10 @@ from components.system.failures import os_failure
 from components.system.lifeline import watch
 from components.system.peers import OwnServers, guard
 from components.system.service_links import drop_service_links
+from components.validation import describe
 from model.frozen_config import FrozenConfig
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
     from components.tracking.client import Tracking
 
 C = TypeVar("C", bound=FrozenConfig)
@@ -149,33 +148,3 @@ def read_section(kind: type[C], text: str, *, name: str) -> C:
         return kind.model_validate_json(text)
     except ValidationError as error:
         raise BadInput(describe(error, section=name)) from error
-
-
-def describe(error: ValidationError, *, section: str | None) -> str:
-    """Return the problems of a validation error, one a line; `section` None if the error is that of all sections together."""
-    return "\n".join(problem_lines(error, section=section))
-
-
-def problem_lines(error: ValidationError, *, section: str | None) -> list[str]:
-    """Return one line per problem of a validation error, naming the field, the value and the bound."""
-    return [line for problem in error.errors() for line in _lines(problem, () if section is None else (section,))]
-
-
-def location(path: Iterable[str]) -> str:
-    """Return the path of a field in an error, on one line whatever the keys are."""
-    return ".".join(part if part.isprintable() else repr(part) for part in path)
-
-
-def _lines(problem: "ErrorDetails", parents: tuple[str, ...]) -> list[str]:
-    where = location((*parents, *map(str, problem["loc"])))
-    if problem["type"] == "extra_forbidden":
-        return [f"unknown key {where}"]
-    if problem["type"] == "missing":
-        return [f"{where} is missing"]
-    if problem["type"] == "value_error":  # several fields together; FrozenConfig puts each problem on a line
-        start = f"{where}: " if where else ""
-        return [f"{start}{text}" for text in problem["msg"].removeprefix("Value error, ").splitlines()]
-    if problem["type"] == "string_type" and isinstance(problem["input"], int | float):
-        value = problem["input"]
-        return [f"{where}: a text is expected (given: {value!r}); quote it twice on the command line: {where}='\"{value}\"'"]
-    return [f"{where}: {problem['msg']}" + f" (given: {problem['input']!r})"[:120]]

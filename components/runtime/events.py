@@ -5,6 +5,7 @@ sees complete lines, without those of which a full disk kept half; without one, 
 `pipeline/view.py` draws them on a terminal.
 """
 
+import errno
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from typing import Any, Literal
 Kind = Literal["started", "progress", "note", "result", "failed", "finished"]
 LOGGER = "celebdit"
 """The logger of events that have no file, with a child for each step."""
+_BEGINNING = b'{"step": "'
 TRAINING = "run_key"
 """Fact of the note with which a training begins: its run key."""
 LEVELS: Mapping[Kind, int] = {
@@ -89,7 +91,9 @@ class Events:
     def _append(self, path: Path, line: str) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, line.encode() + b"\n")
+            data = line.encode() + b"\n"
+            if os.write(handle, data) < len(data):  # the disk had room for a part of it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         finally:
             os.close(handle)
 
@@ -133,9 +137,12 @@ class EventReader:
             return []
         lines = data[: data.rfind(b"\n") + 1]
         self._offset += len(lines)
-        events = []
-        for line in lines.splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # a full disk, or a killed writer, leaves half a line
-                raw = json.loads(line)
-                events.append(Event(step=raw["step"], kind=raw["kind"], at_s=raw["at_s"], facts=raw["facts"]))
-        return events
+        return [event for line in lines.splitlines() if (event := _parse(line) or _parse(line[line.rfind(_BEGINNING) :])) is not None]
+
+
+def _parse(line: bytes) -> Event | None:
+    """Return the event of a line; None for a line of which a full disk or a killed writer left half, alone or before another event."""
+    with suppress(ValueError, KeyError, TypeError):
+        raw = json.loads(line)
+        return Event(step=raw["step"], kind=raw["kind"], at_s=raw["at_s"], facts=raw["facts"])
+    return None

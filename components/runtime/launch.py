@@ -7,6 +7,7 @@ place that the environment describes; see `rendezvous.py`.
 """
 
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -34,11 +35,16 @@ from components.system.process import spawn, stop
 from components.system.python_process import python_command
 
 _START_TIMEOUT_S = 300.0
-_GRACE_S = 25.0
+_MARGIN_S = 5
 _POLL_S = 0.1
 _REASON_BYTES = 2**14
 """What a rank needs to record why it failed."""
 _log = logging.getLogger(__name__)
+
+GRACE_S = 25.0
+"""How long ranks may take to save their work after they were asked to stop: what is on the disk of this machine is uploaded later."""
+NODE_GRACE_S = 270.0
+"""The same for one of several nodes, whose disk goes with it: less than its pod has, which is in docker/kubernetes/trainer/runtime.yaml."""
 
 
 def launch(
@@ -51,6 +57,7 @@ def launch(
     standalone: bool = True,
     start_timeout_s: float = _START_TIMEOUT_S,
     node_timeout_s: float = NODE_TIMEOUT_S,
+    grace_s: float = GRACE_S,
     signals: SignalFlag | None = None,
 ) -> None:
     """Run `python -m module spec_path` as `processes` ranks and wait for them; they read their job from the file at `spec_path`.
@@ -59,8 +66,8 @@ def launch(
     writes itself lies beside the spec, until the next launch.
 
     Unless `standalone`, this machine is one of several, which the PET_ variables of the environment describe, and it waits `node_timeout_s`
-    for the others. Ranks of which none has started `start_timeout_s` later are ended. A caller that records signals itself passes
-    its `signals`.
+    for the others. Ranks of which none has started `start_timeout_s` later are ended, and ranks that were asked to stop after `grace_s`. A
+    caller that records signals itself passes its `signals`.
 
     Raises:
         CelebditError: what the first failing rank reported, `Preempted` after SIGTERM, or `TemporaryFailure` if no rank started or one was
@@ -89,6 +96,7 @@ def launch(
             *options,
             f"--nproc-per-node={processes}",
             "--max-restarts=0",
+            f"--shutdown-timeout={math.ceil(grace_s) + _MARGIN_S}",  # this process is the one that ends it
             f"--log-dir={logs}",
             "-m",
             module,
@@ -103,7 +111,7 @@ def launch(
         while agent.poll() is None and not stop_request.received and not never_started:
             time.sleep(_POLL_S)
             never_started = time.monotonic() > deadline_s and not any(failures.glob("started-*"))
-        status = stop(agent, grace_s=_GRACE_S) if stop_request.received or never_started else agent.wait()
+        status = stop(agent, grace_s=grace_s) if stop_request.received or never_started else agent.wait()
     if never_started:
         raise TemporaryFailure(
             f"none of the {processes} process(es) of {module} started within {start_timeout_s:.0f} s",

@@ -89,6 +89,8 @@ def _check_parameters(params: Any, known: Collection[str]) -> None:
         raise Refused(400, 'params must be a JSON object, like {"num_steps": 20}')
     if unknown := sorted(params.keys() - set(known)):
         raise Refused(400, f"params.{unknown[0][:80]} is unknown: this model takes {', '.join(sorted(known)) or 'none'}")
-    steps = params.get("num_steps")
-    if "num_steps" in params and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS):
+    steps = params.get("num_steps", 1)
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise Refused(400, f"params.num_steps {str(steps)[:40]} is not a whole number between 1 and {MAX_STEPS}")
+    if not 1 <= steps <= MAX_STEPS:
         raise Refused(400, f"params.num_steps {str(steps)[:40]} must lie between 1 and {MAX_STEPS}")

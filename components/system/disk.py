@@ -4,6 +4,7 @@ Promises: a full disk is always a temporary failure that names the folder, its f
 """
 
 import errno
+import resource
 import shutil
 import sqlite3
 import tempfile
@@ -18,6 +19,7 @@ LOCAL = FULL | {errno.EROFS, errno.EIO, errno.EISDIR, errno.ENOTDIR}
 """Errors of files, which do not pass while one waits for a server. An error of `write` has no file name, like one of a connection."""
 RUN_BYTES = 2**30
 """What a run needs at least: a packed dataset, checkpoints, a journal."""
+_RAISE_LIMIT = "raise the limit of this shell: ulimit -f unlimited"
 _HINT = "free some, or set CELEBDIT_WORK_DIR to a folder with more; then run it again: finished work is kept"
 
 
@@ -27,6 +29,9 @@ class DiskFull(TemporaryFailure):
     @classmethod
     def of(cls, folder: Path, what: str, *, needed_bytes: int | None = None) -> "DiskFull":
         """Return the error for `what`, which does not fit into `folder`."""
+        limit = _file_limit_bytes()
+        if limit is not None and limit < free_bytes(folder):
+            return cls(f"{what} cannot be written to {folder}: {_limit(limit)}", hint=_RAISE_LIMIT)
         needed = "" if needed_bytes is None else f" {what} needs {needed_bytes / 1e6:.1f} MB,"
         subject = f"the disk of {folder} is full" if needed else f"the disk of {folder} is full, {what} cannot be written"
         return cls(f"{subject}:{needed} {free_bytes(folder) / 1e6:.1f} MB are free", hint=_HINT)
@@ -47,6 +52,16 @@ def free_bytes(folder: Path) -> int:
     return 0
 
 
+def _file_limit_bytes() -> int | None:
+    """Return the size that a file of this process may have, None for any."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _limit(limit_bytes: int) -> str:
+    return f"files may have at most {limit_bytes / 1e6:.1f} MB here"
+
+
 def require_room(folder: Path, what: str, needed_bytes: int) -> None:
     """Check that `what` fits into `folder` before it is begun.
 
@@ -61,7 +76,7 @@ def require_writable(folder: Path, *, advice: str, room_bytes: int) -> None:
     """Make `folder` if needed, for this user alone, and check that files can be made in it.
 
     Raises:
-        BadInput: if it cannot be written, with `advice`. DiskFull: if less than `room_bytes` are free there.
+        BadInput: if it cannot be written, with `advice`, or no file may have `room_bytes`. DiskFull: if they are not free there.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -70,6 +85,8 @@ def require_writable(folder: Path, *, advice: str, room_bytes: int) -> None:
     except OSError as error:
         if not is_full(error):
             raise BadInput(f"{folder} cannot be written: {error.strerror}", hint=advice) from error
+    if (limit := _file_limit_bytes()) is not None and limit < room_bytes:
+        raise BadInput(f"{folder} needs files of {room_bytes / 1e6:.1f} MB, and {_limit(limit)}", hint=_RAISE_LIMIT)
     require_room(folder, "what is kept there", room_bytes)
 
 

@@ -169,7 +169,13 @@ class Tracking:
     def log_values(self, run_id: str, values: Mapping[str, float], *, step: int = 0) -> None:
         """Log one value per key at `step`, unless the key already has one there."""
         now_ms = int(time.time() * 1000)
-        fresh = [Point(key, step, value, now_ms) for key, value in values.items() if step not in self.logged_steps(run_id, key)]
+        with translate_mlflow_errors(self.settings.mlflow_uri):
+            known = self.client.get_run(run_id).data.metrics
+        fresh = [
+            Point(key, step, value, now_ms)
+            for key, value in values.items()
+            if key not in known or step not in self.logged_steps(run_id, key)
+        ]
         self.log_metrics(run_id, fresh)
 
     def logged_steps(self, run_id: str, key: str) -> set[int]:

@@ -116,6 +116,9 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
             _continue(trainer, storage, spec, rank, group)
             try:
                 finished = trainer.run(stop_requested=rank.stop_requested.is_set)
+                if not finished:
+                    # A rank that ends now ends the job of several nodes, and with it the first rank, which may still upload.
+                    group.wait_for_all_ranks()
             finally:
                 storage.snapshots.settle()
     return trainer.step, finished

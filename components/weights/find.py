@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 
 from components.errors import BadInput, DataRefused
 from components.registry.model_uri import ModelUri
-from components.runtime.context import StepContext, describe
+from components.runtime.context import StepContext
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoint_names import is_note
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY
+from components.validation import describe
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
 from model.config import ModelSpec, SamplingConfig
 from model.ema import RAW_WEIGHTS, EmaName

@@ -18,7 +18,7 @@ from components.reports.image_grid import SAMPLE_GRID_KEY
 from components.system.disk import require_writable
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from pipeline.commands.help import example
-from pipeline.commands.options import OutputPath, home_option, json_option, print_json, print_line
+from pipeline.commands.options import OutputPath, command_name, home_option, json_option, print_json, print_line
 from pipeline.comparison import (
     Evaluation,
     Row,
@@ -29,7 +29,7 @@ from pipeline.comparison import (
     side_by_side,
     step_of_image,
 )
-from pipeline.session import open_session
+from pipeline.records import SCHEME, open_records
 from pipeline.view import printable
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
     if out.suffix != ".png" or not out.absolute().parent.is_dir():
         raise BadInput(f"--out {out} cannot be written", hint="give a .png file in an existing folder")
     require_writable(out.absolute().parent, advice="choose another place with --out", room_bytes=0)
-    with open_session(home) as session:
-        context = session.context()
+    with open_records(home, artifacts=True) as context:
         training_runs = [_training_run(name, context) for name in runs]
         _check_different(runs, training_runs)
         facts = [_facts(name, run, context) for name, run in zip(runs, training_runs, strict=True)]
@@ -75,7 +74,7 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
     else:
         sample_steps = "; ".join(f"{run.name}: {', '.join(map(str, sorted(run.grid_steps))) or 'none'}" for run in facts)
         print_line(f"  no image: the runs have no step with samples in common ({sample_steps})")
-    print_line(f"  MLflow  {url}")
+    print_line(f"  MLflow  {url or f'is not running, start it: {command_name()} ui'}")
     if as_json:
         lines = [{"kind": row.kind, "name": row.name, "values": list(row.values)} for row in table]
         print_json({"runs": list(runs), "rows": lines, "steps": steps, "picture": None if image is None else str(out), "mlflow": url})
@@ -172,7 +171,10 @@ def _grid(run: "Run", step: int, context: "StepContext") -> np.ndarray:
         ) from error
 
 
-def _compare_url(training_runs: "list[Run]", context: "StepContext") -> str:
+def _compare_url(training_runs: "list[Run]", context: "StepContext") -> str | None:
+    """Return the address of the comparison in MLflow, or None if its server does not run."""
+    if context.settings.mlflow_uri.startswith(SCHEME):
+        return None
     return context.tracking.compare_url([run.info.run_id for run in training_runs], experiment_id=training_runs[0].info.experiment_id)
 
 

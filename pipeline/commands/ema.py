@@ -68,7 +68,7 @@ class EmaFacts(TypedDict):
     show_default=True,
     help="Sampler of the sample grid and, with --register, of the version.",
 )
-@click.option("--num-steps", default=20, show_default=True, help="Number of sampler steps.")
+@click.option("--steps", "num_steps", default=20, show_default=True, help="Number of sampler steps.")
 @click.option("--register", "model", metavar="MODEL", callback=check_model, help="Register each EMA as a version of this model.")
 @home_option
 @json_option
@@ -108,7 +108,7 @@ def ema(
 def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
     from pydantic import ValidationError
 
-    from components.runtime.context import describe
+    from components.validation import describe
     from model.config import SamplingConfig
 
     try:

@@ -11,13 +11,13 @@ from pipeline.session import new_run_id, open_session
 
 
 @click.command(
-    name="import-checkpoint", epilog=example('celebdit import-checkpoint dit_final_12_f_250.pth --licence "non-commercial research"')
+    name="import-checkpoint", epilog=example('celebdit import-checkpoint dit_final_12_f_250.pth --license "non-commercial research"')
 )
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--model", "name", default="celebdit", show_default=True, envvar=MODEL, callback=check_model, help="Name of the registered model."
 )
-@click.option("--licence", default="unspecified", show_default=True, help="Licence of the weights; stored with the version.")
+@click.option("--license", "licence", default="unspecified", show_default=True, help="Licence of the weights; stored with the version.")
 @home_option
 @json_option
 def import_checkpoint(path: Path, name: str, licence: str, home: Path, as_json: bool) -> None:

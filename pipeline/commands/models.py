@@ -15,7 +15,7 @@ from components.registry.webhook import send, webhook_url
 from components.system.user import user_name
 from pipeline.commands.help import example
 from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line
-from pipeline.session import open_session
+from pipeline.records import SCHEME, open_records
 from pipeline.view import printable
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def _model_option(function: F) -> F:
 
 @contextmanager
 def _registry(home: Path, name: str) -> Iterator["Registry"]:
-    with open_session(home) as session:
+    with open_records(home) as context:
         from components.registry.client import Registry
 
-        yield Registry(session.context().tracking, name)
+        yield Registry(context.tracking, name)
 
 
 @click.group(epilog=example("celebdit models list --model celebdit-demo"))
@@ -91,7 +91,8 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         row = _summary(model_version, registry.aliases())
         checkpoint = row["checkpoint"]
         moves = [move for move in registry.moves() if move.version == number and move.is_of_version(checkpoint)]
-        url = f"{registry.tracking.settings.mlflow_uri}/#/models/{name}/versions/{number}?workflowType=machine_learning"
+        server = registry.tracking.settings.mlflow_uri
+        url = None if server.startswith(SCHEME) else f"{server}/#/models/{name}/versions/{number}?workflowType=machine_learning"
     print_line(printable_lines(model_version.description or "no model card"))
     for key, value in sorted(model_version.tags.items()):
         if not key.startswith("eval/"):
@@ -99,7 +100,7 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
     print_line(f"  {'aliases':<20} {', '.join(row['aliases']) or 'none'}")
     for move in moves:
         print_line(f"  {move.at}  {move.action} by {printable(move.by)}{' (forced)' if move.forced else ''}: {printable(move.reason)}")
-    print_line(f"  {url}")
+    print_line(f"  {url or f'its page in MLflow: {command_name()} ui'}")
     if as_json:
         tags = dict(sorted(model_version.tags.items()))
         print_json(

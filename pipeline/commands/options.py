@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from components.registry.config import check_model_name
-from pipeline.session import default_home
+from pipeline.home import default_home
 from pipeline.steps import STEPS
 
 F = TypeVar("F", bound=Callable[..., Any])

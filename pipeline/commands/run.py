@@ -13,7 +13,7 @@ from components.runtime.events import Event
 from components.system.locks import lock
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, print_line
-from pipeline.config import load_config
+from pipeline.config import RunConfig, load_config
 from pipeline.runs import RunSummary, execute
 from pipeline.session import Session, new_run_id, open_session
 from pipeline.source_check import check_source
@@ -54,6 +54,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
     if source is not None:
         changes |= {"data.name": "demo-own", "data.licence": "unspecified"}
     config = load_config("demo", overrides, changes=changes)
+    _require_one_machine(config)
     if source is not None:
         check_source(config)
     run_id = new_run_id("demo")
@@ -96,6 +97,7 @@ def run(
     """
     changes = _profile_changes(profile_steps) | ({} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     config = load_config(preset, overrides, changes=changes)
+    _require_one_machine(config)
     require_consent(config.data)
     check_source(config)
     run_id = new_run_id(preset)
@@ -103,6 +105,14 @@ def run(
         summary = execute(config, session, view, preset=Path(preset).stem, run_id=run_id, in_containers=runner == "container")
         stays = session.stays
     return _finish(summary, session, as_json=as_json, servers_stay=stays)
+
+
+def _require_one_machine(config: RunConfig) -> None:
+    if config.resources.nodes > 1:
+        raise BadInput(
+            f"resources.nodes is {config.resources.nodes}, and this command runs on this machine alone",
+            hint="set resources.nodes=1 and resources.processes to the number of GPUs, or use `celebdit submit` for several machines",
+        )
 
 
 def demo_archive(home: Path) -> Path:

@@ -13,10 +13,10 @@ import click
 from pydantic import ValidationError
 
 from components.errors import BadInput
-from components.runtime.context import describe
 from components.runtime.events import Event
 from components.system.disk import require_writable
 from components.system.own_folder import partial_name
+from components.validation import describe
 from model.config import SamplingConfig
 from model.sampler_table import SAMPLERS
 from pipeline.commands.guidance import GuidanceRequest, Guide, guidance_options

@@ -32,7 +32,7 @@ def test_compare_prints_what_differs_the_numbers_with_their_protocol_and_the_cos
     assert done.code == 0, done.err
     rows = {row["name"]: row for row in done.json["rows"]}
     assert rows["optimizer.lr_peak"] == {"kind": "setting", "name": "optimizer.lr_peak", "values": ["0.001", "0.004"]}
-    assert rows["training.total_steps"]["values"] == ["12", "60"]
+    assert rows["training.total_steps"]["values"] == ["12", "24"]
     assert "network.width" not in rows, "what is equal is not a difference"
     score = rows["eval/fd_randconv_16"]
     assert score["kind"].startswith("custom ")

@@ -202,6 +202,8 @@ def descendants_of(folder: Path) -> list[psutil.Process]:
     return descendants
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_saves_closes_and_leaves_nothing_running(embedded: Services, client: MlflowClient) -> None:
     home, earlier = embedded.home, set((embedded.home / "runs").glob("smoke-*"))
     arguments = ["training.total_steps=100000", "training.checkpoint_every_s=1000.0", "training.seed=77"]

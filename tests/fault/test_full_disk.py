@@ -10,6 +10,7 @@ from celebdit_testing.small_disks import cannot_mount, leave, on_small_disk
 
 from components.errors import EXIT_OK, TemporaryFailure
 from components.resources import ResourcesConfig
+from components.runtime.events import EventReader
 from components.storage import StoreUri, connect
 
 pytestmark = [pytest.mark.fault, pytest.mark.skipif(bool(cannot_mount()), reason=cannot_mount() or "-")]
@@ -104,3 +105,59 @@ def test_a_training_says_what_it_has_no_room_for_and_goes_on_when_there_is(tmp_p
     assert f"the dataset {dataset.digest[:12]} needs" in no_pack.output
     assert "a checkpoint needs" in no_checkpoint.output
     assert roomy.code == EXIT_OK, roomy.output
+
+
+_RECORD = """
+import sys
+from pathlib import Path
+from components.system.disk import DiskFull, full_disk_is_named
+from components.tracking.journal import Journal
+journal, before = Journal(Path.cwd() / "journal"), len(Journal(Path.cwd() / "journal").pending_entries()[0])
+try:
+    with full_disk_is_named(Path.cwd()):
+        for step in range(before, before + 3000):
+            journal.add_metrics(step, {"train/loss": 1.0})
+except DiskFull as error:
+    print(error.message)
+    raise SystemExit(error.exit_code)
+finally:
+    print(*(entry.step for entry in journal.pending_entries()[0]))
+"""
+
+
+def test_a_journal_without_room_is_reported_and_keeps_every_complete_entry(tmp_path: Path) -> None:
+    disk, record = tmp_path / "disk", [sys.executable, "-c", _RECORD]
+    full, roomy = on_small_disk(disk, [(leave(disk, 100_000), record), ("rm filler", record)], size_bytes=8_000_000, environment={})
+    assert full.code == FULL, full.output
+    message, kept = full.output.splitlines()
+    assert message.startswith(f"the disk of {disk} is full: a run needs ")
+    assert roomy.code == EXIT_OK, roomy.output
+    count = len(kept.split())
+    assert 0 < count < 3000, "the disk was full in the middle"
+    assert roomy.output.split() == [str(step) for step in range(count + 3000)], "no entry is lost, half an entry is none"
+
+
+_STEP = """
+from components.runtime.context import step
+with step("gate") as context:
+    context.events.note("n" * 5000)
+"""
+
+
+def test_a_step_whose_events_have_no_room_says_so_and_its_reader_gets_the_complete_ones(tmp_path: Path) -> None:
+    disk, servers = tmp_path / "disk", {"CELEBDIT_STORE": "s3://bucket/x", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    environment = {**servers, "CELEBDIT_RUN_ID": "run-1", "CELEBDIT_EVENTS": str(disk / "events.jsonl"), "CELEBDIT_WORK_DIR": str(tmp_path)}
+    environment["CELEBDIT_LOG_LEVEL"] = "WARNING"
+    gate, show = [sys.executable, "-c", _STEP], ["cat", str(disk / "events.jsonl")]
+    moments = [(leave(disk, 4096), gate), (leave(disk, 0), gate), ("true", show), ("rm filler", gate), ("true", show)]
+    half, none, kept, roomy, shown = on_small_disk(disk, moments, size_bytes=1_000_000, environment=environment)
+    for outcome in (half, none):
+        assert outcome.code == FULL, outcome.output
+        assert "No space left on device" in outcome.output or "is full" in outcome.output, outcome.output
+        assert "Traceback" not in outcome.output
+    assert '"kind": "started"' in kept.output
+    assert roomy.code == EXIT_OK, roomy.output
+    (tmp_path / "shown.jsonl").write_text(shown.output)
+    kinds = [event.kind for event in EventReader(tmp_path / "shown.jsonl").read()]
+    assert kinds[0] == "started"
+    assert kinds[-3:] == ["started", "note", "finished"]

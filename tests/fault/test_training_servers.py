@@ -96,7 +96,7 @@ def assert_complete(training: Training, mlflow_url: str) -> None:
 def test_sync_uploads_everything_that_an_unavailable_mlflow_missed_even_from_another_machine(
     tmp_path: Path, rclone_endpoint: str, embedded: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training, mlflow_url = new_training(tmp_path, rclone_endpoint), embedded.wait().mlflow_url
+    training, mlflow_url = new_training(tmp_path, rclone_endpoint, log_every_steps=5), embedded.wait().mlflow_url
     watched = Watched(training, NOWHERE, monkeypatch)
     watched.finish()
     assert "run `celebdit sync" in watched.events()
@@ -177,7 +177,7 @@ def test_a_temporary_outage_of_storage_costs_nothing(tmp_path: Path, s3_credenti
     port = free_port()
     with ExitStack() as first:
         endpoint = first.enter_context(rclone_server(tmp_path / "s3", port=port))
-        training = new_training(tmp_path, endpoint, total_steps=400)
+        training = new_training(tmp_path, endpoint, total_steps=140)
         with ended(training.start(1)) as ranks:
             training.advance(20, ranks)
             before = training.checkpoints.list_committed()[0].step if training.checkpoints.list_committed() else 0

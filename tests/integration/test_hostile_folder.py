@@ -48,7 +48,7 @@ def test_decoders_import_nothing_from_it(traps: Traps, path: str | None, monkeyp
     assert traps.marks() == []
 
 
-@pytest.mark.parametrize("path", HERE[1:])
+@pytest.mark.parametrize("path", HERE[2:])
 def test_ranks_import_nothing_from_it(traps: Traps, path: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probes, job = tmp_path / "probes", tmp_path / "job"
     probes.mkdir()
@@ -78,10 +78,10 @@ def test_the_embedded_servers_import_nothing_from_it(
     assert traps.marks() == []
 
 
-def test_an_ingest_of_the_folder_itself_runs_none_of_its_files(traps: Traps, tmp_path: Path) -> None:
+def test_an_ingest_of_the_folder_itself_runs_none_of_its_files(traps: Traps, embedded: Services) -> None:
     for number in range(3):
         (traps.folder / f"{number}.png").write_bytes(encoded(Image.effect_noise((16, 16), 40 + number).convert("RGB"), "PNG"))
-    command = [Path(sys.executable).parent / "celebdit", "ingest", "--source", ".", "--image-px", "8", "--home", tmp_path / "home"]
+    command = [Path(sys.executable).parent / "celebdit", "ingest", "--source", ".", "--image-px", "8", "--home", embedded.home]
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([*map(str, command)], cwd=traps.folder, env=kept, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr

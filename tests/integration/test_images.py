@@ -7,20 +7,25 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import docker
+import psutil
 import pytest
-from celebdit_testing.command import celebdit
+from celebdit_testing.command import COMMAND, celebdit
+from celebdit_testing.processes import command_line
+from celebdit_testing.waiting import wait_until
 
 from components.deployment import IMAGE_USER
 from components.errors import BadInput
 from pipeline.container_engine import engine_address
-from pipeline.containers import run_container
+from pipeline.containers import RUN_LABEL, TO_ALL, run_container
 from pipeline.images import read_lock, working_engine
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]
@@ -133,15 +138,74 @@ def test_a_containers_status_is_the_tasks(lock: Path, address: str, status: int,
     client.close()
 
 
+_SAVE = """
+import signal, sys, time
+from pathlib import Path
+def save(number, frame):
+    time.sleep(2)
+    Path("/data/saved").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+Path("/data/up").touch()
+time.sleep(60)
+"""
+
+
+def test_a_stop_reaches_the_step_in_kfps_shell_and_waits_until_it_has_saved(lock: Path, address: str, tmp_path: Path) -> None:
+    folder, client = tmp_path / "data", docker.DockerClient(base_url=address)
+    folder.mkdir()
+    folder.chmod(0o777)
+
+    def stop() -> None:
+        wait_until((folder / "up").exists, timeout_s=60)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    command = ["sh", "-ec", '_KFP_RUNTIME=true python3 -c "$0"\n', _SAVE]
+    volumes = {str(folder): {"bind": "/data", "mode": "rw"}}
+    with pytest.raises(KeyboardInterrupt):
+        run_container(client, read_lock(lock).images.cpu, command, volumes, network_mode="host", environment=dict(TO_ALL))
+    stopping.join()
+    assert (folder / "saved").exists()
+    client.close()
+
+
 def test_the_smoke_pipeline_runs_in_containers_and_a_failing_step_is_its_own_error(lock: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     done = celebdit("run", "smoke", "--runner", "container", "--json", home=home, timeout_s=1800)
     assert done.code == 0, done.err
     assert done.json["model"]["version"] == "1"
     assert done.json["training_steps"] == 12
-    refused = celebdit("run", "smoke", "--runner", "container", "data.min_images=1000", home=home, timeout_s=900)
+    source = tmp_path / "no images"
+    source.mkdir()
+    for index in range(48):
+        (source / f"{index}.jpg").write_bytes(b"not an image")
+    source.chmod(0o755)  # the user of the images reads it
+    refused = celebdit("run", "smoke", "--runner", "container", f"data.source={source}", home=home, timeout_s=900)
     assert refused.code == 3, refused.err
     assert "ingest" in refused.err.splitlines()[-2]
     texts = "".join(path.read_text(errors="replace") for path in (home / "runs").rglob("*") if path.is_file() and path.suffix != ".png")
     assert "AWS_SECRET_ACCESS_KEY=" not in texts
     assert not re.search(r"AWS_SECRET_ACCESS_KEY\W+[0-9A-Za-z_-]{32}", texts)
+
+
+def test_a_killed_command_ends_its_containers_and_the_next_run_removes_them(lock: Path, address: str, tmp_path: Path) -> None:
+    home, client = tmp_path / "home", docker.DockerClient(base_url=address)
+
+    def ranks() -> list[psutil.Process]:
+        lines = {process: " ".join(command_line(process)) for process in psutil.process_iter()}
+        return [process for process, line in lines.items() if "components.train.worker" in line and str(home) in line]
+
+    line = [*COMMAND, "run", "smoke", "--runner", "container", "training.total_steps=3000", "--home", str(home)]
+    command = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(ranks()) >= 2, timeout_s=600, alive=lambda: command.poll() is None)
+    finally:
+        command.kill()
+        command.wait()
+    wait_until(lambda: not ranks(), timeout_s=60)
+    done = celebdit("run", "smoke", "--runner", "container", home=home, timeout_s=1800)
+    assert done.code == 0, done.err
+    assert client.containers.list(all=True, filters={"label": RUN_LABEL}) == []
+    client.close()

@@ -14,6 +14,7 @@ from celebdit_testing.recipes import tiny_recipe
 from celebdit_testing.steps import step_context
 
 from components.environment import LIFELINE
+from components.manifests import DatasetManifest
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.storage import StoreUri
@@ -59,12 +60,18 @@ class Killed:
         return StepContext(settings=settings, events=self.context.events)
 
 
+@pytest.fixture(scope="module")
+def dataset(rclone_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> DatasetManifest:
+    """What the trainings read, if they did: its manifest alone is looked at."""
+    return small_dataset(tmp_path_factory.mktemp("data"), rclone_endpoint, StoreUri("bucket", "killed"))
+
+
 @pytest.fixture
-def killed(tmp_path: Path, endpoints: Endpoints) -> Killed:
+def killed(tmp_path: Path, endpoints: Endpoints, dataset: DatasetManifest) -> Killed:
     home, root = tmp_path / "home", StoreUri("celebdit", "killed") / tmp_path.name
     context = step_context("train", home, str(root), endpoint=endpoints.s3_url, mlflow_uri=endpoints.mlflow_url, run_id=tmp_path.name)
     context = StepContext(settings=replace(context.settings, run_id="killed-1", experiment=tmp_path.name), events=context.events)
-    recipe, dataset = tiny_recipe(total_steps=50), small_dataset(tmp_path / "data", endpoints.s3_url, root)
+    recipe = tiny_recipe(total_steps=50)
     key = run_key(recipe.identity(dataset.digest))
     spec = TrainSpec(run_key=key, attempt="a001", dataset=dataset, resources=ResourcesConfig(device="cpu"), **dict(recipe))
     store_spec(spec, context.store, context.layout)

@@ -41,6 +41,7 @@ from components.tracking.logged_models import LoggedModels
 
 DOCKER = Path(__file__).parents[2] / "docker"
 pytestmark = [
+    pytest.mark.fault,
     pytest.mark.slow,
     pytest.mark.skipif(programs() is None, reason="PostgreSQL's initdb and postgres, and a user for them where we are root, are not here"),
 ]

@@ -150,7 +150,7 @@ def attack_code(version: Version, marker: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(120)  # a version that is not refused is served until Ctrl-C
-@pytest.mark.parametrize("name", [SERVING, NETWORK, DESCRIBED])
+@pytest.mark.parametrize("name", [SERVING, pytest.param(NETWORK, marks=[pytest.mark.fault, pytest.mark.slow]), DESCRIBED])
 def test_replaced_code_runs_nowhere(
     version: Version, name: str, context: StepContext, embedded: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -335,6 +335,8 @@ def test_other_weights_with_a_fitting_description_in_an_old_version_are_refused(
         Registry(context.tracking, "old").files_of(made.version, tmp_path / "files")
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_a_version_whose_files_are_gone_is_registered_again(context: StepContext, tmp_path: Path) -> None:
     checkpoint = commit_checkpoint(context, tmp_path, seed=74)
     assert registered(context, checkpoint, "lost") == "1"

@@ -29,8 +29,13 @@ class _Damage:
     objects: Sequence[StoreUri]
 
 
-def finished_dataset(location: StoreUri, context: StepContext) -> DatasetManifest | None:
-    """Return the dataset at `location` if it is committed and intact; what is damaged of it is moved to quarantine."""
+def finished_dataset(location: StoreUri, context: StepContext, *, damaged: set[StoreUri]) -> DatasetManifest | None:
+    """Return the dataset at `location` if it is committed and intact.
+
+    What is damaged of it is moved to quarantine, and `location` is added to `damaged`; one that is in it already is not read again.
+    """
+    if location in damaged:
+        return None
     try:
         raw = context.store.get_bytes(location / MANIFEST)
     except ObjectMissing:
@@ -45,6 +50,7 @@ def finished_dataset(location: StoreUri, context: StepContext) -> DatasetManifes
     if damage is None:
         assert manifest is not None, "a manifest without damage was read"
         return manifest.model_copy(update={"uri": str(location)})  # the store may have been moved
+    damaged.add(location)
     kept = quarantine(damage.objects, damage.reason, store=context.store, layout=context.layout)
     moved = "" if kept is None else f"; what is left of it was moved to {kept}"
     context.events.note(f"the dataset at {location} is damaged and is made again: {damage.reason}{moved}")

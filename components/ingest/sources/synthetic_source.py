@@ -1,6 +1,7 @@
 """Synthetic faces as a source: `synthetic://?count=N&seed=N&size=N`. How a face is drawn is in `synthetic.py`."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from components.ingest.sources.kinds import Reach, SourceKind
 from components.ingest.sources.synthetic import encode_face
 
 _MAX_IMAGES, _MAX_PX = 10**7, 2048
+_EXAMPLE = "synthetic://?count=2000&seed=0&size=256"
 
 
 @dataclass(frozen=True)
@@ -47,22 +49,29 @@ def open_synthetic(source: str, image_px: int, reach: Reach | None) -> Synthetic
     """Open `synthetic://?count=N&seed=N&size=N`; the size is `image_px` unless given.
 
     Raises:
-        BadInput: naming the parameter that is unknown or out of bounds.
+        BadInput: naming what is unknown, given twice, no whole number or out of bounds.
     """
-    parameters = {name: values[-1] for name, values in parse_qs(source.partition("?")[2], keep_blank_values=True).items()}
-    if unknown := sorted(set(parameters) - {"count", "seed", "size"}):
-        raise BadInput(
-            f"data.source synthetic:// has no parameter {', '.join(unknown)}", hint="write synthetic://?count=2000&seed=0&size=256"
-        )
-    try:
-        count, seed = int(parameters.get("count", "2000")), int(parameters.get("seed", "0"))
-        size = int(parameters.get("size", str(image_px)))
-    except ValueError as error:
-        raise BadInput(f"data.source synthetic:// takes whole numbers: {error}") from error
+    numbers = {"count": 2000, "seed": 0, "size": image_px, **_parameters(source)}
+    count, seed, size = numbers["count"], numbers["seed"], numbers["size"]
     for name, value, least, most in (("count", count, 1, _MAX_IMAGES), ("seed", seed, 0, 2**63), ("size", size, 8, _MAX_PX)):
         if not least <= value <= most:
             raise BadInput(f"data.source synthetic:// takes a {name} from {least} to {most} (given: {value})")
     return SyntheticSource(count_images=count, seed=seed, image_px=size)
+
+
+def _parameters(source: str) -> dict[str, int]:
+    place, _, query = source.partition("://")[2].partition("?")
+    if place:
+        raise BadInput(f"data.source synthetic:// takes parameters after a ? only, not {place[:80]!r}", hint=f"write {_EXAMPLE}")
+    given = parse_qs(query, keep_blank_values=True)
+    if unknown := sorted(set(given) - {"count", "seed", "size"}):
+        raise BadInput(f"data.source synthetic:// has no parameter {', '.join(unknown)[:80]}", hint=f"write {_EXAMPLE}")
+    for name, texts in given.items():
+        if len(texts) > 1:
+            raise BadInput(f"data.source synthetic:// has {len(texts)} values of {name}", hint=f"write {_EXAMPLE}")
+        if not re.fullmatch("-?[0-9]{1,20}", texts[0]):
+            raise BadInput(f"data.source synthetic:// takes whole numbers, and {name} is {texts[0][:80]!r}", hint=f"write {_EXAMPLE}")
+    return {name: int(texts[0]) for name, texts in given.items()}
 
 
 KIND = SourceKind(("synthetic",), "synthetic://?count=2000&seed=0", open_synthetic)

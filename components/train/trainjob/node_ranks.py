@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from components.errors import BadInput, CelebditError
 from components.runtime.context import step
-from components.runtime.launch import launch
+from components.runtime.launch import NODE_GRACE_S, launch
 from components.runtime.signal_flag import SignalFlag
 from components.settings import Settings
 from components.storage import StoreUri
@@ -42,6 +42,7 @@ def run_node(arguments: Sequence[str]) -> None:
                     threads=resources.threads,
                     standalone=False,
                     node_timeout_s=resources.node_timeout_s,
+                    grace_s=NODE_GRACE_S,
                     signals=signals,
                 )
             except Exception as error:

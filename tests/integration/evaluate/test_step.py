@@ -239,6 +239,8 @@ def test_jpegs_and_pngs_of_the_same_images_give_other_numbers_under_other_protoc
     assert jpeg.metrics[jpeg.headline] != pytest.approx(first_report.metrics[HEADLINE], rel=1e-4)
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_precision_and_recall_on_vgg16_of_the_real_shapes(
     environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest
 ) -> None:
@@ -276,6 +278,8 @@ def test_the_images_show_the_samples_and_their_nearest_training_images(
     assert "https:" not in page
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_inception_of_the_real_shapes_gives_all_four_numbers(
     environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest
 ) -> None:

@@ -21,7 +21,7 @@ from components.train.train import run as train
 from components.train.trainjob.job import train_on_nodes
 from pipeline.services import Endpoints
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from components.storage import ObjectStore, StoreUri
 
 
@@ -30,7 +32,11 @@ def damage(store: ObjectStore, uri: StoreUri, kind: str, *, other: bytes = b"{}"
     assert store.get_bytes(uri, max_bytes=2**30) == data
 
 
-KINDS = (*REPLACED, "deleted", "other")
+_RARE = ("cut off", "empty")
+KINDS = tuple(
+    pytest.param(kind, marks=[pytest.mark.fault, pytest.mark.slow]) if kind in _RARE else kind for kind in (*REPLACED, "deleted", "other")
+)
+"""Every kind; those that are read as another one is, by a size or a digest that does not fit, run with the slow tests alone."""
 
 
 def contents(store: ObjectStore, prefix: StoreUri) -> dict[str, bytes]:

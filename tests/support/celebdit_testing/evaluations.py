@@ -91,4 +91,4 @@ def run_in_processes(processes: int, checkpoint: CheckpointManifest, dataset: Da
 def drawn_faces(environment: Endpoints, folder: Path) -> DatasetManifest:
     """Forty drawn faces, eight of them held out."""
     source = "synthetic://?count=40&seed=0&size=16"
-    return ingest(DataConfig(name="eval-faces", source=source, image_px=16, held_out=0.2), place(environment, folder))
+    return ingest(DataConfig(name="eval-faces", source=source, image_px=16, held_out=0.2), place(environment, folder), workers=1)

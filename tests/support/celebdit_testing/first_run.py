@@ -21,7 +21,7 @@ from components.system.locks import lock
 PLANTED = {"MLFLOW_TRACKING_PASSWORD": "canary-mlflow-3c5f01", "CELEBDIT_KFP_TOKEN": "canary-kfp-7a9b22", "AWS_SESSION_TOKEN": ""}
 
 OTHER = (
-    "training.total_steps=60",
+    "training.total_steps=24",
     "optimizer.lr_peak=0.004",
     'gate.at_most."eval/fd_randconv_16"=1e-6',
     "registry.model_name=celebdit-never",

@@ -224,4 +224,4 @@ def small_dataset(folder: Path, endpoint: str, root: StoreUri, *, count: int = 2
     """Ingest a few drawn faces of 16 px."""
     folder.mkdir(parents=True, exist_ok=True)
     context = step_context("ingest", folder, str(root), endpoint=endpoint)
-    return ingest(DataConfig(name="faces", source=f"synthetic://?count={count}&seed=0&size=64", image_px=16), context)
+    return ingest(DataConfig(name="faces", source=f"synthetic://?count={count}&seed=0&size=64", image_px=16), context, workers=1)

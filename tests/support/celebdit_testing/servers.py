@@ -15,6 +15,7 @@ from celebdit_testing.waiting import wait_until
 
 from components.system.ports import free_port, http_status, is_listening
 from components.system.process import spawn, stop
+from pipeline.server_database import create_database
 
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "canary-secret-0123456789"
@@ -88,6 +89,7 @@ class MlflowServer:
         return f"http://{self.host}:{self.port}"
 
     def start(self, *, deadline_s: float = 180.0) -> None:
+        create_database(self.folder / "mlflow.db")
         environment = {
             **os.environ,
             "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{self.folder / 'mlflow.db'}",

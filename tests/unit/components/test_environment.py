@@ -28,7 +28,7 @@ READERS = {
     "components/tracking/request_limits.py": "limits MLflow's requests, which MLflow takes from the environment only",
     "components/kube/client.py": "reads KUBECONFIG and whether this is a pod, as kubectl does",
     "components/storage/client.py": "reads AWS_REGION and the addressing style, as boto3 does",
-    "components/evaluate/features.py": "keeps torch from unpickling",
+    "components/evaluate/fidelity_extractors.py": "keeps torch from unpickling",
     "components/ingest/sources/kaggle.py": "reads which of Kaggle's credentials are set",
     "components/system/service_links.py": "removes what Kubernetes sets for Services",
     "components/system/child_environment.py": "gives each child process what it needs of it",

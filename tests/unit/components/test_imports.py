@@ -18,7 +18,8 @@ def loaded(code: str, libraries: set[str]) -> set[str]:
     ("modules", "unneeded"),
     [
         ("components.train.train", {"torch", "mlflow", "kubernetes"}),
-        ("components.train.worker, components.evaluate.measure", {"mlflow", "torch_fidelity", "torchvision"}),
+        ("components.train.worker, components.evaluate.measure", {"mlflow", "torch_fidelity", "torchvision", "triton"}),
+        ("components.evaluate.worker", {"mlflow", "torch_fidelity", "torchvision", "torch._dynamo"}),
         ("components.evaluate.evaluate, components.register.register", {"torch", "torch_fidelity"}),
         ("components.ingest.decoding.decoder", {"pandas", "torch", "psutil", "boto3"}),
     ],

@@ -18,6 +18,18 @@ def test_settings_are_read_from_the_environment() -> None:
     assert settings.experiment == "celebdit"
 
 
+@pytest.mark.parametrize(("name", "stored"), [("x" * 256, "x" * 256), (" faces 2 ", "faces 2"), ("größe", "größe"), ("  ", "celebdit")])
+def test_the_experiment_may_have_any_name_that_mlflow_can_store(name: str, stored: str) -> None:
+    assert Settings.from_environment({**ENVIRONMENT, "CELEBDIT_EXPERIMENT": name}).experiment == stored
+
+
+@pytest.mark.parametrize("name", ["x" * 257, "x" * 700, "a\nb", "a\x00b", "a\udcff"])
+def test_an_experiment_that_mlflow_cannot_store_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="CELEBDIT_EXPERIMENT") as refused:
+        Settings.from_environment({**ENVIRONMENT, "CELEBDIT_EXPERIMENT": name})
+    assert len(refused.value.message) < 200
+
+
 @pytest.mark.parametrize("name", sorted(ENVIRONMENT))
 @pytest.mark.parametrize("value", [None, "", "  "])
 def test_a_missing_setting_is_named(name: str, value: str | None) -> None:

@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 import pytest
 from celebdit_testing.http_server import Handler, serving
 
+from components.gate.component import gate
 from pipeline.config import load_config
 from pipeline.container_engine import remove_containers
-from pipeline.containers import RUN_LABEL, container_arguments, plan_containers
+from pipeline.containers import RUN_LABEL, TO_ALL, _waiting, container_arguments, plan_containers
 
 HERE = {
     "CELEBDIT_STORE": "s3://bucket/x",
     "CELEBDIT_LIFELINE": "/run/lifeline",
+    "CELEBDIT_STORE_DISK": "/home/somebody/.celebdit/s3",
     "AWS_SECRET_ACCESS_KEY": "canary-aws",
     "MLFLOW_TRACKING_PASSWORD": "canary-mlflow",
     "KAGGLE_API_TOKEN": "canary-token",
@@ -39,6 +41,7 @@ EVERY_STEP = {
     "MLFLOW_TRACKING_PASSWORD",
     "OMP_NUM_THREADS",
     "PYTHONSAFEPATH",
+    "TINI_KILL_PROCESS_GROUP",
 }
 KAGGLE = {"KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"}
 
@@ -47,7 +50,7 @@ def arguments(folder: Path, source: str) -> dict[str, Any]:
     environment = {**HERE, "CELEBDIT_WORK_DIR": str(folder / "work")}
     plan = plan_containers(load_config("smoke", [f"data.source={source}"]), folder / "run", environment, run_id="run-1")
     options = container_arguments(type(plan).model_validate_json(plan.model_dump_json()), environment, user_id=1000)
-    assert set(options["environment"].items()) <= {*environment.items(), ("PYTHONSAFEPATH", "1")}
+    assert set(options["environment"].items()) <= {*environment.items(), ("PYTHONSAFEPATH", "1"), *TO_ALL.items()}
     return options
 
 
@@ -98,3 +101,12 @@ def test_containers_of_a_killed_run_are_removed_and_those_of_others_are_not() ->
     with serving(Engine) as address:
         assert remove_containers(address.replace("http://", "tcp://"), f"{RUN_LABEL}=killed-1") == 2
     assert Engine.removed == ["a1", "c3"]
+
+
+def test_the_shell_that_kfp_puts_around_a_step_waits_for_it() -> None:
+    container = gate.component_spec.implementation.container
+    assert container is not None
+    shell, options, script, *arguments = container.command
+    assert (shell, options) == ("sh", "-ec"), "what is changed is what kfp makes"
+    assert _waiting(container.command) == ["sh", "-ec", f"trap : TERM\n{script}", *arguments]
+    assert _waiting(["python", "-c", "pass"]) == ["python", "-c", "pass"]

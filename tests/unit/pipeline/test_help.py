@@ -65,6 +65,19 @@ def test_every_option_has_a_help_text(path: tuple[str, ...]) -> None:
     assert [option.name for option in command.params if isinstance(option, click.Option) and not option.help] == []
 
 
+@pytest.mark.parametrize(("shown", "other"), [("license", "licence"), ("accept-license", "accept-licence"), ("steps", "num-steps")])
+def test_an_option_with_two_spellings_takes_both_and_shows_one(shown: str, other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {path: {name for option in command_at(path).command.params for name in option.opts} for path in command_paths(cli)}
+    having = [path for path, names in options.items() if f"--{shown}" in names]
+    assert len(having) > 1
+    assert not [path for path, names in options.items() if f"--{other}" in names], "its help shows both"
+    for path in having:
+        for spelling in (shown, other):
+            with pytest.raises(SystemExit):
+                main([*path, f"--{spelling}", "7", "--unknown"])
+            assert "No such option '--unknown'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("group", [[], ["models"], ["services"], ["config"]])
 def test_a_command_that_is_missing_is_asked_for_in_one_line(group: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -238,12 +238,33 @@ def test_a_home_that_is_not_utf_8_is_refused_before_anything_starts(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+SERVERS = {"CELEBDIT_STORE": "s3://bucket/x", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+
+
+@pytest.mark.parametrize("servers", [{}, SERVERS], ids=["embedded", "own"])
+def test_an_experiment_that_mlflow_cannot_store_is_refused_before_anything_starts(servers: dict[str, str], tmp_path: Path) -> None:
+    environment = {**os.environ, **servers, "CELEBDIT_EXPERIMENT": "x" * 700}
+    command = [*COMMAND, "models", "list", "--home", str(tmp_path / "home")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "CELEBDIT_EXPERIMENT has 700 characters" in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_warnings_that_a_shell_turns_into_errors_end_no_command() -> None:
+    warn = "lambda: warnings.warn('an old name', DeprecationWarning, stacklevel=1)"
+    code = f"import warnings, pipeline.cli as line; line._require_current_folder = {warn}; line.main(['config', 'presets'])"
+    environment = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment, timeout=60)
+    assert (done.returncode, "smoke" in done.stdout) == (0, True), done.stderr
+    assert "DeprecationWarning: an old name" in done.stderr
+
+
 def test_a_process_that_samples_leaves_nothing_under_a_name_that_others_can_guess(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from pipeline.session import Session; Session(Path(sys.argv[1]), None).context()"
     code += "; import torch._dynamo.package, os; print(os.listdir(os.environ['TMPDIR']))"
     (tmp_path / "tmp").mkdir()
-    servers = {"CELEBDIT_STORE": "s3://bucket/x", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    environment = {**os.environ, **servers, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, **SERVERS, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(REPOSITORY)}
     environment = {name: value for name, value in environment.items() if name not in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
     command = [sys.executable, "-c", code, str(tmp_path / "home")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120)

@@ -96,6 +96,27 @@ class Checkout:
         return done.stdout.strip() == f"{self.venv} 7 45 1.0 0.1"
 
 
+def test_an_interpreter_that_installs_elsewhere_is_not_the_environments_own(tmp_path: Path) -> None:
+    venv = tmp_path / ".venv"
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'requirements'); import install; print(install.is_own(Path(sys.argv[1])))"
+    )
+
+    def is_own() -> str:
+        command = [sys.executable, "-c", script, str(venv)]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert is_own() == "False", "there is none"
+    subprocess.run([os.path.realpath(sys.executable), "-m", "venv", "--without-pip", str(venv)], check=True)
+    assert is_own() == "True"
+    (venv / "pyvenv.cfg").rename(venv / "kept")
+    assert is_own() == "False", "its interpreter is the one below"
+    (venv / "kept").rename(venv / "pyvenv.cfg")
+    venv.rename(tmp_path / "moved")
+    venv.symlink_to(tmp_path / "moved")
+    assert is_own() == "True"
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     assert not list(BELOW.glob("standin*")), "the interpreter below has nothing of these tests"

@@ -23,6 +23,7 @@ def move(number: int, action: str, version: str) -> Move:
         ([("promote", "1"), ("promote", "2"), ("rollback", "2")], Standing("1", None)),
         ([("promote", "1"), ("promote", "2"), ("promote", "3"), ("rollback", "3")], Standing("2", "1")),
         ([("promote", "1"), ("promote", "1")], Standing("1", None)),
+        ([("promote", "1"), ("promote", "2"), ("promote", "2"), ("rollback", "2")], Standing("1", None)),
         ([("rollback", "1")], Standing(None, None)),
         ([("promote", "1"), ("promote", "2"), ("rollback", "1")], Standing("2", "1")),
     ],
@@ -82,6 +83,8 @@ def test_an_entry_of_another_program_is_no_move(text: str) -> None:
     assert Move.parse("lr", entry.text()) is None
     assert Move.parse(entry.id, entry.text().replace('"promote"', '"remove"')) is None
     assert Move.parse(entry.id, entry.text().replace('"1"', "1")) is None
+    assert Move.parse(entry.id, entry.text().replace("false", '"no"')) is None
+    assert Move.parse(entry.id, entry.text().replace("{", '{"model_created_ms": "soon", ', 1)) is None
     assert Move.parse(entry.id, entry.text()) == entry
 
 

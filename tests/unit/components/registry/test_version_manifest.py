@@ -1,6 +1,7 @@
 """What a folder may hold that a manifest describes: its files, all of them, and nothing else."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import DataRefused
-from components.registry.version_manifest import MANIFEST_FILE, VersionManifest, check_folder
+from components.registry.version_manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, VersionManifest, check_folder
 
 FILES = {"MLmodel": b"flavors: {}\n", "code/model/dit.py": b"x = 1\n", "artifacts/weights.safetensors": b"w" * 100}
 
@@ -68,10 +69,16 @@ def test_every_file_must_be_the_one_that_was_registered(folder: Path, digest: st
 @pytest.mark.parametrize(
     "name", ["sitecustomize.py", "code/json.py", "code/model/__pycache__/dit.cpython-311.pyc", "artifacts/.hidden", "registered_model_meta"]
 )
-@pytest.mark.parametrize("is_link", [False, True], ids=["file", "link"])
-def test_a_file_that_was_added_is_refused(folder: Path, digest: str, name: str, is_link: bool) -> None:
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).symlink_to(folder / "MLmodel") if is_link else (folder / name).write_bytes(b"")
+@pytest.mark.parametrize("kind", ["file", "link", "fifo"])
+def test_a_file_that_was_added_is_refused(folder: Path, digest: str, name: str, kind: str) -> None:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "file":
+        path.write_bytes(b"")
+    elif kind == "link":
+        path.symlink_to(folder / "MLmodel")
+    else:
+        os.mkfifo(path)
     with pytest.raises(DataRefused) as refused:
         check_folder(folder, digest)
     assert name in refused.value.message
@@ -93,8 +100,36 @@ def test_another_manifest_that_fits_the_changed_files_is_refused(folder: Path, d
         check_folder(folder, digest)
 
 
-def test_a_manifest_of_a_newer_format_is_refused_with_what_to_do() -> None:
-    data = b'{"format":2}'
+def test_the_manifest_of_a_download_must_be_the_one_in_the_folder(folder: Path, digest: str) -> None:
+    """Readers that have the manifest from elsewhere do not read that of the folder; a server of the folder does."""
+    manifest = VersionManifest.of_folder(folder, checkpoint_digest="c" * 64, ema="0.1")
+    assert manifest.digest == digest, "it is not among its own files"
+    manifest.check(folder, "it")
+    data = (folder / MANIFEST_FILE).read_bytes()
+    (folder / MANIFEST_FILE).write_bytes(data.replace(b"cccc", b"dddd", 1))
+    with pytest.raises(DataRefused, match=r"'MANIFEST\.json' is not the file that was registered"):
+        manifest.check(folder, "it")
+
+
+def test_a_manifest_of_any_length_is_not_read(folder: Path, digest: str) -> None:
+    os.truncate(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES + 1)
+    with pytest.raises(DataRefused, match=r"MANIFEST\.json is not a manifest"):
+        check_folder(folder, digest)
+
+
+def test_equal_files_give_equal_bytes_in_any_order(folder: Path) -> None:
+    manifest = VersionManifest.of_folder(folder, checkpoint_digest="c" * 64, ema="0.1")
+    backwards = manifest.model_copy(update={"files": dict(reversed(manifest.files.items()))})
+    assert list(backwards.files) != list(manifest.files)
+    assert backwards.to_bytes() == manifest.to_bytes()
+
+
+@pytest.mark.parametrize(
+    "change", [{"format": 2}, {"signature": "x"}, {"files": {"MLmodel": {"sha256": "0" * 64, "size_bytes": 1, "mode": 7}}}]
+)
+def test_a_manifest_of_a_newer_format_is_refused_with_what_to_do(folder: Path, change: dict[str, object]) -> None:
+    known = VersionManifest.of_folder(folder, checkpoint_digest="c" * 64, ema="0.1").model_dump(mode="json")
+    data = json.dumps(known | change).encode()
     with pytest.raises(DataRefused, match="that this version of celebdit can read") as refused:
         VersionManifest.parse(data, sha256=hashlib.sha256(data).hexdigest(), what="the manifest")
     assert "newer" in str(refused.value.hint)

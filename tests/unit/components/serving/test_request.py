@@ -56,7 +56,11 @@ def test_what_mlflow_documents_passes(request_body: bytes) -> None:
         (body(instances=[{"seed": 0}], params={"stepps": 3}), "params.stepps is unknown: this model takes num_steps, sampler"),
         *(
             (body(instances=[{"seed": 0}], params={"num_steps": steps}), f"num_steps {steps} must lie between 1 and 1000")
-            for steps in (0, 1001, 10**12, -1, 2.5, True, None, "many")
+            for steps in (0, 1001, 10**12, -1)
+        ),
+        *(
+            (body(instances=[{"seed": 0}], params={"num_steps": steps}), f"num_steps {steps} is not a whole number between 1 and 1000")
+            for steps in (1.5, 20.0, True, None, "many", "20", [20])
         ),
     ],
 )

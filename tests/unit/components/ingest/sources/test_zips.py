@@ -167,4 +167,4 @@ def test_an_entry_of_a_zip_takes_a_hundred_bytes_or_so(tmp_path: Path) -> None:
             tracemalloc.stop()
         return min(peaks)
 
-    assert (peak_bytes(25000) - peak_bytes(5000)) / 20_000 < 150
+    assert (peak_bytes(12_500) - peak_bytes(2500)) / 10_000 < 150

@@ -1,0 +1,39 @@
+"""Errors of validation as lines that name field, value and bound."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+def describe(error: ValidationError, *, section: str | None) -> str:
+    """Return the problems of a validation error, one a line; `section` None if the error is that of all sections together."""
+    return "\n".join(problem_lines(error, section=section))
+
+
+def problem_lines(error: ValidationError, *, section: str | None) -> list[str]:
+    """Return one line per problem of a validation error, naming the field, the value and the bound."""
+    return [line for problem in error.errors() for line in _lines(problem, () if section is None else (section,))]
+
+
+def location(path: Iterable[str]) -> str:
+    """Return the path of a field in an error, on one line whatever the keys are."""
+    return ".".join(part if part.isprintable() else repr(part) for part in path)
+
+
+def _lines(problem: "ErrorDetails", parents: tuple[str, ...]) -> list[str]:
+    where = location((*parents, *map(str, problem["loc"])))
+    if problem["type"] == "extra_forbidden":
+        return [f"unknown key {where}"]
+    if problem["type"] == "missing":
+        return [f"{where} is missing"]
+    if problem["type"] == "value_error":  # several fields together; FrozenConfig puts each problem on a line
+        start = f"{where}: " if where else ""
+        return [f"{start}{text}" for text in problem["msg"].removeprefix("Value error, ").splitlines()]
+    if problem["type"] == "string_type" and isinstance(problem["input"], int | float):
+        value = problem["input"]
+        return [f"{where}: a text is expected (given: {value!r}); quote it twice on the command line: {where}='\"{value}\"'"]
+    return [f"{where}: {problem['msg']}" + f" (given: {problem['input']!r})"[:120]]

@@ -1,0 +1,37 @@
+"""Limits on the size of a file are named as what they are, not as a full disk or a server that does not start."""
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.errors import BadInput, TemporaryFailure
+from components.system.disk import DiskFull, full_disk_is_named, require_writable
+
+LIMIT_BYTES = 2**20
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Files of this process may have 1 MiB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_limit_below_what_a_folder_must_hold_is_refused(tmp_path: Path) -> None:
+    require_writable(tmp_path, advice="", room_bytes=LIMIT_BYTES)
+    with pytest.raises(BadInput, match=r"needs files of 33\.6 MB, and files may have at most 1\.0 MB here") as refused:
+        require_writable(tmp_path, advice="", room_bytes=32 * 2**20)
+    assert "ulimit -f" in str(refused.value.hint)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_file_that_grows_to_the_limit_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(TemporaryFailure, match=r"files may have at most 1\.0 MB here") as failed, full_disk_is_named(tmp_path):
+        (tmp_path / "file").write_bytes(bytes(2 * LIMIT_BYTES))
+    assert isinstance(failed.value, DiskFull)
+    assert "is full" not in failed.value.message
