@@ -4,6 +4,7 @@ Promises: an image without such metadata is sRGB; metadata that cannot be used l
 profiles, cICP, gAMA and cHRM of a PNG, the profile of a BMP, and the Adobe RGB of cameras (DCF: interoperability index R03 and no profile).
 """
 
+import struct
 from typing import NamedTuple
 
 from PIL import ExifTags, Image
@@ -17,6 +18,7 @@ from components.ingest.decoding.png_colour import png_colour
 _SRGB_EXIF = 1
 _ADOBE_RGB_INDEX = "R03"
 _BMP_PROFILE_AT, _BMP_SPACE_AT, _BMP_HEADER_AT, _BMP_V5 = 126, 70, 14, 124
+_BOXES, _BOXES_BYTES, _UNSPECIFIED = ("AVIF", "HEIF"), 2**16, 2
 _LIMITED = bytes(min(255, max(0, round((level - 16) * 255 / 219))) for level in range(256))
 """Levels of limited range, 16 to 235, as full range."""
 
@@ -73,6 +75,8 @@ def _described(image: Image.Image, data: bytes) -> ColourSpace:
     profile = _bmp_profile(data) if image.format == "BMP" else image.info.get("icc_profile")
     if isinstance(profile, bytes) and profile:  # a TIFF's may be of any type
         return _of_profile(profile)
+    if image.format in _BOXES and (points := _code_points(data)) is not None:
+        return _of_code_points(*points, 0, 1)  # the pixels are RGB of full range already
     if _says_adobe_rgb(image):
         return _of_primaries(ADOBE_RGB, ADOBE_RGB_GAMMA)
     # Pillow sets None for a JPEG's profile of which parts are missing.
@@ -108,6 +112,15 @@ def _of_code_points(primaries: int, transfer: int, matrix: int, full_range: int)
         return _of_primaries(*cicp.described(primaries, transfer, matrix), limited=full_range == 0)
     except ValueError as error:
         return ColourSpace(note=f"{error}: not applied")
+
+
+def _code_points(data: bytes) -> tuple[int, int] | None:
+    """Return primaries and transfer function of an AVIF or HEIC (ISO/IEC 14496-12, 12.1.5), which their libraries do not report."""
+    at = data.find(b"colrnclx", 0, _BOXES_BYTES)
+    if at < 0 or at + 12 > len(data):
+        return None
+    primaries, transfer = struct.unpack_from(">HH", data, at + 8)
+    return None if _UNSPECIFIED in (primaries, transfer) else (primaries, transfer)
 
 
 def _bmp_profile(data: bytes) -> bytes | None:

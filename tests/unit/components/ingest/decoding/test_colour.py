@@ -269,3 +269,24 @@ def test_confined_workers_convert_too_and_with_little_memory() -> None:
         judged = {candidate.name: verdict for candidate, verdict in pool.judge(Candidate(*case) for case in cases.items())}
     assert judged == {name: judge(data, LIMITS) for name, data in cases.items()}
     assert [name for name, verdict in judged.items() if "srgb" not in verdict.rules] == ["broken"]
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_the_newer_formats_with_a_profile_are_converted(kind: str) -> None:
+    options = {"AVIF": {"quality": 100, "subsampling": "4:4:4"}, "HEIF": {"quality": 100, "chroma": 444}}[kind]
+    verdict = accepted(encoded(Image.fromarray(in_space(picture(), P3)), kind, icc_profile=rgb_profile(P3), **options))
+    assert "srgb" in verdict.rules
+    assert distance(stored(verdict), picture()) < 1
+
+
+@pytest.mark.parametrize(("code_points", "expected"), [((12, 13), "srgb"), ((1, 13), "converted"), ((2, 2), "converted"), ((9, 16), "PQ")])
+def test_the_code_points_of_an_avif_count_without_a_profile(code_points: tuple[int, int], expected: str) -> None:
+    data = encoded(Image.fromarray(in_space(picture(), P3)), "AVIF", quality=100, subsampling="4:4:4")
+    at = data.index(b"colrnclx") + 8
+    verdict = judge(data[:at] + struct.pack(">HH", *code_points) + data[at + 4 :], LIMITS)
+    if isinstance(verdict, Rejected):
+        assert (verdict.code, expected) == ("high_dynamic_range", "PQ")
+        return
+    assert verdict.rules == (expected,)
+    assert verdict.detail == ""
+    assert (distance(stored(verdict), picture()) < 1) == (expected == "srgb")
