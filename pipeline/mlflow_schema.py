@@ -5,13 +5,13 @@ Migrations take longer than all else that a new server does; `server_database.py
 
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
 from components.system.child_environment import child_environment
+from components.system.python_process import python_command
 
 SCHEMA = Path(__file__).with_name("mlflow_schema.sql")
 _HEADER = "-- MLflow "
@@ -25,7 +25,7 @@ def schema_version() -> str:
 
 def migrated_database(folder: Path) -> Path:
     """Let MLflow make an empty database in `folder`, in a process of its own, and return its path."""
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", "sqlite:///mlflow.db"]
+    command = python_command("mlflow", "db", "upgrade", "sqlite:///mlflow.db")
     # The migrations copy tables, and what a set holds in the order of its hashes.
     environment = {**child_environment("server"), "PYTHONHASHSEED": "0"}
     subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)

@@ -25,7 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-_WAITS_FOR_A_RUN = ("e2e/test_compare.py", "e2e/test_secrets.py")
+_WAITS_FOR_A_RUN = ("e2e/test_compare.py", "e2e/test_plan.py", "e2e/test_secrets.py")
 """Files whose first test waits for the run that `e2e/test_pipeline.py` makes: a test process would wait with them."""
 
 

@@ -42,6 +42,7 @@ OF_THE_SHELL = {
     "MLFLOW_AUTH_ADMIN_PASSWORD": "canary-admin",
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "canary-webhooks",
     "KAGGLE_KEY": "canary-kaggle",
+    "HF_TOKEN": "canary-hub",
     "GITHUB_TOKEN": "canary-github",
     "SSH_AUTH_SOCK": "/canary-agent",
     "OPENAI_API_KEY": "canary-openai",
@@ -57,7 +58,7 @@ ALLOWED: dict[Kind, set[str]] = {
     "serving": set(),
     "container": {*STORAGE, "MLFLOW_TRACKING_TOKEN", "HTTPS_PROXY"},
     "rank": {*STORAGE, "AWS_PROFILE", "MLFLOW_TRACKING_TOKEN", "HTTPS_PROXY"},
-    "step": {*STORAGE, "AWS_PROFILE", "MLFLOW_TRACKING_TOKEN", "HTTPS_PROXY", "KAGGLE_KEY"},
+    "step": {*STORAGE, "AWS_PROFILE", "MLFLOW_TRACKING_TOKEN", "HTTPS_PROXY", "KAGGLE_KEY", "HF_TOKEN"},
 }
 
 
@@ -92,6 +93,7 @@ def test_processes_are_started_in_few_places_each_known() -> None:
         "pipeline/session.py": "git",
         "pipeline/server_process.py": "the embedded servers",
         "pipeline/inherited_socket.py": "becomes the S3 server",
+        "pipeline/mlflow_schema.py": "MLflow's migrations, for `make schema`",
     }
     started = users_of("subprocess", STARTERS) | users_of("os", STARTERS) | users_of("multiprocessing", {"Process", "Pool"})
     assert started == set(known)
