@@ -5,9 +5,9 @@ Promises: a move that was made by hand is shown as such, also if it is not in th
 
 from typing import Any
 
-from components.registry.promotion_problems import problems_of, warnings_of
-from components.registry.promotion_state import Entry, RegistryState
-from components.registry.promotions import Move
+from components.registry.promotions.moves import Move
+from components.registry.promotions.problems import problems_of, warnings_of
+from components.registry.promotions.state import Entry, RegistryState
 from pipeline.view import printable
 
 _LABELS = {"by-hand": "by hand"}

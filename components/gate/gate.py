@@ -15,7 +15,7 @@ from components.gate.config import GateConfig
 from components.gate.page import decision_page
 from components.manifests import NORMAL_QUANTILE, ChampionScores, EvaluationReport, GateDecision, MetricInterval
 from components.registry.client import Registry
-from components.registry.promotions import CHAMPION
+from components.registry.promotions.moves import CHAMPION
 from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.storage import StoreUri

@@ -11,7 +11,7 @@ from components.manifests import CheckpointManifest, DatasetManifest, Evaluation
 from components.register.card import model_card
 from components.registry.client import Registry
 from components.registry.config import RegistryConfig
-from components.registry.promotions import CHALLENGER
+from components.registry.promotions.moves import CHALLENGER
 from components.registry.tags import VersionTags
 from components.registry.version_files import WEIGHTS_FILE
 from components.runtime.context import StepContext

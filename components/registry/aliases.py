@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from components.errors import TemporaryFailure, TrackingRefused, first_line
-from components.registry.promotions import CHAMPION, PREVIOUS, Standing
+from components.registry.promotions.moves import CHAMPION, PREVIOUS, Standing
 from components.system.retry import RetryPolicy, retry
 
 _LOG = logging.getLogger(__name__)

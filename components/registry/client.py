@@ -1,7 +1,7 @@
 """Model registry client: versions, aliases, and promotion of a version to champion.
 
 Promises: one version per checkpoint and EMA, whatever the number of tries or racing callers. How `champion` and `previous` are moved is in
-`promotion_changes.py`. Does not package a model; see `components/serving/package.py`.
+`promotions/changes.py`. Does not package a model; see `components/serving/package.py`.
 """
 
 import logging
@@ -15,11 +15,11 @@ from mlflow.exceptions import MlflowException
 
 from components.errors import BadInput, GateFailed
 from components.registry.card_excerpt import excerpt_card
-from components.registry.old_logs import old_moves
-from components.registry.promotion_changes import PromotionChanges
-from components.registry.promotion_log import PromotionLog, identity_of
-from components.registry.promotion_state import RegistryState
-from components.registry.promotions import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, validate_reason
+from components.registry.promotions.changes import PromotionChanges
+from components.registry.promotions.log import PromotionLog, identity_of
+from components.registry.promotions.moves import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, validate_reason
+from components.registry.promotions.old_logs import old_moves
+from components.registry.promotions.state import RegistryState
 from components.registry.tags import VersionTags
 from components.registry.version_files import ModelFiles
 from components.registry.version_store import VersionStore

@@ -21,7 +21,7 @@ from pipeline.view import printable
 
 if TYPE_CHECKING:
     from components.registry.client import ModelVersion, Registry
-    from components.registry.promotions import Standing
+    from components.registry.promotions.moves import Standing
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -12,7 +12,7 @@ import click
 from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput, TemporaryFailure
 from components.registry.model_uri import ModelUri
-from components.registry.promotions import CHAMPION
+from components.registry.promotions.moves import CHAMPION
 from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.system.ports import bindable_port

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from components.errors import BadInput, TrackingRefused
 from components.manifests import CheckpointManifest
 from components.registry.client import CHALLENGER, Registry
-from components.registry.promotions import Standing
+from components.registry.promotions.moves import Standing
 from components.registry.tags import VersionTags
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.runtime.context import StepContext

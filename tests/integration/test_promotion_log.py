@@ -17,9 +17,9 @@ from components.gate.config import GateConfig
 from components.gate.gate import run as gate
 from components.manifests import ChampionScores, CheckpointManifest
 from components.registry.client import Registry
-from components.registry.promotion_changes import PromotionChanges
-from components.registry.promotion_log import PromotionLog
-from components.registry.promotions import Move, Standing
+from components.registry.promotions.changes import PromotionChanges
+from components.registry.promotions.log import PromotionLog
+from components.registry.promotions.moves import Move, Standing
 from components.runtime.context import StepContext
 from pipeline.promotion_view import history_json, history_lines, problem_lines
 from pipeline.services import Endpoints, Services

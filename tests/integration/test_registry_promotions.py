@@ -15,8 +15,8 @@ from celebdit_testing.steps import step_context
 
 from components.errors import BadInput, GateFailed, TrackingUnavailable
 from components.registry.client import Registry
-from components.registry.promotion_problems import problems_of
-from components.registry.promotions import Standing, standing_after
+from components.registry.promotions.moves import Standing, standing_after
+from components.registry.promotions.problems import problems_of
 from components.runtime.context import StepContext
 from components.system.ports import free_port
 from pipeline.services import Endpoints, Services

@@ -6,7 +6,7 @@ import pytest
 
 from components.errors import TemporaryFailure, TrackingRefused
 from components.registry.aliases import settle_aliases
-from components.registry.promotions import CHAMPION, PREVIOUS, Standing
+from components.registry.promotions.moves import CHAMPION, PREVIOUS, Standing
 from components.system.retry import RetryPolicy
 
 STANDING = Standing(champion="2", previous="1")

@@ -1,7 +1,7 @@
 """Entries of the promotion log, and the champion and previous champion that follow from them.
 
 Promises: the standing is a pure function of the moves and of which versions still exist, whatever the order in which they are read; so
-concurrent promotions end as they would in some sequential order. Does not store the log; see `promotion_log.py`.
+concurrent promotions end as they would in some sequential order. Does not store the log; see `log.py`.
 """
 
 import json

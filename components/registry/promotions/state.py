@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.errors import BadInput
-from components.registry.promotions import (
+from components.registry.promotions.moves import (
     CHAMPION,
     PREVIOUS,
     START_PREVIOUS_ID,

@@ -21,12 +21,12 @@ from contextlib import contextmanager
 from typing import Literal
 
 from components.errors import BadInput
-from components.registry.alias_moves import AliasMoves
-from components.registry.promotion_log import PromotionLog, is_forbidden
-from components.registry.promotion_problems import describe, problems_of
-from components.registry.promotion_records import PromotionRecords
-from components.registry.promotion_state import RegistryState
-from components.registry.promotions import Move, Standing, VersionIdentity, clean_name, new_id, utc
+from components.registry.promotions.alias_moves import AliasMoves
+from components.registry.promotions.log import PromotionLog, is_forbidden
+from components.registry.promotions.moves import Move, Standing, VersionIdentity, clean_name, new_id, utc
+from components.registry.promotions.problems import describe, problems_of
+from components.registry.promotions.records import PromotionRecords
+from components.registry.promotions.state import RegistryState
 
 QUIET_S = 10.0
 """How long nothing about a model changes before an open change of somebody else counts as interrupted."""

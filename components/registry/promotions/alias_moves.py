@@ -5,10 +5,10 @@ Promises: if MLflow refuses a part, the aliases and the log are as they were bef
 
 from components.errors import BadInput, CelebditError, TemporaryFailure, TrackingRefused, first_line
 from components.registry.aliases import settle_aliases
-from components.registry.promotion_log import PromotionLog, is_database_conflict, is_forbidden
-from components.registry.promotion_problems import describe
-from components.registry.promotion_state import RegistryState
-from components.registry.promotions import Move, Standing
+from components.registry.promotions.log import PromotionLog, is_database_conflict, is_forbidden
+from components.registry.promotions.moves import Move, Standing
+from components.registry.promotions.problems import describe
+from components.registry.promotions.state import RegistryState
 
 
 class AliasMoves:

@@ -1,7 +1,7 @@
 """The promotion log of a registered model in MLflow: tags of the model itself, one per move and one for its outcome.
 
 Promises: whoever may not change the model cannot write the log; it is deleted with the model, and the same for every experiment and user.
-No entry replaces another one: each has a key of its own. How a change is made of them is in `promotion_changes.py`, what follows from the
+No entry replaces another one: each has a key of its own. How a change is made of them is in `changes.py`, what follows from the
 entries in `promotions.py`.
 """
 
@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from mlflow.exceptions import MlflowException
 
 from components.errors import BadInput, CelebditError, TrackingRefused
-from components.registry.promotion_state import ENTRY_PREFIX, OUTCOME_SUFFIX, Outcome, RegistryState
-from components.registry.promotions import MAX_TEXT_CHARS, START_ID, Move, VersionIdentity, clean_name, utc
+from components.registry.promotions.moves import MAX_TEXT_CHARS, START_ID, Move, VersionIdentity, clean_name, utc
+from components.registry.promotions.state import ENTRY_PREFIX, OUTCOME_SUFFIX, Outcome, RegistryState
 from components.registry.tags import VersionTags
 from components.system.user import user_name
 from components.tracking.client import Tracking

@@ -5,8 +5,8 @@ Promises: only reads. Entries about an earlier model of the same name are left o
 
 from dataclasses import replace
 
-from components.registry.promotion_state import RegistryState
-from components.registry.promotions import Move, Standing, clean_name, clean_text, order, standing_after
+from components.registry.promotions.moves import Move, Standing, clean_name, clean_text, order, standing_after
+from components.registry.promotions.state import RegistryState
 from components.tracking.client import Tracking
 from components.tracking.tags import TAG_KIND
 

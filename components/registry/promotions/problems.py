@@ -5,8 +5,8 @@ Promises: nothing is guessed: every problem names what the alias says, what the 
 
 from dataclasses import dataclass
 
-from components.registry.promotion_state import RegistryState
-from components.registry.promotions import Move, exists, stack_after
+from components.registry.promotions.moves import Move, exists, stack_after
+from components.registry.promotions.state import RegistryState
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from components.registry.old_logs import old_standing
-from components.registry.promotion_log import PromotionLog
-from components.registry.promotion_state import Entry, RegistryState
-from components.registry.promotions import (
+from components.registry.promotions.log import PromotionLog
+from components.registry.promotions.moves import (
     START_ID,
     START_PREVIOUS_ID,
     Action,
@@ -20,6 +18,8 @@ from components.registry.promotions import (
     clean_name,
     utc,
 )
+from components.registry.promotions.old_logs import old_standing
+from components.registry.promotions.state import Entry, RegistryState
 
 
 class PromotionRecords:

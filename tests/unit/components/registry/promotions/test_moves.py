@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import BadInput
-from components.registry.promotions import (
+from components.registry.promotions.moves import (
     MAX_TEXT_CHARS,
     START_ID,
     Move,
