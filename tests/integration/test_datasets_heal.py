@@ -215,7 +215,7 @@ def test_an_object_that_was_replaced_after_the_listing_is_refused(context: StepC
     store, home = context.store, prefix / "in"
     for index in range(3):
         store.put_bytes(home / f"{index}.jpg", encode_face(0, index, 32))
-    source = PrefixSource(home, store)
+    source = PrefixSource(home, store.list(home), store)
     source.fingerprint()
     store.put_bytes(home / "1.jpg", encode_face(9, 9, 32))
     with pytest.raises(ObjectChanged, match=r"1\.jpg changed while it was read: it was listed with"):
@@ -230,7 +230,7 @@ def test_bytes_that_do_not_have_their_etag_are_read_again_and_then_refused(
         write_archive(tmp_path / "faces.zip", count=2, seed=0, image_px=32)
         store.put_bytes(prefix / "in" / "0.jpg", encode_face(0, 0, 32))
         store.put_file(prefix / "faces.zip", tmp_path / "faces.zip")
-        source = PrefixSource(prefix / "in", store)
+        source = PrefixSource(prefix / "in", store.list(prefix / "in"), store)
         with proxy.injecting(Fault("flipped", "GET", times=1, path="0.jpg")):
             assert [candidate.data for candidate in source.candidates(BUDGET)] == [encode_face(0, 0, 32)]
         with (
