@@ -46,7 +46,7 @@ def test_a_stored_dataset_is_a_source_at_another_size(context: StepContext, stor
     assert (small.image_px, small.num_images, small.accepted) == (16, 12, {"resized": 12})
     assert small.source == f"celebdit://faces@{stored.digest}"
     assert any(f"resized from 32 pixels as they were stored, {'cropped and resized once already'}" in note for note in notes(context))
-    by_address = run(config(f"{stored.uri}/", name="small", image_px=16), context)
+    by_address = run(config(f"{context.layout.locate(stored.uri)}/", name="small", image_px=16), context)
     assert by_address.digest == small.digest
     assert run(config(f"celebdit://faces@{stored.digest[:12]}", name="small", image_px=16), context) == small
     assert not list((context.settings.work_dir / "downloads").rglob("*.tar"))
@@ -61,7 +61,7 @@ def test_the_same_size_and_split_give_the_same_dataset(context: StepContext, sto
 def test_the_terms_of_a_stored_dataset_go_with_its_images(context: StepContext, stored: DatasetManifest) -> None:
     small = run(config(f"celebdit://faces@{stored.digest}", name="small", image_px=16), context)
     assert (small.licence, small.licence_accepted_by) == ("CelebA research", "Ada")
-    own = run(config(stored.uri, name="small", image_px=16, licence_accepted_by="Grace"), context)
+    own = run(config(str(context.layout.locate(stored.uri)), name="small", image_px=16, licence_accepted_by="Grace"), context)
     assert (own.licence, own.licence_accepted_by) == ("CelebA research", "Grace")
 
 
@@ -81,7 +81,7 @@ def test_stored_images_are_never_enlarged_and_what_is_not_stored_is_named(contex
 
 @pytest.mark.parametrize("damage", ["shard", "image"])
 def test_a_damaged_stored_dataset_gives_no_other(context: StepContext, stored: DatasetManifest, damage: str, rclone_folder: Path) -> None:
-    location = StoreUri.parse(stored.uri)
+    location = context.layout.locate(stored.uri)
     if damage == "shard":
         context.store.put_bytes(location / stored.shards[0].name, b"another")
     else:  # a shard that lost an image, with a manifest that says so
@@ -144,7 +144,7 @@ def test_thumbnails_of_images_that_are_there_are_proposed_to_be_dropped(context:
     (proposal,) = [note for note in notes(context) if "look like smaller copies" in note]
     assert 8 <= int(proposal.split(" ")[0]) <= 10
     assert "data.near_duplicate_bits=4" in proposal
-    report = context.store.get_bytes(StoreUri.parse(everything.uri) / "report.html").decode()
+    report = context.store.get_bytes(context.layout.locate(everything.uri) / "report.html").decode()
     assert "Smaller copies" in report
     assert "small/" in report
     dropped = run(config(str(tmp_path / "photos"), image_px=64, near_duplicate_bits=4, max_rejected=0.5), context)
@@ -165,7 +165,7 @@ def test_what_is_left_out_is_said_with_reasons(context: StepContext, tmp_path: P
     assert (manifest.num_images, manifest.ignored) == (4, 5)
     (note,) = [note for note in notes(context) if "are left out" in note]
     assert note.startswith("5 of 9 files are left out (3 in @eaDir, a folder of thumbnails, deleted files or copies")
-    report = context.store.get_bytes(StoreUri.parse(manifest.uri) / "report.html").decode()
+    report = context.store.get_bytes(context.layout.locate(manifest.uri) / "report.html").decode()
     assert "in .Trash-1000, a folder of thumbnails" in report
 
 
