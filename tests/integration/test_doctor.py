@@ -231,12 +231,21 @@ def test_a_missing_object_is_named_with_its_fix(
     assert f"FAIL     {name}" in err
 
 
+@pytest.mark.usefixtures("outside")
 @pytest.mark.parametrize("user", [{}, {"MLFLOW_TRACKING_USERNAME": "steps"}])
-def test_a_token_for_mlflow_is_enough(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], user: dict[str, str]) -> None:
+def test_a_token_for_mlflow_is_enough(
+    kube: FakeKube,
+    kfp: FakeKfp,
+    embedded: Services,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    user: dict[str, str],
+) -> None:
+    monkeypatch.setattr(Registry, "mlflow", embedded.wait())
     kube.objects["secrets", names.MLFLOW_SECRET]["data"] = encoded(MLFLOW_TRACKING_TOKEN=TOKEN, **user)
     code, checks, err = diagnose(capsys, kfp)
     assert code == 0, err
-    assert "accepts the credentials of the steps" in checks["mlflow"][0]["found"]
+    assert "accepts what the steps do" in checks["mlflow"][0]["found"]
 
 
 def test_an_identity_of_the_cloud_needs_no_keys(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
