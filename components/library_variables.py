@@ -33,7 +33,7 @@ LIBRARY_VARIABLES: tuple[Variable, ...] = (
         "MLFLOW_S3_UPLOAD_EXTRA_ARGS",
         "MLflow",
         "parameters of MLflow's own uploads to S3, as JSON",
-        "from the CELEBDIT_S3_ variables",
+        "from the four settings of S3 above",
         pods=CONFIG_MAP,
     ),
     _library(

@@ -16,7 +16,7 @@ from components.command_settings import CommandSettings
 from components.environment import MLFLOW, RUN_ID, STORE
 from components.runtime.context import StepContext
 from components.runtime.events import Events
-from components.settings import Settings
+from components.settings import Settings, experiment_name
 from components.storage import StoreUri
 from pipeline.home import DATABASE, LOCK, locked
 from pipeline.server_commands import EMBEDDED_STORE, MLFLOW_ARTIFACTS
@@ -53,6 +53,7 @@ def open_records(home: Path, *, artifacts: bool = False) -> Iterator[StepContext
     Raises:
         BadInput: as `open_session`. DataRefused: if the database is damaged.
     """
+    experiment_name()  # one that MLflow cannot store is refused before a home is made
     services = Services(home)
     if not CommandSettings.from_environment().endpoints and _PATH.fullmatch(str(services.home)):
         services.make_home()

@@ -189,7 +189,7 @@ def test_a_limit_on_the_size_of_files_is_named_and_nothing_is_left(context: Step
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
     try:
-        with pytest.raises(DiskFull, match="the dataset cannot be written to .*: files may have at most") as refused:
+        with pytest.raises(DiskFull, match=r"the dataset cannot be written to .*: files may have at most") as refused:
             run(config(archive), context)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)

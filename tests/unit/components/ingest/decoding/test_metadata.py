@@ -146,7 +146,8 @@ def test_what_a_parser_raises_costs_one_verdict(failure: type[Exception], monkey
 
     monkeypatch.setattr(decoder, "judge", raise_it)
     monkeypatch.setattr(decoder, "thumbnail", raise_it)
-    facts, thumbnail = decoder._judge_one(encoded(PICTURE), None, None, LIMITS, nullcontext())  # type: ignore[arg-type]  # a time limit would stay with this process
+    # A time limit would stay with this process.
+    facts, thumbnail = decoder._judge_one(encoded(PICTURE), None, False, archive=None, limits=LIMITS, time_limit=nullcontext())  # type: ignore[arg-type]
     assert facts[:2] == ("truncated", f"{failure.__name__}: of a parser")
     assert thumbnail == b""
 
