@@ -25,7 +25,7 @@ from components.storage import ObjectStore, StoreUri, connect
 from components.stores.dataset_cache import fetch_pack
 from components.stores.layout import StoreLayout
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
 INGEST = """
 import sys
@@ -105,7 +105,6 @@ MOMENTS: list[int | str] = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments_and_run_again_it_ends_with_the_same_data_set(
     archive: Path, tmp_path: Path, prefix: StoreUri, rclone_endpoint: str, rclone_folder: Path

@@ -18,7 +18,7 @@ from components.resources import ResourcesConfig
 from components.storage import StoreUri
 from model.checkpoint import CheckpointState, publish, read
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 STEPS = 120
 Make = Callable[..., Training]
 
@@ -68,7 +68,6 @@ def assert_same(training: Training, expected: tuple[dict[int, set[str]], str]) -
     assert training.final_digest() == digest
 
 
-@pytest.mark.slow
 def test_killed_at_random_steps_again_and_again_it_is_bitwise_the_same(make: Make, reference: Reference) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -82,7 +81,6 @@ def test_killed_at_random_steps_again_and_again_it_is_bitwise_the_same(make: Mak
     assert_same(training, reference())
 
 
-@pytest.mark.slow
 def test_with_three_ranks_a_kill_changes_no_bit(make: Make, reference: Reference) -> None:
     """Three summands have an order, which DistributedDataParallel's buckets decide."""
     training = make("three")
@@ -93,7 +91,6 @@ def test_with_three_ranks_a_kill_changes_no_bit(make: Make, reference: Reference
     assert_same(training, reference(3))
 
 
-@pytest.mark.slow
 def test_another_number_of_ranks_sees_the_same_images_times_and_noise(make: Make) -> None:
     """Dropout alone depends on the ranks, so it is off here."""
     losses = []
@@ -145,7 +142,6 @@ def test_no_rank_ends_after_a_stop_before_its_checkpoint_is_in_object_storage(ma
             assert ranks.wait() == [Preempted.exit_code] * 2
 
 
-@pytest.mark.slow
 def test_sigkill_right_after_sigterm_costs_at_most_an_interval(make: Make, reference: Reference) -> None:
     """The interval is 20 steps; a checkpoint that is being uploaded when the kill comes may cost as many again."""
     training = make("no-grace", checkpoint_keep_every_steps=20)
@@ -175,7 +171,6 @@ def test_a_rank_that_is_killed_ends_the_others_which_say_what_happened(make: Mak
     assert_same(training, reference())
 
 
-@pytest.mark.slow
 def test_a_rank_that_hangs_is_noticed_within_the_timeout(make: Make, reference: Reference) -> None:
     training = make("frozen")
     training.resources = ResourcesConfig(device="cpu", rank_timeout_s=3.0)
@@ -191,7 +186,6 @@ def test_a_rank_that_hangs_is_noticed_within_the_timeout(make: Make, reference: 
     assert_same(training, reference())
 
 
-@pytest.mark.slow
 def test_two_machines_train_as_one_and_find_the_checkpoint_on_both(make: Make, reference: Reference, tmp_path: Path) -> None:
     training = make("machines")
     work_dirs = [str(tmp_path / "machine-0"), str(tmp_path / "machine-1")]
@@ -235,7 +229,6 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all_before_the_update(make: 
     assert all(tensor.isfinite().all() for group in read(checkpoint[0].directory).tensors.values() for tensor in group.values())
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_reported_with_the_space_needed_and_the_last_checkpoint_stays(make: Make, reference: Reference) -> None:
     training = make("disk", log_every_steps=10)  # a short journal, so that checkpoints are the first to find no room
     with ended(training.start(prelude=injections.disk_full_after_two_checkpoints)) as ranks:

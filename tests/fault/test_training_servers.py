@@ -26,7 +26,7 @@ from components.train.reporting.sync import sync
 from components.train.spec import store_spec
 from pipeline.services import Services
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
 STEPS = 60
 
 
@@ -130,7 +130,6 @@ def test_a_stop_does_not_wait_for_an_mlflow_that_does_not_answer(
     assert f'"step": {stopped_at},' in connect(rclone_endpoint).get_bytes(max(journal_uris, key=lambda uri: uri.key)).decode()
 
 
-@pytest.mark.slow
 def test_mlflow_that_is_killed_in_the_middle_and_comes_back_misses_nothing(
     tmp_path: Path, rclone_endpoint: str, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +151,6 @@ def test_mlflow_that_is_killed_in_the_middle_and_comes_back_misses_nothing(
     assert_complete(training, mlflow.url)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["500", "slow", "lost_answer"])
 def test_a_faulty_mlflow_neither_stops_training_nor_receives_metrics_twice(
     tmp_path: Path, rclone_endpoint: str, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -26,6 +26,8 @@ from model.checkpoint import CheckpointState, publish
 from pipeline.open_runs import open_run, recover_killed_runs
 from pipeline.services import Endpoints
 
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
 _KILLED = """
 import os, sys
 from pathlib import Path

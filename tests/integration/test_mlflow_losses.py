@@ -14,6 +14,8 @@ from components.storage import StoreUri
 from components.train.reporting.sync import sync
 from pipeline.services import Endpoints, Services
 
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
 STEPS = 4
 RECIPE = tiny_recipe(total_steps=STEPS, log_every_steps=1, sample_every_steps=2, seed=4242, profile_steps=1)
 

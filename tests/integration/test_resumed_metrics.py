@@ -8,6 +8,8 @@ from celebdit_testing.stretches import Metrics, Stretch, train_stretches
 
 from model.checkpoint_manifest import directory_name
 
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
 STEPS = 13
 INTERVALS = (2, 5, 10)
 SIZES = (1, 2, 3)

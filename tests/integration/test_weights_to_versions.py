@@ -26,6 +26,8 @@ from model.seed_compat import PUBLISHED, SeedCompat
 from model.trainer import Placement, Trainer
 from pipeline.services import Endpoints
 
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
 KEY = "0123456789abcdef"
 SMALL = PUBLISHED.model_copy(update={"image_px": 64, "width": 32, "depth": 1, "heads": 4})
 STEPS, EVERY = 40, 4

@@ -27,6 +27,8 @@ def checkpoint(environment: Endpoints, folder: Path, dataset: DatasetManifest) -
     return commit_checkpoint(place(environment, folder), folder, seed=103, dataset_digest=dataset.digest)
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_a_better_challenger_passes_and_a_worse_one_leaves_the_champion_in_place(
     environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest, folder: Path
 ) -> None:

@@ -27,6 +27,8 @@ from components.runtime.context import StepContext
 from components.stores.checkpoint_names import QUARANTINE_FILE
 from pipeline.services import Endpoints
 
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
 PART = "healing"
 place = partial(evaluations.place, part=PART)
 CONFIG = config(num_images=8, bootstrap_replicates=2)
@@ -174,8 +176,6 @@ print(version.model_dump_json(), flush=True)
 """
 
 
-@pytest.mark.fault
-@pytest.mark.slow
 def test_two_processes_in_one_work_folder_measure_and_register_the_same_once(
     environment: Endpoints, here: StepContext, tmp_path: Path, dataset: DatasetManifest
 ) -> None:
