@@ -4,11 +4,14 @@ Promises: it listens on 127.0.0.1 alone, on a socket that this process bound, so
 what a model needs to compute and no credentials; it ends with this process. What it serves and refuses is in `server.py`.
 """
 
+import os
+import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 from components.errors import BadInput, DataRefused
@@ -36,20 +39,40 @@ def serve_locally(files: ModelFiles, *, port: int | None = None) -> "Iterator[tu
         listening = listen(port or 0)
     except OSError as error:
         raise BadInput(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}", hint="choose another with --port") from error
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, _at_plain_path(files.folder) as folder:
         with listening:
             url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            server = (str(files.folder.absolute()), "--manifest", files.manifest_sha256, "--socket", str(listening.fileno()))
+            server = (str(folder), "--manifest", files.manifest_sha256, "--socket", str(listening.fileno()))
             command = python_command("components.serving.server", *server)
             environment = child_environment("serving", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
-            process = spawn(
-                command, environment=environment, stdout=log, new_group=True, folder=files.folder, descriptors=[listening.fileno()]
-            )
+            process = spawn(command, environment=environment, stdout=log, new_group=True, folder=folder, descriptors=[listening.fileno()])
         try:
             _wait_for(url, process, log)
             yield url, process
         finally:
             stop(process, grace_s=_STOP_S)
+
+
+@contextmanager
+def _at_plain_path(folder: Path) -> Iterator[Path]:
+    """Yield `folder`, or for the block links to its files, or copies, at a path that MLflow takes for what it is.
+
+    MLflow (3.17) takes a path for a URI, twice: it decodes `%20`, and cuts at `?` and `#`.
+    """
+    if not set(str(folder.absolute())) & set("%?#;"):
+        yield folder.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="celebdit-served-") as temporary:
+        linked = Path(temporary) / "model"
+        shutil.copytree(folder, linked, copy_function=_link)
+        yield linked
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on another file system, or on one without links
+        shutil.copy2(source, target)
 
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
