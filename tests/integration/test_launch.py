@@ -142,12 +142,15 @@ def test_environment_of_a_training_job_around_does_not_steer_a_launch(meeting: P
 _ENDS = """
 import os, signal, sys, time
 from pathlib import Path
+import psutil
 from components.errors import RankLost
 from components.runtime.rank import worker_main
+from components.system.process_table import is_alive
 
 def body(spec_path, rank):
     if rank.world.rank == 0:
-        while not spec_path.with_name("other").exists():
+        other, dies = spec_path.with_name("other"), spec_path.with_name("die").exists()
+        while not other.exists() or not other.read_text() or (dies and is_living(int(other.read_text()))):
             time.sleep(0.01)
         raise RankLost("another rank is gone or did not answer for 3 s")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -155,6 +158,9 @@ def body(spec_path, rank):
     if spec_path.with_name("die").exists():
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
+
+def is_living(pid):
+    return psutil.pid_exists(pid) and is_alive(psutil.Process(pid))
 
 worker_main("train", body)
 """
