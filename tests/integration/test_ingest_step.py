@@ -298,6 +298,8 @@ print(len(seen), pack.pixels_sha256, len(pack))
 """
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_processes_that_start_at_once_build_the_pack_once(
     context: StepContext, archive: Path, tmp_path: Path, rclone_endpoint: str
 ) -> None:

@@ -167,6 +167,8 @@ def test_a_training_of_the_copy_is_described_in_mlflow(filled: Filled, here: Ste
     assert described.info.status == "FINISHED"
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_a_version_that_was_registered_before_the_move_is_served_from_the_copy(
     embedded: Services, session_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

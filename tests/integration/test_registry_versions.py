@@ -73,6 +73,8 @@ def test_a_version_holds_a_card_a_signature_an_example_and_no_pickle(model: Chec
     assert "kfp" not in requirements
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_a_version_that_does_not_answer_is_refused_and_gets_no_alias(
     model: CheckpointManifest, context: StepContext, tmp_path: Path
 ) -> None:

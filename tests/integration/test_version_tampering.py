@@ -149,6 +149,8 @@ def attack_code(version: Version, marker: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.timeout(120)  # a version that is not refused is served until Ctrl-C
 @pytest.mark.parametrize("name", [SERVING, pytest.param(NETWORK, marks=[pytest.mark.fault, pytest.mark.slow]), DESCRIBED])
 def test_replaced_code_runs_nowhere(
@@ -302,6 +304,8 @@ def old_version(embedded: Services, tmp_path_factory: pytest.TempPathFactory) ->
     return checkpoint, folder / "marker"
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_an_old_version_lends_its_weights_and_never_its_code(
     old_version: tuple[CheckpointManifest, Path], context: StepContext, tmp_path: Path
 ) -> None:

@@ -76,6 +76,8 @@ def test_every_metric_comes_with_its_complete_protocol(
     assert set(first_report.metrics) == set(measured_metrics(config()))
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_two_processes_draw_the_same_images_and_find_the_same_numbers(
     environment: Endpoints,
     tmp_path: Path,
@@ -115,6 +117,8 @@ def samples_of(context: StepContext, spec: EvaluateSpec) -> SampleStore:
     return SampleStore(context.store, spec.samples_uri(context.layout), image_px=16)
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_a_killed_evaluation_continues_on_another_machine(
     embedded: Services,
     environment: Endpoints,

@@ -20,6 +20,8 @@ DDPM = (
 )
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 @pytest.mark.parametrize(("diffusion", "sampling"), [RECTIFIED_FLOW, DDPM], ids=["rectified flow", "ddpm"])
 def test_two_images_are_memorised(diffusion: DiffusionConfig, sampling: SamplingConfig, tmp_path: Path) -> None:
     recipe = Recipe(
