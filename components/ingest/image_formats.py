@@ -1,4 +1,4 @@
-"""Image formats, told by the first bytes of a file.
+"""Image formats, by the first bytes of a file.
 
 Promises: pure; nothing is parsed but a few fixed bytes, so that it may run in any process. Which formats are decoded is decided in
 `decoding/formats.py`.

@@ -49,8 +49,8 @@ def check_mlflow(settings: Mapping[str, str], model_name: str) -> Check:
 def _access_problem(uri: str, *, anonymous: int, authenticated: int) -> Check | None:
     """Return what is wrong with the access to MLflow, from the statuses of an anonymous and an authenticated request."""
     if authenticated == 401:
-        found = f"{uri} does not accept the credentials of {names.MLFLOW_SECRET}"
-        return Check("mlflow", "fail", found, "write the credentials of a user of MLflow into it")
+        problem = f"{uri} does not accept the credentials of {names.MLFLOW_SECRET}"
+        return Check("mlflow", "fail", problem, "write the credentials of a user of MLflow into it")
     if authenticated == 403:
         fix = "if the response is Invalid Host header, add this host to MLFLOW_HOSTS (servers/mlflow.yaml)"
         return Check("mlflow", "fail", f"{uri} answers 403", fix)

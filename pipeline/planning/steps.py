@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from components.errors import CelebditError
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.ingest.dataset.requests import has_same_terms, recorded_dataset, request_digest, request_uri
-from components.ingest.sources.open_source import kind_of, open_source, require_consent
+from components.ingest.sources.open_source import open_source, require_consent
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
 from components.storage.reader import StoreReader
 from components.stores.checkpoint_names import COMMIT_FILE, CommittedCheckpoint, committed_checkpoints
@@ -96,7 +96,7 @@ class _Lookup:
         require_consent(data)
         source = open_source(data)
         if source is None:
-            return self._of_remote_source(kind_of(data.source).example)
+            return self._of_remote_source()
         uri = request_uri(request_digest(source, data), data, self._view.layout)
         made = recorded_dataset(uri, data, self._view.reader)
         if made is None:
@@ -107,7 +107,7 @@ class _Lookup:
             return PlannedStep("ingest", "run", "the licence, or who accepted it, is another one than that of the stored dataset"), None
         return PlannedStep("ingest", "reuse", f"dataset {made.digest[:12]} has {made.num_images} images of this source"), made
 
-    def _of_remote_source(self, example: str) -> tuple[PlannedStep, DatasetManifest | None]:
+    def _of_remote_source(self) -> tuple[PlannedStep, DatasetManifest | None]:
         """Return the newest dataset that was made of the same address: whether its content is still the same is not known yet."""
         assert self._view.reader is not None
         data, layout = self._config.data, self._view.layout

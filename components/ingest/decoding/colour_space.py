@@ -84,12 +84,12 @@ def _described(image: Image.Image, data: bytes) -> ColourSpace:
 
 
 def _of_png(data: bytes) -> ColourSpace:
-    found = png_colour(data)
-    if found.cicp is not None:
-        return _of_code_points(*found.cicp)
-    if found.profile is not None:
-        return _of_profile(found.profile)
-    return _of_primaries(*found.gamma, note=found.note) if found.gamma is not None else ColourSpace(note=found.note)
+    colour = png_colour(data)
+    if colour.cicp is not None:
+        return _of_code_points(*colour.cicp)
+    if colour.profile is not None:
+        return _of_profile(colour.profile)
+    return _of_primaries(*colour.gamma, note=colour.note) if colour.gamma is not None else ColourSpace(note=colour.note)
 
 
 def _of_profile(profile: bytes) -> ColourSpace:

@@ -9,6 +9,7 @@ import json
 import os
 import select
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,7 +38,7 @@ class Reader:
     patience_s: float
 
 
-class EntrySource:
+class EntrySource(ABC):
     """The entries of one file, read once from front to back."""
 
     def __init__(self, path: Path, label: str) -> None:
@@ -45,9 +46,9 @@ class EntrySource:
         self._label = label
         self._file = FingerprintedFile(path, label)
 
+    @abstractmethod
     def reader(self, budget: Budget) -> Reader:
         """Return what reads this kind of file."""
-        raise NotImplementedError
 
     def fingerprint(self) -> str:
         return self._file.sha256()

@@ -63,15 +63,15 @@ def _parameters(source: str) -> dict[str, int]:
     place, _, query = source.partition("://")[2].partition("?")
     if place:
         raise BadInput(f"data.source synthetic:// takes parameters after a ? only, not {place[:80]!r}", hint=f"write {_EXAMPLE}")
-    given = parse_qs(query, keep_blank_values=True)
-    if unknown := sorted(set(given) - {"count", "seed", "size"}):
+    parameters = parse_qs(query, keep_blank_values=True)
+    if unknown := sorted(set(parameters) - {"count", "seed", "size"}):
         raise BadInput(f"data.source synthetic:// has no parameter {', '.join(unknown)[:80]}", hint=f"write {_EXAMPLE}")
-    for name, texts in given.items():
+    for name, texts in parameters.items():
         if len(texts) > 1:
             raise BadInput(f"data.source synthetic:// has {len(texts)} values of {name}", hint=f"write {_EXAMPLE}")
         if not re.fullmatch("-?[0-9]{1,20}", texts[0]):
             raise BadInput(f"data.source synthetic:// takes whole numbers, and {name} is {texts[0][:80]!r}", hint=f"write {_EXAMPLE}")
-    return {name: int(texts[0]) for name, texts in given.items()}
+    return {name: int(texts[0]) for name, texts in parameters.items()}
 
 
 KIND = SourceKind(("synthetic",), "synthetic://?count=2000&seed=0", open_synthetic)

@@ -73,10 +73,10 @@ class PromotionRecords:
 
     def _starts(self, state: RegistryState, by: str, reason: str, *, agreed: bool) -> list[Move]:
         """Return the entries with which a log begins; the one that says that it has begun is the last."""
-        found = [(START_PREVIOUS_ID, state.previous, None), (START_ID, state.champion, state.previous)]
+        entries = [(START_PREVIOUS_ID, state.previous, None), (START_ID, state.champion, state.previous)]
         return [
             self._found(state, entry_id, "start", version, by, reason, came_from=came_from, agreed=agreed)
-            for entry_id, version, came_from in found
+            for entry_id, version, came_from in entries
             if version is not None or entry_id == START_ID
         ]
 
