@@ -41,6 +41,8 @@ def test_an_image_that_takes_minutes_is_rejected_and_the_next_ones_are_judged(sc
     assert rejected == Rejected("too_slow", "not decoded in 0.5 s of processor time")
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_the_time_is_that_of_each_image_and_not_of_all() -> None:
     """Many honest images take longer together than one may."""
     data = io.BytesIO()

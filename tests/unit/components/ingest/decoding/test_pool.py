@@ -117,6 +117,8 @@ def test_a_bomb_within_the_pixel_limit_meets_the_memory_limit() -> None:
     assert 2 * (MEMORY_BYTES + 100e6) < 10**9  # what two workers with the default limit may come to
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_many_workers_on_large_images_hold_little_more_than_one_may() -> None:
     """Each image takes 120 MB to decode; six at once would take 1 GB with what a worker takes anyway."""
     large = encoded(Image.new("RGB", (5500, 5500), (9, 99, 199)), "PNG", compress_level=1)
