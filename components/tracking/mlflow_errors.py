@@ -27,6 +27,7 @@ _REASON = re.compile(
     r"|\[SSL: \w+\]"
 )
 _FAILURES = re.compile(r"too many \d{3} error responses")
+_REDIRECTIONS = "Exceeded 30 redirects"
 _TEMPORARY = (408, 425, 429)
 _NO_SUCH_CALL = (404, 405)
 _TOO_LARGE = 413
@@ -126,6 +127,8 @@ def _unreached(uri: str, text: str) -> CelebditError:
         )
     if "WRONG_VERSION_NUMBER" in text:
         return BadInput(f"MLflow at {uri} does not speak TLS", hint="write http:// instead of https:// in MLFLOW_TRACKING_URI")
+    if _REDIRECTIONS in text:
+        return _not_mlflow(uri, "it redirects without end, perhaps to a login")
     if failures := _FAILURES.search(text):
         return TrackingUnavailable(f"MLflow at {uri} failed: {failures[0]}", hint=_RETRY_HINT)
     reason = _REASON.search(text)
