@@ -87,10 +87,28 @@ def load_config(preset_or_file: str, overrides: Sequence[str] = (), *, changes: 
     Raises:
         BadInput: naming field, value, bound and, where one is near, the name that was probably meant; one problem a line.
     """
+    return validated(_override(load_tables(preset_or_file), overrides, changes or {}))
+
+
+def load_tables(preset_or_file: str) -> dict[str, Any]:
+    """Return the tables of a preset or TOML file over those of its bases, nothing validated.
+
+    Raises:
+        BadInput: if a file does not exist, is not TOML, or names a base that leads back to itself.
+    """
     raw: dict[str, Any] = {}
     for layer in read_layers(preset_or_file):
         raw = _merge(raw, layer)
-    return validated(_override(raw, overrides, changes or {}))
+    return raw
+
+
+def configure(tables: Mapping[str, Any], changes: Mapping[str, object]) -> RunConfig:
+    """Return the configuration of `tables`, as `load_tables` returns them, after `changes` (`section.key` -> value; None unsets it).
+
+    Raises:
+        BadInput: as `load_config` does.
+    """
+    return validated(_override(dict(tables), (), changes))
 
 
 def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> DataConfig:
