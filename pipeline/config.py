@@ -126,7 +126,7 @@ def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | 
             raise BadInput(f"{override!r} is not a setting of the data section", hint="write data.key=value, like data.max_rejected=0.05")
         _set(raw, parts, value, origin=override)
     try:
-        return DataConfig.model_validate_json(_json(raw["data"], "data"))
+        return DataConfig.model_validate_json(plain_json(raw["data"], "data"))
     except ValidationError as error:
         raise BadInput("\n".join(problem_lines(error, section="data")), hint=_nearest(error, parents=("data",))) from error
 
@@ -138,13 +138,18 @@ def validated(raw: Mapping[str, Any]) -> RunConfig:
         BadInput: naming every problem, one a line.
     """
     try:
-        return RunConfig.model_validate_json(_json(raw))
+        return RunConfig.model_validate_json(plain_json(raw))
     except ValidationError as error:
         lines = problem_lines(error, section=None) + list(relation_problems(_valid_sections(raw, error)))
         raise BadInput("\n".join(lines), hint=_nearest(error)) from error
 
 
-def _json(raw: Mapping[str, Any], *parents: str) -> str:
+def plain_json(raw: Mapping[str, Any], *parents: str) -> str:
+    """Return the tables of a TOML file as JSON, which strict models read.
+
+    Raises:
+        BadInput: naming each value that JSON does not have.
+    """
     if unusable := list(_unusable(raw, parents)):
         raise BadInput("\n".join(unusable), hint="use texts in UTF-8, finite numbers, booleans, lists and tables")
     return json.dumps(raw)

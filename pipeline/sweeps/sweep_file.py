@@ -5,6 +5,8 @@ trials are measured alike; equal sweeps have equal digests, whatever their budge
 """
 
 import difflib
+import importlib.util
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,13 +20,13 @@ from components.evaluate.measured import headline_metric, measured_metrics
 from components.validation import problem_lines
 from model.canonical import JsonObject, digest_of
 from model.frozen_config import FrozenConfig, TextForm
-from pipeline.config import RunConfig, configure, load_tables
+from pipeline.config import RunConfig, configure, load_tables, plain_json
 from pipeline.config_files import preset_names, read_table
 from pipeline.sweeps.space import MOST_COMBINATIONS, Choices, Range, Space, Values, changes_of, label_of, space_problems
 
 SamplerName = Literal["grid", "random", "tpe", "qmc", "gp"]
+OPTUNA_SAMPLERS = ("tpe", "qmc", "gp")
 _MOST_TRIALS = 1000
-_NOT_SEARCHED = ("data.licence_accepted_by",)
 
 
 class SweepConfig(FrozenConfig):
@@ -38,7 +40,7 @@ class SweepConfig(FrozenConfig):
     evaluation: dict[str, Any] = Field(
         default_factory=dict, description="changes of the evaluation section for the trials alone, like fewer images"
     )
-    vary: dict[str, Any] = Field(min_length=1, description="setting -> list of values, or range {low, high, log}; section -> list of tables")
+    vary: dict[str, Any] = Field(min_length=1, description="setting -> values, or range {low, high, log}; section -> tables")
     sampler: SamplerName = Field("grid", description="how trials are chosen; tpe, qmc and gp need celebdit[sweep]")
     trials: int | None = Field(None, ge=2, le=_MOST_TRIALS, description="trials to start with. Default: all combinations, for grid alone")
     seed: int = Field(0, ge=0, lt=2**31, description="of the sampler")
@@ -55,7 +57,7 @@ class SweepConfig(FrozenConfig):
     budget_device_hours: float | None = Field(
         None, gt=0, description="device hours (of GPUs or CPU ranks) of train and evaluate, final run included. Default: no limit"
     )
-    parallel: int = Field(4, ge=1, le=100, description="runs at once on Kubeflow Pipelines; this machine runs one at a time, on all devices")
+    parallel: int = Field(4, ge=1, le=100, description="runs at once on Kubeflow Pipelines; this machine runs one at a time")
     final_steps: int | None = Field(None, gt=0, description="training steps of the final run. Default: the last rung")
 
     def problems(self) -> Iterator[str]:
@@ -128,11 +130,12 @@ def load_sweep(path: Path, *, changes: Mapping[str, object] | None = None) -> Sw
     """
     raw = read_table(path)
     try:
-        config = SweepConfig.model_validate(raw, strict=False)
+        config = SweepConfig.model_validate_json(plain_json(raw))
     except ValidationError as error:
         raise BadInput(f"{path}: " + "\n".join(problem_lines(error, section=None)), hint=_nearest(error)) from error
     space = _space(config, path)
     sweep = Sweep(config, _base_tables(config, path, changes or {}), space)
+    _check_sampler(config, path)
     _check_size(sweep, path)
     _check_combinations(sweep, path)
     measured = measured_metrics(sweep._first.evaluation)
@@ -189,6 +192,12 @@ def _with(tables: JsonObject, changes: Mapping[str, object]) -> JsonObject:
     """Return `tables` after `changes`, validated as a configuration of its own and plain again."""
     values: JsonObject = configure(tables, changes).model_dump(mode="json", exclude_unset=True)
     return values
+
+
+def _check_sampler(config: SweepConfig, path: Path) -> None:
+    """Refuse a sampler of optuna's where it is not installed."""
+    if config.sampler in OPTUNA_SAMPLERS and (sys.modules.get("optuna", ...) is None or importlib.util.find_spec("optuna") is None):
+        raise BadInput(f"{path}: sampler '{config.sampler}' needs optuna", hint="pip install 'celebdit[sweep]', or use sampler 'random'")
 
 
 def _check_size(sweep: Sweep, path: Path) -> None:
