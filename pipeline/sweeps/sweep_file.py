@@ -84,8 +84,8 @@ class Sweep:
     @cached_property
     def trial_tables(self) -> JsonObject:
         """The base for trials: measured by the sweep's evaluation section, without a gate."""
-        evaluation = {**self.tables.get("evaluation", {}), **self.config.evaluation, "champion": False}
-        return {**self.tables, "evaluation": evaluation, "gate": {"no_worse_than_champion": False}}
+        changes = {f"evaluation.{name}": value for name, value in {**self.config.evaluation, "champion": False}.items()}
+        return _with({**self.tables, "gate": {"no_worse_than_champion": False}}, changes)
 
     def trial(self, values: Mapping[str, Any], *, seed: int, steps: int) -> RunConfig:
         """Return the configuration of a trial with `values` on the rung of so many steps."""
@@ -219,6 +219,10 @@ def _check_size(sweep: Sweep, path: Path) -> None:
 
 def _check_combinations(sweep: Sweep, path: Path) -> None:
     """Validate every combination, of which any may become a trial or the winner."""
+    try:
+        assert sweep.trial_tables, "a configuration has sections"
+    except BadInput as error:
+        raise BadInput(f"{path}: {error.message}", hint=error.hint) from error
     for values in sweep.space.combinations():
         try:
             sweep.trial(values, seed=sweep.config.seeds[0], steps=sweep.config.rungs[0])

@@ -70,6 +70,20 @@ def test_a_grid_has_every_combination_and_trials_are_measured_alike_without_a_ga
     assert (final.training.seed, final.training.total_steps) == (0, 8)
 
 
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[4] / "examples").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_shipped_examples_are_accepted(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert sweep.config.name == path.stem
+    assert sweep.metric == "eval/fd_randconv_300"
+
+
+def test_settings_of_metrics_that_the_trials_do_not_measure_are_dropped(load: Loader) -> None:
+    sweep = load(GOOD.replace('"smoke"', '"demo"') + 'metrics = ["frechet"]\n')
+    values = propose(sweep, 0, SweepState()).values
+    assert sweep.trial(values, seed=0, steps=4).evaluation.kid_subsets == 100, "the default"
+    assert sweep.final(values).evaluation.kid_subsets == 10
+
+
 def test_rungs_and_the_final_run_continue_the_same_training(load: Loader) -> None:
     sweep = load(GOOD)
     values = {"network.dropout": 0.1, "optimizer.lr_peak": 2e-3}
@@ -111,7 +125,7 @@ def test_rungs_and_the_final_run_continue_the_same_training(load: Loader) -> Non
         ({"optimizer.lr_peak": "sampling.num_steps = [4, 8]"}, "moves the measurement"),
         ({"optimizer.lr_peak": "nowhere.x = [4, 8]"}, "nowhere.x"),
         ({"optimizer.lr_peak": 'diffusion = [{prediction = "x"}, {prediction = "eps"}]'}, "no run accepts diffusion prediction=eps"),
-        ({"num_images": "num_imgs = 8"}, "num_imgs"),
+        ({"num_images": "num_imgs = 8"}, ".toml: unknown key evaluation.num_imgs"),
         ({"num_images": "champion = true"}, ""),
     ],
 )
