@@ -4,6 +4,7 @@ Promises: what is logged follows from the records, so that logging again after a
 an outage of MLflow does not stop the sweep. The trials' own pipeline runs, with their loss curves and samples, are in `sweep/NAME/runs`.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from pipeline.sweeps.sweep_file import Sweep, values_label
 PAGE = "sweep.html"
 TAG_SWEEP = "sweep.digest"
 TAG_TRIAL = "sweep.trial"
+_PAUSE_S = 120.0
+"""Without an attempt after MLflow was unavailable, which costs the time-outs of its client."""
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 
@@ -33,12 +36,16 @@ def sweep_experiment(name: str) -> str:
 class SweepLog:
     """The runs of one sweep."""
 
-    def __init__(self, sweep: Sweep, context: StepContext, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, sweep: Sweep, context: StepContext, note: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._sweep = sweep
         self._context = StepContext(
             settings=replace(context.settings, experiment=sweep_experiment(sweep.config.name)), events=context.events
         )
         self._note = note
+        self._clock = clock
+        self._next_try_s = float("-inf")
         self._parent: str | None = None
         self._trials: dict[int, str] = {}
         self._logged: set[tuple[int, int]] = set()
@@ -54,8 +61,9 @@ class SweepLog:
         self._guarded(lambda: self._log_all(state, "RUNNING"))
 
     def show(self, state: SweepState, record: Record) -> None:
-        """Log a record."""
-        self._guarded(lambda: self._log(state, record))
+        """Log a record; after an outage, not for a while: the end logs all of it."""
+        if self._clock() >= self._next_try_s:
+            self._guarded(lambda: self._log(state, record))
 
     def end(self, state: SweepState, outcome: Stop | Done | None) -> None:
         """Log everything again, with the outcome; None if the sweep was interrupted."""
@@ -66,6 +74,7 @@ class SweepLog:
         try:
             call()
         except CelebditError as error:
+            self._next_try_s = self._clock() + _PAUSE_S
             self._note(f"MLflow: {error.message.splitlines()[0]}; the sweep goes on, and logs it later")
 
     def _log(self, state: SweepState, record: Record) -> None:

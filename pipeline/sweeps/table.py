@@ -59,7 +59,8 @@ class SweepView(RunView):
             self.print_line(line)
 
     def _render(self) -> RenderableType:
-        return Group(table(self._sweep, self._state), self._progress)
+        title = Text(_title(self._sweep, self._state), style="bold", overflow="ellipsis", no_wrap=True)
+        return Group(title, table(self._sweep, self._state), self._progress)
 
 
 def lines_of(sweep: Sweep, record: Record) -> list[str]:
@@ -88,7 +89,7 @@ def lines_of(sweep: Sweep, record: Record) -> list[str]:
 def table(sweep: Sweep, state: SweepState) -> Table:
     """Return the table of all trials, the best first."""
     rows = standings(sweep, state)
-    shown = Table(box=None, pad_edge=False, title=_title(sweep, state), title_justify="left", title_style="bold")
+    shown = Table(box=None, pad_edge=False)
     for name in ("trial", *(name.rpartition(".")[2] for name in sweep.space.dimensions), *(f"step {s}" for s in sweep.config.rungs), ""):
         shown.add_column(escape(name), justify="right" if name.startswith("step ") else "left", no_wrap=True)
     for row in rows[:_MOST_ROWS]:

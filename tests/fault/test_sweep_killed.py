@@ -41,18 +41,18 @@ def records_of(home: Path) -> list[Record]:
     return [RECORD.validate_json(path.read_bytes()) for path in record_files(home)]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_killed_and_run_again_a_sweep_registers_one_model(tmp_path: Path) -> None:
     home, file = tmp_path / "home", tmp_path / "killed.toml"
     file.write_text(SWEEP)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen([*COMMAND, "sweep", str(file), "--home", str(home)], env=environment, stderr=subprocess.DEVNULL)
-    wait_until(lambda: len(record_files(home)) == 5, timeout_s=300, every_s=0.1, alive=lambda: first.poll() is None)
+    wait_until(lambda: len(record_files(home)) == 5, timeout_s=600, every_s=0.1, alive=lambda: first.poll() is None)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert [record.kind for record in records_of(home)] == ["asked", "started", "scored", "asked", "started"]
 
-    again = celebdit("sweep", str(file), "--json", home=home, timeout_s=600)
+    again = celebdit("sweep", str(file), "--json", home=home, timeout_s=1200)
     assert again.code == 0, again.err
     records = records_of(home)
     scored = [record for record in records if isinstance(record, Scored)]
@@ -68,7 +68,7 @@ def test_killed_and_run_again_a_sweep_registers_one_model(tmp_path: Path) -> Non
     names = [item.uri for item in StoredFolder(home / "s3").list(layout.run(winner.run_key).checkpoints)]
     assert committed_checkpoints(names)[0].step == 12
 
-    third = celebdit("sweep", str(file), "--json", home=home, timeout_s=300)
+    third = celebdit("sweep", str(file), "--json", home=home, timeout_s=600)
     assert (third.code, third.json["final"]) == (0, again.json["final"])
     assert len(records_of(home)) == len(records), "it was over"
     assert json.loads(third.out)["device_hours"] > 0
