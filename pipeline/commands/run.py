@@ -54,7 +54,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
     if source is not None:
         changes |= {"data.name": "demo-own", "data.licence": "unspecified"}
     config = load_config("demo", overrides, changes=changes)
-    _require_one_machine(config)
+    require_one_machine(config)
     if source is not None:
         check_source(config)
     run_id = new_run_id("demo")
@@ -97,7 +97,7 @@ def run(
     """
     changes = _profile_changes(profile_steps) | ({} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     config = load_config(preset, overrides, changes=changes)
-    _require_one_machine(config)
+    require_one_machine(config)
     require_consent(config.data)
     check_source(config)
     run_id = new_run_id(preset)
@@ -107,7 +107,8 @@ def run(
     return _finish(summary, session, as_json=as_json, servers_stay=stays)
 
 
-def _require_one_machine(config: RunConfig) -> None:
+def require_one_machine(config: RunConfig) -> None:
+    """Raise BadInput if `config` needs several machines."""
     if config.resources.nodes > 1:
         raise BadInput(
             f"resources.nodes is {config.resources.nodes}, and this command runs on this machine alone",
