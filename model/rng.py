@@ -29,6 +29,7 @@ class Stream(IntEnum):
     SAMPLE = 5
     FEATURES = 6
     BOOTSTRAP = 7
+    DIRECTIONS = 8
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from components.evaluate.metrics.names import DINOV2, INCEPTION, RANDOM_CONV, Codec
-from components.evaluate.metrics.table import HEADLINE, SELECTABLE, Need, default_metrics
+from components.evaluate.metrics.table import HEADLINE, SELECTABLE, Need, default_metrics, is_needed
 from components.manifests import ReferenceSplit
 from model.frozen_config import FrozenConfig, TextForm
 
@@ -41,8 +41,8 @@ class EvaluationConfig(FrozenConfig):
     extractor: Extractor = Field(
         INCEPTION,
         max_length=200,
-        description="inception-v3-compat gives FID; dinov2-vit-l-14 the distance on DINOv2's features; random-conv needs no weights; else a "
-        "name that torch-fidelity knows, "
+        description="inception-v3-compat gives FID; dinov2-vit-l-14 the distance on DINOv2's features; random-conv needs no weights; "
+        "else a name that torch-fidelity knows, "
         "or your own 'package.module:Class' (a torch_fidelity FeatureExtractorBase)",
     )
     weights: str | None = Field(None, max_length=4096, description="path or s3:// location of the extractor's weights")
@@ -55,7 +55,7 @@ class EvaluationConfig(FrozenConfig):
         None,
         min_length=1,
         max_length=len(SELECTABLE),
-        description="default: all four for inception-v3-compat, else only the Frechet distance",
+        description="default: frechet, kid, precision_recall and inception_score for inception-v3-compat, else only the Frechet distance",
     )
     kid_subsets: int = Field(100, ge=1, le=10_000, description="subsets that the kernel distance is averaged over")
     kid_subset_images: int = Field(1000, ge=2, le=100_000, description="images per subset, or as many as there are")
@@ -85,8 +85,8 @@ class EvaluationConfig(FrozenConfig):
         for metric in (SELECTABLE[name] for name in self.metric_names):
             if metric.extractor not in (None, self.extractor):
                 yield f"metrics '{metric.name}' needs extractor '{metric.extractor}', this is '{self.extractor}'"
-        if self.memorisation and self.reference_split == "held_out":
-            yield "memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false"
+        if is_needed(Need.NEAREST, self) and self.reference_split == "held_out":
+            yield ("memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false and no 'copies'")
         yield from self._weights_problems()
 
     def _weights_problems(self) -> Iterator[str]:

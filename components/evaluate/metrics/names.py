@@ -22,6 +22,8 @@ class MetricNames:
     """What the Frechet distance is called: `fid` on Inception's features, else `fd_` and the extractor."""
     kernel: str
     """What the kernel distance is called: `kid`, or `kd_` and the extractor."""
+    mark: str
+    """Appended to the names of other metrics on the same features: `_` and the extractor, or nothing for Inception."""
     manifold_mark: str
     """Appended to precision and recall: `_` and the extractor, or nothing for Inception and VGG16."""
     num_images: int
@@ -37,7 +39,7 @@ class MetricNames:
 def names_for(extractor: str, num_images: int, codec: Codec = "png", *, on_vgg: bool = False) -> MetricNames:
     """Return the names of metrics on `num_images` images and the features of `extractor`; `on_vgg` if precision and recall use VGG16's."""
     frechet, kernel, mark = metric_prefixes(extractor)
-    return MetricNames(frechet, kernel, "" if on_vgg else mark, num_images, codec)
+    return MetricNames(frechet, kernel, mark, "" if on_vgg else mark, num_images, codec)
 
 
 def image_count(num_images: int) -> str:
