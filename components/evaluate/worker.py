@@ -30,6 +30,8 @@ from model.generator import Generator, WeightsMismatch
 from model.sampling import to_uint8
 
 _EXTRACT_IMAGES = 64
+_COMPILE_FROM_IMAGES = 5000
+"""From so many images on, compiling the network takes less time than it saves."""
 _SPLITS: dict[ReferenceSplit, tuple[Split, ...]] = {"train": ("train",), "held_out": ("held_out",), "all": ("train", "held_out")}
 
 
@@ -83,7 +85,14 @@ class _Worker:
         def on_step(done: int, total: int) -> None:
             self._report_progress((index + done / total) / num_shards)
 
-        return generator.draw(self._spec.sampling, shard, pass_images=self._spec.evaluation.batch_images, limit=len(shard), on_step=on_step)
+        evaluation = self._spec.evaluation
+        limit = evaluation.shard_images if self._compiles else len(shard)  # the last shard must not be compiled anew
+        return generator.draw(self._spec.sampling, shard, pass_images=evaluation.batch_images, limit=limit, on_step=on_step)
+
+    @property
+    def _compiles(self) -> bool:
+        """Whether sampling is compiled; a function of the protocol and the device, so that a resumed evaluation does the same."""
+        return self._device.type == "cuda" and self._spec.num_images >= _COMPILE_FROM_IMAGES
 
     def _report_progress(self, share: float) -> None:
         if self._rank.world.is_first:
@@ -93,7 +102,7 @@ class _Worker:
         weights = load_file(self._folder / "weights.safetensors")
         sharers = self._rank.world.size if self._device.type == "cpu" else 1
         try:
-            return Generator.from_spec(weights, self._spec.model, device=self._device, sharers=sharers)
+            return Generator.from_spec(weights, self._spec.model, device=self._device, sharers=sharers, compiled=self._compiles)
         except WeightsMismatch as error:
             raise DataRefused(f"checkpoint {self._spec.checkpoint.uri}: {error}") from error
 
