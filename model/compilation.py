@@ -6,7 +6,7 @@ and DistributedDataParallel reduces gradients while it runs, instead of all of t
 """
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 from model.codec import ResidualBlock
 from model.dit import Block
 
-INDUCTOR_OPTIONS: Mapping[str, bool] = {
+INDUCTOR_OPTIONS: Mapping[str, Any] = {
     # Inductor times variants of kernels when it compiles, and could pick others after a restart.
     "deterministic": True,
     # It gives up channels-last for the whole graph where one convolution has half as many outputs as inputs, as the output layer has.

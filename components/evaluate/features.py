@@ -29,8 +29,8 @@ def build_extractor(config: EvaluationConfig, store: ObjectStore, folder: Path, 
         return RandomConvExtractor().to(device).to(memory_format=torch.channels_last)  # a fifth faster on CPUs
     if config.extractor == DINOV2:
         assert config.weights is not None, "the configuration was validated"
-        path = fetch_weights(config.weights, config.weights_sha256, store, folder, setting="weights")
-        return load_dinov2(path, config.weights, device)
+        weights = fetch_weights(config.weights, config.weights_sha256, store, folder, setting="weights")
+        return load_dinov2(weights, config.weights, device)
     from components.evaluate.fidelity_extractors import create_extractor, feature_layer, register_extractor  # noqa: PLC0415 - slow to import
 
     name = register_extractor(config.extractor)
