@@ -8,6 +8,8 @@ from pydantic import Field
 from model.frozen_config import FrozenConfig, TextForm
 
 _ADDED_LATER = ("node_timeout_s",)
+_READ_AT_RUN_TIME = ("threads", "processes", "gpu_type", "rank_timeout_s", "node_timeout_s", "price_per_device_hour")
+"""Settings that change no pod of a compiled pipeline; the number of processes and the kind of GPUs do where there are GPUs."""
 Quantity = Annotated[str, TextForm(r"[1-9][0-9]*(Mi|Gi|Ti)", example="16Gi")]
 
 
@@ -56,6 +58,12 @@ class ResourcesConfig(FrozenConfig):
         values = self.model_dump(mode="json")
         unset = [name for name in _ADDED_LATER if values[name] == type(self).model_fields[name].default]
         return {name: value for name, value in values.items() if name not in unset}
+
+    def compiled(self) -> dict[str, Any]:
+        """Return what the pods of a compiled pipeline are made of, by setting; the other settings are read when a step runs."""
+        values = self.model_dump(mode="json", exclude=set(_READ_AT_RUN_TIME))
+        on_gpus = {"gpu_type": self.gpu_type, "processes": self.processes} if self.on_gpus else {}
+        return {**values, "device": "cuda" if self.on_gpus else "cpu", "nodes": "several" if self.nodes > 1 else 1, **on_gpus}
 
     @property
     def num_ranks(self) -> int:

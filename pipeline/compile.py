@@ -7,9 +7,9 @@ referenced by digest and secrets by name. Does not submit; see `submit.py`.
 import hashlib
 import re
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kfp import compiler, kubernetes
@@ -17,11 +17,13 @@ from kfp.dsl import PipelineTask
 
 from components import deployment
 from components.environment import IMAGE, IMAGE_DIGEST, LOG_LEVEL, NAMESPACE, POD, PRESET, RUN_ID, SERVICE_ACCOUNT, WORK_DIR
+from components.errors import BadInput
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
 from pipeline.images import Images
 from pipeline.lint import require_clean
+from pipeline.resolution import graph_differences
 from pipeline.steps import Step
 
 _LIGHT_CPU, _LIGHT_MEMORY = "1", "4Gi"
@@ -38,6 +40,8 @@ class CompileOptions:
     cached: Collection[str] = ()
     """Steps that KFP may skip if they ran with the same inputs before. None by default: every step reuses its own finished work, and a
     skipped step logs nothing to MLflow for this run."""
+    others: Mapping[str, RunConfig] = field(default_factory=dict)
+    """Further presets that the form of the pipeline offers, by name; their pods are the same."""
     log_level: str | None = None
     """Level to log at in every step; None for the steps' own."""
 
@@ -46,8 +50,14 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
     """Write the pipeline for `config` to `target` and return the sha256 of its bytes; the file appears when it is complete.
 
     Raises:
-        BadInput: with every rule of `pipeline/lint.py` that the pipeline breaks.
+        BadInput: with every rule of `pipeline/lint.py` that the pipeline breaks, or if the presets of `options` need other pods.
     """
+    for name, other in options.others.items():
+        if differences := graph_differences(config.resources, other.resources):
+            settings = "; ".join(line.partition(" needs another")[0] for line in differences)
+            raise BadInput(
+                f"{name} and {options.preset} need different pods: {name} has {settings}", hint="compile them to two files, or override it"
+            )
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder:
         draft = Path(folder) / "pipeline.yaml"
         # kfp inspects the whole call stack for each setting of a task; a new thread keeps that stack short, also in notebooks and tests.
@@ -60,7 +70,8 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
 
 
 def _write(config: RunConfig, draft: Path, options: CompileOptions) -> None:
-    graph = build_graph(config.sections(), lambda step, task: configure_task(step, task, config.resources, options))
+    presets = {options.preset: config.sections(), **{name: other.sections() for name, other in options.others.items()}}
+    graph = build_graph(presets, lambda step, task: configure_task(step, task, config.resources, options))
     compiler.Compiler().compile(graph, str(draft))
 
 
@@ -74,7 +85,8 @@ def configure_task(step: Step, task: PipelineTask, resources: ResourcesConfig, o
     here = step.on_nodes(resources.nodes)
     image = options.images.gpu if here.image == "gpu" else options.images.cpu
     task.set_container_image(image)
-    task.set_env_variable(PRESET, options.preset)
+    if not options.others:
+        task.set_env_variable(PRESET, options.preset)
     task.set_env_variable(IMAGE_DIGEST, image.partition("@")[2])
     task.set_env_variable(IMAGE, options.images.gpu)
     if options.log_level is not None:

@@ -90,6 +90,15 @@ def load_config(preset_or_file: str, overrides: Sequence[str] = (), *, changes: 
     raw: dict[str, Any] = {}
     for layer in read_layers(preset_or_file):
         raw = _merge(raw, layer)
+    return overridden(raw, overrides, changes=changes)
+
+
+def overridden(raw: Mapping[str, Any], overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> RunConfig:
+    """Validate nested plain values as a configuration, after `overrides` and `changes` as in `load_config`.
+
+    Raises:
+        BadInput: naming every problem, one a line.
+    """
     return validated(_override(raw, overrides, changes or {}))
 
 
@@ -181,8 +190,8 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override(raw: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, object]) -> dict[str, Any]:
-    changed, layer = copy.deepcopy(raw), dict[str, Any]()
+def _override(raw: Mapping[str, Any], overrides: Sequence[str], changes: Mapping[str, object]) -> dict[str, Any]:
+    changed, layer = copy.deepcopy(dict(raw)), dict[str, Any]()
     parsed = [(*parse_override(override), override) for override in overrides]
     for path, value, origin in [*parsed, *((path.split("."), value, path) for path, value in changes.items())]:
         _set(changed, path, value, origin=origin)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.environment import EVENTS, RUN_ID, WORK_DIR
+from components.environment import EVENTS, PRESET, RUN_ID, WORK_DIR
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
 from components.ingest.sources.open_source import kind_of
 from components.runtime.events import Event, EventReader
@@ -180,7 +180,7 @@ def main(spec_path: Path) -> None:
     quote_interpreter()
     local.init(runner=runner, pipeline_root=spec.root, raise_on_error=True)
     try:
-        build_graph(spec.arguments, configure)()
+        build_graph({os.environ.get(PRESET) or "run": spec.arguments}, configure)()
     except RuntimeError as error:  # the events have the error; kfp only has the name of the step
         print(error, file=sys.stderr)
         raise SystemExit(1) from error

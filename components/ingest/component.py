@@ -6,12 +6,11 @@ from components.deployment import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def ingest(data: str, ready: str, dataset: dsl.Output[dsl.Dataset]) -> str:
+def ingest(data: str, dataset: dsl.Output[dsl.Dataset]) -> str:
     """Turn a source of images into a validated, content-addressed dataset in object storage.
 
     Args:
         data: The `data` section as canonical JSON.
-        ready: Output of the preflight step, so that nothing starts before it.
         dataset: The dataset's manifest: location, digest, counts, licence.
 
     Returns:
