@@ -26,7 +26,8 @@ from pipeline.lint import require_clean
 from pipeline.resolution import graph_differences
 from pipeline.steps import Step
 
-_LIGHT_CPU, _LIGHT_MEMORY = "1", "4Gi"
+_QUEUED_H = 8760
+"""Hours that a step may wait for its TrainJob in a queue; the TrainJob has a time-out of its own, which runs while it is not suspended."""
 # Without backoff_max_duration KFP stops retrying one hour after the first attempt, whatever the number of retries (2.17).
 _RETRY_WINDOW = "1000h"
 
@@ -93,9 +94,10 @@ def configure_task(step: Step, task: PipelineTask, resources: ResourcesConfig, o
         task.set_env_variable(LOG_LEVEL, options.log_level)
     _set_env(step, task)
     _set_resources(task, resources, heavy=here.heavy)
-    _set_security(step, task, options)
+    _set_security(task)
+    _set_labels(step, task, resources, options)
     task.set_caching_options(enable_caching=step.name in options.cached)
-    kubernetes.set_timeout(task, seconds=3600 * (resources.timeout_h if step.timeout_h is None else step.timeout_h))
+    kubernetes.set_timeout(task, seconds=3600 * _timeout_h(step, resources))
     if step.retries:
         task.set_retry(step.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=_RETRY_WINDOW)
     if here.heavy:
@@ -120,18 +122,30 @@ def _set_env(step: Step, task: PipelineTask) -> None:
 def _set_resources(task: PipelineTask, resources: ResourcesConfig, *, heavy: bool) -> None:
     task.set_env_variable(WORK_DIR, deployment.SCRATCH_PATH)
     kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=deployment.SCRATCH_PATH, size_limit=resources.scratch)
-    task.set_cpu_request(resources.cpu if heavy else _LIGHT_CPU)
-    memory = resources.memory if heavy else _LIGHT_MEMORY
+    task.set_cpu_request(resources.cpu if heavy else resources.light_cpu)
+    memory = resources.memory if heavy else resources.light_memory
     task.set_memory_request(memory)
     task.set_memory_limit(memory)
     if heavy:
         kubernetes.empty_dir_mount(task, volume_name="shm", mount_path=deployment.SHM_PATH, medium="Memory", size_limit=resources.shm)
 
 
-def _set_security(step: Step, task: PipelineTask, options: CompileOptions) -> None:
+def _timeout_h(step: Step, resources: ResourcesConfig) -> int:
+    if step.starts_trainjob and resources.nodes > 1 and resources.queue is not None:
+        return _QUEUED_H
+    return resources.timeout_h if step.timeout_h is None else step.timeout_h
+
+
+def _set_security(task: PipelineTask) -> None:
     kubernetes.set_security_context(task, run_as_user=deployment.IMAGE_USER, run_as_group=deployment.IMAGE_USER, run_as_non_root=True)
-    for key, value in {**deployment.PART_OF, deployment.STEP_LABEL: step.name, "celebdit.io/preset": label_value(options.preset)}.items():
+
+
+def _set_labels(step: Step, task: PipelineTask, resources: ResourcesConfig, options: CompileOptions) -> None:
+    own = {**deployment.PART_OF, deployment.STEP_LABEL: step.name, "celebdit.io/preset": label_value(options.preset)}
+    for key, value in {**resources.site_labels, **own}.items():
         kubernetes.add_pod_label(task, label_key=key, label_value=value)
+    for key, value in resources.annotations.items():
+        kubernetes.add_pod_annotation(task, annotation_key=key, annotation_value=value)
 
 
 def _set_accelerators(task: PipelineTask, resources: ResourcesConfig) -> None:

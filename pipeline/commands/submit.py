@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from components.errors import EXIT_OK
+from components.errors import EXIT_OK, CelebditError
+from components.resources import ResourcesConfig
 from components.settings import step_log_level
 from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line, wait_option
@@ -51,6 +52,8 @@ def submit(
     require_consent(config.data)
     options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
     kubeflow = connect(endpoint, namespace)
+    for line in _pending_steps(config.resources, kubeflow.address.namespace):
+        print_line(line)
     submission = submit_run(config, options, kubeflow, experiment=experiment, again=again)
     print_line(f"{'submitted' if submission.is_new else 'already submitted, ' + submission.state.lower() + ':'} {submission.name}")
     print_line(f"  run          {submission.url}")
@@ -63,3 +66,16 @@ def submit(
     if as_json:
         print_json({**submission.facts, "state": submission.state})
     return EXIT_OK
+
+
+def _pending_steps(resources: ResourcesConfig, namespace: str | None) -> list[str]:
+    """Return a warning per step that no node of the cluster of kubectl can take; none if the nodes cannot be read."""
+    from pipeline.doctor.requests import pending_steps
+    from pipeline.waiting_pods import find_cluster
+
+    cluster = find_cluster(namespace)
+    try:
+        nodes = [] if cluster is None else cluster.nodes()
+    except CelebditError:
+        return []
+    return [f"warning: {found}; {fix}" for found, fix in pending_steps(nodes, resources)] if nodes else []

@@ -14,6 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.doctor.checks import Check, run_check
 from pipeline.doctor.mlflow import check_mlflow
 from pipeline.doctor.nodes import check_gpus
+from pipeline.doctor.requests import check_requests
 from pipeline.doctor.servers import check_images, check_storage
 from pipeline.images import Images
 from pipeline.kubeflow import Kubeflow
@@ -48,6 +49,7 @@ def check_cluster(kubeflow: Kubeflow, cluster: Cluster, images: Callable[[], Ima
         ("mlflow", lambda: check_mlflow(settings, config.registry.model_name)),
         ("images", lambda: check_images(images())),
         ("gpus", lambda: check_gpus(cluster.nodes(), config.resources)),
+        ("requests", lambda: check_requests(cluster.nodes(), config.resources)),
         ("trainer", lambda: _trainer(cluster, config.resources)),
     ]
     return [check for name, function in checks for check in run_check(name, function)]

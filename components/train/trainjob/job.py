@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from components.deployment import QUEUE_LABEL
 from components.environment import IMAGE
 from components.errors import BadInput, CelebditError, Preempted, TemporaryFailure
 from components.kube.client import Cluster, Conflict
@@ -138,7 +139,7 @@ class _Job:
                     raise self._failure(job)
                 self.lease.renew()
                 log.follow()
-                self._report_pending_pods()
+                self._report_waiting(job)
                 sleep(poll_s)
         finally:
             log.close()
@@ -153,16 +154,24 @@ class _Job:
             hint=f"kubectl describe trainjob {self.name}",
         )
 
-    def _report_pending_pods(self) -> None:
-        """Report once a minute which pods are pending and why: a full cluster shows it only in the pod status."""
+    def _report_waiting(self, job: Mapping[str, Any]) -> None:
+        """Report that the job is queued, or once a minute which pods are pending and why; both are shown in their status only."""
+        if suspended := _condition(job, "Suspended"):
+            queue = self.manifest["metadata"]["labels"].get(QUEUE_LABEL)
+            where = "is suspended" if queue is None else f"is queued in {queue}"
+            self._report(f"TrainJob {self.name} {where}: {suspended.get('message') or 'no reason given'}")
+            return
         if time.monotonic() - self.reported_s < _PENDING_REPORT_S:
             return
         self.reported_s = time.monotonic()
         reasons = sorted({reason for pod in self.cluster.pods(self._selector()) if (reason := waiting_reason(pod))})
-        text = "; ".join(reasons)
-        if text and text != self.reported:
+        if reasons:
+            self._report(f"TrainJob {self.name} is waiting: {'; '.join(reasons)}")
+
+    def _report(self, text: str) -> None:
+        if text != self.reported:
             self.reported = text
-            self.context.events.note(f"TrainJob {self.name} is waiting: {text}")
+            self.context.events.note(text)
 
     def _selector(self, *, index: int | None = None) -> str:
         return f"{JOBSET_LABEL}={self.name}" + ("" if index is None else f",{INDEX_LABEL}={index}")

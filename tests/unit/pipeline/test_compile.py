@@ -209,6 +209,43 @@ def test_the_same_build_works_with_each_engine(engine: str) -> None:
     ]
 
 
+def test_a_queue_and_the_labels_of_a_site_are_on_every_pod(tmp_path: Path) -> None:
+    overrides = [
+        "resources.queue=team-faces",
+        "resources.priority_class=low",
+        'resources.labels={"example.com/cost-centre"="4711"}',
+        'resources.annotations={"example.com/contact"="faces@example.com"}',
+    ]
+    nodes = ["resources.nodes=2", "training.batch_images=32", *overrides]
+    target = tmp_path / "pipeline.yaml"
+    compile_pipeline(load_config("smoke", nodes), target, CompileOptions(images=IMAGES, preset="smoke"))
+    check_package(target.read_text())
+    assert lint(target.read_text(), environ={}) == []
+    _, platform = yaml.load_all(target.read_text(), yaml.CSafeLoader)
+    for step in step_names():
+        metadata = settings(platform, step)["podMetadata"]
+        expected = {
+            "kueue.x-k8s.io/queue-name": "team-faces",
+            "kueue.x-k8s.io/priority-class": "low",
+            "example.com/cost-centre": "4711",
+            "celebdit.io/step": step,
+        }
+        assert expected.items() <= metadata["labels"].items(), step
+        assert metadata["annotations"] == {"example.com/contact": "faces@example.com"}, step
+    # The step that waits for the queued TrainJob has no time-out of its own in effect; that of the TrainJob does not run meanwhile.
+    assert int(settings(platform, "train")["activeDeadlineSeconds"]) == 8760 * 3600
+    assert int(settings(platform, "evaluate")["activeDeadlineSeconds"]) == 168 * 3600
+
+
+def test_presets_state_what_their_pods_request(tmp_path: Path) -> None:
+    compile_pipeline(load_config("smoke"), tmp_path / "p.yaml", CompileOptions(images=IMAGES, preset="smoke"))
+    spec, _ = yaml.load_all((tmp_path / "p.yaml").read_text(), yaml.CSafeLoader)
+    for step in step_names():
+        resources = container(spec, step)["resources"]
+        requests = (resources["resourceCpuRequest"], resources["resourceMemoryRequest"], resources["resourceMemoryLimit"])
+        assert requests == ("500m", "2Gi", "2Gi"), step
+
+
 def test_the_form_says_what_each_parameter_is(text: str) -> None:
     spec, _ = yaml.load_all(text, yaml.CSafeLoader)
     parameters = spec["root"]["inputDefinitions"]["parameters"]
