@@ -49,6 +49,7 @@ _COMMANDS = {
         "import_checkpoint",
         "Register the published checkpoint dit_final_12_f_250.pth as a model version.",
     ),
+    "weights": ("pipeline.commands.weights", "weights", "Add weights of the metrics' networks to the store."),
     "serve": ("pipeline.commands.serve", "serve", "Serve a registered version over HTTP, or print a KServe manifest for it."),
     "sample": ("pipeline.commands.sample", "sample", "Generate images from a checkpoint, a run or a registered version."),
     "compare": ("pipeline.commands.compare", "compare", "Compare runs: settings, metrics with their protocol, cost and samples."),

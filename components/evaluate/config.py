@@ -44,12 +44,18 @@ class EvaluationConfig(FrozenConfig):
         description="inception-v3-compat gives FID; random-conv needs no weights; else a name that torch-fidelity knows, "
         "or your own 'package.module:Class' (a torch_fidelity FeatureExtractorBase)",
     )
-    weights: str | None = Field(None, max_length=4096, description="path or s3:// location of the extractor's weights")
+    weights: str | None = Field(
+        None,
+        max_length=4096,
+        description="path or s3:// location of the extractor's weights. Default: the store's, by weights_sha256",
+    )
     weights_sha256: Sha256 | None = Field(None, description="sha256 of the weights file; checked before it is loaded")
     vgg_weights: str | None = Field(
-        None, max_length=4096, description="path or s3:// location of VGG16's weights, for precision and recall. Default: the same features"
+        None,
+        max_length=4096,
+        description="path or s3:// location of VGG16's weights, for precision and recall. Default: the store's",
     )
-    vgg_weights_sha256: Sha256 | None = Field(None, description="sha256 of the VGG16 weights file")
+    vgg_weights_sha256: Sha256 | None = Field(None, description="sha256 of the VGG16 weights file. Default: the features of the extractor")
     metrics: tuple[MetricName, ...] | None = Field(
         None,
         min_length=1,
@@ -92,18 +98,18 @@ class EvaluationConfig(FrozenConfig):
         if self.extractor == RANDOM_CONV and self.weights is not None:
             yield f"weights belong to extractor '{INCEPTION}'; '{RANDOM_CONV}' has none"
         # Without a path, torch-fidelity downloads the weights and does not verify them.
-        if self.weights is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
+        if self.weights is self.weights_sha256 is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
             yield (
-                f"extractor '{self.extractor}' needs weights and weights_sha256, at a path or s3:// location ({INCEPTION}: the file "
-                "weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases); "
+                f"extractor '{self.extractor}' needs weights: add their file with `celebdit weights add`, set weights_sha256 "
+                f"({INCEPTION}: weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases); "
                 f"'{RANDOM_CONV}' and your own ('package.module:Class') need none"
             )
         for name, weights, sha256 in (
             ("weights", self.weights, self.weights_sha256),
             ("vgg_weights", self.vgg_weights, self.vgg_weights_sha256),
         ):
-            if (weights is None) != (sha256 is None):
+            if weights is not None and sha256 is None:
                 yield f"{name} and {name}_sha256 belong together: give both (sha256sum FILE prints the second)"
         on_vgg = [name for name, metric in SELECTABLE.items() if Need.MANIFOLD in metric.needs]
-        if self.vgg_weights is not None and not set(on_vgg) & set(self.metric_names):
+        if self.vgg_weights_sha256 is not None and not set(on_vgg) & set(self.metric_names):
             yield f"vgg_weights are for metrics '{' or '.join(on_vgg)}', which is not configured"

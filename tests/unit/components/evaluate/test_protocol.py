@@ -227,6 +227,7 @@ def test_a_flip_is_decided_by_the_index_of_an_image_alone() -> None:
         ({}, "weights-inception-2015-12-05-6726825d.pth"),
         ({"extractor": "dinov2-vit-b-14"}, "extractor 'dinov2-vit-b-14' needs weights"),
         ({"weights": "w.pth"}, "weights and weights_sha256 belong together"),
+        ({"vgg_weights": "v", **WEIGHTS}, "vgg_weights and vgg_weights_sha256 belong together"),
         ({**WEIGHTS, "weights_sha256": "abc"}, "weights_sha256"),
         ({**WEIGHTS, "protocol": "clean50k"}, "protocol"),
         ({**WEIGHTS, "metrics": ["kid"]}, "must include 'frechet'"),
