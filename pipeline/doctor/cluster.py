@@ -12,6 +12,7 @@ from components.kube.client import Cluster
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
 from pipeline.doctor.checks import Check, run_check
+from pipeline.doctor.claims import check_servers
 from pipeline.doctor.licence import check_licence
 from pipeline.doctor.mlflow import check_mlflow
 from pipeline.doctor.nodes import check_gpus
@@ -58,6 +59,7 @@ def _check_kubernetes(cluster: Cluster, config: RunConfig) -> list[Check]:
         ("rights", lambda: _rights(cluster)),
         ("secrets", lambda: _secrets(cluster, settings)),
         ("kaggle", lambda: _kaggle(cluster, config.data.source)),
+        ("servers", lambda: check_servers(cluster)),
         ("settings", lambda: _settings(cluster, settings)),
         ("storage", lambda: check_storage(settings)),
         ("mlflow", lambda: check_mlflow(settings, config.registry.model_name)),

@@ -147,9 +147,30 @@ def test_a_cluster_on_which_nothing_is_missing(
         "gpus",
         "requests",
         "trainer",
+        "licence",
     }
     assert "version 2.17.0" in checks["kubeflow"][0]["found"]
     assert "no problems found" in err
+
+
+def test_the_secret_and_the_claims_of_the_servers_have_a_line(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "servers" not in diagnose(capsys, kfp)[1], "they are not on this cluster"
+    kube.put("namespaces", "celebdit")
+    assert [check["state"] for check in diagnose(capsys, kfp)[1]["servers"]] == ["unknown"], "they may not be read"
+    kube.other_namespaces = frozenset({"celebdit"})
+    kube.put("persistentvolumeclaims", "postgres", status={"phase": "Pending"})
+    code, checks, _ = diagnose(capsys, kfp)
+    assert code == 2
+    found = {check["found"]: check["state"] for check in checks["servers"]}
+    assert found == {
+        "secret mlflow-server does not exist in celebdit: MLflow does not start": "fail",
+        "volume claim postgres is Pending": "fail",
+        "volume claim s3 does not exist in celebdit": "unknown",
+    }
+    kube.put("secrets", "mlflow-server")
+    for name in ("postgres", "s3"):
+        kube.put("persistentvolumeclaims", name, status={"phase": "Bound"})
+    assert [check["state"] for check in diagnose(capsys, kfp)[1]["servers"]] == ["ok"]
 
 
 def test_a_step_that_no_node_can_take_is_named_with_its_request(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
