@@ -71,6 +71,8 @@ class LocalRun(FrozenConfig):
 
     arguments: dict[str, str]
     """Section of the configuration -> canonical JSON."""
+    preset: str = "run"
+    """Name of that configuration."""
     root: str
     """Folder of kfp's artifacts."""
     containers: ContainerPlan | None = None
@@ -101,7 +103,8 @@ def run_locally(
             require_images(environment["DOCKER_HOST"], (plan.cpu, plan.gpu))
         # kfp (2.17) and MLflow (3.17) leave temporary folders behind.
         environment = {**environment, "TMPDIR": str(stack.enter_context(temporary_folder()))}
-        return _run(LocalRun(arguments=config.sections(), root=str(folder / "kfp"), containers=plan), folder, environment, on_event)
+        spec = LocalRun(arguments=config.sections(), preset=environment.get(PRESET) or "run", root=str(folder / "kfp"), containers=plan)
+        return _run(spec, folder, environment, on_event)
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -180,7 +183,7 @@ def main(spec_path: Path) -> None:
     quote_interpreter()
     local.init(runner=runner, pipeline_root=spec.root, raise_on_error=True)
     try:
-        build_graph({os.environ.get(PRESET) or "run": spec.arguments}, configure)()
+        build_graph({spec.preset: spec.arguments}, configure)()
     except RuntimeError as error:  # the events have the error; kfp only has the name of the step
         print(error, file=sys.stderr)
         raise SystemExit(1) from error
