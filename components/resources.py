@@ -9,7 +9,17 @@ from pydantic import Field
 from components.deployment import PRIORITY_LABEL, QUEUE_LABEL
 from model.frozen_config import FrozenConfig, TextForm
 
-_ADDED_LATER = ("node_timeout_s", "light_cpu", "light_memory", "queue", "priority_class", "labels", "annotations")
+_ADDED_LATER = (
+    "node_timeout_s",
+    "light_cpu",
+    "light_memory",
+    "queue",
+    "priority_class",
+    "labels",
+    "annotations",
+    "run_timeout_h",
+    "keep_run_h",
+)
 _READ_AT_RUN_TIME = ("threads", "processes", "gpu_type", "rank_timeout_s", "node_timeout_s", "price_per_device_hour")
 """Settings that change no pod of a compiled pipeline; the number of processes and the kind of GPUs do where there are GPUs."""
 _NAME = r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?"
@@ -61,6 +71,15 @@ class ResourcesConfig(FrozenConfig):
     tolerations: tuple[Toleration, ...] = Field((), description="taints of those nodes; on GPUs the taint gpu_type is tolerated too")
     timeout_h: int = Field(168, ge=1, le=8760, description="hours after which an attempt of a heavy step is stopped")
 
+    run_timeout_h: int | None = Field(
+        None, ge=1, le=87600, description="hours after which Kubeflow stops a whole run, waiting included. Default: never; needs KFP 2.17"
+    )
+    keep_run_h: int | None = Field(
+        None,
+        ge=1,
+        le=87600,
+        description="hours until the workflow of an ended run, with its pods, is deleted. Default: KFP's; needs KFP 2.17",
+    )
     queue: ObjectName | None = Field(None, description="Kueue's local queue that admits the pods of the steps and the TrainJob")
     priority_class: ObjectName | None = Field(None, description="Kueue's workload priority class, for pods and TrainJob in a queue")
     labels: dict[str, str] = Field(default_factory=dict, description="labels of your site for the pods of the steps and the TrainJob")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kfp import compiler, kubernetes
-from kfp.dsl import PipelineTask
+from kfp.dsl import PipelineConfig, PipelineTask
 
 from components import deployment
 from components.environment import IMAGE, IMAGE_DIGEST, LOG_LEVEL, NAMESPACE, POD, PRESET, RUN_ID, SERVICE_ACCOUNT, WORK_DIR
@@ -72,8 +72,17 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
 
 def _write(config: RunConfig, draft: Path, options: CompileOptions) -> None:
     presets = {options.preset: config.sections(), **{name: other.sections() for name, other in options.others.items()}}
-    graph = build_graph(presets, lambda step, task: configure_task(step, task, config.resources, options))
+    graph = build_graph(
+        presets, lambda step, task: configure_task(step, task, config.resources, options), _pipeline_config(config.resources)
+    )
     compiler.Compiler().compile(graph, str(draft))
+
+
+def _pipeline_config(resources: ResourcesConfig) -> PipelineConfig | None:
+    """Return what is set for the run as a whole, or None if nothing is: a server before KFP 2.17 does not know the settings."""
+    hours = {"active_deadline_seconds": resources.run_timeout_h, "ttl_seconds_after_finished": resources.keep_run_h}
+    seconds = {name: 3600 * value for name, value in hours.items() if value is not None}
+    return PipelineConfig(**seconds) if seconds else None
 
 
 def label_value(text: str) -> str:

@@ -44,10 +44,14 @@ TaskConfigurator = Callable[[Step, PipelineTask], None]
 """Adds images, resources, secrets and retries to the task of a step."""
 
 
-def build_graph(presets: Mapping[str, Sections], configure_task: TaskConfigurator = lambda step, task: None) -> Callable[..., object]:
+def build_graph(
+    presets: Mapping[str, Sections],
+    configure_task: TaskConfigurator = lambda step, task: None,
+    pipeline_config: dsl.PipelineConfig | None = None,
+) -> Callable[..., object]:
     """Return the pipeline that runs one of `presets`; with several of them, its form has a parameter `preset`, a list of their names."""
     configurations, names = write_presets(presets), tuple(presets)
-    pipeline = dsl.pipeline(name=PIPELINE_NAME, description=_DESCRIPTION)
+    pipeline = dsl.pipeline(name=PIPELINE_NAME, description=_DESCRIPTION, pipeline_config=pipeline_config)
 
     def celebdit(overrides: str = "", licence_accepted_by: str = "") -> None:
         _connect(configure_task, presets=configurations, preset=names[0], overrides=overrides, licence_accepted_by=licence_accepted_by)

@@ -209,6 +209,36 @@ def test_the_same_build_works_with_each_engine(engine: str) -> None:
     ]
 
 
+def test_the_run_page_has_pages_metrics_and_a_summary(text: str) -> None:
+    spec, _ = yaml.load_all(text, yaml.CSafeLoader)
+    shown = {
+        (step, name): artifact["artifactType"]["schemaTitle"]
+        for step in step_names()
+        for name, artifact in spec["components"][f"comp-{step}"].get("outputDefinitions", {}).get("artifacts", {}).items()
+        if artifact["artifactType"]["schemaTitle"] in ("system.HTML", "system.Metrics", "system.Markdown")
+    }
+    assert shown == {
+        ("ingest", "page"): "system.HTML",
+        ("train", "metrics"): "system.Metrics",
+        ("evaluate", "metrics"): "system.Metrics",
+        ("evaluate", "samples"): "system.HTML",
+        ("gate", "page"): "system.HTML",
+        ("register", "summary"): "system.Markdown",
+    }
+
+
+def test_a_run_as_a_whole_has_a_deadline_and_a_time_to_live_where_they_are_set(tmp_path: Path, text: str) -> None:
+    target = tmp_path / "pipeline.yaml"
+    config = load_config("smoke", ["resources.run_timeout_h=48", "resources.keep_run_h=24"])
+    compile_pipeline(config, target, CompileOptions(images=IMAGES, preset="smoke"))
+    check_package(target.read_text())
+    assert lint(target.read_text(), environ={}) == []
+    _, platform = yaml.load_all(target.read_text(), yaml.CSafeLoader)
+    expected = {"activeDeadlineSeconds": 48 * 3600, "resourceTtlOnCompletion": 24 * 3600}
+    assert platform["platforms"]["kubernetes"]["pipelineConfig"] == expected
+    assert "pipelineConfig" not in text
+
+
 def test_a_queue_and_the_labels_of_a_site_are_on_every_pod(tmp_path: Path) -> None:
     overrides = [
         "resources.queue=team-faces",
