@@ -133,6 +133,8 @@ class _Job:
                 if job is None:
                     raise TemporaryFailure(f"TrainJob {self.name} was deleted from outside", hint="run it again: training continues")
                 state = end_state(job)
+                if state is not None:
+                    self.lease.mark_ended(_attempt_of(job))
                 if state == "completed":
                     return
                 if state == "failed":
@@ -182,6 +184,11 @@ def end_state(job: Mapping[str, Any]) -> str | None:
     if _condition(job, "Complete"):
         return "completed"
     return "failed" if _condition(job, "Failed") else None
+
+
+def _attempt_of(job: Mapping[str, Any]) -> str:
+    """Return the attempt that a job trains, which an adopting step did not begin: its specification lies in the attempt's folder."""
+    return str(job["spec"]["trainer"]["args"][0]).split("/")[-2]
 
 
 def _condition(job: Mapping[str, Any], kind: str) -> KubernetesObject:
