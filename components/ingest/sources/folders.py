@@ -1,7 +1,7 @@
 """Images in a folder, at any depth.
 
 Promises: symbolic links are followed only to files inside the folder (`links.py`) and nothing but a regular file is opened; every file gets
-a verdict, and a folder inside that cannot be listed is an error, because nobody knows what is missing. Files are read in the order of their
+a verdict, and a folder inside that cannot be listed is an error, because its images would be missing. Files are read in the order of their
 paths, so that the same folder is always read in the same order, and only as they were fingerprinted.
 """
 
