@@ -16,12 +16,13 @@ CONFIG_MAP = objects.CONFIG_MAP
 S3_SECRET = objects.S3_SECRET
 MLFLOW_SECRET = objects.MLFLOW_SECRET
 KAGGLE_SECRET = objects.KAGGLE_SECRET
+HUB_SECRET = objects.HUB_SECRET
 SECRET_KEYS = {S3_SECRET: pod_variables(objects.S3_SECRET), MLFLOW_SECRET: pod_variables(objects.MLFLOW_SECRET)}
 """Secrets of every step; a key is also the name of its environment variable."""
 KAGGLE_KEYS = pod_variables(objects.KAGGLE_SECRET)
 """A token, or a user name with its key, as kagglehub reads them; public datasets need neither."""
-HUB_KEYS = ("HF_TOKEN",)
-"""A token, as huggingface-hub reads it; public datasets need none, and steps on a cluster get none."""
+HUB_KEYS = pod_variables(objects.HUB_SECRET)
+"""A token, as huggingface-hub reads it; public datasets need none."""
 CONFIG_KEYS = pod_variables(objects.CONFIG_MAP)
 """Settings of all steps together."""
 REQUIRED_CONFIG_KEYS = (STORE, MLFLOW)

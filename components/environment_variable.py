@@ -7,8 +7,9 @@ CONFIG_MAP: Final = "celebdit-config"
 S3_SECRET: Final = "celebdit-s3"  # noqa: S105 - the name of an object
 MLFLOW_SECRET: Final = "celebdit-mlflow"  # noqa: S105
 KAGGLE_SECRET: Final = "celebdit-kaggle"  # noqa: S105
+HUB_SECRET: Final = "celebdit-hub"  # noqa: S105
 
-Source = Literal["celebdit-config", "celebdit-s3", "celebdit-mlflow", "celebdit-kaggle"]
+Source = Literal["celebdit-config", "celebdit-s3", "celebdit-mlflow", "celebdit-kaggle", "celebdit-hub"]
 """The ConfigMap or Secret that the pods of the steps get a variable from."""
 Group = Literal["servers", "run", "command", "internal", "compose", "libraries"]
 

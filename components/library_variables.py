@@ -5,7 +5,7 @@ celebdit reads some of them too, or sets them if they are not set. `components/e
 
 from typing import Any
 
-from components.environment_variable import CONFIG_MAP, KAGGLE_SECRET, MLFLOW_SECRET, S3_SECRET, Variable
+from components.environment_variable import CONFIG_MAP, HUB_SECRET, KAGGLE_SECRET, MLFLOW_SECRET, S3_SECRET, Variable
 
 _TORCHRUN = "torchrun's ranks"
 _INGEST = ("ingest",)
@@ -132,7 +132,14 @@ LIBRARY_VARIABLES: tuple[Variable, ...] = (
         steps=_INGEST,
     ),
     _library("KAGGLE_KEY", "kagglehub, in ingest", "key for Kaggle", secret=True, pods=KAGGLE_SECRET, steps=_INGEST),
-    _library("HF_TOKEN", "huggingface-hub, in ingest", "token for the hub; public datasets need none", secret=True),
+    _library(
+        "HF_TOKEN",
+        "huggingface-hub, in ingest",
+        "token for the hub; public datasets need none",
+        secret=True,
+        pods=HUB_SECRET,
+        steps=_INGEST,
+    ),
     _library("HF_ENDPOINT", "huggingface-hub, in ingest", "address of the hub or of a mirror", "https://huggingface.co"),
     _library("HF_HUB_DISABLE_PROGRESS_BARS", "huggingface-hub, in ingest", "no progress bars; set for ingest", "1"),
     _library("HF_HUB_DISABLE_TELEMETRY", "huggingface-hub, in ingest", "no telemetry; set for ingest", "1"),

@@ -39,9 +39,10 @@ class Step:
         return replace(self, image="cpu", heavy=False) if self.starts_trainjob and num_nodes > 1 else self
 
 
+_SOURCE_SECRETS = {deployment.KAGGLE_SECRET: deployment.KAGGLE_KEYS, deployment.HUB_SECRET: deployment.HUB_KEYS}
 STEPS = (
     Step("preflight"),
-    Step("ingest", cacheable=True, secret_keys={deployment.KAGGLE_SECRET: deployment.KAGGLE_KEYS}),
+    Step("ingest", cacheable=True, secret_keys=_SOURCE_SECRETS),
     Step("train", image="gpu", heavy=True, starts_trainjob=True, cacheable=True, retries=10, timeout_h=None),
     Step("evaluate", image="gpu", heavy=True, cacheable=True, timeout_h=None),
     Step("gate"),

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from components.errors import DataRefused
+from components.errors import BadInput, DataRefused
 from components.ingest.file_names import (
     ARCHIVE_SUFFIXES,
     BACKUP_SUFFIXES,
+    FOLDER_ICON,
+    FOUND_BY_CHECKS,
     IMAGE_SUFFIXES,
     LEFT_BY_PROGRAMS,
+    LIBRARY_COPIES,
+    LIBRARY_SUFFIXES,
     OTHER_SUFFIXES,
     PREVIEW_SUFFIXES,
     UNREAD_SUFFIXES,
@@ -24,7 +28,7 @@ from components.ingest.limits import Budget
 from components.ingest.verdicts import Rejected
 from components.ingest.zip_entry import ZipEntry
 
-NAME_RULES = 3
+NAME_RULES = 4
 """Number of the rules below; an ingest under earlier ones is no reason to skip another."""
 READ_HINT = f"{', '.join(READ_FORMATS)} are read at any depth, whatever their names (.jpg, .jfif, no suffix)"
 _MAX_NAME_CHARACTERS = 400
@@ -97,27 +101,66 @@ NO_IMAGE = Rejected("ignored", "no image by its name or its content")
 def left_out_by_name(name: str) -> Rejected | None:
     """Return the verdict on a file that is no data, or is in no format that is read, else None; `name` is relative to its source."""
     *folders, base = name.replace("\\", "/").split("/")
-    for folder in folders:
-        if (folder.startswith(".") and folder != ".") or folder.lower() in LEFT_BY_PROGRAMS or folder.lower().endswith(PREVIEW_SUFFIXES):
-            return Rejected("ignored", f"in {folder}, a folder of thumbnails, deleted files or copies")
+    if (reason := _reason_of_folders(folders)) is not None:
+        return Rejected("ignored", reason)
     if base.startswith(".") and not base.startswith(".."):
         return Rejected("ignored", "hidden")
-    suffix = _suffix(name)
+    return _left_out_by_base(base)
+
+
+def _left_out_by_base(base: str) -> Rejected | None:
+    if base == FOLDER_ICON:
+        return Rejected("ignored", "a folder's icon")
+    suffix = _suffix(base)
     if suffix in UNREAD_SUFFIXES:
         return Rejected("unsupported_format", f"{UNREAD_SUFFIXES[suffix]} is not read; convert it to JPEG or PNG")
-    if base.endswith(BACKUP_SUFFIXES):
+    if base.endswith(BACKUP_SUFFIXES) or (base.startswith("#") and base.endswith("#")):
         return Rejected("ignored", "a copy that a program kept of a file that it changed")
-    if is_archive_name(name):
+    if is_archive_name(base):
         return Rejected("nested_archive", "an archive inside the source is not opened: unpack it, or name it as the source")
     return Rejected("ignored", f"no image, but {suffix}") if suffix in OTHER_SUFFIXES else None
+
+
+def _reason_of_folders(folders: list[str]) -> str | None:
+    """Return why what is in one of `folders`, each in the one before, is no data."""
+    for parent, folder in zip(("", *folders), folders, strict=False):
+        if folder.startswith(".") and folder != ".":
+            return f"in {folder}, a hidden folder"
+        if _holds_copies(folder.lower(), parent.lower()):
+            return f"in {folder}, a folder of thumbnails, deleted files or copies"
+    return None
+
+
+def _holds_copies(folder: str, parent: str) -> bool:
+    """Return whether a program keeps no data but copies in a folder; names are in lower case."""
+    if folder in LEFT_BY_PROGRAMS or folder.endswith(PREVIEW_SUFFIXES) or FOUND_BY_CHECKS.fullmatch(folder):
+        return True
+    return folder in LIBRARY_COPIES and (parent.endswith(LIBRARY_SUFFIXES) or parent == "iphoto library")
 
 
 def refused_by_name(name: str) -> Rejected | None:
     """Return the verdict on a file or an entry that its name alone decides, else None; `name` is relative to its source."""
     parts = name.replace("\\", "/").split("/")
-    if parts[0] == "" or ".." in parts or parts[0][1:2] == ":" or _CONTROL_CHARACTER.search(name):
+    if parts[0] == "" or ".." in parts or parts[0][1:2] == ":" or _CONTROL_CHARACTER.search(name.removesuffix(FOLDER_ICON)):
         return Rejected("unsafe_name", "not a name below the archive")
     return left_out_by_name(name)
+
+
+def left_out_image(name: str) -> tuple[str, str] | None:
+    """Return the name of a file that is called like an image, and why it is left out; None for any other."""
+    left_out = left_out_by_name(name) if _suffix(name) in IMAGE_SUFFIXES else None
+    return None if left_out is None else (name, left_out.detail)
+
+
+def no_images_but(source: str, left_out: tuple[str, str] | None) -> BadInput:
+    """Return the error for a source without images, of which `left_out` is an example of what has been left out."""
+    if left_out is None:
+        return BadInput(f"{source} contains no images", hint=READ_HINT)
+    name, reason = left_out
+    return BadInput(
+        f"{source} contains no images that are read: {printable_name(name)} is left out ({reason})",
+        hint="if these are the images, name their folder as data.source, or rename it",
+    )
 
 
 def is_archive_name(name: str) -> bool:

@@ -1,5 +1,7 @@
 """Names of files that are images, that are not, and of folders and copies that programs leave beside them; suffixes in lower case."""
 
+import re
+
 
 def _suffixes(words: str) -> frozenset[str]:
     return frozenset(f".{word}" for word in words.split())
@@ -12,8 +14,11 @@ IMAGE_SUFFIXES = _suffixes(
 """A file of such a name is an image, or the verdict on it says what it is; other names are decided by the content."""
 RAW_SUFFIXES = _suffixes("dng cr2 cr3 crw nef nrw arw srf sr2 orf rw2 raf pef srw x3f 3fr fff iiq rwl kdc mrw erf")
 """Raw files of cameras: they look like TIFF in their first bytes, and hold a small preview."""
-UNREAD_SUFFIXES = {**dict.fromkeys(RAW_SUFFIXES, "a camera's raw file"), ".tga": "TGA"}
-"""Images that are not read and do not show it in their first bytes."""
+UNREAD_SUFFIXES = {
+    **dict.fromkeys(RAW_SUFFIXES, "a camera's raw file"),
+    **{suffix: suffix[1:].upper() for suffix in _suffixes("tga pcx dds sgi pct pict jxr wdp hdp jng flif bpg dpx xpm xbm kra")},
+}
+"""Images that are not read, and most of which do not show it in their first bytes."""
 OTHER_SUFFIXES = _suffixes(
     "txt md rst html htm xml json jsonl ndjson csv tsv yaml yml toml ini cfg log py pyc ipynb sh bat js css"
     " pdf doc docx xls xlsx ppt pptx odt svg eps ai ico icns url lnk db sqlite mp4 mov avi mkv m4v 3gp webm mp3"
@@ -30,13 +35,17 @@ LEFT_BY_PROGRAMS = frozenset(
         "@recently-snapshot",
         "@sharebin",
         "@tmp",
+        "@synoeastream",
+        "captureone",
+        "resource frk",
+        "resource.frk",
+        "_vti_cnf",
         "#recycle",
         "#snapshot",
         "~snapshot",
         "$recycle.bin",
         "recycler",
         "recycled",
-        "found.000",
         "lost+found",
         "lost.dir",
         "network trash folder",
@@ -45,7 +54,14 @@ LEFT_BY_PROGRAMS = frozenset(
     )
 )
 """Folders of thumbnails, deleted files and copies, in lower case; those whose name begins with a dot are left out too."""
+FOUND_BY_CHECKS = re.compile(r"found\.\d{3}")
+"""Folders of fragments that a check of a Windows disk has found, in lower case."""
 PREVIEW_SUFFIXES = (".lrdata", ".cocatalog")
 """Of folders in which Lightroom and Capture One keep previews."""
-BACKUP_SUFFIXES = ("_original", "~")
-"""Of copies that ExifTool and editors leave beside an image that they changed."""
+LIBRARY_SUFFIXES = (".photoslibrary", ".photolibrary", ".aplibrary", ".migratedphotolibrary")
+"""Of libraries of Photos, iPhoto and Aperture, in which the folders of `LIBRARY_COPIES` hold smaller copies of the others' images."""
+LIBRARY_COPIES = frozenset(("resources", "thumbnails", "previews", "iphoto selection", "private", "database", "scopes", "external"))
+BACKUP_SUFFIXES = ("_original", "~", ".orig")
+"""Of copies that ExifTool, editors and version control leave beside an image that they changed."""
+FOLDER_ICON = "Icon\r"
+"""The file in which Finder keeps a folder's icon."""

@@ -36,7 +36,7 @@ Code = Literal[
     "near_duplicate",
 ]
 
-PIXEL_RULES = 2
+PIXEL_RULES = 3
 """Raised when an image gets other pixels or another verdict than before, so that finished ingests are done again."""
 RULES: dict[Rule, str] = {
     "as_is": "kept byte for byte",

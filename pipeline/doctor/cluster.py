@@ -60,6 +60,7 @@ def _check_kubernetes(cluster: Cluster, config: RunConfig) -> list[Check]:
         ("secrets", lambda: _secrets(cluster, settings)),
         ("kaggle", lambda: _kaggle(cluster, config.data.source)),
         ("servers", lambda: check_servers(cluster)),
+        ("hub", lambda: _hub(cluster, config.data.source)),
         ("settings", lambda: _settings(cluster, settings)),
         ("storage", lambda: check_storage(settings)),
         ("mlflow", lambda: check_mlflow(settings, config.registry.model_name)),
@@ -161,6 +162,17 @@ def _kaggle(cluster: Cluster, source: str) -> list[Check]:
         return [Check("kaggle", "fail", f"{secret} has {present[0]} and no {missing}", fix)]
     finding = f"{secret} has no credentials: sufficient if {source.removeprefix('kaggle://')} is public"
     return [Check("kaggle", "unknown", finding, f"if it is not public: {fix}")]
+
+
+def _hub(cluster: Cluster, source: str) -> list[Check]:
+    """Check for a token of the Hugging Face hub if the data comes from there; public datasets need none."""
+    if kind_of(source).secret != names.HUB_SECRET:
+        return []
+    (token,) = names.HUB_KEYS
+    if token in (_secret(cluster, names.HUB_SECRET) or {}):
+        return [Check("hub", "ok", f"{names.HUB_SECRET} has {token}")]
+    fix = f"if it is not public: {_write_secret(cluster, names.HUB_SECRET, [token])}"
+    return [Check("hub", "unknown", f"{names.HUB_SECRET} has no {token}: sufficient if {source} is public", fix)]
 
 
 def _secret(cluster: Cluster, name: str) -> dict[str, str] | None:

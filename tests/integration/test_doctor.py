@@ -238,6 +238,20 @@ def test_kaggles_credentials_are_looked_for_where_the_data_comes_from_there(
     assert "kaggle" not in diagnose(capsys, kfp)[1]
 
 
+@pytest.mark.parametrize(("secret", "state"), [({"HF_TOKEN": "canary-hub-token"}, "ok"), ({}, "unknown"), (None, "unknown")])
+def test_a_token_of_the_hub_is_looked_for_where_the_data_comes_from_there(
+    kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], secret: dict[str, str] | None, state: str
+) -> None:
+    if secret is not None:
+        kube.put("secrets", names.HUB_SECRET, data=encoded(**secret))
+    left, checks, err = diagnose(capsys, kfp, "data.source=hf://datasets/owner/faces")
+    (check,) = checks["hub"]
+    assert (check["state"], left) == (state, 0)
+    assert check["fix"] is None if state == "ok" else "create secret generic celebdit-hub" in check["fix"]
+    assert "canary-hub" not in err
+    assert "hub" not in diagnose(capsys, kfp)[1]
+
+
 @pytest.mark.parametrize(
     ("damage", "name", "message", "fix"),
     [

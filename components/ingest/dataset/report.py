@@ -68,13 +68,15 @@ class TileGroup:
 
 def write_report(ledger: Ledger, manifest: DatasetManifest, path: Path, *, thumbnail: Callable[[bytes], bytes]) -> None:
     """Write the page about the dataset `manifest` as `ledger` knows it; `thumbnail` makes a small JPEG of an image's bytes."""
+    ignored_reasons = ledger.ignored_reasons(shown=_REASONS_SHOWN)
     page = render(
         "dataset.html",
         title=f"{manifest.name}: {manifest.num_images + manifest.num_held_out} images of {manifest.image_px} pixels",
         facts=_facts(manifest),
         verdicts=_verdicts(manifest),
         ignored=manifest.ignored,
-        ignored_reasons=ledger.ignored_reasons(shown=_REASONS_SHOWN),
+        ignored_reasons=ignored_reasons,
+        other_ignored=manifest.ignored - sum(count for _, count in ignored_reasons),
         charts=[
             _histogram(ledger, "brightness (mean, 0 to 1)", _BRIGHTNESS, (0.0, 1.0)),
             _histogram(ledger, "contrast (standard deviation, 0 to 0.5)", _CONTRAST, (0.0, 0.5)),

@@ -1,16 +1,18 @@
 """The colour space that an image's metadata give its pixels, and how they become sRGB.
 
 Promises: an image without such metadata is sRGB; metadata that cannot be used leave the pixels as they are, with a note. Read are ICC
-profiles, cICP, gAMA and cHRM of a PNG, the profile of a BMP, and the Adobe RGB of cameras (DCF: interoperability index R03 and no profile).
+profiles, cICP, gAMA and cHRM of a PNG, and the Adobe RGB of cameras (DCF: interoperability index R03 and no profile).
 """
 
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
 from components.ingest.decoding import cicp
 from components.ingest.decoding.colour_profile import Conversion, ProfileUnusable, conversion
+from components.ingest.decoding.gif_profile import gif_profile
 from components.ingest.decoding.matrix_profile import ADOBE_RGB, ADOBE_RGB_GAMMA, BT709, Primaries, matrix_profile
 from components.ingest.decoding.metadata import BROKEN
 from components.ingest.decoding.png_colour import png_colour
@@ -72,7 +74,7 @@ def colour_space(image: Image.Image, data: bytes) -> ColourSpace:
 def _described(image: Image.Image, data: bytes) -> ColourSpace:
     if image.format == "PNG":
         return _of_png(data)
-    profile = _bmp_profile(data) if image.format == "BMP" else image.info.get("icc_profile")
+    profile = _READ_HERE[image.format](data) if image.format in _READ_HERE else image.info.get("icc_profile")
     if isinstance(profile, bytes) and profile:  # a TIFF's may be of any type
         return _of_profile(profile)
     if image.format in _BOXES and (points := _code_points(data)) is not None:
@@ -129,6 +131,10 @@ def _bmp_profile(data: bytes) -> bytes | None:
         return None
     offset, size = (int.from_bytes(data[at : at + 4], "little") for at in (_BMP_PROFILE_AT, _BMP_PROFILE_AT + 4))
     return data[_BMP_HEADER_AT + offset : _BMP_HEADER_AT + offset + size]
+
+
+_READ_HERE: dict[str | None, Callable[[bytes], bytes | None]] = {"BMP": _bmp_profile, "GIF": gif_profile}
+"""What reads the profiles of formats whose profiles Pillow does not read."""
 
 
 def _says_adobe_rgb(image: Image.Image) -> bool:

@@ -4,10 +4,14 @@ Promises: loading this module loads every library that decodes, each with one th
 HEIC and JPEG XL need the extra `formats` (pillow-heif, pillow-jxl-plugin).
 """
 
+import io
+import re
+import warnings
 from importlib import import_module
 
 from PIL import AvifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin
 
+from components.ingest.decoding.metadata import BROKEN
 from components.ingest.image_formats import HEAD_BYTES, READ_FORMATS, image_format
 from components.ingest.verdicts import Rejected
 
@@ -15,6 +19,15 @@ from components.ingest.verdicts import Rejected
 Image.preinit()
 assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
 _OF_PILLOW = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "BMP": "BMP", "TIFF": "TIFF", "GIF": "GIF"}
+_SAMPLES = re.compile(r"cannot handle (9|1\d)-bit layers")
+_UNREAD_KINDS = re.compile(r"unknown pixel mode|unknown data organization|unsupported BMP|unknown (photometric|raw) mode", re.IGNORECASE)
+"""How Pillow describes kinds of a known format that it does not read."""
+_TAKEN_FOR_IMAGES = {
+    b"version https://git-lfs.github.com/spec/": "a git-lfs pointer in place of the image: run `git lfs pull` where it was cloned",
+    b"/annex/objects/": "a git-annex pointer in place of the image: run `git annex get` where it was cloned",
+    b"<!doctype html": "an HTML page in place of the image: fetch it again",
+    b"<html": "an HTML page in place of the image: fetch it again",
+}
 _EXTRA = "make extras"
 
 
@@ -54,3 +67,37 @@ def refused_format(data: bytes) -> Rejected | None:
     if name in READ_FORMATS:
         return Rejected("unsupported_format", f"{name} is read with the extra package: {_EXTRA}")
     return Rejected("unsupported_format", f"{name} is not read; convert it to JPEG or PNG")
+
+
+def unidentified(data: bytes) -> Rejected:
+    """Return the verdict on a file that Pillow does not identify, with what its reader of the format says of it."""
+    name = image_format(data[:HEAD_BYTES])
+    if name is None or name not in _FORMATS:
+        start = data[:HEAD_BYTES].lstrip().lower()
+        others = (what for begin, what in _TAKEN_FOR_IMAGES.items() if start.startswith(begin))
+        return Rejected("not_an_image", "empty" if not data else next(others, "cannot identify image file"))
+    reason = _reason(data, name)
+    if _SAMPLES.search(reason):
+        return Rejected("sixteen_bit", f"{name}: {reason}")
+    if _UNREAD_KINDS.search(reason):
+        return Rejected("unsupported_format", f"a {name} of a kind that is not read ({reason}); convert it to JPEG or PNG")
+    if name in ("AVIF", "HEIC", "JPEG XL"):
+        return Rejected("truncated", reason)  # their libraries do not say more than that they cannot read it
+    return Rejected("not_an_image", f"begins like a {name}, but {reason}")
+
+
+def error_text(error: Exception) -> str:
+    """Return what a library says of an image in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "cannot be decoded" if text.startswith("Generic Error. Please build `libjxl`") else text[:200]
+
+
+def _reason(data: bytes, name: str) -> str:
+    opener, _ = Image.OPEN[_FORMATS[name]]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opener(io.BytesIO(data), "")
+    except BROKEN as error:
+        return error_text(error)
+    return "cannot identify image file"

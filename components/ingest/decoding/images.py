@@ -15,7 +15,7 @@ from components.ingest.colour_statistics import reduction_factor
 from components.ingest.decoding.alpha import Invisible
 from components.ingest.decoding.cicp import HighDynamicRange
 from components.ingest.decoding.colour_space import ColourSpace, colour_space
-from components.ingest.decoding.formats import READABLE, refused_format
+from components.ingest.decoding.formats import READABLE, error_text, refused_format, unidentified
 from components.ingest.decoding.headers import avif_bits_per_channel, jpeg_xl_size
 from components.ingest.decoding.jpeg_damage import check_jpeg, decode_reduced
 from components.ingest.decoding.metadata import BROKEN, without_metadata
@@ -65,7 +65,7 @@ def _judge(data: bytes, original: bytes, limits: Limits) -> Accepted | Rejected:
     except HighDynamicRange as error:
         return Rejected("high_dynamic_range", str(error))
     except BROKEN as error:
-        return Rejected(_opening_code(data, error), _error_text(error))
+        return unidentified(data) if isinstance(error, UnidentifiedImageError) else Rejected(_opening_code(data, error), error_text(error))
     assert space is not None or refused is not None, "what the header does not refuse has a colour space"
     return refused or _decode(image, data, space, limits, may_keep=data is original)  # type: ignore[arg-type]
 
@@ -90,10 +90,7 @@ def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> byte
 def _opening_code(data: bytes, error: Exception) -> Code:
     if "decompressed data too large" in str(error).lower() or "text chunk" in str(error).lower():
         return "decompression_bomb"
-    if image_format(data[:HEAD_BYTES]) in ("AVIF", "HEIC", "JPEG XL"):
-        return "truncated"  # whose libraries do not say more than that they cannot read it
-    known = data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or data[8:12] == b"WEBP"
-    return "truncated" if known and not isinstance(error, UnidentifiedImageError) else "not_an_image"
+    return "truncated" if image_format(data[:HEAD_BYTES]) is not None else "not_an_image"
 
 
 def _reject_by_header(image: Image.Image, data: bytes, limits: Limits) -> Rejected | None:
@@ -159,7 +156,7 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
     except MemoryError:
         return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
     except BROKEN as error:
-        return Rejected("truncated", _error_text(error))
+        return Rejected("truncated", error_text(error))
     if rules is _AS_IS:
         stored, extension = data, _KEEPS_BYTES[kind]
     else:
@@ -209,9 +206,3 @@ def _perceptual_hash(image: Image.Image) -> int:
         if at % 9 < 8:
             bits = bits << 1 | (grey[at] > grey[at + 1] + _BRIGHTNESS_STEP)
     return bits
-
-
-def _error_text(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "cannot identify image file"  # Pillow's text contains a memory address
-    return (str(error) or type(error).__name__)[:200]

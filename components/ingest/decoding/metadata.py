@@ -36,6 +36,8 @@ _JPEG_XMP, _PNG_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"XML:com.adobe.xmp\0\0
 """How XMP begins; that of a PNG without compression, as the specification of XMP demands."""
 _JPEG_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 """Application segments and comments; not JFIF's (E0) and Adobe's (EE), which say what the colours mean."""
+_JFIF, _JFIF_BYTES = 0xE0, 16
+"""JFIF's segment, and the size below which libjpeg takes no notice of it."""
 
 
 def without_metadata(data: bytes) -> bytes | None:
@@ -63,9 +65,13 @@ def _jpeg_parts(data: bytes) -> Iterator[bytes]:
     at = len(_JPEG_BEGIN)
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _JPEG_SCAN:
         marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
         is_exif = marker == _JPEG_EXIF and data[at + 4 : at + 10] == b"Exif\0\0"
         is_xmp = marker == _JPEG_EXIF and _is_xmp(data[at + 4 : end], _JPEG_XMP)
-        if marker not in _JPEG_METADATA or is_xmp or (is_exif and _is_readable(data[at + 4 : end])):
+        unused = marker in _JPEG_METADATA or (marker == _JFIF and end - at - 2 < _JFIF_BYTES)
+        if not unused or is_xmp or (is_exif and _is_readable(data[at + 4 : end])):
             yield data[at:end]
         at = end
     yield data[at:]

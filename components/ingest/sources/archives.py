@@ -9,13 +9,13 @@ from pathlib import Path
 
 from components.errors import BadInput, DataRefused
 from components.ingest.candidates import Source
-from components.ingest.sources.foreign_files import SPLIT_HINT, refuse_foreign
+from components.ingest.sources.foreign_files import SPLIT_HINT, TAR_MAGIC, TAR_MAGIC_AT, refuse_foreign
 from components.ingest.sources.parquets import ParquetSource, is_parquet
-from components.ingest.sources.tars import TarSource, is_tar
+from components.ingest.sources.tars import TarSource, is_compressed, is_tar
 from components.ingest.sources.zips import ZipSource
 
+_HINT = "name a folder of images, a zip, a tar (plain, gz, bz2, xz) or a parquet file; unpack others first"
 _TAR_BLOCK_BYTES = 512
-_TAR_MAGIC_AT = 257
 
 
 def open_archive(path: Path, label: str) -> Source:
@@ -33,7 +33,7 @@ def open_archive(path: Path, label: str) -> Source:
         begins_as_zip = head.startswith(b"PK\3\4")
         if not _begins_as_tar(head) and _is_zip(path, label):  # a tar may end with a zip, which then ends like one
             return ZipSource(path, label)
-        if path.suffix.lower() == ".zip" or begins_as_zip:
+        if begins_as_zip or (path.suffix.lower() == ".zip" and not _begins_as_tar(head) and not is_compressed(head)):
             raise DataRefused(
                 f"data.source {label} has no directory at its end: it is truncated or no zip, or the first part of a split one",
                 hint=f"fetch it again; {SPLIT_HINT}",
@@ -43,11 +43,12 @@ def open_archive(path: Path, label: str) -> Source:
             return TarSource(path, label)
     except PermissionError as error:
         raise BadInput(f"data.source {label} cannot be read: {error.strerror}") from error
-    raise BadInput(f"data.source {label} is neither a folder nor a zip or tar archive")
+    compressed = ", but something else that is compressed" if is_compressed(head) else ""
+    raise BadInput(f"data.source {label} is neither a folder nor a zip or tar archive{compressed}", hint=_HINT)
 
 
 def _begins_as_tar(head: bytes) -> bool:
-    return head[_TAR_MAGIC_AT:].startswith(b"ustar")
+    return head[TAR_MAGIC_AT:].startswith(TAR_MAGIC)
 
 
 def _is_zip(path: Path, label: str) -> bool:

@@ -1,8 +1,8 @@
 """Images in a folder, at any depth.
 
 Promises: symbolic links are followed only to files inside the folder (`links.py`) and nothing but a regular file is opened; every file gets
-a verdict. Files are read in the order of their paths, so that the same folder is always read in the same order, and only as they were
-fingerprinted.
+a verdict, and a folder inside that cannot be listed is an error, because its images would be missing. Files are read in the order of their
+paths, so that the same folder is always read in the same order, and only as they were fingerprinted.
 """
 
 import hashlib
@@ -14,13 +14,14 @@ from pathlib import Path
 
 from components.errors import BadInput, DataRefused
 from components.ingest.candidates import (
-    READ_HINT,
     Candidate,
     Source,
     is_archive_name,
     is_image_name,
     left_out_by_name,
+    left_out_image,
     may_be_image,
+    no_images_but,
     refused_by_content,
 )
 from components.ingest.image_formats import HEAD_BYTES
@@ -28,6 +29,7 @@ from components.ingest.limits import Budget
 from components.ingest.sources.archives import open_archive
 from components.ingest.sources.links import snapshot_of, target_of
 from components.ingest.sources.series import Part, SeriesSource, part_names
+from components.ingest.sources.streamed import StreamedSource
 from components.ingest.sources.unchanged import FingerprintedFile, source_changed_error, state_of
 from components.ingest.verdicts import Rejected
 
@@ -36,6 +38,10 @@ _MOST_FILES = 10**6
 _MOST_IMAGE_BYTES = 2**30
 """The bound of data.max_image_bytes."""
 _LINK_HINT = "copy the folder with `cp -rL`, which copies what links lead to"
+_RIGHTS_HINT = "let this user read it, or name a folder that can be read completely"
+_LINK_AWAY = Rejected("link", "a link that leaves the source or leads to a folder: copy with `cp -rL`")
+_LINK_BROKEN = Rejected("link", "a link to nothing, or to itself: fetch what it stands for")
+_SPECIAL = Rejected("special_file", "a device, pipe or socket")
 
 
 def open_folder(folder: Path) -> Source:
@@ -53,13 +59,13 @@ def open_folder(folder: Path) -> Source:
     return SeriesSource(str(folder), opened, beside=sorted(files.keys() - set(parts)))
 
 
-class FolderSource:
+class FolderSource(StreamedSource):
     """All files below a folder; `root` is where links may lead, by default the folder itself."""
 
     def __init__(self, folder: Path, *, label: str | None = None, root: Path | None = None) -> None:
+        super().__init__(label or str(folder))
         self._folder = folder
         self._root = (root or folder).resolve()
-        self._label = label or str(folder)
         self._fingerprinted: dict[int, int] | None = None
         self._unjudged = 0
         self._num_images: int | None = None
@@ -110,12 +116,6 @@ class FolderSource:
             self._num_images = sum(map(self._is_data, _walk(self._folder)))
         return self._num_images
 
-    def provenance(self) -> str:
-        return self._label
-
-    def archive_path(self) -> Path | None:
-        return None
-
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         total_bytes = 0
         for number, path in enumerate(_walk(self._folder), start=1):
@@ -131,21 +131,35 @@ class FolderSource:
             yield candidate
 
     def _no_images(self) -> BadInput:
-        message = f"data.source {self._label} contains no images"
+        message, left_out = f"data.source {self._label} contains no images", None
         for path in islice(_walk(self._folder), _SCANNED_FILES):
             if is_archive_name(path.name):
                 return BadInput(f"{message}, but the archive {path.name}", hint="unpack it, or name it as data.source")
-            if path.is_symlink() and may_be_image(_name(path, self._folder)):
+            if _is_link(path) and may_be_image(_name(path, self._folder)):
                 return BadInput(f"{message}, but links that are not followed, like {path.name}", hint=_LINK_HINT)
-        return BadInput(message, hint=READ_HINT)
+            left_out = left_out or left_out_image(_name(path, self._folder))
+        return no_images_but(f"data.source {self._label}", left_out)
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Yield every file below `root` that is not a folder, in the order of their paths."""
-    for folder, folders, files in os.walk(root, followlinks=False):
+    """Yield every file below `root` that is not a folder, in the order of their paths; then folders that are no data and cannot be listed.
+
+    Raises:
+        BadInput: if another folder cannot be listed.
+    """
+    unlisted: list[Path] = []
+
+    def note(error: OSError) -> None:
+        path = Path(error.filename)
+        if path == root or left_out_by_name(f"{_name(path, root)}/") is None:
+            raise BadInput(f"data.source {root} cannot be read completely: {path}: {error.strerror}", hint=_RIGHTS_HINT) from error
+        unlisted.append(path)
+
+    for folder, folders, files in os.walk(root, followlinks=False, onerror=note):
         folders.sort()
-        linked = [name for name in folders if Path(folder, name).is_symlink()]
+        linked = [name for name in folders if _is_link(Path(folder, name))]
         yield from (Path(folder, name) for name in sorted([*files, *linked]))
+    yield from unlisted
 
 
 def _name(path: Path, root: Path) -> str:
@@ -154,7 +168,15 @@ def _name(path: Path, root: Path) -> str:
 
 def _followed(path: Path, root: Path) -> Path:
     """Return the file inside `root` that a link leads to, or the path itself."""
-    return (target_of(path, root) or path) if path.is_symlink() else path
+    return (target_of(path, root) or path) if _is_link(path) else path
+
+
+def _is_link(path: Path) -> bool:
+    """Return whether a path is a symbolic link; False if nothing can be said, where `Path.is_symlink` may raise."""
+    try:
+        return stat.S_ISLNK(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _size_bytes(path: Path, root: Path) -> int:
@@ -194,19 +216,25 @@ def _head(path: Path) -> bytes:
 
 
 def _read(path: Path, name: str, root: Path, max_bytes: int) -> Candidate:
-    if (left_out := left_out_by_name(name)) is not None and not path.is_symlink():
+    if (left_out := left_out_by_name(name)) is not None:
         return Candidate(name, b"", left_out)
     followed = _followed(path, root)
-    if followed.is_symlink():
-        return Candidate(name, b"", left_out or Rejected("link", "a link that leaves the source or leads to a folder: copy with `cp -rL`"))
-    if left_out is not None:
-        return Candidate(name, b"", left_out)
-    if not _regular(followed):
-        return Candidate(name, b"", Rejected("special_file", "a device, pipe or socket"))
     try:
+        if (refused := _refused_kind(followed, name)) is not None:
+            return Candidate(name, b"", refused)
         with followed.open("rb") as file:
             head = file.read(HEAD_BYTES)
             refused = refused_by_content(name, head)
             return Candidate(name, b"" if refused else head + file.read(max_bytes + 1 - len(head)), refused)
     except OSError as error:
         return Candidate(name, b"", Rejected("unreadable", error.strerror or "cannot be read"))
+
+
+def _refused_kind(path: Path, name: str) -> Rejected | None:
+    """Return the verdict on what is no regular file; a link here is one that is not followed."""
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return _LINK_AWAY if path.exists() else _LINK_BROKEN
+    if stat.S_ISDIR(mode):
+        return left_out_by_name(f"{name}/")
+    return None if stat.S_ISREG(mode) else _SPECIAL

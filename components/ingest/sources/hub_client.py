@@ -12,11 +12,12 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from components.deployment import HUB_SECRET
 from components.errors import BadInput, CelebditError, DataRefused, TemporaryFailure, first_line
 
 _TERMS_HINT = (
     "accept the dataset's terms on its page, make a token of the same account at https://huggingface.co/settings/tokens, "
-    "and set HF_TOKEN to it"
+    f"and set HF_TOKEN to it; on a cluster put it into the Secret {HUB_SECRET}"
 )
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from components.deployment import HUB_KEYS
+from components.deployment import HUB_KEYS, HUB_SECRET
 from components.errors import BadInput, CelebditError, DataRefused
 from components.ingest.candidates import READ_HINT, Candidate, Source, is_image_name, may_be_image, refused_by_content, refused_by_name
 from components.ingest.image_formats import HEAD_BYTES
@@ -199,4 +199,4 @@ def open_hub(source: str, image_px: int, reach: Reach | None) -> Source | None:
     return dataset if reach is not None else None
 
 
-KIND = SourceKind(("hf",), _EXAMPLE, open_hub, names_published_dataset=True, credentials=HUB_KEYS)
+KIND = SourceKind(("hf",), _EXAMPLE, open_hub, names_published_dataset=True, secret=HUB_SECRET, credentials=HUB_KEYS)

@@ -61,7 +61,8 @@ def _send_rows(file: IO[bytes], budget: Budget, answers: IO[bytes]) -> tuple[Out
                 return "entries", ""
             if total_bytes > budget.max_total_bytes:
                 return "bytes", ""
-            refused = Rejected("unreadable", "the row has no bytes of an image") if data is None else None
+            missing = f"the row {'names a file and ' if '-' in name else ''}has no bytes of an image"
+            refused = Rejected("unreadable", missing) if data is None else None
             write_frame(answers, {"name": name, "refused": [refused.code, refused.detail] if refused else None}, [data or b""])
     except _Unusable as error:
         return "unusable", str(error)

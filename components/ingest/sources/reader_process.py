@@ -19,6 +19,7 @@ from typing import IO, Any, Literal
 from components.errors import DataRefused
 from components.ingest.candidates import Candidate, too_many_bytes, too_many_entries
 from components.ingest.limits import Budget
+from components.ingest.sources.streamed import StreamedSource
 from components.ingest.sources.unchanged import FingerprintedFile
 from components.ingest.verdicts import Rejected
 from components.ingest.wire import read_blobs, read_head
@@ -38,12 +39,12 @@ class Reader:
     patience_s: float
 
 
-class EntrySource(ABC):
+class EntrySource(StreamedSource, ABC):
     """The entries of one file, read once from front to back."""
 
     def __init__(self, path: Path, label: str) -> None:
+        super().__init__(label)
         self._path = path
-        self._label = label
         self._file = FingerprintedFile(path, label)
 
     @abstractmethod
@@ -55,15 +56,6 @@ class EntrySource(ABC):
 
     def require_unchanged(self) -> None:
         self._file.require_unchanged()
-
-    def count(self) -> int | None:
-        return None
-
-    def provenance(self) -> str:
-        return self._label
-
-    def archive_path(self) -> Path | None:
-        return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         reader = self.reader(budget)

@@ -7,11 +7,11 @@ a verdict.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from components.ingest.candidates import Candidate, Source, is_image_name, left_out_by_name, too_many_bytes, too_many_entries
 from components.ingest.limits import Budget
 from components.ingest.sources.parquets import PARQUET_SUFFIXES
+from components.ingest.sources.streamed import StreamedSource
 from components.ingest.sources.tars import TAR_SUFFIXES
 from components.ingest.verdicts import Rejected
 
@@ -51,11 +51,11 @@ def is_part_name(name: str) -> bool:
     return visible and not hidden and name.lower().endswith(_PART_SUFFIXES)
 
 
-class SeriesSource:
+class SeriesSource(StreamedSource):
     """The entries of several files."""
 
     def __init__(self, label: str, parts: Sequence[Part], *, beside: Sequence[str] = ()) -> None:
-        self._label = label
+        super().__init__(label)
         self._parts = parts
         self._beside = beside
 
@@ -68,15 +68,6 @@ class SeriesSource:
     def require_unchanged(self) -> None:
         for part in self._parts:
             part.source.require_unchanged()
-
-    def count(self) -> int | None:
-        return None
-
-    def provenance(self) -> str:
-        return self._label
-
-    def archive_path(self) -> Path | None:
-        return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         total_bytes = 0

@@ -11,6 +11,7 @@ from components.ingest.sources.reader_process import EntrySource, Reader, open_r
 from components.ingest.wire import read_head
 
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _MEMORY_BYTES = 256 * 2**20
 _COPIES = 3
 """How often the bytes of one image may be in the reader's memory."""
@@ -28,6 +29,11 @@ def is_tar(path: Path) -> bool:
         except (OSError, ValueError):
             return False
     return head is not None and head.get("outcome", "end") == "end"
+
+
+def is_compressed(head: bytes) -> bool:
+    """Return whether a file that begins with `head` is compressed as a tar may be."""
+    return head.startswith(_COMPRESSED)
 
 
 class TarSource(EntrySource):

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from components.errors import BadInput, DataRefused
 from components.ingest.candidates import (
-    READ_HINT,
     Candidate,
     Names,
     is_archive_name,
     is_image_name,
+    left_out_image,
     may_be_image,
+    no_images_but,
     printable_name,
     refused_by_name,
     too_many_bytes,
@@ -48,14 +49,16 @@ class ZipSource:
         """Return the number of records and images of a small archive; a large one is scanned only once, later."""
         images = number = 0
         inner: str | None = None
+        left_out: tuple[str, str] | None = None
         for record in islice(self._records(), _SCANNED_RECORDS + 1):
             number += 1
             images += may_be_image(record.name) and not record.is_dir
             inner = record.name if is_archive_name(record.name) else inner
+            left_out = left_out or left_out_image(record.name)
         if number > _SCANNED_RECORDS:
             return None, None
         if not images:
-            raise _no_images(self._label, inner)
+            raise _no_images(self._label, inner, left_out)
         return number, images
 
     def _records(self) -> Iterator[Record]:
@@ -114,13 +117,13 @@ class ZipSource:
             return has_more_records(file, limit)
 
 
-def _no_images(label: str, inner: str | None) -> BadInput:
+def _no_images(label: str, inner: str | None, left_out: tuple[str, str] | None) -> BadInput:
     if inner is not None:
         return BadInput(
             f"data.source {label} contains no images, but the archive {printable_name(inner)}",
             hint="an archive in an archive is not opened: unpack the outer one, and name the inner one as data.source",
         )
-    return BadInput(f"data.source {label} contains no images", hint=READ_HINT)
+    return no_images_but(f"data.source {label}", left_out)
 
 
 def _refusal(record: Record, budget: Budget, *, seen: bool) -> Rejected | None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from celebdit_testing.kfp_api import check_package
 
-from components.deployment import KAGGLE_KEYS, SECRET_KEYS
+from components.deployment import HUB_KEYS, KAGGLE_KEYS, SECRET_KEYS
 from components.errors import BadInput
 from components.settings import Settings
 from pipeline.compile import CompileOptions, compile_pipeline, label_value
@@ -156,13 +156,13 @@ def test_a_pipeline_that_breaks_a_rule_is_not_written(tmp_path: Path, monkeypatc
 
 def test_every_secret_is_a_reference(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     common = {key for keys in SECRET_KEYS.values() for key in keys}
-    for key in (*common, *KAGGLE_KEYS):
+    for key in (*common, *KAGGLE_KEYS, *HUB_KEYS):
         monkeypatch.setenv(key, f"canary-value-of-{key}")
     assert "canary-value-of" not in compiled(tmp_path, "gpu")
     _, platform = yaml.load_all(text, yaml.CSafeLoader)
     for step in step_names():
         variables = {entry["envVar"] for secret in settings(platform, step)["secretAsEnv"] for entry in secret["keyToEnv"]}
-        assert variables == (common | set(KAGGLE_KEYS) if step == "ingest" else common), step
+        assert variables == (common | {*KAGGLE_KEYS, *HUB_KEYS} if step == "ingest" else common), step
         assert all(secret["optional"] for secret in settings(platform, step)["secretAsEnv"])
 
 

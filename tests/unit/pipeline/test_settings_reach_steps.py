@@ -11,7 +11,7 @@ from celebdit_testing.trainjobs import IMAGE, spec_of
 
 from components import deployment as names
 from components.environment import SECRETS, VARIABLES, pod_variables
-from components.environment_variable import CONFIG_MAP, KAGGLE_SECRET, MLFLOW_SECRET, S3_SECRET, Variable
+from components.environment_variable import CONFIG_MAP, HUB_SECRET, KAGGLE_SECRET, MLFLOW_SECRET, S3_SECRET, Variable
 from components.settings import Settings
 from components.system.child_environment import Kind, child_environment
 from components.train.trainjob.manifest import trainjob
@@ -78,6 +78,10 @@ def nodes(job: dict[str, Any]) -> dict[str, Origin]:
     }
 
 
+SOURCES: dict[str | None, str] = {KAGGLE_SECRET: "kaggle://owner/faces", HUB_SECRET: "hf://datasets/owner/faces"}
+"""Secret -> a source that needs it: only the ingest step gets its keys."""
+
+
 def origin_of(variable: Variable) -> Origin:
     assert variable.pods is not None
     return Origin("configMap" if variable.pods == CONFIG_MAP else "secret", variable.pods, variable.name, True)
@@ -85,7 +89,7 @@ def origin_of(variable: Variable) -> Origin:
 
 def test_the_settings_that_a_cluster_needs_are_in_the_table() -> None:
     assert {variable.name for variable in IN_PODS} >= REQUIRED
-    assert {variable.pods for variable in IN_PODS} == {CONFIG_MAP, S3_SECRET, MLFLOW_SECRET, KAGGLE_SECRET}
+    assert {variable.pods for variable in IN_PODS} == {CONFIG_MAP, S3_SECRET, MLFLOW_SECRET, KAGGLE_SECRET, HUB_SECRET}
     assert {variable.name for variable in IN_PODS if variable.secret} == SECRETS & {variable.name for variable in IN_PODS}
     assert not [variable.name for variable in IN_PODS if variable.secret and variable.pods == CONFIG_MAP]
     assert [variable.name for variable in VARIABLES if variable.group == "servers" and not variable.pods] == []
@@ -102,14 +106,14 @@ def test_a_setting_reaches_every_process_that_needs_it(
     value = str(tmp_path / "file.pem") if variable.is_file else "canary"
     (tmp_path / "file.pem").touch()
     shell = {**SETTINGS, "CELEBDIT_WORK_DIR": str(tmp_path / "work"), variable.name: value}
-    source = "data.source=kaggle://owner/faces" if variable.pods == KAGGLE_SECRET else "data.source=synthetic://?count=4"
-    plan = plan_containers(load_config("smoke", [source]), tmp_path / "run", shell, run_id="run-1")
+    source = SOURCES.get(variable.pods, "synthetic://?count=4")
+    plan = plan_containers(load_config("smoke", [f"data.source={source}"]), tmp_path / "run", shell, run_id="run-1")
     arguments = container_arguments(plan, shell, user_id=1000)
     assert arguments["environment"][variable.name] == value
     if variable.is_file:
         assert {mount["Target"]: mount["ReadOnly"] for mount in arguments["mounts"]}[value] is True
     assert child_environment("step", shell)[variable.name] == value
-    assert child_environment("rank", shell).get(variable.name) == (None if variable.pods == KAGGLE_SECRET else value)
+    assert child_environment("rank", shell).get(variable.name) == (None if variable.pods in SOURCES else value)
     kinds: tuple[Kind, ...] = ("decoder", "server", "serving") if variable.secret else ("decoder",)
     assert not [kind for kind in kinds if variable.name in child_environment(kind, shell)]
     page = (ROOT / "docs" / "environment.md").read_text()

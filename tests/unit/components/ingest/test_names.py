@@ -22,15 +22,24 @@ DATA = (
     "a.jpg", "b.JPEG", "download (1).jfif", "IMG_1.JPE", "c.png", "deep/er/d.webp", "e.tiff", "trash/f.gif", "thumbnails/g.bmp",
     "recycle/h.jpg", "eaDir/i.jpg", "@home/j.jpg", "a.b/k.jpg", "lost/found/l.jpg", "no-suffix", "deep/6f1c0e", "m.jpg_large", "n.unknown",
     "o.HEIC", "p.avif", "q.jxl", "r.2024",
+    "Old.photoslibrary/originals/0/s.jpeg", "resources/t.jpg", "previews/u.jpg", "found.jpg/v.jpg", "#w.jpg",
 )  # fmt: skip
 LEFT = (
     ".hidden.jpg", "._a.jpg", ".trashed-1699-IMG.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "@eaDir/a.jpg/SYNOFILE_THUMB_M.jpg",
     "deep/@EADIR/a.jpg", ".thumbnails/normal/a.jpg", ".Trash-1000/files/a.jpg", "#recycle/a.jpg", "$RECYCLE.BIN/S-1-5/a.jpg",
     "__MACOSX/a.jpg", "deep/.@__thumb/a.jpg", "@Recycle/a.jpg", "lost+found/a.jpg", "System Volume Information/a.jpg",
     ".git/a.png", ".stversions/a.jpg", "Photos Previews.lrdata/1/a.jpg", "LOST.DIR/1", "@tmp/a.jpg", "a.jpg_original", "a.jpg~",
+    "Old.photoslibrary/resources/derivatives/a.jpeg", "iPhoto Library/Thumbnails/a.jpg", "CaptureOne/Cache/Thumbnails/a.jpg.cot",
+    "FOUND.001/FILE0000.CHK", "@SynoEAStream/a", "Resource Frk/a.jpg", "_vti_cnf/a.jpg", "#a.jpg#", "a.jpg.orig", "deep/Icon\r",
     "readme.txt", "Thumbs.db", "desktop.ini", "a.jpg.txt", "clip.mov", "data.parquet",
 )  # fmt: skip
-UNREAD = {"photo.NEF": "unsupported_format", "deep/b.dng": "unsupported_format", "c.tga": "unsupported_format", "old.zip": "nested_archive"}
+UNREAD = {
+    "photo.NEF": "unsupported_format",
+    "deep/b.dng": "unsupported_format",
+    "c.tga": "unsupported_format",
+    "d.PCX": "unsupported_format",
+    "old.zip": "nested_archive",
+}
 
 
 def packed(kind: str, files: dict[str, bytes], folder: Path) -> Path:
@@ -111,3 +120,23 @@ def test_a_name_that_is_unsafe_or_an_archive_is_rejected_first(name: str, code: 
     refused = refused_by_name(name)
     assert refused is not None
     assert refused.code == code
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_source_whose_images_are_all_left_out_says_why(tmp_path: Path, kind: str) -> None:
+    path = packed(kind, {".cache/a.png": PNG, "readme.txt": b"text"}, tmp_path)
+    with pytest.raises(BadInput, match=r"\.cache/a\.png is left out \(in \.cache, a hidden folder\)") as refused:
+        open_path(str(path), 8, None)
+    assert "name their folder" in str(refused.value.hint)
+
+
+def test_a_link_to_nothing_is_not_said_to_leave_the_source(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "missing.png").symlink_to("../blobs/6f1c0e")
+    (tmp_path / "itself.png").symlink_to("itself.png")
+    (tmp_path / "away.png").symlink_to("/etc/passwd")
+    details = {
+        candidate.name: candidate.refused.detail for candidate in open_path(str(tmp_path), 8, None).candidates(BUDGET) if candidate.refused
+    }
+    assert details["missing.png"] == details["itself.png"] == "a link to nothing, or to itself: fetch what it stands for"
+    assert "leaves the source" in details["away.png"]

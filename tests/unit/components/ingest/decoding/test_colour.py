@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,3 +291,36 @@ def test_the_code_points_of_an_avif_count_without_a_profile(code_points: tuple[i
     assert verdict.rules == (expected,)
     assert verdict.detail == ""
     assert (distance(stored(verdict), picture()) < 1) == (expected == "srgb")
+
+
+def with_gif_extension(data: bytes, name: bytes, content: bytes) -> bytes:
+    """A GIF with an application extension behind its colour table."""
+    at = 13 + (3 << (data[10] & 7) + 1)
+    blocks = b"".join(bytes([len(content[i : i + 255])]) + content[i : i + 255] for i in range(0, len(content), 255))
+    return data[:at] + b"\x21\xff\x0b" + name + blocks + b"\0" + data[at:]
+
+
+def test_the_profile_of_a_gif_is_applied() -> None:
+    image = Image.fromarray(in_space(picture(), P3)).quantize(256)
+    plain, mac = encoded(image, "GIF"), rgb_profile(SPACES["old Mac"])
+    verdict = accepted(with_gif_extension(with_gif_extension(plain, b"ICCRGBG1012", rgb_profile(P3)), b"XMP DataXMP", mac))
+    assert verdict.rules == ("converted", "srgb")
+    assert distance(stored(verdict), np.asarray(stored(accepted(encoded(image, icc_profile=rgb_profile(P3)))))) == 0
+    assert "srgb" not in accepted(with_gif_extension(plain, b"ICCRGBG1999", mac)).rules
+    damaged = accepted(with_gif_extension(plain, b"ICCRGBG1012", mac[:100]))
+    assert "profile cannot be used" in damaged.detail
+    for end in range(10, 60):  # cut anywhere in its begin, it is judged like any cut file
+        assert isinstance(judge(with_gif_extension(plain, b"ICCRGBG1012", mac)[:end], LIMITS), Rejected)
+
+
+@pytest.mark.parametrize("reconstructed", [True, False], ids=["as its JPEG", "by its own pixels"])
+def test_the_profile_of_a_jpeg_xl_is_applied(tmp_path: Path, reconstructed: bool) -> None:
+    path = tmp_path / "p3.jpg"
+    Image.fromarray(in_space(picture(), P3)).save(path, icc_profile=rgb_profile(P3), quality=100, subsampling=0)
+    data = encoded(Image.open(path), "JXL", lossless_jpeg=True)
+    if not reconstructed:
+        at = data.index(b"jbrd") - 4
+        data = data[:at] + data[at + int.from_bytes(data[at : at + 4], "big") :]
+    verdict = accepted(data)
+    assert (verdict.source_format, "srgb" in verdict.rules) == ("jxl", True)
+    assert distance(stored(verdict), picture()) < 1

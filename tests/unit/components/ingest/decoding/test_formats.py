@@ -1,5 +1,6 @@
 """Formats by content, with and without the libraries of the extra `formats`, and alpha channels."""
 
+import struct
 import subprocess
 import sys
 
@@ -100,3 +101,44 @@ def test_a_palette_and_a_key_colour_that_hide_everything_are_transparent_too() -
         verdict = judge(encoded(Image.new(mode, (PX, PX)), transparency=key), BOUNDS)
         assert isinstance(verdict, Rejected)
         assert verdict.code == "transparent"
+
+
+def twelve_bits() -> bytes:
+    data = bytearray(encoded(face(0), "JPEG"))
+    data[data.find(b"\xff\xc0") + 4] = 12
+    return bytes(data)
+
+
+def without_height() -> bytes:
+    data = bytearray(encoded(face(0), "JPEG"))
+    at = data.find(b"\xff\xc0")
+    data[at + 5 : at + 7] = b"\0\0"
+    return bytes(data)
+
+
+def five_channels() -> bytes:
+    """A TIFF of four inks and an alpha channel, which Pillow does not read."""
+    data = bytearray(encoded(face(0).convert("CMYK"), "TIFF"))
+    at = data.rfind(struct.pack("<HHI", 277, 3, 1))
+    struct.pack_into("<H", data, at + 8, 5)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "detail"),
+    [
+        (twelve_bits(), "sixteen_bit", "12-bit"),
+        (five_channels(), "unsupported_format", "a TIFF of a kind that is not read"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not_an_image", "git lfs pull"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "not_an_image", "an HTML page"),
+        (b"", "not_an_image", "empty"),
+        (without_height(), "not_an_image", "begins like a JPEG"),
+        (encoded(face(0), "JXL")[:200], "truncated", "cannot be decoded"),
+    ],
+)
+def test_what_cannot_be_read_is_named(data: bytes, code: str, detail: str) -> None:
+    verdict = judge(data, BOUNDS)
+    assert isinstance(verdict, Rejected)
+    assert verdict.code == code
+    assert detail in verdict.detail
+    assert "\n" not in verdict.detail

@@ -180,3 +180,13 @@ def test_an_orientation_in_xmp_survives_damage_to_other_metadata(kind: str) -> N
     verdict = judge(damaged, LIMITS)
     assert isinstance(verdict, Accepted), verdict
     assert "upright" in verdict.rules
+
+
+@pytest.mark.parametrize("body", [b"", b"JFIF", b"JFIF\0", b"JFIF\0\1\1", b"JFIF\0\1\1\0\0\1", b"JFXX\0\x10"])
+@pytest.mark.parametrize("fill", [b"", b"\xff\xff"])
+def test_a_jfif_segment_that_is_too_short_does_not_decide(body: bytes, fill: bytes) -> None:
+    data = encoded(PICTURE, "JPEG")
+    length = int.from_bytes(data[4:6], "big")
+    assert data[2:4] == b"\xff\xe0"
+    odd = data[:2] + fill + b"\xff\xe0" + struct.pack(">H", len(body) + 2) + body + data[4 + length :]
+    assert isinstance(judge(odd, LIMITS), Accepted)

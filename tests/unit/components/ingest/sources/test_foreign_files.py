@@ -1,5 +1,6 @@
 """Files that are taken for archives, and archives from other systems: each is named, with what to do, before any of it is hashed."""
 
+import gzip
 import io
 import os
 import struct
@@ -8,6 +9,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from celebdit_testing.corpus import PX
@@ -65,6 +67,13 @@ FOREIGN: dict[str, tuple[str, bytes, type[CelebditError], str, str]] = {
     "first part": ("faces.z01", b"PK\7\10" + zipped()[:500], DataRefused, "part of a split archive", "zip -s 0"),
     "cut in parts": ("faces.zip.001", zipped()[:500], DataRefused, "part of a split archive", "cat "),
     "middle part": ("faces.zip.002", bytes(range(256)), DataRefused, "part of a split archive", "cat "),
+    "iso": ("faces.iso", bytes(32769) + b"CD001" + bytes(2000), BadInput, "is an ISO 9660 image", "pack it again as zip or tar"),
+    "dmg": ("faces.dmg", os.urandom(3000) + b"koly" + bytes(508), BadInput, "is a disk image of macOS", "pack it again as zip or tar"),
+    "compress": ("faces.tar.Z", b"\x1f\x9d\x90" + bytes(900), BadInput, "compressed with `compress`", "pack it again as zip or tar"),
+    "lzma": ("faces.tar.lzma", b"\x5d\0\0\x80" + bytes(900), BadInput, "compressed with lzma", "pack it again as zip or tar"),
+    "cpio": ("faces.cpio", b"070701" + b"0" * 900, BadInput, "is a cpio archive", "pack it again as zip or tar"),
+    "gzipped zip": ("faces.gz", gzip.compress(zipped()), BadInput, "something else that is compressed", "unpack others first"),
+    "text": ("faces", b"hello\n" * 200, BadInput, "neither a folder nor a zip or tar", "unpack others first"),
     "begin of a zip": ("faces.zip", zipped()[:500], DataRefused, "has no directory at its end", "fetch it again"),
 }
 
@@ -146,3 +155,24 @@ def test_a_zip_over_4_gib_whose_offsets_cannot_be_made_out_says_to_pack_it_again
 def test_a_zip_behind_other_bytes_is_read_as_before(tmp_path: Path) -> None:
     (tmp_path / "prefixed.zip").write_bytes(b"MZ" + bytes(998) + zipped(("a.jpg", "b.jpg")))
     assert len(list(open_archive(tmp_path / "prefixed.zip", "prefixed.zip").candidates(BUDGET))) == 2
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_tar_is_read_whatever_it_is_called(tmp_path: Path, mode: Literal["w", "w:gz", "w:bz2", "w:xz"]) -> None:
+    """Called like a zip, and beginning with the name of a file that is like the mark of another archive."""
+    with tarfile.open(tmp_path / "faces.zip", mode) as tar:
+        for name in ("07070123.jpg", "xar!.jpg", "12-lh5-.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = len(encode_face(0, 0, PX))
+            tar.addfile(info, io.BytesIO(encode_face(0, 0, PX)))
+    candidates = list(open_archive(tmp_path / "faces.zip", "faces.zip").candidates(BUDGET))
+    assert [candidate.refused for candidate in candidates] == [None, None, None]
+
+
+@pytest.mark.parametrize("first", ["07070123.jpg", "xar!.jpg", "12-lh5-.jpg"])
+def test_a_tar_that_begins_like_another_archive_is_a_tar(tmp_path: Path, first: str) -> None:
+    with tarfile.open(tmp_path / "faces.tar", "w") as tar:
+        info = tarfile.TarInfo(first)
+        info.size = len(encode_face(0, 0, PX))
+        tar.addfile(info, io.BytesIO(encode_face(0, 0, PX)))
+    assert len(list(open_archive(tmp_path / "faces.tar", "faces.tar").candidates(BUDGET))) == 1

@@ -343,6 +343,8 @@ def not_root() -> Iterator[Path]:
         yield folder
     finally:
         os.seteuid(was)
+        for inner in folder.iterdir():
+            inner.chmod(0o755)
         shutil.rmtree(folder)
 
 
@@ -352,6 +354,25 @@ def test_a_source_without_the_right_to_read_it_is_named(not_root: Path) -> None:
     path.chmod(0)
     with pytest.raises(BadInput, match="cannot be read"):
         opened(path)
+
+
+def test_a_folder_inside_that_cannot_be_listed_is_not_left_out_without_a_word(not_root: Path) -> None:
+    for name in ("photos", "private", "lost+found"):
+        (not_root / name).mkdir()
+        (not_root / name / "a.jpg").write_bytes(encode_face(0, 0, PX))
+
+    def verdicts() -> dict[str, str | None]:
+        source = opened(not_root)
+        source.fingerprint()
+        return {candidate.name: candidate.refused and candidate.refused.code for candidate in source.candidates(BUDGET)}
+
+    (not_root / "lost+found").chmod(0)
+    assert verdicts() == {"photos/a.jpg": None, "private/a.jpg": None, "lost+found": "ignored"}
+    (not_root / "private").chmod(0)
+    with pytest.raises(BadInput, match=r"cannot be read completely: .*private: Permission denied"):
+        verdicts()
+    (not_root / "private").chmod(0o444)  # may be listed, but nothing in it may be looked at
+    assert verdicts() == {"photos/a.jpg": None, "private/a.jpg": "unreadable", "lost+found": "ignored"}
 
 
 def test_a_folder_or_zip_without_images_says_which_files_are_taken(tmp_path: Path) -> None:
