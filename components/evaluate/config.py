@@ -100,7 +100,7 @@ class EvaluationConfig(FrozenConfig):
         # Without a path, torch-fidelity downloads the weights and does not verify them.
         if self.weights is self.weights_sha256 is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
             yield (
-                f"extractor '{self.extractor}' needs weights and weights_sha256: add the file with `celebdit weights add` and set the second "
+                f"extractor '{self.extractor}' needs weights and weights_sha256: `celebdit weights add` the file, then set the second "
                 f"({INCEPTION}: weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases); "
                 f"'{RANDOM_CONV}' and your own ('package.module:Class') need none"
             )
