@@ -138,8 +138,8 @@ def test_ctrl_c_ends_a_server_at_once_while_it_draws(home: Path) -> None:
         begun = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(timeout=30) == 130
-        assert time.monotonic() - begun < 10
-        wait_until(lambda: ended(workers), timeout_s=5)
+        assert time.monotonic() - begun < 20
+        wait_until(lambda: ended(workers), timeout_s=30)
         drawing.join(timeout=30)
 
 
