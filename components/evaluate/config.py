@@ -106,8 +106,8 @@ class EvaluationConfig(FrozenConfig):
         # Without a path, torch-fidelity downloads the weights and does not verify them.
         if self.weights is self.weights_sha256 is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
             yield (
-                f"extractor '{self.extractor}' needs weights and weights_sha256: add the file with `celebdit weights add` and set "
-                f"the second ({INCEPTION}: weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases; "
+                f"extractor '{self.extractor}' needs weights and weights_sha256: `celebdit weights add` the file, then set the second "
+                f"({INCEPTION}: weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases; "
                 f"{DINOV2}: dinov2_vitl14_pretrain.pth of DINOv2's); "
                 f"'{RANDOM_CONV}' and your own ('package.module:Class') need none"
             )

@@ -59,13 +59,15 @@ def test_a_trainjob_that_comes_back_after_its_end_trains_nothing(
     require_not_ended(context.store, leases, "a2")  # a retried step makes another attempt
     words = tmp_path / "last-words"
     settings = context.settings
-    environment = {"CELEBDIT_STORE": settings.store_uri, "AWS_ENDPOINT_URL": str(settings.s3_endpoint), "CELEBDIT_LAST_WORDS": str(words)}
-    for name, value in {
-        **environment,
+    environment = {
+        "CELEBDIT_STORE": settings.store_uri,
+        "AWS_ENDPOINT_URL": str(settings.s3_endpoint),
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
         "CELEBDIT_RUN_ID": "r",
         "CELEBDIT_WORK_DIR": str(tmp_path),
-    }.items():
+        "CELEBDIT_LAST_WORDS": str(words),
+    }
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("components.train.trainjob.node_ranks.launch", lambda *_, **__: pytest.fail("it trains"))
     with pytest.raises(SystemExit) as ended:  # JobSet's time to live deleted the job's pods, and Trainer made them again
