@@ -13,8 +13,6 @@ from components.storage.call_errors import refusal_detail
 from components.storage.faults import answer_to, describe_fault
 from components.system.failures import was_raised_in
 
-_ARTIFACTS = "object storage of MLflow's artifacts"
-
 
 def artifact_store_error(error: Exception) -> CelebditError | None:
     """Return the error for people if a call of boto3's caused `error`, or None.
@@ -23,18 +21,21 @@ def artifact_store_error(error: Exception) -> CelebditError | None:
     """
     cause = next((cause for cause in _causes(error) if _is_of_boto3(cause)), None)
     if isinstance(cause, RecursionError):  # botocore (1.44) looks for the region by a request that is redirected, too
-        return BadInput(f"{_ARTIFACTS} redirects without end", hint=answers.OTHER_SERVER.fix)
+        return BadInput("object storage of MLflow's artifacts redirects without end", hint=answers.OTHER_SERVER.fix)
     answer = None if cause is None else answer_to(cause)
     if cause is None or answer is None:
         return None
     if answer.action == "wait":
-        return TrackingUnavailable(f"{_ARTIFACTS} failed: {describe_fault(cause)}", hint=answer.fix)
+        return TrackingUnavailable(f"object storage of MLflow's artifacts failed: {describe_fault(cause)}", hint=answer.fix)
     detail, fix = refusal_detail(answer, cause, "the bucket")
     kind = TrackingRefused if answer.action == "data" else BadInput
     called = f" {cause.operation_name}" if isinstance(cause, ClientError) else ""
     if answer is answers.NO_BUCKET:
         fix = "check the artifact root of MLflow's server (--default-artifact-root) and MLFLOW_S3_ENDPOINT_URL"
-    return kind(f"{_ARTIFACTS} refuses{called}: {describe_fault(cause)}{f': {detail}' if detail else ''}", hint=fix or answer.fix)
+    return kind(
+        f"object storage of MLflow's artifacts refuses{called}: {describe_fault(cause)}{f': {detail}' if detail else ''}",
+        hint=fix or answer.fix,
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[Exception]:
