@@ -17,6 +17,7 @@ from components.evaluate.extractors import fetch_weights
 from components.evaluate.finished import finished_report
 from components.evaluate.metrics.table import active_metrics
 from components.evaluate.protocol import CUSTOM, split_sizes
+from components.evaluate.shown import show_evaluation
 from components.evaluate.spec import EvaluateSpec
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry.client import Registry
@@ -169,9 +170,12 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
                 image = folder / stored.name
                 context.store.get_file(stored, image)
                 tracking.log_artifact(run_id, image, "samples")
+                if uri == report.grid_uri:
+                    tracking.log_artifact(tracking.pipeline_run().info.run_id, image, "samples")
         tracking.log_dataset(run_id, spec.dataset, context="reference")
-    trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}").info.run_id
-    LoggedModels(tracking).log_evaluation(trained, report)
+    trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}")
+    LoggedModels(tracking).log_evaluation(trained.info.run_id, report)
+    show_evaluation(report, spec, tracking, evaluation_run_id=run_id, trained=trained)
     # Retention keeps the checkpoints with the best evaluation.
     checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
     checkpoints.score(context.layout.locate(spec.checkpoint.uri), report.headline, report.metrics[report.headline])

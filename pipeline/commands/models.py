@@ -10,7 +10,7 @@ import click
 
 from components.command_settings import CommandSettings
 from components.environment import MODEL
-from components.registry.tags import VersionTags
+from components.registry.tags import VersionTags, flat_tags
 from components.registry.webhook import send, webhook_url
 from components.system.user import user_name
 from pipeline.commands.help import example
@@ -98,7 +98,8 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         server = registry.tracking.settings.mlflow_uri
         url = None if server.startswith(SCHEME) else f"{server}/#/models/{name}/versions/{number}?workflowType=machine_learning"
     print_line(printable_lines(model_version.description or "no model card"))
-    for key, value in sorted(model_version.tags.items()):
+    tags = dict(sorted(flat_tags(model_version.tags).items()))
+    for key, value in tags.items():
         if not key.startswith("eval/"):
             print_line(f"  {key:<20} {printable(value)}")
     print_line(f"  {'aliases':<20} {', '.join(row['aliases']) or 'none'}")
@@ -108,7 +109,6 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         print_line(f"  {line}")
     print_line(f"  {url or f'its page in MLflow: {command_name()} ui'}")
     if as_json:
-        tags = dict(sorted(model_version.tags.items()))
         moves = [move_json(entry) for entry in entries]
         facts = {"tags": tags, "card": model_version.description, "moves": moves, "url": url, **problems_json(state)}
         print_json({"model": name, **row, **facts})
