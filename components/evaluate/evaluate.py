@@ -171,7 +171,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
                 context.store.get_file(stored, image)
                 tracking.log_artifact(run_id, image, "samples")
                 if uri == report.grid_uri:
-                    tracking.log_artifact(tracking.pipeline_run().info.run_id, image, "samples")
+                    tracking.log_artifact(tracking.pipeline_run().info.run_id, image)  # MLflow compares files at the top only
         tracking.log_dataset(run_id, spec.dataset, context="reference")
     trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}")
     LoggedModels(tracking).log_evaluation(trained.info.run_id, report)

@@ -20,7 +20,7 @@ def show_evaluation(report: EvaluationReport, spec: EvaluateSpec, tracking: Trac
         **training_tags(tracking, trained, steps=report.checkpoint_step, is_training=False),
         TAG_CHECKPOINT: report.checkpoint_digest,
         TAG_SCORE: score_of(report),
-        TAG_GRID: f"samples/{GRID_FILE}",
+        TAG_GRID: GRID_FILE,
         TAG_EVALUATION_RUN: evaluation_run_id,
     }
     parameters = {
