@@ -170,9 +170,10 @@ def _judge(source: Source, ledger: Ledger, job: _IngestJob) -> None:
     rejected = 0
     for number, (candidate, verdict) in enumerate(job.pool.judge(source.candidates(job.config.budget())), start=1):
         ledger.record(candidate.name, verdict)
-        if number % 32 == 0:
+        total = source.count()
+        if number % 32 == 0 and (total is None or number < total):
             rejected = sum(count for code, count in ledger.verdicts.items() if code != "ignored")
-            job.context.events.progress(number, max(source.count() or 0, number + 1), f"{rejected} rejected")
+            job.context.events.progress(number, total, f"{rejected} rejected")
     seen = ledger.value("SELECT COUNT(*) FROM seen")
     job.context.events.progress(seen, seen, f"{sum(ledger.rejected.values())} rejected")
     ignored = ledger.verdicts["ignored"]

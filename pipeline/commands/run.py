@@ -1,7 +1,8 @@
 """`celebdit demo` and `celebdit run`: run the whole pipeline on this machine."""
 
+import re
 import time
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import click
@@ -9,6 +10,8 @@ import click
 from components.errors import EXIT_OK, BadInput, GateFailed
 from components.ingest.sources.open_source import kind_of, require_consent
 from components.ingest.sources.synthetic import write_archive
+from components.registry.promotions.moves import CHAMPION
+from components.reports.score import score_sentence
 from components.runtime.events import Event
 from components.system.locks import lock
 from pipeline.commands.help import example
@@ -19,6 +22,7 @@ from pipeline.session import Session, new_run_id, open_session
 from pipeline.source_check import check_source
 from pipeline.view import RunView
 
+_NAME_CHARACTERS = 50
 _DEMO_FACES, _DEMO_SEED, _DEMO_PX = 2400, 0, 256
 
 
@@ -52,7 +56,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
     data_source = str(archive.absolute()) if source is None else source if "://" in source else str(Path(source).absolute())
     changes: dict[str, str | int] = {"data.source": data_source, **_profile_changes(profile_steps)}
     if source is not None:
-        changes |= {"data.name": "demo-own", "data.licence": "unspecified"}
+        changes |= {**_own_names(source, overrides), "data.licence": "unspecified"}
     config = load_config("demo", overrides, changes=changes)
     _require_one_machine(config)
     if source is not None:
@@ -107,6 +111,18 @@ def run(
     return _finish(summary, session, as_json=as_json, servers_stay=stays)
 
 
+def _own_names(source: str, overrides: tuple[str, ...]) -> dict[str, str]:
+    """Return the names of a person's own dataset and of its model, which the champion of another dataset has no part in.
+
+    Names that `overrides` set are left to them.
+    """
+    stem = re.sub(r"[^a-z0-9]+", "-", PurePath(source.rstrip("/")).name.partition(".")[0].lower()).strip("-")[:_NAME_CHARACTERS].rstrip("-")
+    given = {name: value for name, _, value in (override.partition("=") for override in overrides)}
+    name = given.get("data.name", f"own-{stem}" if stem else "demo-own").strip("\"' ")
+    names = {"data.name": name, "registry.model_name": f"celebdit-{name}"}
+    return {key: value for key, value in names.items() if key not in given}
+
+
 def _require_one_machine(config: RunConfig) -> None:
     if config.resources.nodes > 1:
         raise BadInput(
@@ -151,7 +167,7 @@ def _finish(summary: RunSummary, session: Session, *, as_json: bool, servers_sta
     print_line()
     print_line(f"  data       {summary.dataset.num_images} images, digest {summary.dataset.digest[:12]}")
     print_line(f"  training   {summary.training_steps} steps, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
-    print_line(f"  score      {score.name} = {score.value:.3f}" + (f" (noise: {noise:.3f}; lower is better)" if noise is not None else ""))
+    print_line(f"  score      {score_sentence(score.name, score.value, summary.metrics.get(f'{score.name}_std'), noise)}; lower is better")
     print_line(f"  gate       {summary.gate.decision}: {'; '.join(summary.gate.reasons)}")
     if model is not None:
         print_line(f"  model      {model.name} version {model.version}, {', '.join(model.aliases)}")
@@ -161,7 +177,11 @@ def _finish(summary: RunSummary, session: Session, *, as_json: bool, servers_sta
         print_line(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
     print_line("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in summary.seconds.items()))
     if model is not None:
-        print_line(f'  next       {command_name()} models promote {model.version} --model {model.name} --reason "..."')
+        promoted = CHAMPION in model.aliases
+        following = (
+            f"sample models:/{model.name}@{CHAMPION}" if promoted else f'models promote {model.version} --model {model.name} --reason "..."'
+        )
+        print_line(f"  next       {command_name()} {following}")
     if as_json:
         print_json(summary.model_dump(mode="json"))
     return EXIT_OK if summary.passed else GateFailed.exit_code

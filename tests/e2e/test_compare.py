@@ -24,7 +24,7 @@ def compared(
     embedded: Services, first_run: Finished, second_run: Finished, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Finished, Path]:
     out = tmp_path_factory.mktemp("compare") / "comparison.png"
-    names = (first_run.json["run_key"], second_run.json["run_id"])
+    names = (first_run.json["run_key"][:8], second_run.json["run_id"])
     return celebdit("compare", *names, "--out", str(out), "--json", home=embedded.home), out
 
 
@@ -38,6 +38,8 @@ def test_compare_prints_what_differs_the_numbers_with_their_protocol_and_the_cos
     score = rows["eval/fd_randconv_16"]
     assert score["kind"].startswith("custom ")
     assert all("±" in value for value in score["values"])
+    assert len(score["best"]) == 1
+    assert " *" in done.err
     assert rows["perf/images_per_s"]["kind"] == "cost"
     for line in ("optimizer.lr_peak", "eval/fd_randconv_16", "±", "samples at step 6, 12"):
         assert line in done.err
@@ -46,6 +48,8 @@ def test_compare_prints_what_differs_the_numbers_with_their_protocol_and_the_cos
 def test_compare_sets_the_samples_of_the_same_steps_side_by_side(compared: tuple[Finished, Path], first_run: Finished) -> None:
     done, out = compared
     assert done.json["steps"] == [6, 12]
+    assert done.json["last_steps"] == [12, 24]
+    assert "the last of each run (step 12, 24)" in done.err
     image = np.asarray(Image.open(out))
     left, right = image[60:600, 20:600], image[60:600, 672:1252]
     for grid in (left, right):
