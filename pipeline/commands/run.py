@@ -14,6 +14,7 @@ from components.registry.promotions.moves import CHAMPION
 from components.reports.score import score_sentence
 from components.runtime.events import Event
 from components.system.locks import lock
+from pipeline.commands.cost_question import ask_about_cost, yes_option
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, print_line
 from pipeline.config import RunConfig, load_config
@@ -83,6 +84,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
     help="Run the steps as processes, or in the images of `make images` with docker or podman.",
 )
 @_profile_option
+@yes_option
 @home_option
 @json_option
 def run(
@@ -92,6 +94,7 @@ def run(
     accepted_by: str | None,
     runner: str,
     profile_steps: int | None,
+    yes: bool,
     home: Path,
     as_json: bool,
 ) -> int:
@@ -104,6 +107,7 @@ def run(
     _require_one_machine(config)
     require_consent(config.data)
     check_source(config)
+    ask_about_cost(config, preset, home=home, yes=yes)
     run_id = new_run_id(preset)
     with open_session(home, stay=keep_services, what=f"run {run_id}") as session, RunView() as view:
         summary = execute(config, session, view, preset=Path(preset).stem, run_id=run_id, in_containers=runner == "container")

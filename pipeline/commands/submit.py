@@ -6,6 +6,7 @@ import click
 
 from components.errors import EXIT_OK
 from components.settings import step_log_level
+from pipeline.commands.cost_question import ask_about_cost, yes_option
 from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line, wait_option
 
@@ -20,6 +21,7 @@ from pipeline.commands.options import cluster_options, json_option, kubeflow_opt
 @click.option("--again", is_flag=True, help="Start a new run even if an identical one was submitted.")
 @wait_option
 @license_option
+@yes_option
 @cluster_options
 @json_option
 def submit(
@@ -31,6 +33,7 @@ def submit(
     again: bool,
     wait: bool,
     accepted_by: str | None,
+    yes: bool,
     images: Path,
     cached: tuple[str, ...],
     as_json: bool,
@@ -49,6 +52,7 @@ def submit(
 
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     require_consent(config.data)
+    ask_about_cost(config, preset, home=None, yes=yes)
     options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
     kubeflow = connect(endpoint, namespace)
     submission = submit_run(config, options, kubeflow, experiment=experiment, again=again)
