@@ -28,7 +28,7 @@ from components.stores.checkpoints import CheckpointStore
 from components.system.own_folder import own_folder
 from components.tracking.logged_models import LoggedModels
 from components.tracking.tags import TAG_CHECKPOINT
-from model.config import SamplingConfig
+from model.config import SamplingConfig, TrainingRecipe
 from model.ema import EmaName
 
 
@@ -60,7 +60,7 @@ def run(
         report = _measure(spec, lambda folder: _fetch_checkpoint(spec, folder, context), context)
     else:
         context.events.note(f"checkpoint {checkpoint.digest[:12]} was measured under this protocol already, nothing to do")
-    _publish(report, spec, context)
+    _publish(report, spec, checkpoint.recipe, context)
     if not evaluation.champion:
         return report
     return report.model_copy(update={"champion": _champion_scores(spec, report, model_name, context)})
@@ -149,7 +149,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext) -> None:
+def _publish(report: EvaluationReport, spec: EvaluateSpec, recipe: TrainingRecipe, context: StepContext) -> None:
     """Log the metrics to MLflow: on the evaluation's own run, and on the training's at the checkpoint's step."""
     tracking = context.tracking
     with tracking.running(tracking.step_run("evaluate")) as run_id:
@@ -175,7 +175,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
         tracking.log_dataset(run_id, spec.dataset, context="reference")
     trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}")
     LoggedModels(tracking).log_evaluation(trained.info.run_id, report)
-    show_evaluation(report, spec, tracking, evaluation_run_id=run_id, trained=trained)
+    show_evaluation(report, spec, recipe, tracking, evaluation_run_id=run_id, trained=trained)
     # Retention keeps the checkpoints with the best evaluation.
     checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
     checkpoints.score(context.layout.locate(spec.checkpoint.uri), report.headline, report.metrics[report.headline])

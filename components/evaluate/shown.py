@@ -11,11 +11,14 @@ from components.tracking.client import Run, Tracking
 from components.tracking.pipeline_run import Facts, describe_pipeline_run, training_tags
 from components.tracking.run_parameters import pipeline_parameters, run_name
 from components.tracking.tags import TAG_CHECKPOINT, TAG_EVALUATION_RUN, TAG_GRID, TAG_SCORE
+from model.config import TrainingRecipe
 
 
-def show_evaluation(report: EvaluationReport, spec: EvaluateSpec, tracking: Tracking, *, evaluation_run_id: str, trained: Run) -> None:
+def show_evaluation(
+    report: EvaluationReport, spec: EvaluateSpec, recipe: TrainingRecipe, tracking: Tracking, *, evaluation_run_id: str, trained: Run
+) -> None:
     """Describe training and evaluation on the pipeline's run, whose artifacts have the sample grid already."""
-    recipe, preset = spec.checkpoint.recipe, tracking.settings.preset
+    preset = tracking.settings.preset
     tags = {
         **training_tags(tracking, trained, steps=report.checkpoint_step, is_training=False),
         TAG_CHECKPOINT: report.checkpoint_digest,

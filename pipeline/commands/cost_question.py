@@ -38,8 +38,9 @@ def ask_about_cost(config: RunConfig, preset: str, *, home: Path | None, yes: bo
     """
     if yes or not is_person_there() or pixels_of(config) < _FEWEST_PIXELS:
         return
+    lines: list[str] = []
     if config.resources.device == "cpu":
-        hours, lines = _hours_on_cpus(config), []
+        hours = _hours_on_cpus(config)
     else:
         hours, lines = _plan(config, preset, home)
     if hours < _LONG_HOURS:

@@ -164,7 +164,8 @@ def _find_weights(
 
 def _generate(weights: "ResolvedWeights", guide: Guide | None, sampling: SamplingConfig, request: ImageRequest) -> "np.ndarray":
     """Return the images as bytes, shape (images, height, width, 3), and show the progress meanwhile."""
-    from model.generator import MAX_IMAGES, GuideMismatch
+    from model.generator import GuideMismatch
+    from model.memory import MAX_IMAGES
 
     device = _device(request.device)
     generator = weights.generator(device)

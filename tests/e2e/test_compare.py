@@ -135,7 +135,7 @@ def test_two_pipeline_runs_chosen_in_the_list_are_compared(
         for text in ("optimizer.lr_peak", "0.004", "training.total_steps", "eval/fd_randconv_16"):
             page.get_by_text(text, exact=True).first.wait_for()
         assert page.get_by_text("optimizer.warmup_steps", exact=True).count() == 0, "what is equal is not shown"
-        page.get_by_text("grid.png").first.click()
+        page.get_by_text("grid.png").first.dispatch_event("click")  # a part of the page may lie over it
         page.wait_for_function("[...document.querySelectorAll('img')].filter(image => image.naturalWidth > 500).length >= 2")
         page.get_by_text("Metrics", exact=True).last.scroll_into_view_if_needed()
         keep(page, "mlflow-compare.png", tmp_path)
