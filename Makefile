@@ -57,7 +57,7 @@ shapes: $(VENV)/.dev  ## run the tests of model/ with shapes and types checked a
 	$(BIN)/pytest --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/model
 
 fault: $(VENV)/.dev old-mlflow  ## run the slow tests: kills, broken servers, the examples of the documents
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "(fault and slow) or documents"
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "(fault and slow) or documents"
 
 # Servers for the tests, each in an environment of its own: the oldest MLflow that is supported, and one that is too old.
 old-mlflow: $(VENV)/.oldest-mlflow $(VENV)/.too-old-mlflow  ## install the old MLflow servers that `make fault` tests against
@@ -89,7 +89,7 @@ format: $(VENV)/.dev  ## format the code
 lock: $(VENV)/bin/uv  ## pin all dependencies with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/build.in -o requirements/build.txt
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml --extra dev --extra kaggle --extra huggingface-hub --extra formats --extra server requirements/bootstrap.txt requirements/build.txt -o requirements/dev.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml --extra dev --extra kaggle --extra huggingface-hub --extra formats --extra server --extra sweep requirements/bootstrap.txt requirements/build.txt -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml requirements/build.txt -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra bench requirements/build.txt -o requirements/bench.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra kaggle --extra huggingface-hub --extra formats --extra server --no-emit-package triton --no-emit-package nvidia-cusolver requirements/build.txt -o requirements/cpu.txt

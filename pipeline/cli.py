@@ -35,6 +35,7 @@ _COMMANDS = {
     "demo": ("pipeline.commands.run", "demo", "Run the whole pipeline on generated faces, in a few minutes."),
     "run": ("pipeline.commands.run", "run", "Run the pipeline with a preset or a configuration file."),
     "plan": ("pipeline.commands.plan", "plan", "Show what a run would do and cost, without starting it."),
+    "sweep": ("pipeline.commands.sweep", "sweep", "Search over settings and register the best model."),
     "ingest": ("pipeline.commands.ingest", "ingest", "Validate the images of a source and store them as a dataset."),
     "compile": ("pipeline.commands.compile", "compile_command", "Compile the pipeline to KFP YAML."),
     "submit": ("pipeline.commands.submit", "submit", "Submit the pipeline to Kubeflow Pipelines, once per configuration."),

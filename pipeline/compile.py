@@ -22,7 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.graph import build_graph
 from pipeline.images import Images
 from pipeline.lint import require_clean
-from pipeline.steps import Step
+from pipeline.steps import LastStep, Step
 
 _LIGHT_CPU, _LIGHT_MEMORY = "1", "4Gi"
 # Without backoff_max_duration KFP stops retrying one hour after the first attempt, whatever the number of retries (2.17).
@@ -40,6 +40,7 @@ class CompileOptions:
     skipped step logs nothing to MLflow for this run."""
     log_level: str | None = None
     """Level to log at in every step; None for the steps' own."""
+    last_step: LastStep = "register"
 
 
 def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -> str:
@@ -60,7 +61,8 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
 
 
 def _write(config: RunConfig, draft: Path, options: CompileOptions) -> None:
-    graph = build_graph(config.sections(), lambda step, task: configure_task(step, task, config.resources, options))
+    sections = config.sections()
+    graph = build_graph(sections, lambda step, task: configure_task(step, task, config.resources, options), last_step=options.last_step)
     compiler.Compiler().compile(graph, str(draft))
 
 

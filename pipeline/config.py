@@ -87,10 +87,28 @@ def load_config(preset_or_file: str, overrides: Sequence[str] = (), *, changes: 
     Raises:
         BadInput: naming field, value, bound and, where one is near, the name that was probably meant; one problem a line.
     """
+    return validated(_override(load_tables(preset_or_file), overrides, changes or {}))
+
+
+def load_tables(preset_or_file: str) -> dict[str, Any]:
+    """Return the tables of a preset or TOML file over those of its bases, nothing validated.
+
+    Raises:
+        BadInput: if a file does not exist, is not TOML, or names a base that leads back to itself.
+    """
     raw: dict[str, Any] = {}
     for layer in read_layers(preset_or_file):
         raw = _merge(raw, layer)
-    return validated(_override(raw, overrides, changes or {}))
+    return raw
+
+
+def configure(tables: Mapping[str, Any], changes: Mapping[str, object]) -> RunConfig:
+    """Return the configuration of `tables`, as `load_tables` returns them, after `changes` (`section.key` -> value; None unsets it).
+
+    Raises:
+        BadInput: as `load_config` does.
+    """
+    return validated(_override(dict(tables), (), changes))
 
 
 def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> DataConfig:
@@ -108,7 +126,7 @@ def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | 
             raise BadInput(f"{override!r} is not a setting of the data section", hint="write data.key=value, like data.max_rejected=0.05")
         _set(raw, parts, value, origin=override)
     try:
-        return DataConfig.model_validate_json(_json(raw["data"], "data"))
+        return DataConfig.model_validate_json(plain_json(raw["data"], "data"))
     except ValidationError as error:
         raise BadInput("\n".join(problem_lines(error, section="data")), hint=_nearest(error, parents=("data",))) from error
 
@@ -120,13 +138,18 @@ def validated(raw: Mapping[str, Any]) -> RunConfig:
         BadInput: naming every problem, one a line.
     """
     try:
-        return RunConfig.model_validate_json(_json(raw))
+        return RunConfig.model_validate_json(plain_json(raw))
     except ValidationError as error:
         lines = problem_lines(error, section=None) + list(relation_problems(_valid_sections(raw, error)))
         raise BadInput("\n".join(lines), hint=_nearest(error)) from error
 
 
-def _json(raw: Mapping[str, Any], *parents: str) -> str:
+def plain_json(raw: Mapping[str, Any], *parents: str) -> str:
+    """Return the tables of a TOML file as JSON, which strict models read.
+
+    Raises:
+        BadInput: naming each value that JSON does not have.
+    """
     if unusable := list(_unusable(raw, parents)):
         raise BadInput("\n".join(unusable), hint="use texts in UTF-8, finite numbers, booleans, lists and tables")
     return json.dumps(raw)

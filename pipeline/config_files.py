@@ -80,6 +80,18 @@ def read_layers(preset_or_file: str) -> list[dict[str, Any]]:
             raise BadInput(f"base {base!r} of {source.name} leads back to itself: {names}", hint="remove one of these base lines")
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the table of one TOML file, whose `base` is an entry like any other.
+
+    Raises:
+        BadInput: if it cannot be read or is not TOML.
+    """
+    try:
+        return _parse(_read_file(path))
+    except ValueError as error:
+        raise BadInput(f"{path} is not valid TOML: {error}") from error
+
+
 def parse_override(override: str) -> tuple[list[str], Any]:
     """Read `section.key=value`: the key as TOML writes it, the value as TOML or, if it is not TOML, as a plain text; none unsets it."""
     name, separator, text = override.partition("=")

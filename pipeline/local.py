@@ -31,7 +31,7 @@ from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address, require_images, rootless_podman
 from pipeline.containers import ContainerPlan, container_arguments, plan_containers, run_container
-from pipeline.steps import Step
+from pipeline.steps import LastStep, Step
 
 _POLL_S = 0.1
 _REPORT_BYTES = 2**20
@@ -74,10 +74,17 @@ class LocalRun(FrozenConfig):
     root: str
     """Folder of kfp's artifacts."""
     containers: ContainerPlan | None = None
+    last_step: LastStep = "register"
 
 
 def run_locally(
-    config: RunConfig, folder: Path, environment: Mapping[str, str], *, on_event: Callable[[Event], None], in_containers: bool = False
+    config: RunConfig,
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    on_event: Callable[[Event], None],
+    in_containers: bool = False,
+    last_step: LastStep = "register",
 ) -> LocalOutcome:
     """Run the graph with `config` and wait for its end; the local files of the run are written below `folder`.
 
@@ -101,7 +108,8 @@ def run_locally(
             require_images(environment["DOCKER_HOST"], (plan.cpu, plan.gpu))
         # kfp (2.17) and MLflow (3.17) leave temporary folders behind.
         environment = {**environment, "TMPDIR": str(stack.enter_context(temporary_folder()))}
-        return _run(LocalRun(arguments=config.sections(), root=str(folder / "kfp"), containers=plan), folder, environment, on_event)
+        run = LocalRun(arguments=config.sections(), root=str(folder / "kfp"), containers=plan, last_step=last_step)
+        return _run(run, folder, environment, on_event)
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -180,7 +188,7 @@ def main(spec_path: Path) -> None:
     quote_interpreter()
     local.init(runner=runner, pipeline_root=spec.root, raise_on_error=True)
     try:
-        build_graph(spec.arguments, configure)()
+        build_graph(spec.arguments, configure, last_step=spec.last_step)()
     except RuntimeError as error:  # the events have the error; kfp only has the name of the step
         print(error, file=sys.stderr)
         raise SystemExit(1) from error

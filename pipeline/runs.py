@@ -5,11 +5,13 @@ left is recovered first; a failed gate is exit code 1, not an error.
 """
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from components.environment import RUN_ID
 from components.errors import CelebditError
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
 from components.runtime.context import StepContext
@@ -19,6 +21,7 @@ from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
 from pipeline.open_runs import open_run, recover_killed_runs
 from pipeline.session import Session, run_folder
+from pipeline.steps import LastStep
 from pipeline.view import RunView
 
 _ROOM_BYTES = 2**20
@@ -106,6 +109,23 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
         CelebditError: the error of the first step that failed.
     """
     environment = session.environment(preset=preset, run_id=run_id, on_wait=OnceFilter(view.print_waiting))
+    outcome = run_pipeline(config, session, environment, view, in_containers=in_containers)
+    if outcome.failure is not None:
+        raise outcome.failure
+    return summarise(config, outcome, session.context(environment), run_folder(session.home, run_id), run_id)
+
+
+def run_pipeline(
+    config: RunConfig,
+    session: Session,
+    environment: Mapping[str, str],
+    view: RunView,
+    *,
+    in_containers: bool = False,
+    last_step: LastStep = "register",
+) -> LocalOutcome:
+    """Run the pipeline with the environment of one run, and return the outcome, which may be a failure of a step."""
+    run_id = environment[RUN_ID]
     context = session.context(environment)
     folder = run_folder(session.home, run_id)
     require_writable(folder, advice="choose another folder with --home or CELEBDIT_HOME", room_bytes=_ROOM_BYTES)
@@ -115,7 +135,7 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
         view.print_line(f"MLflow: {session.link(context.settings.mlflow_uri + '/')}")
     with open_run(folder, servers=session.servers, in_containers=in_containers) as mark:
         try:
-            outcome = run_locally(config, folder, environment, on_event=view, in_containers=in_containers)
+            outcome = run_locally(config, folder, environment, on_event=view, in_containers=in_containers, last_step=last_step)
         except KeyboardInterrupt:
             view.print_line("interrupted: closing the run")
             if _close(context, "KILLED", "interrupted"):
@@ -126,9 +146,7 @@ def execute(config: RunConfig, session: Session, view: RunView, *, preset: str, 
             raise
         if outcome.closed or _close(context, "FAILED", str(outcome.failure or "")):
             mark.close()
-    if outcome.failure is not None:
-        raise outcome.failure
-    return _summarise(config, outcome, context, folder, run_id)
+    return outcome
 
 
 def _close(context: StepContext, status: Literal["FAILED", "KILLED"], message: str) -> bool:
@@ -145,7 +163,8 @@ def _close(context: StepContext, status: Literal["FAILED", "KILLED"], message: s
     return True
 
 
-def _summarise(config: RunConfig, outcome: LocalOutcome, context: StepContext, folder: Path, run_id: str) -> RunSummary:
+def summarise(config: RunConfig, outcome: LocalOutcome, context: StepContext, folder: Path, run_id: str) -> RunSummary:
+    """Return what a finished run has made."""
     results = outcome.results
     report = EvaluationReport.model_validate(results["evaluate"], strict=False)
     checkpoint = CheckpointManifest.model_validate(results["train"], strict=False)

@@ -109,6 +109,16 @@ def make_environment(environment: Mapping[str, str]) -> None:
 
 
 @contextmanager
+def kept_environment() -> Iterator[None]:
+    """Make the environment of this process what it was, after the block."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        make_environment(before)
+
+
+@contextmanager
 def open_session(home: Path, *, stay: bool = False, what: str | None = None) -> Iterator[Session]:
     """Yield the servers for the block; embedded ones are started, `Session.environment` waits for them.
 

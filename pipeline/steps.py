@@ -11,6 +11,8 @@ from typing import Literal
 from components import deployment
 
 _LIGHT_TIMEOUT_H = 12
+LastStep = Literal["evaluate", "register"]
+"""The last step of a pipeline before the exit handler. A sweep's trials end with evaluate: they are not judged and not registered."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@
                                                moments.npy, features.npy, mirrored.npy, manifold.npy; reference.json last
       versions/<manifest digest>.json          sha256 and size of every file of a registered version
       models/<model>/<version>-<digest>/       a registered version's files, for KServe
+      sweeps/<sweep digest>/records/<number>-<attempt>.json
+                                               what was asked, started, scored, failed, decided and finished
       checksums/                               digests of pages and image grids, by the key of their folder
       quarantine/<time>-<random>/              damaged objects that were replaced, by their keys; REASON.json says why
       runs/<run key>/
@@ -134,6 +136,10 @@ class StoreLayout:
     def quarantine(self) -> StoreUri:
         """The prefix that damaged objects are moved to."""
         return self.root / "quarantine"
+
+    def sweep(self, digest: str) -> StoreUri:
+        """Return the folder of a sweep's records."""
+        return self.root / "sweeps" / digest / "records"
 
     @property
     def version_records(self) -> StoreUri:

@@ -59,7 +59,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
     if source is not None:
         changes |= {**_own_names(source, overrides), "data.licence": "unspecified"}
     config = load_config("demo", overrides, changes=changes)
-    _require_one_machine(config)
+    require_one_machine(config)
     if source is not None:
         check_source(config)
     run_id = new_run_id("demo")
@@ -104,7 +104,7 @@ def run(
     """
     changes = _profile_changes(profile_steps) | ({} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     config = load_config(preset, overrides, changes=changes)
-    _require_one_machine(config)
+    require_one_machine(config)
     require_consent(config.data)
     check_source(config)
     ask_about_cost(config, preset, home=home, yes=yes)
@@ -127,7 +127,8 @@ def _own_names(source: str, overrides: tuple[str, ...]) -> dict[str, str]:
     return {key: value for key, value in names.items() if key not in given}
 
 
-def _require_one_machine(config: RunConfig) -> None:
+def require_one_machine(config: RunConfig) -> None:
+    """Raise BadInput if `config` needs several machines."""
     if config.resources.nodes > 1:
         raise BadInput(
             f"resources.nodes is {config.resources.nodes}, and this command runs on this machine alone",

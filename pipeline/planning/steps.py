@@ -60,6 +60,11 @@ def plan_steps(config: RunConfig, view: StoreView) -> PlannedSteps:
     return _Lookup(config, view).steps()
 
 
+def find_dataset(config: RunConfig, view: StoreView) -> DatasetManifest | None:
+    """Return the dataset that a run of `config` would reuse; None if there is none, or the store cannot be read."""
+    return _Lookup(config, view).find_dataset()
+
+
 class _Lookup:
     def __init__(self, config: RunConfig, view: StoreView) -> None:
         self._config = config
@@ -80,6 +85,9 @@ class _Lookup:
         evaluate, report = self._guarded("evaluate", lambda: self._evaluate(dataset, key, checkpoint))
         later = (evaluate, *self._after_evaluate())
         return PlannedSteps((_preflight(), ingest, train, *later), dataset, key, done, report is not None)
+
+    def find_dataset(self) -> DatasetManifest | None:
+        return self._guarded("ingest", self._ingest)[1]
 
     def _guarded(self, name: str, look: Callable[[], tuple[PlannedStep, T | None]]) -> tuple[PlannedStep, T | None]:
         """Look, and turn an error into a step that is unknown."""

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 import pytest
+import tomli_w
 from celebdit_testing.documents import GUIDES, ROOT, Block, blocks, command_lines, inline_code
 
 from components.errors import BadInput
 from pipeline.cli import cli
 from pipeline.config import RunConfig, load_config
 from pipeline.config_files import preset_names
+from pipeline.sweeps.sweep_file import load_sweep
 
 SCRIPTS = blocks("sh")
 REASONS = {"", "skip=cluster", "skip=minutes", "skip=server", "skip=input", "skip=demo"}
@@ -94,6 +96,11 @@ def test_commands_options_and_settings_in_the_text_exist(document: Path) -> None
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=lambda block: block.name)
-def test_settings_in_blocks_exist(block: Block) -> None:
-    for section, values in tomllib.loads(block.text).items():
+def test_settings_in_blocks_exist(block: Block, tmp_path: Path) -> None:
+    tables = tomllib.loads(block.text)
+    if "vary" in tables:
+        (tmp_path / "sweep.toml").write_text(tomli_w.dumps({"name": "documented", "base": "demo", "rungs": [1], **tables}))
+        load_sweep(tmp_path / "sweep.toml")
+        return
+    for section, values in tables.items():
         assert set(values) <= SECTIONS[section], f"section {section} has no {set(values) - SECTIONS[section]}"

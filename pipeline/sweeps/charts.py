@@ -1,0 +1,162 @@
+"""Coordinates of a sweep's two charts: scores by rung, and parallel coordinates. Pure; the page draws them as SVG."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.sweeps.ranking import Score
+from pipeline.sweeps.space import Range, label_of
+from pipeline.sweeps.standing import Standing
+from pipeline.sweeps.sweep_file import Sweep, values_label
+
+_WIDTH, _HEIGHT, _LEFT, _MARGIN = 760, 320, 70, 30
+_AXIS_PX, _MOST_TICKS, _LOG_FROM = 150, 5, 8.0
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on an axis."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A score with its interval."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A trial's line."""
+
+    points: str
+    label: str
+    is_winner: bool
+    is_kept: bool
+    bars: tuple[Bar, ...] = ()
+
+
+@dataclass(frozen=True)
+class RungChart:
+    """Scores by rung."""
+
+    curves: list[Curve]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    width: int = _WIDTH
+    height: int = _HEIGHT
+    left: int = _LEFT
+    right: int = _WIDTH - _MARGIN
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One setting, or the score."""
+
+    x: float
+    name: str
+    ticks: list[Tick]
+
+
+@dataclass(frozen=True)
+class ParallelChart:
+    """Settings and score of each trial as a line across axes."""
+
+    curves: list[Curve]
+    axes: list[Axis]
+    width: int
+    height: int = _HEIGHT
+    top: int = 2 * _MARGIN
+    bottom: int = _HEIGHT - _MARGIN
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps values to pixels."""
+
+    low: float
+    high: float
+    start_px: float
+    end_px: float
+    log: bool = field(default=False)
+
+    def at(self, value: float) -> float:
+        """Return the place of a value."""
+        low, high, value = (math.log(item) if self.log else item for item in (self.low, self.high, value))
+        share = 0.5 if high == low else (value - low) / (high - low)
+        return round(self.start_px + share * (self.end_px - self.start_px), 1)
+
+    def ticks(self, count: int = _MOST_TICKS) -> list[Tick]:
+        """Return evenly spaced places with their values."""
+        if self.high == self.low:
+            return [Tick(self.at(self.low), f"{self.low:.3g}")]
+        shares = [index / (count - 1) for index in range(count)]
+        values = [self.low * (self.high / self.low) ** s if self.log else self.low + s * (self.high - self.low) for s in shares]
+        return [Tick(self.at(value), f"{value:.3g}") for value in values]
+
+
+def rung_chart(sweep: Sweep, rows: Sequence[Standing]) -> RungChart:
+    """Return the scores of all trials by rung."""
+    rungs = sweep.config.rungs
+    across = Scale(rungs[0], rungs[-1], _LEFT + _MARGIN, _WIDTH - 2 * _MARGIN, log=rungs[-1] / rungs[0] > _LOG_FROM)
+    scores = [score for row in rows for score in row.scores.values()]
+    down = score_scale(scores, top=_MARGIN, bottom=_HEIGHT - 2 * _MARGIN)
+    curves = []
+    for row in reversed(rows):  # the best is drawn last, over the others
+        bars = [_bar(score, across.at(steps), down) for steps, score in sorted(row.scores.items())]
+        points = " ".join(f"{bar.x},{bar.y}" for bar in bars)
+        curves.append(Curve(points, _label(row), row.status == "winner", len(row.scores) > 1, tuple(bars)))
+    return RungChart(curves, [Tick(across.at(steps), str(steps)) for steps in rungs], down.ticks() if scores else [])
+
+
+def parallel_chart(sweep: Sweep, rows: Sequence[Standing]) -> ParallelChart:
+    """Return the settings of all trials that have a score on the first rung, and that score."""
+    first = sweep.config.rungs[0]
+    measured = [row for row in rows if first in row.scores]
+    down = score_scale([row.scores[first] for row in measured], top=2 * _MARGIN, bottom=_HEIGHT - _MARGIN, intervals=False)
+    placed = [_dimension(name, item) for name, item in sweep.space.dimensions.items()]
+    xs = [_LEFT + index * _AXIS_PX for index in range(len(placed) + 1)]
+    axes = [Axis(x, name.rpartition(".")[2], ticks) for x, name, (_, ticks) in zip(xs, sweep.space.dimensions, placed, strict=False)]
+    axes.append(Axis(xs[-1], f"step {first}", down.ticks() if measured else []))
+    curves = []
+    for row in reversed(measured):
+        ys = [place(row.values[name]) for name, (place, _) in zip(sweep.space.dimensions, placed, strict=True)]
+        points = " ".join(f"{x},{y}" for x, y in zip(xs, [*ys, down.at(row.scores[first].mean)], strict=True))
+        curves.append(Curve(points, _label(row), row.status == "winner", len(row.scores) > 1))
+    return ParallelChart(curves, axes, width=xs[-1] + 2 * _LEFT)
+
+
+def score_scale(scores: Sequence[Score], *, top: float, bottom: float, intervals: bool = True) -> Scale:
+    """Return the scale of an axis that holds all scores, larger ones higher up."""
+    ends = [end for score in scores for end in ((score.low, score.high) if intervals else ()) if end is not None]
+    values = [*(score.mean for score in scores), *ends] or [0.0]
+    return Scale(min(values), max(values), bottom, top)
+
+
+def _bar(score: Score, x: float, down: Scale) -> Bar:
+    low, high = (score.mean if end is None else end for end in (score.low, score.high))
+    return Bar(x, down.at(score.mean), down.at(low), down.at(high), score.text())
+
+
+def _label(row: Standing) -> str:
+    return f"trial {row.trial}: {values_label(row.values)}"
+
+
+def _dimension(name: str, dimension: Range | list[Any]) -> tuple[Callable[[Any], float], list[Tick]]:
+    """Return where the values of a dimension are on its axis, and the axis's labels."""
+    top, bottom = 2 * _MARGIN, _HEIGHT - _MARGIN
+    if isinstance(dimension, Range):
+        scale = Scale(dimension.low, dimension.high, bottom, top, log=dimension.log)
+        return scale.at, scale.ticks()
+    numbers = all(isinstance(option, int | float) for option in dimension)
+    options = sorted(dimension) if numbers else dimension
+    scale = Scale(0, max(1, len(options) - 1), bottom, top)
+    return lambda value: scale.at(options.index(value)), [Tick(scale.at(place), label_of(option)) for place, option in enumerate(options)]

@@ -1,0 +1,148 @@
+"""What people see of a sweep: the page in a real browser, and the table in the terminal."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from celebdit_testing.browser import browser_page, chromium_or_skip
+from celebdit_testing.sweeps import SWEEP, FreeRunner, sweep_of
+from PIL import Image
+from rich.console import Console
+
+from components.errors import DataRefused
+from components.reports.image_grid import png
+from components.storage import ObjectMissing
+from pipeline.sweeps.coordinator import Coordinator
+from pipeline.sweeps.page import sweep_page
+from pipeline.sweeps.records import Asked, Record, SweepState
+from pipeline.sweeps.standing import standings
+from pipeline.sweeps.sweep_file import Sweep
+from pipeline.sweeps.table import SweepView, lines_of, table, table_lines
+
+WITH_A_RANGE = """
+name = "NAME"
+base = "smoke"
+sampler = "random"
+trials = 6
+rungs = [4, 100]
+keep_one_in = 2
+[vary]
+optimizer.lr_peak = {low = 1e-4, high = 1e-2, log = true}
+diffusion = [{prediction = "x"}, {path = "vp_cosine", prediction = "eps"}]
+"""
+
+
+class Records:
+    """Stands for the journal: keeps the records."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def append(self, record: Record) -> None:
+        self.records.append(record)
+
+
+def finished(sweep: Sweep, runner: FreeRunner | None = None) -> tuple[SweepState, list[Record]]:
+    journal, state = Records(), SweepState()
+    Coordinator(sweep, journal, runner or FreeRunner(), lambda config: None).run(state)  # type: ignore[arg-type]
+    return state, journal.records
+
+
+def grid(uri: str) -> bytes:
+    return png(np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8))
+
+
+def test_a_browser_shows_the_page_with_all_trials_charts_and_samples(tmp_path: Path) -> None:
+    with browser_page(chromium_or_skip()) as tab:
+        for text in (SWEEP, WITH_A_RANGE):
+            sweep = sweep_of(tmp_path, text=text)
+            (tmp_path / "sweep.html").write_text(sweep_page(sweep, finished(sweep)[0], grid))
+            look_at_page(tab, tmp_path / "sweep.html", sweep)
+
+
+def look_at_page(tab: Any, page: Path, sweep: Sweep) -> None:
+    """Check in a browser that all of a sweep's page is there, within its charts, and that nothing was refused."""
+    problems: list[str] = []
+    tab.on("console", lambda message: problems.append(message.text))
+    tab.goto(page.as_uri())
+    assert tab.locator("#trials tr").count() == 1 + sweep.num_trials
+    head = tab.locator("#trials th").all_inner_texts()
+    assert len(head) == 1 + len(sweep.space.dimensions) + len(sweep.config.rungs) + 2, "varied settings only"
+    for chart in ("rung-curves", "parallel-coordinates"):
+        boxes = tab.locator(f"#{chart}, #{chart} polyline").evaluate_all(
+            "all => all.map(item => item.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"
+        )
+        (left, top, right, bottom), *lines = boxes
+        assert len(lines) == sweep.num_trials
+        assert all(left <= line[0] and top <= line[1] and line[2] <= right and line[3] <= bottom for line in lines)
+    images = tab.locator("img")
+    assert images.count() == 4
+    assert images.evaluate_all("all => all.every(image => image.naturalWidth === 48)")
+    assert "no difference is shown" in tab.inner_text("body")
+    assert problems == []
+    assert np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("L")).std() > 5, "the page is not empty"
+
+
+def test_the_page_fetches_nothing_and_escapes_everything(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    state, _ = finished(sweep)
+    state.failed.clear()
+    state.decided[4].reasons[3] = "<script>alert('x')</script>"
+    page = sweep_page(sweep, state, grid)
+    assert "<script" not in page
+    assert all(source.startswith("data:image/") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert not any(text in page for text in ("http:", "https:", "url(", "@import", "<link"))
+
+
+def test_the_page_of_a_sweep_that_has_only_begun_or_lost_its_images_is_a_page(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    state, records = finished(sweep)
+
+    def lost(uri: str) -> bytes:
+        raise ObjectMissing(uri)
+
+    for count in range(len(records)):
+        page = sweep_page(sweep, SweepState.of(records[:count]), grid)
+        assert page.rstrip().endswith("</html>")
+    assert "<img" not in sweep_page(sweep, state, lost)
+
+
+def test_the_table_has_a_row_per_trial_the_best_first(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    state, _ = finished(sweep)
+    rows = standings(sweep, state)
+    assert [row.status for row in rows] == ["winner", "stopped", "stopped", "stopped"]
+    assert rows[0].values == {"network.dropout": 0.0, "optimizer.lr_peak": 2e-3}
+    assert (rows[0].trial, rows[0].seconds) == (1, 4.0)
+    output = io.StringIO()
+    Console(file=output, width=120).print(table(sweep, state))
+    for text in ("trial", "dropout", "lr_peak", "step 4", "step 8", "± 0.2", "winner", "stopped"):
+        assert text in output.getvalue()
+        assert text in "\n".join(table_lines(sweep, state))
+
+
+def test_a_failure_and_its_reason_are_shown(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    state, records = finished(sweep, FreeRunner(lambda piece: DataRefused("loss is not finite") if piece and piece.trial == 2 else None))
+    assert [row.reason for row in standings(sweep, state) if row.trial == 2] == ["stopped: loss is not finite"]
+    lines = [line for record in records for line in lines_of(sweep, record)]
+    assert "trial 2: seed 0, step 4: failed: loss is not finite" in lines
+    assert "step 4: trial 2: stopped: loss is not finite" in lines
+    assert any(line.startswith("step 4: trial 1: kept: place 1 of 3") for line in lines)
+
+
+def test_without_a_terminal_each_record_is_a_line_and_the_table_comes_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = sweep_of(tmp_path)
+    state, records = finished(sweep)
+    with SweepView(sweep, SweepState(), terminal=False) as view:
+        for count, record in enumerate(records, start=1):
+            view.show(SweepState.of(records[:count]), record)
+        first = Asked(at_s=0.0, trial=9, values={"optimizer.lr_peak": 1e-3, "network.dropout": 0.0}, sampler="\x1b[31m")
+        view.show(state, first)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "trial 0: dropout 0, lr_peak 0.001"
+    assert lines[-1].split()[-1] == "stopped"
+    assert "\x1b" not in "".join(lines)
