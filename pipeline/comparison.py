@@ -16,6 +16,10 @@ _LABEL_PX = 28
 _GAP_PX = 12
 _TILE_PX = 640
 _ABSENT = "-"
+_SMALLER, _LARGER = ("fid_", "fd_", "kid_", "kd_", "memorised_share"), ("precision", "recall", "density", "coverage")
+"""Beginnings of the names of metrics that are better if they are smaller, or larger."""
+_NO_SCORE = ("_of_noise", "_std")
+_FEWEST_DIFFERENT = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Row:
     kind: str
     name: str
     values: tuple[str, ...]
+    best: frozenset[int] = frozenset()
+    """Columns with the best value of a metric that has a good end; empty if all are equal."""
 
 
 def rows(runs: Sequence[RunFacts]) -> list[Row]:
@@ -67,8 +73,16 @@ def same_seeds(runs: Sequence[RunFacts]) -> bool:
     return len({str(run.settings.get("sampling.seed", 0)) for run in runs}) == 1
 
 
-def side_by_side(names: Sequence[str], grids: Mapping[int, Sequence[np.ndarray]]) -> np.ndarray:
-    """Return one image: a labelled column per run and a labelled row per step."""
+def last_steps(runs: Sequence[RunFacts]) -> list[int] | None:
+    """Return the last step with samples of each run if these are not one step already; None, too, if a run has no samples."""
+    if not all(run.grid_steps for run in runs):
+        return None
+    steps = [max(run.grid_steps) for run in runs]
+    return steps if len(set(steps)) > 1 else None
+
+
+def side_by_side(names: Sequence[str], grids: Mapping[int | str, Sequence[np.ndarray]]) -> np.ndarray:
+    """Return one image: a labelled column per run and a row per step, or per label of its own."""
     font = ImageFont.load_default(16)
     width = len(names) * (_TILE_PX + _GAP_PX) + _GAP_PX
     tiles = {step: [_scale(grid) for grid in row] for step, row in grids.items()}
@@ -79,7 +93,7 @@ def side_by_side(names: Sequence[str], grids: Mapping[int, Sequence[np.ndarray]]
         draw.text((_GAP_PX + column * (_TILE_PX + _GAP_PX), 6), name, "black", font)
     top = _LABEL_PX
     for step, row in tiles.items():
-        draw.text((_GAP_PX, top + 6), f"step {step}", "black", font)
+        draw.text((_GAP_PX, top + 6), step if isinstance(step, str) else f"step {step}", "black", font)
         for column, grid in enumerate(row):
             canvas.paste(grid, (_GAP_PX + column * (_TILE_PX + _GAP_PX), top + _LABEL_PX))
         top += _LABEL_PX + max(grid.height for grid in row) + _GAP_PX
@@ -109,16 +123,32 @@ def _metrics(runs: Sequence[RunFacts]) -> list[Row]:
     metrics = []
     for name, digest, key in keys:
         values = tuple(_metric(run, digest, key) for run in runs)
-        metrics.append(Row(f"{name} {digest[:8]}", key, values))
+        numbers = [None if (newest := _newest(run, digest, key)) is None else newest.metrics[key] for run in runs]
+        metrics.append(Row(f"{name} {digest[:8]}", key, values, best_columns(key, numbers)))
     return metrics
+
+
+def best_columns(key: str, values: Sequence[float | None]) -> frozenset[int]:
+    """Return the columns with the best of at least two different values of a metric; empty for one that is neither good nor bad."""
+    name = key.removeprefix("eval/")
+    present = [value for value in values if value is not None]
+    if key.endswith(_NO_SCORE) or not name.startswith((*_SMALLER, *_LARGER)) or len(set(present)) < _FEWEST_DIFFERENT:
+        return frozenset()
+    best = min(present) if name.startswith(_SMALLER) else max(present)
+    return frozenset(column for column, value in enumerate(values) if value == best)
+
+
+def _newest(run: RunFacts, protocol_digest: str, key: str) -> Evaluation | None:
+    """Return the evaluation of the newest checkpoint that has this metric under this protocol."""
+    evaluations = [e for e in run.evaluations if e.protocol_digest == protocol_digest and key in e.metrics]
+    return max(evaluations, key=lambda evaluation: evaluation.step, default=None)
 
 
 def _metric(run: RunFacts, protocol_digest: str, key: str) -> str:
     """Return the metric of the newest checkpoint that has it, with its error."""
-    evaluations = [e for e in run.evaluations if e.protocol_digest == protocol_digest and key in e.metrics]
-    if not evaluations:
+    newest = _newest(run, protocol_digest, key)
+    if newest is None:
         return _ABSENT
-    newest = max(evaluations, key=lambda evaluation: evaluation.step)
     error = newest.metrics.get(f"{key}_std")
     return f"{newest.metrics[key]:.4g}" + (f" ± {error:.2g}" if error is not None else "")
 

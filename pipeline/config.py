@@ -6,7 +6,6 @@ canonical bytes and digests. Endpoints and secrets are never part of it.
 """
 
 import copy
-import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe
 from model.frozen_config import FrozenConfig
 from pipeline.config_files import parse_override, read_layers
 from pipeline.config_relations import relation_problems
+from pipeline.setting_names import nearest_setting
 from pipeline.variants import drop_unchosen
 
 
@@ -239,7 +239,6 @@ def _guess(path: tuple[str, ...]) -> str | None:
     kinds = section_kinds()
     if len(sections) > 1 or (sections and sections[0] not in kinds):
         return None
-    names = sorted(kinds[sections[0]].model_fields if sections else kinds)
-    if near := difflib.get_close_matches(wrong, names, n=1, cutoff=0.5):
-        return f"did you mean {'.'.join([*sections, near[0]])}?"
-    return f"known here: {', '.join(names)}"
+    if near := nearest_setting(sections[0] if sections else None, wrong, {name: list(kind.model_fields) for name, kind in kinds.items()}):
+        return f"did you mean {near}?"
+    return f"known here: {', '.join(sorted(kinds[sections[0]].model_fields if sections else kinds))}"

@@ -7,6 +7,7 @@ Promises: whatever a file or an override contains, what does not fail here is pl
 """
 
 import difflib
+import itertools
 import os
 import re
 import tomllib
@@ -44,6 +45,12 @@ class _Source:
 def preset_names() -> list[str]:
     """Return the names of the presets that are shipped."""
     return _names(_PRESETS)
+
+
+def preset_summary(name: str) -> list[str]:
+    """Return the comment at the head of a preset: what it is for, its size, and how long it takes."""
+    lines = (_PRESETS / f"{name}.toml").read_text().splitlines()
+    return [line.removeprefix("# ") for line in itertools.takewhile(lambda line: line.startswith("# "), lines)]
 
 
 def read_layers(preset_or_file: str) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from pipeline.server_process import Server, open_listener, start_detached
 from pipeline.server_record import WATCHDOG, ServerRecord, stop_unusable
 from pipeline.service_users import ServiceUsers
 from pipeline.token_gate import link
+from pipeline.ui_port import open_ui_listener
 
 _READY_S = 180.0
 _ROOM_BYTES = 32 * 2**20
@@ -81,7 +82,9 @@ class Services:
                 prepare_database(self.home)
             # Both ports are taken before either server starts.
             listeners = {
-                name: stack.enter_context(open_listener(port, f"--{name}-port")) for name, port in wanted.items() if state[name] is None
+                name: stack.enter_context(open_ui_listener(self.home, port) if name == "mlflow" else open_listener(port, "--s3-port"))
+                for name, port in wanted.items()
+                if state[name] is None
             }
             stack.callback(lambda: self._record.write(state, stay=stay or self.stays()))
             if "s3" in listeners:

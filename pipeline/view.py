@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from components.runtime.events import Event
+from components.runtime.events import Event, progress_text
 
 _PLAIN_EVERY_S = 5.0
 _LABELS = {"faces": "make faces"}
@@ -73,7 +73,7 @@ class RunView:
             self._tasks[event.step] = self._progress.add_task(label, total=None, text="", mark="[cyan]>[/cyan]")
         task = self._tasks[event.step]
         if event.kind == "progress":
-            text = escape(printable(f"{event.facts['done']}/{event.facts['total']} {event.facts['text']}"))
+            text = escape(printable(progress_text(event.facts)))
             self._progress.update(task, completed=event.facts["done"], total=event.facts["total"], text=text)
         elif event.kind in ("finished", "failed"):
             mark = "[green]✓[/green]" if event.kind == "finished" else "[red]✗[/red]"
@@ -91,6 +91,7 @@ class RunView:
             self.print_line(f"{event.step}: failed")
         elif event.kind == "progress":
             now = time.monotonic()
-            if event.facts["done"] >= event.facts["total"] or now - self._printed_s.get(event.step, -_PLAIN_EVERY_S) >= _PLAIN_EVERY_S:
+            total, printed_s = event.facts["total"], self._printed_s.get(event.step, -_PLAIN_EVERY_S)
+            if (total is not None and event.facts["done"] >= total) or now - printed_s >= _PLAIN_EVERY_S:
                 self._printed_s[event.step] = now
-                self.print_line(f"{event.step}: {event.facts['done']}/{event.facts['total']} {event.facts['text']}")
+                self.print_line(f"{event.step}: {progress_text(event.facts)}")

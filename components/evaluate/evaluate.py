@@ -17,6 +17,7 @@ from components.evaluate.extractors import fetch_weights
 from components.evaluate.finished import finished_report
 from components.evaluate.metrics.table import active_metrics
 from components.evaluate.protocol import CUSTOM, split_sizes
+from components.evaluate.shown import show_evaluation
 from components.evaluate.spec import EvaluateSpec
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry.client import Registry
@@ -27,7 +28,7 @@ from components.stores.checkpoints import CheckpointStore
 from components.system.own_folder import own_folder
 from components.tracking.logged_models import LoggedModels
 from components.tracking.tags import TAG_CHECKPOINT
-from model.config import SamplingConfig
+from model.config import SamplingConfig, TrainingRecipe
 from model.ema import EmaName
 
 
@@ -59,7 +60,7 @@ def run(
         report = _measure(spec, lambda folder: _fetch_checkpoint(spec, folder, context), context)
     else:
         context.events.note(f"checkpoint {checkpoint.digest[:12]} was measured under this protocol already, nothing to do")
-    _publish(report, spec, context)
+    _publish(report, spec, checkpoint.recipe, context)
     if not evaluation.champion:
         return report
     return report.model_copy(update={"champion": _champion_scores(spec, report, model_name, context)})
@@ -149,7 +150,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext) -> None:
+def _publish(report: EvaluationReport, spec: EvaluateSpec, recipe: TrainingRecipe, context: StepContext) -> None:
     """Log the metrics to MLflow: on the evaluation's own run, and on the training's at the checkpoint's step."""
     tracking = context.tracking
     with tracking.running(tracking.step_run("evaluate")) as run_id:
@@ -170,9 +171,12 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, context: StepContext)
                 image = folder / stored.name
                 context.store.get_file(stored, image)
                 tracking.log_artifact(run_id, image, "samples")
+                if uri == report.grid_uri:
+                    tracking.log_artifact(tracking.pipeline_run().info.run_id, image)  # MLflow compares files at the top only
         tracking.log_dataset(run_id, spec.dataset, context="reference")
-    trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}").info.run_id
-    LoggedModels(tracking).log_evaluation(trained, report)
+    trained = tracking.step_run("train", run_key=report.run_key, name=f"train-{report.run_key}")
+    LoggedModels(tracking).log_evaluation(trained.info.run_id, report)
+    show_evaluation(report, spec, recipe, tracking, evaluation_run_id=run_id, trained=trained)
     # Retention keeps the checkpoints with the best evaluation.
     checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
     checkpoints.score(context.layout.locate(spec.checkpoint.uri), report.headline, report.metrics[report.headline])

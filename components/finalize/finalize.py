@@ -35,8 +35,9 @@ def run(outcome: Outcome, message: str, context: StepContext) -> None:
     for child in own:
         if child.data.tags.get(TAG_STEP) == "evaluate":
             summary |= child.data.metrics
-    if summary:
-        tracking.log_values(parent.info.run_id, summary)
+    missing = {key: value for key, value in summary.items() if key not in parent.data.metrics}
+    if missing:
+        tracking.log_values(parent.info.run_id, missing)
     tags = {"outcome": outcome, **({"error.message": message} if message else {})}
     keys = {child.data.tags[TAG_RUN_KEY] for child in own if TAG_RUN_KEY in child.data.tags}
     if keys:

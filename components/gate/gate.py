@@ -20,6 +20,8 @@ from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 from components.stores.quarantine import quarantine
+from components.tracking.pipeline_run import Facts, describe_pipeline_run
+from components.tracking.tags import TAG_GATE, TAG_GATE_REASONS, TAG_GATE_RUN
 
 PAGE_FILE = "gate.html"
 
@@ -43,6 +45,8 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
         tracking.set_tags(run_id, _tags(decision, report))
         tracking.log_text(run_id, decision.model_dump_json(indent=2), "gate.json")
         tracking.log_text(run_id, page, PAGE_FILE)
+    shown = {TAG_GATE: decision.decision, TAG_GATE_REASONS: "; ".join(decision.reasons), TAG_GATE_RUN: run_id}
+    describe_pipeline_run(tracking, Facts(tags=shown))
     context.events.note(f"{decision.decision} ({'; '.join(decision.reasons)})")
     return decision, page
 
@@ -132,8 +136,8 @@ def _std(intervals: Mapping[str, MetricInterval], key: str) -> float:
 def _tags(decision: GateDecision, report: EvaluationReport) -> dict[str, str]:
     champion = report.champion
     return {
-        "gate.decision": decision.decision,
-        "gate.reasons": "; ".join(decision.reasons),
+        TAG_GATE: decision.decision,
+        TAG_GATE_REASONS: "; ".join(decision.reasons),
         "gate.page": decision.page_uri or "",
         "protocol.digest": report.protocol_digest,
         "protocol.name": report.protocol.name,

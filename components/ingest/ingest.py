@@ -17,6 +17,7 @@ from pathlib import Path
 from components.errors import DataRefused
 from components.ingest.candidates import Source
 from components.ingest.config import DataConfig
+from components.ingest.dataset.acceptance import require_accepted
 from components.ingest.dataset.committed import finished_dataset
 from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.near_duplicates import near_duplicates
@@ -36,7 +37,6 @@ from components.system.locks import lock, try_lock
 
 _SILENTLY_IGNORED = 0.1
 _REASONS_SHOWN = 5
-_CONVERT = "read HEIC and JPEG XL by `make extras`, or convert them to JPEG or PNG; "
 _DISK_TROUBLE = (errno.EROFS, errno.EIO, errno.EACCES)
 
 
@@ -54,6 +54,11 @@ class _IngestJob:
     @property
     def store(self) -> ObjectStore:
         return self.context.store
+
+    @property
+    def refusal(self) -> Path:
+        """The page about images of which too few were accepted; it stays where it is written."""
+        return self.context.scratch("refused") / f"{self.config.name}-{self.staging.name}.html"
 
     @property
     def home(self) -> StoreUri:
@@ -148,7 +153,7 @@ def _ingest(source: Source, job: _IngestJob) -> DatasetManifest:
             _drop_near_duplicates(ledger, config.near_duplicate_bits, pool.thumbnail)
         else:
             _propose_to_drop(ledger, job)
-        _check_limits(config, ledger)
+        require_accepted(config, ledger, report=job.refusal, thumbnail=pool.thumbnail)
         digest = dataset_digest(config.image_px, ledger.identities())
         if (existing := _existing_dataset(job, digest)) is not None:
             job.context.events.note("these images are a complete dataset already, from " + existing.source)
@@ -170,9 +175,10 @@ def _judge(source: Source, ledger: Ledger, job: _IngestJob) -> None:
     rejected = 0
     for number, (candidate, verdict) in enumerate(job.pool.judge(source.candidates(job.config.budget())), start=1):
         ledger.record(candidate.name, verdict)
-        if number % 32 == 0:
+        total = source.count()
+        if number % 32 == 0 and (total is None or number < total):
             rejected = sum(count for code, count in ledger.verdicts.items() if code != "ignored")
-            job.context.events.progress(number, max(source.count() or 0, number + 1), f"{rejected} rejected")
+            job.context.events.progress(number, total, f"{rejected} rejected")
     seen = ledger.value("SELECT COUNT(*) FROM seen")
     job.context.events.progress(seen, seen, f"{sum(ledger.rejected.values())} rejected")
     ignored = ledger.verdicts["ignored"]
@@ -200,20 +206,4 @@ def _propose_to_drop(ledger: Ledger, job: _IngestJob) -> None:
         job.context.events.note(
             f"{number} of {ledger.accepted} images look like smaller copies of others, like {example}: drop them with "
             f"data.near_duplicate_bits={PROPOSED_BITS}; the report shows them"
-        )
-
-
-def _check_limits(config: DataConfig, ledger: Ledger) -> None:
-    accepted, by_code = ledger.accepted, ledger.rejected
-    rejected = sum(by_code.values())
-    reasons = ", ".join(f"{code} {count}" for code, count in sorted(by_code.items(), key=lambda item: -item[1])) or "none rejected"
-    if accepted < config.min_images:
-        raise DataRefused(
-            f"{accepted} images were accepted, data.min_images is {config.min_images} ({reasons})",
-            hint="check data.source, or lower data.min_images",
-        )
-    if rejected / (accepted + rejected) > config.max_rejected:
-        raise DataRefused(
-            f"{rejected} of {accepted + rejected} images were rejected, data.max_rejected is {config.max_rejected:g} ({reasons})",
-            hint=f"{_CONVERT if 'unsupported_format' in by_code else ''}clean the source, or raise data.max_rejected",
         )

@@ -1,12 +1,13 @@
 """The model card of a version: the model, its data and recipe, its metrics with their protocol, its limits, and how to use it.
 
-Promises: a pure function of the manifests; markdown that reads well in the MLflow UI, on a terminal and on a model hub. Every metric is
-next to its protocol.
+Promises: a pure function of the manifests; markdown that reads well in the MLflow UI, on a terminal and on a model hub. First what a reader
+wants to know: score, gate and how to use it; the JSON of protocol and recipe is last.
 """
 
 import json
 
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision
+from components.reports.score import score_sentence
 from model.config import SamplingConfig
 from model.sampler_table import SAMPLERS
 
@@ -23,16 +24,28 @@ def model_card(
     protocol = report.protocol.model_dump(mode="json")
     sections = [
         f"# {name}: face generator, {dataset.image_px}x{dataset.image_px} pixels",
-        _summary(checkpoint, dataset),
-        f"## Data and licence\n\n{_data(dataset)}",
-        f"## Recipe\n\n```json\n{json.dumps(checkpoint.recipe.model_dump(mode='json'), indent=2, sort_keys=True)}\n```",
-        f"## Metrics\n\n{_metrics(report)}\n\nGate: **{gate.decision}** ({'; '.join(gate.reasons)}).",
-        f"### Protocol `{report.protocol.name}`\n\n```json\n{json.dumps(protocol, indent=2, sort_keys=True)}\n```",
-        f"## Samples\n\nThe first images by their index, below `CELEBDIT_STORE`: `{report.grid_uri}`." + _contact(report),
-        f"## Limits\n\n{_limits(dataset, report)}",
+        f"**{_score(report)}**. Gate: **{gate.decision}** ({'; '.join(gate.reasons)}).",
         f"## How to use it\n\n{_usage(name, sampling)}",
+        f"## Model\n\n{_summary(checkpoint, dataset)}",
+        f"## Data and licence\n\n{_data(dataset)}",
+        f"## Metrics\n\n{_metrics(report)}",
+        f"## Limits\n\n{_limits(dataset, report)}",
+        f"## Samples\n\nThe first images by their index, below `CELEBDIT_STORE`: `{report.grid_uri}`." + _contact(report),
+        f"## Recipe\n\n```json\n{json.dumps(checkpoint.recipe.model_dump(mode='json'), indent=2, sort_keys=True)}\n```",
+        f"### Protocol `{report.protocol.name}`\n\n```json\n{json.dumps(protocol, indent=2, sort_keys=True)}\n```",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def version_page(card: str, picture: str) -> str:
+    """Return `card` for the version's page in MLflow: first the score, which the table of versions shows, then `picture`; no title."""
+    _, score, rest = card.split("\n\n", 2)
+    return f"{score}\n\n![samples]({picture})\n\n{rest}"
+
+
+def _score(report: EvaluationReport) -> str:
+    key, metrics = report.headline, report.metrics
+    return score_sentence(key, metrics[key], metrics.get(f"{key}_std"), metrics.get(f"{key}_of_noise"))
 
 
 def _summary(checkpoint: CheckpointManifest, dataset: DatasetManifest) -> str:
@@ -91,6 +104,7 @@ def _usage(name: str, sampling: SamplingConfig) -> str:
         "```sh\n"
         f"celebdit sample models:/{name}@champion --count 16 --out faces.png\n"
         f"celebdit serve {name}@champion --port 8080\n"
+        "curl -s 'localhost:8080/image.png?seed=0' -o face.png\n"
         f"curl -s localhost:8080/invocations -H 'Content-Type: application/json' -d '{query}'\n"
         "```\n\n"
         "Input: one row per image with an integer `seed`. Parameters: `num_steps` and `sampler`, one of\n\n"

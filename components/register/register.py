@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.errors import DataRefused
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
-from components.register.card import model_card
+from components.register.card import model_card, version_page
 from components.registry.client import Registry
 from components.registry.config import RegistryConfig
 from components.registry.promotions.moves import CHALLENGER
@@ -19,6 +19,9 @@ from components.serving.register_version import NewVersion, register_version
 from components.storage import file_sha256
 from components.stores.checkpoints import CheckpointStore
 from components.tracking.logged_models import LoggedModels
+from components.tracking.pipeline_run import Facts, describe_pipeline_run
+from components.tracking.tags import TAG_GRID, TAG_MODEL, TAG_VERSION, TAG_VERSION_REUSED
+from components.tracking.ui_pages import artifact_image
 from model.config import SamplingConfig
 from model.description import VersionDescription
 from model.ema import EmaName
@@ -47,6 +50,8 @@ def run(
     def build(folder: Path) -> NewVersion:
         weights = _fetch_weights(checkpoint, sampling.ema, folder, context)
         trained = tracking.step_run("train", run_key=checkpoint.run_key).info.run_id
+        card = model_card(config.model_name, checkpoint, dataset, report, gate, sampling)
+        run = tracking.pipeline_run()
         return NewVersion(
             weights=weights,
             description=VersionDescription(
@@ -59,10 +64,11 @@ def run(
                 protocol=report.protocol.model_dump(mode="json"),
                 weights_sha256=file_sha256(weights),
             ),
-            card=model_card(config.model_name, checkpoint, dataset, report, gate, sampling),
+            card=card,
             tags=_tags(checkpoint, dataset, report, gate),
             run_id=trained,
             model_id=LoggedModels(tracking).log_evaluation(trained, report),
+            page=version_page(card, artifact_image(run.info.run_id, run.data.tags[TAG_GRID])) if TAG_GRID in run.data.tags else None,
         )
 
     with tracking.running(tracking.step_run("register")) as run_id:
@@ -73,7 +79,9 @@ def run(
         if not is_new:
             context.events.note(f"checkpoint {checkpoint.digest[:12]} is version {number} of {config.model_name} already, nothing to do")
         registry.set_alias(CHALLENGER, number)
-        tracking.set_tags(run_id, {"model.name": config.model_name, "model.version": number})
+        tags = {TAG_MODEL: config.model_name, TAG_VERSION: number}
+        tracking.set_tags(run_id, tags)
+    describe_pipeline_run(tracking, Facts(tags={**tags, TAG_VERSION_REUSED: "false" if is_new else "true"}))
     context.events.note(f"{config.model_name} version {number} is {CHALLENGER}")
     return RegisteredVersion(
         name=config.model_name,

@@ -20,7 +20,7 @@ from components.registry.promotions.log import PromotionLog, identity_of
 from components.registry.promotions.moves import CHALLENGER, CHAMPION, PREVIOUS, Move, Standing, validate_reason
 from components.registry.promotions.old_logs import old_moves
 from components.registry.promotions.state import RegistryState
-from components.registry.tags import VersionTags
+from components.registry.tags import TRIAL, VersionTags
 from components.registry.version_files import ModelFiles
 from components.registry.version_store import VersionStore
 from components.tracking.client import Tracking
@@ -146,7 +146,7 @@ class Registry:
                 source=source,
                 run_id=run_id,
                 model_id=model_id,
-                tags=replace(tags, manifest_digest=digest).to_mlflow(),
+                tags=replace(tags, manifest_digest=digest).to_version(),
                 description=excerpt_card(description, _DESCRIPTION_CHARS),
             )
             oldest = self.version_of(tags.checkpoint_digest, tags.ema)
@@ -161,6 +161,12 @@ class Registry:
         with self._translate_errors():
             for key, value in tags.to_mlflow().items():
                 self._client.set_model_version_tag(self.name, version, key, value)
+
+    def mark_lost(self, version: str, reason: str) -> None:
+        """Tag a version whose files cannot be used with the reason, in place of the outcome of its trial."""
+        self.tag_version(version, VersionTags(files=reason[:1000]))
+        with self._translate_errors(), suppress(MlflowException):  # it had no trial
+            self._client.delete_model_version_tag(self.name, version, TRIAL)
 
     def set_alias(self, alias: str, version: str) -> None:
         """Point an alias to a version."""

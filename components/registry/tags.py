@@ -1,9 +1,11 @@
 """Tags of a model version: what MLflow stores beside it, as one type.
 
 Promises: `from_mlflow` reads the tags of every version that any release registered, and of versions made elsewhere; what is missing or
-unreadable is None. `to_mlflow` writes each value that is set under its name. Imports no MLflow.
+unreadable is None. `to_mlflow` gives each value that is set under its name; `to_version`, what a new version is stored with, has at most
+eight tags, because MLflow's table of versions shows all of them: the others are in one tag, `details`, as JSON. Imports no MLflow.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -14,6 +16,22 @@ PASSED = "passed"
 """Value of `trial` when a version has answered over HTTP."""
 _MOST_DIGITS = 19
 _METRIC_PREFIX = "eval/"
+DETAILS = "details"
+TRIAL = "serving.trial"
+_SHOWN = (
+    "gate.decision",
+    "source",
+    "source.sha256",
+    "ema.sigma_rel",
+    TAG_LICENCE,
+    TAG_EMA,
+    TAG_CHECKPOINT,
+    TAG_DATASET,
+    "manifest.digest",
+    "files.lost",
+    TRIAL,
+)
+"""Tags of their own, in the order of the table; no version has all of them."""
 
 
 def _tag(name: str) -> Any:
@@ -40,7 +58,7 @@ class VersionTags:
     """Why the files of the version cannot be used any more, so that its weights were registered again; None if they can."""
     gate: str | None = _tag("gate.decision")
     """`pass` or `fail`; None for a version that the pipeline has not evaluated."""
-    trial: str | None = _tag("serving.trial")
+    trial: str | None = _tag(TRIAL)
     """`passed`, or why the served model did not answer with an image."""
     source: str | None = _tag("source")
     """`imported` or `recombined`; None for a checkpoint of the pipeline."""
@@ -54,9 +72,17 @@ class VersionTags:
         tags = {tag: str(value) for tag, value in named.items() if value is not None}
         return tags | {key: str(value) for key, value in self.metrics.items()}
 
+    def to_version(self) -> dict[str, str]:
+        """Return the tags of a new version: those that are shown, and the others as JSON in one."""
+        tags = self.to_mlflow()
+        shown = {name: tags[name] for name in _SHOWN if name in tags}
+        details = {name: value for name, value in tags.items() if name not in shown}
+        return shown | ({DETAILS: json.dumps(details, sort_keys=True)} if details else {})
+
     @classmethod
     def from_mlflow(cls, tags: Mapping[str, str]) -> "VersionTags":
         """Read the tags of a version."""
+        tags = flat_tags(tags)
         values: dict[str, Any] = {item.name: tags.get(item.metadata["tag"]) for item in fields(cls) if "tag" in item.metadata}
         step = values.pop("checkpoint_step")
         metrics = {key: _number(value) for key, value in tags.items() if key.startswith(_METRIC_PREFIX)}
@@ -69,6 +95,17 @@ class VersionTags:
     def is_of(self, checkpoint_digest: str, ema: str) -> bool:
         """Return whether the version holds the weights `ema` of this checkpoint."""
         return (self.checkpoint_digest, self.ema) == (checkpoint_digest, ema)
+
+
+def flat_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a version with those in `details` beside the others; a tag of its own counts before one in there."""
+    try:
+        details = json.loads(tags.get(DETAILS, "{}"))
+    except (ValueError, RecursionError):
+        return dict(tags)
+    if not isinstance(details, dict) or not all(isinstance(value, str) for value in details.values()):
+        return dict(tags)
+    return details | {name: value for name, value in tags.items() if name != DETAILS}
 
 
 def _number(text: str) -> float | None:

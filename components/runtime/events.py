@@ -61,7 +61,7 @@ class Events:
         self._clock = clock
         self._listener = listener
         self._progress_s = 0.0
-        self._progress: tuple[int, int, str] | None = None
+        self._progress: tuple[int, int | None, str] | None = None
         self._log = logging.getLogger(LOGGER if step == LOGGER else f"{LOGGER}.{step}")
 
     def emit(self, kind: Kind, **facts: Any) -> None:
@@ -80,10 +80,13 @@ class Events:
         """Write a line worth reading."""
         self.emit("note", text=text)
 
-    def progress(self, done: int, total: int, text: str = "") -> None:
-        """Report the progress of the step; repeated lines are dropped, and most others (a terminal gets 5 a second, a log 1 in 10 s)."""
+    def progress(self, done: int, total: int | None, text: str = "") -> None:
+        """Report the progress of the step, with None for a total that is not known yet.
+
+        Repeated lines are dropped, and most others: a terminal gets 5 a second, a log 1 in 10 s.
+        """
         now, pause_s = self._clock(), 0.2 if self._path is not None else 10.0
-        if (done, total, text) == self._progress or (done < total and 0 <= now - self._progress_s < pause_s):
+        if (done, total, text) == self._progress or ((total is None or done < total) and 0 <= now - self._progress_s < pause_s):
             return
         self._progress_s, self._progress = now, (done, total, text)
         self.emit("progress", done=done, total=total, text=text)
@@ -98,10 +101,16 @@ class Events:
             os.close(handle)
 
 
+def progress_text(facts: Mapping[str, Any]) -> str:
+    """Return progress as `done/total text`, or without the total while it is not known."""
+    total = "" if facts["total"] is None else f"/{facts['total']}"
+    return f"{facts['done']}{total} {facts['text']}"
+
+
 def _text(kind: Kind, facts: Mapping[str, Any]) -> str:
     """Return an event as a line for people."""
     if kind == "progress":
-        return f"{facts['done']}/{facts['total']} {facts['text']}"
+        return progress_text(facts)
     if kind in ("note", "failed"):
         return str(facts.get("text") or facts.get("message"))
     return " ".join([kind, *(f"{key}={value}" for key, value in facts.items() if not isinstance(value, dict | list))])

@@ -36,6 +36,8 @@ class NewVersion:
     tags: VersionTags
     run_id: str
     model_id: str
+    page: str | None = None
+    """What MLflow's page of the version shows, if not the card."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def _register_version(
 
 def _add_version(registry: Registry, new: NewVersion, folder: Path) -> ModelVersion:
     save_model(folder / "model", weights=new.weights, description=new.description, card=new.card)
-    return registry.add_version(folder / "model", tags=new.tags, model_id=new.model_id, run_id=new.run_id, description=new.card)
+    return registry.add_version(folder / "model", tags=new.tags, model_id=new.model_id, run_id=new.run_id, description=new.page or new.card)
 
 
 def _usable_version(registry: Registry, checkpoint_digest: str, ema: str, context: StepContext) -> ModelVersion | None:
@@ -95,7 +97,7 @@ def _usable_version(registry: Registry, checkpoint_digest: str, ema: str, contex
             registry.check_present(version)
         except DataRefused as lost:
             context.events.note(f"{lost.message}: registering the checkpoint again")
-            registry.tag_version(str(version.version), VersionTags(files=lost.message[:1000]))
+            registry.mark_lost(str(version.version), lost.message)
         else:
             return version
     return None

@@ -9,6 +9,8 @@ packed code sees no package of this project but its own. A request is refused wi
 
 import argparse
 import asyncio
+import base64
+import json
 import os
 import signal
 import socket
@@ -21,14 +23,17 @@ from typing import TYPE_CHECKING
 
 from components.errors import CelebditError, DataRefused, first_line
 from components.registry.version_manifest import check_folder
+from components.serving.page import IMAGE_PATH, form_page, image_request
 from components.serving.request import MAX_BODY_BYTES, Refused, check_body, one_line
 
 if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
+    from mlflow.pyfunc.scoring_server import InvocationsResponse
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
+_OK = 200
 _BODY_S = 30.0
 _MOST_CONNECTIONS = 64
 _STOP_S = 1
@@ -97,11 +102,12 @@ def application(model: "PyFuncModel") -> "Starlette":
     from mlflow.pyfunc import scoring_server  # noqa: PLC0415
     from mlflow.version import VERSION  # noqa: PLC0415
     from starlette.applications import Starlette  # noqa: PLC0415
-    from starlette.responses import JSONResponse, Response  # noqa: PLC0415
+    from starlette.responses import HTMLResponse, JSONResponse, Response  # noqa: PLC0415
     from starlette.routing import Route  # noqa: PLC0415
 
     schema, parameters = model.metadata.get_input_schema(), model.metadata.get_params_schema()
-    names = [parameter.name for parameter in parameters.params] if parameters else []
+    defaults = {parameter.name: parameter.default for parameter in parameters.params} if parameters else {}
+    names, steps = list(defaults), int(defaults.get("num_steps", 1))
     drawing = asyncio.Lock()
 
     async def ping(request: "Request") -> "Response":
@@ -110,23 +116,47 @@ def application(model: "PyFuncModel") -> "Starlette":
     async def version(request: "Request") -> "Response":
         return Response(VERSION, media_type="text/plain")
 
+    def refusal(error: Exception) -> "Response":
+        if isinstance(error, Refused):
+            code = "RESOURCE_LIMIT_EXCEEDED" if error.status == 413 else "BAD_REQUEST"
+            return JSONResponse({"error_code": code, "message": error.reason}, status_code=error.status)
+        assert isinstance(error, MlflowException), "nothing else is refused"
+        # MLflow puts the request in front of the reason.
+        reason = one_line(error.message.rpartition("\nError: ")[2])
+        return JSONResponse({"error_code": error.error_code, "message": reason}, status_code=error.get_http_status_code())
+
+    async def draw(body: bytes) -> "InvocationsResponse":
+        check_body(body, parameters=names, columns=schema.input_names())
+        async with drawing:
+            return await asyncio.to_thread(scoring_server.invocations, body, "application/json", model, schema)
+
     async def invocations(request: "Request") -> "Response":
         try:
-            body = await _read(request)
-            check_body(body, parameters=names, columns=schema.input_names())
-            async with drawing:
-                answer = await asyncio.to_thread(scoring_server.invocations, body, "application/json", model, schema)
-        except Refused as refused:
-            code = "RESOURCE_LIMIT_EXCEEDED" if refused.status == 413 else "BAD_REQUEST"
-            return JSONResponse({"error_code": code, "message": refused.reason}, status_code=refused.status)
-        except MlflowException as error:
-            # MLflow puts the request in front of the reason.
-            reason = one_line(error.message.rpartition("\nError: ")[2])
-            return JSONResponse({"error_code": error.error_code, "message": reason}, status_code=error.get_http_status_code())
+            answer = await draw(await _read(request))
+        except (Refused, MlflowException) as error:
+            return refusal(error)
         return Response(answer.response, status_code=answer.status, media_type=answer.mimetype)
 
-    paths = [Route(path, ping) for path in ("/ping", "/health")]
-    return Starlette(routes=[*paths, Route("/version", version), Route("/invocations", invocations, methods=["POST"])])
+    async def image(request: "Request") -> "Response":
+        try:
+            answer = await draw(image_request(request.query_params.multi_items(), parameters=names))
+        except (Refused, MlflowException) as error:
+            return refusal(error)
+        if answer.status != _OK:
+            return Response(answer.response, status_code=answer.status, media_type=answer.mimetype)
+        return Response(base64.b64decode(json.loads(answer.response)["predictions"][0]["image"]), media_type="image/png")
+
+    async def page(request: "Request") -> "Response":
+        problem = None
+        try:
+            check_body(image_request(request.query_params.multi_items(), parameters=names), parameters=names, columns=schema.input_names())
+        except Refused as refused:
+            problem = refused.reason
+        text = form_page(request.query_params, default_steps=steps, base_url=str(request.base_url), problem=problem)
+        return HTMLResponse(text, status_code=_OK if problem is None else 400)
+
+    pages = [Route("/", page), Route(IMAGE_PATH, image), *(Route(path, ping) for path in ("/ping", "/health"))]
+    return Starlette(routes=[*pages, Route("/version", version), Route("/invocations", invocations, methods=["POST"])])
 
 
 async def _read(request: "Request") -> bytes:

@@ -32,7 +32,7 @@ from components.tracking.ui_pages import run_page, runs_page
 
 __all__ = ["Run", "Tracking"]
 
-_PARENT = "mlflow.parentRunId"
+PARENT = "mlflow.parentRunId"
 _DIGEST_CHARACTERS = 32
 _MAX_PARAMS = 40
 _BATCH = 1000
@@ -85,7 +85,7 @@ class Tracking:
         if not task_run_id:
             return None
         task = self.client.get_run(task_run_id)
-        parent = self.client.get_run(task.data.tags[_PARENT]) if _PARENT in task.data.tags else task
+        parent = self.client.get_run(task.data.tags[PARENT]) if PARENT in task.data.tags else task
         self._experiment_id = parent.info.experiment_id
         if parent.data.tags.get(TAG_RUN) != self.settings.pipeline_run_id:
             self.set_tags(parent.info.run_id, {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()})
@@ -99,7 +99,7 @@ class Tracking:
             if run is not None:
                 return run
             parent = self.pipeline_run()
-            tags = {TAG_KIND: "step", TAG_RUN: self.settings.pipeline_run_id, _PARENT: parent.info.run_id, **identity, **self._origin()}
+            tags = {TAG_KIND: "step", TAG_RUN: self.settings.pipeline_run_id, PARENT: parent.info.run_id, **identity, **self._origin()}
             return self.client.create_run(self.experiment_id, tags=tags, run_name=name or step)
 
     def training_run(self, run_key: str) -> Run | None:
@@ -167,7 +167,7 @@ class Tracking:
         with self.translate_errors():
             present = self.client.get_run(run_id).data.params
             fresh = [Param(key, str(value)[:500]) for key, value in params.items() if key not in present]
-            self.client.log_batch(run_id, params=fresh[: _MAX_PARAMS - len(present)], synchronous=True)
+            self.client.log_batch(run_id, params=fresh[: max(0, _MAX_PARAMS - len(present))], synchronous=True)
 
     def log_metrics(self, run_id: str, points: Sequence[Point]) -> None:
         """Log metric points in as few requests as MLflow allows."""
@@ -251,6 +251,9 @@ class Tracking:
             "image.digest": settings.image_digest,
             "preset": settings.preset,
             "kfp.run_url": settings.run_url,
+            "mlflow.source.name": f"celebdit {settings.preset or 'run'}",
+            "mlflow.source.type": "LOCAL" if settings.run_url is None else "JOB",
+            "mlflow.source.git.commit": settings.git_commit,
         }
         return {name: value for name, value in tags.items() if value is not None}
 

@@ -9,9 +9,14 @@ def run_page(run_id: str, experiment_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
-def version_page(name: str, version: str) -> str:
-    """Return the page of one model version."""
-    return f"#/models/{quote(name)}/versions/{version}?workflowType=machine_learning"
+def version_page(model: str, version: str) -> str:
+    """Return the page of a model version."""
+    return f"#/models/{quote(model)}/versions/{quote(version)}?workflowType=machine_learning"
+
+
+def artifact_image(run_id: str, path: str) -> str:
+    """Return the address of an artifact of a run as an image of a page: relative, so that it works behind any prefix."""
+    return f"get-artifact?path={quote(path, safe='')}&run_uuid={quote(run_id)}"
 
 
 def runs_page(run_ids: Sequence[str], experiment_id: str) -> str:

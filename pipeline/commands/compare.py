@@ -24,6 +24,7 @@ from pipeline.comparison import (
     Row,
     RunFacts,
     common_steps,
+    last_steps,
     rows,
     same_seeds,
     side_by_side,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _CONFIG = "config/train.json"
 _SECTIONS = ("network", "diffusion", "optimizer", "training", "sampling", "dataset_digest", "dataset_name")
-_RUN_KEY, _MLFLOW_ID = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{32}")
+_RUN_KEY, _PREFIX, _MLFLOW_ID = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{4,15}"), re.compile(r"[0-9a-f]{32}")
 _FEWEST = 2
 _MOST = 10
 
@@ -51,7 +52,8 @@ _MOST = 10
 def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None:
     """Compare RUNS: settings that differ, metrics with their protocol, cost, and samples of the same seeds and steps.
 
-    RUNS are 2 to 10 run keys or run ids, as `celebdit run` prints them, or ids of training runs in MLflow.
+    RUNS are 2 to 10 run keys (or their first characters, at least four) or run ids, as `celebdit run` prints them, or ids of training runs
+    in MLflow. The best value of each metric is marked with *.
     """
     if not _FEWEST <= len(dict.fromkeys(runs)) == len(runs) <= _MOST:
         raise BadInput(f"compare needs {_FEWEST} to {_MOST} different runs, got {len(set(runs))}", hint="see celebdit compare --help")
@@ -63,21 +65,36 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
         _check_different(runs, training_runs)
         facts = [_facts(name, run, context) for name, run in zip(runs, training_runs, strict=True)]
         steps = common_steps(facts)
-        image = _comparison_image(facts, training_runs, steps, context) if steps else None
+        last = last_steps(facts)
+        image = _comparison_image(facts, training_runs, steps, last, context) if steps or last else None
         url = _compare_url(training_runs, context)
     table = rows(facts)
     _print(facts, table)
     if image is not None:
         Image.fromarray(image).save(out, "PNG")
         note = "" if same_seeds(facts) else " (sampling.seed differs: tiles at the same position come from different noise)"
-        print_line(f"  samples at step {', '.join(map(str, steps))}: {out}{note}")
+        shown = [f"step {', '.join(map(str, steps))}"] if steps else []
+        shown += [] if last is None else [f"the last of each run (step {', '.join(map(str, last))})"]
+        print_line(f"  samples at {' and '.join(shown)}: {out}{note}")
     else:
         sample_steps = "; ".join(f"{run.name}: {', '.join(map(str, sorted(run.grid_steps))) or 'none'}" for run in facts)
         print_line(f"  no image: the runs have no step with samples in common ({sample_steps})")
     print_line(f"  MLflow  {url or f'is not running, start it: {command_name()} ui'}")
     if as_json:
-        lines = [{"kind": row.kind, "name": row.name, "values": list(row.values)} for row in table]
-        print_json({"runs": list(runs), "rows": lines, "steps": steps, "picture": None if image is None else str(out), "mlflow": url})
+        lines = [
+            {"kind": row.kind, "name": row.name, "values": list(row.values), **({"best": sorted(row.best)} if row.best else {})}
+            for row in table
+        ]
+        print_json(
+            {
+                "runs": list(runs),
+                "rows": lines,
+                "steps": steps,
+                "last_steps": last,
+                "picture": None if image is None else str(out),
+                "mlflow": url,
+            }
+        )
 
 
 def _training_run(name: str, context: "StepContext") -> "Run":
@@ -89,6 +106,11 @@ def _training_run(name: str, context: "StepContext") -> "Run":
     tracking = context.tracking
     if _RUN_KEY.fullmatch(name):
         candidates = tracking.search_runs({TAG_STEP: "train", TAG_RUN_KEY: name})
+    elif _PREFIX.fullmatch(name):
+        trainings = tracking.search_runs({TAG_STEP: "train"})
+        candidates = [run for run in trainings if run.data.tags.get(TAG_RUN_KEY, "").startswith(name)]
+        if len(keys := sorted({run.data.tags[TAG_RUN_KEY] for run in candidates})) > 1:
+            raise BadInput(f"{name!r} begins {len(keys)} run keys: {', '.join(keys[:20])}", hint="give more of its characters")
     elif _MLFLOW_ID.fullmatch(name):
         candidates = [run for run in tracking.search_runs({TAG_STEP: "train"}) if run.info.run_id == name]
     elif re.fullmatch(r"[A-Za-z0-9_.-]+", name):
@@ -153,10 +175,15 @@ def _cost(run: "Run") -> dict[str, float | str]:
     return {**cost, "status": run.info.status}
 
 
-def _comparison_image(facts: list[RunFacts], training_runs: "list[Run]", steps: list[int], context: "StepContext") -> np.ndarray:
-    grids = {}
+def _comparison_image(
+    facts: list[RunFacts], training_runs: "list[Run]", steps: list[int], last: list[int] | None, context: "StepContext"
+) -> np.ndarray:
+    grids: dict[int | str, list[np.ndarray]] = {}
     for step in steps:
         grids[step] = [_grid(run, step, context) for run in training_runs]
+    if last is not None:
+        label = f"the last samples of each run: step {', '.join(map(str, last))}"
+        grids[label] = [_grid(run, step, context) for run, step in zip(training_runs, last, strict=True)]
     return side_by_side([run.name for run in facts], grids)
 
 
@@ -188,7 +215,8 @@ def _print(facts: list[RunFacts], table: list[Row]) -> None:
     for row in table:
         if row.kind != previous and previous is not None:
             grid.add_section()
-        grid.add_row(row.kind if row.kind != previous else "", row.name, *(printable(value) for value in row.values))
+        values = (f"{printable(value)}{' *' if column in row.best else ''}" for column, value in enumerate(row.values))
+        grid.add_row(row.kind if row.kind != previous else "", row.name, *values)
         previous = row.kind
     console.print(grid)
     if not any(row.kind == "setting" for row in table):

@@ -5,7 +5,7 @@ import click
 from pipeline.commands.help import example
 from pipeline.commands.options import json_option, print_json, print_line
 from pipeline.config import load_config
-from pipeline.config_files import preset_names
+from pipeline.config_files import preset_names, preset_summary
 
 
 @click.group(epilog=example("celebdit config show demo"))
@@ -35,9 +35,13 @@ def show(preset: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @config.command(epilog=example("celebdit config presets"))
 @json_option
 def presets(as_json: bool) -> None:
-    """List the presets."""
+    """List the presets: what each is for, how large its network is, and how long a run takes."""
+    summaries = {name: preset_summary(name) for name in preset_names()}
     if as_json:
-        print_json({"presets": preset_names()})
+        print_json({"presets": list(summaries), "summaries": {name: " ".join(lines) for name, lines in summaries.items()}})
         return
-    for name in preset_names():
-        click.echo(name)
+    width = max(map(len, summaries))
+    for name, (first, *further) in summaries.items():
+        click.echo(f"{name:<{width}}  {first}")
+        for line in further:
+            click.echo(f"{'':<{width}}  {line}")

@@ -10,7 +10,7 @@ import click
 
 from components.command_settings import CommandSettings
 from components.environment import MODEL
-from components.registry.tags import VersionTags
+from components.registry.tags import VersionTags, flat_tags
 from components.registry.webhook import send, webhook_url
 from components.system.user import user_name
 from pipeline.commands.help import example
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from components.registry.promotions.moves import Standing
 
 F = TypeVar("F", bound=Callable[..., Any])
+_DEFAULT = "celebdit"
 
 
 class VersionFacts(TypedDict):
@@ -39,16 +40,20 @@ class VersionFacts(TypedDict):
 
 
 def _model_option(function: F) -> F:
-    text = "Name of the registered model."
-    return click.option("--model", "name", default="celebdit", show_default=True, envvar=MODEL, callback=check_model, help=text)(function)
+    text = f"Name of the registered model.  [default: {MODEL}, or {_DEFAULT}, or the only one that there is]"
+    return click.option("--model", "name", envvar=MODEL, callback=check_model, help=text)(function)
 
 
 @contextmanager
-def _registry(home: Path, name: str) -> Iterator["Registry"]:
+def _registry(home: Path, name: str | None) -> Iterator["Registry"]:
+    """Yield the model `name`, or without a name the default one; if that has no versions and there is a single other model, that one."""
     with open_records(home) as context:
         from components.registry.client import Registry
 
-        yield Registry(context.tracking, name)
+        registry = Registry(context.tracking, name or _DEFAULT)
+        if name is None and not registry.versions() and len(names := registry.other_names()) == 1:
+            registry = Registry(context.tracking, names[0])
+        yield registry
 
 
 @click.group(epilog=example("celebdit models list --model celebdit-demo"))
@@ -60,9 +65,10 @@ def models() -> None:
 @_model_option
 @home_option
 @json_option
-def list_command(name: str, home: Path, as_json: bool) -> None:
+def list_command(name: str | None, home: Path, as_json: bool) -> None:
     """List the versions of a model with their aliases."""
     with _registry(home, name) as registry:
+        name = registry.name
         state = registry.described_state()
         aliases = {} if state is None else state.aliases
         rows = [_summary(version, aliases) for version in registry.versions()]
@@ -87,9 +93,10 @@ def list_command(name: str, home: Path, as_json: bool) -> None:
 @_model_option
 @home_option
 @json_option
-def show(version: str, name: str, home: Path, as_json: bool) -> None:
+def show(version: str, name: str | None, home: Path, as_json: bool) -> None:
     """Show VERSION (a number or an alias): its model card, origin, metrics, aliases and promotions."""
     with _registry(home, name) as registry:
+        name = registry.name
         model_version = registry.resolve(version)
         number = str(model_version.version)
         state = registry.described_state()
@@ -98,7 +105,8 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         server = registry.tracking.settings.mlflow_uri
         url = None if server.startswith(SCHEME) else f"{server}/#/models/{name}/versions/{number}?workflowType=machine_learning"
     print_line(printable_lines(model_version.description or "no model card"))
-    for key, value in sorted(model_version.tags.items()):
+    tags = dict(sorted(flat_tags(model_version.tags).items()))
+    for key, value in tags.items():
         if not key.startswith("eval/"):
             print_line(f"  {key:<20} {printable(value)}")
     print_line(f"  {'aliases':<20} {', '.join(row['aliases']) or 'none'}")
@@ -108,7 +116,6 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
         print_line(f"  {line}")
     print_line(f"  {url or f'its page in MLflow: {command_name()} ui'}")
     if as_json:
-        tags = dict(sorted(model_version.tags.items()))
         moves = [move_json(entry) for entry in entries]
         facts = {"tags": tags, "card": model_version.description, "moves": moves, "url": url, **problems_json(state)}
         print_json({"model": name, **row, **facts})
@@ -124,10 +131,11 @@ def show(version: str, name: str, home: Path, as_json: bool) -> None:
 @_model_option
 @home_option
 @json_option
-def promote(version: str, reason: str, force: bool, name: str, home: Path, as_json: bool) -> None:
+def promote(version: str, reason: str, force: bool, name: str | None, home: Path, as_json: bool) -> None:
     """Make VERSION (a number or an alias) the champion; the current champion becomes `previous`."""
     webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
+        name = registry.name
         number = str(registry.resolve(version).version)
         standing = registry.promote(number, reason=reason, by=user_name(), force=force, note=print_note)
     _show(name, standing, as_json=as_json)
@@ -142,10 +150,11 @@ def promote(version: str, reason: str, force: bool, name: str, home: Path, as_js
 @_model_option
 @home_option
 @json_option
-def rollback(reason: str, name: str, home: Path, as_json: bool) -> None:
+def rollback(reason: str, name: str | None, home: Path, as_json: bool) -> None:
     """Undo the latest promotion: make the previous champion the champion again."""
     webhook = webhook_url(CommandSettings.from_environment())
     with _registry(home, name) as registry:
+        name = registry.name
         standing = registry.rollback(reason=reason, by=user_name(), note=print_note)
     _show(name, standing, as_json=as_json)
     _notify(webhook, "rollback", name, standing.champion, reason, standing)
@@ -155,9 +164,10 @@ def rollback(reason: str, name: str, home: Path, as_json: bool) -> None:
 @_model_option
 @home_option
 @json_option
-def history(name: str, home: Path, as_json: bool) -> None:
+def history(name: str | None, home: Path, as_json: bool) -> None:
     """List all promotions, rollbacks and moves by hand, oldest first, and what aliases and log disagree about."""
     with _registry(home, name) as registry:
+        name = registry.name
         state = registry.described_state(take_over_as=user_name())
         advice = "" if state is not None else f"; {registry.hint_if_empty()}"
     lines = [] if state is None else history_lines(state)

@@ -1,7 +1,8 @@
 """`celebdit demo` and `celebdit run`: run the whole pipeline on this machine."""
 
+import re
 import time
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import click
@@ -9,8 +10,11 @@ import click
 from components.errors import EXIT_OK, BadInput, GateFailed
 from components.ingest.sources.open_source import kind_of, require_consent
 from components.ingest.sources.synthetic import write_archive
+from components.registry.promotions.moves import CHAMPION
+from components.reports.score import score_sentence
 from components.runtime.events import Event
 from components.system.locks import lock
+from pipeline.commands.cost_question import ask_about_cost, yes_option
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, print_line
 from pipeline.config import RunConfig, load_config
@@ -19,6 +23,7 @@ from pipeline.session import Session, new_run_id, open_session
 from pipeline.source_check import check_source
 from pipeline.view import RunView
 
+_NAME_CHARACTERS = 50
 _DEMO_FACES, _DEMO_SEED, _DEMO_PX = 2400, 0, 256
 
 
@@ -52,7 +57,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
     data_source = str(archive.absolute()) if source is None else source if "://" in source else str(Path(source).absolute())
     changes: dict[str, str | int] = {"data.source": data_source, **_profile_changes(profile_steps)}
     if source is not None:
-        changes |= {"data.name": "demo-own", "data.licence": "unspecified"}
+        changes |= {**_own_names(source, overrides), "data.licence": "unspecified"}
     config = load_config("demo", overrides, changes=changes)
     require_one_machine(config)
     if source is not None:
@@ -79,6 +84,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
     help="Run the steps as processes, or in the images of `make images` with docker or podman.",
 )
 @_profile_option
+@yes_option
 @home_option
 @json_option
 def run(
@@ -88,6 +94,7 @@ def run(
     accepted_by: str | None,
     runner: str,
     profile_steps: int | None,
+    yes: bool,
     home: Path,
     as_json: bool,
 ) -> int:
@@ -100,11 +107,24 @@ def run(
     require_one_machine(config)
     require_consent(config.data)
     check_source(config)
+    ask_about_cost(config, preset, home=home, yes=yes)
     run_id = new_run_id(preset)
     with open_session(home, stay=keep_services, what=f"run {run_id}") as session, RunView() as view:
         summary = execute(config, session, view, preset=Path(preset).stem, run_id=run_id, in_containers=runner == "container")
         stays = session.stays
     return _finish(summary, session, as_json=as_json, servers_stay=stays)
+
+
+def _own_names(source: str, overrides: tuple[str, ...]) -> dict[str, str]:
+    """Return the names of a person's own dataset and of its model, which the champion of another dataset has no part in.
+
+    Names that `overrides` set are left to them.
+    """
+    stem = re.sub(r"[^a-z0-9]+", "-", PurePath(source.rstrip("/")).name.partition(".")[0].lower()).strip("-")[:_NAME_CHARACTERS].rstrip("-")
+    given = {name: value for name, _, value in (override.partition("=") for override in overrides)}
+    name = given.get("data.name", f"own-{stem}" if stem else "demo-own").strip("\"' ")
+    names = {"data.name": name, "registry.model_name": f"celebdit-{name}"}
+    return {key: value for key, value in names.items() if key not in given}
 
 
 def require_one_machine(config: RunConfig) -> None:
@@ -152,7 +172,7 @@ def _finish(summary: RunSummary, session: Session, *, as_json: bool, servers_sta
     print_line()
     print_line(f"  data       {summary.dataset.num_images} images, digest {summary.dataset.digest[:12]}")
     print_line(f"  training   {summary.training_steps} steps, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
-    print_line(f"  score      {score.name} = {score.value:.3f}" + (f" (noise: {noise:.3f}; lower is better)" if noise is not None else ""))
+    print_line(f"  score      {score_sentence(score.name, score.value, summary.metrics.get(f'{score.name}_std'), noise)}; lower is better")
     print_line(f"  gate       {summary.gate.decision}: {'; '.join(summary.gate.reasons)}")
     if model is not None:
         print_line(f"  model      {model.name} version {model.version}, {', '.join(model.aliases)}")
@@ -162,7 +182,11 @@ def _finish(summary: RunSummary, session: Session, *, as_json: bool, servers_sta
         print_line(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
     print_line("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in summary.seconds.items()))
     if model is not None:
-        print_line(f'  next       {command_name()} models promote {model.version} --model {model.name} --reason "..."')
+        promoted = CHAMPION in model.aliases
+        following = (
+            f"sample models:/{model.name}@{CHAMPION}" if promoted else f'models promote {model.version} --model {model.name} --reason "..."'
+        )
+        print_line(f"  next       {command_name()} {following}")
     if as_json:
         print_json(summary.model_dump(mode="json"))
     return EXIT_OK if summary.passed else GateFailed.exit_code

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _MOST_IMAGES = 100_000
 _MOST_IN_GRID = 1024
+_CPU_PASS_IMAGES = 16
+_BATCH_HELP = f"Images per pass.  [default: {_CPU_PASS_IMAGES} on a CPU, else what fits in memory]"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,12 @@ def image_options(function: F) -> F:
         click.option(
             "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device to sample on."
         ),
-        click.option("--batch", "batch_images", type=click.IntRange(1, 4096), help="Images per pass.  [default: what fits in memory]"),
+        click.option(
+            "--batch",
+            "batch_images",
+            type=click.IntRange(1, 4096),
+            help=_BATCH_HELP,
+        ),
     ]
 
     @wraps(function)
@@ -158,6 +165,7 @@ def _find_weights(
 def _generate(weights: "ResolvedWeights", guide: Guide | None, sampling: SamplingConfig, request: ImageRequest) -> "np.ndarray":
     """Return the images as bytes, shape (images, height, width, 3), and show the progress meanwhile."""
     from model.generator import GuideMismatch
+    from model.memory import MAX_IMAGES
 
     device = _device(request.device)
     generator = weights.generator(device)
@@ -169,7 +177,9 @@ def _generate(weights: "ResolvedWeights", guide: Guide | None, sampling: Samplin
 
     with RunView() as view:
         try:
-            images = generator.draw(sampling, indices, guidance=guidance, pass_images=request.batch_images, on_step=on_step)
+            # A pass is always of the same size, so that an image does not depend on how many are drawn; a CPU is as fast with a small one.
+            limit = _CPU_PASS_IMAGES if device.type == "cpu" else MAX_IMAGES
+            images = generator.draw(sampling, indices, guidance=guidance, pass_images=request.batch_images, limit=limit, on_step=on_step)
         except GuideMismatch as error:
             raise BadInput(
                 f"--guide: {error}", hint="use weights that were trained at the same image size and with the same noise path"

@@ -100,9 +100,8 @@ def _serve_here(files: "ModelFiles", name: str, number: str, port: int, *, as_js
 
     print_line(f"loading version {number} of {name} ...")
     with serve_locally(files, port=port) as (url, process):
-        print_line(f"version {number} of {name} is served at {url}/invocations; stop with Ctrl-C")
-        request = '{"dataframe_records": [{"seed": 0}]}'
-        print_line(f"  curl -s {url}/invocations -H 'Content-Type: application/json' -d '{request}'")
+        print_line(f"version {number} of {name} is served: look at {url}/, send requests to {url}/invocations; stop with Ctrl-C")
+        print_line(f"  curl -s '{url}/image.png?seed=0' -o face.png")
         if as_json:
             print_json({"model": name, "version": number, "url": url})
         while process.poll() is None:

@@ -14,10 +14,12 @@ from pipeline.commands.options import command_name, home_option, json_option, pr
 from pipeline.embedded_environment import bending_names
 from pipeline.services import Endpoints, Services
 
+_MLFLOW_PORT = "Port of MLflow, remembered.  [default: the remembered one, or the first free one from 5000]"
+
 
 @click.command(epilog=example("celebdit ui --mlflow-port 5000"))
 @click.option("--s3-port", type=click.IntRange(1, 65535), help="Port of the S3 server.  [default: a free port]")
-@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of MLflow.  [default: a free port]")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), help=_MLFLOW_PORT)
 @home_option
 @json_option
 def ui(s3_port: int | None, mlflow_port: int | None, home: Path, as_json: bool) -> None:
@@ -32,7 +34,7 @@ def services() -> None:
 
 @services.command(epilog=example("celebdit services up --s3-port 9000 --mlflow-port 5000"))
 @click.option("--s3-port", type=click.IntRange(1, 65535), help="Port of the S3 server.  [default: a free port]")
-@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port of MLflow.  [default: a free port]")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), help=_MLFLOW_PORT)
 @home_option
 @json_option
 def up(s3_port: int | None, mlflow_port: int | None, home: Path, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import click
 from components.errors import EXIT_OK, BadInput, CelebditError
 from components.resources import ResourcesConfig
 from components.settings import step_log_level
+from pipeline.commands.cost_question import ask_about_cost, yes_option
 from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line, wait_option
 
@@ -23,6 +24,7 @@ from pipeline.commands.options import cluster_options, json_option, kubeflow_opt
 @click.option("--again", is_flag=True, help="Start a new run even if an identical one was submitted.")
 @wait_option
 @license_option
+@yes_option
 @cluster_options
 @json_option
 def submit(
@@ -34,6 +36,7 @@ def submit(
     again: bool,
     wait: bool,
     accepted_by: str | None,
+    yes: bool,
     images: Path,
     cached: tuple[str, ...],
     as_json: bool,
@@ -58,6 +61,7 @@ def submit(
         lambda: require_consent(config.data),
         lambda: require_reachable_data(config),
     )
+    ask_about_cost(config, preset, home=None, yes=yes)
     options = CompileOptions(images=images_lock.images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
     for line in _pending_steps(config.resources, kubeflow.address.namespace):
         print_line(line)

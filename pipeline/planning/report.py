@@ -58,6 +58,13 @@ class Plan:
         yield from (f"  not known  {line}" for line in self.unknown)
         yield f"  start      {self.command}"
 
+    def short_lines(self, device: DeviceCost) -> list[str]:
+        """Return the plan in three lines: what is done, what it takes on `device`, and what it stores."""
+        price = "" if device.price is None else f", {device.price:.2f} in all"
+        hours = f"{duration(device.training_hours)} to train, {duration(device.evaluation_hours)} to evaluate"
+        stored = size(self.costs.storage.store_bytes)
+        return [self.summary(), f"  on {device.devices} x {device.name}: {hours} ({device.basis}){price}", f"  stores {stored}"]
+
     def summary(self) -> str:
         """Return what will be done in one line."""
         actions = [step.action for step in self.planned.steps]

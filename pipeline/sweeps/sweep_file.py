@@ -197,7 +197,7 @@ def _with(tables: JsonObject, changes: Mapping[str, object]) -> JsonObject:
 def _check_sampler(config: SweepConfig, path: Path) -> None:
     """Refuse a sampler of optuna's where it is not installed."""
     if config.sampler in OPTUNA_SAMPLERS and (sys.modules.get("optuna", ...) is None or importlib.util.find_spec("optuna") is None):
-        raise BadInput(f"{path}: sampler '{config.sampler}' needs optuna", hint="pip install 'celebdit[sweep]', or use sampler 'random'")
+        raise BadInput(f"{path}: sampler '{config.sampler}' needs optuna", hint="make extras, or use sampler 'random'")
 
 
 def _check_size(sweep: Sweep, path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def compared(
     embedded: Services, first_run: Finished, second_run: Finished, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Finished, Path]:
     out = tmp_path_factory.mktemp("compare") / "comparison.png"
-    names = (first_run.json["run_key"], second_run.json["run_id"])
+    names = (first_run.json["run_key"][:8], second_run.json["run_id"])
     return celebdit("compare", *names, "--out", str(out), "--json", home=embedded.home), out
 
 
@@ -37,6 +38,8 @@ def test_compare_prints_what_differs_the_numbers_with_their_protocol_and_the_cos
     score = rows["eval/fd_randconv_16"]
     assert score["kind"].startswith("custom ")
     assert all("±" in value for value in score["values"])
+    assert len(score["best"]) == 1
+    assert " *" in done.err
     assert rows["perf/images_per_s"]["kind"] == "cost"
     for line in ("optimizer.lr_peak", "eval/fd_randconv_16", "±", "samples at step 6, 12"):
         assert line in done.err
@@ -45,6 +48,8 @@ def test_compare_prints_what_differs_the_numbers_with_their_protocol_and_the_cos
 def test_compare_sets_the_samples_of_the_same_steps_side_by_side(compared: tuple[Finished, Path], first_run: Finished) -> None:
     done, out = compared
     assert done.json["steps"] == [6, 12]
+    assert done.json["last_steps"] == [12, 24]
+    assert "the last of each run (step 12, 24)" in done.err
     image = np.asarray(Image.open(out))
     left, right = image[60:600, 20:600], image[60:600, 672:1252]
     for grid in (left, right):
@@ -110,6 +115,36 @@ def test_the_ui_shows_charts_and_images_of_both_runs_side_by_side(
         keep(page, "mlflow-images.png", tmp_path)
 
 
+def test_two_pipeline_runs_chosen_in_the_list_are_compared(
+    first_run: Finished, second_run: Finished, embedded: Services, tmp_path: Path
+) -> None:
+    endpoints = embedded.wait()
+    ids = [run.json["mlflow"]["run_id"] for run in (first_run, second_run)]
+    chosen = quote(f"attributes.run_id IN ({', '.join(map(repr, ids))})")
+    with browser_page(chromium_or_skip()) as page:
+        page.goto(endpoints.link(f"{endpoints.mlflow_url}/#/experiments/1/runs?workflowType=machine_learning&searchFilter={chosen}"))
+        page.get_by_text("2 matching runs").wait_for()
+        for name in ("smoke x-pred lr1e-3 s0", "smoke x-pred lr4e-3 s0"):
+            page.get_by_text(name).first.wait_for()
+        keep(page, "mlflow-runs.png", tmp_path)
+        boxes = page.locator(".ag-row .ag-selection-checkbox input")
+        for number in range(2):
+            boxes.nth(number).check(force=True)
+        page.get_by_role("button", name="Compare").click()
+        page.get_by_text("Show diff only").first.click()
+        for text in ("optimizer.lr_peak", "0.004", "training.total_steps", "eval/fd_randconv_16"):
+            page.get_by_text(text, exact=True).first.wait_for()
+        assert page.get_by_text("optimizer.warmup_steps", exact=True).count() == 0, "what is equal is not shown"
+        page.get_by_text("grid.png").first.dispatch_event("click")  # a part of the page may lie over it
+        page.wait_for_function("[...document.querySelectorAll('img')].filter(image => image.naturalWidth > 500).length >= 2")
+        page.get_by_text("Metrics", exact=True).last.scroll_into_view_if_needed()
+        keep(page, "mlflow-compare.png", tmp_path)
+        page.goto(f"{endpoints.mlflow_url}/#/experiments/1/runs/{ids[0]}?workflowType=machine_learning")
+        page.get_by_text("Show more").first.click()
+        page.wait_for_function("[...document.querySelectorAll('img')].some(image => image.alt === 'samples' && image.naturalWidth > 500)")
+        keep(page, "mlflow-run.png", tmp_path)
+
+
 def test_the_ui_shows_versions_with_their_aliases(first_run: Finished, embedded: Services, tmp_path: Path) -> None:
     endpoints = embedded.wait()
     url = endpoints.mlflow_url
@@ -124,4 +159,6 @@ def test_the_ui_shows_versions_with_their_aliases(first_run: Finished, embedded:
         page.goto(f"{url}/#/models/{model['name']}/versions/{model['version']}?workflowType=machine_learning")
         page.get_by_text("Limits", exact=True).first.wait_for()
         page.get_by_text(first_run.json["checkpoint"]["digest"]).first.wait_for()
+        page.get_by_text("How to use it", exact=True).first.wait_for()
+        page.wait_for_function("[...document.querySelectorAll('img')].some(image => image.alt === 'samples' && image.naturalWidth > 500)")
         keep(page, "mlflow-card.png", tmp_path)

@@ -75,6 +75,22 @@ def test_mlflow_holds_the_run_its_steps_metrics_and_samples(first_run: Finished,
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["preset"] == "smoke"
     assert parent.data.metrics[facts["score"]["name"]] == facts["score"]["value"]
+    assert parent.info.run_name == "smoke x-pred lr1e-3 s0"
+    assert (parent.data.params["training.total_steps"], parent.data.params["evaluation.num_images"]) == ("12", "16")
+    assert len(parent.data.params) <= 40
+    assert parent.inputs.dataset_inputs[0].dataset.name == "smoke-faces"
+    assert "grid.png" in {item.path for item in client.list_artifacts(parent.info.run_id)}
+    note = parent.data.tags["mlflow.note.content"]
+    for part in (
+        f"{facts['score']['name']} ",
+        " ± ",
+        "pure noise scores",
+        "Gate: **pass**",
+        facts["run_key"],
+        "[celebdit-smoke 1]",
+        "![samples]",
+    ):
+        assert part in note, part
     children = {run.data.tags["celebdit.step"]: run for run in runs(client, celebdit__pipeline_run=facts["run_id"], celebdit__kind="step")}
     assert set(children) == {"ingest", "train", "evaluate", "gate", "register"}
     assert {run.info.status for run in children.values()} == {"FINISHED"}
@@ -102,6 +118,9 @@ def test_an_evaluated_checkpoint_is_in_mlflow_with_its_numbers(first_run: Finish
     (model,) = client.search_logged_models([experiment.experiment_id], f"tags.`checkpoint.digest` = '{facts['checkpoint']['digest']}'")
     assert {metric.key: metric.value for metric in model.metrics} == facts["metrics"]
     version = client.get_model_version("celebdit-smoke", "1")
+    assert len(version.tags) <= 8
+    assert version.description.startswith(f"**{facts['score']['name']} ")
+    assert "\n\n![samples](get-artifact?path=grid.png&run_uuid=" in version.description
     assert version.tags["checkpoint.digest"] == facts["checkpoint"]["digest"]
     assert version.tags["dataset.digest"] == facts["dataset"]["digest"]
     assert facts["dataset"]["digest"] in version.description
@@ -222,8 +241,8 @@ def test_ctrl_c_in_the_middle_saves_closes_and_leaves_nothing_running(embedded: 
     assert "Traceback" not in errors
     (folder,) = own
     assert descendants_of(folder) == []
-    runs_by_step = {run.info.run_name.split("-")[0]: run for run in runs(client, celebdit__pipeline_run=folder.name)}
-    assert runs_by_step["train"].info.status == runs_by_step["smoke"].info.status == "KILLED"
+    runs_by_step = {run.data.tags.get("celebdit.step", "pipeline"): run for run in runs(client, celebdit__pipeline_run=folder.name)}
+    assert runs_by_step["train"].info.status == runs_by_step["pipeline"].info.status == "KILLED"
     assert "RUNNING" not in {run.info.status for run in runs_by_step.values()}
     key = runs_by_step["train"].data.tags["celebdit.run_key"]
     assert list(home.glob(f"s3/celebdit/main/runs/{key}/checkpoints/*/*/COMMIT.json")), "the step had time to save"

@@ -211,12 +211,35 @@ def test_too_many_rejects_fail_with_counts_per_reason_and_commit_nothing(context
     ):
         run(config(folder, max_rejected=0.1), context)
     assert context.store.list(context.root) == []
+    for index in range(4):
+        (folder / f"worse-{index}\n.jpg").write_bytes(b"not an image")
+    with pytest.raises(DataRefused) as refused:
+        run(config(folder, max_rejected=0.1, min_images=9), context)
+    first, named, copied, page = refused.value.message.splitlines()
+    assert first.startswith("6 of 14 images were rejected, data.max_rejected is 0.1 (not_an_image 5, duplicate 1); 8 are left, ")
+    assert first.endswith("data.min_images is 9")
+    assert "bad.jpg" in named
+    assert "and 2 more" in named
+    assert "copy.jpg" in copied
+    report = Path(page.removeprefix("all of them: "))
+    assert report.is_relative_to(context.settings.work_dir)
+    assert all(name in report.read_text() for name in ("bad.jpg", "copy.jpg", "worse-3", "<img"))
+    for path in folder.glob("worse-*"):
+        path.unlink()
     assert run(config(folder, max_rejected=0.2), context).rejected == {"duplicate": 1, "not_an_image": 1}
 
 
 def test_too_few_images_fail(context: StepContext, archive: Path) -> None:
-    with pytest.raises(DataRefused, match=r"30 images were accepted, data\.min_images is 31"):
+    with pytest.raises(DataRefused, match=r"30 images were accepted, data\.min_images is 31 \(none rejected\)\nall of them: "):
         run(config(archive, min_images=31), context)
+
+
+def test_a_source_of_rejects_alone_says_so_with_their_names(context: StepContext, tmp_path: Path) -> None:
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    (folder / "bad.jpg").write_bytes(b"not an image")
+    with pytest.raises(DataRefused, match=r"1 of 1 images were rejected.*; 0 are left.*\nnot_an_image \(.*\): bad\.jpg\nall of them: "):
+        run(config(folder, max_rejected=0.1, min_images=1), context)
 
 
 def test_the_pack_holds_the_images_in_the_order_of_their_keys(context: StepContext, archive: Path, tmp_path: Path) -> None:

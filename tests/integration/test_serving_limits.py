@@ -1,15 +1,22 @@
 """What `celebdit serve` refuses, keeps from the served code, and leaves behind when it is stopped."""
 
+import base64
 import io
 import json
+import os
 import signal
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import psutil
 import pytest
+from celebdit_testing.browser import browser_page, chromium_or_skip
 from celebdit_testing.registered import registered_faces
 from celebdit_testing.serving import Server, served
 from celebdit_testing.waiting import wait_until
@@ -158,3 +165,60 @@ def test_a_model_that_dies_is_not_a_success(home: Path) -> None:
         (model,) = server.models
         model.kill()
         assert server.process.wait(timeout=30) == 75
+
+
+def get(server: Server, path: str) -> tuple[int, str, bytes]:
+    """Return status, type and body of a GET, whatever they are."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=120) as answer:
+            return answer.status, answer.headers.get_content_type(), answer.read()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.headers.get_content_type(), refused.read()
+
+
+def test_an_address_gives_the_image_of_a_request_as_a_file(server: Server) -> None:
+    (predicted,) = server.answer(json.dumps({"dataframe_records": [{"seed": 3}], "params": {"num_steps": 2, "sampler": "euler"}}).encode())
+    status, kind, image = get(server, "/image.png?seed=3&num_steps=2&sampler=euler")
+    assert (status, kind, image) == (200, "image/png", base64.b64decode(predicted["image"]))
+    assert image.startswith(b"\x89PNG")
+    assert get(server, "/image.png")[:2] == (200, "image/png"), "all of it has defaults"
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("seed=x", "seed 'x' is not a whole number"),
+        ("seed=-1", "seed '-1' is not a whole number"),
+        ("num_steps=0", "params.num_steps 0 must lie between 1 and 1000"),
+        ("num_steps=2.5", "num_steps '2.5' is not a whole number"),
+        ("steps=2", "'steps' is unknown: an image has seed, num_steps, sampler"),
+        ("seed=1&seed=2", "a parameter is given twice"),
+        ("sampler=nope", "sampler"),
+        ("seed=99999999999999999999999", "is not a whole number"),
+        ("seed=<script>alert(1)</script>", "is not a whole number"),
+    ],
+)
+def test_a_wrong_parameter_is_a_400_of_one_line(server: Server, query: str, reason: str) -> None:
+    status, kind, body = get(server, f"/image.png?{quote(query, safe='=&')}")
+    assert (status, kind) == (400, "application/json")
+    message = json.loads(body)["message"]
+    assert reason in message
+    assert "\n" not in message
+    status, kind, page = get(server, f"/?{quote(query, safe='=&')}")
+    assert (status, kind) == (200 if "sampler" in query else 400, "text/html"), "only the model knows its samplers"
+    assert b"<script>" not in page
+
+
+def test_a_person_can_look_at_faces_in_a_browser(server: Server, tmp_path: Path) -> None:
+    page: Any
+    with browser_page(chromium_or_skip(), width=640, height=760) as page:
+        loaded = "document.querySelector('img')?.complete && document.querySelector('img').naturalWidth > 0"
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        page.wait_for_function(loaded)
+        page.locator("input[name=seed]").fill("7")
+        page.locator("input[name=num_steps]").fill("2")
+        page.get_by_role("button", name="Draw").click()
+        page.wait_for_url("**/?seed=7&num_steps=2")
+        page.wait_for_function(loaded)
+        assert "image.png?seed=7&num_steps=2" in page.locator("code").inner_text()
+        page.screenshot(path=str(Path(os.environ.get("CELEBDIT_DOCS_PICTURES") or tmp_path) / "serve-page.png"))

@@ -4,11 +4,12 @@ Promises: one file without scripts or links, readable offline; names and details
 workers, so that no byte of the source is in the page; the same images give the same page. The same facts for machines are in the table.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from components.ingest.config import DataConfig
 from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.smaller_copies import PROPOSED_BITS, smaller_copies
 from components.ingest.verdicts import MEANINGS, RULES
@@ -73,19 +74,39 @@ def write_report(ledger: Ledger, manifest: DatasetManifest, path: Path, *, thumb
         "dataset.html",
         title=f"{manifest.name}: {manifest.num_images + manifest.num_held_out} images of {manifest.image_px} pixels",
         facts=_facts(manifest),
-        verdicts=_verdicts(manifest),
+        verdicts=_verdicts(manifest.accepted, manifest.rejected),
         ignored=manifest.ignored,
         ignored_reasons=ignored_reasons,
         other_ignored=manifest.ignored - sum(count for _, count in ignored_reasons),
-        charts=[
-            _histogram(ledger, "brightness (mean, 0 to 1)", _BRIGHTNESS, (0.0, 1.0)),
-            _histogram(ledger, "contrast (standard deviation, 0 to 0.5)", _CONTRAST, (0.0, 0.5)),
-            _histogram(ledger, "bytes as stored", _SIZE, None),
-            _histogram(ledger, "shorter side in the source, in pixels", _SIDE, None),
-        ],
+        charts=_charts(ledger),
         groups=[_accepted_tiles(ledger, thumbnail), *_smaller_copies(ledger, thumbnail), *_rejected_tiles(ledger, thumbnail)],
     )
     path.write_text(page, encoding="utf-8")
+
+
+def write_refusal(ledger: Ledger, reason: str, config: DataConfig, path: Path, *, thumbnail: Callable[[bytes], bytes]) -> None:
+    """Write the page about images that became no dataset for `reason`."""
+    accepted = dict(ledger.rows("SELECT verdict, COUNT(*) FROM seen WHERE accepted GROUP BY verdict ORDER BY 2 DESC, verdict"))
+    page = render(
+        "dataset.html",
+        title=f"{config.name}: refused",
+        facts=[("why", reason), ("source", config.source)],
+        verdicts=_verdicts(accepted, ledger.rejected),
+        ignored=ledger.verdicts["ignored"],
+        ignored_reasons=ledger.ignored_reasons(shown=_REASONS_SHOWN),
+        charts=_charts(ledger) if accepted else [],
+        groups=[*_rejected_tiles(ledger, thumbnail), *([_accepted_tiles(ledger, thumbnail)] if accepted else [])],
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _charts(ledger: Ledger) -> list[Histogram]:
+    return [
+        _histogram(ledger, "brightness (mean, 0 to 1)", _BRIGHTNESS, (0.0, 1.0)),
+        _histogram(ledger, "contrast (standard deviation, 0 to 0.5)", _CONTRAST, (0.0, 0.5)),
+        _histogram(ledger, "bytes as stored", _SIZE, None),
+        _histogram(ledger, "shorter side in the source, in pixels", _SIDE, None),
+    ]
 
 
 def _facts(manifest: DatasetManifest) -> list[tuple[str, str]]:
@@ -100,9 +121,9 @@ def _facts(manifest: DatasetManifest) -> list[tuple[str, str]]:
     ]
 
 
-def _verdicts(manifest: DatasetManifest) -> list[VerdictRow]:
-    counts = [(verdict, count, False) for verdict, count in manifest.accepted.items()]
-    counts += [(verdict, count, True) for verdict, count in manifest.rejected.items()]
+def _verdicts(accepted: Mapping[str, int], rejected: Mapping[str, int]) -> list[VerdictRow]:
+    counts = [(verdict, count, False) for verdict, count in accepted.items()]
+    counts += [(verdict, count, True) for verdict, count in rejected.items()]
     largest, total = max(count for _, count, _ in counts), sum(count for _, count, _ in counts)
     return [VerdictRow(name, count, count / total, count / largest, bad, _meaning(name, rejected=bad)) for name, count, bad in counts]
 

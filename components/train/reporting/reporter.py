@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from components.errors import Failure, first_line
 from components.runtime.context import StepContext
 from components.tracking.request_limits import limit_requests
-from components.tracking.tags import TAG_LICENCE
+from components.tracking.run_parameters import pipeline_parameters, run_name, training_parameters
+from components.tracking.tags import TAG_LICENCE, TAG_TRAINING_STEPS
 from components.train.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class MlflowRunReporter:
             return
         try:
             if self._run_id is None:
-                self._run_id = describe_run(self._context.tracking, self._spec)
+                self._describe()
+            assert self._run_id is not None, "it has just been described"
             if error is None:
                 self._context.tracking.set_status(self._run_id, "FINISHED")
             else:
@@ -56,13 +58,19 @@ class MlflowRunReporter:
     def _note_pending_sync(self, reason: str) -> None:
         self._context.events.note(f"{reason}; run `celebdit sync {self._spec.run_key}` when it is back")
 
+    def _describe(self) -> None:
+        tracking, spec = self._context.tracking, self._spec
+        run_id = describe_run(tracking, spec)
+        describe_parent(tracking, spec, run_id)
+        self._run_id = run_id
+
     def _retry_until_described(self) -> None:
         limit_requests(timeout_s=10, max_retries=1)
         attempt = 0
         while not self._stop.is_set():
             attempt += 1
             try:
-                self._run_id = describe_run(self._context.tracking, self._spec)
+                self._describe()
                 return
             except Exception as error:
                 if attempt == 1:
@@ -76,28 +84,27 @@ def describe_run(tracking: "Tracking", spec: TrainSpec) -> str:
     """Describe the training of `spec` in MLflow, mark it as running, and return the id of its run; idempotent."""
     run_id = str(tracking.step_run("train", run_key=spec.run_key, name=f"train-{spec.run_key}").info.run_id)
     tracking.set_status(run_id, "RUNNING")
-    tracking.set_tags(run_id, {"attempt": spec.attempt, TAG_LICENCE: spec.dataset.licence})
-    network, training = spec.network, spec.training
-    tracking.log_params(
-        run_id,
-        {
-            "network.latent_channels": network.latent_channels,
-            "network.width": network.width,
-            "network.depth": network.depth,
-            "network.block": network.block,
-            "network.image_px": network.image_px,
-            "diffusion.path": spec.diffusion.path,
-            "diffusion.prediction": spec.diffusion.prediction,
-            "diffusion.weighting": spec.diffusion.weighting,
-            "optimizer.lr_peak": spec.optimizer.lr_peak,
-            "optimizer.schedule": spec.optimizer.schedule,
-            "training.batch_images": training.batch_images,
-            "training.precision": training.precision,
-            "training.seed": training.seed,
-            "data.name": spec.dataset.name,
-            "data.num_images": spec.dataset.num_images,
-        },
-    )
+    # The length of a run is no parameter of it: a run that is continued gets another one, and MLflow keeps the first value of a parameter.
+    tags = {"attempt": spec.attempt, TAG_LICENCE: spec.dataset.licence, TAG_TRAINING_STEPS: str(spec.training.total_steps)}
+    tracking.set_tags(run_id, tags)
+    tracking.log_params(run_id, training_parameters(spec, spec.dataset))
     tracking.log_text(run_id, spec.model_dump_json(indent=2), "config/train.json")
     tracking.log_dataset(run_id, spec.dataset, context="training")
     return run_id
+
+
+def describe_parent(tracking: "Tracking", spec: TrainSpec, training_run_id: str) -> None:
+    """Give the run of this pipeline its name and the parameters of the training that it begins; idempotent."""
+    from components.tracking.pipeline_run import Facts, describe_pipeline_run, training_tags  # noqa: PLC0415 - imports MLflow
+
+    preset = tracking.settings.preset
+    trained = tracking.client.get_run(training_run_id)
+    describe_pipeline_run(
+        tracking,
+        Facts(
+            tags=training_tags(tracking, trained, steps=spec.training.total_steps, is_training=True),
+            name=run_name(preset, spec, spec.dataset),
+            parameters=pipeline_parameters(spec, spec.dataset, spec.sampling, spec.resources, preset),
+            dataset=spec.dataset,
+        ),
+    )

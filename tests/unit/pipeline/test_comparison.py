@@ -8,7 +8,7 @@ import pytest
 from components.errors import DataRefused
 from components.reports.flatten import flatten
 from pipeline.commands.compare import _grid, _settings
-from pipeline.comparison import Evaluation, RunFacts, common_steps, rows, same_seeds, side_by_side, step_of_image
+from pipeline.comparison import Evaluation, RunFacts, best_columns, common_steps, last_steps, rows, same_seeds, side_by_side, step_of_image
 
 
 def run(name: str, *, evaluations: list[Evaluation] | None = None, steps: tuple[int, ...] = (), **settings: object) -> RunFacts:
@@ -74,3 +74,34 @@ def test_a_configuration_that_no_training_wrote_is_left_out(stored: bytes) -> No
     assert _settings(run, context) == {"lr": "1"}  # type: ignore[arg-type]
     with pytest.raises(DataRefused, match="of run train-r in MLflow is not a readable PNG"):
         _grid(run, 5, context)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "best"),
+    [
+        ("eval/fid_5k", [3.0, 2.0, None], {1}),
+        ("eval/kid_1k", [2.0, 2.0, 3.0], {0, 1}),
+        ("eval/recall_1k", [0.1, 0.4], {1}),
+        ("eval/memorised_share_1k", [0.1, 0.0], {1}),
+        ("eval/fd_randconv_1k_of_noise", [3.0, 2.0], set()),
+        ("eval/nearest_median_1k", [3.0, 2.0], set()),
+        ("eval/fid_5k", [2.0, 2.0], set()),
+        ("eval/fid_5k", [2.0, None], set()),
+    ],
+)
+def test_the_best_value_of_a_metric_with_a_good_end_is_marked(key: str, values: list[float | None], best: set[int]) -> None:
+    assert best_columns(key, values) == best
+
+
+def test_the_best_is_that_of_the_newest_checkpoints() -> None:
+    old, new = (Evaluation("clean-50k", "a" * 64, step, {"eval/fid_50k": value}) for step, value in ((10, 1.0), (20, 5.0)))
+    other = Evaluation("clean-50k", "a" * 64, 20, {"eval/fid_50k": 4.0})
+    (row,) = [row for row in rows([run("x", evaluations=[old, new]), run("y", evaluations=[other])]) if row.name == "eval/fid_50k"]
+    assert (row.values, row.best) == (("5", "4"), frozenset({1}))
+
+
+@pytest.mark.parametrize(("first", "second", "last"), [((1, 2), (1, 3), [2, 3]), ((1, 3), (2, 3), None), ((1,), (), None)])
+def test_the_last_samples_of_each_run_are_a_row_of_their_own(
+    first: tuple[int, ...], second: tuple[int, ...], last: list[int] | None
+) -> None:
+    assert last_steps([run("a", steps=first), run("b", steps=second)]) == last

@@ -1,0 +1,56 @@
+"""Whether enough images of a source were accepted, and what to tell a person if not: which files, why, and where all of them are shown.
+
+Promises: of two limits that fail the cause is reported: images that were rejected before images that are missing for it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from components.errors import DataRefused, shorten
+from components.ingest.config import DataConfig
+from components.ingest.dataset.ledger import Ledger
+from components.ingest.dataset.report import write_refusal
+from components.ingest.verdicts import MEANINGS
+
+_CONVERT = "read HEIC and JPEG XL by `make extras`, or convert them to JPEG or PNG; "
+_NAMES_SHOWN = 3
+_REASONS_SHOWN = 8
+
+
+def require_accepted(config: DataConfig, ledger: Ledger, *, report: Path, thumbnail: Callable[[bytes], bytes]) -> None:
+    """Check the limits `min_images` and `max_rejected`; if one fails, write the page `report` about the images that were seen.
+
+    Raises:
+        DataRefused: with names of files for each reason, and the page.
+    """
+    accepted, by_code = ledger.accepted, ledger.rejected
+    rejected = sum(by_code.values())
+    reasons = ", ".join(f"{code} {count}" for code, count in sorted(by_code.items(), key=lambda item: -item[1])) or "none rejected"
+    too_many = rejected / max(1, accepted + rejected) > config.max_rejected
+    if accepted >= config.min_images and not too_many:
+        return
+    if too_many:
+        left = "" if accepted >= config.min_images else f"; {accepted} are left, data.min_images is {config.min_images}"
+        text = f"{rejected} of {accepted + rejected} images were rejected, data.max_rejected is {config.max_rejected:g} ({reasons}){left}"
+        hint = f"{_CONVERT if 'unsupported_format' in by_code else ''}clean the source, or raise data.max_rejected"
+    else:
+        text = f"{accepted} images were accepted, data.min_images is {config.min_images} ({reasons})"
+        hint = "check data.source, or lower data.min_images"
+    lines = [text, *_examples(ledger)]
+    if accepted + rejected:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_refusal(ledger, text, config, report, thumbnail=thumbnail)
+        lines.append(f"all of them: {report}")
+    raise DataRefused("\n".join(lines), hint=hint)
+
+
+def _examples(ledger: Ledger) -> list[str]:
+    """Return a line per reason with the names of some files."""
+    lines = []
+    by_code = sorted(ledger.rejected.items(), key=lambda item: -item[1])
+    for code, count in by_code[:_REASONS_SHOWN]:
+        rows = ledger.rows("SELECT source_name FROM seen WHERE NOT accepted AND verdict=? ORDER BY n LIMIT ?", code, _NAMES_SHOWN)
+        names = ", ".join(shorten(name if name.isprintable() else repr(name)) for (name,) in rows)
+        more = "" if count <= len(rows) else f" and {count - len(rows)} more"
+        lines.append(f"{code} ({MEANINGS.get(code, 'unknown')}): {names}{more}")  # type: ignore[call-overload]
+    return lines

@@ -1,0 +1,62 @@
+"""What a person sees of a served version in a browser: a form for seed and steps, and the image that they give.
+
+Promises: pure functions; nothing of a request is on the page unescaped. `image_request` makes the request that a client of `/invocations`
+would make, so that it is checked in the same way.
+"""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+
+from components.serving.request import Refused
+
+IMAGE_PATH = "/image.png"
+_MOST_DIGITS = 19
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>celebdit</title><style>
+body {{ font-family: sans-serif; margin: 2rem auto; max-width: 34rem; padding: 0 1rem; color: #222 }}
+img {{ display: block; width: 100%; max-width: 512px; image-rendering: pixelated; background: #eee; min-height: 8rem }}
+label {{ margin-right: 1rem }} input {{ width: 6rem }} .refused {{ color: #a00 }} code {{ overflow-wrap: anywhere }}
+</style></head><body>
+<h1>Faces of this version</h1>
+<form method="get" action="./">
+<label>seed <input name="seed" type="number" min="0" value="{seed}"></label>
+<label>steps <input name="num_steps" type="number" min="1" value="{steps}"></label>
+<button>Draw</button>
+</form>
+<p>{shown}</p>
+<p>The same seed gives the same image. As a file: <code>curl -s '{address}' -o face.png</code></p>
+</body></html>
+"""
+
+
+def image_request(query: Sequence[tuple[str, str]], *, parameters: Sequence[str]) -> bytes:
+    """Return the body of a request for one image from the query of an address: `seed`, and the model's parameters.
+
+    Raises:
+        Refused: if a name is given twice or is unknown, or a number is not one.
+    """
+    values = dict(query)
+    if len(values) != len(query):
+        raise Refused(400, "a parameter is given twice")
+    if unknown := sorted(values.keys() - {"seed", *parameters}):
+        raise Refused(400, f"{unknown[0][:80]!r} is unknown: an image has seed, {', '.join(sorted(parameters))}")
+    params = {name: _number(name, value) if name == "num_steps" else value for name, value in values.items() if name != "seed"}
+    return json.dumps({"dataframe_records": [{"seed": _number("seed", values.get("seed", "0"))}], "params": params}).encode()
+
+
+def form_page(query: Mapping[str, str], *, default_steps: int, base_url: str, problem: str | None) -> str:
+    """Return the page with the image of `query`, or with `problem`, why there is none."""
+    seed, steps = html.escape(query.get("seed", "0")), html.escape(query.get("num_steps", str(default_steps)))
+    address = f"image.png?seed={seed}&amp;num_steps={steps}"
+    if problem is None:
+        shown = f'<img src="{address}" alt="the face of seed {seed}">'
+    else:
+        shown, address = f'<span class="refused">{html.escape(problem)}</span>', "image.png?seed=0"
+    return _PAGE.format(seed=seed, steps=steps, shown=shown, address=html.escape(base_url) + address)
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise Refused(400, f"{name} {text[:40]!r} is not a whole number")
+    return int(text)
