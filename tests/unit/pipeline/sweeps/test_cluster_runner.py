@@ -8,7 +8,7 @@ import pytest
 import yaml
 from celebdit_testing.kfp_server import FakeKfp, kfp_server
 from celebdit_testing.submissions import OPTIONS, compiling_once, connect
-from celebdit_testing.sweeps import FreeRunner, report_of, sweep_of
+from celebdit_testing.sweeps import report_of, sweep_of
 
 from components.storage import ObjectStore, StoreUri
 from components.storage import connect as connect_store
@@ -134,11 +134,3 @@ def test_a_run_that_failed_is_resumed(server: FakeKfp, sweep: Sweep, store: Obje
     assert server.count("run_service_retry_run") == 1
     assert len(server.runs) == 4
     assert not state.failed, "it has a score in the end"
-
-
-def test_both_runners_choose_the_same_winner(server: FakeKfp, sweep: Sweep, store: ObjectStore, prefix: StoreUri) -> None:
-    there, _ = invocation(sweep, store, prefix / "there", runner(server, lambda seconds: advance(server)))
-    journal = Journal(store, prefix / "here")
-    here = SweepState.of(journal.read())
-    Coordinator(sweep, journal, FreeRunner(), lambda config: None).run(here)
-    assert there.decided[8].kept == here.decided[8].kept
