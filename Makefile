@@ -57,7 +57,7 @@ shapes: $(VENV)/.dev  ## run the tests of model/ with shapes and types checked a
 	$(BIN)/pytest --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/model
 
 fault: $(VENV)/.dev old-mlflow  ## run the slow tests: kills, broken servers, the examples of the documents
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "(fault and slow) or documents"
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "(fault and slow) or documents"
 
 # Servers for the tests, each in an environment of its own: the oldest MLflow that is supported, and one that is too old.
 old-mlflow: $(VENV)/.oldest-mlflow $(VENV)/.too-old-mlflow  ## install the old MLflow servers that `make fault` tests against

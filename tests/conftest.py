@@ -25,8 +25,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+_LONGEST = (
+    "e2e/test_documented_commands.py",
+    "e2e/test_pipeline.py",
+    "fault/test_training_servers.py",
+    "fault/test_training_kills.py",
+    "fault/test_run_killed.py",
+    "fault/test_nodes_in_namespaces.py",
+    "fault/test_training_launcher.py",
+)
+"""The files that take longest, the longest one first: what begins late ends late, with the other test processes idle."""
+
 _WAITS_FOR_A_RUN = ("e2e/test_compare.py", "e2e/test_plan.py", "e2e/test_secrets.py")
-"""Files whose first test waits for the run that `e2e/test_pipeline.py` makes: a test process would wait with them."""
+"""Files whose first test waits for the run that another one of the end-to-end files makes: a test process would wait with them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,9 +46,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def rank(item: pytest.Item) -> int:
         path = item.path.relative_to(tests).as_posix()
-        if path == "e2e/test_pipeline.py":
-            return 0
-        return 1 if path.startswith(("fault/", "integration/")) else 2 if path in _WAITS_FOR_A_RUN else 3
+        if path in _LONGEST:
+            return _LONGEST.index(path)
+        first = len(_LONGEST)
+        return first if path.startswith(("fault/", "integration/")) else first + 1 if path in _WAITS_FOR_A_RUN else first + 2
 
     items.sort(key=rank)
 

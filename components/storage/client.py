@@ -4,6 +4,7 @@ Promises: makes no request to the store; credentials come from boto3's chain. Ch
 because many S3-compatible stores reject them (boto3 >= 1.36 adds them); uploads are checked in `upload.py` instead.
 """
 
+import functools
 import os
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,6 +15,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from botocore.loaders import Loader, create_loader
 
 from components.address import is_server_url
 from components.errors import BadInput, first_line
@@ -56,6 +58,7 @@ def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout
     )
     try:
         session = botocore.session.Session()
+        session.register_component("data_loader", _descriptions(session.get_config_variable("data_path")))
         region = region_of_environment() or session.get_config_variable("region") or _DEFAULT_REGION
         session.register_component("credential_provider", ChainResolver(region))
         client = boto3.session.Session(botocore_session=session).client("s3", endpoint_url=endpoint, region_name=region, config=config)
@@ -74,6 +77,12 @@ def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout
         deadline_s=deadline_s,
         disk=disk,
     )
+
+
+@functools.cache
+def _descriptions(folder: str | None) -> Loader:
+    """Return botocore's descriptions of services, which all clients of a process share: each one would parse 0.1 s of JSON again."""
+    return create_loader(folder)
 
 
 def _do_not_redirect(context: dict[str, dict[str, object]], **_: object) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.services import Services
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.fault, pytest.mark.slow]
 PICTURES = os.environ.get("CELEBDIT_DOCS_PICTURES")
 """A folder to keep the screenshots in, for the documentation."""
 

@@ -185,6 +185,8 @@ def test_mlflow_serves_the_version_and_answers_with_png_images(served: str) -> N
         assert reason in json.load(refused.value)["message"]
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_a_gate_that_fails_registers_nothing_and_exits_1(second_run: Finished, client: MlflowClient) -> None:
     assert second_run.code == 1, second_run.err
     assert second_run.json["gate"]["decision"] == "fail"

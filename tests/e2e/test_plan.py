@@ -56,6 +56,8 @@ def test_what_an_override_changes_is_made_and_no_more(first_run: Finished, files
     assert actions(plan_steps(load_config("smoke", [override]), files)) == expected
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_steps_that_are_left_are_counted(second_run: Finished, files: StoreView) -> None:
     overrides = [override for override in OTHER if "total_steps" not in override]
     done = second_run.json["training_steps"]

@@ -216,7 +216,7 @@ def test_a_node_that_is_process_1_ends_on_sigterm_before_it_has_ranks(tmp_path: 
         node.send_signal(signal.SIGTERM)
         _, stderr = pod.communicate(timeout=20)
     assert pod.returncode == Preempted.exit_code, stderr
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 20
     assert "asked to stop before its ranks were started" in stderr
     facts = json.loads(words.read_text())
     assert (facts["kind"], facts["exit_code"]) == ("Preempted", Preempted.exit_code)

@@ -79,7 +79,7 @@ def test_kills_of_launcher_and_agent_leave_no_orphan_and_no_second_writer(tmp_pa
     third.advance(15)
     (agent,) = third.below("torch.distributed.run")
     agent.kill()
-    wait_until(lambda: not [p for p in third.below("components.train.worker") if p.pid != agent.pid], timeout_s=5, every_s=0.05)
+    wait_until(lambda: not [p for p in third.below("components.train.worker") if p.pid != agent.pid], timeout_s=20, every_s=0.05)
     assert third.wait() == TemporaryFailure.exit_code
     assert "torchrun was killed by SIGKILL, and its ranks with it, not by the launcher" in third.log()
 

@@ -37,6 +37,8 @@ def anywhere(rclone_endpoint: str) -> ObjectStore:
     return connect(rclone_endpoint, deadline_s=5.0)
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_inception_gives_2048_features_from_a_path_and_from_storage(
     inception_weights: Path, anywhere: ObjectStore, prefix: StoreUri, tmp_path: Path
 ) -> None:

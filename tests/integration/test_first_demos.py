@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from components.storage import file_sha256
 
 DEMO = """
@@ -28,6 +30,8 @@ def start(archive: Path) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_two_first_demos_make_one_archive_and_a_killed_one_leaves_nothing(tmp_path: Path) -> None:
     archive = tmp_path / "demo" / "faces.zip"
     archive.parent.mkdir()

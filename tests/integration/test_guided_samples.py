@@ -19,6 +19,8 @@ def context(endpoints: Endpoints, tmp_path: Path) -> StepContext:
     return registry_context(endpoints, tmp_path)
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_samples_can_be_guided_by_a_snapshot_or_a_smaller_network(
     context: StepContext, embedded: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,8 @@ from components.ingest.verdicts import Accepted
 from components.runtime.launch import launch
 from pipeline.services import Services
 
-HERE = [".", "", f".{os.pathsep}", None]
+SLOW = [pytest.mark.fault, pytest.mark.slow]
+HERE = [pytest.param(".", marks=SLOW), pytest.param("", marks=SLOW), f".{os.pathsep}", None]
 _PROBE = """
 import json, logging, random, socket, sys
 from pathlib import Path

@@ -25,6 +25,8 @@ Path(sys.argv[1]).with_name("seen").write_text(" ".join(os.environ[name] for nam
 """
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_ranks_use_the_work_folder_of_their_launcher_and_leave_torchruns_files_beside_the_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +111,8 @@ def test_agent_and_ranks_listen_on_loopback_only(meeting: Path) -> None:
     assert not list(meeting.parent.glob("rendezvous-*")), "the meeting place is removed"
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_rendezvous_folder_is_closed_to_other_users(meeting: Path) -> None:
     (meeting.parent / "meeting_ranks.py").write_text(
         "import os, sys\nfrom pathlib import Path\n"
@@ -166,6 +170,8 @@ worker_main("train", body)
 """
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_a_rank_that_is_killed_is_named_with_its_signal(meeting: Path) -> None:
     (meeting.parent / "meeting_ranks.py").write_text(_ENDS)
     meeting.with_name("die").touch()
@@ -199,6 +205,8 @@ def _cannot_unshare() -> str:
 
 
 @pytest.mark.skipif(bool(_cannot_unshare()), reason=_cannot_unshare() or "-")
+@pytest.mark.fault
+@pytest.mark.slow
 def test_ranks_meet_although_the_hostname_does_not_resolve(meeting: Path) -> None:
     script = (
         "from pathlib import Path; from components.runtime.launch import launch; "
@@ -210,6 +218,8 @@ def test_ranks_meet_although_the_hostname_does_not_resolve(meeting: Path) -> Non
     assert meeting.with_name("met-0").read_text() == "0.5 of 2"
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_ranks_that_do_not_start_are_ended_with_a_message(meeting: Path) -> None:
     (meeting.parent / "meeting_ranks.py").write_text("import time\ntime.sleep(300)\n")
     began_s = time.monotonic()
@@ -219,6 +229,8 @@ def test_ranks_that_do_not_start_are_ended_with_a_message(meeting: Path) -> None
     assert not processes_below(os.getpid(), running="meeting_ranks")
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_modules_of_the_current_folder_are_not_imported(meeting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = meeting.parent / "images"
     folder.mkdir()

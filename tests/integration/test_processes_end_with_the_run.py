@@ -98,7 +98,7 @@ def test_a_stopped_guardian_is_ended_by_the_next_command(tree: Tree) -> None:
     tree.owner.wait(10)
     assert len(tree.alive()) == tree.size - 1, "nothing can end them yet: the lifeline is held"
     assert end_processes_of(tree.lifeline) >= tree.size - 2
-    wait_until(lambda: not tree.alive(), timeout_s=2, every_s=0.05)
+    wait_until(lambda: not tree.alive(), timeout_s=20, every_s=0.05)
 
 
 def test_a_process_that_is_not_below_the_guardian_ends_with_the_lifeline(tmp_path: Path) -> None:

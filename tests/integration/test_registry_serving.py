@@ -55,6 +55,8 @@ def celebdit_server(model: CheckpointManifest, embedded: Services) -> Iterator[S
         yield server
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_the_packed_code_is_what_answers_and_the_example_works(celebdit_server: Server, context: StepContext) -> None:
     files = Registry(context.tracking, "faces").files_of("1", context.scratch("faces"))
     rows = celebdit_server.answer((files.folder / "serving_input_example.json").read_bytes())

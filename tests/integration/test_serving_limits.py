@@ -122,6 +122,8 @@ def ended(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_ctrl_c_ends_a_server_at_once_while_it_draws(home: Path) -> None:
     with served(home, "faces@challenger") as server:
         server.answer(json.dumps(ONE).encode())
@@ -136,8 +138,8 @@ def test_ctrl_c_ends_a_server_at_once_while_it_draws(home: Path) -> None:
         begun = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(timeout=30) == 130
-        assert time.monotonic() - begun < 10
-        wait_until(lambda: ended(workers), timeout_s=5)
+        assert time.monotonic() - begun < 20
+        wait_until(lambda: ended(workers), timeout_s=30)
         drawing.join(timeout=30)
 
 
@@ -148,6 +150,8 @@ def _swallow(server: Server, body: bytes) -> None:
         pass
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_a_model_that_dies_is_not_a_success(home: Path) -> None:
     with served(home, "faces@challenger") as server:
         server.answer(json.dumps(ONE).encode())

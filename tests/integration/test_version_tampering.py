@@ -36,6 +36,7 @@ from model.ema import EmaName
 from pipeline.server_commands import MLFLOW_BUCKET
 from pipeline.services import Endpoints, Services
 
+SLOW = [pytest.mark.fault, pytest.mark.slow]
 SERVING, NETWORK, DESCRIBED = "mlflow_model.py", "code/model/dit.py", "MLmodel"
 
 
@@ -178,6 +179,8 @@ def test_replaced_code_runs_nowhere(
     assert not marker.exists()
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_no_file_of_a_version_can_be_replaced_even_by_one_of_the_same_length(version: Version, context: StepContext) -> None:
     registry = Registry(context.tracking, "tampered")
     for name in (MANIFEST_FILE, "requirements.txt", "artifacts/description.json", f"artifacts/{WEIGHTS_FILE}"):
@@ -244,18 +247,26 @@ def replace_record(context: StepContext, version: Version, data: bytes | None) -
 @pytest.mark.parametrize(
     ("attack", "reason"),
     [
-        (lambda c, v: replace_tag(c, v, "manifest.digest", "f" * 64), "names the manifest"),
-        (lambda c, v: replace_tag(c, v, "manifest.digest", None), "names the manifest None"),
-        (lambda c, v: replace_tag(c, v, "manifest.digest", "../../other"), "names the manifest"),
-        (lambda c, v: replace_tag(c, v, "checkpoint.digest", "f" * 64), "the registry says"),
-        (lambda c, v: replace_record(c, v, None), "does not exist"),
-        (lambda c, v: replace_record(c, v, b"{}"), "not the one that was registered"),
-        (lambda c, v: v.write("sitecustomize.py", b"") or v.restore, "was not registered: 'sitecustomize.py'"),
-        (lambda c, v: v.write("code/model/__pycache__/dit.cpython-311.pyc", b"") or v.restore, "'code/model/__pycache__/'"),
-        (lambda c, v: v.delete(f"artifacts/{WEIGHTS_FILE}") or v.restore, "lacks 'artifacts/weights.safetensors'"),
-        (lambda c, v: v.delete(MANIFEST_FILE) or v.restore, r"lacks 'MANIFEST\.json'"),
+        pytest.param(lambda c, v: replace_tag(c, v, "manifest.digest", "f" * 64), "names the manifest", id="tag"),
+        pytest.param(lambda c, v: replace_tag(c, v, "manifest.digest", None), "names the manifest None", id="no tag", marks=SLOW),
+        pytest.param(lambda c, v: replace_tag(c, v, "manifest.digest", "../../other"), "names the manifest", id="odd tag", marks=SLOW),
+        pytest.param(lambda c, v: replace_tag(c, v, "checkpoint.digest", "f" * 64), "the registry says", id="checkpoint", marks=SLOW),
+        pytest.param(lambda c, v: replace_record(c, v, None), "does not exist", id="no record", marks=SLOW),
+        pytest.param(lambda c, v: replace_record(c, v, b"{}"), "not the one that was registered", id="record"),
+        pytest.param(
+            lambda c, v: v.write("sitecustomize.py", b"") or v.restore, "was not registered: 'sitecustomize.py'", id="file", marks=SLOW
+        ),
+        pytest.param(
+            lambda c, v: v.write("code/model/__pycache__/dit.cpython-311.pyc", b"") or v.restore,
+            "'code/model/__pycache__/'",
+            id="compiled",
+            marks=SLOW,
+        ),
+        pytest.param(
+            lambda c, v: v.delete(f"artifacts/{WEIGHTS_FILE}") or v.restore, "lacks 'artifacts/weights.safetensors'", id="weights"
+        ),
+        pytest.param(lambda c, v: v.delete(MANIFEST_FILE) or v.restore, r"lacks 'MANIFEST\.json'", id="no manifest", marks=SLOW),
     ],
-    ids=["tag", "no tag", "odd tag", "checkpoint", "no record", "record", "file", "compiled", "weights", "no manifest"],
 )
 def test_whatever_disagrees_is_refused_although_a_whole_copy_is_here(
     version: Version, context: StepContext, attack: Callable[[StepContext, Version], Callable[[], object]], reason: str
@@ -269,6 +280,8 @@ def test_whatever_disagrees_is_refused_although_a_whole_copy_is_here(
     assert Registry(context.tracking, "tampered").files_of("1", context.scratch("fetched")).manifest_sha256 == version.digest
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_a_damaged_copy_on_this_machine_is_fetched_again(version: Version, context: StepContext, tmp_path: Path) -> None:
     registry = Registry(context.tracking, "tampered")
     files = registry.files_of("1", tmp_path / "models")
@@ -326,6 +339,8 @@ def test_an_old_version_lends_its_weights_and_never_its_code(
 
 
 @pytest.mark.parametrize("store", ["", "s3://a-bucket-that-was-moved/"])
+@pytest.mark.fault
+@pytest.mark.slow
 def test_other_weights_with_a_fitting_description_in_an_old_version_are_refused(
     old_version: tuple[CheckpointManifest, Path], context: StepContext, tmp_path: Path, store: str
 ) -> None:

@@ -83,6 +83,8 @@ def quality(checkpoint: CheckpointManifest, environment: Endpoints, folder: Path
     return report.metrics[HEADLINE]
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_a_champion_of_another_size_or_kind_is_not_beaten_unseen(
     environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest
 ) -> None:

@@ -75,6 +75,14 @@ def _photo(index: int, kind: str) -> bytes:
     return encoded(face(index, 2 * PX), kind)
 
 
+def many_scans(count: int) -> bytes:
+    """A JPEG whose last scan is repeated: each one makes a decoder visit all pixels again."""
+    data = io.BytesIO()
+    Image.new("L", (3000, 3000)).save(data, "JPEG", progressive=True)
+    last = data.getvalue().rindex(b"\xff\xda")
+    return data.getvalue()[:last] + data.getvalue()[last:-2] * count + b"\xff\xd9"
+
+
 def bmp_without_alpha(image: Image.Image) -> bytes:
     """A 32-bit BMP as Windows writes it from a screen: with masks for four channels, the fourth of them zero everywhere."""
     rows = image.convert("RGBA").transpose(Image.Transpose.FLIP_TOP_BOTTOM)

@@ -233,6 +233,8 @@ def test_unpatchify_undoes_patchify_bit_for_bit(batch: int, channels: int, rows:
 
 
 @pytest.mark.parametrize("block", ["modern", "dit"])
+@pytest.mark.fault
+@pytest.mark.slow
 def test_the_network_compiles_as_one_graph_with_the_same_numbers(block: str) -> None:
     """`fullgraph` makes a graph break an error. The graph is run by torch itself here: generating C++ takes minutes on a small machine."""
     torch._dynamo.reset()
@@ -246,6 +248,8 @@ def test_the_network_compiles_as_one_graph_with_the_same_numbers(block: str) -> 
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_it_also_compiles_as_one_graph_the_way_the_large_presets_train() -> None:
     """Autocast, which the float32 parts suspend, dropout, and activations that are computed again."""
     torch._dynamo.reset()

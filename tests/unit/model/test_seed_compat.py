@@ -108,6 +108,8 @@ def test_the_network_computes_what_the_authors_code_computes(training: bool) -> 
     assert float(actual.min()) >= -0.2785, "SiLU on the image: no pixel is darker than 92"
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_its_sampler_is_the_posterior_of_the_predicted_image_over_all_timesteps() -> None:
     """x0-prediction, fixed small variance, nothing clipped, the last step returns the prediction itself."""
     network = build_denoiser(SMALL.model_copy(update={"image_px": 32, "width": 16, "depth": 1}), seed=0).eval()

@@ -161,6 +161,8 @@ def test_an_archive_that_changes_under_way_is_refused(tmp_path: Path) -> None:
             ledger.data(image)
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_of_equal_images_the_first_is_kept_however_far_apart_they_come(tmp_path: Path) -> None:
     with Ledger(tmp_path, held_out=0.0) as ledger:
         for index in [0, *range(600), 599, 0]:

@@ -71,6 +71,8 @@ def test_an_empty_listing_deletes_nothing(proxy: Proxy, behind: ObjectStore, pre
     assert newest_step(checkpoints, tmp_path) == 20
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_more_keys_than_a_page_holds_are_all_listed(proxy: Proxy, behind: ObjectStore, moto_endpoint: str, prefix: StoreUri) -> None:
     client = connect(moto_endpoint).client
     for number in range(1003):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from celebdit_testing.corpus import many_scans
 from PIL import Image
 
 from components.ingest.candidates import Candidate
@@ -18,14 +19,6 @@ from components.ingest.verdicts import Accepted, Rejected
 from components.system.confinement import is_confined
 
 LIMITS = Limits(image_px=32, max_image_bytes=10**8, max_image_pixels=10**8, max_ratio=10**6)
-
-
-def many_scans(count: int) -> bytes:
-    """A JPEG whose last scan is repeated: each one makes a decoder visit all pixels again."""
-    data = io.BytesIO()
-    Image.new("L", (3000, 3000)).save(data, "JPEG", progressive=True)
-    last = data.getvalue().rindex(b"\xff\xda")
-    return data.getvalue()[:last] + data.getvalue()[last:-2] * count + b"\xff\xd9"
 
 
 def face(number: int) -> bytes:
@@ -48,6 +41,8 @@ def test_an_image_that_takes_minutes_is_rejected_and_the_next_ones_are_judged(sc
     assert rejected == Rejected("too_slow", "not decoded in 0.5 s of processor time")
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_the_time_is_that_of_each_image_and_not_of_all() -> None:
     """Many honest images take longer together than one may."""
     data = io.BytesIO()

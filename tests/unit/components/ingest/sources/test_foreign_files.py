@@ -77,7 +77,7 @@ def test_a_file_that_is_no_archive_is_named_with_what_to_do(tmp_path: Path, kind
     with pytest.raises(error, match=message) as refused:
         list(open_archive(tmp_path / name, name).candidates(BUDGET))
     assert hint in str(refused.value.hint)
-    assert time.monotonic() - begun_s < 5
+    assert time.monotonic() - begun_s < 20
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])

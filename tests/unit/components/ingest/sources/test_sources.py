@@ -196,6 +196,8 @@ def many_entries(path: Path, count: int) -> None:
     path.write_bytes(local + records + end64 + locator + end)
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_too_many_entries_are_refused_in_little_memory(tmp_path: Path) -> None:
     many_entries(tmp_path / "many.zip", 300_000)
     tracemalloc.start()

@@ -79,7 +79,7 @@ def test_special_files_in_a_folder_are_rejected_unopened_and_a_huge_one_is_not_h
         file.truncate(60 * 2**30)
     source, started_s = FolderSource(tmp_path), time.monotonic()
     before = source.fingerprint()
-    assert time.monotonic() - started_s < 5, "sixty gigabytes take minutes"
+    assert time.monotonic() - started_s < 20, "sixty gigabytes take minutes"
     assert [candidate.refused and candidate.refused.code for candidate in source.candidates(BUDGET)] == [None, "special_file", None]
     os.truncate(tmp_path / "c.jpg", 61 * 2**30)
     assert source.fingerprint() != before

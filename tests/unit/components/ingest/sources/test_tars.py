@@ -100,7 +100,7 @@ def test_an_archive_of_zeros_is_refused_before_it_is_hashed(tmp_path: Path, size
     begun_s = time.monotonic()
     with pytest.raises(DataRefused, match="is a tar archive without entries"):
         open_archive(path, "images.tar")
-    assert time.monotonic() - begun_s < 5
+    assert time.monotonic() - begun_s < 20
 
 
 def test_an_archive_of_git_and_long_names_are_read(tmp_path: Path) -> None:

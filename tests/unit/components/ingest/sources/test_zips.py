@@ -150,6 +150,8 @@ def test_records_are_counted_no_further_than_asked(tmp_path: Path) -> None:
         assert [has_more_records(file, most) for most in (0, 4, 5, 6)] == [True, True, False, False]
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_an_entry_of_a_zip_takes_a_hundred_bytes_or_so(tmp_path: Path) -> None:
     """What stays of an entry that was passed on is that its name was seen."""
 
