@@ -73,6 +73,9 @@ $(VENV)/.bench: requirements/bench.txt pyproject.toml $(BROKEN) | $(VENV)/.dev
 
 bench-tools: $(VENV)/.bench  ## install what benchmarks/ compares with (diffusers)
 
+gpu-check: $(VENV)/.dev  ## measure one GPU in at most 8 minutes, without a network: GPU_FLAGS="--toy" for a try on the CPU
+	$(BIN)/python -m benchmarks.gpu_check --out gpu-check.json $(GPU_FLAGS)
+
 docs: $(VENV)/.dev  ## generate docs/configuration.md and docs/environment.md
 	$(BIN)/python -m pipeline.reference
 

@@ -28,10 +28,9 @@ from model.config import NetworkConfig
 from model.denoiser import Denoiser, build_denoiser, num_parameters
 from model.devices import device_named
 from model.diffusion import Diffusion, build_diffusion
-from model.ema_profiles import AveragedWeights
+from model.ema_profiles import AveragedWeights, profiles_of
 from model.flops import flops_of
 from model.optim import build_optimizer, clip_gradients, guarded_step
-from model.trainer import profiles_of
 from pipeline.config import RunConfig, load_config
 
 OURS = "celebdit"

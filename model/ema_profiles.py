@@ -8,14 +8,17 @@ known here.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.config import TrainingConfig
 from model.ema import CLASSIC_EMA, EmaName, check_sigma_rel
 
 
+@lru_cache(maxsize=64)
 def gamma_of_sigma_rel(sigma_rel: float) -> float:
     """Return the exponent of the power-function profile whose relative width is `sigma_rel` (appendix C, algorithm 2).
 
@@ -86,6 +89,14 @@ class Recombination:
 
     coefficients: tuple[float, ...]
     error: float
+
+
+def profiles_of(training: TrainingConfig) -> list[Profile]:
+    """Return the averages of the weights that `training` tracks."""
+    profiles: list[Profile] = [PowerProfile(width) for width in training.ema_sigma_rel]
+    if training.ema_decay is not None:
+        profiles.append(ClassicProfile(training.ema_decay))
+    return profiles
 
 
 def recombine(snapshots: Sequence[tuple[int, float]], step: int, sigma_rel: float) -> Recombination:

@@ -7,15 +7,17 @@ rounding at most. Does not find weights; see `components/weights/find.py`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.compilation import compile_network
 from model.config import DiffusionConfig, ModelSpec, NetworkConfig, Precision, SamplingConfig
 from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
+from model.half_weights import halve_weights
 from model.memory import MAX_IMAGES, max_images_in_memory
 from model.samplers import Denoise
 from model.sampling import autoguide, clip_estimates, denoiser_of, sample, to_uint8
@@ -54,6 +56,7 @@ class Generator:
         device: torch.device,
         precision: Precision = "float32",
         sharers: int = 1,
+        compiled: bool = False,
     ) -> None:
         self.image_px = network.image_px
         self.path = diffusion.path
@@ -73,15 +76,22 @@ class Generator:
         if broken := [name for name, tensor in self._network.state_dict().items() if not torch.isfinite(tensor).all()]:
             raise WeightsMismatch(f"the weights are not finite: {', '.join(broken[:3])}" + (" and others" if len(broken) > 3 else ""))
         self._network.eval().to(memory_format=torch.channels_last)
+        if self._bfloat16:
+            halve_weights(self._network)
+        self._forward = compile_network(self._network, by_block=False) if compiled else self._network
 
     @classmethod
-    def from_spec(cls, weights: dict[str, Tensor], spec: ModelSpec, *, device: torch.device, sharers: int = 1) -> Self:
+    def from_spec(
+        cls, weights: dict[str, Tensor], spec: ModelSpec, *, device: torch.device, sharers: int = 1, compiled: bool = False
+    ) -> Self:
         """Return the generator of the model `spec` with `weights`; `sharers` processes share the memory of `device`.
+
+        A `compiled` one pays off after thousands of images, drawn in passes of one size: another size is compiled anew.
 
         Raises:
             WeightsMismatch: if the weights are not those of its network.
         """
-        return cls(weights, spec.network, spec.diffusion, device=device, precision=spec.precision, sharers=sharers)
+        return cls(weights, spec.network, spec.diffusion, device=device, precision=spec.precision, sharers=sharers, compiled=compiled)
 
     def draw(
         self,
@@ -118,9 +128,9 @@ class Generator:
 
             def probe(count: int) -> None:
                 with torch.inference_mode():
-                    self._call(
-                        torch.zeros(count, 3, self.image_px, self.image_px, device=self.device), torch.zeros(count, device=self.device)
-                    )
+                    side = self.image_px
+                    zeros = torch.zeros(count, 3, side, side, device=self.device)
+                    self._run(self._network, zeros, torch.zeros(count, device=self.device))
 
             self._max_images = max_images_in_memory(probe, self.device, sharers=self._sharers)
         return self._max_images
@@ -158,5 +168,8 @@ class Generator:
         return torch.cat(images)
 
     def _call(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._run(self._forward, x, t)
+
+    def _run(self, network: nn.Module, x: Tensor, t: Tensor) -> Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
-            return self._network(x.contiguous(memory_format=torch.channels_last), t)
+            return cast(Tensor, network(x.contiguous(memory_format=torch.channels_last), t))

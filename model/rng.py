@@ -16,6 +16,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _MASK = 0xFFFFFFFF
+Step = int | Int64[Tensor, ""]
+"""A step; as a tensor on the device of the indices it is no constant of a compiled graph."""
 
 
 class Stream(IntEnum):
@@ -29,6 +31,8 @@ class Stream(IntEnum):
     SAMPLE = 5
     FEATURES = 6
     BOOTSTRAP = 7
+    DIRECTIONS = 8
+    HELD_OUT = 9
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -43,31 +47,32 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     return c0, c1, c2, c3
 
 
-def words(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], num_words: int) -> Int64[Tensor, "b words"]:
+def words(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], num_words: int) -> Int64[Tensor, "b words"]:
     """Draw `num_words` 32-bit words for each index. Steps and indices must lie in [0, 2**32), the seed in [0, 2**64)."""
     return torch.stack(_draw(seed, stream, step, indices, num_words), dim=-1).flatten(1)[:, :num_words]
 
 
-def _draw(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], num_words: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _draw(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], num_words: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return words 4i to 4i + 3 of each index as four tensors of (index, i)."""
     blocks = torch.arange(-(-num_words // 4), device=indices.device)
     shape = (len(indices), len(blocks))
     # `new_full` fills on the device; `new_tensor` would copy from the host and make it wait for the device.
-    counter = (blocks.expand(shape), indices[:, None].expand(shape), indices.new_full((), step), indices.new_full((), int(stream)))
+    step_word = step if isinstance(step, Tensor) else indices.new_full((), step)
+    counter = (blocks.expand(shape), indices[:, None].expand(shape), step_word, indices.new_full((), int(stream)))
     return philox(counter, (seed & _MASK, seed >> 32))
 
 
-def uniform(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], count: int) -> Float[Tensor, "b count"]:
+def uniform(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], count: int) -> Float[Tensor, "b count"]:
     """Draw `count` float64 numbers in (0, 1) for each index."""
     return (words(seed, stream, step, indices, count).double() + 0.5) * 2.0**-32
 
 
-def coin(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"]) -> Bool[Tensor, " b"]:
+def coin(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"]) -> Bool[Tensor, " b"]:
     """Toss one fair coin for each index."""
     return words(seed, stream, step, indices, 1)[:, 0] >= 2**31
 
 
-def normal(seed: int, stream: Stream, step: int, indices: Int64[Tensor, " b"], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+def normal(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
     """Draw a standard normal float32 tensor of `shape` for each index, by Box and Muller's transform."""
     count = math.prod(shape)
     u0, u1, u2, u3 = (((w.float() + 0.5) * 2.0**-32) for w in _draw(seed, stream, step, indices, count))

@@ -7,6 +7,7 @@ times and noise (only dropout differs). The loop never waits for a network or a 
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,20 +15,22 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from model.averaged_network import averaged_network
 from model.checkpoint import CheckpointState
-from model.config import Recipe, TrainingConfig
+from model.config import Recipe
 from model.dataset import Pack
 from model.denoiser import build_denoiser
 from model.distributed import Agreement, World, gather_rows
 from model.ema import EmaName
-from model.ema_profiles import AveragedWeights, ClassicProfile, PowerProfile, Profile
+from model.ema_profiles import AveragedWeights, PowerProfile, profiles_of
+from model.held_out import HeldOutLoss
 from model.interfaces import Outputs
 from model.meter import Meter, hardware_of
 from model.optim import build_optimizer, learning_rate
 from model.profiling import StepProfiler
 from model.sampling import denoiser_of, sample, to_uint8
 from model.state import TrainingState
-from model.training_step import TrainingStep, autocast
+from model.training_step import TrainingStep
 
 NUM_SAMPLES = 16
 """Images in the sample grid of a run."""
@@ -56,9 +59,10 @@ class Trainer:
         placement: Placement,
         outputs: Outputs,
         *,
+        held_out: Pack | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Build the network of `recipe` on the device of `placement`."""
+        """Build the network of `recipe` on the device of `placement`; the loss on `held_out` images is measured with each sample grid."""
         world, device = placement.world, placement.device
         self.recipe = recipe
         self.world = world
@@ -83,6 +87,9 @@ class Trainer:
         self.training_step = TrainingStep(
             recipe, pack, self.network, self.optimizer, world=world, device=device, meter=self._meter, clock=clock
         )
+        self._held_out: HeldOutLoss | None = None
+        if held_out is not None and training.held_out_images:
+            self._held_out = HeldOutLoss(self.training_step.diffusion, held_out, pack, training.held_out_images, world=world, device=device)
         self._checks_every_step = device.type == "cpu"  # elsewhere the check makes the step wait for the device
         self._milestone_passed = False
 
@@ -161,32 +168,33 @@ class Trainer:
         self._recorder.trace(self.step, write)
 
     def _record_samples(self) -> None:
-        """Draw the fixed samples, divided over the ranks, and record them; the time does not count as training time."""
+        """Draw the fixed samples, divided over the ranks, measure the held-out loss, and record both, outside of training time."""
         start_s = self._clock()
         share = -(-NUM_SAMPLES // self.world.size)
         indices = torch.arange(self.world.rank * share, (self.world.rank + 1) * share, device=self.device)
         images = gather_rows(self.draw(indices), self.world)[:NUM_SAMPLES]
+        losses = {} if self._held_out is None else self._measure_held_out(self._held_out)
         if self.world.is_first:
             self._recorder.samples(self.step, images.cpu())
+            self._recorder.metrics(self.step, losses)
         self._meter.exclude(self._clock() - start_s)
 
     def draw(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Sample the images with `indices` from the averaged weights that `sampling.ema` names."""
         sampling = self.recipe.sampling
-        name = EmaName(sampling.ema)
-        weights = self._parameters if name.is_raw else self.averages[name].tensors
-        parameters = dict(zip(self._state.names, weights, strict=True))
-
-        def network(x: Tensor, t: Tensor) -> Tensor:
-            with autocast(self.device, precision=self.recipe.training.precision):
-                return torch.func.functional_call(self.network, parameters, (x, t))
-
-        self.network.eval()
-        try:
+        with self._averaged_network() as network:
             denoise = denoiser_of(network, self.training_step.diffusion, clip_x=sampling.clip_x)
             return to_uint8(sample(denoise, self.training_step.diffusion.path, sampling, indices, self.recipe.network.image_px))
-        finally:
-            self.network.train()
+
+    def _measure_held_out(self, held_out: HeldOutLoss) -> dict[str, float]:
+        with self._averaged_network() as network, torch.inference_mode():
+            return held_out.measure(network)
+
+    def _averaged_network(self) -> AbstractContextManager[Callable[[Tensor, Tensor], Tensor]]:
+        """Return the network with the averaged weights that `sampling.ema` names."""
+        name = EmaName(self.recipe.sampling.ema)
+        weights = self._parameters if name.is_raw else self.averages[name].tensors
+        return averaged_network(self.network, dict(zip(self._state.names, weights, strict=True)), self.recipe.training, self.device)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -240,11 +248,3 @@ class Trainer:
         self._state.restore(state)
         self._meter.restore(state.facts["window"], device_hours=float(state.notes.get("device_hours", 0.0)))
         self.step = state.step
-
-
-def profiles_of(training: TrainingConfig) -> list[Profile]:
-    """Return the averages of the weights that `training` tracks."""
-    profiles: list[Profile] = [PowerProfile(width) for width in training.ema_sigma_rel]
-    if training.ema_decay is not None:
-        profiles.append(ClassicProfile(training.ema_decay))
-    return profiles

@@ -72,6 +72,13 @@ class TrainingConfig(FrozenConfig):
     deterministic: bool = Field(False, description="only deterministic kernels: slower, bitwise repeatable on CUDA")
     log_every_steps: int = Field(50, gt=0, description="steps between metric points")
     sample_every_steps: int = Field(2000, gt=0, description="steps between sample grids")
+    held_out_images: int = Field(
+        1000,
+        ge=0,
+        le=1_000_000,
+        description="held-out images, and as many training images, whose loss is measured with each sample grid, if data.held_out "
+        "sets some aside. 0: none",
+    )
     checkpoint_every_s: float = Field(300.0, ge=1, description="wall-clock seconds between checkpoints: the most work that a kill may cost")
     checkpoints_to_keep: int = Field(3, ge=2, description="newest checkpoints kept in object storage")
     checkpoints_best: int = Field(1, ge=0, description="checkpoints with the best evaluation that are kept as well")

@@ -18,6 +18,7 @@ from components.runtime.context import StepContext
 from components.runtime.events import Events
 from components.settings import Settings, experiment_name
 from components.storage import StoreUri
+from components.tracking.server_version import check_server_version
 from pipeline.home import DATABASE, LOCK, locked
 from pipeline.server_commands import EMBEDDED_STORE, MLFLOW_ARTIFACTS
 from pipeline.server_database import prepare_database
@@ -51,7 +52,8 @@ def open_records(home: Path, *, artifacts: bool = False) -> Iterator[StepContext
     Servers that are configured or that run are used; with neither, the database of `home` is opened here.
 
     Raises:
-        BadInput: as `open_session`. DataRefused: if the database is damaged.
+        BadInput: as `open_session`, or if MLflow is too old. TrackingUnavailable: if it does not answer. DataRefused: if the database is
+            damaged.
     """
     experiment_name()  # one that MLflow cannot store is refused before a home is made
     services = Services(home)
@@ -63,7 +65,9 @@ def open_records(home: Path, *, artifacts: bool = False) -> Iterator[StepContext
                 yield _context(services.home, services.wait_for_storage() if artifacts else {})
                 return
     with open_session(home) as session:
-        yield session.context()
+        context = session.context()
+        check_server_version(context.settings.mlflow_uri)  # one that does not answer is reported within seconds
+        yield context
 
 
 def _context(home: Path, storage: dict[str, str]) -> StepContext:

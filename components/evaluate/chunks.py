@@ -13,7 +13,7 @@ from torch import Tensor
 from components.system.own_folder import partial_name
 
 FAKES, REALS, MIRRORED, NOISE = "fakes", "reals", "mirrored", "noise"
-MAIN, LOGITS, MANIFOLD = "main", "logits", "manifold"
+MAIN, LOGITS, MANIFOLD, ENERGY = "main", "logits", "manifold", "energy"
 
 
 def chunk_path(folder: Path, kind: str, part: str, start: int) -> Path:

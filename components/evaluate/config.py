@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from components.evaluate.metrics.names import INCEPTION, RANDOM_CONV, Codec
-from components.evaluate.metrics.table import HEADLINE, SELECTABLE, Need, default_metrics
+from components.evaluate.metrics.names import DINOV2, INCEPTION, RANDOM_CONV, Codec
+from components.evaluate.metrics.table import HEADLINE, SELECTABLE, Need, default_metrics, is_needed
 from components.manifests import ReferenceSplit
 from model.frozen_config import FrozenConfig, TextForm
 
@@ -41,7 +41,8 @@ class EvaluationConfig(FrozenConfig):
     extractor: Extractor = Field(
         INCEPTION,
         max_length=200,
-        description="inception-v3-compat gives FID; random-conv needs no weights; else a name that torch-fidelity knows, "
+        description="inception-v3-compat gives FID; dinov2-vit-l-14 the distance on DINOv2's features; random-conv needs no weights; "
+        "else a name that torch-fidelity knows, "
         "or your own 'package.module:Class' (a torch_fidelity FeatureExtractorBase)",
     )
     weights: str | None = Field(None, max_length=4096, description="path or s3:// location of the extractor's weights")
@@ -54,7 +55,7 @@ class EvaluationConfig(FrozenConfig):
         None,
         min_length=1,
         max_length=len(SELECTABLE),
-        description="default: all four for inception-v3-compat, else only the Frechet distance",
+        description="default: frechet, kid, precision_recall and inception_score for inception-v3-compat, else only the Frechet distance",
     )
     kid_subsets: int = Field(100, ge=1, le=10_000, description="subsets that the kernel distance is averaged over")
     kid_subset_images: int = Field(1000, ge=2, le=100_000, description="images per subset, or as many as there are")
@@ -84,18 +85,24 @@ class EvaluationConfig(FrozenConfig):
         for metric in (SELECTABLE[name] for name in self.metric_names):
             if metric.extractor not in (None, self.extractor):
                 yield f"metrics '{metric.name}' needs extractor '{metric.extractor}', this is '{self.extractor}'"
-        if self.memorisation and self.reference_split == "held_out":
-            yield "memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false"
+        if is_needed(Need.NEAREST, self) and self.reference_split == "held_out":
+            yield ("memorisation looks for training images: use reference_split 'train' or 'all', or memorisation = false and no 'copies'")
         yield from self._weights_problems()
 
     def _weights_problems(self) -> Iterator[str]:
         if self.extractor == RANDOM_CONV and self.weights is not None:
             yield f"weights belong to extractor '{INCEPTION}'; '{RANDOM_CONV}' has none"
+        if self.extractor.startswith("dinov2-") and self.extractor != DINOV2:
+            yield (
+                f"extractor '{self.extractor}' cannot be used: torch-fidelity loads it from the network alone, never from weights; "
+                f"of DINOv2's networks '{DINOV2}' can be used"
+            )
         # Without a path, torch-fidelity downloads the weights and does not verify them.
         if self.weights is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
             yield (
                 f"extractor '{self.extractor}' needs weights and weights_sha256, at a path or s3:// location ({INCEPTION}: the file "
-                "weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases); "
+                "weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases; "
+                f"{DINOV2}: dinov2_vitl14_pretrain.pth of DINOv2's); "
                 f"'{RANDOM_CONV}' and your own ('package.module:Class') need none"
             )
         for name, weights, sha256 in (

@@ -121,7 +121,7 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     sampling = spec.sampling.model_copy(update={"ema": champion.ema})
     champion_spec = spec.model_copy(update={"checkpoint": champion.checkpoint, "model": champion.model, "sampling": sampling})
     champion_spec = EvaluateSpec.model_validate_json(champion_spec.model_dump_json())  # drops cached properties of `spec`
-    measured = finished_report(champion_spec, context)
+    measured = finished_report(champion_spec, context, with_later_metrics=False)
     if measured is None:
         context.events.note(f"champion version {version} was not measured under this protocol yet: measuring it")
         measured = _measure(champion_spec, lambda folder: _copy(weights, folder / "weights.safetensors"), context)

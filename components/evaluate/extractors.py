@@ -9,15 +9,19 @@ from pathlib import Path
 
 from components.errors import BadInput, DataRefused
 from components.evaluate.config import EvaluationConfig
+from components.evaluate.metrics.names import DINOV2
 from components.evaluate.metrics.names import RANDOM_CONV as RANDOM_CONV_CHOICE
 from components.storage import ObjectStore, StoreUri, file_sha256
 
 RANDOM_CONV = "celebdit-random-conv"
 RANDOM_CONV_VERSION = 1
 VGG16 = "vgg16"
+DINOV2_SIDE_PX = 224
+_TREATMENTS = {DINOV2: f"bicubic-antialias-{DINOV2_SIDE_PX}"}
+"""What an extractor of this project does to images before its network; torch-fidelity's are the same in every version that is used."""
 WEIGHTS_HINT = (
-    "the file of its weights is in the torch-fidelity project's releases (Inception: weights-inception-2015-12-05-6726825d.pth) or "
-    "torchvision's (VGG16: vgg16-397923af.pth); put it at a path or an s3:// location"
+    "the file of its weights is in the torch-fidelity project's releases (Inception: weights-inception-2015-12-05-6726825d.pth), "
+    "torchvision's (VGG16: vgg16-397923af.pth) or DINOv2's (ViT-L/14: dinov2_vitl14_pretrain.pth); put it at a path or an s3:// location"
 )
 
 
@@ -26,6 +30,8 @@ def identity_of(config: EvaluationConfig) -> str:
     if config.extractor == RANDOM_CONV_CHOICE:
         return f"{RANDOM_CONV}-{RANDOM_CONV_VERSION}"
     parts = [config.extractor.replace(":", ".")]
+    if config.extractor in _TREATMENTS:
+        parts.append(_TREATMENTS[config.extractor])
     if ":" in config.extractor:
         parts.append(_source_sha256(config.extractor)[:16])
     if config.weights_sha256 is not None:

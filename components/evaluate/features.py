@@ -1,4 +1,4 @@
-"""The feature extractor of an evaluation: torch-fidelity's, the user's own class, or a random convolution network.
+"""The feature extractor of an evaluation: torch-fidelity's, the user's own class, DINOv2 or a random convolution network.
 
 Promises: weights are loaded only if their sha256 is the configured one. torch-fidelity is imported only if one of its extractors is used.
 """
@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from components.evaluate.config import EvaluationConfig
+from components.evaluate.dinov2 import load_dinov2
 from components.evaluate.extractors import VGG16, fetch_weights
-from components.evaluate.metrics.names import RANDOM_CONV
+from components.evaluate.metrics.names import DINOV2, RANDOM_CONV
 from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.random_conv import RandomConvExtractor
 from components.storage import ObjectStore
@@ -26,6 +27,10 @@ def build_extractor(config: EvaluationConfig, store: ObjectStore, folder: Path, 
     """
     if config.extractor == RANDOM_CONV:
         return RandomConvExtractor().to(device).to(memory_format=torch.channels_last)  # a fifth faster on CPUs
+    if config.extractor == DINOV2:
+        assert config.weights is not None, "the configuration was validated"
+        weights = fetch_weights(config.weights, config.weights_sha256, store, folder, setting="weights")
+        return load_dinov2(weights, config.weights, device)
     from components.evaluate.fidelity_extractors import create_extractor, feature_layer, register_extractor  # noqa: PLC0415 - slow to import
 
     name = register_extractor(config.extractor)

@@ -7,6 +7,7 @@ weights and the protocol that are asked for; what is damaged is moved to quarant
 import hashlib
 
 from components.errors import DataRefused
+from components.evaluate.measured import later_metrics
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import EvaluationReport
 from components.runtime.context import StepContext
@@ -18,8 +19,12 @@ GRID_FILE = "grid.png"
 CONTACT_FILE = "nearest.png"
 
 
-def finished_report(spec: EvaluateSpec, context: StepContext) -> EvaluationReport | None:
-    """Return the report of the evaluation `spec` if it is finished and intact."""
+def finished_report(spec: EvaluateSpec, context: StepContext, *, with_later_metrics: bool = True) -> EvaluationReport | None:
+    """Return the report of the evaluation `spec` if it is finished and intact.
+
+    The protocol of a report does not name metrics that presets got later. With `with_later_metrics` a report without those that are asked
+    for does not count as finished; it is moved to quarantine, because the complete one takes its place.
+    """
     folder = spec.report_uri(context.layout)
     try:
         raw = context.store.get_bytes(folder / REPORT_FILE)
@@ -35,6 +40,11 @@ def finished_report(spec: EvaluateSpec, context: StepContext) -> EvaluationRepor
     damaged = damaged_objects(folder, [REPORT_FILE, *images], store=context.store, layout=context.layout)
     if damaged:
         _set_aside(folder, damaged, context)
+        return None
+    if with_later_metrics and (later := set(later_metrics(spec.evaluation)) - report.metrics.keys()):
+        reason = f"the report of an earlier release has no {min(later)}"
+        kept = quarantine([folder / REPORT_FILE], reason, store=context.store, layout=context.layout)
+        context.events.note(f"{reason}: measured again, from the stored samples; the old one was moved to {kept}")
         return None
     key_of = context.layout.key_of
     contact = None if report.contact_uri is None else key_of(folder / CONTACT_FILE)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from components.errors import DataRefused
-from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, load_chunks
+from components.evaluate.chunks import ENERGY, FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, load_chunks
 from components.evaluate.codec import is_flipped
 from components.evaluate.finished import CONTACT_FILE, GRID_FILE, finished_report, store_report
-from components.evaluate.metrics.inputs import Features, MetricInputs
+from components.evaluate.metrics.inputs import Energies, Features, MetricInputs
 from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.moments import Statistics
 from components.evaluate.neighbours import Nearest, nearest_training_images
@@ -149,6 +149,9 @@ class _Measured:
             device=self.device,
             nearest=self.nearest(generated) if is_needed(Need.NEAREST, evaluation) else None,
             noise=_rows(self.folder, NOISE, MAIN) if is_needed(Need.NOISE, evaluation) else None,
+            energies=Energies(*(_rows(self.folder, kind, ENERGY) for kind in (FAKES, REALS)))
+            if is_needed(Need.ENERGIES, evaluation)
+            else None,
         )
 
     def nearest(self, fakes: Features) -> Nearest | None:

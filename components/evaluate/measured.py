@@ -18,6 +18,11 @@ def measured_metrics(config: EvaluationConfig) -> tuple[str, ...]:
     return tuple(keys)
 
 
+def later_metrics(config: EvaluationConfig) -> tuple[str, ...]:
+    """Return the keys of the metrics that `config` asks for and its protocol does not name: a stored report may lack them."""
+    return tuple(output.key for metric in active_metrics(config) if not metric.in_protocol for output in outputs_of(metric, config))
+
+
 def least_images(config: EvaluationConfig) -> int:
     """Return how many images each side needs, so that every metric that `config` asks for can be measured."""
     return max(metric.min_images for metric in active_metrics(config))

@@ -2,7 +2,8 @@
 
 Promises: training images are compared mirrored too, because a model that was trained with flips copies either; distances are
 reported as a share of the usual one between neighbouring training images (the median, each to its nearest other), so that a threshold means
-the same for every extractor; an exact copy has share 0.
+the same for every extractor; an exact copy has share 0. The second nearest training image is another image than the nearest, not
+its mirror image.
 """
 
 import math
@@ -34,6 +35,8 @@ class Nearest:
     real: np.ndarray
     mirrored: np.ndarray
     share: np.ndarray
+    ratio: np.ndarray
+    """The distance to the nearest training image over that to the second nearest; 0 for an exact copy."""
 
     def copied(self, below: float) -> float:
         """Return the share of samples that are nearer than `below`."""
@@ -49,15 +52,28 @@ def nearest_training_images(samples: Float[Tensor, "n d"], training: Float[Tenso
     """Return the nearest of the `training` images (at least two), or of the same ones `mirrored`, for each of `samples`."""
     centre, count = training.mean(0), len(training)  # distances of centred features keep more digits in float32
     both = torch.cat([training, mirrored]) - centre
-    distance, index = _nearest(samples - centre, both)
+    rows = samples - centre
+    index, second = _nearest_two(rows, both, count)
+    # The matrix product behind cdist rounds; the distances of the pairs that count are taken again, exactly.
+    distance, next_distance = ((rows - both[which]).norm(dim=1) for which in (index, second))
+    ratio = torch.where(distance > 0, distance / next_distance.clamp(min=torch.finfo(distance.dtype).tiny), 0.0)
     share = distance / _usual_distance(both, count)
-    return Nearest(real=(index % count).cpu().numpy(), mirrored=(index >= count).cpu().numpy(), share=share.cpu().numpy())
+    return Nearest(
+        real=(index % count).cpu().numpy(), mirrored=(index >= count).cpu().numpy(), share=share.cpu().numpy(), ratio=ratio.cpu().numpy()
+    )
 
 
-def _nearest(rows: Float[Tensor, "n d"], both: Float[Tensor, "k d"]) -> tuple[Float[Tensor, " n"], Int64[Tensor, " n"]]:
-    index = torch.cat([torch.cdist(part, both).argmin(dim=1) for part in rows.split(_CHUNK)])
-    # The matrix product behind cdist rounds; the distance of the one pair that counts is taken again, exactly.
-    return (rows - both[index]).norm(dim=1), index
+def _nearest_two(rows: Float[Tensor, "n d"], both: Float[Tensor, "k d"], count: int) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+    """Return the nearest image of each row and the nearest of the other images, either way round; `count` images are in `both` twice."""
+    found = []
+    for part in rows.split(_CHUNK):
+        distances = torch.cdist(part, both)
+        first = distances.argmin(dim=1)
+        row = torch.arange(len(part), device=rows.device)
+        distances[row, first % count] = distances[row, first % count + count] = math.inf
+        found.append(torch.stack([first, distances.argmin(dim=1)]))
+    first, second = torch.cat(found, dim=1)
+    return first, second
 
 
 def _usual_distance(both: Float[Tensor, "k d"], count: int) -> Float[Tensor, ""]:

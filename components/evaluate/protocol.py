@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from components.evaluate.config import EvaluationConfig, ProtocolName
 from components.evaluate.metrics.names import INCEPTION, Codec
-from components.evaluate.metrics.table import Setup, active_metrics
+from components.evaluate.metrics.table import SELECTABLE, Setup, active_metrics
 from components.manifests import CheckpointReference, DatasetManifest, EvaluationProtocol, ReferenceSplit
 from model.config import SamplingConfig
 
@@ -88,7 +88,7 @@ def protocol_of(
         resize="none",
         extractor=extractor,
         extractor_sha256=config.weights_sha256,
-        metrics=tuple(sorted(config.metric_names)),
+        metrics=tuple(sorted(name for name in config.metric_names if SELECTABLE[name].in_protocol)),
         bootstrap_replicates=config.bootstrap_replicates,
         sampling=sampling.model_dump(mode="json", exclude={"ema"}),
         ema=sampling.ema,

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from components.errors import DataRefused, Preempted
-from components.evaluate.chunks import FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, chunk_path, save_chunk
+from components.evaluate.chunks import ENERGY, FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, chunk_path, save_chunk
 from components.evaluate.codec import flipped_at_random, through_codec
 from components.evaluate.features import build_extractor, build_vgg
 from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
+from components.evaluate.spectrum import energy_per_octave
 from components.manifests import ReferenceSplit, Split
 from components.runtime.rank import Rank, worker_main
 from components.stores.dataset_cache import fetch_pack
@@ -29,6 +30,8 @@ from model.generator import Generator, WeightsMismatch
 from model.sampling import to_uint8
 
 _EXTRACT_IMAGES = 64
+_COMPILE_FROM_IMAGES = 5000
+"""From so many images on, compiling the network takes less time than it saves."""
 _SPLITS: dict[ReferenceSplit, tuple[Split, ...]] = {"train": ("train",), "held_out": ("held_out",), "all": ("train", "held_out")}
 
 
@@ -49,8 +52,7 @@ class _Worker:
     def run(self) -> None:
         """Process the generated images, then the references."""
         self._generate()
-        if not self._spec.reference_known:
-            self._process_references()
+        self._process_references()
         if is_needed(Need.NOISE, self._spec.evaluation):
             for shard in self._missing(self._spec.num_images, NOISE):
                 self._save(NOISE, shard, self._noise(shard))
@@ -73,14 +75,24 @@ class _Worker:
                 generator = generator or self._generator()
                 images = self._sample(generator, shard, index, len(shards))
                 self._samples.write(shard, images)
-            self._save(FAKES, shard, through_codec(images, self._spec.comparison.codec))
+            stored_images = through_codec(images, self._spec.comparison.codec)
+            if is_needed(Need.ENERGIES, self._spec.evaluation):
+                self._save_energies(FAKES, shard, stored_images)
+            self._save(FAKES, shard, stored_images)
             self._report_progress((index + 1) / len(shards))
 
     def _sample(self, generator: Generator, shard: range, index: int, num_shards: int) -> Tensor:
         def on_step(done: int, total: int) -> None:
             self._report_progress((index + done / total) / num_shards)
 
-        return generator.draw(self._spec.sampling, shard, pass_images=self._spec.evaluation.batch_images, limit=len(shard), on_step=on_step)
+        evaluation = self._spec.evaluation
+        limit = evaluation.shard_images if self._compiles else len(shard)  # the last shard must not be compiled anew
+        return generator.draw(self._spec.sampling, shard, pass_images=evaluation.batch_images, limit=limit, on_step=on_step)
+
+    @property
+    def _compiles(self) -> bool:
+        """Whether sampling is compiled; a function of the protocol and the device, so that a resumed evaluation does the same."""
+        return self._device.type == "cuda" and self._spec.num_images >= _COMPILE_FROM_IMAGES
 
     def _report_progress(self, share: float) -> None:
         if self._rank.world.is_first:
@@ -90,36 +102,46 @@ class _Worker:
         weights = load_file(self._folder / "weights.safetensors")
         sharers = self._rank.world.size if self._device.type == "cpu" else 1
         try:
-            return Generator.from_spec(weights, self._spec.model, device=self._device, sharers=sharers)
+            return Generator.from_spec(weights, self._spec.model, device=self._device, sharers=sharers, compiled=self._compiles)
         except WeightsMismatch as error:
             raise DataRefused(f"checkpoint {self._spec.checkpoint.uri}: {error}") from error
 
     def _process_references(self) -> None:
+        """Store of the references what is needed and not known: features, and energies, which are quicker measured than kept."""
         spec, comparison, context = self._spec, self._spec.comparison, self._rank.context
+        with_features, with_energies = not spec.reference_known, is_needed(Need.ENERGIES, spec.evaluation)
+        parts = [part for part, needed in ((MAIN, with_features), (ENERGY, with_energies)) if needed]
+        missing = list(dict.fromkeys(shard for part in parts for shard in self._missing(spec.num_reference, REALS, part)))
+        if not missing:
+            return
         packs = [
             fetch_pack(spec.dataset, context.store, context.scratch("packs"), layout=context.layout, split=split)
             for split in _SPLITS[comparison.reference_split]
             if split == "train" or spec.dataset.num_held_out
         ]
-        for index, shard in enumerate(missing := list(self._missing(spec.num_reference, REALS))):
+        for index, shard in enumerate(missing):
             self._raise_if_stopped()
             if self._rank.world.is_first:
                 self._rank.context.events.progress(index * spec.num_reference // len(missing), spec.num_reference, "references processed")
             images = _images(packs, shard)
             if comparison.reference_flip:
                 images = flipped_at_random(images, shard)
-            self._save(MIRRORED, shard, through_codec(images.flip(-1), comparison.codec))
-            self._save(REALS, shard, through_codec(images, comparison.codec))
+            stored = through_codec(images, comparison.codec)
+            if with_energies:
+                self._save_energies(REALS, shard, stored)
+            if with_features:
+                self._save(MIRRORED, shard, through_codec(images.flip(-1), comparison.codec))
+                self._save(REALS, shard, stored)
 
     def _share(self, count: int) -> list[range]:
         """Return the shards of this rank."""
         world = self._rank.world
         return [shard for n, shard in enumerate(shards_of(count, self._spec.evaluation.shard_images)) if n % world.size == world.rank]
 
-    def _missing(self, count: int, kind: str) -> Iterator[range]:
-        """Yield the shards of this rank whose features are not on this machine yet."""
+    def _missing(self, count: int, kind: str, part: str = MAIN) -> Iterator[range]:
+        """Yield the shards of this rank whose features, or another `part` of them, are not on this machine yet."""
         for shard in self._share(count):
-            if not chunk_path(self._folder, kind, MAIN, shard.start).exists():
+            if not chunk_path(self._folder, kind, part, shard.start).exists():
                 yield shard
 
     def _raise_if_stopped(self) -> None:
@@ -129,6 +151,10 @@ class _Worker:
     def _noise(self, shard: range) -> Tensor:
         side = self._spec.dataset.image_px
         return to_uint8(rng.normal(self._spec.sampling.seed, rng.Stream.SAMPLE, 0, torch.tensor(list(shard)), (3, side, side)))
+
+    def _save_energies(self, kind: str, shard: range, images: Tensor) -> None:
+        parts = images.split(self._spec.evaluation.batch_images or _EXTRACT_IMAGES)
+        save_chunk(self._folder, kind, ENERGY, shard.start, [energy_per_octave(part.to(self._device)) for part in parts])
 
     def _save(self, kind: str, shard: range, images: Tensor) -> None:
         """Store the features of some images; the main features, which mark the shard as done, come last."""

@@ -7,6 +7,7 @@ what only affects how a finished run is displayed.
 from typing import Literal
 
 from components.runtime.context import StepContext
+from components.tracking.request_limits import limit_requests
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
@@ -21,6 +22,8 @@ def outcome_of(state: str) -> Outcome:
 
 def run(outcome: Outcome, message: str, context: StepContext) -> None:
     """Close every run of this pipeline run that is still RUNNING, and the pipeline's own with `outcome`."""
+    if outcome == "FAILED":  # perhaps because MLflow does not answer: whoever waits for the reason waits no longer than needed
+        limit_requests(timeout_s=10, max_retries=1)
     tracking = context.tracking
     parent = tracking.pipeline_run()
     own = tracking.search_runs({TAG_RUN: context.settings.pipeline_run_id})

@@ -16,6 +16,7 @@ _INCEPTION_STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b
 _OF_CONVOLUTION = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 _VGG16_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 _VGG16_LINEAR = (0, 3, 6)
+_DINOV2_LAYERS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 
 def _inception() -> Shapes:
@@ -30,5 +31,12 @@ def _vgg16() -> Shapes:
     return {**shapes, "features.0.weight": (64, 3, 3, 3), "classifier.0.weight": (4096, 25088)}
 
 
-NETWORKS: dict[str, Shapes] = {"inception-v3-compat": _inception(), "vgg16": _vgg16()}
+def _dinov2() -> Shapes:
+    of_block = [f"{layer}.{tensor}" for layer in _DINOV2_LAYERS for tensor in ("weight", "bias")] + ["ls1.gamma", "ls2.gamma"]
+    shapes: Shapes = {f"blocks.{at}.{name}": None for at in range(24) for name in of_block}
+    others = ("cls_token", "mask_token", "norm.weight", "norm.bias", "patch_embed.proj.bias")
+    return {**shapes, **dict.fromkeys(others), "pos_embed": (1, 1370, 1024), "patch_embed.proj.weight": (1024, 3, 14, 14)}
+
+
+NETWORKS: dict[str, Shapes] = {"inception-v3-compat": _inception(), "vgg16": _vgg16(), "dinov2-vit-l-14": _dinov2()}
 """Name of the network, as `evaluation.extractor` has it -> its tensors."""

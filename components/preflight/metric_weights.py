@@ -21,8 +21,8 @@ from components.system.locks import lock
 
 _HINT = "upload the file, or do without Inception: evaluation.extractor=random-conv (and leave out gate bounds on eval/fid_...)"
 _FILES_HINT = (
-    "the file is in the torch-fidelity project's releases (Inception: weights-inception-2015-12-05-6726825d.pth) or torchvision's "
-    "(VGG16: vgg16-397923af.pth)"
+    "the file is in the torch-fidelity project's releases (Inception: weights-inception-2015-12-05-6726825d.pth), torchvision's "
+    "(VGG16: vgg16-397923af.pth) or DINOv2's (ViT-L/14: dinov2_vitl14_pretrain.pth)"
 )
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 _LEGACY_PICKLES_AHEAD = 3

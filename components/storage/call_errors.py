@@ -51,18 +51,18 @@ def call_error(cause: Exception, verb: str, uri: StoreUri, *, attempts: int, ela
 
 def _refusal_error(answer: Answer, cause: Exception, verb: str, uri: StoreUri) -> StorageRefused:
     """Return the error for a request that the store does not allow, or that never reaches it."""
-    detail, fix = _detail(answer, cause, uri)
+    detail, fix = refusal_detail(answer, cause, f"bucket {uri.bucket}")
     did = f"object storage refuses to {verb} {uri}" if isinstance(cause, ClientError) else f"{verb} {uri} failed"
     message = f"{did}: {describe_fault(cause)}{f': {detail}' if detail else ''}"
     return StorageRefused(message, hint=fix or answer.fix, answer=answer, detail=detail)
 
 
-def _detail(answer: Answer, cause: Exception, uri: StoreUri) -> tuple[str | None, str | None]:
-    """Return what the answer says besides its code, and the next action if that follows from it."""
+def refusal_detail(answer: Answer, cause: Exception, bucket: str) -> tuple[str | None, str | None]:
+    """Return what the answer says besides its code, and the next action if that follows from it; `bucket` is how it is called."""
     if not isinstance(cause, ClientError):
         return first_line(cause), None
     if answer is answers.REGION and (region := region_of(cause)) is not None:
-        return f"bucket {uri.bucket} is in region {region}", f"set AWS_REGION={region}"
+        return f"{bucket} is in region {region}", f"set AWS_REGION={region}"
     if answer is answers.SKEWED and (difference := clock_difference(cause.response)) is not None:
         return describe_skew(difference), None
     if answer is answers.DENIED:

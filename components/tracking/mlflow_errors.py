@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from mlflow.exceptions import MlflowException
 
 from components.errors import BadInput, CelebditError, TrackingRefused, TrackingUnavailable, first_line
+from components.storage.mlflow_client import artifact_store_error
 from components.system.failures import os_failure, was_raised_in
 from components.tracking.mlflow_rights import missing_right, mlflow_user
 
@@ -27,9 +28,11 @@ _REASON = re.compile(
     r"|\[SSL: \w+\]"
 )
 _FAILURES = re.compile(r"too many \d{3} error responses")
+_REDIRECTIONS = "Exceeded 30 redirects"
 _TEMPORARY = (408, 425, 429)
 _NO_SUCH_CALL = (404, 405)
 _TOO_LARGE = 413
+_NOT_DOWNLOADED = "Failed to download artifacts from path"
 _DELETED = "must be in the 'active' state. Current state is deleted"
 _log = logging.getLogger(__name__)
 
@@ -74,6 +77,8 @@ def _hint(answer: _Answer) -> str | None:
     """Return what to do about a request that was refused, where that is known."""
     if answer.status == _TOO_LARGE:
         return "raise the limit of the proxy before MLflow"
+    if _NOT_DOWNLOADED in answer.text:
+        return "MLflow does not say why: see that the artifact exists and that its artifact store may be read (MLFLOW_LOGGING_LEVEL=DEBUG)"
     if _DELETED in answer.text:
         return "it was deleted in MLflow: restore it with mlflow runs restore or mlflow experiments restore, then run it again"
     return None
@@ -85,11 +90,13 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
 
     Raises:
         BadInput: if the server refuses access, or is not MLflow. TrackingRefused: if it refuses the request, or does not know it.
-        TrackingUnavailable: if it cannot be reached or fails.
+        TrackingUnavailable: if it cannot be reached or fails. The same about object storage, where MLflow's client uses it itself.
     """
     try:
         yield
     except MlflowException as error:
+        if (refused := artifact_store_error(error)) is not None:
+            raise refused from error
         if error.error_code == "TEMPORARILY_UNAVAILABLE":
             raise TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT) from error
         if _NO_ANSWER in str(error):
@@ -107,6 +114,8 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
     except CelebditError:
         raise
     except Exception as error:
+        if (refused := artifact_store_error(error)) is not None:
+            raise refused from error
         if not was_raised_in(error, "mlflow", "google", "requests", "urllib3"):
             raise
         _log.debug("MLflow's client cannot read an answer", exc_info=error)
@@ -126,6 +135,8 @@ def _unreached(uri: str, text: str) -> CelebditError:
         )
     if "WRONG_VERSION_NUMBER" in text:
         return BadInput(f"MLflow at {uri} does not speak TLS", hint="write http:// instead of https:// in MLFLOW_TRACKING_URI")
+    if _REDIRECTIONS in text:
+        return _not_mlflow(uri, "it redirects without end, perhaps to a login")
     if failures := _FAILURES.search(text):
         return TrackingUnavailable(f"MLflow at {uri} failed: {failures[0]}", hint=_RETRY_HINT)
     reason = _REASON.search(text)

@@ -24,8 +24,17 @@ def limit_requests(*, timeout_s: int, max_retries: int) -> None:
 
     A default is not enough where training waits: a process inherits what its parent had set for itself.
     """
-    for name, most in ((_TIMEOUT, timeout_s), (_RETRIES, max_retries)):
-        os.environ[name] = str(min(most, _limit(name, most)))
+    for name, limit in zip((_TIMEOUT, _RETRIES), lower_limits(timeout_s=timeout_s, max_retries=max_retries), strict=True):
+        os.environ[name] = str(limit)
+
+
+def lower_limits(*, timeout_s: int, max_retries: int) -> tuple[int, int]:
+    """Return these limits, or those of the environment where they are lower.
+
+    Raises:
+        BadInput: if the environment has one that is not a number.
+    """
+    return min(timeout_s, _limit(_TIMEOUT, timeout_s)), min(max_retries, _limit(_RETRIES, max_retries))
 
 
 def _limit(name: str, default: int) -> int:

@@ -15,6 +15,7 @@ from typing import Self
 import torch
 
 from components.errors import CelebditError, DataRefused, Preempted, RankLost
+from components.manifests import Split
 from components.runtime.context import StepContext
 from components.runtime.rank import Rank, worker_main
 from components.stores.abandoned_uploads import AbandonedUploads, abort_old_uploads
@@ -35,6 +36,7 @@ from components.train.system_metrics import SystemMetrics
 from model.canonical import JsonObject
 from model.checkpoint import remove_unpublished
 from model.config import TrainingConfig
+from model.dataset import Pack
 from model.distributed import HostGroup, is_lost_rank, lost_address, process_group
 from model.guard import NonFinite
 from model.interfaces import Outputs, Recorder
@@ -102,7 +104,8 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
     with process_group(rank.world, device, timeout_s=timeout_s), _translate_errors(spec, rank, device):
         start_timeout_s = timeout_s + _STORAGE_CALLS_AT_START * rank.context.settings.storage_deadline_s
         group = HostGroup(rank.world, timeout_s=start_timeout_s)
-        pack = fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"), layout=rank.context.layout)
+        pack = _fetch_pack(spec, rank, "train")
+        held_out = _fetch_pack(spec, rank, "held_out") if spec.dataset.num_held_out and spec.training.held_out_images else None
         with _open_recorder(rank, spec, storage.journal, storage.archive) as recorder:
             placement = Placement(
                 rank.world,
@@ -111,7 +114,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
                 probe=SystemMetrics(storage.folder, device),
                 price_per_device_hour=spec.resources.price_per_device_hour,
             )
-            trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots))
+            trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots), held_out=held_out)
             if rank.world.is_first:
                 require_room(storage.folder, "a checkpoint", trainer.checkpoint_bytes)
             _continue(trainer, storage, spec, rank, group)
@@ -123,6 +126,10 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
             finally:
                 storage.snapshots.settle()
     return trainer.step, finished
+
+
+def _fetch_pack(spec: TrainSpec, rank: Rank, split: Split) -> Pack:
+    return fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"), layout=rank.context.layout, split=split)
 
 
 def _abort_abandoned_uploads(storage: RunStorage, spec: TrainSpec, context: StepContext) -> None:
@@ -137,6 +144,8 @@ def _abort_abandoned_uploads(storage: RunStorage, spec: TrainSpec, context: Step
 
 def _configure_torch(spec: TrainSpec) -> None:
     torch.set_num_threads(spec.resources.threads)
+    # torch's default, said here because the output layer and float32 runs depend on it: products of TF32, sums of float32.
+    torch.backends.cudnn.allow_tf32 = True
     if spec.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

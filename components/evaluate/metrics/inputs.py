@@ -23,6 +23,14 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Energies:
+    """The energy per octave of the images on each side, (n, octaves) each; see `spectrum.py`."""
+
+    generated: np.ndarray
+    reference: np.ndarray
+
+
+@dataclass(frozen=True)
 class MetricInputs:
     """The features of the generated images and of the references; a part that no metric needs is empty or None."""
 
@@ -36,6 +44,7 @@ class MetricInputs:
     """The nearest training images; None also where the dataset has too few of them."""
     noise: np.ndarray | None = None
     """Features of images of pure noise, as many as were generated."""
+    energies: Energies | None = None
 
 
 @dataclass(frozen=True)

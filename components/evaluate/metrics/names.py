@@ -1,7 +1,7 @@
 """Names of metrics: what they are measured on and from how many images.
 
-`eval/fid_50k` is FID on 50,000 images as they are; `eval/fid_50k_jpeg` is on images that went through JPEG; `eval/fd_randconv_1k` is a
-distance on the features of another network, which is not called FID. Needs no PyTorch.
+`eval/fid_50k` is FID on 50,000 images as they are; `eval/fid_50k_jpeg` is on images that went through JPEG; `eval/fd_dinov2_50k` and
+`eval/fd_randconv_1k` are distances on the features of other networks, which are not called FID. Needs no PyTorch.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from typing import Literal
 Codec = Literal["png", "jpeg"]
 INCEPTION = "inception-v3-compat"
 RANDOM_CONV = "random-conv"
+DINOV2 = "dinov2-vit-l-14"
+_MARKS = {RANDOM_CONV: "randconv", DINOV2: "dinov2"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class MetricNames:
     """What the Frechet distance is called: `fid` on Inception's features, else `fd_` and the extractor."""
     kernel: str
     """What the kernel distance is called: `kid`, or `kd_` and the extractor."""
+    mark: str
+    """Appended to the names of other metrics on the same features: `_` and the extractor, or nothing for Inception."""
     manifold_mark: str
     """Appended to precision and recall: `_` and the extractor, or nothing for Inception and VGG16."""
     num_images: int
@@ -35,7 +39,7 @@ class MetricNames:
 def names_for(extractor: str, num_images: int, codec: Codec = "png", *, on_vgg: bool = False) -> MetricNames:
     """Return the names of metrics on `num_images` images and the features of `extractor`; `on_vgg` if precision and recall use VGG16's."""
     frechet, kernel, mark = metric_prefixes(extractor)
-    return MetricNames(frechet, kernel, "" if on_vgg else mark, num_images, codec)
+    return MetricNames(frechet, kernel, mark, "" if on_vgg else mark, num_images, codec)
 
 
 def image_count(num_images: int) -> str:
@@ -47,5 +51,5 @@ def metric_prefixes(extractor: str) -> tuple[str, str, str]:
     """Return the names of the Frechet and the kernel distance on the features of `extractor`, and the mark of other metrics."""
     if extractor == INCEPTION:
         return "fid", "kid", ""
-    mark = {RANDOM_CONV: "randconv"}.get(extractor) or "".join(c if c.isalnum() else "_" for c in extractor.rpartition(":")[2].lower())
+    mark = _MARKS.get(extractor) or "".join(c if c.isalnum() else "_" for c in extractor.rpartition(":")[2].lower())
     return f"fd_{mark}", f"kd_{mark}", f"_{mark}"

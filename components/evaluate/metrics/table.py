@@ -18,6 +18,13 @@ from components.evaluate.metrics.settings import MetricSettings
 if TYPE_CHECKING:  # it imports PyTorch
     from components.evaluate.metrics.inputs import MetricInputs, Value
 
+COPY_RATIO = 1 / 3
+"""A nearest training image that is nearer than this share of the second nearest one was copied."""
+DENSITY_NEIGHBOURS = 5
+"""Neighbours that the ball around a reference reaches to (Naeem et al. 2020)."""
+MIND_DIRECTIONS = 1024
+_OCTAVES = range(1, 5)
+
 
 class Need(Enum):
     """What a metric is measured on besides the features of the generated images and the moments of the references."""
@@ -31,6 +38,8 @@ class Need(Enum):
     """The nearest training image of each generated one."""
     NOISE = auto()
     """Features of images of pure noise."""
+    ENERGIES = auto()
+    """The energy per octave of the pixels of both sides."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,9 @@ class Metric:
     """The fewest images that it needs on both sides."""
     switch: Callable[[MetricSettings], bool] | None = None
     """Decides whether it is measured, for a metric that `evaluation.metrics` does not choose."""
+    in_protocol: bool = True
+    """Whether the protocol names it. False for one that presets with stored reports got later and whose way of measuring is in the protocol
+    already: their digest stays, and a stored report without it is measured again."""
 
     def measure(self, inputs: "MetricInputs") -> "tuple[Value, ...]":
         """Return its values, in the order of its outputs."""
@@ -119,6 +131,39 @@ METRICS = (
         needs=frozenset({Need.LOGITS}),
         extractor=INCEPTION,
         default="inception",
+    ),
+    Metric(
+        "spectrum",
+        outputs=lambda config, names: tuple(
+            Output(f"spectrum_{part}_{names.count}", interval=True, digits=6) for part in ("error", *(f"octave_{n}" for n in _OCTAVES))
+        ),
+        needs=frozenset({Need.ENERGIES}),
+        in_protocol=False,
+    ),
+    Metric(
+        "mind",
+        outputs=lambda config, names: (Output(f"mind{names.mark}_{names.count}"),),
+        protocol=lambda config, setup: {"mind": {"directions": MIND_DIRECTIONS}},
+        needs=frozenset({Need.REFERENCE_FEATURES}),
+    ),
+    Metric(
+        "density_coverage",
+        outputs=lambda config, names: tuple(
+            Output(f"{part}{names.manifold_mark}_{names.count}", interval=True) for part in ("density", "coverage")
+        ),
+        protocol=lambda config, setup: {"density_coverage": {"neighbours": DENSITY_NEIGHBOURS, "extractor": setup.manifold_extractor}},
+        needs=frozenset({Need.MANIFOLD}),
+        min_images=DENSITY_NEIGHBOURS + 1,
+    ),
+    Metric(
+        "copies",
+        outputs=lambda config, names: (
+            Output(f"copied_share_{image_count(min(names.num_images, config.memorisation_images))}", interval=True, digits=None),
+        ),
+        protocol=lambda config, setup: {
+            "copies": {"images": config.memorisation_images, "below_second_nearest": round(COPY_RATIO, 6), "mirrored": True}
+        },
+        needs=frozenset({Need.NEAREST}),
     ),
     Metric(
         "memorisation",

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from mlflow.exceptions import MlflowException
 
 from components.errors import BadInput, CelebditError, TrackingRefused
-from components.registry.promotions.moves import MAX_TEXT_CHARS, START_ID, Move, VersionIdentity, clean_name, utc
-from components.registry.promotions.state import ENTRY_PREFIX, OUTCOME_SUFFIX, Outcome, RegistryState
+from components.registry.promotions.moves import ENTRY_PREFIX, MAX_TEXT_CHARS, START_ID, Move, VersionIdentity, clean_name, utc
+from components.registry.promotions.state import OUTCOME_SUFFIX, Outcome, RegistryState
 from components.registry.tags import VersionTags
 from components.system.user import user_name
 from components.tracking.client import Tracking

@@ -16,6 +16,8 @@ from typing import Literal, get_args
 from components.errors import BadInput
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+ENTRY_PREFIX = "celebdit.move."
+"""Of the key of an entry, before its id."""
 FORMAT = 2
 """Of an entry. Entries of earlier releases have none; they were parameters of an MLflow run."""
 MAX_TEXT_CHARS = 5000
@@ -23,6 +25,7 @@ MAX_TEXT_CHARS = 5000
 _MAX_REASON_CHARS = 1000
 _MAX_NAME_CHARS = 200
 _ENTRY_ID = re.compile(r"[0-9]{15}-[0-9a-f]{8}")
+_LAST_ID_MS = 10**15 - 1
 
 Action = Literal["promote", "rollback", "by-hand", "start"]
 
@@ -95,7 +98,8 @@ class Move:
             written = facts.pop("format", 1)
             if isinstance(written, int) and written > FORMAT:
                 raise BadInput(
-                    f"the promotion log has an entry of format {written}, this release reads up to {FORMAT}", hint="use the newer release"
+                    f"the promotion log has an entry of format {written}, this release reads up to {FORMAT}",
+                    hint=f"use the newer release; if none wrote it, delete the tag {ENTRY_PREFIX}{entry_id} of the model",
                 )
             move = cls(id=entry_id, **{"version": None, **{_FIELDS.get(key, key): value for key, value in facts.items()}})
         except (ValueError, TypeError, AttributeError, RecursionError):
@@ -170,9 +174,29 @@ def standing_after(moves: Iterable[Move], versions: Mapping[str, VersionIdentity
 
 
 def new_id(moves: Sequence[Move], now_s: float) -> str:
-    """Return an id that sorts after all `moves`, even if this clock is behind the one that wrote the last of them."""
-    newest_ms = max((int(move.id.split("-")[0]) for move in moves), default=0)
-    return f"{max(int(now_s * 1000), newest_ms + 1):015d}-{uuid.uuid4().hex[:8]}"
+    """Return an id that sorts after all `moves`, even if this clock is behind the one that wrote the last of them.
+
+    Raises:
+        BadInput: if none does.
+    """
+    newest = max((move.id for move in moves), default=f"{0:015d}-")
+    return id_after(newest, uuid.uuid4().hex[:8], now_s=now_s)
+
+
+def id_after(newest: str, suffix: str, *, now_s: float = 0.0) -> str:
+    """Return the id of this time, or the first one after the id `newest`, whichever is later.
+
+    Raises:
+        BadInput: if somebody wrote an entry with the last id that there is.
+    """
+    newest_ms, _, _ = newest.partition("-")
+    id_ms = max(int(now_s * 1000), int(newest_ms) + 1)
+    if id_ms > _LAST_ID_MS:
+        raise BadInput(
+            f"the promotion log has the entry {newest}, after which there can be none; the champion was not changed",
+            hint=f"celebdit did not write it: delete the tag {ENTRY_PREFIX}{newest} of the registered model in MLflow",
+        )
+    return f"{id_ms:015d}-{suffix}"
 
 
 def utc(now_s: float) -> str:

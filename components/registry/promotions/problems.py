@@ -21,7 +21,7 @@ class Problem:
     @property
     def hint(self) -> str:
         """What to type."""
-        return "type: " + "  or: ".join(self.commands) if self.commands else "look at the model's tags in MLflow"
+        return "type: " + "  or: ".join(self.commands) if self.commands else "celebdit models list shows which version can be promoted"
 
 
 def problems_of(state: RegistryState) -> list[Problem]:

@@ -16,6 +16,7 @@ from components.registry.promotions.moves import (
     Standing,
     VersionIdentity,
     clean_name,
+    id_after,
     utc,
 )
 from components.registry.promotions.old_logs import old_standing
@@ -65,8 +66,8 @@ class PromotionRecords:
         if top is None or not state.is_moved_by_hand:
             return False
         newest = state.counted()[-1].id
-        milliseconds, champion = int(newest.split("-")[0]) + 1, state.champion
-        entry_id = f"{milliseconds:015d}-{zlib.crc32(repr((newest, champion)).encode()):08x}"
+        champion = state.champion
+        entry_id = id_after(newest, f"{zlib.crc32(repr((newest, champion)).encode()):08x}")
         reason = "found under the alias; no entry says who moved it"
         self._log.append(self._found(state, entry_id, "by-hand", champion, by, reason, came_from=top.version, after=newest))
         return True

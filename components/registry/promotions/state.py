@@ -10,6 +10,7 @@ from typing import Literal
 from components.errors import BadInput
 from components.registry.promotions.moves import (
     CHAMPION,
+    ENTRY_PREFIX,
     PREVIOUS,
     START_PREVIOUS_ID,
     Move,
@@ -21,7 +22,6 @@ from components.registry.promotions.moves import (
     standing_after,
 )
 
-ENTRY_PREFIX = "celebdit.move."
 OUTCOME_SUFFIX = ".outcome"
 
 Outcome = Literal["done", "interrupted"]

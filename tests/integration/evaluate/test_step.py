@@ -182,6 +182,25 @@ def test_an_evaluation_that_is_finished_is_not_done_again(
     assert any("measured under this protocol already" in note for note in notes(here))
 
 
+def test_a_report_of_an_earlier_release_gets_the_metrics_that_it_lacks_from_the_same_samples(
+    environment: Endpoints, folder: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest
+) -> None:
+    here = place(environment, folder / "later", part="later-metrics")
+    moved(checkpoint, place(environment, folder), here)
+    names = ("frechet", "precision_recall", "mind", "density_coverage", "copies")
+    before, after = (config(metrics=metrics, num_images=12) for metrics in (names, (*names, "spectrum")))
+    early = run(checkpoint, dataset, before, SAMPLING, resources(), "no-model", here)
+    late = run(checkpoint, dataset, after, SAMPLING, resources(), "no-model", here)
+    assert late.protocol_digest == early.protocol_digest
+    assert late.metrics.items() >= early.metrics.items(), "the same samples, references and features"
+    assert late.metrics.keys() - early.metrics.keys() == set(measured_metrics(after)) - set(measured_metrics(before))
+    assert 0 < late.metrics["eval/spectrum_octave_1_12"] < 100
+    assert any("has no eval/spectrum_error_12: measured again" in note for note in notes(here))
+    page = samples_page(late, here.store, here.layout)
+    assert "finer than 4 px" in page
+    assert run(checkpoint, dataset, before, SAMPLING, resources(), "no-model", here) == late, "what has more is finished, too"
+
+
 def test_references_and_samples_are_reused_and_damaged_ones_are_computed_again(
     embedded: Services,
     environment: Endpoints,

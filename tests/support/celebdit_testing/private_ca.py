@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+OUTSIDE = "mlflow.outside.example"
+"""A name of the server besides those of this machine, which only a proxy resolves."""
+
 
 @dataclass(frozen=True)
 class TlsServer:
@@ -41,9 +44,9 @@ def tls_in_front_of(upstream: str, folder: Path) -> Iterator[TlsServer]:
                 context.wrap_socket(self.request, server_side=True) as client,
                 socket.create_connection((address.hostname or "", address.port or 80)) as server,
             ):
-                back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+                back = threading.Thread(target=pump, args=(server, client), daemon=True)
                 back.start()
-                _pump(client, server)
+                pump(client, server)
                 back.join(10)
 
     class Server(socketserver.ThreadingTCPServer):
@@ -60,7 +63,7 @@ def tls_in_front_of(upstream: str, folder: Path) -> Iterator[TlsServer]:
             thread.join()
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def pump(source: socket.socket, target: socket.socket) -> None:
     """Pass bytes on until the source ends, and say so to the target."""
     with suppress(OSError):
         while data := source.recv(2**16):
@@ -85,7 +88,7 @@ def _write_certificates(folder: Path) -> tuple[Path, Path]:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
-    names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    names = [x509.DNSName("localhost"), x509.DNSName(OUTSIDE), x509.IPAddress(ip_address("127.0.0.1"))]
     server = (
         begin(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), server_key)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)

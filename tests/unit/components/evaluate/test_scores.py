@@ -16,7 +16,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.measured import headline_metric, measured_metrics
 from components.evaluate.metrics.frechet import bootstrap, frechet_distance
-from components.evaluate.metrics.inputs import Features, MetricInputs
+from components.evaluate.metrics.inputs import Energies, Features, MetricInputs
 from components.evaluate.metrics.intervals import interval_of_share
 from components.evaluate.metrics.table import METRICS, SELECTABLE, Need, active_metrics
 from components.evaluate.moments import statistics
@@ -139,6 +139,8 @@ def test_numbers_on_other_features_or_on_jpegs_are_not_called_what_they_are_not(
         INCEPTION.model_copy(update={"vgg_weights": "v", "vgg_weights_sha256": "2" * 64}),
         EvaluationConfig(extractor="random-conv", metrics=("kid", "frechet"), kid_subsets=2),
         EvaluationConfig(extractor="my_package.features:Own_Net", memorisation=False),
+        EvaluationConfig(extractor="random-conv", metrics=tuple(name for name in SELECTABLE if name != "inception_score"), kid_subsets=2),
+        INCEPTION.model_copy(update={"metrics": tuple(SELECTABLE), "codec": "jpeg", "kid_subsets": 2}),
     ],
 )
 def test_the_metrics_that_are_announced_are_those_that_are_measured(config: EvaluationConfig) -> None:
@@ -147,7 +149,8 @@ def test_the_metrics_that_are_announced_are_those_that_are_measured(config: Eval
     config = config.model_copy(update={"num_images": 40})
     count = min(40, config.memorisation_images)
     nearest = nearest_training_images(*(torch.from_numpy(rows) for rows in (mine[:count], real, real[::-1].copy())))
-    measured = scores(config, Features(mine, mine, logits), Features(real, real), nearest=nearest, noise=mine)
+    energies = Energies(np.abs(mine[:, :4]), np.abs(real[:, :4]))
+    measured = scores(config, Features(mine, mine, logits), Features(real, real), nearest=nearest, noise=mine, energies=energies)
     assert sorted(measured.metrics) == sorted(measured_metrics(config))
     assert measured.headline == headline_metric(config) == measured_metrics(config)[0]
     assert {f"{key}_std" for key in measured.intervals} <= set(measured.metrics)
@@ -181,12 +184,22 @@ def test_copies_are_found_beside_new_samples() -> None:
     mirrored = features(400, 24, seed=7)
     samples = np.concatenate([samples, mirrored[[8]]])
     nearest = nearest_training_images(*(torch.from_numpy(rows) for rows in (samples, real, mirrored)))
+    assert nearest.ratio[[0, 1, 2, 3, 44]].max() < 0.01
+    assert nearest.ratio[4:44].min() > 1 / 3, "a new sample has several training images at about the same distance"
     assert nearest.real[[0, 1, 2, 3, 44]].tolist() == [3, 50, 399, 7, 8]
     assert nearest.mirrored[[0, 1, 2, 3, 44]].tolist() == [False, False, False, False, True]
     assert nearest.share[[0, 1, 2, 44]].max() < 1e-5
     assert nearest.copied(0.5) == pytest.approx(5 / 45)
     assert 0.7 < np.median(nearest.share[4:44]) < 1.4, "new samples are about as far from the data as the data from themselves"
     assert [match[:3] for match in nearest.closest(4)] == [(0, 3, False), (1, 50, False), (2, 399, False), (44, 8, True)]
+
+
+def test_the_second_nearest_image_is_not_the_nearest_one_mirrored() -> None:
+    real = features(50, 24, seed=5)
+    mirrored = real + 1e-4  # symmetric faces
+    nearest = nearest_training_images(*(torch.from_numpy(rows) for rows in (real[[7]] + 1e-3, real, mirrored)))
+    assert nearest.real.tolist() == [7]
+    assert nearest.ratio[0] < 0.01
 
 
 def test_an_image_and_its_own_mirror_image_are_not_neighbours() -> None:

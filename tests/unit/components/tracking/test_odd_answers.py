@@ -12,9 +12,10 @@ from celebdit_testing.http_server import FixedAnswer, answering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.errors import BadInput, CelebditError
+from components.errors import BadInput, CelebditError, TrackingUnavailable
 from components.registry.client import Registry
 from components.settings import Settings
+from components.tracking import server_version
 from components.tracking.client import Tracking
 from components.tracking.metric_points import Point
 from components.tracking.server_version import check_server_version
@@ -162,6 +163,34 @@ def test_a_server_that_is_too_old_is_refused_by_its_version(body: bytes, outcome
             check_server_version(f"{odd_server.address}/prefix/")
         assert odd_server.requests == ["GET /prefix/version"]
     assert odd_server.requests
+
+
+@pytest.mark.usefixtures("few_tries")
+def test_redirections_without_end_are_no_outage(odd_server: FixedAnswer, tmp_path: Path) -> None:
+    odd_server.answer_with(b"HTTP/1.1 302 x\r\nLocation: /\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    error = failure_of("find", odd_server.address, tmp_path)
+    assert isinstance(error, BadInput)
+    assert "does not answer as MLflow does: it redirects without end" in error.message
+    assert len(odd_server.requests) > 30
+
+
+@pytest.mark.parametrize(("tries", "requests"), [(None, 2), ("0", 1)])
+def test_the_first_request_to_a_server_is_repeated_once_whatever_mlflows_client_would_do(
+    tries: str | None, requests: int, odd_server: FixedAnswer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TIMEOUT": None, "MAX_RETRIES": tries}.items():
+        variable = f"MLFLOW_HTTP_REQUEST_{name}"
+        monkeypatch.delenv(variable, raising=False) if value is None else monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(server_version, "_TIMEOUT_S", 1)
+    for raw, delay_s, reason in ((b"", 0.0, "cannot be reached"), (answer(200, b"3.1", "text/plain"), 20.0, "Read timed out")):
+        odd_server.answer_with(raw, delay_s=delay_s)
+        with pytest.raises(TrackingUnavailable, match=reason):
+            check_server_version(odd_server.address)
+        assert len(odd_server.requests) == requests
+    later = answer(429, b"later", "text/plain").replace(b"\r\n\r\n", b"\r\nRetry-After: 600\r\n\r\n", 1)
+    odd_server.answer_with(later)
+    assert check_server_version(odd_server.address) is None
+    assert len(odd_server.requests) == requests
 
 
 @pytest.mark.usefixtures("few_tries")

@@ -94,6 +94,15 @@ def test_a_move_comes_after_all_that_were_seen_whatever_the_clock_says() -> None
     assert Move.parse(behind.id, behind.text()) == behind
 
 
+def test_an_id_after_which_there_is_none_is_refused_with_its_tag() -> None:
+    last_but_one, last = (replace(move(1, "promote", "1"), id=f"{number:015d}-ffffffff") for number in (10**15 - 2, 10**15 - 1))
+    assert new_id([last_but_one], 5.0).startswith("999999999999999-")
+    with pytest.raises(BadInput, match="after which there can be none") as refused:
+        new_id([last, last_but_one], 5.0)
+    assert refused.value.hint is not None
+    assert f"delete the tag celebdit.move.{last.id} of" in refused.value.hint
+
+
 def test_an_entry_belongs_to_the_model_that_it_names() -> None:
     new = new_move(50.0, [], checkpoint="c" * 64, model_created_ms=60_000)
     assert Move.parse(new.id, new.text()) == new
@@ -116,8 +125,9 @@ def test_the_longest_entry_fits_into_mlflows_column_in_any_script(character: str
 
 def test_an_entry_of_a_later_release_is_refused() -> None:
     entry = new_move(1.0, [])
-    with pytest.raises(BadInput, match="format 3"):
+    with pytest.raises(BadInput, match="format 3") as refused:
         Move.parse(entry.id, entry.text().replace('"format": 2', '"format": 3'))
+    assert refused.value.hint == f"use the newer release; if none wrote it, delete the tag celebdit.move.{entry.id} of the model"
 
 
 @pytest.mark.parametrize("reason", ["a\x00b", "a\x1b[31m", "\udc80"])

@@ -1,0 +1,243 @@
+"""The items of `gpu_check.py`, in its order: training speed, profile, noise, sampling, resume, other sizes, TF32, a small run, eager."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_training import Timed, resumed_equals, timed_training, trainer_of, training_losses
+from model import rng
+from model.denoiser import build_denoiser
+from model.diffusion import build_diffusion
+from model.generator import Generator
+from model.noised_batch import BatchNoise, step_tensor
+from pipeline.config import load_config
+
+_MOST_IDLE = 0.03
+_KINDS = (  # the first match counts
+    ("attention", ("flash", "fmha", "attention", "sdpa")),
+    ("convolution", ("conv", "cudnn", "implicit", "wgrad", "dgrad")),
+    ("matrix product", ("gemm", "matmul", "cutlass", "cublas", "addmm", "nvjet", "::mm", "bmm", "linear")),
+    ("optimiser", ("adam", "multi_tensor", "foreach")),
+    ("norm and elementwise", ("triton", "elementwise", "norm", "reduce", "cat", "copy", "mul", "add", "silu")),
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured, and where."""
+
+    presets: tuple[str, ...]
+    """The first one is measured most."""
+    batch: Mapping[str, int]
+    steps: int
+    warmup: int
+    sample_images: tuple[int, ...]
+    compiled: bool
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One measurement: its name, about how long it takes on a GPU, and its function."""
+
+    name: str
+    least_s: float
+    measure: Callable[[Size], dict[str, Any]]
+
+
+def _speed(size: Size, preset: str, *, compiled: bool, by_block: bool = False) -> Timed:
+    return timed_training(
+        preset,
+        batch_images=size.batch[preset],
+        steps=size.steps,
+        warmup=size.warmup,
+        compiled=compiled,
+        by_block=by_block,
+        device=torch.device(size.device),
+        precision=size.precision,
+    )
+
+
+def training(size: Size) -> dict[str, Any]:
+    """Measure the first preset as it trains, and compiled block by block as with several ranks."""
+    whole = _speed(size, size.presets[0], compiled=size.compiled)
+    result: dict[str, Any] = {"whole": whole.row()}
+    if size.compiled:
+        result["by_block"] = _speed(size, size.presets[0], compiled=True, by_block=True).row()
+    return result
+
+
+def profile(size: Size) -> dict[str, Any]:
+    """Return the share of kinds of work in three steps, and how long the device was idle."""
+    from torch.profiler import ProfilerActivity  # noqa: PLC0415
+    from torch.profiler import profile as profiler  # noqa: PLC0415
+
+    device = torch.device(size.device)
+    with trainer_of(size.presets[0], size.batch[size.presets[0]], device, size.precision, compiled=size.compiled) as (trainer, step):
+        for _ in range(size.warmup):
+            step()
+        _wait(device)
+        cuda = device.type == "cuda"
+        with profiler(activities=[ProfilerActivity.CUDA] if cuda else [ProfilerActivity.CPU]) as trace:
+            began_s = time.perf_counter()
+            for _ in range(3):
+                step()
+            _wait(device)
+            wall_us = (time.perf_counter() - began_s) * 1e6
+        del trainer
+    kinds: Counter[str] = Counter()
+    for event in trace.key_averages():
+        micros = event.self_device_time_total if cuda else event.self_cpu_time_total
+        name = event.key.lower()
+        kinds[next((kind for kind, marks in _KINDS if any(mark in name for mark in marks)), "other")] += micros
+    busy = sum(kinds.values())
+    idle = max(0.0, 1 - busy / wall_us)
+    shares = {kind: round(micros / max(busy, 1), 4) for kind, micros in kinds.most_common()}
+    return {"shares": shares, "idle": round(idle, 4), "passed": idle < _MOST_IDLE if cuda else True}
+
+
+def noise(size: Size) -> dict[str, Any]:
+    """Compare noise, flips and mixing as plain and as compiled functions: words, numbers and time."""
+    device, config = torch.device(size.device), load_config(size.presets[0])
+    count, side = size.batch[size.presets[0]], config.network.image_px
+    plain = BatchNoise(build_diffusion(config.diffusion), 0, True)
+    compiled = plain.compiled() if size.compiled else plain.compiled(backend="aot_eager")
+    images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=device)
+    ids = torch.arange(count, device=device)
+    first, second = (function(images, ids, step_tensor(3, device)) for function in (plain, compiled))
+    difference = (first.noise - second.noise).abs().max().item()
+
+    def words(step: torch.Tensor) -> torch.Tensor:
+        return rng.words(0, rng.Stream.NOISE, step, ids, 64)
+
+    traced = torch.compile(words, fullgraph=True, dynamic=False, backend="inductor" if size.compiled else "aot_eager")
+    equal = torch.equal(words(step_tensor(9, device)), traced(step_tensor(9, device)))
+    times = {
+        name: _milliseconds(lambda f=f: f(images, ids, step_tensor(4, device)), device)
+        for name, f in (("plain", plain), ("compiled", compiled))
+    }
+    return {"words_equal": equal, "largest_difference": difference, "milliseconds": times, "passed": equal and difference < 1e-6}
+
+
+def sampling(size: Size) -> dict[str, Any]:
+    """Return images per second of samplers: plain and compiled (both with bfloat16 weights), for each batch."""
+    device, config = torch.device(size.device), load_config(size.presets[0])
+    weights = {name: tensor.clone() for name, tensor in build_denoiser(config.network, seed=0).state_dict().items()}
+    samplers = {"heun_32": ("heun", 32), "dpmpp_2m_20": ("dpmpp_2m", 20)} if size.device == "cuda" else {"dpmpp_2m_3": ("dpmpp_2m", 3)}
+    rates: dict[str, float] = {}
+    for compiled in (False, True) if size.compiled else (False,):
+        generator = Generator(weights, config.network, config.diffusion, device=device, precision=_precision(size), compiled=compiled)
+        for images in size.sample_images:
+            for name, (sampler, steps) in samplers.items():
+                settings = config.sampling.model_copy(update={"sampler": sampler, "num_steps": steps})
+                generator.draw(settings.model_copy(update={"num_steps": 2}), range(images), pass_images=images)
+                _wait(device)
+                began_s = time.perf_counter()
+                generator.draw(settings, range(images), pass_images=images)
+                rates[f"{'compiled' if compiled else 'eager'}/{name}/batch_{images}"] = round(images / (time.perf_counter() - began_s), 3)
+    return {"images_per_s": rates}
+
+
+def resume(size: Size) -> dict[str, Any]:
+    """Compare six steps with three, a restart in a new process and three more: bit for bit, with and without `compile`.
+
+    On the small network of `demo`: a large one would be compiled for most of the time that there is.
+    """
+    preset, batch = ("demo", 32) if size.device == "cuda" else (size.presets[0], 4)
+    cases = [(False, True), (True, True), (True, False)] if size.compiled else [(False, True)]
+    results = {
+        f"compile={compiled} deterministic={deterministic}": resumed_equals(
+            preset, batch, size.device, size.precision, compiled=compiled, deterministic=deterministic
+        )
+        for compiled, deterministic in cases
+    }
+    return {"bitwise": results, "passed": all(equal for name, equal in results.items() if name.endswith("deterministic=True"))}
+
+
+def other_sizes(size: Size) -> dict[str, Any]:
+    """Return the speed of the other presets."""
+    return {preset: _speed(size, preset, compiled=size.compiled).row() for preset in size.presets[1:]}
+
+
+def output_layer(size: Size) -> dict[str, Any]:
+    """Compare the output convolution with TF32 and with full float32 products: time and largest difference, relative to the output."""
+    device, config = torch.device(size.device), load_config(size.presets[0])
+    network, side = config.network, config.network.image_px // config.network.stem_px
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(network.channels[0], 3 * network.stem_px**2, 3, padding=1).to(device, memory_format=torch.channels_last)
+    x = torch.randn(size.batch[size.presets[0]], network.channels[0], side, side, device=device).contiguous(
+        memory_format=torch.channels_last
+    )
+    outputs, times = [], {}
+    for name, allowed in (("tf32", True), ("ieee", False)):
+        with torch.backends.cudnn.flags(allow_tf32=allowed), torch.inference_mode():
+            outputs.append(layer(x))
+            times[name] = _milliseconds(lambda: layer(x), device)
+    difference = ((outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max()).item()
+    return {"milliseconds": times, "relative_difference": difference}
+
+
+def small_run(size: Size) -> dict[str, Any]:
+    """Compare the loss of a small preset on the device with that on the CPU, step by step."""
+    preset, steps = ("demo", 60) if size.device == "cuda" else ("smoke", 3)
+    curves = [training_losses(preset, steps, device=torch.device(name)) for name in ("cpu", size.device)]
+    worst = max(abs(one - other) / one for one, other in zip(*curves, strict=True))
+    return {"steps": steps, "first": curves[1][0], "last": curves[1][-1], "largest_relative_difference": worst, "passed": worst < 0.05}
+
+
+def eager(size: Size) -> dict[str, Any]:
+    """Return the speed of the first preset without compilation, at half of the batch, which it has memory for."""
+    preset = size.presets[0]
+    smaller = replace(size, batch={preset: max(1, size.batch[preset] // 2)})
+    return {"eager": _speed(smaller, preset, compiled=False).row()}
+
+
+def peers(size: Size) -> dict[str, Any]:
+    """Return the speed of diffusers' networks in the same run, if they are installed (`make bench-tools`)."""
+    command = [sys.executable, "-m", "benchmarks.train_step", "--preset", size.presets[0], "--device", size.device, "--json"]
+    command += ["--steps", str(size.steps), "--warmup", str(size.warmup), "--batch", str(size.batch[size.presets[0]])]
+    if size.device != "cuda":
+        return {"left_out": "the peers of a GPU's size do not fit a toy"}
+    done = subprocess.run([*command, "--compile"], capture_output=True, text=True, check=False)
+    return {"report": json.loads(done.stdout)} if done.returncode == 0 else {"left_out": done.stderr[-500:]}
+
+
+def _precision(size: Size) -> Any:
+    return size.precision
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _milliseconds(call: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
+    call()
+    _wait(device)
+    began_s = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    _wait(device)
+    return round((time.perf_counter() - began_s) / repeats * 1e3, 4)
+
+
+ITEMS = (
+    Item("training", 150, training),
+    Item("profile", 40, profile),
+    Item("noise", 20, noise),
+    Item("sampling", 60, sampling),
+    Item("resume", 140, resume),
+    Item("other_sizes", 90, other_sizes),
+    Item("output_layer", 10, output_layer),
+    Item("small_run", 30, small_run),
+    Item("eager", 20, eager),
+    Item("peers", 60, peers),
+)

@@ -1,0 +1,36 @@
+"""Compilation of networks with torch.compile: whole, or block by block.
+
+Promises: names of parameters stay; the kernels that are chosen do not depend on timings made on the device, so that a restarted run picks
+the same ones. One rank compiles the network whole. Several compile each kind of block once: the backward pass is then a chain of graphs,
+and DistributedDataParallel reduces gradients while it runs, instead of all of them after one graph.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from model.codec import ResidualBlock
+from model.dit import Block
+
+INDUCTOR_OPTIONS: Mapping[str, Any] = {
+    # Inductor times variants of kernels when it compiles, and could pick others after a restart.
+    "deterministic": True,
+    # It gives up channels-last for the whole graph where one convolution has half as many outputs as inputs, as the output layer has.
+    "force_layout_optimization": True,
+}
+_BLOCKS = (Block, ResidualBlock)
+
+
+def compile_network(network: nn.Module, *, by_block: bool, backend: str = "inductor") -> nn.Module:
+    """Return the compiled `network`; with `by_block` it is `network` itself, whose blocks are compiled in place.
+
+    A network without such blocks is compiled whole.
+    """
+    options = dict(INDUCTOR_OPTIONS) if backend == "inductor" else None
+    blocks = [module for module in network.modules() if isinstance(module, _BLOCKS)] if by_block else []
+    for block in blocks:
+        # The class's own `forward`: `Module.compile` would put all kinds of blocks into the cache of one function, which is bounded.
+        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, backend=backend, options=options)  # type: ignore[method-assign]
+    return network if blocks else cast(nn.Module, torch.compile(network, fullgraph=True, dynamic=False, backend=backend, options=options))

@@ -1,0 +1,187 @@
+"""What a CPU can show of the speed on a GPU: graphs, their number, equal numbers, and when gradients are there."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from celebdit_testing.recipes import tiny_network, tiny_recipe
+from functorch.compile import make_boxed_func
+from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor import config as inductor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model import rng
+from model.compilation import INDUCTOR_OPTIONS, compile_network
+from model.denoiser import build_denoiser
+from model.diffusion import build_diffusion
+from model.ema_profiles import gamma_of_sigma_rel
+from model.generator import Generator
+from model.noised_batch import BatchNoise, step_tensor
+
+CPU = torch.device("cpu")
+DEPTH = 2
+SLOW = (pytest.mark.fault, pytest.mark.slow)
+
+
+def shaken(network: nn.Module) -> nn.Module:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    return network
+
+
+def network_of(**changes: Any) -> nn.Module:
+    return shaken(build_denoiser(tiny_network(depth=DEPTH, **changes), seed=0))
+
+
+IMAGES, TIMES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3)), torch.tensor([10.0, 800.0])
+
+
+# Noise, flips, normalisation and mixing
+
+
+def test_noise_flips_and_mixing_are_one_graph_for_all_steps_with_the_same_words() -> None:
+    torch._dynamo.reset()
+    noise = BatchNoise(build_diffusion(tiny_recipe().diffusion), 5, True)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = noise.compiled(backend=counter)
+    images, ids = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), torch.arange(8, 12)
+    for step in (0, 1, 77, 2**31):
+        plain, traced = noise(images, ids, step_tensor(step, CPU)), compiled(images, ids, step_tensor(step, CPU))
+        assert torch.equal(plain.noise, rng.normal(5, rng.Stream.NOISE, step, ids, (3, 16, 16)))
+        for one, other in zip(plain, traced, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-6, atol=5e-7)
+    assert counter.frame_count == 1
+
+
+def test_words_of_a_compiled_function_are_those_of_the_plain_one() -> None:
+    torch._dynamo.reset()
+
+    def words(step: Tensor, ids: Tensor) -> Tensor:
+        return rng.words(2**40 + 3, rng.Stream.NOISE, step, ids, 10)
+
+    compiled = torch.compile(words, fullgraph=True, dynamic=False, backend="aot_eager")
+    for step in (3, 2**32 - 1):
+        assert torch.equal(
+            compiled(step_tensor(step, CPU), torch.arange(3)), rng.words(2**40 + 3, rng.Stream.NOISE, step, torch.arange(3), 10)
+        )
+
+
+class HostReads(TorchDispatchMode):
+    """Counts operations that would make the host wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__.split(".")[0] in ("_local_scalar_dense", "nonzero", "masked_select", "item", "equal"):
+            self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_making_a_batch_reads_nothing_back_from_the_device() -> None:
+    noise = BatchNoise(build_diffusion(tiny_recipe().diffusion), 5, True)
+    with HostReads() as reads:
+        noise(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.arange(2), step_tensor(4, CPU))
+    assert reads.seen == []
+    with HostReads() as reads:
+        float(torch.ones(()))
+    assert reads.seen, "such a read would have been seen"
+
+
+# Compilation block by block
+
+
+def gradients(forward: Callable[[Tensor, Tensor], Tensor], network: nn.Module) -> list[Tensor]:
+    torch.manual_seed(7)
+    return list(torch.autograd.grad(forward(IMAGES, TIMES).square().sum(), list(network.parameters())))
+
+
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=SLOW)])
+def test_blocks_compile_once_for_each_kind_and_give_the_same_numbers(recompute: bool) -> None:
+    torch._dynamo.reset()
+    network = network_of(dropout=0.2)
+    network.recompute_activations = recompute
+    expected, names = gradients(network, network), [name for name, _ in network.named_parameters()]
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = compile_network(network, by_block=True, backend=counter)
+    assert compiled is network
+    for one, other in zip(expected, gradients(compiled, network), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+    assert [name for name, _ in network.named_parameters()] == names
+    assert counter.frame_count == 3, f"{DEPTH} equal transformer blocks are one graph, and those of two widths one each"
+
+
+def test_a_network_without_such_blocks_is_compiled_whole() -> None:
+    torch._dynamo.reset()
+    layer = nn.Linear(3, 3)
+    counter = CompileCounterWithBackend("eager")
+    compile_network(layer, by_block=True, backend=counter)(torch.ones(1, 3))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(("by_block", "waits"), [pytest.param(True, False, marks=SLOW), pytest.param(False, True, marks=SLOW)])
+def test_gradients_are_there_during_the_backward_pass_if_blocks_are_compiled(by_block: bool, waits: bool) -> None:
+    """DistributedDataParallel reduces a gradient when its hook is called: after one graph for all, all hooks come at the end."""
+    torch._dynamo.reset()
+    done = 0
+
+    def counted(graph: Any, inputs: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            nonlocal done
+            done += 1
+            return graph(*arguments)
+
+        return make_boxed_func(run)
+
+    backend = aot_autograd(fw_compiler=lambda graph, inputs: make_boxed_func(graph.forward), bw_compiler=counted)
+    network = network_of()
+    fired: list[int] = []
+    for parameter in network.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda parameter: fired.append(done))
+    forward = compile_network(network, by_block=by_block, backend=backend)
+    forward(IMAGES, TIMES).square().sum().backward()
+    graphs = done
+    assert len(fired) == len(list(network.parameters()))
+    assert (graphs == 1) == waits
+    early = sum(at < graphs for at in fired) / len(fired)
+    assert (early == 0) if waits else (early > 0.5), f"{early:.0%} of the gradients were there before the last of {graphs} graphs"
+
+
+def test_the_options_are_known_to_the_compiler() -> None:
+    for name in INDUCTOR_OPTIONS:
+        assert name in inductor.get_config_copy()
+    assert INDUCTOR_OPTIONS["deterministic"], "kernels are not chosen by timings, which differ after a restart"
+    network = network_of()
+    assert compile_network(network, by_block=False) is not network, "torch.compile refuses options that it does not know"
+
+
+# Sampling
+
+
+def test_weights_in_bfloat16_give_what_autocast_makes_of_the_same_weights() -> None:
+    recipe = tiny_recipe(network={"depth": 2})
+    network = shaken(build_denoiser(recipe.network, seed=0)).eval()
+    with torch.backends.mkldnn.flags(enabled=False), torch.inference_mode():
+        generator = Generator(network.state_dict(), recipe.network, recipe.diffusion, device=CPU, precision="bfloat16")
+        halved = [p for p in generator._network.parameters() if p.dtype == torch.bfloat16]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expected = network(IMAGES.contiguous(memory_format=torch.channels_last), TIMES)
+        assert torch.equal(generator._call(IMAGES, TIMES), expected)
+    assert sum(p.numel() for p in halved) > 0.5 * sum(p.numel() for p in network.parameters())
+
+
+# Averages
+
+
+def test_the_exponent_of_a_profile_is_computed_once() -> None:
+    gamma_of_sigma_rel.cache_clear()
+    assert gamma_of_sigma_rel(0.1) == gamma_of_sigma_rel(0.1)
+    assert gamma_of_sigma_rel.cache_info().misses == 1
+    assert math.isclose(gamma_of_sigma_rel(0.1), 6.94, abs_tol=0.01)
