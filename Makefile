@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 # Else each of the many processes of a test run, or of a pipeline, compiles the modules of the project again: 0.4 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint types contracts unit shapes fault docs schema golden format old-mlflow bench-tools lock ui down images test-images clean broken
+.PHONY: help demo test lint types contracts unit shapes fault docs schema golden format old-mlflow bench-tools extras lock ui down images test-images clean broken
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ golden: $(VENV)/.dev  ## write the golden files of the compiled pipeline; read t
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+extras: $(VENV)/.run  ## install what kaggle://, hf://, HEIC and JPEG XL, and serving need, pinned with hashes
+	$(INSTALL) cpu
 
 lock: $(VENV)/bin/uv  ## pin all dependencies with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bootstrap.in -o requirements/bootstrap.txt

@@ -1,6 +1,7 @@
 """The pipeline's steps and the packages that they share.
 
-A folder with a `component.py` is a step; `pipeline/steps.py` lists the steps in their order. No package imports a step.
+A folder with a `component.py` is a step; `pipeline/steps.py` lists the steps in their order. No package imports a step. The component of
+`preflight/` is in `pipeline/`, because it resolves the configuration of all steps.
 
 All others are shared, from the top layer to the bottom one; each may import the layers below it (`make contracts`):
     weights     resolve a source to files, post-hoc EMA, the published checkpoint       (above the steps)

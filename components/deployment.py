@@ -40,6 +40,9 @@ IMAGE_USER = 10001
 PART_OF = {"app.kubernetes.io/part-of": "celebdit"}
 STEP_LABEL = "celebdit.io/step"
 """Label of a step's pods, for network policies and `kubectl get pods -l`."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+"""Labels by which Kueue queues a TrainJob, or a pod."""
 RUN_LABEL = "celebdit.io/pipeline-run"
 RUN_KEY_LABEL = "celebdit.io/run-key"
 

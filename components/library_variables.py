@@ -148,6 +148,9 @@ LIBRARY_VARIABLES: tuple[Variable, ...] = (
     _library("PET_NODE_RANK", "the nodes of a TrainJob", "number of this node"),
     _library("PET_MASTER_ADDR", "the nodes of a TrainJob", "address of the first node, at which all meet"),
     _library("PET_MASTER_PORT", "the nodes of a TrainJob", "its port"),
+    _library("KUBEFLOW_TRAINER_SERVER_URL", "the nodes of a TrainJob", "where to report progress; Trainer sets this and the two below"),
+    _library("KUBEFLOW_TRAINER_SERVER_TOKEN", "the nodes of a TrainJob", "file with the token for it, which is rotated"),
+    _library("KUBEFLOW_TRAINER_SERVER_CA_CERT", "the nodes of a TrainJob", "file with its certificate authority"),
     _library("NCCL_SOCKET_IFNAME", "NCCL", "network interface of the ranks on GPUs", "chosen by NCCL", pods=CONFIG_MAP, steps=_DISTRIBUTED),
     _library(
         "GLOO_SOCKET_IFNAME",

@@ -7,24 +7,27 @@ referenced by digest and secrets by name. Does not submit; see `submit.py`.
 import hashlib
 import re
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kfp import compiler, kubernetes
-from kfp.dsl import PipelineTask
+from kfp.dsl import PipelineConfig, PipelineTask
 
 from components import deployment
 from components.environment import IMAGE, IMAGE_DIGEST, LOG_LEVEL, NAMESPACE, POD, PRESET, RUN_ID, SERVICE_ACCOUNT, WORK_DIR
+from components.errors import BadInput
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
 from pipeline.images import Images
 from pipeline.lint import require_clean
+from pipeline.resolution import graph_differences
 from pipeline.steps import LastStep, Step
 
-_LIGHT_CPU, _LIGHT_MEMORY = "1", "4Gi"
+_QUEUED_H = 8760
+"""Hours that a step may wait for its TrainJob in a queue; the TrainJob has a time-out of its own, which runs while it is not suspended."""
 # Without backoff_max_duration KFP stops retrying one hour after the first attempt, whatever the number of retries (2.17).
 _RETRY_WINDOW = "1000h"
 
@@ -38,6 +41,8 @@ class CompileOptions:
     cached: Collection[str] = ()
     """Steps that KFP may skip if they ran with the same inputs before. None by default: every step reuses its own finished work, and a
     skipped step logs nothing to MLflow for this run."""
+    others: Mapping[str, RunConfig] = field(default_factory=dict)
+    """Further presets that the form of the pipeline offers, by name; their pods are the same."""
     log_level: str | None = None
     """Level to log at in every step; None for the steps' own."""
     last_step: LastStep = "register"
@@ -47,8 +52,14 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
     """Write the pipeline for `config` to `target` and return the sha256 of its bytes; the file appears when it is complete.
 
     Raises:
-        BadInput: with every rule of `pipeline/lint.py` that the pipeline breaks.
+        BadInput: with every rule of `pipeline/lint.py` that the pipeline breaks, or if the presets of `options` need other pods.
     """
+    for name, other in options.others.items():
+        if differences := graph_differences(config.resources, other.resources):
+            settings = "; ".join(line.partition(" needs another")[0] for line in differences)
+            raise BadInput(
+                f"{name} and {options.preset} need different pods: {name} has {settings}", hint="compile them to two files, or override it"
+            )
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as folder:
         draft = Path(folder) / "pipeline.yaml"
         # kfp inspects the whole call stack for each setting of a task; a new thread keeps that stack short, also in notebooks and tests.
@@ -61,9 +72,21 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
 
 
 def _write(config: RunConfig, draft: Path, options: CompileOptions) -> None:
-    sections = config.sections()
-    graph = build_graph(sections, lambda step, task: configure_task(step, task, config.resources, options), last_step=options.last_step)
+    presets = {options.preset: config.sections(), **{name: other.sections() for name, other in options.others.items()}}
+    graph = build_graph(
+        presets,
+        lambda step, task: configure_task(step, task, config.resources, options),
+        _pipeline_config(config.resources),
+        last_step=options.last_step,
+    )
     compiler.Compiler().compile(graph, str(draft))
+
+
+def _pipeline_config(resources: ResourcesConfig) -> PipelineConfig | None:
+    """Return what is set for the run as a whole, or None if nothing is: a server before KFP 2.17 does not know the settings."""
+    hours = {"active_deadline_seconds": resources.run_timeout_h, "ttl_seconds_after_finished": resources.keep_run_h}
+    seconds = {name: 3600 * value for name, value in hours.items() if value is not None}
+    return PipelineConfig(**seconds) if seconds else None
 
 
 def label_value(text: str) -> str:
@@ -76,16 +99,18 @@ def configure_task(step: Step, task: PipelineTask, resources: ResourcesConfig, o
     here = step.on_nodes(resources.nodes)
     image = options.images.gpu if here.image == "gpu" else options.images.cpu
     task.set_container_image(image)
-    task.set_env_variable(PRESET, options.preset)
+    if not options.others:
+        task.set_env_variable(PRESET, options.preset)
     task.set_env_variable(IMAGE_DIGEST, image.partition("@")[2])
     task.set_env_variable(IMAGE, options.images.gpu)
     if options.log_level is not None:
         task.set_env_variable(LOG_LEVEL, options.log_level)
     _set_env(step, task)
     _set_resources(task, resources, heavy=here.heavy)
-    _set_security(step, task, options)
+    _set_security(task)
+    _set_labels(step, task, resources, options)
     task.set_caching_options(enable_caching=step.name in options.cached)
-    kubernetes.set_timeout(task, seconds=3600 * (resources.timeout_h if step.timeout_h is None else step.timeout_h))
+    kubernetes.set_timeout(task, seconds=3600 * _timeout_h(step, resources))
     if step.retries:
         task.set_retry(step.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=_RETRY_WINDOW)
     if here.heavy:
@@ -110,18 +135,30 @@ def _set_env(step: Step, task: PipelineTask) -> None:
 def _set_resources(task: PipelineTask, resources: ResourcesConfig, *, heavy: bool) -> None:
     task.set_env_variable(WORK_DIR, deployment.SCRATCH_PATH)
     kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=deployment.SCRATCH_PATH, size_limit=resources.scratch)
-    task.set_cpu_request(resources.cpu if heavy else _LIGHT_CPU)
-    memory = resources.memory if heavy else _LIGHT_MEMORY
+    task.set_cpu_request(resources.cpu if heavy else resources.light_cpu)
+    memory = resources.memory if heavy else resources.light_memory
     task.set_memory_request(memory)
     task.set_memory_limit(memory)
     if heavy:
         kubernetes.empty_dir_mount(task, volume_name="shm", mount_path=deployment.SHM_PATH, medium="Memory", size_limit=resources.shm)
 
 
-def _set_security(step: Step, task: PipelineTask, options: CompileOptions) -> None:
+def _timeout_h(step: Step, resources: ResourcesConfig) -> int:
+    if step.starts_trainjob and resources.nodes > 1 and resources.queue is not None:
+        return _QUEUED_H
+    return resources.timeout_h if step.timeout_h is None else step.timeout_h
+
+
+def _set_security(task: PipelineTask) -> None:
     kubernetes.set_security_context(task, run_as_user=deployment.IMAGE_USER, run_as_group=deployment.IMAGE_USER, run_as_non_root=True)
-    for key, value in {**deployment.PART_OF, deployment.STEP_LABEL: step.name, "celebdit.io/preset": label_value(options.preset)}.items():
+
+
+def _set_labels(step: Step, task: PipelineTask, resources: ResourcesConfig, options: CompileOptions) -> None:
+    own = {**deployment.PART_OF, deployment.STEP_LABEL: step.name, "celebdit.io/preset": label_value(options.preset)}
+    for key, value in {**resources.site_labels, **own}.items():
         kubernetes.add_pod_label(task, label_key=key, label_value=value)
+    for key, value in resources.annotations.items():
+        kubernetes.add_pod_annotation(task, annotation_key=key, annotation_value=value)
 
 
 def _set_accelerators(task: PipelineTask, resources: ResourcesConfig) -> None:

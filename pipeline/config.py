@@ -87,7 +87,7 @@ def load_config(preset_or_file: str, overrides: Sequence[str] = (), *, changes: 
     Raises:
         BadInput: naming field, value, bound and, where one is near, the name that was probably meant; one problem a line.
     """
-    return validated(_override(load_tables(preset_or_file), overrides, changes or {}))
+    return overridden(load_tables(preset_or_file), overrides, changes=changes)
 
 
 def load_tables(preset_or_file: str) -> dict[str, Any]:
@@ -102,13 +102,13 @@ def load_tables(preset_or_file: str) -> dict[str, Any]:
     return raw
 
 
-def configure(tables: Mapping[str, Any], changes: Mapping[str, object]) -> RunConfig:
-    """Return the configuration of `tables`, as `load_tables` returns them, after `changes` (`section.key` -> value; None unsets it).
+def overridden(raw: Mapping[str, Any], overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> RunConfig:
+    """Validate nested plain values as a configuration, after `overrides` and `changes` as in `load_config`.
 
     Raises:
-        BadInput: as `load_config` does.
+        BadInput: naming every problem, one a line.
     """
-    return validated(_override(dict(tables), (), changes))
+    return validated(_override(raw, overrides, changes or {}))
 
 
 def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> DataConfig:
@@ -204,8 +204,8 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override(raw: dict[str, Any], overrides: Sequence[str], changes: Mapping[str, object]) -> dict[str, Any]:
-    changed, layer = copy.deepcopy(raw), dict[str, Any]()
+def _override(raw: Mapping[str, Any], overrides: Sequence[str], changes: Mapping[str, object]) -> dict[str, Any]:
+    changed, layer = copy.deepcopy(dict(raw)), dict[str, Any]()
     parsed = [(*parse_override(override), override) for override in overrides]
     for path, value, origin in [*parsed, *((path.split("."), value, path) for path, value in changes.items())]:
         _set(changed, path, value, origin=origin)

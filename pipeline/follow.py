@@ -26,13 +26,14 @@ def follow(
     kubeflow: Kubeflow,
     *,
     on_event: Callable[[Event], None],
+    on_poll: Callable[[], None] = lambda: None,
     resumed: bool = False,
     poll_s: float = _POLL_S,
     patience_s: float = _PATIENCE_S,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Any:
-    """Wait for the end of a run, report the progress of its steps, and return it.
+    """Wait for the end of a run, report the progress of its steps, and return it; `on_poll` is called while it runs.
 
     Raises:
         TemporaryFailure: if the server was unavailable for longer than `patience_s`. The run continues.
@@ -56,6 +57,7 @@ def follow(
         if str(run.state) in ENDED and not may_be_stale:
             return run
         may_be_stale = False
+        on_poll()
         sleep(poll_s)
 
 

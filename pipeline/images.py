@@ -213,6 +213,22 @@ def main(
         raise SystemExit(error.exit_code) from None
     lock.write_text(images_lock.model_dump_json(indent=2) + "\n")
     click.echo(f"wrote {lock}" + ("" if push else "; the images were not pushed and are only on this machine"), err=True)
+    if push:
+        _write_overlays(images_lock.images)
+
+
+def _write_overlays(images: Images) -> None:
+    """Write the digests of pushed images into the overlays of this checkout, and say what was written."""
+    from pipeline.overlays import kustomizations, placeholders, write_digests  # noqa: PLC0415 - it imports this module
+
+    for path in kustomizations():
+        changed = write_digests(path, images)
+        left = placeholders(path)
+        click.echo(
+            f"{'wrote the digests into' if changed else 'has these digests already:'} {path}"
+            + (f"; set the digest of {', '.join(left)} yourself" if left else ""),
+            err=True,
+        )
 
 
 if __name__ == "__main__":

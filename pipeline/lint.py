@@ -39,8 +39,7 @@ def lint(text: str, *, environ: Mapping[str, str] | None) -> list[str]:
     parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     if len(parameters) > _MAX_PARAMETERS:
         findings.append(f"{len(parameters)} parameters are too many for the KFP UI (at most {_MAX_PARAMETERS})")
-    nodes = json.loads(parameters["resources"]["defaultValue"])["nodes"]
-    torch_steps = [step.name for step in STEPS if step.on_nodes(nodes).heavy]
+    torch_steps = [step.name for step in STEPS if step.on_nodes(_nodes(spec)).heavy]
     executors = spec["deploymentSpec"]["executors"]
     settings = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     for name, executor in executors.items():
@@ -48,6 +47,13 @@ def lint(text: str, *, environ: Mapping[str, str] | None) -> list[str]:
     for name, task in _tasks(spec):
         findings += _task(name, task)
     return findings
+
+
+def _nodes(spec: Mapping[str, Any]) -> int:
+    """Return on how many nodes the pipeline trains; all of its presets agree whether these are several."""
+    task = next(task for name, task in _tasks(spec) if name == "preflight")
+    presets = json.loads(task["inputs"]["parameters"]["presets"]["runtimeValue"]["constant"])
+    return max(int(sections["resources"]["nodes"]) for sections in presets.values())
 
 
 def _secrets(text: str, spec: Mapping[str, Any], environ: Mapping[str, str] | None) -> Iterator[str]:

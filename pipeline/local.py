@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.environment import EVENTS, RUN_ID, WORK_DIR
+from components.environment import EVENTS, PRESET, RUN_ID, WORK_DIR
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
 from components.ingest.sources.open_source import kind_of
 from components.runtime.events import Event, EventReader
@@ -71,6 +71,8 @@ class LocalRun(FrozenConfig):
 
     arguments: dict[str, str]
     """Section of the configuration -> canonical JSON."""
+    preset: str = "run"
+    """Name of that configuration."""
     root: str
     """Folder of kfp's artifacts."""
     containers: ContainerPlan | None = None
@@ -108,7 +110,8 @@ def run_locally(
             require_images(environment["DOCKER_HOST"], (plan.cpu, plan.gpu))
         # kfp (2.17) and MLflow (3.17) leave temporary folders behind.
         environment = {**environment, "TMPDIR": str(stack.enter_context(temporary_folder()))}
-        run = LocalRun(arguments=config.sections(), root=str(folder / "kfp"), containers=plan, last_step=last_step)
+        preset = environment.get(PRESET) or "run"
+        run = LocalRun(arguments=config.sections(), preset=preset, root=str(folder / "kfp"), containers=plan, last_step=last_step)
         return _run(run, folder, environment, on_event)
 
 
@@ -188,7 +191,7 @@ def main(spec_path: Path) -> None:
     quote_interpreter()
     local.init(runner=runner, pipeline_root=spec.root, raise_on_error=True)
     try:
-        build_graph(spec.arguments, configure, last_step=spec.last_step)()
+        build_graph({spec.preset: spec.arguments}, configure, last_step=spec.last_step)()
     except RuntimeError as error:  # the events have the error; kfp only has the name of the step
         print(error, file=sys.stderr)
         raise SystemExit(1) from error

@@ -24,7 +24,7 @@ from pipeline.container_engine import engine_address, remove_containers
 from pipeline.containers import RUN_LABEL
 from pipeline.local import EVENTS_FILE, LIFELINE_FILE
 
-_MARK_FILE = "open.json"
+MARK_FILE = "open.json"
 """In the folder of a run; its holder keeps it locked."""
 
 
@@ -33,7 +33,7 @@ class OpenRun:
 
     def __init__(self, folder: Path, *, servers: str, in_containers: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / _MARK_FILE
+        self._path = folder / MARK_FILE
         facts = {"pid": os.getpid(), "began_s": time.time(), "servers": servers, "in_containers": in_containers}
         self._file = create_locked(self._path, json.dumps(facts))
 
@@ -61,7 +61,7 @@ def recover_killed_runs(home: Path, context: StepContext, say: Callable[[str], N
 
     Of a run that used other servers only the processes are ended.
     """
-    for mark in sorted((home / "runs").glob(f"*/{_MARK_FILE}")):
+    for mark in sorted((home / "runs").glob(f"*/{MARK_FILE}")):
         with _lock_if_abandoned(mark) as facts:
             if facts is not None and facts.get("servers", servers) == servers:
                 _recover(mark, facts, context, say)

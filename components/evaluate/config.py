@@ -45,12 +45,18 @@ class EvaluationConfig(FrozenConfig):
         "else a name that torch-fidelity knows, "
         "or your own 'package.module:Class' (a torch_fidelity FeatureExtractorBase)",
     )
-    weights: str | None = Field(None, max_length=4096, description="path or s3:// location of the extractor's weights")
+    weights: str | None = Field(
+        None,
+        max_length=4096,
+        description="path or s3:// location of the extractor's weights. Default: the store's, by weights_sha256",
+    )
     weights_sha256: Sha256 | None = Field(None, description="sha256 of the weights file; checked before it is loaded")
     vgg_weights: str | None = Field(
-        None, max_length=4096, description="path or s3:// location of VGG16's weights, for precision and recall. Default: the same features"
+        None,
+        max_length=4096,
+        description="path or s3:// location of VGG16's weights, for precision and recall. Default: the store's",
     )
-    vgg_weights_sha256: Sha256 | None = Field(None, description="sha256 of the VGG16 weights file")
+    vgg_weights_sha256: Sha256 | None = Field(None, description="sha256 of the VGG16 weights file. Default: the features of the extractor")
     metrics: tuple[MetricName, ...] | None = Field(
         None,
         min_length=1,
@@ -98,10 +104,10 @@ class EvaluationConfig(FrozenConfig):
                 f"of DINOv2's networks '{DINOV2}' can be used"
             )
         # Without a path, torch-fidelity downloads the weights and does not verify them.
-        if self.weights is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
+        if self.weights is self.weights_sha256 is None and self.extractor != RANDOM_CONV and ":" not in self.extractor:
             yield (
-                f"extractor '{self.extractor}' needs weights and weights_sha256, at a path or s3:// location ({INCEPTION}: the file "
-                "weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases; "
+                f"extractor '{self.extractor}' needs weights and weights_sha256: add the file with `celebdit weights add` and set "
+                f"the second ({INCEPTION}: weights-inception-2015-12-05-6726825d.pth of the torch-fidelity project's releases; "
                 f"{DINOV2}: dinov2_vitl14_pretrain.pth of DINOv2's); "
                 f"'{RANDOM_CONV}' and your own ('package.module:Class') need none"
             )
@@ -109,8 +115,8 @@ class EvaluationConfig(FrozenConfig):
             ("weights", self.weights, self.weights_sha256),
             ("vgg_weights", self.vgg_weights, self.vgg_weights_sha256),
         ):
-            if (weights is None) != (sha256 is None):
+            if weights is not None and sha256 is None:
                 yield f"{name} and {name}_sha256 belong together: give both (sha256sum FILE prints the second)"
         on_vgg = [name for name, metric in SELECTABLE.items() if Need.MANIFOLD in metric.needs]
-        if self.vgg_weights is not None and not set(on_vgg) & set(self.metric_names):
+        if self.vgg_weights_sha256 is not None and not set(on_vgg) & set(self.metric_names):
             yield f"vgg_weights are for metrics '{' or '.join(on_vgg)}', which is not configured"

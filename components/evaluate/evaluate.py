@@ -68,10 +68,11 @@ def run(
 def _check(spec: EvaluateSpec, context: StepContext) -> None:
     """Refuse before sampling what would fail after it."""
     evaluation, weights = spec.evaluation, context.scratch("weights")
-    if evaluation.weights is not None:
-        fetch_weights(evaluation.weights, evaluation.weights_sha256, context.store, weights, setting="weights")
-    if evaluation.vgg_weights is not None:
-        fetch_weights(evaluation.vgg_weights, evaluation.vgg_weights_sha256, context.store, weights, setting="vgg_weights")
+    for setting in ("weights", "vgg_weights"):
+        location, sha256 = getattr(evaluation, setting), getattr(evaluation, f"{setting}_sha256")
+        if sha256 is not None:
+            stored = context.layout.metric_weights(sha256)
+            fetch_weights(location, sha256, context.store, weights, setting=setting, stored=stored)
     split = spec.comparison.reference_split
     if spec.num_reference < 2:
         sizes = ", ".join(f"{name} {size}" for name, size in split_sizes(spec.dataset).items())

@@ -21,7 +21,8 @@ _TREATMENTS = {DINOV2: f"bicubic-antialias-{DINOV2_SIDE_PX}"}
 """What an extractor of this project does to images before its network; torch-fidelity's are the same in every version that is used."""
 WEIGHTS_HINT = (
     "the file of its weights is in the torch-fidelity project's releases (Inception: weights-inception-2015-12-05-6726825d.pth), "
-    "torchvision's (VGG16: vgg16-397923af.pth) or DINOv2's (ViT-L/14: dinov2_vitl14_pretrain.pth); put it at a path or an s3:// location"
+    "torchvision's (VGG16: vgg16-397923af.pth) or DINOv2's (ViT-L/14: dinov2_vitl14_pretrain.pth); add it once to the store: "
+    "celebdit weights add FILE"
 )
 
 
@@ -57,9 +58,19 @@ def _source_sha256(chosen: str) -> str:
     return file_sha256(Path(spec.origin))
 
 
-def fetch_weights(location: str, sha256: str | None, store: ObjectStore, folder: Path, *, setting: str) -> Path:
-    """Return a local path of weights, verified against `sha256`; `setting` is their name in the configuration."""
+def fetch_weights(
+    location: str | None, sha256: str | None, store: ObjectStore, folder: Path, *, setting: str, stored: StoreUri | None = None
+) -> Path:
+    """Return a local path of weights, verified against `sha256`; `setting` is their name in the configuration.
+
+    Without a location they are those at `stored`, or what an earlier call of this step put into `folder`.
+    """
     assert sha256 is not None, "the configuration was validated"
+    if location is None:
+        location = str(stored) if stored is not None else f"s3://store/weights/{sha256}.pth"
+        path = folder / f"{sha256}.pth"
+        if not path.exists() and (stored is None or not store.exists(stored)):
+            raise BadInput(f"the weights of evaluation.{setting}_sha256 {sha256} are not in the store", hint=WEIGHTS_HINT)
     if location.startswith("s3://"):
         path = folder / f"{sha256}.pth"
         if not (path.exists() and file_sha256(path) == sha256):

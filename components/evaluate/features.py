@@ -37,15 +37,16 @@ def build_extractor(config: EvaluationConfig, store: ObjectStore, folder: Path, 
     layers = [feature_layer(name, "fid")]
     if is_needed(Need.LOGITS, config):
         layers.append(LOGITS)
-    path = None if config.weights is None else fetch_weights(config.weights, config.weights_sha256, store, folder, setting="weights")
-    return create_extractor(name, layers, path, config.weights, device)
+    sha256 = config.weights_sha256
+    path = None if sha256 is None else fetch_weights(config.weights, sha256, store, folder, setting="weights")
+    return create_extractor(name, layers, path, config.weights or sha256, device)
 
 
 def build_vgg(config: EvaluationConfig, store: ObjectStore, folder: Path, device: torch.device) -> nn.Module | None:
     """Return VGG16 for precision and recall, or None if they use the extractor of `build_extractor`."""
-    if config.vgg_weights is None:
+    if config.vgg_weights_sha256 is None:
         return None
     from components.evaluate.fidelity_extractors import create_extractor, feature_layer  # noqa: PLC0415 - slow to import
 
     path = fetch_weights(config.vgg_weights, config.vgg_weights_sha256, store, folder, setting="vgg_weights")
-    return create_extractor(VGG16, [feature_layer(VGG16, "prc")], path, config.vgg_weights, device)
+    return create_extractor(VGG16, [feature_layer(VGG16, "prc")], path, config.vgg_weights or config.vgg_weights_sha256, device)

@@ -41,4 +41,4 @@ def outputs_of(metric: Metric, config: EvaluationConfig) -> tuple[Output, ...]:
 def metric_names(config: EvaluationConfig) -> MetricNames:
     """Return the parts of the metric names of an evaluation."""
     comparison = comparison_of(config)
-    return names_for(config.extractor, comparison.num_images, comparison.codec, on_vgg=config.vgg_weights is not None)
+    return names_for(config.extractor, comparison.num_images, comparison.codec, on_vgg=config.vgg_weights_sha256 is not None)

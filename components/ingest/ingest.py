@@ -36,7 +36,7 @@ from components.system.locks import lock, try_lock
 
 _SILENTLY_IGNORED = 0.1
 _REASONS_SHOWN = 5
-_CONVERT = "read HEIC and JPEG XL by `pip install 'celebdit[formats]'`, or convert them to JPEG or PNG; "
+_CONVERT = "read HEIC and JPEG XL by `make extras`, or convert them to JPEG or PNG; "
 _DISK_TROUBLE = (errno.EROFS, errno.EIO, errno.EACCES)
 
 

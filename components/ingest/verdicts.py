@@ -53,7 +53,7 @@ MEANINGS: dict[Code, str] = {
     "link": "a symbolic or hard link that is not followed",
     "special_file": "a device, pipe or sparse file",
     "nested_archive": "an archive inside the source; it is not opened",
-    "unsupported_format": "a format that is not read here: install celebdit[formats] for HEIC and JPEG XL, convert others to JPEG or PNG",
+    "unsupported_format": "a format that is not read here: `make extras` for HEIC and JPEG XL, convert others to JPEG or PNG",
     "encrypted": "needs a password",
     "damaged_entry": "the archive's checksum of these bytes does not match",
     "unreadable": "the file cannot be read",

@@ -31,12 +31,20 @@ _NAMES_SHOWN = 3
 _IGNORED_NAME = ".num_batches_tracked"
 
 
-def check_metric_weights(location: str, sha256: str | None, network: str, context: StepContext, *, setting: str) -> str:
-    """Return a line about the weights at `location`; `setting` is their name in the configuration, `network` what they belong to.
+def check_metric_weights(location: str | None, sha256: str | None, network: str, context: StepContext, *, setting: str) -> str:
+    """Return a line about the weights at `location`, by default those in the store.
+
+    `setting` is their name in the configuration, `network` what they belong to.
 
     Raises:
         BadInput: if there are none. DataRefused: if they are not those with `sha256`, or not those of `network`.
     """
+    if location is None:
+        assert sha256 is not None, "the configuration was validated"
+        location = str(context.layout.metric_weights(sha256))
+        if not context.store.exists(StoreUri.parse(location)):
+            missing = f"the weights of evaluation.{setting}_sha256 {sha256} are not in the store {context.root}"
+            raise BadInput(missing, hint=f"add their file once: celebdit weights add FILE; {_FILES_HINT}")
     path = _fetch(location, sha256, context, setting)
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
@@ -81,6 +89,11 @@ def _has_digest(path: Path, sha256: str | None) -> bool:
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+
+def network_of(shapes: Shapes) -> str | None:
+    """Return the name of the network that tensors with these names and shapes belong to, or None if it is not known."""
+    return next((name for name, expected in NETWORKS.items() if difference(shapes, expected) is None), None)
 
 
 def difference(shapes: Shapes, expected: Shapes) -> str | None:

@@ -47,9 +47,9 @@ def run(
         "clock": check_clock(context.store, context.root),
     }
     results["storage"], results["bucket"] = _check_storage(context)
-    if weights is not None:
+    if weights is not None or weights_sha256 is not None:
         results["weights"] = check_metric_weights(weights, weights_sha256, extractor, context, setting="weights")
-    if vgg_weights is not None:
+    if vgg_weights is not None or vgg_weights_sha256 is not None:
         results["vgg_weights"] = check_metric_weights(vgg_weights, vgg_weights_sha256, _VGG16, context, setting="vgg_weights")
     results["disk"] = _check_disk(context.scratch())
     results["devices"] = _check_devices(resources)

@@ -69,6 +69,10 @@ class StepContext:
 
         return Tracking(self.settings)
 
+    def with_preset(self, preset: str) -> "StepContext":
+        """Return a context with the preset of this run, which a pipeline with several presets knows only when it runs."""
+        return StepContext(settings=replace(self.settings, preset=preset), events=self.events)
+
     def _guard(self) -> None:
         """See to it that the embedded servers are not taken for granted because something answers at their ports."""
         if self.settings.own_servers is not None:

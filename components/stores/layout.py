@@ -6,6 +6,7 @@
         requests/<request digest>.json         which dataset an ingest of this source and configuration made
       references/<dataset digest>/<extractor>/<treatment>/
                                                moments.npy, features.npy, mirrored.npy, manifold.npy; reference.json last
+      weights/<sha256>.pth                     weights of a metric's network, by the digest of the file
       versions/<manifest digest>.json          sha256 and size of every file of a registered version
       models/<model>/<version>-<digest>/       a registered version's files, for KServe
       sweeps/<sweep digest>/records/<number>-<attempt>.json
@@ -140,6 +141,10 @@ class StoreLayout:
     def sweep(self, digest: str) -> StoreUri:
         """Return the folder of a sweep's records."""
         return self.root / "sweeps" / digest / "records"
+
+    def metric_weights(self, sha256: str) -> StoreUri:
+        """Return the file of a metric's network with this digest; `celebdit weights add` puts it there."""
+        return self.root / "weights" / f"{sha256}.pth"
 
     @property
     def version_records(self) -> StoreUri:

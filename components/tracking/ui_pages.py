@@ -9,6 +9,11 @@ def run_page(run_id: str, experiment_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
+def version_page(name: str, version: str) -> str:
+    """Return the page of one model version."""
+    return f"#/models/{quote(name)}/versions/{version}?workflowType=machine_learning"
+
+
 def runs_page(run_ids: Sequence[str], experiment_id: str) -> str:
     """Return the page with the charts and images of several runs side by side.
 

@@ -16,6 +16,7 @@ def train(
     sampling: str,
     resources: str,
     checkpoint: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Train the denoiser on all devices of the node, continuing from the newest valid checkpoint in object storage.
 
@@ -29,6 +30,7 @@ def train(
         sampling: The `sampling` section as canonical JSON, for the sample grids of the run.
         resources: The `resources` section as canonical JSON.
         checkpoint: The checkpoint's manifest: location, digest, step, recipe.
+        metrics: Loss, images per second and steps, for KFP's run comparison.
 
     Returns:
         The checkpoint's digest.
@@ -42,6 +44,7 @@ def train(
         from components.manifests import DatasetManifest
         from components.resources import ResourcesConfig
         from components.runtime.context import read_section
+        from components.train.kfp_metrics import kfp_metrics
         from components.train.train import read_recipe, run
 
         data = DatasetManifest.load(Path(dataset.path))
@@ -50,4 +53,6 @@ def train(
         recipe = read_recipe(network, diffusion, optimizer, training, sampling)
         manifest = run(recipe, data, read_section(ResourcesConfig, resources, name="resources"), context)
         context.write_manifest(manifest, checkpoint)
+        for key, value in kfp_metrics(manifest, context).items():
+            metrics.log_metric(key, value)
     return manifest.digest

@@ -31,6 +31,7 @@ from components.train.checkpointing.resume import newest_state, restore
 from components.train.checkpointing.uploads import UploadingSink
 from components.train.out_of_memory import out_of_memory
 from components.train.reporting.recorder import JournalRecorder, SilentRecorder
+from components.train.reporting.trainjob_status import TrainJobStatus
 from components.train.spec import TrainSpec
 from components.train.system_metrics import SystemMetrics
 from model.canonical import JsonObject
@@ -221,9 +222,13 @@ def _open_recorder(rank: Rank, spec: TrainSpec, journal: Journal | None, archive
         connect,
         on_outage=lambda error: context.events.note(f"MLflow is unavailable; training continues and uploads its metrics later: {error}"),
     )
+    training = spec.training
+    status = TrainJobStatus.from_environment(total_steps=training.total_steps, batch_images=training.batch_images, note=context.events.note)
     try:
-        yield JournalRecorder(journal, context.events.progress)
+        yield JournalRecorder(journal, context.events.progress, *([] if status is None else [status.report]))
     finally:
+        if status is not None:
+            status.close()
         timeout_s = _FLUSH_TIMEOUT_STOPPED_S if rank.stop_requested.is_set() else _FLUSH_TIMEOUT_S
         _flush_journal(delivery, journal, archive, context, spec, within_s=timeout_s)
 

@@ -13,13 +13,17 @@ from pipeline.commands.options import cluster_options, json_option, print_json, 
 @click.command(epilog=example("celebdit compile celebahq256-b --output pipeline.yaml"))
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
+@click.option("--also", metavar="PRESET", multiple=True, help="Offer this preset in the form, too; repeat for several. Needs KFP 2.17.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The YAML file to write.")
 @cluster_options
 @json_option
-def compile_command(preset: str, overrides: tuple[str, ...], output: Path, images: Path, cached: tuple[str, ...], as_json: bool) -> None:
+def compile_command(
+    preset: str, overrides: tuple[str, ...], also: tuple[str, ...], output: Path, images: Path, cached: tuple[str, ...], as_json: bool
+) -> None:
     """Compile the pipeline for PRESET, a preset's name or a TOML file, to KFP YAML.
 
-    OVERRIDES have the form section.key=value. Container images are referenced by the digests that `make images` wrote.
+    OVERRIDES have the form section.key=value. The form in the KFP UI takes more of them, and the acceptance of the licence. Container
+    images are referenced by the digests that `make images` wrote.
     """
     from pipeline.compile import CompileOptions, compile_pipeline
     from pipeline.config import load_config
@@ -30,7 +34,10 @@ def compile_command(preset: str, overrides: tuple[str, ...], output: Path, image
         raise BadInput(f"--output {output} must end in .yaml")
     if not output.absolute().parent.is_dir():
         raise BadInput(f"--output {output} cannot be written: {output.absolute().parent} is not a folder")
-    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
+    others = {Path(name).stem: load_config(name, overrides) for name in also}
+    options = CompileOptions(
+        images=read_lock(images).images, preset=Path(preset).stem, cached=cached, others=others, log_level=step_log_level()
+    )
     try:
         digest = compile_pipeline(config, output, options)
     except OSError as error:

@@ -7,7 +7,7 @@ import click
 from components.command_settings import CommandSettings
 from components.errors import EXIT_OK, BadInput
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, kubeflow_options, print_json, print_line
+from pipeline.commands.options import home_option, json_option, kubeflow_options, license_option, print_json, print_line
 
 _MARKS = {"ok": "ok     ", "fail": "FAIL   ", "unknown": "unknown"}
 
@@ -25,6 +25,7 @@ _MARKS = {"ok": "ok     ", "fail": "FAIL   ", "unknown": "unknown"}
     help="Image lock file that `make images` wrote.",
 )
 @kubeflow_options
+@license_option
 @home_option
 @json_option
 def doctor(
@@ -35,6 +36,7 @@ def doctor(
     images: Path,
     endpoint: str | None,
     namespace: str | None,
+    accepted_by: str | None,
     home: Path,
     as_json: bool,
 ) -> int:
@@ -45,15 +47,18 @@ def doctor(
     from pipeline.config import load_config
     from pipeline.doctor import check_cluster, check_machine
 
-    config = load_config(preset, overrides)
+    config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
     if of_cluster:
         from components.kube.client import Cluster
         from pipeline.images import read_lock
         from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 
-        kubeflow = Kubeflow(KfpAddress.find(endpoint, namespace), Patience(deadline_s=5.0))
-        cluster = Cluster.connect(namespace=namespace or "kubeflow", context=kube_context, deadline_s=5.0)
-        checks = check_cluster(kubeflow, cluster, lambda: read_lock(images).images, config)
+        checks = check_cluster(
+            lambda: Kubeflow(KfpAddress.find(endpoint, namespace), Patience(deadline_s=5.0)),
+            lambda: Cluster.connect(namespace=namespace or "kubeflow", context=kube_context, deadline_s=5.0),
+            lambda: read_lock(images).images,
+            config,
+        )
     else:
         checks = check_machine(home, CommandSettings.from_environment(), config)
     for check in checks:

@@ -6,6 +6,7 @@ from pipeline.follow import failure_of, follow, steps_of
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 from pipeline.submit import SubmissionFacts
 from pipeline.view import RunView
+from pipeline.waiting_pods import WaitingPods, find_cluster
 
 _FIRST_ANSWER_S = 5.0
 
@@ -28,7 +29,9 @@ def follow_to_end(kubeflow: Kubeflow, run_id: str, facts: SubmissionFacts | dict
     """
     try:
         with RunView() as view:
-            run = follow(run_id, kubeflow, on_event=view, resumed=resumed)
+            cluster = find_cluster(kubeflow.address.namespace)
+            report = WaitingPods(cluster, run_id, view).report if cluster is not None else lambda: None
+            run = follow(run_id, kubeflow, on_event=view, on_poll=report, resumed=resumed)
     except KeyboardInterrupt:
         print_line(f"stopped waiting; the run continues: celebdit runs {run_id}")
         raise

@@ -1,12 +1,15 @@
-"""`celebdit runs`: list the runs on Kubeflow Pipelines, or the steps of one."""
+"""`celebdit runs`: list the runs on Kubeflow Pipelines, or of this machine, or the steps of one."""
 
+from pathlib import Path
 from typing import Any, TypedDict
 
 import click
 
-from components.errors import EXIT_OK
+from components.command_settings import CommandSettings
+from components.environment import KFP_ENDPOINT
+from components.errors import EXIT_OK, BadInput
 from pipeline.commands.help import example
-from pipeline.commands.options import json_option, kubeflow_options, print_json, print_line, wait_option
+from pipeline.commands.options import command_name, home_option, json_option, kubeflow_options, print_json, print_line, wait_option
 from pipeline.view import printable
 
 
@@ -16,11 +19,21 @@ from pipeline.view import printable
 @click.option("--experiment", metavar="E", help="List only the runs of this experiment.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Number of runs to list.")
 @wait_option
+@home_option
 @json_option
 def runs(
-    run_id: str | None, endpoint: str | None, namespace: str | None, experiment: str | None, limit: int, wait: bool, as_json: bool
+    run_id: str | None,
+    endpoint: str | None,
+    namespace: str | None,
+    experiment: str | None,
+    limit: int,
+    wait: bool,
+    home: Path,
+    as_json: bool,
 ) -> int:
-    """List the newest runs on Kubeflow Pipelines, or the steps of RUN."""
+    """List the newest runs on Kubeflow Pipelines, or the steps of RUN; without an endpoint, those of this machine."""
+    if not (endpoint or CommandSettings.from_environment().kfp_endpoint or wait or experiment):
+        return _show_local(home, run_id, limit=limit, as_json=as_json)
     from pipeline.commands.follow import connect, follow_to_end
 
     kubeflow = connect(endpoint, namespace)
@@ -36,6 +49,39 @@ def runs(
         print_line("there are no runs yet; start one: celebdit submit PRESET")
     if as_json:
         print_json({"runs": [_facts(run, kubeflow.run_url(str(run.run_id))) for run in newest]})
+    return EXIT_OK
+
+
+def _show_local(home: Path, run_id: str | None, *, limit: int, as_json: bool) -> int:
+    from pipeline.local_runs import local_runs, read_run
+
+    if run_id is not None:
+        run = read_run(home / "runs" / run_id) if "/" not in run_id else None
+        if run is None:
+            raise BadInput(
+                f"there is no run {run_id} in {home}", hint=f"`celebdit runs` lists them; for one on a cluster set {KFP_ENDPOINT}"
+            )
+        print_line(f"{run.run_id}: {run.state}")
+        for name, seconds in run.seconds.items():
+            print_line(f"  {name:<12} {seconds:.0f} s")
+        for name, value in (("why", run.why), ("score", run.score), ("version", run.version), ("MLflow", run.mlflow)):
+            if value is not None:
+                print_line(f"  {name:<12} {printable(value)}")
+        print_line(f"  folder       {run.folder}")
+        if as_json:
+            print_json(run.facts)
+        return EXIT_OK
+    newest = local_runs(home, limit=limit)
+    for run in newest:
+        found = "  ".join(text for text in (run.score, run.version, run.why) if text)
+        created = (run.created_at or "-")[:16].replace("T", " ")
+        print_line(f"{run.run_id:<34}  {run.state:<11}  {created}  {printable(found)}".rstrip())
+    if newest:
+        print_line(f"  next         {command_name()} runs {newest[0].run_id}, or {command_name()} ui to look at them in MLflow")
+    else:
+        print_line(f"there are no runs in {home} yet; start one: {command_name()} run PRESET. For those of a cluster set {KFP_ENDPOINT}")
+    if as_json:
+        print_json({"runs": [run.facts for run in newest]})
     return EXIT_OK
 
 

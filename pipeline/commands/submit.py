@@ -1,10 +1,13 @@
 """`celebdit submit`: run the pipeline on Kubeflow Pipelines."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from components.errors import EXIT_OK
+from components.errors import EXIT_OK, BadInput, CelebditError
+from components.resources import ResourcesConfig
 from components.settings import step_log_level
 from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line, wait_option
@@ -45,12 +48,19 @@ def submit(
     from pipeline.compile import CompileOptions
     from pipeline.config import load_config
     from pipeline.images import read_lock
+    from pipeline.submit import require_reachable_data
     from pipeline.submit import submit as submit_run
 
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
-    require_consent(config.data)
-    options = CompileOptions(images=read_lock(images).images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
-    kubeflow = connect(endpoint, namespace)
+    images_lock, kubeflow, *_ = all_or_all_problems(
+        lambda: read_lock(images),
+        lambda: connect(endpoint, namespace),
+        lambda: require_consent(config.data),
+        lambda: require_reachable_data(config),
+    )
+    options = CompileOptions(images=images_lock.images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
+    for line in _pending_steps(config.resources, kubeflow.address.namespace):
+        print_line(line)
     submission = submit_run(config, options, kubeflow, experiment=experiment, again=again)
     print_line(f"{'submitted' if submission.is_new else 'already submitted, ' + submission.state.lower() + ':'} {submission.name}")
     print_line(f"  run          {submission.url}")
@@ -63,3 +73,35 @@ def submit(
     if as_json:
         print_json({**submission.facts, "state": submission.state})
     return EXIT_OK
+
+
+def all_or_all_problems(*parts: Callable[[], Any]) -> list[Any]:
+    """Return what each of `parts` returns; several that fail are one error, a line each.
+
+    Raises:
+        BadInput: with everything that is missing. CelebditError: the one that was raised, if there is one.
+    """
+    results, errors = [], []
+    for part in parts:
+        try:
+            results.append(part())
+        except CelebditError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise BadInput("\n".join(error.message + (f"; {error.hint}" if error.hint else "") for error in errors))
+    return results
+
+
+def _pending_steps(resources: ResourcesConfig, namespace: str | None) -> list[str]:
+    """Return a warning per step that no node of the cluster of kubectl can take; none if the nodes cannot be read."""
+    from pipeline.doctor.requests import pending_steps
+    from pipeline.waiting_pods import find_cluster
+
+    cluster = find_cluster(namespace)
+    try:
+        nodes = [] if cluster is None else cluster.nodes()
+    except CelebditError:
+        return []
+    return [f"warning: {found}; {fix}" for found, fix in pending_steps(nodes, resources)] if nodes else []

@@ -12,8 +12,12 @@ from components.kube.client import Cluster
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
 from pipeline.doctor.checks import Check, run_check
+from pipeline.doctor.claims import check_servers
+from pipeline.doctor.licence import check_licence
 from pipeline.doctor.mlflow import check_mlflow
 from pipeline.doctor.nodes import check_gpus
+from pipeline.doctor.overlays import check_overlays
+from pipeline.doctor.requests import check_requests
 from pipeline.doctor.servers import check_images, check_storage
 from pipeline.images import Images
 from pipeline.kubeflow import Kubeflow
@@ -33,21 +37,34 @@ _IDENTITIES = ("eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account", "
 """Annotations of a service account by which clouds give its pods an identity."""
 
 
-def check_cluster(kubeflow: Kubeflow, cluster: Cluster, images: Callable[[], Images], config: RunConfig) -> list[Check]:
-    """Check what `celebdit submit` of `config` needs on the cluster."""
+def check_cluster(
+    kubeflow: Callable[[], Kubeflow], cluster: Callable[[], Cluster], images: Callable[[], Images], config: RunConfig
+) -> list[Check]:
+    """Check what `celebdit submit` of `config` needs on the cluster; what is not configured here is a failed check, too."""
+    checks: list[tuple[str, Callable[[], Check | list[Check]]]] = [
+        ("kubeflow", lambda: _kubeflow(kubeflow())),
+        ("kubernetes", lambda: _check_kubernetes(cluster(), config)),
+        ("images", lambda: check_images(images())),
+        ("overlay", check_overlays),
+        ("licence", lambda: check_licence(config)),
+    ]
+    return [check for name, function in checks for check in run_check(name, function)]
+
+
+def _check_kubernetes(cluster: Cluster, config: RunConfig) -> list[Check]:
     settings: dict[str, str] = {}
     checks: list[tuple[str, Callable[[], Check | list[Check]]]] = [
-        ("kubeflow", lambda: _kubeflow(kubeflow)),
         ("kubernetes", lambda: Check("kubernetes", "ok", f"{cluster.server_version()}, namespace {cluster.namespace}")),
         ("namespace", lambda: _namespace(cluster)),
         ("rights", lambda: _rights(cluster)),
         ("secrets", lambda: _secrets(cluster, settings)),
         ("kaggle", lambda: _kaggle(cluster, config.data.source)),
+        ("servers", lambda: check_servers(cluster)),
         ("settings", lambda: _settings(cluster, settings)),
         ("storage", lambda: check_storage(settings)),
         ("mlflow", lambda: check_mlflow(settings, config.registry.model_name)),
-        ("images", lambda: check_images(images())),
         ("gpus", lambda: check_gpus(cluster.nodes(), config.resources)),
+        ("requests", lambda: check_requests(cluster.nodes(), config.resources)),
         ("trainer", lambda: _trainer(cluster, config.resources)),
     ]
     return [check for name, function in checks for check in run_check(name, function)]

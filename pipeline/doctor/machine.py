@@ -1,5 +1,7 @@
 """Check what `celebdit run` needs on this machine."""
 
+import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -7,11 +9,14 @@ from pathlib import Path
 from components.command_settings import CommandSettings
 from components.environment import MLFLOW, STORE
 from components.errors import BadInput
+from components.ingest.sources.open_source import kind_of
 from components.system.confinement import can_confine
 from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address
 from pipeline.doctor.checks import Check, run_check
+from pipeline.doctor.licence import check_licence
 from pipeline.doctor.mlflow import check_own_mlflow
+from pipeline.doctor.requests import quantity
 
 _SPARE_BYTES = 5 * 2**30
 
@@ -26,7 +31,55 @@ def check_machine(home: Path, settings: CommandSettings, config: RunConfig) -> l
         *run_check("storage", lambda: _storage(settings)),
         *run_check("parsers", _parsers),
         *run_check("containers", _containers),
+        *run_check("licence", lambda: check_licence(config)),
+        *run_check("devices", lambda: _devices(config)),
+        *run_check("memory", lambda: _memory(config)),
+        *run_check("source", lambda: _source(config)),
+        *(run_check("weights", lambda: _weights(home, settings, config)) if config.evaluation.weights_sha256 else []),
     ]
+
+
+def _devices(config: RunConfig) -> Check:
+    wanted, gpus = config.resources.processes, len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if config.resources.device == "cuda" and gpus < wanted:
+        fix = "run it on a machine with GPUs (celebdit submit), or set resources.device=cpu, which takes very long for the large presets"
+        return Check("devices", "fail", f"resources.device is cuda with {wanted} process(es), and this machine has {gpus} GPU(s)", fix)
+    return Check("devices", "ok", f"{gpus} GPU(s); resources.device is {config.resources.device}")
+
+
+def _memory(config: RunConfig) -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    wanted = quantity(config.resources.memory)
+    size = f"{total / 2**30:.0f} GiB"
+    if total < wanted and config.resources.device == "cuda":
+        return Check("memory", "unknown", f"{size}, and resources.memory is {config.resources.memory}", "watch it, or use a larger machine")
+    return Check("memory", "ok", size)
+
+
+def _source(config: RunConfig) -> Check:
+    kind = kind_of(config.data.source)
+    package = {"kaggle": "kagglehub", "hf": "huggingface_hub"}.get(config.data.source.partition("://")[0])
+    if package is not None and importlib.util.find_spec(package) is None:
+        return Check("source", "fail", f"{config.data.source} needs the package {package}", "make extras")
+    if kind.local_path is not None and not kind.local_path(config.data.source).exists():
+        return Check("source", "fail", f"data.source {config.data.source} does not exist", "set data.source")
+    return Check("source", "ok", config.data.source)
+
+
+def _weights(home: Path, settings: CommandSettings, config: RunConfig) -> Check:
+    """Look for the weights where that needs no server: at a path, or on the disk of the embedded store."""
+    location, sha256 = config.evaluation.weights, config.evaluation.weights_sha256
+    fix = "celebdit weights add FILE (docs/evaluation.md), or evaluation.extractor=random-conv"
+    if location is not None:
+        exists = "://" in location or Path(location).is_file()
+        return (
+            Check("weights", "ok", location) if exists else Check("weights", "fail", f"evaluation.weights {location} does not exist", fix)
+        )
+    if settings.store_uri is not None:
+        return Check("weights", "unknown", f"sha256 {sha256} in {settings.store_uri}: preflight checks it", fix)
+    if any((home / "s3").glob(f"*/*/weights/{sha256}.pth")):
+        return Check("weights", "ok", f"sha256 {sha256} is in the embedded store")
+    return Check("weights", "fail", f"the weights with sha256 {sha256} are not in the embedded store", fix)
 
 
 def _disk(home: Path) -> Check:

@@ -21,8 +21,8 @@ def check_gpus(nodes: Iterable[KubernetesObject], resources: ResourcesConfig) ->
         return Check(
             "gpus", "fail", f"none of {len(gpu_nodes)} GPU nodes has the labels {resources.node_selector}", "set resources.node_selector"
         )
-    taints = [taint for node in selected for taint in _blocking_taints(node, resources.all_tolerations)]
-    free = [node for node in selected if not _blocking_taints(node, resources.all_tolerations)]
+    taints = [taint for node in selected for taint in blocking_taints(node, resources.all_tolerations)]
+    free = [node for node in selected if not blocking_taints(node, resources.all_tolerations)]
     if len(free) < resources.nodes:
         if taints:
             fix = f'set resources.tolerations=[{{key="{taints[0]["key"]}"}}]'
@@ -33,7 +33,7 @@ def check_gpus(nodes: Iterable[KubernetesObject], resources: ResourcesConfig) ->
     return Check("gpus", "ok", f"{len(free)} node(s) with {gpus} {gpu_type} or more")
 
 
-def _blocking_taints(node: KubernetesObject, tolerations: Iterable[Toleration]) -> list[KubernetesObject]:
+def blocking_taints(node: KubernetesObject, tolerations: Iterable[Toleration]) -> list[KubernetesObject]:
     """Return the taints of a node that pods with `tolerations` cannot be scheduled on."""
     taints = node.get("spec", {}).get("taints", [])
     return [

@@ -20,7 +20,7 @@ from components.evaluate.measured import headline_metric, measured_metrics
 from components.validation import problem_lines
 from model.canonical import JsonObject, digest_of
 from model.frozen_config import FrozenConfig, TextForm
-from pipeline.config import RunConfig, configure, load_tables, plain_json
+from pipeline.config import RunConfig, load_tables, overridden, plain_json
 from pipeline.config_files import preset_names, read_table
 from pipeline.sweeps.space import MOST_COMBINATIONS, Choices, Range, Space, Values, changes_of, label_of, space_problems
 
@@ -89,12 +89,12 @@ class Sweep:
 
     def trial(self, values: Mapping[str, Any], *, seed: int, steps: int) -> RunConfig:
         """Return the configuration of a trial with `values` on the rung of so many steps."""
-        return configure(self.trial_tables, {**changes_of(values), "training.seed": seed, "training.total_steps": steps})
+        return overridden(self.trial_tables, changes={**changes_of(values), "training.seed": seed, "training.total_steps": steps})
 
     def final(self, values: Mapping[str, Any]) -> RunConfig:
         """Return the configuration of the winner's final run: the full protocol, the gate and the registration."""
         steps = self.config.final_steps or self.config.rungs[-1]
-        return configure(self.tables, {**changes_of(values), "training.seed": self.config.seeds[0], "training.total_steps": steps})
+        return overridden(self.tables, changes={**changes_of(values), "training.seed": self.config.seeds[0], "training.total_steps": steps})
 
     @cached_property
     def num_trials(self) -> int:
@@ -190,7 +190,7 @@ def _base_tables(config: SweepConfig, path: Path, changes: Mapping[str, object])
 
 def _with(tables: JsonObject, changes: Mapping[str, object]) -> JsonObject:
     """Return `tables` after `changes`, validated as a configuration of its own and plain again."""
-    values: JsonObject = configure(tables, changes).model_dump(mode="json", exclude_unset=True)
+    values: JsonObject = overridden(tables, changes=changes).model_dump(mode="json", exclude_unset=True)
     return values
 
 

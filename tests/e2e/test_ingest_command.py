@@ -97,7 +97,9 @@ def test_the_kfp_artifact_carries_location_and_digest(endpoints: Endpoints, tmp_
         monkeypatch.setenv(name, value)
     section = DataConfig(name="component", source="synthetic://?count=4", image_px=32).model_dump_json()
     artifact = dsl.Dataset(uri=str(tmp_path / "dataset"))
-    digest = ingest_step.python_func(data=section, ready="ready", dataset=artifact)
+    page = dsl.HTML(uri=str(tmp_path / "page.html"))
+    digest = ingest_step.python_func(data=section, dataset=artifact, page=page)
+    assert "<html" in Path(page.path).read_text()
     manifest = DatasetManifest.load(Path(artifact.path))
     assert digest == manifest.digest == artifact.metadata["digest"]
     assert artifact.metadata["uri"] == manifest.uri

@@ -82,6 +82,7 @@ def kube(tmp_path: Path, registry: str, moto_endpoint: str, monkeypatch: pytest.
         settings = {"CELEBDIT_STORE": "s3://bucket/doctor", "MLFLOW_TRACKING_URI": INSIDE, "AWS_ENDPOINT_URL": moto_endpoint}
         fake.put("configmaps", names.CONFIG_MAP, data=settings)
         fake.put("clustertrainingruntimes", names.TRAINING_RUNTIME)
+        fake.put("nodes", "cpu-0", status={"allocatable": {"cpu": "4", "memory": "8Gi"}})
         taint = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
         for index in range(2):
             allocatable = {"nvidia.com/gpu": "8"}
@@ -144,10 +145,53 @@ def test_a_cluster_on_which_nothing_is_missing(
         "mlflow",
         "images",
         "gpus",
+        "requests",
         "trainer",
+        "licence",
     }
     assert "version 2.17.0" in checks["kubeflow"][0]["found"]
     assert "no problems found" in err
+
+
+def test_the_secret_and_the_claims_of_the_servers_have_a_line(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "servers" not in diagnose(capsys, kfp)[1], "they are not on this cluster"
+    kube.put("namespaces", "celebdit")
+    assert [check["state"] for check in diagnose(capsys, kfp)[1]["servers"]] == ["unknown"], "they may not be read"
+    kube.other_namespaces = frozenset({"celebdit"})
+    kube.put("persistentvolumeclaims", "postgres", status={"phase": "Pending"})
+    code, checks, _ = diagnose(capsys, kfp)
+    assert code == 2
+    found = {check["found"]: check["state"] for check in checks["servers"]}
+    assert found == {
+        "secret mlflow-server does not exist in celebdit: MLflow does not start": "fail",
+        "volume claim postgres is Pending": "fail",
+        "volume claim s3 does not exist in celebdit": "unknown",
+    }
+    kube.put("secrets", "mlflow-server")
+    for name in ("postgres", "s3"):
+        kube.put("persistentvolumeclaims", name, status={"phase": "Bound"})
+    assert [check["state"] for check in diagnose(capsys, kfp)[1]["servers"]] == ["ok"]
+
+
+def test_a_step_that_no_node_can_take_is_named_with_its_request(kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu_nodes = [kube.objects["nodes", f"gpu-{index}"] for index in range(2)]
+    for node in gpu_nodes:
+        node["status"]["allocatable"] |= {"cpu": "15500m", "memory": f"{120 * 2**20}Ki"}
+    wide = ["resources.cpu=16000m", "resources.memory=64Gi"]
+    code, checks, _ = diagnose(capsys, kfp, *wide)
+    (check,) = checks["requests"]
+    assert (code, check["state"]) == (2, "fail")
+    assert check["found"].startswith("train, evaluate would stay Pending: each requests 16000m CPU and 64Gi, the largest node")
+    assert "15500m CPU and 120.0Gi (gpu-" in check["found"]
+    assert "resources.cpu" in check["fix"]
+    kube.objects["nodes", "cpu-0"]["status"]["allocatable"]["cpu"] = "400m"
+    _, checks, _ = diagnose(capsys, kfp, "resources.cpu=15500m")
+    (check,) = checks["requests"]
+    assert "preflight, ingest, train, gate, register, finalize would stay Pending: each requests 500m" in check["found"]
+    assert "resources.light_cpu" in check["fix"]
+    _, checks, _ = diagnose(capsys, kfp, *wide, "resources.light_cpu=400m")
+    assert [check["state"] for check in checks["requests"]] == ["fail"]
+    assert diagnose(capsys, kfp, "resources.light_cpu=400m")[1]["requests"][0]["state"] == "ok"
 
 
 def break_rights(kube: FakeKube) -> None:

@@ -233,4 +233,4 @@ def test_without_kagglehub_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setattr("components.ingest.sources.kaggle.import_module", without)
     with pytest.raises(BadInput, match="need the package kagglehub") as refused:
         KaggleSource("owner/faces", None)
-    assert refused.value.hint == "pip install 'celebdit[kaggle]'"
+    assert refused.value.hint == "make extras"

@@ -1,5 +1,6 @@
 """Wrong weights of metrics are found in preflight: another file, a file of another network, no file of weights at all."""
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ from celebdit_testing.inception import write_inception
 from celebdit_testing.steps import step_context
 
 from components.errors import BadInput, CelebditError, DataRefused
+from components.evaluate.config import EvaluationConfig
+from components.evaluate.extractors import fetch_weights, identity_of
+from components.evaluate.features import build_extractor
 from components.preflight.metric_networks import NETWORKS
 from components.preflight.metric_weights import UnknownPickle, check_metric_weights, difference, tensor_shapes
 from components.runtime.context import StepContext
 from components.storage import StoreUri, connect, file_sha256
+from pipeline.cli import main
 
 INCEPTION = "inception-v3-compat"
 
@@ -44,6 +49,46 @@ def test_the_right_weights_are_found_right_here_and_in_object_storage(inception:
     context.store.put_file(uri, inception)
     assert "566 tensors" in check(str(uri), context, sha256=file_sha256(inception))
     assert (context.scratch("weights") / f"{file_sha256(inception)}.pth").is_file(), "the evaluate step need not download it again"
+
+
+def test_weights_are_added_once_and_found_by_their_sha256_alone(
+    inception: Path, context: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sha256 = file_sha256(inception)
+    by_sha256 = EvaluationConfig(num_images=8, extractor=INCEPTION, weights_sha256=sha256)
+    with pytest.raises(BadInput, match=f"{sha256} are not in the store s3://bucket/weights-checked") as missing:
+        check_metric_weights(None, sha256, INCEPTION, context, setting="weights")
+    assert "celebdit weights add FILE" in str(missing.value.hint)
+    folder = context.scratch("weights")
+    with pytest.raises(BadInput, match="are not in the store"):
+        fetch_weights(None, sha256, context.store, folder, setting="weights", stored=context.layout.metric_weights(sha256))
+    environment = {"CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": str(context.settings.s3_endpoint)}
+    for name, value in {**environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "CELEBDIT_HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    for new in (True, False):
+        with pytest.raises(SystemExit) as ended:
+            main(["weights", "add", str(inception), "--json"])
+        printed = capsys.readouterr()
+        assert not ended.value.code, printed.err
+        facts = {"sha256": sha256, "network": INCEPTION, "uri": str(context.layout.metric_weights(sha256)), "new": new}
+        assert json.loads(printed.out) == facts
+    assert "566 tensors" in check_metric_weights(None, sha256, INCEPTION, context, setting="weights")
+    assert (folder / f"{sha256}.pth").is_file()
+    assert build_extractor(by_sha256, context.store, folder, torch.device("cpu")) is not None
+    assert identity_of(by_sha256) == identity_of(by_sha256.model_copy(update={"weights": str(inception)}))
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])
+def test_what_holds_no_weights_is_not_added(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CELEBDIT_HOME", str(tmp_path / "home"))
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        main(["weights", "add", str(tmp_path / "w.pth")])
+    assert ended.value.code == DataRefused.exit_code
+    assert "torch file" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
 
 
 def test_the_networks_tensors_are_those_that_pytorch_names(inception: Path) -> None:

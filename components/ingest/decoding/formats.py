@@ -15,7 +15,7 @@ from components.ingest.verdicts import Rejected
 Image.preinit()
 assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
 _OF_PILLOW = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "BMP": "BMP", "TIFF": "TIFF", "GIF": "GIF"}
-_EXTRA = "pip install 'celebdit[formats]'"
+_EXTRA = "make extras"
 
 
 def _load_heif() -> None:

@@ -54,7 +54,7 @@ class HubClient:
         except ImportError as error:
             raise BadInput(
                 f"hf:// sources need the package huggingface-hub ({error.name} is not installed)",
-                hint="pip install 'celebdit[huggingface-hub]'",
+                hint="make extras",
             ) from error
         self._name = name
 

@@ -134,9 +134,7 @@ class _Hub:
                 self._types = import_module("kagglesdk.datasets.types.dataset_api_service")
                 self._requests = import_module("requests.exceptions")
         except ImportError as error:
-            raise BadInput(
-                f"kaggle:// sources need the package kagglehub ({error.name} is not installed)", hint="pip install 'celebdit[kaggle]'"
-            ) from error
+            raise BadInput(f"kaggle:// sources need the package kagglehub ({error.name} is not installed)", hint="make extras") from error
 
     def current_version(self, owner: str, name: str) -> int:
         """Ask Kaggle for the newest version."""

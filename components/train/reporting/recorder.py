@@ -20,12 +20,19 @@ TRACE_FILE = "profile/step-{:09d}.json.gz"
 class JournalRecorder:
     """The trainer's recorder on rank 0."""
 
-    def __init__(self, journal: Journal, on_progress: Callable[[int, int, str], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        on_progress: Callable[[int, int, str], None],
+        on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
+    ) -> None:
         self._journal = journal
+        self._on_metrics = on_metrics
         self._on_progress = on_progress
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self._journal.add_metrics(step, values)
+        self._on_metrics(step, values)
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
         tiles = [enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()]

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from components.deployment import QUEUE_LABEL
 from components.environment import IMAGE
 from components.errors import BadInput, CelebditError, Preempted, TemporaryFailure
 from components.kube.client import Cluster, Conflict
@@ -132,13 +133,15 @@ class _Job:
                 if job is None:
                     raise TemporaryFailure(f"TrainJob {self.name} was deleted from outside", hint="run it again: training continues")
                 state = end_state(job)
+                if state is not None:
+                    self.lease.mark_ended(_attempt_of(job))
                 if state == "completed":
                     return
                 if state == "failed":
                     raise self._failure(job)
                 self.lease.renew()
                 log.follow()
-                self._report_pending_pods()
+                self._report_waiting(job)
                 sleep(poll_s)
         finally:
             log.close()
@@ -153,16 +156,24 @@ class _Job:
             hint=f"kubectl describe trainjob {self.name}",
         )
 
-    def _report_pending_pods(self) -> None:
-        """Report once a minute which pods are pending and why: a full cluster shows it only in the pod status."""
+    def _report_waiting(self, job: Mapping[str, Any]) -> None:
+        """Report that the job is queued, or once a minute which pods are pending and why; both are shown in their status only."""
+        if suspended := _condition(job, "Suspended"):
+            queue = self.manifest["metadata"]["labels"].get(QUEUE_LABEL)
+            where = "is suspended" if queue is None else f"is queued in {queue}"
+            self._report(f"TrainJob {self.name} {where}: {suspended.get('message') or 'no reason given'}")
+            return
         if time.monotonic() - self.reported_s < _PENDING_REPORT_S:
             return
         self.reported_s = time.monotonic()
         reasons = sorted({reason for pod in self.cluster.pods(self._selector()) if (reason := waiting_reason(pod))})
-        text = "; ".join(reasons)
-        if text and text != self.reported:
+        if reasons:
+            self._report(f"TrainJob {self.name} is waiting: {'; '.join(reasons)}")
+
+    def _report(self, text: str) -> None:
+        if text != self.reported:
             self.reported = text
-            self.context.events.note(f"TrainJob {self.name} is waiting: {text}")
+            self.context.events.note(text)
 
     def _selector(self, *, index: int | None = None) -> str:
         return f"{JOBSET_LABEL}={self.name}" + ("" if index is None else f",{INDEX_LABEL}={index}")
@@ -173,6 +184,11 @@ def end_state(job: Mapping[str, Any]) -> str | None:
     if _condition(job, "Complete"):
         return "completed"
     return "failed" if _condition(job, "Failed") else None
+
+
+def _attempt_of(job: Mapping[str, Any]) -> str:
+    """Return the attempt that a job trains, which an adopting step did not begin: its specification lies in the attempt's folder."""
+    return str(job["spec"]["trainer"]["args"][0]).split("/")[-2]
 
 
 def _condition(job: Mapping[str, Any], kind: str) -> KubernetesObject:

@@ -10,12 +10,37 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from components.errors import CelebditError
+from components.errors import BadInput, CelebditError
 from components.storage import ObjectStore, StoreUri
 
 HEARTBEAT_S = 60.0
 TIMEOUT_S = 900.0
+
+
+def _ended_key(home: StoreUri, attempt: str) -> StoreUri:
+    # Sorts after every heartbeat: `renew` deletes what sorts before its own.
+    return home / f"ended-{attempt}"
+
+
+def mark_ended(store: ObjectStore, home: StoreUri, attempt: str) -> None:
+    """Record that the TrainJob of `attempt` has ended; a failure of storage is ignored, the lease ends such a job later."""
+    with suppress(CelebditError):
+        store.put_bytes(_ended_key(home, attempt), b"ended")
+
+
+def require_not_ended(store: ObjectStore, home: StoreUri, attempt: str) -> None:
+    """Refuse to start a node of a TrainJob that has ended: JobSet's time to live deletes its JobSet, and Trainer may make a new one.
+
+    Raises:
+        BadInput: if it has ended. CelebditError: if storage is unavailable.
+    """
+    if store.exists(_ended_key(home, attempt)):
+        raise BadInput(
+            f"the TrainJob of attempt {attempt} has ended and was started again from outside",
+            hint="delete it; the train step makes a new one when it is run again",
+        )
 
 
 class Lease:
@@ -37,10 +62,14 @@ class Lease:
             beat = self._home / f"beat-{now * 1000:.0f}"
             self._store.put_bytes(beat, b"waiting")
             for old in self._store.list(self._home):
-                if old.uri.name < beat.name:
+                if old.uri.name < beat.name:  # not what `mark_ended` wrote
                     self._store.delete(old.uri)
         except CelebditError:
             return
+
+    def mark_ended(self, attempt: str) -> None:
+        """Record that the TrainJob of `attempt` has ended."""
+        mark_ended(self._store, self._home, attempt)
 
 
 class LeaseWatch:

@@ -38,7 +38,8 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, settings: Settings, *, 
         ],
         "activeDeadlineSeconds": 3600 * spec.resources.timeout_h,
     }
-    digest = digest_of(body)
+    # The labels and annotations, too: another queue or priority is another job.
+    digest = digest_of({**body, **({"site": site} if (site := {**spec.resources.site_labels, **spec.resources.annotations}) else {})})
     # Not part of the digest, because each attempt has its own file.
     body["trainer"]["args"] = [spec_uri]
     return {
@@ -47,12 +48,13 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, settings: Settings, *, 
         "metadata": {
             "name": job_name(spec.run_key),
             "labels": {
+                **spec.resources.site_labels,
                 **names.PART_OF,
                 names.STEP_LABEL: "train",
                 names.RUN_KEY_LABEL: spec.run_key,
                 names.RUN_LABEL: settings.pipeline_run_id,
             },
-            "annotations": {SETTINGS_ANNOTATION: digest},
+            "annotations": {**spec.resources.annotations, SETTINGS_ANNOTATION: digest},
             **({"ownerReferences": owners} if owners else {}),
         },
         "spec": body,
@@ -110,5 +112,8 @@ def _pods(spec: TrainSpec, settings: Settings) -> KubernetesObject:
         pod["nodeSelector"] = dict(resources.node_selector)
     if resources.all_tolerations:
         pod["tolerations"] = [toleration.model_dump(exclude_none=True) for toleration in resources.all_tolerations]
-    labels = {**names.PART_OF, names.STEP_LABEL: "train"}
-    return {"name": CONTAINER, "template": {"spec": {"template": {"metadata": {"labels": labels}, "spec": pod}}}}
+    # Not Kueue's: the queue admits the TrainJob as a whole.
+    metadata: KubernetesObject = {"labels": {**resources.labels, **names.PART_OF, names.STEP_LABEL: "train"}}
+    if resources.annotations:
+        metadata["annotations"] = dict(resources.annotations)
+    return {"name": CONTAINER, "template": {"spec": {"template": {"metadata": metadata, "spec": pod}}}}

@@ -9,7 +9,7 @@ from components.runtime.signal_flag import SignalFlag
 from components.settings import Settings
 from components.storage import StoreUri
 from components.train.spec import TrainSpec
-from components.train.trainjob.lease import LeaseWatch
+from components.train.trainjob.lease import LeaseWatch, require_not_ended
 from components.train.trainjob.node import write_termination_message
 
 
@@ -27,7 +27,9 @@ def run_node(arguments: Sequence[str]) -> None:
             spec = TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
             path = context.run_folder(spec.run_key) / "spec.json"
             spec.dump(path)
-            LeaseWatch(context.store, context.layout.run(spec.run_key).leases).start()
+            leases = context.layout.run(spec.run_key).leases
+            require_not_ended(context.store, leases, spec.attempt)
+            LeaseWatch(context.store, leases).start()
         except Exception as error:
             write_termination_message(error)
             raise

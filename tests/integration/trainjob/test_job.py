@@ -52,6 +52,43 @@ def test_placement_and_space_reach_the_pods(context: StepContext) -> None:
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}} in pod["volumes"]
 
 
+SITE: dict[str, Any] = {
+    "queue": "team-faces",
+    "priority_class": "low",
+    "labels": {"example.com/cost-centre": "4711"},
+    "annotations": {"example.com/contact": "faces@example.com"},
+}
+KUEUE = {"kueue.x-k8s.io/queue-name": "team-faces", "kueue.x-k8s.io/priority-class": "low"}
+
+
+def test_the_queue_and_the_labels_of_a_site_are_on_the_trainjob_and_its_pods(context: StepContext) -> None:
+    job = trainjob(spec_of(**SITE), "s3://b/spec.json", IMAGE, context.settings, owners=[])
+    assert {**KUEUE, **SITE["labels"], **names.PART_OF}.items() <= job["metadata"]["labels"].items()
+    assert SITE["annotations"].items() <= job["metadata"]["annotations"].items()
+    (replicated,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    metadata = replicated["template"]["spec"]["template"]["metadata"]
+    assert SITE["labels"].items() <= metadata["labels"].items()
+    assert metadata["annotations"] == SITE["annotations"]
+    assert not KUEUE.items() & metadata["labels"].items()  # Kueue would queue each pod for itself, beside the job
+
+
+def test_a_trainjob_that_kueue_suspends_is_queued_and_not_failed(kube: FakeKube, context: StepContext, start: Start) -> None:
+    step = start(spec_of(**SITE))
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
+    assert kube.objects["trainjobs", JOB]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-faces"
+    kube.condition(JOB, "Suspended", "TrainJob is suspended")
+    wait_until(lambda: any(f"TrainJob {JOB} is queued in team-faces: TrainJob is suspended" in note for note in notes(context)))
+    asked = kube.count("get trainjobs.trainer.kubeflow.org")
+    time.sleep(0.2)
+    assert step.is_alive(), "it waits without a deadline"
+    assert sum("is queued" in note for note in notes(context)) == 1
+    assert kube.count("get trainjobs.trainer.kubeflow.org") >= asked
+    again = start(spec_of(attempt="a2", **SITE))  # a retried step takes the queued job as it is, and its place in the queue
+    wait_until(lambda: any("is already running: waiting for it" in note for note in notes(context)))
+    kube.condition(JOB, "Complete")
+    assert (step.outcome(), again.outcome()) == (None, None)
+
+
 @pytest.mark.parametrize("level", [None, "DEBUG"])
 def test_the_log_level_of_the_step_reaches_the_pods(context: StepContext, level: str | None) -> None:
     job = trainjob(spec_of(), "s3://b/spec.json", IMAGE, replace(context.settings, log_level=level), owners=[])

@@ -1,15 +1,20 @@
 """Nodes whose step no longer waits stop themselves, others do not."""
 
+import json
 import threading
+from pathlib import Path
 
+import pytest
 from celebdit_testing.kube_server import FakeKube
 from celebdit_testing.trainjobs import JOB, KEY, Start
 from celebdit_testing.waiting import wait_until
 
+from components.errors import BadInput
 from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri
 from components.storage import connect as connect_store
-from components.train.trainjob.lease import Lease, LeaseWatch
+from components.train.trainjob.lease import Lease, LeaseWatch, require_not_ended
+from components.train.trainjob.node_ranks import run_node
 
 
 def test_nodes_without_a_waiting_step_are_stopped_and_others_are_not(store: ObjectStore, prefix: StoreUri) -> None:
@@ -38,6 +43,35 @@ def test_a_watch_that_expires_stops_the_process_as_a_signal_would(store: ObjectS
     stop_requested = threading.Event()
     LeaseWatch(store, prefix, timeout_s=0.0, every_s=0.01, on_end=stop_requested.set).start()
     assert stop_requested.wait(10)
+
+
+@pytest.mark.parametrize("end", ["Failed", "Complete"])
+def test_a_trainjob_that_comes_back_after_its_end_trains_nothing(
+    end: str, kube: FakeKube, start: Start, context: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = context.layout.run(KEY).leases
+    step = start()
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
+    (uri,) = kube.objects["trainjobs", JOB]["spec"]["trainer"]["args"]
+    require_not_ended(context.store, leases, "a1")
+    kube.condition(JOB, end)
+    step.outcome()
+    require_not_ended(context.store, leases, "a2")  # a retried step makes another attempt
+    words = tmp_path / "last-words"
+    settings = context.settings
+    environment = {"CELEBDIT_STORE": settings.store_uri, "AWS_ENDPOINT_URL": str(settings.s3_endpoint), "CELEBDIT_LAST_WORDS": str(words)}
+    for name, value in {
+        **environment,
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+        "CELEBDIT_RUN_ID": "r",
+        "CELEBDIT_WORK_DIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("components.train.trainjob.node_ranks.launch", lambda *_, **__: pytest.fail("it trains"))
+    with pytest.raises(SystemExit) as ended:  # JobSet's time to live deleted the job's pods, and Trainer made them again
+        run_node([uri])
+    assert ended.value.code == BadInput.exit_code
+    assert "has ended and was started again" in json.loads(words.read_text())["message"]
 
 
 def test_a_waiting_step_keeps_its_lease(kube: FakeKube, start: Start, context: StepContext) -> None:

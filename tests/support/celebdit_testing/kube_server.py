@@ -46,6 +46,8 @@ class FakeKube:
     namespace: str = "kubeflow"
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     """(resource, name) -> object, in the one namespace or the cluster."""
+    other_namespaces: frozenset[str] = frozenset()
+    """Further namespaces, with the same objects."""
     rules: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     logs: PodLogs = field(default_factory=PodLogs)
     faults: list[tuple[str, str, int | str]] = field(default_factory=list)
@@ -285,7 +287,7 @@ def handler_of(kube: FakeKube) -> type[Handler]:
             resource = where["resource"] + (f"/{where['subresource']}" if "subresource" in where else "")
             kube.requests.append(f"{verb} {resource}")
             kube.bodies.append(json.dumps(body))
-            here = where.get("namespace", kube.namespace) == kube.namespace
+            here = where.get("namespace", kube.namespace) in {kube.namespace, *kube.other_namespaces}
             if not here or not kube.allowed(account, verb, where.get("group", ""), resource):
                 raise Refused(403, f'{resource} is forbidden: User "{account}" cannot {verb} resource "{resource}"')
             fault = next((fault for fault in kube.faults if fault[:2] == (verb, resource)), None)

@@ -37,6 +37,7 @@ READERS = {
     "pipeline/cli.py": "passes --verbose on to child processes",
     "pipeline/session.py": "hands the environment on to child processes, boto3 and MLflow",
     "pipeline/commands/services.py": "says which variables of the shell would mislead other programs",
+    "components/train/reporting/trainjob_status.py": "reads where Kubeflow Trainer takes progress",
     "pipeline/embedded_environment.py": "keeps proxies away from the embedded servers",
     "pipeline/inherited_socket.py": "hands its environment on to the program that it becomes",
     "pipeline/mlflow_app.py": "passes settings to MLflow's app, which takes them from the environment only",

@@ -222,8 +222,9 @@ def test_the_compiled_graph_is_the_documented_one(tmp_path: Path) -> None:
     tasks = spec["components"][handler]["dag"]["tasks"]
     condition_name = next(name for name in tasks if name.startswith("condition"))
     assert set(tasks) == {"preflight", "ingest", "train", "evaluate", "gate", condition_name}
-    order = {name: sorted(task.get("dependentTasks", [])) for name, task in tasks.items()}
-    assert order["ingest"] == ["preflight"]
+    order = {name: sorted(set(task.get("dependentTasks", [])) - {"preflight"}) for name, task in tasks.items()}
+    assert all("preflight" in task["dependentTasks"] for name, task in tasks.items() if name != "preflight")  # it gives each its sections
+    assert order["ingest"] == []
     assert order["train"] == ["ingest"]
     assert order["evaluate"] == ["ingest", "train"]
     assert order["gate"] == ["evaluate"]

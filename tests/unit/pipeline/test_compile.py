@@ -19,6 +19,7 @@ from pipeline.compile import CompileOptions, compile_pipeline, label_value
 from pipeline.config import load_config
 from pipeline.images import Build, Images, ImagesLock, read_lock
 from pipeline.lint import lint
+from pipeline.resolution import resolve
 from pipeline.steps import step_names
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,7 +57,7 @@ def digest_of_what_a_cluster_sees(text: str) -> dict[str, Any]:
     for component in [spec["root"], *spec["components"].values()]:
         for name, task in component.get("dag", {}).get("tasks", {}).items():
             tasks[name] = {key: task[key] for key in ("cachingOptions", "dependentTasks", "retryPolicy", "triggerPolicy") if key in task}
-    return {"executors": executors, "tasks": tasks}
+    return {"executors": executors, "tasks": tasks, "form": {"pipelineInfo": spec["pipelineInfo"], **spec["root"]["inputDefinitions"]}}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -135,7 +136,7 @@ def test_what_is_compiled_breaks_no_rule(text: str) -> None:
         ),
         (lambda spec, platform: container(spec, "train")["env"].append({"name": "A", "value": "canary-0123456789"}), "value of a secret"),
         (
-            lambda spec, platform: spec["root"]["inputDefinitions"]["parameters"].update({f"p{n}": {} for n in range(9)}),
+            lambda spec, platform: spec["root"]["inputDefinitions"]["parameters"].update({f"p{n}": {} for n in range(15)}),
             "parameters are too many",
         ),
     ],
@@ -206,6 +207,127 @@ def test_the_same_build_works_with_each_engine(engine: str) -> None:
         "docker/Dockerfile",
         ".",
     ]
+
+
+def test_the_run_page_has_pages_metrics_and_a_summary(text: str) -> None:
+    spec, _ = yaml.load_all(text, yaml.CSafeLoader)
+    shown = {
+        (step, name): artifact["artifactType"]["schemaTitle"]
+        for step in step_names()
+        for name, artifact in spec["components"][f"comp-{step}"].get("outputDefinitions", {}).get("artifacts", {}).items()
+        if artifact["artifactType"]["schemaTitle"] in ("system.HTML", "system.Metrics", "system.Markdown")
+    }
+    assert shown == {
+        ("ingest", "page"): "system.HTML",
+        ("train", "metrics"): "system.Metrics",
+        ("evaluate", "metrics"): "system.Metrics",
+        ("evaluate", "samples"): "system.HTML",
+        ("gate", "page"): "system.HTML",
+        ("register", "summary"): "system.Markdown",
+    }
+
+
+def test_a_run_as_a_whole_has_a_deadline_and_a_time_to_live_where_they_are_set(tmp_path: Path, text: str) -> None:
+    target = tmp_path / "pipeline.yaml"
+    config = load_config("smoke", ["resources.run_timeout_h=48", "resources.keep_run_h=24"])
+    compile_pipeline(config, target, CompileOptions(images=IMAGES, preset="smoke"))
+    check_package(target.read_text())
+    assert lint(target.read_text(), environ={}) == []
+    _, platform = yaml.load_all(target.read_text(), yaml.CSafeLoader)
+    expected = {"activeDeadlineSeconds": 48 * 3600, "resourceTtlOnCompletion": 24 * 3600}
+    assert platform["platforms"]["kubernetes"]["pipelineConfig"] == expected
+    assert "pipelineConfig" not in text
+
+
+def test_a_queue_and_the_labels_of_a_site_are_on_every_pod(tmp_path: Path) -> None:
+    overrides = [
+        "resources.queue=team-faces",
+        "resources.priority_class=low",
+        'resources.labels={"example.com/cost-centre"="4711"}',
+        'resources.annotations={"example.com/contact"="faces@example.com"}',
+    ]
+    nodes = ["resources.nodes=2", "training.batch_images=32", *overrides]
+    target = tmp_path / "pipeline.yaml"
+    compile_pipeline(load_config("smoke", nodes), target, CompileOptions(images=IMAGES, preset="smoke"))
+    check_package(target.read_text())
+    assert lint(target.read_text(), environ={}) == []
+    _, platform = yaml.load_all(target.read_text(), yaml.CSafeLoader)
+    for step in step_names():
+        metadata = settings(platform, step)["podMetadata"]
+        expected = {
+            "kueue.x-k8s.io/queue-name": "team-faces",
+            "kueue.x-k8s.io/priority-class": "low",
+            "example.com/cost-centre": "4711",
+            "celebdit.io/step": step,
+        }
+        assert expected.items() <= metadata["labels"].items(), step
+        assert metadata["annotations"] == {"example.com/contact": "faces@example.com"}, step
+    # The step that waits for the queued TrainJob has no time-out of its own in effect; that of the TrainJob does not run meanwhile.
+    assert int(settings(platform, "train")["activeDeadlineSeconds"]) == 8760 * 3600
+    assert int(settings(platform, "evaluate")["activeDeadlineSeconds"]) == 168 * 3600
+
+
+def test_presets_state_what_their_pods_request(tmp_path: Path) -> None:
+    compile_pipeline(load_config("smoke"), tmp_path / "p.yaml", CompileOptions(images=IMAGES, preset="smoke"))
+    spec, _ = yaml.load_all((tmp_path / "p.yaml").read_text(), yaml.CSafeLoader)
+    for step in step_names():
+        resources = container(spec, step)["resources"]
+        requests = (resources["resourceCpuRequest"], resources["resourceMemoryRequest"], resources["resourceMemoryLimit"])
+        assert requests == ("500m", "2Gi", "2Gi"), step
+
+
+def test_the_form_says_what_each_parameter_is(text: str) -> None:
+    spec, _ = yaml.load_all(text, yaml.CSafeLoader)
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    assert set(parameters) == {"overrides", "licence_accepted_by"}
+    for name, parameter in parameters.items():
+        assert len(parameter["description"]) > 40, name
+        assert parameter["isOptional"], name
+    assert "training.total_steps=20000 optimizer.lr_peak=1e-4" in parameters["overrides"]["description"]
+    assert len(spec["pipelineInfo"]["description"]) > 40
+
+
+def test_cache_keys_stay_narrow(text: str) -> None:
+    """A step's cache key is made of its inputs, so each step gets its own sections and not what was entered in the form."""
+    spec, _ = yaml.load_all(text, yaml.CSafeLoader)
+    expected = {
+        "ingest": {"data"},
+        "train": {"network", "diffusion", "optimizer", "training", "sampling", "resources"},
+        "evaluate": {"evaluation", "sampling", "resources", "registry"},
+        "gate": {"gate", "registry"},
+        "register": {"sampling", "registry"},
+    }
+    for step, sections in expected.items():
+        inputs = task(spec, step)["inputs"]["parameters"]
+        assert sections <= set(inputs), step
+        for name in sections:
+            entry = inputs[name]
+            channel = f"pipelinechannel--preflight-{name}"
+            produced = {"producerTask": "preflight", "outputParameterKey": name}
+            assert entry.get("taskOutputParameter") == produced or entry == {"componentInputParameter": channel}, step
+        assert set(inputs) - sections <= {"dataset_digest", "checkpoint_digest"}, step
+
+
+def test_one_file_serves_several_presets_with_a_list_to_choose_from(tmp_path: Path) -> None:
+    target = tmp_path / "pipeline.yaml"
+    others = {name: load_config(name) for name in ("celebahq256-b", "celebahq256-l")}
+    compile_pipeline(load_config("celebahq256-s"), target, CompileOptions(images=IMAGES, preset="celebahq256-s", others=others))
+    check_package(target.read_text())
+    spec, _ = yaml.load_all(target.read_text(), yaml.CSafeLoader)
+    preset = spec["root"]["inputDefinitions"]["parameters"]["preset"]
+    assert preset["literals"] == ["celebahq256-s", "celebahq256-b", "celebahq256-l"]
+    assert preset["defaultValue"] == "celebahq256-s"
+    presets = task(spec, "preflight")["inputs"]["parameters"]["presets"]["runtimeValue"]["constant"]
+    assert resolve(presets, preset="celebahq256-b", overrides="", licence_accepted_by="me").network == others["celebahq256-b"].network
+    for step in step_names():  # no step takes one preset for another
+        assert not [entry for entry in container(spec, step)["env"] if entry["name"] == "CELEBDIT_PRESET"], step
+
+
+def test_presets_that_need_other_pods_are_not_compiled_to_one_file(tmp_path: Path) -> None:
+    options = CompileOptions(images=IMAGES, preset="smoke", others={"celebahq256-s": load_config("celebahq256-s")})
+    with pytest.raises(BadInput, match=r"different pods: .*resources\.device"):
+        compile_pipeline(load_config("smoke"), tmp_path / "pipeline.yaml", options)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("level", [None, "DEBUG", "ERROR"])

@@ -45,18 +45,36 @@ def test_what_config_show_prints_is_a_file_of_the_same_configuration(preset: str
 
 
 DIGESTS = {
-    "celebahq256-b": "a87dcabb722f61d9373dca48a9a51d7333084ad062c1b5a98908772698d354a6",
-    "celebahq256-l": "a543b97e66677bfcf0fbea6c0ec9364aeed405d05c6b2813dd7e692eaef9a4bf",
-    "celebahq256-s": "99458a6a57c966f4d28ae76faf8109176ea453c6468b574cac2c480a798ac6c1",
-    "celebahq256-xl": "6d851b7b40b3782e4f62fdb13e5320d82da041963ed1bd4f70a754be558cd0de",
-    "demo": "6623a33f5d4626b5cdab5fe5345d336b458d728e9e422fd32888e5ac11461da8",
-    "seed": "70d83db2e22f0cf0bac38b18a3fbc21bf7813941ce18da8b69e46469b071bee1",
-    "smoke": "b9f36b7d43e6594cda067937e585308e830178fd0d9e9192f80b296c3df71587",
+    "celebahq256-b": "3e69bb0fe28de9583f5fdac4a01c7829a5a240f5ca668353209c3f0a27cca2ea",
+    "celebahq256-l": "d46fcbc1adccfb47190722f66f0b4aff5746f986967eda5b06a5ca86aa09ba5a",
+    "celebahq256-s": "f1ce7651e3a6893c16880eadf4b1f7cf32eb6169c990f09f7f029bf14a8c8156",
+    "celebahq256-xl": "81dc08ef2d9ef356f1bd507f7986f155ba57bf9458ef70190621693009eae081",
+    "demo": "e79954d59b26fabd80253127bcb6510548a3e24d84e0628f75d7d837043c6bd2",
+    "seed": "be3f39926bc695a5327930b257ef8c044968d219dd1d5b671febb018c55abbf3",
+    "smoke": "7161762008f882bb083aced10b92097c33438dab5b8173fe94fbdf2267b92002",
 }
 
 
 def test_the_presets_are_what_earlier_runs_were_made_with() -> None:
     assert {preset: load_config(preset).digest() for preset in preset_names()} == DIGESTS
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("resources.queue=Team_Queue", "resources.queue: must look like"),
+        ("resources.priority_class=low", "priority_class 'low' counts only in a queue"),
+        ('resources.labels={"celebdit.io/step"="x"}', "'celebdit.io/step' is not a key that you can set"),
+        ('resources.labels={"kueue.x-k8s.io/queue-name"="x"}', "is not a key that you can set"),
+        ('resources.labels={"team"="a b"}', "labels: team has the value 'a b'"),
+        ('resources.annotations={"-bad"="x"}', "annotations: '-bad' is not a key"),
+        ("resources.light_memory=2G", "resources.light_memory: must look like"),
+        ("resources.light_cpu=0", "resources.light_cpu"),
+    ],
+)
+def test_what_kubernetes_would_refuse_in_labels_and_queues_is_refused_first(override: str, message: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(message)):
+        load_config("smoke", [override])
 
 
 def test_overrides_are_typed_values_or_plain_texts() -> None:
@@ -197,7 +215,11 @@ def test_no_error_shows_a_regular_expression() -> None:
         "registry.model_name",
         "resources.cpu",
         "resources.gpu_type",
+        "resources.light_cpu",
+        "resources.light_memory",
         "resources.memory",
+        "resources.priority_class",
+        "resources.queue",
         "resources.scratch",
         "resources.shm",
     ]

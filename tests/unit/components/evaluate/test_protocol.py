@@ -230,6 +230,7 @@ def test_a_flip_is_decided_by_the_index_of_an_image_alone() -> None:
         ({"extractor": "dinov2-vit-b-14", **WEIGHTS}, "'dinov2-vit-b-14' cannot be used: torch-fidelity loads it from the network alone"),
         ({"extractor": "dinov2-vit-g-14", **WEIGHTS}, "of DINOv2's networks 'dinov2-vit-l-14' can be used"),
         ({"weights": "w.pth"}, "weights and weights_sha256 belong together"),
+        ({"vgg_weights": "v", **WEIGHTS}, "vgg_weights and vgg_weights_sha256 belong together"),
         ({**WEIGHTS, "weights_sha256": "abc"}, "weights_sha256"),
         ({**WEIGHTS, "protocol": "clean50k"}, "protocol"),
         ({**WEIGHTS, "metrics": ["kid"]}, "must include 'frechet'"),

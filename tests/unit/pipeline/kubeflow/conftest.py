@@ -34,6 +34,7 @@ def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "images.lock.json"
     path.write_text(json.dumps({"images": DIGESTS, "git_commit": "abc", "pins_sha256": {"cpu": "1", "gpu": "2"}}))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-cluster"))  # not that of the user
     for name in (KFP_ENDPOINT, KFP_NAMESPACE, KFP_TOKEN, KFP_COOKIES):
         monkeypatch.delenv(name, raising=False)
     return path

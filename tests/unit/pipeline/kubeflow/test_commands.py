@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celebdit_testing.kfp_server import FakeKfp, Fault, kfp_server
+from celebdit_testing.kube_server import kube_server
 from celebdit_testing.submissions import progress, run_cli, submitted
 
 from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_TOKEN, LOG_LEVEL
@@ -33,6 +35,98 @@ def test_submit_wait_shows_the_steps_and_ends_with_the_outcome(
     code, _, err = run_cli(capsys, "submit", "smoke", "training.total_steps=14", "--endpoint", server.url, "--wait")
     assert code == 3
     assert "celebdit: train: main: Error (exit code 3)\n  see the log on the run's page" in err
+
+
+def test_submit_names_what_would_stay_pending_and_wait_shows_the_schedulers_reason(
+    server: FakeKfp, lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "__kwdefaults__", {**(follow.__kwdefaults__ or {}), "poll_s": 0.0})
+    reason = "0/1 nodes are available: 1 Insufficient cpu."
+    with kube_server(tmp_path) as kube:
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "admin.kubeconfig"))
+        kube.put("nodes", "small", status={"allocatable": {"cpu": "2", "memory": "3900Mi"}})
+
+        def add_pod(run: Any) -> None:
+            condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": reason}
+            labels = {"pipeline/runid": run.run_id, "celebdit.io/step": "train"}
+            kube.put("pods", "celebdit-train", metadata={"labels": labels}, status={"phase": "Pending", "conditions": [condition]})
+            other = {"pipeline/runid": "another", "celebdit.io/step": "gate"}
+            kube.put("pods", "celebdit-gate", metadata={"labels": other}, status={"phase": "Pending", "conditions": [condition]})
+            server.step(run, "train", "RUNNING")
+            server.on_get_run = lambda run: server.end(run, "CANCELED")
+
+        server.on_get_run = add_pod
+        code, _, err = run_cli(capsys, "submit", "smoke", "resources.cpu=4000m", "--endpoint", server.url, "--wait")
+        assert code == 130
+        assert "train, evaluate would stay Pending: each requests 4000m CPU and 2Gi, the largest node that they may use has 2 CPU" in err
+        assert f"train: its pod celebdit-train waits: {reason}" in err
+        assert "celebdit-gate" not in err
+        assert "would stay Pending" not in run_cli(capsys, "submit", "smoke", "--endpoint", server.url)[2]
+
+
+def test_submit_says_everything_that_is_missing_at_once(
+    lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KFP_ENDPOINT, "")
+    lock.unlink()
+    code, _, err = run_cli(capsys, "submit", "celebahq256-b", "evaluation.weights=w.pth")
+    assert code == 2
+    lines = err.splitlines()
+    assert len(lines) == 4, err
+    for number, words in enumerate(("images.lock.json", KFP_ENDPOINT, "must be accepted", "evaluation.weights w.pth is on this machine")):
+        assert words in lines[number], err
+
+
+def test_the_doctor_finds_everything_at_once_with_nothing_configured(
+    lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KFP_ENDPOINT, "")
+    lock.unlink()
+    code, out, err = run_cli(capsys, "doctor", "--cluster", "--preset", "celebahq256-b", "--json")
+    assert code == 2
+    failed = {check["name"]: check for check in json.loads(out)["checks"] if check["state"] == "fail"}
+    assert set(failed) == {"kubeflow", "kubernetes", "images", "licence"}, err
+    assert KFP_ENDPOINT in failed["kubeflow"]["found"] + failed["kubeflow"]["fix"]
+    assert "no Kubernetes cluster is configured" in failed["kubernetes"]["found"]
+    assert all(check["fix"] for check in failed.values())
+    accepted = run_cli(capsys, "doctor", "--cluster", "--preset", "celebahq256-b", "--accept-license", "me")[2]
+    assert "accepted by me" in accepted
+
+
+def test_the_doctor_checks_what_a_preset_needs_of_this_machine(
+    lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    arguments = ("doctor", "--preset", "celebahq256-b", "--home", str(home), "--json", "resources.processes=64")
+    code, out, _ = run_cli(capsys, *arguments)
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert code == 2
+    assert {name for name in ("devices", "licence", "weights") if checks[name]["state"] == "fail"} == {"devices", "licence", "weights"}
+    assert "resources.device is cuda with 64 process(es)" in checks["devices"]["found"]
+    assert "celebdit weights add" in checks["weights"]["fix"]
+    sha256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+    stored = home / "s3" / "celebdit" / "store" / "weights" / f"{sha256}.pth"
+    stored.parent.mkdir(parents=True)
+    stored.touch()
+    checks = {check["name"]: check for check in json.loads(run_cli(capsys, *arguments)[1])["checks"]}
+    assert checks["weights"]["state"] == "ok"
+    smoke = json.loads(run_cli(capsys, "doctor", "--preset", "smoke", "--home", str(home), "--json")[1])["checks"]
+    assert {check["state"] for check in smoke if check["name"] in ("devices", "licence", "memory", "source")} == {"ok"}
+
+
+def test_a_cluster_that_may_not_be_read_does_not_stop_a_submission(
+    server: FakeKfp, lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "__kwdefaults__", {**(follow.__kwdefaults__ or {}), "poll_s": 0.0})
+    progress(server, [(name, "SUCCEEDED") for name in step_names()], "SUCCEEDED")
+    with kube_server(tmp_path) as kube:
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "pipeline-runner.kubeconfig"))
+        code, _, err = run_cli(capsys, "submit", "smoke", "--endpoint", server.url, "--wait")
+        assert kube.count("list nodes") == 1
+    assert code == 0, err
+    assert err.count("not shown why pods wait: Kubernetes does not allow to list pods") == 1
 
 
 def test_runs_are_listed_newest_first_and_shown(

@@ -34,8 +34,8 @@ def test_without_the_extra_the_verdict_names_it_and_the_other_formats_are_read()
         check=True,
     )
     heic, jpeg_xl, avif, jpeg = found.stdout.splitlines()
-    assert heic == "unsupported_format HEIC is read with the extra package: pip install 'celebdit[formats]'"
-    assert jpeg_xl == "unsupported_format JPEG XL is read with the extra package: pip install 'celebdit[formats]'"
+    assert heic == "unsupported_format HEIC is read with the extra package: make extras"
+    assert jpeg_xl == "unsupported_format JPEG XL is read with the extra package: make extras"
     assert (avif.strip(), jpeg.strip()) == ("accepted", "accepted")
 
 

@@ -117,4 +117,4 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(BadInput, match="need the package huggingface-hub") as refused:
         HubSource(f"datasets/{NAME}", None)
-    assert refused.value.hint == "pip install 'celebdit[huggingface-hub]'"
+    assert refused.value.hint == "make extras"
