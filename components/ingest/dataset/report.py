@@ -87,13 +87,15 @@ def write_report(ledger: Ledger, manifest: DatasetManifest, path: Path, *, thumb
 def write_refusal(ledger: Ledger, reason: str, config: DataConfig, path: Path, *, thumbnail: Callable[[bytes], bytes]) -> None:
     """Write the page about images that became no dataset for `reason`."""
     accepted = dict(ledger.rows("SELECT verdict, COUNT(*) FROM seen WHERE accepted GROUP BY verdict ORDER BY 2 DESC, verdict"))
+    ignored, ignored_reasons = ledger.verdicts["ignored"], ledger.ignored_reasons(shown=_REASONS_SHOWN)
     page = render(
         "dataset.html",
         title=f"{config.name}: refused",
         facts=[("why", reason), ("source", config.source)],
         verdicts=_verdicts(accepted, ledger.rejected),
-        ignored=ledger.verdicts["ignored"],
-        ignored_reasons=ledger.ignored_reasons(shown=_REASONS_SHOWN),
+        ignored=ignored,
+        ignored_reasons=ignored_reasons,
+        other_ignored=ignored - sum(count for _, count in ignored_reasons),
         charts=_charts(ledger) if accepted else [],
         groups=[*_rejected_tiles(ledger, thumbnail), *([_accepted_tiles(ledger, thumbnail)] if accepted else [])],
     )
