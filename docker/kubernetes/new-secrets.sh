@@ -25,11 +25,17 @@ else
     printf 'MLFLOW_TRACKING_USERNAME=admin\nMLFLOW_TRACKING_PASSWORD=%s\n' "$password" > "$folder/mlflow-client.env"
     echo "made $folder/mlflow-server.env and mlflow-client.env"
 fi
-if [ -e "$folder/kaggle.env.template" ] && ! keep kaggle.env; then
-    : > "$folder/kaggle.env"
-    for name in KAGGLE_API_TOKEN KAGGLE_USERNAME KAGGLE_KEY; do
+# optional FILE VARIABLE...: write what the environment has of these variables, which may be nothing.
+optional() {
+    file=$1
+    shift
+    if [ ! -e "$folder/$file.template" ] || keep "$file"; then return; fi
+    : > "$folder/$file"
+    for name in "$@"; do
         eval "value=\${$name:-}"
-        if [ -n "$value" ]; then printf '%s=%s\n' "$name" "$value" >> "$folder/kaggle.env"; fi
+        if [ -n "$value" ]; then printf '%s=%s\n' "$name" "$value" >> "$folder/$file"; fi
     done
-    echo "made $folder/kaggle.env$([ -s "$folder/kaggle.env" ] || echo ', empty')"
-fi
+    echo "made $folder/$file$([ -s "$folder/$file" ] || echo ', empty')"
+}
+optional kaggle.env KAGGLE_API_TOKEN KAGGLE_USERNAME KAGGLE_KEY
+optional hub.env HF_TOKEN

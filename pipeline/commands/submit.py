@@ -51,16 +51,18 @@ def submit(
     from pipeline.compile import CompileOptions
     from pipeline.config import load_config
     from pipeline.images import read_lock
+    from pipeline.kubeflow.address import KfpAddress
     from pipeline.submit import require_reachable_data
     from pipeline.submit import submit as submit_run
 
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
-    images_lock, kubeflow, *_ = all_or_all_problems(
+    images_lock, *_ = all_or_all_problems(
         lambda: read_lock(images),
-        lambda: connect(endpoint, namespace),
+        lambda: KfpAddress.find(endpoint, namespace),
         lambda: require_consent(config.data),
         lambda: require_reachable_data(config),
     )
+    kubeflow = connect(endpoint, namespace)
     ask_about_cost(config, preset, home=None, yes=yes)
     options = CompileOptions(images=images_lock.images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
     for line in _pending_steps(config.resources, kubeflow.address.namespace):

@@ -159,7 +159,7 @@ def test_secrets_are_made_once_privately_and_never_shown(copy: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert (copy / "overlays/production/secrets/kaggle.env").read_text() == "KAGGLE_USERNAME=canary-user\nKAGGLE_KEY=canary-kaggle-0123\n"
     files = sorted((copy / "overlays" / "production" / "secrets").glob("*.env"))
-    assert [path.name for path in files] == ["kaggle.env", "mlflow-client.env", "mlflow-server.env", "s3.env"]
+    assert [path.name for path in files] == ["hub.env", "kaggle.env", "mlflow-client.env", "mlflow-server.env", "s3.env"]
     for path in files:
         assert path.stat().st_mode & 0o077 == 0
         for line in path.read_text().split():
@@ -235,7 +235,7 @@ def test_the_guide_names_every_variable_and_every_file_of_secrets() -> None:
     variables = set(re.findall(r"(?<!\$)\$\{(\w+)", (DOCKER / "compose.yaml").read_text()))
     assert len(variables) > 4
     files = {path.name.removesuffix(".template") for path in KUBERNETES.rglob("*.env.template")}
-    assert files == {"s3.env", "mlflow-server.env", "mlflow-client.env", "kaggle.env"}
+    assert files == {"s3.env", "mlflow-server.env", "mlflow-client.env", "kaggle.env", "hub.env"}
     missing = [name for name in (*variables, *files, *names.KAGGLE_KEYS, "POSTGRES_ADDRESS") if f"`{name}" not in guide]
     assert not missing
 

@@ -49,7 +49,7 @@ DIGESTS = {
     "celebahq256-l": "d46fcbc1adccfb47190722f66f0b4aff5746f986967eda5b06a5ca86aa09ba5a",
     "celebahq256-s": "f1ce7651e3a6893c16880eadf4b1f7cf32eb6169c990f09f7f029bf14a8c8156",
     "celebahq256-xl": "81dc08ef2d9ef356f1bd507f7986f155ba57bf9458ef70190621693009eae081",
-    "demo": "e79954d59b26fabd80253127bcb6510548a3e24d84e0628f75d7d837043c6bd2",
+    "demo": "cf5bd11eb5af26bf30c8f092d136cba01a0474f273f605bb8aa278d3937d801c",
     "seed": "be3f39926bc695a5327930b257ef8c044968d219dd1d5b671febb018c55abbf3",
     "smoke": "7161762008f882bb083aced10b92097c33438dab5b8173fe94fbdf2267b92002",
 }
@@ -247,8 +247,12 @@ def test_a_text_of_the_wrong_form_is_refused_with_an_example(override: str, exam
 @pytest.mark.parametrize("bound", ["at_most", "at_least"])
 def test_a_bound_on_a_metric_that_will_not_be_measured_is_refused(bound: str) -> None:
     with pytest.raises(BadInput, match=rf"gate.{bound}: 'eval/fd_randconv_1k' will not be measured: .*eval/fd_randconv_500,"):
-        load_config("demo", ["evaluation.num_images=500", "gate.at_most={}", f"gate.{bound}={{'eval/fd_randconv_1k'=4.0}}"])
-    load_config("demo", ["evaluation.num_images=500", "gate.at_most={}", f"gate.{bound}={{'eval/fd_randconv_500'=4.0}}"])
+        load_config(
+            "demo", ["evaluation.num_images=500", "gate.at_most={}", "gate.at_least={}", f"gate.{bound}={{'eval/fd_randconv_1k'=4.0}}"]
+        )
+    load_config(
+        "demo", ["evaluation.num_images=500", "gate.at_most={}", "gate.at_least={}", f"gate.{bound}={{'eval/fd_randconv_500'=4.0}}"]
+    )
 
 
 @pytest.mark.parametrize(

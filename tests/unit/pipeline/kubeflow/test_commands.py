@@ -188,7 +188,7 @@ def test_credentials_appear_in_no_output_pipeline_or_address(
         (["submit", "smoke", "--endpoint", "http://host/#/runs"], "is not a valid URL"),
         (["submit", "smoke", "--images", "absent.json", "--endpoint", "http://127.0.0.1:9"], "image lock file absent.json not found"),
         (["submit", "smok"], "neither a preset nor a file"),
-        (["submit", "smoke", "data.licence=CelebA"], "must be accepted"),
+        (["submit", "smoke", "data.licence=CelebA", "--endpoint", "http://127.0.0.1:9"], "must be accepted"),
         (["resume"], "Missing argument 'RUN'"),
         (["schedule", "smoke"], "either --cron or --every"),
         (["schedule", "smoke", "--cron", "0 3 * * *"], "has 5 fields"),

@@ -228,4 +228,4 @@ def test_without_optuna_its_samplers_are_refused_before_anything_starts(load: Lo
     monkeypatch.delitem(__import__("sys").modules, "pipeline.sweeps.optuna_samplers", raising=False)
     with pytest.raises(BadInput, match="optuna") as refused:
         load(RANGES, sampler='sampler = "tpe"')
-    assert "celebdit[sweep]" in str(refused.value.hint)
+    assert "make extras" in str(refused.value.hint)
