@@ -11,6 +11,7 @@ import pytest
 from celebdit_testing.command import Finished
 from celebdit_testing.first_run import FirstRun, first_run_of, second_run_of
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY, moto_server, rclone_server
+from hypothesis import settings
 
 from components.storage import ObjectStore, StoreUri, connect
 from pipeline.services import Endpoints, Services
@@ -20,6 +21,10 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 for variable in ("CELEBDIT_STORE", "MLFLOW_TRACKING_URI", "CELEBDIT_HOME", "MLFLOW_RUN_ID", "CELEBDIT_EVENTS"):
     os.environ.pop(variable, None)
+# The same values in every run, so that a run says something of the change that it is made for; CELEBDIT_FUZZ=1 tries others.
+settings.register_profile("fixed", derandomize=True)
+if not os.environ.get("CELEBDIT_FUZZ"):
+    settings.load_profile("fixed")
 # A shell that starts the tests in the background ignores these signals for them, and so would every command that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -138,6 +138,6 @@ def test_every_command_is_tried() -> None:
 @example(arguments=["sample", "0123456789abcdef", "--count", "0"])
 def test_any_options_end_with_a_result_or_an_error_for_people(arguments: list[str], refusing_server: FixedAnswer, tmp_path: Path) -> None:
     code, messages = run(arguments, tmp_path, refusing_server)
-    assert code in (0, 2, 3, 75), f"{arguments}: {messages}"
+    assert code in (0, 2, 3, 75), f"{arguments}: {messages!a}"
     assert "Traceback" not in messages
     assert sys.stderr is not None
