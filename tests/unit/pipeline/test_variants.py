@@ -53,7 +53,7 @@ def test_a_setting_of_another_variant_may_have_its_default() -> None:
         ("demo", ["optimizer.schedule=constant"], [("optimizer", "decay_steps", None), ("optimizer", "lr_floor", 0.0)]),
         ("demo", ["diffusion.times=uniform"], [("diffusion", "logit_mean", 0.8), ("diffusion", "logit_std", 0.8)]),
         ("demo", ["network.codec=plain"], [("network", "channels", ()), ("network", "res_blocks", ())]),
-        ("demo", ['evaluation.metrics=["frechet"]'], [("evaluation", "kid_subsets", 100)]),
+        ("demo", ['evaluation.metrics=["frechet"]', "gate.at_most={}", "gate.at_least={}"], [("evaluation", "kid_subsets", 100)]),
         ("celebahq256-s", ["evaluation.extractor=random-conv"], [("evaluation", "weights", None), ("evaluation", "weights_sha256", None)]),
     ],
 )
