@@ -96,6 +96,8 @@ def test_the_command_starts_no_server_and_makes_no_home(tmp_path: Path, capfd: p
     assert plan["command"].endswith("run smoke")
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_the_command_says_all_of_it_to_people(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     done = celebdit_here("plan", "celebahq256-b", "--accept-license", "a test", home=tmp_path / "home", capture=capfd)
     assert done.code == 0, done.err

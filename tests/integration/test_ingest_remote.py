@@ -191,6 +191,8 @@ def test_kaggle_being_busy_is_ridden_out(kaggle: Kaggle, reach: Reach) -> None:
     assert len(names(KaggleSource("owner/faces/versions/3", reach))) == 13
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_an_archive_that_is_not_what_kaggle_names_is_refused(kaggle: Kaggle, reach: Reach) -> None:
     kaggle.wrong_digests = 99
     with pytest.raises(DataRefused, match="arrives corrupt"):

@@ -123,6 +123,8 @@ def test_rendezvous_folder_is_closed_to_other_users(meeting: Path) -> None:
     assert meeting.with_name("mode").read_text() == "0o700"
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_environment_of_a_training_job_around_does_not_steer_a_launch(meeting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     surroundings = {
         "PET_NNODES": "2",

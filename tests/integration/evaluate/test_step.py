@@ -201,6 +201,8 @@ def test_a_report_of_an_earlier_release_gets_the_metrics_that_it_lacks_from_the_
     assert run(checkpoint, dataset, before, SAMPLING, resources(), "no-model", here) == late, "what has more is finished, too"
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_references_and_samples_are_reused_and_damaged_ones_are_computed_again(
     embedded: Services,
     environment: Endpoints,

@@ -104,6 +104,8 @@ def gradients(forward: Callable[[Tensor, Tensor], Tensor], network: nn.Module) -
 
 
 @pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=SLOW)])
+@pytest.mark.fault
+@pytest.mark.slow
 def test_blocks_compile_once_for_each_kind_and_give_the_same_numbers(recompute: bool) -> None:
     torch._dynamo.reset()
     network = network_of(dropout=0.2)

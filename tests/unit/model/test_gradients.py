@@ -19,6 +19,8 @@ from model.interfaces import Outputs
 from model.trainer import Placement, Trainer
 
 
+@pytest.mark.fault
+@pytest.mark.slow
 def test_two_ranks_and_accumulation_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
     tiny_pack(tmp_path / "pack", count=40)
     whole_batch = gradients(tmp_path, World(), None)

@@ -31,6 +31,9 @@ source = "synthetic://?count=48&seed=0&size=64"
 """
 
 
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
+
 class Killed(BaseException):
     pass
 
