@@ -20,10 +20,11 @@ PASSWORD = "canary-postgres-0123"
 
 def test_twenty_racing_promoters_end_where_some_order_of_them_would(tmp_path: Path) -> None:
     with postgres_server(PASSWORD) as address:
-        backend = {"MLFLOW_BACKEND_STORE_URI": f"postgresql://mlflow:{PASSWORD}@{address}/mlflow"}
+        database = f"mlflow:{PASSWORD}@{address}/mlflow"
+        backend = {"MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{database}"}
         with mlflow_server(tmp_path / "server", environment=backend, options=("--workers", "3")) as server:
             context = step_context("register", tmp_path, "s3://bucket/x", endpoint=None, mlflow_uri=server.url)
             race_promoters(context, "contested", tmp_path)
-            with closing(psycopg2.connect(backend["MLFLOW_BACKEND_STORE_URI"])) as connection, connection.cursor() as cursor:
+            with closing(psycopg2.connect(f"postgresql://{database}")) as connection, connection.cursor() as cursor:
                 cursor.execute("SELECT count(*) FROM registered_model_tags WHERE key LIKE 'celebdit.move.%'")
                 assert cursor.fetchone()[0] > PROMOTERS, "they were written there"

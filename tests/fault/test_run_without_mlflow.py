@@ -33,8 +33,8 @@ def server(monkeypatch: pytest.MonkeyPatch, rclone_endpoint: str) -> Iterator[Fi
 @pytest.mark.parametrize(
     ("raw", "delay_s", "code", "message", "action", "most_requests"),
     [
-        pytest.param(b"", 0.0, 75, "MLflow at {} cannot be reached", AGAIN, 4, id="hangs-up"),
-        pytest.param(LOGIN, 600.0, 75, "MLflow at {} cannot be reached: Read timed out", AGAIN, 4, id="silent"),
+        pytest.param(b"", 0.0, 75, "MLflow at {} cannot be reached", AGAIN, 6, id="hangs-up"),
+        pytest.param(LOGIN, 600.0, 75, "MLflow at {} cannot be reached: Read timed out", AGAIN, 6, id="silent"),
         pytest.param(LOGIN, 0.0, 2, "MLflow at {} refuses access: it asks for a login", "check MLFLOW_TRACKING_USERNAME", 12, id="login"),
     ],
 )
