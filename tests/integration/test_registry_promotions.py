@@ -1,27 +1,23 @@
 """Promotions on a real MLflow server: racing and dying promoters, a log that stays, the commands, and who hears of it."""
 
 import json
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celebdit_testing.command import celebdit_here
 from celebdit_testing.http_server import Handler, serving
+from celebdit_testing.promoters import race_promoters
 from celebdit_testing.registered import bare_versions, registry_context
 from celebdit_testing.steps import step_context
 
 from components.errors import BadInput, GateFailed, TrackingUnavailable
 from components.registry.client import Registry
-from components.registry.promotions.moves import Standing, standing_after
-from components.registry.promotions.problems import problems_of
+from components.registry.promotions.moves import Standing
 from components.runtime.context import StepContext
 from components.system.ports import free_port
 from pipeline.services import Endpoints, Services
-
-PROMOTERS, VERSIONS = 20, 5
 
 
 @pytest.fixture
@@ -30,35 +26,7 @@ def context(endpoints: Endpoints, tmp_path: Path) -> StepContext:
 
 
 def test_twenty_racing_promoters_end_where_some_order_of_them_would(context: StepContext, tmp_path: Path) -> None:
-    registry = bare_versions(context, "contested", VERSIONS)
-    start = threading.Barrier(PROMOTERS)
-
-    def promote(number: int) -> None:
-        own = step_context("promote", tmp_path / str(number), str(context.root), endpoint=None, mlflow_uri=context.settings.mlflow_uri)
-        mine = Registry(own.tracking, "contested")
-        start.wait()
-        if number % 7 == 6:
-            try:
-                mine.rollback(reason=f"rollback {number}", by=f"person-{number}")
-            except BadInput:  # nothing to go back to yet
-                pass
-        else:
-            mine.promote(str(number % VERSIONS + 1), reason=f"promotion {number}", by=f"person-{number}")
-
-    with ThreadPoolExecutor(PROMOTERS) as pool:
-        list(pool.map(promote, range(PROMOTERS)))
-    moves = registry.moves()
-    reasons = {move.reason for move in moves}
-    assert {f"promotion {number}" for number in range(PROMOTERS) if number % 7 != 6} <= reasons, "every move is in the log"
-    assert len(moves) == len({move.id for move in moves})
-    standing = standing_after(moves)
-    aliases = registry.aliases()
-    assert (aliases.get("champion"), aliases.get("previous")) == (standing.champion, standing.previous)
-    state = registry.described_state()
-    assert state is not None
-    assert not state.open_moves
-    assert {move.action for move in moves} <= {"promote", "rollback"}, "no move of a racing promoter looks like one by hand"
-    assert problems_of(state) == []
+    race_promoters(context, "contested", tmp_path)
 
 
 def test_no_entry_replaces_another_and_a_failed_gate_needs_force(context: StepContext) -> None:
