@@ -16,6 +16,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
 
 from components.errors import Failure, Interrupted, Preempted
 from components.manifests import DatasetManifest
@@ -163,11 +164,21 @@ class Tracking:
             self.client.log_batch(run_id, tags=[RunTag(key, str(value)[:5000]) for key, value in tags.items()], synchronous=True)
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
-        """Log flat parameters once; one that is already logged is left alone, because MLflow refuses to change it."""
+        """Log flat parameters once; one that is already logged is left alone, because MLflow refuses to change it.
+
+        Where another process logs the same ones at this moment, a database may refuse all of ours (MLflow 3.17): the rest is logged then.
+        """
         with self.translate_errors():
             present = self.client.get_run(run_id).data.params
-            fresh = [Param(key, str(value)[:500]) for key, value in params.items() if key not in present]
-            self.client.log_batch(run_id, params=fresh[: max(0, _MAX_PARAMS - len(present))], synchronous=True)
+            while fresh := [Param(key, str(value)[:500]) for key, value in params.items() if key not in present]:
+                try:
+                    self.client.log_batch(run_id, params=fresh[: max(0, _MAX_PARAMS - len(present))], synchronous=True)
+                except MlflowException:
+                    before, present = present, self.client.get_run(run_id).data.params
+                    if len(present) == len(before):
+                        raise
+                else:
+                    return
 
     def log_metrics(self, run_id: str, points: Sequence[Point]) -> None:
         """Log metric points in as few requests as MLflow allows."""

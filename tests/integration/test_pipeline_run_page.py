@@ -1,11 +1,14 @@
 """The run of a pipeline in MLflow: what its name, parameters, dataset and description say, and which texts are left alone."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from celebdit_testing.recipes import dataset_manifest, tiny_recipe
+from celebdit_testing.registered import registry_context
 from mlflow.entities import Param, Run
 
 from components.resources import ResourcesConfig
@@ -14,6 +17,7 @@ from components.tracking.pipeline_run import Facts, describe_pipeline_run, train
 from components.tracking.run_parameters import pipeline_parameters, run_name
 from components.tracking.tags import TAG_GATE, TAG_GRID, TAG_MODEL, TAG_RUN, TAG_SCORE, TAG_VERSION, TAG_VERSION_REUSED
 from pipeline.records import open_records
+from pipeline.services import Endpoints, Services
 
 RECIPE, DATASET = tiny_recipe(seed=7), dataset_manifest()
 NOTE = "mlflow.note.content"
@@ -25,6 +29,24 @@ def tracking_of(tmp_path: Path, no_endpoints: None) -> Iterator[Callable[[str], 
     """MLflow as the pipeline run with an id sees it."""
     with open_records(tmp_path / "home") as context:
         yield lambda run_id: Tracking(replace(context.settings, run_id=run_id, preset="celebahq256-b"))
+
+
+def test_processes_that_log_the_same_parameters_at_once_all_succeed(embedded: Services, endpoints: Endpoints, tmp_path: Path) -> None:
+    context = registry_context(endpoints, tmp_path)
+    start = threading.Barrier(6)
+
+    def log(run_id: str) -> None:
+        tracking = Tracking(context.settings)
+        start.wait()
+        tracking.log_params(run_id, PARAMETERS)
+
+    with ThreadPoolExecutor(6) as threads:
+        for attempt in range(4):
+            run_id = context.tracking.step_run("train", run_key=f"{attempt:016x}").info.run_id
+            for done in [threads.submit(log, run_id) for _ in range(6)]:
+                done.result()
+            logged = context.tracking.client.get_run(run_id).data.params
+            assert logged == {key: str(value) for key, value in PARAMETERS.items()}
 
 
 def note_of(tracking: Tracking) -> str:
