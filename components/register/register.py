@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.errors import DataRefused
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
-from components.register.card import model_card, version_page
+from components.register.card import model_card, version_description
 from components.registry.client import Registry
 from components.registry.config import RegistryConfig
 from components.registry.promotions.moves import CHALLENGER
@@ -68,7 +68,7 @@ def run(
             tags=_tags(checkpoint, dataset, report, gate),
             run_id=trained,
             model_id=LoggedModels(tracking).log_evaluation(trained, report),
-            page=version_page(card, artifact_image(run.info.run_id, run.data.tags[TAG_GRID])) if TAG_GRID in run.data.tags else None,
+            page=version_description(card, artifact_image(run.info.run_id, run.data.tags[TAG_GRID])) if TAG_GRID in run.data.tags else None,
         )
 
     with tracking.running(tracking.step_run("register")) as run_id:

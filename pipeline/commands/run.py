@@ -121,10 +121,10 @@ def _own_names(source: str, overrides: tuple[str, ...]) -> dict[str, str]:
     Names that `overrides` set are left to them.
     """
     stem = re.sub(r"[^a-z0-9]+", "-", PurePath(source.rstrip("/")).name.partition(".")[0].lower()).strip("-")[:_NAME_CHARACTERS].rstrip("-")
-    given = {name: value for name, _, value in (override.partition("=") for override in overrides)}
-    name = given.get("data.name", f"own-{stem}" if stem else "demo-own").strip("\"' ")
+    overridden = {name: value for name, _, value in (override.partition("=") for override in overrides)}
+    name = overridden.get("data.name", f"own-{stem}" if stem else "demo-own").strip("\"' ")
     names = {"data.name": name, "registry.model_name": f"celebdit-{name}"}
-    return {key: value for key, value in names.items() if key not in given}
+    return {key: value for key, value in names.items() if key not in overridden}
 
 
 def require_one_machine(config: RunConfig) -> None:

@@ -73,9 +73,9 @@ def _show_local(home: Path, run_id: str | None, *, limit: int, as_json: bool) ->
         return EXIT_OK
     newest = local_runs(home, limit=limit)
     for run in newest:
-        found = "  ".join(text for text in (run.score, run.version, run.why) if text)
+        outcome = "  ".join(text for text in (run.score, run.version, run.why) if text)
         created = (run.created_at or "-")[:16].replace("T", " ")
-        print_line(f"{run.run_id:<34}  {run.state:<11}  {created}  {printable(found)}".rstrip())
+        print_line(f"{run.run_id:<34}  {run.state:<11}  {created}  {printable(outcome)}".rstrip())
     if newest:
         print_line(f"  next         {command_name()} runs {newest[0].run_id}, or {command_name()} ui to look at them in MLflow")
     else:

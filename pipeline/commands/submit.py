@@ -110,4 +110,4 @@ def _pending_steps(resources: ResourcesConfig, namespace: str | None) -> list[st
         nodes = [] if cluster is None else cluster.nodes()
     except CelebditError:
         return []
-    return [f"warning: {found}; {fix}" for found, fix in pending_steps(nodes, resources)] if nodes else []
+    return [f"warning: {problem}; {fix}" for problem, fix in pending_steps(nodes, resources)] if nodes else []

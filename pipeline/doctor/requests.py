@@ -23,7 +23,7 @@ def check_requests(nodes: Iterable[KubernetesObject], resources: ResourcesConfig
     pending = pending_steps(list(nodes), resources)
     if not pending:
         return [Check("requests", "ok", "each step fits on a node")]
-    return [Check("requests", "fail", found, fix) for found, fix in pending]
+    return [Check("requests", "fail", problem, fix) for problem, fix in pending]
 
 
 def pending_steps(nodes: list[KubernetesObject], resources: ResourcesConfig) -> list[tuple[str, str]]:
@@ -38,7 +38,7 @@ def pending_steps(nodes: list[KubernetesObject], resources: ResourcesConfig) -> 
     ]
     no_tolerations: tuple[Toleration, ...] = ()
     light_nodes = [node for node in nodes if not blocking_taints(node, no_tolerations)]
-    found = []
+    problems = []
     for steps, candidates, cpu, memory, prefix in (
         (heavy, heavy_nodes, resources.cpu, resources.memory, ""),
         (light, light_nodes, resources.light_cpu, resources.light_memory, "light_"),
@@ -47,13 +47,13 @@ def pending_steps(nodes: list[KubernetesObject], resources: ResourcesConfig) -> 
             names = ", ".join(steps)
             best = max(candidates, key=_allocatable, default=None)
             largest = "no node is open to them" if best is None else f"the largest node that they may use has {_text(best)}"
-            found.append(
+            problems.append(
                 (
                     f"{names} would stay Pending: each requests {cpu} CPU and {memory}, {largest}",
                     f"lower resources.{prefix}cpu and resources.{prefix}memory, or add a node",
                 )
             )
-    return found
+    return problems
 
 
 def _fits(node: Mapping[str, Any], cpu: str, memory: str) -> bool:

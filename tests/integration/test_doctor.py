@@ -161,8 +161,8 @@ def test_the_secret_and_the_claims_of_the_servers_have_a_line(kube: FakeKube, kf
     kube.put("persistentvolumeclaims", "postgres", status={"phase": "Pending"})
     code, checks, _ = diagnose(capsys, kfp)
     assert code == 2
-    found = {check["found"]: check["state"] for check in checks["servers"]}
-    assert found == {
+    states = {check["found"]: check["state"] for check in checks["servers"]}
+    assert states == {
         "secret mlflow-server does not exist in celebdit: MLflow does not start": "fail",
         "volume claim postgres is Pending": "fail",
         "volume claim s3 does not exist in celebdit": "unknown",

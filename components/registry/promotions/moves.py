@@ -187,7 +187,7 @@ def id_after(newest: str, suffix: str, *, now_s: float = 0.0) -> str:
     """Return the id of this time, or the first one after the id `newest`, whichever is later.
 
     Raises:
-        BadInput: if somebody wrote an entry with the last id that there is.
+        BadInput: if the log has an entry with the last id that there is.
     """
     newest_ms, _, _ = newest.partition("-")
     id_ms = max(int(now_s * 1000), int(newest_ms) + 1)
