@@ -82,6 +82,11 @@ def keep(page: Any, name: str, tmp_path: Path) -> Path:
     return target
 
 
+def wait_for_samples(page: Any) -> None:
+    """Wait until the description shows the grid of samples; the page leaves out the text of an image."""
+    page.wait_for_function("[...document.querySelectorAll('img[src*=\"path=grid.png\"]')].some(image => image.naturalWidth > 500)")
+
+
 def test_the_ui_shows_charts_and_images_of_both_runs_side_by_side(
     compared: tuple[Finished, Path], first_run: Finished, second_run: Finished, embedded: Services, tmp_path: Path
 ) -> None:
@@ -141,7 +146,7 @@ def test_two_pipeline_runs_chosen_in_the_list_are_compared(
         keep(page, "mlflow-compare.png", tmp_path)
         page.goto(f"{endpoints.mlflow_url}/#/experiments/1/runs/{ids[0]}?workflowType=machine_learning")
         page.get_by_text("Show more").first.click()
-        page.wait_for_function("[...document.querySelectorAll('img')].some(image => image.alt === 'samples' && image.naturalWidth > 500)")
+        wait_for_samples(page)
         keep(page, "mlflow-run.png", tmp_path)
 
 
@@ -160,5 +165,5 @@ def test_the_ui_shows_versions_with_their_aliases(first_run: Finished, embedded:
         page.get_by_text("Limits", exact=True).first.wait_for()
         page.get_by_text(first_run.json["checkpoint"]["digest"]).first.wait_for()
         page.get_by_text("How to use it", exact=True).first.wait_for()
-        page.wait_for_function("[...document.querySelectorAll('img')].some(image => image.alt === 'samples' && image.naturalWidth > 500)")
+        wait_for_samples(page)
         keep(page, "mlflow-card.png", tmp_path)

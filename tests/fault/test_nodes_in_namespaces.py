@@ -126,7 +126,9 @@ def test_two_nodes_equal_one_and_listen_to_each_other_alone(cluster: Cluster, s3
         client = MlflowClient(f"sqlite:///{cluster.folder / 'mlflow' / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("tests")
         assert experiment is not None
-        (run,) = client.search_runs([experiment.experiment_id], f"tags.`celebdit.run_key` = '{training.key}'")
+        (run,) = client.search_runs(
+            [experiment.experiment_id], f"tags.`celebdit.run_key` = '{training.key}' and tags.`celebdit.step` = 'train'"
+        )
     print("listening:", listening)
     assert (training.final_digest(), cluster.recorded_values(training)) == undisturbed(training)
     assert run.data.metrics["train/loss"] > 0, "the first node found MLflow"

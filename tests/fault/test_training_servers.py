@@ -81,7 +81,9 @@ def assert_complete(training: Training, mlflow_url: str) -> None:
     client, settings = MlflowClient(mlflow_url), training.recipe.training
     every = settings.log_every_steps
     (experiment,) = client.search_experiments(filter_string="name = 'tests'")
-    (run,) = client.search_runs([experiment.experiment_id], f"tags.`celebdit.run_key` = '{training.key}'")
+    (run,) = client.search_runs(
+        [experiment.experiment_id], f"tags.`celebdit.run_key` = '{training.key}' and tags.`celebdit.step` = 'train'"
+    )
     assert run.info.status == "FINISHED"
     assert run.data.params["training.seed"] == str(settings.seed)
     for key in ("train/loss", "train/lr", "perf/images_per_s", "system/node_0/cpu_percent", "cost/cpu_hours"):

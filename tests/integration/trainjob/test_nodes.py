@@ -59,7 +59,9 @@ def test_two_nodes_train_the_same_network_as_two_processes_of_one(
     client = MlflowClient(endpoints.mlflow_url)
     experiment = client.get_experiment_by_name("tests")
     assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id], f"tags.`celebdit.run_key` = '{trained.run_key}'")
+    (run,) = client.search_runs(
+        [experiment.experiment_id], f"tags.`celebdit.run_key` = '{trained.run_key}' and tags.`celebdit.step` = 'train'"
+    )
     assert run.data.metrics["train/loss"] > 0, "node 0 found MLflow"
     assert train(recipe, dataset, resources, context) == trained
     assert nodes.count("create trainjobs") == 1
