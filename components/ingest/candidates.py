@@ -19,6 +19,7 @@ from components.ingest.file_names import (
     LEFT_BY_PROGRAMS,
     LIBRARY_COPIES,
     LIBRARY_SUFFIXES,
+    OF_FINDER,
     OTHER_SUFFIXES,
     PREVIEW_SUFFIXES,
     UNREAD_SUFFIXES,
@@ -126,6 +127,8 @@ def _reason_of_folders(folders: list[str]) -> str | None:
     for parent, folder in zip(("", *folders), folders, strict=False):
         if folder.startswith(".") and folder != ".":
             return f"in {folder}, a hidden folder"
+        if folder.lower() == OF_FINDER:
+            return f"in {folder}, which macOS adds to an archive"
         if _holds_copies(folder.lower(), parent.lower()):
             return f"in {folder}, a folder of thumbnails, deleted files or copies"
     return None

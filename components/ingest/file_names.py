@@ -27,9 +27,11 @@ OTHER_SUFFIXES = _suffixes(
 )
 """Files that are no images, whatever they hold: texts, videos, arrays, unfinished downloads."""
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+OF_FINDER = "__macosx"
+"""The folder that Finder adds to a zip, in lower case; it holds attributes of the files beside it."""
 LEFT_BY_PROGRAMS = frozenset(
     (
-        "__macosx",
+        OF_FINDER,
         "@eadir",
         "@recycle",
         "@recently-snapshot",

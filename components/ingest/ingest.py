@@ -172,18 +172,17 @@ def _ingest(source: Source, job: _IngestJob) -> DatasetManifest:
 
 def _judge(source: Source, ledger: Ledger, job: _IngestJob) -> None:
     """Judge every candidate and record the verdicts."""
-    rejected = 0
     for number, (candidate, verdict) in enumerate(job.pool.judge(source.candidates(job.config.budget())), start=1):
         ledger.record(candidate.name, verdict)
         total = source.count()
-        if number % 32 == 0 and (total is None or number < total):
+        judged = number - ledger.verdicts["ignored"]
+        if number % 32 == 0 and (total is None or judged < total):
             rejected = sum(count for code, count in ledger.verdicts.items() if code != "ignored")
-            job.context.events.progress(number, total, f"{rejected} rejected")
-    seen = ledger.value("SELECT COUNT(*) FROM seen")
-    job.context.events.progress(seen, seen, f"{sum(ledger.rejected.values())} rejected")
-    ignored = ledger.verdicts["ignored"]
+            job.context.events.progress(judged, total, f"{rejected} rejected")
+    seen, ignored = ledger.value("SELECT COUNT(*) FROM seen"), ledger.verdicts["ignored"]
+    job.context.events.progress(seen - ignored, seen - ignored, f"{sum(ledger.rejected.values())} rejected")
     if ignored > _SILENTLY_IGNORED * seen:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in ledger.ignored_reasons(shown=_REASONS_SHOWN))
+        reasons = "; ".join(f"{count} {reason}" for reason, count in ledger.ignored_reasons(shown=_REASONS_SHOWN))
         job.context.events.note(f"{ignored} of {seen} files are left out ({reasons}); the report lists them")
 
 

@@ -38,6 +38,8 @@ Code = Literal[
 
 PIXEL_RULES = 3
 """Raised when an image gets other pixels or another verdict than before, so that finished ingests are done again."""
+EXTRA = "make extras"
+"""What installs the libraries of HEIC and JPEG XL; a verdict whose detail names it is on a file that needs them."""
 RULES: dict[Rule, str] = {
     "as_is": "kept byte for byte",
     "upright": "rotated by its EXIF orientation",

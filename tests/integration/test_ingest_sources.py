@@ -164,7 +164,7 @@ def test_what_is_left_out_is_said_with_reasons(context: StepContext, tmp_path: P
     manifest = run(config(str(tmp_path / "tree")), context)
     assert (manifest.num_images, manifest.ignored) == (4, 5)
     (note,) = [note for note in notes(context) if "are left out" in note]
-    assert note.startswith("5 of 9 files are left out (3 in @eaDir, a folder of thumbnails, deleted files or copies")
+    assert note.startswith("5 of 9 files are left out (3 in @eaDir, a folder of thumbnails, deleted files or copies; 1 ")
     report = context.store.get_bytes(context.layout.locate(manifest.uri) / "report.html").decode()
     assert "in .Trash-1000, a hidden folder" in report
 

@@ -25,6 +25,7 @@ from components.ingest.ingest import run
 from components.ingest.sources.synthetic import encode_face, write_archive
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
+from components.runtime.events import EventReader
 from components.storage import DigestMismatch, ObjectStore, StoreUri
 from components.stores.dataset_cache import fetch_pack
 from components.system.disk import DiskFull
@@ -208,8 +209,9 @@ def test_too_many_rejects_fail_with_counts_per_reason_and_commit_nothing(context
     with pytest.raises(
         DataRefused,
         match=r"2 of 10 images were rejected, data.max_rejected is 0.1 \((duplicate 1, not_an_image 1|not_an_image 1, duplicate 1)\)",
-    ):
+    ) as few:
         run(config(folder, max_rejected=0.1), context)
+    assert few.value.hint == "clean the source, or accept this with data.max_rejected=0.2", "a value that allows just these"
     assert context.store.list(context.root) == []
     for index in range(4):
         (folder / f"worse-{index}\n.jpg").write_bytes(b"not an image")
@@ -227,6 +229,33 @@ def test_too_many_rejects_fail_with_counts_per_reason_and_commit_nothing(context
     for path in folder.glob("worse-*"):
         path.unlink()
     assert run(config(folder, max_rejected=0.2), context).rejected == {"duplicate": 1, "not_an_image": 1}
+
+
+def test_a_refusal_says_what_all_files_of_a_kind_have_in_common_and_offers_only_what_helps(context: StepContext, tmp_path: Path) -> None:
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    for index in range(3):
+        (folder / f"{index}.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+        (folder / f"{index}.psd").write_bytes(b"8BPS\0\1" + bytes(100))
+    with pytest.raises(DataRefused) as refused:
+        run(config(folder), context)
+    assert "run `git lfs pull` where it was cloned): 0.jpg, 1.jpg, 2.jpg" in refused.value.message
+    assert refused.value.hint == "convert them to JPEG or PNG; clean the source, or raise data.max_rejected", "no extra reads a PSD"
+
+
+def test_progress_counts_images_and_not_what_is_left_out(context: StepContext, tmp_path: Path) -> None:
+    path = tmp_path / "finder.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(40):
+            archive.writestr(f"Photos/{index}.jpg", encode_face(0, index, 32))
+            archive.writestr(f"__MACOSX/Photos/._{index}.jpg", b"\0\5\x16\7" + bytes(82))
+    run(config(path), context)
+    assert context.settings.events_path is not None
+    counted = [event.facts for event in EventReader(context.settings.events_path).read() if event.kind == "progress"]
+    assert counted
+    assert {facts["total"] for facts in counted} == {40}
+    assert counted[-1]["done"] == 40
+    assert any("(40 in __MACOSX, which macOS adds to an archive)" in note for note in notes(context))
 
 
 def test_too_few_images_fail(context: StepContext, archive: Path) -> None:

@@ -10,9 +10,10 @@ from components.errors import DataRefused, shorten
 from components.ingest.config import DataConfig
 from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.report import write_refusal
-from components.ingest.verdicts import MEANINGS
+from components.ingest.verdicts import EXTRA, MEANINGS
 
-_CONVERT = "read HEIC and JPEG XL by `make extras`, or convert them to JPEG or PNG; "
+_INSTALL = "read HEIC and JPEG XL by `make extras`, or convert them to JPEG or PNG; "
+_CONVERT = "convert them to JPEG or PNG; "
 _NAMES_SHOWN = 3
 _REASONS_SHOWN = 8
 
@@ -32,7 +33,7 @@ def require_accepted(config: DataConfig, ledger: Ledger, *, report: Path, thumbn
     if too_many:
         left = "" if accepted >= config.min_images else f"; {accepted} are left, data.min_images is {config.min_images}"
         text = f"{rejected} of {accepted + rejected} images were rejected, data.max_rejected is {config.max_rejected:g} ({reasons}){left}"
-        hint = f"{_CONVERT if 'unsupported_format' in by_code else ''}clean the source, or raise data.max_rejected"
+        hint = f"{_advice(ledger)}clean the source, or {_limit(rejected, accepted)}"
     else:
         text = f"{accepted} images were accepted, data.min_images is {config.min_images} ({reasons})"
         hint = "check data.source, or lower data.min_images"
@@ -44,6 +45,20 @@ def require_accepted(config: DataConfig, ledger: Ledger, *, report: Path, thumbn
     raise DataRefused("\n".join(lines), hint=hint)
 
 
+def _advice(ledger: Ledger) -> str:
+    """Return what to do about formats that are not read; the extra helps only where a file needs it."""
+    if "unsupported_format" not in ledger.rejected:
+        return ""
+    needs_extra = ledger.value("SELECT COUNT(*) FROM seen WHERE verdict='unsupported_format' AND instr(detail, ?)", EXTRA)
+    return _INSTALL if needs_extra else _CONVERT
+
+
+def _limit(rejected: int, accepted: int) -> str:
+    """Return how to allow what was rejected: with the value, in whole percent, unless that would be most of the images."""
+    seen = accepted + rejected
+    return f"accept this with data.max_rejected={-(-100 * rejected // seen) / 100:g}" if 2 * rejected < seen else "raise data.max_rejected"
+
+
 def _examples(ledger: Ledger) -> list[str]:
     """Return a line per reason with the names of some files."""
     lines = []
@@ -52,5 +67,13 @@ def _examples(ledger: Ledger) -> list[str]:
         rows = ledger.rows("SELECT source_name FROM seen WHERE NOT accepted AND verdict=? ORDER BY n LIMIT ?", code, _NAMES_SHOWN)
         names = ", ".join(shorten(name if name.isprintable() else repr(name)) for (name,) in rows)
         more = "" if count <= len(rows) else f" and {count - len(rows)} more"
-        lines.append(f"{code} ({MEANINGS.get(code, 'unknown')}): {names}{more}")  # type: ignore[call-overload]
+        lines.append(f"{code} ({_reason(ledger, code)}): {names}{more}")
     return lines
+
+
+def _reason(ledger: Ledger, code: str) -> str:
+    """Return what the code means, and what was said of the files if it is the same for all of them."""
+    meaning = MEANINGS.get(code, "unknown")  # type: ignore[call-overload]
+    details = ledger.rows("SELECT DISTINCT detail FROM seen WHERE NOT accepted AND verdict=? LIMIT 2", code)
+    common = details[0][0] if len(details) == 1 else ""
+    return f"{meaning}: {shorten(common)}" if common and common not in meaning and not common.startswith(meaning) else str(meaning)

@@ -13,7 +13,7 @@ from PIL import AvifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin
 
 from components.ingest.decoding.metadata import BROKEN
 from components.ingest.image_formats import HEAD_BYTES, READ_FORMATS, image_format
-from components.ingest.verdicts import Rejected
+from components.ingest.verdicts import EXTRA, Rejected
 
 # Pillow loads what reads a format when it first meets one; under a memory limit that may fail, and is not tried a second time.
 Image.preinit()
@@ -28,7 +28,6 @@ _TAKEN_FOR_IMAGES = {
     b"<!doctype html": "an HTML page in place of the image: fetch it again",
     b"<html": "an HTML page in place of the image: fetch it again",
 }
-_EXTRA = "make extras"
 
 
 def _load_heif() -> None:
@@ -65,7 +64,7 @@ def refused_format(data: bytes) -> Rejected | None:
     if name is None or name in _FORMATS:
         return None
     if name in READ_FORMATS:
-        return Rejected("unsupported_format", f"{name} is read with the extra package: {_EXTRA}")
+        return Rejected("unsupported_format", f"{name} is read with the extra package: {EXTRA}")
     return Rejected("unsupported_format", f"{name} is not read; convert it to JPEG or PNG")
 
 
