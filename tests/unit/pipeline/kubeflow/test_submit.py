@@ -58,6 +58,7 @@ def test_a_server_without_plugins_and_tags_gets_none(version: str, config: RunCo
         assert submitted(server, config).is_new
     (run,), (uploaded,) = server.runs.values(), server.versions.values()
     assert (run.plugins_input, uploaded.tags) == (None, None)
+    assert server.requests.count("run_service_create_run") == 1, "it is not asked for what it refuses"
 
 
 def test_a_server_on_which_the_plugin_is_not_set_up_runs_without_it(server: FakeKfp, config: RunConfig) -> None:
