@@ -54,16 +54,25 @@ def training_memory(network: NetworkConfig, training: TrainingConfig) -> Trainin
     live = {(depth, images): _live_bytes(network, training, depth, images) for depth in (1, 2) for images in (1, 2)}
     per_image = {depth: live[depth, 2] - live[depth, 1] for depth in (1, 2)}
     fixed = {depth: live[depth, 1] - per_image[depth] for depth in (1, 2)}
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in build_denoiser(network).parameters())
-    averages = len(training.ema_sigma_rel) + (training.ema_decay is not None)
+    parameters = _count_parameters(network)
     share = COMPILED_SHARE if training.compile else 1.0
     return TrainingMemory(
         parameters=parameters,
-        states_bytes=FLOAT_BYTES * parameters * (4 + averages),
+        states_bytes=checkpoint_bytes(network, training) + FLOAT_BYTES * parameters,
         pass_bytes=_at_depth(fixed, network.depth),
         image_bytes=max(1, int(share * _at_depth(per_image, network.depth))),
     )
+
+
+def checkpoint_bytes(network: NetworkConfig, training: TrainingConfig) -> int:
+    """Return the size of a checkpoint of `network`: weights, both moments of AdamW and the averages, all in float32."""
+    averages = len(training.ema_sigma_rel) + (training.ema_decay is not None)
+    return FLOAT_BYTES * _count_parameters(network) * (3 + averages)
+
+
+def _count_parameters(network: NetworkConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_denoiser(network).parameters())
 
 
 def _at_depth(by_depth: dict[int, int], depth: int) -> int:

@@ -4,7 +4,6 @@ Promises: metrics share a row only if they were measured under the same protocol
 Does not print; see `commands/compare.py`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -98,13 +97,6 @@ def side_by_side(names: Sequence[str], grids: Mapping[int | str, Sequence[np.nda
             canvas.paste(grid, (_GAP_PX + column * (_TILE_PX + _GAP_PX), top + _LABEL_PX))
         top += _LABEL_PX + max(grid.height for grid in row) + _GAP_PX
     return np.asarray(canvas)
-
-
-def step_of_image(path: str, key: str) -> int | None:
-    """Return the step of an MLflow image artifact from its path, or None if it is not a PNG of `key`."""
-    name = re.escape(key.replace("/", "~"))
-    match = re.search(rf"(?:^|/){name}[+%]step[+%](\d+)[+%].*\.png$", path)
-    return int(match[1]) if match else None
 
 
 def _differences(runs: Sequence[RunFacts]) -> list[Row]:

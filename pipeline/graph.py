@@ -9,7 +9,7 @@ sections that it needs as canonical JSON texts. Images, resources, secrets and r
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import PipelineTask
@@ -41,6 +41,15 @@ PARAMETERS = {
     ),
 }
 """Parameter of the pipeline -> its description in KFP's form."""
+
+
+class Outputs(NamedTuple):
+    """Outputs of a pipeline run. They are finalize's, because KFP lets no other step of a pipeline with an exit handler give some."""
+
+    score: str
+    version: str
+
+
 TaskConfigurator = Callable[[Step, PipelineTask], None]
 """Adds images, resources, secrets and retries to the task of a step."""
 
@@ -60,11 +69,11 @@ def build_graph(
     connect = partial(_connect, configure_task, last_step)
     pipeline = dsl.pipeline(name=PIPELINE_NAME, description=_DESCRIPTION, pipeline_config=pipeline_config)
 
-    def celebdit(overrides: str = "", licence_accepted_by: str = "") -> None:
-        connect(presets=configurations, preset=names[0], overrides=overrides, licence_accepted_by=licence_accepted_by)
+    def celebdit(overrides: str = "", licence_accepted_by: str = "") -> Outputs:
+        return connect(presets=configurations, preset=names[0], overrides=overrides, licence_accepted_by=licence_accepted_by)
 
-    def celebdit_of_presets(preset: str = names[0], overrides: str = "", licence_accepted_by: str = "") -> None:
-        connect(presets=configurations, preset=preset, overrides=overrides, licence_accepted_by=licence_accepted_by)
+    def celebdit_of_presets(preset: str = names[0], overrides: str = "", licence_accepted_by: str = "") -> Outputs:
+        return connect(presets=configurations, preset=preset, overrides=overrides, licence_accepted_by=licence_accepted_by)
 
     graph: Any = pipeline(celebdit if len(names) == 1 else celebdit_of_presets)
     _describe(graph, names)
@@ -81,12 +90,13 @@ def _describe(graph: Any, names: tuple[str, ...]) -> None:
             parameters["preset"].literals.add(string_value=name)
 
 
-def _connect(configure_task: TaskConfigurator, last_step: LastStep, **entries: Any) -> None:
+def _connect(configure_task: TaskConfigurator, last_step: LastStep, **entries: Any) -> Outputs:
     def configure(name: str, task: PipelineTask) -> None:
         configure_task(step_named(name), task)
 
     finalize_task = finalize_step()
     configure("finalize", finalize_task)
+    outputs = Outputs(score=finalize_task.outputs["score"], version=finalize_task.outputs["version"])
     with dsl.ExitHandler(finalize_task, name="steps"):
         preflight_task = preflight_step(**entries)
         configure("preflight", preflight_task)
@@ -115,7 +125,7 @@ def _connect(configure_task: TaskConfigurator, last_step: LastStep, **entries: A
         )
         configure("evaluate", evaluate_task)
         if last_step == "evaluate":
-            return
+            return outputs
         gate_task = gate_step(report=evaluate_task.outputs["report"], gate=sections["gate"], registry=sections["registry"])
         configure("gate", gate_task)
         with dsl.If(gate_task.outputs["Output"] == "pass", name="passed"):
@@ -128,3 +138,4 @@ def _connect(configure_task: TaskConfigurator, last_step: LastStep, **entries: A
                 registry=sections["registry"],
             )
             configure("register", register_task)
+    return outputs

@@ -75,7 +75,7 @@ def submit(
     name = f"{options.preset}-{digest[:12]}" + (f"-{clock():.0f}" if again else "")
     experiment_id = kubeflow.experiment(experiment)
     existing = kubeflow.find_runs(name, experiment_id)
-    run = existing[0] if existing else kubeflow.start_run(name, experiment_id, version)
+    run = existing[0] if existing else kubeflow.start_run(name, experiment_id, version, mlflow_experiment=experiment)
     return Submission(
         run_id=str(run.run_id),
         name=name,
@@ -177,7 +177,9 @@ def _upload(config: RunConfig, options: CompileOptions, kubeflow: Kubeflow) -> t
     with tempfile.TemporaryDirectory(prefix="celebdit-submit-") as folder:
         package = Path(folder) / "pipeline.yaml"
         digest = compile_pipeline(config, package, options)
-        return kubeflow.version(version_name(digest), package, f"preset {options.preset}, configuration {config.digest()[:12]}"), digest
+        configuration = config.digest()[:12]
+        text, tags = f"preset {options.preset}, configuration {configuration}", {"preset": options.preset, "configuration": configuration}
+        return kubeflow.version(version_name(digest), package, text, tags), digest
 
 
 def _version_of(run: Any) -> Version:

@@ -4,13 +4,22 @@ Promises: works after success, failure and kill alike; a run that another pipeli
 what only affects how a finished run is displayed.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from components.runtime.context import StepContext
 from components.tracking.request_limits import limit_requests
-from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
+from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_SCORE, TAG_STEP, TAG_VERSION
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Result(NamedTuple):
+    """Outputs of a pipeline run, as texts, because Kubeflow shows them: "none" for what the run did not reach."""
+
+    score: str
+    """The headline metric with its interval."""
+    version: str
+    """The registered version's number."""
 
 
 def outcome_of(state: str) -> Outcome:
@@ -20,8 +29,8 @@ def outcome_of(state: str) -> Outcome:
     return "KILLED" if state in ("CANCELLED", "CANCELED") else "FAILED"
 
 
-def run(outcome: Outcome, message: str, context: StepContext) -> None:
-    """Close every run of this pipeline run that is still RUNNING, and the pipeline's own with `outcome`."""
+def run(outcome: Outcome, message: str, context: StepContext) -> Result:
+    """Close every run of this pipeline run that is still RUNNING, the pipeline's own with `outcome`; return what it has reached."""
     if outcome == "FAILED":  # perhaps because MLflow does not answer: whoever waits for the reason waits no longer than needed
         limit_requests(timeout_s=10, max_retries=1)
     tracking = context.tracking
@@ -44,6 +53,7 @@ def run(outcome: Outcome, message: str, context: StepContext) -> None:
         tags[TAG_RUN_KEY] = ",".join(sorted(keys))
     tracking.set_tags(parent.info.run_id, tags)
     tracking.set_status(parent.info.run_id, outcome)
+    return Result(score=parent.data.tags.get(TAG_SCORE, "none"), version=parent.data.tags.get(TAG_VERSION, "none"))
 
 
 def close_killed(message: str, context: StepContext) -> None:

@@ -43,8 +43,6 @@ _log = logging.getLogger(__name__)
 
 GRACE_S = 25.0
 """How long ranks may take to save their work after they were asked to stop: what is on the disk of this machine is uploaded later."""
-NODE_GRACE_S = 270.0
-"""The same for one of several nodes, whose disk goes with it: less than its pod has, which is in docker/kubernetes/trainer/runtime.yaml."""
 
 
 def launch(

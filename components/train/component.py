@@ -17,6 +17,7 @@ def train(
     resources: str,
     checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    samples: dsl.Output[dsl.HTML],
 ) -> str:
     """Train the denoiser on all devices of the node, continuing from the newest valid checkpoint in object storage.
 
@@ -31,6 +32,7 @@ def train(
         resources: The `resources` section as canonical JSON.
         checkpoint: The checkpoint's manifest: location, digest, step, recipe.
         metrics: Loss, images per second and steps, for KFP's run comparison.
+        samples: The last grid of samples, for KFP's run page.
 
     Returns:
         The checkpoint's digest.
@@ -45,6 +47,7 @@ def train(
         from components.resources import ResourcesConfig
         from components.runtime.context import read_section
         from components.train.kfp_metrics import kfp_metrics
+        from components.train.kfp_samples import samples_page
         from components.train.train import read_recipe, run
 
         data = DatasetManifest.load(Path(dataset.path))
@@ -55,4 +58,5 @@ def train(
         context.write_manifest(manifest, checkpoint)
         for key, value in kfp_metrics(manifest, context).items():
             metrics.log_metric(key, value)
+        Path(samples.path).write_text(samples_page(manifest, context))
     return manifest.digest

@@ -16,6 +16,7 @@ from components.manifests import EvaluationReport
 from components.reports.flatten import flatten
 from components.reports.image_grid import SAMPLE_GRID_KEY
 from components.system.disk import require_writable
+from components.tracking.image_names import step_of_image
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from pipeline.commands.help import example
 from pipeline.commands.options import OutputPath, command_name, home_option, json_option, print_json, print_line
@@ -28,7 +29,6 @@ from pipeline.comparison import (
     rows,
     same_seeds,
     side_by_side,
-    step_of_image,
 )
 from pipeline.records import SCHEME, open_records
 from pipeline.view import printable

@@ -1,11 +1,11 @@
 """Operations of Kubeflow Pipelines that we use, on its REST API v2beta1.
 
-Promises: creating is idempotent by name. Retries, errors and pages are in `requests.py`.
+Promises: creating is idempotent by name. Retries, errors and pages are in `requests.py`, the bodies of requests in
+`bodies.py`.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,10 @@ import kfp_server_api
 from components.environment import KFP_NAMESPACE
 from components.errors import BadInput
 from pipeline.kubeflow.address import KfpAddress
+from pipeline.kubeflow.bodies import Version, knows_plugins, name_filter, run_body, schedule_body, start_with_plugin
 from pipeline.kubeflow.requests import PAGE_SIZE, Patience, Requests
 
 PIPELINE_NAME = "celebdit"
-
-
-@dataclass(frozen=True)
-class Version:
-    """An uploaded version of the pipeline."""
-
-    pipeline_id: str
-    version_id: str
-    is_new: bool
 
 
 class Kubeflow:
@@ -42,6 +34,7 @@ class Kubeflow:
         self._schedules = kfp_server_api.RecurringRunServiceApi(client)
         self._health = kfp_server_api.HealthzServiceApi(client)
         self._multi_user: bool | None = None
+        self._plugins: bool | None = None
 
     def multi_user(self) -> bool:
         """Return whether the server has a namespace per user; also checks that it is Kubeflow Pipelines.
@@ -73,7 +66,7 @@ class Kubeflow:
         page = self._requests.ask(
             f"look for experiment {name!r}",
             self._experiments.experiment_service_list_experiments,
-            filter=_name_filter(name),
+            filter=name_filter(name),
             **self._scope(),
         )
         return next((str(experiment.experiment_id) for experiment in page.experiments or []), None)
@@ -88,9 +81,16 @@ class Kubeflow:
 
         return self._requests.find_or_make(lambda: self.find_experiment(name), make)
 
-    def version(self, name: str, package: Path, description: str) -> Version:
-        """Return version `name` of the pipeline, uploaded from `package` if the server does not have it."""
+    def has_plugins(self) -> bool:
+        """Return whether the server knows plugins and tags."""
+        if self._plugins is None:
+            self._plugins = knows_plugins(self.server_version())
+        return self._plugins
+
+    def version(self, name: str, package: Path, description: str, tags: Mapping[str, str] | None = None) -> Version:
+        """Return version `name` of the pipeline, uploaded from `package` if it is missing; with `tags` where the server knows them."""
         pipeline_id = self._pipeline()
+        options = {"tags": json.dumps(dict(tags))} if tags and self.has_plugins() else {}
         uploaded = False
 
         def find() -> str | None:
@@ -98,7 +98,7 @@ class Kubeflow:
                 f"look for version {name}",
                 self._pipelines.pipeline_service_list_pipeline_versions,
                 pipeline_id,
-                filter=_name_filter(name),
+                filter=name_filter(name),
                 page_size=PAGE_SIZE,
             )
             return next((str(version.pipeline_version_id) for version in page.pipeline_versions or []), None)
@@ -113,6 +113,7 @@ class Kubeflow:
                 name=name,
                 pipelineid=pipeline_id,
                 description=description,
+                **options,
             )
             return str(created.pipeline_version_id)
 
@@ -125,27 +126,37 @@ class Kubeflow:
             f"look for run {name}",
             self._runs.run_service_list_runs,
             experiment_id=experiment_id,
-            filter=_name_filter(name),
+            filter=name_filter(name),
             sort_by="created_at asc",
             page_size=PAGE_SIZE,
         )
         return [run for run in page.runs or [] if run.storage_state != "ARCHIVED"]
 
-    def start_run(self, name: str, experiment_id: str, version: Version, parameters: Mapping[str, str] | None = None) -> Any:
-        """Return the run called `name`; starts it if there is none. Of two concurrent starts, the older run is kept."""
-        body = kfp_server_api.V2beta1Run(
-            display_name=name,
-            experiment_id=experiment_id,
-            pipeline_version_reference=_reference(version),
-            runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters=dict(parameters or {})),
-        )
+    def start_run(
+        self,
+        name: str,
+        experiment_id: str,
+        version: Version,
+        parameters: Mapping[str, str] | None = None,
+        *,
+        mlflow_experiment: str | None = None,
+    ) -> Any:
+        """Return the run called `name`; starts it if there is none. Of two concurrent starts, the older run is kept.
+
+        KFP's MLflow plugin, where the server has it, opens its run in `mlflow_experiment`.
+        """
+        body = run_body(name, experiment_id, version, parameters)
 
         def find() -> Any | None:
             return next(iter(self.find_runs(name, experiment_id)), None)
 
-        run = self._requests.find_or_make(
-            find, lambda: self._requests.ask_once(f"start run {name}", self._runs.run_service_create_run, body)
-        )
+        def start() -> Any:
+            return self._requests.ask_once(f"start run {name}", self._runs.run_service_create_run, body)
+
+        def make() -> Any:
+            return start_with_plugin(start, body, mlflow_experiment) if mlflow_experiment and self.has_plugins() else start()
+
+        run = self._requests.find_or_make(find, make)
         same_name = self.find_runs(name, experiment_id)
         if same_name and same_name[0].run_id != run.run_id:
             self._requests.ask("stop a duplicate run", self._runs.run_service_terminate_run, run.run_id)
@@ -179,20 +190,7 @@ class Kubeflow:
 
     def schedule(self, name: str, experiment_id: str, version: Version, *, cron: str | None, every_s: int | None) -> tuple[Any, bool]:
         """Return the recurring run called `name` and whether this call created it."""
-        trigger = kfp_server_api.V2beta1Trigger(
-            cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=cron) if cron else None,
-            periodic_schedule=kfp_server_api.V2beta1PeriodicSchedule(interval_second=str(every_s)) if every_s else None,
-        )
-        body = kfp_server_api.V2beta1RecurringRun(
-            display_name=name,
-            experiment_id=experiment_id,
-            pipeline_version_reference=_reference(version),
-            runtime_config=kfp_server_api.V2beta1RuntimeConfig(parameters={}),
-            max_concurrency="1",
-            no_catchup=True,
-            mode="ENABLE",
-            trigger=trigger,
-        )
+        body = schedule_body(name, experiment_id, version, cron=cron, every_s=every_s)
         is_new = False
 
         def create() -> Any:
@@ -208,8 +206,8 @@ class Kubeflow:
     def schedules(self, experiment_id: str, *, name: str | None = None) -> list[Any]:
         """Return the recurring runs of an experiment, or those of one name."""
         call = self._schedules.recurring_run_service_list_recurring_runs
-        name_filter = None if name is None else _name_filter(name)
-        return self._requests.list_entries("list schedules", call, "recurring_runs", experiment_id=experiment_id, filter=name_filter)
+        display_name = None if name is None else name_filter(name)
+        return self._requests.list_entries("list schedules", call, "recurring_runs", experiment_id=experiment_id, filter=display_name)
 
     def unschedule(self, recurring_run_id: str) -> None:
         """Delete a recurring run; the runs that it started are kept."""
@@ -220,7 +218,7 @@ class Kubeflow:
             page = self._requests.ask(
                 f"look for pipeline {PIPELINE_NAME}",
                 self._pipelines.pipeline_service_list_pipelines,
-                filter=_name_filter(PIPELINE_NAME),
+                filter=name_filter(PIPELINE_NAME),
                 **self._scope(),
             )
             return next((str(pipeline.pipeline_id) for pipeline in page.pipelines or []), None)
@@ -239,11 +237,3 @@ class Kubeflow:
     def _scope(self) -> dict[str, str]:
         namespace = self._namespace()
         return {"namespace": namespace} if namespace else {}
-
-
-def _name_filter(name: str) -> str:
-    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-
-
-def _reference(version: Version) -> Any:
-    return kfp_server_api.V2beta1PipelineVersionReference(pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id)

@@ -206,7 +206,7 @@ def test_a_node_that_is_process_1_ends_on_sigterm_before_it_has_ranks(tmp_path: 
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
     }
     with network(tmp_path / "network", user=user, pods=1) as pods:
-        command = [*pods.pod(0), sys.executable, "-m", "components.train.trainjob.node", "s3://bucket/x/spec.json"]
+        command = [*pods.pod(0), sys.executable, "-m", "components.train.trainjob.node", "s3://bucket/x/spec.json", "90"]
         pod = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         node = init_of(pod)
         deadline_s = time.monotonic() + 20

@@ -9,6 +9,7 @@ from components.environment import GIT_COMMIT, IMAGE_DIGEST, LOG_LEVEL, PRESET, 
 from components.kube.objects import KubernetesObject
 from components.settings import Settings
 from components.train.spec import TrainSpec
+from components.train.trainjob.grace import STOP_MARGIN_S, save_s
 from model.canonical import digest_of
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -41,7 +42,7 @@ def trainjob(spec: TrainSpec, spec_uri: str, image: str, settings: Settings, *, 
     # The labels and annotations, too: another queue or priority is another job.
     digest = digest_of({**body, **({"site": site} if (site := {**spec.resources.site_labels, **spec.resources.annotations}) else {})})
     # Not part of the digest, because each attempt has its own file.
-    body["trainer"]["args"] = [spec_uri]
+    body["trainer"]["args"] = [spec_uri, str(save_s(spec))]
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainJob",
@@ -87,9 +88,10 @@ def _resources(spec: TrainSpec) -> KubernetesObject:
 
 
 def _pods(spec: TrainSpec, settings: Settings) -> KubernetesObject:
-    """Return the patch of the runtime's pods: account, node selection, and volumes for scratch, shared memory and certificates."""
+    """Return the patch of the runtime's pods: account, time to stop, node selection and volumes."""
     resources = spec.resources
     pod: KubernetesObject = {
+        "terminationGracePeriodSeconds": save_s(spec) + STOP_MARGIN_S,
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": resources.scratch}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": resources.shm}},

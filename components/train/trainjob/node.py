@@ -1,4 +1,4 @@
-"""One node of a training on several: `python -m components.train.trainjob.node s3://.../spec.json`, started by a TrainJob.
+"""One node of a training on several: `python -m components.train.trainjob.node s3://.../spec.json 320`, started by a TrainJob.
 
 Promises: the node's ranks find each other through the PET_ variables that Kubeflow Trainer sets; the reason of a failure is written to
 the container's termination message, as one JSON object; SIGTERM ends the node at any time, although it is process 1 of its container, whose

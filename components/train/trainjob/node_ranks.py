@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from components.errors import BadInput, CelebditError
 from components.runtime.context import step
-from components.runtime.launch import NODE_GRACE_S, launch
+from components.runtime.launch import launch
 from components.runtime.signal_flag import SignalFlag
 from components.settings import Settings
 from components.storage import StoreUri
@@ -21,9 +21,11 @@ def run_node(arguments: Sequence[str]) -> None:
         write_termination_message(error)
     with step("train") as context:
         try:
-            if len(arguments) != 1:
-                raise BadInput("this module takes one argument, the location of a training's spec")
-            uri = StoreUri.parse(arguments[0])
+            if len(arguments) != 2 or not arguments[1].isdecimal():
+                raise BadInput(
+                    "this module takes two arguments: the location of a training's spec, and the seconds that its ranks get to stop"
+                )
+            uri, grace_s = StoreUri.parse(arguments[0]), float(arguments[1])
             spec = TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
             path = context.run_folder(spec.run_key) / "spec.json"
             spec.dump(path)
@@ -44,7 +46,7 @@ def run_node(arguments: Sequence[str]) -> None:
                     threads=resources.threads,
                     standalone=False,
                     node_timeout_s=resources.node_timeout_s,
-                    grace_s=NODE_GRACE_S,
+                    grace_s=grace_s,
                     signals=signals,
                 )
             except Exception as error:

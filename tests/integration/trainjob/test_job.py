@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 import yaml
 from celebdit_testing.kube_server import FakeKube
+from celebdit_testing.recipes import dataset_manifest
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 from celebdit_testing.steps import notes
-from celebdit_testing.trainjobs import IMAGE, JOB, MANIFESTS, MLFLOW_PASSWORD, Start, connect, in_pod, spec_of
+from celebdit_testing.trainjobs import IMAGE, JOB, KEY, MANIFESTS, MLFLOW_PASSWORD, Start, connect, in_pod, spec_of
 from celebdit_testing.waiting import wait_until
 
 from components import deployment as names
 from components.errors import BadInput, Preempted, TemporaryFailure
-from components.resources import Toleration
+from components.resources import ResourcesConfig, Toleration
 from components.runtime.context import StepContext
+from components.train.spec import TrainSpec
 from components.train.trainjob.job import train_on_nodes
 from components.train.trainjob.manifest import trainjob
+from pipeline.config import load_config
 
 
 def test_a_training_on_two_nodes_is_a_trainjob_that_is_waited_for(kube: FakeKube, start: Start) -> None:
@@ -50,6 +53,19 @@ def test_placement_and_space_reach_the_pods(context: StepContext) -> None:
     assert pod["nodeSelector"] == {"pool": "h200"}
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["team", "nvidia.com/gpu"]
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}} in pod["volumes"]
+
+
+@pytest.mark.parametrize(("preset", "seconds"), [("smoke", (60, 62)), ("celebahq256-b", (110, 140)), ("celebahq256-xl", (380, 430))])
+def test_the_time_to_stop_follows_the_size_of_the_checkpoint(context: StepContext, preset: str, seconds: tuple[int, int]) -> None:
+    config = load_config(preset)
+    spec = TrainSpec(run_key=KEY, attempt="a1", dataset=dataset_manifest(), resources=ResourcesConfig(nodes=2), **dict(config.recipe))
+    job = trainjob(spec, "s3://b/spec.json", IMAGE, context.settings, owners=[])
+    (replicated,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    uri, ranks_s = job["spec"]["trainer"]["args"]
+    assert uri == "s3://b/spec.json"
+    assert seconds[0] <= int(ranks_s) <= seconds[1], "a minute, and the checkpoint at 50 MB/s"
+    pod_s = replicated["template"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert pod_s >= int(ranks_s) + 30, "the launcher writes why its ranks ended"
 
 
 SITE: dict[str, Any] = {

@@ -45,19 +45,9 @@ def test_a_watch_that_expires_stops_the_process_as_a_signal_would(store: ObjectS
     assert stop_requested.wait(10)
 
 
-@pytest.mark.parametrize("end", ["Failed", "Complete"])
-def test_a_trainjob_that_comes_back_after_its_end_trains_nothing(
-    end: str, kube: FakeKube, start: Start, context: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leases = context.layout.run(KEY).leases
-    step = start()
-    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
-    (uri,) = kube.objects["trainjobs", JOB]["spec"]["trainer"]["args"]
-    require_not_ended(context.store, leases, "a1")
-    kube.condition(JOB, end)
-    step.outcome()
-    require_not_ended(context.store, leases, "a2")  # a retried step makes another attempt
-    words = tmp_path / "last-words"
+@pytest.fixture
+def words(context: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give this process the environment of a node; returns where it writes why it ended."""
     settings = context.settings
     environment = {
         "CELEBDIT_STORE": settings.store_uri,
@@ -65,15 +55,49 @@ def test_a_trainjob_that_comes_back_after_its_end_trains_nothing(
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
         "CELEBDIT_RUN_ID": "r",
         "CELEBDIT_WORK_DIR": str(tmp_path),
-        "CELEBDIT_LAST_WORDS": str(words),
+        "CELEBDIT_LAST_WORDS": str(tmp_path / "last-words"),
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    return tmp_path / "last-words"
+
+
+@pytest.mark.parametrize("end", ["Failed", "Complete"])
+def test_a_trainjob_that_comes_back_after_its_end_trains_nothing(
+    end: str, kube: FakeKube, start: Start, context: StepContext, words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = context.layout.run(KEY).leases
+    step = start()
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
+    arguments = kube.objects["trainjobs", JOB]["spec"]["trainer"]["args"]
+    require_not_ended(context.store, leases, "a1")
+    kube.condition(JOB, end)
+    step.outcome()
+    require_not_ended(context.store, leases, "a2")  # a retried step makes another attempt
     monkeypatch.setattr("components.train.trainjob.node_ranks.launch", lambda *_, **__: pytest.fail("it trains"))
     with pytest.raises(SystemExit) as ended:  # JobSet's time to live deleted the job's pods, and Trainer made them again
-        run_node([uri])
+        run_node(arguments)
     assert ended.value.code == BadInput.exit_code
     assert "has ended and was started again" in json.loads(words.read_text())["message"]
+
+
+def test_a_node_gives_its_ranks_the_time_to_stop_that_the_job_has(
+    kube: FakeKube, start: Start, words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    monkeypatch.setattr("components.train.trainjob.node_ranks.launch", lambda *_, grace_s, **__: given.append(grace_s))
+    step = start()
+    wait_until(lambda: ("trainjobs", JOB) in kube.objects)
+    arguments = kube.objects["trainjobs", JOB]["spec"]["trainer"]["args"]
+    run_node([arguments[0], "4711"])
+    assert given == [4711.0]
+    for wrong in (arguments[:1], [arguments[0], "soon"]):
+        with pytest.raises(SystemExit) as ended:
+            run_node(wrong)
+        assert ended.value.code == BadInput.exit_code
+        assert "seconds that its ranks get to stop" in json.loads(words.read_text())["message"]
+    kube.condition(JOB, "Complete")
+    assert step.outcome() is None
 
 
 def test_a_waiting_step_keeps_its_lease(kube: FakeKube, start: Start, context: StepContext) -> None:

@@ -108,7 +108,10 @@ class FakeKfp:
         entries, token = self.page(mine, query)
         return api.V2beta1ListPipelineVersionsResponse(pipeline_versions=entries, next_page_token=token)
 
-    def upload_pipeline_version(self, package: bytes, *, pipelineid: str, name: str, description: str = "", **_: Any) -> Any:
+    def upload_pipeline_version(
+        self, package: bytes, *, pipelineid: str, name: str, description: str = "", tags: str | None = None, **_: Any
+    ) -> Any:
+        self.since_2_17("tags", tags)
         self.require(self.pipelines, pipelineid, "pipeline")
         mine = {key: version for key, version in self.versions.items() if version.pipeline_id == pipelineid}
         self.unique(mine, name)
@@ -120,6 +123,7 @@ class FakeKfp:
             name=name,
             description=description,
             created_at=self.now(),
+            tags=json.loads(tags) if tags else None,
         )
         self.versions[version.pipeline_version_id] = version
         self.packages[version.pipeline_version_id] = package.decode()
@@ -149,6 +153,7 @@ class FakeKfp:
             raise Refused(400, "a run needs a name, and its id and state are the server's")
         self.require(self.experiments, body.experiment_id, "experiment")
         self.require(self.versions, body.pipeline_version_reference.pipeline_version_id, "pipeline version")
+        self.since_2_17("pluginsInput", body.plugins_input)
         body.run_id, body.created_at, body.state = str(uuid.uuid4()), self.now(), "PENDING"
         body.storage_state = "AVAILABLE"
         self.runs[body.run_id] = body
@@ -203,6 +208,10 @@ class FakeKfp:
             raise Refused(400, "Invalid input error: a namespace is required in multi-user mode")
         if not self.multi_user and query.get("namespace"):
             raise Refused(400, "Invalid input error: in single-user mode, a namespace cannot be given")
+
+    def since_2_17(self, field_name: str, value: Any) -> None:
+        if value is not None and tuple(map(int, self.version.split(".")[:2])) < (2, 17):
+            raise Refused(400, f"unknown field {field_name}")
 
     def unique(self, entries: dict[str, Any], name: str) -> None:
         if any(entry.display_name == name for entry in entries.values()):

@@ -7,8 +7,9 @@ import pytest
 
 from components.errors import DataRefused
 from components.reports.flatten import flatten
+from components.tracking.image_names import step_of_image
 from pipeline.commands.compare import _grid, _settings
-from pipeline.comparison import Evaluation, RunFacts, best_columns, common_steps, last_steps, rows, same_seeds, side_by_side, step_of_image
+from pipeline.comparison import Evaluation, RunFacts, best_columns, common_steps, last_steps, rows, same_seeds, side_by_side
 
 
 def run(name: str, *, evaluations: list[Evaluation] | None = None, steps: tuple[int, ...] = (), **settings: object) -> RunFacts:

@@ -57,7 +57,8 @@ def digest_of_what_a_cluster_sees(text: str) -> dict[str, Any]:
     for component in [spec["root"], *spec["components"].values()]:
         for name, task in component.get("dag", {}).get("tasks", {}).items():
             tasks[name] = {key: task[key] for key in ("cachingOptions", "dependentTasks", "retryPolicy", "triggerPolicy") if key in task}
-    return {"executors": executors, "tasks": tasks, "form": {"pipelineInfo": spec["pipelineInfo"], **spec["root"]["inputDefinitions"]}}
+    form = {"pipelineInfo": spec["pipelineInfo"], **spec["root"]["inputDefinitions"]}
+    return {"executors": executors, "tasks": tasks, "form": form, "outputs": spec["root"]["dag"]["outputs"]}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -220,6 +221,7 @@ def test_the_run_page_has_pages_metrics_and_a_summary(text: str) -> None:
     assert shown == {
         ("ingest", "page"): "system.HTML",
         ("train", "metrics"): "system.Metrics",
+        ("train", "samples"): "system.HTML",
         ("evaluate", "metrics"): "system.Metrics",
         ("evaluate", "samples"): "system.HTML",
         ("gate", "page"): "system.HTML",

@@ -45,6 +45,30 @@ def test_again_starts_another_run_of_the_same_version(server: FakeKfp, config: R
     assert len(server.versions) == 1
 
 
+def test_kfps_mlflow_plugin_opens_its_run_in_the_experiment_of_the_submission(server: FakeKfp, config: RunConfig) -> None:
+    submitted(server, config)
+    (run,), (version,) = server.runs.values(), server.versions.values()
+    assert run.plugins_input == {"mlflow": {"experiment_name": "faces"}}
+    assert version.tags == {"preset": "smoke", "configuration": config.digest()[:12]}
+
+
+@pytest.mark.parametrize("version", ["2.15.2", "2.16.0"])
+def test_a_server_without_plugins_and_tags_gets_none(version: str, config: RunConfig) -> None:
+    with kfp_server(version=version) as server:
+        assert submitted(server, config).is_new
+    (run,), (uploaded,) = server.runs.values(), server.versions.values()
+    assert (run.plugins_input, uploaded.tags) == (None, None)
+    assert server.requests.count("run_service_create_run") == 1, "it is not asked for what it refuses"
+
+
+def test_a_server_on_which_the_plugin_is_not_set_up_runs_without_it(server: FakeKfp, config: RunConfig) -> None:
+    server.faults.append(Fault("run_service_create_run", 400, text="Invalid input error: plugin mlflow is not configured"))
+    assert submitted(server, config).is_new
+    (run,) = server.runs.values()
+    assert run.plugins_input is None
+    assert server.requests.count("run_service_create_run") == 2
+
+
 WRITES = (
     "pipeline_service_create_pipeline",
     "upload_pipeline_version",
