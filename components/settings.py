@@ -56,7 +56,13 @@ from components.environment import (
 )
 from components.errors import BadInput
 
-_STORE_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
+_STORE_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9][A-Za-z0-9._-]{0,254})*")
+_LONGEST_STORE = 512
+"""Characters: a key has 1024 at most, and its end is ours."""
+_STORE_HINT = (
+    f"set {STORE}=s3://bucket/prefix: a bucket of 3 to 63 of a-z, 0-9, '.' and '-', a prefix of letters, digits and '._-', of which each "
+    f"part begins with a letter or digit, {_LONGEST_STORE} characters in all"
+)
 _MOST_CHARACTERS = 256
 """Of the name of an experiment, in the database of MLflow 3.17."""
 _LOG_LEVELS = {name: logging.getLevelNamesMapping()[name] for name in ("DEBUG", "INFO", "WARNING", "ERROR")}
@@ -104,11 +110,8 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         store_uri = _require(environ, STORE, "the S3 location for datasets and runs, like s3://bucket/prefix").rstrip("/")
-        if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri:
-            raise BadInput(
-                f"{STORE} is not an S3 location",
-                hint=f"set {STORE}=s3://bucket/prefix: a bucket of 3 to 63 of a-z, 0-9, '.' and '-', a prefix of letters, digits and '._-'",
-            )
+        if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri or len(store_uri) > _LONGEST_STORE:
+            raise BadInput(f"{STORE} is not an S3 location", hint=_STORE_HINT)
         mlflow_uri = _require(environ, MLFLOW, "the address of the MLflow server")
         if has_credentials(mlflow_uri):
             raise BadInput(f"{MLFLOW} contains credentials", hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
@@ -124,7 +127,7 @@ class Settings:
         return cls(
             store_uri=store_uri,
             mlflow_uri=mlflow_uri,
-            s3_endpoint=environ.get(S3_ENDPOINT_FIRST) or environ.get(S3_ENDPOINT) or None,
+            s3_endpoint=environ.get(S3_ENDPOINT_FIRST, "").strip() or environ.get(S3_ENDPOINT, "").strip() or None,
             experiment=experiment_name(environ),
             run_id=run_id,
             run_url=environ.get(RUN_URL) or (f"{kfp_ui}/#/runs/details/{run_id}" if kfp_ui and run_id else None),
