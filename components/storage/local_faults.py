@@ -73,7 +73,7 @@ def describe_misconfiguration(error: Exception) -> str:
     if isinstance(_unsendable(error), LocationParseError):
         return "the address of a proxy cannot be read (HTTP_PROXY, HTTPS_PROXY)"
     if _unsendable(error) is not None:
-        return "a line break or another control character is in a credential, the region or a CELEBDIT_S3_ setting"
+        return "a line break or another control character is in a credential, the region or the key of KMS"
     return first_line(error)
 
 

@@ -24,9 +24,9 @@ from components.storage.download import (
     read_response,
     remove_abandoned,
 )
-from components.storage.faults import answer_to, code
+from components.storage.faults import answer_to
 from components.storage.local_faults import Incomplete
-from components.storage.missing_keys import get_object, head, with_missing_keys
+from components.storage.missing_keys import delete_object, get_object, head, with_missing_keys
 from components.storage.retried_calls import RetriedCalls
 from components.storage.upload import PART_BYTES, UploadCheck, Uploads
 from components.storage.uri import StoredObject, StoreUri
@@ -217,15 +217,7 @@ class ObjectStore:
 
     def delete(self, uri: StoreUri) -> None:
         """Delete an object; a missing one is no error."""
-
-        def delete() -> None:
-            try:
-                self.client.delete_object(Bucket=uri.bucket, Key=uri.key)
-            except ClientError as error:
-                if code(error) not in MISSING.codes:  # Google Cloud Storage answers so; S3 does not
-                    raise
-
-        self._calls.run("delete", uri, delete)
+        self._calls.run("delete", uri, lambda: delete_object(self.client, uri))
 
     def call(self, verb: str, uri: StoreUri, request: Callable[[], T]) -> T:
         """Return the result of `request`, made with `client`: with the retries and the errors of every other call."""

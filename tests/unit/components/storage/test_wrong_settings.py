@@ -73,7 +73,7 @@ def test_an_endpoint_with_a_query_is_refused_before_any_request(ending: str, pro
         ("AWS_ACCESS_KEY_ID", "SECRETLIKE\nkey", "a line break or another control character is in a credential, the region"),
         ("AWS_SESSION_TOKEN", "SECRETLIKE\ntoken", "a line break or another control character is in a credential"),
         ("AWS_REGION", "eu-west-1\n", "a line break or another control character"),
-        ("CELEBDIT_S3_KMS_KEY_ID", "key\n2", "a CELEBDIT_S3_ setting"),
+        ("CELEBDIT_S3_KMS_KEY_ID", "key\n2", "the key of KMS"),
         ("http_proxy", "SECRETLIKE:password", "the address of a proxy cannot be read"),
     ],
 )
