@@ -12,7 +12,7 @@ All others are shared, from the top layer to the bottom one; each may import the
     tracking    MLflow tracking client, tags, logged models, local journal, its delivery and archive
     storage     object storage client          kube        Kubernetes client
     manifests  resources                       system      processes and their ends, private folders, locks, retries, OS errors
-    settings (a run's environment), command_settings (that of the command line)
+    settings (a run's environment), process_settings (of one process), command_settings (of the command line)
     errors      deployment (names that images and Kubernetes manifests share)           reports (HTML, image grids)   validation
     address     parse the address of a server that a person wrote                       store_keys (addresses as they are stored)
     environment the table of environment variables, with library_variables and environment_variable

@@ -1,7 +1,8 @@
 """The environment variables of the project: the name, reader, default and meaning of each, and the page that lists them.
 
-Promises: pure. A CELEBDIT_* variable that is not in `VARIABLES` is not read anywhere; only `components/settings.py` and
-`components/command_settings.py` read them. docs/environment.md is `environment_page()`, and a test compares the two.
+Promises: pure. A CELEBDIT_* variable that is not in `VARIABLES` is not read anywhere; only `components/settings.py`,
+`components/process_settings.py` and `components/command_settings.py` read them. docs/environment.md is `environment_page()`, and a test
+compares the two.
 """
 
 from components.environment_variable import CONFIG_MAP, Group, Source, Variable

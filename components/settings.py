@@ -1,17 +1,17 @@
 """Settings from the environment: endpoints, presence of credentials and run identity, read once.
 
 Promises: everything that depends on a CELEBDIT_* variable (listed in `components/environment.py`) gets it from the `Settings` made at the
-entry point, or a command from its `CommandSettings` (`components/command_settings.py`); no other module reads one. Secret values of object
-storage and MLflow are not kept here.
+entry point, or a command from its `CommandSettings` (`components/command_settings.py`); what a process needs before it has either is in
+`components/process_settings.py`; no other module reads one. Secret values of object storage and MLflow are not kept
+here.
 
-Variables of other programs stay with the code that reads them: boto3 and MLflow take AWS_* and MLFLOW_* from the environment of the
-process themselves (`storage/client.py` and `tracking/client.py` set or read a few), a rank reads torchrun's RANK and WORLD_SIZE and their
-local twins (`runtime/rank.py`, `runtime/rank_failures.py`), a node of a TrainJob Trainer's PET_* (`runtime/rendezvous.py`), the Kubernetes
-client KUBERNETES_* and KUBECONFIG, kagglehub KAGGLE_*, huggingface-hub HF_*, the container engine's client DOCKER_HOST. A test has the list
-of the modules that touch `os.environ` and why.
+Variables of other programs stay with the code that reads them: boto3 and MLflow take AWS_* and MLFLOW_* from the environment of the process
+themselves (`storage/client.py` and `tracking/connection.py` set or read a few), a rank reads torchrun's RANK and WORLD_SIZE and their local
+twins (`runtime/rank.py`, `runtime/rank_failures.py`), a node of a TrainJob Trainer's PET_* (`runtime/rendezvous.py`), the Kubernetes client
+KUBERNETES_* and KUBECONFIG, kagglehub KAGGLE_*, huggingface-hub HF_*, the container engine's client DOCKER_HOST. A test has the list of the
+modules that touch `os.environ` and why.
 """
 
-import logging
 import os
 import re
 import tempfile
@@ -24,14 +24,11 @@ from components.address import is_server_url
 from components.environment import (
     CREDENTIAL_PROVIDERS,
     CREDENTIALS,
-    EVENTS,
     EXPERIMENT,
     GIT_COMMIT,
     IMAGE,
     IMAGE_DIGEST,
     KFP_UI,
-    LAST_WORDS,
-    LIFELINE,
     LOG_LEVEL,
     MLFLOW,
     NAMESPACE,
@@ -47,7 +44,6 @@ from components.environment import (
     S3_KMS_KEY_ID,
     S3_REQUEST_PAYER,
     S3_STORAGE_CLASS,
-    SERVER_TOKEN,
     SERVICE_ACCOUNT,
     STORAGE_DEADLINE,
     STORE,
@@ -55,11 +51,17 @@ from components.environment import (
     WORK_DIR,
 )
 from components.errors import BadInput
+from components.process_settings import events_path
 
-_STORE_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
+_STORE_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9][A-Za-z0-9._-]{0,254})*")
+_LONGEST_STORE = 512
+"""Characters: a key has 1024 at most, and its end is ours."""
+_STORE_HINT = (
+    f"set {STORE}=s3://bucket/prefix: a bucket of 3 to 63 of a-z, 0-9, '.' and '-', a prefix of letters, digits and '._-', of which each "
+    f"part begins with a letter or digit, {_LONGEST_STORE} characters in all"
+)
 _MOST_CHARACTERS = 256
 """Of the name of an experiment, in the database of MLflow 3.17."""
-_LOG_LEVELS = {name: logging.getLevelNamesMapping()[name] for name in ("DEBUG", "INFO", "WARNING", "ERROR")}
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,8 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         store_uri = _require(environ, STORE, "the S3 location for datasets and runs, like s3://bucket/prefix").rstrip("/")
-        if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri:
-            raise BadInput(
-                f"{STORE} is not an S3 location",
-                hint=f"set {STORE}=s3://bucket/prefix: a bucket of 3 to 63 of a-z, 0-9, '.' and '-', a prefix of letters, digits and '._-'",
-            )
+        if not _STORE_PATTERN.fullmatch(store_uri) or ".." in store_uri or len(store_uri) > _LONGEST_STORE:
+            raise BadInput(f"{STORE} is not an S3 location", hint=_STORE_HINT)
         mlflow_uri = _require(environ, MLFLOW, "the address of the MLflow server")
         if has_credentials(mlflow_uri):
             raise BadInput(f"{MLFLOW} contains credentials", hint="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
@@ -124,7 +123,7 @@ class Settings:
         return cls(
             store_uri=store_uri,
             mlflow_uri=mlflow_uri,
-            s3_endpoint=environ.get(S3_ENDPOINT_FIRST) or environ.get(S3_ENDPOINT) or None,
+            s3_endpoint=environ.get(S3_ENDPOINT_FIRST, "").strip() or environ.get(S3_ENDPOINT, "").strip() or None,
             experiment=experiment_name(environ),
             run_id=run_id,
             run_url=environ.get(RUN_URL) or (f"{kfp_ui}/#/runs/details/{run_id}" if kfp_ui and run_id else None),
@@ -176,43 +175,6 @@ def has_credentials(address: str) -> bool:
     return re.search(r"://[^?#]*@", address) is not None
 
 
-def events_path(environ: Mapping[str, str] | None = None) -> Path | None:
-    """Return the file for this process's events, or None for stderr; known before the other settings are checked."""
-    path = (os.environ if environ is None else environ).get(EVENTS)
-    return Path(path) if path else None
-
-
-def lifeline_path(environ: Mapping[str, str] | None = None) -> Path | None:
-    """Return the lifeline of the run that this process belongs to, or None if it has none, as on Kubernetes."""
-    path = (os.environ if environ is None else environ).get(LIFELINE)
-    return Path(path) if path else None
-
-
-def termination_message_path(environ: Mapping[str, str] | None = None) -> Path:
-    """Return the file from which Kubernetes takes the reason of a container's failure."""
-    return Path((os.environ if environ is None else environ).get(LAST_WORDS) or "/dev/termination-log")
-
-
-def step_log_level() -> str | None:
-    """Return the level to log at in the steps of a submitted pipeline, or None to leave them at their own, INFO."""
-    level = log_level()
-    return None if level in (None, logging.INFO) else logging.getLevelName(level)
-
-
-def log_level(environ: Mapping[str, str] | None = None) -> int | None:
-    """Return the least level of the records to log, or None if it is not set.
-
-    Raises:
-        BadInput: if it is not the name of a level.
-    """
-    name = (os.environ if environ is None else environ).get(LOG_LEVEL, "").strip().upper()
-    if not name:
-        return None
-    if name not in _LOG_LEVELS:
-        raise BadInput(f"{LOG_LEVEL} is {name[:20]!r}", hint=f"set it to one of {', '.join(_LOG_LEVELS)}")
-    return _LOG_LEVELS[name]
-
-
 def _seconds(environ: Mapping[str, str], name: str, *, default: float) -> float:
     """Return the seconds that `name` is set to."""
     text = environ.get(name)
@@ -243,15 +205,6 @@ def has_key_pair(environ: Mapping[str, str] | None = None) -> bool:
     """Return whether the S3 key and its id are both set."""
     environ = os.environ if environ is None else environ
     return all(environ.get(name) for name in CREDENTIALS)
-
-
-def server_token(environ: Mapping[str, str] | None = None) -> str:
-    """Return the token that the embedded MLflow server asks for, in the process of that server.
-
-    Raises:
-        BadInput: if it is not set.
-    """
-    return _require(os.environ if environ is None else environ, SERVER_TOKEN, "the token of the embedded MLflow server")
 
 
 def _require(environ: Mapping[str, str], name: str, meaning: str) -> str:

@@ -21,9 +21,9 @@ import click
 
 from components.environment import LOG_LEVEL
 from components.errors import BUG_HINT, EXIT_OK, BadInput, CelebditError, Failure, Interrupted
+from components.process_settings import log_level
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
-from components.settings import log_level
 from components.system.failures import os_failure
 from pipeline.commands.help import example
 from pipeline.streams import discard_stdout, has_no_reader, safe_streams

@@ -19,8 +19,8 @@ from typing import Any
 from components.environment import EVENTS, PRESET, RUN_ID, WORK_DIR
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
 from components.ingest.sources.open_source import kind_of
+from components.process_settings import lifeline_path
 from components.runtime.events import Event, EventReader
-from components.settings import lifeline_path
 from components.system.child_environment import child_environment
 from components.system.disk import RUN_BYTES, DiskFull, free_bytes
 from components.system.guarded import Guarded

@@ -9,7 +9,7 @@ import socket
 import sys
 import uuid
 
-from components.settings import server_token
+from components.process_settings import server_token
 from pipeline.home import DATABASE
 from pipeline.token_gate import TokenGate
 

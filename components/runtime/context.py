@@ -19,10 +19,11 @@ from pydantic import ValidationError
 from components.environment import OWN_SERVERS
 from components.errors import BUG_HINT, EXIT_BUG, BadInput, CelebditError, Failure
 from components.manifests import Manifest
+from components.process_settings import events_path, lifeline_path, log_level
 from components.runtime.events import Events
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
-from components.settings import Settings, events_path, lifeline_path, log_level
+from components.settings import Settings
 from components.storage import ObjectStore, StoreUri, connect
 from components.stores.layout import StoreLayout
 from components.system.disk import full_disk_is_named

@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 
 from components.errors import BadInput, Failure
+from components.process_settings import lifeline_path, log_level
 from components.runtime.context import StepContext
 from components.runtime.events import Events
 from components.runtime.logs import configure_logging
 from components.runtime.rank_failures import FAILURES, record_failure, record_start
 from components.runtime.redact import redactor
-from components.settings import Settings, lifeline_path, log_level
+from components.settings import Settings
 from components.system.disk import full_disk_is_named
 from components.system.lifeline import watch
 from components.system.process import die_with_parent

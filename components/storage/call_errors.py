@@ -6,12 +6,13 @@ region, the right that is missing, the difference of the clocks. Does not retry;
 
 import re
 
-from botocore.exceptions import ClientError, NoCredentialsError
+from botocore.exceptions import ClientError, NoCredentialsError, ProxyConnectionError
 
 from components.errors import BadInput, DataRefused, StorageUnavailable, first_line
 from components.storage import answers
 from components.storage.answers import Answer
 from components.storage.faults import DigestMismatch, ObjectMissing, StorageRefused, answer_to, describe_fault, is_temporary
+from components.storage.local_faults import describe_misconfiguration, unreached_address
 from components.storage.skew import clock_difference, describe_skew
 from components.storage.uri import StoreUri
 
@@ -29,6 +30,8 @@ _RIGHTS = {
 }
 """Rights that are not named like their operation."""
 _READS = ("get", "look for")
+_NO_STORE = "check AWS_ENDPOINT_URL: nothing there answers as the bucket does; its path may be missing or one too many"
+_PROXY = "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
 
 
 def call_error(cause: Exception, verb: str, uri: StoreUri, *, attempts: int, elapsed_s: float) -> Exception:
@@ -38,7 +41,7 @@ def call_error(cause: Exception, verb: str, uri: StoreUri, *, attempts: int, ela
         return cause
     if is_temporary(cause) or answer.action == "wait":
         tries = f"{attempts} time{'s' if attempts > 1 else ''} in {elapsed_s:.0f} s"
-        return StorageUnavailable(f"{verb} {uri} failed {tries} (last: {describe_fault(cause)})", hint=answer.fix)
+        return StorageUnavailable(f"{verb} {uri} failed {tries} (last: {describe_fault(cause)})", hint=_fix(answer, cause))
     if answer is answers.NO_CREDENTIALS:
         return _request_error(cause, verb, uri)
     data_errors = {
@@ -54,13 +57,22 @@ def _refusal_error(answer: Answer, cause: Exception, verb: str, uri: StoreUri) -
     detail, fix = refusal_detail(answer, cause, f"bucket {uri.bucket}")
     did = f"object storage refuses to {verb} {uri}" if isinstance(cause, ClientError) else f"{verb} {uri} failed"
     message = f"{did}: {describe_fault(cause)}{f': {detail}' if detail else ''}"
-    return StorageRefused(message, hint=fix or answer.fix, answer=answer, detail=detail)
+    return StorageRefused(message, hint=fix or _fix(answer, cause), answer=answer, detail=detail)
+
+
+def _fix(answer: Answer, cause: Exception) -> str:
+    """Return the next action of the row, or the one for a server that cannot be reached or knows no such address."""
+    if answer is answers.MISSING:
+        return _NO_STORE
+    if unreached_address(cause) is None:
+        return answer.fix
+    return _PROXY if isinstance(cause, ProxyConnectionError) else f"check AWS_ENDPOINT_URL, or {answer.fix}"
 
 
 def refusal_detail(answer: Answer, cause: Exception, bucket: str) -> tuple[str | None, str | None]:
     """Return what the answer says besides its code, and the next action if that follows from it; `bucket` is how it is called."""
     if not isinstance(cause, ClientError):
-        return first_line(cause), None
+        return (describe_misconfiguration(cause) if answer is answers.NO_CREDENTIALS else first_line(cause)), None
     if answer is answers.REGION and (region := region_of(cause)) is not None:
         return f"{bucket} is in region {region}", f"set AWS_REGION={region}"
     if answer is answers.SKEWED and (difference := clock_difference(cause.response)) is not None:
@@ -91,4 +103,4 @@ def _request_error(cause: Exception, verb: str, uri: StoreUri) -> BadInput:
     """Return the error for a request that was never sent."""
     if isinstance(cause, NoCredentialsError):
         return BadInput("no S3 credentials are configured", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    return BadInput(f"{verb} {uri} cannot be requested: {first_line(cause)}", hint=answers.NO_CREDENTIALS.fix)
+    return BadInput(f"{verb} {uri} cannot be requested: {describe_misconfiguration(cause)}", hint=answers.NO_CREDENTIALS.fix)

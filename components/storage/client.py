@@ -14,12 +14,11 @@ from urllib.parse import urlsplit
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
 from botocore.loaders import Loader, create_loader
 
 from components.address import is_server_url
-from components.errors import BadInput, first_line
-from components.storage.credentials import ChainCredentials, ChainResolver
+from components.errors import BadInput
+from components.storage.credentials import ChainCredentials, ChainResolver, configuration_error
 from components.storage.parameters import add_parameters, mlflow_upload_arguments, request_parameters
 from components.storage.probe import ADDRESSING
 from components.storage.store import ObjectStore
@@ -36,8 +35,8 @@ def connect(endpoint: str | None, *, deadline_s: float = 300.0, read_timeout_s: 
     Raises:
         BadInput: if the endpoint is not a URL, or AWS_S3_ADDRESSING_STYLE is not a style.
     """
-    if endpoint and not is_server_url(endpoint):
-        raise BadInput("AWS_ENDPOINT_URL is not a URL", hint="write it like http://host:9000 or https://host")
+    if endpoint and (not is_server_url(endpoint) or "?" in endpoint or "#" in endpoint):
+        raise _not_a_url()
     style = os.environ.get(ADDRESSING) or ("path" if endpoint and _is_single_host(endpoint) else "auto")
     if style not in ("path", "virtual", "auto"):
         raise BadInput(f"{ADDRESSING} is {style!r}", hint="set it to path, virtual or auto")
@@ -62,10 +61,10 @@ def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout
         region = region_of_environment() or session.get_config_variable("region") or _DEFAULT_REGION
         session.register_component("credential_provider", ChainResolver(region))
         client = boto3.session.Session(botocore_session=session).client("s3", endpoint_url=endpoint, region_name=region, config=config)
-    except ValueError as error:
-        raise BadInput("AWS_ENDPOINT_URL is not a URL", hint="write it like http://host:9000 or https://host") from error
-    except BotoCoreError as error:
-        raise BadInput(f"no S3 client can be made: {first_line(error)}", hint="check the AWS_ variables and ~/.aws/config") from error
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith("Invalid endpoint"):
+            raise _not_a_url() from error
+        raise configuration_error(error) or error from error
     client.meta.events.register("before-call.s3.HeadBucket", _do_not_redirect)
     add_parameters(client, request_parameters())
     other: Style = "virtual" if style == "path" else "path"
@@ -77,6 +76,10 @@ def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout
         deadline_s=deadline_s,
         disk=disk,
     )
+
+
+def _not_a_url() -> BadInput:
+    return BadInput("AWS_ENDPOINT_URL is not a URL of a server", hint="write it like http://host:9000 or https://host")
 
 
 @functools.cache

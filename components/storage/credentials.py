@@ -15,7 +15,9 @@ import botocore.session
 from botocore.credentials import Credentials, ReadOnlyCredentials, create_credential_resolver
 from botocore.exceptions import BotoCoreError, ClientError
 
+from components.errors import BadInput, first_line
 from components.storage.faults import is_temporary
+from components.system.failures import was_raised_in
 
 _log = logging.getLogger("components.storage.store")
 
@@ -74,6 +76,17 @@ class ChainResolver:
         return ChainCredentials(lambda: create_credential_resolver(botocore.session.Session(), region_name=self._region).load_credentials())
 
 
+def configuration_error(error: Exception) -> BadInput | None:
+    """Return the error for a profile, a region or a source of credentials that boto3 cannot use, or None for one of this code.
+
+    Some that boto3 does not expect: a token file or a program that does not exist, settings of a profile in another form.
+    """
+    if not was_raised_in(error, "boto3", "botocore"):
+        return None
+    kind = "" if isinstance(error, BotoCoreError | OSError) else f"{type(error).__name__}: "
+    return BadInput(f"no S3 client can be made: {kind}{first_line(error)}", hint="check the AWS_ variables and ~/.aws/config")
+
+
 def credential_source() -> str | None:
     """Return botocore's name of the source of the credentials that a client would use, like `iam-role`; None if it finds none.
 
@@ -84,4 +97,6 @@ def credential_source() -> str | None:
         credentials = boto3.session.Session().get_credentials()
     except BotoCoreError:  # a half of the key, or a profile that does not exist
         return None
+    except Exception as error:
+        raise configuration_error(error) or error from error
     return None if credentials is None else str(credentials.method)

@@ -5,7 +5,7 @@ Promises: pure functions of the error; texts hold the server's error code and ne
 
 from botocore.exceptions import ClientError
 
-from components.errors import BadInput, CelebditError, DataRefused
+from components.errors import BadInput, CelebditError, DataRefused, shorten
 from components.storage.answers import (
     ANSWERS,
     CERTIFICATE,
@@ -29,6 +29,7 @@ from components.storage.local_faults import (
     is_session_over,
     is_source_of_credentials,
     is_unreadable,
+    unreached_address,
 )
 from components.storage.skew import TOLERANCE, clock_difference
 
@@ -78,8 +79,8 @@ def status(error: ClientError) -> int:
 
 
 def code(error: ClientError) -> str:
-    """Return the error code of an error response; that of HEAD has none, and botocore puts the status there."""
-    return str(error.response.get("Error", {}).get("Code", "unknown"))
+    """Return the error code of an error response, on one line; the status where it has none, as botocore does for HEAD."""
+    return _one_line(error.response.get("Error", {}).get("Code")) or str(status(error) or "unknown")
 
 
 def answer_to(error: Exception) -> Answer | None:
@@ -118,6 +119,12 @@ def refusal(error: CelebditError) -> str | None:
 def describe_fault(error: Exception) -> str:
     """Return what an error message may contain of `error`."""
     if not isinstance(error, ClientError):
-        return type(error).__name__
+        address = unreached_address(error)
+        return f"{type(error).__name__}{f': {address}' if address else ''}"
     number = str(status(error))
-    return f"{number} {error.response.get('Error', {}).get('Message', '')}" if code(error) == number else f"{number} {code(error)}"
+    return f"{number} {_one_line(error.response.get('Error', {}).get('Message'))}" if code(error) == number else f"{number} {code(error)}"
+
+
+def _one_line(text: object) -> str:
+    """Return what a server wrote as an error may quote it."""
+    return shorten(" ".join(str(text or "").split()))

@@ -11,6 +11,8 @@ from botocore.exceptions import (
     ConfigNotFound,
     ConfigParseError,
     CredentialRetrievalError,
+    EndpointConnectionError,
+    EndpointProviderError,
     FlexibleChecksumError,
     HTTPClientError,
     InvalidConfigError,
@@ -21,6 +23,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    ProxyConnectionError,
     RefreshWithMFAUnsupportedError,
     ResponseStreamingError,
     SSLError,
@@ -29,14 +32,16 @@ from botocore.exceptions import (
     UnknownCredentialError,
 )
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import LocationParseError
 
-from components.errors import CelebditError
+from components.address import split_url
+from components.errors import CelebditError, first_line
 from components.system.disk import LOCAL
 from components.system.failures import was_raised_in
 
 _MISCONFIGURED = (
     *(ConfigNotFound, ConfigParseError, InvalidConfigError, InvalidRegionError, NoCredentialsError, ParamValidationError),
-    *(PartialCredentialsError, ProfileNotFound, UnknownCredentialError),
+    *(PartialCredentialsError, ProfileNotFound, UnknownCredentialError, EndpointProviderError),
 )
 _SESSION_OVER = (LoginError, RefreshWithMFAUnsupportedError, SSOError, TokenRetrievalError)
 _BROKEN_TLS = ("EOF", "timed out", "reset by peer", "Broken pipe", "BAD_RECORD_MAC")
@@ -60,7 +65,42 @@ def is_certificate_error(error: Exception) -> bool:
 
 def is_misconfigured(error: Exception) -> bool:
     """Return whether the request was never sent because credentials, profile, region or a parameter cannot be used."""
-    return isinstance(error, _MISCONFIGURED)
+    return isinstance(error, _MISCONFIGURED) or _unsendable(error) is not None or _is_missing_source(error)
+
+
+def describe_misconfiguration(error: Exception) -> str:
+    """Return what cannot be used, without the header or the address itself: those hold a signature or a password."""
+    if isinstance(_unsendable(error), LocationParseError):
+        return "the address of a proxy cannot be read (HTTP_PROXY, HTTPS_PROXY)"
+    if _unsendable(error) is not None:
+        return "a line break or another control character is in a credential, the region or the key of KMS"
+    return first_line(error)
+
+
+def _is_missing_source(error: Exception) -> bool:
+    """Return whether a file or a program from which the chain of credentials would read them does not exist."""
+    trace = error.__traceback__ if isinstance(error, FileNotFoundError) else None
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == "botocore.credentials":
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _unsendable(error: Exception) -> ValueError | None:
+    """Return why a request could not be written at all: http.client refuses a header, or urllib3 an address."""
+    cause = error.kwargs.get("error") if isinstance(error, HTTPClientError) else None
+    return cause if isinstance(cause, LocationParseError) or (isinstance(cause, ValueError) and "header" in str(cause)) else None
+
+
+def unreached_address(error: Exception) -> str | None:
+    """Return the host and port to which no connection could be made, of a proxy with that word, or None for other errors."""
+    if not isinstance(error, EndpointConnectionError | ProxyConnectionError):
+        return None
+    is_proxy = isinstance(error, ProxyConnectionError)
+    parts = split_url(str(error.kwargs.get("proxy_url" if is_proxy else "endpoint_url", "")))
+    host = parts.netloc.rpartition("@")[2] if parts is not None else ""
+    return f"proxy {host}" if is_proxy else host
 
 
 def is_session_over(error: Exception) -> bool:

@@ -49,6 +49,15 @@ def get_object(client: "S3Client", uri: StoreUri, **named: Any) -> "GetObjectOut
     return with_missing_keys(client, uri, lambda: client.get_object(Bucket=uri.bucket, Key=uri.key, **named))
 
 
+def delete_object(client: "S3Client", uri: StoreUri) -> None:
+    """Delete an object; a missing one is no error, although Google Cloud Storage answers 404 for it."""
+    try:
+        client.delete_object(Bucket=uri.bucket, Key=uri.key)
+    except ClientError as error:
+        if code(error) not in MISSING.codes:
+            raise
+
+
 def with_missing_keys(client: "S3Client", uri: StoreUri, request: Callable[[], T]) -> T:
     """Return the result of `request`, which reads an object; a refusal for a key that no listing has becomes `NoSuchKey`."""
     try:

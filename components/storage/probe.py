@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from botocore.exceptions import ClientError
 
 from components.errors import BadInput, CelebditError, DataRefused
+from components.storage.answers import OTHER_SERVER
 from components.storage.bucket import BucketRules, bucket_rules
-from components.storage.faults import StorageRefused, is_temporary, refusal, status
+from components.storage.faults import DigestMismatch, StorageRefused, is_temporary, refusal, status
 from components.storage.store import ObjectStore
 from components.storage.unfinished_uploads import begin_upload, unfinished_uploads
 from components.storage.upload import UploadCheck
@@ -56,6 +57,10 @@ def probe(store: ObjectStore, prefix: StoreUri) -> Capabilities:
     """
     try:
         return _try(store, prefix)
+    except DigestMismatch as error:
+        if isinstance(error.__cause__, ClientError):  # the store's own judgement of an upload
+            raise
+        raise BadInput(f"object storage does not return what was written to {prefix}", hint=OTHER_SERVER.fix) from error
     except StorageRefused as error:
         code = refusal(error)
         if code is None:
@@ -64,7 +69,8 @@ def probe(store: ObjectStore, prefix: StoreUri) -> Capabilities:
             raise BadInput(
                 f"object storage refuses {store.addressing}-style addresses ({code})", hint=f"set {ADDRESSING}={other.addressing}"
             ) from error
-        detail = f": {error.detail}" if error.detail else ""
+        call = error.__cause__.operation_name if isinstance(error.__cause__, ClientError) else ""
+        detail = f": {error.detail}" if error.detail else f" ({call})"
         raise StorageRefused(f"object storage refuses {prefix}: {code}{detail}", hint=error.hint, answer=error.answer) from error.__cause__
 
 

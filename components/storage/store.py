@@ -26,7 +26,7 @@ from components.storage.download import (
 )
 from components.storage.faults import answer_to
 from components.storage.local_faults import Incomplete
-from components.storage.missing_keys import get_object, head, with_missing_keys
+from components.storage.missing_keys import delete_object, get_object, head, with_missing_keys
 from components.storage.retried_calls import RetriedCalls
 from components.storage.upload import PART_BYTES, UploadCheck, Uploads
 from components.storage.uri import StoredObject, StoreUri
@@ -217,7 +217,7 @@ class ObjectStore:
 
     def delete(self, uri: StoreUri) -> None:
         """Delete an object; a missing one is no error."""
-        self._calls.run("delete", uri, lambda: self.client.delete_object(Bucket=uri.bucket, Key=uri.key))
+        self._calls.run("delete", uri, lambda: delete_object(self.client, uri))
 
     def call(self, verb: str, uri: StoreUri, request: Callable[[], T]) -> T:
         """Return the result of `request`, made with `client`: with the retries and the errors of every other call."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from components.errors import BadInput
-from components.settings import step_log_level
+from components.process_settings import step_log_level
 from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line
 

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from components.errors import EXIT_OK, BadInput, CelebditError
+from components.process_settings import step_log_level
 from components.resources import ResourcesConfig
-from components.settings import step_log_level
 from pipeline.commands.cost_question import ask_about_cost, yes_option
 from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line, wait_option

@@ -88,7 +88,7 @@ def _cluster(
     planned: Sweep, base: "RunConfig", endpoint: str | None, namespace: str | None, experiment: str, images: Path, cached: tuple[str, ...]
 ) -> "Callable[[SweepView, StoredReports], TrialRunner]":
     """Connect to Kubeflow Pipelines, and return what makes the runner of the trials there."""
-    from components.settings import step_log_level
+    from components.process_settings import step_log_level
     from pipeline.commands.follow import connect
     from pipeline.compile import CompileOptions
     from pipeline.images import read_lock

@@ -62,7 +62,7 @@ def check_store(endpoint: str | None, location: str, *, whose: str) -> Check:
     Raises:
         CelebditError: if they may not, or the store does not respond.
     """
-    store, prefix = connect(endpoint, deadline_s=_TIMEOUT_S), StoreUri.parse(location)
+    store, prefix = connect(endpoint, deadline_s=_TIMEOUT_S, read_timeout_s=_TIMEOUT_S), StoreUri.parse(location)
     check_clock(store, prefix)
     report = probe(store, prefix)
     return Check("storage", "ok", f"{whose} can write and read {location} ({report.describe()}); {report.bucket.describe()}")

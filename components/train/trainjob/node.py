@@ -49,8 +49,8 @@ def end_at_once(number: int, frame: FrameType | None) -> None:
 def write_termination_message(error: Exception, *, replace: bool = True) -> None:
     """Write why this node failed to the termination message, or only if there is none yet; Kubernetes keeps at most 4 KiB of it."""
     # Imported here, because SIGTERM is handled before anything that takes time.
+    from components.process_settings import termination_message_path  # noqa: PLC0415
     from components.runtime.redact import redactor  # noqa: PLC0415
-    from components.settings import termination_message_path  # noqa: PLC0415
 
     failure = Failure.of(error)
     facts = {**asdict(failure), "message": redactor()(failure.message)[: _MAX_MESSAGE_BYTES // 2]}

@@ -9,8 +9,9 @@ import pytest
 
 from components.command_settings import CommandSettings
 from components.environment import SECRETS, VARIABLES, environment_page
+from components.process_settings import events_path, termination_message_path
 from components.runtime.redact import redactor
-from components.settings import Settings, events_path, termination_message_path
+from components.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("model", "components", "pipeline")
@@ -18,13 +19,15 @@ NAMES = {variable.name for variable in VARIABLES}
 
 READERS = {
     "components/settings.py": "reads the variables of ours",
+    "components/process_settings.py": "reads those that a process needs before its settings are checked",
     "components/command_settings.py": "reads those of the command line",
     "components/runtime/redact.py": "masks the secrets of the whole environment",
     "components/runtime/launch.py": "passes it on to ranks",
     "components/runtime/rank_failures.py": "reads torchrun's RANK",
     "components/runtime/logs.py": "keeps MLflow from installing a log handler",
     "components/runtime/rank.py": "reads torchrun's RANK and WORLD_SIZE",
-    "components/tracking/client.py": "configures MLflow, and joins the run of KFP's MLflow plugin",
+    "components/tracking/client.py": "joins the run of KFP's MLflow plugin",
+    "components/tracking/connection.py": "configures MLflow",
     "components/tracking/request_limits.py": "limits MLflow's requests, which MLflow takes from the environment only",
     "components/kube/client.py": "reads KUBECONFIG and whether this is a pod, as kubectl does",
     "components/storage/client.py": "reads AWS_REGION and the addressing style, as boto3 does",
@@ -96,7 +99,7 @@ def test_our_variables_are_read_in_settings_alone() -> None:
     ours = {name for name in NAMES if name.startswith("CELEBDIT_")}
     constants = {alias for path, module in sources() if path == "components/environment.py" for alias in assigned(module)}
     for path, module in sources():
-        if path not in ("components/settings.py", "components/command_settings.py"):
+        if path not in ("components/settings.py", "components/process_settings.py", "components/command_settings.py"):
             assert not [key for key in keys_read(module, include_written=False) if key in ours | constants], path
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from components.errors import BadInput, TemporaryFailure
+from components.process_settings import log_level, step_log_level
 from components.runtime.context import step
 from components.runtime.events import EventReader, Events
 from components.runtime.logs import RepeatFilter, configure_logging
-from components.settings import log_level, step_log_level
 from components.system.retry import RetryPolicy, retry
 
 ROOT = Path(__file__).parents[4]
@@ -204,9 +204,9 @@ def test_a_command_that_waits_says_so_on_stderr_and_stdout_is_json_alone() -> No
     assert done.returncode == 75
     assert json.loads(done.stdout)["error"]["exit_code"] == 75
     first, *rest = done.stderr.splitlines()
-    form = r"WARNING components\.storage\.store: list s3://\S+ failed, attempt 1: \w+; next attempt in 0\.\d s, giving up in 2 s"
+    form = r"WARNING components\.storage\.store: list s3://\S+ failed, attempt 1: \w+: [\d.:]+; next attempt in 0\.\d s, giving up in 2 s"
     assert re.fullmatch(r"\d\d:\d\d:\d\d " + form, first)
-    assert [line.split(":")[0] for line in rest] == ["celebdit", "  run it again when object storage is back"]
+    assert [line.split(":")[0] for line in rest] == ["celebdit", "  check AWS_ENDPOINT_URL, or run it again when object storage is back"]
     assert SECRET not in done.stderr
 
 
