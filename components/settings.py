@@ -128,7 +128,7 @@ class Settings:
             run_id=run_id,
             run_url=environ.get(RUN_URL) or (f"{kfp_ui}/#/runs/details/{run_id}" if kfp_ui and run_id else None),
             preset=environ.get(PRESET) or None,
-            work_dir=Path(environ.get(WORK_DIR) or Path(tempfile.gettempdir(), "celebdit")),
+            work_dir=Path(environ.get(WORK_DIR) or default_work_dir()),
             events_path=events_path(environ),
             git_commit=environ.get(GIT_COMMIT) or None,
             image_digest=environ.get(IMAGE_DIGEST) or None,
@@ -153,6 +153,11 @@ class Settings:
         if self.run_id is None:
             raise BadInput("this process belongs to no pipeline run", hint=f"set {RUN_ID} to the run's id")
         return self.run_id
+
+
+def default_work_dir() -> Path:
+    """Return the work folder where none is set: its name is known to all users of the machine, so a step checks whose it is."""
+    return Path(tempfile.gettempdir(), "celebdit")
 
 
 def experiment_name(environ: Mapping[str, str] | None = None) -> str:

@@ -2,7 +2,7 @@
 
 Promises: an incomplete environment is never used. If it was left half-made by a process that was killed, if its interpreter
 is not its own, or if a file of a package is missing after the installation, it is made again from nothing. Whatever happens to the folder
-meanwhile, no package reaches the interpreter below. Needs only the standard library.
+meanwhile, no package reaches the interpreter below. A folder that is not an environment is not deleted. Needs only the standard library.
 """
 
 import argparse
@@ -80,8 +80,19 @@ def is_own(venv: Path) -> bool:
     return (venv / "pyvenv.cfg").is_file() and os.path.realpath(prefix) == os.path.realpath(venv)
 
 
+def may_delete(venv: Path) -> bool:
+    """Return whether the folder holds an environment, whole or half-made, or nothing: any path may be passed to `make VENV=...`."""
+    if venv.name == ".venv" and venv.parent.resolve() == CHECKOUT:
+        return True
+    if any((venv / mark).exists() for mark in ("pyvenv.cfg", INCOMPLETE)):
+        return True
+    return not venv.exists() or (venv.is_dir() and not any(venv.iterdir()))
+
+
 def make_environment(venv: Path) -> None:
     """Make the environment from nothing, with uv in it."""
+    if not may_delete(venv):
+        raise SystemExit(fail(f"{venv} is not a virtual environment: choose another folder (make VENV=...), or delete it yourself"))
     shutil.rmtree(venv, ignore_errors=True)
     try:
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
@@ -112,20 +123,24 @@ def broken_packages(venv: Path) -> list:
 
 
 def is_broken(information: Path) -> bool:
-    """Return whether a package lacks its metadata, or a file in its RECORD is missing or cut off; compiled files do not count."""
-    if not all((information / name).is_file() for name in ("METADATA", "RECORD")):
+    """Return whether the list of a package's files is missing or cut off, or a file in it is; compiled files do not count."""
+    try:
+        with (information / "RECORD").open(newline="", encoding="utf-8") as record:
+            listed = [row for row in csv.reader(record) if len(row) == 3]
+    except OSError:
         return True
-    with (information / "RECORD").open(newline="", encoding="utf-8") as record:
-        for name, _, size in (row for row in csv.reader(record) if len(row) == 3):
-            if name.endswith(".pyc") or name.startswith("__editable__"):
-                continue
-            try:
-                actual = (information.parent / name).stat().st_size
-            except OSError:
-                return True
-            # Installers rewrite scripts and the record itself, and people add certificates of their own to those of certifi.
-            if size and actual < int(size) and not name.startswith("..") and not name.startswith(information.name):
-                return True
+    if f"{information.name}/METADATA" not in [name for name, _, _ in listed]:
+        return True
+    for name, _, size in listed:
+        if name.endswith(".pyc") or name.startswith("__editable__"):
+            continue
+        try:
+            actual = (information.parent / name).stat().st_size
+        except OSError:
+            return True
+        # Installers rewrite scripts and the record itself, and people add certificates of their own to those of certifi.
+        if size and actual < int(size) and not name.startswith("..") and not name.startswith(information.name):
+            return True
     return False
 
 

@@ -16,20 +16,21 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from components.environment import OWN_SERVERS
+from components.environment import OWN_SERVERS, WORK_DIR
 from components.errors import BUG_HINT, EXIT_BUG, BadInput, CelebditError, Failure
 from components.manifests import Manifest
 from components.process_settings import events_path, lifeline_path, log_level
 from components.runtime.events import Events
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
-from components.settings import Settings
+from components.settings import Settings, default_work_dir
 from components.storage import ObjectStore, StoreUri, connect
 from components.stores.layout import StoreLayout
 from components.system.disk import full_disk_is_named
 from components.system.failures import os_failure
 from components.system.lifeline import watch
 from components.system.peers import OwnServers, guard
+from components.system.private import private_folder_in_shared
 from components.system.service_links import drop_service_links
 from components.validation import describe
 from model.frozen_config import FrozenConfig
@@ -38,6 +39,20 @@ if TYPE_CHECKING:
     from components.tracking.client import Tracking
 
 C = TypeVar("C", bound=FrozenConfig)
+_WORK_FOLDERS = (
+    "compiled",
+    "downloads",
+    "evaluations",
+    "ingest",
+    "packs",
+    "references",
+    "refused",
+    "register",
+    "runs",
+    "samples",
+    "weights",
+)
+"""What earlier versions, which left it open to other users, can have made in the default work folder."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +134,8 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
         configure_logging(log_level(environ) or logging.INFO, events=events if events_path(environ) else None)
         events.emit("started")
         settings = Settings.from_environment(environ)
+        if settings.work_dir == default_work_dir():
+            private_folder_in_shared(settings.work_dir, ours=_WORK_FOLDERS, hint=f"set {WORK_DIR} to a folder of your own")
         with full_disk_is_named(settings.work_dir):
             yield StepContext(settings=settings, events=events)
     except Exception as error:

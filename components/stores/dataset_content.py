@@ -114,7 +114,7 @@ def _entries(file: IO[bytes], shard: str) -> Iterator[tuple[str, int, int]]:
         except (tarfile.TarError, ValueError) as error:
             raise DataRefused(f"{shard} is not a shard: {error}") from error
         offset = at + _BLOCK
-        if entry.type != tarfile.REGTYPE or offset + entry.size > end:
+        if entry.type != tarfile.REGTYPE or not 0 <= entry.size <= end - offset:  # a negative size leads back, and round for ever
             raise DataRefused(f"{shard} is not a shard: {entry.name!r} is not a regular file, or ends beyond the shard")
         yield entry.name, offset, entry.size
         at = offset + -(-entry.size // _BLOCK) * _BLOCK

@@ -22,7 +22,9 @@ def private_folder(folder: Path, *, ours: Collection[str], hint: str) -> None:
             others and has entries, none of which is ours.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for parent in reversed([parent for parent in folder.absolute().parents if not parent.exists()]):
+            parent.mkdir(mode=0o755, exist_ok=True)  # with umask 000 another user could put a folder of its own in this one's place
+        folder.mkdir(mode=0o700, exist_ok=True)
         status, entries = folder.stat(), {entry.name: entry for entry in folder.iterdir()}
         if status.st_uid != os.geteuid():
             raise BadInput(f"{folder} belongs to another user (uid {status.st_uid})", hint=hint)
@@ -36,6 +38,17 @@ def private_folder(folder: Path, *, ours: Collection[str], hint: str) -> None:
             _close(entries[name])
     except OSError as error:
         raise BadInput(f"{folder} cannot be written: {error.strerror}", hint=hint) from error
+
+
+def private_folder_in_shared(folder: Path, *, ours: Collection[str], hint: str) -> None:
+    """Make `folder` private although other users can make entries beside it, as in `/tmp`, and so can have made it, or a link, before.
+
+    Raises:
+        BadInput: as `private_folder`, and if it is a link.
+    """
+    private_folder(folder, ours=ours, hint=hint)
+    if folder.is_symlink():  # looked at last: nobody else can replace what is this user's in a folder with the sticky bit
+        raise BadInput(f"{folder} is a link, which another user can have made", hint=hint)
 
 
 def _close(entry: Path) -> None:

@@ -8,6 +8,7 @@ from components.errors import BadInput
 from components.process_settings import step_log_level
 from pipeline.commands.help import example
 from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line
+from pipeline.commands.submit import all_or_all_problems
 
 _SHORTEST_S = 60
 
@@ -50,7 +51,8 @@ def schedule(
     from pipeline.compile import CompileOptions
     from pipeline.config import load_config
     from pipeline.images import read_lock
-    from pipeline.submit import Timing, unschedule
+    from pipeline.kubeflow.address import KfpAddress
+    from pipeline.submit import Timing, require_reachable_data, unschedule
     from pipeline.submit import schedule as schedule_runs
 
     if (cron is None) == (every_s is None):
@@ -68,8 +70,13 @@ def schedule(
             print_json({"deleted": deleted})
         return
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
-    require_consent(config.data)
-    options = CompileOptions(images=read_lock(images).images, preset=name, cached=cached, log_level=step_log_level())
+    images_lock, *_ = all_or_all_problems(
+        lambda: read_lock(images),
+        lambda: KfpAddress.find(endpoint, namespace),
+        lambda: require_consent(config.data),
+        lambda: require_reachable_data(config),
+    )
+    options = CompileOptions(images=images_lock.images, preset=name, cached=cached, log_level=step_log_level())
     kubeflow = connect(endpoint, namespace)
     recurring_run, is_new = schedule_runs(config, options, kubeflow, experiment=experiment, timing=timing)
     print_line(f"{'scheduled' if is_new else 'already scheduled:'} {recurring_run.display_name}")

@@ -111,7 +111,7 @@ class _Refused(Exception):
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """Refuses what `tarfile` accepts silently: headers that claim gigabytes, and a truncated archive."""
+    """Refuses what `tarfile` accepts silently: headers that claim gigabytes or less than nothing, and a truncated archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_StrictTarInfo":
@@ -130,9 +130,12 @@ class _StrictTarInfo(tarfile.TarInfo):
             tarfile.GNUTYPE_LONGNAME,
             tarfile.GNUTYPE_LONGLINK,
         )
-        if long_header and self.size > _MAX_HEADER_BYTES:
+        if self.size < 0 or (long_header and self.size > _MAX_HEADER_BYTES):
             raise _Refused("corrupt", f"a header claims {self.size} bytes")
-        return super()._proc_member(tarfile_)  # type: ignore[misc]
+        entry = cast(tarfile.TarInfo, super()._proc_member(tarfile_))  # type: ignore[misc]
+        if entry.size < 0:  # by an extended header
+            raise _Refused("corrupt", f"a header claims {entry.size} bytes")
+        return entry
 
 
 class _BudgetedStream:

@@ -66,6 +66,7 @@ def test_a_new_home_is_private_whatever_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert mode(tmp_path / "a" / "home") == 0o700
+    assert mode(tmp_path / "a") == 0o755, "else another user could put a folder of its own in the place of the home"
 
 
 def test_an_older_home_is_closed_with_everything_in_it(tmp_path: Path) -> None:

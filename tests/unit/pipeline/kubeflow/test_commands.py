@@ -216,3 +216,19 @@ def test_compile_passes_the_log_level_of_the_environment_to_every_step(
         monkeypatch.setenv(LOG_LEVEL, level)
         assert run_cli(capsys, "compile", "smoke", "--images", str(lock), "--output", str(target))[0] == 0
         assert target.read_text().count(f"name: {LOG_LEVEL}") == expected
+
+
+@pytest.mark.parametrize("command", [["submit"], ["schedule", "--every", "3600"]])
+def test_all_that_is_missing_is_named_at_once(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CELEBDIT_KFP_ENDPOINT", raising=False)
+    name, *options = command
+    nowhere = ["--images", str(tmp_path / "absent.json")]
+    code, _, err = run_cli(capsys, name, "celebahq256-b", *options, *nowhere, "data.source=faces", "data.licence_accepted_by=")
+    assert code == 2
+    assert [
+        word
+        for word in ("absent.json", "no Kubeflow Pipelines endpoint", "--accept-license", "faces is on this machine")
+        if word not in err
+    ] == []

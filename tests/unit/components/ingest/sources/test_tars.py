@@ -92,6 +92,26 @@ def test_headers_without_end_are_refused_and_cost_this_process_nothing(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before_bytes < 64 * MIB
 
 
+def negative(size_bytes: int) -> bytes:
+    """A header of an image with a size below zero, which leads a reader back or, at -512, to the end without an error."""
+    raw = bytearray(tarfile.TarInfo("b.png").tobuf(tarfile.USTAR_FORMAT))
+    raw[124:136] = (256**12 + size_bytes).to_bytes(12, "big")
+    raw[148:156] = b"%06o\0 " % sum(raw[:148] + b" " * 8 + raw[156:])
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [negative(-512), negative(-1), negative(-2048), header(tarfile.XHDTYPE, record(b"size", b"-512")) + image()],
+    ids=["-512", "-1", "-2048", "-512 by an extended header"],
+)
+def test_a_size_below_zero_hides_no_image_that_follows(entry: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "hostile.tar"
+    path.write_bytes(image() + entry + image() + END)
+    with pytest.raises(DataRefused, match=r"is corrupt: a header claims -\d+ bytes"):
+        list(TarSource(path, "hostile").candidates(BUDGET))
+
+
 @pytest.mark.parametrize("size_bytes", [512, 10_240, 60 * 2**30])
 def test_an_archive_of_zeros_is_refused_before_it_is_hashed(tmp_path: Path, size_bytes: int) -> None:
     path = tmp_path / "images.tar"
