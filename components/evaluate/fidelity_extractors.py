@@ -14,6 +14,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from components.errors import BadInput, DataRefused, whole_text
+from components.evaluate.clip import is_clip, load_clip
 from components.evaluate.extractors import WEIGHTS_HINT
 from components.evaluate.metrics.names import RANDOM_CONV as RANDOM_CONV_CHOICE
 
@@ -60,7 +61,10 @@ def create_extractor(name: str, layers: list[str], path: Path | None, shown: str
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     where = {} if path is None else {"feature_extractor_weights_path": str(path)}
     try:
-        extractor = create_feature_extractor(name, layers, cuda=False, verbose=False, **where)
+        if path is not None and is_clip(name):
+            extractor = load_clip(name, layers, path)
+        else:
+            extractor = create_feature_extractor(name, layers, cuda=False, verbose=False, **where)
         return extractor.to(device=device, memory_format=torch.channels_last)  # a fifth faster on CPUs
     except Exception as error:
         what = f"weights {shown} of extractor {name!r}" if shown else f"extractor {name!r}"

@@ -1,0 +1,145 @@
+"""What `learning.py` compares: the network of `demo`, a plain Diffusion Transformer, and changes of the recipe.
+
+Promises: `plain-dit` has linear patches, blocks of Peebles & Xie 2023, and about as many parameters as `demo` (6 blocks of the same width;
+patches that give 64 tokens). A contender that ends in `-ddpm` is trained and sampled as DDPM is: linear schedule, noise
+as the target, uniform times, DDIM. Everything else is the preset's recipe.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from model.config import NetworkConfig, Recipe, SamplingConfig
+from model.dataset import Pack
+from model.denoiser import build_denoiser, num_parameters
+from model.distributed import World
+from model.dit import Core
+from model.ema import EmaName
+from model.ema_profiles import AveragedWeights, profiles_of
+from model.layers import TimeEmbedding
+from model.meter import Meter, hardware_of
+from model.optim import build_optimizer
+from model.sampling import denoiser_of, sample, to_uint8
+from model.training_step import TrainingStep
+from pipeline.config import load_config
+
+_PLAIN_DEPTH = 6
+_PLAIN_TOKENS_PER_SIDE = 8
+_PASS_IMAGES = 64
+_DDPM = {"path": "vp_linear", "prediction": "eps", "weighting": "none", "times": "uniform"}
+
+
+class PlainDiT(nn.Module):
+    """Patches of pixels, transformer blocks, and a linear layer back to pixels."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        patch_px = config.image_px // _PLAIN_TOKENS_PER_SIDE
+        shape = config.model_copy(update={"block": "dit", "depth": _PLAIN_DEPTH, "latent_channels": 3, "patch_px": patch_px})
+        self.time = TimeEmbedding(config.width)
+        self.core = Core(shape)
+
+    def forward(self, x: Float[Tensor, "b 3 h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
+        return self.core(x, self.time(t))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network and what differs from the preset's recipe."""
+
+    build: Callable[[NetworkConfig], nn.Module] = build_denoiser
+    network: dict[str, object] = field(default_factory=dict)
+    diffusion: dict[str, object] = field(default_factory=dict)
+    sampler: str | None = None
+
+
+CONTENDERS = {
+    "celebdit": Contender(),
+    "plain-dit": Contender(build=PlainDiT),
+    "celebdit-ddpm": Contender(diffusion=_DDPM, sampler="ddim"),
+    "plain-dit-ddpm": Contender(build=PlainDiT, diffusion=_DDPM, sampler="ddim"),
+    "sigmoid-weighting": Contender(diffusion={"weighting": "sigmoid"}),
+    "uniform-times": Contender(diffusion={"times": "uniform"}),
+    "stem-1": Contender(network={"stem_px": 1, "channels": (16, 32, 48, 64), "res_blocks": (1, 1, 1, 1)}),
+}
+
+
+class Training:
+    """One training of a contender on the CPU, step by step, with the averages that its recipe names."""
+
+    def __init__(self, name: str, pack: Pack, *, side_px: int, batch_images: int, seed: int, steps: int) -> None:
+        contender, device = CONTENDERS[name], torch.device("cpu")
+        self._contender = contender
+        self._recipe = recipe = recipe_of(contender, side_px=side_px, batch_images=batch_images, seed=seed, steps=steps)
+        torch.manual_seed(seed)
+        self._network = contender.build(recipe.network)
+        self._network.to(memory_format=torch.channels_last)
+        self._parameters = list(self._network.parameters())
+        self._averages = {profile.name: AveragedWeights(profile, self._parameters) for profile in profiles_of(recipe.training)}
+        meter = Meter(
+            World(),
+            hardware_of(recipe.network, recipe.training, device, price_per_device_hour=None),
+            batch_images=batch_images,
+            device=device,
+            clock=time.monotonic,
+        )
+        optimizer = build_optimizer(self._network, recipe.optimizer)
+        self._step = TrainingStep(recipe, pack, self._network, optimizer, world=World(), device=device, meter=meter, clock=time.monotonic)
+        self._step.wrap_network()
+        self._done = 0
+        self._network.train()
+
+    @property
+    def num_parameters(self) -> int:
+        return num_parameters(self._network)
+
+    def step(self) -> float:
+        """Train one step and return its mean loss."""
+        loss = float(self._step.run(self._done))
+        self._step.raise_if_nonfinite()
+        self._done += 1
+        for average in self._averages.values():
+            average.update(self._parameters, self._done)
+        return loss
+
+    def sample(self, count: int, sampling: SamplingConfig) -> np.ndarray:
+        """Return `count` images (n, h, w, 3), uint8, with the average that the recipe samples with."""
+        if self._contender.sampler is not None:
+            sampling = sampling.model_copy(update={"sampler": self._contender.sampler, "num_steps": sampling.num_steps * 2 - 1})
+        names = [name for name, _ in self._network.named_parameters()]
+        weights = dict(zip(names, self._averages[EmaName(self._recipe.sampling.ema)].tensors, strict=True))
+
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            return torch.func.functional_call(self._network, weights, (x, t))
+
+        self._network.eval()
+        diffusion = self._step.diffusion
+        denoise = denoiser_of(network, diffusion, clip_x=sampling.clip_x)
+        parts = [
+            to_uint8(
+                sample(denoise, diffusion.path, sampling, torch.arange(at, min(at + _PASS_IMAGES, count)), self._recipe.network.image_px)
+            )
+            for at in range(0, count, _PASS_IMAGES)
+        ]
+        self._network.train()
+        return torch.cat(parts).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def recipe_of(contender: Contender, *, side_px: int, batch_images: int, seed: int, steps: int) -> Recipe:
+    """Return the recipe of `demo` for images of `side_px`, with a learning rate that decays over `steps`."""
+    config = load_config("demo")
+    diffusion = config.diffusion.model_copy(update=contender.diffusion)
+    return Recipe(
+        network=config.network.model_copy(update={"image_px": side_px, **contender.network}),
+        diffusion=diffusion,
+        optimizer=config.optimizer.model_copy(
+            update={"decay_steps": steps, "warmup_steps": min(config.optimizer.warmup_steps, steps // 2)}
+        ),
+        training=config.training.model_copy(update={"total_steps": steps, "batch_images": batch_images, "seed": seed}),
+        sampling=config.sampling,
+    )

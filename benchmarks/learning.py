@@ -1,0 +1,192 @@
+"""What networks learn in equal processor time: `OMP_NUM_THREADS=1 python -m benchmarks.learning --side 32 --budget 60 --out learning.json`.
+
+Promises: all contenders of one run see the same drawn faces in the same order with the same noise and take the project's own training step.
+Each gets as many steps as fit the same processor time, measured in turns before the first training; the learning rate decays over just
+these steps. Samples of all are scored alike. The JSON is complete after each training. See `contenders.py` for what is compared.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.contenders import CONTENDERS, Training
+from benchmarks.learning_scores import Scorer
+from components.ingest.sources.synthetic import draw_face
+from model.config import SamplingConfig
+from model.dataset import Pack, PackWriter, open_pack
+
+_CALIBRATION_STEPS = 15
+_SAMPLERS = (
+    ("heun", 20),
+    ("heun", 10),
+    ("euler", 20),
+    ("dpmpp_2m", 20),
+    ("dpmpp_2m", 12),
+    ("dpmpp_2m", 8),
+    ("unipc", 20),
+    ("unipc", 12),
+    ("unipc", 8),
+)
+_SHIFTS = (1.0, 2.0)
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """What all trainings of one run share."""
+
+    side_px: int
+    batch_images: int
+    budget_s: float
+    """Processor time of a training."""
+    faces: int
+    samples: int
+    sampler: str
+    sampler_steps: int
+
+
+def learn(size: Size, names: Sequence[str], seeds: Sequence[int], out: Path, *, sampler_table: bool) -> dict[str, Any]:
+    """Train every contender with every seed, score its samples, and return the report, which is also at `out`."""
+    with tempfile.TemporaryDirectory() as folder:
+        pack = _draw_faces(Path(folder), size)
+        scorer = Scorer(np.array(pack.images))
+        steps = _steps_within(size, names, pack)
+        report: dict[str, Any] = {
+            "size": asdict(size),
+            "facts": _facts(),
+            "steps": steps,
+            "real": scorer.floor(size.samples),
+            "runs": [],
+            "samplers": [],
+        }
+        rows: list[np.ndarray] = []
+        for seed in seeds:
+            for name in names:
+                run, training, images = _run(name, seed, steps[name], size, pack, scorer)
+                report["runs"].append(run)
+                rows.append(images[:_SHOWN])
+                if sampler_table and name == names[0]:
+                    report["samplers"] += _sampler_rows(training, seed, size, scorer)
+                out.write_text(json.dumps(report, indent=1))
+                print(json.dumps(run), file=sys.stderr, flush=True)
+        report["summary"] = summary_of(report["runs"])
+        out.write_text(json.dumps(report, indent=1))
+        _picture([*rows, np.array(pack.images[:_SHOWN])], out.with_suffix(".png"))
+    return report
+
+
+def summary_of(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return mean and half of the 95 % interval over the seeds (Student's t) of each value, by contender."""
+    names = list(dict.fromkeys(run["contender"] for run in runs))
+    return {name: {key: _mean_and_half([run[key] for run in runs if run["contender"] == name]) for key in Scorer.KEYS} for name in names}
+
+
+def _mean_and_half(values: Sequence[float]) -> list[float]:
+    quantile = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), float("nan"))
+    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return [round(statistics.fmean(values), 4), round(quantile * spread / len(values) ** 0.5, 4)]
+
+
+def _draw_faces(folder: Path, size: Size) -> Pack:
+    keys = [f"{index:05d}" for index in range(size.faces)]
+    with PackWriter(folder, shape=(size.side_px, size.side_px), keys=keys, dataset_digest="0" * 64) as add:
+        for index in range(size.faces):
+            add(np.asarray(draw_face(0, index, size.side_px)))
+    return open_pack(folder)
+
+
+def _steps_within(size: Size, names: Sequence[str], pack: Pack) -> dict[str, int]:
+    """Return how many steps of each contender fit the budget; they take turns, so that other load on the machine meets all alike."""
+    trainings = {name: Training(name, pack, side_px=size.side_px, batch_images=size.batch_images, seed=99, steps=10**6) for name in names}
+    spent_s: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(_CALIBRATION_STEPS):
+        for name, training in trainings.items():
+            began_s = time.process_time()
+            training.step()
+            spent_s[name].append(time.process_time() - began_s)
+    return {name: max(2, round(size.budget_s / statistics.median(spent_s[name]))) for name in names}
+
+
+def _run(name: str, seed: int, steps: int, size: Size, pack: Pack, scorer: Scorer) -> tuple[dict[str, Any], Training, np.ndarray]:
+    training = Training(name, pack, side_px=size.side_px, batch_images=size.batch_images, seed=seed, steps=steps)
+    began_s = time.process_time()
+    losses = [training.step() for _ in range(steps)]
+    trained_s = time.process_time() - began_s
+    sampling = SamplingConfig(sampler=size.sampler, num_steps=size.sampler_steps, seed=0)
+    began_s = time.process_time()
+    images = training.sample(size.samples, sampling)
+    sampled_s = time.process_time() - began_s
+    run = {
+        "contender": name,
+        "seed": seed,
+        "parameters_m": round(training.num_parameters / 1e6, 2),
+        "steps": steps,
+        "train_cpu_s": round(trained_s, 1),
+        "images_per_cpu_s": round(steps * size.batch_images / trained_s, 1),
+        "sampled_per_cpu_s": round(size.samples / sampled_s, 1),
+        "loss": round(statistics.fmean(losses[-max(1, steps // 10) :]), 4),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **scorer.scores(images),
+    }
+    return run, training, images
+
+
+def _sampler_rows(training: Training, seed: int, size: Size, scorer: Scorer) -> list[dict[str, Any]]:
+    rows = []
+    for sampler, steps in _SAMPLERS:
+        for shift in _SHIFTS:
+            images = training.sample(size.samples, SamplingConfig(sampler=sampler, num_steps=steps, time_shift=shift, seed=0))
+            rows.append({"seed": seed, "sampler": sampler, "steps": steps, "time_shift": shift, **scorer.scores(images)})
+    return rows
+
+
+def _facts() -> dict[str, Any]:
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": "cpu",
+        "argv": sys.argv[1:],
+    }
+
+
+def _picture(rows: Sequence[np.ndarray], path: Path) -> None:
+    """Write one row of samples per training, in the order of the report, and real images below."""
+    Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)).save(path)
+
+
+def main() -> None:
+    """Run the benchmark; the summary goes to stdout."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=32, help="side of the images in pixels")
+    parser.add_argument("--budget", type=float, default=60, help="processor seconds of a training")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--faces", type=int, default=1600)
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--sampler", default="heun")
+    parser.add_argument("--sampler-steps", type=int, default=10)
+    parser.add_argument("--contenders", default="celebdit,plain-dit", help=f"of {', '.join(CONTENDERS)}, separated by commas")
+    parser.add_argument("--sampler-table", action="store_true", help="also score several samplers on the weights of the first contender")
+    parser.add_argument("--out", type=Path, required=True)
+    chosen = parser.parse_args()
+    size = Size(chosen.side, chosen.batch, chosen.budget, chosen.faces, chosen.samples, chosen.sampler, chosen.sampler_steps)
+    report = learn(size, chosen.contenders.split(","), range(chosen.seeds), chosen.out, sampler_table=chosen.sampler_table)
+    print(json.dumps(report["summary"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Scores of `learning.py` by the functions of the evaluate step: distances, precision and recall on random convolutions; spectrum."""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+from components.evaluate.metrics.frechet import frechet_distance
+from components.evaluate.metrics.mind import sliced_distance
+from components.evaluate.moments import statistics
+from components.evaluate.random_conv import RandomConvExtractor
+from components.evaluate.spectrum import NUM_OCTAVES, energy_per_octave
+
+_PASS_IMAGES = 128
+
+
+class Scorer:
+    """Compares images with the training images."""
+
+    KEYS: ClassVar[tuple[str, ...]] = ("distance", "mind", "precision", "recall", *(f"octave_{at + 1}" for at in range(NUM_OCTAVES)))
+
+    def __init__(self, references: np.ndarray) -> None:
+        self._extractor = RandomConvExtractor()
+        self._references = references
+        self._features, self._energy = self._measured(references)
+        self._moments = statistics(self._features)
+
+    def scores(self, images: np.ndarray) -> dict[str, float]:
+        """Return the scores of uint8 images (n, h, w, 3); octave 1 is the finest, 1 is right for each octave."""
+        features, energy = self._measured(images)
+        result = prc_features_to_metric(features, self._features, save_cpu_ram=False, verbose=False)
+        values = [
+            frechet_distance(statistics(features), self._moments),
+            sliced_distance(features, self._features),
+            result[KEY_METRIC_PRECISION],
+            result[KEY_METRIC_RECALL],
+            *(energy.mean(0) / self._energy.mean(0)).tolist(),
+        ]
+        return {key: round(float(value), 4) for key, value in zip(self.KEYS, values, strict=True)}
+
+    def floor(self, count: int) -> dict[str, float]:
+        """Return the scores of `count` training images, mirrored: what perfect samples could reach."""
+        return self.scores(self._references[:count, :, ::-1])
+
+    @torch.inference_mode()
+    def _measured(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
+        parts = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).split(_PASS_IMAGES)
+        return torch.cat([self._extractor(part)[0] for part in parts]), torch.cat([energy_per_octave(part) for part in parts])

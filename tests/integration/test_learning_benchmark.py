@@ -1,0 +1,45 @@
+"""The learning benchmark runs whole at toy size, and its intervals are those of Student's t."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.contenders import CONTENDERS, PlainDiT, recipe_of
+from benchmarks.learning import Size, learn, summary_of
+from benchmarks.learning_scores import Scorer
+from model.denoiser import num_parameters
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_it_runs_whole_at_toy_size(tmp_path: Path) -> None:
+    out = tmp_path / "learning.json"
+    size = Size(side_px=32, batch_images=4, budget_s=0.1, faces=24, samples=16, sampler="euler", sampler_steps=1)
+    report = learn(size, ["celebdit", "plain-dit-ddpm"], [0, 1], out, sampler_table=False)
+    assert json.loads(out.read_text()) == report
+    assert [(run["contender"], run["seed"]) for run in report["runs"]] == [
+        ("celebdit", 0),
+        ("plain-dit-ddpm", 0),
+        ("celebdit", 1),
+        ("plain-dit-ddpm", 1),
+    ]
+    assert all(run["distance"] > report["real"]["distance"] for run in report["runs"])
+    assert out.with_suffix(".png").stat().st_size > 0
+
+
+def test_the_interval_over_three_seeds_is_students() -> None:
+    runs = [{"contender": "a", "seed": seed, **dict.fromkeys(Scorer.KEYS, float(value))} for seed, value in enumerate((1, 2, 3))]
+    assert summary_of(runs)["a"]["distance"] == [2.0, pytest.approx(4.303 / 3**0.5, abs=1e-3)]
+
+
+@pytest.mark.parametrize("side_px", [32, 64])
+def test_the_plain_transformer_is_of_the_size_of_the_demo_and_has_no_convolutions(side_px: int) -> None:
+    ours, plain = CONTENDERS["celebdit"], CONTENDERS["plain-dit"]
+    network = recipe_of(plain, side_px=side_px, batch_images=4, seed=0, steps=40).network
+    one, other = ours.build(network), plain.build(network)
+    assert isinstance(other, PlainDiT)
+    assert not any(isinstance(module, torch.nn.Conv2d) for module in other.modules())
+    assert num_parameters(other) == pytest.approx(num_parameters(one), rel=0.1)
+    assert other(torch.zeros(2, 3, side_px, side_px), torch.zeros(2)).shape == (2, 3, side_px, side_px)
