@@ -21,6 +21,7 @@ from components.runtime.rank import Rank, worker_main
 from components.stores.abandoned_uploads import AbandonedUploads, abort_old_uploads
 from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.dataset_cache import fetch_pack
+from components.stores.measured_speed import SpeedRecorder
 from components.system.disk import require_room
 from components.system.locks import lock_or_fail
 from components.tracking.archive import JournalArchive
@@ -31,6 +32,7 @@ from components.train.checkpointing.resume import newest_state, restore
 from components.train.checkpointing.uploads import UploadingSink
 from components.train.out_of_memory import out_of_memory
 from components.train.reporting.recorder import JournalRecorder, SilentRecorder
+from components.train.reporting.speed import report_speed
 from components.train.reporting.trainjob_status import TrainJobStatus
 from components.train.spec import TrainSpec
 from components.train.system_metrics import SystemMetrics
@@ -107,7 +109,8 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
         group = HostGroup(rank.world, timeout_s=start_timeout_s)
         pack = _fetch_pack(spec, rank, "train")
         held_out = _fetch_pack(spec, rank, "held_out") if spec.dataset.num_held_out and spec.training.held_out_images else None
-        with _open_recorder(rank, spec, storage.journal, storage.archive) as recorder:
+        speeds = SpeedRecorder()
+        with _open_recorder(rank, spec, storage.journal, storage.archive, speeds) as recorder:
             placement = Placement(
                 rank.world,
                 device,
@@ -124,6 +127,8 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
                 if not finished:
                     # A rank that ends now ends the job of several nodes, and with it the first rank, which may still upload.
                     group.wait_for_all_ranks()
+                elif rank.world.is_first:
+                    report_speed(speeds, spec, device, rank.context)
             finally:
                 storage.snapshots.settle()
     return trainer.step, finished
@@ -201,7 +206,9 @@ def _translate_errors(spec: TrainSpec, rank: Rank, device: torch.device) -> Iter
 
 
 @contextmanager
-def _open_recorder(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: JournalArchive) -> Iterator[Recorder]:
+def _open_recorder(
+    rank: Rank, spec: TrainSpec, journal: Journal | None, archive: JournalArchive, speeds: SpeedRecorder
+) -> Iterator[Recorder]:
     """Yield a recorder: rank 0 writes a journal that is delivered to MLflow in the background, the others record nothing."""
     if journal is None:
         yield SilentRecorder()
@@ -225,7 +232,7 @@ def _open_recorder(rank: Rank, spec: TrainSpec, journal: Journal | None, archive
     training = spec.training
     status = TrainJobStatus.from_environment(total_steps=training.total_steps, batch_images=training.batch_images, note=context.events.note)
     try:
-        yield JournalRecorder(journal, context.events.progress, *([] if status is None else [status.report]))
+        yield JournalRecorder(journal, context.events.progress, speeds.add, *([] if status is None else [status.report]))
     finally:
         if status is not None:
             status.close()
