@@ -11,6 +11,7 @@
       models/<model>/<version>-<digest>/       a registered version's files, for KServe
       sweeps/<sweep digest>/records/<number>-<attempt>.json
                                                what was asked, started, scored, failed, decided and finished
+      speeds/<digest>.json                     how fast the newest training of a network was on a kind of device, for `celebdit plan`
       checksums/                               digests of pages and image grids, by the key of their folder
       quarantine/<time>-<random>/              damaged objects that were replaced, by their keys; REASON.json says why
       runs/<run key>/
@@ -141,6 +142,10 @@ class StoreLayout:
     def sweep(self, digest: str) -> StoreUri:
         """Return the folder of a sweep's records."""
         return self.root / "sweeps" / digest / "records"
+
+    def speed(self, digest: str) -> StoreUri:
+        """Return the object with the speed of the newest training among those of one digest (`measured_speed.py`)."""
+        return self.root / "speeds" / f"{digest}.json"
 
     def metric_weights(self, sha256: str) -> StoreUri:
         """Return the file of a metric's network with this digest; `celebdit weights add` puts it there."""

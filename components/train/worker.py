@@ -21,17 +21,17 @@ from components.runtime.rank import Rank, worker_main
 from components.stores.abandoned_uploads import AbandonedUploads, abort_old_uploads
 from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.dataset_cache import fetch_pack
+from components.stores.measured_speed import SpeedRecorder
 from components.system.disk import require_room
 from components.system.locks import lock_or_fail
 from components.tracking.archive import JournalArchive
-from components.tracking.delivery import Delivery
-from components.tracking.journal import Destination, Journal
+from components.tracking.journal import Journal
 from components.train.checkpointing.ema_snapshots import SnapshotSink
 from components.train.checkpointing.resume import newest_state, restore
 from components.train.checkpointing.uploads import UploadingSink
 from components.train.out_of_memory import out_of_memory
-from components.train.reporting.recorder import JournalRecorder, SilentRecorder
-from components.train.reporting.trainjob_status import TrainJobStatus
+from components.train.reporting.open_recorder import open_recorder
+from components.train.reporting.speed import report_speed
 from components.train.spec import TrainSpec
 from components.train.system_metrics import SystemMetrics
 from model.canonical import JsonObject
@@ -40,16 +40,13 @@ from model.config import TrainingConfig
 from model.dataset import Pack
 from model.distributed import HostGroup, is_lost_rank, lost_address, process_group
 from model.guard import NonFinite
-from model.interfaces import Outputs, Recorder
+from model.interfaces import Outputs
 from model.trainer import Placement, Trainer
 
 _PREDECESSOR_TIMEOUT_S = 60.0
 """How long to wait until the writer of an earlier attempt, whose launcher was killed, ends."""
 _STORAGE_CALLS_AT_START = 4
 """How many calls to object storage, of a deadline each, a rank may wait for while it starts: the others wait as long for it."""
-_FLUSH_TIMEOUT_S = 60.0
-_FLUSH_TIMEOUT_STOPPED_S = 5.0
-"""How long the last delivery to MLflow may take in a process that was asked to stop and will be killed soon."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,8 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
         group = HostGroup(rank.world, timeout_s=start_timeout_s)
         pack = _fetch_pack(spec, rank, "train")
         held_out = _fetch_pack(spec, rank, "held_out") if spec.dataset.num_held_out and spec.training.held_out_images else None
-        with _open_recorder(rank, spec, storage.journal, storage.archive) as recorder:
+        speeds = SpeedRecorder()
+        with open_recorder(rank, spec, storage.journal, storage.archive, speeds) as recorder:
             placement = Placement(
                 rank.world,
                 device,
@@ -124,6 +122,8 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
                 if not finished:
                     # A rank that ends now ends the job of several nodes, and with it the first rank, which may still upload.
                     group.wait_for_all_ranks()
+                elif rank.world.is_first:
+                    report_speed(speeds, spec, device, rank.context)
             finally:
                 storage.snapshots.settle()
     return trainer.step, finished
@@ -198,55 +198,6 @@ def _translate_errors(spec: TrainSpec, rank: Rank, device: torch.device) -> Iter
         if advice is None:
             raise
         raise advice from error
-
-
-@contextmanager
-def _open_recorder(rank: Rank, spec: TrainSpec, journal: Journal | None, archive: JournalArchive) -> Iterator[Recorder]:
-    """Yield a recorder: rank 0 writes a journal that is delivered to MLflow in the background, the others record nothing."""
-    if journal is None:
-        yield SilentRecorder()
-        return
-    # Importing MLflow takes seconds, and no other rank uses it.
-    from components.train.reporting.destination import MlflowDestination  # noqa: PLC0415
-
-    context = rank.context
-
-    def connect() -> Destination:
-        destination = MlflowDestination(context.settings, spec.run_key)
-        journal.set_receiver(destination.run_id)
-        archive.replay(destination)
-        return destination
-
-    delivery = Delivery(
-        journal,
-        connect,
-        on_outage=lambda error: context.events.note(f"MLflow is unavailable; training continues and uploads its metrics later: {error}"),
-    )
-    training = spec.training
-    status = TrainJobStatus.from_environment(total_steps=training.total_steps, batch_images=training.batch_images, note=context.events.note)
-    try:
-        yield JournalRecorder(journal, context.events.progress, *([] if status is None else [status.report]))
-    finally:
-        if status is not None:
-            status.close()
-        timeout_s = _FLUSH_TIMEOUT_STOPPED_S if rank.stop_requested.is_set() else _FLUSH_TIMEOUT_S
-        _flush_journal(delivery, journal, archive, context, spec, within_s=timeout_s)
-
-
-def _flush_journal(
-    delivery: Delivery, journal: Journal, archive: JournalArchive, context: StepContext, spec: TrainSpec, *, within_s: float
-) -> None:
-    """Deliver the rest of the journal, or archive it where any machine can deliver it from."""
-    try:
-        if delivery.close(within_s=within_s):
-            archive.discard()
-            return
-        archive.save(journal)
-        context.events.note(f"MLflow has not received all metrics: run `celebdit sync {spec.run_key}` when it is back")
-    except CelebditError as error:
-        context.events.note(
-            f"{error.message}; MLflow has not received the metrics in {journal.folder}: run `celebdit sync {spec.run_key}` on this machine"
-        )
 
 
 if __name__ == "__main__":

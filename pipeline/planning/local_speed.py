@@ -53,7 +53,7 @@ def measure_cpu(recipe: Recipe, *, images_per_rank: int, threads: int) -> LocalS
     torch.set_num_threads(threads)
     try:
         with TemporaryDirectory(prefix="celebdit-plan-") as folder:
-            trainer = _trainer(recipe.model_copy(update={"training": training, "sampling": sampling}), Path(folder))
+            trainer = trainer_on_noise(recipe.model_copy(update={"training": training, "sampling": sampling}), Path(folder))
             finished_s: list[float] = []
             trainer.run(on_step=lambda step, loss: finished_s.append(time.perf_counter()), stop_requested=lambda: len(finished_s) >= steps)
             started_s = time.perf_counter()
@@ -70,7 +70,8 @@ def processes_at_once(processes: int, threads: int) -> float:
     return min(processes, max(1.0, (os.cpu_count() or 1) / threads))
 
 
-def _trainer(recipe: Recipe, folder: Path) -> Trainer:
+def trainer_on_noise(recipe: Recipe, folder: Path) -> Trainer:
+    """Return one process that trains `recipe` on random images, which are kept in `folder`, and records and stores nothing."""
     size = recipe.network.image_px
     noise = np.random.default_rng(0).integers(0, 256, (_IMAGES, size, size, 3), dtype=np.uint8)
     keys = [f"{index:064x}" for index in range(_IMAGES)]

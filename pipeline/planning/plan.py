@@ -7,6 +7,7 @@ from components.errors import CelebditError
 from components.storage import StoreUri, connect
 from components.storage.reader import StoredFolder
 from components.stores.layout import StoreLayout
+from components.stores.measured_speed import MeasuredSpeed, find_speed
 from pipeline.config import RunConfig
 from pipeline.planning.costs import costs_of, unknown_parts
 from pipeline.planning.report import Plan
@@ -19,9 +20,23 @@ _DEADLINE_S = 10.0
 
 def make_plan(config: RunConfig, *, home: Path, settings: CommandSettings, title: str, command: str) -> Plan:
     """Return the plan of a run with `config`; `command` starts it."""
-    planned = plan_steps(config, _view(home, settings))
-    costs = costs_of(config, planned.dataset, done_steps=planned.done_steps, is_evaluated=planned.is_evaluated)
-    return Plan(title, config, planned, costs, tuple(unknown_parts(config, planned.dataset)), command)
+    view = _view(home, settings)
+    planned = plan_steps(config, view)
+    costs = costs_of(
+        config,
+        planned.dataset,
+        done_steps=planned.done_steps,
+        is_evaluated=planned.is_evaluated,
+        measured=lambda device: measured_speed(config, device, view),
+    )
+    return Plan(title, config, planned, costs, tuple(unknown_parts(config, planned.dataset, costs)), command)
+
+
+def measured_speed(config: RunConfig, device: str, view: StoreView) -> MeasuredSpeed | None:
+    """Return how fast a finished run with the network and numerics of `config` was on `device`, if the store holds one."""
+    if view.reader is None:
+        return None
+    return find_speed(config.recipe, config.resources, device, view.reader, view.layout)
 
 
 def _view(home: Path, settings: CommandSettings) -> StoreView:

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.planning.costs import Costs, DeviceCost
+from pipeline.planning.costs import Costs
+from pipeline.planning.device_costs import DeviceCost
 from pipeline.planning.steps import PlannedSteps
 
 _NAME_WIDTH = 10

@@ -12,7 +12,9 @@ from celebdit_testing.first_run import OTHER
 from components.storage import StoreUri, connect
 from components.storage.reader import StoredFolder
 from components.stores.layout import StoreLayout
+from components.stores.measured_speed import cpu_name
 from pipeline.config import load_config
+from pipeline.planning.plan import measured_speed
 from pipeline.planning.steps import PlannedSteps, StoreView, plan_steps
 from pipeline.server_commands import EMBEDDED_STORE
 from pipeline.services import Endpoints, Services
@@ -38,6 +40,27 @@ def test_what_a_run_has_finished_is_reused(first_run: Finished, files: StoreView
     reasons = " ".join(step.reason for step in planned.steps)
     assert first_run.json["dataset"]["digest"][:12] in reasons
     assert f"{first_run.json['score']['value']:.3f}" in reasons
+
+
+def test_the_hours_are_those_that_a_finished_run_took(
+    first_run: Finished, files: StoreView, embedded: Services, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert first_run.code == 0
+    done = celebdit_here("plan", "smoke", "training.total_steps=1200", "--json", home=embedded.home, capture=capfd)
+    (cpu,) = json.loads(done.out)["devices"]
+    speed = measured_speed(load_config("smoke"), cpu_name(), files)
+    assert speed is not None
+    assert cpu["basis"].startswith(f"measured on run {speed.run_key}: ")
+    assert cpu["training_hours"] >= (1200 - 12) * 8 / speed.images_per_s / 3600
+
+
+@pytest.mark.parametrize(
+    "override", ["network.width=64", "training.batch_images=16", "training.precision=bfloat16", "resources.processes=1"]
+)
+def test_a_run_with_another_network_precision_or_batch_measures_nothing(first_run: Finished, files: StoreView, override: str) -> None:
+    assert first_run.code == 0
+    assert measured_speed(load_config("smoke", [override]), cpu_name(), files) is None
+    assert measured_speed(load_config("smoke"), "H100", files) is None
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class JournalRecorder:
         self,
         journal: Journal,
         on_progress: Callable[[int, int, str], None],
-        on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
+        *on_metrics: Callable[[int, Mapping[str, float]], None],
     ) -> None:
         self._journal = journal
         self._on_metrics = on_metrics
@@ -32,7 +32,8 @@ class JournalRecorder:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self._journal.add_metrics(step, values)
-        self._on_metrics(step, values)
+        for listener in self._on_metrics:
+            listener(step, values)
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
         tiles = [enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()]

@@ -37,6 +37,7 @@ def test_locations_have_the_keys_that_stored_runs_have() -> None:
     assert LAYOUT.reference("d" * 32, "random-conv-1", "t" * 16).key == f"prefix/references/{'d' * 32}/random-conv-1/{'t' * 16}"
     assert LAYOUT.version_records.key == "prefix/versions"
     assert LAYOUT.sweep("d" * 64).key == f"prefix/sweeps/{'d' * 64}/records"
+    assert LAYOUT.speed("d" * 64).key == f"prefix/speeds/{'d' * 64}.json"
     assert LAYOUT.model("celebdit", "3", "d" * 64).key == f"prefix/models/celebdit/3-{'d' * 16}"
 
 

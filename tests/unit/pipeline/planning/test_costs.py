@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from components.stores.measured_speed import MeasuredSpeed, cpu_name
 from model.denoiser import build_denoiser
 from model.devices import DEVICES
 from model.memory import LiveBytes
@@ -41,6 +42,28 @@ def test_hours_are_operations_by_the_assumed_rate_and_devices_share_them() -> No
     assert shared.training_hours == pytest.approx(h100.training_hours / 8)
     assert shared.price == pytest.approx(h100.price)
     assert h100.price == pytest.approx(2 * (h100.training_hours + h100.evaluation_hours))
+
+
+def test_hours_are_those_of_a_measured_run_where_there_is_one() -> None:
+    config = load_config("celebahq256-b", ["resources.processes=4"], changes=CONSENT)
+    run = MeasuredSpeed(run_key="0123", device="H100", devices=8, images_per_s=16_000, windows=9)
+    costs = costs_of(config, None, measured={"H100": run}.get)
+    devices = {device.name: device for device in costs.devices}
+    grids = costs.work.training_flops / (3 * costs.work.flops_per_image)
+    assert devices["H100"].training_hours == pytest.approx(grids / (4 * 2000) / 3600)
+    assert devices["H100"].basis == "measured on run 0123: 2e+03 images/s each of 8"
+    assert devices["H200"].basis == "40% of peak assumed"
+    assert "where no run was measured" in "\n".join(unknown_parts(config, None, costs))
+    all_measured = costs_of(config, None, measured=lambda device: run)
+    assert "hours" not in "\n".join(unknown_parts(config, None, all_measured))
+
+
+def test_a_measured_run_gives_hours_to_a_network_that_is_too_large_to_be_tried_here() -> None:
+    config = load_config("celebahq256-b", ["resources.device=cpu"], changes=CONSENT)
+    run = MeasuredSpeed(run_key="0123", device=cpu_name(), devices=1, images_per_s=0.1, windows=9)
+    (cost,) = costs_of(config, None, measured={cpu_name(): run}.get).devices
+    assert cost.training_hours == pytest.approx(46_000 * 1024 / 0.1 / 3600, rel=0.01)
+    assert cost.evaluation_hours == pytest.approx(50_000 * 63 / 3 / 0.1 / 3600)
 
 
 def test_without_a_price_none_is_made_up(costs_b) -> None:
@@ -108,11 +131,12 @@ def test_what_is_done_costs_nothing() -> None:
 
 def test_what_is_not_known_is_said_and_only_that() -> None:
     config = load_config("celebahq256-b", changes=CONSENT)
-    lines = "\n".join(unknown_parts(config, None))
+    lines = "\n".join(unknown_parts(config, None, costs_of(config, None)))
     assert "30000 are assumed" in lines
     assert "hours: they are assumed" in lines
     assert "45 %" in lines
-    assert "hours" not in "\n".join(unknown_parts(load_config("demo"), None))
+    smoke = load_config("smoke")
+    assert "hours" not in "\n".join(unknown_parts(smoke, None, costs_of(smoke, None)))
 
 
 def test_a_network_too_large_for_this_cpu_has_no_time() -> None:

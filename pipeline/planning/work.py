@@ -1,0 +1,48 @@
+"""Floating-point operations of what is left of a run.
+
+Operations are those of matrix products, convolutions and attention, as `model/flops.py` counts them.
+"""
+
+from dataclasses import dataclass
+
+from components.evaluate.protocol import comparison_of
+from model.flops import forward_flops
+from model.sampler_table import SAMPLERS
+from model.trainer import NUM_SAMPLES
+from pipeline.config import RunConfig
+
+BACKWARD = 3
+"""Operations of a forward and a backward pass, in forward passes."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations of a run, all devices together."""
+
+    flops_per_image: float
+    """Of one forward pass."""
+    training_images: int
+    training_flops: float
+    calls_per_sample: int
+    evaluation_images: int
+    evaluation_flops: float
+
+    @property
+    def flops(self) -> float:
+        return self.training_flops + self.evaluation_flops
+
+
+def work_of(config: RunConfig, steps: int, *, is_evaluated: bool) -> Work:
+    """Return the operations of `steps` more steps, and of the evaluation if it is not finished."""
+    per_image, calls = forward_flops(config.network), SAMPLERS[config.sampling.sampler].calls(config.sampling.num_steps)
+    images = steps * config.training.batch_images
+    grids = steps // config.training.sample_every_steps + (1 if steps else 0)
+    samples = 0 if is_evaluated else comparison_of(config.evaluation).num_images
+    return Work(
+        flops_per_image=per_image,
+        training_images=images,
+        training_flops=per_image * (BACKWARD * images + NUM_SAMPLES * calls * grids),
+        calls_per_sample=calls,
+        evaluation_images=samples,
+        evaluation_flops=per_image * calls * samples,
+    )
