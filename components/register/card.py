@@ -37,10 +37,10 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def version_description(card: str, picture: str) -> str:
-    """Return `card` for the version's page in MLflow: first the score, which the table of versions shows, then `picture`; no title."""
+def version_description(card: str, image: str) -> str:
+    """Return `card` for the version's page in MLflow: first the score, which the table of versions shows, then `image`; no title."""
     _, score, rest = card.split("\n\n", 2)
-    return f"{score}\n\n![samples]({picture})\n\n{rest}"
+    return f"{score}\n\n![samples]({image})\n\n{rest}"
 
 
 def _score(report: EvaluationReport) -> str:

@@ -95,7 +95,7 @@ def test_an_environment_that_lost_its_configuration_during_the_installation_is_n
     assert "cannot be made whole" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("kept", ["a folder of somebody", "the interpreter below"])
+@pytest.mark.parametrize("kept", ["files alone", "the interpreter below"])
 def test_no_folder_is_deleted_that_is_not_a_virtual_environment(
     tmp_path: Path, installer: ModuleType, kept: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
