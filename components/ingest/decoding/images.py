@@ -8,6 +8,7 @@ hostile bytes meet no library in the process that holds credentials.
 import hashlib
 import io
 import warnings
+from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -150,7 +151,7 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
                     check_jpeg(data, image.mode)
                 image.load()
                 rgb, rules = normalise(image, limits.image_px, orientation=turned or 1, space=space)
-                small = rgb.reduce(reduction_factor(limits.image_px))
+                small = _pixels(rgb.reduce(reduction_factor(limits.image_px)))
     except Invisible:
         return Rejected("transparent", "every pixel of the centre square is transparent")
     except MemoryError:
@@ -170,7 +171,7 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
         rules=rules,
         source_px=source_px,
         source_format=kind.lower(),
-        small=small.tobytes(),
+        small=small.data,
         perceptual_hash=_perceptual_hash(small) if limits.perceptual_hash or rules is not _AS_IS else None,
         detail=space.note or ("its EXIF data cannot be read" if turned is None else ""),
     )
@@ -181,26 +182,44 @@ def _is_finished(image: Image.Image, image_px: int) -> bool:
     return image.size == (image_px, image_px) and image.mode == "RGB" and "transparency" not in image.info
 
 
-def _decode_small(image: Image.Image, data: bytes) -> Image.Image:
+class _Pixels(NamedTuple):
+    """RGB pixels, 8 bits per channel, in rows; for most images they are never a Pillow image, which would take as long as their hash."""
+
+    data: bytes
+    size: tuple[int, int]
+
+
+def _pixels(image: Image.Image) -> _Pixels:
+    return _Pixels(image.tobytes(), image.size)
+
+
+def _decode_small(image: Image.Image, data: bytes) -> _Pixels:
     """Decode all of an image's data and return it reduced.
 
     A JPEG decoder reads and checks every coefficient, however few pixels it produces.
     """
     scale = reduction_factor(image.width)
     if image.format != "JPEG":
-        return image.reduce(scale)
+        return _pixels(image.reduce(scale))
     done = min(scale, _JPEG_SCALE)
     reduced_size = (image.width // done, image.height // done)
-    if (reduced := decode_reduced(data, "RGB", reduced_size)) is None:
+    if (decoded := decode_reduced(data, "RGB", reduced_size)) is None:
         image.draft("RGB", reduced_size)
         image.load()
-        reduced = image
-    return reduced.reduce(scale // done) if scale > done else reduced
+        reduced = _pixels(image)
+    else:
+        height, width, _ = decoded.shape
+        reduced = _Pixels(decoded.tobytes(), (width, height))
+    return _pixels(_image(reduced).reduce(scale // done)) if scale > done else reduced
 
 
-def _perceptual_hash(image: Image.Image) -> int:
+def _image(pixels: _Pixels) -> Image.Image:
+    return Image.frombytes("RGB", pixels.size, pixels.data)
+
+
+def _perceptual_hash(small: _Pixels) -> int:
     """Return 64 bits, each set where a part of the image is clearly brighter than its right neighbour (difference hash)."""
-    grey = image.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()
+    grey = _image(small).convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()
     bits = 0
     for at in range(len(grey)):
         if at % 9 < 8:
