@@ -26,7 +26,7 @@ from components.ingest.file_names import (
 )
 from components.ingest.image_formats import READ_FORMATS, image_format
 from components.ingest.limits import Budget
-from components.ingest.verdicts import Rejected
+from components.ingest.verdicts import NO_IMAGE, Rejected
 from components.ingest.zip_entry import ZipEntry
 
 NAME_RULES = 4
@@ -95,9 +95,6 @@ def is_image_name(name: str) -> bool:
 def refused_by_content(name: str, head: bytes) -> Rejected | None:
     """Return the verdict on a file that neither its name nor its first bytes make an image, else None."""
     return None if _suffix(name) in IMAGE_SUFFIXES or image_format(head) is not None else NO_IMAGE
-
-
-NO_IMAGE = Rejected("ignored", "no image by its name or its content")
 
 
 @lru_cache(_REMEMBERED_NAMES)

@@ -16,7 +16,7 @@ from components.ingest.colour_statistics import reduction_factor
 from components.ingest.decoding.alpha import Invisible
 from components.ingest.decoding.cicp import HighDynamicRange
 from components.ingest.decoding.colour_space import ColourSpace, colour_space
-from components.ingest.decoding.formats import READABLE, error_text, refused_format, unidentified
+from components.ingest.decoding.formats import error_text, is_loaded_for, load_all, open_image, refused_format, unidentified
 from components.ingest.decoding.headers import avif_bits_per_channel, jpeg_xl_size
 from components.ingest.decoding.jpeg_damage import check_jpeg, decode_reduced
 from components.ingest.decoding.metadata import BROKEN, without_metadata
@@ -53,12 +53,14 @@ def _judge(data: bytes, original: bytes, limits: Limits) -> Accepted | Rejected:
     """Decide on an image by its bytes, perhaps without metadata, and by those of its file, whose colour space counts."""
     if len(original) > limits.max_image_bytes:
         return Rejected("too_many_bytes", f"more than {limits.max_image_bytes} bytes")
+    if not is_loaded_for(data):
+        load_all()
     if (refused := refused_format(data) or _reject_unopened(data, limits)) is not None:
         return refused
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=READABLE)
+            image = open_image(data)
             refused = _reject_by_header(image, data, limits)
             space = None if refused else colour_space(image, original)
     except MemoryError:
@@ -76,7 +78,7 @@ def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> byte
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=READABLE)
+            image = open_image(data)
             if image.width * image.height > limits.max_image_pixels:
                 return b""
             image.draft("RGB", (side_px, side_px))
