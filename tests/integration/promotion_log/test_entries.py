@@ -45,7 +45,7 @@ def test_an_entry_that_was_deleted_is_said(context: StepContext, name: str) -> N
     registry = promoted(context, name, "1", "2", "3")
     middle = registry.moves()[1].id
     context.tracking.client.delete_registered_model_tag(name, f"celebdit.move.{middle}")
-    assert f"somebody deleted the tag of {middle}" in history(registry)["text"]
+    assert f"the tag of {middle} was deleted" in history(registry)["text"]
 
 
 def test_a_log_that_was_copied_from_another_model_is_not_believed(context: StepContext, name: str) -> None:
