@@ -33,7 +33,7 @@ _NAME_CHARACTERS = 100
 def rehearse(tracking: Tracking, run_id: str, model_name: str, *, keep_model: bool = True) -> None:
     """Make every kind of call of the later steps, for the MLflow run `run_id` and the registered model `model_name`.
 
-    A server whose default is that nobody may read answers 403 for a model that does not exist, to the evaluate step, too. There the model
+    A server whose default permission is no reading answers 403 for a model that does not exist, to the evaluate step, too. There the model
     is created, for this user to read; without `keep_model` it is deleted again.
 
     Raises:

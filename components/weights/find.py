@@ -22,6 +22,7 @@ from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoint_names import is_note
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock
+from components.system.work_folders import WorkFolder
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY
 from components.validation import describe
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
@@ -108,7 +109,7 @@ def _resolve_stored(uri: StoreUri, ema: str | None, context: StepContext) -> Res
     try:
         files = [item.uri.name for item in context.store.list(uri)]
         chosen = _choose(_weights_in(files), ema, str(uri))
-        folder = context.scratch("samples", checkpoints.digest(uri)[:16])
+        folder = context.scratch(WorkFolder.SAMPLES, checkpoints.digest(uri)[:16])
         fetched = checkpoints.fetch(uri, folder, files=[chosen.file, STATE_FILE])
     except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
         raise DataRefused(
@@ -154,7 +155,7 @@ def _resolve_version(name: str, version: str, ema: str | None, context: StepCont
 
     registry = Registry(context.tracking, name)
     number = str(registry.resolve(version).version)
-    folder = context.scratch("models")
+    folder = context.scratch(WorkFolder.MODELS)
     with lock(folder / f"{name}-{number}.lock"):  # of two processes one downloads the files
         files = registry.files_of(number, folder)
     sampling = files.description.sampling

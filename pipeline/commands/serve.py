@@ -16,6 +16,7 @@ from components.registry.promotions.moves import CHAMPION
 from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.system.ports import bindable_port
+from components.system.work_folders import WorkFolder
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, print_line
 from pipeline.session import open_session
@@ -52,10 +53,10 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
             registry = Registry(context.tracking, name)
             model_version = registry.resolve(version)
             number = str(model_version.version)
-            files = registry.files_of(number, context.scratch("models"))
+            files = registry.files_of(number, context.scratch(WorkFolder.MODELS))
             if files.manifest_sha256 is None:
                 print_line(f"version {number} of {name} was registered before versions had manifests: its weights are served, by this code")
-            scratch = folders.enter_context(TemporaryDirectory(dir=context.scratch("packaged"), ignore_cleanup_errors=True))
+            scratch = folders.enter_context(TemporaryDirectory(dir=context.scratch(WorkFolder.PACKAGED), ignore_cleanup_errors=True))
             files = servable(files, Path(scratch))
             if kubernetes:
                 export = KubernetesExport(image=image or (GPU_IMAGE if gpus else CPU_IMAGE), gpus=gpus, service_account=service_account)

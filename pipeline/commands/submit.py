@@ -47,7 +47,7 @@ def submit(
     are read from CELEBDIT_KFP_TOKEN or CELEBDIT_KFP_COOKIES.
     """
     from components.ingest.sources.open_source import require_consent
-    from pipeline.commands.follow import connect, follow_to_end
+    from pipeline.commands.follow import connect_to, follow_to_end
     from pipeline.compile import CompileOptions
     from pipeline.config import load_config
     from pipeline.images import read_lock
@@ -56,13 +56,13 @@ def submit(
     from pipeline.submit import submit as submit_run
 
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
-    images_lock, *_ = all_or_all_problems(
+    images_lock, address, *_ = all_or_all_problems(
         lambda: read_lock(images),
         lambda: KfpAddress.find(endpoint, namespace),
         lambda: require_consent(config.data),
         lambda: require_reachable_data(config),
     )
-    kubeflow = connect(endpoint, namespace)
+    kubeflow = connect_to(address)
     ask_about_cost(config, preset, home=None, yes=yes)
     options = CompileOptions(images=images_lock.images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
     for line in _pending_steps(config.resources, kubeflow.address.namespace):

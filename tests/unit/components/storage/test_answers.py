@@ -2,13 +2,13 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from celebdit_testing.faults import Answer, Fault, Proxy, fault_proxy, refusal
+from celebdit_testing.faults import Answer, Fault, Proxy, refusal
 from celebdit_testing.tls import tls_proxy
 
 from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable
@@ -98,18 +98,6 @@ WAITED_FOR = [
     (table.UNAVAILABLE, refusal(409, "OperationAborted")),
     (table.UNREADABLE, (200, [("Content-Length", "many")], b"x")),
 ]
-
-
-@pytest.fixture(scope="module")
-def proxy(moto_endpoint: str) -> Iterator[Proxy]:
-    with fault_proxy(moto_endpoint) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def forward_everything(proxy: Proxy) -> Iterator[None]:
-    yield
-    proxy.rule, proxy.replacement = Proxy().rule, Proxy().replacement
 
 
 @pytest.fixture
