@@ -133,6 +133,8 @@ def test_all_commands_work_in_the_namespace_of_a_user(
         assert run_id in run_cli(capsys, "runs")[2]
         assert run_cli(capsys, "resume", run_id)[0] == 0
         assert [run_cli(capsys, *HOURLY, *rest)[0] for rest in ((), ("--delete",))] == [0, 0]
+        checks = json.loads(run_cli(capsys, "doctor", "--cluster", "--preset", "smoke", "--json")[1])["checks"]
+        assert "namespace team" in next(check["found"] for check in checks if check["name"] == "kubernetes")
         assert {entry.namespace for entry in [*server.experiments.values(), *server.pipelines.values()]} == {"team"}
         server.faults.append(Fault("run_service_list_runs", 403, text="User is not authorized to list runs"))
         code, _, err = run_cli(capsys, "runs")
