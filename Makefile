@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 # Else each of the many processes of a test run, or of a pipeline, compiles the modules of the project again: 0.4 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint types contracts unit shapes fault docs schema golden format old-mlflow bench-tools extras lock ui down images test-images clean broken
+.PHONY: help demo test lint types contracts unit shapes fault docs schema golden format old-mlflow bench-tools extras signing lock ui down images test-images clean broken
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -92,13 +92,17 @@ format: $(VENV)/.dev  ## format the code
 extras: $(VENV)/.run  ## install what kaggle://, hf://, HEIC and JPEG XL, serving and learning samplers of sweeps need, pinned with hashes
 	$(INSTALL) cpu
 
+signing: $(VENV)/.run  ## install what signing model versions needs, pinned with hashes
+	$(INSTALL) signing
+
 lock: $(VENV)/bin/uv  ## pin all dependencies with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/build.in -o requirements/build.txt
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml --extra dev --extra kaggle --extra huggingface-hub --extra formats --extra server --extra sweep requirements/bootstrap.txt requirements/build.txt -o requirements/dev.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml --extra dev --extra kaggle --extra huggingface-hub --extra formats --extra server --extra sweep --extra signing requirements/bootstrap.txt requirements/build.txt -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml requirements/build.txt -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra bench requirements/build.txt -o requirements/bench.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra kaggle --extra huggingface-hub --extra formats --extra server --extra sweep --no-emit-package triton --no-emit-package nvidia-cusolver requirements/build.txt -o requirements/cpu.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra signing requirements/build.txt -o requirements/signing.txt
 	for age in oldest too-old; do $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/$$age-mlflow.in -o requirements/$$age-mlflow.txt || exit; done
 
 images: $(VENV)/.run  ## build both container images: BASE_IMAGE=..., and REGISTRY=... PUSH=1 for a cluster
