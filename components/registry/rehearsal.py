@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from components.errors import BadInput, CelebditError, TrackingRefused
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused
 from components.registry.client import ModelVersion, Registry
 from components.registry.version_artifacts import VersionArtifacts
 from components.tracking.client import Tracking
@@ -26,6 +28,7 @@ _KEPT = "rehearsal"
 _TEXT = "Written by the preflight of celebdit, to see that artifacts can be uploaded.\n"
 _TAG = "celebdit.preflight"
 _METRIC = "preflight/seconds"
+_OTHER_ALIAS = f"{_NAME}-removed"
 _NAME_CHARACTERS = 100
 """Of the registered model's name, in the name of the one for the rehearsal."""
 
@@ -40,6 +43,7 @@ def rehearse(tracking: Tracking, run_id: str, model_name: str, *, keep_model: bo
         BadInput: naming the right that is missing, or the call that the server does not offer.
     """
     began_s = time.monotonic()
+    _rehearse_run(tracking, run_id)
     _rehearse_artifacts(tracking, run_id)
     with _logged_model(tracking, run_id) as model:
         source = _upload(tracking, model)
@@ -49,13 +53,29 @@ def rehearse(tracking: Tracking, run_id: str, model_name: str, *, keep_model: bo
             _rehearse_registry(registry, run_id, model.model_id, source)
 
 
+def _rehearse_run(tracking: Tracking, run_id: str) -> None:
+    """Make the calls that log to a run, so that it stays as it is."""
+    client = tracking.client
+    with tracking.translate_errors():
+        kind = client.get_run(run_id).data.tags.get(TAG_KIND, _NAME)
+        client.set_tag(run_id, TAG_KIND, kind)
+        client.log_inputs(run_id, datasets=[])
+    tracking.set_tags(run_id, {TAG_KIND: kind})
+    tracking.logged_steps(run_id, _METRIC)
+
+
 def _rehearse_artifacts(tracking: Tracking, run_id: str) -> None:
+    """Upload an artifact, list it and read it; MLflow's client says of a read by the id of the run neither what failed nor why."""
     tracking.log_text(run_id, _TEXT, _FILE)
-    if tracking.read_artifact(run_id, _FILE) != _TEXT.encode():
-        raise BadInput(
-            f"MLflow at {tracking.settings.mlflow_uri} does not return the artifact that was uploaded to it",
-            hint="check its artifact store (--artifacts-destination)",
-        )
+    is_listed = _FILE in tracking.artifact_paths(run_id, "")
+    with tempfile.TemporaryDirectory(prefix="celebdit-") as folder, tracking.translate_errors():
+        uri = str(tracking.client.get_run(run_id).info.artifact_uri)
+        repository = get_artifact_repository(uri, tracking_uri=tracking.settings.mlflow_uri)
+        if not is_listed or Path(repository.download_artifacts(_FILE, folder)).read_bytes() != _TEXT.encode():
+            raise BadInput(
+                f"MLflow at {tracking.settings.mlflow_uri} does not return the artifact that was uploaded to it",
+                hint="check its artifact store (--artifacts-destination) and any proxy before the server",
+            )
 
 
 @contextmanager
@@ -116,6 +136,8 @@ def _readable(registry: Registry, *, keep_model: bool) -> Iterator[Registry]:
         try:
             with registry.tracking.translate_errors(model=name):
                 client.create_registered_model(name)
+        except TrackingCallMissing:
+            raise
         except TrackingRefused:  # it exists
             raise refused from None
         except BadInput:
@@ -133,6 +155,8 @@ def _exists(registry: Registry) -> bool:
     try:
         with registry.tracking.translate_errors(model=registry.name):
             registry.tracking.client.get_registered_model(registry.name)
+    except TrackingCallMissing:
+        raise
     except TrackingRefused:
         return False
     return True
@@ -143,8 +167,13 @@ def _rehearse_registry(registry: Registry, run_id: str, model_id: str, source: s
     versions = registry.versions()
     if exists:
         _rehearse_existing(registry, versions)
-    if not versions:
+    try:
         _rehearse_new(registry, run_id=run_id, model_id=model_id, source=source, is_needed=not exists)
+    except TrackingRefused:
+        raise
+    except BadInput:  # the rights that count are those on the model that exists, which were seen above if it has versions
+        if not versions:
+            raise
 
 
 def _rehearse_existing(registry: Registry, versions: list[ModelVersion]) -> None:
@@ -168,6 +197,8 @@ def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str
         try:
             with tracking.translate_errors(model=registry.name):
                 client.create_registered_model(name, description=_TEXT)
+        except TrackingRefused:
+            raise
         except BadInput:
             if is_needed:
                 raise
@@ -175,6 +206,10 @@ def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str
         try:
             version = str(client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version)
             client.set_model_version_tag(name, version, _TAG, run_id)
+            client.set_registered_model_tag(name, _TAG, _NAME)
+            client.delete_registered_model_tag(name, _TAG)
+            client.set_registered_model_alias(name, _OTHER_ALIAS, version)
+            client.delete_registered_model_alias(name, _OTHER_ALIAS)
             client.set_registered_model_alias(name, _NAME, version)
             client.get_model_version_download_uri(name, version)
             rehearsed = Registry(tracking, name)
@@ -183,6 +218,19 @@ def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str
                     f"MLflow at {tracking.settings.mlflow_uri} does not find the version that was registered",
                     hint="ask an administrator of MLflow for the right READ on the versions of registered models",
                 )
-        finally:
-            with suppress(CelebditError), tracking.translate_errors(model=registry.name):
-                client.delete_registered_model(name)
+        except BaseException:
+            with suppress(CelebditError):
+                _delete_model(registry, name)
+            raise
+        _delete_model(registry, name)
+
+
+def _delete_model(registry: Registry, name: str) -> None:
+    """Delete the registered model of a rehearsal, if its user may; where the call is not offered, each rehearsal would leave one."""
+    try:
+        with registry.tracking.translate_errors(model=registry.name):
+            registry.tracking.client.delete_registered_model(name)
+    except TrackingCallMissing:
+        raise
+    except CelebditError:
+        pass
