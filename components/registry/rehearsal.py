@@ -12,22 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
 from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused
 from components.registry.client import ModelVersion, Registry
 from components.registry.version_artifacts import VersionArtifacts
 from components.tracking.client import Tracking
 from components.tracking.logged_models import LoggedModel
+from components.tracking.run_calls import METRIC, REHEARSAL_FILE, REHEARSAL_TEXT, rehearse_run
 from components.tracking.tags import TAG_KIND
 
 _NAME = "preflight"
-_FILE = "preflight.txt"
 _KEPT = "rehearsal"
 """Kind of the logged model that its creator may not delete."""
-_TEXT = "Written by the preflight of celebdit, to see that artifacts can be uploaded.\n"
 _TAG = "celebdit.preflight"
-_METRIC = "preflight/seconds"
 _OTHER_ALIAS = f"{_NAME}-removed"
 _NAME_CHARACTERS = 100
 """Of the registered model's name, in the name of the one for the rehearsal."""
@@ -43,39 +39,13 @@ def rehearse(tracking: Tracking, run_id: str, model_name: str, *, keep_model: bo
         BadInput: naming the right that is missing, or the call that the server does not offer.
     """
     began_s = time.monotonic()
-    _rehearse_run(tracking, run_id)
-    _rehearse_artifacts(tracking, run_id)
+    rehearse_run(tracking, run_id)
     with _logged_model(tracking, run_id) as model:
         source = _upload(tracking, model)
         with tracking.translate_errors():
-            tracking.client.log_metric(run_id, _METRIC, time.monotonic() - began_s, step=0, model_id=model.model_id)
+            tracking.client.log_metric(run_id, METRIC, time.monotonic() - began_s, step=0, model_id=model.model_id)
         with _readable(Registry(tracking, model_name), keep_model=keep_model) as registry:
             _rehearse_registry(registry, run_id, model.model_id, source)
-
-
-def _rehearse_run(tracking: Tracking, run_id: str) -> None:
-    """Make the calls that log to a run, so that it stays as it is."""
-    client = tracking.client
-    with tracking.translate_errors():
-        kind = client.get_run(run_id).data.tags.get(TAG_KIND, _NAME)
-        client.set_tag(run_id, TAG_KIND, kind)
-        client.log_inputs(run_id, datasets=[])
-    tracking.set_tags(run_id, {TAG_KIND: kind})
-    tracking.logged_steps(run_id, _METRIC)
-
-
-def _rehearse_artifacts(tracking: Tracking, run_id: str) -> None:
-    """Upload an artifact, list it and read it; MLflow's client says of a read by the id of the run neither what failed nor why."""
-    tracking.log_text(run_id, _TEXT, _FILE)
-    is_listed = _FILE in tracking.artifact_paths(run_id, "")
-    with tempfile.TemporaryDirectory(prefix="celebdit-") as folder, tracking.translate_errors():
-        uri = str(tracking.client.get_run(run_id).info.artifact_uri)
-        repository = get_artifact_repository(uri, tracking_uri=tracking.settings.mlflow_uri)
-        if not is_listed or Path(repository.download_artifacts(_FILE, folder)).read_bytes() != _TEXT.encode():
-            raise BadInput(
-                f"MLflow at {tracking.settings.mlflow_uri} does not return the artifact that was uploaded to it",
-                hint="check its artifact store (--artifacts-destination) and any proxy before the server",
-            )
 
 
 @contextmanager
@@ -121,7 +91,7 @@ def _delete_or_keep(tracking: Tracking, model_id: str) -> None:
 def _upload(tracking: Tracking, model: LoggedModel) -> str:
     """Upload a file to a logged model as the register step does, and return its place."""
     with tempfile.TemporaryDirectory(prefix="celebdit-") as folder:
-        (Path(folder) / _FILE).write_text(_TEXT)
+        (Path(folder) / REHEARSAL_FILE).write_text(REHEARSAL_TEXT)
         return VersionArtifacts(tracking).upload(Path(folder), model_id=model.model_id, name=_NAME)
 
 
@@ -196,7 +166,7 @@ def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str
     with tracking.translate_errors(model=registry.name):
         try:
             with tracking.translate_errors(model=registry.name):
-                client.create_registered_model(name, description=_TEXT)
+                client.create_registered_model(name, description=REHEARSAL_TEXT)
         except TrackingRefused:
             raise
         except BadInput:

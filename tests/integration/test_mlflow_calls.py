@@ -2,19 +2,22 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from celebdit_testing.faults import Answer, Proxy, fault_proxy
 from celebdit_testing.mlflow_steps import register_without_weights
 from celebdit_testing.steps import step_context
 
-from components.errors import TrackingCallMissing
+from components.errors import BadInput, TrackingCallMissing
 from components.manifests import DatasetManifest
 from components.registry import rehearsal
 from components.registry.client import Registry
 from components.registry.rehearsal import rehearse
 from components.runtime.context import StepContext
+from components.tracking.client import Tracking
+from components.tracking.run_calls import rehearse_run
 from pipeline.services import Endpoints, Services
 
 PAGE = [("Content-Type", "text/html")]
@@ -168,3 +171,32 @@ def test_a_call_of_the_registry_that_is_missing_is_named_whether_or_not_the_mode
     assert call.split()[1] in missing.value.message
     rehearsed.proxy.rule = Proxy().rule
     assert not [other for other in registry.other_names() if other.startswith(f"{name}-preflight")], "the model of the rehearsal is deleted"
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["this machine's server", "a server on another machine"])
+def test_artifacts_in_a_folder_are_refused_unless_the_server_sees_it(is_shared: bool, rehearsed: Rehearsed, tmp_path: Path) -> None:
+    """As with `--no-serve-artifacts` and a folder, the client writes to its own disk, whatever machine that is of."""
+    tracking, name = rehearsed.context.tracking, f"folder-{tmp_path.name}"
+    experiment = tracking.client.create_experiment(name, artifact_location=str(tmp_path / "root"))
+    run = tracking.client.create_run(experiment)
+    elsewhere = Tracking(replace(tracking.settings, experiment=name))
+    listed: list[str] = []
+
+    def list_its_own_disk(method: str, path: str, status: int) -> Answer | None:
+        if "/mlflow/artifacts/list" not in path:
+            return None
+        listed.append(path)
+        return None if is_shared else (200, [("Content-Type", "application/json")], b'{"files": []}')
+
+    rehearsed.proxy.replacement = list_its_own_disk
+    try:
+        if is_shared:
+            rehearse_run(elsewhere, run.info.run_id)
+        else:
+            with pytest.raises(BadInput, match=rf"does not see the artifacts of experiment '{name}': their place is the folder") as refused:
+                rehearse_run(elsewhere, run.info.run_id)
+            assert "--artifacts-destination" in str(refused.value.hint)
+    finally:
+        rehearsed.proxy.replacement = Proxy().replacement
+    assert listed
+    assert (tmp_path / "root" / run.info.run_id / "artifacts" / "preflight.txt").exists()
