@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class StepProcesses:
         """`forking` is the process at the other end of `connection`."""
         self._connection = connection
         self._forking = forking
+        self._is_lost = False
 
     @cached_property
     def _is_ready(self) -> bool:
@@ -55,14 +56,17 @@ class StepProcesses:
     def can_run(self, command: Sequence[str]) -> bool:
         """Return whether `command` is one that kfp's local runner starts for a component that installs no packages."""
         is_known = len(command) > _SHELL_PARTS and _SCRIPT.fullmatch(" ".join(command[2].split())) is not None
-        return is_known and self._is_ready
+        return is_known and not self._is_lost and self._is_ready
 
     def run(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
         """Run the step that kfp would start with `command` and more `environment`; return its exit status, negative for a signal."""
         sys.stdout.flush()  # the step writes to the same file
         request = {"source": command[_SHELL_PARTS - 1], "arguments": list(command[_SHELL_PARTS:]), "environment": dict(environment or {})}
-        _send(self._connection, json.dumps(request).encode())
-        answer = _receive(self._connection)
+        answer = None
+        with suppress(OSError):
+            _send(self._connection, json.dumps(request).encode())
+            answer = _receive(self._connection)
+        self._is_lost = answer is None  # it was killed; kfp starts what follows, like the step that closes the run
         return _FAILED if answer is None else int(answer)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from components.errors import EXIT_BUG
 from pipeline.step_processes import StepProcesses
 
 REPOSITORY = Path(__file__).parents[3]
@@ -28,6 +29,8 @@ def describe(end: str) -> dict:
     import psutil
     if end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if end == "its parent is killed":
+        os.kill(os.getppid(), signal.SIGKILL)
     if end == "fails":
         raise SystemExit(3)
     import numpy as np
@@ -52,17 +55,17 @@ steps = fork_kfp_steps()
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[1], raise_on_error=False)
 seen = [describe(end="").output, describe(end="").output]
 for end in ("killed", "fails"):
-    try:
-        describe(end=end)
-    except RuntimeError:
-        pass
+    describe(end=end)
+if sys.argv[2] == "preloaded":
+    describe(end="its parent is killed")
+    seen.append(describe(end="").output)
 steps.close()
 print(json.dumps({"runner": os.getpid(), "path": sys.path, "seen": seen, "statuses": statuses}))
 """
 
 
 def run_steps(folder: Path, *preloaded: str) -> dict[str, Any]:
-    """What a runner and two of its steps see, and the exit statuses of these, of one that is killed and of one that fails."""
+    """What a runner and its steps see, and the exit statuses of these, of one that is killed and of one that fails."""
     (folder / "preloaded.py").write_text("")
     (folder / "threaded.py").write_text("import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n")
     (folder / "runner.py").write_text(RUNNER)
@@ -83,11 +86,12 @@ def run_steps(folder: Path, *preloaded: str) -> dict[str, Any]:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="steps are forked on Linux alone")
 def test_a_step_is_a_forked_process_like_the_one_that_kfp_starts(tmp_path: Path) -> None:
     runner = run_steps(tmp_path, "preloaded", "numpy")
-    first, second = runner["seen"]
+    first, second, after = runner["seen"]
     assert first["preloaded"], "it was forked from the process that imports"
     assert first["pid"] != second["pid"]
     assert first["parent"] == second["parent"] != runner["runner"]
-    assert runner["statuses"] == [0, 0, -signal.SIGKILL, 3]
+    assert runner["statuses"] == [0, 0, -signal.SIGKILL, 3, EXIT_BUG]
+    assert not after["preloaded"], "kfp starts the steps itself after the process that forks was killed"
     for step in (first, second):
         assert step["environment"] == {"_KFP_RUNTIME": "true", "CELEBDIT_LIFELINE": "/run/lifeline", "PYTHONSAFEPATH": "1"}
         assert step["folder"] == str(tmp_path)
