@@ -85,6 +85,7 @@ class Build:
         return [
             engine,
             "build",
+            *([] if engine == "docker" else ["--layers"]),  # what both images have is stored, pushed and pulled once
             *self.options,
             *(part for key, value in build_arguments.items() for part in ("--build-arg", f"{key}={value}")),
             "--target",

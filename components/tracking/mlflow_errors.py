@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from mlflow.exceptions import MlflowException
 
 from components.errors import BadInput, CelebditError, TrackingRefused, TrackingUnavailable, first_line
-from components.storage.mlflow_client import artifact_store_error
 from components.system.failures import os_failure, was_raised_in
 from components.tracking.mlflow_rights import missing_right, mlflow_user
 
@@ -95,7 +94,7 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
     try:
         yield
     except MlflowException as error:
-        if (refused := artifact_store_error(error)) is not None:
+        if (refused := _artifact_store_error(error)) is not None:
             raise refused from error
         if error.error_code == "TEMPORARILY_UNAVAILABLE":
             raise TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT) from error
@@ -114,12 +113,18 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
     except CelebditError:
         raise
     except Exception as error:
-        if (refused := artifact_store_error(error)) is not None:
+        if (refused := _artifact_store_error(error)) is not None:
             raise refused from error
         if not was_raised_in(error, "mlflow", "google", "requests", "urllib3"):
             raise
         _log.debug("MLflow's client cannot read an answer", exc_info=error)
         raise _not_mlflow(uri, type(error).__name__) from error
+
+
+def _artifact_store_error(error: Exception) -> CelebditError | None:
+    from components.storage.mlflow_client import artifact_store_error  # noqa: PLC0415 - imports boto3
+
+    return artifact_store_error(error)
 
 
 def _not_mlflow(uri: str, reason: str) -> BadInput:
