@@ -168,7 +168,7 @@ from components.storage import connect
 connect("http://127.0.0.1:9")
 import torch
 files = {name: getattr(module, "__cached__", None) for name, module in list(sys.modules.items())}
-bytecode = {name: file for name, file in files.items() if file and file.startswith("/opt/")}
+bytecode = {name: file for name, file in files.items() if isinstance(file, str) and file.startswith("/opt/")}
 assert len(bytecode) > 2000, len(bytecode)
 print(*sorted(name for name, file in bytecode.items() if not os.path.exists(file)), sep="\\n")
 """
