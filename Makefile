@@ -100,13 +100,16 @@ slim: $(VENV)/.run  ## delete from .venv what only a GPU needs: 6.5 GB become 4.
 	$(BIN)/python -P docker/slim.py
 	$(UV) pip uninstall --quiet --python $(BIN)/python triton
 
+# MLflow requires them, and imports them only to log models and figures that we have not.
+NOT_IN_CPU := scikit-learn skops joblib threadpoolctl matplotlib contourpy cycler fonttools kiwisolver pyparsing prettytable
+
 lock: $(VENV)/bin/uv  ## pin all dependencies with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/build.in -o requirements/build.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml --extra dev --extra kaggle --extra huggingface-hub --extra formats --extra server --extra sweep --extra signing requirements/bootstrap.txt requirements/build.txt -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml requirements/build.txt -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra bench requirements/build.txt -o requirements/bench.txt
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra kaggle --extra huggingface-hub --extra formats --extra server --extra sweep --no-emit-package triton --no-emit-package nvidia-cusolver requirements/build.txt -o requirements/cpu.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra kaggle --extra huggingface-hub --extra formats --extra server --extra sweep --no-emit-package triton --no-emit-package nvidia-cusolver $(foreach name,$(NOT_IN_CPU),--no-emit-package $(name)) requirements/build.txt -o requirements/cpu.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra signing requirements/build.txt -o requirements/signing.txt
 	for age in oldest too-old; do $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/$$age-mlflow.in -o requirements/$$age-mlflow.txt || exit; done
 

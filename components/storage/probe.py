@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from botocore.exceptions import ClientError
 
 from components.errors import BadInput, CelebditError, DataRefused
+from components.storage.addressing import ADDRESSING
 from components.storage.answers import OTHER_SERVER
 from components.storage.bucket import BucketRules, bucket_rules
 from components.storage.faults import DigestMismatch, StorageRefused, answer_to, is_temporary, refusal, status
@@ -18,7 +19,6 @@ from components.storage.unfinished_uploads import begin_upload, unfinished_uploa
 from components.storage.upload import UploadCheck
 from components.storage.uri import StoreUri
 
-ADDRESSING = "AWS_S3_ADDRESSING_STYLE"
 _DATA = b"celebdit probe"
 _CONDITIONAL_ATTEMPTS = 3
 _CONSISTENT = "use a store with read-after-write consistency"

@@ -13,7 +13,6 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import InvalidJSONError
 
 from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused, TrackingUnavailable, first_line
-from components.storage.mlflow_client import artifact_store_error
 from components.system.failures import os_failure, was_raised_in
 from components.tracking.mlflow_answers import MlflowAnswer, answer_in
 from components.tracking.mlflow_rights import missing_right, mlflow_user
@@ -67,7 +66,7 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
     except CelebditError:
         raise
     except Exception as error:
-        if (refused := artifact_store_error(error)) is not None:
+        if (refused := _artifact_store_error(error)) is not None:
             raise refused from error
         if not was_raised_in(error, "mlflow", "google", "requests", "urllib3"):
             raise
@@ -75,9 +74,15 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
         raise _not_mlflow(uri, type(error).__name__) from error
 
 
+def _artifact_store_error(error: Exception) -> CelebditError | None:
+    from components.storage.mlflow_client import artifact_store_error  # noqa: PLC0415 - imports boto3
+
+    return artifact_store_error(error)
+
+
 def _error_of_client(uri: str, error: MlflowException, experiment: str | None, model: str | None) -> CelebditError:
     """Return the project's error for one that MLflow's client raised itself."""
-    if (refused := artifact_store_error(error)) is not None:
+    if (refused := _artifact_store_error(error)) is not None:
         return refused
     if error.error_code == "TEMPORARILY_UNAVAILABLE":
         return TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT)
