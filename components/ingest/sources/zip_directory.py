@@ -63,7 +63,7 @@ def directory(file: IO[bytes]) -> Iterator[Record]:
 
 
 def _unwrap(file: IO[bytes], begins_at: int, records: Iterator[Record]) -> Iterator[Record]:
-    """Yield records of a zip over 4 GiB without zip64 fields with their whole offsets: macOS writes the lower 32 bits alone.
+    """Yield records of a zip over 4 GiB without zip64 fields with their full offsets: macOS writes the lower 32 bits alone.
 
     Its entries lie in the order of the directory, which begins at `begins_at`: each is at the first place after the one before where its
     header is.
