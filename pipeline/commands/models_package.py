@@ -56,7 +56,7 @@ def package(version: str, oci: str | None, out: Path | None, base: str | None, n
         from components.serving.package import servable
 
         context = session.context()
-        scratch = stack.enter_context(TemporaryDirectory(dir=context.scratch("packaged"), ignore_cleanup_errors=True))
+        scratch = stack.enter_context(TemporaryDirectory(dir=context.scratch(WorkFolder.PACKAGED), ignore_cleanup_errors=True))
         registry = Registry(context.tracking, name)
         number = str(registry.resolve(version).version)
         key = CommandSettings.from_environment().verify_key
