@@ -71,12 +71,15 @@ def write_image(files: ModelFiles, layer: Path, annotations: Mapping[str, str], 
     """Write the layer of a version to the file `layer` and return the image.
 
     Raises:
-        DataRefused: if a file is not the one that was registered.
+        DataRefused: if a file is not the one that was registered. BadInput: if there is no room.
     """
     assert files.manifest_sha256 is not None, "only a version with a manifest is packaged"
     data = (files.folder / MANIFEST_FILE).read_bytes()
     manifest = VersionManifest.parse(data, sha256=files.manifest_sha256, what=f"the manifest in {files.folder}")
-    digest = _write_layer(manifest, files.folder, layer)
+    try:
+        digest = _write_layer(manifest, files.folder, layer)
+    except OSError as error:
+        raise BadInput(f"{layer} cannot be written: {error.strerror}", hint="free space there, or set CELEBDIT_WORK_DIR") from error
     config = _config(digest, base)
     own = {"mediaType": _LAYER_TYPE, "digest": digest, "size": layer.stat().st_size}
     layers = [*(base.layers if base else ()), own]
@@ -99,6 +102,13 @@ def write_layout(image: OciImage, folder: Path, *, tag: str) -> None:
     assert image.base is None, "the layers of a base are in its registry"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"--out {folder} is not an empty folder", hint="name a folder that does not exist yet")
+    try:
+        _write_layout(image, folder, tag)
+    except OSError as error:
+        raise BadInput(f"--out {folder} cannot be written: {error.strerror}", hint="name a folder on a disk with room") from error
+
+
+def _write_layout(image: OciImage, folder: Path, tag: str) -> None:
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     shutil.copyfile(image.layer, blobs / _name(image.layer_digest))

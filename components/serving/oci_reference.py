@@ -37,7 +37,7 @@ class ImageReference:
         if "://" in name:
             raise BadInput(f"{text!r} is an address, not the name of an image", hint=_EXAMPLE)
         host, _, rest = name.partition("/")
-        if not rest or not _HOST.fullmatch(host) or not ("." in host or ":" in host or host == "localhost"):
+        if not rest or not _is_host(host):
             raise BadInput(f"{text!r} does not begin with the host of a registry", hint=_EXAMPLE)
         path, at, digest = rest.partition("@")
         repository, colon, tag = path.partition(":")
@@ -68,10 +68,20 @@ class ImageReference:
         return f"{self.host}/{self.repository}{'@' if self.is_digest else ':'}{self.reference}"
 
 
+def _is_host(text: str) -> bool:
+    """Return whether `text` can be the host of a registry: a word alone is a folder on Docker Hub."""
+    try:
+        parts = urlsplit(f"//{text}")
+        named = bool(_HOST.fullmatch(text)) and parts.port != 0
+    except ValueError:  # of an address in brackets, or a port that is too large
+        return False
+    return named and ("." in text or ":" in text or text == "localhost")
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a host, with or without a port, is this machine."""
-    name = urlsplit(f"//{host}").hostname or ""
     try:
+        name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False

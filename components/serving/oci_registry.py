@@ -9,14 +9,15 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
 
-from components.errors import BadInput, TemporaryFailure
+from components.errors import BadInput, TemporaryFailure, first_line
 from components.serving.oci_image import INDEX_TYPE, MANIFEST_TYPE, BaseImage, OciImage, blobs_of, digest_of, layers_of
 from components.serving.oci_reference import ImageReference, Login, is_loopback
 from components.system.retry import RetryPolicy, retry
@@ -49,6 +50,10 @@ class ImageRegistry:
         Raises:
             BadInput: if the registry refuses it. TemporaryFailure: if the registry is unavailable or an upload broke.
         """
+        with self._reading_answers():
+            self._push(image)
+
+    def _push(self, image: OciImage) -> None:
         for layer in image.base.layers if image.base else ():
             self._mount(layer["digest"], image.base.repository if image.base else "")
         for digest, file, size in blobs_of(image):
@@ -65,6 +70,10 @@ class ImageRegistry:
         Raises:
             BadInput: if it does not exist, or has none for that platform.
         """
+        with self._reading_answers():
+            return self._base()
+
+    def _base(self) -> BaseImage:
         manifest = self._manifest(self.reference.reference)
         if "manifests" in manifest:
             entries = [entry["digest"] for entry in manifest["manifests"] if _is_amd64(entry.get("platform") or {})]
@@ -76,6 +85,17 @@ class ImageRegistry:
         if digest_of(config) != digest:
             raise BadInput(f"{self.reference.host} answers with another configuration than {digest}")
         return BaseImage(self.reference.repository, tuple(layers_of(manifest)), json.loads(config))
+
+    @contextmanager
+    def _reading_answers(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # an address or JSON that is none, or without a field
+            kind = type(error).__name__
+            raise BadInput(
+                f"{self.reference.host} does not answer as a container registry does ({kind}: {first_line(error)})",
+                hint="check the host; it may be a login page or a proxy",
+            ) from error
 
     def _manifest(self, reference: str) -> dict[str, Any]:
         accept = ", ".join((MANIFEST_TYPE, INDEX_TYPE, *_DOCKER_TYPES))

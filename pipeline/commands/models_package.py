@@ -1,5 +1,6 @@
 """`celebdit models package`: write a version as an OCI image in ModelCar's layout, for clusters whose pods do not reach S3."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -49,11 +50,13 @@ def package(version: str, oci: str | None, out: Path | None, base: str | None, n
     foundation = None if base is None else ImageReference.parse(base)
     if target is not None and foundation is not None and foundation.host != target.host:
         raise BadInput(f"--base {base} is in another registry than --oci {oci}", hint=f"push it to {target.host} first")
-    with open_session(home) as session, TemporaryDirectory(prefix="celebdit-package-") as scratch:
+    with ExitStack() as stack:
+        session = stack.enter_context(open_session(home))
         from components.registry.client import Registry
         from components.serving.package import servable
 
         context = session.context()
+        scratch = stack.enter_context(TemporaryDirectory(dir=context.scratch(WorkFolder.PACKAGED), ignore_cleanup_errors=True))
         registry = Registry(context.tracking, name)
         number = str(registry.resolve(version).version)
         key = CommandSettings.from_environment().verify_key

@@ -71,7 +71,7 @@ def test_weights_are_added_once_and_found_by_their_sha256_alone(
             main(["weights", "add", str(inception), "--json"])
         printed = capsys.readouterr()
         assert not ended.value.code, printed.err
-        facts = {"sha256": sha256, "network": INCEPTION, "uri": str(context.layout.metric_weights(sha256)), "new": new}
+        facts = {"sha256": sha256, "network": INCEPTION, "uri": f"{context.root}/weights/{sha256}.pth", "new": new}
         assert json.loads(printed.out) == facts
     assert "566 tensors" in check_metric_weights(None, sha256, INCEPTION, context, setting="weights")
     assert (folder / f"{sha256}.pth").is_file()

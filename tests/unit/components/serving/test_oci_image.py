@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from celebdit_testing.http_server import answering
 from celebdit_testing.image_registry import PASSWORD, USER, FakeImageRegistry, image_registry
 
 from components.command_settings import CommandSettings
@@ -113,6 +114,9 @@ def test_a_layout_holds_what_its_index_names(tmp_path: Path, image: OciImage) ->
     assert entry["annotations"] == {"org.opencontainers.image.ref.name": "3"}
     with pytest.raises(BadInput, match="is not an empty folder"):
         write_layout(image, layout, tag="3")
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="cannot be written: Not a directory"):
+        write_layout(image, tmp_path / "file" / "layout", tag="3")
 
 
 def test_what_is_pulled_again_is_the_version_bit_for_bit(tmp_path: Path, image: OciImage, registry: FakeImageRegistry) -> None:
@@ -191,6 +195,23 @@ def test_a_layer_that_changes_between_attempts_is_found_by_the_registry(plain: F
 def test_a_server_that_is_not_there_is_a_temporary_failure(image: OciImage) -> None:
     with pytest.raises(TemporaryFailure, match="is unavailable"):
         ImageRegistry(ImageReference.parse("127.0.0.1:9/a/b:1"), None, ONCE).push(image)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
+        b'HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer realm="http://["\r\nContent-Length: 0\r\nConnection: close\r\n\r\n',
+    ],
+)
+def test_a_server_that_is_no_registry_is_named(answer: bytes, image: OciImage) -> None:
+    with answering() as server:
+        server.answer_with(answer)
+        reference = ImageReference.parse(f"{server.address.removeprefix('http://')}/team/faces:3")
+        for call in (ImageRegistry(reference, LOGIN, ONCE).base, lambda: ImageRegistry(reference, LOGIN, ONCE).push(image)):
+            with pytest.raises(BadInput, match=r"does not answer as a container registry|HTTP 200|HTTP 401"):
+                call()
 
 
 def base_image(registry: FakeImageRegistry, repository: str) -> tuple[str, str]:
@@ -274,6 +295,9 @@ def test_passwords_are_sent_by_tls_alone(plain: FakeImageRegistry, image: OciIma
         ("registry.example/faces:a b", "the tag or digest"),
         ("registry.example/faces@sha256:abc", "the tag or digest"),
         ("me:secret@registry.example/faces", "does not begin with the host"),
+        ("registry.example:99999/faces", "does not begin with the host"),
+        ("registry.example:0/faces", "does not begin with the host"),
+        ("[:::]:5000/faces", "does not begin with the host"),
     ],
 )
 def test_a_wrong_name_of_an_image_is_refused_before_anything_is_sent(text: str, words: str) -> None:
