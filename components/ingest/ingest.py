@@ -179,9 +179,10 @@ def _judge(source: Source, ledger: Ledger, job: _IngestJob) -> None:
     """Judge every candidate and record the verdicts."""
     for number, (candidate, verdict) in enumerate(job.pool.judge(source.candidates(job.config.budget())), start=1):
         ledger.record(candidate.name, verdict)
-        total = source.count()
-        judged = number - ledger.verdicts["ignored"]
-        if number % 32 == 0 and (total is None or judged < total):
+        if number % 32:
+            continue
+        total, judged = source.count(), number - ledger.verdicts["ignored"]
+        if total is None or judged < total:
             rejected = sum(count for code, count in ledger.verdicts.items() if code != "ignored")
             job.context.events.progress(judged, total, f"{rejected} rejected")
     seen, ignored = ledger.value("SELECT COUNT(*) FROM seen"), ledger.verdicts["ignored"]

@@ -5,6 +5,7 @@ traceback and 70; events record start and outcome; secrets are masked in both. T
 """
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from components.runtime.events import Events
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
 from components.settings import Settings, default_work_dir
-from components.storage import ObjectStore, StoreUri, connect
+from components.storage.uri import StoreUri
 from components.stores.layout import StoreLayout
 from components.system.disk import full_disk_is_named
 from components.system.failures import os_failure
@@ -33,13 +34,19 @@ from components.system.peers import OwnServers, guard
 from components.system.private import private_folder_in_shared
 from components.system.service_links import drop_service_links
 from components.system.work_folders import WorkFolder
+from components.tracking.light_mlflow import lighten_mlflow
 from components.validation import describe
 from model.frozen_config import FrozenConfig
 
 if TYPE_CHECKING:
+    from components.storage import ObjectStore
     from components.tracking.client import Tracking
 
 C = TypeVar("C", bound=FrozenConfig)
+_RECORDING_STEPS = ("preflight", "ingest", "gate", "finalize")
+"""Steps that write runs, tags and files to MLflow, and neither package nor load a model."""
+_STEP_PROCESS = "_KFP_RUNTIME"
+"""Set by KFP in a process that runs one step and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,10 @@ class StepContext:
     events: Events
 
     @cached_property
-    def store(self) -> ObjectStore:
+    def store(self) -> "ObjectStore":
         self._guard()
+        from components.storage import connect  # noqa: PLC0415 - imports boto3, which takes 0.3 s; finalize needs no store
+
         return connect(self.settings.s3_endpoint, deadline_s=self.settings.storage_deadline_s, disk=self.settings.store_disk)
 
     @cached_property
@@ -118,6 +127,8 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
     """Frame the body of step `name`; leaves the process with the right exit code if it fails. By default it reads its own environment."""
     if environ is None:
         drop_service_links()
+    if name in _RECORDING_STEPS and os.environ.get(_STEP_PROCESS):
+        lighten_mlflow()
     if (lifeline := lifeline_path(environ)) is not None:
         watch(lifeline)
     redact = redactor(environ)

@@ -44,6 +44,8 @@ from model.guard import NonFinite
 from model.interfaces import Outputs
 from model.trainer import Placement, Trainer
 
+IMPORTED_LATER = ("torch._dynamo",)
+"""What the first optimiser imports, for the process that forks ranks."""
 _PREDECESSOR_TIMEOUT_S = 60.0
 """How long to wait until the writer of an earlier attempt, whose launcher was killed, ends."""
 _STORAGE_CALLS_AT_START = 4

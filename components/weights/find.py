@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from components.command_settings import CommandSettings
 from components.errors import BadInput, DataRefused
 from components.registry.model_uri import ModelUri
 from components.runtime.context import StepContext
@@ -157,7 +158,7 @@ def _resolve_version(name: str, version: str, ema: str | None, context: StepCont
     number = str(registry.resolve(version).version)
     folder = context.scratch(WorkFolder.MODELS)
     with lock(folder / f"{name}-{number}.lock"):  # of two processes one downloads the files
-        files = registry.files_of(number, folder)
+        files = registry.files_of(number, folder, verify_key=CommandSettings.from_environment().verify_key)
     sampling = files.description.sampling
     if ema is not None and ema != sampling.ema:
         raise BadInput(f"version {number} of {name!r} holds the weights {sampling.ema!r} only", hint="sample its run or checkpoint instead")

@@ -11,7 +11,16 @@ from components.process_settings import step_log_level
 from components.resources import ResourcesConfig
 from pipeline.commands.cost_question import ask_about_cost, yes_option
 from pipeline.commands.help import example
-from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line, wait_option
+from pipeline.commands.options import (
+    cluster_options,
+    debug_option,
+    json_option,
+    kubeflow_options,
+    license_option,
+    print_json,
+    print_line,
+    wait_option,
+)
 
 
 @click.command(epilog=example("celebdit submit celebahq256-b --accept-license 'Your Name' --wait"))
@@ -26,6 +35,7 @@ from pipeline.commands.options import cluster_options, json_option, kubeflow_opt
 @license_option
 @yes_option
 @cluster_options
+@debug_option
 @json_option
 def submit(
     preset: str,
@@ -39,6 +49,7 @@ def submit(
     yes: bool,
     images: Path,
     cached: tuple[str, ...],
+    paused: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Run the pipeline with PRESET, a preset's name or a TOML file, on Kubeflow Pipelines.
@@ -64,7 +75,7 @@ def submit(
     )
     kubeflow = connect_to(address)
     ask_about_cost(config, preset, home=None, yes=yes)
-    options = CompileOptions(images=images_lock.images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
+    options = CompileOptions(images=images_lock.images, preset=Path(preset).stem, cached=cached, log_level=step_log_level(), paused=paused)
     for line in _pending_steps(config.resources, kubeflow.address.namespace):
         print_line(line)
     submission = submit_run(config, options, kubeflow, experiment=experiment, again=again)

@@ -23,7 +23,7 @@ _EAGER_SHARE = 0.5
 _FLOAT32_MFU = 0.5
 _OLDER = ("V100", "T4", "A10G")
 """GPUs that people have, but do not rent for this: they have no bfloat16, or little memory."""
-PROCESS_BYTES = int(0.6e9)
+PROCESS_BYTES = int(0.85e9)
 """What a rank on a CPU takes besides its tensors: Python, torch and the clients of the servers."""
 
 

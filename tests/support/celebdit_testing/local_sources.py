@@ -5,7 +5,6 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,9 @@ def read(source: Source, budget: Budget = BUDGET) -> Iterator[Candidate]:
                 continue
             try:
                 data, _ = read_zip_entry(file.fileno(), candidate.packed, limit=budget.max_image_bytes + 1)
-                yield replace(candidate, data=data, packed=None)
+                yield candidate._replace(data=data, packed=None)
             except EntryDamaged as damaged:
-                yield replace(candidate, refused=Rejected("damaged_entry", str(damaged)), packed=None)
+                yield candidate._replace(refused=Rejected("damaged_entry", str(damaged)), packed=None)
 
 
 def verdicts(candidates: Iterator[Candidate]) -> dict[str, str]:
