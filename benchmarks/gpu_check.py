@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_items import ITEMS, Size
+from components.stores.measured_speed import cpu_name
 
 _TOY = Size(
     presets=("smoke",), batch={"smoke": 4}, steps=2, warmup=1, sample_images=(1, 2), compiled=False, device="cpu", precision="float32"
@@ -38,7 +39,7 @@ def facts(size: Size) -> dict[str, Any]:
     """Return device, versions and command."""
     cuda = size.device == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if cuda else f"{cpu_name()} (CPU, one thread)",
         "memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1) if cuda else None,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

@@ -206,6 +206,6 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, recipe: TrainingRecip
     LoggedModels(tracking).log_evaluation(trained.info.run_id, report)
     show_evaluation(report, spec, recipe, tracking, evaluation_run_id=run_id, trained=trained)
     # Retention keeps the checkpoints with the best evaluation.
-    uri = context.layout.locate(spec.checkpoint.uri)
-    checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).home_of(uri))
-    checkpoints.score(uri, report.headline, report.metrics[report.headline])
+    measured = context.layout.locate(spec.checkpoint.uri)
+    checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).home_of(measured))
+    checkpoints.score(measured, report.headline, report.metrics[report.headline])

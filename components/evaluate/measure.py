@@ -73,8 +73,8 @@ def process(fetches: Sequence[tuple[EvaluateSpec, Callable[[Path], None]]], cont
             fetch_weights_into(folder)
             specs[folder] = spec.model_copy(update={"reference_known": known[home]})
             known[home] = True  # by the time that the others are measured
-        context.events.note(f"sampling {sum(spec.num_images for spec in specs.values())} images of {len(specs)} checkpoints or averages")
-        run_workers(specs, context)
+        total = sum(spec.num_images for spec in specs.values())
+        run_workers(specs, context, what=f"sampling {total} images of {len(specs)} checkpoints or averages")
 
 
 @contextmanager
@@ -110,10 +110,8 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], fol
     spec = spec.model_copy(update={"reference_known": reference is not None})
     sampler = f"{spec.sampling.sampler}, {spec.sampling.num_steps} steps"
     references = "from storage" if reference else "to be processed"
-    context.events.note(
-        f"sampling {spec.num_images} images of checkpoint {spec.checkpoint.digest[:12]} with {sampler}; references {references}"
-    )
-    run_workers({folder: spec}, context)
+    what = f"sampling {spec.num_images} images of checkpoint {spec.checkpoint.digest[:12]} with {sampler}; references {references}"
+    run_workers({folder: spec}, context, what=what)
     if reference is None:
         reference = keep_reference(
             context.store,

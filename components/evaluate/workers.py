@@ -26,8 +26,10 @@ class EvaluateBatch(Manifest):
     """Each has the specification of one, its weights, and gets its features."""
 
 
-def run_workers(specs: Mapping[Path, EvaluateSpec], context: StepContext) -> None:
+def run_workers(specs: Mapping[Path, EvaluateSpec], context: StepContext, *, what: str) -> None:
     """Process the images of the evaluations `specs`, by the folder of each, and wait for the end; the first one's resources count.
+
+    Notes `what` if there is anything to do.
 
     Raises:
         CelebditError: as `launch` does.
@@ -39,6 +41,7 @@ def run_workers(specs: Mapping[Path, EvaluateSpec], context: StepContext) -> Non
             waiting[folder] = spec
     if not waiting:
         return
+    context.events.note(what)
     first, spec = next(iter(waiting.items()))
     path = first / SPEC_FILE
     if len(waiting) > 1:

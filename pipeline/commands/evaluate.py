@@ -27,21 +27,16 @@ _POOR = 0.1
 EVENTS_FILE = "events.jsonl"
 
 
-class _Numbers(click.ParamType):
-    """Numbers, separated by commas."""
+def _numbers(kind: Callable[[str], float], what: str) -> Callable[[click.Context, click.Parameter, str | None], tuple[float, ...]]:
+    """Return the callback of an option that takes numbers, separated by commas; `what` names them, with an example."""
 
-    def __init__(self, kind: Callable[[str], float], name: str, *, like: str) -> None:
-        self.name = name
-        self._kind = kind
-        self._like = like
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
+    def convert(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...]:
         try:
-            return tuple(dict.fromkeys(self._kind(part) for part in str(value).split(",")))
+            return () if text is None else tuple(dict.fromkeys(kind(part) for part in text.split(",")))
         except ValueError:
-            self.fail(f"{value!r} is not a list of {self.name}, like {self._like}", param, ctx)
+            raise click.BadParameter(f"{text!r} is not a list of {what}", context, parameter) from None
+
+    return convert
 
 
 @click.command(epilog=example("celebdit evaluate 53e830b04a95c9d2 --steps 600,900 --sigma-rel 0.05,0.1 --num-images 500"))
@@ -49,15 +44,15 @@ class _Numbers(click.ParamType):
 @click.argument("overrides", nargs=-1)
 @click.option(
     "--steps",
-    type=_Numbers(int, "steps", like="1000,2000"),
-    default=(),
+    metavar="STEP,...",
+    callback=_numbers(int, "steps, like 1000,2000"),
     help="Training steps, separated by commas.  [default: all that are stored]",
 )
 @click.option(
     "--sigma-rel",
     "widths",
-    type=_Numbers(float, "widths", like="0.05,0.1"),
-    default=(),
+    metavar="WIDTH,...",
+    callback=_numbers(float, "widths, like 0.05,0.1"),
     help="Widths of the EMA, separated by commas; any width at steps with an EMA snapshot.  [default: those that the training tracks]",
 )
 @click.option(

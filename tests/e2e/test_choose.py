@@ -39,7 +39,8 @@ def test_the_best_of_several_steps_and_widths_is_judged_by_the_gate(
     assert list(rows) == [(9, 0.07), (9, 0.1), (12, 0.07), (12, 0.1)]
     assert rows[12, 0.1]["checkpoint_digest"] == first_run.json["checkpoint"]["digest"]
     folders = [row["checkpoint_uri"].split("/")[2] for row in rows.values()]
-    assert folders == ["averages", "snapshots", "averages", "checkpoints"]
+    assert (folders[0], *folders[2:]) == ("averages", "averages", "checkpoints")
+    assert folders[1] in ("snapshots", "checkpoints"), "checkpoints are made by the clock"
     best = min(rows, key=lambda row: rows[row]["value"])
     assert (done.json["best"]["step"], done.json["best"]["sigma_rel"]) == best
     assert rows[best]["verdict"] == "best"
@@ -93,8 +94,11 @@ def test_what_cannot_be_measured_is_refused_before_anything_starts(
     manifest = StoreUri.parse(first_run.json["dataset"]["uri"]) / "dataset.json"
     for arguments, message in (
         (("0" * 16,), "MLflow has no training run '0000000000000000'"),
-        ((key, "--steps", "7"), "no checkpoint or snapshot of step 7"),
-        ((key, "evaluation.reference_split=held_out"), "evaluation.reference_split 'held_out' has 0 image(s)"),
+        ((key, "--steps", "99"), "no checkpoint or snapshot of step 99"),
+        (
+            (key, "evaluation.memorisation=false", "evaluation.reference_split=held_out"),
+            "evaluation.reference_split 'held_out' has no images",
+        ),
         ((key, "evaluation.metrics=['density_coverage','frechet']", "--num-images", "4"), "'density_coverage' needs at least 6 images"),
         ((key, "--config", "no-such-preset"), "no-such-preset"),
         ((key, "evaluation.extractor=vgg16"), "needs weights"),
