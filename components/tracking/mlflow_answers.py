@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow.exceptions import MlflowException
-from requests import Response
 
 _REQUEST_IN_TEXT = re.compile(r"API request to endpoint (\S+) failed with error code (\d{3}) != 200")
 _DOWNLOAD_IN_TEXT = re.compile(r"(\d{3}) (?:Client|Server) Error: .*? for url: (\S+?)\.?(?:\s|$)")
@@ -63,15 +63,12 @@ def answer_in(error: Exception) -> MlflowAnswer | None:
     return None
 
 
-def response_in(error: BaseException) -> Response | None:
-    """Return the response that `error` was raised for, if it can be found."""
+def response_in(error: BaseException) -> Any | None:
+    """Return the response of `requests` that `error` was raised for, if it can be found."""
     cause: BaseException | None = error
     while cause is not None:
-        found = getattr(cause, "response", None)
-        if isinstance(found, Response):
-            return found
-        for value in _locals_of_libraries(cause):
-            if isinstance(value, Response):
+        for value in (getattr(cause, "response", None), *_locals_of_libraries(cause)):
+            if hasattr(value, "status_code") and hasattr(value, "history"):
                 return value
         cause = cause.__cause__
     return None
@@ -88,7 +85,7 @@ def _locals_of_libraries(error: BaseException) -> Iterator[object]:
             yield from (frame.f_locals.get(name) for name in ("response", "resp", "self"))
 
 
-def _read(response: Response, text: str) -> MlflowAnswer:
+def _read(response: Any, text: str) -> MlflowAnswer:
     request = (response.history or [response])[0].request  # the one before any redirection
     return MlflowAnswer(
         response.status_code,
@@ -100,7 +97,7 @@ def _read(response: Response, text: str) -> MlflowAnswer:
     )
 
 
-def _error_code(response: Response) -> str:
+def _error_code(response: Any) -> str:
     try:
         body = json.loads(response.text)
     except (ValueError, RecursionError):

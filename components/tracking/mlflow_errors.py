@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlflow.exceptions import MlflowException
-from requests.exceptions import InvalidJSONError
 
 from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused, TrackingUnavailable, first_line
 from components.system.failures import os_failure, was_raised_in
@@ -100,7 +99,7 @@ def _error_of_transport(uri: str, error: OSError, experiment: str | None, model:
     if error.filename is not None:
         return os_failure(error) or error
     answer = answer_in(error)
-    if isinstance(error, InvalidJSONError):
+    if isinstance(error, ValueError):  # as the error of `requests` for JSON that cannot be read is, too
         return _not_mlflow(uri, f"its answer is not JSON{_request_of(answer)}")
     return _unreached(uri, str(error)) if answer is None else _error_for(uri, answer, experiment, model)
 

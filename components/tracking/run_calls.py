@@ -12,7 +12,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from components.errors import BadInput
+from components.errors import BadInput, TrackingCallMissing, TrackingRefused
 from components.tracking.client import Tracking
 from components.tracking.tags import TAG_KIND
 
@@ -33,7 +33,13 @@ def rehearse_run(tracking: Tracking, run_id: str) -> None:
     with tracking.translate_errors():
         kind = client.get_run(run_id).data.tags.get(TAG_KIND, _KIND)
         client.set_tag(run_id, TAG_KIND, kind)
-        client.log_inputs(run_id, datasets=[])
+    try:
+        with tracking.translate_errors():
+            client.log_inputs(run_id, datasets=[])
+    except TrackingCallMissing:
+        raise
+    except TrackingRefused:  # a server that wants a dataset (MLflow 2.22) offers the call
+        pass
     tracking.set_tags(run_id, {TAG_KIND: kind})
     tracking.logged_steps(run_id, METRIC)
     _rehearse_artifacts(tracking, run_id)
@@ -41,21 +47,21 @@ def rehearse_run(tracking: Tracking, run_id: str) -> None:
 
 def _rehearse_artifacts(tracking: Tracking, run_id: str) -> None:
     """Upload an artifact, list it and read it; MLflow's client says of a read by the id of the run neither what failed nor why."""
-    server = f"MLflow at {tracking.settings.mlflow_uri}"
+    server_uri = tracking.settings.mlflow_uri
     tracking.log_text(run_id, REHEARSAL_TEXT, REHEARSAL_FILE)
     is_listed = REHEARSAL_FILE in tracking.artifact_paths(run_id, "")
     with tempfile.TemporaryDirectory(prefix="celebdit-") as folder, tracking.translate_errors():
         root = str(tracking.client.get_run(run_id).info.artifact_uri)
-        repository = get_artifact_repository(root, tracking_uri=tracking.settings.mlflow_uri)
+        repository = get_artifact_repository(root, tracking_uri=server_uri)
         if not is_listed or Path(repository.download_artifacts(REHEARSAL_FILE, folder)).read_bytes() != REHEARSAL_TEXT.encode():
             raise BadInput(
-                f"{server} does not return the artifact that was uploaded to it",
+                f"MLflow at {server_uri} does not return the artifact that was uploaded to it",
                 hint="check its artifact store (--artifacts-destination) and any proxy before the server",
             )
     if urlsplit(root).scheme in _LOCAL_SCHEMES and not _server_lists(tracking, run_id):
         raise BadInput(
-            f"{server} does not see the artifacts of experiment {tracking.settings.experiment!r}: their place is the folder {root!r}, and "
-            "what is written there stays on the disk of this machine",
+            f"MLflow at {server_uri} does not see the artifacts of experiment {tracking.settings.experiment!r}: their place is the folder "
+            f"{root!r}, and what is written there stays on the disk of this machine",
             hint="let the server serve artifacts (--artifacts-destination) or keep them in S3 (--default-artifact-root s3://...), then set "
             "CELEBDIT_EXPERIMENT to a new one: an experiment keeps its place",
         )
