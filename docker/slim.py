@@ -1,15 +1,135 @@
-"""Delete the CUDA libraries that torch does not load where there is no GPU: for the cpu image.
+"""Delete from installed packages what no step and no server loads: `python slim.py FOLDER`. Prints the size before and after.
 
-PyPI's torch for Linux is linked against CUDA, and cannot be imported without most of its libraries (2.15). What the loader does not map for
-that import, like cuDNN's engines, is only ever used on a GPU.
+Deletes tests, headers, static libraries, data of AWS services other than S3, and the symbol tables of shared libraries, which only a
+debugger reads. With `--split CPU GPU`, FOLDER also holds torch and CUDA: what only a GPU needs is moved to GPU, and CPU gets what torch
+cannot be imported without where there is none, large libraries as stubs. Run by `docker/Dockerfile`.
 """
 
+import argparse
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
-import torch
+_FOLDERS = {"tests"}
+_FILES = re.compile(r".*\.(a|map)|libcusolverMg\.so.*|libnvshmem_device.*|libtriton_amd_codegen\.so|protoc(-[\d.]+)?")
+_SOURCES = re.compile(r".*\.(h|hpp|cuh|inl|c|cc|cpp|cu|pyx|pxd|pxi)")
+_COMPILERS = {"triton", "torch"}
+"""Packages that compile at run time, from sources and headers of their own."""
+_PYARROW = re.compile(r"(lib)?(arrow|arrow_python)?_(flight|substrait)\b.*|_pyarrow_cpp_tests.*")
+_BOTOCORE = {"s3", "sts", "sso", "sso-oidc", "signin"}
+_STUB_BYTES = 8 << 20
+_STRIP_BYTES = 100_000
 
-libraries = Path(torch.__file__).parents[1] / "nvidia"
-mapped = {line.rstrip().rpartition(" ")[2] for line in Path("/proc/self/maps").read_text().splitlines()}
-for path in libraries.rglob("*"):
-    if path.is_file() and str(path.resolve()) not in mapped:
-        path.unlink()
+
+def main() -> None:
+    """Slim a folder of packages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--split", nargs=2, type=Path, metavar=("CPU", "GPU"))
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder
+    before = size_bytes(folder)
+    delete_unused(folder)
+    for path in sorted(folder.rglob("*")):
+        if ".so" in path.name and path.is_file() and not path.is_symlink():
+            strip(path)
+    share_copies(folder)
+    print(f"{folder}: {before >> 20} MiB -> {size_bytes(folder) >> 20} MiB", flush=True)
+    if arguments.split is not None:
+        split(folder, *arguments.split)
+
+
+def size_bytes(folder: Path) -> int:
+    """Return the size of all files below `folder`."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def delete_unused(folder: Path) -> None:
+    """Delete what no step and no server loads."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.exists():
+            continue
+        package = path.relative_to(folder).parts[0]
+        if path.is_dir():
+            services = path.parent.name == "data" and path.parents[1].name == "botocore" and path.name not in _BOTOCORE
+            if path.name in _FOLDERS or services:
+                shutil.rmtree(path)
+        elif (
+            _FILES.fullmatch(path.name)
+            or (_SOURCES.fullmatch(path.name) and package not in _COMPILERS)
+            or (package == "pyarrow" and _PYARROW.fullmatch(path.name))
+        ):
+            path.unlink()
+
+
+def strip(library: Path) -> None:
+    """Remove the symbol table and debugging information of a shared library; what strip would break stays as it is.
+
+    Strip moves the segments of libraries that were changed after linking (those in `*.libs`), so that they cannot be loaded.
+    """
+    if library.stat().st_size < _STRIP_BYTES or library.read_bytes()[:4] != b"\x7fELF":
+        return
+    stripped = library.with_name(library.name + ".stripped")
+    result = subprocess.run(["strip", "--strip-unneeded", "-o", str(stripped), str(library)], capture_output=True, check=False)
+    if result.returncode == 0 and is_aligned(stripped):
+        shutil.copystat(library, stripped)
+        stripped.replace(library)
+    else:
+        stripped.unlink(missing_ok=True)
+
+
+def is_aligned(library: Path) -> bool:
+    """Return whether the loader accepts the segments of a 64-bit library."""
+    data = library.read_bytes()
+    start, entry_bytes, entries = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    for index in range(entries):
+        kind, _, offset, address, _, _, _, alignment = struct.unpack_from("<IIQQQQQQ", data, start + index * entry_bytes)
+        if kind == 1 and alignment and (address - offset) % alignment:
+            return False
+    return True
+
+
+def share_copies(folder: Path) -> None:
+    """Make one file of libraries that a wheel, which has no links, holds under several names of one version: libx.so, libx.so.1."""
+    for path in sorted(folder.rglob("*.so")):
+        for copy in sorted(path.parent.glob(f"{path.name}.*")):
+            if not copy.is_symlink() and path.is_file() and copy.read_bytes() == path.read_bytes():
+                copy.unlink()
+                copy.symlink_to(path.name)
+
+
+def split(folder: Path, cpu: Path, gpu: Path) -> None:
+    """Move what only a GPU needs from `folder` to `gpu`, and write what torch needs without one into `cpu`."""
+    from stubs import write_stub  # noqa: PLC0415 - beside this file in the build
+
+    for library in mapped_libraries(folder):
+        target = cpu / library.relative_to(folder)
+        if library.stat().st_size >= _STUB_BYTES:
+            write_stub(library, target)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(library, target)
+    only_gpu = [folder / name for name in ("nvidia", "cuda", "triton", "torch/include", "torch/lib/libtorch_cuda_linalg.so")]
+    only_gpu += [path for pattern in ("nvidia_*", "cuda_*", "triton-*") for path in folder.glob(pattern)]
+    for path in filter(Path.exists, only_gpu):
+        target = gpu / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target)
+    print(f"for a CPU: {size_bytes(cpu) >> 20} MiB, for a GPU: {size_bytes(gpu) >> 20} MiB", flush=True)
+
+
+def mapped_libraries(folder: Path) -> list[Path]:
+    """Return the CUDA libraries that the loader maps for `import torch`."""
+    program = "import torch; print(open('/proc/self/maps').read())"
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    maps = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment).stdout
+    paths = {Path(line.rpartition(" ")[2]) for line in maps.splitlines()}
+    return sorted(path for path in paths if path.is_relative_to(folder / "nvidia"))
+
+
+if __name__ == "__main__":
+    main()

@@ -43,7 +43,7 @@ _COMMANDS = {
     "schedule": ("pipeline.commands.schedule", "schedule", "Run the pipeline on Kubeflow Pipelines on a schedule."),
     "runs": ("pipeline.commands.runs", "runs", "List the runs on Kubeflow Pipelines or of this machine, or the steps of one."),
     "doctor": ("pipeline.commands.doctor", "doctor", "Check the prerequisites of a run, on this machine or on the cluster."),
-    "models": ("pipeline.commands.models", "models", "List, promote and roll back model versions."),
+    "models": ("pipeline.commands.models", "models", "List, promote, roll back, sign and package model versions."),
     "ema": ("pipeline.commands.ema", "ema", "Compute a post-hoc EMA of another width from a run's snapshots."),
     "import-checkpoint": (
         "pipeline.commands.import_checkpoint",

@@ -5,12 +5,9 @@ buildah build the same images; package index and registry are options, never con
 """
 
 import hashlib
-import re
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -18,17 +15,19 @@ import click
 from pydantic import Field, ValidationError
 
 from components.deployment import CPU_IMAGE, GPU_IMAGE
-from components.errors import BadInput, CelebditError, TemporaryFailure
+from components.errors import BadInput, CelebditError
 from components.validation import describe
 from model.frozen_config import FrozenConfig, TextForm
 from pipeline.commands.help import example
+from pipeline.image_engines import ENGINES, Build, local_digest, push_image, repository_of, run_engine, working_engine
+from pipeline.image_inputs import context_sha256, pin_cpu_wheels
 from pipeline.session import git_commit
 
 LOCK_FILE = Path("images.lock.json")
-ENGINES = ("podman", "buildah", "docker")
 ImageDigest = Annotated[
     str, TextForm(r"[^@\s]+@sha256:[0-9a-f]{64}", example="registry.example/celebdit-cpu@sha256:" + 4 * "0123456789abcdef")
 ]
+CPU_WHEELS_INDEX = "CPU_WHEELS_INDEX"
 _PINS = {"cpu": "requirements/cpu.txt", "gpu": "requirements/run.txt"}
 
 
@@ -46,6 +45,8 @@ class ImagesLock(FrozenConfig):
     git_commit: str
     pins_sha256: dict[str, str]
     """sha256 of the requirements file that each image was built from."""
+    context_sha256: str | None = None
+    """Of everything that the images were built from; None in a lock of an earlier release."""
 
 
 def read_lock(path: Path) -> ImagesLock:
@@ -70,111 +71,58 @@ def read_lock(path: Path) -> ImagesLock:
 
 
 @dataclass(frozen=True)
-class Build:
-    """Parameters of one image build."""
+class Request:
+    """What `make images` is asked for."""
 
-    target: str
-    name: str
+    engine: str
     base_image: str
-    arguments: Mapping[str, str]
+    registry: str | None = None
+    push: bool = False
+    compression: str | None = None
+    indexes: Mapping[str, str] = field(default_factory=dict)
+    """Build argument -> address of a package index."""
     options: Sequence[str] = ()
 
-    def command(self, engine: str) -> list[str]:
-        """Return the command that builds the image from the current folder."""
-        build_arguments = {"BASE_IMAGE": self.base_image, **self.arguments}
-        return [
-            engine,
-            "build",
-            *self.options,
-            *(part for key, value in build_arguments.items() for part in ("--build-arg", f"{key}={value}")),
-            "--target",
-            self.target,
-            "--tag",
-            self.name,
-            "--file",
-            "docker/Dockerfile",
-            ".",
-        ]
+    @property
+    def has_cpu_wheels(self) -> bool:
+        """Whether torch of the cpu image comes from an index of wheels for CPUs."""
+        return CPU_WHEELS_INDEX in self.indexes
+
+    def context_sha256(self) -> str:
+        """Return the digest of everything that the images would be built from."""
+        return context_sha256(self.base_image, *(["wheels for CPUs"] if self.has_cpu_wheels else []))
+
+    def is_met_by(self, lock: ImagesLock, *, commit: str) -> bool:
+        """Return whether the images of `lock` are what a build would give now: they are here or, if they were pushed, in the registry."""
+        if lock.context_sha256 != self.context_sha256() or (lock.git_commit.endswith("-dirty") and not commit.endswith("-dirty")):
+            return False
+        references = (lock.images.cpu, lock.images.gpu)
+        wanted = f"{self.registry.rstrip('/')}/" if self.registry else repository_of(CPU_IMAGE).rpartition("/")[0] + "/"
+        if not all(reference.rpartition("/")[0] + "/" == wanted for reference in references):
+            return False
+        inspect = [self.engine, "inspect", "--type", "image"]
+        return self.push or all(subprocess.run([*inspect, name], capture_output=True, check=False).returncode == 0 for name in references)
 
 
-def working_engine(name: str | None) -> str:
-    """Return the engine called `name`, or the first that works on this machine.
-
-    Raises:
-        BadInput: if it does not work, or none does.
-    """
-    for engine in (name,) if name else ENGINES:
-        if shutil.which(engine) and subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0:
-            return engine
-    raise BadInput(f"no working container engine (tried {name or ', '.join(ENGINES)})", hint="install podman, or start the docker daemon")
-
-
-def push_image(engine: str, name: str) -> str:
-    """Push image `name` and return its reference by the digest in the registry."""
-    repository = _repository(name)
-    if engine == "docker":
-        _run([engine, "push", "--quiet", name])
-        return f"{repository}@{_docker_digest(name)}"
-    with tempfile.TemporaryDirectory() as folder:
-        digest = Path(folder) / "digest"
-        _run([engine, "push", "--digestfile", str(digest), name])
-        return f"{repository}@{digest.read_text().strip()}"
-
-
-def local_digest(engine: str, name: str) -> str:
-    """Return the reference of image `name` by its digest on this machine.
-
-    Raises:
-        BadInput: if it has no digest before it is pushed, as with docker's classic image store.
-    """
-    if engine == "docker":
-        return f"{_repository(name)}@{_docker_digest(name)}"
-    command = [engine, "images", "--digests", "--format", "{{.Digest}}", name]
-    return f"{_repository(name)}@{_run(command, capture=True).splitlines()[0].strip()}"
-
-
-def build_images(
-    *, engine: str, base_image: str, registry: str | None, push: bool, indexes: Mapping[str, str], options: Sequence[str]
-) -> ImagesLock:
+def build_images(request: Request) -> ImagesLock:
     """Build both images from the current folder and return their lock."""
-    commit = git_commit() or "unknown"
+    commit, engine, registry = git_commit() or "unknown", request.engine, request.registry
+    if request.has_cpu_wheels:
+        pin_cpu_wheels(request.indexes[CPU_WHEELS_INDEX])
+    context = request.context_sha256()
     pins = {target: hashlib.sha256(Path(path).read_bytes()).hexdigest() for target, path in _PINS.items()}
     references = {}
-    for target, local_name in (("cpu", CPU_IMAGE), ("gpu", GPU_IMAGE)):
-        name = (
-            f"{registry.rstrip('/')}/celebdit-{target}:{commit[:12]}{'-dirty' if commit.endswith('-dirty') else ''}"
-            if registry
-            else local_name
-        )
-        arguments = {**indexes, "GIT_COMMIT": commit, "LOCK_SHA256": pins[target]}
+    for image, local_name in (("cpu", CPU_IMAGE), ("gpu", GPU_IMAGE)):
+        tag = f"{commit[:12]}{'-dirty' if commit.endswith('-dirty') else ''}"
+        name = f"{registry.rstrip('/')}/celebdit-{image}:{tag}" if registry else local_name
+        arguments = {**request.indexes, "GIT_COMMIT": commit, "LOCK_SHA256": pins[image]}
+        target = "cpu-wheels" if image == "cpu" and request.has_cpu_wheels else image
         click.echo(f"building {name} with {engine}", err=True)
-        _run(Build(target, name, base_image, arguments, options).command(engine))
-        references[target] = push_image(engine, name) if push else local_digest(engine, name)
+        run_engine(Build(target, name, request.base_image, arguments, request.options).command(engine))
+        references[image] = push_image(engine, name, compression=request.compression) if request.push else local_digest(engine, name)
         if registry:
-            _run([engine, "tag", name, local_name])
-    return ImagesLock(images=Images(**references), git_commit=commit, pins_sha256=pins)
-
-
-def _repository(name: str) -> str:
-    head, _, tail = name.rpartition("/")
-    return f"{head}/{tail.partition(':')[0]}" if head else tail.partition(":")[0]
-
-
-def _docker_digest(name: str) -> str:
-    digests = _run(["docker", "image", "inspect", "--format", '{{join .RepoDigests "\\n"}}', name], capture=True)
-    if match := re.search(rf"^{re.escape(_repository(name))}@(sha256:[0-9a-f]{{64}})$", digests, re.MULTILINE):
-        return match.group(1)
-    raise BadInput(f"docker has no digest of {name} before it is pushed", hint="build with REGISTRY=... PUSH=1, or with podman")
-
-
-def _run(command: Sequence[str], *, capture: bool = False) -> str:
-    try:
-        process = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE if capture else None)
-    except subprocess.CalledProcessError as error:
-        raise TemporaryFailure(
-            f"`{' '.join(command[:2])}` ended with status {error.returncode}", hint="see its output above, then run `make images` again"
-        ) from error
-    return process.stdout or ""
+            run_engine([engine, "tag", name, local_name])
+    return ImagesLock(images=Images(**references), git_commit=commit, pins_sha256=pins, context_sha256=context)
 
 
 @click.command(
@@ -186,6 +134,9 @@ def _run(command: Sequence[str], *, capture: bool = False) -> str:
 @click.option("--engine", type=click.Choice(ENGINES), help="Container engine.  [default: the first that works]")
 @click.option("--pip-index", default="", help="Package index for pip.  [default: pip's]")
 @click.option("--uv-index", default="", help="Package index for uv.  [default: uv's]")
+@click.option("--cpu-wheels-index", default="", help="Index with torch built for CPUs, for a smaller cpu image.  [default: as for GPUs]")
+@click.option("--compression", type=click.Choice(["gzip", "zstd"]), help="Of pushed layers.  [default: the engine's]")
+@click.option("--force", is_flag=True, help="Build although the lock file says that nothing has changed.")
 @click.option(
     "--option", "options", multiple=True, help="Passed to the engine's build command, like --option=--network=host; repeat for several."
 )
@@ -197,6 +148,9 @@ def main(
     engine: str | None,
     pip_index: str,
     uv_index: str,
+    cpu_wheels_index: str,
+    compression: str | None,
+    force: bool,
     options: tuple[str, ...],
     lock: Path,
 ) -> None:
@@ -204,15 +158,19 @@ def main(
     try:
         if push and registry is None:
             raise BadInput("--push needs --registry", hint="like --registry registry.example/team")
-        indexes = {key: value for key, value in (("PIP_INDEX_URL", pip_index), ("UV_DEFAULT_INDEX", uv_index)) if value}
-        images_lock = build_images(
-            engine=working_engine(engine), base_image=base_image, registry=registry, push=push, indexes=indexes, options=options
-        )
+        named = (("PIP_INDEX_URL", pip_index), ("UV_DEFAULT_INDEX", uv_index), (CPU_WHEELS_INDEX, cpu_wheels_index))
+        indexes = {key: value for key, value in named if value}
+        request = Request(working_engine(engine), base_image, registry, push, compression, indexes, options)
+        images_lock = None if force or not lock.exists() else read_lock(lock)
+        if images_lock is not None and request.is_met_by(images_lock, commit=git_commit() or "unknown"):
+            click.echo(f"nothing to build: {lock} is of these files and this base image (--force builds again)", err=True)
+        else:
+            images_lock = build_images(request)
+            lock.write_text(images_lock.model_dump_json(indent=2) + "\n")
+            click.echo(f"wrote {lock}" + ("" if push else "; the images were not pushed and are only on this machine"), err=True)
     except CelebditError as error:
         click.echo(f"images: {error.message}" + (f"\n  {error.hint}" if error.hint else ""), err=True)
         raise SystemExit(error.exit_code) from None
-    lock.write_text(images_lock.model_dump_json(indent=2) + "\n")
-    click.echo(f"wrote {lock}" + ("" if push else "; the images were not pushed and are only on this machine"), err=True)
     if push:
         _write_overlays(images_lock.images)
 

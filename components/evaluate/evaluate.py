@@ -26,6 +26,7 @@ from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
 from components.system.own_folder import own_folder
+from components.system.work_folders import WorkFolder
 from components.tracking.logged_models import LoggedModels
 from components.tracking.tags import TAG_CHECKPOINT
 from model.config import SamplingConfig, TrainingRecipe
@@ -68,7 +69,7 @@ def run(
 
 def _check(spec: EvaluateSpec, context: StepContext) -> None:
     """Refuse before sampling what would fail after it."""
-    evaluation, weights = spec.evaluation, context.scratch("weights")
+    evaluation, weights = spec.evaluation, context.scratch(WorkFolder.WEIGHTS)
     for setting in ("weights", "vgg_weights"):
         location, sha256 = getattr(evaluation, setting), getattr(evaluation, f"{setting}_sha256")
         if sha256 is not None:
@@ -114,7 +115,7 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     if tags.is_of(spec.checkpoint.digest, spec.sampling.ema):
         return _scores_of(report, version, is_challenger=True)
     try:
-        champion, weights = open_champion(registry, version, context.scratch("champions"))
+        champion, weights = open_champion(registry, version, context.scratch(WorkFolder.CHAMPIONS))
     except NotMeasurable as problem:
         return _missing_scores(version, tags, f"cannot be measured: {problem}", context)
     image_px = champion.model.network.image_px
@@ -165,7 +166,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, recipe: TrainingRecip
         )
         tracking.log_values(run_id, report.metrics, step=report.checkpoint_step)
         tracking.log_text(run_id, report.model_dump_json(indent=2), "evaluation.json")
-        with own_folder(context.scratch("images"), report.checkpoint_digest[:16]) as folder:
+        with own_folder(context.scratch(WorkFolder.IMAGES), report.checkpoint_digest[:16]) as folder:
             for uri in filter(None, (report.grid_uri, report.contact_uri)):
                 stored = context.layout.locate(uri)
                 image = folder / stored.name

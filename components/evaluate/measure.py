@@ -33,6 +33,7 @@ from components.stores.dataset_cache import fetch_pack
 from components.stores.layout import StoreLayout
 from components.stores.quarantine import quarantine
 from components.system.locks import lock
+from components.system.work_folders import WorkFolder
 
 _GRID_IMAGES = 32
 _CONTACT_PAIRS = 16
@@ -42,10 +43,10 @@ def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], cont
     """Measure the weights that `fetch_weights_into` puts into a folder as `weights.safetensors`, store the report and return it."""
     name = f"{spec.report_uri(context.layout).name}-{spec.evaluation.shard_images}"
     waiting = "another process measures the same checkpoint under this protocol; waiting for it"
-    with lock(context.scratch("evaluations") / f"{name}.lock", on_wait=lambda: context.events.note(waiting)):
+    with lock(context.scratch(WorkFolder.EVALUATIONS) / f"{name}.lock", on_wait=lambda: context.events.note(waiting)):
         if (finished := finished_report(spec, context)) is not None:
             return finished
-        folder = context.scratch("evaluations", name)
+        folder = context.scratch(WorkFolder.EVALUATIONS, name)
         try:
             report = _measure(spec, fetch_weights_into, folder, context)
         except _PartCorrupt as corrupt:
@@ -62,7 +63,7 @@ class _PartCorrupt(DataRefused):
 def _find_reference(spec: EvaluateSpec, context: StepContext) -> Reference | None:
     """Return the stored features of the references, or None; what is left of damaged ones is moved to quarantine."""
     home = reference_uri(spec, context.layout)
-    reference = find_reference(context.store, home, context.scratch("references"))
+    reference = find_reference(context.store, home, context.scratch(WorkFolder.REFERENCES))
     if reference is None:
         _set_reference_aside(home, "the features of the references are corrupt or incomplete", context)
     return reference
@@ -95,7 +96,7 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], fol
         reference = keep_reference(
             context.store,
             home,
-            context.scratch("references"),
+            context.scratch(WorkFolder.REFERENCES),
             main=_rows(folder, REALS, MAIN),
             mirrored=_rows(folder, MIRRORED, MAIN),
             manifold=load_chunks(folder, REALS, MANIFOLD),
@@ -171,7 +172,7 @@ class _Measured:
     def contact_sheet(self, nearest: Nearest) -> bytes:
         """Return the samples that are nearest to a training image, each beside it."""
         closest = nearest.closest(_CONTACT_PAIRS)
-        pack = fetch_pack(self.spec.dataset, self.context.store, self.context.scratch("packs"), layout=self.context.layout)
+        pack = fetch_pack(self.spec.dataset, self.context.store, self.context.scratch(WorkFolder.PACKS), layout=self.context.layout)
         samples = self._samples([match.sample for match in closest])
         real = [np.array(pack.images[match.real]) for match in closest]
         flipped = [match.mirrored != (self.spec.comparison.reference_flip and is_flipped(match.real)) for match in closest]

@@ -24,6 +24,7 @@ from components.manifests import ReferenceSplit, Split
 from components.runtime.rank import Rank, worker_main
 from components.stores.dataset_cache import fetch_pack
 from components.stores.quarantine import quarantine
+from components.system.work_folders import WorkFolder
 from model import rng
 from model.dataset import Pack
 from model.generator import Generator, WeightsMismatch
@@ -44,7 +45,7 @@ class _Worker:
         self._folder = folder
         self._device = rank.device(spec.resources.device)
         context, evaluation = rank.context, spec.evaluation
-        weights = context.scratch("weights")
+        weights = context.scratch(WorkFolder.WEIGHTS)
         self._extractor = build_extractor(evaluation, context.store, weights, self._device)
         self._vgg = build_vgg(evaluation, context.store, weights, self._device)
         self._samples = SampleStore(context.store, spec.samples_uri(context.layout), image_px=spec.dataset.image_px)
@@ -115,7 +116,7 @@ class _Worker:
         if not missing:
             return
         packs = [
-            fetch_pack(spec.dataset, context.store, context.scratch("packs"), layout=context.layout, split=split)
+            fetch_pack(spec.dataset, context.store, context.scratch(WorkFolder.PACKS), layout=context.layout, split=split)
             for split in _SPLITS[comparison.reference_split]
             if split == "train" or spec.dataset.num_held_out
         ]

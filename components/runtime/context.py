@@ -5,6 +5,7 @@ traceback and 70; events record start and outcome; secrets are masked in both. T
 """
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from components.runtime.events import Events
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
 from components.settings import Settings, default_work_dir
-from components.storage import ObjectStore, StoreUri, connect
+from components.storage.uri import StoreUri
 from components.stores.layout import StoreLayout
 from components.system.disk import full_disk_is_named
 from components.system.failures import os_failure
@@ -32,27 +33,20 @@ from components.system.lifeline import watch
 from components.system.peers import OwnServers, guard
 from components.system.private import private_folder_in_shared
 from components.system.service_links import drop_service_links
+from components.system.work_folders import WorkFolder
+from components.tracking.light_mlflow import lighten_mlflow
 from components.validation import describe
 from model.frozen_config import FrozenConfig
 
 if TYPE_CHECKING:
+    from components.storage import ObjectStore
     from components.tracking.client import Tracking
 
 C = TypeVar("C", bound=FrozenConfig)
-_WORK_FOLDERS = (
-    "compiled",
-    "downloads",
-    "evaluations",
-    "ingest",
-    "packs",
-    "references",
-    "refused",
-    "register",
-    "runs",
-    "samples",
-    "weights",
-)
-"""What earlier versions, which left it open to other users, can have made in the default work folder."""
+_RECORDING_STEPS = ("preflight", "ingest", "gate", "finalize")
+"""Steps that write runs, tags and files to MLflow, and neither package nor load a model."""
+_STEP_PROCESS = "_KFP_RUNTIME"
+"""Set by KFP in a process that runs one step and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +57,10 @@ class StepContext:
     events: Events
 
     @cached_property
-    def store(self) -> ObjectStore:
+    def store(self) -> "ObjectStore":
         self._guard()
+        from components.storage import connect  # noqa: PLC0415 - imports boto3, which takes 0.3 s; finalize needs no store
+
         return connect(self.settings.s3_endpoint, deadline_s=self.settings.storage_deadline_s, disk=self.settings.store_disk)
 
     @cached_property
@@ -105,9 +101,14 @@ class StepContext:
         artifact.metadata.update({key: value for key, value in facts.items() if isinstance(value, str)})
         self.events.emit("result", manifest=facts)
 
-    def scratch(self, *parts: str) -> Path:
-        """Return a folder below the work directory, made if needed."""
-        folder = self.settings.work_dir.joinpath(*parts)
+    def scratch(self, kind: WorkFolder | None = None, *parts: str) -> Path:
+        """Return a folder below that of `kind` in the work folder, or the work folder itself; it is made if needed.
+
+        Raises:
+            BadInput: if it cannot be made.
+            ValueError: if `kind` is not one of `WorkFolder`.
+        """
+        folder = self.settings.work_dir.joinpath(*([] if kind is None else [WorkFolder(kind)]), *parts)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -118,7 +119,7 @@ class StepContext:
 
     def run_folder(self, run_key: str) -> Path:
         """Return the folder of a training on this machine: checkpoints, journal and locks."""
-        return self.scratch("runs", run_key)
+        return self.scratch(WorkFolder.RUNS, run_key)
 
 
 @contextmanager
@@ -126,6 +127,8 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
     """Frame the body of step `name`; leaves the process with the right exit code if it fails. By default it reads its own environment."""
     if environ is None:
         drop_service_links()
+    if name in _RECORDING_STEPS and os.environ.get(_STEP_PROCESS):
+        lighten_mlflow()
     if (lifeline := lifeline_path(environ)) is not None:
         watch(lifeline)
     redact = redactor(environ)
@@ -135,7 +138,7 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
         events.emit("started")
         settings = Settings.from_environment(environ)
         if settings.work_dir == default_work_dir():
-            private_folder_in_shared(settings.work_dir, ours=_WORK_FOLDERS, hint=f"set {WORK_DIR} to a folder of your own")
+            private_folder_in_shared(settings.work_dir, ours=tuple(WorkFolder), hint=f"set {WORK_DIR} to a folder of your own")
         with full_disk_is_named(settings.work_dir):
             yield StepContext(settings=settings, events=events)
     except Exception as error:

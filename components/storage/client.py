@@ -18,9 +18,9 @@ from botocore.loaders import Loader, create_loader
 
 from components.address import is_server_url
 from components.errors import BadInput
+from components.storage.addressing import ADDRESSING, region_of_environment
 from components.storage.credentials import ChainCredentials, ChainResolver, configuration_error
-from components.storage.parameters import add_parameters, mlflow_upload_arguments, request_parameters
-from components.storage.probe import ADDRESSING
+from components.storage.parameters import add_parameters, request_parameters
 from components.storage.store import ObjectStore
 
 _DEFAULT_REGION = "us-east-1"
@@ -95,21 +95,6 @@ def _do_not_redirect(context: dict[str, dict[str, object]], **_: object) -> None
     itself until its stack ends (seen in botocore 1.44).
     """
     context.setdefault("s3_redirect", {})["redirected"] = True
-
-
-def region_of_environment() -> str | None:
-    """Return the region that the environment names, or None where only a profile does, or nothing."""
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
-
-
-def mlflow_s3_environment() -> dict[str, str]:
-    """Return the variables by which MLflow's own S3 client does as this one: region, addressing style, parameters of uploads."""
-    values = {
-        "AWS_DEFAULT_REGION": region_of_environment(),
-        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": os.environ.get(ADDRESSING),
-        "MLFLOW_S3_UPLOAD_EXTRA_ARGS": mlflow_upload_arguments(),
-    }
-    return {name: value for name, value in values.items() if value}
 
 
 def _is_single_host(endpoint: str) -> bool:

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from components.settings import Settings
-from components.storage.client import mlflow_s3_environment
+from components.storage.addressing import mlflow_s3_environment
 from components.tracking.experiments import find_or_create_experiment
 from components.tracking.mlflow_errors import translate_mlflow_errors
 from components.tracking.request_limits import set_default_limits

@@ -24,6 +24,7 @@ from components.stores.dataset_cache import fetch_pack
 from components.stores.measured_speed import SpeedRecorder
 from components.system.disk import require_room
 from components.system.locks import lock_or_fail
+from components.system.work_folders import WorkFolder
 from components.tracking.archive import JournalArchive
 from components.tracking.journal import Journal
 from components.train.checkpointing.ema_snapshots import SnapshotSink
@@ -132,7 +133,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
 
 
 def _fetch_pack(spec: TrainSpec, rank: Rank, split: Split) -> Pack:
-    return fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"), layout=rank.context.layout, split=split)
+    return fetch_pack(spec.dataset, rank.context.store, rank.context.scratch(WorkFolder.PACKS), layout=rank.context.layout, split=split)
 
 
 def _abort_abandoned_uploads(storage: RunStorage, spec: TrainSpec, context: StepContext) -> None:

@@ -54,6 +54,8 @@ def base_image(engine: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     subprocess.run(
         ["debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm", str(root)], check=True
     )
+    shutil.rmtree(root / "var/cache/apt/archives")
+    shutil.rmtree(root / "var/lib/apt/lists")
     subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
     subprocess.run([engine, "import", str(archive), OWN_BASE], check=True)
     return OWN_BASE
@@ -65,7 +67,7 @@ def lock(engine: str, base_image: str, tmp_path_factory: pytest.TempPathFactory)
     path = tmp_path_factory.mktemp("lock") / "images.lock.json"
     options = ["--network=host"]
     if engine != "docker":
-        options += ["--volume=/etc/ssl/certs:/etc/ssl/certs:ro", "--layers=false"]
+        options += ["--volume=/etc/ssl/certs:/etc/ssl/certs:ro"]
         cache = Path.home() / ".cache" / "uv"
         options += [f"--volume={cache}:/root/.cache/uv"] if cache.is_dir() else []
     command = [sys.executable, "-m", "pipeline.images", "--base-image", base_image, "--engine", engine, "--lock", str(path)]
@@ -116,6 +118,66 @@ def test_an_image_runs_read_only_and_holds_neither_data_nor_secrets_nor_spare_to
     assert CANARY not in described
     files_with_canary = inside(engine, image, "sh", "-c", f"grep -rl {CANARY} /opt/project /etc /tmp /data /home /root 2>/dev/null; true")
     assert files_with_canary == ""
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(("target", "largest"), [("cpu", 2.2 * GB), ("gpu", 6.0 * GB)])
+def test_an_image_is_no_larger_than_documented(engine: str, lock: Path, target: str, largest: float) -> None:
+    """With the base of these tests, of 0.2 GB; docs/kubernetes.md says what is in them."""
+    assert inspected(engine, getattr(read_lock(lock).images, target))["Size"] < largest
+
+
+def test_both_images_have_packages_and_torch_in_the_same_layers(engine: str, lock: Path) -> None:
+    images = read_lock(lock).images
+    cpu, gpu = (inspected(engine, image)["RootFS"]["Layers"] for image in (images.cpu, images.gpu))
+    shared = [layer for layer in cpu if layer in gpu]
+    assert shared == cpu[: len(shared)] == gpu[: len(shared)]
+    assert len(shared) >= 4  # the base, tini and the user, packages, torch
+
+
+_LIBRARIES = """
+import importlib, sys
+names = "mlflow kfp.dsl.executor_main torch_fidelity torchvision torch.distributed pyarrow.parquet scipy.linalg boto3 kubernetes.client"
+for name in names.split():
+    importlib.import_module(name)
+import torch, torchvision
+assert not torch.cuda.is_available()
+image = torch.randn(2, 3, 32, 32, requires_grad=True)
+loss = torch.nn.functional.scaled_dot_product_attention(*(torch.nn.Conv2d(3, 8, 3, padding=1)(image).flatten(2).mT for _ in range(3))).sum()
+loss.backward()
+assert image.grad.isfinite().all()
+assert torch.fft.ifft2(torch.fft.fft2(image)).real.allclose(image, atol=1e-4)
+assert torch.linalg.svd(torch.eye(9))[1].allclose(torch.ones(9))
+assert torchvision.models.resnet18().eval()(torch.ones(1, 3, 64, 64)).shape == (1, 1000)
+print("computed")
+"""
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_what_was_deleted_from_an_image_is_missed_by_no_library(engine: str, lock: Path, target: str) -> None:
+    assert "computed" in inside(engine, getattr(read_lock(lock).images, target), "python", "-c", _LIBRARIES)
+
+
+_WITHOUT_BYTECODE = """
+import os, sys
+import components.finalize.finalize, components.gate.gate, components.ingest.ingest, components.preflight.preflight, pipeline.resolution
+import components.register.register, components.registry.rehearsal, components.serving.package, components.tracking.client, pipeline.cli
+from components.storage import connect
+connect("http://127.0.0.1:9")
+import torch
+files = {name: getattr(module, "__cached__", None) for name, module in list(sys.modules.items())}
+bytecode = {name: file for name, file in files.items() if isinstance(file, str) and file.startswith("/opt/")}
+assert len(bytecode) > 2000, len(bytecode)
+print(*sorted(name for name, file in bytecode.items() if not os.path.exists(file)), sep="\\n")
+"""
+
+
+def test_the_modules_of_light_steps_are_compiled_in_the_image(engine: str, lock: Path) -> None:
+    """The root file system of a pod is read-only: it would compile them at every start."""
+    missing = inside(engine, read_lock(lock).images.cpu, "python", "-c", _WITHOUT_BYTECODE).split()
+    assert len(missing) < 40, missing
 
 
 def test_the_gpu_image_can_compile(engine: str, lock: Path) -> None:

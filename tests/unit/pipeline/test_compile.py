@@ -195,6 +195,7 @@ def test_the_same_build_works_with_each_engine(engine: str) -> None:
     assert build.command(engine) == [
         engine,
         "build",
+        *([] if engine == "docker" else ["--layers"]),
         "--network=host",
         "--build-arg",
         "BASE_IMAGE=registry.example/python@sha256:1",

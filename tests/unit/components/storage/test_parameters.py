@@ -9,7 +9,7 @@ from celebdit_testing.faults import Answer, Proxy, fault_proxy
 
 from components.errors import BadInput
 from components.storage import StoreUri, connect
-from components.storage.client import mlflow_s3_environment
+from components.storage.addressing import mlflow_s3_environment
 from components.storage.parameters import request_parameters
 from components.storage.probe import probe
 

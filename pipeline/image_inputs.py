@@ -1,0 +1,69 @@
+"""What the images are built from: the digest of all of it, and the pins of torch in an index of wheels for CPUs.
+
+Promises: the same files and base image have the same digest, in any checkout; the address of an index is written into no file.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from components.errors import BadInput
+
+CPU_WHEELS = Path("requirements/cpu-wheels.txt")
+_CONTEXT = ("requirements/*.txt", "pyproject.toml", "README.md", "LICENSE", "docker/*.py", "docker/Dockerfile", ".dockerignore")
+_PACKAGES = ("model", "components", "pipeline")
+_ON_TORCH = ("torch", "torchvision")
+
+
+def context_sha256(*settings: str, root: Path = Path()) -> str:
+    """Return the digest of the files below `root` that a build can read, and of `settings`, such as the base image."""
+    digest = hashlib.sha256()
+    for path in sorted(_context_files(root)):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(root)} {content}\n".encode())
+    digest.update("\n".join(settings).encode())
+    return digest.hexdigest()
+
+
+def _context_files(root: Path) -> Iterable[Path]:
+    for pattern in _CONTEXT:
+        yield from root.glob(pattern)
+    for package in _PACKAGES:
+        for path in (root / package).rglob("*"):
+            if path.is_file() and path.parent.name != "__pycache__" and path.suffix != ".pyc":
+                yield path
+
+
+def pin_cpu_wheels(index: str, *, root: Path = Path()) -> Path:
+    """Pin torch and torchvision as the index at the address `index` has them for CPUs, with hashes, unless that is done; return the file.
+
+    Later builds accept the files that were pinned first, and no others.
+
+    Raises:
+        BadInput: if the index does not have the versions of `requirements/cpu.txt`.
+    """
+    versions = dict(re.findall(r"^(torch|torchvision)==([^\s;+]+)", (root / "requirements/cpu.txt").read_text(), re.MULTILINE))
+    path = root / CPU_WHEELS
+    if path.exists() and all(f"{name}=={versions[name]}" in path.read_text() for name in _ON_TORCH):
+        return path
+    uv = [str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-annotate"]
+    options = [
+        "--default-index",
+        index,
+        "--python-platform",
+        "linux",
+        "--custom-compile-command",
+        "make images",
+        "--output-file",
+        str(path),
+    ]
+    wanted = "\n".join(f"{name}=={versions[name]}" for name in _ON_TORCH)
+    result = subprocess.run([*uv, *options, "-"], input=wanted, capture_output=True, text=True, check=False)
+    if result.returncode:
+        path.unlink(missing_ok=True)
+        reason = result.stderr.replace(index, "the index").strip()
+        raise BadInput(f"the index of wheels for CPUs cannot be used: {reason}", hint="give the address of a simple index (PEP 503)")
+    return path

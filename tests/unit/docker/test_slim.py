@@ -1,0 +1,118 @@
+"""What `docker/Dockerfile` does to installed packages, on single files; tests/integration/test_images.py runs whole images."""
+
+import ctypes
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[3]
+PACKAGES = Path(importlib.util.find_spec("torch").origin).parents[1]  # type: ignore[union-attr, arg-type]
+needs_binutils = pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in ("as", "ld", "nm", "readelf", "strip")), reason="binutils are not installed"
+)
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docker_{name}", CHECKOUT / "docker" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def symbols(library: Path) -> set[str]:
+    """The names that a library offers, with their versions."""
+    listing = subprocess.run(
+        ["nm", "-D", "--defined-only", "--with-symbol-versions", str(library)], check=True, capture_output=True, text=True
+    ).stdout
+    return {line.split()[2] for line in listing.splitlines() if line.split()[1] != "A"}
+
+
+def loads(library: Path) -> bool:
+    code = f"import ctypes; ctypes.CDLL({str(library)!r})"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@needs_binutils
+@pytest.mark.skipif(not list(PACKAGES.glob("nvidia/*/lib/libcudart.so.*")), reason="torch is installed without CUDA's libraries")
+def test_a_stub_has_the_name_and_the_symbols_of_a_library_and_its_functions_fail(tmp_path: Path) -> None:
+    (library,) = PACKAGES.glob("nvidia/*/lib/libcudart.so.*")
+    stub = tmp_path / "lib" / library.name
+    script("stubs").write_stub(library, stub)
+    assert symbols(stub) == symbols(library)
+    assert f"cudaGetDevice@@{library.name}" in symbols(stub)
+    assert stub.stat().st_size < library.stat().st_size / 5
+    dynamic = subprocess.run(["readelf", "-d", str(stub)], check=True, capture_output=True, text=True).stdout
+    assert f"soname: [{library.name}]" in dynamic
+    assert ctypes.CDLL(str(stub)).cudaGetLastError() == 1  # 0 from the library: no call has failed yet
+
+
+@needs_binutils
+def test_symbol_tables_go_and_a_library_that_strip_would_break_stays(tmp_path: Path) -> None:
+    """Libraries in `*.libs` were changed after linking."""
+    shutil.copytree(PACKAGES / "numpy.libs", tmp_path / "numpy.libs")
+    (changed,) = (tmp_path / "numpy.libs").glob("libscipy_openblas*.so")
+    plain = Path(shutil.copy(PACKAGES / "torch" / "lib" / "libc10.so", tmp_path))
+    broken = changed.with_name("broken.so")
+    subprocess.run(["strip", "--strip-unneeded", "-o", str(broken), str(changed)], check=True)
+    slim = script("slim")
+    for library in (changed, plain):
+        slim.strip(library)
+    assert loads(broken) == slim.is_aligned(broken)
+    assert loads(changed)
+    assert plain.stat().st_size < (PACKAGES / "torch" / "lib" / "libc10.so").stat().st_size
+    assert ".symtab" not in subprocess.run(["readelf", "-SW", str(plain)], check=True, capture_output=True, text=True).stdout
+    assert not list(tmp_path.rglob("*.stripped"))
+
+
+def test_only_what_nothing_loads_is_deleted(tmp_path: Path) -> None:
+    deleted = [
+        "pandas/tests/test_frame.py",
+        "numpy/_core/include/numpy/ndarraytypes.h",
+        "nvidia/cu13/lib/libcudart_static.a",
+        "pyarrow/libarrow_flight.so.2500",
+        "pyarrow/_flight.cpython-311-x86_64-linux-gnu.so",
+        "botocore/data/ec2/2016-11-15/service-2.json.gz",
+        "torch/bin/protoc",
+        "torch/bin/protoc-3.21.12.0",
+    ]
+    kept = [
+        "torch/testing/__init__.py",
+        "torch/include/torch/torch.h",
+        "triton/backends/nvidia/driver.c",
+        "rich/protocol.py",
+        "google/protobuf/message.py",
+        "pyarrow/libarrow.so.2500",
+        "pyarrow/libarrow_python.so.2500",
+        "botocore/data/s3/2006-03-01/service-2.json.gz",
+        "botocore/data/endpoints.json",
+        "mlflow/server/js/build/static/js/main.js",
+    ]
+    for name in (*deleted, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    script("slim").delete_unused(tmp_path)
+    assert [name for name in deleted if (tmp_path / name).exists()] == []
+    assert [name for name in kept if not (tmp_path / name).exists()] == []
+
+
+def test_the_layers_have_every_pin_of_both_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    script("layers").main(tmp_path)
+    pin = re.compile(r"^\w\S*==\S+.*|^ +--hash=\S+", re.MULTILINE)
+    common, torch, cpu, gpu = (pin.findall((tmp_path / f"{layer}.txt").read_text()) for layer in ("common", "torch", "cpu", "gpu"))
+    for file, alone in (("cpu.txt", cpu), ("run.txt", gpu)):
+        wanted = pin.findall((CHECKOUT / "requirements" / file).read_text())
+        got = [line.removesuffix(" \\") for line in (*common, *torch, *alone)]
+        assert {line.removesuffix(" \\") for line in wanted} <= set(got)
+    names = [line.partition("=")[0] for line in (*common, *cpu, *gpu) if "==" in line]
+    assert {name for name in names if name.startswith(("nvidia", "cuda", "torch", "triton"))} == set()
+    assert "psycopg2-binary" in {line.partition("=")[0] for line in cpu}
+    assert "scikit-learn" in {line.partition("=")[0] for line in gpu}
