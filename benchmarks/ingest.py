@@ -8,6 +8,7 @@ zip to the same server. The server shares the cores with ingest; its processor t
 reported separately. Ratios are within a round, and the median
 round is reported; on a machine that others use, the ratio of processor times says more than that of wall times. Memory is the resident set
 of ingest's processes together, sampled. `--large FORMAT --workers 8` measures only that, with large images among small ones.
+`--beside FOLDER` compares two versions: another checkout measures the same archive after each round, with its own code and `.venv`.
 """
 
 import argparse
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=default_workers())
     parser.add_argument("--archive", type=Path, help="keep the drawn archive here, and use it again")
+    parser.add_argument("--beside", type=Path, help="another checkout with a .venv, measured in turn with this one")
     parser.add_argument("--large", choices=("JPEG", "PNG", "TIFF"), help="only the memory that 24 images of 31 megapixels take")
     parser.add_argument("--image-px", type=int, default=256, help="with --large: side of the images that come out")
     options = parser.parse_args()
@@ -80,9 +82,13 @@ def main() -> None:
         archive = options.archive or folder / "faces.zip"
         if not archive.exists():
             _draw_archive(archive, options.images, options.workers)
+        rounds, others = [], []
         with _s3_server(folder / "s3") as (endpoint, server):
-            rounds = [_round(archive, folder / f"round-{n}", endpoint, server, options.workers) for n in range(options.rounds)]
-    facts = {"benchmark": "ingest", "workers": options.workers, "cores": os.cpu_count()}
+            for n in range(options.rounds):
+                rounds.append(_round(archive, folder / f"round-{n}", endpoint, server, options.workers))
+                if options.beside:
+                    others.append(_round_of(options.beside.resolve(), archive.resolve(), options.workers))
+    facts = {"benchmark": "ingest", "workers": options.workers, "cores": os.cpu_count(), **_comparison(rounds, others)}
     median = {key: round(statistics.median(entry[key] for entry in rounds), 3) for key in rounds[0]}
     print(json.dumps({**facts, "median": median, "rounds": rounds}, indent=2))
 
@@ -153,6 +159,23 @@ def _round(archive: Path, folder: Path, endpoint: str, server: psutil.Process, w
         "server_cpu_s": server_cpu_s,
         "peak_memory_mb": peak_mb,
     }
+
+
+def _round_of(checkout: Path, archive: Path, workers: int) -> dict[str, float]:
+    """Measure the three once with the code of another checkout."""
+    command = [checkout / ".venv/bin/python", "benchmarks/ingest.py", "--rounds", "1", "--archive", archive, "--workers", str(workers)]
+    found = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
+    return dict(json.loads(found.stdout)["rounds"][0])
+
+
+def _comparison(rounds: list[dict[str, float]], others: list[dict[str, float]]) -> dict[str, object]:
+    """Return how many times as fast this version is as the other, by the clock and in processor time, and the other's rounds."""
+    if not others:
+        return {}
+    by_clock = [ours["ingest_images_per_s"] / theirs["ingest_images_per_s"] for ours, theirs in zip(rounds, others, strict=True)]
+    in_cpu_time = [theirs["ingest_cpu_s"] / ours["ingest_cpu_s"] for ours, theirs in zip(rounds, others, strict=True)]
+    times = {"by_clock": by_clock, "in_processor_time": in_cpu_time}
+    return {"times_as_fast": {name: round(statistics.median(values), 3) for name, values in times.items()}, "beside": others}
 
 
 def _loop(archive: Path, workers: int) -> tuple[float, float]:

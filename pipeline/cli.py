@@ -53,6 +53,7 @@ _COMMANDS = {
     "weights": ("pipeline.commands.weights", "weights", "Add weights of the metrics' networks to the store."),
     "serve": ("pipeline.commands.serve", "serve", "Serve a registered version over HTTP, or print a KServe manifest for it."),
     "sample": ("pipeline.commands.sample", "sample", "Generate images from a checkpoint, a run or a registered version."),
+    "evaluate": ("pipeline.commands.evaluate", "evaluate", "Score checkpoints and EMA widths of a training, and register the best."),
     "compare": ("pipeline.commands.compare", "compare", "Compare runs: settings, metrics with their protocol, cost and samples."),
     "config": ("pipeline.commands.config", "config", "Show presets and resolved configurations."),
     "services": ("pipeline.commands.services", "services", "Start, stop and list the embedded servers."),

@@ -20,6 +20,7 @@ from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
 from components.evaluate.spectrum import energy_per_octave
+from components.evaluate.workers import BATCH_FILE, SPEC_FILE, EvaluateBatch
 from components.manifests import ReferenceSplit, Split
 from components.runtime.rank import Rank, worker_main
 from components.stores.dataset_cache import fetch_pack
@@ -183,10 +184,12 @@ def _images(packs: list[Pack], shard: range) -> Tensor:
 
 
 def body(spec_path: Path, rank: Rank) -> None:
-    """Process this rank's share of the evaluation in `spec_path`."""
-    spec = EvaluateSpec.load(spec_path)
-    torch.set_num_threads(spec.resources.threads)
-    _Worker(spec, rank, spec_path.parent).run()
+    """Process this rank's share of the evaluation in `spec_path`, or of those in a batch."""
+    batch = spec_path.name == BATCH_FILE
+    for folder in map(Path, EvaluateBatch.load(spec_path).folders) if batch else (spec_path.parent,):
+        spec = EvaluateSpec.load(folder / SPEC_FILE)
+        torch.set_num_threads(spec.resources.threads)
+        _Worker(spec, rank, folder).run()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import click
 from components.command_settings import CommandSettings
 from components.environment import MODEL
 from components.errors import BadInput
+from components.system.work_folders import WorkFolder
 from pipeline.commands.help import example
 from pipeline.commands.options import OutputPath, check_model, command_name, home_option, json_option, print_json, print_line
 from pipeline.session import open_session
@@ -56,7 +57,7 @@ def package(version: str, oci: str | None, out: Path | None, base: str | None, n
         registry = Registry(context.tracking, name)
         number = str(registry.resolve(version).version)
         key = CommandSettings.from_environment().verify_key
-        files = servable(registry.files_of(number, context.scratch("models"), verify_key=key), Path(scratch))
+        files = servable(registry.files_of(number, context.scratch(WorkFolder.MODELS), verify_key=key), Path(scratch))
         image = _build(files, name, number, Path(scratch), foundation)
         print_line(f"version {number} of {name}: {len(image.manifest)} bytes of manifest, a layer of {image.size_bytes / 2**20:.1f} MiB")
         if out is not None:

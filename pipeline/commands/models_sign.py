@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from components.environment import MODEL, VERIFY_KEY
+from components.system.work_folders import WorkFolder
 from pipeline.commands.help import example
 from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line
 from pipeline.session import open_session
@@ -30,7 +31,7 @@ def sign(version: str, key: Path, name: str, home: Path, as_json: bool) -> None:
         context = session.context()
         registry = Registry(context.tracking, name)
         number = str(registry.resolve(version).version)
-        signed = registry.sign(number, context.scratch("models"), key)
+        signed = registry.sign(number, context.scratch(WorkFolder.MODELS), key)
     print_line(f"version {number} of {name} {'is signed' if signed.is_new else 'was signed before'} by key {signed.key_id}")
     print_line(f"  next         {VERIFY_KEY}=key.pub {command_name()} serve {name}/{number}")
     if as_json:

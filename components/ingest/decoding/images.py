@@ -8,7 +8,7 @@ hostile bytes meet no library in the process that holds credentials.
 import hashlib
 import io
 import warnings
-from typing import NamedTuple
+from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
@@ -18,27 +18,29 @@ from components.ingest.decoding.cicp import HighDynamicRange
 from components.ingest.decoding.colour_space import ColourSpace, colour_space
 from components.ingest.decoding.formats import error_text, is_loaded_for, load_all, open_image, refused_format, unidentified
 from components.ingest.decoding.headers import avif_bits_per_channel, jpeg_xl_size
-from components.ingest.decoding.jpeg_damage import check_jpeg, decode_reduced
+from components.ingest.decoding.jpeg_damage import JpegDamaged, check_jpeg
 from components.ingest.decoding.metadata import BROKEN, without_metadata
 from components.ingest.decoding.normalise import normalise, orientation
+from components.ingest.decoding.plain_jpeg import plain_jpeg_size
+from components.ingest.decoding.reduced import Pixels, decode_small, perceptual_hash, pixels_of, reduced_jpeg
 from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Accepted, Code, Rejected, Rule
 
 Image.MAX_IMAGE_PIXELS = None  # `_reject_by_header` has our limit, with a verdict instead of a warning
 
-_KEEPS_BYTES = {"JPEG": "jpg", "PNG": "png"}
+_KEEPS_BYTES: dict[str, Literal["jpg", "png"]] = {"JPEG": "jpg", "PNG": "png"}
 _AS_IS: tuple[Rule, ...] = ("as_is",)
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _TIFF_BITS_PER_SAMPLE = 258
 _PNG_DEPTH_AT = 24
-_JPEG_SCALE = 8
-_BRIGHTNESS_STEP = 2  # grey levels: smaller differences come from recompression of an even surface
 _THUMBNAIL_PX = 96
 
 
 def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
     """Decide on the candidate with the bytes `data`."""
+    if (plain := _judge_plain(data, limits)) is not None:
+        return plain
     verdict = _judge(data, data, limits)
     if isinstance(verdict, Rejected) and verdict.code in ("truncated", "not_an_image", "decompression_bomb"):
         # Perhaps only its metadata are damaged or large, and they are not needed. Its bytes are not kept then: other programs could not
@@ -47,6 +49,18 @@ def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
         again = None if stripped is None else _judge(stripped, data, limits)
         return again._replace(detail=f"read without its metadata: {verdict.detail}") if isinstance(again, Accepted) else verdict
     return verdict
+
+
+def _judge_plain(data: bytes, limits: Limits) -> Accepted | None:
+    """Accept a whole JPEG of the target size without metadata, as `_judge` would with more work; None for anything else."""
+    side = limits.image_px
+    if plain_jpeg_size(data) != (side, side) or side**2 > limits.max_image_pixels or len(data) > limits.max_image_bytes:
+        return None
+    try:
+        small = reduced_jpeg(data, (side, side))
+    except (JpegDamaged, MemoryError):
+        return None
+    return None if small is None else _kept(data, "JPEG", small, limits)
 
 
 def _judge(data: bytes, original: bytes, limits: Limits) -> Accepted | Rejected:
@@ -147,83 +161,53 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
             # The orientation first: Pillow reads a PNG to its end for it, and a transparent colour may be declared only there.
             turned = orientation(image)
             if may_keep and kind in _KEEPS_BYTES and turned in (1, None) and space.is_srgb and _is_finished(image, limits.image_px):
-                small, rules = _decode_small(image, data), _AS_IS
+                small, rules = decode_small(image, data), _AS_IS
             else:
                 if kind in ("JPEG", "MPO"):
                     check_jpeg(data, image.mode)
                 image.load()
                 rgb, rules = normalise(image, limits.image_px, orientation=turned or 1, space=space)
-                small = _pixels(rgb.reduce(reduction_factor(limits.image_px)))
+                small = pixels_of(rgb.reduce(reduction_factor(limits.image_px)))
     except Invisible:
         return Rejected("transparent", "every pixel of the centre square is transparent")
     except MemoryError:
         return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
     except BROKEN as error:
         return Rejected("truncated", error_text(error))
+    detail = space.note or ("its EXIF data cannot be read" if turned is None else "")
     if rules is _AS_IS:
-        stored, extension = data, _KEEPS_BYTES[kind]
-    else:
-        buffer = io.BytesIO()
-        rgb.save(buffer, "PNG", icc_profile=None)
-        stored, extension = buffer.getvalue(), "png"
+        return _kept(data, kind, small, limits, detail)
+    buffer = io.BytesIO()
+    rgb.save(buffer, "PNG", icc_profile=None)
+    stored = buffer.getvalue()
     return Accepted(
         data=stored,
-        extension=extension,  # type: ignore[arg-type]
+        extension="png",
         sha256=hashlib.sha256(stored).hexdigest(),
         rules=rules,
         source_px=source_px,
         source_format=kind.lower(),
         small=small.data,
-        perceptual_hash=_perceptual_hash(small) if limits.perceptual_hash or rules is not _AS_IS else None,
-        detail=space.note or ("its EXIF data cannot be read" if turned is None else ""),
+        perceptual_hash=perceptual_hash(small),
+        detail=detail,
+    )
+
+
+def _kept(data: bytes, kind: str, small: Pixels, limits: Limits, detail: str = "") -> Accepted:
+    """Accept an image of the target size whose bytes are kept."""
+    return Accepted(
+        data=data,
+        extension=_KEEPS_BYTES[kind],
+        sha256=hashlib.sha256(data).hexdigest(),
+        rules=_AS_IS,
+        source_px=(limits.image_px, limits.image_px),
+        source_format=kind.lower(),
+        small=small.data,
+        perceptual_hash=perceptual_hash(small) if limits.perceptual_hash else None,
+        detail=detail,
     )
 
 
 def _is_finished(image: Image.Image, image_px: int) -> bool:
     """Return whether an image that is upright and in sRGB can be kept byte for byte."""
     return image.size == (image_px, image_px) and image.mode == "RGB" and "transparency" not in image.info
-
-
-class _Pixels(NamedTuple):
-    """RGB pixels, 8 bits per channel, in rows; for most images they are never a Pillow image, which would take as long as their hash."""
-
-    data: bytes
-    size: tuple[int, int]
-
-
-def _pixels(image: Image.Image) -> _Pixels:
-    return _Pixels(image.tobytes(), image.size)
-
-
-def _decode_small(image: Image.Image, data: bytes) -> _Pixels:
-    """Decode all of an image's data and return it reduced.
-
-    A JPEG decoder reads and checks every coefficient, however few pixels it produces.
-    """
-    scale = reduction_factor(image.width)
-    if image.format != "JPEG":
-        return _pixels(image.reduce(scale))
-    done = min(scale, _JPEG_SCALE)
-    reduced_size = (image.width // done, image.height // done)
-    if (decoded := decode_reduced(data, "RGB", reduced_size)) is None:
-        image.draft("RGB", reduced_size)
-        image.load()
-        reduced = _pixels(image)
-    else:
-        height, width, _ = decoded.shape
-        reduced = _Pixels(decoded.tobytes(), (width, height))
-    return _pixels(_image(reduced).reduce(scale // done)) if scale > done else reduced
-
-
-def _image(pixels: _Pixels) -> Image.Image:
-    return Image.frombytes("RGB", pixels.size, pixels.data)
-
-
-def _perceptual_hash(small: _Pixels) -> int:
-    """Return 64 bits, each set where a part of the image is clearly brighter than its right neighbour (difference hash)."""
-    grey = _image(small).convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()
-    bits = 0
-    for at in range(len(grey)):
-        if at % 9 < 8:
-            bits = bits << 1 | (grey[at] > grey[at + 1] + _BRIGHTNESS_STEP)
-    return bits
