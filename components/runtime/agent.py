@@ -28,7 +28,7 @@ _PAUSE_S = 0.5
 def main() -> None:
     """Run torchrun and leave with status 0, or 1 after writing the report."""
     report, options = Path(sys.argv[1]), torchrun.parse_args(sys.argv[3:])
-    if options.nnodes == "1":
+    if options.rdzv_backend != "static" and can_fork():  # several nodes have a static rendezvous
         preload(options.training_script)
         if can_fork():
             sys.exit(_fork(report, options))

@@ -1,6 +1,7 @@
 """`celebdit plan` looks where a run has been, and changes nothing there."""
 
 import json
+import shutil
 from pathlib import Path
 
 import psutil
@@ -71,12 +72,26 @@ def test_a_run_with_another_network_precision_or_batch_measures_nothing(first_ru
         ("evaluation.bootstrap_replicates=17", ["run", "reuse", "reuse", "run", "run", "run"]),
         ("data.held_out=0.3", ["run", "run", "run", "run", "run", "run"]),
         ("data.source=/nowhere/images.zip", ["run", "unknown", "unknown", "run", "run", "run"]),
-        ("training.total_steps=5", ["run", "reuse", "unknown", "run", "run", "run"]),
+        ("data.licence_accepted_by=somebody", ["run", "run", "run", "run", "run", "run"]),
     ],
 )
 def test_what_an_override_changes_is_made_and_no_more(first_run: Finished, files: StoreView, override: str, expected: list[str]) -> None:
     assert first_run.code == 0
     assert actions(plan_steps(load_config("smoke", [override]), files)) == expected
+
+
+def test_a_run_that_is_trained_beyond_what_is_asked_for_will_be_refused(
+    first_run: Finished, files: StoreView, embedded: Services, tmp_path: Path
+) -> None:
+    """Of a run on a busy machine, earlier checkpoints are stored too, from which it could be continued."""
+    shutil.copytree(embedded.home / "s3", tmp_path / "s3")
+    last = f"step-{first_run.json['training_steps']:09d}"
+    for folder in (tmp_path / "s3").rglob(f"{first_run.json['run_key']}/checkpoints/step-*"):
+        if folder.name != last:
+            shutil.rmtree(folder)
+    planned = plan_steps(load_config("smoke", ["training.total_steps=6"]), StoreView(StoredFolder(tmp_path / "s3"), files.layout))
+    assert actions(planned) == ["run", "reuse", "unknown", "run", "run", "run"]
+    assert "it will be refused" in planned.steps[2].reason
 
 
 @pytest.mark.fault

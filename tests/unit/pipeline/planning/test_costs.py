@@ -121,10 +121,11 @@ def test_memory_of_any_depth_and_batch_is_that_of_a_real_pass(images: int) -> No
     assert estimated.parameters == sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_the_largest_microbatch_fits_and_twice_as_much_does_not() -> None:
+@pytest.mark.parametrize("device_bytes", [1000, 760])
+def test_the_largest_microbatch_fits_and_twice_as_much_does_not(device_bytes: int) -> None:
     memory = TrainingMemory(parameters=10, states_bytes=100, pass_bytes=20, image_bytes=7)
-    largest = memory.largest_microbatch(1000, resident_bytes=200)
-    assert memory.bytes_of(largest, resident_bytes=200) <= 1000 < memory.bytes_of(2 * largest, resident_bytes=200)
+    largest = memory.largest_microbatch(device_bytes, resident_bytes=200)
+    assert memory.bytes_of(largest, resident_bytes=200) <= device_bytes < memory.bytes_of(2 * largest, resident_bytes=200)
     assert memory.largest_microbatch(120) == 0, "not one"
     assert memory.largest_microbatch(127) == 1
 
