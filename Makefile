@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 # Else each of the many processes of a test run, or of a pipeline, compiles the modules of the project again: 0.4 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint types contracts unit shapes fault docs schema golden format old-mlflow bench-tools extras lock ui down images test-images clean broken
+.PHONY: help demo slim test lint types contracts unit shapes fault docs schema golden format old-mlflow bench-tools extras signing lock ui down images test-images clean broken
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -92,16 +92,25 @@ format: $(VENV)/.dev  ## format the code
 extras: $(VENV)/.run  ## install what kaggle://, hf://, HEIC and JPEG XL, serving and learning samplers of sweeps need, pinned with hashes
 	$(INSTALL) cpu
 
+signing: $(VENV)/.run  ## install what signing model versions needs, pinned with hashes
+	$(INSTALL) signing
+
+slim: $(VENV)/.run  ## delete from .venv what only a GPU needs: 6.5 GB become 4.3 GB; an upgrade brings it back
+	@$(BIN)/python -c 'import sys, torch; sys.exit("this machine has a GPU" if torch.cuda.is_available() else 0)'
+	$(BIN)/python -P docker/slim.py
+	$(UV) pip uninstall --quiet --python $(BIN)/python triton
+
 # MLflow requires them, and imports them only to log models and figures that we have not.
 NOT_IN_CPU := scikit-learn skops joblib threadpoolctl matplotlib contourpy cycler fonttools kiwisolver pyparsing prettytable
 
 lock: $(VENV)/bin/uv  ## pin all dependencies with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bootstrap.in -o requirements/bootstrap.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/build.in -o requirements/build.txt
-	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml --extra dev --extra kaggle --extra huggingface-hub --extra formats --extra server --extra sweep requirements/bootstrap.txt requirements/build.txt -o requirements/dev.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml --extra dev --extra kaggle --extra huggingface-hub --extra formats --extra server --extra sweep --extra signing requirements/bootstrap.txt requirements/build.txt -o requirements/dev.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml requirements/build.txt -o requirements/run.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra bench requirements/build.txt -o requirements/bench.txt
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra kaggle --extra huggingface-hub --extra formats --extra server --extra sweep --no-emit-package triton --no-emit-package nvidia-cusolver $(foreach name,$(NOT_IN_CPU),--no-emit-package $(name)) requirements/build.txt -o requirements/cpu.txt
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" -c requirements/dev.txt pyproject.toml --extra signing requirements/build.txt -o requirements/signing.txt
 	for age in oldest too-old; do $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/$$age-mlflow.in -o requirements/$$age-mlflow.txt || exit; done
 
 images: $(VENV)/.run  ## build both container images: BASE_IMAGE=..., and REGISTRY=... PUSH=1 for a cluster

@@ -6,7 +6,7 @@ as the target, uniform times, DDIM. Everything else is the preset's recipe.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,6 +65,12 @@ CONTENDERS = {
     "plain-dit-ddpm": Contender(build=PlainDiT, diffusion=_DDPM, sampler="ddim"),
     "sigmoid-weighting": Contender(diffusion={"weighting": "sigmoid"}),
     "uniform-times": Contender(diffusion={"times": "uniform"}),
+    "linear-path": Contender(network={"linear_path": True}),
+    "linear-path-stem-4": Contender(network={"linear_path": True, "stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
+    "linear-path-dit": Contender(
+        network={"linear_path": True, "stem_px": 4, "channels": (32, 64), "res_blocks": (1, 1), "block": "dit", "depth": 5}
+    ),
+    "stem-4": Contender(network={"stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "stem-1": Contender(network={"stem_px": 1, "channels": (16, 32, 48, 64), "res_blocks": (1, 1, 1, 1)}),
 }
 
@@ -111,12 +117,7 @@ class Training:
         """Return `count` images (n, h, w, 3), uint8, with the average that the recipe samples with."""
         if self._contender.sampler is not None:
             sampling = sampling.model_copy(update={"sampler": self._contender.sampler, "num_steps": sampling.num_steps * 2 - 1})
-        names = [name for name, _ in self._network.named_parameters()]
-        weights = dict(zip(names, self._averages[EmaName(self._recipe.sampling.ema)].tensors, strict=True))
-
-        def network(x: Tensor, t: Tensor) -> Tensor:
-            return torch.func.functional_call(self._network, weights, (x, t))
-
+        network = self._averaged()
         self._network.eval()
         diffusion = self._step.diffusion
         denoise = denoiser_of(network, diffusion, clip_x=sampling.clip_x)
@@ -128,6 +129,28 @@ class Training:
         ]
         self._network.train()
         return torch.cat(parts).permute(0, 2, 3, 1).contiguous().numpy()
+
+    @torch.inference_mode()
+    def errors(self, faces: np.ndarray, times: Sequence[float]) -> list[float]:
+        """Return the mean squared error of the clean image at each of `times`, with fixed noise on `faces` (n, h, w, 3), uint8."""
+        x = torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 127.5 - 1
+        network, diffusion, noise = self._averaged(), self._step.diffusion, torch.Generator().manual_seed(0)
+        self._network.eval()
+        errors = []
+        for time_of_path in times:
+            e = torch.randn(x.shape, generator=noise)
+            t = torch.full((len(x),), time_of_path, dtype=torch.float64)
+            x_t = diffusion.add_noise(x, e, t)
+            estimate = diffusion.clean_image(network(x_t, diffusion.path.timestep(t).float()), x_t, t)
+            errors.append(round(float((estimate - x).square().mean()), 4))
+        self._network.train()
+        return errors
+
+    def _averaged(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the network with the average of the weights that the recipe samples with."""
+        names = [name for name, _ in self._network.named_parameters()]
+        weights = dict(zip(names, self._averages[EmaName(self._recipe.sampling.ema)].tensors, strict=True))
+        return lambda x, t: torch.func.functional_call(self._network, weights, (x, t))
 
 
 def recipe_of(contender: Contender, *, side_px: int, batch_images: int, seed: int, steps: int) -> Recipe:

@@ -3,15 +3,16 @@
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks.gpu_training import Timed, resumed_equals, timed_training, trainer_of, training_losses
+from benchmarks.timing import seconds_per_call, wait_for
 from model import rng
 from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
@@ -84,14 +85,10 @@ def profile(size: Size) -> dict[str, Any]:
     with trainer_of(size.presets[0], size.batch[size.presets[0]], device, size.precision, compiled=size.compiled) as (trainer, step):
         for _ in range(size.warmup):
             step()
-        _wait(device)
+        wait_for(device)
         cuda = device.type == "cuda"
         with profiler(activities=[ProfilerActivity.CUDA] if cuda else [ProfilerActivity.CPU]) as trace:
-            began_s = time.perf_counter()
-            for _ in range(3):
-                step()
-            _wait(device)
-            wall_us = (time.perf_counter() - began_s) * 1e6
+            wall_us = 3 * seconds_per_call(step, device, calls=3) * 1e6
         del trainer
     kinds: Counter[str] = Counter()
     for event in trace.key_averages():
@@ -139,10 +136,8 @@ def sampling(size: Size) -> dict[str, Any]:
             for name, (sampler, steps) in samplers.items():
                 settings = config.sampling.model_copy(update={"sampler": sampler, "num_steps": steps})
                 generator.draw(settings.model_copy(update={"num_steps": 2}), range(images), pass_images=images)
-                _wait(device)
-                began_s = time.perf_counter()
-                generator.draw(settings, range(images), pass_images=images)
-                rates[f"{'compiled' if compiled else 'eager'}/{name}/batch_{images}"] = round(images / (time.perf_counter() - began_s), 3)
+                draw_s = seconds_per_call(partial(generator.draw, settings, range(images), pass_images=images), device)
+                rates[f"{'compiled' if compiled else 'eager'}/{name}/batch_{images}"] = round(images / draw_s, 3)
     return {"images_per_s": rates}
 
 
@@ -214,19 +209,9 @@ def _precision(size: Size) -> Any:
     return size.precision
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _milliseconds(call: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
+def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
     call()
-    _wait(device)
-    began_s = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    _wait(device)
-    return round((time.perf_counter() - began_s) / repeats * 1e3, 4)
+    return round(seconds_per_call(call, device, calls=5) * 1e3, 4)
 
 
 ITEMS = (

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.timing import seconds_per_call
 from model.checkpoint import CheckpointState, publish, read
 from model.compilation import compile_network
 from model.config import Recipe
@@ -121,18 +121,10 @@ def timed_training(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with trainer_of(preset, batch_images, device, precision, compiled=compiled, by_block=by_block) as (trainer, step):
-        began_s = time.perf_counter()
-        step()
-        _wait(device)
-        first_s = time.perf_counter() - began_s
+        first_s = seconds_per_call(step, device)
         for _ in range(warmup):
             step()
-        _wait(device)
-        began_s = time.perf_counter()
-        for _ in range(steps):
-            step()
-        _wait(device)
-        step_s = (time.perf_counter() - began_s) / steps
+        step_s = seconds_per_call(step, device, calls=steps)
         recipe = trainer.recipe
     flops = training_flops(recipe.network) * batch_images
     gpu = device_named(torch.cuda.get_device_name(device)) if cuda else None
@@ -192,11 +184,6 @@ def _run_job(job: dict[str, object]) -> None:
             step()
             if trainer.step % 3 == 0:
                 publish(trainer.snapshot(), Path(str(job["out"]), f"step-{trainer.step}"))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

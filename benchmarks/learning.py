@@ -2,7 +2,8 @@
 
 Promises: all contenders of one run see the same drawn faces in the same order with the same noise and take the project's own training step.
 Each gets as many steps as fit the same processor time, measured in turns before the first training; the learning rate decays over just
-these steps. Samples of all are scored alike. The JSON is complete after each training. See `contenders.py` for what is compared.
+these steps. Samples of all are scored alike, and so is the error of the clean image on held-out faces at fixed times and noise. The JSON is
+complete after each training. See `contenders.py` for what is compared.
 """
 
 import argparse
@@ -42,6 +43,8 @@ _SAMPLERS = (
 )
 _SHIFTS = (1.0, 2.0)
 _SHOWN = 8
+_HELD_OUT_FACES = 128
+_HELD_OUT_TIMES = (0.05, 0.2, 0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True)
@@ -139,9 +142,16 @@ def _run(name: str, seed: int, steps: int, size: Size, pack: Pack, scorer: Score
         "sampled_per_cpu_s": round(size.samples / sampled_s, 1),
         "loss": round(statistics.fmean(losses[-max(1, steps // 10) :]), 4),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "held_out_errors": training.errors(_held_out_faces(size), _HELD_OUT_TIMES),
         **scorer.scores(images),
     }
     return run, training, images
+
+
+def _held_out_faces(size: Size) -> np.ndarray:
+    """Draw faces that follow those of the pack."""
+    indices = range(size.faces, size.faces + _HELD_OUT_FACES)
+    return np.stack([np.asarray(draw_face(0, index, size.side_px)) for index in indices])
 
 
 def _sampler_rows(training: Training, seed: int, size: Size, scorer: Scorer) -> list[dict[str, Any]]:

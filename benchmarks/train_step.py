@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers import PEERS, diffusers_version
+from benchmarks.timing import seconds_per_call
 from components.errors import BadInput, CelebditError
 from model import rng
 from model.config import NetworkConfig
@@ -122,13 +123,8 @@ def measure(name: str, setting: Setting) -> Result:
     images = images.contiguous(memory_format=torch.channels_last)
     for _ in range(setting.warmup_steps):
         step(images)
-    walls, cpu_began = [], time.process_time()
-    for _ in range(setting.steps):
-        _wait(device)
-        began = time.perf_counter()
-        step(images)
-        _wait(device)
-        walls.append(time.perf_counter() - began)
+    cpu_began = time.process_time()
+    walls = [seconds_per_call(lambda: step(images), device) for _ in range(setting.steps)]
     cpu_s = (time.process_time() - cpu_began) / setting.steps
     step_s = statistics.median(walls)
     tflops = gflop * setting.batch_images / step_s / 1e3
@@ -145,11 +141,6 @@ def measure(name: str, setting: Setting) -> Result:
         mfu=_mfu(tflops, device, setting.precision),
         peak_memory_gb=round(_memory_gb(device) - before_gb, 3),
     )
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _memory_gb(device: torch.device) -> float:

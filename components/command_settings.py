@@ -20,6 +20,7 @@ from components.environment import (
     S3_ENDPOINT,
     S3_ENDPOINT_FIRST,
     STORE,
+    VERIFY_KEY,
     WEBHOOK,
 )
 
@@ -39,6 +40,14 @@ class CommandSettings:
     kfp_token: str | None = field(repr=False)
     kfp_cookies: str | None = field(repr=False)
     kfp_ca_file: str | None
+    registry_auth_file: str | None
+    """The file with logins for container registries that the user names."""
+    runtime_dir: str | None
+    """The user's folder of podman's logins."""
+    docker_config: str | None
+    """The folder of docker's logins."""
+    verify_key: str | None
+    """The file with the public key by which versions must be signed."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "CommandSettings":
@@ -59,6 +68,10 @@ class CommandSettings:
             kfp_token=text(KFP_TOKEN),
             kfp_cookies=text(KFP_COOKIES),
             kfp_ca_file=text(KFP_CA_FILE),
+            registry_auth_file=text("REGISTRY_AUTH_FILE"),
+            runtime_dir=text("XDG_RUNTIME_DIR"),
+            docker_config=text("DOCKER_CONFIG"),
+            verify_key=text(VERIFY_KEY),
         )
 
     @property

@@ -37,6 +37,7 @@ LAST_WORDS = "CELEBDIT_LAST_WORDS"
 HOME = "CELEBDIT_HOME"
 MODEL = "CELEBDIT_MODEL"
 WEBHOOK = "CELEBDIT_WEBHOOK_URL"
+VERIFY_KEY = "CELEBDIT_VERIFY_KEY"
 KFP_ENDPOINT = "KF_PIPELINES_ENDPOINT"
 KFP_NAMESPACE = "CELEBDIT_KFP_NAMESPACE"
 KFP_TOKEN = "CELEBDIT_KFP_TOKEN"  # noqa: S105 - the name of a variable
@@ -149,6 +150,13 @@ VARIABLES: tuple[Variable, ...] = (
         "models promote, models rollback",
         "http(s) address that receives each promotion and rollback as JSON",
         secret=True,
+    ),
+    Variable(
+        VERIFY_KEY,
+        "command",
+        "serve, sample, compare, models package",
+        "file with a public key (PEM); a version that its private key did not sign is refused",
+        "signatures are not looked at",
     ),
     Variable(KFP_ENDPOINT, "command", "submit, resume, schedule, runs, doctor", "address of Kubeflow Pipelines, like `--endpoint`"),
     Variable(KFP_NAMESPACE, "command", "submit, resume, schedule, runs, doctor", "your namespace there, like `--namespace`"),

@@ -62,6 +62,10 @@ class TrackingRefused(BadInput):
     """MLflow does not do what it is asked: an entity was deleted, a name or a value is not allowed, an upload is too large."""
 
 
+class TrackingCallMissing(TrackingRefused):
+    """MLflow, or what answers in its place, does not offer a call: it is too old, or a proxy lets only some calls through."""
+
+
 class Preempted(TemporaryFailure):
     """The step was asked to stop; its state is saved and the next attempt continues from it."""
 

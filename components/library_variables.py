@@ -175,4 +175,7 @@ LIBRARY_VARIABLES: tuple[Variable, ...] = (
     _library("PATH", "every child process", "passed on to all of them; to the decoders of ingest with hardly anything else"),
     _library("PYTHONPATH", "every child process", "child processes get its absolute paths; relative ones are dropped"),
     _library("PYTHONSAFEPATH", "every child process", "no imports from the current folder; always set for them", "1"),
+    _library("REGISTRY_AUTH_FILE", "models package, podman", "file with logins for container registries", "podman's, else docker's"),
+    _library("XDG_RUNTIME_DIR", "models package, podman", "folder in which podman keeps `containers/auth.json`"),
+    _library("DOCKER_CONFIG", "models package, docker", "folder in which docker keeps `config.json`", "`~/.docker`"),
 )

@@ -1,8 +1,8 @@
-"""Compilation of networks with torch.compile: whole, or block by block.
+"""Compilation of networks with torch.compile: as one graph, or block by block.
 
 Promises: names of parameters stay; the kernels that are chosen do not depend on timings made on the device, so that a restarted run picks
-the same ones. One rank compiles the network whole. Several compile each kind of block once: the backward pass is then a chain of graphs,
-and DistributedDataParallel reduces gradients while it runs, instead of all of them after one graph.
+the same ones. One rank compiles the network as one graph. Several compile each kind of block once: the backward pass is then a chain of
+graphs, and DistributedDataParallel reduces gradients while it runs, instead of all of them after one graph.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _BLOCKS = (Block, ResidualBlock)
 def compile_network(network: nn.Module, *, by_block: bool, backend: str = "inductor") -> nn.Module:
     """Return the compiled `network`; with `by_block` it is `network` itself, whose blocks are compiled in place.
 
-    A network without such blocks is compiled whole.
+    A network without such blocks is compiled as one graph.
     """
     options = dict(INDUCTOR_OPTIONS) if backend == "inductor" else None
     blocks = [module for module in network.modules() if isinstance(module, _BLOCKS)] if by_block else []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.codec import build_codec
 from model.config import NetworkConfig
-from model.dit import Core
+from model.dit import Core, LinearPath
 from model.layers import TimeEmbedding
 from model.seed_compat import SeedCompat
 
@@ -26,6 +26,8 @@ class Denoiser(nn.Module):
         self.time = TimeEmbedding(config.width)
         self.encoder, self.decoder = build_codec(config)
         self.core = Core(config)
+        # Last, so that the initial weights of the others are those of a network without it.
+        self.linear_path = LinearPath(config) if config.linear_path else None
 
     @property
     def recompute_activations(self) -> bool:
@@ -51,7 +53,11 @@ class Denoiser(nn.Module):
         self.config.check_sides(*x.shape[-2:])
         time = self.time(t)
         latent, skips = self.encoder(x, time)
-        return cast(Tensor, self.decoder(latent + self.core(latent, time), skips, time))
+        if self.linear_path is None:
+            return cast(Tensor, self.decoder(latent + self.core(latent, time), skips, time))
+        tokens = self.core.refine(latent, time, self.linear_path.tokens(x))
+        image = self.decoder(latent + self.core.update(tokens, latent), skips, time)
+        return cast(Tensor, image + self.linear_path.image(tokens, x, time))
 
 
 def build_denoiser(config: NetworkConfig, *, seed: int | None = None) -> Denoiser | SeedCompat:

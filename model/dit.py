@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import NetworkConfig
-from model.layers import Modulation, patchify, rotary_angles, rotate, sincos_positions, unpatchify
+from model.layers import Modulation, full_precision, patchify, rotary_angles, rotate, sincos_positions, unpatchify
 
 _NORM_EPS = 1e-6
 
@@ -125,9 +125,16 @@ class Core(nn.Module):
         self.recompute_activations = False
 
     def forward(self, z: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
-        height, width = z.shape[-2:]
-        rows, columns = height // self.patch_px, width // self.patch_px
+        return self.update(self.refine(z, time), z)
+
+    def refine(
+        self, z: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"], added: Float[Tensor, "b n d"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """Return the modulated tokens after the last block; `added` is a second embedding of them."""
+        rows, columns = (side // self.patch_px for side in z.shape[-2:])
         tokens = self.embed(patchify(z, self.patch_px))
+        if added is not None:
+            tokens = tokens + added
         rotation = None
         if self.rotary:
             angles = rotary_angles(self.head_width, rows, columns, z.device)
@@ -140,4 +147,35 @@ class Core(nn.Module):
             else:
                 tokens = block(tokens, time, rotation)
         shift, scale = self.out_modulation(time)
-        return unpatchify(self.out(_modulate(self.out_norm(tokens), shift, scale)), self.patch_px, height, width)
+        return cast(Tensor, _modulate(self.out_norm(tokens), shift, scale))
+
+    def update(self, tokens: Float[Tensor, "b n d"], z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return what the tokens of `refine` add to the latent `z`."""
+        return unpatchify(self.out(tokens), self.patch_px, *z.shape[-2:])
+
+
+class LinearPath(nn.Module):
+    """The ends of a plain Diffusion Transformer, beside a codec: patches of pixels to tokens, tokens to pixels, and a share of the input.
+
+    The codec's last norm works on each image and channel alone where it has 32 channels, and then removes the brightness and contrast that
+    the decoder put there. This path carries them. The share of the noisy image is learned for each time. All starts at zero.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.patch_px = config.total_stride_px
+        self.embed = _linear(3 * self.patch_px**2, config.width)
+        self.out = nn.Linear(config.width, 3 * self.patch_px**2)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.share = Modulation(config.width, 1, 1)
+
+    def tokens(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """Return an embedding of the patches of `x`."""
+        return cast(Tensor, self.embed(patchify(x, self.patch_px)))
+
+    def image(self, tokens: Float[Tensor, "b n d"], x: Float[Tensor, "b 3 h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
+        """Return what the tokens and the noisy image `x` add to the output, in float32."""
+        with full_precision(tokens.device):
+            (share,) = self.share(time)
+            return unpatchify(self.out(tokens.float()), self.patch_px, *x.shape[-2:]) + share[:, :, None, None] * x

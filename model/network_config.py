@@ -31,6 +31,12 @@ class NetworkConfig(FrozenConfig):
         "modern", description="modern: RMSNorm, QK-norm, axial RoPE, SwiGLU; dit: LayerNorm, sin-cos positions, GELU (Peebles & Xie 2023)"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability inside the transformer blocks")
+    linear_path: bool = Field(
+        False,
+        exclude_if=lambda enabled: not enabled,  # manifests and run keys from before it stay the same
+        description="linear layers from the pixels of each token's patch to the token and back, beside the codec, and a share of the "
+        "input, learned for each time: the network then contains a plain Diffusion Transformer",
+    )
 
     @property
     def levels(self) -> int:

@@ -43,7 +43,7 @@ _COMMANDS = {
     "schedule": ("pipeline.commands.schedule", "schedule", "Run the pipeline on Kubeflow Pipelines on a schedule."),
     "runs": ("pipeline.commands.runs", "runs", "List the runs on Kubeflow Pipelines or of this machine, or the steps of one."),
     "doctor": ("pipeline.commands.doctor", "doctor", "Check the prerequisites of a run, on this machine or on the cluster."),
-    "models": ("pipeline.commands.models", "models", "List, promote and roll back model versions."),
+    "models": ("pipeline.commands.models", "models", "List, promote, roll back, sign and package model versions."),
     "ema": ("pipeline.commands.ema", "ema", "Compute a post-hoc EMA of another width from a run's snapshots."),
     "import-checkpoint": (
         "pipeline.commands.import_checkpoint",
@@ -53,6 +53,7 @@ _COMMANDS = {
     "weights": ("pipeline.commands.weights", "weights", "Add weights of the metrics' networks to the store."),
     "serve": ("pipeline.commands.serve", "serve", "Serve a registered version over HTTP, or print a KServe manifest for it."),
     "sample": ("pipeline.commands.sample", "sample", "Generate images from a checkpoint, a run or a registered version."),
+    "evaluate": ("pipeline.commands.evaluate", "evaluate", "Score checkpoints and EMA widths of a training, and register the best."),
     "compare": ("pipeline.commands.compare", "compare", "Compare runs: settings, metrics with their protocol, cost and samples."),
     "config": ("pipeline.commands.config", "config", "Show presets and resolved configurations."),
     "services": ("pipeline.commands.services", "services", "Start, stop and list the embedded servers."),

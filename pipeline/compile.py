@@ -46,6 +46,8 @@ class CompileOptions:
     log_level: str | None = None
     """Level to log at in every step; None for the steps' own."""
     last_step: LastStep = "register"
+    paused: Collection[str] = ()
+    """Steps whose pod stays after their command has ended, until it is released, for a person who looks into it."""
 
 
 def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -> str:
@@ -115,6 +117,9 @@ def configure_task(step: Step, task: PipelineTask, resources: ResourcesConfig, o
         task.set_retry(step.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=_RETRY_WINDOW)
     if here.heavy:
         _set_accelerators(task, resources)
+    if step.name in options.paused:
+        # After success, too: Argo (4.0) does not know the variable that KFP (2.17) sets for a pause on errors alone.
+        task.set_debug_pause()
 
 
 def _set_env(step: Step, task: PipelineTask) -> None:

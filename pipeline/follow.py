@@ -68,7 +68,7 @@ def step_events(run: Any, reported: dict[str, str]) -> list[Event]:
         state = str(task.state)
         if reported.get(step) == state or state in ("PENDING", "SKIPPED", "RUNTIME_STATE_UNSPECIFIED"):
             continue
-        if reported.get(step) is None:
+        if reported.get(step) in (None, *_END_EVENTS):  # the first attempt, or another one after the end of the last
             events.append(Event(step, "started", _epoch_s(task.start_time or task.create_time), {}))
         if state in _END_EVENTS:
             facts = {} if state == "SUCCEEDED" else {"message": _message(task), "exit_code": 75, "hint": None}

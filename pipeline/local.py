@@ -1,4 +1,4 @@
-"""Run the graph on this machine with kfp's local runner, as subprocesses or in containers.
+"""Run the graph on this machine with kfp's local runner, as subprocesses (`step_processes.py`) or in containers.
 
 Promises: the outcome is the error of the first step that failed; stopping the run gives a step time to save and leaves no process and no
 temporary folder behind, and SIGKILL, of this process or of one below it, leaves no process (`components/system/guardian.py`); kfp's output
@@ -31,6 +31,7 @@ from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address, require_images, rootless_podman
 from pipeline.containers import ContainerPlan, container_arguments, plan_containers, run_container
+from pipeline.step_processes import StepProcesses, fork_steps
 from pipeline.steps import LastStep, Step
 
 _POLL_S = 0.1
@@ -169,8 +170,7 @@ def _full_disk(*folders: Path) -> DiskFull | None:
 
 def main(spec_path: Path) -> None:
     """Run kfp's local runner; the entry point of its process."""
-    if (lifeline := lifeline_path()) is not None:
-        watch(lifeline)
+    import_kfp_without_its_client()
     # Importing kfp takes seconds, and only this process needs it.
     from kfp import local  # noqa: PLC0415
     from kfp.local import docker_task_handler  # noqa: PLC0415
@@ -178,6 +178,9 @@ def main(spec_path: Path) -> None:
     from pipeline.graph import build_graph  # noqa: PLC0415
 
     spec = LocalRun.model_validate_json(spec_path.read_text())
+    steps = fork_kfp_steps() if spec.containers is None and sys.platform.startswith("linux") else None
+    if (lifeline := lifeline_path()) is not None:
+        watch(lifeline)
     configure: Callable[[Step, Any], None] = lambda step, task: None  # noqa: E731
     runner: Any = local.SubprocessRunner(use_venv=False)
     if spec.containers is not None:
@@ -195,6 +198,31 @@ def main(spec_path: Path) -> None:
     except RuntimeError as error:  # the events have the error; kfp only has the name of the step
         print(error, file=sys.stderr)
         raise SystemExit(1) from error
+    finally:
+        if steps is not None:
+            steps.close()
+
+
+def import_kfp_without_its_client() -> None:
+    """Import the package `kfp` as its executor does: its client, and Kubernetes' with it, takes 0.4 s and talks to a cluster."""
+    os.environ["_KFP_RUNTIME"] = "true"
+    try:
+        import kfp  # noqa: F401, PLC0415
+    finally:
+        del os.environ["_KFP_RUNTIME"]  # kfp's language for pipelines, which is imported next, is left out too where it is set
+
+
+def fork_kfp_steps() -> StepProcesses:
+    """Let kfp's local runner fork its steps, and return where they are forked; call it before a thread is started."""
+    from kfp.local import subprocess_task_handler  # noqa: PLC0415
+
+    start, steps = subprocess_task_handler.run_local_subprocess, fork_steps()
+
+    def run(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        return steps.run(full_command, env_vars) if steps.can_run(full_command) else int(start(full_command, env_vars))
+
+    subprocess_task_handler.run_local_subprocess = run
+    return steps
 
 
 def quote_interpreter() -> None:

@@ -52,5 +52,6 @@ def preflight(presets: str, preset: str, overrides: str, licence_accepted_by: st
             weights_sha256=evaluation.weights_sha256,
             vgg_weights_sha256=evaluation.vgg_weights_sha256,
             extractor=evaluation.extractor,
+            configuration=config.toml(),
         )
     return tuple(config.sections().values())

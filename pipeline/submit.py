@@ -17,7 +17,7 @@ from components.ingest.sources.open_source import kind_of
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import RunConfig
 from pipeline.follow import ENDED
-from pipeline.kubeflow import Kubeflow, Version
+from pipeline.kubeflow import Kubeflow, Version, mlflow_plugin
 
 
 class SubmissionFacts(TypedDict):
@@ -75,7 +75,7 @@ def submit(
     name = f"{options.preset}-{digest[:12]}" + (f"-{clock():.0f}" if again else "")
     experiment_id = kubeflow.experiment(experiment)
     existing = kubeflow.find_runs(name, experiment_id)
-    run = existing[0] if existing else kubeflow.start_run(name, experiment_id, version, mlflow_experiment=experiment)
+    run = existing[0] if existing else kubeflow.start_run(name, experiment_id, version, plugins=mlflow_plugin(experiment))
     return Submission(
         run_id=str(run.run_id),
         name=name,
@@ -91,7 +91,8 @@ def schedule(config: RunConfig, options: CompileOptions, kubeflow: Kubeflow, *, 
     require_reachable_data(config)
     version, digest = _upload(config, options, kubeflow)
     name = f"{options.preset}-{digest[:12]}-{timing.name}"
-    return kubeflow.schedule(name, kubeflow.experiment(experiment), version, cron=timing.cron, every_s=timing.every_s)
+    experiment_id = kubeflow.experiment(experiment)
+    return kubeflow.schedule(name, experiment_id, version, cron=timing.cron, every_s=timing.every_s, plugins=mlflow_plugin(experiment))
 
 
 def unschedule(preset: str, kubeflow: Kubeflow, *, experiment: str, timing: Timing) -> list[str]:
@@ -138,7 +139,8 @@ def resume(run_id: str, kubeflow: Kubeflow, *, clock: Callable[[], float] = time
         if not version.version_id:
             raise
         parameters = (run.runtime_config.parameters or {}) if run.runtime_config else {}
-        new_run = kubeflow.start_run(f"{name}-resumed-{clock():.0f}", str(run.experiment_id), version, parameters)
+        new_name = f"{name}-resumed-{clock():.0f}"
+        new_run = kubeflow.start_run(new_name, str(run.experiment_id), version, parameters, plugins=run.plugins_input)
         return Submission(
             str(new_run.run_id),
             str(new_run.display_name),

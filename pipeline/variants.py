@@ -45,7 +45,7 @@ class Variant:
 
 VARIANTS = (
     Variant("network.codec", ("residual",), ("network.stem_px", "network.channels", "network.res_blocks")),
-    Variant("network.codec", ("residual", "plain"), ("network.block", "network.dropout")),
+    Variant("network.codec", ("residual", "plain"), ("network.block", "network.dropout", "network.linear_path")),
     Variant("diffusion.weighting", ("min_snr",), ("diffusion.min_snr_gamma",)),
     Variant("diffusion.weighting", ("sigmoid",), ("diffusion.sigmoid_bias",)),
     Variant("diffusion.weighting", ("v",), ("diffusion.sigma_floor",)),

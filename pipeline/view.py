@@ -5,16 +5,21 @@ terminal.
 """
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from components.runtime.events import Event, progress_text
+from components.runtime.events import Event, EventReader, progress_text
 
 _PLAIN_EVERY_S = 5.0
+_FOLLOW_EVERY_S = 0.2
 _LABELS = {"faces": "make faces"}
 """Labels of bars that are not named like their step."""
 
@@ -53,6 +58,27 @@ class RunView:
     def print_line(self, text: str) -> None:
         """Print a line above the bars."""
         self._console.print(escape(printable(text)), soft_wrap=True)
+
+    @contextmanager
+    def following(self, path: Path) -> Iterator[None]:
+        """Show the events that are appended to the file `path` during the block, a moment later."""
+        reader, ended = EventReader(path), threading.Event()
+
+        def follow() -> None:
+            while True:
+                last = ended.wait(_FOLLOW_EVERY_S)
+                for event in reader.read():
+                    self(event)
+                if last:
+                    return
+
+        thread = threading.Thread(target=follow, name="events", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def print_waiting(self, name: str) -> None:
         """Print that the embedded server `name` is starting."""

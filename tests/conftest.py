@@ -41,7 +41,7 @@ _LONGEST = (
 )
 """The files that take longest, the longest one first: what begins late ends late, with the other test processes idle."""
 
-_WAITS_FOR_A_RUN = ("e2e/test_compare.py", "e2e/test_plan.py", "e2e/test_secrets.py")
+_WAITS_FOR_A_RUN = ("e2e/test_compare.py", "e2e/test_plan.py", "e2e/test_secrets.py", "e2e/test_work_folder.py")
 """Files whose first test waits for the run that another one of the end-to-end files makes: a test process would wait with them."""
 
 

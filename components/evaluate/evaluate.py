@@ -7,7 +7,8 @@ protocol. Does not judge the metrics; see the gate step.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from components.errors import BadInput
@@ -26,10 +27,14 @@ from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
 from components.system.own_folder import own_folder
+from components.system.work_folders import WorkFolder
 from components.tracking.logged_models import LoggedModels
 from components.tracking.tags import TAG_CHECKPOINT
 from model.config import SamplingConfig, TrainingRecipe
 from model.ema import EmaName
+
+_MEASURED_TOGETHER = 8
+"""Evaluations whose weights lie on this disk at once."""
 
 
 def run(
@@ -54,21 +59,44 @@ def run(
         sampling=sampling,
         resources=resources,
     )
-    _check(spec, context)
-    report = finished_report(spec, context)
-    if report is None:
-        report = _measure(spec, lambda folder: _fetch_checkpoint(spec, folder, context), context)
-    else:
-        context.events.note(f"checkpoint {checkpoint.digest[:12]} was measured under this protocol already, nothing to do")
+    check(spec, context)
+    report = measured_report(spec, context)
     _publish(report, spec, checkpoint.recipe, context)
     if not evaluation.champion:
         return report
     return report.model_copy(update={"champion": _champion_scores(spec, report, model_name, context)})
 
 
-def _check(spec: EvaluateSpec, context: StepContext) -> None:
-    """Refuse before sampling what would fail after it."""
-    evaluation, weights = spec.evaluation, context.scratch("weights")
+def measured_report(spec: EvaluateSpec, context: StepContext) -> EvaluationReport:
+    """Return the report of the weights of `spec`, which are measured unless they were under this protocol; logs nothing to MLflow."""
+    report = finished_report(spec, context)
+    if report is None:
+        return _measure(spec, partial(_fetch_checkpoint, spec, context=context), context)
+    context.events.note(f"checkpoint {spec.checkpoint.digest[:12]} was measured under this protocol already, nothing to do")
+    return report
+
+
+def measured_reports(specs: Sequence[EvaluateSpec], context: StepContext) -> list[EvaluationReport]:
+    """Return the reports of several evaluations, as `measured_report` does, with one start of the workers for some at a time."""
+    reports = []
+    for first in range(0, len(specs), _MEASURED_TOGETHER):
+        group = specs[first : first + _MEASURED_TOGETHER]
+        unfinished = [spec for spec in group if finished_report(spec, context) is None]
+        if len(unfinished) > 1:
+            from components.evaluate.measure import process  # noqa: PLC0415 - imports PyTorch
+
+            process([(spec, partial(_fetch_checkpoint, spec, context=context)) for spec in unfinished], context)
+        reports += [measured_report(spec, context) for spec in group]
+    return reports
+
+
+def check(spec: EvaluateSpec, context: StepContext) -> None:
+    """Refuse before sampling what would fail after it.
+
+    Raises:
+        BadInput: naming the setting.
+    """
+    evaluation, weights = spec.evaluation, context.scratch(WorkFolder.WEIGHTS)
     for setting in ("weights", "vgg_weights"):
         location, sha256 = getattr(evaluation, setting), getattr(evaluation, f"{setting}_sha256")
         if sha256 is not None:
@@ -95,11 +123,11 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], con
     return measure(spec, fetch_weights_into, context)
 
 
-def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, context: StepContext) -> None:
+def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, *, context: StepContext) -> None:
     """Fetch the weights to be measured into `folder` as `weights.safetensors`."""
     file = EmaName(spec.sampling.ema).file
-    checkpoints = CheckpointStore(context.store, context.layout.run(spec.checkpoint.run_key).checkpoints, warn=context.events.note)
     near = context.layout.locate(spec.checkpoint.uri)
+    checkpoints = CheckpointStore(context.store, context.layout.run(spec.checkpoint.run_key).home_of(near), warn=context.events.note)
     fetched = checkpoints.fetch_copy(spec.checkpoint.digest, folder / "checkpoint", files=[file], near=near)
     (fetched.directory / file).replace(folder / "weights.safetensors")
 
@@ -114,7 +142,7 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     if tags.is_of(spec.checkpoint.digest, spec.sampling.ema):
         return _scores_of(report, version, is_challenger=True)
     try:
-        champion, weights = open_champion(registry, version, context.scratch("champions"))
+        champion, weights = open_champion(registry, version, context.scratch(WorkFolder.CHAMPIONS))
     except NotMeasurable as problem:
         return _missing_scores(version, tags, f"cannot be measured: {problem}", context)
     image_px = champion.model.network.image_px
@@ -165,7 +193,7 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, recipe: TrainingRecip
         )
         tracking.log_values(run_id, report.metrics, step=report.checkpoint_step)
         tracking.log_text(run_id, report.model_dump_json(indent=2), "evaluation.json")
-        with own_folder(context.scratch("images"), report.checkpoint_digest[:16]) as folder:
+        with own_folder(context.scratch(WorkFolder.IMAGES), report.checkpoint_digest[:16]) as folder:
             for uri in filter(None, (report.grid_uri, report.contact_uri)):
                 stored = context.layout.locate(uri)
                 image = folder / stored.name
@@ -178,5 +206,6 @@ def _publish(report: EvaluationReport, spec: EvaluateSpec, recipe: TrainingRecip
     LoggedModels(tracking).log_evaluation(trained.info.run_id, report)
     show_evaluation(report, spec, recipe, tracking, evaluation_run_id=run_id, trained=trained)
     # Retention keeps the checkpoints with the best evaluation.
-    checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).checkpoints)
-    checkpoints.score(context.layout.locate(spec.checkpoint.uri), report.headline, report.metrics[report.headline])
+    uri = context.layout.locate(spec.checkpoint.uri)
+    checkpoints = CheckpointStore(context.store, context.layout.run(report.run_key).home_of(uri))
+    checkpoints.score(uri, report.headline, report.metrics[report.headline])

@@ -5,7 +5,8 @@ and made again if they are damaged; of processes that measure the same at once o
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +25,16 @@ from components.evaluate.reference import Reference, ReferenceCorrupt, find_refe
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.scores import score
 from components.evaluate.spec import EvaluateSpec
+from components.evaluate.workers import process_again, run_workers
 from components.manifests import EvaluationReport
 from components.reports.image_grid import enlarged, grid, pairs, png
 from components.runtime.context import StepContext
-from components.runtime.launch import launch
 from components.storage import StoreUri
 from components.stores.dataset_cache import fetch_pack
 from components.stores.layout import StoreLayout
 from components.stores.quarantine import quarantine
 from components.system.locks import lock
+from components.system.work_folders import WorkFolder
 
 _GRID_IMAGES = 32
 _CONTACT_PAIRS = 16
@@ -40,19 +42,48 @@ _CONTACT_PAIRS = 16
 
 def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], context: StepContext) -> EvaluationReport:
     """Measure the weights that `fetch_weights_into` puts into a folder as `weights.safetensors`, store the report and return it."""
-    name = f"{spec.report_uri(context.layout).name}-{spec.evaluation.shard_images}"
-    waiting = "another process measures the same checkpoint under this protocol; waiting for it"
-    with lock(context.scratch("evaluations") / f"{name}.lock", on_wait=lambda: context.events.note(waiting)):
+    with _evaluation_folder(spec, context) as folder:
         if (finished := finished_report(spec, context)) is not None:
             return finished
-        folder = context.scratch("evaluations", name)
         try:
             report = _measure(spec, fetch_weights_into, folder, context)
         except _PartCorrupt as corrupt:
             context.events.note(f"{corrupt.message}: made again")
+            process_again(folder)
             report = _measure(spec, fetch_weights_into, folder, context)
         shutil.rmtree(folder, ignore_errors=True)
         return report
+
+
+def process(fetches: Sequence[tuple[EvaluateSpec, Callable[[Path], None]]], context: StepContext) -> None:
+    """Process the images of several evaluations with one start of the workers; `measure` then finds that done.
+
+    Each has the function that puts its weights into a folder, as for `measure`.
+    """
+    specs: dict[Path, EvaluateSpec] = {}
+    known: dict[StoreUri, bool] = {}
+    with ExitStack() as stack:
+        for spec, fetch_weights_into in sorted(
+            fetches, key=lambda entry: str(entry[0].report_uri(context.layout))
+        ):  # all lock in one order
+            folder = stack.enter_context(_evaluation_folder(spec, context))
+            home = reference_uri(spec, context.layout)
+            if home not in known:
+                known[home] = _find_reference(spec, context) is not None
+            fetch_weights_into(folder)
+            specs[folder] = spec.model_copy(update={"reference_known": known[home]})
+            known[home] = True  # by the time that the others are measured
+        context.events.note(f"sampling {sum(spec.num_images for spec in specs.values())} images of {len(specs)} checkpoints or averages")
+        run_workers(specs, context)
+
+
+@contextmanager
+def _evaluation_folder(spec: EvaluateSpec, context: StepContext) -> Iterator[Path]:
+    """Yield the folder of an evaluation on this machine, which no other process has meanwhile."""
+    name = f"{spec.report_uri(context.layout).name}-{spec.evaluation.shard_images}"
+    waiting = "another process measures the same checkpoint under this protocol; waiting for it"
+    with lock(context.scratch(WorkFolder.EVALUATIONS) / f"{name}.lock", on_wait=lambda: context.events.note(waiting)):
+        yield context.scratch(WorkFolder.EVALUATIONS, name)
 
 
 class _PartCorrupt(DataRefused):
@@ -62,7 +93,7 @@ class _PartCorrupt(DataRefused):
 def _find_reference(spec: EvaluateSpec, context: StepContext) -> Reference | None:
     """Return the stored features of the references, or None; what is left of damaged ones is moved to quarantine."""
     home = reference_uri(spec, context.layout)
-    reference = find_reference(context.store, home, context.scratch("references"))
+    reference = find_reference(context.store, home, context.scratch(WorkFolder.REFERENCES))
     if reference is None:
         _set_reference_aside(home, "the features of the references are corrupt or incomplete", context)
     return reference
@@ -77,25 +108,17 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], fol
     fetch_weights_into(folder)
     reference = _find_reference(spec, context)
     spec = spec.model_copy(update={"reference_known": reference is not None})
-    spec_path = folder / "spec.json"
-    spec.dump(spec_path)
     sampler = f"{spec.sampling.sampler}, {spec.sampling.num_steps} steps"
     references = "from storage" if reference else "to be processed"
     context.events.note(
         f"sampling {spec.num_images} images of checkpoint {spec.checkpoint.digest[:12]} with {sampler}; references {references}"
     )
-    launch(
-        "components.evaluate.worker",
-        spec_path,
-        work_dir=context.settings.work_dir,
-        processes=spec.resources.processes,
-        threads=spec.resources.threads,
-    )
+    run_workers({folder: spec}, context)
     if reference is None:
         reference = keep_reference(
             context.store,
             home,
-            context.scratch("references"),
+            context.scratch(WorkFolder.REFERENCES),
             main=_rows(folder, REALS, MAIN),
             mirrored=_rows(folder, MIRRORED, MAIN),
             manifold=load_chunks(folder, REALS, MANIFOLD),
@@ -171,7 +194,7 @@ class _Measured:
     def contact_sheet(self, nearest: Nearest) -> bytes:
         """Return the samples that are nearest to a training image, each beside it."""
         closest = nearest.closest(_CONTACT_PAIRS)
-        pack = fetch_pack(self.spec.dataset, self.context.store, self.context.scratch("packs"), layout=self.context.layout)
+        pack = fetch_pack(self.spec.dataset, self.context.store, self.context.scratch(WorkFolder.PACKS), layout=self.context.layout)
         samples = self._samples([match.sample for match in closest])
         real = [np.array(pack.images[match.real]) for match in closest]
         flipped = [match.mirrored != (self.spec.comparison.reference_flip and is_flipped(match.real)) for match in closest]

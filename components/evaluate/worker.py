@@ -20,10 +20,12 @@ from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
 from components.evaluate.spectrum import energy_per_octave
+from components.evaluate.workers import BATCH_FILE, SPEC_FILE, EvaluateBatch
 from components.manifests import ReferenceSplit, Split
 from components.runtime.rank import Rank, worker_main
 from components.stores.dataset_cache import fetch_pack
 from components.stores.quarantine import quarantine
+from components.system.work_folders import WorkFolder
 from model import rng
 from model.dataset import Pack
 from model.generator import Generator, WeightsMismatch
@@ -44,7 +46,7 @@ class _Worker:
         self._folder = folder
         self._device = rank.device(spec.resources.device)
         context, evaluation = rank.context, spec.evaluation
-        weights = context.scratch("weights")
+        weights = context.scratch(WorkFolder.WEIGHTS)
         self._extractor = build_extractor(evaluation, context.store, weights, self._device)
         self._vgg = build_vgg(evaluation, context.store, weights, self._device)
         self._samples = SampleStore(context.store, spec.samples_uri(context.layout), image_px=spec.dataset.image_px)
@@ -115,7 +117,7 @@ class _Worker:
         if not missing:
             return
         packs = [
-            fetch_pack(spec.dataset, context.store, context.scratch("packs"), layout=context.layout, split=split)
+            fetch_pack(spec.dataset, context.store, context.scratch(WorkFolder.PACKS), layout=context.layout, split=split)
             for split in _SPLITS[comparison.reference_split]
             if split == "train" or spec.dataset.num_held_out
         ]
@@ -182,10 +184,12 @@ def _images(packs: list[Pack], shard: range) -> Tensor:
 
 
 def body(spec_path: Path, rank: Rank) -> None:
-    """Process this rank's share of the evaluation in `spec_path`."""
-    spec = EvaluateSpec.load(spec_path)
-    torch.set_num_threads(spec.resources.threads)
-    _Worker(spec, rank, spec_path.parent).run()
+    """Process this rank's share of the evaluation in `spec_path`, or of those in a batch."""
+    batch = spec_path.name == BATCH_FILE
+    for folder in map(Path, EvaluateBatch.load(spec_path).folders) if batch else (spec_path.parent,):
+        spec = EvaluateSpec.load(folder / SPEC_FILE)
+        torch.set_num_threads(spec.resources.threads)
+        _Worker(spec, rank, folder).run()
 
 
 if __name__ == "__main__":

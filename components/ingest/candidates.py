@@ -5,9 +5,9 @@ Promises: names are labels: they are checked, escaped and reported; no path is e
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from components.errors import BadInput, DataRefused
 from components.ingest.file_names import (
@@ -26,18 +26,19 @@ from components.ingest.file_names import (
 )
 from components.ingest.image_formats import READ_FORMATS, image_format
 from components.ingest.limits import Budget
-from components.ingest.verdicts import Rejected
+from components.ingest.verdicts import NO_IMAGE, Rejected
 from components.ingest.zip_entry import ZipEntry
 
 NAME_RULES = 4
 """Number of the rules below; an ingest under earlier ones is no reason to skip another."""
 READ_HINT = f"{', '.join(READ_FORMATS)} are read at any depth, whatever their names (.jpg, .jfif, no suffix)"
 _MAX_NAME_CHARACTERS = 400
+_REMEMBERED_NAMES, _REMEMBERED_FOLDERS = 4, 64
+"""Each name is asked for a few times in succession, and most files are in the folder of the one before."""
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f]")
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A file that may be an image: its name in the source and its bytes, or the verdict on it if it was refused unread.
 
     A zip entry comes as `packed`, without its bytes: the worker that judges it reads them from `Source.archive_path()`, and decides with
@@ -96,13 +97,11 @@ def refused_by_content(name: str, head: bytes) -> Rejected | None:
     return None if _suffix(name) in IMAGE_SUFFIXES or image_format(head) is not None else NO_IMAGE
 
 
-NO_IMAGE = Rejected("ignored", "no image by its name or its content")
-
-
+@lru_cache(_REMEMBERED_NAMES)
 def left_out_by_name(name: str) -> Rejected | None:
     """Return the verdict on a file that is no data, or is in no format that is read, else None; `name` is relative to its source."""
-    *folders, base = name.replace("\\", "/").split("/")
-    if (reason := _reason_of_folders(folders)) is not None:
+    folder, _, base = name.replace("\\", "/").rpartition("/")
+    if folder and (reason := _reason_of_folder(folder)) is not None:
         return Rejected("ignored", reason)
     if base.startswith(".") and not base.startswith(".."):
         return Rejected("ignored", "hidden")
@@ -113,6 +112,8 @@ def _left_out_by_base(base: str) -> Rejected | None:
     if base == FOLDER_ICON:
         return Rejected("ignored", "a folder's icon")
     suffix = _suffix(base)
+    if suffix in IMAGE_SUFFIXES:
+        return None
     if suffix in UNREAD_SUFFIXES:
         return Rejected("unsupported_format", f"{UNREAD_SUFFIXES[suffix]} is not read; convert it to JPEG or PNG")
     if base.endswith(BACKUP_SUFFIXES) or (base.startswith("#") and base.endswith("#")):
@@ -122,8 +123,10 @@ def _left_out_by_base(base: str) -> Rejected | None:
     return Rejected("ignored", f"no image, but {suffix}") if suffix in OTHER_SUFFIXES else None
 
 
-def _reason_of_folders(folders: list[str]) -> str | None:
-    """Return why what is in one of `folders`, each in the one before, is no data."""
+@lru_cache(_REMEMBERED_FOLDERS)
+def _reason_of_folder(path: str) -> str | None:
+    """Return why what is in a folder, or in one of those that it is in, is no data."""
+    folders = path.split("/")
     for parent, folder in zip(("", *folders), folders, strict=False):
         if folder.startswith(".") and folder != ".":
             return f"in {folder}, a hidden folder"

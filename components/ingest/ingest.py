@@ -34,6 +34,7 @@ from components.storage import ObjectStore, StoreUri
 from components.stores.dataset_content import dataset_digest
 from components.system.disk import DiskFull, is_full
 from components.system.locks import lock, try_lock
+from components.system.work_folders import WorkFolder
 
 _SILENTLY_IGNORED = 0.1
 _REASONS_SHOWN = 5
@@ -58,7 +59,7 @@ class _IngestJob:
     @property
     def refusal(self) -> Path:
         """The page about images of which too few were accepted; it stays where it is written."""
-        return self.context.scratch("refused") / f"{self.config.name}-{self.staging.name}.html"
+        return self.context.scratch(WorkFolder.REFUSED) / f"{self.config.name}-{self.staging.name}.html"
 
     @property
     def home(self) -> StoreUri:
@@ -74,7 +75,7 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
     """
     require_consent(config)
     local_source = open_source(config)
-    source = local_source or open_source(config, Reach(context.store, context.scratch("downloads"), context.events.note, context.layout))
+    source = local_source or open_source(config, _reach(context))
     assert source is not None, "with a reach every source is opened"
     config = with_terms_of(source, config)
     require_consent(config)
@@ -85,10 +86,14 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
         return _ingest_once(source, config, context, pool)
 
 
+def _reach(context: StepContext) -> Reach:
+    return Reach(context.store, context.scratch(WorkFolder.DOWNLOADS), context.events.note, context.layout)
+
+
 def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool: DecoderPool) -> DatasetManifest:
     """Ingest `source` unless the same request was completed before."""
     request = request_digest(source, config)
-    staging = context.scratch("ingest") / request[:16]
+    staging = context.scratch(WorkFolder.INGEST) / request[:16]
     job = _IngestJob(config, context, staging, pool)
     receipt = request_uri(request, config, context.layout)
     waiting = "another process is ingesting the same source; waiting for it"
@@ -174,9 +179,10 @@ def _judge(source: Source, ledger: Ledger, job: _IngestJob) -> None:
     """Judge every candidate and record the verdicts."""
     for number, (candidate, verdict) in enumerate(job.pool.judge(source.candidates(job.config.budget())), start=1):
         ledger.record(candidate.name, verdict)
-        total = source.count()
-        judged = number - ledger.verdicts["ignored"]
-        if number % 32 == 0 and (total is None or judged < total):
+        if number % 32:
+            continue
+        total, judged = source.count(), number - ledger.verdicts["ignored"]
+        if total is None or judged < total:
             rejected = sum(count for code, count in ledger.verdicts.items() if code != "ignored")
             job.context.events.progress(judged, total, f"{rejected} rejected")
     seen, ignored = ledger.value("SELECT COUNT(*) FROM seen"), ledger.verdicts["ignored"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from components.ingest.dataset.publish import REPORT
 from components.manifests import DatasetManifest
 from components.runtime.context import StepContext
+from components.system.work_folders import WorkFolder
 from components.tracking.tags import TAG_LICENCE
 
 STEP = "ingest"
@@ -31,7 +32,7 @@ def record(manifest: DatasetManifest, context: StepContext) -> str:
         counts = {"images": manifest.num_images, "held_out": manifest.num_held_out, "ignored": manifest.ignored}
         counts |= {f"rejected/{code}": count for code, count in manifest.rejected.items()}
         tracking.log_values(run_id, {f"data/{name}": float(count) for name, count in counts.items()})
-        with tempfile.TemporaryDirectory(dir=context.scratch()) as folder:
+        with tempfile.TemporaryDirectory(dir=context.scratch(WorkFolder.REPORTS)) as folder:
             report = Path(folder) / REPORT
             context.store.get_file(context.layout.locate(manifest.uri) / REPORT, report)
             tracking.log_artifact(run_id, report)

@@ -118,4 +118,5 @@ class Rejected:
     thumbnail: bytes = b""
 
 
+NO_IMAGE = Rejected("ignored", "no image by its name or its content")
 Verdict = Accepted | Rejected

@@ -18,6 +18,7 @@ from components.preflight.metric_networks import NETWORKS, Shapes
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 from components.system.locks import lock
+from components.system.work_folders import WorkFolder
 
 _HINT = "upload the file, or do without Inception: evaluation.extractor=random-conv (and leave out gate bounds on eval/fid_...)"
 _FILES_HINT = (
@@ -76,7 +77,7 @@ def _fetch(location: str, sha256: str | None, context: StepContext, setting: str
     uri = StoreUri.parse(location)
     if not context.store.exists(uri):
         raise BadInput(f"evaluation.{setting} {location} does not exist", hint=_HINT)
-    folder = context.scratch("weights")
+    folder = context.scratch(WorkFolder.WEIGHTS)
     path = folder / f"{sha256 or hashlib.sha256(location.encode()).hexdigest()}.pth"
     with lock(path.with_suffix(".lock")):
         if not _has_digest(path, sha256):

@@ -21,6 +21,7 @@ from components.storage.credentials import credential_source
 from components.storage.probe import probe
 from components.system.disk import RUN_BYTES, free_bytes, require_room
 from components.tracking.server_version import check_server_version
+from components.tracking.tags import CONFIG_FILE
 
 _VGG16 = "vgg16"
 
@@ -35,9 +36,10 @@ def run(
     weights_sha256: str | None = None,
     vgg_weights_sha256: str | None = None,
     extractor: str = "inception-v3-compat",
+    configuration: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Check everything and return one line per check.
+    """Check everything, store `configuration` as an artifact of the MLflow run, and return one line per check.
 
     Raises:
         BadInput: naming the first problem. TemporaryFailure: if a server does not answer.
@@ -56,6 +58,8 @@ def run(
     version = check_server_version(context.settings.mlflow_uri)
     run_id, results["mlflow"] = _open_run(context)
     results["mlflow_calls"] = _rehearse_calls(context, run_id, model_name or RegistryConfig().model_name, version)
+    if configuration is not None:
+        context.tracking.log_text(run_id, configuration, CONFIG_FILE)
     for name, line in results.items():
         context.events.note(f"{name}: {line}")
     return results

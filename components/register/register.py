@@ -95,8 +95,9 @@ def run(
 def _fetch_weights(checkpoint: CheckpointManifest, ema: str, folder: Path, context: StepContext) -> Path:
     """Download the weights `ema` of the checkpoint below `folder`, and return their file, named as in a version."""
     file = EmaName(ema).file
-    checkpoints = CheckpointStore(context.store, context.layout.run(checkpoint.run_key).checkpoints, warn=context.events.note)
-    fetched = checkpoints.fetch_copy(checkpoint.digest, folder, files=[file], near=context.layout.locate(checkpoint.uri))
+    near = context.layout.locate(checkpoint.uri)
+    checkpoints = CheckpointStore(context.store, context.layout.run(checkpoint.run_key).home_of(near), warn=context.events.note)
+    fetched = checkpoints.fetch_copy(checkpoint.digest, folder, files=[file], near=near)
     return (fetched.directory / file).rename(folder / WEIGHTS_FILE)
 
 

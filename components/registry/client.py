@@ -22,6 +22,7 @@ from components.registry.promotions.old_logs import old_moves
 from components.registry.promotions.state import RegistryState
 from components.registry.tags import TRIAL, VersionTags
 from components.registry.version_files import ModelFiles
+from components.registry.version_signatures import SignedVersion
 from components.registry.version_store import VersionStore
 from components.tracking.client import Tracking
 
@@ -181,13 +182,24 @@ class Registry:
         """
         self._store.check_present(version)
 
-    def files_of(self, version: str, folder: Path) -> ModelFiles:
+    def files_of(self, version: str, folder: Path, *, verify_key: str | None = None) -> ModelFiles:
         """Return the files of a version below `folder`, downloaded unless they are there, and every one of them verified.
 
+        With a file of a public key in `verify_key`, its signature is verified too.
+
         Raises:
-            DataRefused: if it is not a model of this project, or a file is not the one that was registered.
+            DataRefused: if it is not a model of this project, a file is not the one that was registered, or the signature by that key is
+                missing or wrong. BadInput: if there is no such key.
         """
-        return self._store.open(self.version(version), folder)
+        return self._store.open(self.version(version), folder, verify_key=verify_key)
+
+    def sign(self, version: str, folder: Path, key: Path) -> SignedVersion:
+        """Sign the files of a version, which are verified first, with the private key in the file `key`.
+
+        Raises:
+            DataRefused: as for `files_of`. BadInput: if the key cannot be used, or the version has no manifest.
+        """
+        return self._store.sign(self.version(version), folder, key)
 
     def described_state(self, *, take_over_as: str | None = None) -> RegistryState | None:
         """Return what aliases, versions and promotion log say, with the log of an earlier release; None if there is no such model.

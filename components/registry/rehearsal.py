@@ -12,20 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from components.errors import BadInput, CelebditError, TrackingRefused
+from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused
 from components.registry.client import ModelVersion, Registry
 from components.registry.version_artifacts import VersionArtifacts
 from components.tracking.client import Tracking
 from components.tracking.logged_models import LoggedModel
+from components.tracking.run_calls import METRIC, REHEARSAL_FILE, REHEARSAL_TEXT, rehearse_run
 from components.tracking.tags import TAG_KIND
 
 _NAME = "preflight"
-_FILE = "preflight.txt"
 _KEPT = "rehearsal"
 """Kind of the logged model that its creator may not delete."""
-_TEXT = "Written by the preflight of celebdit, to see that artifacts can be uploaded.\n"
 _TAG = "celebdit.preflight"
-_METRIC = "preflight/seconds"
+_OTHER_ALIAS = f"{_NAME}-removed"
 _NAME_CHARACTERS = 100
 """Of the registered model's name, in the name of the one for the rehearsal."""
 
@@ -33,29 +32,20 @@ _NAME_CHARACTERS = 100
 def rehearse(tracking: Tracking, run_id: str, model_name: str, *, keep_model: bool = True) -> None:
     """Make every kind of call of the later steps, for the MLflow run `run_id` and the registered model `model_name`.
 
-    A server whose default is that nobody may read answers 403 for a model that does not exist, to the evaluate step, too. There the model
+    A server whose default permission is no reading answers 403 for a model that does not exist, to the evaluate step, too. There the model
     is created, for this user to read; without `keep_model` it is deleted again.
 
     Raises:
         BadInput: naming the right that is missing, or the call that the server does not offer.
     """
     began_s = time.monotonic()
-    _rehearse_artifacts(tracking, run_id)
+    rehearse_run(tracking, run_id)
     with _logged_model(tracking, run_id) as model:
         source = _upload(tracking, model)
         with tracking.translate_errors():
-            tracking.client.log_metric(run_id, _METRIC, time.monotonic() - began_s, step=0, model_id=model.model_id)
+            tracking.client.log_metric(run_id, METRIC, time.monotonic() - began_s, step=0, model_id=model.model_id)
         with _readable(Registry(tracking, model_name), keep_model=keep_model) as registry:
             _rehearse_registry(registry, run_id, model.model_id, source)
-
-
-def _rehearse_artifacts(tracking: Tracking, run_id: str) -> None:
-    tracking.log_text(run_id, _TEXT, _FILE)
-    if tracking.read_artifact(run_id, _FILE) != _TEXT.encode():
-        raise BadInput(
-            f"MLflow at {tracking.settings.mlflow_uri} does not return the artifact that was uploaded to it",
-            hint="check its artifact store (--artifacts-destination)",
-        )
 
 
 @contextmanager
@@ -101,7 +91,7 @@ def _delete_or_keep(tracking: Tracking, model_id: str) -> None:
 def _upload(tracking: Tracking, model: LoggedModel) -> str:
     """Upload a file to a logged model as the register step does, and return its place."""
     with tempfile.TemporaryDirectory(prefix="celebdit-") as folder:
-        (Path(folder) / _FILE).write_text(_TEXT)
+        (Path(folder) / REHEARSAL_FILE).write_text(REHEARSAL_TEXT)
         return VersionArtifacts(tracking).upload(Path(folder), model_id=model.model_id, name=_NAME)
 
 
@@ -116,6 +106,8 @@ def _readable(registry: Registry, *, keep_model: bool) -> Iterator[Registry]:
         try:
             with registry.tracking.translate_errors(model=name):
                 client.create_registered_model(name)
+        except TrackingCallMissing:
+            raise
         except TrackingRefused:  # it exists
             raise refused from None
         except BadInput:
@@ -133,6 +125,8 @@ def _exists(registry: Registry) -> bool:
     try:
         with registry.tracking.translate_errors(model=registry.name):
             registry.tracking.client.get_registered_model(registry.name)
+    except TrackingCallMissing:
+        raise
     except TrackingRefused:
         return False
     return True
@@ -143,8 +137,13 @@ def _rehearse_registry(registry: Registry, run_id: str, model_id: str, source: s
     versions = registry.versions()
     if exists:
         _rehearse_existing(registry, versions)
-    if not versions:
+    try:
         _rehearse_new(registry, run_id=run_id, model_id=model_id, source=source, is_needed=not exists)
+    except TrackingRefused:
+        raise
+    except BadInput:  # the rights that count are those on the model that exists, which were seen above if it has versions
+        if not versions:
+            raise
 
 
 def _rehearse_existing(registry: Registry, versions: list[ModelVersion]) -> None:
@@ -167,7 +166,9 @@ def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str
     with tracking.translate_errors(model=registry.name):
         try:
             with tracking.translate_errors(model=registry.name):
-                client.create_registered_model(name, description=_TEXT)
+                client.create_registered_model(name, description=REHEARSAL_TEXT)
+        except TrackingRefused:
+            raise
         except BadInput:
             if is_needed:
                 raise
@@ -175,6 +176,10 @@ def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str
         try:
             version = str(client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version)
             client.set_model_version_tag(name, version, _TAG, run_id)
+            client.set_registered_model_tag(name, _TAG, _NAME)
+            client.delete_registered_model_tag(name, _TAG)
+            client.set_registered_model_alias(name, _OTHER_ALIAS, version)
+            client.delete_registered_model_alias(name, _OTHER_ALIAS)
             client.set_registered_model_alias(name, _NAME, version)
             client.get_model_version_download_uri(name, version)
             rehearsed = Registry(tracking, name)
@@ -183,6 +188,19 @@ def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str
                     f"MLflow at {tracking.settings.mlflow_uri} does not find the version that was registered",
                     hint="ask an administrator of MLflow for the right READ on the versions of registered models",
                 )
-        finally:
-            with suppress(CelebditError), tracking.translate_errors(model=registry.name):
-                client.delete_registered_model(name)
+        except BaseException:
+            with suppress(CelebditError):
+                _delete_model(registry, name)
+            raise
+        _delete_model(registry, name)
+
+
+def _delete_model(registry: Registry, name: str) -> None:
+    """Delete the registered model of a rehearsal, if its user may; where the call is not offered, each rehearsal would leave one."""
+    try:
+        with registry.tracking.translate_errors(model=registry.name):
+            registry.tracking.client.delete_registered_model(name)
+    except TrackingCallMissing:
+        raise
+    except CelebditError:
+        pass

@@ -12,7 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from components.errors import DataRefused, TrackingRefused, first_line
+from components.errors import DataRefused, TrackingCallMissing, TrackingRefused, first_line
 from components.tracking.client import Tracking
 
 __all__ = ["ModelVersion", "VersionArtifacts"]
@@ -56,6 +56,8 @@ class VersionArtifacts:
         try:
             with self._translate_errors():
                 self._repository(version).download_artifacts(below, str(target))
+        except TrackingCallMissing:
+            raise
         except TrackingRefused as error:
             raise DataRefused(
                 f"the files of version {version.version} of {version.name!r} cannot be downloaded: {first_line(error)}",

@@ -36,5 +36,21 @@ class VersionRecords:
             ) from error
         return VersionManifest.parse(data, sha256=digest, what=f"the record of {what}, {uri},")
 
+    def put_signature(self, digest: str, key_id: str, signature: bytes) -> None:
+        """Keep the signature of a version by one key, beside its manifest."""
+        self._store.put_bytes(self._folder / f"{digest}.{key_id}.sig", signature)
+
+    def signature(self, digest: str, key_id: str) -> bytes | None:
+        """Return the signature of a version by one key, or None. It is worth nothing until it is verified."""
+        try:
+            return self._store.get_bytes(self._folder / f"{digest}.{key_id}.sig", max_bytes=MAX_MANIFEST_BYTES)
+        except ObjectMissing:
+            return None
+
+    def signing_keys(self, digest: str) -> list[str]:
+        """Return the ids of the keys by which there are signatures of a version, right or wrong."""
+        names = [item.uri.name for item in self._store.list(self._folder) if item.uri.name.startswith(f"{digest}.")]
+        return sorted(name.split(".")[1] for name in names if name.endswith(".sig"))
+
     def _at(self, digest: str) -> StoreUri:
         return self._folder / f"{digest}.json"

@@ -20,6 +20,7 @@ from components.registry.version_artifacts import ModelVersion, VersionArtifacts
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE, ModelFiles, read_version_files
 from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
 from components.registry.version_records import VersionRecords
+from components.registry.version_signatures import SignedVersion, VersionSignatures
 from components.storage import ObjectMissing, ObjectStore, StoreUri, connect
 from components.stores.layout import StoreLayout
 from components.tracking.client import Tracking
@@ -77,12 +78,28 @@ class VersionStore:
             if f"{_ARTIFACTS}/{file}" not in present:
                 raise DataRefused(f"{what} is not a model of celebdit: it has no {file}")
 
-    def open(self, version: ModelVersion, folder: Path) -> ModelFiles:
+    def open(self, version: ModelVersion, folder: Path, *, verify_key: str | None = None) -> ModelFiles:
         """Return the files of a version below `folder`; they are downloaded unless they are there and intact.
 
         Raises:
-            DataRefused: if it is not a model of this project, or a file is not the one that was registered.
+            DataRefused: if it is not a model of this project, a file is not the one that was registered, or the signature by `verify_key`
+                is missing or wrong. BadInput: if that key cannot be used.
         """
+        if verify_key is None:
+            return self._open(version, folder)
+        signatures = VersionSignatures(self._records)
+        key = signatures.public_key(Path(verify_key))  # before the download
+        files = self._open(version, folder)
+        signatures.check(files, key, _name(version))
+        return files
+
+    def sign(self, version: ModelVersion, folder: Path, key: Path) -> SignedVersion:
+        """Sign the files of a version, which are verified first, and keep the signature beside the version's record."""
+        signatures = VersionSignatures(self._records)
+        private_key = signatures.private_key(key)
+        return signatures.sign(self._open(version, folder), private_key, _name(version))
+
+    def _open(self, version: ModelVersion, folder: Path) -> ModelFiles:
         manifest = self._manifest_of(version)
         digest = None if manifest is None else manifest.digest
         content = digest or VersionTags.from_mlflow(version.tags).checkpoint_digest or ""

@@ -1,8 +1,9 @@
 """torchrun's agent of one machine: `python -m components.runtime.agent REPORT torch.distributed.run OPTIONS...`.
 
-Runs torchrun with OPTIONS and writes to the file REPORT what only torchrun knows: how each process ended that was not stopped by it, or why
-it could start none. A node other than the first waits here until the first one listens, because torchrun's own connection waits
-twice its limit and does not say why (torch 2.15). The launcher reads the report; see `agent_report.py`.
+Runs torchrun with OPTIONS, or forks the ranks itself on one machine without a GPU (`forked_ranks.py`), and writes to the file REPORT what
+only this process knows: how each process ended that was not stopped by it, or why it could start none. A node other than the first waits
+here until the first one listens, because torchrun's own connection waits twice its limit and does not say why (torch 2.15). The launcher
+reads the report; see `agent_report.py`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
 from components.runtime.agent_report import AgentReport, RankExit, write_report
+from components.runtime.forked_ranks import Stopped, can_fork, preload, run_forked
 
 _CONNECT_TIMEOUT_S = 5.0
 _PAUSE_S = 0.5
@@ -26,6 +28,10 @@ _PAUSE_S = 0.5
 def main() -> None:
     """Run torchrun and leave with status 0, or 1 after writing the report."""
     report, options = Path(sys.argv[1]), torchrun.parse_args(sys.argv[3:])
+    if options.nnodes == "1":
+        preload(options.training_script)
+        if can_fork():
+            sys.exit(_fork(report, options))
     stopped = _note_stopped()
     try:
         _wait_for_first_node(options)
@@ -41,6 +47,21 @@ def main() -> None:
     except Exception as error:
         write_report(report, AgentReport(error=str(error)))
         raise
+
+
+def _fork(report: Path, options: argparse.Namespace) -> int:
+    """Fork the ranks; return the status of this process after writing the report."""
+    module, arguments = options.training_script, options.training_script_args
+    try:
+        exits = run_forked(module, arguments, processes=int(options.nproc_per_node), grace_s=float(options.shutdown_timeout))
+    except Stopped as error:  # the launcher asked it to stop, and knows why
+        return 128 + error.number
+    except OSError as error:
+        write_report(report, AgentReport(error=str(error)))
+        raise
+    if exits:
+        write_report(report, AgentReport(exits=tuple(RankExit(rank, rank, status) for rank, status in exits.items())))
+    return 1 if exits else 0
 
 
 def _note_stopped() -> set[int]:

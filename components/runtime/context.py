@@ -33,6 +33,7 @@ from components.system.lifeline import watch
 from components.system.peers import OwnServers, guard
 from components.system.private import private_folder_in_shared
 from components.system.service_links import drop_service_links
+from components.system.work_folders import WorkFolder
 from components.tracking.light_mlflow import lighten_mlflow
 from components.validation import describe
 from model.frozen_config import FrozenConfig
@@ -46,20 +47,6 @@ _RECORDING_STEPS = ("preflight", "ingest", "gate", "finalize")
 """Steps that write runs, tags and files to MLflow, and neither package nor load a model."""
 _STEP_PROCESS = "_KFP_RUNTIME"
 """Set by KFP in a process that runs one step and nothing else."""
-_WORK_FOLDERS = (
-    "compiled",
-    "downloads",
-    "evaluations",
-    "ingest",
-    "packs",
-    "references",
-    "refused",
-    "register",
-    "runs",
-    "samples",
-    "weights",
-)
-"""What earlier versions, which left it open to other users, can have made in the default work folder."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +101,14 @@ class StepContext:
         artifact.metadata.update({key: value for key, value in facts.items() if isinstance(value, str)})
         self.events.emit("result", manifest=facts)
 
-    def scratch(self, *parts: str) -> Path:
-        """Return a folder below the work directory, made if needed."""
-        folder = self.settings.work_dir.joinpath(*parts)
+    def scratch(self, kind: WorkFolder | None = None, *parts: str) -> Path:
+        """Return a folder below that of `kind` in the work folder, or the work folder itself; it is made if needed.
+
+        Raises:
+            BadInput: if it cannot be made.
+            ValueError: if `kind` is not one of `WorkFolder`.
+        """
+        folder = self.settings.work_dir.joinpath(*([] if kind is None else [WorkFolder(kind)]), *parts)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -127,7 +119,7 @@ class StepContext:
 
     def run_folder(self, run_key: str) -> Path:
         """Return the folder of a training on this machine: checkpoints, journal and locks."""
-        return self.scratch("runs", run_key)
+        return self.scratch(WorkFolder.RUNS, run_key)
 
 
 @contextmanager
@@ -146,7 +138,7 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
         events.emit("started")
         settings = Settings.from_environment(environ)
         if settings.work_dir == default_work_dir():
-            private_folder_in_shared(settings.work_dir, ours=_WORK_FOLDERS, hint=f"set {WORK_DIR} to a folder of your own")
+            private_folder_in_shared(settings.work_dir, ours=tuple(WorkFolder), hint=f"set {WORK_DIR} to a folder of your own")
         with full_disk_is_named(settings.work_dir):
             yield StepContext(settings=settings, events=events)
     except Exception as error:

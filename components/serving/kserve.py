@@ -1,8 +1,8 @@
 """Serves a registered version on Kubernetes: copies its files to object storage and writes the InferenceService manifest.
 
-Promises: the location in the manifest is plain S3 (KServe cannot read `models:/`); the InferenceService names the digest of the version's
-manifest, and the container checks every file against it before it runs any; no secret is in it, the service account has them. Does not
-install KServe.
+Promises: the location in the manifest is plain S3 or an image (KServe cannot read `models:/`); the InferenceService names the digest of the
+version's manifest, and the container checks every file against it before it runs any; no secret is in it, the service account has them.
+Does not install KServe.
 """
 
 import tempfile
@@ -47,7 +47,7 @@ def inference_service(
     name: str,
     *,
     version: str,
-    location: StoreUri,
+    location: str,
     image: str,
     gpus: int,
     service_account: str,
@@ -64,7 +64,7 @@ def inference_service(
         "command": ["python"],
         "args": serving_command(_MOUNT, manifest_sha256, "0.0.0.0", PORT),  # noqa: S104 - inside a pod
         # KServe's admission webhook turns this variable into an init container that copies the files to /mnt/models.
-        "env": [{"name": "STORAGE_URI", "value": str(location)}, {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"}],
+        "env": [{"name": "STORAGE_URI", "value": location}, {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"}],
         "ports": [{"name": "http1", "containerPort": PORT, "protocol": "TCP"}],
         "readinessProbe": {
             "httpGet": {"path": "/ping", "port": PORT},

@@ -17,6 +17,7 @@ from components.serving.package import save_model, servable, try_out
 from components.storage import StoreUri, file_sha256
 from components.system.locks import lock
 from components.system.own_folder import own_folder
+from components.system.work_folders import WorkFolder
 from components.tracking.logged_models import LoggedModels
 from model.checkpoint_manifest import Checkpoint
 from model.config import ModelSpec, SamplingConfig
@@ -65,7 +66,7 @@ def register_version(
     Raises:
         DataRefused: if the stored version does not answer with an image; it keeps a tag with the reason.
     """
-    scratch = context.scratch("register")
+    scratch = context.scratch(WorkFolder.REGISTER)
     waiting = "another process registers the same weights; waiting for it"
     with lock(scratch / f"{registry.name}-{checkpoint_digest[:16]}-{ema}.lock", on_wait=lambda: context.events.note(waiting)):
         return _register_version(registry, checkpoint_digest, ema, image_px=image_px, build=build, context=context)
@@ -78,7 +79,7 @@ def _register_version(
     is_new = version is None
     if version is None:
         registry.ensure(_MODEL_DESCRIPTION)
-        with own_folder(context.scratch("register"), checkpoint_digest[:16]) as folder:
+        with own_folder(context.scratch(WorkFolder.REGISTER), checkpoint_digest[:16]) as folder:
             version = _add_version(registry, build(folder), folder)
     if VersionTags.from_mlflow(version.tags).trial != PASSED:
         _try_stored(registry, str(version.version), image_px, context)
@@ -150,7 +151,7 @@ def register_unevaluated(model: UnevaluatedModel, model_name: str, run_id: str, 
 
 def _try_stored(registry: Registry, number: str, image_px: int, context: StepContext) -> None:
     """Serve the version as the registry stores it and record whether it answered."""
-    with own_folder(context.scratch("trials"), f"{registry.name}-{number}") as scratch:
+    with own_folder(context.scratch(WorkFolder.TRIALS), f"{registry.name}-{number}") as scratch:
         try:
             try_out(servable(registry.files_of(number, scratch), scratch), image_px=image_px)
         except DataRefused as refused:

@@ -48,7 +48,7 @@ UNAVAILABLE = Answer(
     "the store fails for now",
     RUN_AGAIN,
     (
-        *("InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "ConditionalRequestConflict"),
+        *("InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted"),
         *("KMS.KMSInternalException", "KMS.DependencyTimeoutException"),
     ),
     (408, 425),
@@ -60,6 +60,13 @@ UNREADABLE = Answer(
     "no S3 server answers",
     "check the path to the store: its answers are not those of an S3 server",
     other="an answer that cannot be read",
+)
+CONFLICT = Answer(
+    "conflict",
+    "refuse",
+    "another program writes the same object; the upload is repeated from its start, seven times in half a minute",
+    "see what else writes below CELEBDIT_STORE: end it, or give each of them a prefix of its own; then run it again: finished work is kept",
+    ("ConditionalRequestConflict",),
 )
 REGION = Answer(
     "region",
@@ -204,7 +211,7 @@ REFUSED = Answer(
 )
 
 ANSWERS = (
-    *(SLOW, UNAVAILABLE, UNREADABLE, CREDENTIALS_SOURCE, REGION, SKEWED, EXPIRED, KEYS, ROLE, NO_CREDENTIALS, NO_BUCKET, DENIED),
+    *(SLOW, UNAVAILABLE, UNREADABLE, CREDENTIALS_SOURCE, CONFLICT, REGION, SKEWED, EXPIRED, KEYS, ROLE, NO_CREDENTIALS, NO_BUCKET, DENIED),
     *(KMS, STORAGE_CLASS, QUOTA, CERTIFICATE, OTHER_SERVER, REFUSED, MISSING, ARCHIVED, CORRUPT, LOST_UPLOAD),
 )
 """Every kind of answer; the ones that an error is none of are internal errors."""

@@ -79,9 +79,8 @@ def refusal_detail(answer: Answer, cause: Exception, bucket: str) -> tuple[str |
         return describe_skew(difference), None
     if answer is answers.DENIED:
         return f"the right {missing_right(cause)} is missing", None
-    if answer is answers.ROLE:
-        return f"{cause.operation_name} failed", None
-    return None, None
+    details = {answers.ROLE: f"{cause.operation_name} failed", answers.CONFLICT: "another program writes the same object"}
+    return details.get(answer), None
 
 
 def region_of(error: ClientError) -> str | None:

@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from components.storage.answers import DENIED, MISSING
 from components.storage.faults import answer_to, code, status
+from components.storage.pages import pages_with_an_end
 from components.storage.uri import StoreUri
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def is_unlisted(client: "S3Client", uri: StoreUri) -> bool:
     folder = f"{uri.key.rpartition('/')[0]}/".lstrip("/")
     listings: tuple[Callable[[], Iterable[Mapping[str, Any]]], ...] = (
         lambda: [client.list_objects_v2(Bucket=uri.bucket, Prefix=uri.key, MaxKeys=1)],
-        lambda: client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=folder),
+        lambda: pages_with_an_end(client.get_paginator("list_objects_v2").paginate(Bucket=uri.bucket, Prefix=folder), "Contents", uri),
     )
     for listing in listings:
         with suppress(Exception):  # the refusal itself matters more

@@ -13,13 +13,14 @@ from components.errors import BadInput, CelebditError, DataRefused
 from components.storage.addressing import ADDRESSING
 from components.storage.answers import OTHER_SERVER
 from components.storage.bucket import BucketRules, bucket_rules
-from components.storage.faults import DigestMismatch, StorageRefused, is_temporary, refusal, status
+from components.storage.faults import DigestMismatch, StorageRefused, answer_to, is_temporary, refusal, status
 from components.storage.store import ObjectStore
 from components.storage.unfinished_uploads import begin_upload, unfinished_uploads
 from components.storage.upload import UploadCheck
 from components.storage.uri import StoreUri
 
 _DATA = b"celebdit probe"
+_CONDITIONAL_ATTEMPTS = 3
 _CONSISTENT = "use a store with read-after-write consistency"
 
 
@@ -30,6 +31,7 @@ class Capabilities:
     addressing: str
     upload_check: UploadCheck
     conditional_writes: bool
+    """Whether it refuses to write an object again that exists, when it is asked to; nothing here needs it."""
     ranges: bool
     """Whether it answers with the part of an object that is asked for; the client does without."""
     forbids_missing_keys: bool
@@ -41,7 +43,7 @@ class Capabilities:
     def describe(self) -> str:
         """Return the capabilities as a text."""
         uploads = "checked by the store" if self.upload_check == "content-md5" else "read back"
-        conditions = "honoured" if self.conditional_writes else "ignored (not needed)"
+        conditions = "honoured" if self.conditional_writes else "ignored or not supported (not needed)"
         parts = [f"{self.addressing}-style", f"uploads are {uploads}", f"conditional writes are {conditions}"]
         parts += ["missing keys are answered with 403, and looked up in listings"] if self.forbids_missing_keys else []
         parts += [] if self.lists_uploads else ["incomplete uploads cannot be listed, so they stay (s3:ListBucketMultipartUploads)"]
@@ -109,16 +111,22 @@ def _supports_ranges(store: ObjectStore, uri: StoreUri) -> bool:
 
 
 def _supports_conditions(store: ObjectStore, uri: StoreUri) -> bool:
-    def overwrite() -> int:
+    """Write an object again on the condition that there is none; a store that fails at this alone does not support it.
+
+    Each failure is followed by a write without the condition, which waits for a store that fails at everything.
+    """
+    for _ in range(_CONDITIONAL_ATTEMPTS):
         try:
             store.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=_DATA, IfNoneMatch="*")
-        except ClientError as error:
-            if is_temporary(error):
+        except Exception as error:
+            if answer_to(error) is None:
                 raise
-            return status(error)
-        return 200
-
-    return store.call("put", uri, overwrite) == 412
+            if not is_temporary(error):
+                return isinstance(error, ClientError) and status(error) in (409, 412)
+        else:
+            return False
+        store.put_bytes(uri, _DATA)
+    return False
 
 
 def _forbids_missing_keys(store: ObjectStore, missing: StoreUri) -> bool:

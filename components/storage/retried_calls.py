@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from components.errors import CelebditError
-from components.storage.answers import EXPIRED
+from components.storage.answers import CONFLICT, EXPIRED
 from components.storage.call_errors import call_error
 from components.storage.credentials import ChainCredentials
 from components.storage.faults import CORRUPT_ATTEMPTS, answer_to, describe_fault, is_corrupt, is_temporary
@@ -21,6 +21,8 @@ _log = logging.getLogger("components.storage.store")  # log lines name the clien
 
 _EXPIRED_ATTEMPTS = 4
 """How often expired credentials are tried while the chain has no others: what writes new ones may be a second late."""
+_CONFLICT_ATTEMPTS = 7
+"""How often a write is attempted while another program writes the same object; with the pauses between them, up to half a minute."""
 
 
 class RetriedCalls:
@@ -42,7 +44,7 @@ class RetriedCalls:
 
     def run(self, verb: str, uri: StoreUri, call: Callable[[], T]) -> T:
         """Return the result of `call`, retrying temporary errors and corrupt transfers; other errors become the project's own."""
-        attempts, corrupt, expired, signed_with, started_s = 0, 0, 0, 0, self._clock()
+        attempts, corrupt, expired, conflicts, signed_with, started_s = 0, 0, 0, 0, 0, self._clock()
 
         def call_once() -> T:
             nonlocal attempts, signed_with
@@ -51,10 +53,13 @@ class RetriedCalls:
             return call()
 
         def is_worth_retrying(error: Exception) -> bool:
-            nonlocal corrupt, expired
+            nonlocal corrupt, expired, conflicts
             if is_corrupt(error):
                 corrupt += 1
                 return corrupt < CORRUPT_ATTEMPTS
+            if answer_to(error) is CONFLICT:
+                conflicts += 1
+                return conflicts < _CONFLICT_ATTEMPTS
             if answer_to(error) is EXPIRED:
                 if self._credentials is not None and self._credentials.renew(signed_with):
                     return True

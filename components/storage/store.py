@@ -27,6 +27,7 @@ from components.storage.download import (
 from components.storage.faults import answer_to
 from components.storage.local_faults import Incomplete
 from components.storage.missing_keys import delete_object, get_object, head, with_missing_keys
+from components.storage.pages import pages_with_an_end
 from components.storage.retried_calls import RetriedCalls
 from components.storage.upload import PART_BYTES, UploadCheck, Uploads
 from components.storage.uri import StoredObject, StoreUri
@@ -205,12 +206,17 @@ class ObjectStore:
         return self._calls.run("look for", uri, look)
 
     def list(self, prefix: StoreUri) -> list[StoredObject]:
-        """Return all objects below `prefix`, sorted by key."""
+        """Return all objects below `prefix`, sorted by key.
+
+        Raises:
+            ListingEndless: if the store's pages have no end.
+        """
 
         def listing() -> list[StoredObject]:
             below = prefix.key.rstrip("/")
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=f"{below}/" if below else "")
-            objects = [_stored_object(prefix.bucket, item) for page in pages for item in page.get("Contents", [])]
+            all_pages = pages_with_an_end(pages, "Contents", prefix)
+            objects = [_stored_object(prefix.bucket, item) for page in all_pages for item in page.get("Contents", [])]
             return sorted(objects, key=lambda item: item.uri.key)
 
         return self._calls.run("list", prefix, listing)

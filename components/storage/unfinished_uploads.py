@@ -13,6 +13,7 @@ from botocore.parsers import ResponseParserError
 
 from components.storage.answers import LOST_UPLOAD, MISSING
 from components.storage.faults import answer_to
+from components.storage.pages import ListingEndless, pages_with_an_end
 from components.storage.skew import server_time
 from components.storage.store import ObjectStore
 from components.storage.uri import StoreUri
@@ -56,8 +57,9 @@ def begin_upload(store: ObjectStore, uri: StoreUri) -> UnfinishedUpload:
 def unfinished_uploads(store: ObjectStore, prefix: StoreUri) -> list[UnfinishedUpload] | None:
     """Return the uploads whose keys are `prefix` or below it, or None if the store does not list them. Not retried."""
     try:
-        pages = list(store.client.get_paginator("list_multipart_uploads").paginate(Bucket=prefix.bucket, Prefix=prefix.key))
-    except (ClientError, BotoCoreError, ResponseParserError, OSError):
+        listing = store.client.get_paginator("list_multipart_uploads").paginate(Bucket=prefix.bucket, Prefix=prefix.key)
+        pages = list(pages_with_an_end(listing, "Uploads", prefix))
+    except (ListingEndless, ClientError, BotoCoreError, ResponseParserError, OSError):
         return None
     return [_upload(prefix.bucket, item, page) for page in pages for item in page.get("Uploads", []) if _is_below(item, prefix)]
 

@@ -13,11 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Lock
-from typing import IO, TYPE_CHECKING, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Literal, TypeVar, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from components.storage.answers import CORRUPT, LOST_UPLOAD, MISSING, REFUSED
+from components.storage.answers import CONFLICT, CORRUPT, LOST_UPLOAD, MISSING, REFUSED
 from components.storage.faults import CORRUPT_ATTEMPTS, DigestMismatch, answer_to, status
 from components.storage.hashing import content_md5
 from components.storage.part import FilePart
@@ -80,7 +80,9 @@ class Uploads:
                     abandoned.set()
                     pool.shutdown(wait=True, cancel_futures=True)
                     raise
-            self._complete(uri, upload_id, etags, size_bytes)
+            conflict = self._complete(uri, upload_id, etags, size_bytes)
+            if conflict is not None:
+                raise conflict
         except BaseException:
             with suppress(ClientError, BotoCoreError, OSError):  # the reason that it was abandoned matters more
                 self._client.abort_multipart_upload(Bucket=uri.bucket, Key=uri.key, UploadId=upload_id)
@@ -124,10 +126,11 @@ class Uploads:
 
         return str(self._with_retries("put", uri, send))
 
-    def _complete(self, uri: StoreUri, upload_id: str, etags: list[str], size_bytes: int) -> None:
+    def _complete(self, uri: StoreUri, upload_id: str, etags: list[str], size_bytes: int) -> ClientError | None:
+        """Complete an upload, or return the error of a conflict, after which S3 wants the whole upload again."""
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
 
-        def complete() -> None:
+        def complete() -> ClientError | None:
             try:
                 self._client.complete_multipart_upload(
                     Bucket=uri.bucket,
@@ -136,14 +139,17 @@ class Uploads:
                     MultipartUpload={"Parts": parts},  # type: ignore[typeddict-item]
                 )
             except ClientError as error:
+                if answer_to(error) is CONFLICT:
+                    return error
                 # The response to a successful completion may have been lost: then the upload is gone and the object exists.
                 lost = answer_to(error) in (LOST_UPLOAD, MISSING)
                 if lost and self._size(uri) != size_bytes:
                     raise _UploadLost from error
                 if not lost:
                     raise
+            return None
 
-        self._with_retries("put", uri, complete)
+        return cast("ClientError | None", self._with_retries("put", uri, complete))
 
     def _size(self, uri: StoreUri) -> int | None:
         try:

@@ -58,6 +58,11 @@ class RunLayout:
         """Post-hoc EMAs that were computed from the snapshots."""
         return self.prefix / "averages"
 
+    def home_of(self, checkpoint: StoreUri) -> StoreUri:
+        """Return the folder that `checkpoint` lies in: that of snapshots or of post-hoc EMAs, else that of checkpoints."""
+        homes = (self.snapshots, self.averages)
+        return next((home for home in homes if checkpoint.key.startswith(f"{home.key}/")), self.checkpoints)
+
     @property
     def samples(self) -> StoreUri:
         """Generated images, in shards."""

@@ -26,6 +26,7 @@ from components.environment import (
     VARIABLES,
     WORK_DIR,
 )
+from components.system.work_folders import WorkFolder
 
 Kind = Literal["decoder", "container", "server", "serving", "rank", "step"]
 
@@ -102,7 +103,7 @@ _LISTS_OF_PATHS = ("KUBECONFIG", "SSL_CERT_DIR")
 
 def compiler_caches(work_dir: Path) -> dict[str, str]:
     """Return where torch keeps the kernels that it compiled: by default in folders below /tmp with names that other users can guess."""
-    caches = work_dir / "compiled"
+    caches = work_dir / WorkFolder.COMPILED
     return {"TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"), "TRITON_CACHE_DIR": str(caches / "triton")}
 
 

@@ -10,14 +10,11 @@ import errno
 import platform
 import resource
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from components.system.child_environment import child_environment
-from components.system.python_process import python_command
 from components.system.refused_calls import MACHINES, REFUSED
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -68,6 +65,12 @@ def confine() -> bool:
 
 def can_confine() -> bool:
     """Return whether the system can confine a process; found out by one that ends at once."""
+    # Not above: the processes that are confined need none of it.
+    import subprocess  # noqa: PLC0415
+
+    from components.system.child_environment import child_environment  # noqa: PLC0415
+    from components.system.python_process import python_command  # noqa: PLC0415
+
     command = python_command("components.system.confinement")
     return subprocess.run(command, env=child_environment("decoder"), cwd="/", check=False, capture_output=True).returncode == 0
 

@@ -58,15 +58,18 @@ class Tracking(MlflowConnection):
             self.set_tags(parent.info.run_id, {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()})
         return parent
 
-    def step_run(self, step: str, *, run_key: str | None = None, name: str | None = None) -> Run:
-        """Return the run of `step`: of this pipeline run or, with `run_key`, of that training, whichever pipeline run began it."""
+    def step_run(self, step: str, *, run_key: str | None = None, name: str | None = None, parent_id: str | None = None) -> Run:
+        """Return the run of `step`: of this pipeline run or, with `run_key`, of that training, whichever pipeline run began it.
+
+        A new one is a child of this pipeline run, or of the run `parent_id`.
+        """
         with self.translate_errors():
             identity = {TAG_STEP: step, TAG_RUN_KEY: run_key} if run_key else {TAG_STEP: step, TAG_RUN: self.settings.pipeline_run_id}
             run = self.find_run(identity)
             if run is not None:
                 return run
-            parent = self.pipeline_run()
-            tags = {TAG_KIND: "step", TAG_RUN: self.settings.pipeline_run_id, PARENT: parent.info.run_id, **identity, **self._origin()}
+            parent_id = parent_id or self.pipeline_run().info.run_id
+            tags = {TAG_KIND: "step", TAG_RUN: self.settings.pipeline_run_id, PARENT: parent_id, **identity, **self._origin()}
             return self.client.create_run(self.experiment_id, tags=tags, run_name=name or step)
 
     def training_run(self, run_key: str) -> Run | None:

@@ -8,18 +8,17 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from mlflow.exceptions import MlflowException
+from requests.exceptions import InvalidJSONError
 
-from components.errors import BadInput, CelebditError, TrackingRefused, TrackingUnavailable, first_line
+from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused, TrackingUnavailable, first_line
 from components.system.failures import os_failure, was_raised_in
+from components.tracking.mlflow_answers import MlflowAnswer, answer_in
 from components.tracking.mlflow_rights import missing_right, mlflow_user
+from components.tracking.server_version import OLDEST_MLFLOW
 
 _RETRY_HINT = "run it again when MLflow is back"
-_REQUEST_IN_TEXT = re.compile(r"API request to endpoint (\S+) failed with error code (\d{3}) != 200")
-_DOWNLOAD_IN_TEXT = re.compile(r"(\d{3}) (?:Client|Server) Error: .*? for url: (\S+)")
 _PAGE_IN_TEXT = re.compile(r"not in a valid JSON format. Response body: '\s*<", re.IGNORECASE)
 _NO_ANSWER = "failed with exception"
 _REASON = re.compile(
@@ -29,50 +28,16 @@ _REASON = re.compile(
 _FAILURES = re.compile(r"too many \d{3} error responses")
 _REDIRECTIONS = "Exceeded 30 redirects"
 _TEMPORARY = (408, 425, 429)
-_NO_SUCH_CALL = (404, 405)
 _TOO_LARGE = 413
+_OLDEST = f"{OLDEST_MLFLOW[0]}.{OLDEST_MLFLOW[1]}"
+_LACKS_CALL_HINT = f"use MLflow {_OLDEST} or newer; check MLFLOW_TRACKING_URI and any proxy before the server: celebdit doctor"
+_PROXY_HINT = "let the proxy pass GET, POST, PUT, PATCH and DELETE of all paths below /api/2.0/mlflow and /api/2.0/mlflow-artifacts"
 _NOT_DOWNLOADED = "Failed to download artifacts from path"
 _DELETED = "must be in the 'active' state. Current state is deleted"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """The server's answer to a request that failed."""
-
-    status: int
-    text: str
-    path: str = ""
-    """The path of the request, or nothing if MLflow's client does not name it."""
-    method: str = ""
-    is_known: bool = True
-    """Whether the server answered in the form of MLflow's API."""
-
-    @property
-    def summary(self) -> str:
-        return (self.text.splitlines() or [f"HTTP {self.status}"])[0][:200]
-
-
-def _answer_of(error: MlflowException) -> _Answer:
-    # MLflow's client (3.17) keeps the status of an answer without JSON in its text alone.
-    written = _REQUEST_IN_TEXT.search(str(error))
-    if written:
-        return _Answer(int(written[2]), str(error), written[1], is_known=False)
-    downloads = _DOWNLOAD_IN_TEXT.search(str(error))  # of several files at once, of which some failed
-    if downloads:
-        return _Answer(int(downloads[1]), downloads[0], urlsplit(downloads[2]).path, "GET")
-    return _Answer(int(error.get_http_status_code()), str(error))
-
-
-def _answer_of_artifact_store(error: OSError) -> _Answer | None:
-    """Return the answer to an upload or a download of an artifact, which MLflow's client raises as an error of requests."""
-    response = getattr(error, "response", None)
-    if response is None:
-        return None
-    return _Answer(response.status_code, str(error), urlsplit(response.request.url or "").path, response.request.method or "")
-
-
-def _hint(answer: _Answer) -> str | None:
+def _hint(answer: MlflowAnswer) -> str | None:
     """Return what to do about a request that was refused, where that is known."""
     if answer.status == _TOO_LARGE:
         return "raise the limit of the proxy before MLflow"
@@ -88,28 +53,16 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
     """Run calls to the MLflow server at `uri`, about the named experiment and registered model.
 
     Raises:
-        BadInput: if the server refuses access, or is not MLflow. TrackingRefused: if it refuses the request, or does not know it.
+        BadInput: if the server refuses access, or is not MLflow. TrackingRefused: if it refuses the request; TrackingCallMissing if it
+            does not offer it.
         TrackingUnavailable: if it cannot be reached or fails. The same about object storage, where MLflow's client uses it itself.
     """
     try:
         yield
     except MlflowException as error:
-        if (refused := _artifact_store_error(error)) is not None:
-            raise refused from error
-        if error.error_code == "TEMPORARILY_UNAVAILABLE":
-            raise TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT) from error
-        if _NO_ANSWER in str(error):
-            raise _unreached(uri, str(error)) from error
-        if _PAGE_IN_TEXT.search(str(error)):
-            raise _not_mlflow(uri, "it answers with a page, perhaps for a login") from error
-        raise _error_for(uri, _answer_of(error), experiment, model) from error
+        raise _error_of_client(uri, error, experiment, model) from error
     except OSError as error:
-        if error.filename is not None:  # of a file on this machine, like a download for which there is no room
-            raise os_failure(error) or error from error
-        answer = _answer_of_artifact_store(error)
-        if answer is not None:
-            raise _error_for(uri, answer, experiment, model) from error
-        raise _unreached(uri, str(error)) from error
+        raise _error_of_transport(uri, error, experiment, model) from error
     except CelebditError:
         raise
     except Exception as error:
@@ -127,8 +80,39 @@ def _artifact_store_error(error: Exception) -> CelebditError | None:
     return artifact_store_error(error)
 
 
-def _not_mlflow(uri: str, reason: str) -> BadInput:
-    return BadInput(f"{uri} does not answer as MLflow does: {reason}", hint="check MLFLOW_TRACKING_URI, and any proxy before the server")
+def _error_of_client(uri: str, error: MlflowException, experiment: str | None, model: str | None) -> CelebditError:
+    """Return the project's error for one that MLflow's client raised itself."""
+    if (refused := _artifact_store_error(error)) is not None:
+        return refused
+    if error.error_code == "TEMPORARILY_UNAVAILABLE":
+        return TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT)
+    if _NO_ANSWER in str(error):
+        return _unreached(uri, str(error))
+    answer = answer_in(error)
+    assert answer is not None, "MLflow's own errors have a status"
+    if _PAGE_IN_TEXT.search(str(error)):
+        return _not_mlflow(uri, f"it answers with a page, perhaps for a login{_request_of(answer)}")
+    return _error_for(uri, answer, experiment, model)
+
+
+def _error_of_transport(uri: str, error: OSError, experiment: str | None, model: str | None) -> Exception:
+    """Return the project's error for one of the HTTP client or of a file on this machine, like a download for which there is no room."""
+    if error.filename is not None:
+        return os_failure(error) or error
+    answer = answer_in(error)
+    if isinstance(error, InvalidJSONError):
+        return _not_mlflow(uri, f"its answer is not JSON{_request_of(answer)}")
+    return _unreached(uri, str(error)) if answer is None else _error_for(uri, answer, experiment, model)
+
+
+def _not_mlflow(uri: str, reason: str) -> TrackingCallMissing:
+    hint = "check MLFLOW_TRACKING_URI, and any proxy before the server"
+    return TrackingCallMissing(f"{uri} does not answer as MLflow does: {reason}", hint=hint)
+
+
+def _request_of(answer: MlflowAnswer | None) -> str:
+    """Return the request of an answer in brackets, if it is known."""
+    return f" ({answer.method} {answer.path})" if answer is not None and answer.path else ""
 
 
 def _unreached(uri: str, text: str) -> CelebditError:
@@ -149,27 +133,27 @@ def _unreached(uri: str, text: str) -> CelebditError:
     return TrackingUnavailable(f"MLflow at {uri} cannot be reached: {cause}", hint=_RETRY_HINT)
 
 
-def _error_for(uri: str, answer: _Answer, experiment: str | None, model: str | None) -> CelebditError:
+def _error_for(uri: str, answer: MlflowAnswer, experiment: str | None, model: str | None) -> CelebditError:
     """Return the project's error for an answer."""
     if answer.status in (401, 403):
         return _refused_access(uri, answer, experiment, model)
-    if answer.status >= 500 or answer.status in _TEMPORARY:
+    if answer.lacks_call:
+        refused = f"(HTTP {answer.status}{f' to {answer.method}' if answer.method else ''})"
+        return TrackingCallMissing(f"MLflow at {uri} does not offer {answer.path or 'this call'} {refused}", hint=_LACKS_CALL_HINT)
+    if not 400 <= answer.status < 500 or answer.status in _TEMPORARY:
         return TrackingUnavailable(f"MLflow at {uri} failed: {answer.summary}", hint=_RETRY_HINT)
-    if answer.status in _NO_SUCH_CALL and not answer.is_known:
-        return TrackingRefused(
-            f"MLflow at {uri} does not offer {answer.path} (HTTP {answer.status})",
-            hint="check its version, MLFLOW_TRACKING_URI, and any proxy before the server: celebdit doctor",
-        )
     return TrackingRefused(f"MLflow at {uri} refuses: {answer.summary}", hint=_hint(answer))
 
 
-def _refused_access(uri: str, answer: _Answer, experiment: str | None, model: str | None) -> BadInput:
+def _refused_access(uri: str, answer: MlflowAnswer, experiment: str | None, model: str | None) -> BadInput:
     user = mlflow_user()
     if answer.status == 401:
         hint = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         if user is None:
             return BadInput(f"MLflow at {uri} refuses access: it asks for a login", hint=hint)
         return BadInput(f"MLflow at {uri} refuses access: it does not accept the password of user {user!r}", hint=hint)
+    if answer.is_page:  # MLflow itself refuses with a line of text
+        return TrackingCallMissing(f"a proxy before MLflow at {uri} refuses {answer.method} {answer.path} (HTTP 403)", hint=_PROXY_HINT)
     if "Invalid Host" in answer.text:
         return BadInput(f"MLflow at {uri} refuses access: it does not accept this host name", hint="add it to the server's --allowed-hosts")
     right = missing_right(answer.path, method=answer.method, experiment=experiment, model=model)

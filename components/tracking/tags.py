@@ -1,5 +1,8 @@
 """Names of the tags by which MLflow runs and logged models are found. Imports no MLflow, which takes seconds."""
 
+CONFIG_FILE = "config.toml"
+"""Artifact of a pipeline run: the configuration that it was started with, as `celebdit run` reads it."""
+
 TAG_RUN = "celebdit.pipeline_run"
 """Id of the pipeline run that began an MLflow run."""
 TAG_KIND = "celebdit.kind"

@@ -10,8 +10,10 @@ from typing import Literal
 
 from pydantic import field_serializer
 
+from components.errors import BadInput, DataRefused
 from components.manifests import DatasetManifest, Manifest
 from components.resources import ResourcesConfig
+from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri
 from components.stores.layout import StoreLayout
 from model.canonical import JsonObject, digest_of
@@ -40,6 +42,25 @@ def store_spec(spec: TrainSpec, store: ObjectStore, layout: StoreLayout) -> Stor
     uri = layout.run(spec.run_key).attempts / spec.attempt / SPEC_FILE
     store.put_bytes(uri, spec.model_dump_json().encode())
     return uri
+
+
+def newest_spec(run_key: str, context: StepContext) -> TrainSpec:
+    """Return the specification of the newest attempt at the training `run_key` whose specification is intact.
+
+    Raises:
+        BadInput: if there is no such training. DataRefused: if all specifications are damaged.
+    """
+    run, problem = context.layout.run(run_key), None
+    specs = sorted((item.uri for item in context.store.list(run.attempts) if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
+    for uri in reversed(specs):
+        try:
+            return TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
+        except DataRefused as refused:
+            problem = refused
+            context.events.note(f"the specification {uri} is damaged, the one before is used: {refused.message}")
+    if problem is not None:
+        raise problem
+    raise BadInput(f"there is no training {run_key!r} in {run.prefix}", hint="name a run key as `celebdit run` prints it")
 
 
 def new_attempt() -> str:

@@ -24,6 +24,7 @@ from components.stores.dataset_cache import fetch_pack
 from components.stores.measured_speed import SpeedRecorder
 from components.system.disk import require_room
 from components.system.locks import lock_or_fail
+from components.system.work_folders import WorkFolder
 from components.tracking.archive import JournalArchive
 from components.tracking.journal import Journal
 from components.train.checkpointing.ema_snapshots import SnapshotSink
@@ -43,6 +44,8 @@ from model.guard import NonFinite
 from model.interfaces import Outputs
 from model.trainer import Placement, Trainer
 
+IMPORTED_LATER = ("torch._dynamo",)
+"""What the first optimiser imports, for the process that forks ranks."""
 _PREDECESSOR_TIMEOUT_S = 60.0
 """How long to wait until the writer of an earlier attempt, whose launcher was killed, ends."""
 _STORAGE_CALLS_AT_START = 4
@@ -130,7 +133,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
 
 
 def _fetch_pack(spec: TrainSpec, rank: Rank, split: Split) -> Pack:
-    return fetch_pack(spec.dataset, rank.context.store, rank.context.scratch("packs"), layout=rank.context.layout, split=split)
+    return fetch_pack(spec.dataset, rank.context.store, rank.context.scratch(WorkFolder.PACKS), layout=rank.context.layout, split=split)
 
 
 def _abort_abandoned_uploads(storage: RunStorage, spec: TrainSpec, context: StepContext) -> None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from components.command_settings import CommandSettings
 from components.errors import BadInput, DataRefused
 from components.registry.model_uri import ModelUri
 from components.runtime.context import StepContext
@@ -22,6 +23,7 @@ from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoint_names import is_note
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock
+from components.system.work_folders import WorkFolder
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY
 from components.validation import describe
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
@@ -108,7 +110,7 @@ def _resolve_stored(uri: StoreUri, ema: str | None, context: StepContext) -> Res
     try:
         files = [item.uri.name for item in context.store.list(uri)]
         chosen = _choose(_weights_in(files), ema, str(uri))
-        folder = context.scratch("samples", checkpoints.digest(uri)[:16])
+        folder = context.scratch(WorkFolder.SAMPLES, checkpoints.digest(uri)[:16])
         fetched = checkpoints.fetch(uri, folder, files=[chosen.file, STATE_FILE])
     except (ObjectMissing, DigestMismatch, CheckpointInvalid) as error:
         raise DataRefused(
@@ -154,9 +156,9 @@ def _resolve_version(name: str, version: str, ema: str | None, context: StepCont
 
     registry = Registry(context.tracking, name)
     number = str(registry.resolve(version).version)
-    folder = context.scratch("models")
+    folder = context.scratch(WorkFolder.MODELS)
     with lock(folder / f"{name}-{number}.lock"):  # of two processes one downloads the files
-        files = registry.files_of(number, folder)
+        files = registry.files_of(number, folder, verify_key=CommandSettings.from_environment().verify_key)
     sampling = files.description.sampling
     if ema is not None and ema != sampling.ema:
         raise BadInput(f"version {number} of {name!r} holds the weights {sampling.ema!r} only", hint="sample its run or checkpoint instead")

@@ -26,6 +26,7 @@ from components.stores.checkpoints import CheckpointStore
 from components.stores.quarantine import quarantine
 from components.system.locks import lock
 from components.system.own_folder import own_folder
+from components.system.work_folders import WorkFolder
 from components.weights.ema_width import check_width
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
@@ -92,7 +93,7 @@ def compute_posthoc_ema(
     run = context.layout.run(run_key)
     snapshots = CheckpointStore(context.store, run.snapshots, warn=context.events.note)
     chosen = _one_per_step(_list_snapshots(snapshots, run_key, context), step)
-    scratch = context.scratch("averages", run_key)
+    scratch = context.scratch(WorkFolder.AVERAGES, run_key)
     target = chosen[0].step
     while chosen:
         try:

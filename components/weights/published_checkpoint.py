@@ -18,6 +18,7 @@ from components.runtime.context import StepContext
 from components.serving.register_version import UnevaluatedModel, register_unevaluated
 from components.storage import StoreUri, file_sha256
 from components.stores.checkpoints import CheckpointStore
+from components.system.work_folders import WorkFolder
 from components.tracking.tags import TAG_CHECKPOINT
 from components.weights.torch_files import read_tensors
 from model.canonical import digest_of
@@ -100,7 +101,7 @@ def _store(source: Source, licence: str, context: StepContext) -> UnevaluatedMod
     key = digest_of({"imported": source.sha256})[:_KEY_CHARACTERS]
     spec = ModelSpec(network=source.network, diffusion=OBJECTIVE, precision="float32")
     facts = {"identity": {"imported": source.sha256, **spec.model_dump(mode="json", exclude={"precision"})}}
-    checkpoint = publish(CheckpointState(_STEP, {RAW_WEIGHTS.group: source.tensors}, facts), context.scratch("imported", key))
+    checkpoint = publish(CheckpointState(_STEP, {RAW_WEIGHTS.group: source.tensors}, facts), context.scratch(WorkFolder.IMPORTED, key))
     return UnevaluatedModel(
         checkpoint=checkpoint,
         ema_name=RAW_WEIGHTS,

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from components.reports.flatten import flatten
 from components.reports.image_grid import SAMPLE_GRID_KEY
 from components.system.disk import require_writable
 from components.tracking.image_names import step_of_image
-from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
+from components.tracking.tags import TAG_RUN_KEY
 from pipeline.commands.help import example
 from pipeline.commands.options import OutputPath, command_name, home_option, json_option, print_json, print_line
 from pipeline.comparison import (
@@ -31,6 +30,7 @@ from pipeline.comparison import (
     side_by_side,
 )
 from pipeline.records import SCHEME, open_records
+from pipeline.training_runs import find_training_run
 from pipeline.view import printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _CONFIG = "config/train.json"
 _SECTIONS = ("network", "diffusion", "optimizer", "training", "sampling", "dataset_digest", "dataset_name")
-_RUN_KEY, _PREFIX, _MLFLOW_ID = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{4,15}"), re.compile(r"[0-9a-f]{32}")
 _FEWEST = 2
 _MOST = 10
 
@@ -61,7 +60,7 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
         raise BadInput(f"--out {out} cannot be written", hint="give a .png file in an existing folder")
     require_writable(out.absolute().parent, advice="choose another place with --out", room_bytes=0)
     with open_records(home, artifacts=True) as context:
-        training_runs = [_training_run(name, context) for name in runs]
+        training_runs = [find_training_run(name, context) for name in runs]
         _check_different(runs, training_runs)
         facts = [_facts(name, run, context) for name, run in zip(runs, training_runs, strict=True)]
         steps = common_steps(facts)
@@ -95,34 +94,6 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
                 "mlflow": url,
             }
         )
-
-
-def _training_run(name: str, context: "StepContext") -> "Run":
-    """Return the MLflow run of the training that `name` refers to.
-
-    Raises:
-        BadInput: if MLflow has none, with the run keys that it has.
-    """
-    tracking = context.tracking
-    if _RUN_KEY.fullmatch(name):
-        candidates = tracking.search_runs({TAG_STEP: "train", TAG_RUN_KEY: name})
-    elif _PREFIX.fullmatch(name):
-        trainings = tracking.search_runs({TAG_STEP: "train"})
-        candidates = [run for run in trainings if run.data.tags.get(TAG_RUN_KEY, "").startswith(name)]
-        if len(keys := sorted({run.data.tags[TAG_RUN_KEY] for run in candidates})) > 1:
-            raise BadInput(f"{name!r} begins {len(keys)} run keys: {', '.join(keys[:20])}", hint="give more of its characters")
-    elif _MLFLOW_ID.fullmatch(name):
-        candidates = [run for run in tracking.search_runs({TAG_STEP: "train"}) if run.info.run_id == name]
-    elif re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        pipelines = tracking.search_runs({TAG_RUN: name, TAG_KIND: "pipeline"})
-        keys = [key for run in pipelines for key in run.data.tags.get(TAG_RUN_KEY, "").split(",") if key]
-        candidates = tracking.search_runs({TAG_STEP: "train", TAG_RUN_KEY: keys[0]}) if keys else []
-    else:
-        candidates = []
-    if not candidates:
-        run_keys = sorted({run.data.tags[TAG_RUN_KEY] for run in tracking.search_runs({TAG_STEP: "train"}) if TAG_RUN_KEY in run.data.tags})
-        raise BadInput(f"MLflow has no training run {name!r}", hint=f"known run keys: {', '.join(run_keys[:20]) or 'none'}")
-    return min(candidates, key=lambda run: run.info.start_time)
 
 
 def _check_different(names: tuple[str, ...], training_runs: "list[Run]") -> None:

@@ -7,7 +7,7 @@ import click
 from components.errors import BadInput
 from components.process_settings import step_log_level
 from pipeline.commands.help import example
-from pipeline.commands.options import cluster_options, json_option, print_json, print_line
+from pipeline.commands.options import cluster_options, debug_option, json_option, print_json, print_line
 
 
 @click.command(epilog=example("celebdit compile celebahq256-b --output pipeline.yaml"))
@@ -16,9 +16,17 @@ from pipeline.commands.options import cluster_options, json_option, print_json, 
 @click.option("--also", metavar="PRESET", multiple=True, help="Offer this preset in the form, too; repeat for several. Needs KFP 2.17.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The YAML file to write.")
 @cluster_options
+@debug_option
 @json_option
 def compile_command(
-    preset: str, overrides: tuple[str, ...], also: tuple[str, ...], output: Path, images: Path, cached: tuple[str, ...], as_json: bool
+    preset: str,
+    overrides: tuple[str, ...],
+    also: tuple[str, ...],
+    output: Path,
+    images: Path,
+    cached: tuple[str, ...],
+    paused: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Compile the pipeline for PRESET, a preset's name or a TOML file, to KFP YAML.
 
@@ -36,7 +44,12 @@ def compile_command(
         raise BadInput(f"--output {output} cannot be written: {output.absolute().parent} is not a folder")
     others = {Path(name).stem: load_config(name, overrides) for name in also}
     options = CompileOptions(
-        images=read_lock(images).images, preset=Path(preset).stem, cached=cached, others=others, log_level=step_log_level()
+        images=read_lock(images).images,
+        preset=Path(preset).stem,
+        cached=cached,
+        others=others,
+        log_level=step_log_level(),
+        paused=paused,
     )
     try:
         digest = compile_pipeline(config, output, options)

@@ -53,9 +53,11 @@ def doctor(
         from pipeline.images import read_lock
         from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 
+        of_steps = namespace or CommandSettings.from_environment().kfp_namespace or "kubeflow"
+
         checks = check_cluster(
             lambda: Kubeflow(KfpAddress.find(endpoint, namespace), Patience(deadline_s=5.0)),
-            lambda: Cluster.connect(namespace=namespace or "kubeflow", context=kube_context, deadline_s=5.0),
+            lambda: Cluster.connect(namespace=of_steps, context=kube_context, deadline_s=5.0),
             lambda: read_lock(images).images,
             config,
         )

@@ -12,11 +12,15 @@ _FIRST_ANSWER_S = 5.0
 
 
 def connect(endpoint: str | None, namespace: str | None) -> Kubeflow:
-    """Connect to the server and check that it answers.
+    """Connect to the server that the options or the environment name, and check that it answers."""
+    return connect_to(KfpAddress.find(endpoint, namespace))
+
+
+def connect_to(address: KfpAddress) -> Kubeflow:
+    """Connect to the server at `address` and check that it answers.
 
     A wrong address fails within seconds; requests after that are retried while the server is unavailable.
     """
-    address = KfpAddress.find(endpoint, namespace)
     Kubeflow(address, Patience(deadline_s=_FIRST_ANSWER_S)).multi_user()
     return Kubeflow(address)
 

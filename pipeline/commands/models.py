@@ -14,6 +14,8 @@ from components.registry.tags import VersionTags, flat_tags
 from components.registry.webhook import send, webhook_url
 from components.system.user import user_name
 from pipeline.commands.help import example
+from pipeline.commands.models_package import package
+from pipeline.commands.models_sign import sign
 from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line
 from pipeline.promotion_view import history_json, history_lines, move_json, problem_lines, problems_json
 from pipeline.records import SCHEME, open_records
@@ -58,7 +60,7 @@ def _registry(home: Path, name: str | None) -> Iterator["Registry"]:
 
 @click.group(epilog=example("celebdit models list --model celebdit-demo"))
 def models() -> None:
-    """List, promote and roll back model versions."""
+    """List, promote, roll back, sign and package model versions."""
 
 
 @models.command(name="list", epilog=example("celebdit models list --model celebdit-demo"))
@@ -179,6 +181,10 @@ def history(name: str | None, home: Path, as_json: bool) -> None:
         print_line(line)
     if as_json:
         print_json({"model": name, **({"moves": [], **problems_json(None)} if state is None else history_json(state))})
+
+
+models.add_command(package)
+models.add_command(sign)
 
 
 def print_note(text: str) -> None:

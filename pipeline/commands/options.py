@@ -11,7 +11,7 @@ import click
 
 from components.registry.config import check_model_name
 from pipeline.home import default_home
-from pipeline.steps import STEPS
+from pipeline.steps import STEPS, step_names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,6 +58,17 @@ def cluster_options(function: F) -> F:
         type=click.Choice([step.name for step in STEPS if step.cacheable]),
         multiple=True,
         help="Let KFP skip this step if it ran with the same inputs before; repeat for several.",
+    )(function)
+
+
+def debug_option(function: F) -> F:
+    """Add `--debug-pause`."""
+    return click.option(
+        "--debug-pause",
+        "paused",
+        type=click.Choice(step_names()),
+        multiple=True,
+        help="Keep the pod of this step after it ended, until it is released (docs/kubernetes.md); repeat for several.",
     )(function)
 
 

@@ -47,7 +47,7 @@ def schedule(
     One run at a time. Creating the same schedule again changes nothing. OVERRIDES have the form section.key=value.
     """
     from components.ingest.sources.open_source import require_consent
-    from pipeline.commands.follow import connect
+    from pipeline.commands.follow import connect, connect_to
     from pipeline.compile import CompileOptions
     from pipeline.config import load_config
     from pipeline.images import read_lock
@@ -70,14 +70,14 @@ def schedule(
             print_json({"deleted": deleted})
         return
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
-    images_lock, *_ = all_or_all_problems(
+    images_lock, address, *_ = all_or_all_problems(
         lambda: read_lock(images),
         lambda: KfpAddress.find(endpoint, namespace),
         lambda: require_consent(config.data),
         lambda: require_reachable_data(config),
     )
     options = CompileOptions(images=images_lock.images, preset=name, cached=cached, log_level=step_log_level())
-    kubeflow = connect(endpoint, namespace)
+    kubeflow = connect_to(address)
     recurring_run, is_new = schedule_runs(config, options, kubeflow, experiment=experiment, timing=timing)
     print_line(f"{'scheduled' if is_new else 'already scheduled:'} {recurring_run.display_name}")
     print_line(f"  schedules    {kubeflow.address.endpoint}/#/recurringruns")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from components.command_settings import CommandSettings
 from components.deployment import CPU_IMAGE, GPU_IMAGE
 from components.errors import BadInput, TemporaryFailure
 from components.registry.model_uri import ModelUri
@@ -16,6 +17,7 @@ from components.registry.promotions.moves import CHAMPION
 from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.system.ports import bindable_port
+from components.system.work_folders import WorkFolder
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, print_json, print_line
 from pipeline.session import open_session
@@ -36,12 +38,30 @@ _POLL_S = 0.2
 @click.option(
     "--service-account", default="celebdit-serving", show_default=True, help="With --kubernetes: service account with the S3 credentials."
 )
+@click.option(
+    "--oci",
+    metavar="IMAGE",
+    help="With --kubernetes: take the files from this image of `celebdit models package`; oci+native:// or oci+fetch:// may precede it.",
+)
 @home_option
 @json_option
-def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int, service_account: str, home: Path, as_json: bool) -> None:
+def serve(
+    model: str,
+    port: int,
+    kubernetes: bool,
+    image: str | None,
+    gpus: int,
+    service_account: str,
+    oci: str | None,
+    home: Path,
+    as_json: bool,
+) -> None:
     """Serve MODEL (NAME, NAME@alias or NAME/version) over HTTP until Ctrl-C. NAME alone is its champion."""
     name, version = _parse_model(model)
+    location = None if oci is None else _oci_location(oci)
     if not kubernetes:
+        if location is not None:
+            raise BadInput("--oci works with --kubernetes alone", hint="leave it out: the version is downloaded from MLflow")
         _check_port(port)
     with ExitStack() as folders:
         with open_session(home) as session:
@@ -52,13 +72,14 @@ def serve(model: str, port: int, kubernetes: bool, image: str | None, gpus: int,
             registry = Registry(context.tracking, name)
             model_version = registry.resolve(version)
             number = str(model_version.version)
-            files = registry.files_of(number, context.scratch("models"))
+            files = registry.files_of(number, context.scratch(WorkFolder.MODELS), verify_key=CommandSettings.from_environment().verify_key)
             if files.manifest_sha256 is None:
                 print_line(f"version {number} of {name} was registered before versions had manifests: its weights are served, by this code")
-            scratch = folders.enter_context(TemporaryDirectory(dir=context.scratch("packaged"), ignore_cleanup_errors=True))
+            scratch = folders.enter_context(TemporaryDirectory(dir=context.scratch(WorkFolder.PACKAGED), ignore_cleanup_errors=True))
             files = servable(files, Path(scratch))
             if kubernetes:
-                export = KubernetesExport(image=image or (GPU_IMAGE if gpus else CPU_IMAGE), gpus=gpus, service_account=service_account)
+                runs_in = image or (GPU_IMAGE if gpus else CPU_IMAGE)
+                export = KubernetesExport(image=runs_in, gpus=gpus, service_account=service_account, location=location)
                 _export(files, model_version, export, context, as_json=as_json)
                 return
         _serve_here(files, name, number, port, as_json=as_json)
@@ -71,17 +92,29 @@ class KubernetesExport:
     image: str
     gpus: int
     service_account: str
+    location: str | None
+    """Where the files are, if not in the store."""
+
+
+def _oci_location(text: str) -> str:
+    """Return the address of an image as KServe reads it."""
+    from components.serving.oci_reference import ImageReference
+
+    scheme, colon, rest = text.partition("://")
+    if colon and scheme not in ("oci", "oci+native", "oci+fetch"):
+        raise BadInput(f"--oci {text} is not the name of an image", hint="for example oci+native://registry.example/team/faces:3")
+    return f"{scheme if colon else 'oci'}://{ImageReference.parse(rest if colon else text)}"
 
 
 def _export(files: "ModelFiles", version: "ModelVersion", wanted: KubernetesExport, context: StepContext, *, as_json: bool) -> None:
     from components.serving.kserve import as_yaml, export, inference_service
 
     number, digest = str(version.version), str(files.manifest_sha256)
-    target = context.layout.model(version.name, number, digest)
+    target = wanted.location or str(export(files, context.store, context.layout.model(version.name, number, digest)))
     manifest = inference_service(
         version.name,
         version=number,
-        location=export(files, context.store, target),
+        location=target,
         image=wanted.image,
         gpus=wanted.gpus,
         service_account=wanted.service_account,

@@ -11,7 +11,16 @@ from components.process_settings import step_log_level
 from components.resources import ResourcesConfig
 from pipeline.commands.cost_question import ask_about_cost, yes_option
 from pipeline.commands.help import example
-from pipeline.commands.options import cluster_options, json_option, kubeflow_options, license_option, print_json, print_line, wait_option
+from pipeline.commands.options import (
+    cluster_options,
+    debug_option,
+    json_option,
+    kubeflow_options,
+    license_option,
+    print_json,
+    print_line,
+    wait_option,
+)
 
 
 @click.command(epilog=example("celebdit submit celebahq256-b --accept-license 'Your Name' --wait"))
@@ -26,6 +35,7 @@ from pipeline.commands.options import cluster_options, json_option, kubeflow_opt
 @license_option
 @yes_option
 @cluster_options
+@debug_option
 @json_option
 def submit(
     preset: str,
@@ -39,6 +49,7 @@ def submit(
     yes: bool,
     images: Path,
     cached: tuple[str, ...],
+    paused: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Run the pipeline with PRESET, a preset's name or a TOML file, on Kubeflow Pipelines.
@@ -47,7 +58,7 @@ def submit(
     are read from CELEBDIT_KFP_TOKEN or CELEBDIT_KFP_COOKIES.
     """
     from components.ingest.sources.open_source import require_consent
-    from pipeline.commands.follow import connect, follow_to_end
+    from pipeline.commands.follow import connect_to, follow_to_end
     from pipeline.compile import CompileOptions
     from pipeline.config import load_config
     from pipeline.images import read_lock
@@ -56,15 +67,15 @@ def submit(
     from pipeline.submit import submit as submit_run
 
     config = load_config(preset, overrides, changes={} if accepted_by is None else {"data.licence_accepted_by": accepted_by})
-    images_lock, *_ = all_or_all_problems(
+    images_lock, address, *_ = all_or_all_problems(
         lambda: read_lock(images),
         lambda: KfpAddress.find(endpoint, namespace),
         lambda: require_consent(config.data),
         lambda: require_reachable_data(config),
     )
-    kubeflow = connect(endpoint, namespace)
+    kubeflow = connect_to(address)
     ask_about_cost(config, preset, home=None, yes=yes)
-    options = CompileOptions(images=images_lock.images, preset=Path(preset).stem, cached=cached, log_level=step_log_level())
+    options = CompileOptions(images=images_lock.images, preset=Path(preset).stem, cached=cached, log_level=step_log_level(), paused=paused)
     for line in _pending_steps(config.resources, kubeflow.address.namespace):
         print_line(line)
     submission = submit_run(config, options, kubeflow, experiment=experiment, again=again)

@@ -11,6 +11,8 @@ import kfp_server_api
 from components.errors import BadInput
 
 _FIRST_WITH_PLUGINS = (2, 17)
+PluginsInput = Mapping[str, Any]
+"""Plugin of the server -> its input."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,21 @@ def run_body(name: str, experiment_id: str, version: Version, parameters: Mappin
     )
 
 
-def start_with_plugin(start: Callable[[], Any], body: Any, mlflow_experiment: str) -> Any:
-    """Start the run of `body`, whose run of KFP's MLflow plugin is in `mlflow_experiment`; without the plugin where it is not set up."""
-    body.plugins_input = {"mlflow": {"experiment_name": mlflow_experiment}}
+def mlflow_plugin(experiment: str) -> PluginsInput:
+    """Return the input with which KFP's MLflow plugin opens its run in `experiment`."""
+    return {"mlflow": {"experiment_name": experiment}}
+
+
+def create_with_plugins(create: Callable[[], Any], body: Any, plugins: PluginsInput) -> Any:
+    """Create the run or recurring run of `body` with this input for plugins; without it where they are not set up."""
+    body.plugins_input = dict(plugins)
     try:
-        return start()
+        return create()
     except BadInput as refused:
         if "plugin" not in refused.message.lower():
             raise
         body.plugins_input = None
-        return start()
+        return create()
 
 
 def schedule_body(name: str, experiment_id: str, version: Version, *, cron: str | None, every_s: int | None) -> Any:

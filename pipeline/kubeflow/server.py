@@ -5,7 +5,7 @@ Promises: creating is idempotent by name. Retries, errors and pages are in `requ
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import kfp_server_api
 from components.environment import KFP_NAMESPACE
 from components.errors import BadInput
 from pipeline.kubeflow.address import KfpAddress
-from pipeline.kubeflow.bodies import Version, knows_plugins, name_filter, run_body, schedule_body, start_with_plugin
+from pipeline.kubeflow.bodies import PluginsInput, Version, create_with_plugins, knows_plugins, name_filter, run_body, schedule_body
 from pipeline.kubeflow.requests import PAGE_SIZE, Patience, Requests
 
 PIPELINE_NAME = "celebdit"
@@ -139,11 +139,11 @@ class Kubeflow:
         version: Version,
         parameters: Mapping[str, str] | None = None,
         *,
-        mlflow_experiment: str | None = None,
+        plugins: PluginsInput | None = None,
     ) -> Any:
         """Return the run called `name`; starts it if there is none. Of two concurrent starts, the older run is kept.
 
-        KFP's MLflow plugin, where the server has it, opens its run in `mlflow_experiment`.
+        Plugins get their input where the server knows them.
         """
         body = run_body(name, experiment_id, version, parameters)
 
@@ -153,10 +153,7 @@ class Kubeflow:
         def start() -> Any:
             return self._requests.ask_once(f"start run {name}", self._runs.run_service_create_run, body)
 
-        def make() -> Any:
-            return start_with_plugin(start, body, mlflow_experiment) if mlflow_experiment and self.has_plugins() else start()
-
-        run = self._requests.find_or_make(find, make)
+        run = self._requests.find_or_make(find, lambda: self._create(start, body, plugins))
         same_name = self.find_runs(name, experiment_id)
         if same_name and same_name[0].run_id != run.run_id:
             self._requests.ask("stop a duplicate run", self._runs.run_service_terminate_run, run.run_id)
@@ -188,12 +185,21 @@ class Kubeflow:
             "list runs", self._runs.run_service_list_runs, "runs", limit=limit, sort_by="created_at desc", **scope
         )
 
-    def schedule(self, name: str, experiment_id: str, version: Version, *, cron: str | None, every_s: int | None) -> tuple[Any, bool]:
-        """Return the recurring run called `name` and whether this call created it."""
+    def schedule(
+        self,
+        name: str,
+        experiment_id: str,
+        version: Version,
+        *,
+        cron: str | None,
+        every_s: int | None,
+        plugins: PluginsInput | None = None,
+    ) -> tuple[Any, bool]:
+        """Return the recurring run called `name` and whether this call created it. Each of its runs has the input for plugins."""
         body = schedule_body(name, experiment_id, version, cron=cron, every_s=every_s)
         is_new = False
 
-        def create() -> Any:
+        def start() -> Any:
             nonlocal is_new
             is_new = True
             return self._requests.ask_once(f"create schedule {name}", self._schedules.recurring_run_service_create_recurring_run, body)
@@ -201,7 +207,7 @@ class Kubeflow:
         def find() -> Any | None:
             return next(iter(self.schedules(experiment_id, name=name)), None)
 
-        return self._requests.find_or_make(find, create), is_new
+        return self._requests.find_or_make(find, lambda: self._create(start, body, plugins)), is_new
 
     def schedules(self, experiment_id: str, *, name: str | None = None) -> list[Any]:
         """Return the recurring runs of an experiment, or those of one name."""
@@ -230,6 +236,9 @@ class Kubeflow:
             find,
             lambda: str(self._requests.ask_once("create the pipeline", self._pipelines.pipeline_service_create_pipeline, body).pipeline_id),
         )
+
+    def _create(self, create: Callable[[], Any], body: Any, plugins: PluginsInput | None) -> Any:
+        return create_with_plugins(create, body, plugins) if plugins and self.has_plugins() else create()
 
     def _namespace(self) -> str | None:
         return self.address.namespace if self.multi_user() else None

@@ -23,7 +23,7 @@ _EAGER_SHARE = 0.5
 _FLOAT32_MFU = 0.5
 _OLDER = ("V100", "T4", "A10G")
 """GPUs that people have, but do not rent for this: they have no bfloat16, or little memory."""
-PROCESS_BYTES = int(0.6e9)
+PROCESS_BYTES = int(0.85e9)
 """What a rank on a CPU takes besides its tensors: Python, torch and the clients of the servers."""
 
 
@@ -110,9 +110,11 @@ def _on_this_cpu(
     """Return the cost on this machine's CPU: measured, now or by a run, or nothing if the network is too large to be tried and was not."""
     resources = config.resources
     per_rank = -(-config.training.batch_images // resources.num_ranks)
-    speed = measure_cpu(config.recipe, images_per_rank=per_rank, threads=resources.threads)
-    if measured is None and speed is None:
-        return ()
+    speed = None
+    if work.evaluation_flops or measured is None:
+        speed = measure_cpu(config.recipe, images_per_rank=per_rank, threads=resources.threads, with_steps=measured is None)
+        if measured is None and speed is None:
+            return ()
     processes = resources.processes
     at_once = processes_at_once(processes, resources.threads)
     if measured is not None:
@@ -121,7 +123,7 @@ def _on_this_cpu(
     if speed is not None:
         call_h = speed.call_s / at_once / 3600
         evaluation_h = call_h * work.evaluation_flops / work.flops_per_image
-        if measured is None:
+        if speed.step_s is not None:
             steps = work.training_images / config.training.batch_images
             grids_h = call_h * (work.training_flops / work.flops_per_image - BACKWARD * work.training_images)
             training_h = steps * speed.step_s * processes / at_once / 3600 + grids_h

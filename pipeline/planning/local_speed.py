@@ -34,14 +34,14 @@ _IMAGES = 16
 class LocalSpeed:
     """Seconds on one process of this machine, alone on its cores."""
 
-    step_s: float
-    """Of one optimiser step on the images of one process."""
+    step_s: float | None
+    """Of one optimiser step on the images of one process; None if it was not measured."""
     call_s: float
     """Of one network call for one image while sampling."""
 
 
-def measure_cpu(recipe: Recipe, *, images_per_rank: int, threads: int) -> LocalSpeed | None:
-    """Measure a process that trains `recipe` with `threads` threads on `images_per_rank` images a step."""
+def measure_cpu(recipe: Recipe, *, images_per_rank: int, threads: int, with_steps: bool) -> LocalSpeed | None:
+    """Measure how a process with `threads` threads samples, and with `with_steps` how it trains on `images_per_rank` images a step."""
     if 3 * forward_flops(recipe.network) * images_per_rank > _MOST_FLOPS:
         return None
     steps = _WARM_STEPS + _TIMED_STEPS
@@ -55,14 +55,20 @@ def measure_cpu(recipe: Recipe, *, images_per_rank: int, threads: int) -> LocalS
         with TemporaryDirectory(prefix="celebdit-plan-") as folder:
             trainer = trainer_on_noise(recipe.model_copy(update={"training": training, "sampling": sampling}), Path(folder))
             finished_s: list[float] = []
-            trainer.run(on_step=lambda step, loss: finished_s.append(time.perf_counter()), stop_requested=lambda: len(finished_s) >= steps)
+            if with_steps:
+                trainer.run(
+                    on_step=lambda step, loss: finished_s.append(time.perf_counter()), stop_requested=lambda: len(finished_s) >= steps
+                )
+            else:
+                trainer.draw(torch.arange(_SAMPLES))  # else the first use of each kernel would be measured
             started_s = time.perf_counter()
             trainer.draw(torch.arange(_SAMPLES))
             drawn_s = time.perf_counter() - started_s
     finally:
         torch.set_num_threads(before)
     durations = [later - earlier for earlier, later in zip(finished_s[_WARM_STEPS - 1 :], finished_s[_WARM_STEPS:], strict=False)]
-    return LocalSpeed(step_s=statistics.median(durations), call_s=drawn_s / _SAMPLES / SAMPLERS[sampling.sampler].calls(sampling.num_steps))
+    calls = _SAMPLES * SAMPLERS[sampling.sampler].calls(sampling.num_steps)
+    return LocalSpeed(step_s=statistics.median(durations) if durations else None, call_s=drawn_s / calls)
 
 
 def processes_at_once(processes: int, threads: int) -> float:

@@ -1,6 +1,6 @@
 """The records of a sweep in object storage: one object per record, written once.
 
-Promises: a record is there whole or not at all; one process writes at a time, and a second one is noticed at its first record, here or
+Promises: a record is complete or missing; one process writes at a time, and a second one is noticed at its first record, here or
 there. Keys are `<number>-<attempt>.json`, so that two writers never meet in one.
 """
 

@@ -166,7 +166,7 @@ class SweepLog:
         return str(run.info.run_id)
 
     def _description(self, rows: list[Standing]) -> str:
-        lines = [f"Sweep of {', '.join(f'`{name}`' for name in self._sweep.space.dimensions)}; the whole of it is in `{PAGE}`.", ""]
+        lines = [f"Sweep of {', '.join(f'`{name}`' for name in self._sweep.space.dimensions)}; `{PAGE}` shows all of it.", ""]
         names = ["trial", *(name.rpartition(".")[2] for name in self._sweep.space.dimensions), "score", "outcome"]
         lines += [f"| {' | '.join(names)} |", "|" + " --- |" * len(names)]
         for row in rows[:20]:

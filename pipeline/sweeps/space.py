@@ -24,7 +24,7 @@ _TRAINING = ("batch_images", "horizontal_flip", "ema_sigma_rel", "ema_decay", "p
 
 
 class Range(FrozenConfig):
-    """Numbers from `low` to `high`, whole ones if both are."""
+    """Numbers from `low` to `high`, integers if both are."""
 
     low: int | float
     high: int | float

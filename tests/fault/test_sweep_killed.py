@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from celebdit_testing.command import COMMAND, celebdit
+from celebdit_testing.sweeps import small_sweep
 from celebdit_testing.waiting import wait_until
 
 from components.storage import StoreUri
@@ -19,13 +20,7 @@ from pipeline.sweeps.records import RECORD, Failed, Finished, Record, Scored
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
-SWEEP = """
-name = "killed"
-base = "smoke"
-rungs = [4, 12]
-keep_one_in = 2
-[vary]
-optimizer.lr_peak = [1e-3, 3e-3]
+SETTINGS = """
 [settings.resources]
 processes = 1
 [evaluation]
@@ -44,7 +39,7 @@ def records_of(home: Path) -> list[Record]:
 @pytest.mark.timeout(1800)
 def test_killed_and_run_again_a_sweep_registers_one_model(tmp_path: Path) -> None:
     home, file = tmp_path / "home", tmp_path / "killed.toml"
-    file.write_text(SWEEP)
+    file.write_text(small_sweep(SETTINGS, name="killed", rungs="[4, 12]", rates="[1e-3, 3e-3]"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen([*COMMAND, "sweep", str(file), "--home", str(home)], env=environment, stderr=subprocess.DEVNULL)
     wait_until(lambda: len(record_files(home)) == 5, timeout_s=600, every_s=0.1, alive=lambda: first.poll() is None)

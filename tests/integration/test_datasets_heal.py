@@ -28,6 +28,7 @@ from components.runtime.context import StepContext
 from components.storage import ObjectChanged, StoreUri, connect, file_sha256
 from components.stores.dataset_cache import fetch_pack
 from components.stores.dataset_content import read_members
+from components.system.work_folders import WorkFolder
 
 BUDGET = Budget(max_image_bytes=10**6, max_total_bytes=2**30, max_entries=1000, max_ratio=200)
 SHARD = "shard-00000.tar"
@@ -57,7 +58,7 @@ def test_a_damaged_data_set_is_made_again_with_the_same_bytes(context: StepConte
         assert moved == ([] if kind == "deleted" else [damaged])
         noted = [note for note in notes(context) if "is damaged and is made again" in note]
         assert len(noted) == number - (kind == "deleted"), "without its manifest, the first of its objects, it is no dataset"
-    assert len(fetch_pack(manifest, store, context.scratch("packs"), layout=context.layout)) == 6
+    assert len(fetch_pack(manifest, store, context.scratch(WorkFolder.PACKS), layout=context.layout)) == 6
 
 
 def replace_consistently(context: StepContext, manifest: DatasetManifest) -> None:
@@ -80,11 +81,11 @@ def test_images_that_were_replaced_with_fitting_hashes_are_not_trained_on_and_ar
     stored = context.store.get_bytes(context.layout.locate(manifest.uri) / "dataset.json")
     forged = DatasetManifest.parse(stored, origin="forged")
     with pytest.raises(DataRefused, match=f"have the dataset digest .*, expected {manifest.digest}"):
-        fetch_pack(forged, context.store, context.scratch("packs"), layout=context.layout)
+        fetch_pack(forged, context.store, context.scratch(WorkFolder.PACKS), layout=context.layout)
     assert run(config(), context, workers=1) == manifest
     assert contents(context.store, context.layout.locate(manifest.uri)) == whole
     assert any("have the dataset digest" in note for note in notes(context))
-    assert len(fetch_pack(manifest, context.store, context.scratch("packs"), layout=context.layout)) == 6
+    assert len(fetch_pack(manifest, context.store, context.scratch(WorkFolder.PACKS), layout=context.layout)) == 6
 
 
 def test_the_receipt_of_another_data_set_is_not_believed(context: StepContext) -> None:
@@ -280,7 +281,7 @@ def test_an_archive_that_was_replaced_between_opening_and_hashing_is_noticed(tmp
 
 def test_parts_that_killed_downloads_left_are_removed_and_those_of_living_ones_are_not(context: StepContext, prefix: StoreUri) -> None:
     context.store.put_bytes(prefix / "x-1", b"data")
-    folder = context.scratch("downloaded")
+    folder = context.scratch(WorkFolder.DOWNLOADS, "downloaded")
     old, young, continued = (folder / f".x-1.{mark}.partial" for mark in ("0" * 8, "1" * 8, "2" * 16))
     for part in (old, young, continued):
         part.write_bytes(b"part")

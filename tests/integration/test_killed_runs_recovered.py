@@ -19,6 +19,7 @@ from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
+from components.system.work_folders import WorkFolder
 from components.tracking.journal import Journal
 from components.train.reporting.reporter import describe_run
 from components.train.spec import TrainSpec, run_key, store_spec
@@ -32,6 +33,7 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 from pipeline.open_runs import OpenRun
+from components.system.work_folders import WorkFolder
 OpenRun(Path(sys.argv[1]), servers="embedded")
 os.kill(os.getpid(), 9)
 """
@@ -80,7 +82,7 @@ def killed(tmp_path: Path, endpoints: Endpoints, dataset: DatasetManifest) -> Ki
     context.tracking.set_status(context.tracking.pipeline_run().info.run_id, "RUNNING")
     describe_run(context.tracking, spec)
     context.tracking.set_status(context.tracking.step_run("register").info.run_id, "RUNNING")
-    work = context.scratch("runs", key)
+    work = context.scratch(WorkFolder.RUNS, key)
     Journal(work / "journal").add_metrics(20, {"train/loss": 0.5})
     state = CheckpointState(step=20, tensors={"weights": {"x": torch.ones(3)}}, facts={"identity": spec.identity(dataset.digest)})
     publish(state, work / "checkpoints")

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from celebdit_testing.recipes import tiny_pack
 
-from benchmarks.contenders import CONTENDERS, PlainDiT, recipe_of
+from benchmarks.contenders import CONTENDERS, PlainDiT, Training, recipe_of
 from benchmarks.learning import Size, learn, summary_of
 from benchmarks.learning_scores import Scorer
 from model.denoiser import num_parameters
@@ -26,12 +28,21 @@ def test_it_runs_whole_at_toy_size(tmp_path: Path) -> None:
         ("plain-dit-ddpm", 1),
     ]
     assert all(run["distance"] > report["real"]["distance"] for run in report["runs"])
+    assert all(len(run["held_out_errors"]) == 5 and min(run["held_out_errors"]) > 0 for run in report["runs"])
     assert out.with_suffix(".png").stat().st_size > 0
 
 
 def test_the_interval_over_three_seeds_is_students() -> None:
     runs = [{"contender": "a", "seed": seed, **dict.fromkeys(Scorer.KEYS, float(value))} for seed, value in enumerate((1, 2, 3))]
     assert summary_of(runs)["a"]["distance"] == [2.0, pytest.approx(4.303 / 3**0.5, abs=1e-3)]
+
+
+def test_held_out_errors_of_an_untrained_network_are_those_of_an_empty_image(tmp_path: Path) -> None:
+    """Its output is zero, so the error is the energy of the faces, whatever the time and the noise."""
+    training = Training("celebdit", tiny_pack(tmp_path, image_px=32), side_px=32, batch_images=4, seed=0, steps=4)
+    faces = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    energy = float(((faces / 127.5 - 1) ** 2).mean())
+    assert training.errors(faces, (0.05, 0.95)) == pytest.approx([energy, energy], abs=1e-4)
 
 
 @pytest.mark.parametrize("side_px", [32, 64])

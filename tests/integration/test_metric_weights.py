@@ -18,6 +18,7 @@ from components.preflight.metric_networks import NETWORKS
 from components.preflight.metric_weights import UnknownPickle, check_metric_weights, difference, tensor_shapes
 from components.runtime.context import StepContext
 from components.storage import StoreUri, connect, file_sha256
+from components.system.work_folders import WorkFolder
 from pipeline.cli import main
 
 INCEPTION = "inception-v3-compat"
@@ -48,7 +49,7 @@ def test_the_right_weights_are_found_right_here_and_in_object_storage(inception:
     uri = StoreUri.parse("s3://bucket/weights-checked/inception.pth")
     context.store.put_file(uri, inception)
     assert "566 tensors" in check(str(uri), context, sha256=file_sha256(inception))
-    assert (context.scratch("weights") / f"{file_sha256(inception)}.pth").is_file(), "the evaluate step need not download it again"
+    assert (context.scratch(WorkFolder.WEIGHTS) / f"{file_sha256(inception)}.pth").is_file(), "the evaluate step need not download it again"
 
 
 def test_weights_are_added_once_and_found_by_their_sha256_alone(
@@ -59,7 +60,7 @@ def test_weights_are_added_once_and_found_by_their_sha256_alone(
     with pytest.raises(BadInput, match=f"{sha256} are not in the store s3://bucket/weights-checked") as missing:
         check_metric_weights(None, sha256, INCEPTION, context, setting="weights")
     assert "celebdit weights add FILE" in str(missing.value.hint)
-    folder = context.scratch("weights")
+    folder = context.scratch(WorkFolder.WEIGHTS)
     with pytest.raises(BadInput, match="are not in the store"):
         fetch_weights(None, sha256, context.store, folder, setting="weights", stored=context.layout.metric_weights(sha256))
     environment = {"CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": str(context.settings.s3_endpoint)}

@@ -28,6 +28,7 @@ from components.serving.package import check_image
 from components.storage import StoreUri
 from components.system.ports import free_port
 from components.system.process import spawn, stop
+from components.system.work_folders import WorkFolder
 from components.weights.find import find_weights
 from pipeline.services import Endpoints, Services
 
@@ -58,7 +59,7 @@ def celebdit_server(model: CheckpointManifest, embedded: Services) -> Iterator[S
 @pytest.mark.fault
 @pytest.mark.slow
 def test_the_packed_code_is_what_answers_and_the_example_works(celebdit_server: Server, context: StepContext) -> None:
-    files = Registry(context.tracking, "faces").files_of("1", context.scratch("faces"))
+    files = Registry(context.tracking, "faces").files_of("1", context.scratch(WorkFolder.MODELS, "faces"))
     rows = celebdit_server.answer((files.folder / "serving_input_example.json").read_bytes())
     family = [process := psutil.Process(celebdit_server.process.pid), *process.children(recursive=True)]
     listening = {c.laddr for member in family for c in member.net_connections("tcp") if c.status == "LISTEN"}

@@ -26,6 +26,7 @@ from components.registry.tags import VersionTags
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE
 from components.runtime.context import StepContext
 from components.storage import file_sha256
+from components.system.work_folders import WorkFolder
 from components.tracking.logged_models import LoggedModels
 from components.weights.find import find_weights
 from pipeline.services import Endpoints, Services
@@ -47,7 +48,7 @@ def test_a_version_holds_a_card_a_signature_an_example_and_no_pickle(model: Chec
     version = registry.version("1")
     assert version.tags["serving.trial"] == "passed"
     assert registry.aliases() == {"challenger": "1"}
-    files = registry.files_of("1", context.scratch("looked-at"))
+    files = registry.files_of("1", context.scratch(WorkFolder.MODELS, "looked-at"))
     kinds = {path.suffix for path in files.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert kinds <= {"", ".py", ".safetensors", ".json", ".md", ".yaml", ".txt"}, kinds
     card = (files.folder / "README.md").read_text()

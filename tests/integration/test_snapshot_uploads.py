@@ -16,6 +16,7 @@ from components.errors import StorageUnavailable
 from components.storage import StoreUri, connect
 from components.stores.checkpoints import CheckpointStore
 from components.system.ports import free_port
+from components.system.work_folders import WorkFolder
 from components.train.checkpointing.ema_snapshots import SnapshotSink
 from model.checkpoint import CheckpointState, publish
 from model.config import Recipe
@@ -123,7 +124,7 @@ def test_a_finished_step_uploads_snapshots_that_were_left(rclone_endpoint: str, 
     trained = run_train(recipe, dataset, context)
     snapshots = CheckpointStore(context.store, context.layout.run(trained.run_key).snapshots)
     first = snapshots.list_committed()[-1].uri
-    snapshots.fetch(first, context.scratch("runs", trained.run_key, "snapshots"))
+    snapshots.fetch(first, context.scratch(WorkFolder.RUNS, trained.run_key, "snapshots"))
     for item in context.store.list(first):
         context.store.delete(item.uri)
     assert [entry.step for entry in snapshots.list_committed()] == [2]

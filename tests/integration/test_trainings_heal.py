@@ -17,6 +17,7 @@ from components.storage import StoreUri
 from components.storage.unfinished_uploads import begin_upload, unfinished_uploads
 from components.stores.checkpoint_names import COMMIT_FILE, QUARANTINE_FILE
 from components.stores.checkpoints import CheckpointStore
+from components.system.work_folders import WorkFolder
 from components.train.spec import run_key
 from components.weights.posthoc_ema import compute_posthoc_ema
 from model.canonical import canonical_json
@@ -220,14 +221,14 @@ def test_another_attempt_with_the_same_bytes_serves_for_a_damaged_checkpoint(
 ) -> None:
     uri = current(context, trained)
     checkpoints = CheckpointStore(context.store, context.layout.run(trained.run_key).checkpoints)
-    twin = checkpoints.upload(checkpoints.fetch(uri, context.scratch("twin")), "99999999T000000-twin")
+    twin = checkpoints.upload(checkpoints.fetch(uri, context.scratch(WorkFolder.MODELS, "twin")), "99999999T000000-twin")
     damage(context.store, uri / AVERAGE, "one bit")
-    fetched = checkpoints.fetch_copy(trained.digest, context.scratch("copy"), files=[AVERAGE], near=uri)
+    fetched = checkpoints.fetch_copy(trained.digest, context.scratch(WorkFolder.MODELS, "copy"), files=[AVERAGE], near=uri)
     assert fetched.digest == trained.digest
     assert context.store.exists(uri / QUARANTINE_FILE)
     damage(context.store, twin / AVERAGE, "deleted")
     with pytest.raises(DataRefused, match="is corrupt or incomplete") as refused:
-        checkpoints.fetch_copy(trained.digest, context.scratch("copy"), files=[AVERAGE], near=uri)
+        checkpoints.fetch_copy(trained.digest, context.scratch(WorkFolder.MODELS, "copy"), files=[AVERAGE], near=uri)
     assert refused.value.hint is not None
     assert "run the train step again" in refused.value.hint
     assert run_train(RECIPE, dataset, context).digest == trained.digest

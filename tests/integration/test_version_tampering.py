@@ -30,6 +30,7 @@ from components.runtime.context import StepContext
 from components.serving.package import save_model, servable
 from components.storage import ObjectStore, StoreUri, file_sha256
 from components.system.ports import free_port
+from components.system.work_folders import WorkFolder
 from components.tracking.logged_models import LoggedModels
 from components.weights.find import find_weights
 from model.ema import EmaName
@@ -122,10 +123,10 @@ def registered_version(embedded: Services, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def version(registered_version: Version, context: StepContext) -> Iterator[Version]:
     """The version, whole before and after the test."""
-    Registry(context.tracking, "tampered").files_of("1", context.scratch("before"))
+    Registry(context.tracking, "tampered").files_of("1", context.scratch(WorkFolder.MODELS, "before"))
     yield registered_version
     registered_version.restore()
-    Registry(context.tracking, "tampered").files_of("1", context.scratch("after"))
+    Registry(context.tracking, "tampered").files_of("1", context.scratch(WorkFolder.MODELS, "after"))
 
 
 def payload(marker: Path, original: bytes = b"") -> bytes:
@@ -187,9 +188,9 @@ def test_no_file_of_a_version_can_be_replaced_even_by_one_of_the_same_length(ver
         data = (version.folder / name).read_bytes()
         version.write(name, data[:-1] + bytes([data[-1] ^ 1]))
         with pytest.raises(DataRefused) as refused:
-            registry.files_of("1", context.scratch("fetched"))
+            registry.files_of("1", context.scratch(WorkFolder.MODELS, "fetched"))
         assert f"{name!r}" in refused.value.message
-        assert not list(context.scratch("fetched").iterdir()), "nothing of it stays on this machine"
+        assert not list(context.scratch(WorkFolder.MODELS, "fetched").iterdir()), "nothing of it stays on this machine"
         version.write(name, data)
 
 
@@ -274,10 +275,13 @@ def test_whatever_disagrees_is_refused_although_a_whole_copy_is_here(
     undo = attack(context, version)
     try:
         with pytest.raises(DataRefused, match=reason):
-            Registry(context.tracking, "tampered").files_of("1", context.scratch("fetched"))
+            Registry(context.tracking, "tampered").files_of("1", context.scratch(WorkFolder.MODELS, "fetched"))
     finally:
         undo()
-    assert Registry(context.tracking, "tampered").files_of("1", context.scratch("fetched")).manifest_sha256 == version.digest
+    assert (
+        Registry(context.tracking, "tampered").files_of("1", context.scratch(WorkFolder.MODELS, "fetched")).manifest_sha256
+        == version.digest
+    )
 
 
 @pytest.mark.fault

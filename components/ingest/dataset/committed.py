@@ -17,6 +17,7 @@ from components.stores.checksums import damaged_objects
 from components.stores.dataset_content import MANIFEST, Member, read_shard, sort_members
 from components.stores.quarantine import quarantine
 from components.system.own_folder import own_folder
+from components.system.work_folders import WorkFolder
 
 _PARALLEL_SHARDS = 4
 
@@ -68,7 +69,7 @@ def _damage_of(manifest: DatasetManifest, location: StoreUri, context: StepConte
     except DataRefused as problem:
         damaged[TABLE] = problem.message
     members: list[Member] = []
-    with own_folder(context.scratch("verify"), manifest.digest[:16]) as folder, ThreadPoolExecutor(_PARALLEL_SHARDS) as pool:
+    with own_folder(context.scratch(WorkFolder.VERIFY), manifest.digest[:16]) as folder, ThreadPoolExecutor(_PARALLEL_SHARDS) as pool:
 
         def read(shard: Shard) -> list[Member]:
             path = folder / shard.name

@@ -11,10 +11,9 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.errors import DataRefused
 from components.ingest.candidates import printable_name
@@ -41,8 +40,7 @@ _SEEN = "INSERT INTO seen VALUES (?,?,?,?,?,?,?,?,?,?)"
 _IMAGE = f"INSERT INTO images VALUES ({','.join('?' * 14)},NULL,NULL)"  # noqa: S608 - only marks
 
 
-@dataclass(frozen=True)
-class StoredImage:
+class StoredImage(NamedTuple):
     """An accepted image in the ledger."""
 
     sha256: str

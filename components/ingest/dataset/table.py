@@ -60,7 +60,7 @@ def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
     `pyarrow.array` does that too, but imports pandas for it, which takes longer than the rest of the table and 60 MB.
     """
-    known = np.array([value is not None for value in values])
+    known = np.array([value is not None for value in values]) if None in values else np.ones(len(values), np.bool_)
     buffers = [pa.py_buffer(np.packbits(known, bitorder="little"))]
     if kind == pa.string():
         texts = [b"" if value is None else value.encode() for value in values]

@@ -1,11 +1,12 @@
 """Worker process that decodes untrusted bytes with little memory and without credentials.
 
-    python -m components.ingest.decoding.decoder '{"image_px": 256, ...}' MAX_MEMORY_BYTES [ARCHIVE]
+    python -m components.ingest.decoding.decoder '{"image_px": 256, ...}' MAX_MEMORY_BYTES most|all [ARCHIVE]
 
 Promises: one answer per candidate, in order; it opens no file and no connection, and reads only standard input and the open file whose
 number is ARCHIVE, and the kernel holds it to that where it can (`system/confinement.py`); the kernel limits its memory to what each request
 allows, and its processor time per image, so that a decompression bomb or an image that takes minutes ends in a verdict or in the death of
-this process only. The wire format is in `frames.py` and `../wire.py`; `pool.py` sends the requests.
+this process only. With "most" it decodes no AVIF, HEIC and JPEG XL, and answers a request that has one with no facts: `pool.py` then starts
+a process with "all". The wire format is in `frames.py` and `../wire.py`; `pool.py` sends the requests.
 """
 
 import json
@@ -14,13 +15,13 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from components.ingest.candidates import NO_IMAGE
+from components.ingest.decoding.formats import is_loaded_for, load_all
 from components.ingest.decoding.frames import AcceptedFacts, RejectedFacts, encode_verdict
 from components.ingest.decoding.images import judge, thumbnail
 from components.ingest.decoding.time_limit import TimeLimit, TimeLimitReached
 from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Limits
-from components.ingest.verdicts import Accepted, Rejected
+from components.ingest.verdicts import NO_IMAGE, Accepted, Rejected
 from components.ingest.wire import read_blobs, read_head, write_frame
 from components.ingest.zip_entry import EntryDamaged, ZipEntry, read_zip_entry
 from components.system.confinement import confine, limit_memory
@@ -38,12 +39,18 @@ _NO_THUMBNAIL = (
 )
 
 
+class _NotLoaded(Exception):
+    """A library that may decode an image is not loaded, and cannot be any more."""
+
+
 def main() -> None:
     """Answer frames on standard input until it ends."""
     die_with_parent()
     limits = Limits(**json.loads(sys.argv[1]))
     time_limit = TimeLimit(limits.max_image_s)
-    archive = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    archive = int(sys.argv[4]) if len(sys.argv) > 4 else None
+    if sys.argv[3] == "all":
+        load_all()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints must not write into the answers
     allow = limit_memory(int(sys.argv[2]))
@@ -52,11 +59,17 @@ def main() -> None:
         allow(head["memory_bytes"])
         blobs = read_blobs(sys.stdin.buffer, head)
         answers_and_blobs: list[tuple[RejectedFacts | AcceptedFacts | None, bytes]]
-        if head["op"] == "judge":
-            candidates = zip(blobs, head["packed"], head["by_content"], strict=True)
-            answers_and_blobs = [_judge_one(*candidate, archive=archive, limits=limits, time_limit=time_limit) for candidate in candidates]
-        else:
-            answers_and_blobs = [(None, _thumbnail(blob, limits, time_limit)) for blob in blobs]
+        try:
+            if head["op"] == "judge":
+                candidates = zip(blobs, head["packed"], head["by_content"], strict=True)
+                answers_and_blobs = [
+                    _judge_one(*candidate, archive=archive, limits=limits, time_limit=time_limit) for candidate in candidates
+                ]
+            else:
+                answers_and_blobs = [(None, _thumbnail(blob, limits, time_limit)) for blob in blobs]
+        except _NotLoaded:
+            write_frame(answers, {"facts": None}, [])
+            continue
         write_frame(answers, {"facts": [facts for facts, _ in answers_and_blobs]}, [blob for _, blob in answers_and_blobs])
 
 
@@ -69,10 +82,12 @@ def _judge_one(
         with time_limit:
             entry = None if packed is None else ZipEntry(*packed)
             if entry is None or archive is None:
-                verdict = judge(data, limits)
+                verdict = _judge_loaded(data, limits)
             elif not by_content or image_format(read_zip_entry(archive, entry, limit=HEAD_BYTES)[0]) is not None:
                 data, archive_offset = read_zip_entry(archive, entry, limit=limits.max_image_bytes + 1)
-                verdict = judge(data, limits)
+                verdict = _judge_loaded(data, limits)
+    except _NotLoaded:
+        raise
     except EntryDamaged as damaged:
         verdict = Rejected("damaged_entry", str(damaged))
     except MemoryError:
@@ -84,6 +99,12 @@ def _judge_one(
     if isinstance(verdict, Rejected) and verdict.code not in _NO_THUMBNAIL:
         verdict = replace(verdict, thumbnail=_thumbnail(data, limits, time_limit))
     return encode_verdict(verdict, data, archive_offset=archive_offset, known=packed is None or archive_offset is not None)
+
+
+def _judge_loaded(data: bytes, limits: Limits) -> Accepted | Rejected:
+    if not is_loaded_for(data):
+        raise _NotLoaded
+    return judge(data, limits)
 
 
 def _thumbnail(data: bytes, limits: Limits, time_limit: TimeLimit) -> bytes:

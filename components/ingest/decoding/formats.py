@@ -1,15 +1,17 @@
 """Image formats that this installation decodes, and what is said of the others.
 
-Promises: loading this module loads every library that decodes, each with one thread, because a confined worker can load nothing later.
-HEIC and JPEG XL need the extra `formats` (pillow-heif, pillow-jxl-plugin).
+Promises: loading this module loads what decodes most images, each with one thread. What decodes AVIF, HEIC and JPEG XL takes 6 MB and is
+loaded by `load_all`; a confined process can load nothing later, so it calls that before or reads no file without `is_loaded_for`. HEIC and
+JPEG XL need the extra `formats` (pillow-heif, pillow-jxl-plugin).
 """
 
 import io
 import re
 import warnings
+from contextlib import suppress
 from importlib import import_module
 
-from PIL import AvifImagePlugin, Image, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
 from components.ingest.decoding.metadata import BROKEN
 from components.ingest.image_formats import HEAD_BYTES, READ_FORMATS, image_format
@@ -18,7 +20,8 @@ from components.ingest.verdicts import EXTRA, Rejected
 # Pillow loads what reads a format when it first meets one; under a memory limit that may fail, and is not tried a second time.
 Image.preinit()
 assert {TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format} <= Image.OPEN.keys()
-_OF_PILLOW = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "BMP": "BMP", "TIFF": "TIFF", "GIF": "GIF"}
+_FORMATS = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "BMP": "BMP", "TIFF": "TIFF", "GIF": "GIF"}
+"""The formats that are decoded so far, with Pillow's names for them."""
 _SAMPLES = re.compile(r"cannot handle (9|1\d)-bit layers")
 _UNREAD_KINDS = re.compile(r"unknown pixel mode|unknown data organization|unsupported BMP|unknown (photometric|raw) mode", re.IGNORECASE)
 """How Pillow describes kinds of a known format that it does not read."""
@@ -30,6 +33,14 @@ _TAKEN_FOR_IMAGES = {
 }
 
 
+def _load_avif() -> None:
+    from PIL import AvifImagePlugin  # noqa: PLC0415 - see `load_all`
+
+    if not AvifImagePlugin.SUPPORTED:
+        raise ImportError("Pillow was built without AVIF")
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
 def _load_heif() -> None:
     import_module("pillow_heif").register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 
@@ -38,24 +49,28 @@ def _load_jpeg_xl() -> None:
     setattr(import_module("pillow_jxl.JpegXLImagePlugin"), "DECODE_THREADS", 0)  # noqa: B010 - of a module without types; 0: in this thread
 
 
-def _load_formats() -> dict[str, str]:
-    """Return the formats that are decoded, with Pillow's names for them."""
-    formats = dict(_OF_PILLOW)
-    if AvifImagePlugin.SUPPORTED:
-        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-        formats["AVIF"] = "AVIF"
-    for name, of_pillow, load in (("HEIC", "HEIF", _load_heif), ("JPEG XL", "JXL", _load_jpeg_xl)):
-        try:
+_NOT_LOADED = [("AVIF", "AVIF", _load_avif), ("HEIC", "HEIF", _load_heif), ("JPEG XL", "JXL", _load_jpeg_xl)]
+"""What `load_all` loads, in the order in which Pillow tries it: a format, Pillow's name for it, and what loads it."""
+
+
+def is_loaded_for(data: bytes) -> bool:
+    """Return whether everything is loaded that may decode a file with the bytes `data`."""
+    likes_other = data[4:8] == b"ftyp" or data[:2] == b"\xff\x0a" or data[4:7] == b"JXL"  # as the plugins themselves look at it
+    return not (likes_other and _NOT_LOADED)
+
+
+def load_all() -> None:
+    """Load what decodes the other formats, as far as it is installed."""
+    while _NOT_LOADED:
+        name, of_pillow, load = _NOT_LOADED.pop(0)
+        with suppress(ImportError):
             load()
-        except ImportError:
-            continue
-        formats[name] = of_pillow
-    return formats
+            _FORMATS[name] = of_pillow
 
 
-_FORMATS = _load_formats()
-READABLE = tuple(_FORMATS.values())
-"""Pillow's names of the formats that are decoded."""
+def open_image(data: bytes) -> Image.Image:
+    """Open an image of a format that is decoded; raises what Pillow does."""
+    return Image.open(io.BytesIO(data), formats=tuple(_FORMATS.values()))
 
 
 def refused_format(data: bytes) -> Rejected | None:

@@ -1,10 +1,12 @@
 """What a decoder sends of a verdict; `pool.py` sends requests, `decoder.py` answers, in frames (`../wire.py`)."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from components.ingest.candidates import Candidate
 from components.ingest.verdicts import Accepted, Code, Extent, Rejected, Rule, Verdict
+
+if TYPE_CHECKING:  # a decoder knows no names of files, and starts sooner without
+    from components.ingest.candidates import Candidate
 
 Facts = list[Any]
 """A `RejectedFacts` or `AcceptedFacts` after JSON, which encodes named tuples as lists."""
@@ -56,7 +58,7 @@ def encode_verdict(
     return facts, verdict.small + verdict.data if data_sent else verdict.small
 
 
-def decode_verdict(facts: Facts, blob: bytes, candidate: Candidate) -> Verdict:
+def decode_verdict(facts: Facts, blob: bytes, candidate: "Candidate") -> Verdict:
     """Return the verdict on `candidate` from the output of `encode_verdict`."""
     if len(facts) == len(RejectedFacts._fields):
         code, detail = RejectedFacts(*facts)

@@ -7,6 +7,7 @@ _AVIF_DEPTH_FLAGS_AT = 6
 _AVIF_DEEP, _AVIF_TWELVE = 0x40, 0x20
 _HEADER_BYTES = 2**16
 _JXL_CODESTREAM = b"\xff\x0a"
+_JXL_CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 _JXL_BOXES = {b"jxlc": 8, b"jxlp": 12}
 _JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
@@ -54,6 +55,8 @@ def _jpeg_xl_codestream(data: bytes) -> int | None:
     """Return where the codestream begins, bare or in the first box that holds a part of it."""
     if data.startswith(_JXL_CODESTREAM):
         return 0
+    if not data.startswith(_JXL_CONTAINER):  # other files may hold anything, and are not searched
+        return None
     for kind, ahead in _JXL_BOXES.items():
         at = data.find(kind)
         if at >= 0 and data.startswith(_JXL_CODESTREAM, at - 4 + ahead):

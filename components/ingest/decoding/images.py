@@ -8,6 +8,7 @@ hostile bytes meet no library in the process that holds credentials.
 import hashlib
 import io
 import warnings
+from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -15,7 +16,7 @@ from components.ingest.colour_statistics import reduction_factor
 from components.ingest.decoding.alpha import Invisible
 from components.ingest.decoding.cicp import HighDynamicRange
 from components.ingest.decoding.colour_space import ColourSpace, colour_space
-from components.ingest.decoding.formats import READABLE, error_text, refused_format, unidentified
+from components.ingest.decoding.formats import error_text, is_loaded_for, load_all, open_image, refused_format, unidentified
 from components.ingest.decoding.headers import avif_bits_per_channel, jpeg_xl_size
 from components.ingest.decoding.jpeg_damage import check_jpeg, decode_reduced
 from components.ingest.decoding.metadata import BROKEN, without_metadata
@@ -52,12 +53,14 @@ def _judge(data: bytes, original: bytes, limits: Limits) -> Accepted | Rejected:
     """Decide on an image by its bytes, perhaps without metadata, and by those of its file, whose colour space counts."""
     if len(original) > limits.max_image_bytes:
         return Rejected("too_many_bytes", f"more than {limits.max_image_bytes} bytes")
+    if not is_loaded_for(data):
+        load_all()
     if (refused := refused_format(data) or _reject_unopened(data, limits)) is not None:
         return refused
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=READABLE)
+            image = open_image(data)
             refused = _reject_by_header(image, data, limits)
             space = None if refused else colour_space(image, original)
     except MemoryError:
@@ -75,7 +78,7 @@ def thumbnail(data: bytes, limits: Limits, side_px: int = _THUMBNAIL_PX) -> byte
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=READABLE)
+            image = open_image(data)
             if image.width * image.height > limits.max_image_pixels:
                 return b""
             image.draft("RGB", (side_px, side_px))
@@ -150,7 +153,7 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
                     check_jpeg(data, image.mode)
                 image.load()
                 rgb, rules = normalise(image, limits.image_px, orientation=turned or 1, space=space)
-                small = rgb.reduce(reduction_factor(limits.image_px))
+                small = _pixels(rgb.reduce(reduction_factor(limits.image_px)))
     except Invisible:
         return Rejected("transparent", "every pixel of the centre square is transparent")
     except MemoryError:
@@ -170,7 +173,7 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
         rules=rules,
         source_px=source_px,
         source_format=kind.lower(),
-        small=small.tobytes(),
+        small=small.data,
         perceptual_hash=_perceptual_hash(small) if limits.perceptual_hash or rules is not _AS_IS else None,
         detail=space.note or ("its EXIF data cannot be read" if turned is None else ""),
     )
@@ -181,26 +184,44 @@ def _is_finished(image: Image.Image, image_px: int) -> bool:
     return image.size == (image_px, image_px) and image.mode == "RGB" and "transparency" not in image.info
 
 
-def _decode_small(image: Image.Image, data: bytes) -> Image.Image:
+class _Pixels(NamedTuple):
+    """RGB pixels, 8 bits per channel, in rows; for most images they are never a Pillow image, which would take as long as their hash."""
+
+    data: bytes
+    size: tuple[int, int]
+
+
+def _pixels(image: Image.Image) -> _Pixels:
+    return _Pixels(image.tobytes(), image.size)
+
+
+def _decode_small(image: Image.Image, data: bytes) -> _Pixels:
     """Decode all of an image's data and return it reduced.
 
     A JPEG decoder reads and checks every coefficient, however few pixels it produces.
     """
     scale = reduction_factor(image.width)
     if image.format != "JPEG":
-        return image.reduce(scale)
+        return _pixels(image.reduce(scale))
     done = min(scale, _JPEG_SCALE)
     reduced_size = (image.width // done, image.height // done)
-    if (reduced := decode_reduced(data, "RGB", reduced_size)) is None:
+    if (decoded := decode_reduced(data, "RGB", reduced_size)) is None:
         image.draft("RGB", reduced_size)
         image.load()
-        reduced = image
-    return reduced.reduce(scale // done) if scale > done else reduced
+        reduced = _pixels(image)
+    else:
+        height, width, _ = decoded.shape
+        reduced = _Pixels(decoded.tobytes(), (width, height))
+    return _pixels(_image(reduced).reduce(scale // done)) if scale > done else reduced
 
 
-def _perceptual_hash(image: Image.Image) -> int:
+def _image(pixels: _Pixels) -> Image.Image:
+    return Image.frombytes("RGB", pixels.size, pixels.data)
+
+
+def _perceptual_hash(small: _Pixels) -> int:
     """Return 64 bits, each set where a part of the image is clearly brighter than its right neighbour (difference hash)."""
-    grey = image.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()
+    grey = _image(small).convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()
     bits = 0
     for at in range(len(grey)):
         if at % 9 < 8:

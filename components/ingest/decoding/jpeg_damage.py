@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
+import numpy as np
 import simplejpeg
-from PIL import Image
 
 Colours = Literal["RGB", "GRAY", "CMYK"]
 
@@ -19,7 +19,6 @@ _METADATA = frozenset({*range(0xE0, 0xF0), 0xFE})
 _SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC9})
 _SEQUENTIAL_SCAN = b"\x00\x3f\x00"
 """First and last coefficient and bit positions of a scan that is not progressive."""
-_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 _ZEROS_BEFORE_END = re.compile(rb"(?<!\xff)\x00+\xff\xd9")
 _DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG file", "Inconsistent progression sequence")
 """How libjpeg-turbo's warnings on the coded pixels begin (jerror.h)."""
@@ -29,8 +28,8 @@ class JpegDamaged(ValueError):
     """Part of the coded pixels is missing or wrong."""
 
 
-def decode_reduced(data: bytes, colours: Colours, size_px: tuple[int, int]) -> Image.Image | None:
-    """Decode all coefficients of a JPEG and return an image of `size_px` or slightly more, by a factor that libjpeg scales by.
+def decode_reduced(data: bytes, colours: Colours, size_px: tuple[int, int]) -> np.ndarray | None:
+    """Decode all coefficients of a JPEG; return height x width x channels of 8 bits, `size_px` or slightly more, by a factor of libjpeg's.
 
     None if the pixels have to be read by another library, because this one does not know the encoding or dislikes the metadata.
 
@@ -39,7 +38,7 @@ def decode_reduced(data: bytes, colours: Colours, size_px: tuple[int, int]) -> I
         MemoryError: if the memory is too small.
     """
     first = _decode(data, colours, size_px)
-    if isinstance(first, Image.Image):
+    if not isinstance(first, str):
         return first
     again = _decode(b"".join(_without_trifles(data)), colours, size_px)
     if isinstance(again, str) and again.startswith(_DAMAGE):
@@ -57,16 +56,14 @@ def check_jpeg(data: bytes, mode: str) -> None:
     decode_reduced(data, "CMYK" if mode == "CMYK" else "GRAY", (1, 1))
 
 
-def _decode(data: bytes, colours: Colours, size_px: tuple[int, int]) -> Image.Image | str:
+def _decode(data: bytes, colours: Colours, size_px: tuple[int, int]) -> np.ndarray | str:
     """Return the pixels, or the text of libjpeg's first warning or error."""
     try:
-        pixels = simplejpeg.decode_jpeg(data, colours, min_width=size_px[0], min_height=size_px[1], strict=True)
+        return simplejpeg.decode_jpeg(data, colours, min_width=size_px[0], min_height=size_px[1], strict=True)
     except ValueError as error:
         if "memory" in str(error).lower():
             raise MemoryError(str(error)) from error
         return str(error)
-    height, width, channels = pixels.shape
-    return Image.frombuffer(_MODES[channels], (width, height), pixels, "raw", _MODES[channels], 0, 1)
 
 
 def _without_trifles(data: bytes) -> Iterator[bytes]:

@@ -1,8 +1,8 @@
 """Pool of decoder processes that judge untrusted images.
 
 Promises: verdicts come in the order of the candidates and do not depend on the number of workers; a worker that dies or hangs costs the
-one candidate that caused it, which gets a verdict, and is replaced; only a few batches are in memory at a time, and the memory of all
-workers together is bounded (`memory_budget.py`).
+one candidate that caused it, which gets a verdict, and is replaced; so is, once, a worker that meets a format for which it has loaded no
+library; only a few batches are in memory at a time, and the memory of all workers together is bounded (`memory_budget.py`).
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import IO
 from components.ingest.candidates import Candidate
 from components.ingest.decoding.frames import Facts, decode_verdict
 from components.ingest.decoding.memory_budget import MEMORY_BYTES, MemoryBudget
-from components.ingest.decoding.worker import Worker, WorkerLost
+from components.ingest.decoding.worker import FormatsMissing, Worker, WorkerLost
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Rejected, Verdict
 
@@ -56,6 +56,8 @@ class DecoderPool:
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self._alive: set[Worker] = set()
         self._closed = False
+        self._all_formats = False
+        """Whether new workers load the libraries of all formats: from the first file on that needs one."""
 
     def __enter__(self) -> "DecoderPool":
         self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
@@ -139,14 +141,22 @@ class DecoderPool:
             worker = self._idle.get()
             try:
                 return worker.request(op, batch, memory_bytes=level_bytes, timeout_s=self._patience_s)
+            except FormatsMissing:
+                self._all_formats = True
+                worker.end()
+                worker = self._replaced(worker)
+                return worker.request(op, batch, memory_bytes=level_bytes, timeout_s=self._patience_s)
             finally:
                 if worker.process.poll() is not None and not self._closed:
-                    self._alive.discard(worker)
-                    worker = self._start_worker()
+                    worker = self._replaced(worker)
                 self._idle.put(worker)
 
+    def _replaced(self, ended: Worker) -> Worker:
+        self._alive.discard(ended)
+        return self._start_worker()
+
     def _start_worker(self) -> Worker:
-        worker = Worker(self._limits, self._memory.max_bytes, self._archive)
+        worker = Worker(self._limits, self._memory.max_bytes, self._archive, all_formats=self._all_formats)
         self._alive.add(worker)
         return worker
 

@@ -32,16 +32,21 @@ class WorkerLost(Exception):
     """The worker died or was killed because it was too slow; the arguments are a verdict's code and detail."""
 
 
+class FormatsMissing(Exception):
+    """A candidate needs a library that the worker was started without."""
+
+
 class Worker:
     """One decoding process, which may use `memory_bytes` at most and reads packed candidates from the open file `archive`."""
 
-    def __init__(self, limits: Limits, memory_bytes: int, archive: IO[bytes] | None) -> None:
+    def __init__(self, limits: Limits, memory_bytes: int, archive: IO[bytes] | None, *, all_formats: bool) -> None:
         self._image_s = limits.max_image_s
         open_files = [] if archive is None else [archive.fileno()]
         command = [
             *python_command("components.ingest.decoding.decoder"),
             json.dumps(asdict(limits)),
             str(memory_bytes),
+            "all" if all_formats else "most",
             *map(str, open_files),
         ]
         self.process = subprocess.Popen(
@@ -60,7 +65,7 @@ class Worker:
         """Return an answer for each candidate, computed within `memory_bytes`.
 
         Raises:
-            WorkerLost: saying how the process ended.
+            WorkerLost: saying how the process ended. FormatsMissing: if one needs a process with all formats; this one goes on.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -75,7 +80,10 @@ class Worker:
             write_frame(self.process.stdin, request, [candidate.data for candidate in candidates])
             if not select.select([self.process.stdout], [], [], timeout_s)[0]:
                 raise TimeoutError
-            if (head := read_head(self.process.stdout)) is not None:
+            head = read_head(self.process.stdout)
+            if head is not None and head["facts"] is None:
+                raise FormatsMissing
+            if head is not None:
                 answers = list(zip(head["facts"], read_blobs(self.process.stdout, head), strict=True))
         except TimeoutError as error:
             self.end()

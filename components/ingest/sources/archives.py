@@ -55,7 +55,7 @@ def _is_zip(path: Path, label: str) -> bool:
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile as error:  # a zip64 directory that names several files
-        raise DataRefused(f"data.source {label} is not a whole zip: {error}", hint=SPLIT_HINT) from error
+        raise DataRefused(f"data.source {label} is not a complete zip: {error}", hint=SPLIT_HINT) from error
 
 
 def _require_tar_entry(path: Path, label: str) -> None:

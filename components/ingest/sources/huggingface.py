@@ -7,9 +7,7 @@ which is recorded; a missing library, missing credentials or terms that were not
 import hashlib
 import logging
 import re
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +19,7 @@ from components.ingest.image_formats import HEAD_BYTES
 from components.ingest.limits import Budget
 from components.ingest.sources.hub_client import HubClient, HubFile
 from components.ingest.sources.kinds import Reach, SourceKind
+from components.ingest.sources.parallel_reads import read_in_order, require_within
 from components.ingest.sources.parquets import PARQUET_SUFFIXES
 from components.ingest.sources.remote import RemoteArchive, download_lock, take_download
 from components.ingest.sources.series import Part, SeriesSource, part_names
@@ -32,7 +31,6 @@ _ADDRESS = re.compile(r"datasets/([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95
 _EXAMPLE = "hf://datasets/owner/name"
 _ARCHIVES = (*TAR_SUFFIXES, *PARQUET_SUFFIXES, ".zip")
 _DEADLINE_S = 300.0
-_PARALLEL_GETS = 8
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -165,21 +163,8 @@ class _HubImages:
         """Return at once: files are read as the commit lists them."""
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
-        total_bytes = sum(min(file.size_bytes, budget.max_image_bytes + 1) for file in self._files if may_be_image(file.name))
-        if len(self._files) > budget.max_entries or total_bytes > budget.max_total_bytes:
-            raise DataRefused(
-                f"data.source {self._label} has {len(self._files)} files and {total_bytes} bytes, more than data.max_entries "
-                f"{budget.max_entries} or data.max_total_bytes {budget.max_total_bytes}",
-                hint="raise them if the source is meant to be this large",
-            )
-        pending: deque[Future[Candidate]] = deque()
-        with ThreadPoolExecutor(_PARALLEL_GETS, thread_name_prefix="fetch") as pool:
-            for file in self._files:
-                pending.append(pool.submit(self._read, file, budget.max_image_bytes))
-                if len(pending) > 2 * _PARALLEL_GETS:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+        require_within(budget, ((file.name, file.size_bytes) for file in self._files), label=self._label, noun="files")
+        yield from read_in_order(self._files, lambda file: self._read(file, budget.max_image_bytes))
 
     def _read(self, file: HubFile, max_bytes: int) -> Candidate:
         refused = refused_by_name(file.name)

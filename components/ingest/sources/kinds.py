@@ -32,7 +32,7 @@ class SourceKind:
     example: str
     """How to write it, for help texts and error hints."""
     open: Callable[[str, int, Reach | None], Source | None]
-    """Open the whole URI at `image_px`; without a reach, a remote source is only checked for its form, and None is returned.
+    """Open the complete URI at `image_px`; without a reach, a remote source is only checked for its form, and None is returned.
 
     Raises `BadInput` if the source does not exist, cannot be read or is malformed, `DataRefused` if it is damaged.
     """

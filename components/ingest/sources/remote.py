@@ -9,25 +9,23 @@ of the project's store.
 import fcntl
 import hashlib
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from components.errors import BadInput, CelebditError, DataRefused
+from components.errors import BadInput, CelebditError
 from components.ingest.candidates import READ_HINT, Candidate, Source, is_image_name, may_be_image, refused_by_content, refused_by_name
 from components.ingest.image_formats import HEAD_BYTES
 from components.ingest.limits import Budget
 from components.ingest.sources.archives import open_archive
 from components.ingest.sources.kinds import Reach, SourceKind
+from components.ingest.sources.parallel_reads import read_in_order, require_within
 from components.ingest.sources.series import Part, SeriesSource, part_names
 from components.ingest.sources.stored_dataset import dataset_at
 from components.storage import ObjectMissing, ObjectStore, StoredObject, StoreUri, refusal
 from components.system.locks import lock
 
-_PARALLEL_GETS = 8
 _TAKEN = "-of-"
 _taken: list[IO[bytes]] = []
 """The downloads that this process reads, open for their locks."""
@@ -170,21 +168,9 @@ class PrefixSource:
         return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
-        total_bytes = sum(min(item.size_bytes, budget.max_image_bytes + 1) for item in self._objects if self._may_be_image(item))
-        if len(self._objects) > budget.max_entries or total_bytes > budget.max_total_bytes:
-            raise DataRefused(
-                f"data.source {self._uri} has {len(self._objects)} objects and {total_bytes} bytes, more than data.max_entries "
-                f"{budget.max_entries} or data.max_total_bytes {budget.max_total_bytes}",
-                hint="raise them if the source is meant to be this large",
-            )
-        pending: deque[Future[Candidate]] = deque()
-        with ThreadPoolExecutor(_PARALLEL_GETS, thread_name_prefix="fetch") as pool:
-            for item in self._objects:
-                pending.append(pool.submit(self._read, item, budget.max_image_bytes + 1))
-                if len(pending) > 2 * _PARALLEL_GETS:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+        sizes = ((item.uri.relative_to(self._uri), item.size_bytes) for item in self._objects)
+        require_within(budget, sizes, label=str(self._uri), noun="objects")
+        yield from read_in_order(self._objects, lambda item: self._read(item, budget.max_image_bytes + 1))
 
     def _may_be_image(self, item: StoredObject) -> bool:
         return may_be_image(item.uri.relative_to(self._uri))

@@ -6,7 +6,7 @@ a verdict.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from components.ingest.candidates import Candidate, Source, is_image_name, left_out_by_name, too_many_bytes, too_many_entries
 from components.ingest.limits import Budget
@@ -84,4 +84,4 @@ class SeriesSource(StreamedSource):
             yield Candidate(name, b"", left_out_by_name(name) or _BESIDE)
         for part in self._parts:
             for candidate in part.source.candidates(budget):
-                yield replace(candidate, name=f"{part.name}/{candidate.name}")
+                yield candidate._replace(name=f"{part.name}/{candidate.name}")

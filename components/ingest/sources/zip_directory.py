@@ -63,7 +63,7 @@ def directory(file: IO[bytes]) -> Iterator[Record]:
 
 
 def _unwrap(file: IO[bytes], begins_at: int, records: Iterator[Record]) -> Iterator[Record]:
-    """Yield records of a zip over 4 GiB without zip64 fields with their whole offsets: macOS writes the lower 32 bits alone.
+    """Yield records of a zip over 4 GiB without zip64 fields with their full offsets: macOS writes the lower 32 bits alone.
 
     Its entries lie in the order of the directory, which begins at `begins_at`: each is at the first place after the one before where its
     header is.
@@ -135,8 +135,9 @@ def _record(fields: tuple[int, ...], raw_name: bytes, extra: bytes, shift: int) 
         raise NotImplementedError(f"zip file version {needs_version / 10:.1f}")
     if extra:
         size_bytes, packed_bytes, header_at = _zip64(extra, size_bytes, packed_bytes, header_at)
-    whole_name = raw_name.decode("utf-8" if flags & _NAME_IS_UTF8 else "cp437")
-    packed = ZipEntry(header_at + shift, packed_bytes, size_bytes, method, crc32, raw_name.decode("latin-1"))
+    plain_name = raw_name.decode("latin-1")
+    whole_name = plain_name if plain_name.isascii() else raw_name.decode("utf-8" if flags & _NAME_IS_UTF8 else "cp437")
+    packed = ZipEntry(header_at + shift, packed_bytes, size_bytes, method, crc32, plain_name)
     return Record(whole_name.split("\0", 1)[0], whole_name, external >> 16, flags, packed)
 
 

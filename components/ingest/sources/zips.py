@@ -71,7 +71,7 @@ class ZipSource:
                 hint="create the archive again with another program",
             ) from error
         except SplitZip as error:
-            raise DataRefused(f"data.source {self._label} is not a whole zip: {error}", hint=SPLIT_HINT) from error
+            raise DataRefused(f"data.source {self._label} is not a complete zip: {error}", hint=SPLIT_HINT) from error
         except WrappedZip as error:
             raise DataRefused(
                 f"data.source {self._label} cannot be read: {error}", hint="pack it again with `zip` or `tar`, not in Finder"

@@ -2,7 +2,7 @@
 
 MLflow has neither transactions nor conditional writes, so a change is a sequence of single writes to the registered model:
 
-1. Wait until no change of somebody else is open that was open at first. One of a model where nothing changes for `QUIET_S` is interrupted.
+1. Wait until no other promoter's change is open that was open at first. One of a model where nothing changes for `QUIET_S` is interrupted.
 2. Write the entry. It names what is to happen and has no outcome yet: the change is open. Ids of entries sort after all that the writer
    has read, whatever its clock says.
 3. Point `previous` and then `champion` to what follows from the finished entries and those that were begun since, in the order of their
@@ -29,7 +29,7 @@ from components.registry.promotions.records import PromotionRecords
 from components.registry.promotions.state import RegistryState
 
 QUIET_S = 10.0
-"""How long nothing about a model changes before an open change of somebody else counts as interrupted."""
+"""How long nothing about a model changes before another promoter's open change counts as interrupted."""
 _POLL_S = 0.2
 _CERTAINLY_OLD_S = 3600.0
 _MOST_READINGS = 10

@@ -34,7 +34,7 @@ def problems_of(state: RegistryState) -> list[Problem]:
 
 def warnings_of(state: RegistryState) -> list[str]:
     """Return what is odd about the log and forbids nothing."""
-    gaps = [f"an entry of the log before {move.at} is missing: somebody deleted the tag of {move.after}" for move in state.missing_before]
+    gaps = [f"an entry of the log before {move.at} is missing: the tag of {move.after} was deleted" for move in state.missing_before]
     if state.foreign:
         gaps.append(f"tags that are no entries of this model's log are ignored: {', '.join(state.foreign[:5])}")
     return gaps

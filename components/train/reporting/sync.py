@@ -5,7 +5,6 @@ run or its images were deleted there: on the machine that trained, the whole jou
 running it when nothing is missing, changes nothing.
 """
 
-from components.errors import BadInput, DataRefused
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
 from components.stores.queued_checkpoints import rescue
@@ -14,7 +13,7 @@ from components.tracking.archive import JournalArchive
 from components.tracking.journal import JOURNAL_FILE, Journal
 from components.train.reporting.destination import MlflowDestination
 from components.train.reporting.reporter import describe_run
-from components.train.spec import SPEC_FILE, TrainSpec
+from components.train.spec import TrainSpec, newest_spec
 
 
 def sync(run_key: str, context: StepContext, *, spec: TrainSpec | None = None) -> int:
@@ -25,7 +24,7 @@ def sync(run_key: str, context: StepContext, *, spec: TrainSpec | None = None) -
         TemporaryFailure: if it is being trained on this machine (training delivers by itself), or MLflow is unavailable.
     """
     run = context.layout.run(run_key)
-    spec = spec or _newest_spec(run_key, context)
+    spec = spec or newest_spec(run_key, context)
     folder = context.run_folder(run_key)
     with lock_or_fail(folder / "writer.lock", f"training of run {run_key}"):
         checkpoints = CheckpointStore(context.store, run.checkpoints, warn=context.events.note)
@@ -40,21 +39,6 @@ def sync(run_key: str, context: StepContext, *, spec: TrainSpec | None = None) -
             count += journal.deliver_again(destination)
         context.tracking.set_status(run_id, _final_status(spec, context, status_before))
     return count
-
-
-def _newest_spec(run_key: str, context: StepContext) -> TrainSpec:
-    """Return the specification of the newest attempt whose specification is intact."""
-    run, problem = context.layout.run(run_key), None
-    specs = sorted((item.uri for item in context.store.list(run.attempts) if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
-    for uri in reversed(specs):
-        try:
-            return TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
-        except DataRefused as refused:
-            problem = refused
-            context.events.note(f"the specification {uri} is damaged, the one before is used: {refused.message}")
-    if problem is not None:
-        raise problem
-    raise BadInput(f"there is no training {run_key!r} in {run.prefix}", hint="name a run key as `celebdit run` prints it")
 
 
 def _status(run_key: str, context: StepContext) -> str | None:

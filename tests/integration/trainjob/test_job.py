@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from celebdit_testing.kube_server import FakeKube
+from celebdit_testing.kube_server import FakeKube, kube_server
 from celebdit_testing.recipes import dataset_manifest
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY
 from celebdit_testing.steps import notes
-from celebdit_testing.trainjobs import IMAGE, JOB, KEY, MANIFESTS, MLFLOW_PASSWORD, Start, connect, in_pod, spec_of
+from celebdit_testing.trainjobs import IMAGE, JOB, KEY, MANIFESTS, MLFLOW_PASSWORD, Start, Step, connect, in_pod, spec_of
 from celebdit_testing.waiting import wait_until
 
 from components import deployment as names
@@ -197,6 +197,33 @@ def test_a_step_that_is_cancelled_deletes_its_job(kube: FakeKube, tmp_path: Path
         train_on_nodes(spec_of(), in_pod(context), cluster=connect(tmp_path), poll_s=0.02)
     canceller.join()
     assert ("trainjobs", JOB) not in kube.objects
+
+
+def test_a_cancelled_run_takes_its_trainjob_and_policy_with_its_workflow(kube: FakeKube, start: Start) -> None:
+    """As when Kubeflow ends the step without any notice and its workflow is deleted."""
+    kube.put("workflows", "celebdit-x", metadata={"uid": "u-1"})
+    step = start()
+    wait_until(lambda: policies(kube))
+    assert ("trainjobs", JOB) in kube.objects
+    kube.delete("workflows", "celebdit-x")
+    assert ("trainjobs", JOB) not in kube.objects
+    assert not policies(kube)
+    assert isinstance(step.outcome(), TemporaryFailure), "a step that still waits does not wait for ever"
+
+
+def test_a_run_in_the_namespace_of_a_user_has_its_trainjob_there(tmp_path: Path, context: StepContext) -> None:
+    with kube_server(tmp_path, namespace="team") as team:
+        team.load_rights(MANIFESTS / "pipeline" / "rbac.yaml")
+        team.put("pods", "train-pod")
+        step = Step(tmp_path, context, spec_of())
+        step.start()
+        wait_until(lambda: policies(team))
+        team.condition(JOB, "Complete")
+        assert step.outcome() is None
+        team.rules.clear()
+        refused = Step(tmp_path, context, spec_of())
+        refused.start()
+        assert "does not allow to get pods in namespace team" in str(refused.outcome())
 
 
 def test_a_missing_right_is_named(kube: FakeKube, start: Start) -> None:

@@ -1,7 +1,6 @@
 """The evaluate step on the embedded servers, as its component calls it."""
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,18 +8,16 @@ from typing import Any
 
 import pytest
 from celebdit_testing.steps import step_context
+from celebdit_testing.workers_here import workers_here
 
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.evaluate import run as evaluate
-from components.evaluate.worker import body
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run as ingest
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
-from components.runtime.rank import Rank
 from model.config import SamplingConfig
-from model.distributed import World
 from pipeline.services import Endpoints, Services
 
 SAMPLING = SamplingConfig(sampler="euler", num_steps=2, ema="0.1")
@@ -71,13 +68,7 @@ def run(
     The tests of several processes and of kills, and the pipeline's own tests, start real ones. `then` happens right after the worker.
     """
 
-    def here(module: str, spec_path: Path, **_: object) -> None:
-        assert module == "components.evaluate.worker"
-        body(spec_path, Rank(context=context, world=World(), stop_requested=threading.Event()))
-        then()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("components.evaluate.measure.launch", here)
+    with workers_here(context, then=then):
         return evaluate(checkpoint, dataset, evaluation, sampling, resources, model, context)
 
 

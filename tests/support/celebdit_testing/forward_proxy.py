@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from celebdit_testing.private_ca import pump
+from celebdit_testing.tcp_server import TcpServer, pump, running
 
 
 @dataclass
@@ -48,16 +48,6 @@ def forward_proxy(outside: Mapping[str, str]) -> Iterator[ForwardProxy]:
                     upstream.sendall(data)
                 back.join(10)
 
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-        block_on_close = False
-
-    with Server(("127.0.0.1", 0), Forward) as listening:
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        proxy.url = f"http://127.0.0.1:{listening.server_address[1]}"
-        try:
-            yield proxy
-        finally:
-            listening.shutdown()
-            thread.join()
+    with running(TcpServer(Forward)) as address:
+        proxy.url = f"http://{address}"
+        yield proxy

@@ -187,6 +187,7 @@ class FakeKfp:
             raise Refused(400, "a trigger is either a cron schedule or a periodic one")
         if cron is not None and (len(cron.cron.split()) != 6 or not re.fullmatch(r"[0-9*/,?A-Za-z -]+", cron.cron)):
             raise Refused(400, f"Invalid cron {cron.cron!r}")
+        self.since_2_17("pluginsInput", body.plugins_input)
         body.recurring_run_id, body.created_at = uuid.uuid4().hex, self.now()
         self.recurring[body.recurring_run_id] = body
         return body

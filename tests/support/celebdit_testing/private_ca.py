@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from celebdit_testing.tcp_server import TcpServer, pump, running
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -49,27 +50,8 @@ def tls_in_front_of(upstream: str, folder: Path) -> Iterator[TlsServer]:
                 pump(client, server)
                 back.join(10)
 
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-        block_on_close = False
-
-    with Server(("127.0.0.1", 0), Forward) as listening:
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield TlsServer(f"https://127.0.0.1:{listening.server_address[1]}", ca_file)
-        finally:
-            listening.shutdown()
-            thread.join()
-
-
-def pump(source: socket.socket, target: socket.socket) -> None:
-    """Pass bytes on until the source ends, and say so to the target."""
-    with suppress(OSError):
-        while data := source.recv(2**16):
-            target.sendall(data)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+    with running(TcpServer(Forward)) as listening:
+        yield TlsServer(f"https://{listening}", ca_file)
 
 
 def _write_certificates(folder: Path) -> tuple[Path, Path]:

@@ -17,18 +17,28 @@ from pipeline.sweeps.coordinator import TrialOutcome
 from pipeline.sweeps.records import Finished, Piece
 from pipeline.sweeps.sweep_file import Sweep, load_sweep
 
-SWEEP = """
-name = "NAME"
-base = "smoke"
-rungs = [4, 8]
-keep_one_in = 2
-[vary]
-optimizer.lr_peak = [1e-3, 2e-3]
+METRIC = "eval/fd_randconv_8"
+_EVALUATION = """
 "network.dropout" = [0.0, 0.1]
 [evaluation]
 num_images = 8
 """
-METRIC = "eval/fd_randconv_8"
+
+
+def small_sweep(more: str = "", *, name: str = "NAME", rungs: str = "[4, 8]", rates: str = "[1e-3, 2e-3]") -> str:
+    """The text of a sweep over two learning rates of the smoke preset; `more` goes on in its table `vary`."""
+    return f"""
+name = "{name}"
+base = "smoke"
+rungs = {rungs}
+keep_one_in = 2
+[vary]
+optimizer.lr_peak = {rates}
+{more.strip()}
+"""
+
+
+SWEEP = small_sweep(_EVALUATION)
 
 
 def sweep_of(folder: Path, name: str = "tiny", text: str = SWEEP) -> Sweep:

@@ -167,8 +167,9 @@ def test_the_options_are_known_to_the_compiler() -> None:
 # Sampling
 
 
-def test_weights_in_bfloat16_give_what_autocast_makes_of_the_same_weights() -> None:
-    recipe = tiny_recipe(network={"depth": 2})
+@pytest.mark.parametrize("linear_path", [False, True])
+def test_weights_in_bfloat16_give_what_autocast_makes_of_the_same_weights(linear_path: bool) -> None:
+    recipe = tiny_recipe(network={"depth": 2, "linear_path": linear_path})
     network = shaken(build_denoiser(recipe.network, seed=0)).eval()
     with torch.backends.mkldnn.flags(enabled=False), torch.inference_mode():
         generator = Generator(network.state_dict(), recipe.network, recipe.diffusion, device=CPU, precision="bfloat16")

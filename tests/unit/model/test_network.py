@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from model.config import NetworkConfig
 from model.denoiser import Denoiser, build_denoiser, num_parameters
-from model.dit import Block
+from model.dit import Block, Core
 from model.flops import flops_of
 from model.layers import TimeEmbedding, patchify, rotary_angles, rotate, sincos_positions, sinusoid, unpatchify
 from pipeline.config import load_config
@@ -23,6 +23,8 @@ VARIANTS = [
     {"stem_px": 4, "patch_px": 1},
     {**TINY_PLAIN, "block": "dit"},
     {"channels": (8, 12, 16), "res_blocks": (2, 1, 1)},
+    {"linear_path": True},
+    {**TINY_PLAIN, "linear_path": True},
 ]
 
 
@@ -78,6 +80,40 @@ def test_the_output_is_exactly_zero_at_the_start(changes: dict[str, object]) -> 
     network = build_denoiser(config, seed=1)
     output = network(torch.randn(2, 3, config.image_px, config.image_px), torch.tensor([0.0, 1000.0]))
     assert torch.equal(output, torch.zeros_like(output))
+
+
+def test_the_linear_path_alone_is_a_plain_transformer() -> None:
+    config = tiny_network(linear_path=True)
+    network = shaken(build_denoiser(config, seed=1))
+    stride_px = config.total_stride_px
+    plain = Core(config.model_copy(update={"latent_channels": 3, "patch_px": stride_px}))
+    with torch.no_grad():
+        for layer in (network.core.embed, network.decoder.out, network.linear_path.share.linear):
+            layer.weight.zero_()
+            layer.bias.zero_()
+    ends = {f"{end}.{kind}": network.state_dict()[f"linear_path.{end}.{kind}"] for end in ("embed", "out") for kind in ("weight", "bias")}
+    plain.load_state_dict({**network.core.state_dict(), **ends})
+    images, times = torch.randn(2, 3, 16, 16), torch.tensor([100.0, 900.0])
+    output = network(images, times)
+    assert output.abs().max() > 0.1
+    torch.testing.assert_close(output, plain(images, network.time(times)))
+
+
+def test_the_last_norm_of_demo_removes_brightness_and_contrast_of_each_channel() -> None:
+    """With 32 channels its groups have one channel each. What is removed can only reach the image along the linear path."""
+    network = shaken(build_denoiser(load_config("demo").network))
+    decoded = torch.randn(2, 32, 16, 16)
+    changed = 3 * decoded + torch.randn(2, 32, 1, 1)
+    torch.testing.assert_close(network.decoder.out_norm(changed), network.decoder.out_norm(decoded), rtol=1e-4, atol=1e-4)
+
+
+def test_the_linear_path_leaves_the_initial_weights_of_the_rest_and_stored_settings_alone() -> None:
+    without, with_path = (build_denoiser(tiny_network(linear_path=on), seed=1).state_dict() for on in (False, True))
+    assert {name.split(".")[0] for name in with_path if name not in without} == {"linear_path"}
+    assert all(torch.equal(weights, with_path[name]) for name, weights in without.items())
+    assert "linear_path" not in tiny_network().model_dump(mode="json")
+    stored = tiny_network(linear_path=True).model_dump(mode="json")
+    assert NetworkConfig.model_validate(stored, strict=False).linear_path
 
 
 @pytest.mark.parametrize("modern", [True, False])

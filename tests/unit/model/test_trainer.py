@@ -49,10 +49,13 @@ def away_from_zero(trainer: Trainer) -> None:
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("stop_after", [1, 3, 5])
-def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path: Path, pack: Pack, stop_after: int, dropout: float) -> None:
-    recipe = tiny_recipe(total_steps=8, network={"dropout": dropout}, ema_decay=0.9)
+@pytest.mark.parametrize(
+    ("stop_after", "network"),
+    [(at, {"dropout": dropout}) for at in (1, 3, 5) for dropout in (0.0, 0.3)] + [(3, {"linear_path": True})],
+    ids=str,
+)
+def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path: Path, pack: Pack, stop_after: int, network: dict[str, object]) -> None:
+    recipe = tiny_recipe(total_steps=8, network=network, ema_decay=0.9)
     uninterrupted = Run(recipe, pack, tmp_path / "uninterrupted").go()
     first = Run(recipe, pack, tmp_path / "parts")
     first.go(stop_requested=lambda: first.trainer.step >= stop_after)

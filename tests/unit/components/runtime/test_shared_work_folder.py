@@ -10,6 +10,8 @@ import pytest
 from celebdit_testing.strangers import STRANGER
 
 from components.runtime.context import step
+from components.system.child_environment import compiler_caches
+from components.system.work_folders import WorkFolder
 
 ENVIRONMENT = {"CELEBDIT_STORE": "s3://bucket/prefix", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "CELEBDIT_RUN_ID": "r1"}
 
@@ -31,7 +33,7 @@ def runs(**environment: str) -> bool:
     code: object = 0
     try:
         with step("train", {**ENVIRONMENT, **environment}) as context:
-            context.scratch("runs")
+            context.scratch(WorkFolder.RUNS)
     except SystemExit as ended:
         code = ended.code
     return {0: True, 2: False}[code]
@@ -72,3 +74,20 @@ def test_a_folder_that_was_named_is_used_as_it_is(shared: Path, tmp_path: Path) 
     assert runs(CELEBDIT_WORK_DIR=str(shared / "link"))
     assert (volume / "runs").is_dir()
     assert not (shared / "celebdit").exists()
+
+
+@pytest.mark.parametrize("kind", WorkFolder)
+def test_a_work_folder_that_is_open_to_others_is_known_by_any_folder_of_a_step(shared: Path, kind: WorkFolder) -> None:
+    (shared / "celebdit" / kind).mkdir(parents=True)
+    assert runs()
+    for folder in (shared / "celebdit", shared / "celebdit" / kind):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_step_makes_no_folder_that_has_no_name(tmp_path: Path) -> None:
+    with step("train", {**ENVIRONMENT, "CELEBDIT_WORK_DIR": str(tmp_path)}) as context:
+        with pytest.raises(ValueError, match="'unknown' is not a valid WorkFolder"):
+            context.scratch("unknown")  # type: ignore[arg-type]
+        caches = compiler_caches(context.settings.work_dir)
+    assert list(tmp_path.iterdir()) == []
+    assert {Path(cache).relative_to(tmp_path).parts[0] for cache in caches.values()} <= set(WorkFolder)

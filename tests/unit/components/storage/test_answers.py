@@ -2,17 +2,17 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from celebdit_testing.faults import Answer, Fault, Proxy, fault_proxy, refusal
+from celebdit_testing.faults import Answer, Fault, Proxy, refusal
 from celebdit_testing.tls import tls_proxy
 
 from components.errors import BadInput, CelebditError, DataRefused, StorageUnavailable
-from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, connect
+from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, connect, retried_calls
 from components.storage import answers as table
 from components.storage.answers import ANSWERS, answers_table
 from components.storage.faults import StorageRefused
@@ -98,18 +98,6 @@ WAITED_FOR = [
     (table.UNAVAILABLE, refusal(409, "OperationAborted")),
     (table.UNREADABLE, (200, [("Content-Length", "many")], b"x")),
 ]
-
-
-@pytest.fixture(scope="module")
-def proxy(moto_endpoint: str) -> Iterator[Proxy]:
-    with fault_proxy(moto_endpoint) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def forward_everything(proxy: Proxy) -> Iterator[None]:
-    yield
-    proxy.rule, proxy.replacement = Proxy().rule, Proxy().replacement
 
 
 @pytest.fixture
@@ -278,7 +266,82 @@ def test_an_answer_that_is_cut_off_is_waited_for(proxy: Proxy, store: ObjectStor
         assert store.get_bytes(prefix / "x") == b"0123456789"
 
 
-ELSEWHERE = {"missing", "archived", "corrupt", "lost-upload", "certificate", "no-credentials", "credentials-source", "role"}
+def unhurried(proxy: Proxy, pauses: list[float]) -> ObjectStore:
+    """A client that would wait for five minutes, and notes its pauses instead of making them."""
+    connected = connect(proxy.endpoint)
+    return ObjectStore(connected.client, addressing="path", other_style=lambda: connected, deadline_s=300.0, sleep=pauses.append)
+
+
+CONFLICT = refusal(409, "ConditionalRequestConflict")
+BIG = 8 * 2**20 + 1
+WRITES = {"in one request": ("PUT ", 1, 7), "a part": ("PUT .*partNumber=2", BIG, 2), "at its end": ("POST .*uploadId=", BIG, 2)}
+"""What conflicts, the size of the file, and how often the write is attempted: fewer times where that takes long."""
+
+
+@pytest.mark.parametrize("when", WRITES)
+def test_a_write_that_conflicts_is_repeated_for_a_while_and_then_refused(
+    when: str, proxy: Proxy, prefix: StoreUri, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern, size_bytes, attempts = WRITES[when]
+    assert retried_calls._CONFLICT_ATTEMPTS == 7
+    monkeypatch.setattr(retried_calls, "_CONFLICT_ATTEMPTS", attempts)
+    (tmp_path / "file").write_bytes(bytes(size_bytes))
+    pauses: list[float] = []
+    store, uri = unhurried(proxy, pauses), prefix / "x"
+    store.upload_check(prefix / "warm")
+    asked: list[str] = []
+    applies = lambda path: uri.key in path and re.match(pattern, path)  # noqa: E731
+    proxy.rule = counting(asked, lambda: CONFLICT, applies, times=attempts - 1)
+    store.check(uri, store.put_file(uri, tmp_path / "file"))
+    assert len(asked) == attempts - 1
+    asked.clear()
+    pauses.clear()
+    proxy.rule = counting(asked, lambda: CONFLICT, applies)
+    with pytest.raises(StorageRefused, match="409 ConditionalRequestConflict: another program writes the same object") as refused:
+        store.put_file(uri, tmp_path / "file")
+    assert (refused.value.answer, refused.value.exit_code) == (table.CONFLICT, 2)
+    assert "see what else writes below CELEBDIT_STORE" in str(refused.value.hint)
+    assert len(asked) == attempts
+    assert sum(pauses) < 30
+    if when == "at its end":
+        assert len({path.rpartition("uploadId=")[2] for path in asked}) == attempts, "each time the whole upload"
+
+
+@pytest.mark.parametrize("answer", [500, 503, 501, 409])
+def test_a_store_that_fails_at_conditional_writes_alone_passes_the_probe(answer: int, proxy: Proxy, prefix: StoreUri) -> None:
+    refused: list[str] = []
+
+    def refuse_conditions(method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
+        if "If-None-Match" not in headers:
+            return None
+        refused.append(path)
+        return refusal(answer, "x")
+
+    proxy.rule = refuse_conditions
+    pauses: list[float] = []
+    capabilities = probe(unhurried(proxy, pauses), prefix)
+    assert refused
+    assert capabilities.conditional_writes == (answer == 409)
+    assert ("conditional writes are ignored or not supported (not needed)" in capabilities.describe()) == (answer != 409)
+    assert not pauses
+
+
+def test_a_store_that_fails_at_every_write_does_not_pass_as_one_without_conditions(proxy: Proxy, prefix: StoreUri) -> None:
+    """The first write succeeds, so that the probe comes to the conditional one."""
+    fails = False
+
+    def fail_from_the_condition(method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
+        nonlocal fails
+        fails = fails or "If-None-Match" in headers
+        return refusal(500, "InternalError") if fails and method == "PUT" else None
+
+    proxy.rule = fail_from_the_condition
+    with pytest.raises(StorageUnavailable, match="500 InternalError"):
+        probe(connect(proxy.endpoint, deadline_s=1.0), prefix)
+    assert fails
+
+
+ELSEWHERE = {"conflict", "missing", "archived", "corrupt", "lost-upload", "certificate", "no-credentials", "credentials-source", "role"}
 """Rows with a test of their own, here or in test_credentials.py."""
 
 

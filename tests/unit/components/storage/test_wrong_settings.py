@@ -1,10 +1,10 @@
 """Settings of object storage that cannot work: each is named with the next action, at once where waiting does not help."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from celebdit_testing.faults import Answer, Proxy, fault_proxy, refusal
+from celebdit_testing.faults import Answer, Proxy, refusal
 from celebdit_testing.http_server import answering
 
 from components.errors import BadInput, StorageUnavailable
@@ -30,19 +30,6 @@ region=EU West
 aws_access_key_id=a
 aws_secret_access_key=b
 """
-
-
-@pytest.fixture(scope="module")
-def proxy(moto_endpoint: str) -> Iterator[Proxy]:
-    with fault_proxy(moto_endpoint) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def forward_everything(proxy: Proxy) -> Iterator[None]:
-    yield
-    proxy.rule, proxy.replacement = Proxy().rule, Proxy().replacement
-    proxy.requests.clear()
 
 
 @pytest.fixture

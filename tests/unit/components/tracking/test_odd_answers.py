@@ -12,7 +12,7 @@ from celebdit_testing.http_server import FixedAnswer, answering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.errors import BadInput, CelebditError, TrackingUnavailable
+from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingUnavailable
 from components.registry.client import Registry
 from components.settings import Settings
 from components.tracking import server_version
@@ -66,6 +66,31 @@ ANSWERS = {
     "no access": answer(401, b"", "text/plain"),
     "no right": answer(403, b"Permission denied", "text/plain"),
     "another host": answer(403, b"Invalid Host header - possible DNS rebinding attack detected", "text/plain"),
+}
+
+LACKING = {
+    "a missing page": ANSWERS["a missing page"],
+    "no page and no text": answer(404, b"", "text/plain"),
+    "another program's JSON": answer(404, {"detail": "Not Found"}),
+    "MLflow's answer": answer(404, {"error_code": "ENDPOINT_NOT_FOUND", "message": "No route"}),
+    "a method that is not allowed": answer(405, b"<html>405 Method Not Allowed</html>", "text/html"),
+    "another program's JSON of a method": answer(405, {"detail": "Method Not Allowed"}),
+    "a page that says not implemented": answer(501, b"<html>501</html>", "text/html"),
+    "MLflow says not implemented": answer(501, {"error_code": "NOT_IMPLEMENTED", "message": "x"}),
+}
+"""How a server that is too old, or a proxy before it, answers a call that it does not have."""
+_FIRST_REQUESTS = {
+    "experiment": "experiments/get-by-name",
+    "find": "experiments/get-by-name",
+    "pipeline run": "runs/search",
+    "tag": "runs/log-batch",
+    "params": "runs/get",
+    "metrics": "runs/log-batch",
+    "history": "metrics/get-history",
+    "status": "runs/update",
+    "versions": "registered-models/get",
+    "other names": "registered-models/search",
+    "ensure": "registered-models/create",
 }
 
 
@@ -139,6 +164,32 @@ def test_what_mlflow_refuses_is_reported(kind: str, call: str, code: int, reason
     assert error.exit_code == code
     assert odd_server.requests
     assert re.search(reason, error.message)
+
+
+@pytest.mark.usefixtures("few_tries")
+@pytest.mark.parametrize("kind", LACKING)
+def test_a_call_that_is_not_offered_is_named_and_is_no_outage(kind: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
+    for call, path in _FIRST_REQUESTS.items():
+        odd_server.answer_with(LACKING[kind])
+        error = failure_of(call, odd_server.address, tmp_path)
+        assert odd_server.requests, call
+        assert isinstance(error, TrackingCallMissing), (call, error)
+        assert f"does not offer /api/2.0/mlflow/{path} (HTTP {LACKING[kind][9:12].decode()} to " in error.message
+        assert (error.exit_code, "use MLflow 3.0 or newer" in str(error.hint)) == (2, True)
+
+
+@pytest.mark.usefixtures("few_tries")
+@pytest.mark.parametrize("call", _FIRST_REQUESTS)
+def test_a_page_is_told_from_a_right_that_is_missing(call: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
+    odd_server.answer_with(answer(403, b"<html><body>403 Forbidden</body></html>", "text/html"))
+    error = failure_of(call, odd_server.address, tmp_path)
+    assert isinstance(error, TrackingCallMissing)
+    assert re.search(rf"a proxy before MLflow at .* refuses [A-Z]+ /api/2.0/mlflow/{_FIRST_REQUESTS[call]} \(HTTP 403\)", error.message)
+    assert "let the proxy pass GET, POST, PUT, PATCH and DELETE" in str(error.hint)
+    odd_server.answer_with(ANSWERS["a page"])
+    error = failure_of(call, odd_server.address, tmp_path)
+    assert error is not None
+    assert re.search(rf"it answers with a page, perhaps for a login \([A-Z]+ /api/2.0/mlflow/{_FIRST_REQUESTS[call]}\)", error.message)
 
 
 @pytest.mark.usefixtures("few_tries")

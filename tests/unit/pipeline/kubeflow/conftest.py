@@ -1,12 +1,10 @@
-"""What the tests of Kubeflow Pipelines share: a server, a configuration, and a folder to type commands in."""
+"""What the tests of Kubeflow Pipelines share: a configuration, and a folder to type commands in."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from celebdit_testing.kfp_server import FakeKfp, kfp_server
-from celebdit_testing.submissions import DIGESTS, compiling_once
+from celebdit_testing.submissions import DIGESTS
 
 from components.environment import KFP_COOKIES, KFP_ENDPOINT, KFP_NAMESPACE, KFP_TOKEN
 from pipeline.config import RunConfig, load_config
@@ -18,15 +16,8 @@ def config() -> RunConfig:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once() -> Iterator[None]:
-    with compiling_once():
-        yield
-
-
-@pytest.fixture
-def server() -> Iterator[FakeKfp]:
-    with kfp_server() as fake:
-        yield fake
+def every_module_compiles_once(compiled_once: None) -> None:
+    """Compile once without asking for it in each module of this folder."""
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from celebdit_testing.kfp_server import FakeKfp, Fault, kfp_server
 from celebdit_testing.kube_server import kube_server
 from celebdit_testing.submissions import progress, run_cli, submitted
@@ -208,14 +209,18 @@ def test_bad_input_is_one_line_with_a_hint_and_exit_code_2(
     assert "secret@" not in err
 
 
-def test_compile_passes_the_log_level_of_the_environment_to_every_step(
+def test_compile_passes_the_log_level_to_every_step_and_pauses_those_that_are_named(
     lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, count = tmp_path / "pipeline.yaml", len(step_names())
-    for level, expected in (("DEBUG", count), ("", 0)):
+    for level, expected, paused in (("DEBUG", count, []), ("", 0, ["train", "gate"])):
         monkeypatch.setenv(LOG_LEVEL, level)
-        assert run_cli(capsys, "compile", "smoke", "--images", str(lock), "--output", str(target))[0] == 0
+        pauses = [word for name in paused for word in ("--debug-pause", name)]
+        assert run_cli(capsys, "compile", "smoke", "--images", str(lock), "--output", str(target), *pauses)[0] == 0
         assert target.read_text().count(f"name: {LOG_LEVEL}") == expected
+        executors = yaml.safe_load(target.read_text().split("\n---")[0])["deploymentSpec"]["executors"]
+        kept = {name for name, executor in executors.items() if "ARGO_DEBUG_PAUSE_AFTER" in str(executor["container"]["env"])}
+        assert kept == {f"exec-{name}" for name in paused}
 
 
 @pytest.mark.parametrize("command", [["submit"], ["schedule", "--every", "3600"]])

@@ -1,6 +1,8 @@
 """What a plan says of operations, memory, hours and storage, against numbers that were measured or counted elsewhere."""
 
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from model.denoiser import build_denoiser
 from model.devices import DEVICES
 from model.memory import LiveBytes
 from model.memory_estimate import TrainingMemory, training_memory
+from model.trainer import Trainer
 from pipeline.config import load_config
 from pipeline.planning.costs import costs_of, unknown_parts
 
@@ -64,6 +67,34 @@ def test_a_measured_run_gives_hours_to_a_network_that_is_too_large_to_be_tried_h
     (cost,) = costs_of(config, None, measured={cpu_name(): run}.get).devices
     assert cost.training_hours == pytest.approx(46_000 * 1024 / 0.1 / 3600, rel=0.01)
     assert cost.evaluation_hours == pytest.approx(50_000 * 63 / 3 / 0.1 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("has_speed", "is_evaluated", "trained", "is_sampled"), [(False, False, 1, True), (True, False, 0, True), (True, True, 0, False)]
+)
+def test_only_what_no_run_has_measured_and_what_is_left_is_measured_here(
+    has_speed: bool, is_evaluated: bool, trained: int, is_sampled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def count(name: str) -> None:
+        method = getattr(Trainer, name)
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            calls[name] += 1
+            return method(*arguments, **named)
+
+        monkeypatch.setattr(Trainer, name, counted)
+
+    count("run")
+    count("draw")
+    config = load_config("smoke")
+    run = MeasuredSpeed(run_key="0123", device=cpu_name(), devices=2, images_per_s=1.0, windows=9)
+    measured = {cpu_name(): run} if has_speed else {}
+    (cost,) = costs_of(config, None, is_evaluated=is_evaluated, measured=measured.get).devices
+    assert (calls["run"], calls["draw"] > 0) == (trained, is_sampled)
+    assert (cost.evaluation_hours > 0) is not is_evaluated
+    assert cost.training_hours > 0
 
 
 def test_without_a_price_none_is_made_up(costs_b) -> None:

@@ -1,14 +1,13 @@
 """A sweep on Kubeflow Pipelines: several runs at once, found again after a kill, resumed after a failure, the winner registered."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from celebdit_testing.kfp_server import FakeKfp, kfp_server
-from celebdit_testing.submissions import OPTIONS, compiling_once, connect
-from celebdit_testing.sweeps import report_of, sweep_of
+from celebdit_testing.kfp_server import FakeKfp
+from celebdit_testing.submissions import OPTIONS, connect
+from celebdit_testing.sweeps import report_of, small_sweep, sweep_of
 
 from components.storage import ObjectStore, StoreUri
 from components.storage import connect as connect_store
@@ -19,35 +18,16 @@ from pipeline.sweeps.journal import Journal
 from pipeline.sweeps.records import SweepState
 from pipeline.sweeps.sweep_file import Sweep
 
-SMALL = """
-name = "NAME"
-base = "smoke"
-rungs = [4, 8]
-keep_one_in = 2
-[vary]
-optimizer.lr_peak = [1e-3, 2e-3]
+SETTINGS = """
 [settings.data]
 source = "synthetic://?count=48&seed=0&size=64"
 """
 
-
-pytestmark = [pytest.mark.fault, pytest.mark.slow]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
 
 
 class Killed(BaseException):
     pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once() -> Iterator[None]:
-    with compiling_once():
-        yield
-
-
-@pytest.fixture
-def server() -> Iterator[FakeKfp]:
-    with kfp_server() as fake:
-        yield fake
 
 
 @pytest.fixture
@@ -57,7 +37,7 @@ def store(rclone_endpoint: str) -> ObjectStore:
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Sweep:
-    return sweep_of(tmp_path, text=SMALL)
+    return sweep_of(tmp_path, text=small_sweep(SETTINGS))
 
 
 def steps_in(server: FakeKfp, run: Any) -> set[str]:

@@ -58,6 +58,16 @@ def test_the_size_of_a_jpeg_xl_is_known_before_it_is_decoded(size: tuple[int, in
     assert jpeg_xl_size(data) == size
 
 
+@pytest.mark.parametrize("begin", [b"", b"\0\0\0\x0c"])
+def test_only_a_jpeg_xl_is_searched_for_the_size_of_one(begin: bytes) -> None:
+    """A JPEG's comment may hold what looks like a JPEG XL of 8 pixels a side."""
+    jpeg_xl = encoded(Image.new("RGB", (8, 8)), "JXL")
+    data = encoded(face(6), "JPEG", quality=95, comment=begin + b"jxlc" + jpeg_xl[jpeg_xl.index(b"\xff\x0a") :])
+    verdict = judge(data, BOUNDS)
+    assert isinstance(verdict, Accepted), verdict
+    assert (jpeg_xl_size(data), verdict.data) == (None, data)
+
+
 def test_a_jpeg_xl_that_is_too_large_is_refused_by_its_header() -> None:
     data = encoded(Image.new("RGB", (1100, 1000)), "JXL")
     verdict = judge(data, BOUNDS)

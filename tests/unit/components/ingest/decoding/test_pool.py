@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded, many_scans
+from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded, face, many_scans
 from celebdit_testing.processes import processes_below
 from PIL import Image
 
@@ -54,6 +54,33 @@ def test_what_the_source_refused_is_only_passed_on() -> None:
     refused = Rejected("link", "a symbolic link")
     with DecoderPool(LIMITS_32, workers=1) as pool:
         assert list(pool.judge([Candidate("a", b"", refused)])) == [(Candidate("a", b"", refused), refused)]
+
+
+def libraries(pool: DecoderPool) -> dict[int, set[str]]:
+    """Return which of some libraries each worker of `pool` has loaded, by process."""
+    found = {}
+    for worker in list(pool._alive):
+        maps = Path(f"/proc/{worker.process.pid}/maps").read_text()
+        found[worker.process.pid] = {name for name in ("simplejpeg", "_avif", "_pillow_heif", "pillow_jxl") if name in maps}
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not show what a process has loaded")
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF", "JXL"])
+def test_a_worker_loads_the_libraries_of_rarer_formats_when_such_a_file_comes(kind: str) -> None:
+    rare = Candidate("rare.jpg", encoded(face(1, 2 * PX), kind))
+    with DecoderPool(LIMITS_32, workers=1) as pool:
+        ((_, common),) = pool.judge(faces(1))
+        first = libraries(pool)
+        judged = [verdict for _, verdict in pool.judge([*faces(2), rare, *faces(1)])]
+        second = libraries(pool)
+        again = [verdict for _, verdict in pool.judge([rare, *faces(1)])]
+        assert libraries(pool) == second, "it was replaced once"
+        assert pool.thumbnail(encode_face(0, 0, PX)).startswith(b"\xff\xd8")
+    assert (list(first.values()), list(second.values())) == ([{"simplejpeg"}], [{"simplejpeg", "_avif", "_pillow_heif", "pillow_jxl"}])
+    assert set(first).isdisjoint(second)
+    assert [verdict.source_format for verdict in judged if isinstance(verdict, Accepted)] == ["jpeg", "jpeg", kind.lower(), "jpeg"]
+    assert (again[0], again[1]) == (judged[2], common)
 
 
 def test_a_worker_that_dies_costs_one_verdict_and_is_replaced() -> None:

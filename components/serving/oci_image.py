@@ -1,0 +1,191 @@
+"""Writes a registered version as an OCI image in ModelCar's layout: one layer with the version's files below /models.
+
+Promises: the same files give the same bytes, and so the same digests; every file is compared with the manifest while it is written, so that
+what is packaged is what was registered. Needs no daemon and no network; `oci_registry.py` uploads images.
+
+An image of the version alone holds no program. That is enough where it is mounted or unpacked (volumes of type `image`, KServe's
+`oci+native://` and `oci+fetch://`). KServe's `oci://` starts the image as a container with `sh`, `ln` and `sleep`: there it needs a base.
+"""
+
+import hashlib
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from components.errors import BadInput, DataRefused
+from components.registry.version_files import ModelFiles
+from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
+from components.storage import file_sha256
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+_PLATFORM = {"architecture": "amd64", "os": "linux"}
+_FOLDER = "models"
+
+
+@dataclass(frozen=True)
+class BaseImage:
+    """The layers of an image that come before the model, as they are in the same registry."""
+
+    repository: str
+    layers: tuple[Mapping[str, Any], ...]
+    """Descriptors of the manifest, compressed or not."""
+    config: Mapping[str, Any]
+    """Configuration of the image, which names the uncompressed layers and what the image is for."""
+
+
+@dataclass(frozen=True)
+class OciImage:
+    """An image: its manifest, its configuration and its own layer."""
+
+    manifest: bytes
+    config: bytes
+    layer: Path
+    layer_digest: str
+    base: BaseImage | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """The digest by which the image is pulled."""
+        return digest_of(self.manifest)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.layer.stat().st_size
+
+
+def digest_of(data: bytes) -> str:
+    """Return the digest of a blob as registries write it."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def write_image(files: ModelFiles, layer: Path, annotations: Mapping[str, str], base: BaseImage | None = None) -> OciImage:
+    """Write the layer of a version to the file `layer` and return the image.
+
+    Raises:
+        DataRefused: if a file is not the one that was registered.
+    """
+    assert files.manifest_sha256 is not None, "only a version with a manifest is packaged"
+    data = (files.folder / MANIFEST_FILE).read_bytes()
+    manifest = VersionManifest.parse(data, sha256=files.manifest_sha256, what=f"the manifest in {files.folder}")
+    digest = _write_layer(manifest, files.folder, layer)
+    config = _config(digest, base)
+    own = {"mediaType": _LAYER_TYPE, "digest": digest, "size": layer.stat().st_size}
+    layers = [*(base.layers if base else ()), own]
+    content = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {"mediaType": _CONFIG_TYPE, "digest": digest_of(config), "size": len(config)},
+        "layers": layers,
+        "annotations": dict(annotations),
+    }
+    return OciImage(_json(content), config, layer, digest, base, annotations)
+
+
+def write_layout(image: OciImage, folder: Path, *, tag: str) -> None:
+    """Write an image without a base as an OCI layout into `folder`, which must be new or empty; it is complete once it has an index.
+
+    Raises:
+        BadInput: if there is something in the folder.
+    """
+    assert image.base is None, "the layers of a base are in its registry"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"--out {folder} is not an empty folder", hint="name a folder that does not exist yet")
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    shutil.copyfile(image.layer, blobs / _name(image.layer_digest))
+    for data in (image.config, image.manifest):
+        (blobs / _name(digest_of(data))).write_bytes(data)
+    entry = {
+        "mediaType": MANIFEST_TYPE,
+        "digest": image.digest,
+        "size": len(image.manifest),
+        "annotations": {"org.opencontainers.image.ref.name": tag},
+    }
+    (folder / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
+    (folder / "index.json").write_bytes(_json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]}))
+
+
+def _write_layer(manifest: VersionManifest, folder: Path, target: Path) -> str:
+    expected = {name: entry.sha256 for name, entry in manifest.files.items()} | {MANIFEST_FILE: manifest.digest}
+    # Of the formats that Python writes, PAX alone holds any name; the bytes follow from the entries alone.
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as layer:
+        for name in _folders(expected):
+            layer.addfile(_entry(name, tarfile.DIRTYPE, 0o755))
+        for name in sorted(expected):
+            with (folder / name).open("rb") as file:
+                entry = _entry(f"{_FOLDER}/{name}", tarfile.REGTYPE, 0o644)
+                entry.size = (folder / name).stat().st_size
+                content = _HashingReader(file)
+                layer.addfile(entry, content)
+            if content.hexdigest != expected[name]:
+                raise DataRefused(f"{name!r} in {folder} is not the file that was registered", hint="run the command again")
+    return f"sha256:{file_sha256(target)}"
+
+
+def _folders(names: Mapping[str, str]) -> list[str]:
+    parents = {str(parent) for name in names for parent in PurePosixPath(_FOLDER, name).parents}
+    return sorted(parents - {"."})
+
+
+def _entry(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode, entry.mtime = kind, mode, 0
+    return entry
+
+
+def _config(layer_digest: str, base: BaseImage | None) -> bytes:
+    inherited: dict[str, Any] = (
+        dict(base.config) if base else {**_PLATFORM, "config": {}, "rootfs": {"type": "layers", "diff_ids": []}, "history": []}
+    )
+    layers = [*inherited["rootfs"]["diff_ids"], layer_digest]
+    history = [*inherited.get("history", []), {"created_by": "celebdit models package"}]
+    return _json({**inherited, "rootfs": {"type": "layers", "diff_ids": layers}, "history": history})
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _name(digest: str) -> str:
+    return digest.partition(":")[2]
+
+
+class _HashingReader:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._hash.update(data)
+        return data
+
+    @property
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def blobs_of(image: OciImage) -> Iterator[tuple[str, IO[bytes], int]]:
+    """Yield digest, bytes and size of each blob that an upload needs, the configuration last."""
+    with image.layer.open("rb") as file:
+        yield image.layer_digest, file, image.size_bytes
+    yield digest_of(image.config), BytesIO(image.config), len(image.config)
+
+
+def layers_of(manifest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the layers that a manifest names, without the type of Docker's."""
+    return [{**layer, "mediaType": _OCI_TYPES.get(layer["mediaType"], layer["mediaType"])} for layer in manifest["layers"]]
+
+
+_OCI_TYPES = {
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": f"{_LAYER_TYPE}+gzip",
+    "application/vnd.docker.image.rootfs.diff.tar": _LAYER_TYPE,
+}

@@ -1,0 +1,51 @@
+"""Names of the folders that steps make in the work folder (`CELEBDIT_WORK_DIR`).
+
+Promises: a step can make no folder there that has no name here, so that one which others can enter is known as a work folder.
+"""
+
+from enum import StrEnum
+
+
+class WorkFolder(StrEnum):
+    """A folder directly below the work folder, by what it holds."""
+
+    AVERAGES = "averages"
+    """Post-hoc EMAs while they are computed."""
+    CHAMPIONS = "champions"
+    """Files of the champion that evaluation compares with."""
+    COMPILED = "compiled"
+    """Kernels that torch compiled."""
+    DOWNLOADS = "downloads"
+    """Archives of remote sources."""
+    EVALUATIONS = "evaluations"
+    """Evaluations in progress, and their locks."""
+    IMAGES = "images"
+    """Images of evaluations that MLflow takes as artifacts."""
+    IMPORTED = "imported"
+    """Published weights as checkpoints."""
+    INGEST = "ingest"
+    """Staging folders of ingests, and their locks."""
+    MODELS = "models"
+    """Files of registered versions that are sampled from or served."""
+    PACKAGED = "packaged"
+    """Models while they are packaged for a server."""
+    PACKS = "packs"
+    """Datasets as training reads them."""
+    REFERENCES = "references"
+    """Features of real images."""
+    REFUSED = "refused"
+    """Reports of ingests that were refused."""
+    REGISTER = "register"
+    """Versions while they are registered."""
+    REPORTS = "reports"
+    """Reports of datasets on their way to MLflow."""
+    RUNS = "runs"
+    """Trainings: checkpoints, journals and locks."""
+    SAMPLES = "samples"
+    """Checkpoints that images are drawn from."""
+    TRIALS = "trials"
+    """Versions that are loaded once before they count as registered."""
+    VERIFY = "verify"
+    """Shards of datasets while they are verified."""
+    WEIGHTS = "weights"
+    """Weights of metrics' networks."""

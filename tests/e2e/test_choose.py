@@ -1,0 +1,114 @@
+"""`celebdit evaluate` on a finished training: several steps and EMA widths under one protocol, a child in MLflow, the gate of the best."""
+
+import json
+
+import pytest
+from celebdit_testing.command import Finished, celebdit_here
+from celebdit_testing.workers_here import workers_here
+
+from components.manifests import CheckpointManifest
+from components.register.register import _fetch_weights
+from components.runtime.context import StepContext
+from components.runtime.events import Events
+from components.settings import Settings
+from components.storage import StoreUri
+from components.tracking.client import PARENT
+from pipeline.services import Endpoints, Services
+
+pytestmark = [pytest.mark.e2e, pytest.mark.fault, pytest.mark.slow]
+
+KEY_OF_16 = "eval/fd_randconv_16"
+IMPOSSIBLE = f'gate.at_most={{"{KEY_OF_16}" = 1e-6}}'
+
+
+@pytest.fixture
+def context(endpoints: Endpoints) -> StepContext:
+    return StepContext(settings=Settings.from_environment(in_run=False), events=Events("test", None))
+
+
+def test_the_best_of_several_steps_and_widths_is_judged_by_the_gate(
+    first_run: Finished, embedded: Services, context: StepContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = first_run.json["run_key"]
+    wanted = ("--steps", "9,12", "--sigma-rel", "0.07,0.1", "--num-images", "8", "--register", IMPOSSIBLE)
+    with workers_here() as starts:
+        done = celebdit_here("evaluate", key[:8], *wanted, "--json", home=embedded.home, capture=capsys)
+    assert done.code == 1, done.err
+    assert [path.name for path in starts] == ["batch.json", "spec.json"], "one start for the four, one for the full evaluation"
+    rows = {(row["step"], row["sigma_rel"]): row for row in done.json["candidates"]}
+    assert list(rows) == [(9, 0.07), (9, 0.1), (12, 0.07), (12, 0.1)]
+    assert rows[12, 0.1]["checkpoint_digest"] == first_run.json["checkpoint"]["digest"]
+    folders = [row["checkpoint_uri"].split("/")[2] for row in rows.values()]
+    assert folders == ["averages", "snapshots", "averages", "checkpoints"]
+    best = min(rows, key=lambda row: rows[row]["value"])
+    assert (done.json["best"]["step"], done.json["best"]["sigma_rel"]) == best
+    assert rows[best]["verdict"] == "best"
+    assert rows[9, 0.1]["verdict"] == "worse"
+    assert all(row["low"] < row["value"] < row["high"] for row in rows.values())
+
+    # The full evaluation is that of the run, except for the EMA, and the gate is asked.
+    registration = done.json["registration"]
+    assert registration["gate"]["decision"] == "fail"
+    assert registration["metric"] == KEY_OF_16
+    assert registration["model"] is None
+    assert "gate       fail" in done.err
+
+    # MLflow has the scores below the training's run, a line per width.
+    tracking = context.tracking
+    trained = tracking.training_run(key)
+    assert trained is not None
+    name = f"choose-{done.json['protocol_digest'][:8]}"
+    (logged,) = tracking.search_runs({"celebdit.step": name})
+    assert logged.data.tags[PARENT] == trained.info.run_id
+    assert logged.info.status == "FINISHED"
+    assert tracking.logged_steps(logged.info.run_id, "eval/fd_randconv_8/sigma_rel_0.07") == {9, 12}
+    table = json.loads(tracking.read_artifact(logged.info.run_id, "candidates.json"))
+    assert table["best"] == done.json["best"]
+
+    # What was measured is not measured again; an EMA that was computed is found.
+    with workers_here() as starts:
+        again = celebdit_here("evaluate", key, *wanted[:-2], "--json", home=embedded.home, capture=capsys)
+    assert (again.code, starts) == (0, [])
+    assert again.json["candidates"] == done.json["candidates"]
+    assert "register it: " in again.err
+
+
+def test_weights_of_a_computed_average_can_be_registered(
+    first_run: Finished, embedded: Services, context: StepContext, tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = first_run.json["run_key"]
+    with workers_here():
+        done = celebdit_here(
+            "evaluate", key, "--steps", "12", "--sigma-rel", "0.07", "--num-images", "8", "--json", home=embedded.home, capture=capsys
+        )
+    (row,) = done.json["candidates"]
+    checkpoint = CheckpointManifest.model_construct(run_key=key, uri=row["checkpoint_uri"], digest=row["checkpoint_digest"])
+    assert _fetch_weights(checkpoint, "0.07", tmp_path, context).stat().st_size > 10_000
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_starts(
+    first_run: Finished, embedded: Services, context: StepContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = first_run.json["run_key"]
+    manifest = StoreUri.parse(first_run.json["dataset"]["uri"]) / "dataset.json"
+    for arguments, message in (
+        (("0" * 16,), "MLflow has no training run '0000000000000000'"),
+        ((key, "--steps", "7"), "no checkpoint or snapshot of step 7"),
+        ((key, "evaluation.reference_split=held_out"), "evaluation.reference_split 'held_out' has 0 image(s)"),
+        ((key, "evaluation.metrics=['density_coverage','frechet']", "--num-images", "4"), "'density_coverage' needs at least 6 images"),
+        ((key, "--config", "no-such-preset"), "no-such-preset"),
+        ((key, "evaluation.extractor=vgg16"), "needs weights"),
+        ((key,), "there are no references to compare with"),
+    ):
+        held = context.store.get_bytes(manifest) if len(arguments) == 1 and arguments[0] == key else None
+        if held is not None:
+            context.store.delete(manifest)
+        try:
+            with workers_here() as starts:
+                done = celebdit_here("evaluate", *arguments, home=embedded.home, capture=capsys)
+        finally:
+            if held is not None:
+                context.store.put_bytes(manifest, held)
+        assert (done.code, starts) == (2, []), (arguments, done.err)
+        assert message in done.err
+        assert "Traceback" not in done.err

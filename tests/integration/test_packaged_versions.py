@@ -1,0 +1,127 @@
+"""`celebdit models package`, `models sign` and `serve --kubernetes --oci`, on a registered version and a container registry on loopback."""
+
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from celebdit_testing.command import celebdit_here
+from celebdit_testing.image_registry import image_registry
+from celebdit_testing.registered import registered_faces, registry_context
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from components.environment import VERIFY_KEY
+from components.errors import BadInput, DataRefused
+from components.manifests import CheckpointManifest
+from components.registry.client import Registry
+from components.registry.version_manifest import check_folder
+from components.runtime.context import StepContext
+from components.weights.find import find_weights
+from pipeline.services import Endpoints, Services
+
+
+@pytest.fixture(scope="module")
+def faces(embedded: Services, session_folder: Path) -> CheckpointManifest:
+    return registered_faces(embedded, session_folder / "faces")
+
+
+def test_a_version_is_pushed_written_and_served_from_its_image(
+    faces: CheckpointManifest, embedded: Services, endpoints: Endpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = tmp_path / "layout"
+    with image_registry() as registry:
+        name = f"{registry.host}/team/faces"
+        arguments = ("models", "package", "challenger", "--model", "faces", "--oci", name)
+        first = celebdit_here(*arguments, "--out", str(layout), "--json", home=embedded.home, capture=capsys)
+        assert first.code == 0, first.err
+        facts = json.loads(first.out)
+        assert facts["image"] == f"{name}@{facts['digest']}"
+        again = celebdit_here(*arguments, "--json", home=embedded.home, capture=capsys)
+        assert json.loads(again.out)["digest"] == facts["digest"]
+        manifest = registry.manifest("team/faces", "1")
+        layer = registry.blobs["team/faces", manifest["layers"][0]["digest"]]
+        registry.may_push = False
+        refused = celebdit_here(*arguments, home=embedded.home, capture=capsys)
+        assert refused.code == 2
+        assert "does not allow" in refused.err
+    assert manifest["annotations"]["celebdit.io/checkpoint-digest"] == faces.digest
+    assert (layout / "blobs" / "sha256" / facts["layer"].removeprefix("sha256:")).read_bytes() == layer
+    (tmp_path / "layer.tar").write_bytes(layer)
+    with tarfile.open(tmp_path / "layer.tar") as archive:
+        archive.extractall(tmp_path / "pulled", filter="data")
+    digest = Registry(registry_context(endpoints, tmp_path).tracking, "faces").version("1").tags["manifest.digest"]
+    check_folder(tmp_path / "pulled" / "models", digest)
+    for location, expected in ((facts["image"], f"oci://{facts['image']}"), (f"oci+native://{name}:1", f"oci+native://{name}:1")):
+        printed = celebdit_here("serve", "faces@challenger", "--kubernetes", "--oci", location, home=embedded.home, capture=capsys)
+        assert printed.code == 0, printed.err
+        (container,) = yaml.safe_load(printed.out)["spec"]["predictor"]["containers"]
+        assert {"name": "STORAGE_URI", "value": expected} in container["env"]
+        assert digest in container["args"], "the container checks what it was given"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models", "package", "1"], "nowhere to write the image"),
+        (["models", "package", "1", "--oci", "faces"], "does not begin with the host"),
+        (["models", "package", "1", "--oci", "r.example/a@sha256:" + "a" * 64], "has a digest"),
+        (["models", "package", "1", "--out", "x", "--base", "r.example/a:1"], "--base works with --oci alone"),
+        (["models", "package", "1", "--oci", "r.example/a", "--base", "other.example/a:1"], "is in another registry"),
+        (["serve", "faces", "--oci", "r.example/a"], "--oci works with --kubernetes alone"),
+        (["serve", "faces", "--kubernetes", "--oci", "https://r.example/a"], "is not the name of an image"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_before_anything_starts(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = celebdit_here(*arguments, home=tmp_path / "home", capture=capsys)
+    assert refused.code == 2
+    assert words in refused.err
+    assert not (tmp_path / "home").exists()
+
+
+@dataclass(frozen=True)
+class Keys:
+    private: Path
+    public: Path
+
+
+def write_keys(path: Path) -> Keys:
+    key, keys = ec.generate_private_key(ec.SECP256R1()), Keys(path.with_suffix(".pem"), path.with_suffix(".pub"))
+    keys.private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    keys.public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return keys
+
+
+def test_commands_open_what_the_configured_key_signed_and_nothing_else(
+    faces: CheckpointManifest,
+    embedded: Services,
+    endpoints: Endpoints,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context: StepContext = registry_context(endpoints, tmp_path)
+    keys = write_keys(tmp_path / "key")
+    monkeypatch.setenv(VERIFY_KEY, str(keys.public))
+    refusal = f"is not signed, and the public key {keys.public} is set in {VERIFY_KEY}"
+    with pytest.raises(DataRefused, match=r"is not signed|is signed by other keys only"):
+        find_weights("models:/faces/1", ema=None, context=context)
+    served = celebdit_here("serve", "faces@challenger", "--kubernetes", home=embedded.home, capture=capsys)
+    assert (served.code, served.out) == (3, "")
+    assert refusal in served.err
+    signed = celebdit_here(
+        "models", "sign", "challenger", "--model", "faces", "--key", str(keys.private), home=embedded.home, capture=capsys
+    )
+    assert signed.code == 0, signed.err
+    assert find_weights("models:/faces/1", ema=None, context=context).digest == faces.digest
+    monkeypatch.setenv(VERIFY_KEY, str(write_keys(tmp_path / "other").public))
+    with pytest.raises(DataRefused, match="is signed by other keys only"):
+        find_weights("models:/faces/1", ema=None, context=context)
+    monkeypatch.setenv(VERIFY_KEY, str(tmp_path / "absent"))
+    with pytest.raises(BadInput, match="cannot be read"):
+        find_weights("models:/faces/1", ema=None, context=context)
+    assert Registry(context.tracking, "faces").files_of("1", tmp_path / "files").manifest_sha256, "a step needs no signature"

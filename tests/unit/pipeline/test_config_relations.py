@@ -1,0 +1,76 @@
+"""Relations between the sections of a configuration, and with its data: what cannot be evaluated is refused before a run starts."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from components.errors import BadInput
+from pipeline.config import load_config
+from pipeline.source_check import check_source
+
+
+def test_relations_are_checked_between_the_sections_that_are_valid() -> None:
+    with pytest.raises(BadInput) as raised:
+        load_config("smoke", ["data.name=X", "sampling.ema=other", "sampling.eta=0.5", "evaluation.champion=false"])
+    named, ema, champion, eta = raised.value.message.split("\n")
+    assert named.startswith("data.name: must look like celebahq256 (given: 'X')")
+    assert ema.startswith("sampling.ema 'other' is not tracked")
+    assert champion.startswith("gate.no_worse_than_champion compares with the champion")
+    assert eta == "sampling.eta 0.5 belongs to sampling.sampler 'ddim', and sampling.sampler is 'euler': leave it out"
+
+
+@pytest.mark.parametrize("bound", ["at_most", "at_least"])
+def test_a_bound_on_a_metric_that_will_not_be_measured_is_refused(bound: str) -> None:
+    with pytest.raises(BadInput, match=rf"gate.{bound}: 'eval/fd_randconv_1k' will not be measured: .*eval/fd_randconv_500,"):
+        load_config(
+            "demo", ["evaluation.num_images=500", "gate.at_most={}", "gate.at_least={}", f"gate.{bound}={{'eval/fd_randconv_1k'=4.0}}"]
+        )
+    load_config(
+        "demo", ["evaluation.num_images=500", "gate.at_most={}", "gate.at_least={}", f"gate.{bound}={{'eval/fd_randconv_500'=4.0}}"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("gate.at_most={'eval/memorised_share_16'=0.1}", "memorised_share_16' will not be measured"),
+        ("gate.at_least={'eval/memorised_share_16'=0.1}", "memorised_share_16' will not be measured"),
+        ("gate.at_most={'eval/fd_randconv_16'=3.0}", None),
+        ("evaluation.num_images=2", None),
+        ("evaluation.reference_split=held_out", "'held_out' has no images while data.held_out is 0"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_starts(override: str, problem: str | None) -> None:
+    overrides = ["evaluation.memorisation=false", "gate.at_most={}", override]
+    if problem is None:
+        load_config("smoke", overrides)
+        return
+    with pytest.raises(BadInput, match=problem):
+        load_config("smoke", overrides)
+
+
+def test_fewer_images_than_a_metric_needs_are_refused() -> None:
+    inception = [
+        "evaluation.extractor=inception-v3-compat",
+        "evaluation.weights=w.pth",
+        f"evaluation.weights_sha256={'a' * 64}",
+        "gate.at_most={}",
+    ]
+    with pytest.raises(BadInput, match=r"evaluation\.num_reference 3 is too few for evaluation\.metrics precision_recall: use at least 4"):
+        load_config("smoke", [*inception, "evaluation.num_reference=3"])
+    load_config("smoke", [*inception, "evaluation.num_reference=4"])
+
+
+@pytest.mark.parametrize(("source", "count"), [("synthetic://?count=1", 1), ("folder", 1), ("folder", 0), ("zip", 1)])
+def test_a_source_of_one_image_is_refused_before_anything_starts(source: str, count: int, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(count):
+        Image.new("RGB", (8, 8)).save(folder / f"{index}.png")
+    if source == "zip":
+        shutil.make_archive(str(tmp_path / "images"), "zip", folder)
+    name = {"folder": str(folder), "zip": str(tmp_path / "images.zip")}.get(source, source)
+    with pytest.raises(BadInput, match=r"contains no images" if count == 0 else r"has 1 file\(s\), .* needs at least 2 images"):
+        check_source(load_config("smoke", [f"data.source={name}"]))
