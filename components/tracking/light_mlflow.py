@@ -30,10 +30,10 @@ def lighten_mlflow() -> None:
     sys.meta_path.insert(0, _LightMlflow())
     for name in _NOTEBOOKS:
         if importlib.util.find_spec(name) is None:
-            sys.modules[name] = None  # type: ignore[assignment] - is how Python marks a module that cannot be imported
+            sys.modules.update({name: None})  # type: ignore[dict-item]
     # MLflow asks for the plugins of each of its parts, and each answer reads the metadata of all packages again.
     plugins = functools.cache(importlib.metadata.entry_points)
-    importlib.metadata.entry_points = lambda **selection: plugins().select(**selection) if selection else plugins()
+    importlib.metadata.entry_points = lambda **selection: plugins().select(**selection)  # type: ignore[assignment]
 
 
 class _LightMlflow(MetaPathFinder):
