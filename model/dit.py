@@ -147,7 +147,7 @@ class Core(nn.Module):
             else:
                 tokens = block(tokens, time, rotation)
         shift, scale = self.out_modulation(time)
-        return cast(Tensor, _modulate(self.out_norm(tokens), shift, scale))
+        return _modulate(self.out_norm(tokens), shift, scale)
 
     def update(self, tokens: Float[Tensor, "b n d"], z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return what the tokens of `refine` add to the latent `z`."""
