@@ -6,7 +6,7 @@ Promises: the same files and base image have the same digest, in any checkout; t
 import hashlib
 import re
 import subprocess
-import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def pin_cpu_wheels(index: str, *, root: Path = Path()) -> Path:
     path = root / CPU_WHEELS
     if path.exists() and all(f"{name}=={versions[name]}" in path.read_text() for name in _ON_TORCH):
         return path
-    uv = [str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-annotate"]
+    uv = [str(Path(sysconfig.get_path("scripts"), "uv")), "pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-annotate"]
     options = [
         "--default-index",
         index,

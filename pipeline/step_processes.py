@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 
 from components.system.process_name import show_command
+from components.system.python_process import python_command
 
 _PRELOADED = (
     "kfp.dsl.executor_main",
@@ -113,7 +114,7 @@ def _run_step(source: str, arguments: list[str], environment: dict[str, str]) ->
     """Do what kfp's command does: write the component to a file and let the executor run it."""
     from kfp.dsl.executor_main import executor_main  # noqa: PLC0415
 
-    show_command([sys.executable, "-m", "kfp.dsl.executor_main", *arguments[-2:]])
+    show_command(python_command("kfp.dsl.executor_main", *arguments[-2:]))
     os.environ.update(environment, _KFP_RUNTIME="true")
     module = Path(tempfile.mkdtemp(), "ephemeral_component.py")
     module.write_text(source)

@@ -22,6 +22,7 @@ from multiprocessing.context import ForkProcess
 import torch
 
 from components.system.process_name import show_command
+from components.system.python_process import python_command
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _POLL_S = 0.1
@@ -95,7 +96,7 @@ def _be_rank(module: str, arguments: Sequence[str], rank: int, processes: int) -
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
-    show_command([sys.executable, "-u", "-m", module, *arguments])
+    show_command(python_command(module, *arguments))
     sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]  # as with -u
     sys.argv = [module, *arguments]
     sys.modules.pop(module, None)  # it is run as the program of this process
