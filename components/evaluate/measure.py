@@ -43,16 +43,21 @@ _CONTACT_PAIRS = 16
 def measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], context: StepContext) -> EvaluationReport:
     """Measure the weights that `fetch_weights_into` puts into a folder as `weights.safetensors`, store the report and return it."""
     with _evaluation_folder(spec, context) as folder:
-        if (finished := finished_report(spec, context)) is not None:
-            return finished
-        try:
-            report = _measure(spec, fetch_weights_into, folder, context)
-        except _PartCorrupt as corrupt:
-            context.events.note(f"{corrupt.message}: made again")
-            process_again(folder)
-            report = _measure(spec, fetch_weights_into, folder, context)
+        report = finished_report(spec, context)
+        if report is None:
+            report = _measure_intact(spec, fetch_weights_into, folder, context)
         shutil.rmtree(folder, ignore_errors=True)
         return report
+
+
+def _measure_intact(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], folder: Path, context: StepContext) -> EvaluationReport:
+    """Measure, once more if stored samples or features turn out to be corrupt."""
+    try:
+        return _measure(spec, fetch_weights_into, folder, context)
+    except _PartCorrupt as corrupt:
+        context.events.note(f"{corrupt.message}: made again")
+        process_again(folder)
+        return _measure(spec, fetch_weights_into, folder, context)
 
 
 def process(fetches: Sequence[tuple[EvaluateSpec, Callable[[Path], None]]], context: StepContext) -> None:
@@ -63,9 +68,8 @@ def process(fetches: Sequence[tuple[EvaluateSpec, Callable[[Path], None]]], cont
     specs: dict[Path, EvaluateSpec] = {}
     known: dict[StoreUri, bool] = {}
     with ExitStack() as stack:
-        for spec, fetch_weights_into in sorted(
-            fetches, key=lambda entry: str(entry[0].report_uri(context.layout))
-        ):  # all lock in one order
+        in_one_order = sorted(fetches, key=lambda entry: str(entry[0].report_uri(context.layout)))  # as all processes lock them
+        for spec, fetch_weights_into in in_one_order:
             folder = stack.enter_context(_evaluation_folder(spec, context))
             home = reference_uri(spec, context.layout)
             if home not in known:
