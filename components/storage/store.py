@@ -206,11 +206,7 @@ class ObjectStore:
         return self._calls.run("look for", uri, look)
 
     def list(self, prefix: StoreUri) -> list[StoredObject]:
-        """Return all objects below `prefix`, sorted by key.
-
-        Raises:
-            ListingEndless: if the store's pages have no end.
-        """
+        """Return all objects below `prefix`, sorted by key; raises ListingEndless if the store's pages have no end."""
 
         def listing() -> list[StoredObject]:
             below = prefix.key.rstrip("/")
