@@ -164,8 +164,8 @@ def _round(archive: Path, folder: Path, endpoint: str, server: psutil.Process, w
 def _round_of(checkout: Path, archive: Path, workers: int) -> dict[str, float]:
     """Measure the three once with the code of another checkout."""
     command = [checkout / ".venv/bin/python", "benchmarks/ingest.py", "--rounds", "1", "--archive", archive, "--workers", str(workers)]
-    found = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
-    return dict(json.loads(found.stdout)["rounds"][0])
+    result = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
+    return dict(json.loads(result.stdout)["rounds"][0])
 
 
 def _comparison(rounds: list[dict[str, float]], others: list[dict[str, float]]) -> dict[str, object]:

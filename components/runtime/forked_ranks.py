@@ -29,7 +29,7 @@ _POLL_S = 0.1
 
 
 def can_fork() -> bool:
-    """Return whether ranks can be forked here: CUDA does not survive a fork, and a thread may hold a lock that nobody releases after it."""
+    """Return whether ranks can be forked here: CUDA does not survive a fork, and a lock that a thread holds is never released after it."""
     return sys.platform.startswith("linux") and not torch.cuda.is_available() and threading.active_count() == 1
 
 

@@ -2,7 +2,7 @@
 
 Promises: blobs that the registry has are not uploaded again; the tag appears last, when all that it names is there; passwords go to the
 registry, and to the token server that it names, by TLS (to this machine without), and to nothing else. An upload reads the layer as a
-stream. oras-py, the published client, reads whole layers into memory and repeats refused logins for minutes.
+stream. oras-py, the published client, reads each layer into memory at once and repeats refused logins for minutes.
 """
 
 import base64

@@ -127,7 +127,7 @@ class Uploads:
         return str(self._with_retries("put", uri, send))
 
     def _complete(self, uri: StoreUri, upload_id: str, etags: list[str], size_bytes: int) -> ClientError | None:
-        """Complete an upload, or return the error of a conflict, after which S3 wants the whole upload again."""
+        """Complete an upload, or return the error of a conflict, after which S3 wants all of it uploaded again."""
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
 
         def complete() -> ClientError | None:

@@ -12,6 +12,6 @@ pytestmark = [pytest.mark.fault, pytest.mark.slow]
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 @pytest.mark.parametrize("setting", ["smoke", "demo training.batch_images=16"])
 def test_the_planned_memory_of_a_process_is_within_a_quarter_of_its_peak(setting: str) -> None:
-    found = calibrate(setting.split(), with_time=False)
-    assert 0.75 < found["planned_over_peak"] < 1.25, found
-    assert found["without_tensors_mb"] < found["peak_mb"], "it trained"
+    memory = calibrate(setting.split(), with_time=False)
+    assert 0.75 < memory["planned_over_peak"] < 1.25, memory
+    assert memory["without_tensors_mb"] < memory["peak_mb"], "it trained"

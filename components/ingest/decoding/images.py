@@ -52,7 +52,7 @@ def judge(data: bytes, limits: Limits) -> Accepted | Rejected:
 
 
 def _judge_plain(data: bytes, limits: Limits) -> Accepted | None:
-    """Accept a whole JPEG of the target size without metadata, as `_judge` would with more work; None for anything else."""
+    """Accept an undamaged JPEG of the target size without metadata, as `_judge` would with more work; None for anything else."""
     side = limits.image_px
     if plain_jpeg_size(data) != (side, side) or side**2 > limits.max_image_pixels or len(data) > limits.max_image_bytes:
         return None

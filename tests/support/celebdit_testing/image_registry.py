@@ -115,11 +115,11 @@ def handler_of(registry: FakeImageRegistry) -> type[Handler]:
             return f'Bearer realm="{registry.url}/token",service="registry",scope="{scope}"'
 
         def check_login(self, name: str) -> None:
-            given = self.headers.get("Authorization", "")
-            if registry.auth == "basic" and given != self.basic():
+            authorization = self.headers.get("Authorization", "")
+            if registry.auth == "basic" and authorization != self.basic():
                 raise coded(401, "UNAUTHORIZED", "authentication required")
             if registry.auth == "token":
-                scope = base64.b64decode(given.removeprefix("Bearer ")).decode() if given.startswith("Bearer ") else ""
+                scope = base64.b64decode(authorization.removeprefix("Bearer ")).decode() if authorization.startswith("Bearer ") else ""
                 if not (scope.startswith(f"repository:{name}:") and scope.endswith(self.action()[-4:])):
                     raise coded(401, "UNAUTHORIZED", "authentication required")
             if self.action() != "pull" and not registry.may_push:

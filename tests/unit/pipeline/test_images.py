@@ -107,14 +107,14 @@ def test_layers_are_compressed_as_asked_and_docker_refuses(checkout: Path) -> No
 def simple_index(folder: Path) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
     Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/simple"
+    yield f"http://127.0.0.1:{server.server_address[1]}/wheels"
     server.shutdown()
     server.server_close()
 
 
 def add_wheel(folder: Path, name: str, version: str) -> str:
     """Add a wheel to a simple index and return its sha256."""
-    place = folder / "simple" / name
+    place = folder / "wheels" / name
     place.mkdir(parents=True, exist_ok=True)
     make_wheel(place, name, {}, version=version)
     (wheel,) = place.glob("*.whl")

@@ -304,7 +304,7 @@ def test_a_write_that_conflicts_is_repeated_for_a_while_and_then_refused(
     assert len(asked) == attempts
     assert sum(pauses) < 30
     if when == "at its end":
-        assert len({path.rpartition("uploadId=")[2] for path in asked}) == attempts, "each time the whole upload"
+        assert len({path.rpartition("uploadId=")[2] for path in asked}) == attempts, "each time all of it"
 
 
 @pytest.mark.parametrize("answer", [500, 409])

@@ -58,11 +58,11 @@ def test_what_the_source_refused_is_only_passed_on() -> None:
 
 def libraries(pool: DecoderPool) -> dict[int, set[str]]:
     """Return which of some libraries each worker of `pool` has loaded, by process."""
-    found = {}
+    libraries = {}
     for worker in list(pool._alive):
         maps = Path(f"/proc/{worker.process.pid}/maps").read_text()
-        found[worker.process.pid] = {name for name in ("simplejpeg", "_avif", "_pillow_heif", "pillow_jxl") if name in maps}
-    return found
+        libraries[worker.process.pid] = {name for name in ("simplejpeg", "_avif", "_pillow_heif", "pillow_jxl") if name in maps}
+    return libraries
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not show what a process has loaded")
