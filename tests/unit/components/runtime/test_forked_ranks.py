@@ -40,16 +40,19 @@ if number == "0" and case == "stopped":
 time.sleep(60)
 """
 AGENT = """
-import json, sys, threading
+import json, multiprocessing, sys, threading
 from components.runtime import forked_ranks
 
 assert forked_ranks.can_fork()
 seen = {}
+left = {}
 for case in ("end", "killed", "fails", "ignore", "stopped"):
     try:
         seen[case] = forked_ranks.run_forked("ranks", [sys.argv[1], case], processes=2, grace_s=1.0 if case == "ignore" else 30.0)
     except forked_ranks.Stopped as error:
         seen[case] = error.number
+    left[case] = len(multiprocessing.active_children())
+seen["left"] = left
 held = threading.Event()
 threading.Thread(target=held.wait).start()
 seen["with a thread"] = forked_ranks.can_fork()
@@ -96,6 +99,7 @@ def test_a_rank_that_ignores_the_request_to_stop_is_killed(launched: tuple[Path,
     assert reported["ignore"] == {"0": 3}
     assert (folder / "ignore-ready-1").exists()
     assert not (folder / "ignore-saved-1").exists()
+    assert reported["left"] == dict.fromkeys(("end", "killed", "fails", "ignore", "stopped"), 0), "no rank is left running in any case"
 
 
 def test_a_signal_to_the_agent_lets_all_ranks_save(launched: tuple[Path, dict[str, Any]]) -> None:
