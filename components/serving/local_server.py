@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from components.errors import BadInput, DataRefused
+from components.errors import BadInput, DataRefused, TemporaryFailure
 from components.registry.version_files import ModelFiles
 from components.system.child_environment import child_environment
 from components.system.ports import http_status, listen
 from components.system.process import spawn, stop
 from components.system.python_process import python_command
+
+MEMORY_HINT = "start it again; the system kills it if memory runs out"
 
 _READY_S = 180.0
 _STOP_S = 2.0
@@ -32,7 +34,8 @@ def serve_locally(files: ModelFiles, *, port: int | None = None) -> "Iterator[tu
     Its output goes to a file; if it does not start, the last lines are in the error.
 
     Raises:
-        BadInput: if the port is in use. DataRefused: if the server refuses the files or cannot load them.
+        BadInput: if the port is in use. DataRefused: if the server refuses the files or cannot load them. TemporaryFailure: if a signal
+            ends it before it answers, or it takes too long.
     """
     assert files.manifest_sha256 is not None, "code is served only after it was checked"
     try:
@@ -75,11 +78,26 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def check_not_killed(process: "subprocess.Popen[bytes]") -> None:
+    """Check that no signal ended the server of a model, which says nothing about the model.
+
+    Raises:
+        TemporaryFailure: naming the signal.
+    """
+    code = process.poll()
+    if code is not None and code < 0:
+        raise TemporaryFailure(f"the server of the model ended with signal {-code}", hint=MEMORY_HINT)
+
+
 def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
     deadline_s = time.monotonic() + _READY_S
     while http_status(f"{url}/ping", timeout_s=1.0) != 200:
-        if process.poll() is not None or time.monotonic() > deadline_s:
+        check_not_killed(process)
+        if process.poll() is not None:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines() or ["no output"]
             raise DataRefused(f"the server of the model did not start: {lines[-1][:300]}")
+        if time.monotonic() > deadline_s:
+            late = f"the server of the model did not answer within {_READY_S:.0f} s"
+            raise TemporaryFailure(late, hint="run the same command again when the machine is less busy")
         time.sleep(0.1)

@@ -8,8 +8,10 @@ import base64
 import io
 import json
 import shutil
+import subprocess
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -19,15 +21,16 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
-from components.errors import DataRefused
+from components.errors import DataRefused, TemporaryFailure
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE, ModelFiles
 from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
-from components.serving.local_server import serve_locally
+from components.serving.local_server import check_not_killed, serve_locally
 from model import config as model_config
 from model.description import VersionDescription
 
 CARD_FILE = "README.md"
 _RESPONSE_S = 600.0
+_END_S = 1.0
 _TRIAL_STEPS = 2
 _REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "psutil", "pydantic", "jaxtyping", "safetensors", "mlflow")
 _OLD_CARD = "Registered before versions had a manifest of their files: these are its weights, with the serving code of this installation.\n"
@@ -83,10 +86,19 @@ def try_out(files: ModelFiles, *, image_px: int) -> bytes:
 
     Raises:
         DataRefused: if it cannot be loaded, does not answer, or answers with anything but such an image.
+        TemporaryFailure: if a signal ends its server, or it takes too long to start.
     """
     try:
-        with serve_locally(files) as (url, _):
-            image = _request_image(url, {"dataframe_records": [{"seed": 0}], "params": {"num_steps": _TRIAL_STEPS}})
+        with serve_locally(files) as (url, process):
+            try:
+                image = _request_image(url, {"dataframe_records": [{"seed": 0}], "params": {"num_steps": _TRIAL_STEPS}})
+            except OSError:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=_END_S)  # the connection is closed a moment before the process has ended
+                check_not_killed(process)
+                raise
+    except TemporaryFailure:
+        raise
     except Exception as error:  # whatever fails here would fail at the first request
         raise DataRefused(f"the model does not work when it is served: {str(error)[:300]}") from error
     check_image(image, image_px=image_px)

@@ -129,7 +129,7 @@ def _export(files: "ModelFiles", version: "ModelVersion", wanted: KubernetesExpo
 
 
 def _serve_here(files: "ModelFiles", name: str, number: str, port: int, *, as_json: bool) -> None:
-    from components.serving.local_server import serve_locally
+    from components.serving.local_server import MEMORY_HINT, serve_locally
 
     print_line(f"loading version {number} of {name} ...")
     with serve_locally(files, port=port) as (url, process):
@@ -142,7 +142,7 @@ def _serve_here(files: "ModelFiles", name: str, number: str, port: int, *, as_js
         code = process.returncode
         raise TemporaryFailure(
             f"the server of version {number} of {name} ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}",
-            hint="start it again; the system kills it if memory runs out",
+            hint=MEMORY_HINT,
         )
 
 
