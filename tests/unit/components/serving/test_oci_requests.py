@@ -1,0 +1,62 @@
+"""Requests to a registry: passwords go to no other server than the registry and the token server that it names itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celebdit_testing.http_server import Handler, answering, serving
+
+from components.errors import BadInput
+from components.serving.oci_image import OciImage, digest_of
+from components.serving.oci_reference import ImageReference, Login
+from components.serving.oci_registry import ImageRegistry
+from components.system.retry import RetryPolicy
+
+ONCE = RetryPolicy(deadline_s=0.0)
+CHALLENGE = b'HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer realm="%s/token"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'
+TOKEN = b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\nConnection: close\r\n\r\n{"token": "x"}'
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> OciImage:
+    (tmp_path / "layer.tar").write_bytes(b"layer")
+    return OciImage(b"{}", b"{}", tmp_path / "layer.tar", digest_of(b"layer"))
+
+
+@pytest.fixture
+def storage() -> "Iterator[tuple[str, list[str]]]":
+    """Another server, where a registry keeps its blobs: it asks for the password; yields its address and the requests for a token."""
+    with answering() as tokens, answering() as blobs:
+        tokens.answer_with(TOKEN)
+        blobs.answer_with(CHALLENGE % tokens.address.encode())
+        yield blobs.address, tokens.requests
+
+
+def registry_of(storage: str) -> type[Handler]:
+    """Return a registry that keeps its blobs in another server."""
+
+    class Registry(Handler):
+        def handle_any(self) -> None:
+            self.content()
+            if self.command == "HEAD":
+                return self.answer(404)
+            self.send_response(202 if self.command == "POST" else 307)
+            self.send_header("Location", f"{storage}/blob")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+
+        do_GET = do_HEAD = do_POST = do_PUT = handle_any  # noqa: N815
+
+    return Registry
+
+
+def test_a_server_that_a_registry_sends_a_client_to_gets_no_password(image: OciImage, storage: tuple[str, list[str]]) -> None:
+    address, requests_for_tokens = storage
+    with serving(registry_of(address)) as url:
+        reference = ImageReference.parse(f"{url.removeprefix('http://')}/team/faces:3")
+        registry = ImageRegistry(reference, Login("pusher", "canary"), ONCE)
+        for call in (lambda: registry.push(image), registry.base):
+            with pytest.raises(BadInput, match="HTTP 401"):
+                call()
+    assert not requests_for_tokens
