@@ -29,6 +29,8 @@ class FakeImageRegistry:
     may_push: bool = True
     relative: bool = True
     """Whether the place of an upload is told without the address."""
+    rewrites: bool = False
+    """Whether manifests are stored in a form of its own, as by registries that convert images."""
     blobs: dict[tuple[str, str], bytes] = field(default_factory=dict)
     """(repository, digest) -> content."""
     manifests: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
@@ -185,6 +187,7 @@ def handler_of(registry: FakeImageRegistry) -> type[Handler]:
                     raise coded(400, "MANIFEST_BLOB_UNKNOWN", descriptor["digest"])
                 if len(blob) != descriptor["size"]:
                     raise coded(400, "SIZE_INVALID", descriptor["digest"])
+            content = json.dumps(manifest, indent=2).encode() if registry.rewrites else content
             digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
             for key in (reference, digest):
                 registry.manifests[name, key] = (manifest["mediaType"], content)

@@ -228,6 +228,14 @@ def test_a_push_that_fails_sets_no_tag(
     assert not plain.manifests
 
 
+def test_a_registry_that_stores_another_manifest_than_was_pushed_is_named(plain: FakeImageRegistry, image: OciImage) -> None:
+    plain.rewrites = True
+    with pytest.raises(BadInput, match=f"stored sha256:.* instead of {image.digest}") as refused:
+        client(plain).push(image)
+    assert refused.value.hint
+    assert image.digest not in {digest for _, digest in plain.manifests}
+
+
 def test_a_layer_that_changes_between_attempts_is_found_by_the_registry(plain: FakeImageRegistry, image: OciImage) -> None:
     with image.layer.open("r+b") as file:
         file.seek(2000)
