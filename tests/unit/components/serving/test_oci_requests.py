@@ -1,6 +1,7 @@
 """Requests to a registry: passwords go to no other server than the registry and the token server that it names itself."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -23,21 +24,46 @@ def image(tmp_path: Path) -> OciImage:
     return OciImage(b"{}", b"{}", tmp_path / "layer.tar", digest_of(b"layer"))
 
 
+@dataclass
+class Storage:
+    """Another server, where a registry keeps its blobs: it asks for the password, and names a server for tokens."""
+
+    address: str = ""
+    authorizations: list[str | None] = field(default_factory=list)
+    """Of the requests for blobs."""
+    token_requests: list[str] = field(default_factory=list)
+
+
 @pytest.fixture
-def storage() -> "Iterator[tuple[str, list[str]]]":
-    """Another server, where a registry keeps its blobs: it asks for the password; yields its address and the requests for a token."""
-    with answering() as tokens, answering() as blobs:
+def storage() -> Iterator[Storage]:
+    asked = Storage()
+
+    class Blobs(Handler):
+        def handle_any(self) -> None:
+            self.content()
+            asked.authorizations.append(self.headers.get("Authorization"))
+            self.close_connection = True
+            self.wfile.write(CHALLENGE % tokens.address.encode())
+
+        do_GET = do_PUT = handle_any  # noqa: N815
+
+    with answering() as tokens, serving(Blobs) as asked.address:
         tokens.answer_with(TOKEN)
-        blobs.answer_with(CHALLENGE % tokens.address.encode())
-        yield blobs.address, tokens.requests
+        asked.token_requests = tokens.requests
+        yield asked
 
 
 def registry_of(storage: str) -> type[Handler]:
-    """Return a registry that keeps its blobs in another server."""
+    """Return a registry that asks for a password and keeps its blobs in another server."""
 
     class Registry(Handler):
         def handle_any(self) -> None:
             self.content()
+            if not self.headers.get("Authorization"):
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="registry"')
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
             if self.command == "HEAD":
                 return self.answer(404)
             self.send_response(202 if self.command == "POST" else 307)
@@ -51,12 +77,12 @@ def registry_of(storage: str) -> type[Handler]:
     return Registry
 
 
-def test_a_server_that_a_registry_sends_a_client_to_gets_no_password(image: OciImage, storage: tuple[str, list[str]]) -> None:
-    address, requests_for_tokens = storage
-    with serving(registry_of(address)) as url:
+def test_a_server_that_a_registry_sends_a_client_to_gets_no_password(image: OciImage, storage: Storage) -> None:
+    with serving(registry_of(storage.address)) as url:
         reference = ImageReference.parse(f"{url.removeprefix('http://')}/team/faces:3")
-        registry = ImageRegistry(reference, Login("pusher", "canary"), ONCE)
-        for call in (lambda: registry.push(image), registry.base):
+        for call in ("push", "base"):
+            registry = ImageRegistry(reference, Login("pusher", "canary"), ONCE)
             with pytest.raises(BadInput, match="HTTP 401"):
-                call()
-    assert not requests_for_tokens
+                registry.push(image) if call == "push" else registry.base()
+    assert storage.authorizations == [None, None], "it was asked for a blob and for a manifest"
+    assert not storage.token_requests
