@@ -20,8 +20,8 @@ from components.serving.oci_reference import ImageReference, Login, is_loopback
 from components.system.retry import RetryPolicy, retry
 
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
-_ONCE = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=3)
-"""Redirects to where a registry keeps its blobs are followed, without the password; other retries are made here."""
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MOST_REDIRECTS = 3
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=120.0)
 _MAX_BYTES = 4 * 2**20
 """What the specification lets a manifest have; a configuration is smaller."""
@@ -55,7 +55,7 @@ class RepositoryRequests:
 
     def __init__(self, reference: ImageReference, login: Login | None, policy: RetryPolicy) -> None:
         self._reference, self._login, self._policy = reference, login, policy
-        self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=_ONCE)
+        self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
         self._authorization: str | None = None
 
     def call(
@@ -104,11 +104,21 @@ class RepositoryRequests:
         return urlsplit(url).netloc == urlsplit(self._reference.base_url).netloc
 
     def _send(self, method: str, url: str, body: bytes | IO[bytes] | None, headers: Mapping[str, str]) -> Answer:
+        """Make a request, and follow where a registry keeps its blobs; the answer has the last address."""
+        for _ in range(_MOST_REDIRECTS + 1):
+            answer = self._send_once(method, url, body, headers)
+            location = answer.headers.get("Location")
+            if method not in ("GET", "HEAD") or answer.status not in _REDIRECTS or not location:
+                return answer
+            url = urljoin(url, location)
+        raise BadInput(f"{self._reference.host} redirects without end", hint="check the host; it may be a login page or a proxy")
+
+    def _send_once(self, method: str, url: str, body: bytes | IO[bytes] | None, headers: Mapping[str, str]) -> Answer:
         if urlsplit(url).scheme != "https" and not is_loopback(urlsplit(url).netloc):
-            raise BadInput(f"{self._reference.host} asks for an upload to {url[:100]}, without TLS", hint="use a registry with TLS")
+            raise BadInput(f"{self._reference.host} sends this client to {url[:100]}, without TLS", hint="use a registry with TLS")
         authorization = {"Authorization": self._authorization} if self._is_ours(url) and self._authorization else {}
         try:
-            return self._request(method, url, {**headers, **authorization}, body, follows=method in ("GET", "HEAD"))
+            return self._request(method, url, {**headers, **authorization}, body)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             if isinstance(getattr(error, "reason", error), urllib3.exceptions.SSLError):
                 raise BadInput(
@@ -117,10 +127,8 @@ class RepositoryRequests:
                 ) from error
             raise TemporaryFailure(f"{urlsplit(url).netloc} is unavailable: {_reason(error)}", hint="run the command again") from error
 
-    def _request(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | IO[bytes] | None = None, *, follows: bool = False
-    ) -> Answer:
-        answer = self._pool.request(method, url, body=body, headers=headers, redirect=follows, preload_content=False)
+    def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | IO[bytes] | None = None) -> Answer:
+        answer = self._pool.request(method, url, body=body, headers=headers, redirect=False, preload_content=False)
         try:
             data = answer.read(_MAX_BYTES + 1)
             if len(data) > _MAX_BYTES:
@@ -128,7 +136,7 @@ class RepositoryRequests:
                     f"{urlsplit(url).netloc} answers {method} with more than {_MAX_BYTES // 2**20} MiB", hint="check the name of the image"
                 )
             answer.read(1)  # at the end urllib3 compares the length
-            return Answer(answer.status, answer.headers, data, _followed(url, answer))
+            return Answer(answer.status, answer.headers, data, url)
         finally:
             answer.close()
 
@@ -181,13 +189,6 @@ class RepositoryRequests:
         return BadInput(
             f"{host} refused to {method} {place} (HTTP {answer.status}): {reason}", hint="check the registry's rules for this repository"
         )
-
-
-def _followed(url: str, answer: urllib3.BaseHTTPResponse) -> str:
-    """Return the address that an answer came from: urllib3 (2.7) has no more than the path of the last one."""
-    for step in answer.retries.history if answer.retries else ():
-        url = urljoin(url, step.redirect_location or "")
-    return url
 
 
 def _message(answer: Answer) -> str:

@@ -228,6 +228,14 @@ def test_a_push_that_fails_sets_no_tag(
     assert not plain.manifests
 
 
+def test_a_token_that_ends_during_an_upload_is_fetched_again(image: OciImage) -> None:
+    with image_registry(auth="token") as registry:
+        registry.faults.append(("PUT /v2/team/faces/blobs", 401))
+        client(registry, policy=ONCE).push(image)
+        assert not registry.faults
+        assert registry.blobs["team/faces", image.layer_digest] == image.layer.read_bytes()
+
+
 def test_a_registry_that_stores_another_manifest_than_was_pushed_is_named(plain: FakeImageRegistry, image: OciImage) -> None:
     plain.rewrites = True
     with pytest.raises(BadInput, match=f"stored sha256:.* instead of {image.digest}") as refused:
@@ -393,6 +401,10 @@ def test_the_login_is_the_one_that_podman_or_docker_stored(tmp_path: Path, monke
         (tmp_path / "auth.json").write_text(broken)
         with pytest.raises(BadInput, match="cannot be read from"):
             find_login(host, settings(REGISTRY_AUTH_FILE=named))
+    (tmp_path / "auth.json").write_text(of_host % '{"identitytoken": "canary"}')
+    with pytest.raises(BadInput, match="is an identity token") as refused:
+        find_login(host, settings(REGISTRY_AUTH_FILE=named))
+    assert "canary" not in str(refused.value)
     with pytest.raises(BadInput, match="is not a file"):
         find_login(host, settings(REGISTRY_AUTH_FILE=str(tmp_path / "absent")))
 

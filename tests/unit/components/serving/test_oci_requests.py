@@ -86,3 +86,42 @@ def test_a_server_that_a_registry_sends_a_client_to_gets_no_password(image: OciI
                 registry.push(image) if call == "push" else registry.base()
     assert storage.authorizations == [None, None], "it was asked for a blob and for a manifest"
     assert not storage.token_requests
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("http://registry.invalid/blob", "sends this client to http://registry.invalid/blob, without TLS"),
+        ("", "HTTP 307"),
+        ("/v2/team/faces/manifests/3", "redirects without end"),
+        ("http://[", "does not answer as a container registry does"),
+    ],
+)
+def test_a_redirect_that_leads_nowhere_safe_is_refused(location: str, words: str, image: OciImage) -> None:
+    with answering() as server:
+        server.answer_with(f"HTTP/1.1 307 X\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        reference = ImageReference.parse(f"{server.address.removeprefix('http://')}/team/faces:3")
+        with pytest.raises(BadInput, match=words) as refused:
+            ImageRegistry(reference, None, ONCE).base()
+        assert refused.value.hint
+        assert len(server.requests) <= 4
+
+
+def test_an_upload_is_sent_nowhere_else_by_a_redirect(image: OciImage) -> None:
+    """Where it goes is what the answer to its beginning says."""
+
+    class Registry(Handler):
+        def handle_any(self) -> None:
+            self.content()
+            self.send_response(404 if self.command == "HEAD" else 307)
+            self.send_header("Location", f"{other.address}/blob")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_POST = handle_any  # noqa: N815
+
+    with answering() as other, serving(Registry) as url:
+        other.answer_with(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        with pytest.raises(BadInput, match="HTTP 307"):
+            ImageRegistry(ImageReference.parse(f"{url.removeprefix('http://')}/team/faces:3"), None, ONCE).push(image)
+        assert not other.requests
