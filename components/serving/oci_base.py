@@ -116,4 +116,7 @@ def _check(kind: TypeAdapter[Any], content: object, name: str) -> Any:
 
 
 def _no_image(name: str, reason: str) -> BadInput:
-    return BadInput(f"{name} is no image of a container ({reason})", hint="name an image with a shell as --base, for example busybox")
+    return BadInput(
+        f"{name} is no image of a container ({reason})",
+        hint="name an image with a shell as --base, for example a copy of busybox in this registry",
+    )

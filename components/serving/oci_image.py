@@ -9,6 +9,7 @@ An image of the version alone holds no program. That is enough where it is mount
 
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -63,7 +64,8 @@ def write_image(files: ModelFiles, layer: Path, annotations: Mapping[str, str], 
         DataRefused: if a file is not the one that was registered. BadInput: if there is no room.
     """
     assert files.manifest_sha256 is not None, "only a version with a manifest is packaged"
-    data = (files.folder / MANIFEST_FILE).read_bytes()
+    with _reading(files.folder, MANIFEST_FILE) as file:
+        data = file.read()
     manifest = VersionManifest.parse(data, sha256=files.manifest_sha256, what=f"the manifest in {files.folder}")
     try:
         digest = _write_layer(manifest, files.folder, layer)
@@ -143,14 +145,21 @@ def _write_layer(manifest: VersionManifest, folder: Path, target: Path) -> str:
         for name in _folders(expected):
             layer.addfile(_entry(name, tarfile.DIRTYPE, 0o755))
         for name in sorted(expected):
-            with (folder / name).open("rb") as file:
+            with _reading(folder, name) as file:
                 entry = _entry(f"{_FOLDER}/{name}", tarfile.REGTYPE, 0o644)
-                entry.size = (folder / name).stat().st_size
+                entry.size = os.fstat(file.fileno()).st_size
                 content = _HashingReader(file)
                 layer.addfile(entry, content)
             if content.hexdigest != expected[name]:
                 raise DataRefused(f"{name!r} in {folder} is not the file that was registered", hint="run the command again")
     return f"sha256:{file_sha256(target)}"
+
+
+def _reading(folder: Path, name: str) -> IO[bytes]:
+    try:
+        return (folder / name).open("rb")
+    except OSError as error:  # another process has deleted the files since they were verified
+        raise DataRefused(f"{name!r} in {folder} cannot be read: {error.strerror}", hint="run the command again") from error
 
 
 def _folders(names: Mapping[str, str]) -> list[str]:

@@ -49,6 +49,8 @@ class ImageReference:
             )
         if (colon and not _TAG.fullmatch(tag)) or (at and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest)):
             raise BadInput(f"the tag or digest of {shown} is not one that registries take", hint=_EXAMPLE)
+        if host == _DOCKER_HUB and "/" not in repository:
+            repository = f"library/{repository}"  # Docker Hub's own images
         return cls(host, repository, digest or tag or default_tag)
 
     @property

@@ -103,6 +103,14 @@ def test_a_file_that_was_changed_after_the_check_is_not_packaged(tmp_path: Path,
         write_image(files, tmp_path / "layer.tar", ANNOTATIONS)
 
 
+@pytest.mark.parametrize("name", ["artifacts/weights.safetensors", MANIFEST_FILE])
+def test_a_file_that_was_deleted_after_the_check_is_named(tmp_path: Path, name: str) -> None:
+    files = version(tmp_path / "version", list(FILES))
+    (files.folder / name).unlink()
+    with pytest.raises(DataRefused, match=f"'{name}' in .* cannot be read: No such file"):
+        write_image(files, tmp_path / "layer.tar", ANNOTATIONS)
+
+
 def test_a_layout_holds_what_its_index_names(tmp_path: Path, image: OciImage) -> None:
     layout = tmp_path / "layout"
     write_layout(image, layout, tag="3")
@@ -332,6 +340,7 @@ def test_passwords_are_sent_by_tls_alone(plain: FakeImageRegistry, image: OciIma
     """A registry elsewhere is asked by TLS; the test's server does not speak it."""
     assert ImageReference.parse("registry.example/a:1").base_url == "https://registry.example"
     assert ImageReference.parse("docker.io/team/a").base_url == "https://registry-1.docker.io"
+    assert [ImageReference.parse(f"docker.io/{name}").repository for name in ("busybox:1", "team/a")] == ["library/busybox", "team/a"]
     for host in ("localhost:5000", "127.0.0.1:5000", "[::1]:5000"):
         assert ImageReference.parse(f"{host}/a").base_url == f"http://{host}"
     monkeypatch.setattr(ImageReference, "base_url", property(lambda self: f"https://{self.host}"))
