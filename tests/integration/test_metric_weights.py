@@ -66,7 +66,9 @@ def test_weights_are_added_once_and_found_by_their_sha256_alone(
     environment = {"CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": str(context.settings.s3_endpoint)}
     for name, value in {**environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "CELEBDIT_HOME": str(tmp_path / "home")}.items():
         monkeypatch.setenv(name, value)
-    for new in (True, False):
+    for new, is_damaged in ((True, False), (False, False), (True, True)):
+        if is_damaged:
+            context.store.put_bytes(context.layout.metric_weights(sha256), b"damaged")
         with pytest.raises(SystemExit) as ended:
             main(["weights", "add", str(inception), "--json"])
         printed = capsys.readouterr()

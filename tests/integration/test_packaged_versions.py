@@ -113,6 +113,13 @@ def test_commands_open_what_the_configured_key_signed_and_nothing_else(
     served = celebdit_here("serve", "faces@challenger", "--kubernetes", home=embedded.home, capture=capsys)
     assert (served.code, served.out) == (3, "")
     assert refusal in served.err
+    layout = tmp_path / "unsigned"
+    packaged = celebdit_here(
+        "models", "package", "challenger", "--model", "faces", "--out", str(layout), home=embedded.home, capture=capsys
+    )
+    assert packaged.code == 3
+    assert refusal in packaged.err
+    assert not layout.exists()
     signed = celebdit_here(
         "models", "sign", "challenger", "--model", "faces", "--key", str(keys.private), home=embedded.home, capture=capsys
     )
