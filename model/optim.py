@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from model.config import OptimizerConfig
 
-_CLIP_EPS = 1e-6
-"""What torch adds to the norm before it divides."""
-
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
     """Return the rate for the optimiser step with index `step`, counted from 0."""
@@ -53,21 +50,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients down to the global norm `max_norm` and return the norm before, as a tensor on the device."""
-    parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None], foreach=True)
-    # torch multiplies by a factor of 1 too, so that the host need not wait for the norm; a CPU has it already.
-    if norm.device.type != "cpu" or not norm + _CLIP_EPS <= max_norm:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach=True)
-    return norm
+    return nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
 
 
 def guarded_step(optimizer: torch.optim.AdamW, is_nonfinite: Tensor) -> None:
     """Update the weights unless `is_nonfinite` (float32 scalar, 0 or 1) is set; the device decides."""
-    if is_nonfinite.device.type == "cpu":
-        if not is_nonfinite:
-            optimizer.step()
-        return
-    # `found_inf` is how GradScaler makes a fused optimiser skip an update, on CUDA without waiting for the device.
+    # `found_inf` is how GradScaler makes a fused optimiser skip an update; torch 2.15 reads it on CPU and CUDA alike.
     optimizer.found_inf = is_nonfinite  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     optimizer.step()
