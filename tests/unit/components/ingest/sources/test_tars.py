@@ -179,11 +179,13 @@ def test_an_archive_whose_reader_is_killed_is_not_called_corrupt(
 
 
 def large_archive() -> bytes:
-    """More than a pipe and a buffer hold."""
-    content = bytes(999_936)
-    info = tarfile.TarInfo("a.png")
-    info.size = len(content)
-    return image() + (info.tobuf(tarfile.USTAR_FORMAT) + content) * 8 + END
+    """Images of more bytes than a pipe and a buffer hold, so that the process that reads them waits."""
+    content, archive = b"\x89PNG\r\n\x1a\n".ljust(999_936, b"\0"), image()
+    for number in range(8):
+        info = tarfile.TarInfo(f"{number}.png")  # of a name that comes again, the bytes are not passed on
+        info.size = len(content)
+        archive += info.tobuf(tarfile.USTAR_FORMAT) + content
+    return archive + END
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".bin"])
