@@ -29,7 +29,9 @@ case "$1" in
   images) echo {DIGEST} ;;
   inspect) test -e built ;;
   build) touch built ;;
-  push) while test "$1" != --digestfile; do shift; done; echo {DIGEST} > "$2" ;;
+  push)
+    if test "$2" = --help; then test ! -e push-help || cat push-help; exit; fi
+    while test "$1" != --digestfile; do shift; done; echo {DIGEST} > "$2" ;;
 esac
 """
 
@@ -98,7 +100,10 @@ def test_a_lock_of_an_earlier_release_is_read_and_not_trusted(checkout: Path) ->
 
 def test_layers_are_compressed_as_asked_and_docker_refuses(checkout: Path) -> None:
     assert push_image("podman", GPU_IMAGE, compression="zstd") == f"{GPU_IMAGE.partition(':')[0]}@{DIGEST}"
-    assert Path("commands").read_text().startswith("push --compression-format zstd --digestfile")
+    assert "\npush --compression-format zstd --digestfile" in Path("commands").read_text()
+    Path("push-help").write_text("--compression-format string\n--force-compression\n")
+    push_image("podman", GPU_IMAGE, compression="zstd")
+    assert "\npush --compression-format zstd --force-compression --digestfile" in Path("commands").read_text()
     with pytest.raises(BadInput, match="docker push cannot compress layers with zstd"):
         push_image("docker", GPU_IMAGE, compression="zstd")
 
