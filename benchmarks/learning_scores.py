@@ -19,7 +19,14 @@ _PASS_IMAGES = 128
 class Scorer:
     """Compares images with the training images."""
 
-    KEYS: ClassVar[tuple[str, ...]] = ("distance", "mind", "precision", "recall", *(f"octave_{at + 1}" for at in range(NUM_OCTAVES)))
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "distance",
+        "mind",
+        "precision",
+        "recall",
+        "spectrum_error",
+        *(f"octave_{at + 1}" for at in range(NUM_OCTAVES)),
+    )
 
     def __init__(self, references: np.ndarray) -> None:
         self._extractor = RandomConvExtractor()
@@ -28,15 +35,20 @@ class Scorer:
         self._moments = statistics(self._features)
 
     def scores(self, images: np.ndarray) -> dict[str, float]:
-        """Return the scores of uint8 images (n, h, w, 3); octave 1 is the finest, 1 is right for each octave."""
+        """Return the scores of uint8 images (n, h, w, 3); octave 1 is the finest, 1 is right for each octave.
+
+        The error of the spectrum is the mean of |log2| of the octaves: 1 is half or twice of the energy in each.
+        """
         features, energy = self._measured(images)
         result = prc_features_to_metric(features, self._features, save_cpu_ram=False, verbose=False)
+        octaves = energy.mean(0) / self._energy.mean(0)
         values = [
             frechet_distance(statistics(features), self._moments),
             sliced_distance(features, self._features),
             result[KEY_METRIC_PRECISION],
             result[KEY_METRIC_RECALL],
-            *(energy.mean(0) / self._energy.mean(0)).tolist(),
+            octaves.clamp(min=1e-6).log2().abs().mean(),
+            *octaves.tolist(),
         ]
         return {key: round(float(value), 4) for key, value in zip(self.KEYS, values, strict=True)}
 
