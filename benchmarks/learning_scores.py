@@ -14,6 +14,23 @@ from components.evaluate.random_conv import RandomConvExtractor
 from components.evaluate.spectrum import NUM_OCTAVES, energy_per_octave
 
 _PASS_IMAGES = 128
+_PATCHES_PER_SIDE = 8
+_SMALL = 1e-6
+
+
+def patch_differences(images: np.ndarray) -> tuple[float, float]:
+    """Return the mean squares of differences between neighbours inside patches, and across their edges, of images (n, h, w, 3), uint8.
+
+    Patches are those of the plain transformer of `contenders.py`: 8 on each side of the image.
+    """
+    inside, across = [], []
+    for axis in (1, 2):
+        squares = np.diff(images.astype(np.float32) / 127.5, axis=axis) ** 2
+        patch_px = images.shape[axis] // _PATCHES_PER_SIDE
+        at_edge = np.arange(1, images.shape[axis]) % patch_px == 0
+        inside.append(squares.compress(~at_edge, axis).mean())
+        across.append(squares.compress(at_edge, axis).mean())
+    return float(np.mean(inside)), float(np.mean(across))
 
 
 class Scorer:
@@ -24,6 +41,8 @@ class Scorer:
         "mind",
         "precision",
         "recall",
+        "inside_patches",
+        "seams",
         "spectrum_error",
         *(f"octave_{at + 1}" for at in range(NUM_OCTAVES)),
     )
@@ -31,23 +50,29 @@ class Scorer:
     def __init__(self, references: np.ndarray) -> None:
         self._extractor = RandomConvExtractor()
         self._references = references
+        self._differences = patch_differences(references)
         self._features, self._energy = self._measured(references)
         self._moments = statistics(self._features)
 
     def scores(self, images: np.ndarray) -> dict[str, float]:
         """Return the scores of uint8 images (n, h, w, 3); octave 1 is the finest, 1 is right for each octave.
 
-        The error of the spectrum is the mean of |log2| of the octaves: 1 is half or twice of the energy in each.
+        The error of the spectrum is the mean of |log2| of the octaves: 1 is half or twice of the energy in each. Octaves count the edges of
+        patches as detail: `inside_patches` is the energy of differences inside patches over that of the references, and `seams` the
+        ratio of differences across their edges to those inside, over that of the references. 1 is right for both.
         """
         features, energy = self._measured(images)
         result = prc_features_to_metric(features, self._features, save_cpu_ram=False, verbose=False)
         octaves = energy.mean(0) / self._energy.mean(0)
+        (inside, across), (real_inside, real_across) = patch_differences(images), self._differences
         values = [
             frechet_distance(statistics(features), self._moments),
             sliced_distance(features, self._features),
             result[KEY_METRIC_PRECISION],
             result[KEY_METRIC_RECALL],
-            octaves.clamp(min=1e-6).log2().abs().mean(),
+            inside / real_inside,
+            across / max(inside, _SMALL) * real_inside / real_across,
+            octaves.clamp(min=_SMALL).log2().abs().mean(),
             *octaves.tolist(),
         ]
         return {key: round(float(value), 4) for key, value in zip(self.KEYS, values, strict=True)}
