@@ -60,8 +60,8 @@ def pin_cpu_wheels(index: str, *, root: Path = Path()) -> Path:
         "--output-file",
         str(path),
     ]
-    wanted = "\n".join(f"{name}=={versions[name]}" for name in _ON_TORCH)
-    result = subprocess.run([*uv, *options, "-"], input=wanted, capture_output=True, text=True, check=False)
+    requirements = "\n".join(f"{name}=={versions[name]}" for name in _ON_TORCH)
+    result = subprocess.run([*uv, *options, "-"], input=requirements, capture_output=True, text=True, check=False)
     if result.returncode:
         path.unlink(missing_ok=True)
         reason = result.stderr.replace(index, "the index").strip()
