@@ -76,6 +76,7 @@ CONTENDERS = {
     "plain-dit-ddpm": Contender(build=PlainDiT, diffusion=_DDPM, sampler="ddim"),
     "sigmoid-weighting": Contender(diffusion={"weighting": "sigmoid"}),
     "uniform-times": Contender(diffusion={"times": "uniform"}),
+    "uniform-share": Contender(diffusion={"uniform_share": 0.1}),
     "linear-path": Contender(network={"linear_path": True}),
     "linear-path-stem-4": Contender(network={"linear_path": True, "stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "linear-path-dit": Contender(
