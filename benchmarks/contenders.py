@@ -34,6 +34,17 @@ _PASS_IMAGES = 64
 _DDPM = {"path": "vp_linear", "prediction": "eps", "weighting": "none", "times": "uniform"}
 
 
+_MEAN_0 = {"logit_mean": 0.0}
+_FEW_TOKENS: dict[str, object] = {
+    "linear_path": True,
+    "res_norm": "layer",
+    "channels": (16, 32, 64, 64),
+    "res_blocks": (1, 1, 1, 1),
+    "latent_channels": 64,
+}
+"""One level more than `demo`, so a quarter of its tokens and of those of the plain transformer at 64 px: 16."""
+
+
 class PlainDiT(nn.Module):
     """Patches of pixels, transformer blocks, and a linear layer back to pixels."""
 
@@ -65,11 +76,15 @@ CONTENDERS = {
     "plain-dit-ddpm": Contender(build=PlainDiT, diffusion=_DDPM, sampler="ddim"),
     "sigmoid-weighting": Contender(diffusion={"weighting": "sigmoid"}),
     "uniform-times": Contender(diffusion={"times": "uniform"}),
+    "uniform-share": Contender(diffusion={"uniform_share": 0.1}),
     "linear-path": Contender(network={"linear_path": True}),
     "linear-path-stem-4": Contender(network={"linear_path": True, "stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "linear-path-dit": Contender(
         network={"linear_path": True, "stem_px": 4, "channels": (32, 64), "res_blocks": (1, 1), "block": "dit", "depth": 5}
     ),
+    "few-tokens": Contender(network=_FEW_TOKENS),
+    "few-tokens-mean-0": Contender(network=_FEW_TOKENS, diffusion=_MEAN_0),
+    "plain-dit-mean-0": Contender(build=PlainDiT, diffusion=_MEAN_0),
     "stem-4": Contender(network={"stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "stem-1": Contender(network={"stem_px": 1, "channels": (16, 32, 48, 64), "res_blocks": (1, 1, 1, 1)}),
 }

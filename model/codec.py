@@ -73,6 +73,37 @@ class ResidualBlock(nn.Module):
         return x + self.conv_out(_norm_silu(hidden, self.norm_out, shift, scale))
 
 
+class PositionNorm(nn.Module):
+    """Layer normalisation over the channels of each position (Ba et al. 2016), with a scale and shift from outside or none."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return F.layer_norm(x.movedim(1, -1), x.shape[1:2], eps=1e-6).movedim(-1, 1)
+
+
+class LeanBlock(nn.Module):
+    """x + conv(silu(conv(modulated layer norm(x)))), the second convolution zero at the start: one norm for `ResidualBlock`'s two."""
+
+    def __init__(self, channels: int, time_width: int) -> None:
+        super().__init__()
+        self.norm = PositionNorm()
+        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_out = _zero(nn.Conv2d(channels, channels, 3, padding=1))
+        self.modulation = Modulation(time_width, channels, 2)
+
+    def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        shift, scale = self.modulation(time)
+        hidden = self.norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+        return cast(Tensor, x + self.conv_out(F.silu(self.conv_in(hidden))))
+
+
+def _levels(config: NetworkConfig) -> nn.ModuleList:
+    """Return the residual blocks of each level, finest first."""
+    block = ResidualBlock if config.res_norm == "group" else LeanBlock
+    return nn.ModuleList(
+        nn.ModuleList(block(c, config.width) for _ in range(n)) for c, n in zip(config.channels, config.res_blocks, strict=True)
+    )
+
+
 class ResidualEncoder(nn.Module):
     """Space-to-depth stem, residual levels from fine to coarse, 1x1 to the latent. One skip per level."""
 
@@ -81,9 +112,7 @@ class ResidualEncoder(nn.Module):
         channels = config.channels
         self.stem_px = config.stem_px
         self.stem = nn.Conv2d(3 * config.stem_px**2, channels[0], 3, padding=1)
-        self.levels = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(c, config.width) for _ in range(n)) for c, n in zip(channels, config.res_blocks, strict=True)
-        )
+        self.levels = _levels(config)
         self.downs = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in pairwise(channels))
         self.to_latent = nn.Conv2d(channels[-1], config.latent_channels, 1)
 
@@ -108,11 +137,9 @@ class ResidualDecoder(nn.Module):
         self.stem_px = config.stem_px
         self.from_latent = nn.Conv2d(config.latent_channels, channels[-1], 1)
         self.merges = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in channels)
-        self.levels = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(c, config.width) for _ in range(n)) for c, n in zip(channels, config.res_blocks, strict=True)
-        )
+        self.levels = _levels(config)
         self.ups = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(channels))
-        self.out_norm = _norm(channels[0])
+        self.out_norm = _norm(channels[0]) if config.res_norm == "group" else PositionNorm()
         self.out = _zero(nn.Conv2d(channels[0], 3 * config.stem_px**2, 3, padding=1))
 
     def forward(self, z: Float[Tensor, "b z lh lw"], skips: Skips, time: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
@@ -123,7 +150,7 @@ class ResidualDecoder(nn.Module):
                 h = block(h, time)
             if i:
                 h = F.pixel_shuffle(self.ups[i - 1](h), 2)
-        hidden = _norm_silu(h, self.out_norm)
+        hidden = _norm_silu(h, self.out_norm) if isinstance(self.out_norm, nn.GroupNorm) else F.silu(self.out_norm(h))
         with full_precision(hidden.device):
             return F.pixel_shuffle(self.out(hidden.float()), self.stem_px)
 

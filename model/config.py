@@ -49,6 +49,14 @@ class DiffusionConfig(FrozenConfig):
     times: Literal["uniform", "logit_normal"] = Field("logit_normal", description="how training times are drawn")
     logit_mean: float = Field(0.8, ge=-10, le=10, description="logit_normal: mean of logit(t); larger is noisier")
     logit_std: float = Field(0.8, gt=0, le=10, description="logit_normal: standard deviation of logit(t)")
+    uniform_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        exclude_if=lambda share: share == 0,  # manifests and run keys from before it stay the same
+        description="logit_normal: share of the times that is drawn uniformly instead, so that those near zero, where detail is decided, "
+        "are trained at all",
+    )
     time_shift: float = Field(
         1.0, gt=0, le=100, description="t' = a t / (1 + (a - 1) t): a > 1 trains at more noise, for larger images (Esser et al. 2024)"
     )

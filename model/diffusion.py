@@ -30,11 +30,18 @@ class Diffusion:
         """Turn uniform numbers in (0, 1) into training times, on the path's grid if it has one."""
         if self.config.times == "uniform":
             t = uniform
+        elif self.config.uniform_share == 0:
+            t = self._logit_normal(uniform)
         else:
-            t = torch.sigmoid(self.config.logit_mean + self.config.logit_std * torch.special.ndtri(uniform))
+            share = self.config.uniform_share
+            rest = ((uniform - share) / (1 - share)).clamp(min=2.0**-33)  # the smallest uniform number: 0 would be time 0
+            t = torch.where(uniform < share, uniform / share, self._logit_normal(rest))
         t = shift_times(t, self.config.time_shift)
         steps = self.path.num_timesteps
         return t if steps is None else (t * steps).ceil().clamp(1, steps) / steps
+
+    def _logit_normal(self, uniform: Times) -> Times:
+        return torch.sigmoid(self.config.logit_mean + self.config.logit_std * torch.special.ndtri(uniform))
 
     def add_noise(self, x: Float[Tensor, "b ..."], e: Float[Tensor, "b ..."], t: Times) -> Float[Tensor, "b ..."]:
         """Return x_t = alpha x + sigma e."""

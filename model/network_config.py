@@ -22,6 +22,12 @@ class NetworkConfig(FrozenConfig):
     res_blocks: tuple[int, ...] = Field(
         (), max_length=6, description="residual codec: residual blocks per level, in the encoder and again in the decoder"
     )
+    res_norm: Literal["group", "layer"] = Field(
+        "group",
+        exclude_if=lambda norm: norm == "group",  # manifests and run keys from before it stay the same
+        description="residual codec: group: two group norms in each residual block, one before the output; layer: one layer norm over the "
+        "channels of each position instead, which keeps the brightness and contrast of each image and costs less",
+    )
     latent_channels: int = Field(ge=1, le=4096, description="channels of the latent that the transformer reads")
     width: int = Field(ge=8, le=8192, description="transformer width")
     depth: int = Field(ge=1, le=128, description="transformer blocks")

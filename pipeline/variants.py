@@ -44,12 +44,12 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("network.codec", ("residual",), ("network.stem_px", "network.channels", "network.res_blocks")),
+    Variant("network.codec", ("residual",), ("network.stem_px", "network.channels", "network.res_blocks", "network.res_norm")),
     Variant("network.codec", ("residual", "plain"), ("network.block", "network.dropout", "network.linear_path")),
     Variant("diffusion.weighting", ("min_snr",), ("diffusion.min_snr_gamma",)),
     Variant("diffusion.weighting", ("sigmoid",), ("diffusion.sigmoid_bias",)),
     Variant("diffusion.weighting", ("v",), ("diffusion.sigma_floor",)),
-    Variant("diffusion.times", ("logit_normal",), ("diffusion.logit_mean", "diffusion.logit_std")),
+    Variant("diffusion.times", ("logit_normal",), ("diffusion.logit_mean", "diffusion.logit_std", "diffusion.uniform_share")),
     Variant("optimizer.schedule", ("cosine", "inverse_sqrt"), ("optimizer.decay_steps",)),
     Variant("optimizer.schedule", ("cosine",), ("optimizer.lr_floor",)),
     Variant("sampling.sampler", tuple(samplers_that_use_eta()), ("sampling.eta",)),

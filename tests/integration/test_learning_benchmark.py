@@ -10,7 +10,7 @@ from celebdit_testing.recipes import tiny_pack
 
 from benchmarks.contenders import CONTENDERS, PlainDiT, Training, recipe_of
 from benchmarks.learning import Size, learn, summary_of
-from benchmarks.learning_scores import Scorer
+from benchmarks.learning_scores import Scorer, energy_inside_patches, seams
 from model.denoiser import num_parameters
 
 
@@ -35,6 +35,17 @@ def test_it_runs_whole_at_toy_size(tmp_path: Path) -> None:
 def test_the_interval_over_three_seeds_is_students() -> None:
     runs = [{"contender": "a", "seed": seed, **dict.fromkeys(Scorer.KEYS, float(value))} for seed, value in enumerate((1, 2, 3))]
     assert summary_of(runs)["a"]["distance"] == [2.0, pytest.approx(4.303 / 3**0.5, abs=1e-3)]
+
+
+def test_a_mosaic_of_patches_has_seams_and_no_energy_inside_them() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (64, 64, 64, 3), dtype=np.uint8)
+    inside = energy_inside_patches(images)
+    variance = float((images / 127.5).var())
+    assert inside == pytest.approx(variance * np.array([3 / 4, 3 / 16, 3 / 64]), rel=0.05), "of white noise, by averaging four at a time"
+    assert seams(images) == pytest.approx(1, rel=0.05)
+    mosaic = images[:, ::8, ::8].repeat(8, axis=1).repeat(8, axis=2)
+    assert energy_inside_patches(mosaic) == pytest.approx(np.zeros(3), abs=1e-9)
+    assert seams(mosaic) > 1000
 
 
 def test_held_out_errors_of_an_untrained_network_are_those_of_an_empty_image(tmp_path: Path) -> None:

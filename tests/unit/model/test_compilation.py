@@ -167,9 +167,9 @@ def test_the_options_are_known_to_the_compiler() -> None:
 # Sampling
 
 
-@pytest.mark.parametrize("linear_path", [False, True])
-def test_weights_in_bfloat16_give_what_autocast_makes_of_the_same_weights(linear_path: bool) -> None:
-    recipe = tiny_recipe(network={"depth": 2, "linear_path": linear_path})
+@pytest.mark.parametrize("changes", [{}, {"linear_path": True}, {"linear_path": True, "res_norm": "layer"}], ids=str)
+def test_weights_in_bfloat16_give_what_autocast_makes_of_the_same_weights(changes: dict[str, object]) -> None:
+    recipe = tiny_recipe(network={"depth": 2, **changes})
     network = shaken(build_denoiser(recipe.network, seed=0)).eval()
     with torch.backends.mkldnn.flags(enabled=False), torch.inference_mode():
         generator = Generator(network.state_dict(), recipe.network, recipe.diffusion, device=CPU, precision="bfloat16")

@@ -238,6 +238,21 @@ def test_logit_normal_times_have_the_mean_and_spread_that_were_asked_for() -> No
     assert float(logits.std()) == pytest.approx(0.7, abs=1e-3)
 
 
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.5])
+@pytest.mark.parametrize("below", [0.01, 0.125, 0.5])
+def test_a_uniform_share_adds_its_part_of_the_times_near_zero(share: float, below: float) -> None:
+    uniform = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    rest = float((diffusion().draw_times(uniform) < below).double().mean())
+    mixed = float((diffusion(uniform_share=share).draw_times(uniform) < below).double().mean())
+    assert mixed == pytest.approx(share * below + (1 - share) * rest, abs=2e-5)
+    assert mixed > rest
+
+
+def test_without_a_uniform_share_stored_settings_are_those_from_before_it() -> None:
+    assert "uniform_share" not in diffusion().config.model_dump(mode="json")
+    assert diffusion(uniform_share=0.1).config.model_dump(mode="json")["uniform_share"] == 0.1
+
+
 @pytest.mark.parametrize("path", PATHS[1:])
 def test_uniform_times_visit_every_timestep_equally(path: str) -> None:
     d = diffusion(path=path, prediction="x", times="uniform")
@@ -256,12 +271,12 @@ def test_shifted_times_are_those_of_an_image_with_other_noise(t: float, shift: f
     assert shifted / (1 - shifted) == pytest.approx(shift * t / (1 - t), rel=1e-9)
 
 
-@pytest.mark.parametrize("times", ["uniform", "logit_normal"])
+@pytest.mark.parametrize("times", [{"times": "uniform"}, {}, {"uniform_share": 0.25}], ids=str)
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("shift", [0.2, 1.0, 6.0])
-def test_extreme_draws_stay_on_the_path(times: str, path: str, shift: float) -> None:
-    d = diffusion(path=path, prediction="x", times=times, time_shift=shift, logit_mean=3.0, logit_std=3.0)
-    t = d.draw_times(torch.tensor([0.5 * 2.0**-32, 0.5, 1 - 0.5 * 2.0**-32], dtype=torch.float64))
+def test_extreme_draws_stay_on_the_path(times: dict[str, object], path: str, shift: float) -> None:
+    d = diffusion(path=path, prediction="x", time_shift=shift, logit_mean=3.0, logit_std=3.0, **times)
+    t = d.draw_times(torch.tensor([0.5 * 2.0**-32, 0.25, 0.5, 1 - 0.5 * 2.0**-32], dtype=torch.float64))
     assert (t > 0).all()
     assert (t <= 1).all()
     assert torch.isfinite(d.loss_weight(t)).all()

@@ -9,6 +9,7 @@ from celebdit_testing.recipes import tiny_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.codec import PositionNorm
 from model.config import NetworkConfig
 from model.denoiser import Denoiser, build_denoiser, num_parameters
 from model.dit import Block, Core
@@ -25,6 +26,8 @@ VARIANTS = [
     {"channels": (8, 12, 16), "res_blocks": (2, 1, 1)},
     {"linear_path": True},
     {**TINY_PLAIN, "linear_path": True},
+    {"res_norm": "layer"},
+    {"res_norm": "layer", "linear_path": True, "block": "dit"},
 ]
 
 
@@ -114,6 +117,29 @@ def test_the_linear_path_leaves_the_initial_weights_of_the_rest_and_stored_setti
     assert "linear_path" not in tiny_network().model_dump(mode="json")
     stored = tiny_network(linear_path=True).model_dump(mode="json")
     assert NetworkConfig.model_validate(stored, strict=False).linear_path
+
+
+def test_the_layer_norm_of_a_codec_is_that_of_its_definition_at_each_position() -> None:
+    x = 3 * torch.randn(2, 32, 8, 4) + torch.randn(2, 32, 1, 1)
+    values = x.numpy()
+    expected = (values - values.mean(1, keepdims=True)) / np.sqrt(values.var(1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(PositionNorm()(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "keeps"), [("group", False), ("layer", True)])
+def test_a_layer_norm_before_the_output_keeps_what_differs_between_images(norm: str, keeps: bool) -> None:
+    """Two images whose decoded channels differ by a constant each are one image after groups of one channel."""
+    network = build_denoiser(load_config("demo").network.model_copy(update={"res_norm": norm}))
+    decoded = torch.randn(1, 32, 16, 16)
+    differing = network.decoder.out_norm(decoded + torch.randn(1, 32, 1, 1)) - network.decoder.out_norm(decoded)
+    assert (float(differing.abs().max()) > 0.1) == keeps
+
+
+def test_a_codec_with_layer_norms_has_no_group_norm_and_is_stored_by_name_only_where_it_is_chosen() -> None:
+    config = tiny_network(res_norm="layer")
+    assert not any(isinstance(module, torch.nn.GroupNorm) for module in build_denoiser(config).modules())
+    assert "res_norm" not in tiny_network().model_dump(mode="json")
+    assert NetworkConfig.model_validate(config.model_dump(mode="json"), strict=False) == config
 
 
 @pytest.mark.parametrize("modern", [True, False])
