@@ -20,7 +20,9 @@ _FILES = re.compile(r".*\.(a|map)|libcusolverMg\.so.*|libnvshmem_device.*|libtri
 _SOURCES = re.compile(r".*\.(h|hpp|cuh|inl|c|cc|cpp|cu|pyx|pxd|pxi)")
 _COMPILERS = {"triton", "torch"}
 """Packages that compile at run time, from sources and headers of their own."""
-_PYARROW = re.compile(r"(lib)?(arrow|arrow_python)?_(flight|substrait)\b.*|_pyarrow_cpp_tests.*")
+_OF_TORCH = re.compile(r"test/.*|bin/test_.*|lib/lib.*_test\.so")
+"""Programs that test torch; wheels for CPUs have them."""
+_PYARROW = re.compile(r"(lib)?(arrow|arrow_python)?_flight\b.*|_pyarrow_cpp_tests.*")
 _BOTOCORE = {"s3", "sts", "sso", "sso-oidc", "signin"}
 _STUB_BYTES = 8 << 20
 _STRIP_BYTES = 100_000
@@ -73,7 +75,8 @@ def delete_unused(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.exists():
             continue
-        package = path.relative_to(folder).parts[0]
+        inside = path.relative_to(folder).as_posix().rpartition("site-packages/")[2]
+        package, _, name = inside.partition("/")
         if path.is_dir():
             services = path.parent.name == "data" and path.parents[1].name == "botocore" and path.name not in _BOTOCORE
             if path.name in _FOLDERS or services:
@@ -82,6 +85,7 @@ def delete_unused(folder: Path) -> None:
             _FILES.fullmatch(path.name)
             or (_SOURCES.fullmatch(path.name) and package not in _COMPILERS)
             or (package == "pyarrow" and _PYARROW.fullmatch(path.name))
+            or (package == "torch" and _OF_TORCH.fullmatch(name))
         ):
             path.unlink()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import NetworkConfig
+from model.instance_norm import is_faster, normalise_modulate_silu
 from model.layers import Modulation, full_precision
 
 Skips = list[Tensor]
@@ -40,6 +41,21 @@ def _norm(channels: int) -> nn.GroupNorm:
     return _GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
+def _norm_silu(
+    x: Float[Tensor, "b c h w"], norm: nn.GroupNorm, shift: Float[Tensor, "b c"] | None = None, scale: Float[Tensor, "b c"] | None = None
+) -> Float[Tensor, "b c h w"]:
+    """Return silu(norm(x)), or silu((1 + scale) * norm(x) + shift)."""
+    if is_faster(x, norm.num_groups):
+        gain, bias = norm.weight[None], norm.bias[None]
+        if shift is not None and scale is not None:
+            gain, bias = gain * (1 + scale), torch.addcmul(shift, bias, 1 + scale)
+        return normalise_modulate_silu(x, gain, bias, norm.eps)
+    hidden = norm(x)
+    if shift is not None and scale is not None:
+        hidden = hidden * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+    return F.silu(hidden)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(silu(modulated norm(conv(silu(norm(x)))))), the second convolution zero at the start."""
 
@@ -53,9 +69,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         shift, scale = self.modulation(time)
-        hidden = self.norm_out(self.conv_in(F.silu(self.norm_in(x))))
-        hidden = hidden * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
-        return x + self.conv_out(F.silu(hidden))
+        hidden = self.conv_in(_norm_silu(x, self.norm_in))
+        return x + self.conv_out(_norm_silu(hidden, self.norm_out, shift, scale))
 
 
 class ResidualEncoder(nn.Module):
@@ -108,7 +123,7 @@ class ResidualDecoder(nn.Module):
                 h = block(h, time)
             if i:
                 h = F.pixel_shuffle(self.ups[i - 1](h), 2)
-        hidden = F.silu(self.out_norm(h))
+        hidden = _norm_silu(h, self.out_norm)
         with full_precision(hidden.device):
             return F.pixel_shuffle(self.out(hidden.float()), self.stem_px)
 

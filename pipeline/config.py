@@ -56,8 +56,8 @@ class RunConfig(FrozenConfig):
 
     def sections(self) -> dict[str, str]:
         """Return every section as canonical JSON: the parameters of the pipeline."""
-        whole = self._stored()
-        return {name: canonical_json(whole[name]).decode() for name in type(self).model_fields}
+        stored = self._stored()
+        return {name: canonical_json(stored[name]).decode() for name in type(self).model_fields}
 
     def canonical(self) -> bytes:
         """Return the bytes that equal configurations share."""

@@ -71,9 +71,15 @@ def push_image(engine: str, name: str, *, compression: str | None = None) -> str
         return f"{repository}@{_docker_digest(name)}"
     with tempfile.TemporaryDirectory() as folder:
         digest = Path(folder) / "digest"
-        options = [] if compression is None else ["--compression-format", compression]
+        options = [] if compression is None else ["--compression-format", compression, *_force_compression(engine)]
         run_engine([engine, "push", *options, "--digestfile", str(digest), name])
         return f"{repository}@{digest.read_text().strip()}"
+
+
+def _force_compression(engine: str) -> list[str]:
+    """Return the option, if the engine has it, without which a layer that the registry has stays in the compression that it has there."""
+    option = "--force-compression"
+    return [option] if option in run_engine([engine, "push", "--help"], capture=True) else []
 
 
 def local_digest(engine: str, name: str) -> str:

@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
-from components.errors import BadInput
+from components.errors import BadInput, TemporaryFailure, shorten
 
 CPU_WHEELS = Path("requirements/cpu-wheels.txt")
 _CONTEXT = ("requirements/*.txt", "pyproject.toml", "README.md", "LICENSE", "docker/*.py", "docker/Dockerfile", ".dockerignore")
@@ -43,7 +43,7 @@ def pin_cpu_wheels(index: str, *, root: Path = Path()) -> Path:
     Later builds accept the files that were pinned first, and no others.
 
     Raises:
-        BadInput: if the index does not have the versions of `requirements/cpu.txt`.
+        BadInput: if the index does not have the versions of `requirements/cpu.txt`. TemporaryFailure: if a signal ends the resolution.
     """
     versions = dict(re.findall(r"^(torch|torchvision)==([^\s;+]+)", (root / "requirements/cpu.txt").read_text(), re.MULTILINE))
     path = root / CPU_WHEELS
@@ -60,10 +60,12 @@ def pin_cpu_wheels(index: str, *, root: Path = Path()) -> Path:
         "--output-file",
         str(path),
     ]
-    wanted = "\n".join(f"{name}=={versions[name]}" for name in _ON_TORCH)
-    result = subprocess.run([*uv, *options, "-"], input=wanted, capture_output=True, text=True, check=False)
+    requirements = "\n".join(f"{name}=={versions[name]}" for name in _ON_TORCH)
+    result = subprocess.run([*uv, *options, "-"], input=requirements, capture_output=True, text=True, check=False)
     if result.returncode:
         path.unlink(missing_ok=True)
-        reason = result.stderr.replace(index, "the index").strip()
+        reason = shorten(" ".join(result.stderr.replace(index, "the index").split()), max_characters=1000)
+        if result.returncode < 0:
+            raise TemporaryFailure(f"`uv pip compile` was ended by signal {-result.returncode}", hint="run `make images` again")
         raise BadInput(f"the index of wheels for CPUs cannot be used: {reason}", hint="give the address of a simple index (PEP 503)")
     return path

@@ -97,8 +97,8 @@ class Request:
         if lock.context_sha256 != self.context_sha256() or (lock.git_commit.endswith("-dirty") and not commit.endswith("-dirty")):
             return False
         references = (lock.images.cpu, lock.images.gpu)
-        wanted = f"{self.registry.rstrip('/')}/" if self.registry else repository_of(CPU_IMAGE).rpartition("/")[0] + "/"
-        if not all(reference.rpartition("/")[0] + "/" == wanted for reference in references):
+        prefix = f"{self.registry.rstrip('/')}/" if self.registry else repository_of(CPU_IMAGE).rpartition("/")[0] + "/"
+        if not all(reference.rpartition("/")[0] + "/" == prefix for reference in references):
             return False
         inspect = [self.engine, "inspect", "--type", "image"]
         return self.push or all(subprocess.run([*inspect, name], capture_output=True, check=False).returncode == 0 for name in references)

@@ -70,11 +70,11 @@ class Services:
             BadInput: if the state folder cannot be written or made private, or a requested port is in use.
         """
         self.make_home()
-        wanted = {"s3": s3_port, "mlflow": mlflow_port} if mlflow else {"s3": s3_port}
+        ports = {"s3": s3_port, "mlflow": mlflow_port} if mlflow else {"s3": s3_port}
         with locked(self.home / LOCK), ExitStack() as stack:
             state = self._record.read()
             stop_unusable(state)
-            for name, port in wanted.items():
+            for name, port in ports.items():
                 server = state[name]
                 if server is not None and port is not None and not server.url.endswith(f":{port}"):
                     raise BadInput(f"the {name} server is already running at {server.url}", hint="stop it first: celebdit services down")
@@ -83,7 +83,7 @@ class Services:
             # Both ports are taken before either server starts.
             listeners = {
                 name: stack.enter_context(open_ui_listener(self.home, port) if name == "mlflow" else open_listener(port, "--s3-port"))
-                for name, port in wanted.items()
+                for name, port in ports.items()
                 if state[name] is None
             }
             stack.callback(lambda: self._record.write(state, stay=stay or self.stays()))

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from components.errors import BadInput, TemporaryFailure
+from components.errors import BadInput, TemporaryFailure, shorten
 from components.ingest.sources.open_source import kind_of
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import RunConfig
 from pipeline.follow import ENDED
-from pipeline.kubeflow import Kubeflow, Version, mlflow_plugin
+from pipeline.kubeflow import Kubeflow, Version, has_timing, mlflow_plugin
 
 
 class SubmissionFacts(TypedDict):
@@ -104,16 +104,20 @@ def unschedule(preset: str, kubeflow: Kubeflow, *, experiment: str, timing: Timi
     experiment_id = kubeflow.find_experiment(experiment)
     pattern = re.compile(rf"{re.escape(preset)}-[0-9a-f]{{12}}-{re.escape(timing.name)}")
     entries = kubeflow.schedules(experiment_id) if experiment_id is not None else []
-    schedules = {str(entry.display_name): str(entry.recurring_run_id) for entry in entries}
-    matching = sorted(name for name in schedules if pattern.fullmatch(name))
+    matching = [
+        entry
+        for entry in entries
+        if pattern.fullmatch(str(entry.display_name)) and has_timing(entry, cron=timing.cron, every_s=timing.every_s)
+    ]
     if not matching:
+        names = ", ".join(sorted(str(entry.display_name) for entry in entries))
         raise BadInput(
             f"experiment {experiment} has no schedule of {preset} with this timing",
-            hint=f"it has: {', '.join(sorted(schedules)) or 'none'}",
+            hint=f"it has: {shorten(names, max_characters=1000) or 'none'}",
         )
-    for name in matching:
-        kubeflow.unschedule(schedules[name])
-    return matching
+    for entry in matching:
+        kubeflow.unschedule(str(entry.recurring_run_id))
+    return sorted(str(entry.display_name) for entry in matching)
 
 
 def resume(run_id: str, kubeflow: Kubeflow, *, clock: Callable[[], float] = time.time) -> Submission:

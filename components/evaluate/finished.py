@@ -61,8 +61,8 @@ def store_report(report: EvaluationReport, images: dict[str, bytes], context: St
 
 def _require_same(report: EvaluationReport, spec: EvaluateSpec) -> None:
     stored = (report.checkpoint_digest, report.ema, report.protocol_digest, report.protocol.digest, report.dataset_digest)
-    wanted = (spec.checkpoint.digest, spec.sampling.ema, spec.protocol.digest, spec.protocol.digest, spec.dataset.digest)
-    if stored != wanted or report.headline not in report.metrics:
+    expected = (spec.checkpoint.digest, spec.sampling.ema, spec.protocol.digest, spec.protocol.digest, spec.dataset.digest)
+    if stored != expected or report.headline not in report.metrics:
         raise DataRefused(f"{report.uri} holds the report of another evaluation")
 
 

@@ -65,14 +65,14 @@ def nearest_training_images(samples: Float[Tensor, "n d"], training: Float[Tenso
 
 def _nearest_two(rows: Float[Tensor, "n d"], both: Float[Tensor, "k d"], count: int) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
     """Return the nearest image of each row and the nearest of the other images, either way round; `count` images are in `both` twice."""
-    found = []
+    nearest = []
     for part in rows.split(_CHUNK):
         distances = torch.cdist(part, both)
         first = distances.argmin(dim=1)
         row = torch.arange(len(part), device=rows.device)
         distances[row, first % count] = distances[row, first % count + count] = math.inf
-        found.append(torch.stack([first, distances.argmin(dim=1)]))
-    first, second = torch.cat(found, dim=1)
+        nearest.append(torch.stack([first, distances.argmin(dim=1)]))
+    first, second = torch.cat(nearest, dim=1)
     return first, second
 
 

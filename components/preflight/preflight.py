@@ -8,6 +8,7 @@ Kubernetes; see `celebdit doctor`.
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.environment import CREDENTIALS
 from components.errors import BadInput
@@ -22,6 +23,9 @@ from components.storage.probe import probe
 from components.system.disk import RUN_BYTES, free_bytes, require_room
 from components.tracking.server_version import check_server_version
 from components.tracking.tags import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from components.tracking.client import Run
 
 _VGG16 = "vgg16"
 
@@ -59,10 +63,10 @@ def run(
     results["disk"] = _check_disk(context.scratch())
     results["devices"] = _check_devices(resources)
     version = check_server_version(context.settings.mlflow_uri)
-    run_id, results["mlflow"] = _open_run(context)
-    results["mlflow_calls"] = _rehearse_calls(context, run_id, model_name or RegistryConfig().model_name, version)
+    run, results["mlflow"] = _open_run(context)
+    results["mlflow_calls"] = _rehearse_calls(context, run, model_name or RegistryConfig().model_name, version)
     if configuration is not None:
-        context.tracking.log_text(run_id, configuration, CONFIG_FILE)
+        context.tracking.log_text(run.info.run_id, configuration, CONFIG_FILE)
     embedded = context.settings.own_servers is not None
     for name, line in results.items():
         if not embedded or name not in _ABOUT_SERVERS:
@@ -106,18 +110,19 @@ def _check_devices(resources: ResourcesConfig) -> str:
     return f"{resources.processes} process(es) x {resources.threads} thread(s) on device {resources.device}{crowded}"
 
 
-def _open_run(context: StepContext) -> tuple[str, str]:
+def _open_run(context: StepContext) -> tuple["Run", str]:
     tracking = context.tracking
-    run_id = tracking.pipeline_run().info.run_id
+    run = tracking.pipeline_run()
+    run_id = run.info.run_id
     tracking.set_status(run_id, "RUNNING")
     url = tracking.run_url(run_id)
     context.events.emit("result", manifest={"tracking_uri": context.settings.mlflow_uri, "run_id": run_id, "run_url": url})
-    return run_id, url
+    return run, url
 
 
-def _rehearse_calls(context: StepContext, run_id: str, model_name: str, version: str | None) -> str:
+def _rehearse_calls(context: StepContext, run: "Run", model_name: str, version: str | None) -> str:
     from components.registry.rehearsal import rehearse  # noqa: PLC0415 - imports MLflow, which takes seconds
 
-    rehearse(context.tracking, run_id, model_name)
+    rehearse(context.tracking, run, model_name)
     server = f"MLflow {version}" if version else "MLflow of an unknown version"
     return f"{server} accepts logged models, artifacts and versions of {model_name!r} from this user"

@@ -10,12 +10,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused
 from components.registry.client import ModelVersion, Registry
 from components.registry.version_artifacts import VersionArtifacts
-from components.tracking.client import Tracking
+from components.tracking.client import Run, Tracking
 from components.tracking.logged_models import LoggedModel
 from components.tracking.run_calls import METRIC, REHEARSAL_FILE, REHEARSAL_TEXT, rehearse_run
 from components.tracking.tags import TAG_KIND
@@ -29,8 +30,8 @@ _NAME_CHARACTERS = 100
 """Of the registered model's name, in the name of the one for the rehearsal."""
 
 
-def rehearse(tracking: Tracking, run_id: str, model_name: str, *, keep_model: bool = True) -> None:
-    """Make every kind of call of the later steps, for the MLflow run `run_id` and the registered model `model_name`.
+def rehearse(tracking: Tracking, run: Run, model_name: str, *, keep_model: bool = True) -> None:
+    """Make every kind of call of the later steps, for the MLflow run `run` and the registered model `model_name`.
 
     A server whose default permission is no reading answers 403 for a model that does not exist, to the evaluate step, too. There the model
     is created, for this user to read; without `keep_model` it is deleted again.
@@ -39,7 +40,8 @@ def rehearse(tracking: Tracking, run_id: str, model_name: str, *, keep_model: bo
         BadInput: naming the right that is missing, or the call that the server does not offer.
     """
     began_s = time.monotonic()
-    rehearse_run(tracking, run_id)
+    run_id = run.info.run_id
+    rehearse_run(tracking, run)
     with _logged_model(tracking, run_id) as model:
         source = _upload(tracking, model)
         with tracking.translate_errors():
@@ -135,10 +137,9 @@ def _exists(registry: Registry) -> bool:
 def _rehearse_registry(registry: Registry, run_id: str, model_id: str, source: str) -> None:
     exists = _exists(registry)
     versions = registry.versions()
-    if exists:
-        _rehearse_existing(registry, versions)
+    seen = _rehearse_existing(registry, versions) if exists else _Seen()
     try:
-        _rehearse_new(registry, run_id=run_id, model_id=model_id, source=source, is_needed=not exists)
+        _rehearse_new(registry, run_id=run_id, model_id=model_id, source=source, seen=seen)
     except TrackingRefused:
         raise
     except BadInput:  # the rights that count are those on the model that exists, which were seen above if it has versions
@@ -146,7 +147,15 @@ def _rehearse_registry(registry: Registry, run_id: str, model_id: str, source: s
             raise
 
 
-def _rehearse_existing(registry: Registry, versions: list[ModelVersion]) -> None:
+@dataclass(frozen=True)
+class _Seen:
+    """Of what the calls were made on the registered model that exists."""
+
+    model: bool = False
+    version: bool = False
+
+
+def _rehearse_existing(registry: Registry, versions: list[ModelVersion]) -> _Seen:
     """Change nothing of a registered model, by the calls that need the rights to change it and its versions."""
     client, name = registry.tracking.client, registry.name
     with registry.tracking.translate_errors(model=name):
@@ -157,10 +166,14 @@ def _rehearse_existing(registry: Registry, versions: list[ModelVersion]) -> None
             client.get_model_version_download_uri(name, number)
             for key, value in list(version.tags.items())[:1]:
                 client.set_model_version_tag(name, number, key, value)
+    return _Seen(model=True, version=any(version.tags for version in versions[-1:]))
 
 
-def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str, is_needed: bool) -> None:
-    """Register a version of a model that exists for this rehearsal alone; without `is_needed`, if the user may create a model."""
+def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str, seen: _Seen) -> None:
+    """Register a version of a model that exists for this rehearsal alone, and make the calls that were not seen yet.
+
+    Where there is a registered model, a user does not need the right to create another.
+    """
     client, tracking = registry.tracking.client, registry.tracking
     name = f"{registry.name[:_NAME_CHARACTERS]}-{_NAME}-{uuid.uuid4().hex[:8]}"
     with tracking.translate_errors(model=registry.name):
@@ -170,20 +183,22 @@ def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str
         except TrackingRefused:
             raise
         except BadInput:
-            if is_needed:
+            if not seen.model:
                 raise
             return
         try:
             version = str(client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version)
-            client.set_model_version_tag(name, version, _TAG, run_id)
-            client.set_registered_model_tag(name, _TAG, _NAME)
-            client.delete_registered_model_tag(name, _TAG)
+            if not seen.version:
+                client.set_model_version_tag(name, version, _TAG, run_id)
+                client.get_model_version_download_uri(name, version)
+            if not seen.model:
+                client.set_registered_model_tag(name, _TAG, _NAME)
+                client.delete_registered_model_tag(name, _TAG)
             client.set_registered_model_alias(name, _OTHER_ALIAS, version)
             client.delete_registered_model_alias(name, _OTHER_ALIAS)
             client.set_registered_model_alias(name, _NAME, version)
-            client.get_model_version_download_uri(name, version)
-            rehearsed = Registry(tracking, name)
-            if rehearsed.aliases() != {_NAME: version} or not rehearsed.versions():
+            found = client.search_model_versions(f"name = '{name}'")
+            if Registry(tracking, name).aliases() != {_NAME: version} or not found:
                 raise BadInput(
                     f"MLflow at {tracking.settings.mlflow_uri} does not find the version that was registered",
                     hint="ask an administrator of MLflow for the right READ on the versions of registered models",

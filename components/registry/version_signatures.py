@@ -5,13 +5,18 @@ A signature is looked up by the key that must have made it, so that several peop
 `signing` and is imported only where a key is used.
 """
 
+import base64
 import hashlib
+import json
+import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import BadInput, DataRefused, first_line
+from components.errors import BadInput, DataRefused, first_line, shorten
 from components.registry.version_files import ModelFiles
 from components.registry.version_records import VersionRecords
 
@@ -29,6 +34,8 @@ class SigningKey:
 
     file: Path
     id: str
+    pem: bytes = field(repr=False)
+    """Its content, which is read once: the file may be a pipe from a program that decrypts it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class VersionSignatures:
             raise BadInput(f"the key {file} has a password", hint="decrypt it first: openssl ec -in FILE -out key.pem") from error
         except ValueError as error:
             raise BadInput(f"{file} is not a private key in PEM", hint=f"make one: {_MAKE}") from error
-        return SigningKey(file, _id_of(_elliptic(key.public_key(), file)))
+        return SigningKey(file, _id_of(_elliptic(key.public_key(), file)), data)
 
     def public_key(self, file: Path) -> SigningKey:
         """Return the key in a PEM file that versions are verified with.
@@ -73,11 +80,12 @@ class VersionSignatures:
         _require_package()
         from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
 
+        data = _read_key(file)
         try:
-            key = load_pem_public_key(_read_key(file))
+            key = load_pem_public_key(data)
         except ValueError as error:
             raise BadInput(f"{file} is not a public key in PEM", hint=f"make it from the private key: {_MAKE}") from error
-        return SigningKey(file, _id_of(_elliptic(key, file)))
+        return SigningKey(file, _id_of(_elliptic(key, file)), data)
 
     def sign(self, files: ModelFiles, key: SigningKey, what: str) -> SignedVersion:
         """Sign a version's files, unless the same key has; `what` names the version in errors.
@@ -94,9 +102,9 @@ class VersionSignatures:
 
         if self._records.signature(digest, key.id) is not None and self._problem(files, key, _public_half(key)) is None:
             return SignedVersion(key.id, digest, is_new=False)
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, _as_file(key) as private_key:
             target = Path(scratch, "signature")
-            signing.Config().use_elliptic_key_signer(private_key=key.file).sign(files.folder, target)
+            signing.Config().use_elliptic_key_signer(private_key=private_key).sign(files.folder, target)
             self._records.put_signature(digest, key.id, target.read_bytes())
         return SignedVersion(key.id, digest, is_new=True)
 
@@ -109,7 +117,7 @@ class VersionSignatures:
         asks = f"the public key {key.file} is set in CELEBDIT_VERIFY_KEY"
         if files.manifest_sha256 is None:
             raise DataRefused(f"{what} was registered before versions could be signed, and {asks}", hint="register its checkpoint again")
-        problem = self._problem(files, key, key.file.read_bytes())
+        problem = self._problem(files, key, key.pem)
         if problem is not None:
             raise DataRefused(f"{what} {problem}, and {asks}", hint="sign it with the private key: celebdit models sign VERSION --key FILE")
 
@@ -129,13 +137,38 @@ class VersionSignatures:
                 verifying.Config().use_elliptic_key_verifier(public_key=public).verify(files.folder, stored)
             except Exception as error:  # of the package, protobuf, base64, JSON or cryptography, by what was changed
                 return f"has a signature of {key.id} that does not fit: {first_line(error)}"
-        return None
+        unsigned = sorted(_files_in(files.folder) - _signed_files(signature))
+        return f"has a signature of {key.id} that does not cover {unsigned[0]!r} ({len(unsigned)} files)" if unsigned else None
+
+
+def _files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _signed_files(signature: bytes) -> set[str]:
+    """Return the names of the files that a verified signature covers: the package lets a signer leave out files."""
+    statement = json.loads(base64.b64decode(json.loads(signature)["dsseEnvelope"]["payload"]))
+    return {resource["name"] for resource in statement["predicate"]["resources"]}
+
+
+@contextmanager
+def _as_file(key: SigningKey) -> Iterator[Path]:
+    """Yield a file with the private key that can be read more than once: in memory, or where that is not possible the key's own."""
+    if not hasattr(os, "memfd_create"):
+        yield key.file
+        return
+    number = os.memfd_create("key")
+    try:
+        os.write(number, key.pem)
+        yield Path(f"/proc/self/fd/{number}")
+    finally:
+        os.close(number)
 
 
 def _public_half(key: SigningKey) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key  # noqa: PLC0415
 
-    public = load_pem_private_key(key.file.read_bytes(), None).public_key()
+    public = load_pem_private_key(key.pem, None).public_key()
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -148,10 +181,12 @@ def _require_package() -> None:
 
 def _read_key(file: Path) -> bytes:
     try:
-        data = file.read_bytes() if file.stat().st_size <= _MOST_BYTES else b""
+        with file.open("rb") as opened:
+            data = opened.read(_MOST_BYTES + 1)  # not by its size: a device or a pipe has none
     except OSError as error:
-        raise BadInput(f"the key {file} cannot be read: {error.strerror}", hint="check --key or CELEBDIT_VERIFY_KEY") from error
-    return data
+        shown = shorten(str(file))
+        raise BadInput(f"the key {shown} cannot be read: {error.strerror}", hint="check --key or CELEBDIT_VERIFY_KEY") from error
+    return data if len(data) <= _MOST_BYTES else b""
 
 
 def _elliptic(key: object, file: Path) -> "EllipticCurvePublicKey":

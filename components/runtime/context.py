@@ -29,6 +29,7 @@ from components.storage.uri import StoreUri
 from components.stores.layout import StoreLayout
 from components.system.disk import full_disk_is_named
 from components.system.failures import os_failure
+from components.system.garbage import end_without_search, search_seldom
 from components.system.lifeline import watch
 from components.system.peers import OwnServers, guard
 from components.system.private import private_folder_in_shared
@@ -127,8 +128,12 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
     """Frame the body of step `name`; leaves the process with the right exit code if it fails. By default it reads its own environment."""
     if environ is None:
         drop_service_links()
-    if name in _RECORDING_STEPS and os.environ.get(_STEP_PROCESS):
-        lighten_mlflow()
+    if os.environ.get(_STEP_PROCESS):
+        end_without_search()
+        if name in (*_RECORDING_STEPS, "train"):  # train leaves tensors to its ranks, which are other processes
+            search_seldom()
+        if name in _RECORDING_STEPS:
+            lighten_mlflow()
     if (lifeline := lifeline_path(environ)) is not None:
         watch(lifeline)
     redact = redactor(environ)

@@ -53,6 +53,7 @@ def run_forked(module: str, arguments: Sequence[str], *, processes: int, grace_s
 
     Raises:
         Stopped: after a signal to this process, once its ranks have ended, which have `grace_s` seconds for it.
+        OSError: if a rank cannot be forked, once the others have ended.
     """
     received: list[int] = []
     for number in _SIGNALS:
@@ -61,13 +62,13 @@ def run_forked(module: str, arguments: Sequence[str], *, processes: int, grace_s
     assert threading.active_count() == 1, "no thread may hold a lock where a process is forked"
     fork = multiprocessing.get_context("fork")
     ranks = [fork.Process(target=_be_rank, args=(module, arguments, rank, processes)) for rank in range(processes)]
-    for rank in ranks:
-        rank.start()
     try:
+        for rank in ranks:
+            rank.start()
         while not received and not (exits := _failed(ranks)) and any(rank.exitcode is None for rank in ranks):
             connection.wait([rank.sentinel for rank in ranks if rank.exitcode is None], timeout=_POLL_S)
     finally:
-        _end(ranks, grace_s)
+        _end([rank for rank in ranks if rank.pid is not None], grace_s)  # not those that could not be forked
     if received:
         raise Stopped(received[0])
     return exits

@@ -39,6 +39,12 @@ _MARGIN_S = 5
 _POLL_S = 0.1
 _REASON_BYTES = 2**14
 """What a rank needs to record why it failed."""
+_HEAP = {
+    # By default glibc gives the memory of a step's tensors back to the system, which then clears each page again: 4 % of a step of `demo`.
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),  # the most that every version of glibc accepts
+    "MALLOC_TRIM_THRESHOLD_": str(2**29),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 _log = logging.getLogger(__name__)
 
 GRACE_S = 25.0
@@ -77,12 +83,7 @@ def launch(
     logs = spec_path.parent / "torchrun"
     for folder in (failures, logs):
         shutil.rmtree(folder, ignore_errors=True)
-    environment = {
-        **compiler_caches(work_dir),
-        **child_environment("rank"),
-        **_thread_limits(threads),
-        WORK_DIR: str(work_dir),
-    }
+    environment = rank_environment(work_dir, threads=threads)
     recording = SignalFlag() if signals is None else nullcontext(signals)
     with recording as stop_request, tempfile.TemporaryDirectory(prefix="rendezvous-", dir=spec_path.parent) as rendezvous:
         if nodes is None:
@@ -149,6 +150,11 @@ def _raise_failure(
         raise first
     if status != 0:
         raise TemporaryFailure(f"torchrun ended with status {status}", hint=f"read the log above; {RUN_AGAIN}")
+
+
+def rank_environment(work_dir: Path, *, threads: int) -> dict[str, str]:
+    """Return the environment of ranks: what they need of this process's own, limits of threads, and how their memory is allocated."""
+    return {**compiler_caches(work_dir), **_HEAP, **child_environment("rank"), **_thread_limits(threads), WORK_DIR: str(work_dir)}
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

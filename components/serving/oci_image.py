@@ -9,36 +9,26 @@ An image of the version alone holds no program. That is enough where it is mount
 
 import hashlib
 import json
+import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from components.errors import BadInput, DataRefused
+from components.errors import BadInput, DataRefused, shorten
 from components.registry.version_files import ModelFiles
 from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
+from components.serving.oci_base import LAYER_TYPE, PLATFORM, BaseImage
 from components.storage import file_sha256
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
-_PLATFORM = {"architecture": "amd64", "os": "linux"}
 _FOLDER = "models"
-
-
-@dataclass(frozen=True)
-class BaseImage:
-    """The layers of an image that come before the model, as they are in the same registry."""
-
-    repository: str
-    layers: tuple[Mapping[str, Any], ...]
-    """Descriptors of the manifest, compressed or not."""
-    config: Mapping[str, Any]
-    """Configuration of the image, which names the uncompressed layers and what the image is for."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +64,15 @@ def write_image(files: ModelFiles, layer: Path, annotations: Mapping[str, str], 
         DataRefused: if a file is not the one that was registered. BadInput: if there is no room.
     """
     assert files.manifest_sha256 is not None, "only a version with a manifest is packaged"
-    data = (files.folder / MANIFEST_FILE).read_bytes()
+    with _reading(files.folder, MANIFEST_FILE) as file:
+        data = file.read()
     manifest = VersionManifest.parse(data, sha256=files.manifest_sha256, what=f"the manifest in {files.folder}")
     try:
         digest = _write_layer(manifest, files.folder, layer)
     except OSError as error:
         raise BadInput(f"{layer} cannot be written: {error.strerror}", hint="free space there, or set CELEBDIT_WORK_DIR") from error
     config = _config(digest, base)
-    own = {"mediaType": _LAYER_TYPE, "digest": digest, "size": layer.stat().st_size}
+    own = {"mediaType": LAYER_TYPE, "digest": digest, "size": layer.stat().st_size}
     layers = [*(base.layers if base else ()), own]
     content = {
         "schemaVersion": 2,
@@ -96,21 +87,44 @@ def write_image(files: ModelFiles, layer: Path, annotations: Mapping[str, str], 
 def write_layout(image: OciImage, folder: Path, *, tag: str) -> None:
     """Write an image without a base as an OCI layout into `folder`, which must be new or empty; it is complete once it has an index.
 
+    Nothing is left of a layout that could not be written.
+
     Raises:
-        BadInput: if there is something in the folder.
+        BadInput: if there is something in the folder, or no room.
     """
     assert image.base is None, "the layers of a base are in its registry"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"--out {folder} is not an empty folder", hint="name a folder that does not exist yet")
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadInput(f"--out {folder} is not an empty folder", hint="name a folder that does not exist yet")
+        existed = folder.exists()
+        (folder / "blobs" / "sha256").mkdir(parents=True)  # where two write at once, the second ends here
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     try:
         _write_layout(image, folder, tag)
-    except OSError as error:
-        raise BadInput(f"--out {folder} cannot be written: {error.strerror}", hint="name a folder on a disk with room") from error
+    except BaseException as error:
+        _remove_layout(folder, keeps_folder=existed)
+        if isinstance(error, OSError):
+            raise _unwritable(folder, error) from error
+        raise
+
+
+def _unwritable(folder: Path, error: OSError) -> BadInput:
+    return BadInput(f"--out {shorten(str(folder))} cannot be written: {error.strerror}", hint="name a folder on a disk with room")
+
+
+def _remove_layout(folder: Path, *, keeps_folder: bool) -> None:
+    """Remove what `_write_layout` wrote before it failed, so that the command can be run again."""
+    for name in ("index.json", "oci-layout"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "blobs", ignore_errors=True)
+    if not keeps_folder:
+        with suppress(OSError):  # another program has put a file there
+            folder.rmdir()
 
 
 def _write_layout(image: OciImage, folder: Path, tag: str) -> None:
     blobs = folder / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
     shutil.copyfile(image.layer, blobs / _name(image.layer_digest))
     for data in (image.config, image.manifest):
         (blobs / _name(digest_of(data))).write_bytes(data)
@@ -131,14 +145,21 @@ def _write_layer(manifest: VersionManifest, folder: Path, target: Path) -> str:
         for name in _folders(expected):
             layer.addfile(_entry(name, tarfile.DIRTYPE, 0o755))
         for name in sorted(expected):
-            with (folder / name).open("rb") as file:
+            with _reading(folder, name) as file:
                 entry = _entry(f"{_FOLDER}/{name}", tarfile.REGTYPE, 0o644)
-                entry.size = (folder / name).stat().st_size
+                entry.size = os.fstat(file.fileno()).st_size
                 content = _HashingReader(file)
                 layer.addfile(entry, content)
             if content.hexdigest != expected[name]:
                 raise DataRefused(f"{name!r} in {folder} is not the file that was registered", hint="run the command again")
     return f"sha256:{file_sha256(target)}"
+
+
+def _reading(folder: Path, name: str) -> IO[bytes]:
+    try:
+        return (folder / name).open("rb")
+    except OSError as error:  # another process has deleted the files since they were verified
+        raise DataRefused(f"{name!r} in {folder} cannot be read: {error.strerror}", hint="run the command again") from error
 
 
 def _folders(names: Mapping[str, str]) -> list[str]:
@@ -154,7 +175,7 @@ def _entry(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
 
 def _config(layer_digest: str, base: BaseImage | None) -> bytes:
     inherited: dict[str, Any] = (
-        dict(base.config) if base else {**_PLATFORM, "config": {}, "rootfs": {"type": "layers", "diff_ids": []}, "history": []}
+        dict(base.config) if base else {**PLATFORM, "config": {}, "rootfs": {"type": "layers", "diff_ids": []}, "history": []}
     )
     layers = [*inherited["rootfs"]["diff_ids"], layer_digest]
     history = [*inherited.get("history", []), {"created_by": "celebdit models package"}]
@@ -188,14 +209,3 @@ def blobs_of(image: OciImage) -> Iterator[tuple[str, IO[bytes], int]]:
     with image.layer.open("rb") as file:
         yield image.layer_digest, file, image.size_bytes
     yield digest_of(image.config), BytesIO(image.config), len(image.config)
-
-
-def layers_of(manifest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return the layers that a manifest names, without the type of Docker's."""
-    return [{**layer, "mediaType": _OCI_TYPES.get(layer["mediaType"], layer["mediaType"])} for layer in manifest["layers"]]
-
-
-_OCI_TYPES = {
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": f"{_LAYER_TYPE}+gzip",
-    "application/vnd.docker.image.rootfs.diff.tar": _LAYER_TYPE,
-}

@@ -8,11 +8,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from components.command_settings import CommandSettings
-from components.errors import BadInput, first_line
+from components.errors import BadInput, first_line, shorten
 
 _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?")
+_MOST_CHARACTERS = 255
 _DOCKER_HUB = "docker.io"
 _EXAMPLE = "for example registry.example/team/faces:3"
 
@@ -33,21 +34,23 @@ class ImageReference:
         Raises:
             BadInput: naming what is wrong with it.
         """
-        name = text.removeprefix("oci://")
+        name, shown = text.removeprefix("oci://"), repr(shorten(text))
         if "://" in name:
-            raise BadInput(f"{text!r} is an address, not the name of an image", hint=_EXAMPLE)
+            raise BadInput(f"{shown} is an address, not the name of an image", hint=_EXAMPLE)
         host, _, rest = name.partition("/")
         if not rest or not _is_host(host):
-            raise BadInput(f"{text!r} does not begin with the host of a registry", hint=_EXAMPLE)
+            raise BadInput(f"{shown} does not begin with the host of a registry", hint=_EXAMPLE)
         path, at, digest = rest.partition("@")
         repository, colon, tag = path.partition(":")
-        if not _REPOSITORY.fullmatch(repository):
+        if not _REPOSITORY.fullmatch(repository) or len(repository) > _MOST_CHARACTERS:
             raise BadInput(
-                f"the repository {repository!r} of {text!r} is not a name that registries take",
-                hint=f"use lower case letters, digits and - _ . between them; {_EXAMPLE}",
+                f"the repository {shorten(repository)!r} of {shown} is not a name that registries take",
+                hint=f"use at most {_MOST_CHARACTERS} lower case letters, digits and - _ . between them; {_EXAMPLE}",
             )
         if (colon and not _TAG.fullmatch(tag)) or (at and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest)):
-            raise BadInput(f"the tag or digest of {text!r} is not one that registries take", hint=_EXAMPLE)
+            raise BadInput(f"the tag or digest of {shown} is not one that registries take", hint=_EXAMPLE)
+        if host == _DOCKER_HUB and "/" not in repository:
+            repository = f"library/{repository}"  # Docker Hub's own images
         return cls(host, repository, digest or tag or default_tag)
 
     @property
@@ -114,12 +117,13 @@ def find_login(host: str, settings: CommandSettings) -> Login | None:
 
     again = f"log in again: podman login {host}"
     try:
-        json.loads(path.read_text())  # which docker's module takes for an older format if it is broken
+        if not isinstance(json.loads(path.read_text()), dict):  # docker's module takes what is no JSON for an older format
+            raise ValueError("it is not a JSON object")
         entry = load_config(str(path)).resolve_authconfig(host) or {}
-    except (DockerException, OSError, ValueError) as error:
+    except (DockerException, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"the login for {host} cannot be read from {path}: {first_line(error)}", hint=again) from error
     if "IdentityToken" in entry:
-        raise BadInput(f"the login for {host} in {path} is an identity token", hint=f"log in with a password or a token: {again}")
+        raise BadInput(f"the login for {host} in {path} is an identity token", hint=f"use a password or a token; {again}")
     user, password = (entry.get(key) or entry.get(key.title()) for key in ("username", "password"))
     return Login(user, password or "") if user else None
 

@@ -47,7 +47,7 @@ def private_folder_in_shared(folder: Path, *, ours: Collection[str], hint: str) 
         BadInput: as `private_folder`, and if it is a link.
     """
     private_folder(folder, ours=ours, hint=hint)
-    if folder.is_symlink():  # looked at last: nobody else can replace what is this user's in a folder with the sticky bit
+    if folder.is_symlink():  # looked at last: no other user can replace what is this user's in a folder with the sticky bit
         raise BadInput(f"{folder} is a link, which another user can have made", hint=hint)
 
 

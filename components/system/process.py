@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1
+_KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
@@ -65,6 +66,18 @@ def stop(process: "subprocess.Popen[bytes]", *, grace_s: float) -> int:
         time.sleep(0.05)
     _signal_group(process.pid, signal.SIGKILL)
     return process.wait()
+
+
+def signal_from_outside(process: "subprocess.Popen[bytes]", *, wait_s: float) -> str | None:
+    """Return the name of the signal by which the system or a person ended `process`, or None if it runs or ended by itself.
+
+    Waits so long for a process that has closed its pipes and is about to end. A crash is no signal from outside: it may come from the data
+    that the process read, and comes again.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(wait_s)
+    code = process.returncode
+    return signal.Signals(-code).name if code is not None and -code in _KILLS else None
 
 
 def group_members(group: int) -> list[int]:

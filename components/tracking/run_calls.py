@@ -13,7 +13,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from components.errors import BadInput, TrackingCallMissing, TrackingRefused
-from components.tracking.client import Tracking
+from components.tracking.client import Run, Tracking
 from components.tracking.tags import TAG_KIND
 
 METRIC = "preflight/seconds"
@@ -23,15 +23,15 @@ _KIND = "preflight"
 _LOCAL_SCHEMES = ("", "file")
 
 
-def rehearse_run(tracking: Tracking, run_id: str) -> None:
-    """Make every kind of call of the later steps that is about a run, for the run `run_id`.
+def rehearse_run(tracking: Tracking, run: Run) -> None:
+    """Make every kind of call of the later steps that is about a run, for `run`.
 
     Raises:
         BadInput: naming the right or the call that is missing, or what is wrong with the artifact store.
     """
-    client = tracking.client
+    client, run_id = tracking.client, run.info.run_id
+    kind = run.data.tags.get(TAG_KIND, _KIND)
     with tracking.translate_errors():
-        kind = client.get_run(run_id).data.tags.get(TAG_KIND, _KIND)
         client.set_tag(run_id, TAG_KIND, kind)
     try:
         with tracking.translate_errors():
@@ -42,16 +42,15 @@ def rehearse_run(tracking: Tracking, run_id: str) -> None:
         pass
     tracking.set_tags(run_id, {TAG_KIND: kind})
     tracking.logged_steps(run_id, METRIC)
-    _rehearse_artifacts(tracking, run_id)
+    _rehearse_artifacts(tracking, run_id, root=str(run.info.artifact_uri))
 
 
-def _rehearse_artifacts(tracking: Tracking, run_id: str) -> None:
+def _rehearse_artifacts(tracking: Tracking, run_id: str, *, root: str) -> None:
     """Upload an artifact, list it and read it; MLflow's client says of a read by the id of the run neither what failed nor why."""
     server_uri = tracking.settings.mlflow_uri
     tracking.log_text(run_id, REHEARSAL_TEXT, REHEARSAL_FILE)
     is_listed = REHEARSAL_FILE in tracking.artifact_paths(run_id, "")
     with tempfile.TemporaryDirectory(prefix="celebdit-") as folder, tracking.translate_errors():
-        root = str(tracking.client.get_run(run_id).info.artifact_uri)
         repository = get_artifact_repository(root, tracking_uri=server_uri)
         if not is_listed or Path(repository.download_artifacts(REHEARSAL_FILE, folder)).read_bytes() != REHEARSAL_TEXT.encode():
             raise BadInput(

@@ -13,6 +13,7 @@ from components.environment import MODEL
 from components.registry.tags import VersionTags, flat_tags
 from components.registry.webhook import send, webhook_url
 from components.system.user import user_name
+from components.system.work_folders import WorkFolder
 from pipeline.commands.help import example
 from pipeline.commands.models_package import package
 from pipeline.commands.models_sign import sign
@@ -24,6 +25,7 @@ from pipeline.view import printable
 if TYPE_CHECKING:
     from components.registry.client import ModelVersion, Registry
     from components.registry.promotions.moves import Standing
+    from components.runtime.context import StepContext
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULT = "celebdit"
@@ -50,12 +52,16 @@ def _model_option(function: F) -> F:
 def _registry(home: Path, name: str | None) -> Iterator["Registry"]:
     """Yield the model `name`, or without a name the default one; if that has no versions and there is a single other model, that one."""
     with open_records(home) as context:
-        from components.registry.client import Registry
+        yield _model(context, name)
 
-        registry = Registry(context.tracking, name or _DEFAULT)
-        if name is None and not registry.versions() and len(names := registry.other_names()) == 1:
-            registry = Registry(context.tracking, names[0])
-        yield registry
+
+def _model(context: "StepContext", name: str | None) -> "Registry":
+    from components.registry.client import Registry
+
+    registry = Registry(context.tracking, name or _DEFAULT)
+    if name is None and not registry.versions() and len(names := registry.other_names()) == 1:
+        registry = Registry(context.tracking, names[0])
+    return registry
 
 
 @click.group(epilog=example("celebdit models list --model celebdit-demo"))
@@ -134,11 +140,18 @@ def show(version: str, name: str | None, home: Path, as_json: bool) -> None:
 @home_option
 @json_option
 def promote(version: str, reason: str, force: bool, name: str | None, home: Path, as_json: bool) -> None:
-    """Make VERSION (a number or an alias) the champion; the current champion becomes `previous`."""
-    webhook = webhook_url(CommandSettings.from_environment())
-    with _registry(home, name) as registry:
+    """Make VERSION (a number or an alias) the champion; the current champion becomes `previous`.
+
+    With the public key in CELEBDIT_VERIFY_KEY, a version that its private key did not sign is refused, with --force too.
+    """
+    settings = CommandSettings.from_environment()
+    webhook, key = webhook_url(settings), settings.verify_key
+    with open_records(home, artifacts=key is not None) as context:
+        registry = _model(context, name)
         name = registry.name
         number = str(registry.resolve(version).version)
+        if key is not None:
+            registry.files_of(number, context.scratch(WorkFolder.MODELS), verify_key=key)
         standing = registry.promote(number, reason=reason, by=user_name(), force=force, note=print_note)
     _show(name, standing, as_json=as_json)
     _notify(webhook, "promote", name, number, reason, standing)

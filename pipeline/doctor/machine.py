@@ -49,9 +49,9 @@ def _devices(config: RunConfig) -> Check:
 
 def _memory(config: RunConfig) -> Check:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    wanted = quantity(config.resources.memory)
+    required = quantity(config.resources.memory)
     size = f"{total / 2**30:.0f} GiB"
-    if total < wanted and config.resources.device == "cuda":
+    if total < required and config.resources.device == "cuda":
         return Check("memory", "unknown", f"{size}, and resources.memory is {config.resources.memory}", "watch it, or use a larger machine")
     return Check("memory", "ok", size)
 

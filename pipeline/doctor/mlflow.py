@@ -24,7 +24,7 @@ from pipeline.doctor.checks import Check
 from pipeline.doctor.servers import is_inside
 
 if TYPE_CHECKING:
-    from components.tracking.client import Tracking
+    from components.tracking.client import Run, Tracking
 
 _TIMEOUT_S = 10
 _KIND = "doctor"
@@ -82,14 +82,14 @@ def _check_calls(uri: str, settings: Mapping[str, str], model_name: str) -> str:
     needed = {MLFLOW: uri, STORE: settings.get(STORE) or "s3://not-configured", EXPERIMENT: settings.get(EXPERIMENT, "")}
     tracking = Tracking(Settings.from_environment(needed, in_run=False))
     version = check_server_version(uri)
-    with _temporary_run(tracking) as (rehearsing, run_id):
-        rehearse(rehearsing, run_id, model_name, keep_model=False)
+    with _temporary_run(tracking) as (rehearsing, run):
+        rehearse(rehearsing, run, model_name, keep_model=False)
     server = f"{uri}, version {version}," if version else f"{uri}, of an unknown version,"
     return f"{server} accepts what the steps do in experiment {tracking.settings.experiment!r} and with model {model_name!r}"
 
 
 @contextmanager
-def _temporary_run(tracking: "Tracking") -> Iterator[tuple["Tracking", str]]:
+def _temporary_run(tracking: "Tracking") -> Iterator[tuple["Tracking", "Run"]]:
     """Yield a client and an MLflow run for the block: in the experiment of the steps or, before there is one, in one of its own.
 
     Who may not delete the run leaves one for all checks.
@@ -102,7 +102,7 @@ def _temporary_run(tracking: "Tracking") -> Iterator[tuple["Tracking", str]]:
         kept = tracking.search_runs({TAG_KIND: _KIND})
         run = kept[0] if kept else tracking.client.create_run(tracking.experiment_id, tags={TAG_KIND: _KIND}, run_name="celebdit doctor")
     try:
-        yield tracking, run.info.run_id
+        yield tracking, run
     finally:
         with suppress(CelebditError), tracking.translate_errors():
             tracking.set_status(run.info.run_id, "FINISHED")

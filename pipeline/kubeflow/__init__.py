@@ -5,8 +5,8 @@ operations. Only this package imports the generated client `kfp_server_api`.
 """
 
 from pipeline.kubeflow.address import KfpAddress
-from pipeline.kubeflow.bodies import Version, mlflow_plugin
+from pipeline.kubeflow.bodies import Version, has_timing, mlflow_plugin
 from pipeline.kubeflow.requests import Patience
 from pipeline.kubeflow.server import Kubeflow
 
-__all__ = ["KfpAddress", "Kubeflow", "Patience", "Version", "mlflow_plugin"]
+__all__ = ["KfpAddress", "Kubeflow", "Patience", "Version", "has_timing", "mlflow_plugin"]

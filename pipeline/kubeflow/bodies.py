@@ -75,6 +75,17 @@ def schedule_body(name: str, experiment_id: str, version: Version, *, cron: str 
     )
 
 
+def has_timing(recurring_run: Any, *, cron: str | None, every_s: int | None) -> bool:
+    """Return whether a recurring run starts its runs by this cron expression or interval: several expressions share a name."""
+    trigger = recurring_run.trigger
+    if trigger is None:
+        return False
+    by_cron, periodic = trigger.cron_schedule, trigger.periodic_schedule
+    if cron is not None:
+        return by_cron is not None and by_cron.cron.lower().split() == cron.lower().split()
+    return periodic is not None and str(periodic.interval_second) == str(every_s)
+
+
 def name_filter(name: str) -> str:
     """Return the filter of a listing for the objects called `name`."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})

@@ -13,8 +13,9 @@ import kfp_server_api
 
 from components.environment import KFP_NAMESPACE
 from components.errors import BadInput
+from pipeline.kubeflow import bodies
 from pipeline.kubeflow.address import KfpAddress
-from pipeline.kubeflow.bodies import PluginsInput, Version, create_with_plugins, knows_plugins, name_filter, run_body, schedule_body
+from pipeline.kubeflow.bodies import PluginsInput, Version, name_filter
 from pipeline.kubeflow.requests import PAGE_SIZE, Patience, Requests
 
 PIPELINE_NAME = "celebdit"
@@ -84,7 +85,7 @@ class Kubeflow:
     def has_plugins(self) -> bool:
         """Return whether the server knows plugins and tags."""
         if self._plugins is None:
-            self._plugins = knows_plugins(self.server_version())
+            self._plugins = bodies.knows_plugins(self.server_version())
         return self._plugins
 
     def version(self, name: str, package: Path, description: str, tags: Mapping[str, str] | None = None) -> Version:
@@ -145,7 +146,7 @@ class Kubeflow:
 
         Plugins get their input where the server knows them.
         """
-        body = run_body(name, experiment_id, version, parameters)
+        body = bodies.run_body(name, experiment_id, version, parameters)
 
         def find() -> Any | None:
             return next(iter(self.find_runs(name, experiment_id)), None)
@@ -195,8 +196,8 @@ class Kubeflow:
         every_s: int | None,
         plugins: PluginsInput | None = None,
     ) -> tuple[Any, bool]:
-        """Return the recurring run called `name` and whether this call created it. Each of its runs has the input for plugins."""
-        body = schedule_body(name, experiment_id, version, cron=cron, every_s=every_s)
+        """Return the recurring run of this name and timing, and whether this call created it. Its runs have the input for plugins."""
+        body = bodies.schedule_body(name, experiment_id, version, cron=cron, every_s=every_s)
         is_new = False
 
         def start() -> Any:
@@ -205,7 +206,8 @@ class Kubeflow:
             return self._requests.ask_once(f"create schedule {name}", self._schedules.recurring_run_service_create_recurring_run, body)
 
         def find() -> Any | None:
-            return next(iter(self.schedules(experiment_id, name=name)), None)
+            same_name = self.schedules(experiment_id, name=name)
+            return next((entry for entry in same_name if bodies.has_timing(entry, cron=cron, every_s=every_s)), None)
 
         return self._requests.find_or_make(find, lambda: self._create(start, body, plugins)), is_new
 
@@ -238,7 +240,7 @@ class Kubeflow:
         )
 
     def _create(self, create: Callable[[], Any], body: Any, plugins: PluginsInput | None) -> Any:
-        return create_with_plugins(create, body, plugins) if plugins and self.has_plugins() else create()
+        return bodies.create_with_plugins(create, body, plugins) if plugins and self.has_plugins() else create()
 
     def _namespace(self) -> str | None:
         return self.address.namespace if self.multi_user() else None

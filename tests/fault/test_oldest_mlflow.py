@@ -67,9 +67,9 @@ def test_a_server_that_is_too_old_is_refused_by_preflight(too_old: MlflowServer,
 
 def test_calls_that_a_server_lacks_are_named_if_a_proxy_hides_its_version(too_old: MlflowServer, tmp_path: Path) -> None:
     context = context_at(too_old, tmp_path, "http://127.0.0.1:9")
-    run_id = context.tracking.pipeline_run().info.run_id
+    pipeline_run = context.tracking.pipeline_run()
     with pytest.raises(BadInput, match=r"does not offer /api/2\.0/mlflow/logged-models") as refused:
-        rehearse(context.tracking, run_id, "faces")
+        rehearse(context.tracking, pipeline_run, "faces")
     assert refused.value.exit_code == 2
 
 

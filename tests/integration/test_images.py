@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ from typing import Any
 import docker
 import psutil
 import pytest
+import requests
 from celebdit_testing.command import COMMAND, celebdit
 from celebdit_testing.processes import command_line
 from celebdit_testing.waiting import wait_until
 
 from components.deployment import IMAGE_USER
 from components.errors import BadInput
+from components.system.ports import free_port
 from pipeline.container_engine import engine_address
 from pipeline.containers import RUN_LABEL, TO_ALL, run_container
+from pipeline.image_engines import push_image
 from pipeline.images import read_lock, working_engine
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(5400)]
@@ -118,6 +122,54 @@ def test_an_image_runs_read_only_and_holds_neither_data_nor_secrets_nor_spare_to
     assert CANARY not in described
     files_with_canary = inside(engine, image, "sh", "-c", f"grep -rl {CANARY} /opt/project /etc /tmp /data /home /root 2>/dev/null; true")
     assert files_with_canary == ""
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a registry on this machine; the engine is told that it has no certificate."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("docker-registry is not installed")
+    folder = tmp_path_factory.mktemp("registry")
+    address = f"127.0.0.1:{free_port()}"
+    storage = {"filesystem": {"rootdirectory": str(folder / "blobs")}}
+    (folder / "config.yml").write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": address}}))
+    (folder / "registries.conf").write_text(f'[[registry]]\nlocation = "{address}"\ninsecure = true\n')
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        subprocess.Popen([program, "serve", str(folder / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server,
+    ):
+        patch.setenv("CONTAINERS_REGISTRIES_CONF", str(folder / "registries.conf"))
+        wait_until(lambda: answers(address), timeout_s=60, alive=lambda: server.poll() is None)
+        yield address
+        server.terminate()
+
+
+def answers(address: str) -> bool:
+    try:
+        return requests.get(f"http://{address}/v2/", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_pushed_layers_have_the_compression_that_was_asked_for(engine: str, registry: str, tmp_path: Path, compression: str) -> None:
+    """Of a layer that the registry has not: one that it has stays, if the engine cannot force its compression (podman 4.3)."""
+    if engine == "docker":
+        pytest.skip("docker push takes no compression")
+    (tmp_path / "Containerfile").write_text("FROM scratch\nCOPY text /\n")
+    (tmp_path / "text").write_text(f"{uuid.uuid4()} in {compression}\n" * 100_000)
+    name = f"{registry}/celebdit-test:{compression}"
+    subprocess.run([engine, "build", "--quiet", "--tag", name, str(tmp_path)], check=True, capture_output=True)
+    try:
+        repository, _, digest = push_image(engine, name, compression=compression).partition("@")
+    finally:
+        subprocess.run([engine, "rmi", "--force", name], check=True, capture_output=True)
+    address = f"http://{registry}/v2/{repository.partition('/')[2]}/manifests/{digest}"
+    manifest = requests.get(address, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"}, timeout=60).json()
+    (layer,) = manifest["layers"]
+    assert layer["mediaType"] == f"application/vnd.oci.image.layer.v1.tar+{compression}"
+    assert layer["size"] < 20_000
 
 
 GB = 10**9

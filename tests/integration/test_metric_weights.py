@@ -66,7 +66,9 @@ def test_weights_are_added_once_and_found_by_their_sha256_alone(
     environment = {"CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": str(context.settings.s3_endpoint)}
     for name, value in {**environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "CELEBDIT_HOME": str(tmp_path / "home")}.items():
         monkeypatch.setenv(name, value)
-    for new in (True, False):
+    for new, is_damaged in ((True, False), (False, False), (True, True)):
+        if is_damaged:
+            context.store.put_bytes(context.layout.metric_weights(sha256), b"damaged")
         with pytest.raises(SystemExit) as ended:
             main(["weights", "add", str(inception), "--json"])
         printed = capsys.readouterr()
@@ -77,6 +79,29 @@ def test_weights_are_added_once_and_found_by_their_sha256_alone(
     assert (folder / f"{sha256}.pth").is_file()
     assert build_extractor(by_sha256, context.store, folder, torch.device("cpu")) is not None
     assert identity_of(by_sha256) == identity_of(by_sha256.model_copy(update={"weights": str(inception)}))
+
+
+def test_another_file_at_the_address_of_weights_is_noticed_by_all_who_meet_it(
+    context: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path, {"a": torch.ones(3)})
+    sha256 = file_sha256(path)
+    stored = context.layout.metric_weights(sha256)
+    assert sha256 in str(stored)
+    context.store.put_bytes(stored, b"another file")
+    environment = {"CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": str(context.settings.s3_endpoint)}
+    for name, value in {**environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "CELEBDIT_HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(["weights", "add", str(path)])
+    printed = capsys.readouterr()
+    assert ended.value.code == 3, printed.err
+    assert sha256 in printed.err
+    assert "was there already" not in printed.out
+    with pytest.raises(DataRefused, match=f"evaluation.weights_sha256 is {sha256}"):
+        check_metric_weights(None, sha256, INCEPTION, context, setting="weights")
+    with pytest.raises(DataRefused, match=sha256):
+        fetch_weights(None, sha256, context.store, tmp_path, setting="weights", stored=stored)
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])

@@ -70,9 +70,9 @@ def rehearsed(embedded: Services, tmp_path_factory: pytest.TempPathFactory) -> I
         tracking, registry = context.tracking, Registry(context.tracking, FACES)
 
         def check() -> None:
-            run_id = tracking.pipeline_run().info.run_id
-            tracking.set_status(run_id, "RUNNING")
-            rehearse(tracking, run_id, FACES)
+            run = tracking.pipeline_run()
+            tracking.set_status(run.info.run_id, "RUNNING")
+            rehearse(tracking, run, FACES)
 
         def run_steps() -> None:
             run_id = tracking.pipeline_run().info.run_id
@@ -149,7 +149,7 @@ def test_a_call_that_is_missing_is_named_before_anything_is_trained(
     for answer in ANSWERS[EARLY.index(call) % 2 :: 2]:
         refused = without(call, answer)
         with pytest.raises(TrackingCallMissing) as missing:
-            rehearse(rehearsed.context.tracking, rehearsed.run_id, FACES)
+            rehearse(rehearsed.context.tracking, rehearsed.context.tracking.pipeline_run(), FACES)
         assert refused
         assert call.split()[1].removesuffix("FILE") in missing.value.message, answer
         assert missing.value.exit_code == 2
@@ -191,10 +191,10 @@ def test_artifacts_in_a_folder_are_refused_unless_the_server_sees_it(is_shared: 
     rehearsed.proxy.replacement = list_its_own_disk
     try:
         if is_shared:
-            rehearse_run(elsewhere, run.info.run_id)
+            rehearse_run(elsewhere, run)
         else:
             with pytest.raises(BadInput, match=rf"does not see the artifacts of experiment '{name}': their place is the folder") as refused:
-                rehearse_run(elsewhere, run.info.run_id)
+                rehearse_run(elsewhere, run)
             assert "--artifacts-destination" in str(refused.value.hint)
     finally:
         rehearsed.proxy.replacement = Proxy().replacement

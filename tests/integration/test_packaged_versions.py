@@ -1,7 +1,10 @@
 """`celebdit models package`, `models sign` and `serve --kubernetes --oci`, on a registered version and a container registry on loopback."""
 
 import json
+import shutil
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from components.manifests import CheckpointManifest
 from components.registry.client import Registry
 from components.registry.version_manifest import check_folder
 from components.runtime.context import StepContext
+from components.system.work_folders import WorkFolder
 from components.weights.find import find_weights
 from pipeline.services import Endpoints, Services
 
@@ -96,6 +100,27 @@ def write_keys(path: Path) -> Keys:
     return keys
 
 
+def refused_promotion(embedded: Services, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    """Status and reason of a promotion without a reason, which is refused after all else was accepted."""
+    command = ("models", "promote", "challenger", "--model", "faces", "--reason", " ", *options)
+    refused = celebdit_here(*command, home=embedded.home, capture=capsys)
+    return refused.code, refused.err
+
+
+@contextmanager
+def changed_weights(embedded: Services, manifest_digest: str) -> Iterator[None]:
+    """Flip a bit of a version's weights where MLflow keeps them, and remove the copies that were downloaded."""
+    (file,) = (embedded.home / "s3").rglob(f"{manifest_digest}/artifacts/weights.safetensors")
+    weights = file.read_bytes()
+    for copy in (embedded.home / "work" / WorkFolder.MODELS).glob(f"*-{manifest_digest[:16]}"):
+        shutil.rmtree(copy)
+    file.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    try:
+        yield
+    finally:
+        file.write_bytes(weights)
+
+
 def test_commands_open_what_the_configured_key_signed_and_nothing_else(
     faces: CheckpointManifest,
     embedded: Services,
@@ -113,12 +138,30 @@ def test_commands_open_what_the_configured_key_signed_and_nothing_else(
     served = celebdit_here("serve", "faces@challenger", "--kubernetes", home=embedded.home, capture=capsys)
     assert (served.code, served.out) == (3, "")
     assert refusal in served.err
+    layout = tmp_path / "unsigned"
+    packaged = celebdit_here(
+        "models", "package", "challenger", "--model", "faces", "--out", str(layout), home=embedded.home, capture=capsys
+    )
+    assert packaged.code == 3
+    assert refusal in packaged.err
+    assert not layout.exists()
+    for force in ([], ["--force"]):
+        code, problem = refused_promotion(embedded, capsys, *force)
+        assert (code, refusal in problem) == (3, True)
     signed = celebdit_here(
         "models", "sign", "challenger", "--model", "faces", "--key", str(keys.private), home=embedded.home, capture=capsys
     )
     assert signed.code == 0, signed.err
     assert find_weights("models:/faces/1", ema=None, context=context).digest == faces.digest
+    digest = Registry(context.tracking, "faces").version("1").tags["manifest.digest"]
+    with changed_weights(embedded, digest):
+        code, problem = refused_promotion(embedded, capsys)
+    assert (code, "weights.safetensors" in problem) == (3, True)
+    code, problem = refused_promotion(embedded, capsys)
+    assert (code, "reason" in problem) == (2, True), "the signature was accepted, and the next check refused"
     monkeypatch.setenv(VERIFY_KEY, str(write_keys(tmp_path / "other").public))
+    code, problem = refused_promotion(embedded, capsys)
+    assert (code, "is signed by other keys only" in problem) == (3, True)
     with pytest.raises(DataRefused, match="is signed by other keys only"):
         find_weights("models:/faces/1", ema=None, context=context)
     monkeypatch.setenv(VERIFY_KEY, str(tmp_path / "absent"))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from components.manifests import CheckpointManifest
 from components.train.spec import TrainSpec, run_key
 from model.canonical import JsonObject, canonical_json
-from model.config import DiffusionConfig, ModelSpec
+from model.config import TRAINING_VERSION, DiffusionConfig, ModelSpec
 from model.description import VersionDescription
 
 STORED = Path(__file__).parent / "golden" / "stored"
@@ -39,11 +39,14 @@ def test_a_checkpoint_manifest_keeps_its_bytes_but_for_the_address_of_its_store(
     assert manifest.recipe.network.image_px == 32
 
 
-def test_a_training_spec_keeps_its_content_and_the_key_of_its_run() -> None:
+def test_a_training_spec_keeps_its_content_and_the_key_of_its_run_but_for_the_version_of_the_training_maths() -> None:
     spec = TrainSpec.load(STORED / "spec.json")
     assert json.loads(spec.model_dump_json()) == json.loads(with_keys((STORED / "spec.json").read_text()))
-    assert run_key(spec.identity(spec.dataset.digest)) == spec.run_key == RUN_KEY
-    assert spec.identity(spec.dataset.digest) == stored("state.json")["identity"], "a run that was begun before resumes"
+    begun_before = stored("state.json")["identity"]
+    identity = spec.identity(spec.dataset.digest)
+    assert (begun_before["training_version"], identity["training_version"]) == (2, TRAINING_VERSION)
+    assert {**identity, "training_version": 2} == begun_before
+    assert run_key(begun_before) == spec.run_key == RUN_KEY
 
 
 def test_a_generator_knows_the_model_of_a_checkpoint_from_its_state_file_and_its_manifest_alike() -> None:

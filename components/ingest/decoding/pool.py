@@ -2,7 +2,8 @@
 
 Promises: verdicts come in the order of the candidates and do not depend on the number of workers; a worker that dies or hangs costs the
 one candidate that caused it, which gets a verdict, and is replaced; so is, once, a worker that meets a format for which it has loaded no
-library; only a few batches are in memory at a time, and the memory of all workers together is bounded (`memory_budget.py`).
+library. What a worker judged that was killed from outside is judged again; if that fails too, it is a temporary failure and no verdict.
+Only a few batches are in memory at a time, and the memory of all workers together is bounded (`memory_budget.py`).
 """
 
 import os
@@ -15,10 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from components.errors import TemporaryFailure
 from components.ingest.candidates import Candidate
 from components.ingest.decoding.frames import Facts, decode_verdict
 from components.ingest.decoding.memory_budget import MEMORY_BYTES, MemoryBudget
-from components.ingest.decoding.worker import FormatsMissing, Worker, WorkerLost
+from components.ingest.decoding.worker import FormatsMissing, Worker, WorkerKilled, WorkerLost
 from components.ingest.limits import Limits
 from components.ingest.verdicts import Rejected, Verdict
 
@@ -121,6 +123,11 @@ class DecoderPool:
         except WorkerLost as lost:
             if len(batch) > 1:
                 return [verdict for candidate in batch for verdict in self._verdicts([candidate], level_bytes)]
+            if final and isinstance(lost, WorkerKilled):
+                raise TemporaryFailure(
+                    f"{batch[0].name}: {lost.args[1]}, again and again",
+                    hint="run it again; the system kills processes when memory runs out",
+                ) from lost
             if final or lost.args[0] == "too_slow":
                 return [Rejected(*lost.args)]
             return self._verdicts(batch, self._memory.max_bytes)

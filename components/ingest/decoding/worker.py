@@ -17,9 +17,12 @@ from components.ingest.decoding.frames import Facts
 from components.ingest.limits import Limits
 from components.ingest.wire import read_blobs, read_head, write_frame
 from components.system.child_environment import child_environment
+from components.system.process import signal_from_outside
 from components.system.python_process import python_command
 
 _PIPE_BYTES = 2**20
+_END_S = 5.0
+"""How long a process may take to end after it has closed its pipes."""
 _HEAP = {
     # Memory of a large image is returned at once, so that the next request's lower limit holds; that of a small one is kept.
     "MALLOC_MMAP_THRESHOLD_": str(2**20),
@@ -30,6 +33,10 @@ _HEAP = {
 
 class WorkerLost(Exception):
     """The worker died or was killed because it was too slow; the arguments are a verdict's code and detail."""
+
+
+class WorkerKilled(WorkerLost):
+    """The worker was killed from outside, as when memory runs out, which says nothing about the image."""
 
 
 class FormatsMissing(Exception):
@@ -65,7 +72,8 @@ class Worker:
         """Return an answer for each candidate, computed within `memory_bytes`.
 
         Raises:
-            WorkerLost: saying how the process ended. FormatsMissing: if one needs a process with all formats; this one goes on.
+            WorkerLost: saying how the process ended, a `WorkerKilled` if from outside. FormatsMissing: if one needs a process with all
+                formats; this one goes on.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -91,7 +99,10 @@ class Worker:
         except (OSError, EOFError, ValueError):
             answers = None
         if answers is None:
+            killed_by = signal_from_outside(self.process, wait_s=_END_S)
             self.end()
+            if killed_by is not None:
+                raise WorkerKilled("decoder_died", f"the decoding process was killed by {killed_by}")
             if self.process.returncode == -signal.SIGXCPU:
                 raise WorkerLost("too_slow", f"not decoded in {self._image_s:g} s of processor time")
             raise WorkerLost("decoder_died", f"the decoding process ended with status {self.process.returncode}")

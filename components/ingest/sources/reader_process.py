@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from components.errors import DataRefused
+from components.errors import DataRefused, TemporaryFailure
 from components.ingest.candidates import Candidate, too_many_bytes, too_many_entries
 from components.ingest.limits import Budget
 from components.ingest.sources.streamed import StreamedSource
@@ -24,10 +24,13 @@ from components.ingest.sources.unchanged import FingerprintedFile
 from components.ingest.verdicts import Rejected
 from components.ingest.wire import read_blobs, read_head
 from components.system.child_environment import child_environment
+from components.system.process import signal_from_outside
 from components.system.python_process import python_command
 
 Outcome = Literal["end", "corrupt", "entries", "bytes", "ratio", "memory", "unusable"]
 _PIPE_BYTES = 2**20
+_END_S = 5.0
+"""How long a process may take to end after its last frame."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class EntrySource(StreamedSource, ABC):
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         reader = self.reader(budget)
-        with open_reader(self._path, budget, reader) as frames:
+        with open_reader(self._path, budget, reader) as (frames, process):
             try:
                 while (head := read_head(frames)) is not None and "outcome" not in head:
                     (data,) = read_blobs(frames, head)
@@ -69,9 +72,11 @@ class EntrySource(StreamedSource, ABC):
             except TimeoutError as error:
                 raise self._corrupt(f"nothing could be read of it for {reader.patience_s:.0f} s") from error
             except (OSError, EOFError, ValueError) as error:
+                check_not_killed(process, self._label)
                 raise self._corrupt("the process that reads it ended") from error
-        if head is None:
-            raise self._corrupt("the process that reads it ended")
+            if head is None:
+                check_not_killed(process, self._label)
+                raise self._corrupt("the process that reads it ended")
         self._check(head, budget)
 
     def _check(self, last: dict[str, Any], budget: Budget) -> None:
@@ -98,8 +103,8 @@ class EntrySource(StreamedSource, ABC):
 
 
 @contextmanager
-def open_reader(path: Path, budget: Budget, reader: Reader) -> Iterator[IO[bytes]]:
-    """Yield the frames of a process that reads the file at `path`, and end the process after the block."""
+def open_reader(path: Path, budget: Budget, reader: Reader) -> "Iterator[tuple[IO[bytes], subprocess.Popen[bytes]]]":
+    """Yield the frames of a process that reads the file at `path`, and the process, which is ended after the block."""
     with path.open("rb") as file:
         number = file.fileno()
         process = subprocess.Popen(
@@ -116,11 +121,24 @@ def open_reader(path: Path, budget: Budget, reader: Reader) -> Iterator[IO[bytes
         assert process.stdout is not None
         try:
             with io.BufferedReader(_Patient(process.stdout.fileno(), reader.patience_s), _PIPE_BYTES) as frames:
-                yield frames
+                yield frames, process
         finally:
             process.kill()
             process.wait()
             process.stdout.close()
+
+
+def check_not_killed(process: "subprocess.Popen[bytes]", label: str) -> None:
+    """Check that the process that read `label` and whose frames ended was not killed from outside, which says nothing about the file.
+
+    Raises:
+        TemporaryFailure: naming the signal.
+    """
+    if name := signal_from_outside(process, wait_s=_END_S):
+        raise TemporaryFailure(
+            f"the process that read data.source {label} was killed by {name}",
+            hint="run it again; the system kills processes when memory runs out",
+        )
 
 
 class _Patient(io.RawIOBase):

@@ -11,7 +11,6 @@ from components.errors import BadInput
 from components.ingest.candidates import Candidate
 from components.ingest.limits import Budget
 from components.ingest.sources.kinds import Reach, SourceKind
-from components.ingest.sources.synthetic import encode_face
 
 _MAX_IMAGES, _MAX_PX = 10**7, 2048
 _EXAMPLE = "synthetic://?count=2000&seed=0&size=256"
@@ -38,6 +37,8 @@ class SyntheticSource:
         return None
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
+        from components.ingest.sources.synthetic import encode_face  # noqa: PLC0415 - imports NumPy, which a step that reads no image does without
+
         for index in range(self.count_images):
             yield Candidate(f"{index:05d}.jpg", encode_face(self.seed, index, self.image_px))
 

@@ -7,7 +7,7 @@ without credentials, which is ended if it makes no progress; a truncated archive
 from pathlib import Path
 
 from components.ingest.limits import Budget
-from components.ingest.sources.reader_process import EntrySource, Reader, open_reader
+from components.ingest.sources.reader_process import EntrySource, Reader, check_not_killed, open_reader
 from components.ingest.wire import read_head
 
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -20,14 +20,20 @@ _FIRST_ENTRY = Budget(max_image_bytes=0, max_total_bytes=2**30, max_entries=1, m
 
 
 def is_tar(path: Path) -> bool:
-    """Return whether a file is a tar archive, by its name or by its first header."""
+    """Return whether a file is a tar archive, by its name or by its first header.
+
+    Raises:
+        TemporaryFailure: if the process that looks is killed.
+    """
     if path.name.lower().endswith(TAR_SUFFIXES):
         return True
-    with open_reader(path, _FIRST_ENTRY, _reader(_FIRST_ENTRY)) as frames:
+    with open_reader(path, _FIRST_ENTRY, _reader(_FIRST_ENTRY)) as (frames, process):
         try:
             head = read_head(frames)
         except (OSError, ValueError):
-            return False
+            head = None
+        if head is None:
+            check_not_killed(process, str(path))
     return head is not None and head.get("outcome", "end") == "end"
 
 

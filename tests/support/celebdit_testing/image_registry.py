@@ -29,6 +29,8 @@ class FakeImageRegistry:
     may_push: bool = True
     relative: bool = True
     """Whether the place of an upload is told without the address."""
+    rewrites: bool = False
+    """Whether manifests are stored in a form of its own, as by registries that convert images."""
     blobs: dict[tuple[str, str], bytes] = field(default_factory=dict)
     """(repository, digest) -> content."""
     manifests: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
@@ -119,7 +121,8 @@ def handler_of(registry: FakeImageRegistry) -> type[Handler]:
             if registry.auth == "basic" and authorization != self.basic():
                 raise coded(401, "UNAUTHORIZED", "authentication required")
             if registry.auth == "token":
-                scope = base64.b64decode(authorization.removeprefix("Bearer ")).decode() if authorization.startswith("Bearer ") else ""
+                token = base64.b64decode(authorization.removeprefix("Bearer ")).decode() if authorization.startswith("Bearer ") else ""
+                scope = token.partition(" ")[0]
                 if not (scope.startswith(f"repository:{name}:") and scope.endswith(self.action()[-4:])):
                     raise coded(401, "UNAUTHORIZED", "authentication required")
             if self.action() != "pull" and not registry.may_push:
@@ -132,7 +135,7 @@ def handler_of(registry: FakeImageRegistry) -> type[Handler]:
         def give_token(self) -> None:
             if self.query.get("service") != "registry" or self.headers.get("Authorization") != self.basic():
                 raise coded(401, "UNAUTHORIZED")
-            self.answer(200, {"token": base64.b64encode(self.query["scope"].encode()).decode()})
+            self.answer(200, {"token": base64.b64encode(f"{self.query['scope']} {uuid.uuid4()}".encode()).decode()})
 
         def carry_out(self, name: str, kind: str, rest: str) -> None:
             if kind == "blobs/uploads":
@@ -185,6 +188,7 @@ def handler_of(registry: FakeImageRegistry) -> type[Handler]:
                     raise coded(400, "MANIFEST_BLOB_UNKNOWN", descriptor["digest"])
                 if len(blob) != descriptor["size"]:
                     raise coded(400, "SIZE_INVALID", descriptor["digest"])
+            content = json.dumps(manifest, indent=2).encode() if registry.rewrites else content
             digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
             for key in (reference, digest):
                 registry.manifests[name, key] = (manifest["mediaType"], content)

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -72,7 +73,8 @@ def test_symbol_tables_go_and_a_library_that_strip_would_break_stays(tmp_path: P
     assert not list(tmp_path.rglob("*.stripped"))
 
 
-def test_only_what_nothing_loads_is_deleted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["", "python3.11/site-packages/"], ids=["a folder of packages", "the lib folder of an environment"])
+def test_only_what_nothing_loads_is_deleted(place: str, tmp_path: Path) -> None:
     deleted = [
         "pandas/tests/test_frame.py",
         "numpy/_core/include/numpy/ndarraytypes.h",
@@ -82,25 +84,51 @@ def test_only_what_nothing_loads_is_deleted(tmp_path: Path) -> None:
         "botocore/data/ec2/2016-11-15/service-2.json.gz",
         "torch/bin/protoc",
         "torch/bin/protoc-3.21.12.0",
+        "torch/bin/test_api",
+        "torch/test/op_registration_test",
+        "torch/lib/libtorchbind_test.so",
     ]
     kept = [
         "torch/testing/__init__.py",
+        "torch/_inductor/test_operators.py",
+        "torch/bin/torch_shm_manager",
+        "torch/lib/libtorch_cpu.so",
         "torch/include/torch/torch.h",
         "triton/backends/nvidia/driver.c",
         "rich/protocol.py",
         "google/protobuf/message.py",
         "pyarrow/libarrow.so.2500",
         "pyarrow/libarrow_python.so.2500",
+        "pyarrow/libarrow_substrait.so.2500",  # linked by all the others
         "botocore/data/s3/2006-03-01/service-2.json.gz",
         "botocore/data/endpoints.json",
         "mlflow/server/js/build/static/js/main.js",
     ]
+    packages = tmp_path / place
     for name in (*deleted, *kept):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).write_text("x")
     script("slim").delete_unused(tmp_path)
-    assert [name for name in deleted if (tmp_path / name).exists()] == []
-    assert [name for name in kept if not (tmp_path / name).exists()] == []
+    assert [name for name in deleted if (packages / name).exists()] == []
+    assert [name for name in kept if not (packages / name).exists()] == []
+
+
+def test_parquet_files_are_read_with_what_is_left_of_arrow(tmp_path: Path) -> None:
+    packages = tmp_path / "python3.11" / "site-packages"
+    shutil.copytree(PACKAGES / "pyarrow", packages / "pyarrow", copy_function=link_or_copy)
+    script("slim").delete_unused(tmp_path)
+    assert not list(packages.rglob("*flight*.so*"))
+    code = "import pyarrow, pyarrow.parquet, pyarrow.dataset; print(pyarrow.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(packages)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith(str(packages))
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on another file system
+        shutil.copy2(source, target)
 
 
 def test_make_slim_deletes_what_only_a_gpu_needs_and_nothing_that_torch_maps(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from celebdit_testing.wheels import make_wheel
 from click.testing import CliRunner
 
 from components.deployment import CPU_IMAGE, GPU_IMAGE
-from components.errors import BadInput
+from components.errors import BadInput, TemporaryFailure
 from pipeline.image_engines import push_image
 from pipeline.image_inputs import context_sha256, pin_cpu_wheels
 from pipeline.images import ImagesLock, main, read_lock
@@ -29,7 +29,9 @@ case "$1" in
   images) echo {DIGEST} ;;
   inspect) test -e built ;;
   build) touch built ;;
-  push) while test "$1" != --digestfile; do shift; done; echo {DIGEST} > "$2" ;;
+  push)
+    if test "$2" = --help; then test ! -e push-help || cat push-help; exit; fi
+    while test "$1" != --digestfile; do shift; done; echo {DIGEST} > "$2" ;;
 esac
 """
 
@@ -98,7 +100,10 @@ def test_a_lock_of_an_earlier_release_is_read_and_not_trusted(checkout: Path) ->
 
 def test_layers_are_compressed_as_asked_and_docker_refuses(checkout: Path) -> None:
     assert push_image("podman", GPU_IMAGE, compression="zstd") == f"{GPU_IMAGE.partition(':')[0]}@{DIGEST}"
-    assert Path("commands").read_text().startswith("push --compression-format zstd --digestfile")
+    assert "\npush --compression-format zstd --digestfile" in Path("commands").read_text()
+    Path("push-help").write_text("--compression-format string\n--force-compression\n")
+    push_image("podman", GPU_IMAGE, compression="zstd")
+    assert "\npush --compression-format zstd --force-compression --digestfile" in Path("commands").read_text()
     with pytest.raises(BadInput, match="docker push cannot compress layers with zstd"):
         push_image("docker", GPU_IMAGE, compression="zstd")
 
@@ -142,6 +147,17 @@ def test_the_wheels_for_cpus_are_pinned_with_hashes_and_without_the_address_of_t
         with pytest.raises(BadInput, match="cannot be used") as refused:
             pin_cpu_wheels(index)
         assert index not in str(refused.value)
+        assert "\n" not in refused.value.message
+
+
+def test_a_resolution_of_wheels_that_is_killed_can_be_repeated(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkout / "requirements" / "cpu.txt").write_text("torch==9.1.0\ntorchvision==8.2.0\n")
+    (checkout / "uv").write_text("#!/bin/sh\nkill -9 $$\n")
+    (checkout / "uv").chmod(0o755)
+    monkeypatch.setattr("pipeline.image_inputs.sysconfig.get_path", lambda name: str(checkout))
+    with pytest.raises(TemporaryFailure, match="was ended by signal 9"):
+        pin_cpu_wheels("http://127.0.0.1:9/")
+    assert not (checkout / "requirements" / "cpu-wheels.txt").exists()
 
 
 def test_the_digest_of_a_context_does_not_depend_on_its_place(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -1,9 +1,12 @@
 """Signatures of versions by keys in files: made once, accepted with the right key, refused whatever was changed."""
 
+import os
 import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +14,7 @@ from typing import Any, cast
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat, PublicFormat
+from model_signing import hashing, signing, verifying
 
 from components.errors import BadInput, DataRefused
 from components.registry.version_files import ModelFiles
@@ -129,6 +133,52 @@ def test_a_signature_of_another_version_does_not_fit(
     records.put_signature("f" * 64, key, records.signature(str(files.manifest_sha256), key) or b"")
     with pytest.raises(DataRefused, match="does not fit"):
         signatures.check(other, signatures.public_key(keys.public), "version 4")
+
+
+@pytest.mark.parametrize("left_out", [["artifacts"], [MANIFEST_FILE], ["artifacts", MANIFEST_FILE]])
+def test_a_signature_that_leaves_files_out_does_not_fit(
+    signatures: VersionSignatures, files: ModelFiles, records: VersionRecords, tmp_path: Path, left_out: list[str]
+) -> None:
+    """The package lets a signer leave files out, and accepts such a signature whatever they hold."""
+    keys = write_keys(tmp_path, "key")
+    hashed = hashing.Config().set_ignored_paths(paths=[files.folder / name for name in left_out])
+    config = signing.Config().use_elliptic_key_signer(private_key=keys.private).set_hashing_config(hashed)
+    config.sign(files.folder, tmp_path / "partial")
+    verifying.Config().use_elliptic_key_verifier(public_key=keys.public).verify(files.folder, tmp_path / "partial")
+    public = signatures.public_key(keys.public)
+    records.put_signature(str(files.manifest_sha256), public.id, (tmp_path / "partial").read_bytes())
+    with pytest.raises(DataRefused, match=f"that does not cover .* \\({len(left_out)} files\\)"):
+        signatures.check(files, public, "version 3")
+    assert signatures.sign(files, signatures.private_key(keys.private), "version 3").is_new
+    signatures.check(files, public, "version 3")
+
+
+def test_a_key_may_come_from_a_pipe(signatures: VersionSignatures, files: ModelFiles, tmp_path: Path) -> None:
+    """As by `--key <(gpg --decrypt key.pem.gpg)`: it can be read once."""
+    keys = write_keys(tmp_path, "key")
+    with piped(keys.private.read_bytes()) as private:
+        assert signatures.sign(files, signatures.private_key(private), "version 3").is_new
+    with piped(keys.private.read_bytes()) as private:
+        assert not signatures.sign(files, signatures.private_key(private), "version 3").is_new
+    with piped(keys.public.read_bytes()) as public:
+        signatures.check(files, signatures.public_key(public), "version 3")
+
+
+@contextmanager
+def piped(content: bytes) -> Iterator[Path]:
+    """Yield a path that gives `content` once."""
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    try:
+        yield Path(f"/dev/fd/{reading}")
+    finally:
+        os.close(reading)
+
+
+def test_a_key_file_without_an_end_is_not_read_to_its_end(signatures: VersionSignatures) -> None:
+    with pytest.raises(BadInput, match="is not a private key in PEM"):
+        signatures.private_key(Path("/dev/zero"))
 
 
 def test_a_version_without_a_manifest_is_neither_signed_nor_accepted(

@@ -40,7 +40,7 @@ if number == "0" and case == "stopped":
 time.sleep(60)
 """
 AGENT = """
-import json, multiprocessing, sys, threading
+import json, multiprocessing, os, sys, threading
 from components.runtime import forked_ranks
 
 assert forked_ranks.can_fork()
@@ -52,6 +52,20 @@ for case in ("end", "killed", "fails", "ignore", "stopped"):
     except forked_ranks.Stopped as error:
         seen[case] = error.number
     left[case] = len(multiprocessing.active_children())
+forks, fork = [], os.fork
+
+def fork_once():
+    forks.append(None)
+    if len(forks) > 1:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+
+os.fork = fork_once
+try:
+    forked_ranks.run_forked("ranks", [sys.argv[1], "no room"], processes=2, grace_s=1.0)
+except BlockingIOError as error:
+    seen["no room"] = error.strerror
+left["no room"] = len(multiprocessing.active_children())
 seen["left"] = left
 held = threading.Event()
 threading.Thread(target=held.wait).start()
@@ -99,13 +113,19 @@ def test_a_rank_that_ignores_the_request_to_stop_is_killed(launched: tuple[Path,
     assert reported["ignore"] == {"0": 3}
     assert (folder / "ignore-ready-1").exists()
     assert not (folder / "ignore-saved-1").exists()
-    assert reported["left"] == dict.fromkeys(("end", "killed", "fails", "ignore", "stopped"), 0), "no rank is left running in any case"
+    assert not any(reported["left"].values()), "no rank is left running in any case"
 
 
 def test_a_signal_to_the_agent_lets_all_ranks_save(launched: tuple[Path, dict[str, Any]]) -> None:
     folder, reported = launched
     assert reported["stopped"] == signal.SIGTERM
     assert {path.name for path in folder.glob("stopped-saved-*")} == {"stopped-saved-0", "stopped-saved-1"}
+
+
+def test_a_rank_that_cannot_be_forked_leaves_none_of_the_others(launched: tuple[Path, dict[str, Any]]) -> None:
+    _, reported = launched
+    assert reported["no room"] == "Resource temporarily unavailable"
+    assert reported["left"]["no room"] == 0
 
 
 def test_nothing_is_forked_beside_a_thread(launched: tuple[Path, dict[str, Any]]) -> None:

@@ -4,9 +4,11 @@ import base64
 import hashlib
 import json
 import os
+import resource
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +20,8 @@ from components.command_settings import CommandSettings
 from components.errors import BadInput, CelebditError, DataRefused, TemporaryFailure
 from components.registry.version_files import ModelFiles
 from components.registry.version_manifest import MANIFEST_FILE, VersionManifest, check_folder
-from components.serving.oci_image import BaseImage, OciImage, digest_of, write_image, write_layout
+from components.serving.oci_base import BaseImage
+from components.serving.oci_image import OciImage, digest_of, write_image, write_layout
 from components.serving.oci_reference import ImageReference, Login, find_login
 from components.serving.oci_registry import ImageRegistry
 from components.system.retry import RetryPolicy
@@ -100,6 +103,14 @@ def test_a_file_that_was_changed_after_the_check_is_not_packaged(tmp_path: Path,
         write_image(files, tmp_path / "layer.tar", ANNOTATIONS)
 
 
+@pytest.mark.parametrize("name", ["artifacts/weights.safetensors", MANIFEST_FILE])
+def test_a_file_that_was_deleted_after_the_check_is_named(tmp_path: Path, name: str) -> None:
+    files = version(tmp_path / "version", list(FILES))
+    (files.folder / name).unlink()
+    with pytest.raises(DataRefused, match=f"'{name}' in .* cannot be read: No such file"):
+        write_image(files, tmp_path / "layer.tar", ANNOTATIONS)
+
+
 def test_a_layout_holds_what_its_index_names(tmp_path: Path, image: OciImage) -> None:
     layout = tmp_path / "layout"
     write_layout(image, layout, tag="3")
@@ -117,6 +128,48 @@ def test_a_layout_holds_what_its_index_names(tmp_path: Path, image: OciImage) ->
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="cannot be written: Not a directory"):
         write_layout(image, tmp_path / "file" / "layout", tag="3")
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_layout_that_finds_no_room_leaves_nothing_and_can_be_written_again(tmp_path: Path, image: OciImage, exists: bool) -> None:
+    layout = tmp_path / "layout"
+    if exists:
+        layout.mkdir()
+    with files_of_at_most(image.size_bytes // 2), pytest.raises(BadInput, match="cannot be written: File too large"):
+        write_layout(image, layout, tag="3")
+    assert layout.exists() == exists
+    assert not exists or not list(layout.iterdir())
+    write_layout(image, layout, tag="3")
+    assert (layout / "index.json").exists()
+
+
+@contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """Let this process write no larger files: the kernel refuses, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_second_of_two_that_write_a_layout_at_once_leaves_that_of_the_first(tmp_path: Path, image: OciImage) -> None:
+    """The second looked into the folder before the first had written anything."""
+    layout = tmp_path / "layout"
+    write_layout(image, layout, tag="3")
+    before = sorted(layout.rglob("*"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "iterdir", lambda self: iter(()))
+        with pytest.raises(BadInput, match="cannot be written: File exists"):
+            write_layout(image, layout, tag="3")
+    assert sorted(layout.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_is_named_by_its_beginning(tmp_path: Path, image: OciImage) -> None:
+    with pytest.raises(BadInput, match="cannot be written: File name too long") as refused:
+        write_layout(image, tmp_path / ("x" * 5000), tag="3")
+    assert len(str(refused.value)) < 300
 
 
 def test_what_is_pulled_again_is_the_version_bit_for_bit(tmp_path: Path, image: OciImage, registry: FakeImageRegistry) -> None:
@@ -183,6 +236,22 @@ def test_a_push_that_fails_sets_no_tag(
     assert not plain.manifests
 
 
+def test_a_token_that_ends_during_an_upload_is_fetched_again(image: OciImage) -> None:
+    with image_registry(auth="token") as registry:
+        registry.faults.append(("PUT /v2/team/faces/blobs", 401))
+        client(registry, policy=ONCE).push(image)
+        assert not registry.faults
+        assert registry.blobs["team/faces", image.layer_digest] == image.layer.read_bytes()
+
+
+def test_a_registry_that_stores_another_manifest_than_was_pushed_is_named(plain: FakeImageRegistry, image: OciImage) -> None:
+    plain.rewrites = True
+    with pytest.raises(BadInput, match=f"stored sha256:.* instead of {image.digest}") as refused:
+        client(plain).push(image)
+    assert refused.value.hint
+    assert image.digest not in {digest for _, digest in plain.manifests}
+
+
 def test_a_layer_that_changes_between_attempts_is_found_by_the_registry(plain: FakeImageRegistry, image: OciImage) -> None:
     with image.layer.open("r+b") as file:
         file.seek(2000)
@@ -210,7 +279,7 @@ def test_a_server_that_is_no_registry_is_named(answer: bytes, image: OciImage) -
         server.answer_with(answer)
         reference = ImageReference.parse(f"{server.address.removeprefix('http://')}/team/faces:3")
         for call in (ImageRegistry(reference, LOGIN, ONCE).base, lambda: ImageRegistry(reference, LOGIN, ONCE).push(image)):
-            with pytest.raises(BadInput, match=r"does not answer as a container registry|HTTP 200|HTTP 401"):
+            with pytest.raises(BadInput, match=r"does not answer as a container registry|is no image of a container|HTTP 200|HTTP 401"):
                 call()
 
 
@@ -271,6 +340,7 @@ def test_passwords_are_sent_by_tls_alone(plain: FakeImageRegistry, image: OciIma
     """A registry elsewhere is asked by TLS; the test's server does not speak it."""
     assert ImageReference.parse("registry.example/a:1").base_url == "https://registry.example"
     assert ImageReference.parse("docker.io/team/a").base_url == "https://registry-1.docker.io"
+    assert [ImageReference.parse(f"docker.io/{name}").repository for name in ("busybox:1", "team/a")] == ["library/busybox", "team/a"]
     for host in ("localhost:5000", "127.0.0.1:5000", "[::1]:5000"):
         assert ImageReference.parse(f"{host}/a").base_url == f"http://{host}"
     monkeypatch.setattr(ImageReference, "base_url", property(lambda self: f"https://{self.host}"))
@@ -298,11 +368,16 @@ def test_passwords_are_sent_by_tls_alone(plain: FakeImageRegistry, image: OciIma
         ("registry.example:99999/faces", "does not begin with the host"),
         ("registry.example:0/faces", "does not begin with the host"),
         ("[:::]:5000/faces", "does not begin with the host"),
+        ("registry.example/" + "a" * 256, "at most 255"),
+        ("x" * 100_000, "does not begin with the host"),
+        ("registry.example/" + "a-" * 50_000, "is not a name that registries take"),
     ],
 )
 def test_a_wrong_name_of_an_image_is_refused_before_anything_is_sent(text: str, words: str) -> None:
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(BadInput) as refused:
         ImageReference.parse(text)
+    assert words in f"{refused.value.message} {refused.value.hint}"
+    assert len(refused.value.message) < 400
 
 
 def settings(**environ: str) -> CommandSettings:
@@ -330,10 +405,15 @@ def test_the_login_is_the_one_that_podman_or_docker_stored(tmp_path: Path, monke
     named = store(tmp_path / "auth.json", "named")
     assert find_login(host, settings(REGISTRY_AUTH_FILE=named, XDG_RUNTIME_DIR=str(tmp_path / "run"))) == Login("named", "pass:word")
     assert "pass" not in repr(find_login(host, settings(REGISTRY_AUTH_FILE=named)))
-    for broken in ("{", '{"auths": {"registry.example:5000": {"auth": "%%%"}}}', '{"auths": {"registry.example:5000": []}}'):
+    of_host = '{"auths": {"registry.example:5000": %s}}'
+    for broken in ("{", "[]", "null", '"x"', "[" * 100_000, *(of_host % entry for entry in ('{"auth": "%%%"}', '{"auth": 5}', "[]"))):
         (tmp_path / "auth.json").write_text(broken)
         with pytest.raises(BadInput, match="cannot be read from"):
             find_login(host, settings(REGISTRY_AUTH_FILE=named))
+    (tmp_path / "auth.json").write_text(of_host % '{"identitytoken": "canary"}')
+    with pytest.raises(BadInput, match="is an identity token") as refused:
+        find_login(host, settings(REGISTRY_AUTH_FILE=named))
+    assert "canary" not in str(refused.value)
     with pytest.raises(BadInput, match="is not a file"):
         find_login(host, settings(REGISTRY_AUTH_FILE=str(tmp_path / "absent")))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from celebdit_testing.http_server import FixedAnswer, answering
+from celebdit_testing.tls import tls_proxy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +165,27 @@ def test_what_mlflow_refuses_is_reported(kind: str, call: str, code: int, reason
     assert error.exit_code == code
     assert odd_server.requests
     assert re.search(reason, error.message)
+
+
+@pytest.mark.usefixtures("few_tries")
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 504])
+def test_an_answer_that_passes_by_waiting_is_a_temporary_failure(status: int, odd_server: FixedAnswer, tmp_path: Path) -> None:
+    odd_server.answer_with(answer(status, {"error_code": "REQUEST_LIMIT_EXCEEDED", "message": "later"}))
+    for call in ("find", "metrics"):
+        error = failure_of(call, odd_server.address, tmp_path)
+        assert error is not None
+        assert (error.exit_code, odd_server.requests != []) == (75, True), (call, error.message)
+
+
+@pytest.mark.usefixtures("few_tries")
+def test_a_certificate_of_an_unknown_authority_is_no_outage(odd_server: FixedAnswer, tmp_path: Path) -> None:
+    odd_server.answer_with(ANSWERS["an empty object"])
+    with tls_proxy(odd_server.address, tmp_path) as (address, _):
+        error = failure_of("find", address, tmp_path)
+    assert error is not None
+    assert (error.exit_code, "the certificate of MLflow" in error.message) == (2, True), error.message
+    assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in str(error.hint)
+    assert not odd_server.requests
 
 
 @pytest.mark.usefixtures("few_tries")

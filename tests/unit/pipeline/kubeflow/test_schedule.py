@@ -1,5 +1,7 @@
 """Schedules: created once, found on every page of the list, deleted without creating anything."""
 
+import copy
+
 import pytest
 from celebdit_testing.kfp_server import FakeKfp, Fault
 from celebdit_testing.submissions import OPTIONS, connect, run_cli
@@ -23,6 +25,29 @@ def test_a_schedule_is_made_once_and_deleted(server: FakeKfp, config: RunConfig,
     assert not server.recurring
     with pytest.raises(BadInput, match="has no schedule"):
         unschedule("smoke", connect(server), experiment="faces", timing=timing)
+
+
+def test_schedules_whose_expressions_share_a_name_are_told_apart(server: FakeKfp, config: RunConfig) -> None:
+    """A name has letters and digits alone: every fifth minute and the minutes 0 and 5 differ by a sign."""
+    kubeflow = connect(server)
+    timings = [Timing(cron=cron) for cron in ("0 0/5 3 * * *", "0 0,5 3 * * *", "0 0-5 3 * * *")]
+    assert len({timing.name for timing in timings}) == 1
+    made = [schedule(config, OPTIONS, kubeflow, experiment="faces", timing=timing) for timing in timings]
+    assert [is_new for _, is_new in made] == [True] * 3
+    assert not schedule(config, OPTIONS, kubeflow, experiment="faces", timing=Timing(cron="0  0,5 3 * * * "))[1]
+    unschedule("smoke", kubeflow, experiment="faces", timing=timings[1])
+    assert sorted(entry.trigger.cron_schedule.cron for entry in server.recurring.values()) == ["0 0-5 3 * * *", "0 0/5 3 * * *"]
+
+
+def test_all_schedules_of_a_timing_are_deleted(server: FakeKfp, config: RunConfig) -> None:
+    """Two clients that schedule at once make two of the same name: Kubeflow Pipelines takes both."""
+    timing, kubeflow = Timing(every_s=3600), connect(server)
+    first, _ = schedule(config, OPTIONS, kubeflow, experiment="faces", timing=timing)
+    twin = copy.copy(first)
+    twin.recurring_run_id = "another"
+    server.recurring["another"] = twin
+    assert unschedule("smoke", kubeflow, experiment="faces", timing=timing) == [first.display_name] * 2
+    assert not server.recurring
 
 
 def test_schedules_beyond_the_first_page_are_found(server: FakeKfp, config: RunConfig) -> None:

@@ -15,6 +15,7 @@ from celebdit_testing.corpus import IMAGES, LIMITS, PX, encoded, face, many_scan
 from celebdit_testing.processes import processes_below
 from PIL import Image
 
+from components.errors import TemporaryFailure
 from components.ingest.candidates import Candidate
 from components.ingest.decoding.memory_budget import MEMORY_BYTES, MemoryBudget
 from components.ingest.decoding.pool import DecoderPool
@@ -83,22 +84,22 @@ def test_a_worker_loads_the_libraries_of_rarer_formats_when_such_a_file_comes(ki
     assert (again[0], again[1]) == (judged[2], common)
 
 
-def test_a_worker_that_dies_costs_one_verdict_and_is_replaced() -> None:
-    """A worker is killed each time it is busy with the candidate in the middle, which takes half a minute of processor time."""
+def test_a_worker_that_crashes_costs_one_verdict_and_is_replaced() -> None:
+    """A worker crashes each time it is busy with the candidate in the middle, which takes half a minute of processor time."""
     limits = Limits(image_px=PX, max_image_bytes=10**9, max_image_pixels=10**9, max_ratio=10**6, max_image_s=10**6)
     dead: set[int] = set()
 
-    def kill_who_is_busy(pool: DecoderPool) -> None:
+    def crash_who_is_busy(pool: DecoderPool) -> None:
         while len(dead) < 2:  # in its batch, and alone
             for worker in list(pool._alive):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     if psutil.Process(worker.process.pid).cpu_times().user > 1.5:
-                        os.kill(worker.process.pid, signal.SIGKILL)
+                        os.kill(worker.process.pid, signal.SIGSEGV)
                         dead.add(worker.process.pid)
             time.sleep(0.05)
 
     with DecoderPool(limits, workers=1) as pool:
-        killer = threading.Thread(target=kill_who_is_busy, args=(pool,), daemon=True)
+        killer = threading.Thread(target=crash_who_is_busy, args=(pool,), daemon=True)
         killer.start()
         judged = list(pool.judge([*faces(3), Candidate("slow", many_scans(1500)), *faces(3)]))
         killer.join(timeout=30)
@@ -106,7 +107,49 @@ def test_a_worker_that_dies_costs_one_verdict_and_is_replaced() -> None:
     lost = judged[3][1]
     assert isinstance(lost, Rejected)
     assert (lost.code, len(dead)) == ("decoder_died", 2)
-    assert "status -9" in lost.detail
+    assert "status -11" in lost.detail
+
+
+@contextlib.contextmanager
+def ending_workers(pool: DecoderPool, number: int, *, at_most: int) -> Iterator[set[int]]:
+    """Send the signal `number` to so many workers of `pool` as they appear, inside the block; yields the processes that got it."""
+    ended: set[int] = set()
+    over = threading.Event()
+
+    def end_each() -> None:
+        while not over.wait(0.005) and len(ended) < at_most:
+            for worker in list(pool._alive):
+                if worker.process.pid not in ended:
+                    ended.add(worker.process.pid)
+                    worker.process.send_signal(number)
+
+    thread = threading.Thread(target=end_each)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_that_the_system_kills_again_and_again_are_a_temporary_failure(number: int) -> None:
+    words = rf"0\.jpg: the decoding process was killed by {signal.Signals(number).name}"
+    with (
+        DecoderPool(LIMITS_32, workers=1) as pool,
+        ending_workers(pool, number, at_most=100) as ended,
+        pytest.raises(TemporaryFailure, match=words) as failed,
+    ):
+        list(pool.judge(faces(1)))
+    assert len(ended) >= 2
+    assert "memory" in str(failed.value.hint)
+
+
+def test_a_worker_that_the_system_kills_once_costs_nothing() -> None:
+    with DecoderPool(LIMITS_32, workers=1) as pool, ending_workers(pool, signal.SIGKILL, at_most=1) as ended:
+        judged = list(pool.judge(faces(3)))
+    assert len(ended) == 1
+    assert [isinstance(verdict, Accepted) for _, verdict in judged] == [True] * 3
 
 
 def test_a_candidate_that_takes_too_long_is_rejected() -> None:

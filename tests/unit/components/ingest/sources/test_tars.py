@@ -1,19 +1,23 @@
 """Tar archives made to use up a reader: they are refused, and cost this process neither memory nor time."""
 
+import contextlib
 import gzip
 import io
 import os
 import resource
+import signal
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from celebdit_testing.processes import processes_below
 from PIL import Image
 
-from components.errors import BadInput, DataRefused
+from components.errors import BadInput, CelebditError, DataRefused, TemporaryFailure
 from components.ingest.limits import Budget
 from components.ingest.sources import tars
 from components.ingest.sources.archives import open_archive
@@ -148,6 +152,65 @@ def test_an_archive_whose_reader_hangs_is_refused(tmp_path: Path, monkeypatch: p
         list(TarSource(path, "slow").candidates(BUDGET))
     assert time.monotonic() - started_s < 20
     assert not processes_below(os.getpid(), running=READER)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (signal.SIGKILL, TemporaryFailure, "was killed by SIGKILL"),
+        (signal.SIGTERM, TemporaryFailure, "was killed by SIGTERM"),
+        (signal.SIGSEGV, DataRefused, "is corrupt: the process that reads it ended"),
+    ],
+)
+def test_an_archive_whose_reader_is_killed_is_not_called_corrupt(
+    number: int, kind: type[CelebditError], words: str, tmp_path: Path
+) -> None:
+    """The system kills a process when memory runs out; a crash may come from the archive."""
+    path = tmp_path / "faces.tar"
+    path.write_bytes(large_archive())
+    candidates = TarSource(path, "faces.tar").candidates(BUDGET)
+    next(candidates)
+    (reader,) = processes_below(os.getpid(), running=READER)
+    reader.send_signal(number)
+    with pytest.raises(kind, match=words) as refused:
+        list(candidates)
+    assert refused.value.hint
+    assert not processes_below(os.getpid(), running=READER)
+
+
+def large_archive() -> bytes:
+    """Images of more bytes than a pipe and a buffer hold, so that the process that reads them waits."""
+    content, archive = b"\x89PNG\r\n\x1a\n".ljust(999_936, b"\0"), image()
+    for number in range(8):
+        info = tarfile.TarInfo(f"{number}.png")  # of a name that comes again, the bytes are not passed on
+        info.size = len(content)
+        archive += info.tobuf(tarfile.USTAR_FORMAT) + content
+    return archive + END
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".bin"])
+def test_a_reader_that_is_killed_at_once_says_nothing_about_the_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"faces{suffix}"
+    path.write_bytes(image() + END)
+    over = threading.Event()
+    killed: list[int] = []
+
+    def kill_readers() -> None:
+        while not over.wait(0.002):
+            for reader in processes_below(os.getpid(), running=READER):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    reader.kill()
+                    killed.append(reader.pid)
+
+    thread = threading.Thread(target=kill_readers)
+    thread.start()
+    try:
+        with pytest.raises(TemporaryFailure, match="was killed by SIGKILL"):
+            list(open_archive(path, "faces").candidates(BUDGET))
+    finally:
+        over.set()
+        thread.join()
+    assert killed
 
 
 def test_the_reader_has_no_secret_and_cannot_open_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,49 @@
+"""The page of a served version: its queries are checked as requests are, and nothing of a query is on it unescaped."""
+
+import json
+
+import pytest
+
+from components.serving.page import form_page, image_request
+from components.serving.request import Refused
+
+PARAMETERS = ("num_steps", "sampler")
+SCRIPT = "\"'><script>alert(1)</script>"
+
+
+@pytest.mark.parametrize(
+    ("query", "seed", "params"),
+    [
+        ([], 0, {}),
+        ([("seed", "7")], 7, {}),
+        ([("num_steps", "20"), ("sampler", "heun"), ("seed", "9223372036854775807")], 2**63 - 1, {"num_steps": 20, "sampler": "heun"}),
+    ],
+)
+def test_a_query_becomes_the_request_of_one_image(query: list[tuple[str, str]], seed: int, params: dict[str, object]) -> None:
+    assert json.loads(image_request(query, parameters=PARAMETERS)) == {"dataframe_records": [{"seed": seed}], "params": params}
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ([("seed", "1"), ("seed", "2")], "a parameter is given twice"),
+        ([("sed", "1")], "'sed' is unknown: an image has seed, num_steps, sampler"),
+        ([("x" * 1000, "1")], "is unknown"),
+        *(([("seed", text)], "seed .* is not a whole number") for text in ("", "-1", "+1", "1.0", "1e3", " 1", "²", "٣", "0x1", "1" * 20)),
+        ([("num_steps", "many")], "num_steps 'many' is not a whole number"),
+    ],
+)
+def test_a_wrong_query_is_refused_with_one_short_line(query: list[tuple[str, str]], reason: str) -> None:
+    with pytest.raises(Refused, match=reason) as refused:
+        image_request(query, parameters=PARAMETERS)
+    assert refused.value.status == 400
+    assert len(refused.value.reason) <= 300
+    assert "\n" not in refused.value.reason
+
+
+def test_nothing_of_a_query_is_on_the_page_unescaped() -> None:
+    hostile = {"seed": SCRIPT, "num_steps": SCRIPT}
+    for problem in (None, f"seed {SCRIPT} is not a whole number"):
+        page = form_page(hostile, default_steps=25, base_url=f"http://host/{SCRIPT}/", problem=problem)
+        assert "<script>" not in page
+    assert form_page({}, default_steps=25, base_url="http://host/", problem=SCRIPT).count("<img") == 0

@@ -1,0 +1,39 @@
+"""Python's search for reference cycles in the process of a step, which KFP starts for it alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[4]
+STEP = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_threshold()[0] > 700, gc.get_freeze_count() > 1000))  # after what the step registers
+from components.runtime.context import step
+with step("{step}", {{"CELEBDIT_STORE": "s3://bucket/p", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "CELEBDIT_RUN_ID": "r"}}):
+    assert gc.isenabled()
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "runtime", "expected"),
+    [("gate", {"_KFP_RUNTIME": "true"}, "True True"), ("evaluate", {"_KFP_RUNTIME": "true"}, "False True"), ("gate", {}, "False False")],
+    ids=["a light step", "one that may hold tensors in cycles", "a process that does more than a step"],
+)
+def test_the_process_of_a_light_step_searches_seldom_and_that_of_any_step_not_at_its_end(
+    step: str, runtime: dict[str, str], expected: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "_KFP_RUNTIME"} | runtime
+    command = [sys.executable, "-c", STEP.format(step=step)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=CHECKOUT, env=environment)
+    assert done.stdout.strip() == expected
+
+
+def test_the_configuration_of_a_run_is_resolved_without_the_libraries_that_read_images() -> None:
+    """It is in the pod of preflight, which reads none."""
+    libraries = {"numpy", "PIL", "pandas", "torch"}
+    code = f"import sys, pipeline.resolution, components.preflight.preflight; print(*sorted({libraries} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert done.stdout.split() == []
