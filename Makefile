@@ -97,7 +97,7 @@ signing: $(VENV)/.run  ## install what signing model versions needs, pinned with
 
 slim: $(VENV)/.run  ## delete from .venv what only a GPU needs: 6.5 GB become 4.3 GB; an upgrade brings it back
 	@$(BIN)/python -c 'import sys, torch; sys.exit("this machine has a GPU" if torch.cuda.is_available() else 0)'
-	$(BIN)/python -P docker/slim.py
+	$(BIN)/python -P docker/slim.py --without-gpu "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	$(UV) pip uninstall --quiet --python $(BIN)/python triton
 
 # MLflow requires them, and imports them only to log models and figures that we have not.

@@ -2,7 +2,8 @@
 
 Deletes tests, headers, static libraries, data of AWS services other than S3, and the symbol tables of shared libraries, which only a
 debugger reads. With `--split CPU GPU`, FOLDER also holds torch and CUDA: what only a GPU needs is moved to GPU, and CPU gets what torch
-cannot be imported without where there is none, large libraries as stubs. Run by `docker/Dockerfile`.
+cannot be imported without where there is none, large libraries as stubs. Run by `docker/Dockerfile`. With `--without-gpu`, only the CUDA
+libraries are deleted that torch can be imported without. Run by `make slim`.
 """
 
 import argparse
@@ -32,17 +33,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--split", nargs=2, type=Path, metavar=("CPU", "GPU"))
+    parser.add_argument("--without-gpu", action="store_true")
     arguments = parser.parse_args()
-    folder: Path = arguments.folder
+    folder: Path = arguments.folder.resolve()
     before = size_bytes(folder)
+    if arguments.without_gpu:
+        delete_unmapped(folder)
+    else:
+        slim(folder)
+    print(f"{folder}: {before >> 20} MiB -> {size_bytes(folder) >> 20} MiB", flush=True)
+    if arguments.split is not None:
+        split(folder, *arguments.split)
+
+
+def slim(folder: Path) -> None:
+    """Delete and strip what no step and no server loads."""
     delete_unused(folder)
     for path in sorted(folder.rglob("*")):
         if ".so" in path.name and path.is_file() and not path.is_symlink():
             strip(path)
     share_copies(folder)
-    print(f"{folder}: {before >> 20} MiB -> {size_bytes(folder) >> 20} MiB", flush=True)
-    if arguments.split is not None:
-        split(folder, *arguments.split)
+
+
+def delete_unmapped(folder: Path) -> None:
+    """Delete the CUDA libraries that the loader does not map for `import torch`, like cuDNN's engines: only a GPU needs them."""
+    if not (folder / "nvidia").exists():
+        return
+    mapped = set(mapped_libraries(folder))
+    for path in sorted((folder / "nvidia").rglob("*")):
+        if path.is_file() and path.resolve() not in mapped:
+            path.unlink()
 
 
 def size_bytes(folder: Path) -> int:

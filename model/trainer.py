@@ -152,7 +152,7 @@ class Trainer:
         values = {"train/lr": learning_rate(self.recipe.optimizer, self.step - 1), **self._meter.read(), **self._system_metrics()}
         if self.world.is_first:
             self._recorder.metrics(self.step, values)
-            text = f"loss {values['train/loss']:.4f}, {values['perf/images_per_s']:.0f} images/s"
+            text = f"steps, loss {values['train/loss']:.4f}, {values['perf/images_per_s']:.0f} images/s"
             self._recorder.progress(self.step, training.total_steps, text)
 
     def _system_metrics(self) -> dict[str, float]:

@@ -17,7 +17,9 @@ from components.system.private import private_folder
 
 DATABASE = "mlflow.db"
 LOCK, USERS, STATE = "services.lock", "services.users", "services.json"
-_OURS = (DATABASE, LOCK, USERS, STATE, "s3", "logs", "users", "runs", "work", "work-containers", "demo", "averages")
+UI_PORT = "mlflow-port"
+_FOLDERS = ("s3", "logs", "users", "runs", "work", "work-containers", "demo", "averages", "sweeps")
+_OURS = (DATABASE, LOCK, USERS, STATE, UI_PORT, *_FOLDERS)
 
 
 def default_home() -> Path:

@@ -20,6 +20,7 @@ from components.environment import EVENTS, PRESET, RUN_ID, WORK_DIR
 from components.errors import CelebditError, TemporaryFailure, error_for_exit_code
 from components.ingest.sources.open_source import kind_of
 from components.process_settings import lifeline_path
+from components.runtime.agent_report import cause_of
 from components.runtime.events import Event, EventReader
 from components.system.child_environment import child_environment
 from components.system.disk import RUN_BYTES, DiskFull, free_bytes
@@ -31,11 +32,14 @@ from model.frozen_config import FrozenConfig
 from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address, require_images, rootless_podman
 from pipeline.containers import ContainerPlan, container_arguments, plan_containers, run_container
+from pipeline.killed_steps import KilledSteps
 from pipeline.step_processes import StepProcesses, fork_steps
 from pipeline.steps import LastStep, Step
 
 _POLL_S = 0.1
 _REPORT_BYTES = 2**20
+_SIGNALLED = 128
+"""A guardian ends with this and the number of the signal that ended its command."""
 LIFELINE_FILE = "lifeline"
 EVENTS_FILE = "events.jsonl"
 """Files in the folder of a run."""
@@ -156,7 +160,7 @@ def _run(spec: LocalRun, folder: Path, environment: Mapping[str, str], on_event:
     read_events()
     if status != 0 and outcome.failure is None:
         outcome.failure = _full_disk(folder, Path(environment[WORK_DIR])) or TemporaryFailure(
-            f"the local pipeline runner ended with status {status}",
+            f"the local pipeline runner {cause_of(_SIGNALLED - status if status > _SIGNALLED else status)}",
             hint=f"see its log, {folder / 'log.txt'}, and run it again: finished work is kept",
         )
     return outcome
@@ -216,10 +220,12 @@ def fork_kfp_steps() -> StepProcesses:
     """Let kfp's local runner fork its steps, and return where they are forked; call it before a thread is started."""
     from kfp.local import subprocess_task_handler  # noqa: PLC0415
 
-    start, steps = subprocess_task_handler.run_local_subprocess, fork_steps()
+    start, steps, killed = subprocess_task_handler.run_local_subprocess, fork_steps(), KilledSteps()
 
     def run(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        return steps.run(full_command, env_vars) if steps.can_run(full_command) else int(start(full_command, env_vars))
+        status = steps.run(full_command, env_vars) if steps.can_run(full_command) else int(start(full_command, env_vars))
+        killed.report(full_command, status)
+        return status
 
     subprocess_task_handler.run_local_subprocess = run
     return steps

@@ -132,7 +132,7 @@ def run_pipeline(
     recover_killed_runs(session.home.absolute(), context, view.print_line, servers=session.servers)
     view.print_line(f"run {run_id}, log: {folder / 'log.txt'}")
     if session.services is not None:
-        view.print_line(f"MLflow: {session.link(context.settings.mlflow_uri + '/')}")
+        view.print_once(f"MLflow: {session.link(context.settings.mlflow_uri + '/')}")
     with open_run(folder, servers=session.servers, in_containers=in_containers) as mark:
         try:
             outcome = run_locally(config, folder, environment, on_event=view, in_containers=in_containers, last_step=last_step)

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 
+from components.system.process import die_with_parent
 from components.system.process_name import show_command
 from components.system.python_process import python_command
 
@@ -60,7 +62,10 @@ class StepProcesses:
         return is_known and not self._is_lost and self._is_ready
 
     def run(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
-        """Run the step that kfp would start with `command` and more `environment`; return its exit status, negative for a signal."""
+        """Run the step that kfp would start with `command` and more `environment`; return its exit status, negative for a signal.
+
+        If the process that forks is killed, the step is asked to stop, and the status is that of the process that forks.
+        """
         sys.stdout.flush()  # the step writes to the same file
         request = {"source": command[_SHELL_PARTS - 1], "arguments": list(command[_SHELL_PARTS:]), "environment": dict(environment or {})}
         answer = None
@@ -68,12 +73,18 @@ class StepProcesses:
             _send(self._connection, json.dumps(request).encode())
             answer = _receive(self._connection)
         self._is_lost = answer is None  # it was killed; kfp starts what follows, like the step that closes the run
-        return _FAILED if answer is None else int(answer)
+        return self._status or _FAILED if answer is None else int(answer)
 
     def close(self) -> None:
         """End the process that forks, and wait for it."""
         self._connection.close()
-        os.waitpid(self._forking, 0)
+        _ = self._status
+
+    @cached_property
+    def _status(self) -> int:
+        """Exit status of the process that forks, once it has ended; negative for a signal."""
+        _, status = os.waitpid(self._forking, 0)
+        return os.waitstatus_to_exitcode(status)
 
 
 def fork_steps() -> StepProcesses:
@@ -114,6 +125,7 @@ def _run_step(source: str, arguments: list[str], environment: dict[str, str]) ->
     """Do what kfp's command does: write the component to a file and let the executor run it."""
     from kfp.dsl.executor_main import executor_main  # noqa: PLC0415
 
+    die_with_parent(signal.SIGTERM)
     show_command(python_command("kfp.dsl.executor_main", *arguments[-2:]))
     os.environ.update(environment, _KFP_RUNTIME="true")
     module = Path(tempfile.mkdtemp(), "ephemeral_component.py")

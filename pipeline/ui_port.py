@@ -10,11 +10,11 @@ from socket import socket
 
 from components.system.ports import listen
 from components.system.private import write_private
+from pipeline.home import UI_PORT
 from pipeline.server_process import open_listener
 
 FIRST_PORT = 5000
 _PORTS = range(FIRST_PORT, FIRST_PORT + 200)
-_FILE = "mlflow-port"
 
 
 def open_ui_listener(home: Path, port: int | None) -> socket:
@@ -26,7 +26,7 @@ def open_ui_listener(home: Path, port: int | None) -> socket:
     remembered = _remembered(home)
     listener = open_listener(port, "--mlflow-port") if port is not None else _first_free(remembered)
     if port is not None or remembered is None:
-        write_private(home / _FILE, f"{listener.getsockname()[1]}\n")
+        write_private(home / UI_PORT, f"{listener.getsockname()[1]}\n")
     return listener
 
 
@@ -39,6 +39,6 @@ def _first_free(remembered: int | None) -> socket:
 
 def _remembered(home: Path) -> int | None:
     with suppress(OSError, ValueError):
-        port = int((home / _FILE).read_bytes()[:8])
+        port = int((home / UI_PORT).read_bytes()[:8])
         return port if 0 < port < 2**16 else None
     return None

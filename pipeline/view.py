@@ -45,6 +45,7 @@ class RunView:
         self._tasks: dict[str, TaskID] = {}
         self._printed_s: dict[str, float] = {}
         self._started_s: dict[str, float] = {}
+        self._printed: set[str] = set()
 
     def __enter__(self) -> "RunView":
         if self._terminal:
@@ -58,6 +59,12 @@ class RunView:
     def print_line(self, text: str) -> None:
         """Print a line above the bars."""
         self._console.print(escape(printable(text)), soft_wrap=True)
+
+    def print_once(self, text: str) -> None:
+        """Print a line above the bars, unless it was printed so before: the runs of a sweep share their servers."""
+        if text not in self._printed:
+            self._printed.add(text)
+            self.print_line(text)
 
     @contextmanager
     def following(self, path: Path) -> Iterator[None]:
@@ -103,7 +110,7 @@ class RunView:
             self._progress.update(task, completed=event.facts["done"], total=event.facts["total"], text=text)
         elif event.kind in ("finished", "failed"):
             mark = "[green]✓[/green]" if event.kind == "finished" else "[red]✗[/red]"
-            total = self._progress.tasks[task].total or 1
+            total = next(drawn.total for drawn in self._progress.tasks if drawn.id == task) or 1
             self._progress.update(task, mark=mark, total=total, completed=total if event.kind == "finished" else 0)
             self._progress.stop_task(task)
 

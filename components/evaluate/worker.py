@@ -50,6 +50,8 @@ class _Worker:
         self._extractor = build_extractor(evaluation, context.store, weights, self._device)
         self._vgg = build_vgg(evaluation, context.store, weights, self._device)
         self._samples = SampleStore(context.store, spec.samples_uri(context.layout), image_px=spec.dataset.image_px)
+        reads_references = not spec.reference_known or is_needed(Need.ENERGIES, evaluation)
+        self._num_images = spec.num_images + (spec.num_reference if reads_references else 0)
 
     def run(self) -> None:
         """Process the generated images, then the references."""
@@ -58,6 +60,7 @@ class _Worker:
         if is_needed(Need.NOISE, self._spec.evaluation):
             for shard in self._missing(self._spec.num_images, NOISE):
                 self._save(NOISE, shard, self._noise(shard))
+        self._report_progress(self._num_images)
 
     def _generate(self) -> None:
         stored = self._samples.present()
@@ -81,11 +84,11 @@ class _Worker:
             if is_needed(Need.ENERGIES, self._spec.evaluation):
                 self._save_energies(FAKES, shard, stored_images)
             self._save(FAKES, shard, stored_images)
-            self._report_progress((index + 1) / len(shards))
+            self._report_sampled((index + 1) / len(shards))
 
     def _sample(self, generator: Generator, shard: range, index: int, num_shards: int) -> Tensor:
         def on_step(done: int, total: int) -> None:
-            self._report_progress((index + done / total) / num_shards)
+            self._report_sampled((index + done / total) / num_shards)
 
         evaluation = self._spec.evaluation
         limit = evaluation.shard_images if self._compiles else len(shard)  # the last shard must not be compiled anew
@@ -96,9 +99,13 @@ class _Worker:
         """Whether sampling is compiled; a function of the protocol and the device, so that a resumed evaluation does the same."""
         return self._device.type == "cuda" and self._spec.num_images >= _COMPILE_FROM_IMAGES
 
-    def _report_progress(self, share: float) -> None:
+    def _report_sampled(self, share: float) -> None:
+        self._report_progress(int(share * self._spec.num_images), doing=", sampling")
+
+    def _report_progress(self, done: int, *, doing: str = "") -> None:
+        """Report the progress of the first rank, in images that are sampled or of the references."""
         if self._rank.world.is_first:
-            self._rank.context.events.progress(int(share * self._spec.num_images), self._spec.num_images, "images sampled")
+            self._rank.context.events.progress(done, self._num_images, f"images{doing}")
 
     def _generator(self) -> Generator:
         weights = load_file(self._folder / "weights.safetensors")
@@ -123,8 +130,7 @@ class _Worker:
         ]
         for index, shard in enumerate(missing):
             self._raise_if_stopped()
-            if self._rank.world.is_first:
-                self._rank.context.events.progress(index * spec.num_reference // len(missing), spec.num_reference, "references processed")
+            self._report_progress(spec.num_images + index * spec.num_reference // len(missing), doing=", reading references")
             images = _images(packs, shard)
             if comparison.reference_flip:
                 images = flipped_at_random(images, shard)

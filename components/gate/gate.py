@@ -47,7 +47,7 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
         tracking.log_text(run_id, page, PAGE_FILE)
     shown = {TAG_GATE: decision.decision, TAG_GATE_REASONS: "; ".join(decision.reasons), TAG_GATE_RUN: run_id}
     describe_pipeline_run(tracking, Facts(tags=shown))
-    context.events.note(f"{decision.decision} ({'; '.join(decision.reasons)})")
+    context.events.note(f"{decision.decision} ({short_reason(decision)})")
     return decision, page
 
 
@@ -109,6 +109,14 @@ def _without_conditions(champion: ChampionScores | None, *, compared: bool) -> s
     if champion is None or not compared:
         return "no bound is configured and there is no champion to compare with"
     return f"no bound is configured and these weights are champion version {champion.version}"
+
+
+def short_reason(decision: GateDecision) -> str:
+    """Return the reasons of a failure, or the first condition that holds and how many more do."""
+    first, *more = decision.reasons
+    if decision.decision == "fail":
+        return "; ".join(decision.reasons)
+    return first if not more else f"{first}; {len(more)} more condition{'s hold' if len(more) > 1 else ' holds'}"
 
 
 def _compare(champion: ChampionScores, report: EvaluationReport, config: GateConfig) -> tuple[bool, str]:

@@ -184,9 +184,9 @@ def _judge(source: Source, ledger: Ledger, job: _IngestJob) -> None:
         total, judged = source.count(), number - ledger.verdicts["ignored"]
         if total is None or judged < total:
             rejected = sum(count for code, count in ledger.verdicts.items() if code != "ignored")
-            job.context.events.progress(judged, total, f"{rejected} rejected")
+            job.context.events.progress(judged, total, f"images, {rejected} rejected")
     seen, ignored = ledger.value("SELECT COUNT(*) FROM seen"), ledger.verdicts["ignored"]
-    job.context.events.progress(seen - ignored, seen - ignored, f"{sum(ledger.rejected.values())} rejected")
+    job.context.events.progress(seen - ignored, seen - ignored, f"images, {sum(ledger.rejected.values())} rejected")
     if ignored > _SILENTLY_IGNORED * seen:
         reasons = "; ".join(f"{count} {reason}" for reason, count in ledger.ignored_reasons(shown=_REASONS_SHOWN))
         job.context.events.note(f"{ignored} of {seen} files are left out ({reasons}); the report lists them")

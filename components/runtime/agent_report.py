@@ -30,7 +30,7 @@ class RankExit:
     @property
     def cause(self) -> str:
         """How it ended, in words."""
-        return f"was killed by {signal_name(-self.status)}" if self.status < 0 else f"ended with status {self.status}"
+        return cause_of(self.status)
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ def read_report(path: Path) -> AgentReport:
         return AgentReport(exits=tuple(RankExit(**entry) for entry in raw["exits"]), error=raw["error"])
     except (OSError, ValueError, KeyError, TypeError):
         return AgentReport()
+
+
+def cause_of(status: int) -> str:
+    """Return in words how a process with that exit status ended, negative for a signal."""
+    return f"was killed by {signal_name(-status)}" if status < 0 else f"ended with status {status}"
 
 
 def signal_name(number: int) -> str:
@@ -100,10 +105,18 @@ def agent_killed(number: int, *, oom_kills: int) -> TemporaryFailure:
     return _kill_error(f"torchrun was killed by {signal_name(number)}, and its ranks with it", oom_kills=oom_kills)
 
 
-def _kill_error(text: str, *, oom_kills: int) -> TemporaryFailure:
+def step_killed(number: int, *, oom_kills: int) -> TemporaryFailure:
+    """Return the error of a step on one machine whose process ended by signal `number`."""
+    text = f"its process was killed by {signal_name(number)}"
+    if number != signal.SIGKILL:
+        return TemporaryFailure(f"{text} without a reason", hint=f"read the log of the run; {_RUN_AGAIN}")
+    return _kill_error(text, oom_kills=oom_kills, remedy="free memory")
+
+
+def _kill_error(text: str, *, oom_kills: int, remedy: str = "free memory or lower training.microbatch_images") -> TemporaryFailure:
     if oom_kills:
         text += f": the kernel ended {oom_kills} process(es) for lack of memory meanwhile"
-        return TemporaryFailure(text, hint=f"free memory or lower training.microbatch_images, then {_RUN_AGAIN}")
+        return TemporaryFailure(text, hint=f"{remedy}, then {_RUN_AGAIN}")
     return TemporaryFailure(f"{text}, not by the launcher; the kernel counted no lack of memory", hint=_RUN_AGAIN)
 
 

@@ -14,7 +14,7 @@ from components.system.scratch import temporary_folder
 from components.weights.ema_width import check_width
 from pipeline.choosing.settings import check_overrides
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line, print_mlflow_url
+from pipeline.commands.options import command_name, home_option, json_option, print_gate, print_json, print_line, print_mlflow_url
 from pipeline.session import Session, new_run_id, open_session
 from pipeline.view import RunView
 
@@ -133,7 +133,7 @@ def _print_registration(done: "Registration") -> dict[str, Any]:
     report, version = done.report, done.version
     value = report.metrics[report.headline]
     print_line(f"  score      {report.headline} {value:.4g} under protocol {report.protocol.name} {report.protocol_digest[:8]}")
-    print_line(f"  gate       {done.gate.decision}: {'; '.join(done.gate.reasons)}")
+    print_gate(done.gate.decision, done.gate.reasons)
     if version is not None:
         print_line(f"  model      {version.name} version {version.version}, {', '.join(version.aliases)}")
     return {

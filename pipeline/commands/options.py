@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,6 +120,13 @@ def print_mlflow_url(url: str, *, embedded: bool) -> None:
     print_line(f"MLflow: {url}")
     if embedded:
         print_line(f"        (if its server has stopped: `{command_name()} ui` starts it again and prints its address)")
+
+
+def print_gate(decision: str, reasons: Sequence[str]) -> None:
+    """Print the gate's decision on stderr, with one line for each reason."""
+    first, *more = reasons
+    for label, reason in [(f"gate       {decision}: ", first), *((" " * 11, reason) for reason in more)]:
+        print_line(f"  {label}{reason}")
 
 
 def print_line(text: str = "") -> None:

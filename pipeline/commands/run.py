@@ -16,7 +16,7 @@ from components.runtime.events import Event
 from components.system.locks import lock
 from pipeline.commands.cost_question import ask_about_cost, yes_option
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, print_line
+from pipeline.commands.options import command_name, home_option, json_option, license_option, print_gate, print_json, print_line
 from pipeline.config import RunConfig, load_config
 from pipeline.runs import RunSummary, execute
 from pipeline.session import Session, new_run_id, open_session
@@ -173,7 +173,7 @@ def _finish(summary: RunSummary, session: Session, *, as_json: bool, servers_sta
     print_line(f"  data       {summary.dataset.num_images} images, digest {summary.dataset.digest[:12]}")
     print_line(f"  training   {summary.training_steps} steps, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
     print_line(f"  score      {score_sentence(score.name, score.value, summary.metrics.get(f'{score.name}_std'), noise)}; lower is better")
-    print_line(f"  gate       {summary.gate.decision}: {'; '.join(summary.gate.reasons)}")
+    print_gate(summary.gate.decision, summary.gate.reasons)
     if model is not None:
         print_line(f"  model      {model.name} version {model.version}, {', '.join(model.aliases)}")
     print_line(f"  samples    {summary.samples}")

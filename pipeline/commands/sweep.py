@@ -17,6 +17,7 @@ from pipeline.commands.options import (
     json_option,
     kubeflow_options,
     license_option,
+    print_gate,
     print_json,
     print_line,
 )
@@ -111,7 +112,7 @@ def _finish(planned: Sweep, done: "Search", file: Path, *, link: str | None, as_
     print_line(f"  sweep      {planned.config.name}, {len(state.asked)} trials, {state.device_s / 3600:.3g} device hours")
     if final is not None:
         print_line(f"  winner     trial {final.trial}: {values_label(dict(state.values(final.trial)))}")
-        print_line(f"  gate       {final.gate}: {'; '.join(final.reasons)}")
+        print_gate(final.gate, final.reasons)
         if final.version is not None:
             print_line(f"  model      {final.model} version {final.version}")
     if link is not None:

@@ -21,8 +21,10 @@ from celebdit_testing.waiting import wait_until
 from mlflow import MlflowClient
 from PIL import Image
 
+from components.runtime.events import EventReader
 from components.system.ports import free_port, http_status
 from components.system.process import spawn, stop
+from pipeline.local import EVENTS_FILE
 from pipeline.services import Endpoints, Services
 from pipeline.steps import step_names
 
@@ -63,10 +65,28 @@ def test_a_run_leaves_no_temporary_folder(watched_first_run: FirstRun) -> None:
 
 
 def test_the_output_for_people_is_on_stderr_and_says_where_to_look(first_run: Finished) -> None:
-    for line in ("ingest: 48/48", "train: 12/12", "evaluate: 16/16", "celebdit-smoke version 1, challenger", "celebdit models promote 1"):
+    for line in (
+        "ingest: 48/48 images, 0 rejected",
+        "train: 12/12 steps, loss ",
+        "celebdit-smoke version 1, challenger",
+        "celebdit models promote 1",
+    ):
         assert line in first_run.err
     assert first_run.json["mlflow"]["run_url"] in first_run.err
+    assert "preflight: disk: " in first_run.err
+    assert "preflight: credentials: " not in first_run.err, "the embedded servers have theirs"
     json.loads(first_run.out)
+
+
+def test_the_progress_of_each_step_reaches_its_end_once(first_run: Finished, embedded: Services) -> None:
+    progress: dict[str, list[tuple[int, int]]] = {}
+    for event in EventReader(embedded.home / "runs" / first_run.json["run_id"] / EVENTS_FILE).read():
+        if event.kind == "progress":
+            progress.setdefault(event.step, []).append((event.facts["done"], event.facts["total"]))
+    assert set(progress) == {"ingest", "train", "evaluate"}
+    for step, reports in progress.items():
+        assert [done == total for done, total in reports].index(True) == len(reports) - 1, step
+        assert [done for done, _ in reports] == sorted(done for done, _ in reports), step
 
 
 def test_mlflow_holds_the_run_its_steps_metrics_and_samples(first_run: Finished, client: MlflowClient) -> None:

@@ -176,7 +176,7 @@ def test_a_killed_runner_is_reported_and_the_command_closes_the_run(embedded: Se
     (runner,) = guardian.children()
     runner.kill()
     assert run.process.wait(90) == TemporaryFailure.exit_code, run.output()
-    assert "the local pipeline runner ended with status 137" in run.output()
+    assert "the local pipeline runner was killed by SIGKILL" in run.output()
     assert marked(run.folder) == 0
     assert not (run.folder / "open.json").exists()
     step_runs = mlflow_runs(embedded, run.folder)

@@ -131,6 +131,33 @@ def link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def test_make_slim_deletes_what_only_a_gpu_needs_and_nothing_that_torch_maps(tmp_path: Path) -> None:
+    environment = tmp_path / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    (environment / "bin" / "uv").symlink_to(Path(sys.executable).with_name("uv"))
+    packages = next(environment.glob("lib/python*/site-packages"))
+    files = {
+        "nvidia/cublas/lib/libcublas.so.12": "mapped",
+        "nvidia/cudnn/lib/libcudnn_engines.so.9": "only for a GPU",
+        "numpy/tests/test_x.py": "kept: not of CUDA",
+        "torch/__init__.py": "import mmap\nfrom . import cuda\n"
+        "file = open(__file__.replace('torch/__init__.py', 'nvidia/cublas/lib/libcublas.so.12'), 'rb')\n"
+        "mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)\n",
+        "torch/cuda.py": "def is_available():\n    return False\n",
+        "triton/__init__.py": "",
+        "triton-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: triton\nVersion: 1.0\n",
+        "triton-1.0.dist-info/RECORD": "triton/__init__.py,,\ntriton-1.0.dist-info/METADATA,,\ntriton-1.0.dist-info/RECORD,,\n",
+    }
+    for name, text in files.items():
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).write_text(text)
+    (environment / ".run").touch()  # installed
+    made = subprocess.run(["make", "slim", f"VENV={environment}"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout + made.stderr
+    left = {name for name in files if (packages / name).exists()}
+    assert left == {"nvidia/cublas/lib/libcublas.so.12", "numpy/tests/test_x.py", "torch/__init__.py", "torch/cuda.py"}
+
+
 def test_the_layers_have_every_pin_of_both_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CHECKOUT)
     script("layers").main(tmp_path)

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from components.errors import DataRefused
 from components.runtime.events import Event
+from pipeline.commands.options import print_gate
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import load_config
 from pipeline.images import Images
@@ -241,3 +242,15 @@ def test_every_input_is_described_for_the_ui(tmp_path: Path) -> None:
         for kind in ("parameters", "artifacts"):
             for key, definition in described.get(kind, {}).items():
                 assert definition.get("description"), f"{name}.{key} has no description"
+
+
+def test_each_reason_of_a_gate_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    print_gate("pass", ["a is 1, at most 2 is required", "b is 3, at least 1 is required"])
+    assert capsys.readouterr().err == "  gate       pass: a is 1, at most 2 is required\n             b is 3, at least 1 is required\n"
+
+
+def test_a_line_that_all_runs_of_a_sweep_share_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    view = RunView(terminal=False)
+    for text in ("MLflow: a", "run 1", "MLflow: a", "MLflow: b"):
+        (view.print_once if text.startswith("MLflow") else view.print_line)(text)
+    assert capsys.readouterr().err.splitlines() == ["MLflow: a", "run 1", "MLflow: b"]

@@ -1,6 +1,8 @@
 """The folder for local state: nobody else can enter it, or hold its locks."""
 
+import ast
 import fcntl
+import importlib
 import os
 import stat
 import subprocess
@@ -16,6 +18,7 @@ from pipeline.home import LOCK, USERS, locked, make_home
 from pipeline.service_users import ServiceUsers
 from pipeline.session import open_session
 
+REPOSITORY = Path(__file__).parents[3]
 READ = """
 import json, sys
 from pathlib import Path
@@ -74,6 +77,32 @@ def test_an_older_home_is_closed_with_everything_in_it(tmp_path: Path) -> None:
     make_home(home)
     assert mode(home) == mode(home / "logs") == 0o700
     assert {mode(home / name) for name in ("mlflow.db", LOCK, USERS, "services.json")} == {0o600}
+
+
+def entries_of_home(module: Path) -> Iterator[str]:
+    """The entries of a home that the code in `module` names: `home / "runs"`, `home.absolute() / f"{name}"`, `self.home / LOCK`."""
+    source = module.read_text()
+    for node in ast.walk(ast.parse(source if "home" in source else "")):
+        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)):
+            continue
+        match ast.unparse(node.left).removeprefix("self.").removeprefix("services.").removesuffix(".absolute()"), node.right:
+            case "home", ast.Constant(str() as name):
+                yield name
+            case "home", ast.Name(constant):
+                yield getattr(importlib.import_module(".".join(module.relative_to(REPOSITORY).with_suffix("").parts)), constant)
+            case "home", other:
+                raise AssertionError(f"{module}: write the name of the entry of home out, not {ast.unparse(other)}")
+
+
+def test_every_entry_that_the_program_makes_in_a_home_is_known_as_its_own(tmp_path: Path) -> None:
+    used = {name.split("/")[0] for module in (REPOSITORY / "pipeline").rglob("*.py") for name in entries_of_home(module)}
+    assert {"s3", "runs", "mlflow.db", "services.lock", "sweeps", "mlflow-port"} < used, "the search finds them"
+    for name in used - {".gitignore"}:
+        home = tmp_path / f"home-{name}"
+        home.mkdir(mode=0o755)
+        (home / name).mkdir(mode=0o755)
+        make_home(home)
+        assert mode(home) == mode(home / name) == 0o700, name
 
 
 def test_a_stranger_reads_an_older_home_until_it_is_closed(public: Path) -> None:

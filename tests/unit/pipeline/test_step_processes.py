@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.errors import EXIT_BUG
+from components.errors import TemporaryFailure
 from pipeline.step_processes import StepProcesses
 
 REPOSITORY = Path(__file__).parents[3]
@@ -25,14 +25,20 @@ step_processes._PRELOADED = ("kfp.dsl.executor_main", *sys.argv[2:])  # all of t
 
 @dsl.component(install_kfp_package=False)
 def describe(end: str) -> dict:
-    import os, signal, sys, threading
+    import os, signal, sys, threading, time
     import psutil
     if end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if end == "its parent is killed":
         os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(20)
+        print("the step outlived the process that forks", flush=True)
     if end == "fails":
         raise SystemExit(3)
+    if end == "asked to stop":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if end == "crashes":
+        os.kill(os.getpid(), signal.SIGSEGV)
     import numpy as np
     product = float((np.ones((600, 600)) @ np.ones((600, 600)))[0, 0])
     names = ("_KFP_RUNTIME", "CELEBDIT_LIFELINE", "PYTHONSAFEPATH")
@@ -54,7 +60,7 @@ quote_interpreter()
 steps = fork_kfp_steps()
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[1], raise_on_error=False)
 seen = [describe(end="").output, describe(end="").output]
-for end in ("killed", "fails"):
+for end in ("killed", "fails", "asked to stop", "crashes"):
     describe(end=end)
 if sys.argv[2] == "preloaded":
     describe(end="its parent is killed")
@@ -75,12 +81,13 @@ def run_steps(folder: Path, *preloaded: str) -> dict[str, Any]:
         "CELEBDIT_LIFELINE": "/run/lifeline",
         "PYTHONSAFEPATH": "1",
         "OPENBLAS_NUM_THREADS": "2",
+        "CELEBDIT_EVENTS": str(folder / "events.jsonl"),
     }
     command = [sys.executable, "-P", str(folder / "runner.py"), str(folder / "root"), *preloaded]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return seen
+    (seen,) = (line for line in done.stdout.splitlines() if line.startswith('{"runner"'))
+    return {**json.loads(seen), "printed": done.stdout}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="steps are forked on Linux alone")
@@ -90,8 +97,17 @@ def test_a_step_is_a_forked_process_like_the_one_that_kfp_starts(tmp_path: Path)
     assert first["preloaded"], "it was forked from the process that imports"
     assert first["pid"] != second["pid"]
     assert first["parent"] == second["parent"] != runner["runner"]
-    assert runner["statuses"] == [0, 0, -signal.SIGKILL, 3, EXIT_BUG]
+    assert runner["statuses"] == [0, 0, -signal.SIGKILL, 3, -signal.SIGTERM, -signal.SIGSEGV, -signal.SIGKILL]
     assert not after["preloaded"], "kfp starts the steps itself after the process that forks was killed"
+    ends = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [(event["step"], event["kind"]) for event in ends] == [("describe", "failed")] * 3, "of all but the one that says so itself"
+    assert {event["facts"]["exit_code"] for event in ends} == {TemporaryFailure.exit_code}
+    assert [event["facts"]["message"].split(",")[0] for event in ends] == [
+        "its process was killed by SIGKILL",
+        "its process was killed by SIGSEGV without a reason",
+        "its process was killed by SIGKILL",
+    ]
+    assert "the step outlived the process that forks" not in runner["printed"]
     for step in (first, second):
         assert step["environment"] == {"_KFP_RUNTIME": "true", "CELEBDIT_LIFELINE": "/run/lifeline", "PYTHONSAFEPATH": "1"}
         assert step["folder"] == str(tmp_path)

@@ -5,7 +5,7 @@ from celebdit_testing.recipes import evaluation_protocol
 
 from components.errors import BadInput
 from components.gate.config import GateConfig
-from components.gate.gate import decide
+from components.gate.gate import decide, short_reason
 from components.manifests import ChampionScores, EvaluationReport, MetricInterval
 from components.runtime.context import read_section
 
@@ -64,6 +64,23 @@ def test_the_gate_decides_and_says_why(config: GateConfig, against: ChampionScor
     outcome = decide(report(champion=against, **{"eval/recall": 0.4}), config)
     assert outcome.decision == decision
     assert reason in "; ".join(outcome.reasons)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "short"),
+    [
+        ({}, "no bound is configured"),
+        ({"eval/fid_50k": 11.0}, "at most 11 is required"),
+        ({"eval/fid_50k": 11.0, "eval/recall": 1.0}, "at most 11 is required; 1 more condition holds"),
+        ({"eval/fid_50k": 11.0, "eval/recall": 1.0, "eval/x": 1.0}, "at most 11 is required; 2 more conditions hold"),
+        ({"eval/fid_50k": 11.0, "eval/recall": 0.1, "eval/x": 0.1}, "at most 0.1 is required; eval/x is 0.3, at most 0.1 is required"),
+    ],
+)
+def test_the_line_about_a_gate_has_every_failure_and_one_condition_that_holds(bounds: dict[str, float], short: str) -> None:
+    outcome = decide(report(**{"eval/recall": 0.4, "eval/x": 0.3}), GateConfig(at_most=bounds))
+    line = short_reason(outcome)
+    assert short in line
+    assert line.count("required") == (len(bounds) - 1 if outcome.decision == "fail" else min(len(bounds), 1))
 
 
 def test_a_bound_on_something_that_was_not_measured_is_refused() -> None:

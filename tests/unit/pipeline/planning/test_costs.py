@@ -126,8 +126,20 @@ def test_the_largest_microbatch_fits_and_twice_as_much_does_not(device_bytes: in
     memory = TrainingMemory(parameters=10, states_bytes=100, pass_bytes=20, image_bytes=7)
     largest = memory.largest_microbatch(device_bytes, resident_bytes=200)
     assert memory.bytes_of(largest, resident_bytes=200) <= device_bytes < memory.bytes_of(2 * largest, resident_bytes=200)
+    assert memory.bytes_of(largest, resident_bytes=200) == 100 + 20 + 7 * largest + 200
     assert memory.largest_microbatch(120) == 0, "not one"
     assert memory.largest_microbatch(127) == 1
+
+
+def test_a_dataset_on_the_device_takes_its_bytes_there_and_leaves_less_for_images() -> None:
+    on_device, on_disk = (
+        costs_of(load_config("smoke", ["resources.device=cuda", f"training.data_on_device={on}", "data.min_images=20_000_000"]), None)
+        for on in ("true", "false")
+    )
+    dataset_gb = 3 * 32**2 * 20e6 / 1e9
+    for with_data, without in zip(on_device.devices, on_disk.devices, strict=True):
+        assert with_data.needed_gb - without.needed_gb == pytest.approx(dataset_gb)
+        assert with_data.largest_microbatch < without.largest_microbatch or with_data.memory_gb > 2 * dataset_gb
 
 
 def test_a_microbatch_is_no_larger_than_the_share_of_a_process() -> None:

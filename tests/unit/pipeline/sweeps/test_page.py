@@ -14,10 +14,11 @@ from rich.console import Console
 
 from components.errors import DataRefused
 from components.reports.image_grid import png
+from components.runtime.events import Event
 from components.storage import ObjectMissing
 from pipeline.sweeps.coordinator import Coordinator
 from pipeline.sweeps.page import sweep_page
-from pipeline.sweeps.records import Asked, Record, SweepState
+from pipeline.sweeps.records import Asked, Record, Started, SweepState
 from pipeline.sweeps.standing import standings
 from pipeline.sweeps.sweep_file import Sweep
 from pipeline.sweeps.table import SweepView, lines_of, table, table_lines
@@ -146,3 +147,18 @@ def test_without_a_terminal_each_record_is_a_line_and_the_table_comes_last(tmp_p
     assert lines[0] == "trial 0: dropout 0, lr_peak 0.001"
     assert lines[-1].split()[-1] == "stopped"
     assert "\x1b" not in "".join(lines)
+
+
+def test_on_a_terminal_each_run_of_a_sweep_has_bars_of_its_own_to_their_ends(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    state, records = finished(sweep)
+    started = [record for record in records if isinstance(record, Started)]
+    with SweepView(sweep, state, terminal=True) as view:
+        for record in started:
+            view.show(state, record)
+            for step in ("train", "evaluate"):
+                view(Event(step, "started", 0.0, {}))
+                view(Event(step, "progress", 1.0, {"done": 3, "total": 4, "text": "steps"}))
+                view(Event(step, "finished" if step == "train" else "failed", 2.0, {}))
+            assert [(bar.description, bar.completed, bar.total) for bar in view._progress.tasks] == [("train", 4, 4), ("evaluate", 0, 4)]
+    assert len(started) > 2
