@@ -65,7 +65,7 @@ def rehearsed(embedded: Services, tmp_path_factory: pytest.TempPathFactory) -> I
         for name, value in servers.environment.items():
             patch.setenv(name, value)
         context = step_context(
-            "preflight", folder, servers.environment["CELEBDIT_STORE"], endpoint=servers.s3_url, mlflow_uri=proxy.endpoint
+            "preflight", folder, servers.environment["CELEBDIT_STORE"], endpoint=servers.s3_url, mlflow_uri=proxy.endpoint, run_id="calls"
         )
         tracking, registry = context.tracking, Registry(context.tracking, FACES)
 
