@@ -18,7 +18,7 @@ from components.errors import BadInput, DataRefused, TemporaryFailure
 from components.registry.version_files import ModelFiles
 from components.system.child_environment import child_environment
 from components.system.ports import http_status, listen
-from components.system.process import spawn, stop
+from components.system.process import signal_from_outside, spawn, stop
 from components.system.python_process import python_command
 
 MEMORY_HINT = "start it again; the system kills it if memory runs out"
@@ -34,8 +34,8 @@ def serve_locally(files: ModelFiles, *, port: int | None = None) -> "Iterator[tu
     Its output goes to a file; if it does not start, the last lines are in the error.
 
     Raises:
-        BadInput: if the port is in use. DataRefused: if the server refuses the files or cannot load them. TemporaryFailure: if a signal
-            ends it before it answers, or it takes too long.
+        BadInput: if the port is in use. DataRefused: if the server refuses the files or cannot load them. TemporaryFailure: if it is
+            killed before it answers, or takes too long.
     """
     assert files.manifest_sha256 is not None, "code is served only after it was checked"
     try:
@@ -78,15 +78,14 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def check_not_killed(process: "subprocess.Popen[bytes]") -> None:
-    """Check that no signal ended the server of a model, which says nothing about the model.
+def check_not_killed(process: "subprocess.Popen[bytes]", *, wait_s: float = 0.0) -> None:
+    """Check that the server of a model was not killed from outside, which says nothing about the model; waits for it to end.
 
     Raises:
         TemporaryFailure: naming the signal.
     """
-    code = process.poll()
-    if code is not None and code < 0:
-        raise TemporaryFailure(f"the server of the model ended with signal {-code}", hint=MEMORY_HINT)
+    if name := signal_from_outside(process, wait_s=wait_s):
+        raise TemporaryFailure(f"the server of the model was killed by {name}", hint=MEMORY_HINT)
 
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:

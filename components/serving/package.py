@@ -8,10 +8,8 @@ import base64
 import io
 import json
 import shutil
-import subprocess
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -86,16 +84,14 @@ def try_out(files: ModelFiles, *, image_px: int) -> bytes:
 
     Raises:
         DataRefused: if it cannot be loaded, does not answer, or answers with anything but such an image.
-        TemporaryFailure: if a signal ends its server, or it takes too long to start.
+        TemporaryFailure: if its server is killed from outside, or takes too long to start.
     """
     try:
         with serve_locally(files) as (url, process):
             try:
                 image = _request_image(url, {"dataframe_records": [{"seed": 0}], "params": {"num_steps": _TRIAL_STEPS}})
             except OSError:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=_END_S)  # the connection is closed a moment before the process has ended
-                check_not_killed(process)
+                check_not_killed(process, wait_s=_END_S)  # the connection is closed a moment before the process has ended
                 raise
     except TemporaryFailure:
         raise
