@@ -124,9 +124,10 @@ def print_mlflow_url(url: str, *, embedded: bool) -> None:
 
 def print_gate(decision: str, reasons: Sequence[str]) -> None:
     """Print the gate's decision on stderr, with one line for each reason."""
-    first, *more = reasons
-    for label, reason in [(f"gate       {decision}: ", first), *((" " * 11, reason) for reason in more)]:
-        print_line(f"  {label}{reason}")
+    first, *more = reasons or [""]
+    print_line(f"  gate       {decision}: {first}" if first else f"  gate       {decision}")
+    for reason in more:
+        print_line(f"             {reason}")
 
 
 def print_line(text: str = "") -> None:

@@ -92,16 +92,16 @@ def test_another_file_at_the_address_of_weights_is_noticed_by_all_who_meet_it(
     environment = {"CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": str(context.settings.s3_endpoint)}
     for name, value in {**environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "CELEBDIT_HOME": str(tmp_path / "home")}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as ended:
-        main(["weights", "add", str(path)])
-    printed = capsys.readouterr()
-    assert ended.value.code == 3, printed.err
-    assert sha256 in printed.err
-    assert "was there already" not in printed.out
     with pytest.raises(DataRefused, match=f"evaluation.weights_sha256 is {sha256}"):
         check_metric_weights(None, sha256, INCEPTION, context, setting="weights")
     with pytest.raises(DataRefused, match=sha256):
         fetch_weights(None, sha256, context.store, tmp_path, setting="weights", stored=stored)
+    with pytest.raises(SystemExit) as ended:
+        main(["weights", "add", str(path)])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    assert "was there already" not in printed.out
+    assert context.store.get_bytes(stored) == path.read_bytes(), "adding the file again repairs it"
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])

@@ -67,6 +67,7 @@ def test_each_metric_point_is_reported_as_trainer_takes_it(
     wait_until(lambda: len(Trainer.bodies) == 1)
     (tmp_path / "token").write_text("second\n")  # Kubernetes has rotated it
     status.report(200, VALUES)
+    wait_until(lambda: len(Trainer.bodies) == 2)  # closing alone waits no longer than a request may take
     status.close()
     first, last = Trainer.bodies
     assert (first["progressPercentage"], first["estimatedRemainingSeconds"]) == (25, 30)
