@@ -12,7 +12,8 @@ import pytest
 import yaml
 from celebdit_testing.command import celebdit_here
 from celebdit_testing.image_registry import image_registry
-from celebdit_testing.registered import registered_faces, registry_context
+from celebdit_testing.registered import registered, registered_faces, registry_context
+from celebdit_testing.trained import commit_checkpoint
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -102,7 +103,7 @@ def write_keys(path: Path) -> Keys:
 
 def refused_promotion(embedded: Services, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
     """Status and reason of a promotion without a reason, which is refused after all else was accepted."""
-    command = ("models", "promote", "challenger", "--model", "faces", "--reason", " ", *options)
+    command = ("models", "promote", "challenger", "--model", "signed", "--reason", " ", *options)
     refused = celebdit_here(*command, home=embedded.home, capture=capsys)
     return refused.code, refused.err
 
@@ -122,7 +123,6 @@ def changed_weights(embedded: Services, manifest_digest: str) -> Iterator[None]:
 
 
 def test_commands_open_what_the_configured_key_signed_and_nothing_else(
-    faces: CheckpointManifest,
     embedded: Services,
     endpoints: Endpoints,
     tmp_path: Path,
@@ -130,17 +130,19 @@ def test_commands_open_what_the_configured_key_signed_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     context: StepContext = registry_context(endpoints, tmp_path)
+    checkpoint = commit_checkpoint(context, tmp_path / "checkpoint", seed=11)
+    assert registered(context, checkpoint, "signed") == "1", "a model of its own, because other tests open the others meanwhile"
     keys = write_keys(tmp_path / "key")
     monkeypatch.setenv(VERIFY_KEY, str(keys.public))
     refusal = f"is not signed, and the public key {keys.public} is set in {VERIFY_KEY}"
     with pytest.raises(DataRefused, match=r"is not signed|is signed by other keys only"):
-        find_weights("models:/faces/1", ema=None, context=context)
-    served = celebdit_here("serve", "faces@challenger", "--kubernetes", home=embedded.home, capture=capsys)
+        find_weights("models:/signed/1", ema=None, context=context)
+    served = celebdit_here("serve", "signed@challenger", "--kubernetes", home=embedded.home, capture=capsys)
     assert (served.code, served.out) == (3, "")
     assert refusal in served.err
     layout = tmp_path / "unsigned"
     packaged = celebdit_here(
-        "models", "package", "challenger", "--model", "faces", "--out", str(layout), home=embedded.home, capture=capsys
+        "models", "package", "challenger", "--model", "signed", "--out", str(layout), home=embedded.home, capture=capsys
     )
     assert packaged.code == 3
     assert refusal in packaged.err
@@ -150,11 +152,11 @@ def test_commands_open_what_the_configured_key_signed_and_nothing_else(
         assert code == 3, problem
         assert refusal in problem
     signed = celebdit_here(
-        "models", "sign", "challenger", "--model", "faces", "--key", str(keys.private), home=embedded.home, capture=capsys
+        "models", "sign", "challenger", "--model", "signed", "--key", str(keys.private), home=embedded.home, capture=capsys
     )
     assert signed.code == 0, signed.err
-    assert find_weights("models:/faces/1", ema=None, context=context).digest == faces.digest
-    digest = Registry(context.tracking, "faces").version("1").tags["manifest.digest"]
+    assert find_weights("models:/signed/1", ema=None, context=context).digest == checkpoint.digest
+    digest = Registry(context.tracking, "signed").version("1").tags["manifest.digest"]
     with changed_weights(embedded, digest):
         code, problem = refused_promotion(embedded, capsys)
     assert code == 3, problem
@@ -165,8 +167,8 @@ def test_commands_open_what_the_configured_key_signed_and_nothing_else(
     code, problem = refused_promotion(embedded, capsys)
     assert (code, "is signed by other keys only" in problem) == (3, True)
     with pytest.raises(DataRefused, match="is signed by other keys only"):
-        find_weights("models:/faces/1", ema=None, context=context)
+        find_weights("models:/signed/1", ema=None, context=context)
     monkeypatch.setenv(VERIFY_KEY, str(tmp_path / "absent"))
     with pytest.raises(BadInput, match="cannot be read"):
-        find_weights("models:/faces/1", ema=None, context=context)
-    assert Registry(context.tracking, "faces").files_of("1", tmp_path / "files").manifest_sha256, "a step needs no signature"
+        find_weights("models:/signed/1", ema=None, context=context)
+    assert Registry(context.tracking, "signed").files_of("1", tmp_path / "files").manifest_sha256, "a step needs no signature"
