@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from celebdit_testing.hub import COMMIT, NAME, Hub, using_hub
 from celebdit_testing.packed import parquet_of, tar_of
-from celebdit_testing.steps import notes, step_context
+from celebdit_testing.steps import notes, step_context, wait_until_settled
 from PIL import Image
 
 from components.errors import BadInput, DataRefused
@@ -112,6 +112,7 @@ def test_tars_and_parquet_files_below_a_prefix_are_one_source(context: StepConte
     loose.mkdir()
     for index, data in enumerate(FACES):
         (loose / f"{index}").write_bytes(data)
+    wait_until_settled(context.store, prefix / "in")
     manifest = run(config(f"{prefix}/in"), context)
     assert (manifest.num_images, manifest.ignored) == (8, 1)
     assert manifest.digest == run(config(str(loose)), context).digest
@@ -123,6 +124,7 @@ def test_a_bucket_is_read_by_content_and_without_what_programs_left(context: Ste
     for index, name in enumerate((*data, *others)):
         key = StoreUri(prefix.bucket, f"{prefix.key}/in/{name}")
         context.store.put_bytes(key, b"as is" if name == "LICENCE" else FACES[index])
+    wait_until_settled(context.store, prefix / "in")
     manifest = run(config(f"{prefix}/in/"), context)
     assert (manifest.num_images, manifest.ignored, manifest.rejected) == (3, 4, {})
 

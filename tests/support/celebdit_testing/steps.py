@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from celebdit_testing.waiting import wait_until
+
 from components.runtime.context import StepContext
 from components.runtime.events import EventReader, Events
 from components.settings import Settings
@@ -35,3 +37,8 @@ def notes(context: StepContext) -> list[str]:
 
 def keys_below(store: ObjectStore, prefix: StoreUri) -> list[str]:
     return [item.uri.relative_to(prefix) for item in store.list(prefix)]
+
+
+def wait_until_settled(store: ObjectStore, prefix: StoreUri) -> None:
+    """Wait until listings and single objects agree: rclone may list what was just written with another time than it reads it with."""
+    wait_until(lambda: all(item.is_same(store.describe(item.uri)) for item in store.list(prefix)), timeout_s=30)
