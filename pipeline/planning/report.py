@@ -75,7 +75,11 @@ class Plan:
     def _work(self) -> Iterator[str]:
         work, memory = self.costs.work, self.costs.memory
         yield f"  network    {memory.parameters / 1e6:.1f} M parameters, {work.flops_per_image / 1e9:.3g} GFLOP per image and forward pass"
-        yield f"  training   {work.training_images / 1e6:.3g} M images: {work.training_flops:.2g} FLOP"
+        yield (
+            f"  training   {work.training_images / 1e6:.3g} M images: {work.training_flops:.2g} FLOP"
+            if work.training_images
+            else "  training   is finished"
+        )
         yield (
             f"  evaluation {work.evaluation_images} images of {work.calls_per_sample} network calls: {work.evaluation_flops:.2g} FLOP"
             if work.evaluation_images
