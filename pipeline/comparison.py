@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from components.reports.score import score_text
+
 _MOST_ROWS = 4
 _LABEL_PX = 28
 _GAP_PX = 12
@@ -137,12 +139,11 @@ def _newest(run: RunFacts, protocol_digest: str, key: str) -> Evaluation | None:
 
 
 def _metric(run: RunFacts, protocol_digest: str, key: str) -> str:
-    """Return the metric of the newest checkpoint that has it, with its error."""
+    """Return the metric of the newest checkpoint that has it, with half of its 95 % interval."""
     newest = _newest(run, protocol_digest, key)
     if newest is None:
         return _ABSENT
-    error = newest.metrics.get(f"{key}_std")
-    return f"{newest.metrics[key]:.4g}" + (f" ± {error:.2g}" if error is not None else "")
+    return score_text(newest.metrics[key], newest.metrics.get(f"{key}_std"))
 
 
 def _is_error(key: str, metrics: Mapping[str, float]) -> bool:

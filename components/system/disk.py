@@ -20,21 +20,22 @@ LOCAL = FULL | {errno.EROFS, errno.EIO, errno.EISDIR, errno.ENOTDIR}
 RUN_BYTES = 2**30
 """What a run needs at least: a packed dataset, checkpoints, a journal."""
 _RAISE_LIMIT = "raise the limit of this shell: ulimit -f unlimited"
-_HINT = "free some, or set CELEBDIT_WORK_DIR to a folder with more; then run it again: finished work is kept"
+_OTHER_WORK_DIR = "set CELEBDIT_WORK_DIR to a folder with more"
+_AGAIN = "then run it again: finished work is kept"
 
 
 class DiskFull(TemporaryFailure):
     """A disk of this machine has no room for what is to be written."""
 
     @classmethod
-    def of(cls, folder: Path, what: str, *, needed_bytes: int | None = None) -> "DiskFull":
-        """Return the error for `what`, which does not fit into `folder`."""
+    def of(cls, folder: Path, what: str, *, needed_bytes: int | None = None, advice: str = _OTHER_WORK_DIR) -> "DiskFull":
+        """Return the error for `what`, which does not fit into `folder`; `advice` says how another folder is named."""
         limit = _file_limit_bytes()
         if limit is not None and limit < free_bytes(folder):
             return cls(f"{what} cannot be written to {folder}: {_limit(limit)}", hint=_RAISE_LIMIT)
         needed = "" if needed_bytes is None else f" {what} needs {needed_bytes / 1e6:.1f} MB,"
         subject = f"the disk of {folder} is full" if needed else f"the disk of {folder} is full, {what} cannot be written"
-        return cls(f"{subject}:{needed} {free_bytes(folder) / 1e6:.1f} MB are free", hint=_HINT)
+        return cls(f"{subject}:{needed} {free_bytes(folder) / 1e6:.1f} MB are free", hint=f"free some, or {advice}; {_AGAIN}")
 
 
 def is_full(error: BaseException) -> bool:
@@ -87,7 +88,8 @@ def require_writable(folder: Path, *, advice: str, room_bytes: int) -> None:
             raise BadInput(f"{folder} cannot be written: {error.strerror}", hint=advice) from error
     if (limit := _file_limit_bytes()) is not None and limit < room_bytes:
         raise BadInput(f"{folder} needs files of {room_bytes / 1e6:.1f} MB, and {_limit(limit)}", hint=_RAISE_LIMIT)
-    require_room(folder, "what is kept there", room_bytes)
+    if free_bytes(folder) < room_bytes:
+        raise DiskFull.of(folder, "what is kept there", needed_bytes=room_bytes, advice=advice)
 
 
 @contextmanager

@@ -29,7 +29,9 @@ def private_folder(folder: Path, *, ours: Collection[str], hint: str) -> None:
         if status.st_uid != os.geteuid():
             raise BadInput(f"{folder} belongs to another user (uid {status.st_uid})", hint=hint)
         if status.st_mode & _OTHERS:
-            if status.st_mode & stat.S_ISVTX or (entries and not entries.keys() & set(ours)):
+            if status.st_mode & stat.S_ISVTX:
+                raise BadInput(f"{folder} is shared with other users of this machine (it has the sticky bit)", hint=hint)
+            if entries and not entries.keys() & set(ours):
                 raise BadInput(f"{folder} is open to other users of this machine and has other files in it", hint=hint)
             folder.chmod(0o700)
             if folder.stat().st_mode & _OTHERS:

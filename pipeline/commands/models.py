@@ -12,6 +12,7 @@ from components.command_settings import CommandSettings
 from components.environment import MODEL
 from components.registry.tags import VersionTags, flat_tags
 from components.registry.webhook import send, webhook_url
+from components.reports.score import score_text
 from components.system.user import user_name
 from components.system.work_folders import WorkFolder
 from pipeline.commands.help import example
@@ -224,9 +225,9 @@ def _summary(version: "ModelVersion", aliases: Mapping[str, str]) -> VersionFact
 
 
 def _headline(metrics: dict[str, float]) -> str:
-    """Return the Frechet distances with their errors, the metric by which versions are compared."""
+    """Return the Frechet distances with half of their 95 % intervals, the metric by which versions are compared."""
     names = sorted(key for key in metrics if key.startswith(("eval/fid_", "eval/fd_")) and not key.endswith(("_std", "_of_noise")))
-    return ", ".join(f"{key}={metrics[key]:.4g}" + (f"±{metrics[f'{key}_std']:.2g}" if f"{key}_std" in metrics else "") for key in names)
+    return ", ".join(f"{key} {score_text(metrics[key], metrics.get(f'{key}_std'))}" for key in names)
 
 
 def _show(name: str, standing: "Standing", *, as_json: bool) -> None:

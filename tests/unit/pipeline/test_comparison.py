@@ -27,7 +27,7 @@ def test_numbers_of_different_protocols_are_never_in_one_row() -> None:
     other = Evaluation("custom", "b" * 64, 10, {"eval/fid_50k": 4.0})
     newer = Evaluation("clean-50k", "a" * 64, 20, {"eval/fid_50k": 4.5, "eval/fid_50k_std": 0.1})
     table = [row for row in rows([run("x", evaluations=[one, newer]), run("y", evaluations=[other])]) if row.name.startswith("eval/")]
-    assert [(row.kind, row.values) for row in table] == [("clean-50k aaaaaaaa", ("4.5 ± 0.1", "-")), ("custom bbbbbbbb", ("-", "4"))]
+    assert [(row.kind, row.values) for row in table] == [("clean-50k aaaaaaaa", ("4.50 ± 0.20", "-")), ("custom bbbbbbbb", ("-", "4"))]
 
 
 @pytest.mark.parametrize(

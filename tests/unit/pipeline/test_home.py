@@ -123,7 +123,7 @@ def test_files_of_others_are_not_changed(tmp_path: Path) -> None:
     shared = tmp_path / "tmp"
     shared.mkdir()
     shared.chmod(0o1777)
-    with pytest.raises(BadInput, match="open to other users"):
+    with pytest.raises(BadInput, match="shared with other users"):
         make_home(shared)
     assert mode(shared) == 0o1777
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import BadInput, TemporaryFailure
-from components.system.disk import DiskFull, full_disk_is_named, require_writable
+from components.system.disk import DiskFull, full_disk_is_named, require_room, require_writable
 
 LIMIT_BYTES = 2**20
 
@@ -35,3 +35,13 @@ def test_a_file_that_grows_to_the_limit_is_no_full_disk(tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(bytes(2 * LIMIT_BYTES))
     assert isinstance(failed.value, DiskFull)
     assert "is full" not in failed.value.message
+
+
+def test_a_full_disk_says_how_the_folder_in_question_is_chosen(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull, match="what is kept there needs") as home:
+        require_writable(tmp_path, advice="choose another folder with --home", room_bytes=2**60)
+    assert "--home" in str(home.value.hint)
+    assert "CELEBDIT_WORK_DIR" not in str(home.value.hint)
+    with pytest.raises(DiskFull) as work:
+        require_room(tmp_path, "a run", 2**60)
+    assert "CELEBDIT_WORK_DIR" in str(work.value.hint)
