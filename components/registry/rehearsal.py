@@ -197,8 +197,8 @@ def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str
             client.set_registered_model_alias(name, _OTHER_ALIAS, version)
             client.delete_registered_model_alias(name, _OTHER_ALIAS)
             client.set_registered_model_alias(name, _NAME, version)
-            found = client.search_model_versions(f"name = '{name}'")
-            if Registry(tracking, name).aliases() != {_NAME: version} or not found:
+            listed = client.search_model_versions(f"name = '{name}'")
+            if Registry(tracking, name).aliases() != {_NAME: version} or not listed:
                 raise BadInput(
                     f"MLflow at {tracking.settings.mlflow_uri} does not find the version that was registered",
                     hint="ask an administrator of MLflow for the right READ on the versions of registered models",
