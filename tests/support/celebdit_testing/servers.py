@@ -1,5 +1,6 @@
 """Real servers for tests: S3 by rclone on a directory and by moto in memory, and MLflow; all on 127.0.0.1."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -52,6 +53,8 @@ def moto_server() -> Iterator[str]:
     """Serve S3 from memory and yield the endpoint."""
     from moto.server import ThreadedMotoServer
 
+    # Its threads log each request to the stream that tests of this process capture, in the middle of lines where a test has set up logging.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
