@@ -126,7 +126,7 @@ def test_an_image_runs_read_only_and_holds_neither_data_nor_secrets_nor_spare_to
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a registry on this machine; the engine is told that it has no certificate."""
+    """The address of a registry on this machine, which the engine is configured to use without TLS."""
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not installed")
