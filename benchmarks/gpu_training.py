@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.timing import seconds_per_call
+from benchmarks.timing import seconds_per_call, wait_for
 from model.checkpoint import CheckpointState, publish, read
 from model.compilation import compile_network
 from model.config import Recipe
@@ -52,7 +54,7 @@ class _NoSink:
 class Timed:
     """The speed of a training."""
 
-    preset: str
+    image_px: int
     batch_images: int
     first_step_s: float
     """With compilation."""
@@ -112,34 +114,61 @@ def trainer_of(
         yield trainer, advance
 
 
-def timed_training(
-    preset: str, *, batch_images: int, steps: int, warmup: int, compiled: bool, by_block: bool, device: torch.device, precision: str
-) -> Timed:
-    """Time `steps` steps after `warmup` ones."""
+def timed_steps(trainer: Trainer, step: Callable[[], object], *, steps: int, warmup: int) -> Timed:
+    """Time `steps` steps of a new `trainer` after `warmup` ones."""
+    recipe, device = trainer.recipe, trainer.device
+    batch_images = recipe.training.batch_images
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    with trainer_of(preset, batch_images, device, precision, compiled=compiled, by_block=by_block) as (trainer, step):
-        first_s = seconds_per_call(step, device)
-        for _ in range(warmup):
-            step()
-        step_s = seconds_per_call(step, device, calls=steps)
-        recipe = trainer.recipe
+    first_s = seconds_per_call(step, device)
+    for _ in range(warmup):
+        step()
+    step_s = seconds_per_call(step, device, calls=steps)
     flops = training_flops(recipe.network) * batch_images
     gpu = device_named(torch.cuda.get_device_name(device)) if cuda else None
     memory = training_memory(recipe.network, recipe.training)
     return Timed(
-        preset=preset,
+        image_px=recipe.network.image_px,
         batch_images=batch_images,
         first_step_s=first_s,
         step_ms=step_s * 1e3,
         images_per_s=batch_images / step_s,
         tflops=flops / step_s / 1e12,
-        mfu=None if gpu is None else flops / step_s / gpu.peak_flops(bfloat16=precision == "bfloat16"),
+        mfu=None if gpu is None else flops / step_s / gpu.peak_flops(bfloat16=recipe.training.precision == "bfloat16"),
         peak_memory_gb=torch.cuda.max_memory_allocated() / 1e9 if cuda else None,
         estimated_memory_gb=memory.bytes_of(batch_images) / 1e9,
     )
+
+
+def checkpoint_cost(trainer: Trainer, step: Callable[[], object], *, step_s: float, every_s: float) -> dict[str, object]:
+    """Measure what a checkpoint on local disk every `every_s` seconds takes of the training time.
+
+    Training waits for the copy to host memory, and is slower while another thread hashes and writes the files.
+    """
+    device = trainer.device
+    trainer.snapshot()  # allocates the page-locked buffers, once in a run
+    copy_s = seconds_per_call(trainer.snapshot, device)
+    with tempfile.TemporaryDirectory() as folder:
+        thread = threading.Thread(target=publish, args=(trainer.snapshot(), Path(folder, "checkpoint")))
+        began_s = time.perf_counter()
+        thread.start()
+        count = 0
+        while thread.is_alive():
+            step()
+            wait_for(device)
+            count += 1
+        publish_s = time.perf_counter() - began_s
+    lost_s = copy_s + max(0.0, publish_s - count * step_s)
+    return {
+        "gigabytes": round(trainer.checkpoint_bytes / 1e9, 3),
+        "copy_s": round(copy_s, 3),
+        "publish_s": round(publish_s, 3),
+        "steps_meanwhile": count,
+        "share_of_time": round(lost_s / every_s, 4),
+        "every_s": every_s,
+    }
 
 
 def training_losses(preset: str, steps: int, *, device: torch.device) -> list[float]:

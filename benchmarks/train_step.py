@@ -16,7 +16,8 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,14 @@ from torch import Tensor, nn
 from benchmarks.peers import PEERS, diffusers_version
 from benchmarks.timing import seconds_per_call
 from components.errors import BadInput, CelebditError
-from model import rng
+from model.compilation import INDUCTOR_OPTIONS, compile_network
 from model.config import NetworkConfig
 from model.denoiser import Denoiser, build_denoiser, num_parameters
 from model.devices import device_named
 from model.diffusion import Diffusion, build_diffusion
 from model.ema_profiles import AveragedWeights, profiles_of
 from model.flops import flops_of
+from model.noised_batch import BatchNoise, step_tensor
 from model.optim import build_optimizer, clip_gradients, guarded_step
 from pipeline.config import RunConfig, load_config
 
@@ -77,24 +79,32 @@ class TrainStep:
         self._parameters = list(network.parameters())
         self._optimizer = build_optimizer(network, config.optimizer)
         self._averages = [AveragedWeights(profile, self._parameters) for profile in profiles_of(config.training)]
-        self._forward = torch.compile(network, fullgraph=isinstance(network, Denoiser)) if setting.compile else network
+        self._forward = _compiled(network) if setting.compile else network
+        noise = BatchNoise(diffusion, config.training.seed, horizontal_flip=False)
+        on_cuda = setting.device == "cuda"
+        self._add_noise = noise.compiled(options=dict(INDUCTOR_OPTIONS)) if setting.compile and on_cuda else noise
         self._step = 0
 
     def __call__(self, images: Tensor) -> None:
         self._step += 1
-        device, seed = images.device, self._config.training.seed
+        device = images.device
         ids = torch.arange(len(images), device=device)
-        x = images.float() / 127.5 - 1
-        noise = rng.normal(seed, rng.Stream.NOISE, self._step, ids, tuple(x.shape[1:])).contiguous(memory_format=torch.channels_last)
-        t = self._diffusion.draw_times(rng.uniform(seed, rng.Stream.TIME, self._step, ids, 1)[:, 0])
+        x, noise, t, x_t, timestep = self._add_noise(images, ids, step_tensor(self._step, device))
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._setting.precision == "bfloat16"):
-            output = self._forward(self._diffusion.add_noise(x, noise, t), self._diffusion.path.timestep(t).float())
+            output = self._forward(x_t, timestep)
             self._diffusion.losses(output, x, noise, t).mean().backward()
         norm = clip_gradients(self._parameters, self._config.optimizer.clip_norm)
         guarded_step(self._optimizer, (~torch.isfinite(norm)).float())
         for average in self._averages:
             average.update(self._parameters, self._step)
+
+
+def _compiled(network: nn.Module) -> nn.Module:
+    """Compile ours as it trains, and a peer with the same options; its graph may break."""
+    if isinstance(network, Denoiser):
+        return compile_network(network, by_block=False)
+    return cast(nn.Module, torch.compile(network, dynamic=False, options=dict(INDUCTOR_OPTIONS)))
 
 
 def build(name: str, network: NetworkConfig) -> nn.Module:
@@ -164,7 +174,8 @@ def main() -> None:
         names = [OURS, *([] if arguments.no_peers or diffusers_version() is None else PEERS)]
         if not arguments.no_peers and diffusers_version() is None:
             print("peers are left out: diffusers is not installed (make bench-tools)", file=sys.stderr)
-        results = [_in_own_process(name, setting) for setting in settings for name in names]
+        sizes = {name: {} if name == OURS or arguments.peer_batch is None else {"batch_images": arguments.peer_batch} for name in names}
+        results = [_in_own_process(name, replace(setting, **sizes[name])) for setting in settings for name in names]
     except CelebditError as error:
         print(f"benchmark: {error.message}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
         raise SystemExit(error.exit_code) from error
@@ -178,6 +189,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--preset", action="append", help="preset to measure; can be given several times (default: demo)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--batch", type=int, help="images per step (default: 8 on a CPU, the preset's share of a pass on CUDA)")
+    parser.add_argument("--peer-batch", type=int, help="images per step of the peers (default: as many)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps (default: 5)")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them (default: 2)")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="default: bfloat16 on CUDA, else float32")
@@ -186,10 +198,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     arguments = parser.parse_args()
     arguments.preset = arguments.preset or ["demo"]
-    for name in ("batch", "steps", "warmup"):
+    for name in ("batch", "peer_batch", "steps", "warmup"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
-            raise BadInput(f"--{name} {value} must be at least 1")
+            raise BadInput(f"--{name.replace('_', '-')} {value} must be at least 1")
     return arguments
 
 
