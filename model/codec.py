@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model import channel_norm, instance_norm
 from model.config import NetworkConfig
-from model.instance_norm import is_faster, normalise_modulate_silu
 from model.layers import Modulation, full_precision
+from model.thin_convolution import convolve_few_inputs, convolve_to_image
 
 Skips = list[Tensor]
 
@@ -45,11 +46,14 @@ def _norm_silu(
     x: Float[Tensor, "b c h w"], norm: nn.GroupNorm, shift: Float[Tensor, "b c"] | None = None, scale: Float[Tensor, "b c"] | None = None
 ) -> Float[Tensor, "b c h w"]:
     """Return silu(norm(x)), or silu((1 + scale) * norm(x) + shift)."""
-    if is_faster(x, norm.num_groups):
+    of_single_channels = instance_norm.is_faster(x, norm.num_groups)
+    if of_single_channels or channel_norm.is_faster(x):
         gain, bias = norm.weight[None], norm.bias[None]
         if shift is not None and scale is not None:
             gain, bias = gain * (1 + scale), torch.addcmul(shift, bias, 1 + scale)
-        return normalise_modulate_silu(x, gain, bias, norm.eps)
+        if of_single_channels:
+            return instance_norm.normalise_modulate_silu(x, gain, bias, norm.eps)
+        return channel_norm.normalise_modulate_silu(x, gain, bias, num_groups=norm.num_groups, eps=norm.eps)
     hidden = norm(x)
     if shift is not None and scale is not None:
         hidden = hidden * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
@@ -117,7 +121,7 @@ class ResidualEncoder(nn.Module):
         self.to_latent = nn.Conv2d(channels[-1], config.latent_channels, 1)
 
     def forward(self, x: Float[Tensor, "b 3 h w"], time: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "b z lh lw"], Skips]:
-        h = self.stem(F.pixel_unshuffle(x, self.stem_px))
+        h = convolve_few_inputs(self.stem, F.pixel_unshuffle(x, self.stem_px))
         skips: Skips = []
         for i, level in enumerate(self.levels):
             if i:
@@ -151,8 +155,9 @@ class ResidualDecoder(nn.Module):
             if i:
                 h = F.pixel_shuffle(self.ups[i - 1](h), 2)
         hidden = _norm_silu(h, self.out_norm) if isinstance(self.out_norm, nn.GroupNorm) else F.silu(self.out_norm(h))
+        halve = hidden.device.type == "cuda" and torch.is_autocast_enabled("cuda")
         with full_precision(hidden.device):
-            return F.pixel_shuffle(self.out(hidden.float()), self.stem_px)
+            return F.pixel_shuffle(convolve_to_image(self.out, hidden.float(), halve_weight_gradient=halve), self.stem_px)
 
 
 class PlainEncoder(nn.Module):

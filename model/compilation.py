@@ -19,6 +19,8 @@ INDUCTOR_OPTIONS: Mapping[str, Any] = {
     "deterministic": True,
     # It gives up channels-last for the whole graph where one convolution has half as many outputs as inputs, as the output layer has.
     "force_layout_optimization": True,
+    # Else the derivative of a norm is written to memory in float32, and read again, because it reads more than four tensors.
+    "realize_reads_threshold": 8,
 }
 _BLOCKS = (Block, ResidualBlock)
 

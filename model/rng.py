@@ -54,7 +54,8 @@ def words(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], n
 
 def _draw(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], num_words: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return words 4i to 4i + 3 of each index as four tensors of (index, i)."""
-    blocks = torch.arange(-(-num_words // 4), device=indices.device)
+    # Without the mask, Inductor (torch 2.11 to 2.15) multiplies the index itself, in 32 bits, and Triton refuses to compile that for CUDA.
+    blocks = torch.arange(-(-num_words // 4), device=indices.device) & _MASK
     shape = (len(indices), len(blocks))
     # `new_full` fills on the device; `new_tensor` would copy from the host and make it wait for the device.
     step_word = step if isinstance(step, Tensor) else indices.new_full((), step)
