@@ -24,7 +24,7 @@ _TOY = Size(
     presets=("smoke",), batch={"smoke": 4}, steps=2, warmup=1, sample_images=(1, 2), compiled=False, device="cpu", precision="float32"
 )
 _FULL = Size(
-    presets=("celebahq256-b", "celebahq256-s", "celebahq256-l"),
+    presets=("celebahq256-b", "celebahq256-l", "celebahq256-s"),
     batch={"celebahq256-b": 128, "celebahq256-s": 256, "celebahq256-l": 64},
     steps=10,
     warmup=3,

@@ -60,6 +60,11 @@ def _norm_silu(
     return F.silu(hidden)
 
 
+def _like_memory_of_convolutions(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Return `x` in channels-last memory on CUDA: `pixel_shuffle` leaves it, and each compiled block would copy the tensor back."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cuda" else x
+
+
 class ResidualBlock(nn.Module):
     """x + conv(silu(modulated norm(conv(silu(norm(x)))))), the second convolution zero at the start."""
 
@@ -121,15 +126,23 @@ class ResidualEncoder(nn.Module):
         self.to_latent = nn.Conv2d(channels[-1], config.latent_channels, 1)
 
     def forward(self, x: Float[Tensor, "b 3 h w"], time: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "b z lh lw"], Skips]:
-        h = convolve_few_inputs(self.stem, F.pixel_unshuffle(x, self.stem_px))
+        h = self.enter(x)
         skips: Skips = []
         for i, level in enumerate(self.levels):
             if i:
-                h = self.downs[i - 1](F.pixel_unshuffle(h, 2))
+                h = self.down(h, i)
             for block in cast(nn.ModuleList, level):
                 h = block(h, time)
             skips.append(h)
         return self.to_latent(h), skips
+
+    def enter(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c gh gw"]:
+        """Return the input of the first level."""
+        return convolve_few_inputs(self.stem, F.pixel_unshuffle(x, self.stem_px))
+
+    def down(self, h: Float[Tensor, "b c h w"], level: int) -> Float[Tensor, "b d h/2 w/2"]:
+        """Return the input of `level` from the output of the level before."""
+        return cast(Tensor, self.downs[level - 1](F.pixel_unshuffle(h, 2)))
 
 
 class ResidualDecoder(nn.Module):
@@ -149,15 +162,28 @@ class ResidualDecoder(nn.Module):
     def forward(self, z: Float[Tensor, "b z lh lw"], skips: Skips, time: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
         h = self.from_latent(z)
         for i in reversed(range(len(self.levels))):
-            h = self.merges[i](torch.cat([h, skips[i]], dim=1))
+            h = self.merge(h, skips[i], i)
             for block in cast(nn.ModuleList, self.levels[i]):
                 h = block(h, time)
             if i:
-                h = F.pixel_shuffle(self.ups[i - 1](h), 2)
+                h = self.up(h, i)
+        return self.to_image(h)
+
+    def merge(self, h: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"], level: int) -> Float[Tensor, "b c h w"]:
+        """Return the input of `level` from what comes from below and the skip."""
+        return cast(Tensor, self.merges[level](torch.cat([h, skip], dim=1)))
+
+    def up(self, h: Float[Tensor, "b c h w"], level: int) -> Float[Tensor, "b d 2*h 2*w"]:
+        """Return what the next finer level merges, from the output of `level`."""
+        return _like_memory_of_convolutions(F.pixel_shuffle(self.ups[level - 1](h), 2))
+
+    def to_image(self, h: Float[Tensor, "b c gh gw"]) -> Float[Tensor, "b 3 h w"]:
+        """Return the image, in float32, from the output of the finest level."""
         hidden = _norm_silu(h, self.out_norm) if isinstance(self.out_norm, nn.GroupNorm) else F.silu(self.out_norm(h))
         halve = hidden.device.type == "cuda" and torch.is_autocast_enabled("cuda")
         with full_precision(hidden.device):
-            return F.pixel_shuffle(convolve_to_image(self.out, hidden.float(), halve_weight_gradient=halve), self.stem_px)
+            pixels = convolve_to_image(self.out, hidden.float(), halve_weight_gradient=halve)
+            return _like_memory_of_convolutions(F.pixel_shuffle(pixels, self.stem_px))
 
 
 class PlainEncoder(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from model.codec import ResidualBlock
+from model.codec import LeanBlock, ResidualBlock, ResidualDecoder, ResidualEncoder
 from model.dit import Block
 
 INDUCTOR_OPTIONS: Mapping[str, Any] = {
@@ -22,7 +22,13 @@ INDUCTOR_OPTIONS: Mapping[str, Any] = {
     # Else the derivative of a norm is written to memory in float32, and read again, because it reads more than four tensors.
     "realize_reads_threshold": 8,
 }
-_BLOCKS = (Block, ResidualBlock)
+_BLOCKS = (Block, ResidualBlock, LeanBlock)
+_METHODS: Mapping[type[nn.Module], tuple[str, ...]] = {
+    **dict.fromkeys(_BLOCKS, ("forward",)),
+    # What lies between the residual blocks: not compiled, the last norm alone would take as long as a block.
+    ResidualEncoder: ("enter", "down"),
+    ResidualDecoder: ("merge", "up", "to_image"),
+}
 
 
 def compile_network(network: nn.Module, *, by_block: bool, backend: str = "inductor") -> nn.Module:
@@ -31,8 +37,11 @@ def compile_network(network: nn.Module, *, by_block: bool, backend: str = "induc
     A network without such blocks is compiled as one graph.
     """
     options = dict(INDUCTOR_OPTIONS) if backend == "inductor" else None
-    blocks = [module for module in network.modules() if isinstance(module, _BLOCKS)] if by_block else []
-    for block in blocks:
-        # The class's own `forward`: `Module.compile` would put all kinds of blocks into the cache of one function, which is bounded.
-        block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, backend=backend, options=options)  # type: ignore[method-assign]
-    return network if blocks else cast(nn.Module, torch.compile(network, fullgraph=True, dynamic=False, backend=backend, options=options))
+    if not by_block or not any(isinstance(module, _BLOCKS) for module in network.modules()):
+        return cast(nn.Module, torch.compile(network, fullgraph=True, dynamic=False, backend=backend, options=options))
+    for module in network.modules():
+        for name in _METHODS.get(type(module), ()):
+            # The class's own functions: `Module.compile` would put all kinds of blocks into the cache of one function, which is bounded.
+            compiled = torch.compile(getattr(module, name), fullgraph=True, dynamic=False, backend=backend, options=options)
+            setattr(module, name, compiled)
+    return network

@@ -5,6 +5,7 @@ fixed size, so their number does not change them. The size of a pass is a parame
 rounding at most. Does not find weights; see `components/weights/find.py`.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
@@ -78,7 +79,7 @@ class Generator:
         self._network.eval().to(memory_format=torch.channels_last)
         if self._bfloat16:
             halve_weights(self._network)
-        self._forward = compile_network(self._network, by_block=False) if compiled else self._network
+        self._forward = compile_network(_twin(self._network), by_block=True) if compiled else self._network
 
     @classmethod
     def from_spec(
@@ -173,3 +174,8 @@ class Generator:
     def _run(self, network: nn.Module, x: Tensor, t: Tensor) -> Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16):
             return cast(Tensor, network(x.contiguous(memory_format=torch.channels_last), t))
+
+
+def _twin(network: nn.Module) -> nn.Module:
+    """Return a copy of `network` with the same weights in memory, whose functions can be replaced."""
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())})
