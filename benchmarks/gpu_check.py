@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_items import ITEMS, Size
-from components.stores.measured_speed import cpu_name
 
 _TOY = Size(
     presets=("smoke",), batch={"smoke": 4}, steps=2, warmup=1, sample_images=(1, 2), compiled=False, device="cpu", precision="float32"
@@ -39,7 +38,7 @@ def facts(size: Size) -> dict[str, Any]:
     """Return device, versions and command."""
     cuda = size.device == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if cuda else f"{cpu_name()} (CPU, one thread)",
+        "device": torch.cuda.get_device_name() if cuda else f"{_cpu_name()} (CPU, one thread)",
         "memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1) if cuda else None,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -47,6 +46,12 @@ def facts(size: Size) -> dict[str, Any]:
         "command": " ".join(["python -m benchmarks.gpu_check", *sys.argv[1:]]),
         "toy": not cuda,
     }
+
+
+def _cpu_name() -> str:
+    from components.stores.measured_speed import cpu_name  # noqa: PLC0415 - needs boto3, which a machine with a GPU may lack
+
+    return cpu_name()
 
 
 def write(path: Path, report: dict[str, Any]) -> None:

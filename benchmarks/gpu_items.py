@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu_blocks import milliseconds_of_blocks
 from benchmarks.gpu_profile import profile_steps
 from benchmarks.gpu_training import Timed, checkpoint_cost, resumed_equals, timed_steps, trainer_of, training_losses
 from benchmarks.timing import seconds_per_call
@@ -67,6 +68,13 @@ def training(size: Size) -> dict[str, Any]:
         checkpoints = checkpoint_cost(trainer, step, step_s=timed.step_ms / 1e3, every_s=_CHECKPOINT_EVERY_S)
     passed = size.device != "cuda" or (bool(profile["passed"]) and float(str(checkpoints["share_of_time"])) < _MOST_CHECKPOINT_TIME)
     return {"speed": timed.row(), "profile": profile, "checkpoints": checkpoints, "passed": passed}
+
+
+def blocks(size: Size) -> dict[str, Any]:
+    """Return the milliseconds of forward and backward pass of one block of each kind of the first preset."""
+    preset = size.presets[0]
+    network, batch = load_config(preset).network, size.batch[preset]
+    return {"milliseconds": milliseconds_of_blocks(network, batch, torch.device(size.device), compiled=size.compiled), "images": batch}
 
 
 def one_graph(size: Size) -> dict[str, Any]:
@@ -195,6 +203,7 @@ def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
 
 ITEMS = (
     Item("training", 70, training),
+    Item("blocks", 60, blocks),
     Item("noise", 15, noise),
     Item("sampling", 80, sampling),
     Item("other_sizes", 80, other_sizes),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.peers import PEERS, diffusers_version
 from benchmarks.timing import seconds_per_call
 from components.errors import BadInput, CelebditError
-from model.compilation import INDUCTOR_OPTIONS, compile_network
+from model.compilation import INDUCTOR_OPTIONS, NETWORK_OPTIONS, compile_network
 from model.config import NetworkConfig
 from model.denoiser import Denoiser, build_denoiser, num_parameters
 from model.devices import device_named
@@ -104,7 +104,7 @@ def _compiled(network: nn.Module) -> nn.Module:
     """Compile ours as it trains, and a peer with the same options; its graph may break."""
     if isinstance(network, Denoiser):
         return compile_network(network, by_block=False)
-    return cast(nn.Module, torch.compile(network, dynamic=False, options=dict(INDUCTOR_OPTIONS)))
+    return cast(nn.Module, torch.compile(network, dynamic=False, options=dict(NETWORK_OPTIONS)))
 
 
 def build(name: str, network: NetworkConfig) -> nn.Module:

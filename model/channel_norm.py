@@ -1,9 +1,8 @@
-"""Group normalisation, modulation and SiLU as one differentiable function of sums over rows of pixels, for compiled graphs on CUDA.
+"""Group normalisation, modulation and SiLU as one differentiable function of sums over pixels, for compiled graphs on CUDA.
 
 Promises: equal to `group_norm`, modulation and `silu`, up to rounding, in values and gradients; computed in float32, as autocast does. From
-`group_norm` itself Inductor writes kernels that read a group of three channels out of each pixel; in channels-last memory these use a
-sixth of what they load. Here every kernel reads neighbouring channels, and sums rows before it sums columns, which keeps all
-multiprocessors busy. On an H100, forward and backward of a residual block of 96 channels: see docs/performance.md.
+`group_norm` itself Inductor (torch 2.11 to 2.15) writes kernels that read a group of three channels out of each pixel; in channels-last
+memory these use a sixth of what they load. Here every kernel reads neighbouring channels. docs/performance.md has the times.
 """
 
 import math
@@ -15,8 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_RUN_PX = 32
-"""Pixels of a row that are summed first: Inductor's deterministic choice of block sizes then reads 32 channels at once, of 64 only 8."""
+_RUN_PX = 1024
+"""Pixels that are summed first, in a loop of their own. Inductor's deterministic choice of block sizes is a square of 64 channels and 64
+pixels: shorter runs spend the time on the sums within a square, longer ones leave multiprocessors without work."""
 
 
 def is_faster(x: Float[Tensor, "b c h w"]) -> bool:
@@ -47,6 +47,8 @@ class _NormaliseModulateSilu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, gain, bias, mean, inverse = ctx.saved_tensors
+        # In memory of any other order the sums over pixels would begin with a copy in float32.
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
         scale = gain * inverse
         wide = x.float()
         modulated = torch.addcmul(_over_pixels(bias - mean * scale), wide, _over_pixels(scale))
@@ -78,9 +80,8 @@ def _statistics(x: Float[Tensor, "b c h w"], num_groups: int, eps: float) -> tup
 
 
 def _sum_pixels(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
-    """Sum runs of `_RUN_PX` pixels of a row, then the runs."""
-    run_px = math.gcd(x.shape[3], _RUN_PX)
-    return x.unflatten(3, (-1, run_px)).sum(4).sum((2, 3))
+    pixels = x.flatten(2)
+    return pixels.unflatten(2, (-1, math.gcd(pixels.shape[2], _RUN_PX))).sum(3).sum(2)
 
 
 def _group_mean(values: Float[Tensor, "b c"], num_groups: int) -> Float[Tensor, "b c"]:

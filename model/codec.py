@@ -60,7 +60,7 @@ def _norm_silu(
     return F.silu(hidden)
 
 
-def _like_memory_of_convolutions(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+def in_channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Return `x` in channels-last memory on CUDA: `pixel_shuffle` leaves it, and each compiled block would copy the tensor back."""
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cuda" else x
 
@@ -175,7 +175,7 @@ class ResidualDecoder(nn.Module):
 
     def up(self, h: Float[Tensor, "b c h w"], level: int) -> Float[Tensor, "b d 2*h 2*w"]:
         """Return what the next finer level merges, from the output of `level`."""
-        return _like_memory_of_convolutions(F.pixel_shuffle(self.ups[level - 1](h), 2))
+        return in_channels_last(F.pixel_shuffle(self.ups[level - 1](h), 2))
 
     def to_image(self, h: Float[Tensor, "b c gh gw"]) -> Float[Tensor, "b 3 h w"]:
         """Return the image, in float32, from the output of the finest level."""
@@ -183,7 +183,7 @@ class ResidualDecoder(nn.Module):
         halve = hidden.device.type == "cuda" and torch.is_autocast_enabled("cuda")
         with full_precision(hidden.device):
             pixels = convolve_to_image(self.out, hidden.float(), halve_weight_gradient=halve)
-            return _like_memory_of_convolutions(F.pixel_shuffle(pixels, self.stem_px))
+            return in_channels_last(F.pixel_shuffle(pixels, self.stem_px))
 
 
 class PlainEncoder(nn.Module):

@@ -16,12 +16,18 @@ from model.dit import Block
 
 INDUCTOR_OPTIONS: Mapping[str, Any] = {
     # Inductor times variants of kernels when it compiles, and could pick others after a restart.
-    "deterministic": True,
+    "deterministic": True
+}
+NETWORK_OPTIONS: Mapping[str, Any] = {
+    **INDUCTOR_OPTIONS,
     # It gives up channels-last for the whole graph where one convolution has half as many outputs as inputs, as the output layer has.
     "force_layout_optimization": True,
-    # Else the derivative of a norm is written to memory in float32, and read again, because it reads more than four tensors.
+    # By default an expression that reads more than four tensors, or has over thirty operations, is written to memory when it is used twice:
+    # the derivatives of norms would be, in float32.
     "realize_reads_threshold": 8,
+    "realize_opcount_threshold": 80,
 }
+_MOST_GRAPHS_OF_A_FUNCTION = 64
 _BLOCKS = (Block, ResidualBlock, LeanBlock)
 _METHODS: Mapping[type[nn.Module], tuple[str, ...]] = {
     **dict.fromkeys(_BLOCKS, ("forward",)),
@@ -36,9 +42,11 @@ def compile_network(network: nn.Module, *, by_block: bool, backend: str = "induc
 
     A network without such blocks is compiled as one graph.
     """
-    options = dict(INDUCTOR_OPTIONS) if backend == "inductor" else None
+    options = dict(NETWORK_OPTIONS) if backend == "inductor" else None
     if not by_block or not any(isinstance(module, _BLOCKS) for module in network.modules()):
         return cast(nn.Module, torch.compile(network, fullgraph=True, dynamic=False, backend=backend, options=options))
+    # Each kind of block is one more graph of the same function, and networks of several sizes may share a process.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS_OF_A_FUNCTION)
     for module in network.modules():
         for name in _METHODS.get(type(module), ()):
             # The class's own functions: `Module.compile` would put all kinds of blocks into the cache of one function, which is bounded.

@@ -20,10 +20,11 @@ _CONVOLUTION = {"stride": (1, 1), "dilation": (1, 1), "transposed": False, "outp
 
 def convolve_few_inputs(layer: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
     """Return `layer(x)`; on CUDA `x` and the weights get as many channels of zeros as make a multiple of eight."""
-    missing = -layer.in_channels % _CHANNELS_PER_LOAD
-    if x.device.type != "cuda" or missing == 0:
-        return layer(x)  # type: ignore[no-any-return]
-    channels = (0, 0, 0, 0, 0, missing)
+    return _convolve_padded(layer, x) if x.device.type == "cuda" else layer(x)
+
+
+def _convolve_padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    channels = (0, 0, 0, 0, 0, -layer.in_channels % _CHANNELS_PER_LOAD)
     return F.conv2d(F.pad(x, channels), F.pad(layer.weight, channels), layer.bias, padding=layer.padding)  # type: ignore[arg-type]
 
 

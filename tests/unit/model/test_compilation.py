@@ -15,7 +15,7 @@ from torch._inductor import config as inductor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import rng
-from model.compilation import INDUCTOR_OPTIONS, compile_network
+from model.compilation import INDUCTOR_OPTIONS, NETWORK_OPTIONS, compile_network
 from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
 from model.ema_profiles import gamma_of_sigma_rel
@@ -131,6 +131,14 @@ def test_a_network_without_such_blocks_is_compiled_whole() -> None:
     assert counter.frame_count == 1
 
 
+def test_networks_of_many_sizes_are_compiled_block_by_block_in_one_process() -> None:
+    """Each size is one more graph of the same functions, of which the compiler allows eight, and then refuses a whole graph."""
+    torch._dynamo.reset()
+    for width in range(4, 44, 4):
+        network = network_of(channels=(width, 2 * width))
+        compile_network(network, by_block=True, backend="eager")(IMAGES, TIMES)
+
+
 @pytest.mark.parametrize(("by_block", "waits"), [pytest.param(True, False, marks=SLOW), pytest.param(False, True, marks=SLOW)])
 def test_gradients_are_there_during_the_backward_pass_if_blocks_are_compiled(by_block: bool, waits: bool) -> None:
     """DistributedDataParallel reduces a gradient when its hook is called: after one graph for all, all hooks come at the end."""
@@ -160,7 +168,7 @@ def test_gradients_are_there_during_the_backward_pass_if_blocks_are_compiled(by_
 
 
 def test_the_options_are_known_to_the_compiler() -> None:
-    for name in INDUCTOR_OPTIONS:
+    for name in NETWORK_OPTIONS:
         assert name in inductor.get_config_copy()
     assert INDUCTOR_OPTIONS["deterministic"], "kernels are not chosen by timings, which differ after a restart"
     network = network_of()
@@ -181,6 +189,22 @@ def test_weights_in_bfloat16_give_what_autocast_makes_of_the_same_weights(change
             expected = network(IMAGES.contiguous(memory_format=torch.channels_last), TIMES)
         assert torch.equal(generator._call(IMAGES, TIMES), expected)
     assert sum(p.numel() for p in halved) > 0.5 * sum(p.numel() for p in network.parameters())
+
+
+def test_a_compiled_generator_shares_its_weights_and_leaves_the_network_that_measures_memory_alone() -> None:
+    torch._dynamo.reset()
+    recipe = tiny_recipe(network={"depth": 2})
+    weights = shaken(build_denoiser(recipe.network, seed=0)).state_dict()
+    plain, compiled = (Generator(weights, recipe.network, recipe.diffusion, device=CPU, compiled=compiled) for compiled in (False, True))
+    pairs = zip(compiled._network.parameters(), compiled._forward.parameters(), strict=True)
+    assert all(one.data_ptr() == other.data_ptr() for one, other in pairs)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled._forward = compile_network(compiled._forward, by_block=True, backend=counter)
+    torch.testing.assert_close(compiled._call(IMAGES, TIMES), plain._call(IMAGES, TIMES), rtol=1e-4, atol=1e-5)
+    assert counter.frame_count > 0
+    graphs = counter.frame_count
+    compiled._run(compiled._network, IMAGES[:1], TIMES[:1])
+    assert counter.frame_count == graphs, "a batch of another size would be compiled"
 
 
 # Averages

@@ -1,0 +1,52 @@
+"""Forward and backward time of one compiled block of each kind of a network."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from benchmarks.timing import seconds_per_call
+from model.codec import LeanBlock, ResidualBlock
+from model.compilation import compile_network
+from model.config import NetworkConfig
+from model.denoiser import build_denoiser
+from model.dit import Block
+from model.layers import rotary_angles
+
+_CALLS = 8
+
+
+def milliseconds_of_blocks(network: NetworkConfig, batch_images: int, device: torch.device, *, compiled: bool) -> dict[str, float]:
+    """Return the milliseconds of forward and backward pass of each kind of block on `batch_images` random images, with autocast."""
+    times = {}
+    for name, block, inputs in _blocks(network, batch_images, device):
+        forward = compile_network(block, by_block=False) if compiled else block
+        gradient = torch.randn_like(inputs[0])
+
+        def call(forward: nn.Module = forward, inputs: list[object] = inputs, gradient: torch.Tensor = gradient) -> None:
+            with torch.autocast(device.type, torch.bfloat16):
+                output = forward(*inputs)
+            output.backward(gradient.to(output.dtype))
+
+        for _ in range(2):
+            call()
+        times[name] = round(seconds_per_call(call, device, calls=_CALLS) * 1e3, 3)
+    return times
+
+
+def _blocks(network: NetworkConfig, batch_images: int, device: torch.device) -> Iterator[tuple[str, nn.Module, list[object]]]:
+    modules = build_denoiser(network, seed=0).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    time = torch.randn(batch_images, network.width, device=device)
+    side = network.image_px // network.stem_px
+    for level, channels in enumerate(network.channels):
+        block = next(part for part in modules.encoder.levels[level] if isinstance(part, ResidualBlock | LeanBlock))
+        px = side >> level
+        x = torch.randn(batch_images, channels, px, px, device=device, dtype=torch.bfloat16)
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        yield f"{type(block).__name__} {channels} x {px} x {px}", block, [x, time]
+    rows = network.image_px // network.total_stride_px
+    tokens = torch.randn(batch_images, rows**2, network.width, device=device, dtype=torch.bfloat16, requires_grad=True)
+    angles = rotary_angles(network.width // network.heads, rows, rows, device)
+    rotation = (angles.cos(), angles.sin()) if network.block == "modern" else None
+    block = next(part for part in modules.modules() if isinstance(part, Block))
+    yield f"{type(block).__name__} {network.width} x {rows**2}", block, [tokens, time, rotation]
