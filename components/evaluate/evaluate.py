@@ -26,6 +26,7 @@ from components.registry.tags import VersionTags
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
+from components.system.garbage import search_as_usual
 from components.system.own_folder import own_folder
 from components.system.work_folders import WorkFolder
 from components.tracking.logged_models import LoggedModels
@@ -120,6 +121,7 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], con
     # Importing torch-fidelity takes many seconds, and a finished evaluation does not need it.
     from components.evaluate.measure import measure  # noqa: PLC0415
 
+    search_as_usual()
     return measure(spec, fetch_weights_into, context)
 
 

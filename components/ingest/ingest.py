@@ -81,8 +81,8 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
     require_consent(config)
     context.events.note(f"reading {source.provenance()}")
     with DecoderPool(config.limits(), workers=workers or default_workers()) as pool:
-        if local_source is not None:
-            pool.start(local_source.archive_path())  # workers start while the source is fingerprinted
+        if local_source is not None and not any(context.store.list(context.layout.dataset(config.name))):
+            pool.start(local_source.archive_path())  # while the source is fingerprinted: no dataset may turn out to be made of it
         return _ingest_once(source, config, context, pool)
 
 

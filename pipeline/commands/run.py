@@ -9,7 +9,6 @@ import click
 
 from components.errors import EXIT_OK, BadInput, GateFailed
 from components.ingest.sources.open_source import kind_of, require_consent
-from components.ingest.sources.synthetic import write_archive
 from components.registry.promotions.moves import CHAMPION
 from components.reports.score import score_sentence
 from components.runtime.events import Event
@@ -147,6 +146,7 @@ def _profile_changes(steps: int | None) -> dict[str, int]:
 
 def _make_archive(archive: Path, view: RunView) -> None:
     """Generate the demo's faces while the servers start, unless another demo does; what a killed one left is removed."""
+    from components.ingest.sources.synthetic import write_archive  # imports NumPy
 
     def show(kind: Any, **facts: object) -> None:
         view(Event(step="faces", kind=kind, at_s=time.time(), facts=facts))
