@@ -10,6 +10,7 @@ import click
 from components.errors import EXIT_OK, BadInput, GateFailed
 from components.ingest.sources.open_source import kind_of, require_consent
 from components.registry.promotions.moves import CHAMPION
+from components.reports.plural import plural
 from components.reports.score import score_sentence
 from components.runtime.events import Event
 from components.system.locks import lock
@@ -170,8 +171,8 @@ def _finish(summary: RunSummary, session: Session, *, as_json: bool, servers_sta
     score, model = summary.score, summary.model
     noise = summary.metrics.get(f"{score.name}_of_noise")
     print_line()
-    print_line(f"  data       {summary.dataset.num_images} images, digest {summary.dataset.digest[:12]}")
-    print_line(f"  training   {summary.training_steps} steps, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
+    print_line(f"  data       {plural(summary.dataset.num_images, 'image')}, digest {summary.dataset.digest[:12]}")
+    print_line(f"  training   {plural(summary.training_steps, 'step')}, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
     print_line(f"  score      {score_sentence(score.name, score.value, summary.metrics.get(f'{score.name}_std'), noise)}; lower is better")
     print_gate(summary.gate.decision, summary.gate.reasons)
     if model is not None:
