@@ -14,7 +14,7 @@ from typing import Any
 
 from components.runtime.events import EventReader
 from pipeline.local import EVENTS_FILE, LocalOutcome
-from pipeline.open_runs import MARK_FILE
+from pipeline.open_runs import MARK_FILE, read_end
 
 _RUN_ID = re.compile(r"(?P<preset>.+)-\d{8}-\d{6}-[0-9a-f]+")
 
@@ -26,7 +26,7 @@ class LocalRunState:
     run_id: str
     preset: str
     state: str
-    """running, registered, gate failed, failed, interrupted or killed."""
+    """running, registered, gate failed, failed, interrupted (its command was asked to stop) or killed (its command could not close it)."""
     created_at: str | None
     score: str | None
     version: str | None
@@ -62,7 +62,8 @@ def read_run(folder: Path) -> LocalRunState | None:
     match = _RUN_ID.fullmatch(folder.name)
     if match is None or not (folder / EVENTS_FILE).exists():
         return None
-    results = outcome.results
+    results, end = outcome.results, read_end(folder)
+    why = end[1] if end is not None else outcome.failure.message if outcome.failure is not None else None
     return LocalRunState(
         run_id=folder.name,
         preset=match["preset"],
@@ -70,7 +71,7 @@ def read_run(folder: Path) -> LocalRunState | None:
         created_at=None if began_s is None else datetime.fromtimestamp(began_s, UTC).isoformat(timespec="seconds"),
         score=_score(results.get("evaluate", {})),
         version=_version(results.get("register", {})),
-        why=None if outcome.failure is None else outcome.failure.message,
+        why=why,
         mlflow=results.get("preflight", {}).get("run_url"),
         folder=str(folder),
         seconds=outcome.seconds,
@@ -78,9 +79,13 @@ def read_run(folder: Path) -> LocalRunState | None:
 
 
 def _state(folder: Path, outcome: LocalOutcome) -> str:
-    mark = folder / MARK_FILE
+    mark, end = folder / MARK_FILE, read_end(folder)
+    if mark.exists() and _is_locked(mark):
+        return "running"
+    if end is not None:
+        return end[0]
     if mark.exists():
-        return "running" if _is_locked(mark) else "killed"
+        return "killed"
     if outcome.failure is not None:
         return "failed"
     if "register" in outcome.results:
