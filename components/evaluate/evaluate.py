@@ -23,6 +23,7 @@ from components.evaluate.spec import EvaluateSpec
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry.client import Registry
 from components.registry.tags import VersionTags
+from components.reports.plural import plural
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
@@ -107,7 +108,7 @@ def check(spec: EvaluateSpec, context: StepContext) -> None:
     if spec.num_reference < 2:
         sizes = ", ".join(f"{name} {size}" for name, size in split_sizes(spec.dataset).items())
         raise BadInput(
-            f"evaluation.reference_split {split!r} has {spec.num_reference} image(s), at least 2 are needed",
+            f"evaluation.reference_split {split!r} has {plural(spec.num_reference, 'image')}, at least 2 are needed",
             hint=f"the dataset has {sizes}; set evaluation.reference_split, or data.held_out and ingest again",
         )
     for metric in active_metrics(evaluation):
