@@ -26,7 +26,8 @@ class LocalRunState:
     run_id: str
     preset: str
     state: str
-    """running, registered, gate failed, failed, interrupted (its command was asked to stop) or killed (its command could not close it)."""
+    """running, registered, gate failed, evaluated (a sweep's trial), failed, interrupted (its command was asked to stop) or killed (its
+    command could not close it)."""
     created_at: str | None
     score: str | None
     version: str | None
@@ -86,11 +87,16 @@ def _state(folder: Path, outcome: LocalOutcome) -> str:
         return end[0]
     if mark.exists():
         return "killed"
-    if outcome.failure is not None:
-        return "failed"
+    return "failed" if outcome.failure is not None else _end_of(outcome)
+
+
+def _end_of(outcome: LocalOutcome) -> str:
+    """Return how a run has ended in which no step failed."""
     if "register" in outcome.results:
         return "registered"
-    return "gate failed" if outcome.results.get("gate", {}).get("decision") == "fail" else "interrupted"
+    if outcome.results.get("gate", {}).get("decision") == "fail":
+        return "gate failed"
+    return "evaluated" if outcome.closed and "evaluate" in outcome.results else "interrupted"
 
 
 def _is_locked(path: Path) -> bool:

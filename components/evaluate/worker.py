@@ -197,7 +197,7 @@ def body(spec_path: Path, rank: Rank) -> None:
     for number, folder in enumerate(map(Path, batch), start=1):
         spec = EvaluateSpec.load(folder / SPEC_FILE)
         torch.set_num_threads(spec.resources.threads)
-        of = f" of step {spec.checkpoint.step}, EMA {spec.sampling.ema} ({number} of {len(batch)})" if len(batch) > 1 else ""
+        of = f" of step {spec.checkpoint.step}, EMA {spec.sampling.ema} ({number}/{len(batch)})" if len(batch) > 1 else ""
         _Worker(spec, rank, folder, name=of).run()
 
 

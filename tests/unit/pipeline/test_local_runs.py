@@ -50,6 +50,14 @@ def test_one_cause_has_one_word_whoever_closed_the_run(tmp_path: Path) -> None:
             assert (run.state, run.why) == (cause, "the runner was killed" if cause == "failed" else None)
 
 
+def test_a_trial_of_a_sweep_ends_with_its_evaluation(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path, "sweep-0-40-20261101-100000-aaaa", 1e9, {"evaluate": RESULTS["evaluate"], "finalize": {}}))
+    stopped = read_run(write_run(tmp_path, "sweep-0-40-20261101-100001-aaaa", 1e9, {"evaluate": RESULTS["evaluate"]}))
+    assert run is not None
+    assert stopped is not None
+    assert (run.state, stopped.state) == ("evaluated", "interrupted")
+
+
 def test_without_an_endpoint_the_runs_of_this_machine_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
