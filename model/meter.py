@@ -22,7 +22,7 @@ class Hardware:
     """Rates from which utilisation and cost are computed."""
 
     hours_key: str
-    """Metric under which device hours are reported."""
+    """Metric under which device hours are reported: the clock times the ranks, whatever share of its core a rank has got."""
     price_per_device_hour: float | None = None
     step_flops: float | None = None
     """Floating-point operations of one optimiser step over all ranks, forward and backward, without recomputation; None: not reported."""
@@ -33,7 +33,7 @@ class Hardware:
 def hardware_of(network: NetworkConfig, training: TrainingConfig, device: torch.device, *, price_per_device_hour: float | None) -> Hardware:
     """Return the rates of `device`: hours everywhere, floating-point operations on CUDA alone."""
     if device.type != "cuda":
-        return Hardware(hours_key="cost/cpu_hours", price_per_device_hour=price_per_device_hour)
+        return Hardware(hours_key="cost/cpu_rank_hours", price_per_device_hour=price_per_device_hour)
     gpu = device_named(torch.cuda.get_device_name(device))
     return Hardware(
         hours_key="cost/gpu_hours",

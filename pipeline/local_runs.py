@@ -14,7 +14,7 @@ from typing import Any
 
 from components.runtime.events import EventReader
 from pipeline.local import EVENTS_FILE, LocalOutcome
-from pipeline.open_runs import MARK_FILE
+from pipeline.open_runs import MARK_FILE, read_end
 
 _RUN_ID = re.compile(r"(?P<preset>.+)-\d{8}-\d{6}-[0-9a-f]+")
 
@@ -26,7 +26,8 @@ class LocalRunState:
     run_id: str
     preset: str
     state: str
-    """running, registered, gate failed, failed, interrupted or killed."""
+    """running, registered, gate failed, evaluated (a sweep's trial), failed, interrupted (its command was asked to stop) or killed (its
+    command could not close it)."""
     created_at: str | None
     score: str | None
     version: str | None
@@ -62,7 +63,8 @@ def read_run(folder: Path) -> LocalRunState | None:
     match = _RUN_ID.fullmatch(folder.name)
     if match is None or not (folder / EVENTS_FILE).exists():
         return None
-    results = outcome.results
+    results, end = outcome.results, read_end(folder)
+    why = end[1] if end is not None else outcome.failure.message if outcome.failure is not None else None
     return LocalRunState(
         run_id=folder.name,
         preset=match["preset"],
@@ -70,7 +72,7 @@ def read_run(folder: Path) -> LocalRunState | None:
         created_at=None if began_s is None else datetime.fromtimestamp(began_s, UTC).isoformat(timespec="seconds"),
         score=_score(results.get("evaluate", {})),
         version=_version(results.get("register", {})),
-        why=None if outcome.failure is None else outcome.failure.message,
+        why=why,
         mlflow=results.get("preflight", {}).get("run_url"),
         folder=str(folder),
         seconds=outcome.seconds,
@@ -78,14 +80,23 @@ def read_run(folder: Path) -> LocalRunState | None:
 
 
 def _state(folder: Path, outcome: LocalOutcome) -> str:
-    mark = folder / MARK_FILE
+    mark, end = folder / MARK_FILE, read_end(folder)
+    if mark.exists() and _is_locked(mark):
+        return "running"
+    if end is not None:
+        return end[0]
     if mark.exists():
-        return "running" if _is_locked(mark) else "killed"
-    if outcome.failure is not None:
-        return "failed"
+        return "killed"
+    return "failed" if outcome.failure is not None else _end_of(outcome)
+
+
+def _end_of(outcome: LocalOutcome) -> str:
+    """Return how a run has ended in which no step failed."""
     if "register" in outcome.results:
         return "registered"
-    return "gate failed" if outcome.results.get("gate", {}).get("decision") == "fail" else "interrupted"
+    if outcome.results.get("gate", {}).get("decision") == "fail":
+        return "gate failed"
+    return "evaluated" if outcome.closed and "evaluate" in outcome.results else "interrupted"
 
 
 def _is_locked(path: Path) -> bool:

@@ -10,6 +10,7 @@ import sys
 import uuid
 
 from components.process_settings import server_token
+from components.system.garbage import import_without_search
 from pipeline.home import DATABASE
 from pipeline.token_gate import TokenGate
 
@@ -40,10 +41,11 @@ def main(descriptor: int, artifacts: str) -> None:
     """Serve until SIGTERM on the listening socket `descriptor`, with the artifacts below `artifacts`."""
     listener = socket.socket(fileno=descriptor)
     token = server_token()
-    configure(artifacts)
-    import uvicorn  # noqa: PLC0415
-    from mlflow.server import _UVICORN_LOG_CONFIG  # noqa: PLC0415
-    from mlflow.server.fastapi_app import app  # noqa: PLC0415 - reads the environment that `configure` has set
+    with import_without_search():
+        configure(artifacts)
+        import uvicorn  # noqa: PLC0415
+        from mlflow.server import _UVICORN_LOG_CONFIG  # noqa: PLC0415
+        from mlflow.server.fastapi_app import app  # noqa: PLC0415 - reads the environment that `configure` has set
 
     gate = TokenGate(app, token, port=listener.getsockname()[1])
     # Links with the token stand in the access log, and nothing here is behind a proxy.

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from components.errors import BadInput, Failure
+from components.reports.plural import plural
 from components.runtime.context import StepContext
 from components.runtime.events import TRAINING, EventReader, Events
 from components.system.lifeline import end_processes_of
@@ -26,6 +27,8 @@ from pipeline.local import EVENTS_FILE, LIFELINE_FILE
 
 MARK_FILE = "open.json"
 """In the folder of a run; its holder keeps it locked."""
+END_FILE = "end.json"
+"""In the folder of a run whose last step did not end it: what ended it, in the word that `celebdit runs` shows, and why."""
 
 
 class OpenRun:
@@ -44,6 +47,20 @@ class OpenRun:
     def release(self) -> None:
         """Let go of the mark; unless the run is closed, the next command recovers it."""
         self._file.close()
+
+
+def record_end(folder: Path, state: Literal["interrupted", "killed", "failed"], why: str | None = None) -> None:
+    """Record what ended the run in `folder`, unless that is recorded already."""
+    with suppress(OSError), (folder / END_FILE).open("x") as file:  # a full disk takes no record either
+        json.dump({"state": state, "why": why}, file)
+
+
+def read_end(folder: Path) -> tuple[str, str | None] | None:
+    """Return the state that is recorded as the end of the run in `folder` and why, or None."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        end = json.loads((folder / END_FILE).read_text())
+        return str(end["state"]), None if end["why"] is None else str(end["why"])
+    return None
 
 
 @contextmanager
@@ -71,6 +88,7 @@ def recover_killed_runs(home: Path, context: StepContext, say: Callable[[str], N
 
 def _recover(mark: Path, facts: dict[str, Any], context: StepContext, say: Callable[[str], None]) -> None:
     folder, run_id = mark.parent, mark.parent.name
+    record_end(folder, "killed")
     try:
         ended = end_processes_of(folder / LIFELINE_FILE)
         if facts.get("in_containers"):
@@ -84,7 +102,7 @@ def _recover(mark: Path, facts: dict[str, Any], context: StepContext, say: Calla
         say(f"run {run_id} was killed, and cannot be recovered yet: {Failure.of(error).message}")
         return
     mark.unlink(missing_ok=True)
-    processes = f", {ended} process{'' if ended == 1 else 'es'} of it ended" if ended else ""
+    processes = f", {plural(ended, 'process', 'processes')} of it ended" if ended else ""
     say(f"run {run_id} was killed before it could close{processes}; its runs in MLflow are closed now")
 
 

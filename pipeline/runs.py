@@ -19,7 +19,7 @@ from components.runtime.events import OnceFilter
 from components.system.disk import require_writable
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
-from pipeline.open_runs import open_run, recover_killed_runs
+from pipeline.open_runs import open_run, record_end, recover_killed_runs
 from pipeline.session import Session, run_folder
 from pipeline.steps import LastStep
 from pipeline.view import RunView
@@ -137,6 +137,7 @@ def run_pipeline(
         try:
             outcome = run_locally(config, folder, environment, on_event=view, in_containers=in_containers, last_step=last_step)
         except KeyboardInterrupt:
+            record_end(folder, "interrupted")
             view.print_line("interrupted: closing the run")
             if _close(context, "KILLED", "interrupted"):
                 mark.close()
@@ -144,6 +145,8 @@ def run_pipeline(
         except CelebditError:  # before anything was started
             mark.close()
             raise
+        if outcome.failure is not None:
+            record_end(folder, "failed", outcome.failure.message)
         if outcome.closed or _close(context, "FAILED", str(outcome.failure or "")):
             mark.close()
     return outcome

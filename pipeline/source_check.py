@@ -3,6 +3,7 @@
 from components.errors import BadInput
 from components.evaluate.measured import least_images
 from components.ingest.sources.open_source import open_source
+from components.reports.plural import plural
 from pipeline.config import RunConfig
 
 
@@ -17,6 +18,6 @@ def check_source(config: RunConfig) -> None:
     least = max(config.data.min_images, least_images(config.evaluation))
     if count is not None and count < least:
         raise BadInput(
-            f"data.source has {count} file(s), and this configuration needs at least {least} images",
+            f"data.source has {plural(count, 'file')}, and this configuration needs at least {plural(least, 'image')}",
             hint="name a source with more images" if least_images(config.evaluation) == least else "or lower data.min_images",
         )

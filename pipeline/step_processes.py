@@ -7,7 +7,6 @@ no thread of Python exists where a process is forked (OpenBLAS and jemalloc, whi
 command that is not of the form that kfp 2.17 writes, and every command outside Linux, is started by kfp itself.
 """
 
-import gc
 import importlib
 import json
 import os
@@ -22,14 +21,22 @@ from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 
+from components.errors import CelebditError
+from components.storage.client import prepare_clients
+from components.system.garbage import import_without_search
 from components.system.process import die_with_parent
 from components.system.process_name import show_command
 from components.system.python_process import python_command
+from components.tracking.light_mlflow import look_up_once
 
 _PRELOADED = (
     "kfp.dsl.executor_main",
     "components.runtime.context",
+    "components.reports.html",
+    "components.stores.quarantine",
     "components.tracking.client",
+    "components.tracking.pipeline_run",
+    "components.tracking.run_parameters",
     "components.registry.client",
 )
 """What most steps import, finished or not. Not torch: a step that finds its work done needs none."""
@@ -104,9 +111,12 @@ def fork_steps() -> StepProcesses:
 
 def _fork_each(connection: socket.socket) -> int:
     """Fork a process per request until the runner ends; return the exit status of this process, which may be one of those."""
-    for name in _PRELOADED:
-        importlib.import_module(name)
-    gc.freeze()  # a collection in a step would copy all pages
+    look_up_once()
+    with import_without_search():  # nor is there one in a step of what is imported here, which would copy all pages
+        for name in _PRELOADED:
+            importlib.import_module(name)
+        with suppress(CelebditError):  # the step that needs a client reports it
+            prepare_clients()
     with closing(connection):
         if threading.active_count() > 1:
             return _FAILED

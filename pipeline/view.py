@@ -15,6 +15,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from components.runtime.events import Event, EventReader, progress_text
 
@@ -39,7 +40,7 @@ class RunView:
             TextColumn("{task.fields[mark]} {task.description:<10}"),
             BarColumn(bar_width=28),
             TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
+            TimeElapsedColumn(table_column=Column(min_width=7, no_wrap=True)),
             console=self._console,
         )
         self._tasks: dict[str, TaskID] = {}

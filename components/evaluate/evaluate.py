@@ -23,9 +23,11 @@ from components.evaluate.spec import EvaluateSpec
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry.client import Registry
 from components.registry.tags import VersionTags
+from components.reports.plural import plural
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
+from components.system.garbage import search_as_usual
 from components.system.own_folder import own_folder
 from components.system.work_folders import WorkFolder
 from components.tracking.logged_models import LoggedModels
@@ -106,7 +108,7 @@ def check(spec: EvaluateSpec, context: StepContext) -> None:
     if spec.num_reference < 2:
         sizes = ", ".join(f"{name} {size}" for name, size in split_sizes(spec.dataset).items())
         raise BadInput(
-            f"evaluation.reference_split {split!r} has {spec.num_reference} image(s), at least 2 are needed",
+            f"evaluation.reference_split {split!r} has {plural(spec.num_reference, 'image')}, at least 2 are needed",
             hint=f"the dataset has {sizes}; set evaluation.reference_split, or data.held_out and ingest again",
         )
     for metric in active_metrics(evaluation):
@@ -120,6 +122,7 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], con
     # Importing torch-fidelity takes many seconds, and a finished evaluation does not need it.
     from components.evaluate.measure import measure  # noqa: PLC0415
 
+    search_as_usual()
     return measure(spec, fetch_weights_into, context)
 
 

@@ -28,6 +28,7 @@ from components.evaluate.spec import EvaluateSpec
 from components.evaluate.workers import process_again, run_workers
 from components.manifests import EvaluationReport
 from components.reports.image_grid import enlarged, grid, pairs, png
+from components.reports.plural import plural
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 from components.stores.dataset_cache import fetch_pack
@@ -112,9 +113,10 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], fol
     fetch_weights_into(folder)
     reference = _find_reference(spec, context)
     spec = spec.model_copy(update={"reference_known": reference is not None})
-    sampler = f"{spec.sampling.sampler}, {spec.sampling.num_steps} steps"
+    sampler = f"{spec.sampling.sampler}, {plural(spec.sampling.num_steps, 'step')}"
     references = "from storage" if reference else "to be processed"
-    what = f"sampling {spec.num_images} images of checkpoint {spec.checkpoint.digest[:12]} with {sampler}; references {references}"
+    drawn = plural(spec.num_images, "image")
+    what = f"sampling {drawn} of checkpoint {spec.checkpoint.digest[:12]} with {sampler}; references {references}"
     run_workers({folder: spec}, context, what=what)
     if reference is None:
         reference = keep_reference(

@@ -40,8 +40,10 @@ _SPLITS: dict[ReferenceSplit, tuple[Split, ...]] = {"train": ("train",), "held_o
 class _Worker:
     """The shards of one rank."""
 
-    def __init__(self, spec: EvaluateSpec, rank: Rank, folder: Path) -> None:
+    def __init__(self, spec: EvaluateSpec, rank: Rank, folder: Path, *, name: str = "") -> None:
+        """`name` tells the progress of several evaluations apart."""
         self._spec = spec
+        self._name = name
         self._rank = rank
         self._folder = folder
         self._device = rank.device(spec.resources.device)
@@ -105,7 +107,7 @@ class _Worker:
     def _report_progress(self, done: int, *, doing: str = "") -> None:
         """Report the progress of the first rank, in images that are sampled or of the references."""
         if self._rank.world.is_first:
-            self._rank.context.events.progress(done, self._num_images, f"images{doing}")
+            self._rank.context.events.progress(done, self._num_images, f"images{self._name}{doing}")
 
     def _generator(self) -> Generator:
         weights = load_file(self._folder / "weights.safetensors")
@@ -191,11 +193,12 @@ def _images(packs: list[Pack], shard: range) -> Tensor:
 
 def body(spec_path: Path, rank: Rank) -> None:
     """Process this rank's share of the evaluation in `spec_path`, or of those in a batch."""
-    batch = spec_path.name == BATCH_FILE
-    for folder in map(Path, EvaluateBatch.load(spec_path).folders) if batch else (spec_path.parent,):
+    batch = EvaluateBatch.load(spec_path).folders if spec_path.name == BATCH_FILE else [str(spec_path.parent)]
+    for number, folder in enumerate(map(Path, batch), start=1):
         spec = EvaluateSpec.load(folder / SPEC_FILE)
         torch.set_num_threads(spec.resources.threads)
-        _Worker(spec, rank, folder).run()
+        of = f" of step {spec.checkpoint.step}, EMA {spec.sampling.ema} ({number}/{len(batch)})" if len(batch) > 1 else ""
+        _Worker(spec, rank, folder, name=of).run()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from components.ingest.sources.kinds import Reach
 from components.ingest.sources.open_source import open_source, require_consent, with_terms_of
 from components.ingest.verdicts import Rejected
 from components.manifests import DatasetManifest
+from components.reports.plural import plural
 from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri
 from components.stores.dataset_content import dataset_digest
@@ -81,8 +82,8 @@ def run(config: DataConfig, context: StepContext, *, workers: int | None = None)
     require_consent(config)
     context.events.note(f"reading {source.provenance()}")
     with DecoderPool(config.limits(), workers=workers or default_workers()) as pool:
-        if local_source is not None:
-            pool.start(local_source.archive_path())  # workers start while the source is fingerprinted
+        if local_source is not None and not any(context.store.list(context.layout.dataset(config.name))):
+            pool.start(local_source.archive_path())  # while the source is fingerprinted: no dataset may turn out to be made of it
         return _ingest_once(source, config, context, pool)
 
 
@@ -99,14 +100,14 @@ def _ingest_once(source: Source, config: DataConfig, context: StepContext, pool:
     waiting = "another process is ingesting the same source; waiting for it"
     with lock(staging.with_suffix(".lock"), on_wait=lambda: context.events.note(waiting)):
         if (finished := _finished_dataset(job, receipt)) is not None:
-            context.events.note(f"dataset {finished.digest[:12]} is complete: {finished.num_images} images, nothing to do")
+            context.events.note(f"dataset {finished.digest[:12]} is complete: {plural(finished.num_images, 'image')}, nothing to do")
             return finished
         with _staging_folder(staging):
             manifest = _ingest(source, job)
         context.store.put_bytes(receipt, manifest.model_dump_json().encode())
     size = sum(shard.size_bytes for shard in manifest.shards)
     location = context.layout.locate(manifest.uri)
-    context.events.note(f"dataset {manifest.digest[:12]}: {manifest.num_images} images, {size / 1e6:.1f} MB, at {location}")
+    context.events.note(f"dataset {manifest.digest[:12]}: {plural(manifest.num_images, 'image')}, {size / 1e6:.1f} MB, at {location}")
     return manifest
 
 

@@ -14,6 +14,7 @@ from components.environment import CREDENTIALS
 from components.errors import BadInput
 from components.preflight.metric_weights import check_metric_weights
 from components.registry.config import RegistryConfig
+from components.reports.plural import plural
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.settings import has_key_pair, missing_credentials
@@ -107,7 +108,8 @@ def _check_devices(resources: ResourcesConfig) -> str:
     cores = os.cpu_count() or 1
     threads = resources.processes * resources.threads
     crowded = f", more than its {cores} cores: expect slow steps" if resources.device == "cpu" and threads > cores else ""
-    return f"{resources.processes} process(es) x {resources.threads} thread(s) on device {resources.device}{crowded}"
+    processes = plural(resources.processes, "process", "processes")
+    return f"{processes} x {plural(resources.threads, 'thread')} on device {resources.device}{crowded}"
 
 
 def _open_run(context: StepContext) -> tuple["Run", str]:

@@ -4,6 +4,7 @@ Pure; the pages with metrics and samples are those of evaluate and gate.
 """
 
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
+from components.reports.plural import plural
 
 _METRICS_SHOWN = 8
 
@@ -28,9 +29,9 @@ def summary_markdown(
         "|---|---|",
         *(f"| {_cell(name)} | {value:.4g} |" for name, value, _ in report.metric_rows()[:_METRICS_SHOWN]),
         f"| aliases | {_cell(', '.join(version.aliases) or 'none')} |",
-        f"| training | {checkpoint.step} steps, run {checkpoint.run_key} |",
+        f"| training | {plural(checkpoint.step, 'step')}, run {checkpoint.run_key} |",
         f"| checkpoint | {checkpoint.digest[:12]} |",
-        f"| dataset | {_cell(dataset.name)}, {dataset.num_images} images, {dataset.digest[:12]} |",
+        f"| dataset | {_cell(dataset.name)}, {plural(dataset.num_images, 'image')}, {dataset.digest[:12]} |",
         f"| protocol | {_cell(report.protocol.name)}, {report.protocol_digest[:12]} |",
         "",
         *(f"- [{text}]({address})" for text, address in links.items()),

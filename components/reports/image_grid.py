@@ -15,12 +15,17 @@ _GAP_PX = 6
 _LABEL_PX = 24
 
 
-def enlarged(image: np.ndarray, tile_px: int = _TILE_PX) -> np.ndarray:
-    """Return an image (uint8, h x w x 3) smaller than `tile_px` at a whole multiple of its size; a larger one as it is."""
+def enlarged(image: np.ndarray, tile_px: int = _TILE_PX, *, smooth: bool = True) -> np.ndarray:
+    """Return an image (uint8, h x w x 3) smaller than `tile_px` at a whole multiple of its size; a larger one as it is.
+
+    Without `smooth` each pixel becomes a square of its colour.
+    """
     side = image.shape[0]
     factor = max(1, tile_px // side)
     if factor == 1:
         return image
+    if not smooth:
+        return image.repeat(factor, axis=0).repeat(factor, axis=1)
     return np.asarray(Image.fromarray(image).resize((side * factor, side * factor), Image.Resampling.LANCZOS))
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from components.errors import RankLost, TemporaryFailure
+from components.runtime.memory_hint import LESS_MEMORY
 
 REPORT_FILE = "agent.json"
 _RUN_AGAIN = "run it again: finished work is kept"
@@ -113,7 +114,7 @@ def step_killed(number: int, *, oom_kills: int) -> TemporaryFailure:
     return _kill_error(text, oom_kills=oom_kills, remedy="free memory")
 
 
-def _kill_error(text: str, *, oom_kills: int, remedy: str = "free memory or lower training.microbatch_images") -> TemporaryFailure:
+def _kill_error(text: str, *, oom_kills: int, remedy: str = f"free memory or {LESS_MEMORY}") -> TemporaryFailure:
     if oom_kills:
         text += f": the kernel ended {oom_kills} process(es) for lack of memory meanwhile"
         return TemporaryFailure(text, hint=f"{remedy}, then {_RUN_AGAIN}")

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from components.tracking.client import Tracking
 
 C = TypeVar("C", bound=FrozenConfig)
-_RECORDING_STEPS = ("preflight", "ingest", "gate", "finalize")
+_RECORDING_STEPS = ("preflight", "ingest", "evaluate", "gate", "finalize")
 """Steps that write runs, tags and files to MLflow, and neither package nor load a model."""
 _STEP_PROCESS = "_KFP_RUNTIME"
 """Set by KFP in a process that runs one step and nothing else."""
@@ -130,7 +130,7 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
         drop_service_links()
     if os.environ.get(_STEP_PROCESS):
         end_without_search()
-        if name in (*_RECORDING_STEPS, "train"):  # train leaves tensors to its ranks, which are other processes
+        if name in (*_RECORDING_STEPS, "train"):  # ranks hold the tensors, and evaluate when it measures
             search_seldom()
         if name in _RECORDING_STEPS:
             lighten_mlflow()

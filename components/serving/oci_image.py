@@ -84,16 +84,19 @@ def write_image(files: ModelFiles, layer: Path, annotations: Mapping[str, str], 
     return OciImage(_json(content), config, layer, digest, base, annotations)
 
 
-def write_layout(image: OciImage, folder: Path, *, tag: str) -> None:
-    """Write an image without a base as an OCI layout into `folder`, which must be new or empty; it is complete once it has an index.
+def write_layout(image: OciImage, folder: Path, *, tag: str) -> bool:
+    """Write an image without a base as an OCI layout into `folder`; it is complete once it has an index.
 
-    Nothing is left of a layout that could not be written.
+    Return whether that was done: an intact layout of the same image and tag is left as it is, so that a command whose push failed can be
+    run again. Nothing is left of a layout that could not be written.
 
     Raises:
-        BadInput: if there is something in the folder, or no room.
+        BadInput: if there is anything else in the folder, or no room.
     """
     assert image.base is None, "the layers of a base are in its registry"
     try:
+        if _holds_layout(image, folder, tag):
+            return False
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise BadInput(f"--out {folder} is not an empty folder", hint="name a folder that does not exist yet")
         existed = folder.exists()
@@ -107,6 +110,19 @@ def write_layout(image: OciImage, folder: Path, *, tag: str) -> None:
         if isinstance(error, OSError):
             raise _unwritable(folder, error) from error
         raise
+    return True
+
+
+def _holds_layout(image: OciImage, folder: Path, tag: str) -> bool:
+    blobs = folder / "blobs" / "sha256"
+    with suppress(OSError):
+        has_index = (folder / "index.json").read_bytes() == _index(image, tag)
+        return has_index and all(file_sha256(blobs / _name(digest)) == _name(digest) for digest in _digests(image))
+    return False
+
+
+def _digests(image: OciImage) -> tuple[str, str, str]:
+    return image.layer_digest, digest_of(image.config), image.digest
 
 
 def _unwritable(folder: Path, error: OSError) -> BadInput:
@@ -128,14 +144,18 @@ def _write_layout(image: OciImage, folder: Path, tag: str) -> None:
     shutil.copyfile(image.layer, blobs / _name(image.layer_digest))
     for data in (image.config, image.manifest):
         (blobs / _name(digest_of(data))).write_bytes(data)
+    (folder / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
+    (folder / "index.json").write_bytes(_index(image, tag))
+
+
+def _index(image: OciImage, tag: str) -> bytes:
     entry = {
         "mediaType": MANIFEST_TYPE,
         "digest": image.digest,
         "size": len(image.manifest),
         "annotations": {"org.opencontainers.image.ref.name": tag},
     }
-    (folder / "oci-layout").write_bytes(_json({"imageLayoutVersion": "1.0.0"}))
-    (folder / "index.json").write_bytes(_json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]}))
+    return _json({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]})
 
 
 def _write_layer(manifest: VersionManifest, folder: Path, target: Path) -> str:

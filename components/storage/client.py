@@ -43,6 +43,11 @@ def connect(endpoint: str | None, *, deadline_s: float = 300.0, read_timeout_s: 
     return _connect(endpoint, cast(Style, style), deadline_s, read_timeout_s, disk)
 
 
+def prepare_clients() -> None:
+    """Read what all clients of a process share, before the processes that use them are forked."""
+    _connect("http://127.0.0.1", "path", 1.0, 1.0, None)
+
+
 def _connect(endpoint: str | None, style: Style, deadline_s: float, read_timeout_s: float, disk: Path | None) -> ObjectStore:
     config = Config(
         signature_version="s3v4",

@@ -20,7 +20,7 @@ _LEFT_OUT = ("pandas", "numpy", "scipy", "pyarrow")
 _DEFERRED = ("mlflow.genai", "mlflow.gateway")
 """Are imported when something of them is used."""
 _NOTEBOOKS = ("IPython", "dbruntime", "pyspark")
-"""MLflow looks for them before every request; where they are not installed, once is enough."""
+"""MLflow looks for them before every request."""
 
 
 def lighten_mlflow() -> None:
@@ -28,10 +28,15 @@ def lighten_mlflow() -> None:
     if "mlflow" in sys.modules:
         return
     sys.meta_path.insert(0, _LightMlflow())
+    look_up_once()
+
+
+def look_up_once() -> None:
+    """Let MLflow look once for libraries that are not installed, and for plugins: it does so before every request and for each part."""
     for name in _NOTEBOOKS:
         if importlib.util.find_spec(name) is None:
             sys.modules.update({name: None})  # type: ignore[dict-item]
-    # MLflow asks for the plugins of each of its parts, and each answer reads the metadata of all packages again.
+    # Each answer reads the metadata of all packages again.
     plugins = functools.cache(importlib.metadata.entry_points)
     importlib.metadata.entry_points = lambda **selection: plugins().select(**selection)  # type: ignore[assignment]
 

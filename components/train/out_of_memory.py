@@ -8,6 +8,8 @@ import re
 import torch
 
 from components.errors import BadInput
+from components.reports.plural import plural
+from components.runtime.memory_hint import smaller_passes
 from components.train.spec import TrainSpec
 from model.batching import plan_batch
 from model.distributed import World
@@ -24,13 +26,13 @@ def out_of_memory(error: RuntimeError, spec: TrainSpec, world: World, device: to
     total = f" (it has {torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB)" if device.type == "cuda" else ""
     attempt = f" while allocating {size}" if (size := _requested_memory(str(error))) else ""
     message = (
-        f"memory of {device} ran out{attempt}{total}: {plan.per_pass} images of {spec.network.image_px} px per pass and process, "
-        f"{plan.passes} pass(es) per step"
+        f"memory of {device} ran out{attempt}{total}: {plural(plan.per_pass, 'image')} of {spec.network.image_px} px per pass and process, "
+        f"{plural(plan.passes, 'pass', 'passes')} per step"
     )
     options = []
     if plan.per_pass > 1:
         half = plan_batch(training.batch_images, world.size, plan.per_pass // 2)
-        options.append(f"training.microbatch_images={half.per_pass} (the same batch in {half.passes} passes)")
+        options.append(smaller_passes(half.per_pass, half.passes))
     if not training.activation_checkpointing:
         options.append("training.activation_checkpointing=true (about a third more time)")
     if training.precision == "float32" and device.type == "cuda":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from components.errors import BadInput, TemporaryFailure
 from components.manifests import CheckpointManifest, DatasetManifest
+from components.reports.plural import plural
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext, read_section
 from components.runtime.events import TRAINING
@@ -46,7 +47,8 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
     folder = context.run_folder(key)
     with lock_or_fail(folder / "launcher.lock", f"training of run {key}"):
         store_spec(spec, context.store, context.layout)
-        text = f"{total} steps of {recipe.training.batch_images} images on {resources.nodes} x {resources.processes} process(es)"
+        images, processes = plural(recipe.training.batch_images, "image"), plural(resources.processes, "process", "processes")
+        text = f"{plural(total, 'step')} of {images} on {resources.nodes} x {processes}"
         context.events.emit("note", text=f"run {key}: {text}", **{TRAINING: key})
         run_ranks = rank_runner(resources)
         with _report_to_mlflow(context, spec):
@@ -122,7 +124,8 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
         )
     if dataset.num_images < _FEWEST_IMAGES:
         raise BadInput(
-            f"the dataset has {dataset.num_images} image(s) to train on, at least {_FEWEST_IMAGES} are needed to evaluate what is trained",
+            f"the dataset has {plural(dataset.num_images, 'image')} to train on, "
+            f"at least {_FEWEST_IMAGES} are needed to evaluate what is trained",
             hint="ingest a source with more images, or with a smaller data.held_out",
         )
     try:

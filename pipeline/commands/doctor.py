@@ -6,6 +6,7 @@ import click
 
 from components.command_settings import CommandSettings
 from components.errors import EXIT_OK, BadInput
+from components.reports.plural import plural
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, kubeflow_options, license_option, print_json, print_line
 
@@ -77,5 +78,5 @@ def doctor(
             else "no problems found; checks marked 'unknown' could not be run from here"
         )
         return EXIT_OK
-    print_line(f"{len(failed)} check(s) failed: {', '.join(dict.fromkeys(failed))}")
+    print_line(f"{plural(len(failed), 'check')} failed: {', '.join(dict.fromkeys(failed))}")
     return BadInput.exit_code

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 import click
 
 from components.errors import BadInput
+from components.reports.plural import plural
 from components.tracking.tags import TAG_LICENCE
 from components.weights.ema_width import check_width
 from model.sampler_table import SAMPLERS
@@ -124,7 +125,7 @@ def _publish(average: "PosthocEma", sampling: "SamplingConfig", model: str | Non
     from components.weights.posthoc_ema import draw_samples, to_unevaluated
 
     name = average.name.setting
-    print_line(f"sigma_rel {name} at step {average.step}: {average.num_snapshots} snapshots, profile error {average.error:.2%}")
+    print_line(f"sigma_rel {name} at step {average.step}: {plural(average.num_snapshots, 'snapshot')}, profile error {average.error:.2%}")
     if average.error > _POOR:
         print_line("  poor match: the requested width or step is outside the range of the stored snapshots")
     grid_path = home.absolute() / "averages" / average.run_key / f"step-{average.step}-sigma_rel-{name}.png"

@@ -9,6 +9,7 @@ import click
 from components.ingest.config import DataConfig
 from components.ingest.sources.open_source import open_source, require_consent, source_examples
 from components.manifests import DatasetManifest
+from components.reports.plural import plural
 from components.runtime.context import StepContext
 from components.runtime.events import Events, OnceFilter
 from components.runtime.redact import redactor
@@ -112,7 +113,7 @@ def _finish(manifest: DatasetManifest, location: str, url: str, report: Path, *,
     rejected = ", ".join(f"{code} {count}" for code, count in manifest.rejected.items()) or "none"
     held_out = f", {manifest.num_held_out} held out" if manifest.num_held_out else ""
     print_line()
-    print_line(f"  dataset    {manifest.num_images} images{held_out}, digest {manifest.digest}")
+    print_line(f"  dataset    {plural(manifest.num_images, 'image')}{held_out}, digest {manifest.digest}")
     print_line(f"  rejected   {rejected}" + (f"; {manifest.ignored} other files ignored" if manifest.ignored else ""))
     print_line(f"  stored     {location}")
     print_line(f"  report     {report}")

@@ -1,7 +1,9 @@
 """`celebdit models`: list, promote and roll back versions of registered models."""
 
+import re
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -10,6 +12,7 @@ import click
 
 from components.command_settings import CommandSettings
 from components.environment import MODEL
+from components.registry.promotions.moves import CHAMPION
 from components.registry.tags import VersionTags, flat_tags
 from components.registry.webhook import send, webhook_url
 from components.reports.score import score_text
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULT = "celebdit"
+_IMAGE = re.compile(r"!\[[^]]*\]\([^)]*\)\n*")
 
 
 class VersionFacts(TypedDict):
@@ -113,7 +117,7 @@ def show(version: str, name: str | None, home: Path, as_json: bool) -> None:
         entries = [] if state is None else state.entries_of(number)
         server = registry.tracking.settings.mlflow_uri
         url = None if server.startswith(SCHEME) else f"{server}/#/models/{name}/versions/{number}?workflowType=machine_learning"
-    print_line(printable_lines(model_version.description or "no model card"))
+    _print_card(_own_commands(model_version.description or "no model card", name, number, row["aliases"]))
     tags = dict(sorted(flat_tags(model_version.tags).items()))
     for key, value in tags.items():
         if not key.startswith("eval/"):
@@ -209,6 +213,20 @@ def print_note(text: str) -> None:
 def printable_lines(text: str) -> str:
     """Return `text` without control characters other than its line breaks."""
     return "\n".join(printable(line) for line in text.splitlines())
+
+
+def _own_commands(card: str, name: str, number: str, aliases: Sequence[str]) -> str:
+    """Return `card` with commands for the version itself, unless it is the champion, which the card names."""
+    return card if CHAMPION in aliases else card.replace(f"{name}@{CHAMPION}", f"{name}/{number}")
+
+
+def _print_card(card: str) -> None:
+    """Print a model card, which is markdown, as text."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    text = _IMAGE.sub("", printable_lines(card))
+    Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 200).print(Markdown(text, hyperlinks=False))
 
 
 def _summary(version: "ModelVersion", aliases: Mapping[str, str]) -> VersionFacts:

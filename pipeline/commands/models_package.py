@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +9,7 @@ import click
 from components.command_settings import CommandSettings
 from components.environment import MODEL
 from components.errors import BadInput
+from components.system.own_folder import own_folder
 from components.system.work_folders import WorkFolder
 from pipeline.commands.help import example
 from pipeline.commands.options import OutputPath, check_model, command_name, home_option, json_option, print_json, print_line
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 )
 @click.argument("version")
 @click.option("--oci", metavar="REGISTRY/NAME", help="Push the image there; without a tag the tag is the version's number.")
-@click.option("--out", metavar="FOLDER", type=OutputPath(), help="Write it as an OCI layout into this new folder.")
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    type=OutputPath(),
+    help="Write it as an OCI layout into this new folder; one that holds it already is left as it is.",
+)
 @click.option("--base", metavar="IMAGE", help="With --oci: image of the same registry to build on, which KServe's oci:// needs.")
 @click.option("--model", "name", default="celebdit", show_default=True, envvar=MODEL, callback=check_model, help="Name of the model.")
 @home_option
@@ -56,18 +61,18 @@ def package(version: str, oci: str | None, out: Path | None, base: str | None, n
         from components.serving.package import servable
 
         context = session.context()
-        scratch = stack.enter_context(TemporaryDirectory(dir=context.scratch(WorkFolder.PACKAGED), ignore_cleanup_errors=True))
         registry = Registry(context.tracking, name)
         number = str(registry.resolve(version).version)
+        scratch = stack.enter_context(own_folder(context.scratch(WorkFolder.PACKAGED), f"{name}-{number}"))
         key = CommandSettings.from_environment().verify_key
-        files = servable(registry.files_of(number, context.scratch(WorkFolder.MODELS), verify_key=key), Path(scratch))
-        image = _build(files, name, number, Path(scratch), foundation)
+        files = servable(registry.files_of(number, context.scratch(WorkFolder.MODELS), verify_key=key), scratch)
+        image = _build(files, name, number, scratch, foundation)
         print_line(f"version {number} of {name}: {len(image.manifest)} bytes of manifest, a layer of {image.size_bytes / 2**20:.1f} MiB")
         if out is not None:
             from components.serving.oci_image import write_layout
 
-            write_layout(image, out, tag=number)
-            print_line(f"  layout       {out}, {image.digest}")
+            is_new = write_layout(image, out, tag=number)
+            print_line(f"  layout       {out}, {image.digest}{'' if is_new else ', written before'}")
         if target is not None:
             pushed = _push(image, target if target.reference else ImageReference(target.host, target.repository, number))
             print_line(f"  pushed       {pushed}")

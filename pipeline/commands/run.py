@@ -9,8 +9,8 @@ import click
 
 from components.errors import EXIT_OK, BadInput, GateFailed
 from components.ingest.sources.open_source import kind_of, require_consent
-from components.ingest.sources.synthetic import write_archive
 from components.registry.promotions.moves import CHAMPION
+from components.reports.plural import plural
 from components.reports.score import score_sentence
 from components.runtime.events import Event
 from components.system.locks import lock
@@ -147,6 +147,7 @@ def _profile_changes(steps: int | None) -> dict[str, int]:
 
 def _make_archive(archive: Path, view: RunView) -> None:
     """Generate the demo's faces while the servers start, unless another demo does; what a killed one left is removed."""
+    from components.ingest.sources.synthetic import write_archive  # imports NumPy
 
     def show(kind: Any, **facts: object) -> None:
         view(Event(step="faces", kind=kind, at_s=time.time(), facts=facts))
@@ -170,8 +171,8 @@ def _finish(summary: RunSummary, session: Session, *, as_json: bool, servers_sta
     score, model = summary.score, summary.model
     noise = summary.metrics.get(f"{score.name}_of_noise")
     print_line()
-    print_line(f"  data       {summary.dataset.num_images} images, digest {summary.dataset.digest[:12]}")
-    print_line(f"  training   {summary.training_steps} steps, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
+    print_line(f"  data       {plural(summary.dataset.num_images, 'image')}, digest {summary.dataset.digest[:12]}")
+    print_line(f"  training   {plural(summary.training_steps, 'step')}, run {summary.run_key}, checkpoint {summary.checkpoint.digest[:12]}")
     print_line(f"  score      {score_sentence(score.name, score.value, summary.metrics.get(f'{score.name}_std'), noise)}; lower is better")
     print_gate(summary.gate.decision, summary.gate.reasons)
     if model is not None:

@@ -13,6 +13,7 @@ import click
 from pydantic import ValidationError
 
 from components.errors import BadInput
+from components.reports.plural import plural
 from components.runtime.events import Event
 from components.system.disk import require_writable
 from components.system.own_folder import partial_name
@@ -126,8 +127,8 @@ def sample(
     _check_target(target, request.count)
     file_digests = _write(_generate(weights, guide, sampling, request), target, request.first)
     print_line(
-        f"{request.count} images of {weights.source}, EMA {weights.ema}, {sampling.sampler}, {sampling.num_steps} steps, "
-        f"seed {sampling.seed}"
+        f"{plural(request.count, 'image')} of {weights.source}, EMA {weights.ema}, "
+        f"{sampling.sampler}, {plural(sampling.num_steps, 'step')}, seed {sampling.seed}"
     )
     if guide is not None:
         print_line(f"  {guide.description}")
@@ -220,10 +221,11 @@ def _device(name: str) -> "torch.device":
 
 def _write(images: "np.ndarray", target: Path, first: int) -> dict[str, str]:
     """Write one grid or a folder of images, and return each file's sha256."""
-    from components.reports.image_grid import grid, png
+    from components.reports.image_grid import enlarged, grid, png
 
     if target.suffix == ".png":
-        files = {target: png(grid(list(images)))}
+        tiles = [enlarged(image, smooth=False) for image in images] if len(images) > 1 else list(images)
+        files = {target: png(grid(tiles))}
     else:
         target.mkdir(parents=True, exist_ok=True)
         files = {target / f"{first + index:06d}.png": png(image) for index, image in enumerate(images)}

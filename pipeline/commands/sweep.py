@@ -8,6 +8,7 @@ import click
 from components.environment import MLFLOW, STORE
 from components.errors import EXIT_OK, BadInput, GateFailed, error_for_exit_code
 from components.ingest.sources.open_source import require_consent
+from components.reports.plural import plural
 from components.system.locks import lock_or_fail
 from pipeline.commands.help import example
 from pipeline.commands.options import (
@@ -109,7 +110,7 @@ def _finish(planned: Sweep, done: "Search", file: Path, *, link: str | None, as_
         CelebditError: of the kind of the failure that stopped it.
     """
     state, final = done.state, done.state.finished
-    print_line(f"  sweep      {planned.config.name}, {len(state.asked)} trials, {state.device_s / 3600:.3g} device hours")
+    print_line(f"  sweep      {planned.config.name}, {plural(len(state.asked), 'trial')}, {state.device_s / 3600:.3g} device hours")
     if final is not None:
         print_line(f"  winner     trial {final.trial}: {values_label(dict(state.values(final.trial)))}")
         print_gate(final.gate, final.reasons)
@@ -143,7 +144,7 @@ def _facts(planned: Sweep, done: "Search") -> dict[str, Any]:
             "status": row.status,
             "reason": row.reason,
         }
-        for row in standings(planned, state)
+        for row in standings(planned, state, is_over=True)
     ]
     return {
         "name": planned.config.name,

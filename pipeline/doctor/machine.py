@@ -10,6 +10,7 @@ from components.command_settings import CommandSettings
 from components.environment import MLFLOW, STORE
 from components.errors import BadInput
 from components.ingest.sources.open_source import kind_of
+from components.reports.plural import plural
 from components.system.confinement import can_confine
 from pipeline.config import RunConfig
 from pipeline.container_engine import engine_address
@@ -43,8 +44,13 @@ def _devices(config: RunConfig) -> Check:
     wanted, gpus = config.resources.processes, len(list(Path("/dev").glob("nvidia[0-9]*")))
     if config.resources.device == "cuda" and gpus < wanted:
         fix = "run it on a machine with GPUs (celebdit submit), or set resources.device=cpu, which takes very long for the large presets"
-        return Check("devices", "fail", f"resources.device is cuda with {wanted} process(es), and this machine has {gpus} GPU(s)", fix)
-    return Check("devices", "ok", f"{gpus} GPU(s); resources.device is {config.resources.device}")
+        return Check(
+            "devices",
+            "fail",
+            f"resources.device is cuda with {plural(wanted, 'process', 'processes')}, and this machine has {plural(gpus, 'GPU')}",
+            fix,
+        )
+    return Check("devices", "ok", f"{plural(gpus, 'GPU')}; resources.device is {config.resources.device}")
 
 
 def _memory(config: RunConfig) -> Check:

@@ -14,6 +14,7 @@ from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.ingest.dataset.requests import has_same_terms, recorded_dataset, request_digest, request_uri
 from components.ingest.sources.open_source import open_source, require_consent
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
+from components.reports.plural import plural
 from components.storage.reader import StoreReader
 from components.stores.checkpoint_names import COMMIT_FILE, CommittedCheckpoint, committed_checkpoints
 from components.stores.dataset_content import MANIFEST
@@ -113,7 +114,7 @@ class _Lookup:
             return PlannedStep("ingest", "run", f"dataset {made.digest[:12]} of this source is not stored any more"), None
         if not has_same_terms(made, data):
             return PlannedStep("ingest", "run", "the licence, or who accepted it, is another one than that of the stored dataset"), None
-        return PlannedStep("ingest", "reuse", f"dataset {made.digest[:12]} has {made.num_images} images of this source"), made
+        return PlannedStep("ingest", "reuse", f"dataset {made.digest[:12]} has {plural(made.num_images, 'image')} of this source"), made
 
     def _of_remote_source(self) -> tuple[PlannedStep, DatasetManifest | None]:
         """Return the newest dataset that was made of the same address: whether its content is still the same is not known yet."""
@@ -140,12 +141,12 @@ class _Lookup:
         earlier = [checkpoint for checkpoint in committed if checkpoint.step < total]
         if earlier:
             newest = earlier[0]
-            reason = f"run {key} has a checkpoint of step {newest.step}; {total - newest.step} steps are left"
+            reason = f"run {key} has a checkpoint of step {newest.step}; {plural(total - newest.step, 'step')} left"
             return PlannedStep("train", "continue", reason), newest
         if committed:
             reason = f"run {key} was trained to step {committed[0].step}, beyond training.total_steps {total}: it will be refused"
             return PlannedStep("train", "unknown", reason), None
-        return PlannedStep("train", "run", f"run {key} has no checkpoint; {total} steps"), None
+        return PlannedStep("train", "run", f"run {key} has no checkpoint; {plural(total, 'step')}"), None
 
     def _evaluate(self, dataset: DatasetManifest, key: str, checkpoint: CommittedCheckpoint) -> tuple[PlannedStep, EvaluationReport | None]:
         assert self._view.reader is not None
@@ -175,7 +176,7 @@ class _Lookup:
 
     def _after_ingest(self, action: Action) -> Iterator[PlannedStep]:
         total = self._config.training.total_steps
-        reason = f"not known before ingest; {total} steps" if action == "unknown" else f"the dataset is new; {total} steps"
+        reason = f"{'not known before ingest' if action == 'unknown' else 'the dataset is new'}; {plural(total, 'step')}"
         yield PlannedStep("train", action, reason)
         yield from self._after_train()
 

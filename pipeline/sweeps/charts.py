@@ -12,6 +12,10 @@ from pipeline.sweeps.sweep_file import Sweep, values_label
 
 _WIDTH, _HEIGHT, _LEFT, _MARGIN = 760, 320, 70, 30
 _AXIS_PX, _MOST_TICKS, _LOG_FROM = 150, 5, 8.0
+_APART_PX, _BESIDE_PX = 14.0, 80.0
+"""Between the bars of two trials on a rung, and of all of them."""
+_MOST_NUMBERS = 8
+"""So many trials have their number above their bars."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Bar:
     low: float
     high: float
     text: str
+    number: str
+    """Of the trial, or nothing where many trials leave no room for it."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,15 @@ class Scale:
         values = [self.low * (self.high / self.low) ** s if self.log else self.low + s * (self.high - self.low) for s in shares]
         return [Tick(self.at(value), f"{value:.3g}") for value in values]
 
+    def round_ticks(self) -> list[Tick]:
+        """Return places with round values, which a linear scale has between its ends."""
+        if self.high == self.low:
+            return self.ticks()
+        power = 10.0 ** math.floor(math.log10((self.high - self.low) / _MOST_TICKS))
+        step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if (self.high - self.low) / step <= _MOST_TICKS)
+        numbers = range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
+        return [Tick(self.at(number * step), f"{number * step:.6g}") for number in numbers]
+
 
 def rung_chart(sweep: Sweep, rows: Sequence[Standing]) -> RungChart:
     """Return the scores of all trials by rung."""
@@ -110,11 +125,15 @@ def rung_chart(sweep: Sweep, rows: Sequence[Standing]) -> RungChart:
     scores = [score for row in rows for score in row.scores.values()]
     down = score_scale(scores, top=_MARGIN, bottom=_HEIGHT - 2 * _MARGIN)
     curves = []
+    scored = sorted(row.trial for row in rows if row.scores)
+    apart = min(_APART_PX, _BESIDE_PX / max(1, len(scored)))
     for row in reversed(rows):  # the best is drawn last, over the others
-        bars = [_bar(score, across.at(steps), down) for steps, score in sorted(row.scores.items())]
+        shift = apart * (scored.index(row.trial) - (len(scored) - 1) / 2) if row.scores else 0.0
+        number = str(row.trial) if len(scored) <= _MOST_NUMBERS else ""
+        bars = [_bar(score, across.at(steps) + shift, down, number) for steps, score in sorted(row.scores.items())]
         points = " ".join(f"{bar.x},{bar.y}" for bar in bars)
         curves.append(Curve(points, _label(row), row.status == "winner", len(row.scores) > 1, tuple(bars)))
-    return RungChart(curves, [Tick(across.at(steps), str(steps)) for steps in rungs], down.ticks() if scores else [])
+    return RungChart(curves, [Tick(across.at(steps), str(steps)) for steps in rungs], down.round_ticks() if scores else [])
 
 
 def parallel_chart(sweep: Sweep, rows: Sequence[Standing]) -> ParallelChart:
@@ -125,7 +144,7 @@ def parallel_chart(sweep: Sweep, rows: Sequence[Standing]) -> ParallelChart:
     placed = [_dimension(name, item) for name, item in sweep.space.dimensions.items()]
     xs = [_LEFT + index * _AXIS_PX for index in range(len(placed) + 1)]
     axes = [Axis(x, name.rpartition(".")[2], ticks) for x, name, (_, ticks) in zip(xs, sweep.space.dimensions, placed, strict=False)]
-    axes.append(Axis(xs[-1], f"step {first}", down.ticks() if measured else []))
+    axes.append(Axis(xs[-1], f"step {first}", down.round_ticks() if measured else []))
     curves = []
     for row in reversed(measured):
         ys = [place(row.values[name]) for name, (place, _) in zip(sweep.space.dimensions, placed, strict=True)]
@@ -141,9 +160,9 @@ def score_scale(scores: Sequence[Score], *, top: float, bottom: float, intervals
     return Scale(min(values), max(values), bottom, top)
 
 
-def _bar(score: Score, x: float, down: Scale) -> Bar:
+def _bar(score: Score, x: float, down: Scale, number: str) -> Bar:
     low, high = (score.mean if end is None else end for end in (score.low, score.high))
-    return Bar(x, down.at(score.mean), down.at(low), down.at(high), score.text())
+    return Bar(round(x, 1), down.at(score.mean), down.at(low), down.at(high), score.text(), number)
 
 
 def _label(row: Standing) -> str:

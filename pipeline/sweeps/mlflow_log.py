@@ -7,7 +7,7 @@ an outage of MLflow does not stop the sweep. The trials' own pipeline runs, with
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from components.errors import CelebditError
 from components.runtime.context import StepContext
@@ -24,6 +24,7 @@ TAG_SWEEP = "sweep.digest"
 TAG_TRIAL = "sweep.trial"
 _PAUSE_S = 120.0
 """Without an attempt after MLflow was unavailable, which costs the time-outs of its client."""
+_STATUS: dict[str, Literal["RUNNING", "FAILED", "KILLED"]] = {"running": "RUNNING", "failed": "FAILED", "interrupted": "KILLED"}
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 
@@ -90,16 +91,15 @@ class SweepLog:
                 self._log_parent(state)
 
     def _log_all(self, state: SweepState, status: str) -> None:
-        for row in standings(self._sweep, state):
+        is_over = status != "RUNNING"
+        for row in standings(self._sweep, state, is_over=is_over):
             self._log_trial(row, state)
-            if status != "RUNNING" and row.status == "running":
-                self._context.tracking.set_status(self._trial(row), "KILLED")
-        self._log_parent(state)
+        self._log_parent(state, is_over=is_over)
         self._context.tracking.set_status(self._parent_id(), status)
 
-    def _log_parent(self, state: SweepState) -> None:
+    def _log_parent(self, state: SweepState, *, is_over: bool = False) -> None:
         tracking, run_id, config = self._context.tracking, self._parent_id(), self._sweep.config
-        rows = standings(self._sweep, state)
+        rows = standings(self._sweep, state, is_over=is_over)
         names = ("base", "sampler", "rungs", "seeds", "keep_one_in", "min_finished", "goal")
         params = {name: label_of(getattr(config, name)) for name in names}
         tracking.log_params(run_id, {**params, "metric": self._sweep.metric, "trials": self._sweep.num_trials})
@@ -119,7 +119,7 @@ class SweepLog:
                 tracking.log_values(run_id, {f"final/{final.metric}": final.value}, step=0)
         tracking.set_tags(run_id, {**tags, _NOTE: self._description(rows)})
         store, layout = self._context.store, self._context.layout
-        tracking.log_text(run_id, sweep_page(self._sweep, state, lambda uri: store.get_bytes(layout.locate(uri))), PAGE)
+        tracking.log_text(run_id, sweep_page(self._sweep, state, rows, lambda uri: store.get_bytes(layout.locate(uri))), PAGE)
 
     def _log_trial(self, row: Standing, state: SweepState) -> None:
         tracking, run_id = self._context.tracking, self._trial(row)
@@ -139,7 +139,7 @@ class SweepLog:
         if self._described.get(trial) == tags:
             return
         tracking.set_tags(run_id, tags)
-        tracking.set_status(run_id, {"running": "RUNNING", "failed": "FAILED"}.get(tags["sweep.status"], "FINISHED"))
+        tracking.set_status(run_id, _STATUS.get(tags["sweep.status"], "FINISHED"))
         self._described[trial] = tags
 
     def _parent_id(self) -> str:

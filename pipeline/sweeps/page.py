@@ -8,7 +8,7 @@ from components.reports.html import image_source, render
 from pipeline.sweeps.charts import parallel_chart, rung_chart
 from pipeline.sweeps.records import Piece, SweepState
 from pipeline.sweeps.space import label_of
-from pipeline.sweeps.standing import Standing, standings
+from pipeline.sweeps.standing import Standing
 from pipeline.sweeps.sweep_file import Sweep, values_label
 
 _MOST_GRIDS = 4
@@ -34,9 +34,9 @@ class Verdict:
     reasons: list[str]
 
 
-def sweep_page(sweep: Sweep, state: SweepState, read_image: Callable[[str], bytes]) -> str:
-    """Return the page; `read_image` reads an image of the store, and one that it cannot read is left out."""
-    rows, config = standings(sweep, state), sweep.config
+def sweep_page(sweep: Sweep, state: SweepState, rows: list[Standing], read_image: Callable[[str], bytes]) -> str:
+    """Return the page of trials that stand as in `rows`; an image that `read_image` cannot read from the store is left out."""
+    config = sweep.config
     hours = state.device_s / 3600
     best = next((row for row in rows if row.newest is not None), None)
     tiles = [("trials", str(len(rows)), f"of {sweep.num_trials}"), ("device hours", f"{hours:.3g}", "train and evaluate")]

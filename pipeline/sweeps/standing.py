@@ -19,7 +19,7 @@ class Standing:
     scores: dict[int, Score]
     """Rung -> score, of the rungs that are measured with every seed."""
     status: str
-    """`winner`, `kept`, `stopped`, `failed`, `running` or `waiting`."""
+    """`winner`, `kept`, `stopped`, `failed`, `measured`, `running`, `interrupted` or `waiting`."""
     reason: str
     """Of the newest decision or failure."""
     seconds: float
@@ -31,8 +31,11 @@ class Standing:
         return self.scores[max(self.scores)] if self.scores else None
 
 
-def standings(sweep: Sweep, state: SweepState) -> list[Standing]:
-    """Return all trials that have settings, the best first: those that came further, then those with better scores."""
+def standings(sweep: Sweep, state: SweepState, *, is_over: bool = False) -> list[Standing]:
+    """Return all trials that have settings, the best first: those that came further, then those with better scores.
+
+    A trial that would run is interrupted if the command `is_over`; its runs on a cluster may go on.
+    """
     config = sweep.config
     by_rung = {
         steps: {score.trial: score for score in rank(state, state.asked, steps=steps, seeds=config.seeds, goal=config.goal)}
@@ -42,6 +45,7 @@ def standings(sweep: Sweep, state: SweepState) -> list[Standing]:
     for trial, asked in state.asked.items():
         scores = {steps: ranked[trial] for steps, ranked in by_rung.items() if trial in ranked}
         status, reason = _status(sweep, state, trial)
+        status = "interrupted" if is_over and status == "running" else status
         ended: list[Scored | Failed] = [*state.scored.values(), *state.failed.values()]
         seconds = sum(record.device_s for record in ended if record.piece.trial == trial)
         entries.append(Standing(trial, dict(asked.values), scores, status, reason, seconds))

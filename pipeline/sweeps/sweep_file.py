@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from components.errors import BadInput
 from components.evaluate.measured import headline_metric, measured_metrics
+from components.reports.plural import plural
 from components.validation import problem_lines
 from model.canonical import JsonObject, digest_of
 from model.frozen_config import FrozenConfig, TextForm
@@ -210,7 +211,7 @@ def _check_size(sweep: Sweep, path: Path) -> None:
         if config.trials not in (None, combinations):
             raise BadInput(f"{path}: trials {config.trials} is not the {combinations} combinations of the grid", hint="leave it out")
         if not 2 <= combinations <= _MOST_TRIALS:
-            raise BadInput(f"{path}: the grid has {combinations} combination(s), 2 to {_MOST_TRIALS} are accepted")
+            raise BadInput(f"{path}: the grid has {plural(combinations, 'combination')}, 2 to {_MOST_TRIALS} are accepted")
     elif config.trials is None:
         raise BadInput(f"{path}: trials is missing", hint=f"sampler '{config.sampler}' needs the number of trials on the first rung")
     elif not sweep.space.ranges and config.trials > combinations:

@@ -27,6 +27,7 @@ class SweepView(RunView):
         super().__init__(terminal=sys.stderr.isatty() if terminal is None else terminal)
         self._sweep = sweep
         self._state = state
+        self._is_over = False
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4)
 
     def __enter__(self) -> "SweepView":
@@ -35,10 +36,11 @@ class SweepView(RunView):
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._is_over = True
         if self._terminal:
             self._live.stop()
         else:
-            for line in table_lines(self._sweep, self._state):
+            for line in table_lines(self._sweep, self._state, is_over=True):
                 self.print_line(line)
 
     def __call__(self, event: Event) -> None:
@@ -60,7 +62,7 @@ class SweepView(RunView):
 
     def _render(self) -> RenderableType:
         title = Text(_title(self._sweep, self._state), style="bold", overflow="ellipsis", no_wrap=True)
-        return Group(title, table(self._sweep, self._state), self._progress)
+        return Group(title, table(self._sweep, self._state, is_over=self._is_over), self._progress)
 
 
 def lines_of(sweep: Sweep, record: Record) -> list[str]:
@@ -86,9 +88,9 @@ def lines_of(sweep: Sweep, record: Record) -> list[str]:
             return [f"final run of trial {record.trial}: {version}"]
 
 
-def table(sweep: Sweep, state: SweepState) -> Table:
-    """Return the table of all trials, the best first."""
-    rows = standings(sweep, state)
+def table(sweep: Sweep, state: SweepState, *, is_over: bool = False) -> Table:
+    """Return the table of all trials, the best first; none runs if the command `is_over`."""
+    rows = standings(sweep, state, is_over=is_over)
     shown = Table(box=None, pad_edge=False)
     for name in ("trial", *(name.rpartition(".")[2] for name in sweep.space.dimensions), *(f"step {s}" for s in sweep.config.rungs), ""):
         shown.add_column(escape(name), justify="right" if name.startswith("step ") else "left", no_wrap=True)
@@ -106,11 +108,11 @@ def cells(sweep: Sweep, row: Standing) -> list[str]:
     return [str(row.trial), *values, *scores, row.status]
 
 
-def table_lines(sweep: Sweep, state: SweepState) -> list[str]:
+def table_lines(sweep: Sweep, state: SweepState, *, is_over: bool = False) -> list[str]:
     """Return the table as plain lines."""
     names = [name.rpartition(".")[2] for name in sweep.space.dimensions]
     rows = [["trial", *names, *(f"step {steps}" for steps in sweep.config.rungs), ""]]
-    rows += [cells(sweep, row) for row in standings(sweep, state)]
+    rows += [cells(sweep, row) for row in standings(sweep, state, is_over=is_over)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [_title(sweep, state), *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
 

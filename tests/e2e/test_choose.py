@@ -31,10 +31,16 @@ def test_the_best_of_several_steps_and_widths_is_judged_by_the_gate(
 ) -> None:
     key = first_run.json["run_key"]
     wanted = ("--steps", "9,12", "--sigma-rel", "0.07,0.1", "--num-images", "8", "--register", IMPOSSIBLE)
-    with workers_here() as starts:
+    progress: list[str] = []
+    events = Events("evaluate", None, listener=lambda event: progress.append(str(event.facts.get("text"))))
+    with workers_here(StepContext(settings=context.settings, events=events)) as starts:
         done = celebdit_here("evaluate", key[:8], *wanted, "--json", home=embedded.home, capture=capsys)
     assert done.code == 1, done.err
     assert [path.name for path in starts] == ["batch.json", "spec.json"], "one start for the four, one for the full evaluation"
+    names = dict.fromkeys(text.partition(")")[0] for text in progress if "of step" in text)
+    ways = {f"images of step {step}, EMA {ema}" for step in (9, 12) for ema in (0.07, 0.1)}
+    assert {name.rpartition(" (")[0] for name in names} == ways
+    assert [name.rpartition(" (")[2] for name in names] == [f"{number}/4" for number in (1, 2, 3, 4)]
     rows = {(row["step"], row["sigma_rel"]): row for row in done.json["candidates"]}
     assert list(rows) == [(9, 0.07), (9, 0.1), (12, 0.07), (12, 0.1)]
     assert rows[12, 0.1]["checkpoint_digest"] == first_run.json["checkpoint"]["digest"]

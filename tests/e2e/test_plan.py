@@ -101,7 +101,7 @@ def test_steps_that_are_left_are_counted(second_run: Finished, files: StoreView)
     done = second_run.json["training_steps"]
     planned = plan_steps(load_config("smoke", [*overrides, f"training.total_steps={done + 40}"]), files)
     assert planned.done_steps == done
-    assert "40 steps are left" in planned.steps[2].reason
+    assert "40 steps left" in planned.steps[2].reason
 
 
 def test_through_the_server_the_plan_is_the_same_and_nothing_is_written(

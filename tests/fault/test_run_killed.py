@@ -20,6 +20,7 @@ from components.environment import LIFELINE
 from components.errors import TemporaryFailure
 from components.system.lifeline import GRACE_S
 from components.system.process_table import is_alive
+from pipeline.local_runs import read_run
 from pipeline.services import Services
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
@@ -161,6 +162,9 @@ def test_a_closed_terminal_stops_a_run_as_sigterm_does(embedded: Services) -> No
     assert process.wait(90) == 130
     assert marked(folder) == 0
     assert not (folder / "open.json").exists(), "it closed the run itself"
+    stopped = read_run(folder)
+    assert stopped is not None
+    assert stopped.state == "interrupted", "although the training's step reports that it was stopped"
     step_runs = mlflow_runs(embedded, folder)
     assert {run.data.tags.get("celebdit.step", "pipeline"): run.info.status for run in step_runs}["train"] == "KILLED"
     assert {run.info.status for run in step_runs} <= {"KILLED", "FINISHED"}
@@ -182,3 +186,6 @@ def test_a_killed_runner_is_reported_and_the_command_closes_the_run(embedded: Se
     step_runs = mlflow_runs(embedded, run.folder)
     assert "RUNNING" not in {child.info.status for child in step_runs}
     assert next(child.info.status for child in step_runs if "celebdit.step" not in child.data.tags) == "FAILED"
+    failed = read_run(run.folder)
+    assert failed is not None
+    assert (failed.state, "runner was killed by SIGKILL" in str(failed.why)) == ("failed", True)

@@ -86,7 +86,7 @@ def assert_complete(training: Training, mlflow_url: str) -> None:
     )
     assert run.info.status == "FINISHED"
     assert run.data.params["training.seed"] == str(settings.seed)
-    for key in ("train/loss", "train/lr", "perf/images_per_s", "system/node_0/cpu_percent", "cost/cpu_hours"):
+    for key in ("train/loss", "train/lr", "perf/images_per_s", "system/node_0/cpu_percent", "cost/cpu_rank_hours"):
         history = client.get_metric_history(run.info.run_id, key)
         recorded = {step: {float.fromhex(value) for value in values} for step, values in training.recorded_values(key).items()}
         assert Counter(point.step for point in history) == Counter(range(every, settings.total_steps + 1, every)), key

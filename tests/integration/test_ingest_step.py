@@ -20,7 +20,9 @@ from celebdit_testing.steps import keys_below, notes, step_context
 from PIL import Image
 
 from components.errors import DataRefused
+from components.ingest import ingest as ingest_module
 from components.ingest.config import DataConfig
+from components.ingest.decoding import pool
 from components.ingest.ingest import run
 from components.ingest.sources.synthetic import encode_face, write_archive
 from components.manifests import DatasetManifest
@@ -45,6 +47,27 @@ def config(source: Path | str, **changes: Any) -> DataConfig:
 def archive(tmp_path: Path) -> Path:
     write_archive(tmp_path / "faces.zip", count=30, seed=0, image_px=64)
     return tmp_path / "faces.zip"
+
+
+def test_decoders_start_while_a_source_is_read_unless_its_dataset_may_exist(
+    context: StepContext, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[bool] = []
+    start, fingerprint = pool.Worker, ingest_module.request_digest
+
+    def worker(*arguments: Any, **options: Any) -> pool.Worker:
+        started.append(True)
+        return start(*arguments, **options)
+
+    def digest(source: Any, config: DataConfig) -> str:
+        started_before.append(len(started))
+        return fingerprint(source, config)
+
+    started_before: list[int] = []
+    monkeypatch.setattr(pool, "Worker", worker)
+    monkeypatch.setattr(ingest_module, "request_digest", digest)
+    first = run(config(archive), context, workers=2)
+    assert (run(config(archive), context, workers=2), started_before, len(started)) == (first, [2, 2], 2)
 
 
 def test_an_archive_becomes_a_committed_data_set(context: StepContext, archive: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from components.tracking.journal import Journal
 from components.train.reporting.reporter import describe_run
 from components.train.spec import TrainSpec, run_key, store_spec
 from model.checkpoint import CheckpointState, publish
+from pipeline.local_runs import read_run
 from pipeline.open_runs import open_run, recover_killed_runs
 from pipeline.services import Endpoints
 
@@ -96,6 +97,13 @@ def killed(tmp_path: Path, endpoints: Endpoints, dataset: DatasetManifest) -> Ki
     return Killed(home, context, spec)
 
 
+def state_of(folder: Path, run_id: str) -> str:
+    """What `celebdit runs` says of the run in `folder`, under a name as runs have it."""
+    run = read_run(folder.rename(folder.with_name(run_id)))
+    assert run is not None
+    return run.state
+
+
 def test_everything_a_killed_command_left_is_put_in_order(killed: Killed) -> None:
     assert killed.statuses() == {"pipeline": "RUNNING", "train": "RUNNING", "register": "RUNNING"}
     checkpoints = CheckpointStore(killed.context.store, killed.context.layout.run(killed.spec.run_key).checkpoints)
@@ -120,6 +128,7 @@ def test_everything_a_killed_command_left_is_put_in_order(killed: Killed) -> Non
     assert not killed.mark.exists()
     recover_killed_runs(killed.home, killed.next_context(), messages.append, servers="embedded")
     assert len(messages) == 1, "once"
+    assert state_of(killed.folder, "smoke-20261101-100000-aaaa") == "killed"
 
 
 def test_a_run_whose_command_lives_is_left_alone(killed: Killed) -> None:

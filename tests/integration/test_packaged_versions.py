@@ -37,13 +37,23 @@ def test_a_version_is_pushed_written_and_served_from_its_image(
     faces: CheckpointManifest, embedded: Services, endpoints: Endpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = tmp_path / "layout"
+    packaged = embedded.home / "work" / "packaged"
     with image_registry() as registry:
         name = f"{registry.host}/team/faces"
         arguments = ("models", "package", "challenger", "--model", "faces", "--oci", name)
+        registry.may_push = False
+        refused = celebdit_here(*arguments, "--out", str(layout), home=embedded.home, capture=capsys)
+        assert (refused.code, layout.exists()) == (2, True), "the push failed after the layout was written"
+        registry.may_push = True
+        killed = packaged / "faces-1-killed"
+        killed.mkdir()
+        (packaged / "faces-1-killed.owner").touch()
         first = celebdit_here(*arguments, "--out", str(layout), "--json", home=embedded.home, capture=capsys)
         assert first.code == 0, first.err
         facts = json.loads(first.out)
         assert facts["image"] == f"{name}@{facts['digest']}"
+        assert "written before" in first.err
+        assert list(packaged.iterdir()) == [], "neither this command's nor what a killed one left"
         again = celebdit_here(*arguments, "--json", home=embedded.home, capture=capsys)
         assert json.loads(again.out)["digest"] == facts["digest"]
         manifest = registry.manifest("team/faces", "1")

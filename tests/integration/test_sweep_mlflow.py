@@ -53,6 +53,11 @@ def test_trials_are_children_of_one_parent_with_the_settings_that_vary(context: 
     ids = [experiment.experiment_id]
     (parent,) = client.search_runs(ids, "tags.`celebdit.kind` = 'sweep'")
     assert parent.info.status == "KILLED"
+    trials = client.search_runs(ids, "tags.`celebdit.kind` = 'trial'")
+    (stopped,) = [run for run in trials if run.info.status == "KILLED"]
+    assert stopped.data.tags["sweep.status"] == "interrupted"
+    assert "| interrupted |" in parent.data.tags["mlflow.note.content"]
+    assert "| running |" not in parent.data.tags["mlflow.note.content"]
 
     state = search(sweep, context, SweepLog(sweep, context, notes.append), FreeRunner())
     assert notes == []

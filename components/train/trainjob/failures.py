@@ -14,6 +14,7 @@ from typing import Any
 from components.errors import EXIT_BUG, CelebditError, DataRefused, Preempted, RankLost, TemporaryFailure, error_for_exit_code
 from components.kube.objects import KubernetesObject
 from components.runtime.agent_report import signal_name
+from components.runtime.memory_hint import LESS_MEMORY
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 _TEARDOWN_S = 5.0
@@ -105,7 +106,7 @@ def _disruption(node: str, status: Mapping[str, Any]) -> _Failure | None:
 def _failure(node: str, terminated: Mapping[str, Any]) -> _Failure:
     at_s, status = _seconds(terminated.get("finishedAt")), int(terminated["exitCode"])
     if terminated.get("reason") == "OOMKilled":
-        hint = "raise resources.memory (it includes /dev/shm), or lower training.microbatch_images"
+        hint = f"raise resources.memory (it includes /dev/shm), or {LESS_MEMORY}"
         return _Failure(_Source.KUBERNETES, at_s, DataRefused(f"node {node} ran out of memory", hint=hint))
     try:
         reported = json.loads(terminated.get("message") or "")

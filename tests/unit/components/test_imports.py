@@ -21,6 +21,7 @@ def loaded(code: str, libraries: set[str]) -> set[str]:
         ("components.train.worker, components.evaluate.measure", {"mlflow", "torch_fidelity", "torchvision", "triton"}),
         ("components.evaluate.worker", {"mlflow", "torch_fidelity", "torchvision", "torch._dynamo"}),
         ("components.evaluate.evaluate, components.register.register", {"torch", "torch_fidelity"}),
+        ("pipeline.commands.run", {"numpy", "PIL", "mlflow", "torch"}),
         ("components.ingest.decoding.decoder", {"pandas", "torch", "psutil", "boto3"}),
     ],
 )

@@ -76,4 +76,4 @@ def test_on_a_cpu_no_operations_are_counted() -> None:
     from celebdit_testing.recipes import tiny_network
 
     hardware = hardware_of(tiny_network(), TrainingConfig(total_steps=1, batch_images=1), CPU, price_per_device_hour=None)
-    assert hardware == Hardware(hours_key="cost/cpu_hours")
+    assert hardware == Hardware(hours_key="cost/cpu_rank_hours")

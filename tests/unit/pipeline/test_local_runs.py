@@ -3,12 +3,14 @@
 import fcntl
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from celebdit_testing.submissions import run_cli
 
 from components.environment import KFP_ENDPOINT
+from pipeline.local_runs import read_run
+from pipeline.open_runs import record_end
 
 RESULTS: dict[str, dict[str, Any]] = {
     "preflight": {"run_url": "http://127.0.0.1:5000/#/experiments/1/runs/r", "run_id": "r", "tracking_uri": "http://127.0.0.1:5000"},
@@ -30,6 +32,30 @@ def write_run(home: Path, run_id: str, at_s: float, results: dict[str, dict[str,
         events.append({"step": "train", "kind": "failed", "at_s": at_s, "facts": failure})
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     return folder
+
+
+def test_one_cause_has_one_word_whoever_closed_the_run(tmp_path: Path) -> None:
+    """A step that was stopped with the run reports that it failed, and the mark goes when the run is closed, by whom ever."""
+    stopped = {"exit_code": 75, "message": "stopped", "hint": None}
+    causes: tuple[Literal["interrupted", "killed", "failed"], ...] = ("interrupted", "killed", "failed")
+    for cause in causes:
+        for number, is_closed in enumerate((True, False)):
+            folder = write_run(tmp_path, f"smoke-20261101-10000{number}-{cause.encode().hex()}", 1e9, {}, **stopped)
+            record_end(folder, cause, "the runner was killed" if cause == "failed" else None)
+            record_end(folder, "killed")
+            if not is_closed:
+                (folder / "open.json").write_text("{}")
+            run = read_run(folder)
+            assert run is not None
+            assert (run.state, run.why) == (cause, "the runner was killed" if cause == "failed" else None)
+
+
+def test_a_trial_of_a_sweep_ends_with_its_evaluation(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path, "sweep-0-40-20261101-100000-aaaa", 1e9, {"evaluate": RESULTS["evaluate"], "finalize": {}}))
+    stopped = read_run(write_run(tmp_path, "sweep-0-40-20261101-100001-aaaa", 1e9, {"evaluate": RESULTS["evaluate"]}))
+    assert run is not None
+    assert stopped is not None
+    assert (run.state, stopped.state) == ("evaluated", "interrupted")
 
 
 def test_without_an_endpoint_the_runs_of_this_machine_are_listed(

@@ -25,7 +25,8 @@ step_processes._PRELOADED = ("kfp.dsl.executor_main", *sys.argv[2:])  # all of t
 
 @dsl.component(install_kfp_package=False)
 def describe(end: str) -> dict:
-    import os, signal, sys, threading, time
+    import gc, os, signal, sys, threading, time
+    from components.storage import client
     import psutil
     if end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -44,6 +45,7 @@ def describe(end: str) -> dict:
     names = ("_KFP_RUNTIME", "CELEBDIT_LIFELINE", "PYTHONSAFEPATH")
     return {
         "pid": os.getpid(), "parent": os.getppid(), "folder": os.getcwd(), "path": sys.path, "preloaded": "preloaded" in sys.modules,
+        "frozen": gc.get_freeze_count() > 1000, "descriptions": client._descriptions.cache_info().currsize,
         "environment": {name: os.environ.get(name) for name in names}, "command": psutil.Process().cmdline(), "product": product,
         "sigterm": str(signal.getsignal(signal.SIGTERM)), "threads": threading.active_count(),
     }
@@ -95,10 +97,11 @@ def test_a_step_is_a_forked_process_like_the_one_that_kfp_starts(tmp_path: Path)
     runner = run_steps(tmp_path, "preloaded", "numpy")
     first, second, after = runner["seen"]
     assert first["preloaded"], "it was forked from the process that imports"
+    assert (first["frozen"], first["descriptions"]) == (True, 1), "of S3, for the clients of all steps"
     assert first["pid"] != second["pid"]
     assert first["parent"] == second["parent"] != runner["runner"]
     assert runner["statuses"] == [0, 0, -signal.SIGKILL, 3, -signal.SIGTERM, -signal.SIGSEGV, -signal.SIGKILL]
-    assert not after["preloaded"], "kfp starts the steps itself after the process that forks was killed"
+    assert (after["preloaded"], after["descriptions"]) == (False, 0), "kfp starts the steps itself after the process that forks was killed"
     ends = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [(event["step"], event["kind"]) for event in ends] == [("describe", "failed")] * 3, "of all but the one that says so itself"
     assert {event["facts"]["exit_code"] for event in ends} == {TemporaryFailure.exit_code}

@@ -111,7 +111,7 @@ def test_a_file_that_was_deleted_after_the_check_is_named(tmp_path: Path, name: 
 
 def test_a_layout_holds_what_its_index_names(tmp_path: Path, image: OciImage) -> None:
     layout = tmp_path / "layout"
-    write_layout(image, layout, tag="3")
+    assert write_layout(image, layout, tag="3")
     assert json.loads((layout / "oci-layout").read_bytes()) == {"imageLayoutVersion": "1.0.0"}
     (entry,) = json.loads((layout / "index.json").read_bytes())["manifests"]
     blobs = {f"sha256:{path.name}": path.read_bytes() for path in (layout / "blobs" / "sha256").iterdir()}
@@ -121,6 +121,10 @@ def test_a_layout_holds_what_its_index_names(tmp_path: Path, image: OciImage) ->
     config = json.loads(blobs[manifest["config"]["digest"]])
     assert config["rootfs"] == {"type": "layers", "diff_ids": [image.layer_digest]}
     assert entry["annotations"] == {"org.opencontainers.image.ref.name": "3"}
+    assert not write_layout(image, layout, tag="3"), "it holds that already, and the command may go on to push"
+    with pytest.raises(BadInput, match="is not an empty folder"):
+        write_layout(image, layout, tag="4")
+    next((layout / "blobs" / "sha256").iterdir()).write_bytes(b"damaged")
     with pytest.raises(BadInput, match="is not an empty folder"):
         write_layout(image, layout, tag="3")
     (tmp_path / "file").touch()
@@ -160,7 +164,7 @@ def test_the_second_of_two_that_write_a_layout_at_once_leaves_that_of_the_first(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Path, "iterdir", lambda self: iter(()))
         with pytest.raises(BadInput, match="cannot be written: File exists"):
-            write_layout(image, layout, tag="3")
+            write_layout(image, layout, tag="4")
     assert sorted(layout.rglob("*")) == before
 
 

@@ -1,11 +1,14 @@
 """Python's search for reference cycles in the process of a step, which KFP starts for it alone."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from components.system.garbage import import_without_search
 
 CHECKOUT = Path(__file__).parents[4]
 STEP = """
@@ -19,7 +22,7 @@ with step("{step}", {{"CELEBDIT_STORE": "s3://bucket/p", "MLFLOW_TRACKING_URI": 
 
 @pytest.mark.parametrize(
     ("step", "runtime", "expected"),
-    [("gate", {"_KFP_RUNTIME": "true"}, "True True"), ("evaluate", {"_KFP_RUNTIME": "true"}, "False True"), ("gate", {}, "False False")],
+    [("gate", {"_KFP_RUNTIME": "true"}, "True True"), ("register", {"_KFP_RUNTIME": "true"}, "False True"), ("gate", {}, "False False")],
     ids=["a light step", "one that may hold tensors in cycles", "a process that does more than a step"],
 )
 def test_the_process_of_a_light_step_searches_seldom_and_that_of_any_step_not_at_its_end(
@@ -29,6 +32,29 @@ def test_the_process_of_a_light_step_searches_seldom_and_that_of_any_step_not_at
     command = [sys.executable, "-c", STEP.format(step=step)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=CHECKOUT, env=environment)
     assert done.stdout.strip() == expected
+
+
+def test_evaluate_searches_seldom_until_it_holds_tensors() -> None:
+    measured = "import components.evaluate.measure as m, components.evaluate.evaluate as e; m.measure = lambda *_: None"
+    code = STEP.format(step="evaluate") + f"    {measured}\n    print(gc.get_threshold()[0] > 700)\n    e._measure(None, None, None)"
+    environment = os.environ | {"_KFP_RUNTIME": "true"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT, env=environment)
+    assert done.stdout.split() == ["True", "False", "True"], "the second is what it ends with"
+
+
+def test_what_is_imported_without_a_search_is_left_out_of_the_next_ones() -> None:
+    try:
+        with import_without_search():
+            assert not gc.isenabled()
+            cycle: list[object] = []
+            cycle.append(cycle)
+        assert gc.isenabled()
+        frozen = gc.get_freeze_count()
+        del cycle
+        gc.collect()
+        assert gc.get_freeze_count() == frozen > 1000
+    finally:
+        gc.unfreeze()
 
 
 def test_the_configuration_of_a_run_is_resolved_without_the_libraries_that_read_images() -> None:

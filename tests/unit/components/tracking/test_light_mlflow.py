@@ -38,7 +38,8 @@ def test_the_pod_of_a_step_that_only_records_imports_mlflow_without_its_heavy_pa
 
 
 @pytest.mark.parametrize(
-    ("step", "runtime", "is_light"), [("finalize", "true", True), ("finalize", None, False), ("register", "true", False)]
+    ("step", "runtime", "is_light"),
+    [("finalize", "true", True), ("evaluate", "true", True), ("finalize", None, False), ("register", "true", False)],
 )
 def test_every_other_process_imports_all_of_mlflow(step: str, runtime: str | None, is_light: bool) -> None:
     """One that does more than one step, as this one, and one that packages or loads a model."""

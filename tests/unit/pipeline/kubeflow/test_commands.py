@@ -105,7 +105,7 @@ def test_the_doctor_checks_what_a_preset_needs_of_this_machine(
     checks = {check["name"]: check for check in json.loads(out)["checks"]}
     assert code == 2
     assert {name for name in ("devices", "licence", "weights") if checks[name]["state"] == "fail"} == {"devices", "licence", "weights"}
-    assert "resources.device is cuda with 64 process(es)" in checks["devices"]["found"]
+    assert "resources.device is cuda with 64 processes" in checks["devices"]["found"]
     assert "celebdit weights add" in checks["weights"]["fix"]
     sha256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
     stored = home / "s3" / "celebdit" / "store" / "weights" / f"{sha256}.pth"

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from components.errors import DataRefused
 from components.reports.image_grid import png
 from components.runtime.events import Event
 from components.storage import ObjectMissing
+from pipeline.sweeps.charts import Scale
 from pipeline.sweeps.coordinator import Coordinator
 from pipeline.sweeps.page import sweep_page
 from pipeline.sweeps.records import Asked, Record, Started, SweepState
@@ -56,11 +58,15 @@ def grid(uri: str) -> bytes:
     return png(np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8))
 
 
+def page_of(sweep: Sweep, state: SweepState, read_image: Callable[[str], bytes] = grid) -> str:
+    return sweep_page(sweep, state, standings(sweep, state), read_image)
+
+
 def test_a_browser_shows_the_page_with_all_trials_charts_and_samples(tmp_path: Path) -> None:
     with browser_page(chromium_or_skip()) as tab:
         for text in (SWEEP, WITH_A_RANGE):
             sweep = sweep_of(tmp_path, text=text)
-            (tmp_path / "sweep.html").write_text(sweep_page(sweep, finished(sweep)[0], grid))
+            (tmp_path / "sweep.html").write_text(page_of(sweep, finished(sweep)[0]))
             look_at_page(tab, tmp_path / "sweep.html", sweep)
 
 
@@ -79,6 +85,13 @@ def look_at_page(tab: Any, page: Path, sweep: Sweep) -> None:
         (left, top, right, bottom), *lines = boxes
         assert len(lines) == sweep.num_trials
         assert all(left <= line[0] and top <= line[1] and line[2] <= right and line[3] <= bottom for line in lines)
+    bars = tab.locator("#rung-curves circle").evaluate_all("all => all.map(item => [item.getAttribute('cx'), item.getAttribute('cy')])")
+    assert len({x for x, _ in bars}) == len(bars) > sweep.num_trials, "no trial hides another one on a rung"
+    tab.set_viewport_size({"width": 400, "height": 900})
+    for chart in ("rung-curves", "parallel-coordinates"):
+        assert tab.locator(f"#{chart}").evaluate("item => item.getBoundingClientRect().right") <= 400, "it fits a telephone"
+    assert tab.locator("#trials").bounding_box()["height"] < 90 * sweep.num_trials, "a reason takes some lines, and not a word per line"
+    tab.set_viewport_size({"width": 1200, "height": 900})
     images = tab.locator("img")
     assert images.count() == 4
     assert images.evaluate_all("all => all.every(image => image.naturalWidth === 48)")
@@ -87,12 +100,27 @@ def look_at_page(tab: Any, page: Path, sweep: Sweep) -> None:
     assert np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("L")).std() > 5, "the page is not empty"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (3.71, 10.0, ["4", "6", "8", "10"]),
+        (7.91, 8.2, ["8", "8.1", "8.2"]),
+        (0.0, 1e-3, ["0", "0.0002", "0.0004", "0.0006", "0.0008", "0.001"]),
+    ],
+)
+def test_scores_have_round_ticks_within_the_axis(low: float, high: float, texts: list[str]) -> None:
+    ticks = Scale(low, high, 100.0, 0.0).round_ticks()
+    assert [tick.text for tick in ticks] == texts
+    assert all(0 <= tick.at <= 100 for tick in ticks)
+    assert [tick.text for tick in Scale(2.5, 2.5, 100.0, 0.0).round_ticks()] == ["2.5"]
+
+
 def test_the_page_fetches_nothing_and_escapes_everything(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
     state, _ = finished(sweep)
     state.failed.clear()
     state.decided[4].reasons[3] = "<script>alert('x')</script>"
-    page = sweep_page(sweep, state, grid)
+    page = page_of(sweep, state)
     assert "<script" not in page
     assert all(source.startswith("data:image/") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
     assert not any(text in page for text in ("http:", "https:", "url(", "@import", "<link"))
@@ -106,9 +134,9 @@ def test_the_page_of_a_sweep_that_has_only_begun_or_lost_its_images_is_a_page(tm
         raise ObjectMissing(uri)
 
     for count in range(len(records)):
-        page = sweep_page(sweep, SweepState.of(records[:count]), grid)
+        page = page_of(sweep, SweepState.of(records[:count]))
         assert page.rstrip().endswith("</html>")
-    assert "<img" not in sweep_page(sweep, state, lost)
+    assert "<img" not in page_of(sweep, state, lost)
 
 
 def test_the_table_has_a_row_per_trial_the_best_first(tmp_path: Path) -> None:
@@ -123,6 +151,21 @@ def test_the_table_has_a_row_per_trial_the_best_first(tmp_path: Path) -> None:
     for text in ("trial", "dropout", "lr_peak", "step 4", "step 8", "± 0.2", "winner", "stopped"):
         assert text in output.getvalue()
         assert text in "\n".join(table_lines(sweep, state))
+
+
+def test_what_an_ended_command_left_unfinished_is_interrupted_and_does_not_run(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    state, records = finished(sweep)
+    begun = SweepState.of(records[: 1 + next(index for index, record in enumerate(records) if isinstance(record, Started))])
+    assert [row.status for row in standings(sweep, begun)].count("running") == 1
+    assert [row.status for row in standings(sweep, begun, is_over=True)].count("interrupted") == 1
+    assert standings(sweep, state, is_over=True) == standings(sweep, state)
+    lines = "\n".join(table_lines(sweep, begun, is_over=True))
+    assert ("interrupted" in lines, "running" in lines) == (True, False)
+    with SweepView(sweep, begun, terminal=False) as view:
+        shown = io.StringIO()
+        view._console.file = shown
+    assert ("interrupted" in shown.getvalue(), "running" in shown.getvalue()) == (True, False)
 
 
 def test_a_failure_and_its_reason_are_shown(tmp_path: Path) -> None:

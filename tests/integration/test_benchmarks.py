@@ -1,0 +1,64 @@
+"""Benchmarks that measure processes count all of them, and those that compare samplers run on real weights."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from celebdit_testing.recipes import tiny_pack
+from safetensors.torch import save_file
+
+from benchmarks import few_steps
+from benchmarks.command_cost import measure, summary
+from model.denoiser import build_denoiser
+from model.sampler_table import SAMPLERS
+from pipeline.config import load_config
+
+DETACHED = """
+import subprocess, sys
+busy = "import time; began = time.process_time()\\nwhile time.process_time() < began + 0.5: pass"
+subprocess.Popen([sys.executable, "-c", busy], start_new_session=True)
+raise SystemExit(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there can a process adopt what others leave")
+def test_the_cost_of_a_command_counts_the_process_that_it_leaves() -> None:
+    began_s = time.process_time()
+    took = measure([sys.executable, "-c", DETACHED, "0"])
+    assert took["cpu_s"] > 0.5
+    assert took["clock_s"] < took["cpu_s"] + 0.5, "the clock is that of the command"
+    assert time.process_time() - began_s < 0.4
+    with pytest.raises(SystemExit):
+        measure([sys.executable, "-c", DETACHED, "3"])
+
+
+def test_costs_are_compared_by_turns() -> None:
+    now, before = ([{"clock_s": 1.0, "cpu_s": cpu_s} for cpu_s in runs] for runs in ((1.0, 9.0, 3.0), (2.0, 10.0, 4.0)))
+    assert summary(now, before) == {"clock_s": 1.0, "cpu_s": 3.0, "clock_s_before": 1.0, "cpu_s_before": 4.0, "cpu_ratio": 0.75}
+
+
+def test_samplers_are_compared_at_few_network_calls_on_stored_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("smoke")
+    weights, images, out = tmp_path / "ema.safetensors", tmp_path / "images.npy", tmp_path / "few.json"
+    torch.manual_seed(0)
+    network = {name: torch.randn_like(value) * 0.05 for name, value in build_denoiser(config.network).state_dict().items()}
+    save_file(network, weights)
+    np.save(images, np.array(tiny_pack(tmp_path / "pack", count=12, image_px=config.network.image_px).images))
+    monkeypatch.setattr(few_steps, "settings", lambda: [("heun", 4, 1.0), ("euler", 4, 2.0)])
+    command = ["few_steps", "--preset", "smoke", "--weights", weights, "--images", images, "--count", "8", "--out", out]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    few_steps.main()
+    heun, euler = json.loads(out.read_text())
+    assert [(row["sampler"], row["steps"], row["time_shift"]) for row in (heun, euler)] == [("heun", 2, 1.0), ("euler", 4, 2.0)]
+    assert heun["distance"] != euler["distance"] > 0
+    assert all(np.isfinite(value) for row in (heun, euler) for value in row.values() if isinstance(value, float))
+
+
+def test_each_sampler_takes_as_many_steps_as_its_calls_allow() -> None:
+    for sampler, calls, _ in few_steps.settings():
+        steps = few_steps.steps_within(sampler, calls)
+        assert SAMPLERS[sampler].calls(steps) <= calls < SAMPLERS[sampler].calls(steps + 1)
