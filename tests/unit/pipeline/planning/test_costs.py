@@ -39,7 +39,7 @@ def test_hours_are_operations_by_the_assumed_rate_and_devices_share_them() -> No
         for n in (1, 8)
     )
     h100 = {device.name: device for device in one.devices}["H100"]
-    assert h100.basis == "40% of peak assumed"
+    assert h100.basis == "24% of peak assumed"
     assert h100.training_hours == pytest.approx(one.work.training_flops / (0.4 * 989e12) / 3600)
     shared = {device.name: device for device in eight.devices}["H100"]
     assert shared.training_hours == pytest.approx(h100.training_hours / 8)
@@ -55,7 +55,7 @@ def test_hours_are_those_of_a_measured_run_where_there_is_one() -> None:
     grids = costs.work.training_flops / (3 * costs.work.flops_per_image)
     assert devices["H100"].training_hours == pytest.approx(grids / (4 * 2000) / 3600)
     assert devices["H100"].basis == "measured on run 0123: 2e+03 images/s each of 8"
-    assert devices["H200"].basis == "40% of peak assumed"
+    assert devices["H200"].basis == "24% of peak assumed"
     assert "where no run was measured" in "\n".join(unknown_parts(config, None, costs))
     all_measured = costs_of(config, None, measured=lambda device: run)
     assert "hours" not in "\n".join(unknown_parts(config, None, all_measured))
