@@ -43,6 +43,8 @@ _FEW_TOKENS: dict[str, object] = {
     "latent_channels": 64,
 }
 """One level more than `demo`, so a quarter of its tokens and of those of the plain transformer at 64 px: 16."""
+_LOCAL_SHARE: dict[str, object] = {**_FEW_TOKENS, "linear_output": True, "local_share": True}
+_NEAR_ZERO = {**_MEAN_0, "uniform_share": 0.2}
 
 
 class PlainDiT(nn.Module):
@@ -85,6 +87,10 @@ CONTENDERS = {
     "few-tokens": Contender(network=_FEW_TOKENS),
     "few-tokens-mean-0": Contender(network=_FEW_TOKENS, diffusion=_MEAN_0),
     "plain-dit-mean-0": Contender(build=PlainDiT, diffusion=_MEAN_0),
+    "few-tokens-near-zero": Contender(network=_FEW_TOKENS, diffusion=_NEAR_ZERO),
+    "local-share-near-zero": Contender(network=_LOCAL_SHARE, diffusion=_NEAR_ZERO),
+    "local-share-mean-0": Contender(network=_LOCAL_SHARE, diffusion=_MEAN_0),
+    "plain-dit-near-zero": Contender(build=PlainDiT, diffusion=_NEAR_ZERO),
     "stem-4": Contender(network={"stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "stem-1": Contender(network={"stem_px": 1, "channels": (16, 32, 48, 64), "res_blocks": (1, 1, 1, 1)}),
 }
