@@ -44,8 +44,8 @@ _FEW_TOKENS: dict[str, object] = {
 }
 """One level more than `demo`, so a quarter of its tokens and of those of the plain transformer at 64 px: 16."""
 _LOCAL_SHARE: dict[str, object] = {**_FEW_TOKENS, "linear_output": True, "local_share": True}
-_WIDE = {"logit_mean": 0.3, "uniform_share": 0.1}
-"""Training times between those of `demo` and `_MEAN_0`, and a tenth of them anywhere, also near zero."""
+_TENTH = {"uniform_share": 0.1}
+"""The times of `demo`, and a tenth of them anywhere, also near zero."""
 
 
 class PlainDiT(nn.Module):
@@ -79,7 +79,7 @@ CONTENDERS = {
     "plain-dit-ddpm": Contender(build=PlainDiT, diffusion=_DDPM, sampler="ddim"),
     "sigmoid-weighting": Contender(diffusion={"weighting": "sigmoid"}),
     "uniform-times": Contender(diffusion={"times": "uniform"}),
-    "uniform-share": Contender(diffusion={"uniform_share": 0.1}),
+    "uniform-share": Contender(diffusion=_TENTH),
     "linear-path": Contender(network={"linear_path": True}),
     "linear-path-stem-4": Contender(network={"linear_path": True, "stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "linear-path-dit": Contender(
@@ -88,9 +88,9 @@ CONTENDERS = {
     "few-tokens": Contender(network=_FEW_TOKENS),
     "few-tokens-mean-0": Contender(network=_FEW_TOKENS, diffusion=_MEAN_0),
     "plain-dit-mean-0": Contender(build=PlainDiT, diffusion=_MEAN_0),
-    "few-tokens-wide": Contender(network=_FEW_TOKENS, diffusion=_WIDE),
-    "local-share-wide": Contender(network=_LOCAL_SHARE, diffusion=_WIDE),
-    "plain-dit-wide": Contender(build=PlainDiT, diffusion=_WIDE),
+    "few-tokens-tenth": Contender(network=_FEW_TOKENS, diffusion=_TENTH),
+    "local-share-tenth": Contender(network=_LOCAL_SHARE, diffusion=_TENTH),
+    "plain-dit-tenth": Contender(build=PlainDiT, diffusion=_TENTH),
     "stem-4": Contender(network={"stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "stem-1": Contender(network={"stem_px": 1, "channels": (16, 32, 48, 64), "res_blocks": (1, 1, 1, 1)}),
 }
