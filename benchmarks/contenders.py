@@ -43,7 +43,7 @@ _FEW_TOKENS: dict[str, object] = {
     "latent_channels": 64,
 }
 """One level more than `demo`, so a quarter of its tokens and of those of the plain transformer at 64 px: 16."""
-_LOCAL_SHARE: dict[str, object] = {**_FEW_TOKENS, "linear_output": True, "local_share": True}
+_GATED: dict[str, object] = {"linear_path": True, "linear_output": True, "local_share": True}
 _TENTH = {"uniform_share": 0.1}
 """The times of `demo`, and a tenth of them anywhere, also near zero."""
 
@@ -89,7 +89,8 @@ CONTENDERS = {
     "few-tokens-mean-0": Contender(network=_FEW_TOKENS, diffusion=_MEAN_0),
     "plain-dit-mean-0": Contender(build=PlainDiT, diffusion=_MEAN_0),
     "few-tokens-tenth": Contender(network=_FEW_TOKENS, diffusion=_TENTH),
-    "local-share-tenth": Contender(network=_LOCAL_SHARE, diffusion=_TENTH),
+    "local-share-tenth": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_TENTH),
+    "celebdit-local-share-tenth": Contender(network=_GATED, diffusion=_TENTH),
     "plain-dit-tenth": Contender(build=PlainDiT, diffusion=_TENTH),
     "stem-4": Contender(network={"stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "stem-1": Contender(network={"stem_px": 1, "channels": (16, 32, 48, 64), "res_blocks": (1, 1, 1, 1)}),
