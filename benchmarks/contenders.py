@@ -43,6 +43,9 @@ _FEW_TOKENS: dict[str, object] = {
     "latent_channels": 64,
 }
 """One level more than `demo`, so a quarter of its tokens and of those of the plain transformer at 64 px: 16."""
+_GATED: dict[str, object] = {"linear_path": True, "linear_output": True, "local_share": True}
+_TENTH = {"uniform_share": 0.1}
+"""The times of `demo`, and a tenth of them anywhere, also near zero."""
 
 
 class PlainDiT(nn.Module):
@@ -76,7 +79,7 @@ CONTENDERS = {
     "plain-dit-ddpm": Contender(build=PlainDiT, diffusion=_DDPM, sampler="ddim"),
     "sigmoid-weighting": Contender(diffusion={"weighting": "sigmoid"}),
     "uniform-times": Contender(diffusion={"times": "uniform"}),
-    "uniform-share": Contender(diffusion={"uniform_share": 0.1}),
+    "uniform-share": Contender(diffusion=_TENTH),
     "linear-path": Contender(network={"linear_path": True}),
     "linear-path-stem-4": Contender(network={"linear_path": True, "stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "linear-path-dit": Contender(
@@ -85,6 +88,10 @@ CONTENDERS = {
     "few-tokens": Contender(network=_FEW_TOKENS),
     "few-tokens-mean-0": Contender(network=_FEW_TOKENS, diffusion=_MEAN_0),
     "plain-dit-mean-0": Contender(build=PlainDiT, diffusion=_MEAN_0),
+    "few-tokens-tenth": Contender(network=_FEW_TOKENS, diffusion=_TENTH),
+    "local-share-tenth": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_TENTH),
+    "celebdit-local-share-tenth": Contender(network=_GATED, diffusion=_TENTH),
+    "plain-dit-tenth": Contender(build=PlainDiT, diffusion=_TENTH),
     "stem-4": Contender(network={"stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "stem-1": Contender(network={"stem_px": 1, "channels": (16, 32, 48, 64), "res_blocks": (1, 1, 1, 1)}),
 }

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from model import channel_norm, instance_norm
 from model.config import NetworkConfig
 from model.layers import Modulation, full_precision
+from model.local_share import NUM_GATES
 from model.thin_convolution import convolve_few_inputs, convolve_to_image
 
 Skips = list[Tensor]
@@ -113,6 +114,13 @@ def _levels(config: NetworkConfig) -> nn.ModuleList:
     )
 
 
+def _output_norm(config: NetworkConfig) -> nn.Module | None:
+    """Return the norm before the last convolution, which an activation follows, or None for neither."""
+    if config.linear_output:
+        return None
+    return _norm(config.channels[0]) if config.res_norm == "group" else PositionNorm()
+
+
 class ResidualEncoder(nn.Module):
     """Space-to-depth stem, residual levels from fine to coarse, 1x1 to the latent. One skip per level."""
 
@@ -156,10 +164,12 @@ class ResidualDecoder(nn.Module):
         self.merges = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in channels)
         self.levels = _levels(config)
         self.ups = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(channels))
-        self.out_norm = _norm(channels[0]) if config.res_norm == "group" else PositionNorm()
-        self.out = _zero(nn.Conv2d(channels[0], 3 * config.stem_px**2, 3, padding=1))
+        self.out_norm = _output_norm(config)
+        outputs = 3 + NUM_GATES if config.local_share else 3
+        self.out = _zero(nn.Conv2d(channels[0], outputs * config.stem_px**2, 3, padding=1))
 
-    def forward(self, z: Float[Tensor, "b z lh lw"], skips: Skips, time: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
+    def forward(self, z: Float[Tensor, "b z lh lw"], skips: Skips, time: Float[Tensor, "b d"]) -> Float[Tensor, "b outputs h w"]:
+        """Return the image; with `config.local_share` the gates of `local_share.py` are the channels after its three."""
         h = self.from_latent(z)
         for i in reversed(range(len(self.levels))):
             h = self.merge(h, skips[i], i)
@@ -177,13 +187,22 @@ class ResidualDecoder(nn.Module):
         """Return what the next finer level merges, from the output of `level`."""
         return in_channels_last(F.pixel_shuffle(self.ups[level - 1](h), 2))
 
-    def to_image(self, h: Float[Tensor, "b c gh gw"]) -> Float[Tensor, "b 3 h w"]:
+    def to_image(self, h: Float[Tensor, "b c gh gw"]) -> Float[Tensor, "b outputs h w"]:
         """Return the image, in float32, from the output of the finest level."""
-        hidden = _norm_silu(h, self.out_norm) if isinstance(self.out_norm, nn.GroupNorm) else F.silu(self.out_norm(h))
+        hidden = self.activate(h)
         halve = hidden.device.type == "cuda" and torch.is_autocast_enabled("cuda")
         with full_precision(hidden.device):
             pixels = convolve_to_image(self.out, hidden.float(), halve_weight_gradient=halve)
             return in_channels_last(F.pixel_shuffle(pixels, self.stem_px))
+
+    def activate(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        match self.out_norm:
+            case None:
+                return h
+            case nn.GroupNorm():
+                return _norm_silu(h, self.out_norm)
+            case norm:
+                return F.silu(norm(h))
 
 
 class PlainEncoder(nn.Module):

@@ -56,8 +56,9 @@ class Denoiser(nn.Module):
         if self.linear_path is None:
             return cast(Tensor, self.decoder(latent + self.core(latent, time), skips, time))
         tokens = self.core.refine(latent, time, self.linear_path.tokens(x))
-        image = self.decoder(latent + self.core.update(tokens, latent), skips, time)
-        return cast(Tensor, image + self.linear_path.image(tokens, x, time))
+        decoded = self.decoder(latent + self.core.update(tokens, latent), skips, time)
+        image, gates = decoded.split((3, decoded.shape[1] - 3), dim=1)
+        return cast(Tensor, image + self.linear_path.image(tokens, x, time, gates))
 
 
 def build_denoiser(config: NetworkConfig, *, seed: int | None = None) -> Denoiser | SeedCompat:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from model.config import NetworkConfig
 from model.layers import Modulation, full_precision, patchify, rotary_angles, rotate, sincos_positions, unpatchify
+from model.local_share import NUM_OCTAVES, gated_share
 
 _NORM_EPS = 1e-6
 
@@ -162,7 +163,8 @@ class LinearPath(nn.Module):
     """The ends of a plain Diffusion Transformer, beside a codec: patches of pixels to tokens, tokens to pixels, and a share of the input.
 
     The codec's last norm works on each image and channel alone where it has 32 channels, and then removes the brightness and contrast that
-    the decoder put there. This path carries them. The share of the noisy image is learned for each time. All starts at zero.
+    the decoder put there. This path carries them. The share of the noisy image is learned for each time, with `local_share` also for each
+    octave and position. All starts at zero.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -172,14 +174,18 @@ class LinearPath(nn.Module):
         self.out = nn.Linear(config.width, 3 * self.patch_px**2)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.share = Modulation(config.width, 1, 1)
+        self.local_share = config.local_share
+        self.share = Modulation(config.width, NUM_OCTAVES if config.local_share else 1, 1)
 
     def tokens(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """Return an embedding of the patches of `x`."""
         return cast(Tensor, self.embed(patchify(x, self.patch_px)))
 
-    def image(self, tokens: Float[Tensor, "b n d"], x: Float[Tensor, "b 3 h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
-        """Return what the tokens and the noisy image `x` add to the output, in float32."""
+    def image(
+        self, tokens: Float[Tensor, "b n d"], x: Float[Tensor, "b 3 h w"], time: Float[Tensor, "b d"], gates: Float[Tensor, "b gates h w"]
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Return what the tokens and the noisy image `x` add to the output, in float32; `gates` are of no use without `local_share`."""
         with full_precision(tokens.device):
             (share,) = self.share(time)
-            return unpatchify(self.out(tokens.float()), self.patch_px, *x.shape[-2:]) + share[:, :, None, None] * x
+            drawn = unpatchify(self.out(tokens.float()), self.patch_px, *x.shape[-2:])
+            return drawn + (gated_share(x, share, gates) if self.local_share else share[:, :, None, None] * x)

@@ -28,6 +28,12 @@ class NetworkConfig(FrozenConfig):
         description="residual codec: group: two group norms in each residual block, one before the output; layer: one layer norm over the "
         "channels of each position instead, which keeps the brightness and contrast of each image and costs less",
     )
+    linear_output: bool = Field(
+        False,
+        exclude_if=lambda enabled: not enabled,  # manifests and run keys from before it stay the same
+        description="residual codec: neither norm nor activation before the last convolution, so that the output keeps how strong the "
+        "detail at each position is",
+    )
     latent_channels: int = Field(ge=1, le=4096, description="channels of the latent that the transformer reads")
     width: int = Field(ge=8, le=8192, description="transformer width")
     depth: int = Field(ge=1, le=128, description="transformer blocks")
@@ -42,6 +48,12 @@ class NetworkConfig(FrozenConfig):
         exclude_if=lambda enabled: not enabled,  # manifests and run keys from before it stay the same
         description="linear layers from the pixels of each token's patch to the token and back, beside the codec, and a share of the "
         "input, learned for each time: the network then contains a plain Diffusion Transformer",
+    )
+    local_share: bool = Field(
+        False,
+        exclude_if=lambda enabled: not enabled,  # manifests and run keys from before it stay the same
+        description="linear_path: learn the share of the input for each octave and position as well, from the decoder: noise is removed "
+        "from smooth areas, and detail is kept",
     )
 
     @property
@@ -74,6 +86,8 @@ class NetworkConfig(FrozenConfig):
             yield (f"channels {list(self.channels)} and res_blocks {list(self.res_blocks)} must name the same levels, at least one")
         if self.codec != "residual" and (self.channels or self.res_blocks):
             yield f"channels and res_blocks belong to the residual codec: leave them out with codec = '{self.codec}'"
+        if self.local_share and not self.linear_path:
+            yield "local_share refines the share of the input that linear_path = true adds: set both"
         if self.codec == "seed_compat" and self.dropout > 0:
             yield "codec 'seed_compat' has no dropout: set dropout = 0"
         if any(c < 4 or c % 4 for c in self.channels):

@@ -44,7 +44,18 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("network.codec", ("residual",), ("network.stem_px", "network.channels", "network.res_blocks", "network.res_norm")),
+    Variant(
+        "network.codec",
+        ("residual",),
+        (
+            "network.stem_px",
+            "network.channels",
+            "network.res_blocks",
+            "network.res_norm",
+            "network.linear_output",
+            "network.local_share",
+        ),
+    ),
     Variant("network.codec", ("residual", "plain"), ("network.block", "network.dropout", "network.linear_path")),
     Variant("diffusion.weighting", ("min_snr",), ("diffusion.min_snr_gamma",)),
     Variant("diffusion.weighting", ("sigmoid",), ("diffusion.sigmoid_bias",)),

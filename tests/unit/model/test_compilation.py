@@ -178,7 +178,9 @@ def test_the_options_are_known_to_the_compiler() -> None:
 # Sampling
 
 
-@pytest.mark.parametrize("changes", [{}, {"linear_path": True}, {"linear_path": True, "res_norm": "layer"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"linear_path": True}, {"linear_path": True, "res_norm": "layer"}, {"linear_path": True, "local_share": True}], ids=str
+)
 def test_weights_in_bfloat16_give_what_autocast_makes_of_the_same_weights(changes: dict[str, object]) -> None:
     recipe = tiny_recipe(network={"depth": 2, **changes})
     network = shaken(build_denoiser(recipe.network, seed=0)).eval()

@@ -40,7 +40,7 @@ def test_hours_are_operations_by_the_assumed_rate_and_devices_share_them() -> No
     )
     h100 = {device.name: device for device in one.devices}["H100"]
     assert h100.basis == "24% of peak assumed"
-    assert h100.training_hours == pytest.approx(one.work.training_flops / (0.4 * 989e12) / 3600)
+    assert h100.training_hours == pytest.approx(one.work.training_flops / (0.24 * 989e12) / 3600)
     shared = {device.name: device for device in eight.devices}["H100"]
     assert shared.training_hours == pytest.approx(h100.training_hours / 8)
     assert shared.price == pytest.approx(h100.price)
