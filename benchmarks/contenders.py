@@ -1,4 +1,4 @@
-"""What `learning.py` compares: the network of `demo`, a plain Diffusion Transformer, and changes of the recipe.
+"""What `learning.py` compares: the network of `demo` without and with its share of the input, a plain Diffusion Transformer, and changes of the recipe.
 
 Promises: `plain-dit` has linear patches, blocks of Peebles & Xie 2023, and about as many parameters as `demo` (6 blocks of the same width;
 patches that give 64 tokens). A contender that ends in `-ddpm` is trained and sampled as DDPM is: linear schedule, noise
@@ -43,6 +43,9 @@ _FEW_TOKENS: dict[str, object] = {
     "latent_channels": 64,
 }
 """One level more than `demo`, so a quarter of its tokens and of those of the plain transformer at 64 px: 16."""
+_WITHOUT_SHARE: dict[str, object] = {"linear_path": False, "linear_output": False, "local_share": False}
+_DEMO_TIMES: dict[str, object] = {"uniform_share": 0.0}
+"""What contenders begin with: `demo` as it was before it took the settings that they compare."""
 _GATED: dict[str, object] = {"linear_path": True, "linear_output": True, "local_share": True}
 _TENTH = {"uniform_share": 0.1}
 """The times of `demo`, and a tenth of them anywhere, also near zero."""
@@ -178,9 +181,9 @@ class Training:
 def recipe_of(contender: Contender, *, side_px: int, batch_images: int, seed: int, steps: int) -> Recipe:
     """Return the recipe of `demo` for images of `side_px`, with a learning rate that decays over `steps`."""
     config = load_config("demo")
-    diffusion = config.diffusion.model_copy(update=contender.diffusion)
+    diffusion = config.diffusion.model_copy(update={**_DEMO_TIMES, **contender.diffusion})
     return Recipe(
-        network=config.network.model_copy(update={"image_px": side_px, **contender.network}),
+        network=config.network.model_copy(update={"image_px": side_px, **_WITHOUT_SHARE, **contender.network}),
         diffusion=diffusion,
         optimizer=config.optimizer.model_copy(
             update={"decay_steps": steps, "warmup_steps": min(config.optimizer.warmup_steps, steps // 2)}
