@@ -1,4 +1,4 @@
-"""What `learning.py` compares: the network of `demo` without and with its share of the input, a plain Diffusion Transformer, and changes of the recipe.
+"""What `learning.py` compares: `demo` without and with its share of the input, a plain Diffusion Transformer, and changes of the recipe.
 
 Promises: `plain-dit` has linear patches, blocks of Peebles & Xie 2023, and about as many parameters as `demo` (6 blocks of the same width;
 patches that give 64 tokens). A contender that ends in `-ddpm` is trained and sampled as DDPM is: linear schedule, noise

@@ -25,13 +25,13 @@ def convolve_few_inputs(layer: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> Float[
 
 def _convolve_padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
     channels = (0, 0, 0, 0, 0, -layer.in_channels % _CHANNELS_PER_LOAD)
-    return F.conv2d(F.pad(x, channels), F.pad(layer.weight, channels), layer.bias, padding=layer.padding)  # type: ignore[arg-type]
+    return F.conv2d(F.pad(x, channels), F.pad(layer.weight, channels), layer.bias, padding=layer.padding)
 
 
 def convolve_to_image(layer: nn.Conv2d, x: Float[Tensor, "b c h w"], *, halve_weight_gradient: bool) -> Float[Tensor, "b k h w"]:
     """Return `layer(x)` in the precision of `x`; with `halve_weight_gradient` the backward pass computes the weights' in bfloat16."""
     if not halve_weight_gradient:
-        return layer(x)  # type: ignore[no-any-return]
+        return layer(x)
     assert layer.bias is not None, "built with a bias"
     return _OutputConvolution.apply(x, layer.weight, layer.bias, layer.padding)
 
@@ -60,4 +60,4 @@ class _OutputConvolution(torch.autograd.Function):
 def _convolution_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], mask: tuple[bool, bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.ops.aten.convolution_backward(gradient, x, weight, None, padding=padding, output_mask=mask, **_CONVOLUTION)  # type: ignore[no-any-return]
+    return torch.ops.aten.convolution_backward(gradient, x, weight, None, padding=padding, output_mask=mask, **_CONVOLUTION)
