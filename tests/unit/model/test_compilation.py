@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from celebdit_testing.recipes import tiny_network, tiny_recipe
+from celebdit_testing.shaken import shaken
 from functorch.compile import make_boxed_func
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
@@ -27,16 +28,8 @@ DEPTH = 2
 SLOW = (pytest.mark.fault, pytest.mark.slow)
 
 
-def shaken(network: nn.Module) -> nn.Module:
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape))
-    return network
-
-
 def network_of(**changes: Any) -> nn.Module:
-    return shaken(build_denoiser(tiny_network(depth=DEPTH, **changes), seed=0))
+    return shaken(build_denoiser(tiny_network(depth=DEPTH, **changes), seed=0), 0.05)
 
 
 IMAGES, TIMES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3)), torch.tensor([10.0, 800.0])
@@ -132,7 +125,7 @@ def test_a_network_without_such_blocks_is_compiled_whole() -> None:
 
 
 def test_networks_of_many_sizes_are_compiled_block_by_block_in_one_process() -> None:
-    """Each size is one more graph of the same functions, of which the compiler allows eight, and then refuses a whole graph."""
+    """Each size is one more graph of the same functions, of which the compiler allows eight, and then refuses to compile."""
     torch._dynamo.reset()
     for width in range(4, 44, 4):
         network = network_of(channels=(width, 2 * width))
@@ -183,7 +176,7 @@ def test_the_options_are_known_to_the_compiler() -> None:
 )
 def test_weights_in_bfloat16_give_what_autocast_makes_of_the_same_weights(changes: dict[str, object]) -> None:
     recipe = tiny_recipe(network={"depth": 2, **changes})
-    network = shaken(build_denoiser(recipe.network, seed=0)).eval()
+    network = shaken(build_denoiser(recipe.network, seed=0), 0.05).eval()
     with torch.backends.mkldnn.flags(enabled=False), torch.inference_mode():
         generator = Generator(network.state_dict(), recipe.network, recipe.diffusion, device=CPU, precision="bfloat16")
         halved = [p for p in generator._network.parameters() if p.dtype == torch.bfloat16]
@@ -196,7 +189,7 @@ def test_weights_in_bfloat16_give_what_autocast_makes_of_the_same_weights(change
 def test_a_compiled_generator_shares_its_weights_and_leaves_the_network_that_measures_memory_alone() -> None:
     torch._dynamo.reset()
     recipe = tiny_recipe(network={"depth": 2})
-    weights = shaken(build_denoiser(recipe.network, seed=0)).state_dict()
+    weights = shaken(build_denoiser(recipe.network, seed=0), 0.05).state_dict()
     plain, compiled = (Generator(weights, recipe.network, recipe.diffusion, device=CPU, compiled=compiled) for compiled in (False, True))
     pairs = zip(compiled._network.parameters(), compiled._forward.parameters(), strict=True)
     assert all(one.data_ptr() == other.data_ptr() for one, other in pairs)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from celebdit_testing.recipes import tiny_network
+from celebdit_testing.shaken import shaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from model.codec import PositionNorm
 from model.config import NetworkConfig
@@ -16,7 +16,6 @@ from model.denoiser import Denoiser, build_denoiser, num_parameters
 from model.dit import Block, Core
 from model.flops import flops_of
 from model.layers import TimeEmbedding, patchify, rotary_angles, rotate, sincos_positions, sinusoid, unpatchify
-from model.local_share import gated_share, split_octaves
 from pipeline.config import load_config
 
 TINY_PLAIN = {"image_px": 16, "codec": "plain", "channels": (), "res_blocks": (), "latent_channels": 4, "patch_px": 2}
@@ -34,15 +33,6 @@ VARIANTS = [
     {"linear_output": True, "linear_path": True, "local_share": True, "res_norm": "layer"},
     {"linear_path": True, "local_share": True, "stem_px": 4, "patch_px": 1},
 ]
-
-
-def shaken(network: torch.nn.Module, scale: float = 0.1) -> torch.nn.Module:
-    """Move the weights off their zero initialisation."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-    return network
 
 
 def network_of(**changes: object) -> NetworkConfig:
@@ -145,57 +135,6 @@ def test_a_codec_with_layer_norms_has_no_group_norm_and_is_stored_by_name_only_w
     assert not any(isinstance(module, torch.nn.GroupNorm) for module in build_denoiser(config).modules())
     assert "res_norm" not in tiny_network().model_dump(mode="json")
     assert NetworkConfig.model_validate(config.model_dump(mode="json"), strict=False) == config
-
-
-@pytest.mark.parametrize("norm", ["group", "layer"])
-def test_a_linear_output_keeps_how_strong_the_detail_of_each_position_is(norm: str) -> None:
-    """What the decoder's last level holds is scaled; with a norm before the output its strength is lost."""
-    image, scaled = {}, {}
-    for linear in (False, True):
-        decoder = shaken(build_denoiser(tiny_network(res_norm=norm, linear_output=linear), seed=1)).decoder
-        decoded = torch.randn(1, decoder.out.in_channels, 8, 8, generator=torch.Generator().manual_seed(0))
-        bias = decoder.out.bias[:, None, None]
-        image[linear], scaled[linear] = (decoder.out(decoder.activate(strength * decoded)) - bias for strength in (1, 3))
-    torch.testing.assert_close(scaled[True], 3 * image[True])
-    assert not torch.allclose(scaled[False], 3 * image[False], rtol=0.5)
-
-
-def test_a_linear_output_is_stored_by_name_only_where_it_is_chosen() -> None:
-    config = tiny_network(linear_output=True)
-    assert build_denoiser(config).decoder.out_norm is None
-    assert "linear_output" not in tiny_network().model_dump(mode="json")
-    assert NetworkConfig.model_validate(config.model_dump(mode="json"), strict=False) == config
-
-
-def test_octaves_sum_to_the_image_and_are_finest_first() -> None:
-    images = torch.randn(2, 3, 32, 24)
-    octaves = split_octaves(images)
-    torch.testing.assert_close(torch.stack(octaves).sum(0), images)
-    checks = torch.ones(32, 32)
-    checks[::2, 1::2] = checks[1::2, ::2] = -1
-    energies = [
-        [float(octave.square().mean()) for octave in split_octaves(pattern[None, None])] for pattern in (checks, torch.ones(32, 32))
-    ]
-    assert energies[0][0] > 0.8 * sum(energies[0])
-    assert energies[1] == pytest.approx([0, 0, 0, 1], abs=1e-6), "pixels at the edge are repeated, so a flat image stays flat"
-
-
-def test_a_gate_keeps_or_drops_an_octave_at_its_position_and_the_shares_belong_to_each_image() -> None:
-    images, shares = torch.randn(2, 3, 8, 8), torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 2.0]])
-    gates = torch.zeros(2, 3, 8, 8)
-    gates[:, 0, :, 4:] = -1
-    share, octaves = gated_share(images, shares, gates), split_octaves(images)
-    torch.testing.assert_close(share[0, :, :, :4], images[0, :, :, :4])
-    torch.testing.assert_close(share[0, :, :, 4:], (images - octaves[0])[0, :, :, 4:])
-    torch.testing.assert_close(share[1], 2 * octaves[3][1])
-
-
-def test_a_local_share_is_stored_by_name_only_where_it_is_chosen_and_needs_the_linear_path() -> None:
-    config = tiny_network(linear_path=True, local_share=True)
-    assert "local_share" not in tiny_network(linear_path=True).model_dump(mode="json")
-    assert NetworkConfig.model_validate(config.model_dump(mode="json"), strict=False) == config
-    with pytest.raises(ValidationError, match="set both"):
-        tiny_network(local_share=True)
 
 
 @pytest.mark.parametrize("modern", [True, False])

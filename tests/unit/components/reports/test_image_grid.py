@@ -1,4 +1,4 @@
-"""Small images are enlarged for people by whole factors."""
+"""Small images are enlarged for people by integer factors."""
 
 import numpy as np
 
