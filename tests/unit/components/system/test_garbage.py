@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -42,19 +43,29 @@ def test_evaluate_searches_seldom_until_it_holds_tensors() -> None:
     assert done.stdout.split() == ["True", "False", "True"], "the second is what it ends with"
 
 
+class Cyclic:
+    """Refers to itself, so that only a search frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
 def test_what_is_imported_without_a_search_is_left_out_of_the_next_ones() -> None:
     try:
         with import_without_search():
             assert not gc.isenabled()
-            cycle: list[object] = []
-            cycle.append(cycle)
+            imported = Cyclic()
         assert gc.isenabled()
-        frozen = gc.get_freeze_count()
-        del cycle
+        made_later = Cyclic()
+        reference, later = weakref.ref(imported), weakref.ref(made_later)
+        del imported, made_later
         gc.collect()
-        assert gc.get_freeze_count() == frozen > 1000
+        assert reference() is not None, "searches leave it out"
+        assert later() is None, "but not what was made after it"
     finally:
         gc.unfreeze()
+    gc.collect()
+    assert reference() is None
 
 
 def test_the_configuration_of_a_run_is_resolved_without_the_libraries_that_read_images() -> None:
