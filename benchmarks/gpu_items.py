@@ -24,6 +24,7 @@ from pipeline.config import load_config
 
 _CHECKPOINT_EVERY_S = 30.0
 _MOST_CHECKPOINT_TIME = 0.02
+_MOST_PEER_S = 240
 _PEER_BATCH = 32
 """Diffusers' U-Net at 256 pixels has memory for no more than 64 images on 80 GB."""
 
@@ -52,17 +53,16 @@ class Item:
     measure: Callable[[Size], dict[str, Any]]
 
 
-def _speed(size: Size, preset: str, *, compiled: bool, by_block: bool = False) -> Timed:
-    options = {"compiled": compiled, "by_block": by_block}
+def _speed(size: Size, preset: str, *, compiled: bool, one_graph: bool = False) -> Timed:
+    options = {"compiled": compiled, "one_graph": one_graph}
     with trainer_of(preset, size.batch[preset], torch.device(size.device), size.precision, **options) as (trainer, step):
         return timed_steps(trainer, step, steps=size.steps, warmup=size.warmup)
 
 
 def training(size: Size) -> dict[str, Any]:
-    """Measure the first preset compiled block by block: speed, what the device does in a step, and what checkpoints cost."""
+    """Measure the first preset as it trains, compiled block by block: speed, what the device does in a step, and what checkpoints cost."""
     preset, device = size.presets[0], torch.device(size.device)
-    options = {"compiled": size.compiled, "by_block": size.compiled}
-    with trainer_of(preset, size.batch[preset], device, size.precision, **options) as (trainer, step):
+    with trainer_of(preset, size.batch[preset], device, size.precision, compiled=size.compiled) as (trainer, step):
         timed = timed_steps(trainer, step, steps=size.steps, warmup=size.warmup)
         profile = profile_steps(step, device, step_s=timed.step_ms / 1e3)
         checkpoints = checkpoint_cost(trainer, step, step_s=timed.step_ms / 1e3, every_s=_CHECKPOINT_EVERY_S)
@@ -78,10 +78,10 @@ def blocks(size: Size) -> dict[str, Any]:
 
 
 def one_graph(size: Size) -> dict[str, Any]:
-    """Measure the first preset compiled as one graph, as on one GPU; compiling it takes minutes."""
+    """Measure the first preset compiled as one graph, for comparison; compiling it takes minutes."""
     if not size.compiled:
         return {"left_out": "nothing is compiled at toy size"}
-    return _speed(size, size.presets[0], compiled=True).row()
+    return _speed(size, size.presets[0], compiled=True, one_graph=True).row()
 
 
 def noise(size: Size) -> dict[str, Any]:
@@ -144,8 +144,8 @@ def resume(size: Size) -> dict[str, Any]:
 
 
 def other_sizes(size: Size) -> dict[str, Any]:
-    """Return the speed of the other presets, compiled block by block."""
-    return {preset: _speed(size, preset, compiled=size.compiled, by_block=size.compiled).row() for preset in size.presets[1:]}
+    """Return the speed of the other presets."""
+    return {preset: _speed(size, preset, compiled=size.compiled).row() for preset in size.presets[1:]}
 
 
 def output_layer(size: Size) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def peers(size: Size) -> dict[str, Any]:
     if size.device != "cuda":
         return {"left_out": "the peers of a GPU's size do not fit a toy"}
     command += ["--peer-batch", str(_PEER_BATCH), "--compile"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_MOST_PEER_S)
     return {"report": json.loads(done.stdout)} if done.returncode == 0 else {"left_out": done.stderr[-500:]}
 
 
@@ -202,15 +202,15 @@ def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 ITEMS = (
-    Item("training", 70, training),
-    Item("blocks", 60, blocks),
-    Item("noise", 15, noise),
-    Item("sampling", 80, sampling),
-    Item("other_sizes", 80, other_sizes),
+    Item("training", 85, training),
+    Item("blocks", 50, blocks),
+    Item("noise", 10, noise),
+    Item("sampling", 45, sampling),
+    Item("other_sizes", 70, other_sizes),
     Item("resume", 80, resume),
     Item("peers", 100, peers),
     Item("output_layer", 5, output_layer),
     Item("eager", 20, eager),
-    Item("small_run", 30, small_run),
-    Item("one_graph", 200, one_graph),
+    Item("small_run", 15, small_run),
+    Item("one_graph", 240, one_graph),
 )

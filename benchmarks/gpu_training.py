@@ -5,9 +5,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ def recipe_of(preset: str, batch_images: int | None, precision: str, *, compiled
 
 @contextmanager
 def trainer_of(
-    preset: str, batch_images: int | None, device: torch.device, precision: str, *, compiled: bool, by_block: bool = False
+    preset: str, batch_images: int | None, device: torch.device, precision: str, *, compiled: bool, one_graph: bool = False
 ) -> Iterator[tuple[Trainer, Callable[[], torch.Tensor]]]:
     """Yield a trainer on random images, and the function that trains it one step more."""
     recipe = recipe_of(preset, batch_images, precision, compiled=compiled)
@@ -104,8 +104,8 @@ def trainer_of(
         trainer = Trainer(recipe, open_pack(Path(folder)), Placement(World(), device), Outputs(_NoRecorder(), _NoSink()))
         trainer.network.train()
         step = trainer.training_step
-        if by_block:
-            step._forward = compile_network(trainer.network, by_block=True)
+        if one_graph:
+            step._forward = compile_network(trainer.network, by_block=False)
         else:
             step.wrap_network()
 
@@ -151,18 +151,18 @@ def checkpoint_cost(trainer: Trainer, step: Callable[[], object], *, step_s: flo
     device = trainer.device
     trainer.snapshot()  # allocates the page-locked buffers, once in a run
     copy_s = seconds_per_call(trainer.snapshot, device)
-    with tempfile.TemporaryDirectory() as folder:
-        thread = threading.Thread(target=publish, args=(trainer.snapshot(), Path(folder, "checkpoint")))
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+        snapshot, count = trainer.snapshot(), 0
         began_s = time.perf_counter()
-        thread.start()
-        count = 0
-        while thread.is_alive():
+        published = pool.submit(publish, snapshot, Path(folder, "checkpoint"))
+        while not published.done():
             step()
             count += 1
             if count % _STEPS_AHEAD == 0:  # a loop that never waits would queue thousands of steps
                 wait_for(device)
         wait_for(device)
         publish_s = time.perf_counter() - began_s
+        published.result()
     lost_s = copy_s + max(0.0, publish_s - count * step_s)
     return {
         "gigabytes": round(trainer.checkpoint_bytes / 1e9, 3),

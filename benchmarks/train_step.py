@@ -103,7 +103,7 @@ class TrainStep:
 def _compiled(network: nn.Module) -> nn.Module:
     """Compile ours as it trains, and a peer with the same options; its graph may break."""
     if isinstance(network, Denoiser):
-        return compile_network(network, by_block=False)
+        return compile_network(network, by_block=True)
     return cast(nn.Module, torch.compile(network, dynamic=False, options=dict(NETWORK_OPTIONS)))
 
 

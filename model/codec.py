@@ -190,7 +190,7 @@ class ResidualDecoder(nn.Module):
     def to_image(self, h: Float[Tensor, "b c gh gw"]) -> Float[Tensor, "b outputs h w"]:
         """Return the image, in float32, from the output of the finest level."""
         hidden = self.activate(h)
-        halve = hidden.device.type == "cuda" and torch.is_autocast_enabled("cuda")
+        halve = hidden.device.type == "cuda" and torch.is_autocast_enabled("cuda") and torch.is_grad_enabled()
         with full_precision(hidden.device):
             pixels = convolve_to_image(self.out, hidden.float(), halve_weight_gradient=halve)
             return in_channels_last(F.pixel_shuffle(pixels, self.stem_px))

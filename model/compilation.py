@@ -1,17 +1,18 @@
-"""Compilation of networks with torch.compile: as one graph, or block by block.
+"""Compilation of networks with torch.compile: block by block, or as one graph.
 
 Promises: names of parameters stay; the kernels that are chosen do not depend on timings made on the device, so that a restarted run picks
-the same ones. One rank compiles the network as one graph. Several compile each kind of block once: the backward pass is then a chain of
-graphs, and DistributedDataParallel reduces gradients while it runs, instead of all of them after one graph.
+the same ones. Block by block, each kind of block and of layer between blocks is compiled once, in a minute where one graph of a large
+network takes several. The backward pass is a chain of graphs, and DistributedDataParallel reduces gradients while it runs.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from model.codec import LeanBlock, ResidualBlock, ResidualDecoder, ResidualEncoder
+from model.codec import LeanBlock, PlainDecoder, PlainEncoder, ResidualBlock, ResidualDecoder, ResidualEncoder
 from model.dit import Block
 
 INDUCTOR_OPTIONS: Mapping[str, Any] = {
@@ -27,29 +28,30 @@ NETWORK_OPTIONS: Mapping[str, Any] = {
     "realize_reads_threshold": 8,
     "realize_opcount_threshold": 80,
 }
-_MOST_GRAPHS_OF_A_FUNCTION = 64
-_BLOCKS = (Block, ResidualBlock, LeanBlock)
 _METHODS: Mapping[type[nn.Module], tuple[str, ...]] = {
-    **dict.fromkeys(_BLOCKS, ("forward",)),
+    **dict.fromkeys((Block, ResidualBlock, LeanBlock, PlainEncoder, PlainDecoder), ("forward",)),
     # What lies between the residual blocks: not compiled, the last norm alone would take as long as a block.
     ResidualEncoder: ("enter", "down"),
     ResidualDecoder: ("merge", "up", "to_image"),
 }
+# Each kind of block is one more graph of the same function, and networks of several sizes may share a process. torch 2.11 has no such limit
+# for one function alone.
+_LIMIT = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
 
 
 def compile_network(network: nn.Module, *, by_block: bool, backend: str = "inductor") -> nn.Module:
-    """Return the compiled `network`; with `by_block` it is `network` itself, whose blocks are compiled in place.
+    """Return the compiled `network`; with `by_block` it is `network` itself, whose blocks and layers are replaced by compiled ones.
 
-    A network without such blocks is compiled as one graph.
+    A network without such blocks is compiled as one graph. Copy a network before it is compiled by block: a later copy would compute with
+    the weights of the original.
     """
     options = dict(NETWORK_OPTIONS) if backend == "inductor" else None
-    if not by_block or not any(isinstance(module, _BLOCKS) for module in network.modules()):
+    methods = [(module, name) for module in network.modules() for name in _METHODS.get(type(module), ())] if by_block else []
+    if not methods:
         return cast(nn.Module, torch.compile(network, fullgraph=True, dynamic=False, backend=backend, options=options))
-    # Each kind of block is one more graph of the same function, and networks of several sizes may share a process.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS_OF_A_FUNCTION)
-    for module in network.modules():
-        for name in _METHODS.get(type(module), ()):
-            # The class's own functions: `Module.compile` would put all kinds of blocks into the cache of one function, which is bounded.
-            compiled = torch.compile(getattr(module, name), fullgraph=True, dynamic=False, backend=backend, options=options)
-            setattr(module, name, compiled)
+    for module, name in methods:
+        # The class's own functions: `Module.compile` would put all kinds of blocks into the cache of one function, which is bounded.
+        setattr(
+            module, name, torch.compile(getattr(module, name), fullgraph=True, dynamic=False, backend=backend, options=options, **_LIMIT)
+        )
     return network

@@ -30,7 +30,7 @@ def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     return layer
 
 
-class HeadNorm(nn.Module):
+class HeadGain(nn.Module):
     """Weights of the RMS normalisation of queries or keys, for each channel of a head."""
 
     def __init__(self, head_width: int) -> None:
@@ -46,8 +46,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = _linear(width, 3 * width)
         self.out = _linear(width, width)
-        self.query_norm = HeadNorm(width // heads) if modern else None
-        self.key_norm = HeadNorm(width // heads) if modern else None
+        self.query_norm = HeadGain(width // heads) if modern else None
+        self.key_norm = HeadGain(width // heads) if modern else None
 
     def forward(self, x: Float[Tensor, "b n d"], rotation: tuple[Tensor, Tensor] | None) -> Float[Tensor, "b n d"]:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
@@ -162,9 +162,9 @@ class Core(nn.Module):
 class LinearPath(nn.Module):
     """The ends of a plain Diffusion Transformer, beside a codec: patches of pixels to tokens, tokens to pixels, and a share of the input.
 
-    The codec's last norm works on each image and channel alone where it has 32 channels, and then removes the brightness and contrast that
-    the decoder put there. This path carries them. The share of the noisy image is learned for each time, with `local_share` also for each
-    octave and position. All starts at zero.
+    A last norm of the codec works on each image and channel alone where it has 32 channels, and then removes the brightness and contrast
+    that the decoder put there. This path carries them. The share of the noisy image is learned for each time, with `local_share` also for
+    each octave and position. All starts at zero.
     """
 
     def __init__(self, config: NetworkConfig) -> None:

@@ -177,5 +177,8 @@ class Generator:
 
 
 def _twin(network: nn.Module) -> nn.Module:
-    """Return a copy of `network` with the same weights in memory, whose functions can be replaced."""
+    """Return a copy of `network` with the same weights in memory, whose functions can be replaced.
+
+    Once they are, the copy refers to itself: only a search for reference cycles frees its weights.
+    """
     return copy.deepcopy(network, {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())})

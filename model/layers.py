@@ -109,8 +109,8 @@ def rotary_angles(head_width: int, rows: int, columns: int, device: torch.device
     return torch.cat([row.flatten()[:, None] * frequencies, column.flatten()[:, None] * frequencies], dim=-1)
 
 
-def rotate(x: Float[Tensor, "b k n d"], cos: Float[Tensor, "n half"], sin: Float[Tensor, "n half"]) -> Float[Tensor, "b k n d"]:
-    """Turn the pairs (x[..., i], x[..., i + d/2]) by the given angles."""
+def rotate(x: Float[Tensor, "*b d"], cos: Float[Tensor, "*angles half"], sin: Float[Tensor, "*angles half"]) -> Float[Tensor, "*b d"]:
+    """Turn the pairs (x[..., i], x[..., i + d/2]) by angles that broadcast over the axes before the last."""
     # The halves change places by an index alone: of chunks that are concatenated, Inductor writes each product to memory.
     swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
     return (x * torch.cat([cos, cos], dim=-1) + swapped * torch.cat([-sin, sin], dim=-1)).to(x.dtype)

@@ -71,7 +71,7 @@ class TrainingStep:
         """Wrap the forward pass for several ranks and compile it, as the recipe requires."""
         training = self._recipe.training
         # Compiled inside the wrapper, so that gradient accumulation can still skip the wrapper's synchronisation.
-        forward = compile_network(self._network, by_block=self._world.size > 1) if training.compile else self._network
+        forward = compile_network(self._network, by_block=True) if training.compile else self._network
         if self._world.size > 1:
             ids = [self._device.index] if self._device.type == "cuda" else None
             # A static graph cannot begin inside no_sync (torch 2.15: INTERNAL ASSERT in the reducer), so accumulation goes without.

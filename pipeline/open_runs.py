@@ -51,8 +51,13 @@ class OpenRun:
 
 def record_end(folder: Path, state: Literal["interrupted", "killed", "failed"], why: str | None = None) -> None:
     """Record what ended the run in `folder`, unless that is recorded already."""
-    with suppress(OSError), (folder / END_FILE).open("x") as file:  # a full disk takes no record either
-        json.dump({"state": state, "why": why}, file)
+    path = folder / END_FILE
+    with suppress(OSError), path.open("x") as file:
+        try:
+            json.dump({"state": state, "why": why}, file)
+            file.flush()
+        except OSError:  # a full disk takes no record, and an empty one would stand in the way of the next
+            path.unlink(missing_ok=True)
 
 
 def read_end(folder: Path) -> tuple[str, str | None] | None:

@@ -4,6 +4,7 @@ Promises: image i depends on (checkpoint, seed, i) only; shards are assigned to 
 change them; shards that a killed attempt stored are not sampled again, on this machine or another.
 """
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,6 +200,7 @@ def body(spec_path: Path, rank: Rank) -> None:
         torch.set_num_threads(spec.resources.threads)
         of = f" of step {spec.checkpoint.step}, EMA {spec.sampling.ema} ({number}/{len(batch)})" if len(batch) > 1 else ""
         _Worker(spec, rank, folder, name=of).run()
+        gc.collect()  # a compiled network refers to itself, and the next one needs its memory
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_USUAL_THRESHOLDS = (700, 10, 10)
+_USUAL_THRESHOLDS = gc.get_threshold()
 _THRESHOLDS = (10_000, 50, 10)
 """Objects made since the last search, and searches of one generation before one of the next."""
 

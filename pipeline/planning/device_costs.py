@@ -18,8 +18,8 @@ from pipeline.planning.work import BACKWARD, Work
 MeasuredSpeeds = Callable[[str], MeasuredSpeed | None]
 """Returns the speed of an earlier run like this one on the device with this name."""
 _MFU_BY_PARAMETERS = ((100e6, 0.18), (300e6, 0.24), (float("inf"), 0.28))
-"""Assumed shares of the peak rate, compiled in bfloat16: small networks move more bytes per operation. That of 300 M parameters is what an
-H100 reached with `celebahq256-b`; see docs/performance.md."""
+"""Assumed shares of the peak rate, compiled in bfloat16, by the bound of the number of parameters: small networks move more bytes per
+operation. An H100 reached 0.24 with `celebahq256-b`, see docs/performance.md; the others are scaled from it."""
 _EAGER_SHARE = 0.33
 """Of sampling with the same network there."""
 _FLOAT32_MFU = 0.5

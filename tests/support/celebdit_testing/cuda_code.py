@@ -160,16 +160,20 @@ def _code(graph: torch.fx.GraphModule, inputs: list[Any]) -> str:
 
 def kernels(code: str) -> Iterator[dict[str, object]]:
     """Compile each Triton kernel of `code`; yield its name, the bytes of each of its outputs by argument, and the error or None."""
+    allocations = r"(\w+) = (?:empty_strided_cuda\(|reinterpret_tensor\(\w+, )\(([\d, ]*)\)|assert_tensor_metadata\((\w+), \(([\d, ]*)\)"
     sizes = {
-        name: math.prod(int(side) for side in shape.split(",") if side.strip())
-        for name, shape in re.findall(r"(\w+) = empty_strided_cuda\(\(([\d, ]*)\)", code)
+        own or of_library: math.prod(int(side) for side in (shape or library_shape).split(",") if side.strip())
+        for own, shape, of_library, library_shape in re.findall(allocations, code)
     }
+    for name, other in re.findall(r"(buf\d+) = (buf\d+); del \2  # reuse", code):
+        if other in sizes:
+            sizes[name] = sizes[other]
     for name, source in re.findall(r"async_compile\.triton\('(\w+)', '''(.*?)'''", code, re.S):
         signature: dict[str, str] = literal_eval(re.search(r"'signature': (\{[^}]*\})", source)[1])  # type: ignore[index]
         calls = re.findall(rf"{name}\.run\((.*?), stream=", code)
         arguments = re.sub(r"reinterpret_tensor\((\w+), .*?\), \(.*?\), \d+\)", r"\1", calls[0]).split(", ")
         outputs = {
-            argument: sizes.get(buffer, 0) * _BYTES[kind]
+            argument: sizes[buffer] * _BYTES[kind]
             for (argument, kind), buffer in zip(signature.items(), arguments, strict=False)
             if "out" in argument and kind in _BYTES
         }

@@ -1,5 +1,7 @@
 """Group norm, modulation and SiLU as sums over pixels: values and gradients are those of torch's functions."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from celebdit_testing.recipes import tiny_network
@@ -71,5 +73,7 @@ def test_a_network_with_it_gives_the_same_images_and_gradients(monkeypatch: pyte
     assert calls
 
 
-def test_it_is_for_compiled_graphs_on_cuda_alone() -> None:
-    assert not channel_norm.is_faster(torch.zeros(1, 2, 2, 2))
+@pytest.mark.parametrize(("device", "compiling", "expected"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)])
+def test_it_is_for_compiled_graphs_on_cuda_alone(device: str, compiling: bool, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    assert channel_norm.is_faster(SimpleNamespace(device=torch.device(device))) is expected  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -124,12 +125,23 @@ def test_a_network_without_such_blocks_is_compiled_whole() -> None:
     assert counter.frame_count == 1
 
 
-def test_networks_of_many_sizes_are_compiled_block_by_block_in_one_process() -> None:
+def test_networks_of_many_sizes_are_compiled_block_by_block_in_one_process_from_any_thread() -> None:
     """Each size is one more graph of the same functions, of which the compiler allows eight, and then refuses to compile."""
     torch._dynamo.reset()
-    for width in range(4, 44, 4):
-        network = network_of(channels=(width, 2 * width))
-        compile_network(network, by_block=True, backend="eager")(IMAGES, TIMES)
+
+    def run(width: int) -> None:
+        compile_network(network_of(channels=(width, 2 * width)), by_block=True, backend="eager")(IMAGES, TIMES)
+
+    with ThreadPoolExecutor(1) as pool:
+        list(pool.map(run, range(4, 44, 4)))
+
+
+def test_a_plain_codec_is_compiled_too() -> None:
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    network = network_of(codec="plain", channels=(), res_blocks=(), latent_channels=4, patch_px=2)
+    compile_network(network, by_block=True, backend=counter)(IMAGES, TIMES)
+    assert counter.frame_count == 3, "encoder, decoder and transformer blocks"
 
 
 @pytest.mark.parametrize(("by_block", "waits"), [pytest.param(True, False, marks=SLOW), pytest.param(False, True, marks=SLOW)])
