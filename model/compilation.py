@@ -36,7 +36,7 @@ _METHODS: Mapping[type[nn.Module], tuple[str, ...]] = {
 }
 # Each kind of block is one more graph of the same function, and networks of several sizes may share a process. torch 2.11 has no such limit
 # for one function alone.
-_LIMIT = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+_LIMIT: Mapping[str, Any] = {"recompile_limit": 64} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
 
 
 def compile_network(network: nn.Module, *, by_block: bool, backend: str = "inductor") -> nn.Module:
@@ -45,13 +45,12 @@ def compile_network(network: nn.Module, *, by_block: bool, backend: str = "induc
     A network without such blocks is compiled as one graph. Copy a network before it is compiled by block: a later copy would compute with
     the weights of the original.
     """
-    options = dict(NETWORK_OPTIONS) if backend == "inductor" else None
+    settings: dict[str, Any] = {"fullgraph": True, "dynamic": False, "backend": backend}
+    settings["options"] = dict(NETWORK_OPTIONS) if backend == "inductor" else None
     methods = [(module, name) for module in network.modules() for name in _METHODS.get(type(module), ())] if by_block else []
     if not methods:
-        return cast(nn.Module, torch.compile(network, fullgraph=True, dynamic=False, backend=backend, options=options))
+        return cast(nn.Module, torch.compile(network, **settings))
     for module, name in methods:
         # The class's own functions: `Module.compile` would put all kinds of blocks into the cache of one function, which is bounded.
-        setattr(
-            module, name, torch.compile(getattr(module, name), fullgraph=True, dynamic=False, backend=backend, options=options, **_LIMIT)
-        )
+        setattr(module, name, torch.compile(getattr(module, name), **settings, **_LIMIT))
     return network
