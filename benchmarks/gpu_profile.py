@@ -11,13 +11,13 @@ _STEPS = 3
 _LONGEST = 25
 _MOST_IDLE = 0.03
 _KINDS = (  # the first match counts
-    ("attention", ("flash", "fmha", "attention", "sdpa", "cudnn_generated_fort_native_sdpa")),
+    ("attention", ("flash", "fmha", "attention", "sdpa")),
     ("fused norms and elementwise", ("triton",)),
     ("optimiser and averages", ("adam", "multi_tensor", "foreach", "lpnorm")),
     ("copies", ("memcpy", "memset")),
-    ("convolution", ("conv", "cudnn", "implicit", "wgrad", "dgrad", "xmma_fprop", "nhwc", "nchw")),
+    ("convolution", ("conv", "cudnn", "implicit", "wgrad", "dgrad", "nhwc", "nchw")),
     ("matrix product", ("gemm", "matmul", "cutlass", "cublas", "addmm", "nvjet", "::mm", "bmm", "linear", "splitk")),
-    ("other norms and elementwise", ("elementwise", "norm", "reduce", "cat", "copy", "mul", "add", "silu", "vectorized")),
+    ("other norms and elementwise", ("elementwise", "norm", "reduce", "cat", "copy", "mul", "add", "silu")),
 )
 
 

@@ -143,7 +143,7 @@ def timed_steps(trainer: Trainer, step: Callable[[], object], *, steps: int, war
     )
 
 
-def checkpoint_cost(trainer: Trainer, step: Callable[[], object], *, step_s: float, every_s: float) -> dict[str, object]:
+def checkpoint_cost(trainer: Trainer, step: Callable[[], object], *, step_s: float, every_s: float) -> dict[str, float]:
     """Measure what a checkpoint on local disk every `every_s` seconds takes of the training time.
 
     Training waits for the copy to host memory, and is slower while another thread hashes and writes the files.

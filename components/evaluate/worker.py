@@ -199,8 +199,9 @@ def body(spec_path: Path, rank: Rank) -> None:
         spec = EvaluateSpec.load(folder / SPEC_FILE)
         torch.set_num_threads(spec.resources.threads)
         of = f" of step {spec.checkpoint.step}, EMA {spec.sampling.ema} ({number}/{len(batch)})" if len(batch) > 1 else ""
+        if number > 1:
+            gc.collect()  # a compiled network refers to itself, and this one needs the memory of the one before
         _Worker(spec, rank, folder, name=of).run()
-        gc.collect()  # a compiled network refers to itself, and the next one needs its memory
 
 
 if __name__ == "__main__":

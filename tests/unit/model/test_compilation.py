@@ -1,6 +1,8 @@
 """What a CPU can show of the speed on a GPU: graphs, their number, equal numbers, and when gradients are there."""
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,7 +23,7 @@ from model.compilation import INDUCTOR_OPTIONS, NETWORK_OPTIONS, compile_network
 from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
 from model.ema_profiles import gamma_of_sigma_rel
-from model.generator import Generator
+from model.generator import Generator, _twin
 from model.noised_batch import BatchNoise, step_tensor
 
 CPU = torch.device("cpu")
@@ -212,6 +214,19 @@ def test_a_compiled_generator_shares_its_weights_and_leaves_the_network_that_mea
     graphs = counter.frame_count
     compiled._run(compiled._network, IMAGES[:1], TIMES[:1])
     assert counter.frame_count == graphs, "a batch of another size would be compiled"
+
+
+def test_a_search_frees_the_weights_of_a_compiled_generator() -> None:
+    """An evaluation of several checkpoints needs the memory of the one before."""
+    torch._dynamo.reset()
+    recipe = tiny_recipe(network={"depth": 2})
+    generator = Generator(build_denoiser(recipe.network, seed=0).state_dict(), recipe.network, recipe.diffusion, device=CPU)
+    generator._forward = compile_network(_twin(generator._network), by_block=True, backend="aot_eager")
+    generator._call(IMAGES, TIMES)
+    weights = [weakref.ref(parameter) for parameter in generator._network.parameters()]
+    del generator
+    gc.collect()
+    assert [weight() for weight in weights] == [None] * len(weights)
 
 
 # Averages
