@@ -47,18 +47,38 @@ def _norm_silu(
     x: Float[Tensor, "b c h w"], norm: nn.GroupNorm, shift: Float[Tensor, "b c"] | None = None, scale: Float[Tensor, "b c"] | None = None
 ) -> Float[Tensor, "b c h w"]:
     """Return silu(norm(x)), or silu((1 + scale) * norm(x) + shift)."""
-    of_single_channels = instance_norm.is_faster(x, norm.num_groups)
-    if of_single_channels or channel_norm.is_faster(x):
-        gain, bias = norm.weight[None], norm.bias[None]
-        if shift is not None and scale is not None:
-            gain, bias = gain * (1 + scale), torch.addcmul(shift, bias, 1 + scale)
-        if of_single_channels:
-            return instance_norm.normalise_modulate_silu(x, gain, bias, norm.eps)
-        return channel_norm.normalise_modulate_silu(x, gain, bias, num_groups=norm.num_groups, eps=norm.eps)
+    if instance_norm.is_faster(x, norm.num_groups):
+        return instance_norm.normalise_modulate_silu(x, *_modulated(norm, shift, scale), norm.eps)
     hidden = norm(x)
     if shift is not None and scale is not None:
         hidden = hidden * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
     return F.silu(hidden)
+
+
+def _modulated(
+    norm: nn.GroupNorm, shift: Float[Tensor, "b c"] | None, scale: Float[Tensor, "b c"] | None
+) -> tuple[Float[Tensor, "#b c"], Float[Tensor, "#b c"]]:
+    """Return gain and bias of `norm` and the modulation after it together."""
+    if shift is None or scale is None:
+        return norm.weight[None], norm.bias[None]
+    return norm.weight * (1 + scale), torch.addcmul(shift, norm.bias[None], 1 + scale)
+
+
+def _in_few_passes(
+    norm: nn.GroupNorm,
+    dtype: torch.dtype,
+    shift: Float[Tensor, "b c"] | None = None,
+    scale: Float[Tensor, "b c"] | None = None,
+    offset: Float[Tensor, " c"] | None = None,
+) -> channel_norm.Normalisation:
+    gain, bias = _modulated(norm, shift, scale)
+    return channel_norm.Normalisation(gain, bias, norm.num_groups, norm.eps, dtype, offset)
+
+
+def _precision(x: Tensor) -> torch.dtype:
+    """Return the precision of convolutions of `x`."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def in_channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -79,8 +99,19 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         shift, scale = self.modulation(time)
+        if channel_norm.is_faster(x):
+            return self._in_few_passes(x, shift, scale)
         hidden = self.conv_in(_norm_silu(x, self.norm_in))
         return x + self.conv_out(_norm_silu(hidden, self.norm_out, shift, scale))
+
+    def _in_few_passes(
+        self, x: Float[Tensor, "b c h w"], shift: Float[Tensor, "b c"], scale: Float[Tensor, "b c"]
+    ) -> Float[Tensor, "b c h w"]:
+        dtype = _precision(x)
+        hidden, x = channel_norm.normalise_beside(x, _in_few_passes(self.norm_in, dtype))
+        hidden = F.conv2d(hidden, self.conv_in.weight, padding=self.conv_in.padding)
+        hidden = channel_norm.normalise(hidden, _in_few_passes(self.norm_out, dtype, shift, scale, self.conv_in.bias))
+        return cast(Tensor, x + self.conv_out(hidden))
 
 
 class PositionNorm(nn.Module):
@@ -200,6 +231,8 @@ class ResidualDecoder(nn.Module):
             case None:
                 return h
             case nn.GroupNorm():
+                if channel_norm.is_faster(h):
+                    return channel_norm.normalise(h, _in_few_passes(self.out_norm, torch.float32))
                 return _norm_silu(h, self.out_norm)
             case norm:
                 return F.silu(norm(h))

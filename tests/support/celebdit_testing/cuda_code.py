@@ -28,6 +28,8 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.debug import DebugContext
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+from torch._inductor.fx_passes.post_grad import decompose_triton_kernel_wrapper_functional
+from torch._inductor.fx_passes.reinplace import reinplace_inplaceable_ops_core
 from torch._inductor.graph import GraphLowering
 from torch._inductor.virtualized import V
 from torch._subclasses import fake_tensor
@@ -94,11 +96,11 @@ def _pretend() -> None:
         if hasattr(function, "cache_clear"):
             function.cache_clear()  # whether there is a Triton that works here
     fake_tensor.init_gpu_context = answer(None)
-    driver.set_active(_Driver())  # type: ignore[arg-type]
 
 
 def _trace_like_cuda() -> None:
     """Take the branches of the network for CUDA with autocast, and the memory order of cuDNN's convolutions."""
+    driver.set_active(_Driver())  # type: ignore[arg-type]  # own kernels are read for what they write
     torch._C._conv_determine_backend_memory_format = lambda *arguments, **named: torch.channels_last  # type: ignore[attr-defined]
     channel_norm.is_faster = lambda x: True
     codec.in_channels_last = lambda x: x.contiguous(memory_format=torch.channels_last)
@@ -151,6 +153,10 @@ def _code(graph: torch.fx.GraphModule, inputs: list[Any]) -> str:
             for value in inputs
         ]
     FakeTensorProp(graph, mode).propagate_dont_convert_inputs(*moved)
+    with V.set_fake_mode(mode), mode:
+        reinplace_inplaceable_ops_core(graph.graph)  # a kernel of our own writes into the memory that was made for it, without a copy
+        decompose_triton_kernel_wrapper_functional(graph.graph)
+    graph.recompile()
     lowering = GraphLowering(graph)
     with V.set_graph_handler(lowering), V.set_fake_mode(mode), DebugContext():
         lowering.run(*moved)
@@ -168,9 +174,9 @@ def kernels(code: str) -> Iterator[dict[str, object]]:
     for name, other in re.findall(r"(buf\d+) = (buf\d+); del \2  # reuse", code):
         if other in sizes:
             sizes[name] = sizes[other]
-    for name, source in re.findall(r"async_compile\.triton\('(\w+)', '''(.*?)'''", code, re.S):
+    for variable, name, source in re.findall(r"(\w+) = async_compile\.triton\('(\w+)', '''(.*?)'''", code, re.S):
         signature: dict[str, str] = literal_eval(re.search(r"'signature': (\{[^}]*\})", source)[1])  # type: ignore[index]
-        calls = re.findall(rf"{name}\.run\((.*?), stream=", code)
+        calls = re.findall(rf"\b{variable}\.run\((.*?), stream=", code)
         arguments = re.sub(r"reinterpret_tensor\((\w+), .*?\), \(.*?\), \d+\)", r"\1", calls[0]).split(", ")
         outputs = {
             argument: sizes[buffer] * _BYTES[kind]
@@ -192,7 +198,10 @@ def _compile(name: str, source: str, signature: dict[str, str]) -> str | None:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         function = getattr(module, name)
-        constants = {(function.arg_names.index(key),): _BLOCK_SIZES.get(key, 1) for key, kind in signature.items() if kind == "constexpr"}
+        # Our own kernels state theirs, Inductor picks those of its own by heuristics.
+        stated: dict[str, int] = literal_eval(re.search(r"'constants': (\{[^}]*\})", source)[1])  # type: ignore[index]
+        chosen = {key: stated.get(key, _BLOCK_SIZES.get(key, 1)) for key, kind in signature.items() if kind == "constexpr"}
+        constants = {(function.arg_names.index(key),): value for key, value in chosen.items()}
         try:
             triton.compile(triton.compiler.ASTSource(fn=function, signature=signature, constexprs=constants), target=_H100)
         except Exception as error:  # any: it is the result
