@@ -1,11 +1,13 @@
 """Forward and backward time of one compiled block of each kind of a network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from unittest import mock
 
 import torch
 from torch import nn
 
 from benchmarks.timing import seconds_per_call
+from model import layers
 from model.codec import LeanBlock, ResidualBlock
 from model.compilation import compile_network
 from model.config import NetworkConfig
@@ -14,12 +16,27 @@ from model.dit import Block
 from model.layers import rotary_angles
 
 _CALLS = 8
+_NamedBlock = tuple[str, nn.Module, list[object]]
+"""Name, block and inputs."""
 
 
-def milliseconds_of_blocks(network: NetworkConfig, batch_images: int, device: torch.device, *, compiled: bool) -> dict[str, float]:
-    """Return the milliseconds of forward and backward pass of each kind of block on `batch_images` random images, with autocast."""
+def milliseconds_of_blocks(
+    network: NetworkConfig, batch_images: int, device: torch.device, *, compiled: bool, own_kernels: bool = True
+) -> dict[str, float]:
+    """Return the milliseconds of forward and backward pass of each kind of block on `batch_images` random images, with autocast.
+
+    Without `own_kernels` only the finest level's and the transformer's, with the kernels that Inductor writes in place of ours.
+    """
+    if own_kernels:
+        return _milliseconds(_blocks(network, batch_images, device), device, compiled=compiled)
+    with mock.patch.object(layers, "compiled_for_cuda", _never):
+        blocks = list(_blocks(network, batch_images, device))
+        return _milliseconds((blocks[0], blocks[-1]), device, compiled=compiled)
+
+
+def _milliseconds(blocks: Iterable[_NamedBlock], device: torch.device, *, compiled: bool) -> dict[str, float]:
     times = {}
-    for name, block, inputs in _blocks(network, batch_images, device):
+    for name, block, inputs in blocks:
         forward = compile_network(block, by_block=False) if compiled else block
         gradient = torch.randn_like(inputs[0])
 
@@ -34,7 +51,12 @@ def milliseconds_of_blocks(network: NetworkConfig, batch_images: int, device: to
     return times
 
 
-def _blocks(network: NetworkConfig, batch_images: int, device: torch.device) -> Iterator[tuple[str, nn.Module, list[object]]]:
+def _never(_: torch.Tensor) -> bool:
+    """Stand in for `layers.compiled_for_cuda`; the compiler reads it."""
+    return False
+
+
+def _blocks(network: NetworkConfig, batch_images: int, device: torch.device) -> Iterator[_NamedBlock]:
     modules = build_denoiser(network, seed=0).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     time = torch.randn(batch_images, network.width, device=device)
     side = network.image_px // network.stem_px

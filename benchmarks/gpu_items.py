@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_blocks import milliseconds_of_blocks
+from benchmarks.gpu_kernels import milliseconds_of_kernels
 from benchmarks.gpu_profile import profile_steps
 from benchmarks.gpu_training import Timed, checkpoint_cost, resumed_equals, timed_steps, trainer_of, training_losses
 from benchmarks.timing import seconds_per_call
@@ -71,10 +72,20 @@ def training(size: Size) -> dict[str, Any]:
 
 
 def blocks(size: Size) -> dict[str, Any]:
-    """Return the milliseconds of forward and backward pass of one block of each kind of the first preset."""
+    """Return the milliseconds of forward and backward pass of blocks of the first preset, with our kernels and with Inductor's."""
     preset = size.presets[0]
     network, batch = load_config(preset).network, size.batch[preset]
-    return {"milliseconds": milliseconds_of_blocks(network, batch, torch.device(size.device), compiled=size.compiled), "images": batch}
+    times = {
+        kernels: milliseconds_of_blocks(network, batch, torch.device(size.device), compiled=size.compiled, own_kernels=kernels == "own")
+        for kernels in ("own", "inductor")
+    }
+    return {"milliseconds": times, "images": batch}
+
+
+def kernels(size: Size) -> dict[str, Any]:
+    """Return the milliseconds of each kernel of our own, with other block sizes too."""
+    preset = size.presets[0]
+    return {"milliseconds": milliseconds_of_kernels(load_config(preset).network, size.batch[preset], torch.device(size.device))}
 
 
 def one_graph(size: Size) -> dict[str, Any]:
@@ -203,12 +214,13 @@ def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
 
 ITEMS = (
     Item("training", 85, training),
-    Item("blocks", 50, blocks),
+    Item("blocks", 65, blocks),
     Item("noise", 10, noise),
     Item("sampling", 45, sampling),
     Item("other_sizes", 70, other_sizes),
     Item("resume", 80, resume),
     Item("peers", 100, peers),
+    Item("kernels", 60, kernels),
     Item("output_layer", 5, output_layer),
     Item("eager", 20, eager),
     Item("small_run", 15, small_run),

@@ -1,7 +1,10 @@
 """Triton kernels of `channel_sums.py`, for tensors in channels-last memory on CUDA.
 
-Each program works on a part of the pixels of one image, in tiles of pixels by all channels, so that it loads the numbers of a channel once.
+Each program works on a part of the pixels of one image and on a block of channels, in tiles of pixels by channels, so that it loads the
+numbers of a channel once.
 """
+
+from typing import Any
 
 import torch
 import triton
@@ -13,6 +16,23 @@ TILE_ELEMENTS = 2048
 WARPS = 4
 PARTS = 16
 """Of an image. With 128 images that is 2,048 programs, 16 for each multiprocessor of an H100."""
+BLOCK: int | None = None
+"""Channels of a program; None for all of them, rounded up to a power of two."""
+
+
+@triton.jit
+def _load(pointer, inside, MASKED: tl.constexpr):
+    if MASKED:
+        return tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
+    return tl.load(pointer).to(tl.float32)
+
+
+@triton.jit
+def _store(pointer, values, inside, MASKED: tl.constexpr):
+    if MASKED:
+        tl.store(pointer, values.to(pointer.dtype.element_ty), mask=inside)
+    else:
+        tl.store(pointer, values.to(pointer.dtype.element_ty))
 
 
 @triton.jit
@@ -24,43 +44,62 @@ def _derivative(x, gradient, scale, shift):
 
 
 @triton.jit
-def _moments(x, out, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, PART_PX: tl.constexpr, TILE_PX: tl.constexpr, BLOCK: tl.constexpr):
-    part, image = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, BLOCK)
+def _moments(
+    x,
+    out,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PART_PX: tl.constexpr,
+    TILE_PX: tl.constexpr,
+    BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    part, image = tl.program_id(1), tl.program_id(2)
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = channel < CHANNELS
     x += image.to(tl.int64) * PIXELS * CHANNELS
-    pivot = tl.load(x + channel, mask=exists, other=0.0).to(tl.float32)[None, :]
+    pivot = _load(x + channel, exists, MASKED)[None, :]
     first = tl.zeros([TILE_PX, BLOCK], tl.float32)
     second = tl.zeros([TILE_PX, BLOCK], tl.float32)
     for start in range(0, PART_PX, TILE_PX):
         pixel = part * PART_PX + start + tl.arange(0, TILE_PX)
         inside = (pixel < PIXELS)[:, None] & exists[None, :]
-        values = tl.load(x + pixel[:, None] * CHANNELS + channel[None, :], mask=inside, other=0.0).to(tl.float32)
-        shifted = tl.where(inside, values - pivot, 0.0)
+        shifted = _load(x + pixel[:, None] * CHANNELS + channel[None, :], inside, MASKED) - pivot
+        if MASKED:
+            shifted = tl.where(inside, shifted, 0.0)
         first += shifted
         second += shifted * shifted
-    out += (image * tl.num_programs(0) + part) * 2 * CHANNELS + channel
-    tl.store(out, tl.sum(first, 0), mask=exists)
-    tl.store(out + CHANNELS, tl.sum(second, 0), mask=exists)
+    out += (image * tl.num_programs(1) + part) * 2 * CHANNELS + channel
+    _store(out, tl.sum(first, 0), exists, MASKED)
+    _store(out + CHANNELS, tl.sum(second, 0), exists, MASKED)
 
 
 @triton.jit
 def _modulate(
-    x, scale, shift, out, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, PART_PX: tl.constexpr, TILE_PX: tl.constexpr, BLOCK: tl.constexpr
+    x,
+    scale,
+    shift,
+    out,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PART_PX: tl.constexpr,
+    TILE_PX: tl.constexpr,
+    BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
 ):
-    part, image = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, BLOCK)
+    part, image = tl.program_id(1), tl.program_id(2)
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = channel < CHANNELS
     offset = image.to(tl.int64) * PIXELS * CHANNELS
     vector = image * CHANNELS + channel
-    scales = tl.load(scale + vector, mask=exists, other=0.0)[None, :]
-    shifts = tl.load(shift + vector, mask=exists, other=0.0)[None, :]
+    scales = _load(scale + vector, exists, MASKED)[None, :]
+    shifts = _load(shift + vector, exists, MASKED)[None, :]
     for start in range(0, PART_PX, TILE_PX):
         pixel = part * PART_PX + start + tl.arange(0, TILE_PX)
         inside = (pixel < PIXELS)[:, None] & exists[None, :]
         index = offset + pixel[:, None] * CHANNELS + channel[None, :]
-        modulated = scales * tl.load(x + index, mask=inside, other=0.0).to(tl.float32) + shifts
-        tl.store(out + index, (modulated * tl.sigmoid(modulated)).to(out.dtype.element_ty), mask=inside)
+        modulated = scales * _load(x + index, inside, MASKED) + shifts
+        _store(out + index, modulated * tl.sigmoid(modulated), inside, MASKED)
 
 
 @triton.jit
@@ -76,29 +115,30 @@ def _gradient_moments(
     PART_PX: tl.constexpr,
     TILE_PX: tl.constexpr,
     BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
 ):
-    part, image = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, BLOCK)
+    part, image = tl.program_id(1), tl.program_id(2)
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = channel < CHANNELS
     offset = image.to(tl.int64) * PIXELS * CHANNELS
     vector = image * CHANNELS + channel
-    scales = tl.load(scale + vector, mask=exists, other=0.0)[None, :]
-    shifts = tl.load(shift + vector, mask=exists, other=0.0)[None, :]
-    middles = tl.load(middle + vector, mask=exists, other=0.0)[None, :]
+    scales = _load(scale + vector, exists, MASKED)[None, :]
+    shifts = _load(shift + vector, exists, MASKED)[None, :]
+    middles = _load(middle + vector, exists, MASKED)[None, :]
     first = tl.zeros([TILE_PX, BLOCK], tl.float32)
     second = tl.zeros([TILE_PX, BLOCK], tl.float32)
     for start in range(0, PART_PX, TILE_PX):
         pixel = part * PART_PX + start + tl.arange(0, TILE_PX)
         inside = (pixel < PIXELS)[:, None] & exists[None, :]
         index = offset + pixel[:, None] * CHANNELS + channel[None, :]
-        values = tl.load(x + index, mask=inside, other=0.0).to(tl.float32)
+        values = _load(x + index, inside, MASKED)
         # Where nothing is, the gradient is zero.
-        derivative = _derivative(values, tl.load(gradient + index, mask=inside, other=0.0).to(tl.float32), scales, shifts)
+        derivative = _derivative(values, _load(gradient + index, inside, MASKED), scales, shifts)
         first += derivative
         second += derivative * (values - middles)
-    out += (image * tl.num_programs(0) + part) * 2 * CHANNELS + channel
-    tl.store(out, tl.sum(first, 0), mask=exists)
-    tl.store(out + CHANNELS, tl.sum(second, 0), mask=exists)
+    out += (image * tl.num_programs(1) + part) * 2 * CHANNELS + channel
+    _store(out, tl.sum(first, 0), exists, MASKED)
+    _store(out + CHANNELS, tl.sum(second, 0), exists, MASKED)
 
 
 @triton.jit
@@ -117,48 +157,55 @@ def _gradient(
     PART_PX: tl.constexpr,
     TILE_PX: tl.constexpr,
     BLOCK: tl.constexpr,
+    MASKED: tl.constexpr,
 ):
-    part, image = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, BLOCK)
+    part, image = tl.program_id(1), tl.program_id(2)
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = channel < CHANNELS
     offset = image.to(tl.int64) * PIXELS * CHANNELS
     vector = image * CHANNELS + channel
-    scales = tl.load(scale + vector, mask=exists, other=0.0)[None, :]
-    shifts = tl.load(shift + vector, mask=exists, other=0.0)[None, :]
-    slopes = tl.load(slope + vector, mask=exists, other=0.0)[None, :]
-    constants = tl.load(constant + vector, mask=exists, other=0.0)[None, :]
+    scales = _load(scale + vector, exists, MASKED)[None, :]
+    shifts = _load(shift + vector, exists, MASKED)[None, :]
+    slopes = _load(slope + vector, exists, MASKED)[None, :]
+    constants = _load(constant + vector, exists, MASKED)[None, :]
     for start in range(0, PART_PX, TILE_PX):
         pixel = part * PART_PX + start + tl.arange(0, TILE_PX)
         inside = (pixel < PIXELS)[:, None] & exists[None, :]
         index = offset + pixel[:, None] * CHANNELS + channel[None, :]
-        values = tl.load(x + index, mask=inside, other=0.0).to(tl.float32)
-        derivative = _derivative(values, tl.load(gradient + index, mask=inside, other=0.0).to(tl.float32), scales, shifts)
+        values = _load(x + index, inside, MASKED)
+        derivative = _derivative(values, _load(gradient + index, inside, MASKED), scales, shifts)
         result = scales * derivative + slopes * values + constants
         if HAS_ADDED:
-            result += tl.load(added + index, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + index, result.to(out.dtype.element_ty), mask=inside)
+            result += _load(added + index, inside, MASKED)
+        _store(out + index, result, inside, MASKED)
 
 
-def _launch(x: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
+def _launch(x: Tensor) -> tuple[tuple[int, int, int], dict[str, Any]]:
     """Return grid and constants of a kernel over `x`."""
     images, channels, rows, columns = x.shape
     pixels = rows * columns
-    block = triton.next_power_of_2(channels)
+    block = BLOCK or triton.next_power_of_2(channels)
     tile_px = max(1, TILE_ELEMENTS // block)
     part_px = -(-pixels // (PARTS * tile_px)) * tile_px
     parts = -(-pixels // part_px)
-    return (parts, images), {"PIXELS": pixels, "CHANNELS": channels, "PART_PX": part_px, "TILE_PX": tile_px, "BLOCK": block, "num_warps": WARPS}
+    masked = bool(channels % block or pixels % part_px)
+    constants = {"PIXELS": pixels, "CHANNELS": channels, "PART_PX": part_px, "TILE_PX": tile_px, "BLOCK": block, "MASKED": masked}
+    return (-(-channels // block), parts, images), {**constants, "num_warps": WARPS}
 
 
-def channel_moments(x: Tensor) -> Tensor:
+def _moments_of(x: Tensor, parts: int) -> Tensor:
+    return torch.empty(len(x), parts, 2, x.shape[1], device=x.device, dtype=torch.float32)
+
+
+def launch_moments(x: Tensor) -> Tensor:
     """Return (image, part, 2, channel), see `channel_sums.channel_moments`."""
     grid, constants = _launch(x)
-    out = torch.empty(len(x), grid[0], 2, x.shape[1], device=x.device, dtype=torch.float32)
+    out = _moments_of(x, grid[1])
     wrap_triton(_moments)[grid](x, out, **constants)
     return out
 
 
-def modulate_silu(x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+def launch_modulate(x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
     """Return silu(scale * x + shift)."""
     grid, constants = _launch(x)
     out = torch.empty_like(x, dtype=dtype)
@@ -166,15 +213,15 @@ def modulate_silu(x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -
     return out
 
 
-def gradient_moments(x: Tensor, gradient: Tensor, scale: Tensor, shift: Tensor, middle: Tensor) -> Tensor:
+def launch_gradient_moments(x: Tensor, gradient: Tensor, scale: Tensor, shift: Tensor, middle: Tensor) -> Tensor:
     """Return (image, part, 2, channel), see `channel_sums.gradient_moments`."""
     grid, constants = _launch(x)
-    out = torch.empty(len(x), grid[0], 2, x.shape[1], device=x.device, dtype=torch.float32)
+    out = _moments_of(x, grid[1])
     wrap_triton(_gradient_moments)[grid](x, gradient, scale, shift, middle, out, **constants)
     return out
 
 
-def modulate_silu_backward(
+def launch_gradient(
     x: Tensor, gradient: Tensor, scale: Tensor, shift: Tensor, slope: Tensor, constant: Tensor, added: Tensor | None
 ) -> Tensor:
     """Return the gradient of `x`, see `channel_sums.modulate_silu_backward`."""

@@ -36,11 +36,6 @@ class Normalisation:
     offset: Float[Tensor, " c"] | None = None
 
 
-def is_faster(x: Images) -> bool:
-    """Return whether these functions replace torch's for `x`."""
-    return x.device.type == "cuda" and torch.compiler.is_compiling()
-
-
 def normalise(x: Images, how: Normalisation) -> Images:
     """Return `x` normalised, modulated and activated."""
     return _Normalise.apply(*_arguments(x, how), False)
@@ -77,7 +72,7 @@ class _Normalise(torch.autograd.Function):
         ctx.save_for_backward(x, gain, inverse, middle, shift, own_mean - middle)
         ctx.num_groups = num_groups
         output = modulate_silu(x, scale, shift, dtype)
-        return (output, x.view_as(x)) if beside else output
+        return (output, x.clone()) if beside else output
 
     @staticmethod
     @once_differentiable

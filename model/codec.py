@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model import channel_norm, instance_norm
+from model import instance_norm, layers
 from model.config import NetworkConfig
-from model.layers import Modulation, full_precision
+from model.layers import Modulation, full_precision, precision_of_products
 from model.local_share import NUM_GATES
 from model.thin_convolution import convolve_few_inputs, convolve_to_image
 
@@ -64,26 +64,26 @@ def _modulated(
     return norm.weight * (1 + scale), torch.addcmul(shift, norm.bias[None], 1 + scale)
 
 
-def _in_few_passes(
-    norm: nn.GroupNorm,
-    dtype: torch.dtype,
-    shift: Float[Tensor, "b c"] | None = None,
-    scale: Float[Tensor, "b c"] | None = None,
-    offset: Float[Tensor, " c"] | None = None,
-) -> channel_norm.Normalisation:
-    gain, bias = _modulated(norm, shift, scale)
-    return channel_norm.Normalisation(gain, bias, norm.num_groups, norm.eps, dtype, offset)
-
-
-def _precision(x: Tensor) -> torch.dtype:
-    """Return the precision of convolutions of `x`."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 def in_channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Return `x` in channels-last memory on CUDA: `pixel_shuffle` leaves it, and each compiled block would copy the tensor back."""
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cuda" else x
+
+
+def _convolve_positions(layer: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+    """Return `layer(x)` for a layer that sees one position at a time; as a matrix product on CUDA, which adds the bias in passing."""
+    if x.device.type != "cuda":
+        return cast(Tensor, layer(x))
+    assert isinstance(layer, nn.Conv2d)
+    return F.linear(x.movedim(1, -1), layer.weight.flatten(1), layer.bias).movedim(-1, 1)
+
+
+def merge_products(layer: nn.Conv2d, h: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Return `layer` of both beside each other, as a sum of two matrix products: nothing is concatenated, and no gradient is cut in two."""
+    weight = layer.weight.flatten(1)
+    rows, skip_rows = (x.movedim(1, -1).flatten(0, 2) for x in (h, skip))
+    of_h = torch.addmm(cast(Tensor, layer.bias), rows, weight[:, : h.shape[1]].t())
+    merged = torch.addmm(of_h, skip_rows, weight[:, h.shape[1] :].t())
+    return merged.unflatten(0, (len(h), *h.shape[2:])).movedim(-1, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -99,7 +99,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         shift, scale = self.modulation(time)
-        if channel_norm.is_faster(x):
+        if layers.compiled_for_cuda(x):
             return self._in_few_passes(x, shift, scale)
         hidden = self.conv_in(_norm_silu(x, self.norm_in))
         return x + self.conv_out(_norm_silu(hidden, self.norm_out, shift, scale))
@@ -107,11 +107,15 @@ class ResidualBlock(nn.Module):
     def _in_few_passes(
         self, x: Float[Tensor, "b c h w"], shift: Float[Tensor, "b c"], scale: Float[Tensor, "b c"]
     ) -> Float[Tensor, "b c h w"]:
-        dtype = _precision(x)
-        hidden, x = channel_norm.normalise_beside(x, _in_few_passes(self.norm_in, dtype))
+        from model.channel_norm import Normalisation, normalise, normalise_beside  # noqa: PLC0415 - needs Triton
+
+        dtype = precision_of_products(x)
+        first = Normalisation(*_modulated(self.norm_in, None, None), self.norm_in.num_groups, self.norm_in.eps, dtype)
+        hidden, x = normalise_beside(x, first)
         hidden = F.conv2d(hidden, self.conv_in.weight, padding=self.conv_in.padding)
-        hidden = channel_norm.normalise(hidden, _in_few_passes(self.norm_out, dtype, shift, scale, self.conv_in.bias))
-        return cast(Tensor, x + self.conv_out(hidden))
+        gain, bias = _modulated(self.norm_out, shift, scale)
+        second = Normalisation(gain, bias, self.norm_out.num_groups, self.norm_out.eps, dtype, self.conv_in.bias)
+        return cast(Tensor, x + self.conv_out(normalise(hidden, second)))
 
 
 class PositionNorm(nn.Module):
@@ -152,6 +156,13 @@ def _output_norm(config: NetworkConfig) -> nn.Module | None:
     return _norm(config.channels[0]) if config.res_norm == "group" else PositionNorm()
 
 
+def _normalised_for_image(h: Float[Tensor, "b c h w"], norm: nn.GroupNorm) -> Float[Tensor, "b c h w"]:
+    """Return silu(norm(h)) in float32, in few passes over memory."""
+    from model.channel_norm import Normalisation, normalise  # noqa: PLC0415 - needs Triton
+
+    return normalise(h, Normalisation(*_modulated(norm, None, None), norm.num_groups, norm.eps, torch.float32))
+
+
 class ResidualEncoder(nn.Module):
     """Space-to-depth stem, residual levels from fine to coarse, 1x1 to the latent. One skip per level."""
 
@@ -181,7 +192,7 @@ class ResidualEncoder(nn.Module):
 
     def down(self, h: Float[Tensor, "b c h w"], level: int) -> Float[Tensor, "b d h/2 w/2"]:
         """Return the input of `level` from the output of the level before."""
-        return cast(Tensor, self.downs[level - 1](F.pixel_unshuffle(h, 2)))
+        return _convolve_positions(self.downs[level - 1], F.pixel_unshuffle(h, 2))
 
 
 class ResidualDecoder(nn.Module):
@@ -212,11 +223,12 @@ class ResidualDecoder(nn.Module):
 
     def merge(self, h: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"], level: int) -> Float[Tensor, "b c h w"]:
         """Return the input of `level` from what comes from below and the skip."""
-        return cast(Tensor, self.merges[level](torch.cat([h, skip], dim=1)))
+        layer = cast(nn.Conv2d, self.merges[level])
+        return merge_products(layer, h, skip) if h.device.type == "cuda" else layer(torch.cat([h, skip], dim=1))
 
     def up(self, h: Float[Tensor, "b c h w"], level: int) -> Float[Tensor, "b d 2*h 2*w"]:
         """Return what the next finer level merges, from the output of `level`."""
-        return in_channels_last(F.pixel_shuffle(self.ups[level - 1](h), 2))
+        return in_channels_last(F.pixel_shuffle(_convolve_positions(self.ups[level - 1], h), 2))
 
     def to_image(self, h: Float[Tensor, "b c gh gw"]) -> Float[Tensor, "b outputs h w"]:
         """Return the image, in float32, from the output of the finest level."""
@@ -231,9 +243,7 @@ class ResidualDecoder(nn.Module):
             case None:
                 return h
             case nn.GroupNorm():
-                if channel_norm.is_faster(h):
-                    return channel_norm.normalise(h, _in_few_passes(self.out_norm, torch.float32))
-                return _norm_silu(h, self.out_norm)
+                return _normalised_for_image(h, self.out_norm) if layers.compiled_for_cuda(h) else _norm_silu(h, self.out_norm)
             case norm:
                 return F.silu(norm(h))
 

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model import layers
 from model.config import NetworkConfig
-from model.layers import Modulation, full_precision, patchify, rotary_angles, rotate, sincos_positions, unpatchify
+from model.layers import Modulation, full_precision, patchify, precision_of_products, rotary_angles, rotate, sincos_positions, unpatchify
 from model.local_share import NUM_OCTAVES, gated_share
 
 _NORM_EPS = 1e-6
@@ -51,6 +52,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n d"], rotation: tuple[Tensor, Tensor] | None) -> Float[Tensor, "b n d"]:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        if self.query_norm is not None and self.key_norm is not None and rotation is not None and layers.compiled_for_cuda(x):
+            from model.token_norm import rotated_heads  # noqa: PLC0415 - needs Triton
+
+            heads = rotated_heads(qkv, self.query_norm.weight, self.key_norm.weight, rotation, eps=_NORM_EPS)
+            query, key, value = (head.transpose(1, 2) for head in heads)
+            mixed = F.scaled_dot_product_attention(query, key, value)
+            return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))
         queries_and_keys, value = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)
         if self.query_norm is not None and self.key_norm is not None:
             # Both at once, in the order in which they lie in memory: on a GPU one kernel instead of two slow ones.
@@ -106,8 +114,20 @@ class Block(nn.Module):
         self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"], rotation: tuple[Tensor, Tensor] | None
     ) -> Float[Tensor, "b n d"]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(time)
-        x = x + gate_a[:, None] * self.dropout(self.attention(_modulate(self.attention_norm(x), shift_a, scale_a), rotation))
-        return x + gate_m[:, None] * self.dropout(self.mlp(_modulate(self.mlp_norm(x), shift_m, scale_m)))
+        normed, x = self._modulated(self.attention_norm, x, shift_a, scale_a)
+        x = x + gate_a[:, None] * self.dropout(self.attention(normed, rotation))
+        normed, x = self._modulated(self.mlp_norm, x, shift_m, scale_m)
+        return cast(Tensor, x + gate_m[:, None] * self.dropout(self.mlp(normed)))
+
+    def _modulated(
+        self, norm: nn.Module, x: Float[Tensor, "b n d"], shift: Float[Tensor, "b d"], scale: Float[Tensor, "b d"]
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
+        """Return the modulated norm of `x`, and `x` for what is added to it."""
+        if isinstance(norm, nn.RMSNorm) and layers.compiled_for_cuda(x):
+            from model.token_norm import modulate_beside  # noqa: PLC0415 - needs Triton
+
+            return modulate_beside(x, shift, scale, eps=_NORM_EPS, dtype=precision_of_products(x))
+        return _modulate(norm(x), shift, scale), x
 
 
 class Core(nn.Module):

@@ -20,6 +20,17 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
     return nullcontext() if device.type == "meta" else torch.autocast(device_type=device.type, enabled=False)
 
 
+def compiled_for_cuda(x: Tensor) -> bool:
+    """Return whether operations on `x` are being compiled for a GPU, where kernels of our own replace some of Inductor's."""
+    return x.device.type == "cuda" and torch.compiler.is_compiling()
+
+
+def precision_of_products(x: Tensor) -> torch.dtype:
+    """Return the precision in which convolutions and matrix products of `x` work: that of autocast, or its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def sinusoid(positions: Float[Tensor, " b"], width: int, *, max_period: float = 10_000.0) -> Float[Tensor, "b d"]:
     """Embed scalars as [cos, sin] of geometrically spaced frequencies (Vaswani et al. 2017, in the order of Peebles & Xie 2023)."""
     half = width // 2

@@ -2,7 +2,7 @@
 
 Promises: kernels are those of the installed torch for the shapes of a preset, traced on tensors without memory; nothing is run. Run it in a
 process of its own, `python -m celebdit_testing.cuda_code PART`: it makes torch believe that there is a GPU. Prints one JSON object for each
-kernel: its name, the size of each tensor that it writes, and what Triton says.
+kernel: its name, how often it is called, the size of each tensor that the first call writes, and what Triton says.
 """
 
 import importlib.util
@@ -40,7 +40,7 @@ from torch.utils._pytree import tree_map
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from model import channel_norm, codec, thin_convolution
+from model import codec, layers, thin_convolution
 from model.codec import ResidualBlock, ResidualDecoder
 from model.compilation import INDUCTOR_OPTIONS, NETWORK_OPTIONS
 from model.diffusion import build_diffusion
@@ -102,7 +102,7 @@ def _trace_like_cuda() -> None:
     """Take the branches of the network for CUDA with autocast, and the memory order of cuDNN's convolutions."""
     driver.set_active(_Driver())  # type: ignore[arg-type]  # own kernels are read for what they write
     torch._C._conv_determine_backend_memory_format = lambda *arguments, **named: torch.channels_last  # type: ignore[attr-defined]
-    channel_norm.is_faster = lambda x: True
+    layers.compiled_for_cuda = lambda x: True
     codec.in_channels_last = lambda x: x.contiguous(memory_format=torch.channels_last)
     plain = thin_convolution.convolve_to_image
     codec.convolve_to_image = lambda layer, x, *, halve_weight_gradient: plain(layer, x, halve_weight_gradient=True)
@@ -165,7 +165,7 @@ def _code(graph: torch.fx.GraphModule, inputs: list[Any]) -> str:
 
 
 def kernels(code: str) -> Iterator[dict[str, object]]:
-    """Compile each Triton kernel of `code`; yield its name, the bytes of each of its outputs by argument, and the error or None."""
+    """Compile each Triton kernel of `code`; yield its name, number of calls, bytes of its outputs by argument, and error or None."""
     allocations = r"(\w+) = (?:empty_strided_cuda\(|reinterpret_tensor\(\w+, )\(([\d, ]*)\)|assert_tensor_metadata\((\w+), \(([\d, ]*)\)"
     sizes = {
         own or of_library: math.prod(int(side) for side in (shape or library_shape).split(",") if side.strip())
@@ -179,11 +179,11 @@ def kernels(code: str) -> Iterator[dict[str, object]]:
         calls = re.findall(rf"\b{variable}\.run\((.*?), stream=", code)
         arguments = re.sub(r"reinterpret_tensor\((\w+), .*?\), \(.*?\), \d+\)", r"\1", calls[0]).split(", ")
         outputs = {
-            argument: sizes[buffer] * _BYTES[kind]
+            argument: sizes.get(buffer, 0) * _BYTES[kind]
             for (argument, kind), buffer in zip(signature.items(), arguments, strict=False)
             if "out" in argument and kind in _BYTES
         }
-        yield {"kernel": name, "outputs": outputs, "error": _compile(name, source, signature)}
+        yield {"kernel": name, "calls": len(calls), "outputs": outputs, "error": _compile(name, source, signature)}
 
 
 def _compile(name: str, source: str, signature: dict[str, str]) -> str | None:
@@ -239,7 +239,7 @@ def _part(name: str) -> list[Graph]:
         )
     if name == "transformer-block":
         tokens = (network.image_px // network.total_stride_px) ** 2
-        angles = [torch.empty(tokens, width // network.heads // 2)] * 2
+        angles = [torch.empty(tokens, width // network.heads // 2) for _ in range(2)]
         inputs = [torch.empty(IMAGES, tokens, width, dtype=torch.bfloat16, requires_grad=True), torch.empty(IMAGES, width)]
         return _graphs(lambda: Block(width, network.heads, modern=True, dropout=0.1), lambda: [*inputs, tuple(angles)])  # type: ignore[list-item]
     assert name == "output"
