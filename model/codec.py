@@ -37,8 +37,10 @@ class _GroupNorm(nn.GroupNorm):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    """Return a group normalisation with at most 32 groups."""
+def _norm(channels: int, group_channels: int | None = None) -> nn.GroupNorm:
+    """Return a group normalisation with groups of `group_channels`, or at most 32 groups."""
+    if group_channels is not None:
+        return _GroupNorm(channels // group_channels, channels, eps=1e-6)
     # Groups of four channels or more lower the demo's loss by a tenth and worsen its distance: 0.389 instead of 0.300, same seed and data.
     return _GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
@@ -86,14 +88,19 @@ def merge_products(layer: nn.Conv2d, h: Float[Tensor, "b c h w"], skip: Float[Te
     return merged.unflatten(0, (len(h), *h.shape[2:])).movedim(-1, 1)
 
 
+def _dropout(probability: float) -> nn.Module:
+    return nn.Dropout(probability) if probability > 0 else nn.Identity()
+
+
 class ResidualBlock(nn.Module):
     """x + conv(silu(modulated norm(conv(silu(norm(x)))))), the second convolution zero at the start."""
 
-    def __init__(self, channels: int, time_width: int) -> None:
+    def __init__(self, channels: int, time_width: int, *, group_channels: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm_in = _norm(channels)
+        self.norm_in = _norm(channels, group_channels)
         self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm_out = _norm(channels)
+        self.norm_out = _norm(channels, group_channels)
+        self.dropout = _dropout(dropout)
         self.conv_out = _zero(nn.Conv2d(channels, channels, 3, padding=1))
         self.modulation = Modulation(time_width, channels, 2)
 
@@ -102,7 +109,7 @@ class ResidualBlock(nn.Module):
         if layers.compiled_for_cuda(x):
             return self._in_few_passes(x, shift, scale)
         hidden = self.conv_in(_norm_silu(x, self.norm_in))
-        return x + self.conv_out(_norm_silu(hidden, self.norm_out, shift, scale))
+        return x + self.conv_out(self.dropout(_norm_silu(hidden, self.norm_out, shift, scale)))
 
     def _in_few_passes(
         self, x: Float[Tensor, "b c h w"], shift: Float[Tensor, "b c"], scale: Float[Tensor, "b c"]
@@ -115,7 +122,7 @@ class ResidualBlock(nn.Module):
         hidden = F.conv2d(hidden, self.conv_in.weight, padding=self.conv_in.padding)
         gain, bias = _modulated(self.norm_out, shift, scale)
         second = Normalisation(gain, bias, self.norm_out.num_groups, self.norm_out.eps, dtype, self.conv_in.bias)
-        return cast(Tensor, x + self.conv_out(normalise(hidden, second)))
+        return cast(Tensor, x + self.conv_out(self.dropout(normalise(hidden, second))))
 
 
 class PositionNorm(nn.Module):
@@ -128,32 +135,36 @@ class PositionNorm(nn.Module):
 class LeanBlock(nn.Module):
     """x + conv(silu(conv(modulated layer norm(x)))), the second convolution zero at the start: one norm for `ResidualBlock`'s two."""
 
-    def __init__(self, channels: int, time_width: int) -> None:
+    def __init__(self, channels: int, time_width: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = PositionNorm()
         self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
+        self.dropout = _dropout(dropout)
         self.conv_out = _zero(nn.Conv2d(channels, channels, 3, padding=1))
         self.modulation = Modulation(time_width, channels, 2)
 
     def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         shift, scale = self.modulation(time)
         hidden = self.norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
-        return cast(Tensor, x + self.conv_out(F.silu(self.conv_in(hidden))))
+        return cast(Tensor, x + self.conv_out(self.dropout(F.silu(self.conv_in(hidden)))))
 
 
 def _levels(config: NetworkConfig) -> nn.ModuleList:
     """Return the residual blocks of each level, finest first."""
-    block = ResidualBlock if config.res_norm == "group" else LeanBlock
-    return nn.ModuleList(
-        nn.ModuleList(block(c, config.width) for _ in range(n)) for c, n in zip(config.channels, config.res_blocks, strict=True)
-    )
+
+    def block(channels: int) -> nn.Module:
+        if config.res_norm == "layer":
+            return LeanBlock(channels, config.width, dropout=config.codec_dropout)
+        return ResidualBlock(channels, config.width, group_channels=config.group_channels, dropout=config.codec_dropout)
+
+    return nn.ModuleList(nn.ModuleList(block(c) for _ in range(n)) for c, n in zip(config.channels, config.res_blocks, strict=True))
 
 
 def _output_norm(config: NetworkConfig) -> nn.Module | None:
     """Return the norm before the last convolution, which an activation follows, or None for neither."""
     if config.linear_output:
         return None
-    return _norm(config.channels[0]) if config.res_norm == "group" else PositionNorm()
+    return _norm(config.channels[0], config.group_channels) if config.res_norm == "group" else PositionNorm()
 
 
 def _normalised_for_image(h: Float[Tensor, "b c h w"], norm: nn.GroupNorm) -> Float[Tensor, "b c h w"]:

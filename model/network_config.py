@@ -28,6 +28,19 @@ class NetworkConfig(FrozenConfig):
         description="residual codec: group: two group norms in each residual block, one before the output; layer: one layer norm over the "
         "channels of each position instead, which keeps the brightness and contrast of each image and costs less",
     )
+    group_channels: int | None = Field(
+        None,
+        ge=1,
+        exclude_if=lambda channels: channels is None,  # manifests and run keys from before it stay the same
+        description="residual codec with group norms: channels of a group; left out, 32 groups or as many as divide the channels",
+    )
+    codec_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        exclude_if=lambda probability: probability == 0,  # manifests and run keys from before it stay the same
+        description="residual codec: dropout probability before the second convolution of each residual block",
+    )
     linear_output: bool = Field(
         False,
         exclude_if=lambda enabled: not enabled,  # manifests and run keys from before it stay the same
@@ -92,6 +105,12 @@ class NetworkConfig(FrozenConfig):
             yield "codec 'seed_compat' has no dropout: set dropout = 0"
         if any(c < 4 or c % 4 for c in self.channels):
             yield f"channels {list(self.channels)} must be multiples of 4 (group normalisation)"
+        if self.group_channels is not None and (self.codec != "residual" or self.res_norm != "group"):
+            yield "group_channels belongs to the residual codec with res_norm = 'group': leave it out"
+        elif self.group_channels is not None and any(c % self.group_channels for c in self.channels):
+            yield f"channels {list(self.channels)} must be multiples of group_channels {self.group_channels}"
+        if self.codec_dropout > 0 and self.codec != "residual":
+            yield f"codec '{self.codec}' has no dropout of its own: leave codec_dropout out"
         if any(n < 1 for n in self.res_blocks):
             yield f"res_blocks {list(self.res_blocks)} must be at least 1 per level"
         if self.width % self.heads:
