@@ -29,6 +29,7 @@ VARIANTS = [
     {**TINY_PLAIN, "patch_px": 1, "linear_path": True},
     {"res_norm": "layer"},
     {"res_norm": "layer", "linear_path": True, "block": "dit"},
+    {"group_channels": 4, "codec_dropout": 0.1},
     {"linear_output": True},
     {"linear_output": True, "linear_path": True, "local_share": True, "res_norm": "layer"},
     {"linear_path": True, "local_share": True, "stem_px": 4, "patch_px": 1},
