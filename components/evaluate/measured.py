@@ -1,9 +1,9 @@
 """Which metrics a configuration measures, by name, before anything is measured. Needs no PyTorch."""
 
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.metrics.names import MetricNames, names_for
 from components.evaluate.metrics.table import HEADLINE, Metric, Output, active_metrics
 from components.evaluate.protocol import comparison_of
+from components.features.names import MetricNames, names_for
 
 
 def measured_metrics(config: EvaluationConfig) -> tuple[str, ...]:

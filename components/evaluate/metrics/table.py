@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue
 
-from components.evaluate.metrics.names import INCEPTION, RANDOM_CONV, MetricNames, image_count
 from components.evaluate.metrics.settings import MetricSettings
+from components.features.names import INCEPTION, MIND_DIRECTIONS, RANDOM_CONV, MetricNames, image_count
 
 if TYPE_CHECKING:  # it imports PyTorch
     from components.evaluate.metrics.inputs import MetricInputs, Value
@@ -22,7 +22,6 @@ COPY_RATIO = 1 / 3
 """A nearest training image that is nearer than this share of the second nearest one was copied."""
 DENSITY_NEIGHBOURS = 5
 """Neighbours that the ball around a reference reaches to (Naeem et al. 2020)."""
-MIND_DIRECTIONS = 1024
 _OCTAVES = range(1, 5)
 
 
