@@ -2,8 +2,8 @@
 
 import torch
 
-from components.evaluate.metrics.frechet import frechet_distance
 from components.evaluate.metrics.inputs import MetricInputs, Value
+from components.features.frechet import frechet_distance
 from components.features.moments import statistics
 
 
