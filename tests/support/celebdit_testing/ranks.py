@@ -20,6 +20,7 @@ from typing import Any
 from celebdit_testing.steps import step_context
 from celebdit_testing.waiting import wait_until
 
+from components.features.config import FeaturesConfig
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run as ingest
 from components.manifests import DatasetManifest
@@ -91,6 +92,7 @@ class Training:
     root: StoreUri
     recipe: Recipe
     dataset: DatasetManifest
+    features: FeaturesConfig | None = None
     resources: ResourcesConfig = field(default_factory=lambda: ResourcesConfig(device="cpu", rank_timeout_s=20.0))
     environment: dict[str, str] = field(default_factory=dict)
     attempts: int = 0
@@ -127,6 +129,7 @@ class Training:
             attempt=f"a{self.attempts:03d}",
             dataset=self.dataset,
             resources=self.resources,
+            features=self.features,
             **dict(self.recipe),
         )
 
