@@ -23,6 +23,11 @@ def later_metrics(config: EvaluationConfig) -> tuple[str, ...]:
     return tuple(output.key for metric in active_metrics(config) if not metric.in_protocol for output in outputs_of(metric, config))
 
 
+def may_be_negative(config: EvaluationConfig, key: str) -> bool:
+    """Return whether the metric with this key may be below zero."""
+    return any(output.signed and output.key == key for metric in active_metrics(config) for output in outputs_of(metric, config))
+
+
 def least_images(config: EvaluationConfig) -> int:
     """Return how many images each side needs, so that every metric that `config` asks for can be measured."""
     return max(metric.min_images for metric in active_metrics(config))

@@ -49,6 +49,8 @@ class Output:
     interval: bool = False
     digits: int | None = 8
     """Decimal places that are reported; None: all."""
+    signed: bool = False
+    """Whether it may be below zero: an unbiased estimate of a distance may."""
 
     @property
     def key(self) -> str:
@@ -104,7 +106,10 @@ METRICS = (
     ),
     Metric(
         "kid",
-        outputs=lambda config, names: tuple(Output(f"{names.kernel}_{part}_{names.count}") for part in ("mean", "std")),
+        outputs=lambda config, names: (
+            Output(f"{names.kernel}_mean_{names.count}", signed=True),
+            Output(f"{names.kernel}_std_{names.count}"),
+        ),
         protocol=lambda config, setup: {
             "kid": {
                 "subsets": config.kid_subsets,
