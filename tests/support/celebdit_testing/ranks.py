@@ -92,10 +92,10 @@ class Training:
     root: StoreUri
     recipe: Recipe
     dataset: DatasetManifest
-    features: FeaturesConfig | None = None
     resources: ResourcesConfig = field(default_factory=lambda: ResourcesConfig(device="cpu", rank_timeout_s=20.0))
     environment: dict[str, str] = field(default_factory=dict)
     attempts: int = 0
+    features: FeaturesConfig | None = None
 
     def __post_init__(self) -> None:
         """Copy the dataset into this run's store from the store that it was ingested into, which holds this one."""
