@@ -30,17 +30,21 @@ def measure(command: Sequence[str]) -> dict[str, float]:
     Raises:
         SystemExit: with the output of the command, if it fails.
     """
-    process = subprocess.Popen([sys.executable, "-P", __file__, "--count", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    output, _ = process.communicate()
-    *printed, counted = output.decode(errors="replace").splitlines()
-    if process.returncode:
-        raise SystemExit("\n".join([*printed, counted]))
-    took: dict[str, float] = json.loads(counted)
+    reading, writing = os.pipe()  # of its own: what the command and those that it leaves print is of any form
+    with os.fdopen(reading) as result:
+        counting = [sys.executable, "-P", __file__, "--count", str(writing), *command]
+        process = subprocess.Popen(counting, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=[writing])
+        os.close(writing)
+        output, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(output.decode(errors="replace"))
+        took: dict[str, float] = json.load(result)
     return took
 
 
-def _count(command: Sequence[str]) -> int:
-    """Run `command` as the parent of all that it leaves, print what they took and return the exit status of the command."""
+def _count(command: Sequence[str], result: int) -> int:
+    """Run `command` as the parent of all that it leaves, write what they took to the file descriptor `result`, and return its status."""
+    os.set_inheritable(result, False)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     started_s = time.perf_counter()
     status = subprocess.run(command, check=False).returncode
@@ -49,7 +53,7 @@ def _count(command: Sequence[str]) -> int:
         while True:
             os.wait()
     times = os.times()
-    print(json.dumps({"clock_s": clock_s, "cpu_s": times.children_user + times.children_system}))
+    os.write(result, json.dumps({"clock_s": clock_s, "cpu_s": times.children_user + times.children_system}).encode())
     return status
 
 
@@ -79,5 +83,5 @@ def summary(now: Sequence[Mapping[str, float]], before: Sequence[Mapping[str, fl
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--count"]:
-        raise SystemExit(_count(sys.argv[2:]))
+        raise SystemExit(_count(sys.argv[3:], int(sys.argv[2])))
     main()

@@ -33,10 +33,10 @@ from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY, rclone_server
 from torch.utils.data import Dataset
 
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.features import build_extractor
-from components.evaluate.metrics.frechet import frechet_distance
-from components.evaluate.moments import statistics
 from components.evaluate.reference import find_reference, keep_reference
+from components.features.build import build_extractor
+from components.features.frechet import frechet_distance
+from components.features.moments import statistics
 from components.storage import StoreUri, connect, file_sha256
 from model.denoiser import build_denoiser
 from model.generator import Generator

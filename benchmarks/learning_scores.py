@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from components.evaluate.metrics.frechet import frechet_distance
-from components.evaluate.metrics.mind import sliced_distance
-from components.evaluate.moments import statistics
-from components.evaluate.random_conv import RandomConvExtractor
 from components.evaluate.spectrum import NUM_OCTAVES, energy_per_octave
+from components.features.frechet import frechet_distance
+from components.features.moments import statistics
+from components.features.random_conv import RandomConvExtractor
+from components.features.sliced_distance import sliced_distance
 
 _PASS_IMAGES = 128
 _PATCHES_PER_SIDE = 8

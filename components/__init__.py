@@ -10,6 +10,7 @@ All others are shared, from the top layer to the bottom one; each may import the
     runtime     what a step and a rank run in: context, events, redaction, launcher and why ranks failed
     stores      layout of the object store (where everything lies), checkpoints, checksums, quarantine, cache of packed datasets
     tracking    MLflow tracking client, tags, logged models, local journal, its delivery and archive
+    features    networks that features are taken from, their weights, and distances between sets of features
     storage     object storage client          kube        Kubernetes client
     manifests  resources                       system      processes and their ends, private folders, locks, retries, OS errors
     settings (a run's environment), process_settings (of one process), command_settings (of the command line)

@@ -1,7 +1,7 @@
-"""Interfaces through which the training loop records metrics and stores checkpoints.
+"""Interfaces through which the training loop records metrics, stores checkpoints and scores samples.
 
-`components/train/` implements them with MLflow and object storage, tests in memory. No method may wait for a network: implementations queue
-their input and return.
+`components/train/` implements them with MLflow, object storage and the networks of the metrics, tests in memory. No method may wait for a
+network connection: implementations queue their input and return.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from model.checkpoint import CheckpointState
@@ -51,6 +51,20 @@ class CheckpointSink(Protocol):
         Raises:
             Exception: the error because of which a snapshot is not durable.
         """
+
+
+class Scorer(Protocol):
+    """Compares images with the data by their features."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images it compares."""
+
+    def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Return the features of images, on their device."""
+
+    def scores(self, features: Float[Tensor, "n d"]) -> Mapping[str, float]:
+        """Return the scores of the features of `num_images` images, one value per metric key."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from model.distributed import Agreement, World, gather_rows
 from model.ema import EmaName
 from model.ema_profiles import AveragedWeights, PowerProfile, profiles_of
 from model.held_out import HeldOutLoss
-from model.interfaces import Outputs
+from model.interfaces import Outputs, Scorer
 from model.meter import Meter, hardware_of
+from model.milestone_scores import MilestoneScores
 from model.optim import build_optimizer, learning_rate
 from model.profiling import StepProfiler
 from model.sampling import denoiser_of, sample, to_uint8
@@ -60,9 +61,13 @@ class Trainer:
         outputs: Outputs,
         *,
         held_out: Pack | None = None,
+        scorer: Scorer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Build the network of `recipe` on the device of `placement`; the loss on `held_out` images is measured with each sample grid."""
+        """Build the network of `recipe` on the device of `placement`.
+
+        The loss on `held_out` images is measured with each sample grid; `scorer` scores samples every `score_every_steps`.
+        """
         world, device = placement.world, placement.device
         self.recipe = recipe
         self.world = world
@@ -90,6 +95,11 @@ class Trainer:
         self._held_out: HeldOutLoss | None = None
         if held_out is not None and training.held_out_images:
             self._held_out = HeldOutLoss(self.training_step.diffusion, held_out, pack, training.held_out_images, world=world, device=device)
+        self._scores: MilestoneScores | None = None
+        if scorer is not None and training.score_every_steps is not None:
+            self._scores = MilestoneScores(scorer, training.batch_plan(world.size).per_pass, world=world, device=device)
+        self._is_score_due = False
+        """Whether a stop ended the scores of this step; those of the run that continues begin with them."""
         self._checks_every_step = device.type == "cpu"  # elsewhere the check makes the step wait for the device
         self._milestone_passed = False
 
@@ -109,6 +119,12 @@ class Trainer:
         saved_s = self._clock()
         self._meter.start()
         self.network.train()
+
+        def agree_to_stop() -> bool:
+            return agreement.exchange(raised=stop_requested())
+
+        if self._is_score_due:
+            stopped = self._record_scores(agree_to_stop)
         while self.step < training.total_steps and not stopped:
             loss = self._advance()
             profiler.step_done()
@@ -121,8 +137,9 @@ class Trainer:
                 self._log()
             if self.step % training.sample_every_steps == 0 or last:
                 self._record_samples()
+            scores_stopped = self._is_milestone() and self._record_scores(agree_to_stop)
             self._save_ema_snapshot(last=last)
-            stopped = agreement.exchange(raised=stop_requested())
+            stopped = agree_to_stop() or scores_stopped
             if last or stopped:
                 self._save(wait=True)
             elif self._is_checkpoint_due(saved_s) and self._sink.ready():
@@ -178,6 +195,29 @@ class Trainer:
             self._recorder.samples(self.step, images.cpu())
             self._recorder.metrics(self.step, losses)
         self._meter.exclude(self._clock() - start_s)
+
+    def _is_milestone(self) -> bool:
+        """Return whether samples of this step are scored."""
+        every = self.recipe.training.score_every_steps
+        return every is not None and self.step % every == 0
+
+    def _record_scores(self, stopped: Callable[[], bool]) -> bool:
+        """Score samples and record the scores, outside of training time; return whether a stop ended it before."""
+        if self._scores is None:
+            return False
+        start_s, total = self._clock(), self.recipe.training.total_steps
+
+        def on_images(done: int, count: int) -> None:
+            if self.world.is_first:
+                self._recorder.progress(self.step, total, f"steps, scoring: {done} of {count} images")
+
+        values = self._scores.measure(self.draw, stopped=stopped, on_images=on_images)
+        self._is_score_due = values is None
+        elapsed_s = self._clock() - start_s
+        if values is not None and self.world.is_first:
+            self._recorder.metrics(self.step, {**values, "perf/score_s": elapsed_s})
+        self._meter.exclude(elapsed_s)
+        return self._is_score_due
 
     def draw(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Sample the images with `indices` from the averaged weights that `sampling.ema` names."""
@@ -237,7 +277,8 @@ class Trainer:
         """Copy the whole state to host memory."""
         facts = {"window": self._meter.facts(), "images_seen": self.step * self.recipe.training.batch_images}
         state = self._state.copy_to_host(self.step, facts)
-        return replace(state, notes={"device_hours": self._meter.device_hours})
+        due = {"score_due": True} if self._is_score_due else {}
+        return replace(state, notes={"device_hours": self._meter.device_hours, **due})
 
     def restore(self, state: CheckpointState) -> None:
         """Continue from `state`.
@@ -247,4 +288,5 @@ class Trainer:
         """
         self._state.restore(state)
         self._meter.restore(state.facts["window"], device_hours=float(state.notes.get("device_hours", 0.0)))
+        self._is_score_due = state.notes.get("score_due") is True
         self.step = state.step

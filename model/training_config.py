@@ -10,6 +10,9 @@ from model.canonical import JsonObject
 from model.frozen_config import FrozenConfig
 
 Precision = Literal["float32", "bfloat16"]
+ScoreMetric = Literal["mind", "frechet"]
+_SCORE_IMAGES = 2000
+_SCORE_METRICS: tuple[ScoreMetric, ...] = ("mind",)
 
 
 class OptimizerConfig(FrozenConfig):
@@ -80,6 +83,27 @@ class TrainingConfig(FrozenConfig):
         description="held-out images, and as many training images, whose loss is measured with each sample grid, if data.held_out "
         "sets some aside. 0: none",
     )
+    score_every_steps: int | None = Field(
+        None,
+        gt=0,
+        exclude_if=lambda steps: steps is None,  # manifests that were stored before it keep their bytes
+        description="steps between scores of samples: score_images images are drawn with the `sampling` section and compared with as many "
+        "training images on the features of evaluation.extractor. Default: none",
+    )
+    score_images: int = Field(
+        _SCORE_IMAGES,
+        ge=2,
+        le=50_000,
+        exclude_if=lambda images: images == _SCORE_IMAGES,
+        description="score_every_steps: images of a score; its name has their number, because more images give another distance",
+    )
+    score_metrics: tuple[ScoreMetric, ...] = Field(
+        _SCORE_METRICS,
+        min_length=1,
+        max_length=2,
+        exclude_if=lambda metrics: metrics == _SCORE_METRICS,
+        description="score_every_steps: distances to measure; mind needs fewer images than frechet (FID on Inception's features)",
+    )
     checkpoint_every_s: float = Field(300.0, ge=1, description="wall-clock seconds between checkpoints: the most work that a kill may cost")
     checkpoints_to_keep: int = Field(3, ge=2, description="newest checkpoints kept in object storage")
     checkpoints_best: int = Field(1, ge=0, description="checkpoints with the best evaluation that are kept as well")
@@ -99,6 +123,10 @@ class TrainingConfig(FrozenConfig):
             yield f"ema_sigma_rel {list(self.ema_sigma_rel)} names a width twice"
         if self.ema_snapshot_every_steps is not None and not self.ema_sigma_rel:
             yield "ema_snapshot_every_steps stores the averages of ema_sigma_rel, and there are none: name at least one width"
+        if self.score_every_steps is None and (self.score_images, self.score_metrics) != (_SCORE_IMAGES, _SCORE_METRICS):
+            yield "score_images and score_metrics count only with score_every_steps: set it, or leave them out"
+        if len(set(self.score_metrics)) != len(self.score_metrics):
+            yield f"score_metrics {list(self.score_metrics)} names a metric twice"
         if self.microbatch_images is not None and self.microbatch_images > self.batch_images:
             yield f"microbatch_images {self.microbatch_images} must not exceed batch_images {self.batch_images}"
 

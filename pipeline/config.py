@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from components.errors import BadInput
 from components.evaluate.config import EvaluationConfig
+from components.features.config import FeaturesConfig
 from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.registry.config import RegistryConfig
@@ -58,6 +59,11 @@ class RunConfig(FrozenConfig):
         """Return every section as canonical JSON: the parameters of the pipeline."""
         stored = self._stored()
         return {name: canonical_json(stored[name]).decode() for name in type(self).model_fields}
+
+    def features(self) -> str:
+        """Return what the train step needs of `evaluation` as canonical JSON: null without scores, so that its cache key is narrow."""
+        scores = self.training.score_every_steps is not None
+        return canonical_json(FeaturesConfig.of(self.evaluation).model_dump(mode="json") if scores else None).decode()
 
     def canonical(self) -> bytes:
         """Return the bytes that equal configurations share."""

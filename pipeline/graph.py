@@ -112,6 +112,7 @@ def _connect(configure_task: TaskConfigurator, last_step: LastStep, **entries: A
             training=sections["training"],
             sampling=sections["sampling"],
             resources=sections["resources"],
+            features=sections["features"],
         )
         configure("train", train_task)
         evaluate_task = evaluate_step(

@@ -23,6 +23,7 @@ def preflight(presets: str, preset: str, overrides: str, licence_accepted_by: st
     gate=str,
     registry=str,
     resources=str,
+    features=str,
 ):
     """Resolve the configuration, check storage, MLflow, credentials, weights, disk and devices, and open the MLflow run.
 
@@ -33,7 +34,7 @@ def preflight(presets: str, preset: str, overrides: str, licence_accepted_by: st
         licence_accepted_by: Who accepts the licence of the data, or nothing.
 
     Returns:
-        The sections of the configuration as canonical JSON, for the steps that follow.
+        The sections of the configuration as canonical JSON, for the steps that follow, and what scores during training are measured on.
     """
     from components.runtime.context import step
 
@@ -54,4 +55,4 @@ def preflight(presets: str, preset: str, overrides: str, licence_accepted_by: st
             extractor=evaluation.extractor,
             configuration=config.toml(),
         )
-    return tuple(config.sections().values())
+    return (*config.sections().values(), config.features())

@@ -20,7 +20,7 @@ from components.system.disk import require_writable
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
 from pipeline.open_runs import open_run, record_end, recover_killed_runs
-from pipeline.session import Session, run_folder
+from pipeline.session import SAMPLES_FILE, Session, run_folder
 from pipeline.steps import LastStep
 from pipeline.view import RunView
 
@@ -174,7 +174,7 @@ def summarise(config: RunConfig, outcome: LocalOutcome, context: StepContext, fo
     dataset = DatasetManifest.model_validate(results["ingest"], strict=False)
     gate = GateDecision.model_validate(results["gate"], strict=False)
     version = RegisteredVersion.model_validate(results["register"], strict=False) if "register" in results else None
-    samples, locate = folder / "samples.png", context.layout.locate
+    samples, locate = folder / SAMPLES_FILE, context.layout.locate
     context.store.get_file(locate(report.grid_uri), samples)
     return RunSummary(
         run_id=run_id,

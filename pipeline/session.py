@@ -168,6 +168,10 @@ def new_run_id(preset: str) -> str:
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
 
 
+SAMPLES_FILE = "samples.png"
+"""The grid of samples in the folder of a local run."""
+
+
 def run_folder(home: Path, run_id: str) -> Path:
     """Return the folder of a local run, with its log and events."""
     return home.absolute() / "runs" / run_id

@@ -28,8 +28,11 @@ _SYNONYMS = {
     "path": "data.source",
 }
 """What other programs call a setting."""
-_NEAR = 0.5
+_NEAR = 0.7
+"""Share of characters in common from which on a name is a misspelt one: nonsense shares half of them with some name."""
 _VERY_NEAR = 0.75
+_FEWEST_CHARACTERS = 3
+"""Of the beginning of a name, or of a word in it, that stands for the name."""
 
 
 def nearest_setting(section: str | None, name: str, settings: Mapping[str, Sequence[str]]) -> str | None:
@@ -38,15 +41,22 @@ def nearest_setting(section: str | None, name: str, settings: Mapping[str, Seque
     With None for the section `name` stands where a section should.
     """
     if section is None:
-        near = difflib.get_close_matches(name, sorted(settings), n=1, cutoff=_NEAR)
-        return near[0] if near else _elsewhere(name, settings)
+        return _nearest(name, sorted(settings)) or _elsewhere(name, settings)
     own = sorted(settings[section])
     if near := difflib.get_close_matches(name, own, n=1, cutoff=_VERY_NEAR):
         return f"{section}.{near[0]}"
     if elsewhere := _elsewhere(name, settings):
         return elsewhere
-    near = difflib.get_close_matches(name, own, n=1, cutoff=_NEAR)
-    return f"{section}.{near[0]}" if near else None
+    nearest = _nearest(name, own)
+    return None if nearest is None else f"{section}.{nearest}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    """Return the one of `known` that is spelt like `name`, or the only one that begins with it or has it as a word."""
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=_NEAR):
+        return near[0]
+    parts = [other for other in known if len(name) >= _FEWEST_CHARACTERS and (other.startswith(name) or name in other.split("_"))]
+    return parts[0] if len(parts) == 1 else None
 
 
 def _elsewhere(name: str, settings: Mapping[str, Sequence[str]]) -> str | None:

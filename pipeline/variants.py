@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.evaluate.metrics.names import RANDOM_CONV
+from components.features.names import RANDOM_CONV
 from model.frozen_config import FrozenConfig
 from model.sampler_table import samplers_that_use_eta
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from components.runtime.events import Event, EventReader, progress_text
+from components.runtime.events import Event, EventReader, progress_text, was_stopped
 
 _PLAIN_EVERY_S = 5.0
 _FOLLOW_EVERY_S = 0.2
@@ -110,7 +110,7 @@ class RunView:
             text = escape(printable(progress_text(event.facts)))
             self._progress.update(task, completed=event.facts["done"], total=event.facts["total"], text=text)
         elif event.kind in ("finished", "failed"):
-            mark = "[green]✓[/green]" if event.kind == "finished" else "[red]✗[/red]"
+            mark = "[green]✓[/green]" if event.kind == "finished" else "[yellow]-[/yellow]" if was_stopped(event) else "[red]✗[/red]"
             total = next(drawn.total for drawn in self._progress.tasks if drawn.id == task) or 1
             self._progress.update(task, mark=mark, total=total, completed=total if event.kind == "finished" else 0)
             self._progress.stop_task(task)
@@ -122,7 +122,7 @@ class RunView:
         elif event.kind == "finished":
             self.print_line(f"{event.step}: finished in {event.at_s - self._started_s.get(event.step, event.at_s):.1f} s")
         elif event.kind == "failed":
-            self.print_line(f"{event.step}: failed")
+            self.print_line(f"{event.step}: {'interrupted' if was_stopped(event) else 'failed'}")
         elif event.kind == "progress":
             now = time.monotonic()
             total, printed_s = event.facts["total"], self._printed_s.get(event.step, -_PLAIN_EVERY_S)

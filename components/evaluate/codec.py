@@ -12,8 +12,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
-from components.evaluate.metrics.names import Codec
 from components.evaluate.protocol import JPEG_QUALITY
+from components.features.names import Codec
 from model import rng
 
 Images = UInt8[Tensor, "b 3 h w"]

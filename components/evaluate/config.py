@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from components.evaluate.metrics.names import DINOV2, INCEPTION, RANDOM_CONV, Codec
 from components.evaluate.metrics.table import HEADLINE, SELECTABLE, Need, default_metrics, is_needed
+from components.features.config import Sha256
+from components.features.names import DINOV2, INCEPTION, RANDOM_CONV, Codec
 from components.manifests import ReferenceSplit
 from model.frozen_config import FrozenConfig, TextForm
 
@@ -22,7 +23,6 @@ Extractor = Annotated[
         example=f"{INCEPTION}, {RANDOM_CONV} or package.module:Class",
     ),
 ]
-Sha256 = Annotated[str, TextForm(r"[0-9a-f]{64}", example="6726825d0af5...9fb9129b2, 64 hexadecimal digits in lower case")]
 
 
 class EvaluationConfig(FrozenConfig):

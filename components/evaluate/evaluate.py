@@ -14,12 +14,12 @@ from pathlib import Path
 from components.errors import BadInput
 from components.evaluate.champion import NotMeasurable, champion_version, open_champion
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.extractors import fetch_weights
 from components.evaluate.finished import finished_report
 from components.evaluate.metrics.table import active_metrics
 from components.evaluate.protocol import CUSTOM, split_sizes
 from components.evaluate.shown import show_evaluation
 from components.evaluate.spec import EvaluateSpec
+from components.features.extractors import fetch_weights
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.registry.client import Registry
 from components.registry.tags import VersionTags

@@ -19,13 +19,13 @@ from components.evaluate.codec import is_flipped
 from components.evaluate.finished import CONTACT_FILE, GRID_FILE, finished_report, store_report
 from components.evaluate.metrics.inputs import Energies, Features, MetricInputs
 from components.evaluate.metrics.table import Need, is_needed
-from components.evaluate.moments import Statistics
 from components.evaluate.neighbours import Nearest, nearest_training_images
 from components.evaluate.reference import Reference, ReferenceCorrupt, find_reference, keep_reference, reference_uri
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.scores import score
 from components.evaluate.spec import EvaluateSpec
 from components.evaluate.workers import process_again, run_workers
+from components.features.moments import Statistics
 from components.manifests import EvaluationReport
 from components.reports.image_grid import enlarged, grid, pairs, png
 from components.reports.plural import plural

@@ -1,9 +1,9 @@
 """Which metrics a configuration measures, by name, before anything is measured. Needs no PyTorch."""
 
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.metrics.names import MetricNames, names_for
 from components.evaluate.metrics.table import HEADLINE, Metric, Output, active_metrics
 from components.evaluate.protocol import comparison_of
+from components.features.names import MetricNames, names_for
 
 
 def measured_metrics(config: EvaluationConfig) -> tuple[str, ...]:
@@ -21,6 +21,11 @@ def measured_metrics(config: EvaluationConfig) -> tuple[str, ...]:
 def later_metrics(config: EvaluationConfig) -> tuple[str, ...]:
     """Return the keys of the metrics that `config` asks for and its protocol does not name: a stored report may lack them."""
     return tuple(output.key for metric in active_metrics(config) if not metric.in_protocol for output in outputs_of(metric, config))
+
+
+def may_be_negative(config: EvaluationConfig, key: str) -> bool:
+    """Return whether the metric with this key may be below zero."""
+    return any(output.signed and output.key == key for metric in active_metrics(config) for output in outputs_of(metric, config))
 
 
 def least_images(config: EvaluationConfig) -> int:

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pydantic import JsonValue
 
 from components.evaluate.config import EvaluationConfig, ProtocolName
-from components.evaluate.metrics.names import INCEPTION, Codec
 from components.evaluate.metrics.table import SELECTABLE, Setup, active_metrics
+from components.features.names import INCEPTION, Codec
 from components.manifests import CheckpointReference, DatasetManifest, EvaluationProtocol, ReferenceSplit
 from model.config import SamplingConfig
 

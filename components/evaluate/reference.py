@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from components.errors import DataRefused
-from components.evaluate.moments import Statistics, statistics
 from components.evaluate.spec import EvaluateSpec
+from components.features.moments import Statistics, statistics
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri, file_sha256
 from components.stores.layout import StoreLayout
 from components.system.own_folder import partial_name

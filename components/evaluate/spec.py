@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Literal
 
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.extractors import identity_of, vgg_identity_of
 from components.evaluate.protocol import Comparison, comparison_of, num_reference, protocol_of
+from components.features.extractors import identity_of, vgg_identity_of
 from components.manifests import CheckpointReference, DatasetManifest, EvaluationProtocol, Manifest
 from components.resources import ResourcesConfig
 from components.storage import StoreUri
@@ -66,7 +66,7 @@ class EvaluateSpec(Manifest):
     @cached_property
     def manifold_extractor_identity(self) -> str:
         """The extractor that precision and recall are measured on: VGG16 if it is configured, else the same as for the other metrics."""
-        return vgg_identity_of(self.evaluation) or self.extractor_identity
+        return vgg_identity_of(self.evaluation.vgg_weights_sha256) or self.extractor_identity
 
     def report_uri(self, layout: StoreLayout) -> StoreUri:
         """Return where this evaluation's report and images are stored."""

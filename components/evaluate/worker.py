@@ -16,12 +16,12 @@ from torch import Tensor
 from components.errors import DataRefused, Preempted
 from components.evaluate.chunks import ENERGY, FAKES, LOGITS, MAIN, MANIFOLD, MIRRORED, NOISE, REALS, chunk_path, save_chunk
 from components.evaluate.codec import flipped_at_random, through_codec
-from components.evaluate.features import build_extractor, build_vgg
 from components.evaluate.metrics.table import Need, is_needed
 from components.evaluate.samples import SampleStore, shards_of
 from components.evaluate.spec import EvaluateSpec
 from components.evaluate.spectrum import energy_per_octave
 from components.evaluate.workers import BATCH_FILE, SPEC_FILE, EvaluateBatch
+from components.features.build import build_extractor, build_vgg
 from components.manifests import ReferenceSplit, Split
 from components.runtime.rank import Rank, worker_main
 from components.stores.dataset_cache import fetch_pack
@@ -50,8 +50,9 @@ class _Worker:
         self._device = rank.device(spec.resources.device)
         context, evaluation = rank.context, spec.evaluation
         weights = context.scratch(WorkFolder.WEIGHTS)
-        self._extractor = build_extractor(evaluation, context.store, weights, self._device)
-        self._vgg = build_vgg(evaluation, context.store, weights, self._device)
+        with_logits = is_needed(Need.LOGITS, evaluation)
+        self._extractor = build_extractor(evaluation, context.store, weights, self._device, with_logits=with_logits)
+        self._vgg = build_vgg(evaluation.vgg_weights, evaluation.vgg_weights_sha256, context.store, weights, self._device)
         self._samples = SampleStore(context.store, spec.samples_uri(context.layout), image_px=spec.dataset.image_px)
         reads_references = not spec.reference_known or is_needed(Need.ENERGIES, evaluation)
         self._num_images = spec.num_images + (spec.num_reference if reads_references else 0)

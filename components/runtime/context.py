@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from pydantic import ValidationError
 
 from components.environment import OWN_SERVERS, WORK_DIR
-from components.errors import BUG_HINT, EXIT_BUG, BadInput, CelebditError, Failure
+from components.errors import BUG_HINT, EXIT_BUG, BadInput, CelebditError, Failure, Preempted
 from components.manifests import Manifest
 from components.process_settings import events_path, lifeline_path, log_level
-from components.runtime.events import Events
+from components.runtime.events import STOPPED, Events
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
 from components.settings import Settings, default_work_dir
@@ -162,7 +162,8 @@ def step(name: str, environ: Mapping[str, str] | None = None) -> Iterator[StepCo
 def _fail(events: Events, failure: Failure, redact: Callable[[str], str]) -> NoReturn:
     message = redact(failure.message)
     with suppress(OSError):  # a full disk takes no event either
-        events.emit("failed", exit_code=failure.exit_code, message=message, hint=failure.hint)
+        stopped = {STOPPED: True} if failure.kind == Preempted.__name__ else {}
+        events.emit("failed", exit_code=failure.exit_code, message=message, hint=failure.hint, **stopped)
     with suppress(OSError):  # the reader of our output may have ended first, or its disk is full
         print(f"{events.step}: {message}" + (f"\n  {failure.hint}" if failure.hint else ""), file=sys.stderr, flush=True)
     raise SystemExit(failure.exit_code)

@@ -22,6 +22,8 @@ LOGGER = "celebdit"
 _BEGINNING = b'{"step": "'
 TRAINING = "run_key"
 """Fact of the note with which a training begins: its run key."""
+STOPPED = "stopped"
+"""Fact of the event `failed` of a step that was asked to stop: true."""
 LEVELS: Mapping[Kind, int] = {
     "started": logging.INFO,
     "progress": logging.INFO,
@@ -40,6 +42,11 @@ class Event:
     kind: Kind
     at_s: float
     facts: Mapping[str, Any]
+
+
+def was_stopped(event: Event) -> bool:
+    """Return whether a step ended because it was asked to stop, which is no failure for the person who asked."""
+    return event.kind == "failed" and event.facts.get(STOPPED) is True
 
 
 class Events:

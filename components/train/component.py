@@ -18,6 +18,7 @@ def train(
     checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     samples: dsl.Output[dsl.HTML],
+    features: str = "null",
 ) -> str:
     """Train the denoiser on all devices of the node, continuing from the newest valid checkpoint in object storage.
 
@@ -33,6 +34,7 @@ def train(
         checkpoint: The checkpoint's manifest: location, digest, step, recipe.
         metrics: Loss, images per second and steps, for KFP's run comparison.
         samples: The last grid of samples, for KFP's run page.
+        features: The extractor for scores during training as canonical JSON; null if there are none.
 
     Returns:
         The checkpoint's digest.
@@ -48,13 +50,14 @@ def train(
         from components.runtime.context import read_section
         from components.train.kfp_metrics import kfp_metrics
         from components.train.kfp_samples import samples_page
-        from components.train.train import read_recipe, run
+        from components.train.train import read_features, read_recipe, run
 
         data = DatasetManifest.load(Path(dataset.path))
         if data.digest != dataset_digest:
             raise DataRefused(f"the dataset's manifest has digest {data.digest}, the pipeline requested {dataset_digest}")
         recipe = read_recipe(network, diffusion, optimizer, training, sampling)
-        manifest = run(recipe, data, read_section(ResourcesConfig, resources, name="resources"), context)
+        limits = read_section(ResourcesConfig, resources, name="resources")
+        manifest = run(recipe, data, limits, context, features=read_features(features))
         context.write_manifest(manifest, checkpoint)
         for key, value in kfp_metrics(manifest, context).items():
             metrics.log_metric(key, value)

@@ -8,9 +8,10 @@ import time
 import uuid
 from typing import Literal
 
-from pydantic import field_serializer
+from pydantic import Field, field_serializer
 
 from components.errors import BadInput, DataRefused
+from components.features.config import FeaturesConfig
 from components.manifests import DatasetManifest, Manifest
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
@@ -31,6 +32,8 @@ class TrainSpec(Manifest, Recipe):
     attempt: str
     dataset: DatasetManifest
     resources: ResourcesConfig
+    features: FeaturesConfig | None = Field(None, exclude_if=lambda features: features is None)
+    """What the scores of `training.score_every_steps` are measured on."""
 
     @field_serializer("resources")
     def _store_resources(self, resources: ResourcesConfig) -> JsonObject:

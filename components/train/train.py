@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.errors import BadInput, TemporaryFailure
+from components.features.config import FeaturesConfig
 from components.manifests import CheckpointManifest, DatasetManifest
 from components.reports.plural import plural
 from components.resources import ResourcesConfig
@@ -26,20 +27,24 @@ from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe
 _FEWEST_IMAGES = 2
 
 
-def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, context: StepContext) -> CheckpointManifest:
+def run(
+    recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, context: StepContext, *, features: FeaturesConfig | None = None
+) -> CheckpointManifest:
     """Train `recipe` on `dataset` up to its last step and return the checkpoint.
+
+    Samples are scored on `features` if `training.score_every_steps` is set.
 
     Raises:
         BadInput: if recipe, data and resources do not fit each other.
         DataRefused: if training became non-finite or every checkpoint is corrupt.
         TemporaryFailure: if it was stopped or a server or rank failed; the next attempt continues.
     """
-    _check(recipe, dataset, resources)
+    _check(recipe, dataset, resources, features)
     key = run_key(recipe.identity(dataset.digest))
     total = recipe.training.total_steps
     checkpoints = CheckpointStore(context.store, context.layout.run(key).checkpoints, warn=context.events.note)
     outcome = find_finished(checkpoints, recipe, dataset.digest)
-    spec = TrainSpec(run_key=key, attempt=new_attempt(), dataset=dataset, resources=resources, **dict(recipe))
+    spec = TrainSpec(run_key=key, attempt=new_attempt(), dataset=dataset, resources=resources, features=features, **dict(recipe))
     if outcome is not None:
         context.events.note(f"run {key} is already trained to step {outcome.step}, nothing to do")
         _repair(spec, outcome, context)
@@ -50,6 +55,8 @@ def run(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, co
         images, processes = plural(recipe.training.batch_images, "image"), plural(resources.processes, "process", "processes")
         text = f"{plural(total, 'step')} of {images} on {resources.nodes} x {processes}"
         context.events.emit("note", text=f"run {key}: {text}", **{TRAINING: key})
+        if recipe.training.compile:
+            context.events.note("the network is compiled during the first steps, which takes a minute or more, without progress")
         run_ranks = rank_runner(resources)
         with _report_to_mlflow(context, spec):
             run_ranks(spec, folder / SPEC_FILE, context)
@@ -69,7 +76,8 @@ def _repair(spec: TrainSpec, finished: Finished, context: StepContext) -> None:
         """Train from the newest checkpoint before `step` to it; the numbers of a run do not depend on its length."""
         training = spec.training.model_copy(update={"total_steps": step})
         run_ranks = rank_runner(spec.resources)
-        run_ranks(spec.model_copy(update={"attempt": new_attempt(), "training": training}), folder / SPEC_FILE, context)
+        again = spec.model_copy(update={"attempt": new_attempt(), "training": training, "features": None})  # scores were recorded
+        run_ranks(again, folder / SPEC_FILE, context)
 
     with try_lock(folder / "launcher.lock") as is_free:
         if is_free:
@@ -116,7 +124,7 @@ def _report_to_mlflow(context: StepContext, spec: TrainSpec) -> Iterator[None]:
     reporter.end(None)
 
 
-def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig) -> None:
+def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig, features: FeaturesConfig | None) -> None:
     if dataset.image_px != recipe.network.image_px:
         raise BadInput(
             f"network.image_px is {recipe.network.image_px}, the dataset's images have {dataset.image_px}",
@@ -127,6 +135,11 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig)
             f"the dataset has {plural(dataset.num_images, 'image')} to train on, "
             f"at least {_FEWEST_IMAGES} are needed to evaluate what is trained",
             hint="ingest a source with more images, or with a smaller data.held_out",
+        )
+    if recipe.training.score_every_steps is not None and features is None:
+        raise BadInput(
+            "training.score_every_steps is set, and the train step got no features to score on",
+            hint="compile the pipeline again with this version",
         )
     try:
         recipe.training.batch_plan(resources.num_ranks)
@@ -147,6 +160,11 @@ def _manifest(key: str, finished: Finished, recipe: Recipe, dataset: DatasetMani
         dataset_digest=dataset.digest,
         recipe=TrainingRecipe(network=recipe.network, diffusion=recipe.diffusion, optimizer=recipe.optimizer, training=recipe.training),
     )
+
+
+def read_features(text: str) -> FeaturesConfig | None:
+    """Validate what samples are scored on, given as canonical JSON; null: no scores are configured."""
+    return None if text == "null" else read_section(FeaturesConfig, text, name="features")
 
 
 def read_recipe(network: str, diffusion: str, optimizer: str, training: str, sampling: str) -> Recipe:

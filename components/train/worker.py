@@ -33,6 +33,7 @@ from components.train.checkpointing.uploads import UploadingSink
 from components.train.out_of_memory import out_of_memory
 from components.train.reporting.open_recorder import open_recorder
 from components.train.reporting.speed import report_speed
+from components.train.scoring import FeatureScorer, open_extractor
 from components.train.spec import TrainSpec
 from components.train.system_metrics import SystemMetrics
 from model.canonical import JsonObject
@@ -48,7 +49,7 @@ IMPORTED_LATER = ("torch._dynamo",)
 """What the first optimiser imports, for the process that forks ranks."""
 _PREDECESSOR_TIMEOUT_S = 60.0
 """How long to wait until the writer of an earlier attempt, whose launcher was killed, ends."""
-_STORAGE_CALLS_AT_START = 4
+_STORAGE_CALLS_AT_START = 5
 """How many calls to object storage, of a deadline each, a rank may wait for while it starts: the others wait as long for it."""
 
 
@@ -107,6 +108,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
         group = HostGroup(rank.world, timeout_s=start_timeout_s)
         pack = _fetch_pack(spec, rank, "train")
         held_out = _fetch_pack(spec, rank, "held_out") if spec.dataset.num_held_out and spec.training.held_out_images else None
+        scorer = _open_scorer(spec, pack, rank, device, group)
         speeds = SpeedRecorder()
         with open_recorder(rank, spec, storage.journal, storage.archive, speeds) as recorder:
             placement = Placement(
@@ -116,7 +118,7 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
                 probe=SystemMetrics(storage.folder, device),
                 price_per_device_hour=spec.resources.price_per_device_hour,
             )
-            trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots), held_out=held_out)
+            trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots), held_out=held_out, scorer=scorer)
             if rank.world.is_first:
                 require_room(storage.folder, "a checkpoint", trainer.checkpoint_bytes)
             _continue(trainer, storage, spec, rank, group)
@@ -130,6 +132,15 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
             finally:
                 storage.snapshots.settle()
     return trainer.step, finished
+
+
+def _open_scorer(spec: TrainSpec, pack: Pack, rank: Rank, device: torch.device, group: HostGroup) -> FeatureScorer | None:
+    """Return what scores samples, or None if none are scored. A collective."""
+    if spec.features is None or spec.training.score_every_steps is None:
+        return None
+    extractor = open_extractor(spec.features, rank.context, device)
+    group.wait_for_all_ranks()  # the references are a collective whose time limit is shorter than a download may take
+    return FeatureScorer.open(extractor, spec.features.extractor, spec.training, pack, world=rank.world, device=device)
 
 
 def _fetch_pack(spec: TrainSpec, rank: Rank, split: Split) -> Pack:

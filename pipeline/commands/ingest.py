@@ -11,7 +11,7 @@ from components.ingest.sources.open_source import open_source, require_consent, 
 from components.manifests import DatasetManifest
 from components.reports.plural import plural
 from components.runtime.context import StepContext
-from components.runtime.events import Events, OnceFilter
+from components.runtime.events import STOPPED, Events, OnceFilter
 from components.runtime.redact import redactor
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
@@ -89,8 +89,8 @@ def _step_context(session: Session, run_id: str, folder: Path, view: RunView) ->
     with open_run(folder, servers=session.servers) as mark:
         try:
             yield context
-        except BaseException:
-            context.events.emit("failed")
+        except BaseException as error:
+            context.events.emit("failed", **({STOPPED: True} if isinstance(error, KeyboardInterrupt) else {}))
             mark.close()
             raise
         mark.close()

@@ -1,5 +1,6 @@
 """`celebdit models`: list, promote and roll back versions of registered models."""
 
+import io
 import re
 import sys
 import time
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _DEFAULT = "celebdit"
 _IMAGE = re.compile(r"!\[[^]]*\]\([^)]*\)\n*")
+_PIPED_WIDTH = 200
 
 
 class VersionFacts(TypedDict):
@@ -225,8 +227,15 @@ def _print_card(card: str) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    text = _IMAGE.sub("", printable_lines(card))
-    Console(file=sys.stderr, highlight=False, width=None if sys.stderr.isatty() else 200).print(Markdown(text, hyperlinks=False))
+    text = Markdown(_IMAGE.sub("", printable_lines(card)), hyperlinks=False)
+    if sys.stderr.isatty():
+        Console(file=sys.stderr, highlight=False).print(text)
+        return
+    console = Console(file=io.StringIO(), highlight=False, width=_PIPED_WIDTH)  # which fills every line with blanks
+    with console.capture() as capture:
+        console.print(text)
+    for line in capture.get().splitlines():
+        print_line(line.rstrip())
 
 
 def _summary(version: "ModelVersion", aliases: Mapping[str, str]) -> VersionFacts:

@@ -9,6 +9,7 @@ from components.environment import MLFLOW, STORE
 from components.errors import EXIT_OK, BadInput, GateFailed, error_for_exit_code
 from components.ingest.sources.open_source import require_consent
 from components.reports.plural import plural
+from components.reports.score import score_sentence
 from components.system.locks import lock_or_fail
 from pipeline.commands.help import example
 from pipeline.commands.options import (
@@ -23,7 +24,7 @@ from pipeline.commands.options import (
     print_line,
 )
 from pipeline.commands.run import require_one_machine
-from pipeline.session import open_session
+from pipeline.session import SAMPLES_FILE, open_session, run_folder
 from pipeline.source_check import check_source
 from pipeline.sweeps.halving import Done
 from pipeline.sweeps.sweep_file import Sweep, load_sweep, values_label
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import RunConfig
     from pipeline.sweeps.coordinator import TrialRunner
+    from pipeline.sweeps.records import Finished
     from pipeline.sweeps.search import Search, StoredReports
     from pipeline.sweeps.table import SweepView
 
@@ -83,7 +85,7 @@ def sweep(
             done = search(planned, session.context(), runner)
             stays = session.stays
             link = None if done.mlflow_url is None else session.link(done.mlflow_url) if stays else done.mlflow_url
-    return _finish(planned, done, file, link=link, as_json=as_json, servers_stay=stays)
+    return _finish(planned, done, file, home=home, link=link, as_json=as_json, servers_stay=stays)
 
 
 def _cluster(
@@ -103,7 +105,7 @@ def _cluster(
     return lambda view, reports: ClusterRunner(kubeflow, options, experiment, planned.config.parallel, reports.find, note=view.print_line)
 
 
-def _finish(planned: Sweep, done: "Search", file: Path, *, link: str | None, as_json: bool, servers_stay: bool) -> int:
+def _finish(planned: Sweep, done: "Search", file: Path, *, home: Path, link: str | None, as_json: bool, servers_stay: bool) -> int:
     """Print what came of the sweep, and return the exit code of its outcome.
 
     Raises:
@@ -113,9 +115,7 @@ def _finish(planned: Sweep, done: "Search", file: Path, *, link: str | None, as_
     print_line(f"  sweep      {planned.config.name}, {plural(len(state.asked), 'trial')}, {state.device_s / 3600:.3g} device hours")
     if final is not None:
         print_line(f"  winner     trial {final.trial}: {values_label(dict(state.values(final.trial)))}")
-        print_gate(final.gate, final.reasons)
-        if final.version is not None:
-            print_line(f"  model      {final.model} version {final.version}")
+        _print_final(final, home)
     if link is not None:
         print_line(f"  MLflow     {link}")
         if not servers_stay:
@@ -123,6 +123,8 @@ def _finish(planned: Sweep, done: "Search", file: Path, *, link: str | None, as_
     if as_json and (isinstance(done.end, Done) or done.end.failure is None):
         print_json(_facts(planned, done))
     if isinstance(done.end, Done):
+        if final is not None and final.gate == "pass":
+            print_line(f"  next       {command_name()} {_following(planned, final)}")
         return EXIT_OK if final is not None and final.gate == "pass" else GateFailed.exit_code
     if done.end.failure is None:
         print_line(f"  stopped    {done.end.reason}")
@@ -130,6 +132,28 @@ def _finish(planned: Sweep, done: "Search", file: Path, *, link: str | None, as_
         return GateFailed.exit_code
     hint = f"correct the cause, then run it again: celebdit sweep {file}"
     raise error_for_exit_code(done.end.failure.exit_code, done.end.reason, hint=hint)
+
+
+def _print_final(final: "Finished", home: Path) -> None:
+    """Print what came of the final run, as `celebdit run` does."""
+    if final.run_key is not None:
+        print_line(f"  training   run {final.run_key}")
+    if final.metric is not None and final.value is not None:
+        print_line(f"  score      {score_sentence(final.metric, final.value, final.std, final.noise)}; lower is better")
+    print_gate(final.gate, final.reasons)
+    if final.version is not None:
+        print_line(f"  model      {final.model} version {final.version}")
+    samples = run_folder(home, final.run_id) / SAMPLES_FILE
+    if samples.is_file():  # of a run on this machine
+        print_line(f"  samples    {samples}")
+
+
+def _following(planned: Sweep, final: "Finished") -> str:
+    """Return the command to look at the registered version, or to promote it where its number is known."""
+    if final.version is None:
+        model = planned.final(next(planned.space.combinations())).registry.model_name
+        return f"models list --model {model}"
+    return f'models promote {final.version} --model {final.model} --reason "..."'
 
 
 def _facts(planned: Sweep, done: "Search") -> dict[str, Any]:

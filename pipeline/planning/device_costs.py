@@ -80,7 +80,9 @@ def _on_device(
     if measured is not None:
         rate = count * _flops_per_device(measured, work)
         basis = _measured_on(measured)
-    hours = work.training_flops / rate / 3600
+    # Samples during training come from the network that is not compiled.
+    scores = work.score_flops / (_EAGER_SHARE if config.training.compile else 1.0)
+    hours = (work.training_flops + scores) / rate / 3600
     measuring = work.evaluation_flops / rate / 3600
     return DeviceCost(
         name=device.name,
@@ -121,13 +123,14 @@ def _on_this_cpu(
     at_once = processes_at_once(processes, resources.threads)
     if measured is not None:
         rate = processes * _flops_per_device(measured, work)
-        training_h, evaluation_h = work.training_flops / rate / 3600, work.evaluation_flops / rate / 3600
+        training_h, evaluation_h = (work.training_flops + work.score_flops) / rate / 3600, work.evaluation_flops / rate / 3600
     if speed is not None:
         call_h = speed.call_s / at_once / 3600
         evaluation_h = call_h * work.evaluation_flops / work.flops_per_image
         if speed.step_s is not None:
             steps = work.training_images / config.training.batch_images
-            grids_h = call_h * (work.training_flops / work.flops_per_image - BACKWARD * work.training_images)
+            sampling_flops = work.training_flops + work.score_flops - BACKWARD * work.flops_per_image * work.training_images
+            grids_h = call_h * sampling_flops / work.flops_per_image
             training_h = steps * speed.step_s * processes / at_once / 3600 + grids_h
     price = resources.price_per_device_hour
     return (

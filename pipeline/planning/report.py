@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from components.reports.plural import plural
 from pipeline.config import RunConfig
 from pipeline.planning.costs import Costs
 from pipeline.planning.device_costs import DeviceCost
@@ -80,6 +81,9 @@ class Plan:
             if work.training_images
             else "  training   is finished"
         )
+        if work.scored_images:
+            scores = plural(work.scored_images // self.config.training.score_images, "score")
+            yield f"  scores     {scores} of {self.config.training.score_images} images during training: {work.score_flops:.2g} FLOP"
         yield (
             f"  evaluation {work.evaluation_images} images of {work.calls_per_sample} network calls: {work.evaluation_flops:.2g} FLOP"
             if work.evaluation_images

@@ -6,6 +6,7 @@ Operations are those of matrix products, convolutions and attention, as `model/f
 from dataclasses import dataclass
 
 from components.evaluate.protocol import comparison_of
+from model.config import TrainingConfig
 from model.flops import forward_flops
 from model.sampler_table import SAMPLERS
 from model.trainer import NUM_SAMPLES
@@ -23,13 +24,16 @@ class Work:
     """Of one forward pass."""
     training_images: int
     training_flops: float
+    scored_images: int
+    """Samples of all scores during training."""
+    score_flops: float
     calls_per_sample: int
     evaluation_images: int
     evaluation_flops: float
 
     @property
     def flops(self) -> float:
-        return self.training_flops + self.evaluation_flops
+        return self.training_flops + self.score_flops + self.evaluation_flops
 
 
 def work_of(config: RunConfig, steps: int, *, is_evaluated: bool) -> Work:
@@ -37,12 +41,21 @@ def work_of(config: RunConfig, steps: int, *, is_evaluated: bool) -> Work:
     per_image, calls = forward_flops(config.network), SAMPLERS[config.sampling.sampler].calls(config.sampling.num_steps)
     images = steps * config.training.batch_images
     grids = steps // config.training.sample_every_steps + (1 if steps else 0)
+    scored = _milestones(config.training, steps) * config.training.score_images
     samples = 0 if is_evaluated else comparison_of(config.evaluation).num_images
     return Work(
         flops_per_image=per_image,
         training_images=images,
         training_flops=per_image * (BACKWARD * images + NUM_SAMPLES * calls * grids),
+        scored_images=scored,
+        score_flops=per_image * calls * scored,
         calls_per_sample=calls,
         evaluation_images=samples,
         evaluation_flops=per_image * calls * samples,
     )
+
+
+def _milestones(training: TrainingConfig, steps: int) -> int:
+    """Return how many of the last `steps` steps are scored."""
+    every, total = training.score_every_steps, training.total_steps
+    return 0 if every is None else total // every - (total - steps) // every

@@ -1,6 +1,7 @@
 """Coordinates of a sweep's two charts: scores by rung, and parallel coordinates. Pure; the page draws them as SVG."""
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,12 @@ from pipeline.sweeps.standing import Standing
 from pipeline.sweeps.sweep_file import Sweep, values_label
 
 _WIDTH, _HEIGHT, _LEFT, _MARGIN = 760, 320, 70, 30
-_AXIS_PX, _MOST_TICKS, _LOG_FROM = 150, 5, 8.0
+_AXIS_PX, _MOST_TICKS, _LOG_FROM = 120, 5, 8.0
+_CHARACTER_PX, _GAP_PX = 8.0, 8
+"""Of a label beside an axis, and around it."""
 _APART_PX, _BESIDE_PX = 14.0, 80.0
 """Between the bars of two trials on a rung, and of all of them."""
+_LABEL_CHARACTERS = 16
 _MOST_NUMBERS = 8
 """So many trials have their number above their bars."""
 
@@ -24,6 +28,11 @@ class Tick:
 
     at: float
     text: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The label in lines that are not long, unless a word is."""
+        return textwrap.wrap(self.text, _LABEL_CHARACTERS, break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)
@@ -41,13 +50,15 @@ class Bar:
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial's line."""
+    """A trial's line, with a dot where it meets an axis."""
 
-    points: str
+    path: str
+    """As SVG's attribute `d`."""
     label: str
     is_winner: bool
     is_kept: bool
     bars: tuple[Bar, ...] = ()
+    dots: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,11 +76,18 @@ class RungChart:
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting, or the score."""
+    """One setting, or the score, with its labels on the right."""
 
     x: float
     name: str
     ticks: list[Tick]
+
+    @property
+    def end(self) -> float:
+        """Where its labels end, and lines to the next axis begin: no line crosses a label."""
+        return round(
+            self.x + _GAP_PX + _CHARACTER_PX * max((len(line) for tick in self.ticks for line in tick.lines), default=0) + _GAP_PX, 1
+        )
 
 
 @dataclass(frozen=True)
@@ -123,16 +141,16 @@ def rung_chart(sweep: Sweep, rows: Sequence[Standing]) -> RungChart:
     rungs = sweep.config.rungs
     across = Scale(rungs[0], rungs[-1], _LEFT + _MARGIN, _WIDTH - 2 * _MARGIN, log=rungs[-1] / rungs[0] > _LOG_FROM)
     scores = [score for row in rows for score in row.scores.values()]
-    down = score_scale(scores, top=_MARGIN, bottom=_HEIGHT - 2 * _MARGIN)
+    down = score_scale(scores, top=_MARGIN, bottom=_HEIGHT - 2 * _MARGIN, least=sweep.least)
     curves = []
     scored = sorted(row.trial for row in rows if row.scores)
     apart = min(_APART_PX, _BESIDE_PX / max(1, len(scored)))
     for row in reversed(rows):  # the best is drawn last, over the others
         shift = apart * (scored.index(row.trial) - (len(scored) - 1) / 2) if row.scores else 0.0
         number = str(row.trial) if len(scored) <= _MOST_NUMBERS else ""
-        bars = [_bar(score, across.at(steps) + shift, down, number) for steps, score in sorted(row.scores.items())]
-        points = " ".join(f"{bar.x},{bar.y}" for bar in bars)
-        curves.append(Curve(points, _label(row), row.status == "winner", len(row.scores) > 1, tuple(bars)))
+        bars = [_bar(score, across.at(steps) + shift, down, number, sweep.least) for steps, score in sorted(row.scores.items())]
+        path = f"M {' L '.join(f'{bar.x},{bar.y}' for bar in bars)}" if bars else ""
+        curves.append(Curve(path, _label(row), row.status == "winner", len(row.scores) > 1, tuple(bars)))
     return RungChart(curves, [Tick(across.at(steps), str(steps)) for steps in rungs], down.round_ticks() if scores else [])
 
 
@@ -142,26 +160,32 @@ def parallel_chart(sweep: Sweep, rows: Sequence[Standing]) -> ParallelChart:
     measured = [row for row in rows if first in row.scores]
     down = score_scale([row.scores[first] for row in measured], top=2 * _MARGIN, bottom=_HEIGHT - _MARGIN, intervals=False)
     placed = [_dimension(name, item) for name, item in sweep.space.dimensions.items()]
-    xs = [_LEFT + index * _AXIS_PX for index in range(len(placed) + 1)]
-    axes = [Axis(x, name.rpartition(".")[2], ticks) for x, name, (_, ticks) in zip(xs, sweep.space.dimensions, placed, strict=False)]
-    axes.append(Axis(xs[-1], f"step {first}", down.round_ticks() if measured else []))
+    axes: list[Axis] = []
+    named = [(name.rpartition(".")[2], ticks) for name, (_, ticks) in zip(sweep.space.dimensions, placed, strict=True)]
+    for name, ticks in [*named, (f"step {first}", down.round_ticks() if measured else [])]:
+        axes.append(Axis(axes[-1].end + _AXIS_PX if axes else _LEFT, name, ticks))
     curves = []
     for row in reversed(measured):
         ys = [place(row.values[name]) for name, (place, _) in zip(sweep.space.dimensions, placed, strict=True)]
-        points = " ".join(f"{x},{y}" for x, y in zip(xs, [*ys, down.at(row.scores[first].mean)], strict=True))
-        curves.append(Curve(points, _label(row), row.status == "winner", len(row.scores) > 1))
-    return ParallelChart(curves, axes, width=xs[-1] + 2 * _LEFT)
+        dots = [(axis.x, y) for axis, y in zip(axes, [*ys, down.at(row.scores[first].mean)], strict=True)]
+        lines = [f"M {axis.end},{y} L {x - _GAP_PX},{to}" for axis, (_, y), (x, to) in zip(axes, dots, dots[1:], strict=False)]
+        curves.append(Curve(" ".join(lines), _label(row), row.status == "winner", len(row.scores) > 1, dots=tuple(dots)))
+    return ParallelChart(curves, axes, width=round(axes[-1].end) + _LEFT)
 
 
-def score_scale(scores: Sequence[Score], *, top: float, bottom: float, intervals: bool = True) -> Scale:
-    """Return the scale of an axis that holds all scores, larger ones higher up."""
-    ends = [end for score in scores for end in ((score.low, score.high) if intervals else ()) if end is not None]
+def score_scale(scores: Sequence[Score], *, top: float, bottom: float, intervals: bool = True, least: float | None = None) -> Scale:
+    """Return the scale of an axis that holds all scores, larger ones higher up; intervals end at the `least` value of the metric."""
+    ends = [_bounded(end, least) for score in scores for end in ((score.low, score.high) if intervals else ()) if end is not None]
     values = [*(score.mean for score in scores), *ends] or [0.0]
     return Scale(min(values), max(values), bottom, top)
 
 
-def _bar(score: Score, x: float, down: Scale, number: str) -> Bar:
-    low, high = (score.mean if end is None else end for end in (score.low, score.high))
+def _bounded(end: float, least: float | None) -> float:
+    return end if least is None else max(end, least)
+
+
+def _bar(score: Score, x: float, down: Scale, number: str, least: float | None) -> Bar:
+    low, high = (score.mean if end is None else _bounded(end, least) for end in (score.low, score.high))
     return Bar(round(x, 1), down.at(score.mean), down.at(low), down.at(high), score.text(), number)
 
 

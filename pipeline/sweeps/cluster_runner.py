@@ -72,6 +72,8 @@ class ClusterRunner:
             reasons=(f"see {self.kubeflow.run_url(run_id)}",),
             metric=None if report is None else report.headline,
             value=None if report is None else report.metrics[report.headline],
+            std=None if report is None else report.metrics.get(f"{report.headline}_std"),
+            noise=None if report is None else report.metrics.get(f"{report.headline}_of_noise"),
             device_s=device_s(run, config),
             url=self.kubeflow.run_url(run_id),
         )

@@ -94,6 +94,8 @@ def finished_of(trial: int, summary: RunSummary, *, at_s: float, device_s: float
         model=None if summary.model is None else summary.model.name,
         metric=summary.score.name,
         value=summary.score.value,
+        std=summary.metrics.get(f"{summary.score.name}_std"),
+        noise=summary.metrics.get(f"{summary.score.name}_of_noise"),
         device_s=device_s,
         url=summary.mlflow.run_url,
     )

@@ -97,6 +97,10 @@ class Finished(_Record):
     model: str | None = None
     metric: str | None = None
     value: float | None = None
+    std: float | None = None
+    """The standard error of the value."""
+    noise: float | None = None
+    """The value of pure noise, where it was measured."""
     device_s: float = 0.0
     url: str | None = None
 

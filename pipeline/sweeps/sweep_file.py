@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from components.errors import BadInput
-from components.evaluate.measured import headline_metric, measured_metrics
+from components.evaluate.measured import headline_metric, may_be_negative, measured_metrics
 from components.reports.plural import plural
 from components.validation import problem_lines
 from model.canonical import JsonObject, digest_of
@@ -106,6 +106,11 @@ class Sweep:
     def metric(self) -> str:
         """The key of the metric that trials are compared by."""
         return self.config.metric or headline_metric(self._first.evaluation)
+
+    @property
+    def least(self) -> float | None:
+        """The least value that the metric can have, or None if it has no bound."""
+        return None if may_be_negative(self._first.evaluation, self.metric) else 0.0
 
     @cached_property
     def digest(self) -> str:

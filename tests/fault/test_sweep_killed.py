@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -48,6 +49,9 @@ def test_killed_and_run_again_a_sweep_registers_one_model(tmp_path: Path) -> Non
     assert [record.kind for record in records_of(home)] == ["asked", "started", "scored", "asked", "started"]
 
     again = celebdit("sweep", str(file), "--json", home=home, timeout_s=1200)
+    (samples,) = re.findall(r"^  samples    (.+)$", again.err, re.MULTILINE)
+    assert Path(samples).read_bytes().startswith(b"\x89PNG")
+    assert re.search(r"^  next       .+ models promote 1 --model ", again.err, re.MULTILINE)
     assert again.code == 0, again.err
     records = records_of(home)
     scored = [record for record in records if isinstance(record, Scored)]

@@ -36,6 +36,26 @@ def test_the_cost_of_a_command_counts_the_process_that_it_leaves() -> None:
         measure([sys.executable, "-c", DETACHED, "3"])
 
 
+LATE = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5); print('{}', end=chr(10) * 2)"], start_new_session=True)
+print("no line end", end="")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there can a process adopt what others leave")
+@pytest.mark.parametrize("code", ["", "print('{\"cpu_s\": 1}', end='')", "import os; os.write(1, bytes(range(256)))", LATE])
+def test_the_cost_of_a_command_does_not_depend_on_what_it_prints(code: str) -> None:
+    took = measure([sys.executable, "-c", code])
+    assert set(took) == {"clock_s", "cpu_s"}
+    assert took["cpu_s"] > 0
+
+
+def test_a_command_that_fails_is_shown_with_its_output() -> None:
+    with pytest.raises(SystemExit, match="what went wrong"):
+        measure([sys.executable, "-c", "raise SystemExit('what went wrong')"])
+
+
 def test_costs_are_compared_by_turns() -> None:
     now, before = ([{"clock_s": 1.0, "cpu_s": cpu_s} for cpu_s in runs] for runs in ((1.0, 9.0, 3.0), (2.0, 10.0, 4.0)))
     assert summary(now, before) == {"clock_s": 1.0, "cpu_s": 3.0, "clock_s_before": 1.0, "cpu_s_before": 4.0, "cpu_ratio": 0.75}

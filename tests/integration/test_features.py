@@ -12,11 +12,11 @@ from celebdit_testing.recipes import faces
 
 from components.errors import BadInput, DataRefused
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.extractors import identity_of
-from components.evaluate.features import build_extractor
-from components.evaluate.metrics.frechet import frechet_distance
-from components.evaluate.metrics.names import names_for
-from components.evaluate.moments import statistics
+from components.features.build import build_extractor
+from components.features.extractors import identity_of
+from components.features.frechet import frechet_distance
+from components.features.moments import statistics
+from components.features.names import names_for
 from components.storage import ObjectStore, StoreUri, connect, file_sha256
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ from celebdit_testing.memory import LocalSink, MemoryRecorder
 from celebdit_testing.packs import write_pack
 from celebdit_testing.recipes import DIGEST, faces
 
-from components.evaluate.metrics.frechet import frechet_distance
-from components.evaluate.moments import statistics
-from components.evaluate.random_conv import RandomConvExtractor
+from components.features.frechet import frechet_distance
+from components.features.moments import statistics
+from components.features.random_conv import RandomConvExtractor
 from model import rng
 from model.config import Recipe, TrainingConfig
 from model.dataset import open_pack

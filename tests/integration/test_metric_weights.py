@@ -12,8 +12,8 @@ from celebdit_testing.steps import step_context
 
 from components.errors import BadInput, CelebditError, DataRefused
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.extractors import fetch_weights, identity_of
-from components.evaluate.features import build_extractor
+from components.features.build import build_extractor
+from components.features.extractors import fetch_weights, identity_of
 from components.preflight.metric_networks import NETWORKS
 from components.preflight.metric_weights import UnknownPickle, check_metric_weights, difference, tensor_shapes
 from components.runtime.context import StepContext
@@ -189,7 +189,7 @@ def test_files_of_before_pytorch_1_6_are_read_and_no_pickle_is_executed(tmp_path
 
 def test_the_reason_why_weights_do_not_load_is_whole(tmp_path: Path, s3_credentials: None) -> None:
     from components.evaluate.config import EvaluationConfig
-    from components.evaluate.features import build_extractor
+    from components.features.build import build_extractor
 
     path = saved(tmp_path, {"features.0.weight": torch.zeros(1)})
     config = EvaluationConfig(num_images=8, extractor=INCEPTION, weights=str(path), weights_sha256=file_sha256(path))

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from components.evaluate.metrics.settings import MetricSettings
-from components.evaluate.moments import Statistics
 from components.evaluate.neighbours import Nearest
+from components.features.moments import Statistics
 from components.manifests import MetricInterval
 
 

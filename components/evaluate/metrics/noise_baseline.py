@@ -2,9 +2,9 @@
 
 import torch
 
-from components.evaluate.metrics.frechet import frechet_distance
 from components.evaluate.metrics.inputs import MetricInputs, Value
-from components.evaluate.moments import statistics
+from components.features.frechet import frechet_distance
+from components.features.moments import statistics
 
 
 def measure(inputs: MetricInputs) -> tuple[Value, ...]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue
 
-from components.evaluate.metrics.names import INCEPTION, RANDOM_CONV, MetricNames, image_count
 from components.evaluate.metrics.settings import MetricSettings
+from components.features.names import INCEPTION, MIND_DIRECTIONS, RANDOM_CONV, MetricNames, image_count
 
 if TYPE_CHECKING:  # it imports PyTorch
     from components.evaluate.metrics.inputs import MetricInputs, Value
@@ -22,7 +22,6 @@ COPY_RATIO = 1 / 3
 """A nearest training image that is nearer than this share of the second nearest one was copied."""
 DENSITY_NEIGHBOURS = 5
 """Neighbours that the ball around a reference reaches to (Naeem et al. 2020)."""
-MIND_DIRECTIONS = 1024
 _OCTAVES = range(1, 5)
 
 
@@ -50,6 +49,8 @@ class Output:
     interval: bool = False
     digits: int | None = 8
     """Decimal places that are reported; None: all."""
+    signed: bool = False
+    """Whether it may be below zero: an unbiased estimate of a distance may."""
 
     @property
     def key(self) -> str:
@@ -105,7 +106,10 @@ METRICS = (
     ),
     Metric(
         "kid",
-        outputs=lambda config, names: tuple(Output(f"{names.kernel}_{part}_{names.count}") for part in ("mean", "std")),
+        outputs=lambda config, names: (
+            Output(f"{names.kernel}_mean_{names.count}", signed=True),
+            Output(f"{names.kernel}_std_{names.count}"),
+        ),
         protocol=lambda config, setup: {
             "kid": {
                 "subsets": config.kid_subsets,

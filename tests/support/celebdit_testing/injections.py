@@ -62,3 +62,16 @@ def saving_takes_long_after_a_stop(rank: int) -> None:
         save(self, wait=wait)
 
     Trainer._save = slow  # type: ignore[method-assign]
+
+
+def slow_features_of_rank_1(rank: int) -> None:
+    """Let rank 1 take a second longer than the others for the features of each pass of a score."""
+    from components.train.scoring import FeatureScorer
+
+    features = FeatureScorer.features
+
+    def slow(self: FeatureScorer, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(1.0 if rank == 1 else 0.0)
+        return features(self, images)
+
+    FeatureScorer.features = slow  # type: ignore[method-assign]

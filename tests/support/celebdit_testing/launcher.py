@@ -13,7 +13,8 @@ from model.config import Recipe
 def main() -> None:
     spec = TrainSpec.load(Path(sys.argv[1]))
     with step("train", os.environ) as context:
-        run(Recipe.model_validate({name: getattr(spec, name) for name in Recipe.model_fields}), spec.dataset, spec.resources, context)
+        recipe = Recipe.model_validate({name: getattr(spec, name) for name in Recipe.model_fields})
+        run(recipe, spec.dataset, spec.resources, context, features=spec.features)
 
 
 if __name__ == "__main__":

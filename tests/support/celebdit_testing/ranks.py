@@ -20,6 +20,7 @@ from typing import Any
 from celebdit_testing.steps import step_context
 from celebdit_testing.waiting import wait_until
 
+from components.features.config import FeaturesConfig
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run as ingest
 from components.manifests import DatasetManifest
@@ -94,6 +95,7 @@ class Training:
     resources: ResourcesConfig = field(default_factory=lambda: ResourcesConfig(device="cpu", rank_timeout_s=20.0))
     environment: dict[str, str] = field(default_factory=dict)
     attempts: int = 0
+    features: FeaturesConfig | None = None
 
     def __post_init__(self) -> None:
         """Copy the dataset into this run's store from the store that it was ingested into, which holds this one."""
@@ -127,6 +129,7 @@ class Training:
             attempt=f"a{self.attempts:03d}",
             dataset=self.dataset,
             resources=self.resources,
+            features=self.features,
             **dict(self.recipe),
         )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.features.config import FeaturesConfig
 from components.ingest.config import DataConfig
 from components.ingest.ingest import run as ingest
 from components.manifests import CheckpointManifest, DatasetManifest
@@ -22,7 +23,14 @@ def small_faces(context: StepContext) -> DatasetManifest:
     return ingest(DataConfig(name="faces", source="synthetic://?count=12&seed=0&size=16", image_px=16), context, workers=1)
 
 
-def run_train(recipe: Recipe, dataset: DatasetManifest, context: StepContext, *, launches: list[int] | None = None) -> CheckpointManifest:
+def run_train(
+    recipe: Recipe,
+    dataset: DatasetManifest,
+    context: StepContext,
+    *,
+    launches: list[int] | None = None,
+    features: FeaturesConfig | None = None,
+) -> CheckpointManifest:
     """Run the step; the number of launches of its rank is appended to `launches`."""
 
     def here(module: str, spec_path: Path, **_: object) -> None:
@@ -35,4 +43,4 @@ def run_train(recipe: Recipe, dataset: DatasetManifest, context: StepContext, *,
         for name, value in (("TIMEOUT", "5"), ("MAX_RETRIES", "0")):  # the step lowers them for its process
             patch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
         patch.setattr("components.train.train.launch", here)
-        return train(recipe, dataset, ResourcesConfig(device="cpu"), context)
+        return train(recipe, dataset, ResourcesConfig(device="cpu"), context, features=features)

@@ -34,7 +34,7 @@ READERS = {
     "components/runtime/context.py": "reads whether KFP started this process for one step",
     "components/storage/addressing.py": "reads AWS_REGION and the addressing style, as boto3 does",
     "components/storage/client.py": "reads the addressing style, as boto3 does",
-    "components/evaluate/fidelity_extractors.py": "keeps torch from unpickling",
+    "components/features/fidelity_extractors.py": "keeps torch from unpickling",
     "components/ingest/sources/hub_client.py": "reads the Hugging Face hub's token and address, and silences huggingface-hub",
     "components/ingest/sources/kaggle.py": "reads which of Kaggle's credentials are set",
     "components/system/service_links.py": "removes what Kubernetes sets for Services",

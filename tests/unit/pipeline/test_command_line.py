@@ -15,8 +15,9 @@ import yaml
 from celebdit_testing.submissions import run_cli
 from rich.console import Console
 
-from components.errors import DataRefused
-from components.runtime.events import Event
+from components.errors import DataRefused, Preempted, TemporaryFailure
+from components.runtime.context import step
+from components.runtime.events import Event, EventReader
 from pipeline.commands.options import print_gate
 from pipeline.compile import CompileOptions, compile_pipeline
 from pipeline.config import load_config
@@ -247,6 +248,26 @@ def test_every_input_is_described_for_the_ui(tmp_path: Path) -> None:
 def test_each_reason_of_a_gate_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     print_gate("pass", ["a is 1, at most 2 is required", "b is 3, at least 1 is required"])
     assert capsys.readouterr().err == "  gate       pass: a is 1, at most 2 is required\n             b is 3, at least 1 is required\n"
+
+
+def test_a_step_that_was_asked_to_stop_is_interrupted_and_not_failed(tmp_path: Path) -> None:
+    environment = {
+        "CELEBDIT_EVENTS": str(tmp_path / "events.jsonl"),
+        "CELEBDIT_STORE": "s3://bucket/x",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    }
+    shown = {}
+    for error in (Preempted("training was stopped at step 7"), TemporaryFailure("storage does not answer")):
+        (tmp_path / "events.jsonl").write_text("")
+        with (
+            pytest.raises(SystemExit) as ended,
+            step("train", {**environment, "CELEBDIT_WORK_DIR": str(tmp_path), "CELEBDIT_RUN_ID": "run-1"}),
+        ):
+            raise error
+        assert ended.value.code == 75
+        events = EventReader(tmp_path / "events.jsonl").read()
+        shown[type(error)] = render(events, terminal=False).splitlines()[-1], "✗" in render(events, terminal=True)
+    assert shown == {Preempted: ("train: interrupted", False), TemporaryFailure: ("train: failed", True)}
 
 
 def test_a_line_that_all_runs_of_a_sweep_share_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,3 +95,20 @@ def test_without_an_endpoint_the_runs_of_this_machine_are_listed(
     assert "register     3 s" in err
     assert run_cli(capsys, *arguments, "smoke-20261101-999999-aaaa")[0] == 2
     assert run_cli(capsys, *arguments, "../runs")[0] == 2
+
+
+def test_the_columns_of_the_list_are_aligned_for_names_of_any_length(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KFP_ENDPOINT, raising=False)
+    write_run(tmp_path, "smoke-20261101-100000-aaaa", 1e9, RESULTS)
+    write_run(tmp_path, "a-sweep-with-a-long-name-0-1-120-20261101-100001-bbbb", 1e9 + 1, RESULTS)
+    other = {**RESULTS, "evaluate": {"headline": "eval/fd_randconv_16", "metrics": {"eval/fd_randconv_16": 14.25}}}
+    write_run(tmp_path, "smoke-20261101-100002-cccc", 1e9 + 2, other)
+    write_run(tmp_path, "smoke-20261101-100003-dddd", 1e9 + 3, {}, exit_code=3, message="the dataset is damaged", hint=None)
+    lines = run_cli(capsys, "runs", "--home", str(tmp_path))[2].splitlines()[:4]
+    assert len({line.index(" 2001-") for line in lines}) == 1
+    assert len({line.index("eval/") for line in lines if "eval/" in line}) == 1
+    assert len({line.index("celebdit version 7") for line in lines if "version" in line}) == 1
+    assert lines[0].endswith("train: the dataset is damaged")
+    assert all(line == line.rstrip() for line in lines)

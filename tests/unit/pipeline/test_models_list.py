@@ -27,6 +27,7 @@ def test_a_card_is_printed_as_text_with_commands_that_work_for_its_version(capsy
     models._print_card(models._own_commands(CARD, "faces", "3", ["challenger"]))
     text = capsys.readouterr().err
     assert "eval/fid_50k 4.25. Gate: pass (no bounds)." in text
+    assert all(line == line.rstrip() for line in text.splitlines()), "no blanks at the ends"
     assert "celebdit sample models:/faces/3 --count 16" in text
     assert not any(mark in text for mark in ("**", "##", "```", "@champion", "get-artifact"))
     models._print_card(models._own_commands(CARD + "\x1b[2J", "faces", "3", ["champion"]))

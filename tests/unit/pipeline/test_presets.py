@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from components.train.train import read_features
 from pipeline.commands.config import show
 from pipeline.config import RunConfig, load_config, validated
 from pipeline.config_files import preset_names
@@ -51,3 +52,18 @@ def test_a_setting_that_was_added_later_changes_digests_only_where_it_is_set() -
     assert changed.digest() != plain.digest() == DIGESTS["smoke"]
     assert "node_timeout_s = 600.0" in plain.toml(), "shown with every default"
     assert RunConfig.model_validate_json(changed.canonical()) == changed
+
+
+def test_the_train_step_gets_the_extractor_only_where_samples_are_scored() -> None:
+    """Otherwise another evaluation would be another training in KFP's cache."""
+    assert load_config("celebahq256-s").features() == "null"
+    scored = load_config("celebahq256-s", ["training.score_every_steps=1000"])
+    features = read_features(scored.features())
+    assert features is not None
+    assert features.model_dump() == {
+        "extractor": "inception-v3-compat",
+        "weights": None,
+        "weights_sha256": scored.evaluation.weights_sha256,
+    }
+    assert load_config("celebahq256-s", ["training.score_every_steps=1000", "evaluation.num_images=7"]).features() == scored.features()
+    assert read_features("null") is None

@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
 from components.evaluate.metrics.density_coverage import density_and_coverage
-from components.evaluate.metrics.mind import _matching, sliced_distance
+from components.features.sliced_distance import _matching, sliced_distance
 
 
 def rows(n: int, d: int, *, seed: int, shift: float = 0.0) -> torch.Tensor:

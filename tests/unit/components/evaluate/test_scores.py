@@ -15,13 +15,13 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.measured import headline_metric, measured_metrics
-from components.evaluate.metrics.frechet import bootstrap, frechet_distance
 from components.evaluate.metrics.inputs import Energies, Features, MetricInputs
 from components.evaluate.metrics.intervals import interval_of_share
 from components.evaluate.metrics.table import METRICS, SELECTABLE, Need, active_metrics
-from components.evaluate.moments import statistics
 from components.evaluate.neighbours import nearest_training_images
 from components.evaluate.scores import Scores, score
+from components.features.frechet import bootstrap, frechet_distance
+from components.features.moments import statistics
 
 CPU = torch.device("cpu")
 INCEPTION = EvaluationConfig(weights="w", weights_sha256="1" * 64, kid_subsets=5, bootstrap_replicates=4, memorisation=False)

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.measured import measured_metrics
 from components.evaluate.metrics.inputs import Energies, Features, MetricInputs
-from components.evaluate.moments import statistics
-from components.evaluate.random_conv import RandomConvExtractor
 from components.evaluate.scores import Scores, score
 from components.evaluate.spectrum import energy_per_octave
+from components.features.moments import statistics
+from components.features.random_conv import RandomConvExtractor
 from components.gate.config import GateConfig
 from components.gate.gate import decide
 from components.manifests import EvaluationReport, GateDecision

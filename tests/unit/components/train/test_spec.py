@@ -46,4 +46,4 @@ def test_a_dataset_that_cannot_be_evaluated_is_not_trained_on(num_images: int, r
     recipe = tiny_recipe()
     dataset = DatasetManifest.model_construct(num_images=num_images, image_px=recipe.network.image_px)
     with pytest.raises(BadInput, match="at least 2 are needed") if refused else nullcontext():
-        _check(recipe, dataset, ResourcesConfig())
+        _check(recipe, dataset, ResourcesConfig(), None)

@@ -173,6 +173,32 @@ def test_what_is_done_costs_nothing() -> None:
     assert half.work.training_images == 23_000 * 1024
 
 
+def test_scores_during_training_cost_the_samples_of_the_milestones_that_are_left() -> None:
+    scored = ["training.score_every_steps=3000", "training.score_images=4000"]
+    config, plain = (load_config("celebahq256-b", overrides, changes=CONSENT) for overrides in (scored, []))
+    costs, without = costs_of(config, None), costs_of(plain, None)
+    assert (without.work.scored_images, without.work.score_flops) == (0, 0)
+    assert costs.work.scored_images == 15 * 4000
+    assert costs.work.score_flops == costs.work.flops_per_image * 63 * 15 * 4000
+    assert costs.work.training_flops == without.work.training_flops
+    assert costs.work.flops == without.work.flops + costs.work.score_flops
+    hours, before = ({device.name: device for device in each.devices}["H100"].training_hours for each in (costs, without))
+    assert hours - before == pytest.approx(costs.work.score_flops / (0.24 * 0.33 * 989e12) / 3600), "that network is not compiled"
+    assert costs_of(config, None, done_steps=44_000).work.scored_images == 4000
+    assert costs_of(config, None, done_steps=46_000).work.scored_images == 0
+
+
+def test_scores_take_time_on_this_cpu() -> None:
+    few, many = (
+        load_config("smoke", ["training.score_every_steps=6", f"training.score_images={count}", "sampling.num_steps=50"])
+        for count in (2, 2000)
+    )
+    run = MeasuredSpeed(run_key="0123", device=cpu_name(), devices=2, images_per_s=100.0, windows=9)
+    for measured in (lambda device: None, lambda device: run):
+        (cost,), (more,) = (costs_of(config, None, measured=measured).devices for config in (few, many))
+        assert more.training_hours > 2 * cost.training_hours
+
+
 def test_what_is_not_known_is_said_and_only_that() -> None:
     config = load_config("celebahq256-b", changes=CONSENT)
     lines = "\n".join(unknown_parts(config, None, costs_of(config, None)))

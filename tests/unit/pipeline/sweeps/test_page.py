@@ -17,11 +17,12 @@ from components.errors import DataRefused
 from components.reports.image_grid import png
 from components.runtime.events import Event
 from components.storage import ObjectMissing
-from pipeline.sweeps.charts import Scale
+from pipeline.sweeps.charts import Scale, rung_chart
 from pipeline.sweeps.coordinator import Coordinator
 from pipeline.sweeps.page import sweep_page
+from pipeline.sweeps.ranking import Score
 from pipeline.sweeps.records import Asked, Record, Started, SweepState
-from pipeline.sweeps.standing import standings
+from pipeline.sweeps.standing import Standing, standings
 from pipeline.sweeps.sweep_file import Sweep
 from pipeline.sweeps.table import SweepView, lines_of, table, table_lines
 
@@ -79,18 +80,20 @@ def look_at_page(tab: Any, page: Path, sweep: Sweep) -> None:
     head = tab.locator("#trials th").all_inner_texts()
     assert len(head) == 1 + len(sweep.space.dimensions) + len(sweep.config.rungs) + 2, "varied settings only"
     for chart in ("rung-curves", "parallel-coordinates"):
-        boxes = tab.locator(f"#{chart}, #{chart} polyline").evaluate_all(
+        boxes = tab.locator(f"#{chart}, #{chart} path").evaluate_all(
             "all => all.map(item => item.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"
         )
         (left, top, right, bottom), *lines = boxes
         assert len(lines) == sweep.num_trials
         assert all(left <= line[0] and top <= line[1] and line[2] <= right and line[3] <= bottom for line in lines)
+    no_line_crosses_a_label(tab)
     bars = tab.locator("#rung-curves circle").evaluate_all("all => all.map(item => [item.getAttribute('cx'), item.getAttribute('cy')])")
     assert len({x for x, _ in bars}) == len(bars) > sweep.num_trials, "no trial hides another one on a rung"
     tab.set_viewport_size({"width": 400, "height": 900})
     for chart in ("rung-curves", "parallel-coordinates"):
         assert tab.locator(f"#{chart}").evaluate("item => item.getBoundingClientRect().right") <= 400, "it fits a telephone"
     assert tab.locator("#trials").bounding_box()["height"] < 90 * sweep.num_trials, "a reason takes some lines, and not a word per line"
+    no_line_crosses_a_label(tab)
     tab.set_viewport_size({"width": 1200, "height": 900})
     images = tab.locator("img")
     assert images.count() == 4
@@ -98,6 +101,38 @@ def look_at_page(tab: Any, page: Path, sweep: Sweep) -> None:
     assert "no difference is shown" in tab.inner_text("body")
     assert problems == []
     assert np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("L")).std() > 5, "the page is not empty"
+
+
+def no_line_crosses_a_label(tab: Any) -> None:
+    """Check it for the parallel coordinates, along every line."""
+    crossed = tab.evaluate("""() => {
+        const chart = document.getElementById('parallel-coordinates'), here = chart.getScreenCTM();
+        const labels = [...chart.querySelectorAll('text')].map(item => [item.textContent, item.getBoundingClientRect()]);
+        return [...chart.querySelectorAll('path')].flatMap(path => {
+            const part = document.createElementNS(path.namespaceURI, 'path');
+            return path.getAttribute('d').split(/(?=M)/).flatMap(d => {
+                part.setAttribute('d', d);
+                return [...Array(200).keys()].map(n => part.getPointAtLength(part.getTotalLength() * n / 199).matrixTransform(here))
+                    .flatMap(at => labels.filter(([, box]) => box.left < at.x && at.x < box.right && box.top < at.y && at.y < box.bottom))
+                    .map(([text]) => text);
+            });
+        });
+    }""")
+    assert not set(crossed)
+
+
+@pytest.mark.parametrize("metric", ["eval/fd_randconv_8", "eval/kd_randconv_mean_8"])
+def test_a_bar_ends_at_zero_where_the_metric_cannot_be_negative(tmp_path: Path, metric: str) -> None:
+    measured = SWEEP.replace("num_images = 8", 'num_images = 8\nmetrics = ["frechet", "kid"]')
+    sweep = sweep_of(tmp_path, text=measured.replace("keep_one_in", f'metric = "{metric}"\nkeep_one_in'))
+    is_distance = metric == "eval/fd_randconv_8"
+    assert sweep.least == (0.0 if is_distance else None)
+    wide = Standing(0, next(sweep.space.combinations()), {4: Score(0, 1.0, -2.0, 4.0, 1)}, "waiting", "", 1.0)
+    chart = rung_chart(sweep, [wide])
+    (bar,) = chart.curves[0].bars
+    labels = {tick.text: tick.at for tick in chart.y_ticks}
+    assert bar.low == labels["0" if is_distance else "-2"] == max(labels.values())
+    assert bar.text == "1 ± 3", "the interval is said as it is"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ Codec = Literal["png", "jpeg"]
 INCEPTION = "inception-v3-compat"
 RANDOM_CONV = "random-conv"
 DINOV2 = "dinov2-vit-l-14"
+MIND_DIRECTIONS = 1024
+"""Directions that MIND projects features on."""
 _MARKS = {RANDOM_CONV: "randconv", DINOV2: "dinov2"}
 
 

@@ -1,16 +1,16 @@
 """Identity and weights of the configured feature extractor.
 
 Promises: an extractor's identity changes with its weights and, if it is the user's own, with its source; weights are used only if their
-sha256 is the configured one. Needs no PyTorch, so that a finished evaluation is found quickly. See `features.py` for the networks.
+sha256 is the configured one. Needs no PyTorch, so that a finished evaluation is found quickly. See `build.py` for the networks.
 """
 
 import importlib.util
 from pathlib import Path
 
 from components.errors import BadInput, DataRefused
-from components.evaluate.config import EvaluationConfig
-from components.evaluate.metrics.names import DINOV2
-from components.evaluate.metrics.names import RANDOM_CONV as RANDOM_CONV_CHOICE
+from components.features.config import ExtractorChoice
+from components.features.names import DINOV2
+from components.features.names import RANDOM_CONV as RANDOM_CONV_CHOICE
 from components.storage import ObjectStore, StoreUri, file_sha256
 
 RANDOM_CONV = "celebdit-random-conv"
@@ -26,7 +26,7 @@ WEIGHTS_HINT = (
 )
 
 
-def identity_of(config: EvaluationConfig) -> str:
+def identity_of(config: ExtractorChoice) -> str:
     """Return the identity of the configured extractor, down to its weights or source; usable in an object's key."""
     if config.extractor == RANDOM_CONV_CHOICE:
         return f"{RANDOM_CONV}-{RANDOM_CONV_VERSION}"
@@ -40,9 +40,9 @@ def identity_of(config: EvaluationConfig) -> str:
     return "-".join(parts)
 
 
-def vgg_identity_of(config: EvaluationConfig) -> str | None:
+def vgg_identity_of(weights_sha256: str | None) -> str | None:
     """Return the identity of the features for precision and recall, if they have their own."""
-    return None if config.vgg_weights_sha256 is None else f"{VGG16}-{config.vgg_weights_sha256}"
+    return None if weights_sha256 is None else f"{VGG16}-{weights_sha256}"
 
 
 def _source_sha256(chosen: str) -> str:

@@ -10,9 +10,9 @@ from torchvision.models import VisionTransformer
 
 from components.errors import DataRefused
 from components.evaluate.config import EvaluationConfig
-from components.evaluate.dinov2 import DinoV2, DinoV2Extractor, load_dinov2
-from components.evaluate.extractors import identity_of
 from components.evaluate.measured import headline_metric
+from components.features.dinov2 import DinoV2, DinoV2Extractor, load_dinov2
+from components.features.extractors import identity_of
 from components.preflight.metric_networks import NETWORKS
 
 WIDTH, DEPTH, HEADS, SIDE = 48, 3, 4, 4

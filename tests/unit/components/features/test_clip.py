@@ -12,9 +12,9 @@ from torch import nn
 from torch_fidelity.feature_extractor_clip import CLIPVisual, FeatureExtractorCLIP
 
 from components.errors import DataRefused
-from components.evaluate.clip import ClipExtractor, check_network, load_clip
-from components.evaluate.fidelity_extractors import create_extractor
-from components.evaluate.script_archive import is_script_archive, read_script_tensors
+from components.features.clip import ClipExtractor, check_network, load_clip
+from components.features.fidelity_extractors import create_extractor
+from components.features.script_archive import is_script_archive, read_script_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit.*", "ignore::torch.jit.TracerWarning")
 NAME, LAYERS, CPU = "clip-vit-b-32", ["clip"], torch.device("cpu")

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.evaluate.extractors import RANDOM_CONV_VERSION
+from components.features.extractors import RANDOM_CONV_VERSION
 from model import rng
 
 _CHANNELS = (3, 24, 48, 96)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP, build_model
 
-from components.evaluate.script_archive import is_script_archive, read_script_tensors
+from components.features.script_archive import is_script_archive, read_script_tensors
 
 _FIRST_LAYERS = {
     "clip-vit-b-32": ("visual.conv1.weight", (768, 3, 32, 32), 50),

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.errors import DataRefused, whole_text
-from components.evaluate.extractors import DINOV2_SIDE_PX, WEIGHTS_HINT
-from components.evaluate.metrics.names import DINOV2
+from components.features.extractors import DINOV2_SIDE_PX, WEIGHTS_HINT
+from components.features.names import DINOV2
 
 _PATCH_PX = 14
 _TRAINED_SIDE = 37

@@ -14,9 +14,9 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from components.errors import BadInput, DataRefused, whole_text
-from components.evaluate.clip import is_clip, load_clip
-from components.evaluate.extractors import WEIGHTS_HINT
-from components.evaluate.metrics.names import RANDOM_CONV as RANDOM_CONV_CHOICE
+from components.features.clip import is_clip, load_clip
+from components.features.extractors import WEIGHTS_HINT
+from components.features.names import RANDOM_CONV as RANDOM_CONV_CHOICE
 
 
 def feature_layer(name: str, metric: str) -> str:
