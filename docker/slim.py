@@ -1,9 +1,9 @@
 """Delete from installed packages what no step and no server loads: `python slim.py FOLDER`. Prints the size before and after.
 
-Deletes tests, headers, static libraries, data of AWS services other than S3, and the symbol tables of shared libraries, which only a
-debugger reads. With `--split CPU GPU`, FOLDER also holds torch and CUDA: what only a GPU needs is moved to GPU, and CPU gets what torch
-cannot be imported without where there is none, large libraries as stubs. Run by `docker/Dockerfile`. With `--without-gpu`, only the CUDA
-libraries are deleted that torch can be imported without. Run by `make slim`.
+Deletes tests, headers, static libraries, data of AWS services other than S3, the client of Databricks, and the symbol tables of shared
+libraries, which only a debugger reads. With `--split CPU GPU`, FOLDER also holds torch and CUDA: what only a GPU needs is moved to GPU, and
+CPU gets what torch cannot be imported without where there is none, large libraries as stubs. Run by `docker/Dockerfile`. With
+`--without-gpu`, only the CUDA libraries are deleted that torch can be imported without. Run by `make slim`.
 """
 
 import argparse
@@ -23,6 +23,8 @@ _COMPILERS = {"triton", "torch"}
 _OF_TORCH = re.compile(r"test/.*|bin/test_.*|lib/lib.*_test\.so")
 """Programs that test torch; wheels for CPUs have them."""
 _PYARROW = re.compile(r"(lib)?(arrow|arrow_python)?_flight\b.*|_pyarrow_cpp_tests.*")
+_OTHER_SERVICES = {"databricks/sdk"}
+"""MLflow imports it for Databricks alone; the package around it has to stay, because MLflow looks for others in it."""
 _BOTOCORE = {"s3", "sts", "sso", "sso-oidc", "signin"}
 _STUB_BYTES = 8 << 20
 _STRIP_BYTES = 100_000
@@ -79,7 +81,7 @@ def delete_unused(folder: Path) -> None:
         package, _, name = inside.partition("/")
         if path.is_dir():
             services = path.parent.name == "data" and path.parents[1].name == "botocore" and path.name not in _BOTOCORE
-            if path.name in _FOLDERS or services:
+            if path.name in _FOLDERS or inside in _OTHER_SERVICES or services:
                 shutil.rmtree(path)
         elif (
             _FILES.fullmatch(path.name)

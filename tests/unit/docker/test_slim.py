@@ -82,6 +82,7 @@ def test_only_what_nothing_loads_is_deleted(place: str, tmp_path: Path) -> None:
         "pyarrow/libarrow_flight.so.2500",
         "pyarrow/_flight.cpython-311-x86_64-linux-gnu.so",
         "botocore/data/ec2/2016-11-15/service-2.json.gz",
+        "databricks/sdk/service/jobs.py",
         "torch/bin/protoc",
         "torch/bin/protoc-3.21.12.0",
         "torch/bin/test_api",
@@ -102,6 +103,7 @@ def test_only_what_nothing_loads_is_deleted(place: str, tmp_path: Path) -> None:
         "pyarrow/libarrow_substrait.so.2500",  # linked by all the others
         "botocore/data/s3/2006-03-01/service-2.json.gz",
         "botocore/data/endpoints.json",
+        "databricks/__init__.py",
         "mlflow/server/js/build/static/js/main.js",
     ]
     packages = tmp_path / place
@@ -168,6 +170,6 @@ def test_the_layers_have_every_pin_of_both_images_once(tmp_path: Path, monkeypat
         got = [line.removesuffix(" \\") for line in (*common, *torch, *alone)]
         assert {line.removesuffix(" \\") for line in wanted} <= set(got)
     names = [line.partition("=")[0] for line in (*common, *cpu, *gpu) if "==" in line]
-    assert {name for name in names if name.startswith(("nvidia", "cuda", "torch", "triton"))} == set()
+    assert {name for name in names if name.startswith(("nvidia", "cuda", "triton"))} | ({"torch"} & set(names)) == set()
     assert "psycopg2-binary" in {line.partition("=")[0] for line in cpu}
     assert "scikit-learn" in {line.partition("=")[0] for line in gpu}
