@@ -23,7 +23,8 @@ _MODULES = {
         mlflow.tracking.client multiprocessing.managers multiprocessing.pool numpy.testing pandas PIL.AvifImagePlugin
         PIL.Image PIL.ImageCms PIL.ImageDraw PIL.ImageFont PIL.JpegImagePlugin PIL.PngImagePlugin PIL.WebPImagePlugin psutil
         pyarrow.dataset pyarrow.parquet pydantic.v1 rich.console rich.live rich.progress rich.table rich.traceback safetensors.numpy
-        simplejpeg sqlalchemy.dialects.postgresql sqlalchemy.dialects.sqlite tomli_w tqdm.auto unittest.mock uvicorn.workers uvicorn.main yaml
+        simplejpeg sqlalchemy.dialects.postgresql sqlalchemy.dialects.sqlite tomli_w tqdm.auto unittest.mock uvicorn.workers uvicorn.main
+        yaml
     """,
     "torch": """
         safetensors.torch torch torch.utils.data
