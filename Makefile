@@ -101,9 +101,9 @@ slim: $(VENV)/.run  ## delete from .venv what only a GPU needs: 6.5 GB become 4.
 	$(UV) pip uninstall --quiet --python $(BIN)/python triton
 
 # Not in the cpu image. MLflow requires the first, and imports them only to log models and figures that we have not. The others are for
-# torch.compile (sympy, mpmath, networkx) and for metrics: for train and evaluate, which run in the gpu image.
-NOT_IN_CPU := scikit-learn skops joblib threadpoolctl matplotlib contourpy cycler fonttools kiwisolver pyparsing prettytable
-NOT_IN_CPU += scipy sympy mpmath networkx torchvision torch-fidelity
+# metrics, partitions of graphs by torch.compile and builds of extensions: for train and evaluate, which run in the gpu image.
+NOT_IN_CPU := scikit-learn skops joblib threadpoolctl narwhals matplotlib contourpy cycler fonttools kiwisolver pyparsing prettytable wcwidth
+NOT_IN_CPU += scipy torchvision torch-fidelity networkx setuptools wheel
 
 lock: $(VENV)/bin/uv  ## pin all dependencies with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bootstrap.in -o requirements/bootstrap.txt

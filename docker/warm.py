@@ -23,17 +23,17 @@ _MODULES = {
         mlflow.tracking.client multiprocessing.managers multiprocessing.pool numpy.testing pandas PIL.AvifImagePlugin
         PIL.Image PIL.ImageCms PIL.ImageDraw PIL.ImageFont PIL.JpegImagePlugin PIL.PngImagePlugin PIL.WebPImagePlugin psutil
         pyarrow.dataset pyarrow.parquet pydantic.v1 rich.console rich.live rich.progress rich.table rich.traceback safetensors.numpy
-        simplejpeg sqlalchemy.dialects.postgresql sqlalchemy.dialects.sqlite tomli_w tqdm.auto unittest.mock uvicorn.workers uvicorn.main
-        yaml
+        simplejpeg sqlalchemy.dialects.postgresql sqlalchemy.dialects.sqlite sympy tomli_w tqdm.auto unittest.mock
+        uvicorn.workers uvicorn.main yaml
     """,
     "torch": """
-        safetensors.torch torch torch.utils.data
+        safetensors.torch torch torch.fx.experimental.symbolic_shapes torch.utils.data torch._dynamo
     """,
     "gpu": """
         torchvision torchvision.models torchvision.transforms.v2 torch_fidelity torch_fidelity.feature_extractor_inceptionv3
         torch.distributed.checkpoint torch.distributed.elastic.agent.server.local_elastic_agent torch.distributed.fsdp
-        torch.distributed.run torch.nn.parallel.distributed torch.utils.flop_counter torch._dynamo
-        networkx scipy.linalg scipy.optimize scipy.special scipy.stats sympy
+        torch.distributed.run torch.nn.parallel.distributed torch.utils.flop_counter
+        networkx scipy.linalg scipy.optimize scipy.special scipy.stats
     """,
     "cpu": """
         flask_wtf.csrf httpx2 huggingface_hub huggingface_hub.file_download huggingface_hub.hf_api kagglehub optuna
