@@ -33,12 +33,13 @@ _OF_COMPILER = (
     "testing/_internal/common_methods_invocations.py",
 )
 """Parts of torch that only torch.compile and torch's tests load; the steps of the cpu image neither compile nor train."""
-_PYARROW = re.compile(r"(lib)?(arrow|arrow_python)?_flight\b.*|_pyarrow_cpp_tests.*")
+_PYARROW = re.compile(r"(lib)?(arrow|arrow_python)?_flight\b.*|_pyarrow_cpp_tests.*|_substrait\..*")
 _OTHER_SERVICES = {"databricks/sdk"}
 """MLflow imports it for Databricks alone; the package around it has to stay, because MLflow looks for others in it."""
 _BOTOCORE = {"s3", "sts", "sso", "sso-oidc", "signin"}
-_NEVER_CALLED = re.compile(r"pyarrow/libarrow_substrait\.so\..*|pillow_heif\.libs/libx265-.*\.so\..*")
-"""Arrow's query plans, which only `pyarrow.substrait` calls, and the encoder of HEIC; images are only decoded."""
+_NEVER_CALLED = {r"pyarrow/libarrow_substrait\.so\..*": "", r"pillow_heif\.libs/libx265-.*\.so\..*": "x265_.*"}
+"""Libraries that have to be there, and the symbols that others need to be loaded: of Arrow's query plans, which only `pyarrow.substrait`
+calls, and of the encoder of HEIC, because images are only decoded."""
 _STUB_BYTES = 8 << 20
 _STRIP_BYTES = 100_000
 
@@ -121,10 +122,11 @@ def stub_never_called(folder: Path) -> None:
     from stubs import write_stub  # noqa: PLC0415 - beside this file in the build
 
     for path in sorted(folder.rglob("*.so.*")):
-        if _NEVER_CALLED.fullmatch(place_of(path, folder)) and not path.is_symlink():
-            stub = path.with_name(path.name + ".stub")
-            write_stub(path, stub, returns=0)
-            stub.replace(path)
+        for place, symbols in _NEVER_CALLED.items():
+            if re.fullmatch(place, place_of(path, folder)) and not path.is_symlink():
+                stub = path.with_name(path.name + ".stub")
+                write_stub(path, stub, symbols=symbols, returns=0)
+                stub.replace(path)
 
 
 def strip(library: Path) -> None:

@@ -15,16 +15,17 @@ _SYMBOL = re.compile(r"[0-9a-f]+ (?:(?P<size>[0-9a-f]+) )?(?P<kind>[A-Za-z]) (?P
 _OBJECTS = "BbDdRrVSsGgu"
 
 
-def write_stub(library: Path, stub: Path, *, returns: int = 1) -> None:
-    """Write a stub of `library`, with its symbols, their versions and its name for the loader.
+def write_stub(library: Path, stub: Path, *, symbols: str = ".*", returns: int = 1) -> None:
+    """Write a stub of `library`, with its symbols that match `symbols`, their versions and its name for the loader.
 
-    Its functions return `returns`: for CUDA 1 is an error; for a function that returns an object 0 is none.
+    Of a library in C++, name only the symbols that others need: the loader may take its copies of templates for those of the others. The
+    functions return `returns`: for CUDA 1 is an error; for a function that returns an object 0 is none.
     """
     listing = _run("nm", "-D", "-S", "--defined-only", "--with-symbol-versions", str(library))
     name = re.search(r"\(SONAME\).*\[(.*)\]", _run("readelf", "-dW", str(library)))
     assembly, versions = [".text"], dict[str, list[str]]()
     for symbol in map(_SYMBOL.fullmatch, listing.splitlines()):
-        if symbol is None or symbol["kind"] == "A":
+        if symbol is None or symbol["kind"] == "A" or not re.fullmatch(symbols, symbol["name"]):
             continue
         assembly.append(f".globl {symbol['name']}\n" + _define(symbol["name"], symbol["kind"], int(symbol["size"] or "8", 16), returns))
         if symbol["version"]:
