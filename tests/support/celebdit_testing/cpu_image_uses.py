@@ -19,7 +19,8 @@ from pathlib import Path
 _STEPS = """
 components.finalize.finalize components.gate.gate components.ingest.ingest components.preflight.preflight components.register.register
 components.registry.rehearsal components.serving.package components.serving.mlflow_model components.tracking.client
-components.train.train components.train.trainjob.grace components.kube.client pipeline.cli pipeline.compile pipeline.resolution
+components.preflight.metric_weights components.train.train components.train.trainjob.grace
+components.kube.client pipeline.cli pipeline.compile pipeline.resolution
 pipeline.preflight_component pipeline.planning.steps model.memory_estimate
 kfp.dsl.executor_main kfp_server_api kubernetes.client psycopg2.extras kagglehub huggingface_hub.hf_api optuna safetensors.torch
 """
@@ -28,9 +29,14 @@ _S3_KEY = "key-of-s3"
 
 
 def import_steps() -> None:
-    """Import what the light steps, and commands in the image, import."""
+    """Import what the light steps, and commands in the image, import; resolve all presets, with the networks of their metrics."""
+    from pipeline.config import load_config
+    from pipeline.config_files import preset_names
+
     for name in _STEPS.split():
         import_module(name)
+    for preset in preset_names():
+        load_config(preset)
 
 
 def draw_images() -> None:
