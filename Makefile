@@ -100,8 +100,10 @@ slim: $(VENV)/.run  ## delete from .venv what only a GPU needs: 6.5 GB become 4.
 	$(BIN)/python -P docker/slim.py --without-gpu "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	$(UV) pip uninstall --quiet --python $(BIN)/python triton
 
-# MLflow requires them, and imports them only to log models and figures that we have not.
-NOT_IN_CPU := scikit-learn skops joblib threadpoolctl matplotlib contourpy cycler fonttools kiwisolver pyparsing prettytable
+# Not in the cpu image. MLflow requires the first, and imports them only to log models and figures that we have not. The others are for
+# metrics, partitions of graphs by torch.compile and builds of extensions: for train and evaluate, which run in the gpu image.
+NOT_IN_CPU := scikit-learn skops joblib threadpoolctl narwhals matplotlib contourpy cycler fonttools kiwisolver pyparsing prettytable wcwidth
+NOT_IN_CPU += scipy torchvision torch-fidelity networkx setuptools wheel
 
 lock: $(VENV)/bin/uv  ## pin all dependencies with hashes
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bootstrap.in -o requirements/bootstrap.txt

@@ -154,7 +154,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         VERIFY_KEY,
         "command",
-        "serve, sample, compare, models package, models promote",
+        "serve, sample, compare, evaluate, models package, models promote",
         "file with a public key (PEM); a version that its private key did not sign is refused",
         "signatures are not looked at",
     ),

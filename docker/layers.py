@@ -1,15 +1,14 @@
 """Divide the pinned requirements of the two images, so that what both have is one layer: `python layers.py FOLDER`.
 
-Writes into FOLDER: `common.txt` (pinned for both images), `torch.txt` (torch, what is built upon it, and CUDA), `upon-torch.txt` (of
-these, what is the same for every build of torch), `cpu.txt` and `gpu.txt` (pinned for that image alone). Needs only the standard library.
+Writes into FOLDER: `common.txt` (pinned for both images), `torch.txt` (torch and CUDA), `cpu.txt` and `gpu.txt` (pinned for that image
+alone). Needs only the standard library.
 """
 
 import re
 import sys
 from pathlib import Path
 
-_UPON_TORCH = "torch-fidelity"
-_OF_TORCH = re.compile(rf"torch|torchvision|{_UPON_TORCH}|triton|nvidia-.*|cuda-.*")
+_OF_TORCH = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
 
 
 def read_pins(path: Path) -> dict[str, str]:
@@ -28,7 +27,7 @@ def read_pins(path: Path) -> dict[str, str]:
 def main(folder: Path) -> None:
     """Write the files."""
     cpu, gpu = (read_pins(Path("requirements") / name) for name in ("cpu.txt", "run.txt"))
-    layers: dict[str, list[str]] = {"common": [], "torch": [], "upon-torch": [], "cpu": [], "gpu": []}
+    layers: dict[str, list[str]] = {"common": [], "torch": [], "cpu": [], "gpu": []}
     for head, lines in {**cpu, **gpu}.items():
         name = re.split(r"[=\s;\[]", head)[0]
         if _OF_TORCH.fullmatch(name):
@@ -38,8 +37,6 @@ def main(folder: Path) -> None:
         else:
             layer = "cpu" if head in cpu else "gpu"
         layers[layer].append(lines)
-        if name == _UPON_TORCH:
-            layers["upon-torch"].append(lines)
     folder.mkdir(parents=True, exist_ok=True)
     for layer, pins in layers.items():
         (folder / f"{layer}.txt").write_text("".join(pins))

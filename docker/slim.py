@@ -1,9 +1,12 @@
 """Delete from installed packages what no step and no server loads: `python slim.py FOLDER`. Prints the size before and after.
 
-Deletes tests, headers, static libraries, data of AWS services other than S3, and the symbol tables of shared libraries, which only a
-debugger reads. With `--split CPU GPU`, FOLDER also holds torch and CUDA: what only a GPU needs is moved to GPU, and CPU gets what torch
-cannot be imported without where there is none, large libraries as stubs. Run by `docker/Dockerfile`. With `--without-gpu`, only the CUDA
-libraries are deleted that torch can be imported without. Run by `make slim`.
+Deletes tests, headers, static libraries, files of types, data of AWS services other than S3, the client of Databricks, and the symbol
+tables of shared libraries, which only a debugger reads. Libraries that others are linked with and never call become stubs. With
+`--split CPU GPU`, FOLDER also holds torch and CUDA: what only a GPU or torch.compile needs is moved to GPU, and CPU gets what torch cannot
+be imported without where there is none, large libraries as stubs. With `--without-compiler`, FOLDER holds torch built for CPUs, and what
+torch.compile needs is deleted. Run by `docker/Dockerfile`.
+
+With `--without-gpu`, only the CUDA libraries are deleted that torch can be imported without. Run by `make slim`.
 """
 
 import argparse
@@ -16,14 +19,27 @@ import sys
 from pathlib import Path
 
 _FOLDERS = {"tests"}
-_FILES = re.compile(r".*\.(a|map)|libcusolverMg\.so.*|libnvshmem_device.*|libtriton_amd_codegen\.so|protoc(-[\d.]+)?")
+_FILES = re.compile(r".*\.(a|map|pyi)|libcusolverMg\.so.*|libnvshmem_device.*|libtriton_amd_codegen\.so|protoc(-[\d.]+)?")
 _SOURCES = re.compile(r".*\.(h|hpp|cuh|inl|c|cc|cpp|cu|pyx|pxd|pxi)")
 _COMPILERS = {"triton", "torch"}
 """Packages that compile at run time, from sources and headers of their own."""
 _OF_TORCH = re.compile(r"test/.*|bin/test_.*|lib/lib.*_test\.so")
 """Programs that test torch; wheels for CPUs have them."""
-_PYARROW = re.compile(r"(lib)?(arrow|arrow_python)?_flight\b.*|_pyarrow_cpp_tests.*")
+_OF_COMPILER = (
+    "include",
+    "_inductor/kernel",
+    "_inductor/fx_passes",
+    "testing/_internal/opinfo",
+    "testing/_internal/common_methods_invocations.py",
+)
+"""Parts of torch that only torch.compile and torch's tests load; the steps of the cpu image neither compile nor train."""
+_PYARROW = re.compile(r"(lib)?(arrow|arrow_python)?_flight\b.*|_pyarrow_cpp_tests.*|_substrait\..*")
+_OTHER_SERVICES = {"databricks/sdk"}
+"""MLflow imports it for Databricks alone; the package around it has to stay, because MLflow looks for others in it."""
 _BOTOCORE = {"s3", "sts", "sso", "sso-oidc", "signin"}
+_NEVER_CALLED = {r"pyarrow/libarrow_substrait\.so\..*": "", r"pillow_heif\.libs/libx265-.*\.so\..*": "x265_.*"}
+"""Libraries that have to be there, and the symbols that others need to be loaded: of Arrow's query plans, which only `pyarrow.substrait`
+calls, and of the encoder of HEIC, because images are only decoded."""
 _STUB_BYTES = 8 << 20
 _STRIP_BYTES = 100_000
 
@@ -33,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--split", nargs=2, type=Path, metavar=("CPU", "GPU"))
+    parser.add_argument("--without-compiler", action="store_true")
     parser.add_argument("--without-gpu", action="store_true")
     arguments = parser.parse_args()
     folder: Path = arguments.folder.resolve()
@@ -41,6 +58,9 @@ def main() -> None:
         delete_unmapped(folder)
     else:
         slim(folder)
+    if arguments.without_compiler:
+        for path in parts_of_compiler(folder):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     print(f"{folder}: {before >> 20} MiB -> {size_bytes(folder) >> 20} MiB", flush=True)
     if arguments.split is not None:
         split(folder, *arguments.split)
@@ -49,6 +69,7 @@ def main() -> None:
 def slim(folder: Path) -> None:
     """Delete and strip what no step and no server loads."""
     delete_unused(folder)
+    stub_never_called(folder)
     for path in sorted(folder.rglob("*")):
         if ".so" in path.name and path.is_file() and not path.is_symlink():
             strip(path)
@@ -75,19 +96,37 @@ def delete_unused(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.exists():
             continue
-        inside = path.relative_to(folder).as_posix().rpartition("site-packages/")[2]
+        inside = place_of(path, folder)
         package, _, name = inside.partition("/")
         if path.is_dir():
             services = path.parent.name == "data" and path.parents[1].name == "botocore" and path.name not in _BOTOCORE
-            if path.name in _FOLDERS or services:
+            if path.name in _FOLDERS or inside in _OTHER_SERVICES or services:
                 shutil.rmtree(path)
         elif (
             _FILES.fullmatch(path.name)
             or (_SOURCES.fullmatch(path.name) and package not in _COMPILERS)
             or (package == "pyarrow" and _PYARROW.fullmatch(path.name))
             or (package == "torch" and _OF_TORCH.fullmatch(name))
+            or (package == "kfp" and name.endswith("_test.py"))
         ):
             path.unlink()
+
+
+def place_of(path: Path, folder: Path) -> str:
+    """Return the path below the folder of packages, which is `folder` or the site-packages in it."""
+    return path.relative_to(folder).as_posix().rpartition("site-packages/")[2]
+
+
+def stub_never_called(folder: Path) -> None:
+    """Replace the libraries that have to be there and are never called; a function of one would return 0, like one that finds nothing."""
+    from stubs import write_stub  # noqa: PLC0415 - beside this file in the build
+
+    for path in sorted(folder.rglob("*.so.*")):
+        for place, symbols in _NEVER_CALLED.items():
+            if re.fullmatch(place, place_of(path, folder)) and not path.is_symlink():
+                stub = path.with_name(path.name + ".stub")
+                write_stub(path, stub, symbols=symbols, returns=0)
+                stub.replace(path)
 
 
 def strip(library: Path) -> None:
@@ -137,13 +176,19 @@ def split(folder: Path, cpu: Path, gpu: Path) -> None:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(library, target)
-    only_gpu = [folder / name for name in ("nvidia", "cuda", "triton", "torch/include", "torch/lib/libtorch_cuda_linalg.so")]
+    only_gpu = [folder / name for name in ("nvidia", "cuda", "triton", "torch/lib/libtorch_cuda_linalg.so")]
+    only_gpu += parts_of_compiler(folder)
     only_gpu += [path for pattern in ("nvidia_*", "cuda_*", "triton-*") for path in folder.glob(pattern)]
     for path in filter(Path.exists, only_gpu):
         target = gpu / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, target)
     print(f"for a CPU: {size_bytes(cpu) >> 20} MiB, for a GPU: {size_bytes(gpu) >> 20} MiB", flush=True)
+
+
+def parts_of_compiler(folder: Path) -> list[Path]:
+    """Return the parts of torch in `folder` that the cpu image has no use for."""
+    return [path for name in _OF_COMPILER if (path := folder / "torch" / name).exists()]
 
 
 def mapped_libraries(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
-"""Replace a shared library by a stub: the same name and symbols, but functions that do nothing and return 1, an error.
+"""Replace a shared library by a stub: the same name and symbols, but functions that do nothing and return one number.
 
-For the cpu image: PyPI's torch for Linux is linked against CUDA and cannot be imported without its libraries (2.15), but calls none of them
-where there is no GPU. Needs binutils.
+For libraries that others are linked with and do not call: PyPI's torch for Linux cannot be imported without those of CUDA (2.15), but calls
+none of them where there is no GPU. Needs binutils.
 """
 
 import platform
@@ -10,20 +10,24 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-_RETURN_1 = {"x86_64": "movl $1, %eax\nret", "aarch64": "mov w0, #1\nret"}
+_RETURN = {"x86_64": "movl ${}, %eax\nret", "aarch64": "mov x0, #{}\nret"}
 _SYMBOL = re.compile(r"[0-9a-f]+ (?:(?P<size>[0-9a-f]+) )?(?P<kind>[A-Za-z]) (?P<name>[^@\s]+)(?:@@?(?P<version>\S+))?")
 _OBJECTS = "BbDdRrVSsGgu"
 
 
-def write_stub(library: Path, stub: Path) -> None:
-    """Write a stub of `library`, with its symbols, their versions and its name for the loader."""
+def write_stub(library: Path, stub: Path, *, symbols: str = ".*", returns: int = 1) -> None:
+    """Write a stub of `library`, with its symbols that match `symbols`, their versions and its name for the loader.
+
+    Of a library in C++, name only the symbols that others need: the loader may take its copies of templates for those of the others. The
+    functions return `returns`: for CUDA 1 is an error; for a function that returns an object 0 is none.
+    """
     listing = _run("nm", "-D", "-S", "--defined-only", "--with-symbol-versions", str(library))
     name = re.search(r"\(SONAME\).*\[(.*)\]", _run("readelf", "-dW", str(library)))
     assembly, versions = [".text"], dict[str, list[str]]()
     for symbol in map(_SYMBOL.fullmatch, listing.splitlines()):
-        if symbol is None or symbol["kind"] == "A":
+        if symbol is None or symbol["kind"] == "A" or not re.fullmatch(symbols, symbol["name"]):
             continue
-        assembly.append(f".globl {symbol['name']}\n" + _define(symbol["name"], symbol["kind"], int(symbol["size"] or "8", 16)))
+        assembly.append(f".globl {symbol['name']}\n" + _define(symbol["name"], symbol["kind"], int(symbol["size"] or "8", 16), returns))
         if symbol["version"]:
             versions.setdefault(symbol["version"], []).append(symbol["name"])
     assembly.append('.section .note.GNU-stack,"",%progbits\n')
@@ -37,10 +41,10 @@ def write_stub(library: Path, stub: Path) -> None:
         _run("ld", "-shared", "-soname", name[1] if name else library.name, *script_options, "-o", str(stub), str(compiled))
 
 
-def _define(name: str, kind: str, size: int) -> str:
+def _define(name: str, kind: str, size: int, returns: int) -> str:
     if kind in _OBJECTS:
         return f".bss\n.type {name}, @object\n.size {name}, {size}\n.balign 16\n{name}: .zero {max(size, 8)}\n.text"
-    return f".type {name}, @function\n{name}:\n{_RETURN_1[platform.machine()]}"
+    return f".type {name}, @function\n{name}:\n{_RETURN[platform.machine()].format(returns)}"
 
 
 def _run(*command: str) -> str:

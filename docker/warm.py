@@ -1,7 +1,8 @@
 """Import modules, so that Python writes the bytecode of all that they load, and of nothing else: `python warm.py NAME...`.
 
 An image's root file system may be read-only, so a module without bytecode is compiled again in every pod. That of all modules would be a
-third of their size. Names are `common`, `torch`, `cpu` and `compiler`, one for each layer of packages. Run by `docker/Dockerfile`.
+third of their size. Names are `common`, `torch`, `cpu`, `gpu` and `compiler`, one for each layer of packages: `torch` is what the steps of
+the cpu image import of it, `gpu` what train and evaluate import besides. Run by `docker/Dockerfile`.
 """
 
 import compileall
@@ -14,22 +15,25 @@ _WHOLE = {"common": ("mlflow.server",)}
 _MODULES = {
     "common": """
         alembic.command annotated_types boto3 boto3.s3.transfer botocore.auth botocore.httpsession botocore.parsers
-        botocore.retryhandler botocore.signers botocore.stub click concurrent.futures.process databricks.sdk docker email.mime.text
+        botocore.retryhandler botocore.signers botocore.stub click concurrent.futures.process docker email.mime.text
         encodings.idna fastapi flask google.protobuf.json_format graphene gunicorn.app.wsgiapp gunicorn.workers.gthread huey
         jaxtyping jinja2.ext kfp.compiler kfp.dsl.executor_main kfp.local kubernetes.client mlflow mlflow.artifacts mlflow.cli
         mlflow.data.meta_dataset mlflow.pyfunc mlflow.server mlflow.server.fastapi_app mlflow.server.handlers
         mlflow.store.artifact.s3_artifact_repo mlflow.store.tracking.sqlalchemy_store mlflow.store.model_registry.sqlalchemy_store
-        mlflow.tracking.client multiprocessing.managers multiprocessing.pool networkx numpy.testing pandas PIL.AvifImagePlugin
+        mlflow.tracking.client multiprocessing.managers multiprocessing.pool numpy.testing pandas PIL.AvifImagePlugin
         PIL.Image PIL.ImageCms PIL.ImageDraw PIL.ImageFont PIL.JpegImagePlugin PIL.PngImagePlugin PIL.WebPImagePlugin psutil
         pyarrow.dataset pyarrow.parquet pydantic.v1 rich.console rich.live rich.progress rich.table rich.traceback safetensors.numpy
-        scipy.linalg scipy.optimize scipy.special scipy.stats simplejpeg sqlalchemy.dialects.postgresql sqlalchemy.dialects.sqlite
-        sympy tomli_w tqdm.auto unittest.mock uvicorn.workers uvicorn.main yaml
+        simplejpeg sqlalchemy.dialects.postgresql sqlalchemy.dialects.sqlite sympy tomli_w tqdm.auto unittest.mock
+        uvicorn.workers uvicorn.main yaml
     """,
     "torch": """
-        torch torchvision torchvision.models torchvision.transforms.v2 torch_fidelity torch_fidelity.feature_extractor_inceptionv3
+        safetensors.torch torch torch.fx.experimental.symbolic_shapes torch.utils.data torch._dynamo
+    """,
+    "gpu": """
+        torchvision torchvision.models torchvision.transforms.v2 torch_fidelity torch_fidelity.feature_extractor_inceptionv3
         torch.distributed.checkpoint torch.distributed.elastic.agent.server.local_elastic_agent torch.distributed.fsdp
-        torch.distributed.run torch.nn.parallel.distributed torch.utils.data torch.utils.flop_counter torch._dynamo
-        safetensors.torch
+        torch.distributed.run torch.nn.parallel.distributed torch.utils.flop_counter
+        networkx scipy.linalg scipy.optimize scipy.special scipy.stats
     """,
     "cpu": """
         flask_wtf.csrf httpx2 huggingface_hub huggingface_hub.file_download huggingface_hub.hf_api kagglehub optuna

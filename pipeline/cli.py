@@ -25,6 +25,7 @@ from components.process_settings import log_level
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
 from components.system.failures import os_failure
+from pipeline.commands.empty_words import refuse_empty_words
 from pipeline.commands.help import example
 from pipeline.streams import discard_stdout, has_no_reader, safe_streams
 from pipeline.view import printable
@@ -95,6 +96,7 @@ class _LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         add_verbose(command)
+        refuse_empty_words(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,4 +1,4 @@
-"""What the images are built from: the digest of all of it, and the pins of torch in an index of wheels for CPUs.
+"""What the images are built from: the digest of all of it, and the pin of torch in an index of wheels for CPUs.
 
 Promises: the same files and base image have the same digest, in any checkout; the address of an index is written into no file.
 """
@@ -15,7 +15,6 @@ from components.errors import BadInput, TemporaryFailure, shorten
 CPU_WHEELS = Path("requirements/cpu-wheels.txt")
 _CONTEXT = ("requirements/*.txt", "pyproject.toml", "README.md", "LICENSE", "docker/*.py", "docker/Dockerfile", ".dockerignore")
 _PACKAGES = ("model", "components", "pipeline")
-_ON_TORCH = ("torch", "torchvision")
 
 
 def context_sha256(*settings: str, root: Path = Path()) -> str:
@@ -38,16 +37,16 @@ def _context_files(root: Path) -> Iterable[Path]:
 
 
 def pin_cpu_wheels(index: str, *, root: Path = Path()) -> Path:
-    """Pin torch and torchvision as the index at the address `index` has them for CPUs, with hashes, unless that is done; return the file.
+    """Pin torch as the index at the address `index` has it for CPUs, with hashes, unless that is done; return the file.
 
     Later builds accept the files that were pinned first, and no others.
 
     Raises:
-        BadInput: if the index does not have the versions of `requirements/cpu.txt`. TemporaryFailure: if a signal ends the resolution.
+        BadInput: if the index does not have the version of `requirements/cpu.txt`. TemporaryFailure: if a signal ends the resolution.
     """
-    versions = dict(re.findall(r"^(torch|torchvision)==([^\s;+]+)", (root / "requirements/cpu.txt").read_text(), re.MULTILINE))
+    (requirement,) = re.findall(r"^torch==[^\s;+]+", (root / "requirements/cpu.txt").read_text(), re.MULTILINE)
     path = root / CPU_WHEELS
-    if path.exists() and all(f"{name}=={versions[name]}" in path.read_text() for name in _ON_TORCH):
+    if path.exists() and re.findall(r"^[\w-]+==[^\s+]+", path.read_text(), re.MULTILINE) == [requirement]:
         return path
     uv = [str(Path(sysconfig.get_path("scripts"), "uv")), "pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-annotate"]
     options = [
@@ -60,8 +59,7 @@ def pin_cpu_wheels(index: str, *, root: Path = Path()) -> Path:
         "--output-file",
         str(path),
     ]
-    requirements = "\n".join(f"{name}=={versions[name]}" for name in _ON_TORCH)
-    result = subprocess.run([*uv, *options, "-"], input=requirements, capture_output=True, text=True, check=False)
+    result = subprocess.run([*uv, *options, "-"], input=requirement, capture_output=True, text=True, check=False)
     if result.returncode:
         path.unlink(missing_ok=True)
         reason = shorten(" ".join(result.stderr.replace(index, "the index").split()), max_characters=1000)

@@ -33,11 +33,13 @@ def champion_version(registry: Registry) -> str | None:
     return registry.aliases().get(CHAMPION)
 
 
-def open_champion(registry: Registry, version: str, folder: Path) -> tuple[Champion, Path]:
+def open_champion(registry: Registry, version: str, folder: Path, *, verify_key: str | None = None) -> tuple[Champion, Path]:
     """Return the champion and the file of its weights, fetched into `folder` unless they are there already.
 
+    With a file of a public key in `verify_key`, its signature is verified too.
+
     Raises:
-        NotMeasurable: if the version was not registered by this project, or its files are missing or corrupt.
+        NotMeasurable: if the version was not registered by this project, or its files are missing, corrupt or not signed by the key.
     """
     tags = VersionTags.from_mlflow(registry.version(version).tags)
     if tags.run_key is None or tags.checkpoint_uri is None or tags.checkpoint_digest is None:
@@ -46,7 +48,7 @@ def open_champion(registry: Registry, version: str, folder: Path) -> tuple[Champ
         raise NotMeasurable("it has no tags of a training, so it was imported")
     try:
         with lock(folder / f"{registry.name}-{version}.lock"):  # of two processes one downloads the files
-            files = registry.files_of(version, folder)
+            files = registry.files_of(version, folder, verify_key=verify_key)
         checkpoint = CheckpointReference(
             run_key=tags.run_key,
             uri=tags.checkpoint_uri,

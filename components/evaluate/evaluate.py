@@ -47,8 +47,12 @@ def run(
     resources: ResourcesConfig,
     model_name: str,
     context: StepContext,
+    *,
+    verify_key: str | None = None,
 ) -> EvaluationReport:
     """Measure `checkpoint` against `dataset`, and the champion of `model_name` beside it, and return the report.
+
+    A champion that the public key in the file `verify_key` does not verify is not measured; without a file signatures are not looked at.
 
     Raises:
         DataRefused: if the checkpoint or the dataset is corrupt or incomplete. BadInput: if the extractor's weights are missing.
@@ -66,7 +70,8 @@ def run(
     _publish(report, spec, checkpoint.recipe, context)
     if not evaluation.champion:
         return report
-    return report.model_copy(update={"champion": _champion_scores(spec, report, model_name, context)})
+    champion = _champion_scores(spec, report, Registry(context.tracking, model_name), context, verify_key)
+    return report.model_copy(update={"champion": champion})
 
 
 def measured_report(spec: EvaluateSpec, context: StepContext) -> EvaluationReport:
@@ -135,9 +140,10 @@ def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, *, context: StepContext)
     (fetched.directory / file).replace(folder / "weights.safetensors")
 
 
-def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: str, context: StepContext) -> ChampionScores | None:
+def _champion_scores(
+    spec: EvaluateSpec, report: EvaluationReport, registry: Registry, context: StepContext, verify_key: str | None
+) -> ChampionScores | None:
     """Return the champion's metrics under the protocol of `spec`, measured now if they never were."""
-    registry = Registry(context.tracking, model_name)
     version = champion_version(registry)
     if version is None:
         return None
@@ -145,7 +151,7 @@ def _champion_scores(spec: EvaluateSpec, report: EvaluationReport, model_name: s
     if tags.is_of(spec.checkpoint.digest, spec.sampling.ema):
         return _scores_of(report, version, is_challenger=True)
     try:
-        champion, weights = open_champion(registry, version, context.scratch(WorkFolder.CHAMPIONS))
+        champion, weights = open_champion(registry, version, context.scratch(WorkFolder.CHAMPIONS), verify_key=verify_key)
     except NotMeasurable as problem:
         return _missing_scores(version, tags, f"cannot be measured: {problem}", context)
     image_px = champion.model.network.image_px

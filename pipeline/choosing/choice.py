@@ -11,7 +11,7 @@ from components.evaluate.config import EvaluationConfig
 from components.train.spec import TrainSpec, newest_spec
 from pipeline.choosing.candidates import Candidate, StoredWeights, choose_candidates
 from pipeline.choosing.mlflow_log import log_scores
-from pipeline.choosing.registration import Registration, register_candidate
+from pipeline.choosing.registration import Registration, check_champion, register_candidate
 from pipeline.choosing.scores import Measured, best_of, measure, require_measurable, verdict
 from pipeline.choosing.settings import few_images, settings_of
 from pipeline.config import RunConfig
@@ -51,7 +51,7 @@ class Choice:
         """Find the training and its weights, and check everything.
 
         Raises:
-            BadInput: naming what does not exist or cannot be measured.
+            BadInput: naming what does not exist or cannot be measured. DataRefused: if the champion is not signed by the configured key.
         """
         trained = find_training_run(request.run, context)
         training = newest_spec(trained.data.tags["celebdit.run_key"], context)
@@ -65,6 +65,8 @@ class Choice:
         )
         few = few_images(settings.evaluation, request.num_images)
         require_measurable(training, [few, *([settings.evaluation] if request.registers else [])], settings, context)
+        if request.registers:
+            check_champion(settings, context)
         return cls(trained, training, settings, few, candidates, context)
 
     def measure(self) -> tuple[list[Measured], dict[str, Any]]:

@@ -1,17 +1,22 @@
 """Evaluate one candidate under the full protocol, let the gate decide, and register it, by the code of the pipeline's steps.
 
-Promises: MLflow gets a pipeline run with the same children as one whose training was finished before; it is closed with its outcome.
+Promises: MLflow gets a pipeline run with the same children as one whose training was finished before; it is closed with its outcome. The
+champion is opened only if the key that is configured signed it, as by every other command.
 """
 
 from dataclasses import dataclass
 
+from components.command_settings import CommandSettings
+from components.evaluate.champion import champion_version
 from components.evaluate.evaluate import run as evaluate
 from components.finalize.finalize import Outcome
 from components.finalize.finalize import run as finalize
 from components.gate.gate import run as gate
 from components.manifests import EvaluationReport, GateDecision, RegisteredVersion
 from components.register.register import run as register
+from components.registry.client import Registry
 from components.runtime.context import StepContext
+from components.system.work_folders import WorkFolder
 from components.train.spec import TrainSpec
 from pipeline.choosing.scores import Measured
 from pipeline.config import RunConfig
@@ -25,6 +30,21 @@ class Registration:
     gate: GateDecision
     version: RegisteredVersion | None
     url: str
+
+
+def check_champion(settings: RunConfig, context: StepContext) -> None:
+    """Verify the signature of the champion that a candidate would be compared with, if a key is configured and there is a champion.
+
+    Raises:
+        DataRefused: if the signature is missing or does not fit. BadInput: if the key cannot be used.
+    """
+    key = CommandSettings.from_environment().verify_key
+    if key is None or not settings.evaluation.champion:
+        return
+    registry = Registry(context.tracking, settings.registry.model_name)
+    version = champion_version(registry)
+    if version is not None:
+        registry.files_of(version, context.scratch(WorkFolder.CHAMPIONS), verify_key=key)
 
 
 def register_candidate(chosen: Measured, training: TrainSpec, settings: RunConfig, context: StepContext) -> Registration:
@@ -56,7 +76,16 @@ def _run_steps(
 ) -> tuple[EvaluationReport, GateDecision, RegisteredVersion | None]:
     sampling = settings.sampling.model_copy(update={"ema": chosen.candidate.ema.setting})
     model_name = settings.registry.model_name
-    report = evaluate(chosen.checkpoint, training.dataset, settings.evaluation, sampling, settings.resources, model_name, context)
+    report = evaluate(
+        chosen.checkpoint,
+        training.dataset,
+        settings.evaluation,
+        sampling,
+        settings.resources,
+        model_name,
+        context,
+        verify_key=CommandSettings.from_environment().verify_key,
+    )
     decision, _ = gate(report, settings.gate, model_name, context)
     if decision.decision != "pass":
         return report, decision, None

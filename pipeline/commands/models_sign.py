@@ -22,8 +22,8 @@ from pipeline.session import open_session
 def sign(version: str, key: Path, name: str, home: Path, as_json: bool) -> None:
     """Sign VERSION (a number or an alias): all its files, which are verified first. The signature is kept in object storage.
 
-    With the public key in CELEBDIT_VERIFY_KEY, versions that its private key did not sign are refused by serve, sample, compare, models
-    package and models promote.
+    With the public key in CELEBDIT_VERIFY_KEY, versions that its private key did not sign are refused by serve, sample, compare, evaluate
+    --register, models package and models promote.
     """
     with open_session(home) as session:
         from components.registry.client import Registry

@@ -45,7 +45,9 @@ def add(path: Path, home: Path, as_json: bool) -> None:
         context = session.context(session.environment(run_id=new_run_id("weights"), preset="weights"))
         uri = context.layout.metric_weights(sha256)
         if new := not _is_stored(context.store, uri, sha256):
-            context.store.put_file(uri, path)
+            if context.store.put_file(uri, path) != sha256:
+                context.store.delete(uri)
+                raise DataRefused(f"{path} changed while it was read", hint="wait until it is complete, and add it again")
             context.store.check(uri, sha256)
     print_line(f"{path.name}: {network or 'a network that is not known here'}, sha256 {sha256}")
     print_line(f"  {'stored as' if new else 'was there already:'} {uri}")

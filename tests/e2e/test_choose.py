@@ -1,13 +1,20 @@
 """`celebdit evaluate` on a finished training: several steps and EMA widths under one protocol, a child in MLflow, the gate of the best."""
 
 import json
+from pathlib import Path
 
 import pytest
 from celebdit_testing.command import Finished, celebdit_here
+from celebdit_testing.registered import registered, registry_context
+from celebdit_testing.signing_keys import write_keys
+from celebdit_testing.trained import commit_checkpoint
 from celebdit_testing.workers_here import workers_here
 
+from components.environment import VERIFY_KEY
+from components.evaluate.champion import NotMeasurable, open_champion
 from components.manifests import CheckpointManifest
 from components.register.register import _fetch_weights
+from components.registry.client import Registry
 from components.runtime.context import StepContext
 from components.runtime.events import Events
 from components.settings import Settings
@@ -122,3 +129,43 @@ def test_what_cannot_be_measured_is_refused_before_anything_starts(
         assert (done.code, starts) == (2, []), (arguments, done.err)
         assert message in done.err
         assert "Traceback" not in done.err
+
+
+def test_a_champion_that_the_configured_key_did_not_sign_is_not_compared_with(
+    first_run: Finished,
+    embedded: Services,
+    context: StepContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # A model of its own: other tests open that of the run meanwhile.
+    wanted = ("evaluate", first_run.json["run_key"], "--steps", "12", "--num-images", "8", "--register", "registry.model_name=compared")
+    with workers_here(context):
+        done = celebdit_here(*wanted, "--sigma-rel", "0.1", home=embedded.home, capture=capsys)
+    assert done.code == 0, done.err
+    registry, keys = Registry(context.tracking, "compared"), write_keys(tmp_path / "key")
+    registry.promote("1", reason="the only one", by="test")
+    monkeypatch.setenv(VERIFY_KEY, str(keys.public))
+    # Another average than the champion's is another model, so it is compared.
+    wanted = (*wanted, "--sigma-rel", "0.07", IMPOSSIBLE, "--json")
+    with workers_here(context) as starts:
+        refused = celebdit_here(*wanted, home=embedded.home, capture=capsys)
+    assert (refused.code, starts) == (3, []), refused.err
+    assert f"is not signed, and the public key {keys.public} is set in {VERIFY_KEY}" in refused.err
+    registry.sign("1", tmp_path / "files", keys.private)
+    with workers_here(context):
+        judged = celebdit_here(*wanted, home=embedded.home, capture=capsys)
+    assert judged.code == 1, judged.err
+    assert judged.json["registration"]["gate"]["decision"] == "fail"
+    assert "cannot be measured" not in str(judged.json["registration"]["gate"]["reasons"])
+
+
+def test_a_champion_that_loses_its_signature_meanwhile_is_not_measured(endpoints: Endpoints, tmp_path: Path) -> None:
+    """The step's code verifies too: another version may have become the champion since the command looked."""
+    context = registry_context(endpoints, tmp_path)
+    assert registered(context, commit_checkpoint(context, tmp_path / "checkpoint", seed=12), "unsigned") == "1"
+    key = str(write_keys(tmp_path / "key").public)
+    with pytest.raises(NotMeasurable, match="is not signed"):
+        open_champion(Registry(context.tracking, "unsigned"), "1", tmp_path / "files", verify_key=key)
+    assert open_champion(Registry(context.tracking, "unsigned"), "1", tmp_path / "files")[1].is_file()

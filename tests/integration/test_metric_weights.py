@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from celebdit_testing.command import celebdit_here
 from celebdit_testing.inception import write_inception
 from celebdit_testing.steps import step_context
 
@@ -20,6 +21,7 @@ from components.runtime.context import StepContext
 from components.storage import StoreUri, connect, file_sha256
 from components.system.work_folders import WorkFolder
 from pipeline.cli import main
+from pipeline.services import Services
 
 INCEPTION = "inception-v3-compat"
 
@@ -63,9 +65,7 @@ def test_weights_are_added_once_and_found_by_their_sha256_alone(
     folder = context.scratch(WorkFolder.WEIGHTS)
     with pytest.raises(BadInput, match="are not in the store"):
         fetch_weights(None, sha256, context.store, folder, setting="weights", stored=context.layout.metric_weights(sha256))
-    environment = {"CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": str(context.settings.s3_endpoint)}
-    for name, value in {**environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "CELEBDIT_HOME": str(tmp_path / "home")}.items():
-        monkeypatch.setenv(name, value)
+    use_store_of(context, tmp_path, monkeypatch)
     for new, is_damaged in ((True, False), (False, False), (True, True)):
         if is_damaged:
             context.store.put_bytes(context.layout.metric_weights(sha256), b"damaged")
@@ -89,19 +89,89 @@ def test_another_file_at_the_address_of_weights_is_noticed_by_all_who_meet_it(
     stored = context.layout.metric_weights(sha256)
     assert sha256 in str(stored)
     context.store.put_bytes(stored, b"another file")
-    environment = {"CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": str(context.settings.s3_endpoint)}
-    for name, value in {**environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "CELEBDIT_HOME": str(tmp_path / "home")}.items():
-        monkeypatch.setenv(name, value)
+    use_store_of(context, tmp_path, monkeypatch)
     with pytest.raises(DataRefused, match=f"evaluation.weights_sha256 is {sha256}"):
         check_metric_weights(None, sha256, INCEPTION, context, setting="weights")
     with pytest.raises(DataRefused, match=sha256):
         fetch_weights(None, sha256, context.store, tmp_path, setting="weights", stored=stored)
+    assert not (tmp_path / f"{sha256}.pth").exists(), "a download is kept only if it has the digest"
+    (tmp_path / "other.pth").write_bytes(b"another file")
+    with pytest.raises(DataRefused, match=f"evaluation.weights_sha256 is {sha256}"):
+        fetch_weights(str(tmp_path / "other.pth"), sha256, context.store, tmp_path, setting="weights")
     with pytest.raises(SystemExit) as ended:
         main(["weights", "add", str(path)])
     printed = capsys.readouterr()
     assert ended.value.code == 0, printed.err
     assert "was there already" not in printed.out
     assert context.store.get_bytes(stored) == path.read_bytes(), "adding the file again repairs it"
+
+
+def test_a_file_that_changes_while_it_is_added_is_refused_and_not_stored(
+    context: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by a download that is still running: what was hashed is not what was uploaded."""
+    use_store_of(context, tmp_path, monkeypatch)
+    path = saved(tmp_path, {"changed": torch.ones(3)})
+    sha256 = file_sha256(path)
+
+    def hash_and_change(hashed: Path) -> str:
+        digest = file_sha256(hashed)
+        hashed.write_bytes(hashed.read_bytes() + b"more")
+        return digest
+
+    monkeypatch.setattr("components.storage.file_sha256", hash_and_change)
+    with pytest.raises(SystemExit) as ended:
+        main(["weights", "add", str(path)])
+    assert ended.value.code == DataRefused.exit_code
+    assert f"{path} changed while it was read" in capsys.readouterr().err
+    assert not context.store.exists(context.layout.metric_weights(sha256))
+
+
+def test_a_file_of_another_network_is_added_under_no_network_of_ours(
+    inception: Path, context: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_store_of(context, tmp_path, monkeypatch)
+    path = saved(tmp_path, {name: value for name, value in torch.load(inception).items() if name != "fc.bias"})
+    with pytest.raises(SystemExit) as ended:
+        main(["weights", "add", str(path), "--json"])
+    printed = capsys.readouterr()
+    assert not ended.value.code, printed.err
+    assert json.loads(printed.out)["network"] is None
+    assert "a network that is not known here" in printed.err
+    with pytest.raises(DataRefused, match=r"1 are missing \(fc\.bias\)"):
+        check_metric_weights(None, file_sha256(path), INCEPTION, context, setting="weights")
+
+
+def test_a_damaged_copy_in_the_work_folder_is_downloaded_again(inception: Path, context: StepContext) -> None:
+    sha256, folder = file_sha256(inception), context.scratch(WorkFolder.WEIGHTS)
+    stored, copy = context.layout.metric_weights(sha256), folder / f"{sha256}.pth"
+    context.store.put_file(stored, inception)
+    for fetch in (
+        lambda: check_metric_weights(None, sha256, INCEPTION, context, setting="weights"),
+        lambda: fetch_weights(None, sha256, context.store, folder, setting="weights", stored=stored),
+    ):
+        copy.write_bytes(b"damaged")
+        fetch()
+        assert file_sha256(copy) == sha256
+
+
+def use_store_of(context: StepContext, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands use the store of `context`."""
+    variables = {"CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": str(context.settings.s3_endpoint)}
+    for name, value in {**variables, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "CELEBDIT_HOME": str(folder / "home")}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_doctor_finds_weights_in_the_embedded_store_by_their_whole_sha256(
+    inception: Path, embedded: Services, capsys: pytest.CaptureFixture[str]
+) -> None:
+    added = celebdit_here("weights", "add", str(inception), "--json", home=embedded.home, capture=capsys)
+    assert added.code == 0, added.err
+    sha256 = added.json["sha256"]
+    for digest, state in ((sha256, "ok"), (sha256[:-1] + ("0" if sha256[-1] != "0" else "1"), "fail")):
+        overrides = ("--preset", "seed", f"evaluation.weights_sha256={digest}")
+        done = celebdit_here("doctor", *overrides, "--json", home=embedded.home, capture=capsys)
+        assert {check["name"]: check["state"] for check in done.json["checks"]}["weights"] == state
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])

@@ -5,7 +5,6 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ import yaml
 from celebdit_testing.command import celebdit_here
 from celebdit_testing.image_registry import image_registry
 from celebdit_testing.registered import registered, registered_faces, registry_context
+from celebdit_testing.signing_keys import write_keys
 from celebdit_testing.trained import commit_checkpoint
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from components.environment import VERIFY_KEY
 from components.errors import BadInput, DataRefused
@@ -96,19 +94,6 @@ def test_a_wrong_command_line_is_refused_before_anything_starts(
     assert refused.code == 2
     assert words in refused.err
     assert not (tmp_path / "home").exists()
-
-
-@dataclass(frozen=True)
-class Keys:
-    private: Path
-    public: Path
-
-
-def write_keys(path: Path) -> Keys:
-    key, keys = ec.generate_private_key(ec.SECP256R1()), Keys(path.with_suffix(".pem"), path.with_suffix(".pub"))
-    keys.private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    keys.public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return keys
 
 
 def refused_promotion(embedded: Services, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from celebdit_testing.signing_keys import write_keys
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from model_signing import hashing, signing, verifying
 
 from components.errors import BadInput, DataRefused
@@ -22,20 +23,6 @@ from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
 from components.registry.version_records import VersionRecords
 from components.registry.version_signatures import VersionSignatures
 from components.storage import StoreUri, connect
-
-
-@dataclass(frozen=True)
-class Keys:
-    private: Path
-    public: Path
-
-
-def write_keys(folder: Path, name: str, key: Any = None) -> Keys:
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    keys = Keys(folder / f"{name}.pem", folder / f"{name}.pub")
-    keys.private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    keys.public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return keys
 
 
 @pytest.fixture
@@ -64,7 +51,7 @@ def signatures(records: VersionRecords) -> VersionSignatures:
 def test_a_signed_version_is_accepted_with_the_public_key_and_signed_once(
     signatures: VersionSignatures, files: ModelFiles, tmp_path: Path, curve: ec.EllipticCurve
 ) -> None:
-    keys = write_keys(tmp_path, "key", ec.generate_private_key(curve))
+    keys = write_keys(tmp_path / "key", ec.generate_private_key(curve))
     public = signatures.public_key(keys.public)
     with pytest.raises(
         DataRefused, match=r"version 3 is not signed, and the public key .*key.pub is set in CELEBDIT_VERIFY_KEY"
@@ -80,7 +67,7 @@ def test_a_signed_version_is_accepted_with_the_public_key_and_signed_once(
 def test_the_signature_of_another_key_is_none(
     signatures: VersionSignatures, files: ModelFiles, records: VersionRecords, tmp_path: Path
 ) -> None:
-    ours, theirs = write_keys(tmp_path, "ours"), write_keys(tmp_path, "theirs")
+    ours, theirs = write_keys(tmp_path / "ours"), write_keys(tmp_path / "theirs")
     their_id = signatures.sign(files, signatures.private_key(theirs.private), "version 3").key_id
     public = signatures.public_key(ours.public)
     with pytest.raises(DataRefused, match=f"is signed by other keys only \\({their_id}; this is {public.id}\\)"):
@@ -99,7 +86,7 @@ def test_the_signature_of_another_key_is_none(
 def test_a_changed_version_does_not_fit_its_signature(
     signatures: VersionSignatures, files: ModelFiles, tmp_path: Path, change: str
 ) -> None:
-    keys = write_keys(tmp_path, "key")
+    keys = write_keys(tmp_path / "key")
     signatures.sign(files, signatures.private_key(keys.private), "version 3")
     path = files.folder / {"added": "more.py", "manifest": MANIFEST_FILE}.get(change, "MLmodel")
     path.unlink() if change == "removed" else path.write_bytes(b"other")
@@ -111,7 +98,7 @@ def test_a_changed_version_does_not_fit_its_signature(
 def test_a_changed_signature_is_refused(
     signatures: VersionSignatures, files: ModelFiles, records: VersionRecords, tmp_path: Path, damage: bytes | None
 ) -> None:
-    keys = write_keys(tmp_path, "key")
+    keys = write_keys(tmp_path / "key")
     key = signatures.sign(files, signatures.private_key(keys.private), "version 3").key_id
     stored = records.signature(str(files.manifest_sha256), key)
     assert stored is not None
@@ -125,7 +112,7 @@ def test_a_changed_signature_is_refused(
 def test_a_signature_of_another_version_does_not_fit(
     signatures: VersionSignatures, files: ModelFiles, records: VersionRecords, tmp_path: Path
 ) -> None:
-    keys = write_keys(tmp_path, "key")
+    keys = write_keys(tmp_path / "key")
     key = signatures.sign(files, signatures.private_key(keys.private), "version 3").key_id
     shutil.copytree(files.folder, tmp_path / "other")
     (tmp_path / "other" / "MLmodel").write_bytes(b"evil")
@@ -140,7 +127,7 @@ def test_a_signature_that_leaves_files_out_does_not_fit(
     signatures: VersionSignatures, files: ModelFiles, records: VersionRecords, tmp_path: Path, left_out: list[str]
 ) -> None:
     """The package lets a signer leave files out, and accepts such a signature whatever they hold."""
-    keys = write_keys(tmp_path, "key")
+    keys = write_keys(tmp_path / "key")
     hashed = hashing.Config().set_ignored_paths(paths=[files.folder / name for name in left_out])
     config = signing.Config().use_elliptic_key_signer(private_key=keys.private).set_hashing_config(hashed)
     config.sign(files.folder, tmp_path / "partial")
@@ -155,7 +142,7 @@ def test_a_signature_that_leaves_files_out_does_not_fit(
 
 def test_a_key_may_come_from_a_pipe(signatures: VersionSignatures, files: ModelFiles, tmp_path: Path) -> None:
     """As by `--key <(gpg --decrypt key.pem.gpg)`: it can be read once."""
-    keys = write_keys(tmp_path, "key")
+    keys = write_keys(tmp_path / "key")
     with piped(keys.private.read_bytes()) as private:
         assert signatures.sign(files, signatures.private_key(private), "version 3").is_new
     with piped(keys.private.read_bytes()) as private:
@@ -184,7 +171,7 @@ def test_a_key_file_without_an_end_is_not_read_to_its_end(signatures: VersionSig
 def test_a_version_without_a_manifest_is_neither_signed_nor_accepted(
     signatures: VersionSignatures, files: ModelFiles, tmp_path: Path
 ) -> None:
-    keys, old = write_keys(tmp_path, "key"), replace(files, manifest_sha256=None)
+    keys, old = write_keys(tmp_path / "key"), replace(files, manifest_sha256=None)
     with pytest.raises(BadInput, match="before versions had manifests"):
         signatures.sign(old, signatures.private_key(keys.private), "version 1")
     with pytest.raises(DataRefused, match="before versions could be signed"):
@@ -192,14 +179,14 @@ def test_a_version_without_a_manifest_is_neither_signed_nor_accepted(
 
 
 def test_a_key_that_cannot_be_used_is_named_with_what_is_wrong(signatures: VersionSignatures, tmp_path: Path) -> None:
-    good = write_keys(tmp_path, "good")
+    good = write_keys(tmp_path / "good")
     locked = tmp_path / "locked.pem"
     key = ec.generate_private_key(ec.SECP256R1())
     locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")))
     for number, other in enumerate(
         (rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256K1()))
     ):
-        keys = write_keys(tmp_path, f"other-{number}", other)
+        keys = write_keys(tmp_path / f"other-{number}", other)
         for read, path in ((signatures.private_key, keys.private), (signatures.public_key, keys.public)):
             with pytest.raises(BadInput, match="is not one of the curves secp256r1"):
                 read(path)
@@ -220,7 +207,7 @@ def test_a_key_that_cannot_be_used_is_named_with_what_is_wrong(signatures: Versi
 
 
 def test_a_key_that_others_alone_may_read_is_named(signatures: VersionSignatures, tmp_path: Path) -> None:
-    keys = write_keys(tmp_path, "key")
+    keys = write_keys(tmp_path / "key")
     keys.private.chmod(0)
     if _reads(keys.private):
         pytest.skip("this user reads files of any mode")
@@ -242,7 +229,7 @@ def _reads(path: Path) -> bool:
 def test_the_packages_own_command_accepts_the_signature(
     signatures: VersionSignatures, files: ModelFiles, records: VersionRecords, tmp_path: Path
 ) -> None:
-    keys = write_keys(tmp_path, "key")
+    keys = write_keys(tmp_path / "key")
     key = signatures.sign(files, signatures.private_key(keys.private), "version 3").key_id
     (tmp_path / "model.sig").write_bytes(records.signature(str(files.manifest_sha256), key) or b"")
     command = [sys.executable, "-m", "model_signing", "verify", "key", "--signature", str(tmp_path / "model.sig")]
