@@ -119,7 +119,7 @@ BAD_INPUT: list[tuple[list[str], int, str]] = [
     (["--source", "synthetic://", "data.max_rejected=1.5"], 2, "data.max_rejected: Input should be less than or equal to 1"),
     (["--source", "synthetic://", "network.width=3"], 2, "is not a setting of the data section"),
     (["--source", "synthetic://\n"], 2, "must not contain control characters"),
-    (["--source", ""], 2, "data.source"),
+    (["--source", ""], 2, "'--source': it is empty"),
     ([], 2, "Missing option '--source'"),
     (["--source", "synthetic://", "--workers", "0"], 2, "--workers"),
     (["--source", "kaggle://badasstechie/celebahq-resized-256x256"], 2, "must be accepted before its images are ingested"),
