@@ -25,7 +25,7 @@ def milliseconds_of_blocks(
 ) -> dict[str, float]:
     """Return the milliseconds of forward and backward pass of each kind of block on `batch_images` random images, with autocast.
 
-    Without `own_kernels` only the finest level's and the transformer's, with the kernels that Inductor writes in place of ours.
+    Without `own_kernels` only the finest level's and the transformer's, with the kernels that Inductor writes instead.
     """
     if own_kernels:
         return _milliseconds(_blocks(network, batch_images, device), device, compiled=compiled)

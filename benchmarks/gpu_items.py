@@ -72,7 +72,7 @@ def training(size: Size) -> dict[str, Any]:
 
 
 def blocks(size: Size) -> dict[str, Any]:
-    """Return the milliseconds of forward and backward pass of blocks of the first preset, with our kernels and with Inductor's."""
+    """Return the milliseconds of forward and backward pass of blocks of the first preset, with custom kernels and with Inductor's."""
     preset = size.presets[0]
     network, batch = load_config(preset).network, size.batch[preset]
     times = {
@@ -83,7 +83,7 @@ def blocks(size: Size) -> dict[str, Any]:
 
 
 def kernels(size: Size) -> dict[str, Any]:
-    """Return the milliseconds of each kernel of our own, with other block sizes too."""
+    """Return the milliseconds of each custom kernel, with other block sizes too."""
     preset = size.presets[0]
     return {"milliseconds": milliseconds_of_kernels(load_config(preset).network, size.batch[preset], torch.device(size.device))}
 
@@ -170,7 +170,7 @@ def output_layer(size: Size) -> dict[str, Any]:
     )
     outputs, times = [], {}
     for name, allowed in (("tf32", True), ("ieee", False)):
-        with torch.backends.cudnn.flags(allow_tf32=allowed), torch.inference_mode():
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed), torch.inference_mode():
             outputs.append(layer(x))
             times[name] = _milliseconds(lambda: layer(x), device)
     difference = ((outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max()).item()

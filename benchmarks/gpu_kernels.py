@@ -1,4 +1,4 @@
-"""Time on the device of each kernel of our own, with the block sizes that the project uses and with others."""
+"""Time on the device of each custom kernel, with the block sizes that the project uses and with others."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

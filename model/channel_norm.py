@@ -65,7 +65,9 @@ class _Normalise(torch.autograd.Function):
         first, second = (channel_moments(x).sum(1) / pixels).unbind(1)
         own_mean = x[:, :, 0, 0].float() + first
         mean = _group_mean(own_mean + offset, num_groups)
-        variance = _group_mean(second - first.square() + (own_mean + offset - mean).square(), num_groups)
+        # Rounding could make the difference of a channel with little variance negative.
+        own_variance = (second - first.square()).clamp(min=0)
+        variance = _group_mean(own_variance + (own_mean + offset - mean).square(), num_groups)
         inverse = torch.rsqrt(variance + eps)
         scale, middle = gain * inverse, mean - offset
         shift = bias - middle * scale

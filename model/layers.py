@@ -21,7 +21,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
 
 
 def compiled_for_cuda(x: Tensor) -> bool:
-    """Return whether operations on `x` are being compiled for a GPU, where kernels of our own replace some of Inductor's."""
+    """Return whether operations on `x` are being compiled for a GPU, where custom kernels replace some of Inductor's."""
     return x.device.type == "cuda" and torch.compiler.is_compiling()
 
 

@@ -70,6 +70,11 @@ class NetworkConfig(FrozenConfig):
     )
 
     @property
+    def drops_values(self) -> bool:
+        """Whether a training step draws random numbers for dropout."""
+        return self.dropout > 0 or self.codec_dropout > 0
+
+    @property
     def levels(self) -> int:
         """Resolutions of the codec, the latent's included."""
         return len(self.channels) if self.codec == "residual" else 4
@@ -105,12 +110,8 @@ class NetworkConfig(FrozenConfig):
             yield "codec 'seed_compat' has no dropout: set dropout = 0"
         if any(c < 4 or c % 4 for c in self.channels):
             yield f"channels {list(self.channels)} must be multiples of 4 (group normalisation)"
-        if self.group_channels is not None and (self.codec != "residual" or self.res_norm != "group"):
-            yield "group_channels belongs to the residual codec with res_norm = 'group': leave it out"
-        elif self.group_channels is not None and any(c % self.group_channels for c in self.channels):
+        if self.group_channels is not None and any(c % self.group_channels for c in self.channels):
             yield f"channels {list(self.channels)} must be multiples of group_channels {self.group_channels}"
-        if self.codec_dropout > 0 and self.codec != "residual":
-            yield f"codec '{self.codec}' has no dropout of its own: leave codec_dropout out"
         if any(n < 1 for n in self.res_blocks):
             yield f"res_blocks {list(self.res_blocks)} must be at least 1 per level"
         if self.width % self.heads:

@@ -74,7 +74,7 @@ def _turned_back(
     PART: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Write the gradient of the queries (kind 0) or keys (1) of a part of the tokens, and the out_sums for their weights."""
+    """Write the gradient of the queries (kind 0) or keys (1) of a part of the tokens, and the sums for their weights."""
     channel = tl.arange(0, BLOCK)
     exists = channel < HALF
     weight_1 = tl.load(weights + kind * 2 * HALF + channel, mask=exists, other=0.0)[None, :]

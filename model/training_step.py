@@ -116,7 +116,7 @@ class TrainingStep:
         self._meter.add_wait(self._clock() - start_s)
         ids = torch.arange(positions.start, positions.stop, device=self._device)
         x, noise, t, x_t, timestep = self._add_noise(images, ids, step_tensor(step, self._device))
-        if self._recipe.network.dropout > 0:
+        if self._recipe.network.drops_values:
             torch.manual_seed(_dropout_seed(training.seed, step, positions.start))
         with self._no_sync(pass_index), self._autocast():
             output = self._forward(x_t, timestep)

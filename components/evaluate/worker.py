@@ -22,6 +22,7 @@ from components.evaluate.spec import EvaluateSpec
 from components.evaluate.spectrum import energy_per_octave
 from components.evaluate.workers import BATCH_FILE, SPEC_FILE, EvaluateBatch
 from components.features.build import build_extractor, build_vgg
+from components.features.full_convolutions import full_convolutions
 from components.manifests import ReferenceSplit, Split
 from components.runtime.rank import Rank, worker_main
 from components.stores.dataset_cache import fetch_pack
@@ -172,8 +173,7 @@ class _Worker:
         """Store the features of some images; the main features, which mark the shard as done, come last."""
         size = self._spec.evaluation.batch_images or _EXTRACT_IMAGES
         batches = [batch.to(self._device) for batch in images.split(size)]
-        # cuDNN rounds convolutions to TF32 if it may, which moves a distance in its third digit.
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.inference_mode(), full_convolutions():
             features = [self._extractor(batch) for batch in batches]
             if self._vgg is not None and kind in (FAKES, REALS):
                 save_chunk(self._folder, kind, MANIFOLD, shard.start, [self._vgg(batch)[0] for batch in batches])

@@ -17,6 +17,7 @@ from components.features.build import build_extractor
 from components.features.config import FeaturesConfig
 from components.features.extractors import fetch_weights
 from components.features.frechet import frechet_distance
+from components.features.full_convolutions import full_convolutions
 from components.features.moments import Statistics, statistics
 from components.features.names import names_for
 from components.features.sliced_distance import sliced_distance
@@ -97,8 +98,7 @@ class FeatureScorer:
 
 def take_features(extractor: nn.Module, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
     """Return the features of images, as the evaluate step takes them."""
-    # cuDNN rounds convolutions to TF32 if it may, which moves a distance in its third digit.
-    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.inference_mode(), full_convolutions():
         extractor.to(images.device)
         features: Tensor = extractor(images)[0].float()
     return features

@@ -154,7 +154,7 @@ def _code(graph: torch.fx.GraphModule, inputs: list[Any]) -> str:
         ]
     FakeTensorProp(graph, mode).propagate_dont_convert_inputs(*moved)
     with V.set_fake_mode(mode), mode:
-        reinplace_inplaceable_ops_core(graph.graph)  # a kernel of our own writes into the memory that was made for it, without a copy
+        reinplace_inplaceable_ops_core(graph.graph)  # a custom kernel writes into the memory that was made for it, without a copy
         decompose_triton_kernel_wrapper_functional(graph.graph)
     graph.recompile()
     lowering = GraphLowering(graph)
@@ -198,7 +198,7 @@ def _compile(name: str, source: str, signature: dict[str, str]) -> str | None:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         function = getattr(module, name)
-        # Our own kernels state theirs, Inductor picks those of its own by heuristics.
+        # Custom kernels state theirs, Inductor picks those of its own by heuristics.
         stated: dict[str, int] = literal_eval(re.search(r"'constants': (\{[^}]*\})", source)[1])  # type: ignore[index]
         chosen = {key: stated.get(key, _BLOCK_SIZES.get(key, 1)) for key, kind in signature.items() if kind == "constexpr"}
         constants = {(function.arg_names.index(key),): value for key, value in chosen.items()}

@@ -1,4 +1,4 @@
-"""The Triton kernels of our own beside the plain torch functions of the same operators, run by Triton's interpreter on a CPU.
+"""The custom Triton kernels beside the plain torch functions of the same operators, run by Triton's interpreter on a CPU.
 
 Run it in a process of its own, `python -m celebdit_testing.interpreted_kernels`: the interpreter is chosen when Triton is imported. Prints
 one JSON object for each operator, shape and precision: how far the results are apart, in shares of the largest value.

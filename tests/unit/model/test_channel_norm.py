@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 pytest.importorskip("triton", reason="torch was installed without Triton")
 
-from model import layers
+from model import channel_norm, layers
 from model.channel_norm import Normalisation, normalise, normalise_beside
 from model.denoiser import build_denoiser
 
@@ -60,6 +60,20 @@ def test_a_mean_far_from_zero_costs_no_digits() -> None:
     x, gain, bias, offset = inputs(shape, torch.float32, mean=1000.0)
     expected = composed(x.double(), gain, bias, offset, shape[2])
     assert (own(x, gain, bias, offset, shape[2]) - expected).abs().max() < 2e-3
+
+
+def test_a_variance_that_rounding_makes_negative_counts_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is for constant channels of 512 x 512 pixels whose first pixel differs: in the kernel's sums, not in those of torch."""
+    x, gain, bias, offset = inputs((1, 8, 8, 4, 4), torch.float32)
+
+    def rounded(x: Tensor) -> Tensor:
+        first = torch.full((1, 8), 10.0)
+        return torch.stack([first, first.square() * (1 - 1e-6)], 1)[:, None] * 16
+
+    monkeypatch.setattr(channel_norm, "channel_moments", rounded)
+    output = own(x, gain, bias, offset, 8)
+    gradients = torch.autograd.grad(output.sum(), [x, gain, bias])
+    assert all(bool(value.isfinite().all()) for value in (output, *gradients))
 
 
 def test_a_network_with_the_functions_for_gpus_gives_the_same_images_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The norms of a transformer block with gradients of our own: values and gradients are those of torch's functions, compiled or not."""
+"""The norms of a transformer block with custom gradients: values and gradients are those of torch's functions, compiled or not."""
 
 from collections.abc import Callable
 from types import SimpleNamespace

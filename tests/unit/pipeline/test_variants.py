@@ -18,6 +18,12 @@ from pipeline.variants import VARIANTS
 STRAYS = [
     ("network.codec 'residual'", ["network.codec=plain", "network.channels=[]", "network.res_blocks=[]"], "network.stem_px=4"),
     ("network.codec 'residual' or 'plain'", ["network.codec=seed_compat"], "network.block=dit"),
+    ("network.res_norm 'group'", ["network.res_norm=layer"], "network.group_channels=4"),
+    (
+        "network.codec 'residual'",
+        ["network.codec=plain", "network.channels=[]", "network.res_blocks=[]"],
+        "network.codec_dropout=0.1",
+    ),
     ("diffusion.weighting 'min_snr'", [], "diffusion.min_snr_gamma=3.0"),
     ("diffusion.weighting 'sigmoid'", [], "diffusion.sigmoid_bias=1.0"),
     ("diffusion.weighting 'v'", ["diffusion.weighting=min_snr"], "diffusion.sigma_floor=0.1"),
@@ -106,3 +112,13 @@ def test_a_file_that_chooses_another_variant_drops_the_settings_of_its_base(tmp_
     path.write_text('base = "demo"\n[optimizer]\nschedule = "constant"\nlr_floor = 1e-3\n')
     with pytest.raises(BadInput, match=r"optimizer\.lr_floor 0\.001 belongs to"):
         load_config(str(path))
+
+
+@pytest.mark.parametrize("other", ["network.codec=plain", "network.res_norm=layer"])
+def test_another_codec_or_norm_drops_the_groups_that_a_file_sets(other: str, tmp_path: Path) -> None:
+    path = tmp_path / "groups.toml"
+    path.write_text('base = "demo"\n[network]\ngroup_channels = 16\ncodec_dropout = 0.1\n')
+    network = load_config(path).network
+    assert (network.group_channels, network.codec_dropout) == (16, 0.1)
+    network = load_config(path, [other]).network
+    assert (network.group_channels, network.codec_dropout) == (None, 0.0 if "plain" in other else 0.1)

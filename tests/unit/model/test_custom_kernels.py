@@ -1,4 +1,4 @@
-"""Kernels of our own: what they compute is what the plain functions of the same operators compute, shown without a GPU."""
+"""Custom kernels: what they compute is what the plain functions of the same operators compute, shown without a GPU."""
 
 import importlib.util
 import json
