@@ -1,6 +1,6 @@
 """The `optimizer` and `training` sections: how the weights are updated, for how long, and how often progress is stored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -11,6 +11,8 @@ from model.frozen_config import FrozenConfig
 
 Precision = Literal["float32", "bfloat16"]
 ScoreMetric = Literal["mind", "frechet"]
+SCORE_DUE = "score_due"
+"""The note of a checkpoint whose step is still to be scored."""
 _SCORE_IMAGES = 2000
 _SCORE_METRICS: tuple[ScoreMetric, ...] = ("mind",)
 
@@ -152,6 +154,14 @@ class TrainingConfig(FrozenConfig):
                 f"ema {ema!r} is not tracked by this training, which has {', '.join(sorted(tracked))}: "
                 "use one of them, or add it to training.ema_sigma_rel"
             )
+
+    def is_milestone(self, step: int) -> bool:
+        """Return whether samples of `step` are scored."""
+        return self.score_every_steps is not None and step % self.score_every_steps == 0
+
+    def is_score_due(self, step: int, notes: Mapping[str, object]) -> bool:
+        """Return whether `step`, whose checkpoint has `notes`, is still to be scored: a stop ended its score, and it is a milestone yet."""
+        return self.is_milestone(step) and notes.get(SCORE_DUE) is True
 
     def identity(self) -> JsonObject:
         """Return the fields that decide the numbers of a run; the others (how long, how often, on what) may change on resume."""

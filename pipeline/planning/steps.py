@@ -135,9 +135,12 @@ class _Lookup:
         total = self._config.training.total_steps
         names = [item.uri for item in self._view.reader.list(self._view.layout.run(key).checkpoints)]
         committed = committed_checkpoints(names)
-        for checkpoint in committed:
-            if checkpoint.step == total:
+        last = [checkpoint for checkpoint in committed if checkpoint.step == total]
+        for checkpoint in last:
+            if not self._is_score_due(checkpoint):
                 return PlannedStep("train", "reuse", f"run {key} has a checkpoint of step {total}"), checkpoint
+        if last:
+            return PlannedStep("train", "continue", f"run {key} has a checkpoint of step {total}, whose score is left"), last[0]
         earlier = [checkpoint for checkpoint in committed if checkpoint.step < total]
         if earlier:
             newest = earlier[0]
@@ -147,6 +150,13 @@ class _Lookup:
             reason = f"run {key} was trained to step {committed[0].step}, beyond training.total_steps {total}: it will be refused"
             return PlannedStep("train", "unknown", reason), None
         return PlannedStep("train", "run", f"run {key} has no checkpoint; {plural(total, 'step')}"), None
+
+    def _is_score_due(self, checkpoint: CommittedCheckpoint) -> bool:
+        if not self._config.training.is_milestone(checkpoint.step):
+            return False
+        assert self._view.reader is not None
+        notes = json.loads(self._view.reader.get_bytes(checkpoint.uri / COMMIT_FILE)).get("notes", {})
+        return self._config.training.is_score_due(checkpoint.step, notes)
 
     def _evaluate(self, dataset: DatasetManifest, key: str, checkpoint: CommittedCheckpoint) -> tuple[PlannedStep, EvaluationReport | None]:
         assert self._view.reader is not None

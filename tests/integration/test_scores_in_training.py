@@ -1,5 +1,6 @@
 """Scores during training with real servers and ranks: what MLflow gets, several ranks, stops, kills and missing weights."""
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ from components.manifests import DatasetManifest
 from components.resources import ResourcesConfig
 from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
+from components.train.checkpointing.finished import Finished, find_finished
 from components.train.spec import run_key
+from model.config import Recipe
 from pipeline.services import Endpoints, Services
 
 PART = "scores"
@@ -128,6 +131,34 @@ def test_a_training_that_is_ended_within_a_score_goes_on_with_every_score_once(w
     assert training.final_digest() == whole.final_digest()
 
 
-def scoring(training: Training) -> bool:
+def test_a_stop_within_the_score_of_the_last_step_leaves_a_training_that_is_not_finished(whole: Training) -> None:
+    training = another(whole, "ended-at-the-end")
+    with ended(training.start(2, prelude=slow_features_of_rank_1)) as ranks:
+        wait_until(lambda: scoring(training, step=6), timeout_s=90, every_s=0.01)
+        ranks.signal(signal.SIGTERM)
+        assert ranks.wait(90) == [75, 75], "stopped, not finished"
+    assert sorted(training.recorded_values(MIND)) == [3]
+    assert [entry.step for entry in training.checkpoints.list_committed()][0] == 6
+    assert finished(training) is None
+    assert finished(training, training.recipe.model_copy(update={"training": tiny_recipe().training})) is not None, (
+        "no scores are configured"
+    )
+    with ended(training.start(2)) as ranks:
+        assert ranks.wait(120) == [0, 0], ranks.reason()
+    for key in (MIND, FRECHET, "train/loss"):
+        assert training.recorded_values(key) == whole.recorded_values(key), key
+    assert training.final_digest() == whole.final_digest()
+    assert finished(training) is not None
+
+
+def finished(training: Training, recipe: Recipe | None = None) -> Finished | None:
+    return find_finished(training.checkpoints, recipe or training.recipe, training.dataset.digest)
+
+
+def scoring(training: Training, *, step: int = 3) -> bool:
+    """Return whether the score of `step` has begun."""
     events = training.folder / "events.jsonl"
-    return events.exists() and "scoring" in events.read_text()
+    if not events.exists():
+        return False
+    facts = [json.loads(line)["facts"] for line in events.read_text().splitlines() if line.endswith("}")]
+    return any("scoring" in str(fact.get("text")) and fact.get("done") == step for fact in facts)

@@ -145,6 +145,34 @@ def test_a_stop_ends_the_drawing_after_a_pass_and_the_next_attempt_scores_that_s
     assert_same_tensors(third.state(), whole.state())
 
 
+def test_a_stop_within_the_score_of_the_last_step_leaves_it_to_the_next_attempt(pack: Pack, tmp_path: Path) -> None:
+    whole = attempt(pack, tmp_path / "whole")
+    whole.trainer.run()
+    first = attempt(pack, tmp_path / "stopped")
+    asked = first.scorer.shapes
+    assert not first.trainer.run(stop_requested=lambda: len(asked) >= 8), "in the second pass of step 6, a score is left"
+    assert (first.trainer.step, sorted(first.scores())) == (6, [2, 4])
+    stopped = first.trainer.snapshot()
+
+    second = attempt(pack, tmp_path / "stopped")
+    second.trainer.restore(stopped)
+    assert not second.trainer.run(stop_requested=lambda: True)
+    assert not second.sink.published
+
+    third = attempt(pack, tmp_path / "stopped")
+    third.trainer.restore(stopped)
+    assert third.trainer.run()
+    assert first.scores() | third.scores() == whole.scores()
+    assert len(third.sink.published) == 1, "a checkpoint that says that nothing is due"
+    assert "score_due" not in third.trainer.snapshot().notes
+    assert_same_tensors(third.state(), whole.state())
+
+    longer = attempt(pack, tmp_path / "stopped", total_steps=8)
+    longer.trainer.restore(stopped)
+    assert longer.trainer.run()
+    assert sorted(longer.scores()) == [6, 8]
+
+
 def test_a_killed_training_scores_the_steps_after_its_checkpoint_again_with_the_same_result(pack: Pack, tmp_path: Path) -> None:
     whole = attempt(pack, tmp_path / "whole", checkpoint_keep_every_steps=3)
     whole.trainer.run()
