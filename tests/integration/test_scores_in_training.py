@@ -138,7 +138,7 @@ def test_a_stop_within_the_score_of_the_last_step_leaves_a_training_that_is_not_
         ranks.signal(signal.SIGTERM)
         assert ranks.wait(90) == [75, 75], "stopped, not finished"
     assert sorted(training.recorded_values(MIND)) == [3]
-    assert [entry.step for entry in training.checkpoints.list_committed()][0] == 6
+    assert next(entry.step for entry in training.checkpoints.list_committed()) == 6
     assert finished(training) is None
     assert finished(training, training.recipe.model_copy(update={"training": tiny_recipe().training})) is not None, (
         "no scores are configured"
