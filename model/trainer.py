@@ -287,5 +287,5 @@ class Trainer:
         """
         self._state.restore(state)
         self._meter.restore(state.facts["window"], device_hours=float(state.notes.get("device_hours", 0.0)))
-        self._is_score_due = self.recipe.training.is_score_due(state.step, state.notes)
+        self._is_score_due = self._scores is not None and self.recipe.training.is_score_due(state.step, state.notes)
         self.step = state.step

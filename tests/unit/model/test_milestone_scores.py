@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -171,6 +172,29 @@ def test_a_stop_within_the_score_of_the_last_step_leaves_it_to_the_next_attempt(
     longer.trainer.restore(stopped)
     assert longer.trainer.run()
     assert sorted(longer.scores()) == [6, 8]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"scored": False}, {"score_every_steps": 3}, {"scored": False, "score_every_steps": 2}],
+    ids=["no scores", "other milestones", "no features"],
+)
+def test_a_due_score_ends_with_its_setting(pack: Pack, tmp_path: Path, other: dict[str, Any]) -> None:
+    first = attempt(pack, tmp_path)
+    asked = first.scorer.shapes
+    assert not first.trainer.run(stop_requested=lambda: bool(asked))
+    assert first.trainer.snapshot().notes["score_due"] is True, "that of step 2"
+
+    second = attempt(pack, tmp_path, **other)
+    second.trainer.restore(first.trainer.snapshot())
+    assert not second.trainer.run(stop_requested=lambda: second.trainer.step >= 5)
+    assert sorted(second.scores()) == ([3] if second.scorer.shapes else [])
+    assert "score_due" not in second.trainer.snapshot().notes
+
+    third = attempt(pack, tmp_path)
+    third.trainer.restore(second.trainer.snapshot())
+    assert third.trainer.run()
+    assert sorted(third.scores()) == [6]
 
 
 def test_a_killed_training_scores_the_steps_after_its_checkpoint_again_with_the_same_result(pack: Pack, tmp_path: Path) -> None:
