@@ -155,6 +155,17 @@ class TrainingConfig(FrozenConfig):
                 "use one of them, or add it to training.ema_sigma_rel"
             )
 
+    def check_score_images(self, num_images: int) -> None:
+        """Refuse scores that compare with more training images than the dataset has, `num_images`: their names would have a wrong number.
+
+        Raises:
+            ValueError: if there are too few.
+        """
+        if self.score_every_steps is not None and self.score_images > num_images:
+            raise ValueError(
+                f"score_images {self.score_images}: samples are compared with as many training images, and there are {num_images}"
+            )
+
     def is_milestone(self, step: int) -> bool:
         """Return whether samples of `step` are scored."""
         return self.score_every_steps is not None and step % self.score_every_steps == 0

@@ -142,6 +142,10 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig,
             hint="compile the pipeline again with this version",
         )
     try:
+        recipe.training.check_score_images(dataset.num_images)
+    except ValueError as error:
+        raise BadInput(f"training.{error}", hint=f"set training.score_images={dataset.num_images} or less") from error
+    try:
         recipe.training.batch_plan(resources.num_ranks)
     except ValueError as error:
         raise BadInput(f"training.{error}") from error

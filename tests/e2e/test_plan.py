@@ -110,6 +110,18 @@ def test_a_score_that_is_left_of_the_last_step_is_continued(
     assert actions(plan_steps(load_config("smoke"), copy))[2] == "reuse", "no scores are configured"
 
 
+def test_scores_of_more_images_than_the_dataset_has_will_be_refused(first_run: Finished, files: StoreView) -> None:
+    count = first_run.json["dataset"]["num_images"]
+    scored = [f"training.score_images={count + 1}", "training.score_every_steps=6"]
+    planned = plan_steps(load_config("smoke", scored), files)
+    assert actions(planned) == ["run", "reuse", "unknown", "run", "run", "run"]
+    assert planned.steps[2].reason.startswith(f"training.score_images {count + 1}: samples are compared")
+    assert planned.steps[2].reason.endswith(f"there are {count}: it will be refused")
+    before_ingest = plan_steps(load_config("smoke", [*scored, "data.source=synthetic://?count=7&seed=1&size=64"]), files)
+    assert actions(before_ingest) == ["run", "run", "unknown", "run", "run", "run"]
+    assert before_ingest.steps[2].reason.endswith("there are 7: it will be refused")
+
+
 @pytest.mark.fault
 @pytest.mark.slow
 def test_steps_that_are_left_are_counted(second_run: Finished, files: StoreView) -> None:

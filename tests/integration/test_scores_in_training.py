@@ -69,7 +69,7 @@ def test_weights_that_are_missing_end_a_training_before_its_first_step(
     environment: Endpoints, faces: DatasetManifest, tmp_path: Path
 ) -> None:
     context = evaluations.place(environment, tmp_path, part=PART, run_id="scores-2")
-    recipe = tiny_recipe(score_every_steps=6, seed=5)
+    recipe = tiny_recipe(score_every_steps=6, score_images=24, seed=5)
     inception = FeaturesConfig(extractor="inception-v3-compat", weights_sha256="0" * 64)
     with pytest.raises(BadInput, match=r"the weights of evaluation\.weights_sha256 0+ are not in the store"):
         run_train(recipe, faces, context, features=inception)
