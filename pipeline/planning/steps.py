@@ -162,7 +162,7 @@ class _Lookup:
         return None
 
     def _num_files(self) -> int | None:
-        """Return how many files a source on this machine has, of which at most as many are trained on; None if that is not known or needed."""
+        """Return how many files the source has, at least as many as are trained on; None if that is not known or not needed."""
         if self._config.training.score_every_steps is None:
             return None
         try:
