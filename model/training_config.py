@@ -97,14 +97,14 @@ class TrainingConfig(FrozenConfig):
         ge=2,
         le=50_000,
         exclude_if=lambda images: images == _SCORE_IMAGES,
-        description="score_every_steps: images of a score; its name has their number, because more images give another distance",
+        description="images of a score; its name has their number, because more images give another distance",
     )
     score_metrics: tuple[ScoreMetric, ...] = Field(
         _SCORE_METRICS,
         min_length=1,
         max_length=2,
         exclude_if=lambda metrics: metrics == _SCORE_METRICS,
-        description="score_every_steps: distances to measure; mind needs fewer images than frechet (FID on Inception's features)",
+        description="distances to measure; mind needs fewer images than frechet (FID on Inception's features)",
     )
     checkpoint_every_s: float = Field(300.0, ge=1, description="wall-clock seconds between checkpoints: the most work that a kill may cost")
     checkpoints_to_keep: int = Field(3, ge=2, description="newest checkpoints kept in object storage")
@@ -125,8 +125,6 @@ class TrainingConfig(FrozenConfig):
             yield f"ema_sigma_rel {list(self.ema_sigma_rel)} names a width twice"
         if self.ema_snapshot_every_steps is not None and not self.ema_sigma_rel:
             yield "ema_snapshot_every_steps stores the averages of ema_sigma_rel, and there are none: name at least one width"
-        if self.score_every_steps is None and (self.score_images, self.score_metrics) != (_SCORE_IMAGES, _SCORE_METRICS):
-            yield "score_images and score_metrics count only with score_every_steps: set it, or leave them out"
         if len(set(self.score_metrics)) != len(self.score_metrics):
             yield f"score_metrics {list(self.score_metrics)} names a metric twice"
         if self.microbatch_images is not None and self.microbatch_images > self.batch_images:
