@@ -164,6 +164,12 @@ class TrainingConfig(FrozenConfig):
                 f"score_images {self.score_images}: samples are compared with as many training images, and there are {num_images}"
             )
 
+    def why_never_scored(self) -> str | None:
+        """Return why a training whose scores are configured has none, or None if it has some, or they are off."""
+        if self.score_every_steps is None or self.score_every_steps <= self.total_steps:
+            return None
+        return f"training.score_every_steps {self.score_every_steps} is beyond training.total_steps {self.total_steps}: nothing is scored"
+
     def is_milestone(self, step: int) -> bool:
         """Return whether samples of `step` are scored."""
         return self.score_every_steps is not None and step % self.score_every_steps == 0

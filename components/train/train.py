@@ -55,6 +55,8 @@ def run(
         images, processes = plural(recipe.training.batch_images, "image"), plural(resources.processes, "process", "processes")
         text = f"{plural(total, 'step')} of {images} on {resources.nodes} x {processes}"
         context.events.emit("note", text=f"run {key}: {text}", **{TRAINING: key})
+        if (reason := recipe.training.why_never_scored()) is not None:
+            context.events.note(reason)
         if recipe.training.compile:
             context.events.note("the network is compiled during the first steps, which takes a minute or more, without progress")
         run_ranks = rank_runner(resources)
