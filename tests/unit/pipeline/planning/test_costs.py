@@ -200,6 +200,19 @@ def test_a_plan_notes_scores_that_never_come(every: int, line: str) -> None:
     assert scores.removeprefix("scores").strip().startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("precision", "compiled", "share"), [("bfloat16", True, 0.33), ("bfloat16", False, 1), ("float32", True, 1), ("float32", False, 1)]
+)
+def test_scores_are_slower_than_training_only_where_that_is_compiled_in_bfloat16(precision: str, compiled: bool, share: float) -> None:
+    settings = [f"training.precision={precision}", f"training.compile={str(compiled).lower()}"]
+    costs, without = (
+        costs_of(load_config("celebahq256-b", [*settings, *scored], changes=CONSENT), None)
+        for scored in (["training.score_every_steps=3000"], [])
+    )
+    hours, before = ({device.name: device for device in each.devices}["H100"].training_hours for each in (costs, without))
+    assert (hours - before) / before == pytest.approx(costs.work.score_flops / share / costs.work.training_flops)
+
+
 def test_scores_take_time_on_this_cpu() -> None:
     few, many = (
         load_config("smoke", ["training.score_every_steps=6", f"training.score_images={count}", "sampling.num_steps=50"])
