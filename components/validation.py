@@ -1,6 +1,6 @@
 """Errors of validation as lines that name field, value and bound."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -16,12 +16,19 @@ def describe(error: ValidationError, *, section: str | None) -> str:
 
 def problem_lines(error: ValidationError, *, section: str | None) -> list[str]:
     """Return one line per problem of a validation error, naming the field, the value and the bound."""
-    return [line for problem in error.errors() for line in _lines(problem, () if section is None else (section,))]
+    problems = [problem for problem in error.errors() if not _is_consequence(problem)]
+    return [line for problem in problems for line in _lines(problem, () if section is None else (section,))]
 
 
 def location(path: Iterable[str]) -> str:
     """Return the path of a field in an error, on one line whatever the keys are."""
     return ".".join(part if part.isprintable() else repr(part) for part in path)
+
+
+def _is_consequence(problem: "ErrorDetails") -> bool:
+    """Return whether a list is long enough and was counted without its invalid items, which have lines of their own."""
+    items = problem["input"]
+    return problem["type"] == "too_short" and isinstance(items, Collection) and len(items) >= problem["ctx"]["min_length"]
 
 
 def _lines(problem: "ErrorDetails", parents: tuple[str, ...]) -> list[str]:

@@ -31,6 +31,7 @@ from model.optim import build_optimizer, learning_rate
 from model.profiling import StepProfiler
 from model.sampling import denoiser_of, sample, to_uint8
 from model.state import TrainingState
+from model.training_config import SCORE_DUE
 from model.training_step import TrainingStep
 
 NUM_SAMPLES = 16
@@ -106,6 +107,7 @@ class Trainer:
     def run(self, *, stop_requested: Callable[[], bool] = lambda: False, on_step: Callable[[int, float], None] | None = None) -> bool:
         """Train up to `total_steps`, or until some rank's `stop_requested` is true; return whether training is finished.
 
+        It is not finished after a stop within the score of the last step: the run that continues makes that score.
         `on_step` is called with (step, loss of this rank) after each step; it makes every step wait for the device.
 
         Raises:
@@ -125,6 +127,8 @@ class Trainer:
 
         if self._is_score_due:
             stopped = self._record_scores(agree_to_stop)
+            if not stopped and self.step >= training.total_steps:
+                self._save(wait=True)  # no step follows that would store that nothing is due any more
         while self.step < training.total_steps and not stopped:
             loss = self._advance()
             profiler.step_done()
@@ -137,7 +141,7 @@ class Trainer:
                 self._log()
             if self.step % training.sample_every_steps == 0 or last:
                 self._record_samples()
-            scores_stopped = self._is_milestone() and self._record_scores(agree_to_stop)
+            scores_stopped = training.is_milestone(self.step) and self._record_scores(agree_to_stop)
             self._save_ema_snapshot(last=last)
             stopped = agree_to_stop() or scores_stopped
             if last or stopped:
@@ -147,7 +151,7 @@ class Trainer:
                 saved_s = self._clock()
         self._drain_ema_snapshots(stopped=stopped)
         profiler.close()
-        return self.step >= training.total_steps
+        return self.step >= training.total_steps and not self._is_score_due
 
     def _advance(self) -> Tensor:
         """Train one step, update the averages, and return the mean loss of this rank's images."""
@@ -195,11 +199,6 @@ class Trainer:
             self._recorder.samples(self.step, images.cpu())
             self._recorder.metrics(self.step, losses)
         self._meter.exclude(self._clock() - start_s)
-
-    def _is_milestone(self) -> bool:
-        """Return whether samples of this step are scored."""
-        every = self.recipe.training.score_every_steps
-        return every is not None and self.step % every == 0
 
     def _record_scores(self, stopped: Callable[[], bool]) -> bool:
         """Score samples and record the scores, outside of training time; return whether a stop ended it before."""
@@ -277,7 +276,7 @@ class Trainer:
         """Copy the whole state to host memory."""
         facts = {"window": self._meter.facts(), "images_seen": self.step * self.recipe.training.batch_images}
         state = self._state.copy_to_host(self.step, facts)
-        due = {"score_due": True} if self._is_score_due else {}
+        due = {SCORE_DUE: True} if self._is_score_due else {}
         return replace(state, notes={"device_hours": self._meter.device_hours, **due})
 
     def restore(self, state: CheckpointState) -> None:
@@ -288,5 +287,5 @@ class Trainer:
         """
         self._state.restore(state)
         self._meter.restore(state.facts["window"], device_hours=float(state.notes.get("device_hours", 0.0)))
-        self._is_score_due = state.notes.get("score_due") is True
+        self._is_score_due = self._scores is not None and self.recipe.training.is_score_due(state.step, state.notes)
         self.step = state.step

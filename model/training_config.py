@@ -1,6 +1,6 @@
 """The `optimizer` and `training` sections: how the weights are updated, for how long, and how often progress is stored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field
@@ -11,6 +11,8 @@ from model.frozen_config import FrozenConfig
 
 Precision = Literal["float32", "bfloat16"]
 ScoreMetric = Literal["mind", "frechet"]
+SCORE_DUE = "score_due"
+"""The note of a checkpoint whose step is still to be scored."""
 _SCORE_IMAGES = 2000
 _SCORE_METRICS: tuple[ScoreMetric, ...] = ("mind",)
 
@@ -95,14 +97,14 @@ class TrainingConfig(FrozenConfig):
         ge=2,
         le=50_000,
         exclude_if=lambda images: images == _SCORE_IMAGES,
-        description="score_every_steps: images of a score; its name has their number, because more images give another distance",
+        description="images of a score; its name has their number, because more images give another distance",
     )
     score_metrics: tuple[ScoreMetric, ...] = Field(
         _SCORE_METRICS,
         min_length=1,
         max_length=2,
         exclude_if=lambda metrics: metrics == _SCORE_METRICS,
-        description="score_every_steps: distances to measure; mind needs fewer images than frechet (FID on Inception's features)",
+        description="distances to measure; mind needs fewer images than frechet (FID on Inception's features)",
     )
     checkpoint_every_s: float = Field(300.0, ge=1, description="wall-clock seconds between checkpoints: the most work that a kill may cost")
     checkpoints_to_keep: int = Field(3, ge=2, description="newest checkpoints kept in object storage")
@@ -123,8 +125,6 @@ class TrainingConfig(FrozenConfig):
             yield f"ema_sigma_rel {list(self.ema_sigma_rel)} names a width twice"
         if self.ema_snapshot_every_steps is not None and not self.ema_sigma_rel:
             yield "ema_snapshot_every_steps stores the averages of ema_sigma_rel, and there are none: name at least one width"
-        if self.score_every_steps is None and (self.score_images, self.score_metrics) != (_SCORE_IMAGES, _SCORE_METRICS):
-            yield "score_images and score_metrics count only with score_every_steps: set it, or leave them out"
         if len(set(self.score_metrics)) != len(self.score_metrics):
             yield f"score_metrics {list(self.score_metrics)} names a metric twice"
         if self.microbatch_images is not None and self.microbatch_images > self.batch_images:
@@ -152,6 +152,31 @@ class TrainingConfig(FrozenConfig):
                 f"ema {ema!r} is not tracked by this training, which has {', '.join(sorted(tracked))}: "
                 "use one of them, or add it to training.ema_sigma_rel"
             )
+
+    def check_score_images(self, num_images: int) -> None:
+        """Refuse scores that compare with more training images than the dataset has, `num_images`: their names would have a wrong number.
+
+        Raises:
+            ValueError: if there are too few.
+        """
+        if self.score_every_steps is not None and self.score_images > num_images:
+            raise ValueError(
+                f"score_images {self.score_images}: samples are compared with as many training images, and there are {num_images}"
+            )
+
+    def why_never_scored(self) -> str | None:
+        """Return why a training whose scores are configured has none, or None if it has some, or they are off."""
+        if self.score_every_steps is None or self.score_every_steps <= self.total_steps:
+            return None
+        return f"training.score_every_steps {self.score_every_steps} is beyond training.total_steps {self.total_steps}: nothing is scored"
+
+    def is_milestone(self, step: int) -> bool:
+        """Return whether samples of `step` are scored."""
+        return self.score_every_steps is not None and step % self.score_every_steps == 0
+
+    def is_score_due(self, step: int, notes: Mapping[str, object]) -> bool:
+        """Return whether `step`, whose checkpoint has `notes`, is still to be scored: a stop ended its score, and it is a milestone yet."""
+        return self.is_milestone(step) and notes.get(SCORE_DUE) is True
 
     def identity(self) -> JsonObject:
         """Return the fields that decide the numbers of a run; the others (how long, how often, on what) may change on resume."""

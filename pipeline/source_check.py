@@ -1,4 +1,4 @@
-"""Check the source of a run before anything is started: that it can be read, and that it has images enough to be evaluated."""
+"""Check the source of a run before anything is started: that it can be read, and that it has images enough to be evaluated and scored."""
 
 from components.errors import BadInput
 from components.evaluate.measured import least_images
@@ -8,7 +8,7 @@ from pipeline.config import RunConfig
 
 
 def check_source(config: RunConfig) -> None:
-    """Open the source of `config` if it is on this machine, and compare its number of files with what the evaluation needs.
+    """Open the source of `config` if it is on this machine, and compare its number of files with what evaluation and scores need.
 
     Raises:
         BadInput: if it cannot be read or has too few. DataRefused: if it is damaged.
@@ -21,3 +21,8 @@ def check_source(config: RunConfig) -> None:
             f"data.source has {plural(count, 'file')}, and this configuration needs at least {plural(least, 'image')}",
             hint="name a source with more images" if least_images(config.evaluation) == least else "or lower data.min_images",
         )
+    if count is not None:
+        try:
+            config.training.check_score_images(count)
+        except ValueError as error:
+            raise BadInput(f"training.{error}", hint=f"set training.score_images={count} or less; held-out images do not count") from error

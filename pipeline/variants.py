@@ -19,7 +19,8 @@ class Variant:
     """Settings that count only while another one, `choice`, has one of `values` (or, with `unless`, none of them)."""
 
     choice: str
-    values: tuple[str | bool, ...]
+    values: tuple[str | bool | None, ...]
+    """None stands for a choice that has no value."""
     settings: tuple[str, ...]
     unless: bool = False
     property_name: str | None = None
@@ -27,7 +28,9 @@ class Variant:
 
     @property
     def words(self) -> str:
-        """The values in words: `'cosine' or 'inverse_sqrt'`."""
+        """The values in words: `'cosine' or 'inverse_sqrt'`, or `set` for any value."""
+        if self.unless and self.values == (None,):
+            return "set"
         names = " or ".join(toml_value(value) for value in self.values)
         return f"other than {names}" if self.unless else names
 
@@ -66,6 +69,7 @@ VARIANTS = (
     Variant("diffusion.times", ("logit_normal",), ("diffusion.logit_mean", "diffusion.logit_std", "diffusion.uniform_share")),
     Variant("optimizer.schedule", ("cosine", "inverse_sqrt"), ("optimizer.decay_steps",)),
     Variant("optimizer.schedule", ("cosine",), ("optimizer.lr_floor",)),
+    Variant("training.score_every_steps", (None,), ("training.score_images", "training.score_metrics"), unless=True),
     Variant("sampling.sampler", tuple(samplers_that_use_eta()), ("sampling.eta",)),
     Variant("diffusion.path", ("vp_linear", "vp_cosine", "vp_zero_snr"), ("sampling.spacing",)),
     Variant("evaluation.extractor", (RANDOM_CONV,), ("evaluation.weights", "evaluation.weights_sha256"), unless=True),
@@ -94,7 +98,8 @@ def misplaced_settings(sections: Mapping[str, FrozenConfig]) -> Iterator[str]:
             section, name = setting.split(".")
             value = getattr(sections[section], name)
             if value != _default(type(sections[section]), name):
-                chosen = toml_value(variant.chosen(sections))
+                choice = variant.chosen(sections)
+                chosen = "unset" if choice is None else toml_value(choice)
                 place = f"{variant.choice} {variant.words}, and {variant.choice} is {chosen}"
                 yield f"{setting} {toml_value(value)} belongs to {place}: leave it out"
 

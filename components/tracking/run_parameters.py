@@ -1,6 +1,7 @@
 """Names and parameters of runs in MLflow: what a person wants to see of a training in a list, and what two runs are compared by.
 
-Promises: pure functions; at most 40 parameters of a pipeline run, the most telling first, because MLflow's pages show no more well.
+Promises: pure functions; at most 40 parameters of a pipeline run, and three more where choices that are off by default are on: MLflow's
+pages do not show many well.
 """
 
 from components.manifests import DatasetManifest
@@ -28,12 +29,13 @@ def run_name(preset: str | None, recipe: TrainingRecipe, dataset: DatasetManifes
 
 
 def training_parameters(recipe: TrainingRecipe, dataset: DatasetManifest) -> Parameters:
-    """Return the parameters of a training that it keeps for ever; how long it is changes when it is continued."""
+    """Return the parameters of a training that it keeps for ever; its length and its scores may change when it is continued."""
     return {
         **_fields_of(recipe.diffusion),
         **_fields_of(recipe.optimizer),
         **_fields_of(recipe.training),
         **_fields_of(recipe.network),
+        **_codec_choices(recipe.network),
         "data.name": dataset.name,
         "data.num_images": dataset.num_images,
         "data.digest": dataset.digest[:_DIGEST_CHARACTERS],
@@ -47,11 +49,27 @@ def pipeline_parameters(
     return {
         **({} if preset is None else {"preset": preset}),
         "training.total_steps": recipe.training.total_steps,
+        **_scores(recipe.training),
         **training_parameters(recipe, dataset),
         "data.source": dataset.source,
         **_fields_of(sampling),
         "resources.device": resources.device,
         "resources.ranks": resources.num_ranks,
+    }
+
+
+def _codec_choices(network: NetworkConfig) -> Parameters:
+    """Return the settings of the codec that are off by default, where they are on: most networks have none."""
+    choices = {"network.group_channels": network.group_channels, "network.codec_dropout": network.codec_dropout}
+    return {name: value for name, value in choices.items() if value}
+
+
+def _scores(training: TrainingConfig) -> Parameters:
+    """Return what is scored and when as one parameter, if anything is."""
+    if training.score_every_steps is None:
+        return {}
+    return {
+        "training.scores": f"{_text(training.score_metrics)} of {training.score_images} images every {training.score_every_steps} steps"
     }
 
 

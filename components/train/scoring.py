@@ -63,9 +63,9 @@ class FeatureScorer:
     def open(
         cls, extractor: nn.Module, extractor_name: str, training: TrainingConfig, pack: Pack, *, world: World, device: torch.device
     ) -> Self:
-        """Compute the features of the references, divided over the ranks. A collective."""
-        count = min(training.score_images, len(pack))
-        rows = []
+        """Compute the features of the references, of which `pack` has enough, divided over the ranks. A collective."""
+        count, rows = training.score_images, list[Float[Tensor, "b d"]]()
+        assert count <= len(pack), "the train step checks it"
         for indices in shared_passes(count, _EXTRACT_IMAGES, world):
             images = torch.from_numpy(np.ascontiguousarray(pack.images[indices.numpy()])).permute(0, 3, 1, 2)
             rows.append(gather_rows(take_features(extractor, images.to(device)), world))

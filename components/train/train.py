@@ -55,6 +55,8 @@ def run(
         images, processes = plural(recipe.training.batch_images, "image"), plural(resources.processes, "process", "processes")
         text = f"{plural(total, 'step')} of {images} on {resources.nodes} x {processes}"
         context.events.emit("note", text=f"run {key}: {text}", **{TRAINING: key})
+        if (reason := recipe.training.why_never_scored()) is not None:
+            context.events.note(reason)
         if recipe.training.compile:
             context.events.note("the network is compiled during the first steps, which takes a minute or more, without progress")
         run_ranks = rank_runner(resources)
@@ -141,6 +143,10 @@ def _check(recipe: Recipe, dataset: DatasetManifest, resources: ResourcesConfig,
             "training.score_every_steps is set, and the train step got no features to score on",
             hint="compile the pipeline again with this version",
         )
+    try:
+        recipe.training.check_score_images(dataset.num_images)
+    except ValueError as error:
+        raise BadInput(f"training.{error}", hint=f"set training.score_images={dataset.num_images} or less") from error
     try:
         recipe.training.batch_plan(resources.num_ranks)
     except ValueError as error:

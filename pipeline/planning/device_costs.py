@@ -80,8 +80,7 @@ def _on_device(
     if measured is not None:
         rate = count * _flops_per_device(measured, work)
         basis = _measured_on(measured)
-    # Samples during training come from the network that is not compiled.
-    scores = work.score_flops / (_EAGER_SHARE if config.training.compile else 1.0)
+    scores = work.score_flops / _score_share(config)
     hours = (work.training_flops + scores) / rate / 3600
     measuring = work.evaluation_flops / rate / 3600
     return DeviceCost(
@@ -96,6 +95,12 @@ def _on_device(
         price=None if price is None else price * count * (hours + measuring),
         is_assumed=measured is None,
     )
+
+
+def _score_share(config: RunConfig) -> float:
+    """Return the share of the training's rate at which scores are drawn: their network is not compiled."""
+    # The rate that is assumed in float32 is the same with and without compilation.
+    return _EAGER_SHARE if config.training.compile and config.training.precision == "bfloat16" else 1.0
 
 
 def _flops_per_device(measured: MeasuredSpeed, work: Work) -> float:

@@ -84,6 +84,8 @@ class Plan:
         if work.scored_images:
             scores = plural(work.scored_images // self.config.training.score_images, "score")
             yield f"  scores     {scores} of {self.config.training.score_images} images during training: {work.score_flops:.2g} FLOP"
+        if (reason := self.config.training.why_never_scored()) is not None:
+            yield f"  scores     none: {reason}"
         yield (
             f"  evaluation {work.evaluation_images} images of {work.calls_per_sample} network calls: {work.evaluation_flops:.2g} FLOP"
             if work.evaluation_images

@@ -76,7 +76,9 @@ class _Lookup:
         ingest, dataset = self._guarded("ingest", self._ingest)
         if dataset is None:
             after: Action = "unknown" if ingest.action == "unknown" else "run"
-            return PlannedSteps((_preflight(), ingest, *self._after_ingest(after)))
+            return PlannedSteps((_preflight(), ingest, *self._after_ingest(after, num_images=self._num_files())))
+        if refused := self._refused_train(dataset.num_images):
+            return PlannedSteps((_preflight(), ingest, refused, *self._after_train()), dataset)
         key = run_key(self._recipe.identity(dataset.digest))
         train, checkpoint = self._guarded("train", lambda: self._train(key))
         done = 0 if checkpoint is None else checkpoint.step
@@ -135,9 +137,12 @@ class _Lookup:
         total = self._config.training.total_steps
         names = [item.uri for item in self._view.reader.list(self._view.layout.run(key).checkpoints)]
         committed = committed_checkpoints(names)
-        for checkpoint in committed:
-            if checkpoint.step == total:
+        last = [checkpoint for checkpoint in committed if checkpoint.step == total]
+        for checkpoint in last:
+            if not self._is_score_due(checkpoint):
                 return PlannedStep("train", "reuse", f"run {key} has a checkpoint of step {total}"), checkpoint
+        if last:
+            return PlannedStep("train", "continue", f"run {key} has a checkpoint of step {total}, whose score is left"), last[0]
         earlier = [checkpoint for checkpoint in committed if checkpoint.step < total]
         if earlier:
             newest = earlier[0]
@@ -147,6 +152,31 @@ class _Lookup:
             reason = f"run {key} was trained to step {committed[0].step}, beyond training.total_steps {total}: it will be refused"
             return PlannedStep("train", "unknown", reason), None
         return PlannedStep("train", "run", f"run {key} has no checkpoint; {plural(total, 'step')}"), None
+
+    def _refused_train(self, num_images: int) -> PlannedStep | None:
+        """Return the train step if it will refuse to score samples against `num_images` training images."""
+        try:
+            self._config.training.check_score_images(num_images)
+        except ValueError as error:
+            return PlannedStep("train", "unknown", f"training.{error}: it will be refused")
+        return None
+
+    def _num_files(self) -> int | None:
+        """Return how many files the source has, at least as many as are trained on; None if that is not known or not needed."""
+        if self._config.training.score_every_steps is None:
+            return None
+        try:
+            source = open_source(self._config.data)
+        except CelebditError:
+            return None
+        return None if source is None else source.count()
+
+    def _is_score_due(self, checkpoint: CommittedCheckpoint) -> bool:
+        if not self._config.training.is_milestone(checkpoint.step):
+            return False
+        assert self._view.reader is not None
+        notes = json.loads(self._view.reader.get_bytes(checkpoint.uri / COMMIT_FILE)).get("notes", {})
+        return self._config.training.is_score_due(checkpoint.step, notes)
 
     def _evaluate(self, dataset: DatasetManifest, key: str, checkpoint: CommittedCheckpoint) -> tuple[PlannedStep, EvaluationReport | None]:
         assert self._view.reader is not None
@@ -174,10 +204,11 @@ class _Lookup:
         value = report.metrics[report.headline]
         return PlannedStep("evaluate", "reuse", f"checkpoint {digest[:12]} has {report.headline} = {value:.3f} under this protocol"), report
 
-    def _after_ingest(self, action: Action) -> Iterator[PlannedStep]:
+    def _after_ingest(self, action: Action, *, num_images: int | None) -> Iterator[PlannedStep]:
         total = self._config.training.total_steps
         reason = f"{'not known before ingest' if action == 'unknown' else 'the dataset is new'}; {plural(total, 'step')}"
-        yield PlannedStep("train", action, reason)
+        refused = None if num_images is None else self._refused_train(num_images)
+        yield refused or PlannedStep("train", action, reason)
         yield from self._after_train()
 
     def _after_train(self) -> Iterator[PlannedStep]:

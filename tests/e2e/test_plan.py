@@ -94,6 +94,34 @@ def test_a_run_that_is_trained_beyond_what_is_asked_for_will_be_refused(
     assert "it will be refused" in planned.steps[2].reason
 
 
+def test_a_score_that_is_left_of_the_last_step_is_continued(
+    first_run: Finished, files: StoreView, embedded: Services, tmp_path: Path
+) -> None:
+    shutil.copytree(embedded.home / "s3", tmp_path / "s3")
+    last = f"step-{first_run.json['training_steps']:09d}"
+    for path in (tmp_path / "s3").rglob(f"{first_run.json['run_key']}/checkpoints/{last}/*/COMMIT.json"):
+        commit = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**commit, "notes": {**commit["notes"], "score_due": True}}))
+    copy = StoreView(StoredFolder(tmp_path / "s3"), files.layout)
+    scored = load_config("smoke", ["training.score_every_steps=12", "training.score_images=8"])
+    assert actions(plan_steps(scored, copy)) == ["run", "reuse", "continue", "reuse", "run", "run"]
+    assert plan_steps(scored, copy).steps[2].reason.endswith("step 12, whose score is left")
+    assert actions(plan_steps(scored, files))[2] == "reuse"
+    assert actions(plan_steps(load_config("smoke"), copy))[2] == "reuse", "no scores are configured"
+
+
+def test_scores_of_more_images_than_the_dataset_has_will_be_refused(first_run: Finished, files: StoreView) -> None:
+    count = first_run.json["dataset"]["num_images"]
+    scored = [f"training.score_images={count + 1}", "training.score_every_steps=6"]
+    planned = plan_steps(load_config("smoke", scored), files)
+    assert actions(planned) == ["run", "reuse", "unknown", "run", "run", "run"]
+    assert planned.steps[2].reason.startswith(f"training.score_images {count + 1}: samples are compared")
+    assert planned.steps[2].reason.endswith(f"there are {count}: it will be refused")
+    before_ingest = plan_steps(load_config("smoke", [*scored, "data.source=synthetic://?count=7&seed=1&size=64"]), files)
+    assert actions(before_ingest) == ["run", "run", "unknown", "run", "run", "run"]
+    assert before_ingest.steps[2].reason.endswith("there are 7: it will be refused")
+
+
 @pytest.mark.fault
 @pytest.mark.slow
 def test_steps_that_are_left_are_counted(second_run: Finished, files: StoreView) -> None:

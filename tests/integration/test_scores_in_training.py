@@ -1,22 +1,16 @@
-"""Scores during training with real servers and ranks: what MLflow gets, several ranks, stops, kills and missing weights."""
+"""Scores during training with real servers: what MLflow gets, and missing weights."""
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from celebdit_testing import evaluations
-from celebdit_testing.injections import slow_features_of_rank_1
-from celebdit_testing.ranks import Training, ended, small_dataset
 from celebdit_testing.recipes import tiny_recipe
 from celebdit_testing.trainings import run_train
-from celebdit_testing.waiting import wait_until
 
 from components.errors import BadInput
 from components.features.config import FeaturesConfig
 from components.manifests import DatasetManifest
-from components.resources import ResourcesConfig
-from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
 from components.train.spec import run_key
 from pipeline.services import Endpoints, Services
@@ -66,7 +60,7 @@ def test_weights_that_are_missing_end_a_training_before_its_first_step(
     environment: Endpoints, faces: DatasetManifest, tmp_path: Path
 ) -> None:
     context = evaluations.place(environment, tmp_path, part=PART, run_id="scores-2")
-    recipe = tiny_recipe(score_every_steps=6, seed=5)
+    recipe = tiny_recipe(score_every_steps=6, score_images=24, seed=5)
     inception = FeaturesConfig(extractor="inception-v3-compat", weights_sha256="0" * 64)
     with pytest.raises(BadInput, match=r"the weights of evaluation\.weights_sha256 0+ are not in the store"):
         run_train(recipe, faces, context, features=inception)
@@ -75,59 +69,3 @@ def test_weights_that_are_missing_end_a_training_before_its_first_step(
     run = context.layout.run(run_key(recipe.identity(faces.digest)))
     assert not CheckpointStore(context.store, run.checkpoints).list_committed()
     assert not (context.run_folder(run_key(recipe.identity(faces.digest))) / "checkpoints").exists()
-
-
-@pytest.fixture(scope="module")
-def whole(rclone_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    """A training of two ranks that was left alone."""
-    folder = tmp_path_factory.mktemp("scored")
-    training = training_of(
-        small_dataset(folder / "data", rclone_endpoint, StoreUri("bucket", folder.name)), folder, rclone_endpoint, "whole"
-    )
-    with ended(training.start(2)) as ranks:
-        assert ranks.wait(120) == [0, 0], ranks.reason()
-    return training
-
-
-def training_of(dataset: DatasetManifest, folder: Path, endpoint: str, name: str, *, rank_timeout_s: float = 20.0) -> Training:
-    recipe = tiny_recipe(network={"dropout": 0.1}, log_every_steps=1, **SCORED, microbatch_images=2)
-    resources = ResourcesConfig(device="cpu", rank_timeout_s=rank_timeout_s)
-    return Training(
-        folder / name, endpoint, StoreUri("bucket", folder.name) / name, recipe, dataset, features=RANDOM_CONV, resources=resources
-    )
-
-
-def another(whole: Training, name: str, *, rank_timeout_s: float = 20.0) -> Training:
-    return training_of(whole.dataset, whole.folder.parent, whole.endpoint, name, rank_timeout_s=rank_timeout_s)
-
-
-def test_ranks_that_are_slow_to_score_wait_for_each_other_pass_by_pass(whole: Training) -> None:
-    """Rank 1 takes six seconds longer for a score, one for each pass, and no rank waits for more than four."""
-    slow = another(whole, "slow", rank_timeout_s=4.0)
-    with ended(slow.start(2, prelude=slow_features_of_rank_1)) as ranks:
-        assert ranks.wait(180) == [0, 0], ranks.reason()
-    assert slow.recorded_values(MIND) == whole.recorded_values(MIND)
-    assert slow.final_digest() == whole.final_digest()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_training_that_is_ended_within_a_score_goes_on_with_every_score_once(whole: Training, number: signal.Signals) -> None:
-    training = another(whole, f"ended-{number.name}")
-    with ended(training.start(2, prelude=slow_features_of_rank_1)) as ranks:
-        wait_until(lambda: scoring(training), timeout_s=90, every_s=0.01)
-        ranks.signal(number)
-        ranks.wait(90)
-    assert not training.recorded_values(MIND), "it was ended within the first score"
-    stored = [entry.step for entry in training.checkpoints.list_committed()]
-    assert stored == ([3] if number == signal.SIGTERM else []), "a stop stores the step and what is due at it"
-    with ended(training.start(2)) as ranks:
-        assert ranks.wait(120) == [0, 0], ranks.reason()
-    for key in (MIND, FRECHET, "train/loss"):
-        assert training.recorded_values(key) == whole.recorded_values(key), key
-    assert sorted(training.recorded_values(MIND)) == [3, 6]
-    assert training.final_digest() == whole.final_digest()
-
-
-def scoring(training: Training) -> bool:
-    events = training.folder / "events.jsonl"
-    return events.exists() and "scoring" in events.read_text()

@@ -1,7 +1,8 @@
 """The checkpoint of a run's last step: looked for, and verified before it counts as the result.
 
 Promises: a run is finished only if a checkpoint of its last step is intact, every byte of it, has the state of this run, and holds every
-average that the recipe names; one that is not is quarantined, so that training continues from the one before.
+average that the recipe names; one that is not is quarantined, so that training continues from the one before. One that was stored by a
+stop within the score of the last step does not count while scores are configured: training continues from it.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ class Finished:
 
 
 def find_finished(checkpoints: CheckpointStore, recipe: Recipe, dataset_digest: str, *, is_new: bool = False) -> Finished | None:
-    """Return the checkpoint of the last step, or None if no intact one exists; one that `is_new` was verified when it was uploaded.
+    """Return the checkpoint of the last step, or None if no intact one exists whose score is not due.
+
+    One that `is_new` was verified when it was uploaded.
 
     Raises:
         BadInput: if the run was trained beyond its last step, or another version wrote the checkpoint.
@@ -36,6 +39,8 @@ def find_finished(checkpoints: CheckpointStore, recipe: Recipe, dataset_digest: 
         if entry.step != total_steps:
             continue
         try:
+            if recipe.training.is_milestone(entry.step) and recipe.training.is_score_due(entry.step, checkpoints.notes(entry.uri)):
+                continue
             if not is_new:
                 _verify(checkpoints, entry.uri, recipe, dataset_digest)
             return Finished(uri=entry.uri, digest=checkpoints.digest(entry.uri), step=entry.step)

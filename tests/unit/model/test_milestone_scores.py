@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -145,6 +146,57 @@ def test_a_stop_ends_the_drawing_after_a_pass_and_the_next_attempt_scores_that_s
     assert_same_tensors(third.state(), whole.state())
 
 
+def test_a_stop_within_the_score_of_the_last_step_leaves_it_to_the_next_attempt(pack: Pack, tmp_path: Path) -> None:
+    whole = attempt(pack, tmp_path / "whole")
+    whole.trainer.run()
+    first = attempt(pack, tmp_path / "stopped")
+    asked = first.scorer.shapes
+    assert not first.trainer.run(stop_requested=lambda: len(asked) >= 8), "in the second pass of step 6, a score is left"
+    assert (first.trainer.step, sorted(first.scores())) == (6, [2, 4])
+    stopped = first.trainer.snapshot()
+
+    second = attempt(pack, tmp_path / "stopped")
+    second.trainer.restore(stopped)
+    assert not second.trainer.run(stop_requested=lambda: True)
+    assert not second.sink.published
+
+    third = attempt(pack, tmp_path / "stopped")
+    third.trainer.restore(stopped)
+    assert third.trainer.run()
+    assert first.scores() | third.scores() == whole.scores()
+    assert len(third.sink.published) == 1, "a checkpoint that says that nothing is due"
+    assert "score_due" not in third.trainer.snapshot().notes
+    assert_same_tensors(third.state(), whole.state())
+
+    longer = attempt(pack, tmp_path / "stopped", total_steps=8)
+    longer.trainer.restore(stopped)
+    assert longer.trainer.run()
+    assert sorted(longer.scores()) == [6, 8]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"scored": False}, {"score_every_steps": 3}, {"scored": False, "score_every_steps": 2}],
+    ids=["no scores", "other milestones", "no features"],
+)
+def test_a_due_score_ends_with_its_setting(pack: Pack, tmp_path: Path, other: dict[str, Any]) -> None:
+    first = attempt(pack, tmp_path)
+    asked = first.scorer.shapes
+    assert not first.trainer.run(stop_requested=lambda: bool(asked))
+    assert first.trainer.snapshot().notes["score_due"] is True, "that of step 2"
+
+    second = attempt(pack, tmp_path, **other)
+    second.trainer.restore(first.trainer.snapshot())
+    assert not second.trainer.run(stop_requested=lambda: second.trainer.step >= 5)
+    assert sorted(second.scores()) == ([3] if second.scorer.shapes else [])
+    assert "score_due" not in second.trainer.snapshot().notes
+
+    third = attempt(pack, tmp_path)
+    third.trainer.restore(second.trainer.snapshot())
+    assert third.trainer.run()
+    assert sorted(third.scores()) == [6]
+
+
 def test_a_killed_training_scores_the_steps_after_its_checkpoint_again_with_the_same_result(pack: Pack, tmp_path: Path) -> None:
     whole = attempt(pack, tmp_path / "whole", checkpoint_keep_every_steps=3)
     whole.trainer.run()
@@ -181,8 +233,6 @@ def test_the_progress_names_the_images() -> None:
     assert seen == [(4, 10), (8, 10), (10, 10)]
 
 
-def test_settings_of_scores_without_scores_are_refused() -> None:
-    with pytest.raises(ValueError, match="score_images and score_metrics count only with score_every_steps"):
-        tiny_recipe(score_images=100)
+def test_a_metric_that_is_named_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="names a metric twice"):
         tiny_recipe(score_every_steps=2, score_metrics=("mind", "mind"))

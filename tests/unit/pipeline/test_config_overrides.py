@@ -128,6 +128,23 @@ def test_all_problems_are_described_one_a_line() -> None:
     assert "did you mean training.seed?" in str(raised.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("override", "lines"),
+    [
+        ('training.score_metrics=["fid"]', [r"training\.score_metrics\.0: Input should be 'mind' or 'frechet' \(given: 'fid'\)"]),
+        ('training.score_metrics=["fid","kid"]', [r"training\.score_metrics\.0: .*", r"training\.score_metrics\.1: .*"]),
+        ('evaluation.metrics=["mindd"]', [r"evaluation\.metrics\.0: Input should be .* \(given: 'mindd'\)"]),
+        ("evaluation.metrics=[7]", [r"evaluation\.metrics\.0: Input should be .* \(given: 7\)"]),
+        ("training.score_metrics=[]", [r"training\.score_metrics: Tuple should have at least 1 item .* \(given: \[\]\)"]),
+        ("evaluation.metrics=[]", [r"evaluation\.metrics: Tuple should have at least 1 item .* \(given: \[\]\)"]),
+    ],
+)
+def test_a_list_with_invalid_items_is_not_also_called_too_short(override: str, lines: list[str]) -> None:
+    with pytest.raises(BadInput) as raised:
+        load_config("smoke", [override])
+    assert re.fullmatch("\n".join(lines), raised.value.message)
+
+
 def test_the_command_line_prints_every_problem_on_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["config", "show", "smoke", "training.total_steps=0", "resources.memory=16GB"])

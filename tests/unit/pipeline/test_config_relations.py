@@ -63,6 +63,19 @@ def test_fewer_images_than_a_metric_needs_are_refused() -> None:
     load_config("smoke", [*inception, "evaluation.num_reference=4"])
 
 
+@pytest.mark.parametrize("source", ["synthetic://?count=48", "folder"])
+def test_scores_of_more_images_than_the_source_has_are_refused_before_anything_starts(source: str, tmp_path: Path) -> None:
+    for index in range(48):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{index}.png")
+    settings = [f"data.source={tmp_path if source == 'folder' else source}", "training.score_every_steps=4"]
+    check_source(load_config("smoke", [*settings, "training.score_images=48"]))
+    check_source(load_config("smoke", settings[:1]))
+    for stray, number in (([], 2000), (["training.score_images=49"], 49)):
+        with pytest.raises(BadInput, match=rf"training\.score_images {number}: samples are compared .*, and there are 48") as raised:
+            check_source(load_config("smoke", [*settings, *stray]))
+        assert "training.score_images=48 or less" in str(raised.value.hint)
+
+
 @pytest.mark.parametrize(("source", "count"), [("synthetic://?count=1", 1), ("folder", 1), ("folder", 0), ("zip", 1)])
 def test_a_source_of_one_image_is_refused_before_anything_starts(source: str, count: int, tmp_path: Path) -> None:
     folder = tmp_path / "images"

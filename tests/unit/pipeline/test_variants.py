@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import NoneType
 from typing import get_args
 
 import pytest
@@ -31,6 +32,8 @@ STRAYS = [
     ("optimizer.schedule 'cosine' or 'inverse_sqrt'", [], "optimizer.decay_steps=10"),
     ("optimizer.schedule 'cosine'", [], "optimizer.lr_floor=1e-5"),
     ("optimizer.schedule 'cosine'", ["optimizer.schedule=inverse_sqrt", "optimizer.decay_steps=100"], "optimizer.lr_floor=1e-5"),
+    ("training.score_every_steps set", [], "training.score_images=100"),
+    ("training.score_every_steps set", [], 'training.score_metrics=["frechet"]'),
     ("sampling.sampler 'ddim'", ["sampling.sampler=heun"], "sampling.eta=0.5"),
     ("diffusion.path 'vp_linear' or 'vp_cosine' or 'vp_zero_snr'", [], "sampling.spacing=trailing"),
     ("evaluation.metrics 'kid'", [], "evaluation.kid_subsets=7"),
@@ -81,7 +84,7 @@ def test_every_setting_of_the_table_of_variants_exists() -> None:
     settings = {f"{section}.{name}": field for section, kind in section_kinds().items() for name, field in kind.model_fields.items()}
     for variant in VARIANTS:
         assert {variant.choice, *variant.settings} <= settings.keys()
-        values = set(get_args(settings[variant.choice].annotation))
+        values = {None if kind is NoneType else kind for kind in get_args(settings[variant.choice].annotation)}
         assert not values or variant.property_name or set(variant.values) < values
 
 
@@ -122,3 +125,23 @@ def test_another_codec_or_norm_drops_the_groups_that_a_file_sets(other: str, tmp
     assert (network.group_channels, network.codec_dropout) == (16, 0.1)
     network = load_config(path, [other]).network
     assert (network.group_channels, network.codec_dropout) == (None, 0.0 if "plain" in other else 0.1)
+
+
+@pytest.mark.parametrize(
+    "others", ["score_images = 500", 'score_metrics = ["frechet"]', 'score_images = 9\nscore_metrics = ["frechet"]', ""]
+)
+def test_one_override_switches_the_scores_of_a_file_off(tmp_path: Path, others: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(f'base = "smoke"\n[training]\nscore_every_steps = 4\n{others}\n')
+    assert load_config(str(path)).training.score_every_steps == 4
+    assert load_config(str(path), ["training.score_every_steps="]) == load_config("smoke")
+    with pytest.raises(
+        BadInput, match=r"training\.score_images 7 belongs to training\.score_every_steps set, and .* is unset: leave it out"
+    ):
+        load_config(str(path), ["training.score_every_steps=", "training.score_images=7"])
+
+
+def test_other_milestones_keep_the_other_settings_of_scores(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('base = "smoke"\n[training]\nscore_every_steps = 4\nscore_images = 9\n')
+    assert load_config(str(path), ["training.score_every_steps=2"]).training.score_images == 9

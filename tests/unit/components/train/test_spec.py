@@ -7,6 +7,7 @@ import pytest
 from celebdit_testing.recipes import tiny_recipe
 
 from components.errors import BadInput
+from components.features.config import FeaturesConfig
 from components.manifests import DatasetManifest
 from components.resources import ResourcesConfig
 from components.train.spec import differences, run_key
@@ -47,3 +48,21 @@ def test_a_dataset_that_cannot_be_evaluated_is_not_trained_on(num_images: int, r
     dataset = DatasetManifest.model_construct(num_images=num_images, image_px=recipe.network.image_px)
     with pytest.raises(BadInput, match="at least 2 are needed") if refused else nullcontext():
         _check(recipe, dataset, ResourcesConfig(), None)
+
+
+@pytest.mark.parametrize(
+    ("scores", "refused"),
+    [
+        ({"score_every_steps": 2, "score_images": 12}, None),
+        ({"score_every_steps": 2, "score_images": 13}, 13),
+        ({"score_every_steps": 2}, 2000),
+        ({"score_every_steps": 700, "score_images": 2000}, 2000),
+        ({}, None),
+    ],
+)
+def test_scores_of_more_images_than_the_dataset_has_are_refused_before_the_ranks_start(scores: dict[str, int], refused: int | None) -> None:
+    recipe = tiny_recipe(**scores)
+    dataset = DatasetManifest.model_construct(num_images=12, image_px=recipe.network.image_px)
+    message = rf"training\.score_images {refused}: samples are compared with as many training images, and there are 12"
+    with pytest.raises(BadInput, match=message) if refused else nullcontext():
+        _check(recipe, dataset, ResourcesConfig(), FeaturesConfig(extractor="random-conv"))

@@ -15,6 +15,8 @@ from model.memory_estimate import TrainingMemory, training_memory
 from model.trainer import Trainer
 from pipeline.config import load_config
 from pipeline.planning.costs import costs_of, unknown_parts
+from pipeline.planning.report import Plan
+from pipeline.planning.steps import PlannedSteps
 
 CONSENT = {"data.licence_accepted_by": "a test"}
 
@@ -186,6 +188,29 @@ def test_scores_during_training_cost_the_samples_of_the_milestones_that_are_left
     assert hours - before == pytest.approx(costs.work.score_flops / (0.24 * 0.33 * 989e12) / 3600), "that network is not compiled"
     assert costs_of(config, None, done_steps=44_000).work.scored_images == 4000
     assert costs_of(config, None, done_steps=46_000).work.scored_images == 0
+
+
+@pytest.mark.parametrize(
+    ("every", "line"), [(46_001, "none: training.score_every_steps 46001 is beyond training.total_steps 46000"), (46_000, "1 score of")]
+)
+def test_a_plan_notes_scores_that_never_come(every: int, line: str) -> None:
+    config = load_config("celebahq256-b", [f"training.score_every_steps={every}"], changes=CONSENT)
+    plan = Plan("test", config, PlannedSteps(()), costs_of(config, None), (), "celebdit run")
+    (scores,) = [text.strip() for text in plan.lines() if text.startswith("  scores ")]
+    assert scores.removeprefix("scores").strip().startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("precision", "compiled", "share"), [("bfloat16", True, 0.33), ("bfloat16", False, 1), ("float32", True, 1), ("float32", False, 1)]
+)
+def test_scores_are_slower_than_training_only_where_that_is_compiled_in_bfloat16(precision: str, compiled: bool, share: float) -> None:
+    settings = [f"training.precision={precision}", f"training.compile={str(compiled).lower()}"]
+    costs, without = (
+        costs_of(load_config("celebahq256-b", [*settings, *scored], changes=CONSENT), None)
+        for scored in (["training.score_every_steps=3000"], [])
+    )
+    hours, before = ({device.name: device for device in each.devices}["H100"].training_hours for each in (costs, without))
+    assert (hours - before) / before == pytest.approx(costs.work.score_flops / share / costs.work.training_flops)
 
 
 def test_scores_take_time_on_this_cpu() -> None:
