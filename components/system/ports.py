@@ -4,13 +4,19 @@ Promises: a socket that `listen` returned is held by this process from then on, 
 server that inherits it begins. Requests go straight to this machine, whatever proxies are configured.
 """
 
+import random
 import socket
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 _BACKLOG = 2048
+_LOWEST_PORT = 20_000
+_TRIES = 50
+_OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def listen(port: int = 0) -> socket.socket:
@@ -31,8 +37,22 @@ def listen(port: int = 0) -> socket.socket:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on; another process may take it before the caller does."""
+    """Return a port of 127.0.0.1 that nothing listens on; another process may take it before the caller does.
+
+    It is below those that the system gives to outgoing connections, of which one could take it while a server starts.
+    """
+    for port in random.SystemRandom().sample(range(_LOWEST_PORT, _lowest_outgoing_port()), _TRIES):
+        with suppress(OSError):
+            return bindable_port(port)
     return bindable_port(0)
+
+
+def _lowest_outgoing_port() -> int:
+    try:
+        lowest = int(_OUTGOING_PORTS.read_text().split()[0])
+    except OSError:  # not Linux
+        lowest = 0
+    return max(lowest, _LOWEST_PORT + _TRIES)
 
 
 def bindable_port(port: int) -> int:
