@@ -8,12 +8,12 @@ from torch import nn
 
 from benchmarks.timing import seconds_per_call
 from model import layers
-from model.codec import LeanBlock, ResidualBlock
 from model.compilation import compile_network
 from model.config import NetworkConfig
 from model.denoiser import build_denoiser
 from model.dit import Block
 from model.layers import rotary_angles
+from model.residual_blocks import LeanBlock, ResidualBlock
 
 _CALLS = 8
 _NamedBlock = tuple[str, nn.Module, list[object]]

@@ -5,7 +5,6 @@ channels (space-to-depth) instead of striding, so it neither aliases nor works a
 of the `seed` preset.
 """
 
-import math
 from itertools import pairwise
 from typing import cast
 
@@ -14,139 +13,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model import instance_norm, layers
+from model import layers
 from model.config import NetworkConfig
-from model.layers import Modulation, full_precision, precision_of_products
+from model.layers import full_precision
 from model.local_share import NUM_GATES
+from model.residual_blocks import LeanBlock, PositionNorm, ResidualBlock, group_norm, norm_silu, normalised_for_image, zero
 from model.thin_convolution import convolve_few_inputs, convolve_to_image
 
 Skips = list[Tensor]
 
 
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-class _GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` that accepts a group of a single value: one image with one latent position normalises to the bias."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-
-
-def _norm(channels: int, group_channels: int | None = None) -> nn.GroupNorm:
-    """Return a group normalisation with groups of `group_channels`, or at most 32 groups."""
-    if group_channels is not None:
-        return _GroupNorm(channels // group_channels, channels, eps=1e-6)
-    # Groups of four channels or more lower the demo's loss by a tenth and worsen its distance: 0.389 instead of 0.300, same seed and data.
-    return _GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
-
-
-def _norm_silu(
-    x: Float[Tensor, "b c h w"], norm: nn.GroupNorm, shift: Float[Tensor, "b c"] | None = None, scale: Float[Tensor, "b c"] | None = None
-) -> Float[Tensor, "b c h w"]:
-    """Return silu(norm(x)), or silu((1 + scale) * norm(x) + shift)."""
-    if instance_norm.is_faster(x, norm.num_groups):
-        return instance_norm.normalise_modulate_silu(x, *_modulated(norm, shift, scale), norm.eps)
-    hidden = norm(x)
-    if shift is not None and scale is not None:
-        hidden = hidden * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
-    return F.silu(hidden)
-
-
-def _modulated(
-    norm: nn.GroupNorm, shift: Float[Tensor, "b c"] | None, scale: Float[Tensor, "b c"] | None
-) -> tuple[Float[Tensor, "#b c"], Float[Tensor, "#b c"]]:
-    """Return gain and bias of `norm` and the modulation after it together."""
-    if shift is None or scale is None:
-        return norm.weight[None], norm.bias[None]
-    return norm.weight * (1 + scale), torch.addcmul(shift, norm.bias[None], 1 + scale)
-
-
 def in_channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Return `x` in channels-last memory on CUDA: `pixel_shuffle` leaves it, and each compiled block would copy the tensor back."""
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cuda" else x
-
-
-def _convolve_positions(layer: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-    """Return `layer(x)` for a layer that sees one position at a time; as a matrix product on CUDA, which adds the bias in passing."""
-    if x.device.type != "cuda":
-        return cast(Tensor, layer(x))
-    assert isinstance(layer, nn.Conv2d)
-    return F.linear(x.movedim(1, -1), layer.weight.flatten(1), layer.bias).movedim(-1, 1)
-
-
-def merge_products(layer: nn.Conv2d, h: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """Return `layer` of both beside each other, as a sum of two matrix products: nothing is concatenated, and no gradient is cut in two."""
-    weight = layer.weight.flatten(1)
-    rows, skip_rows = (x.movedim(1, -1).flatten(0, 2) for x in (h, skip))
-    of_h = torch.addmm(cast(Tensor, layer.bias), rows, weight[:, : h.shape[1]].t())
-    merged = torch.addmm(of_h, skip_rows, weight[:, h.shape[1] :].t())
-    return merged.unflatten(0, (len(h), *h.shape[2:])).movedim(-1, 1)
-
-
-def _dropout(probability: float) -> nn.Module:
-    return nn.Dropout(probability) if probability > 0 else nn.Identity()
-
-
-class ResidualBlock(nn.Module):
-    """x + conv(silu(modulated norm(conv(silu(norm(x)))))), the second convolution zero at the start."""
-
-    def __init__(self, channels: int, time_width: int, *, group_channels: int | None = None, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.norm_in = _norm(channels, group_channels)
-        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm_out = _norm(channels, group_channels)
-        self.dropout = _dropout(dropout)
-        self.conv_out = _zero(nn.Conv2d(channels, channels, 3, padding=1))
-        self.modulation = Modulation(time_width, channels, 2)
-
-    def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
-        shift, scale = self.modulation(time)
-        if layers.compiled_for_cuda(x):
-            return self._in_few_passes(x, shift, scale)
-        hidden = self.conv_in(_norm_silu(x, self.norm_in))
-        return x + self.conv_out(self.dropout(_norm_silu(hidden, self.norm_out, shift, scale)))
-
-    def _in_few_passes(
-        self, x: Float[Tensor, "b c h w"], shift: Float[Tensor, "b c"], scale: Float[Tensor, "b c"]
-    ) -> Float[Tensor, "b c h w"]:
-        from model.channel_norm import Normalisation, normalise, normalise_beside  # noqa: PLC0415 - needs Triton
-
-        dtype = precision_of_products(x)
-        first = Normalisation(*_modulated(self.norm_in, None, None), self.norm_in.num_groups, self.norm_in.eps, dtype)
-        hidden, x = normalise_beside(x, first)
-        hidden = F.conv2d(hidden, self.conv_in.weight, padding=self.conv_in.padding)
-        gain, bias = _modulated(self.norm_out, shift, scale)
-        second = Normalisation(gain, bias, self.norm_out.num_groups, self.norm_out.eps, dtype, self.conv_in.bias)
-        return cast(Tensor, x + self.conv_out(self.dropout(normalise(hidden, second))))
-
-
-class PositionNorm(nn.Module):
-    """Layer normalisation over the channels of each position (Ba et al. 2016), with a scale and shift from outside or none."""
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return F.layer_norm(x.movedim(1, -1), x.shape[1:2], eps=1e-6).movedim(-1, 1)
-
-
-class LeanBlock(nn.Module):
-    """x + conv(silu(conv(modulated layer norm(x)))), the second convolution zero at the start: one norm for `ResidualBlock`'s two."""
-
-    def __init__(self, channels: int, time_width: int, *, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.norm = PositionNorm()
-        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.dropout = _dropout(dropout)
-        self.conv_out = _zero(nn.Conv2d(channels, channels, 3, padding=1))
-        self.modulation = Modulation(time_width, channels, 2)
-
-    def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
-        shift, scale = self.modulation(time)
-        hidden = self.norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
-        return cast(Tensor, x + self.conv_out(self.dropout(F.silu(self.conv_in(hidden)))))
 
 
 def _levels(config: NetworkConfig) -> nn.ModuleList:
@@ -164,14 +43,24 @@ def _output_norm(config: NetworkConfig) -> nn.Module | None:
     """Return the norm before the last convolution, which an activation follows, or None for neither."""
     if config.linear_output:
         return None
-    return _norm(config.channels[0], config.group_channels) if config.res_norm == "group" else PositionNorm()
+    return group_norm(config.channels[0], config.group_channels) if config.res_norm == "group" else PositionNorm()
 
 
-def _normalised_for_image(h: Float[Tensor, "b c h w"], norm: nn.GroupNorm) -> Float[Tensor, "b c h w"]:
-    """Return silu(norm(h)) in float32, in few passes over memory."""
-    from model.channel_norm import Normalisation, normalise  # noqa: PLC0415 - needs Triton
+def _convolve_positions(layer: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+    """Return `layer(x)` for a layer that sees one position at a time; as a matrix product on CUDA, which adds the bias in passing."""
+    if x.device.type != "cuda":
+        return cast(Tensor, layer(x))
+    assert isinstance(layer, nn.Conv2d)
+    return F.linear(x.movedim(1, -1), layer.weight.flatten(1), layer.bias).movedim(-1, 1)
 
-    return normalise(h, Normalisation(*_modulated(norm, None, None), norm.num_groups, norm.eps, torch.float32))
+
+def merge_products(layer: nn.Conv2d, h: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Return `layer` of both beside each other, as a sum of two matrix products: nothing is concatenated, and no gradient is cut in two."""
+    weight = layer.weight.flatten(1)
+    rows, skip_rows = (x.movedim(1, -1).flatten(0, 2) for x in (h, skip))
+    of_h = torch.addmm(cast(Tensor, layer.bias), rows, weight[:, : h.shape[1]].t())
+    merged = torch.addmm(of_h, skip_rows, weight[:, h.shape[1] :].t())
+    return merged.unflatten(0, (len(h), *h.shape[2:])).movedim(-1, 1)
 
 
 class ResidualEncoder(nn.Module):
@@ -219,7 +108,7 @@ class ResidualDecoder(nn.Module):
         self.ups = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(channels))
         self.out_norm = _output_norm(config)
         outputs = 3 + NUM_GATES if config.local_share else 3
-        self.out = _zero(nn.Conv2d(channels[0], outputs * config.stem_px**2, 3, padding=1))
+        self.out = zero(nn.Conv2d(channels[0], outputs * config.stem_px**2, 3, padding=1))
 
     def forward(self, z: Float[Tensor, "b z lh lw"], skips: Skips, time: Float[Tensor, "b d"]) -> Float[Tensor, "b outputs h w"]:
         """Return the image; with `config.local_share` the gates of `local_share.py` are the channels after its three."""
@@ -254,7 +143,7 @@ class ResidualDecoder(nn.Module):
             case None:
                 return h
             case nn.GroupNorm():
-                return _normalised_for_image(h, self.out_norm) if layers.compiled_for_cuda(h) else _norm_silu(h, self.out_norm)
+                return normalised_for_image(h, self.out_norm) if layers.compiled_for_cuda(h) else norm_silu(h, self.out_norm)
             case norm:
                 return F.silu(norm(h))
 
@@ -285,7 +174,7 @@ class PlainDecoder(nn.Module):
         width = config.latent_channels
         self.ups = nn.ModuleList(nn.ConvTranspose2d(2 * width, 2 * width, 4, stride=2, padding=1) for _ in range(config.levels - 1))
         self.mixes = nn.ModuleList(nn.Conv2d(2 * width, width, 3, padding=1) for _ in range(config.levels - 1))
-        self.out = _zero(nn.Conv2d(2 * width, 3, 3, padding=1))
+        self.out = zero(nn.Conv2d(2 * width, 3, 3, padding=1))
 
     def forward(self, z: Float[Tensor, "b z lh lw"], skips: Skips, time: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
         h = z

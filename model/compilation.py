@@ -12,8 +12,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from model.codec import LeanBlock, PlainDecoder, PlainEncoder, ResidualBlock, ResidualDecoder, ResidualEncoder
+from model.codec import PlainDecoder, PlainEncoder, ResidualDecoder, ResidualEncoder
 from model.dit import Block
+from model.residual_blocks import LeanBlock, ResidualBlock
 
 INDUCTOR_OPTIONS: Mapping[str, Any] = {
     # Inductor times variants of kernels when it compiles, and could pick others after a restart.

@@ -41,11 +41,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from model import codec, layers, thin_convolution
-from model.codec import ResidualBlock, ResidualDecoder
+from model.codec import ResidualDecoder
 from model.compilation import INDUCTOR_OPTIONS, NETWORK_OPTIONS
 from model.diffusion import build_diffusion
 from model.dit import Block
 from model.noised_batch import BatchNoise
+from model.residual_blocks import ResidualBlock
 from pipeline.config import load_config
 
 IMAGES = 128

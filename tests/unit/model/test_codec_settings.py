@@ -9,8 +9,8 @@ from celebdit_testing.shaken import shaken
 from pydantic import ValidationError
 from torch import nn
 
-from model.codec import LeanBlock, ResidualBlock
 from model.denoiser import build_denoiser
+from model.residual_blocks import LeanBlock, ResidualBlock
 
 
 def test_groups_have_the_channels_that_are_asked_for() -> None:

@@ -118,8 +118,8 @@ def test_ranks_share_the_images_in_equal_passes(count: int, size: int, ranks: in
 
 
 def test_a_stop_ends_the_drawing_after_a_pass_and_the_next_attempt_scores_that_step_once(pack: Pack, tmp_path: Path) -> None:
-    whole = attempt(pack, tmp_path / "whole")
-    whole.trainer.run()
+    undisturbed = attempt(pack, tmp_path / "undisturbed")
+    undisturbed.trainer.run()
     first = attempt(pack, tmp_path / "stopped")
     asked = first.scorer.shapes
 
@@ -140,15 +140,15 @@ def test_a_stop_ends_the_drawing_after_a_pass_and_the_next_attempt_scores_that_s
     third = attempt(pack, tmp_path / "stopped")
     third.trainer.restore(stopped)
     assert third.trainer.run()
-    assert first.scores() | third.scores() == whole.scores()
+    assert first.scores() | third.scores() == undisturbed.scores()
     assert sorted(third.scores()) == [4, 6]
     assert "score_due" not in third.trainer.snapshot().notes
-    assert_same_tensors(third.state(), whole.state())
+    assert_same_tensors(third.state(), undisturbed.state())
 
 
 def test_a_stop_within_the_score_of_the_last_step_leaves_it_to_the_next_attempt(pack: Pack, tmp_path: Path) -> None:
-    whole = attempt(pack, tmp_path / "whole")
-    whole.trainer.run()
+    undisturbed = attempt(pack, tmp_path / "undisturbed")
+    undisturbed.trainer.run()
     first = attempt(pack, tmp_path / "stopped")
     asked = first.scorer.shapes
     assert not first.trainer.run(stop_requested=lambda: len(asked) >= 8), "in the second pass of step 6, a score is left"
@@ -163,10 +163,10 @@ def test_a_stop_within_the_score_of_the_last_step_leaves_it_to_the_next_attempt(
     third = attempt(pack, tmp_path / "stopped")
     third.trainer.restore(stopped)
     assert third.trainer.run()
-    assert first.scores() | third.scores() == whole.scores()
+    assert first.scores() | third.scores() == undisturbed.scores()
     assert len(third.sink.published) == 1, "a checkpoint that says that nothing is due"
     assert "score_due" not in third.trainer.snapshot().notes
-    assert_same_tensors(third.state(), whole.state())
+    assert_same_tensors(third.state(), undisturbed.state())
 
     longer = attempt(pack, tmp_path / "stopped", total_steps=8)
     longer.trainer.restore(stopped)
@@ -198,13 +198,13 @@ def test_a_due_score_ends_with_its_setting(pack: Pack, tmp_path: Path, other: di
 
 
 def test_a_killed_training_scores_the_steps_after_its_checkpoint_again_with_the_same_result(pack: Pack, tmp_path: Path) -> None:
-    whole = attempt(pack, tmp_path / "whole", checkpoint_keep_every_steps=3)
-    whole.trainer.run()
+    undisturbed = attempt(pack, tmp_path / "undisturbed", checkpoint_keep_every_steps=3)
+    undisturbed.trainer.run()
     resumed = attempt(pack, tmp_path / "resumed")
-    resumed.trainer.restore(read(whole.sink.published[0].directory))
+    resumed.trainer.restore(read(undisturbed.sink.published[0].directory))
     assert resumed.trainer.step == 3
     resumed.trainer.run()
-    assert resumed.scores() == {step: value for step, value in whole.scores().items() if step > 3}
+    assert resumed.scores() == {step: value for step, value in undisturbed.scores().items() if step > 3}
 
 
 def test_time_of_scores_is_no_time_of_training(pack: Pack, tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from celebdit_testing.shaken import shaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.codec import PositionNorm
 from model.config import NetworkConfig
 from model.denoiser import Denoiser, build_denoiser, num_parameters
 from model.dit import Block, Core
 from model.flops import flops_of
 from model.layers import TimeEmbedding, patchify, rotary_angles, rotate, sincos_positions, sinusoid, unpatchify
+from model.residual_blocks import PositionNorm
 from pipeline.config import load_config
 
 TINY_PLAIN = {"image_px": 16, "codec": "plain", "channels": (), "res_blocks": (), "latent_channels": 4, "patch_px": 2}

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 pytest.importorskip("triton", reason="torch was installed without Triton")
 
 from model import channel_norm, channel_sums, layers, token_gradients, token_norm
-from model.codec import ResidualBlock, merge_products
+from model.codec import merge_products
 from model.dit import Block
 from model.layers import rotate
+from model.residual_blocks import ResidualBlock
 
 EPS = 1e-6
 ANGLES = torch.linspace(0, 3, 24).view(6, 4)
