@@ -56,19 +56,19 @@ class Attention(nn.Module):
             from model.token_norm import rotated_heads  # noqa: PLC0415 - needs Triton
 
             heads = rotated_heads(qkv, self.query_norm.weight, self.key_norm.weight, rotation, eps=_NORM_EPS)
-            query, key, value = (head.transpose(1, 2) for head in heads)
-            mixed = F.scaled_dot_product_attention(query, key, value)
-            return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))
-        queries_and_keys, value = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)
+        else:
+            heads = (*self._turned(qkv[:, :, :2], rotation).unbind(2), qkv[:, :, 2])
+        query, key, value = (head.transpose(1, 2) for head in heads)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))
+
+    def _turned(self, queries_and_keys: Float[Tensor, "b n 2 h d"], rotation: tuple[Tensor, Tensor] | None) -> Float[Tensor, "b n 2 h d"]:
+        """Return queries and keys normalised and rotated, where this attention does so."""
         if self.query_norm is not None and self.key_norm is not None:
             # Both at once, in the order in which they lie in memory: on a GPU one kernel instead of two slow ones.
             weights = torch.stack([self.query_norm.weight, self.key_norm.weight])[:, None]
-            queries_and_keys = F.rms_norm(queries_and_keys, weights.shape[-1:], eps=_NORM_EPS) * weights.to(qkv.dtype)
-        if rotation is not None:
-            queries_and_keys = rotate(queries_and_keys, *(angles[:, None, None] for angles in rotation))
-        query, key = queries_and_keys.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))
+            queries_and_keys = F.rms_norm(queries_and_keys, weights.shape[-1:], eps=_NORM_EPS) * weights.to(queries_and_keys.dtype)
+        return queries_and_keys if rotation is None else rotate(queries_and_keys, *(angles[:, None, None] for angles in rotation))
 
 
 class SwiGLU(nn.Module):

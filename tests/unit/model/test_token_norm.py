@@ -1,10 +1,13 @@
 """The norms of a transformer block with custom gradients: values and gradients are those of torch's functions, compiled or not."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 
 import pytest
 import torch
+from celebdit_testing.recipes import tiny_network
+from celebdit_testing.shaken import shaken
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,6 +15,7 @@ pytest.importorskip("triton", reason="torch was installed without Triton")
 
 from model import channel_norm, channel_sums, layers, token_gradients, token_norm
 from model.codec import merge_products
+from model.denoiser import build_denoiser
 from model.dit import Block
 from model.layers import rotate
 from model.residual_blocks import ResidualBlock
@@ -99,6 +103,21 @@ def test_a_block_that_is_compiled_for_a_gpu_has_the_gradients_of_one_that_is_not
         for one, other in zip(actual, expected, strict=True):
             apart = (one.float() - other.float()).norm() / other.float().norm()
             assert apart < (1e-5 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_a_network_that_is_compiled_for_a_gpu_samples_as_one_that_is_not(
+    without_gradients: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("channel_moments", "modulate_silu"):
+        monkeypatch.setattr(channel_norm, name, getattr(channel_sums, f"_{name}"))
+    network = shaken(build_denoiser(tiny_network(block="modern", channels=(12, 24)), seed=0), 0.05).eval()
+    inputs = torch.randn(2, 3, 16, 16), torch.tensor([10.0, 800.0])
+    with without_gradients():
+        expected = network(*inputs)
+        monkeypatch.setattr(layers, "compiled_for_cuda", lambda x: True)
+        actual = torch.compile(network, backend="aot_eager", fullgraph=True)(*inputs)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("device", "compiling", "expected"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)])
