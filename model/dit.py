@@ -56,9 +56,10 @@ class Attention(nn.Module):
             from model.token_norm import rotated_heads  # noqa: PLC0415 - needs Triton
 
             heads = rotated_heads(qkv, self.query_norm.weight, self.key_norm.weight, rotation, eps=_NORM_EPS)
+            query, key, value = (head.transpose(1, 2) for head in heads)
         else:
-            heads = (*self._turned(qkv[:, :, :2], rotation).unbind(2), qkv[:, :, 2])
-        query, key, value = (head.transpose(1, 2) for head in heads)
+            queries_and_keys, value = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)
+            query, key = self._turned(queries_and_keys, rotation).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))
 
