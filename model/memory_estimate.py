@@ -20,8 +20,9 @@ from model.memory import LiveBytes, largest_power_of_two
 FLOAT_BYTES = 4
 CONTEXT_BYTES = int(2e9)
 """What CUDA, its libraries and fragmentation take beside the tensors, roughly."""
-COMPILED_SHARE = 0.45
-"""Bytes per image that a compiled network keeps, relative to an eager one: 212 of 476 MB, measured on the preset celebahq256-b."""
+COMPILED_SHARE = 0.48
+"""Bytes per image that a compiled network keeps, relative to an eager one: an H100 took 32.2 GB at most for `celebahq256-b` with
+128 images per pass, which is 0.473; see docs/performance.md."""
 _NORMS = ("group_norm", "layer_norm", "rms_norm")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from components.manifests import DatasetManifest
 from components.stores.measured_speed import images_per_pass
-from model.memory_estimate import FLOAT_BYTES, TrainingMemory, training_memory
+from model.memory_estimate import COMPILED_SHARE, FLOAT_BYTES, TrainingMemory, training_memory
 from pipeline.config import RunConfig
 from pipeline.planning.device_costs import DeviceCost, MeasuredSpeeds, costs_on_devices
 from pipeline.planning.work import Work, work_of
@@ -88,5 +88,5 @@ def unknown_parts(config: RunConfig, dataset: DatasetManifest | None, costs: Cos
     if any(device.is_assumed for device in costs.devices):
         yield "hours: they are assumed from data sheets and the share of the peak rate, where no run was measured"
     if config.training.compile:
-        yield "memory of the compiled network: 45 % of the eager bytes per image are assumed, as measured on celebahq256-b"
+        yield f"memory of the compiled network: {COMPILED_SHARE:.0%} of the eager bytes per image are assumed, as measured on celebahq256-b"
     yield "the time that ingest, the features of the references, the start of pods and waiting for nodes take"

@@ -17,11 +17,11 @@ from pipeline.planning.work import BACKWARD, Work
 
 MeasuredSpeeds = Callable[[str], MeasuredSpeed | None]
 """Returns the speed of an earlier run like this one on the device with this name."""
-_MFU_BY_PARAMETERS = ((100e6, 0.18), (300e6, 0.24), (float("inf"), 0.28))
+_MFU_BY_PARAMETERS = ((100e6, 0.21), (300e6, 0.28), (float("inf"), 0.32))
 """Assumed shares of the peak rate, compiled in bfloat16, by the bound of the number of parameters: small networks move more bytes per
-operation. An H100 reached 0.24 with `celebahq256-b`, see docs/performance.md; the others are scaled from it."""
-_EAGER_SHARE = 0.33
-"""Of sampling with the same network there."""
+operation. An H100 reached 0.278 with `celebahq256-b`, see docs/performance.md; the others are scaled from it."""
+_EAGER_SHARE = 0.28
+"""Of that rate without compilation: sampling with the same network there reached 0.079 of the peak rate."""
 _FLOAT32_MFU = 0.5
 _OLDER = ("V100", "T4", "A10G")
 """GPUs that people have, but do not rent for this: they have no bfloat16, or little memory."""
