@@ -68,9 +68,10 @@ class Generator:
         self._max_images: int | None = None
         with torch.device("meta"):
             self._network = build_denoiser(network)
-        self._network.to_empty(device=device)
+        copies = {name: tensor.to(device, torch.float32, copy=True) for name, tensor in weights.items()}
         try:
-            self._network.load_state_dict(weights, strict=True)
+            # `to_empty` and a copy would do too, but of tensors without memory torch (2.15) imports its compiler for it: a second.
+            self._network.load_state_dict(copies, strict=True, assign=True)
         except RuntimeError as error:
             raise WeightsMismatch(f"the weights do not fit the configured network: {' '.join(str(error).split())[:300]}") from error
         # A generator of these would draw images of one colour and fail nowhere.

@@ -47,7 +47,9 @@ class TimeEmbedding(nn.Module):
         self.hidden = nn.Linear(TIME_FREQUENCIES, width)
         self.out = nn.Linear(width, width)
         for layer in (self.hidden, self.out):
-            nn.init.normal_(layer.weight, std=0.02)
+            # Without memory there is nothing to draw, and torch (2.15) would import its compiler for it, which takes a second.
+            if not layer.weight.is_meta:
+                nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:

@@ -1,4 +1,8 @@
-"""Drawing from weights with a guide: what reaches the image, and which guides are refused."""
+"""Drawing from weights with a guide: what reaches the image, and which guides are refused; what a generator imports and keeps."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -88,3 +92,35 @@ def test_a_guide_may_predict_something_else() -> None:
 def test_a_guide_of_another_size_or_path_is_refused(guide: dict[str, object], message: str) -> None:
     with pytest.raises(GuideMismatch, match=message):
         generator_of(1).draw(ONE_STEP, range(2), guidance=Guidance(generator_of(2, **guide), 2.0), pass_images=2)  # type: ignore[arg-type]
+
+
+DRAW = """
+import sys
+import torch
+from celebdit_testing.recipes import tiny_network
+from model.config import DiffusionConfig, SamplingConfig
+from model.denoiser import build_denoiser
+from model.generator import Generator
+
+for settings in {}, {"linear_path": True, "local_share": True}, {"res_norm": "layer"}, {"block": "dit"}:
+    network = tiny_network(**settings)
+    generator = Generator(build_denoiser(network).state_dict(), network, DiffusionConfig(), device=torch.device("cpu"))
+    generator.draw(SamplingConfig(num_steps=1, ema="none"), [0], pass_images=1)
+    imported = {"sympy", "torch._dynamo", "torch._inductor"} & set(sys.modules)
+    assert not imported, (settings, imported)
+"""
+
+
+def test_a_generator_that_is_not_compiled_imports_no_compiler() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", DRAW], check=True, timeout=120, env=environment)
+
+
+def test_a_generator_keeps_copies_of_its_weights() -> None:
+    network = tiny_network()
+    weights = weights_of(network, 1)
+    generator = Generator(weights, network, DiffusionConfig(), device=CPU)
+    before = generator.draw(ONE_STEP, range(2), pass_images=2)
+    for tensor in weights.values():
+        tensor.zero_()
+    assert torch.equal(generator.draw(ONE_STEP, range(2), pass_images=2), before)
