@@ -49,6 +49,8 @@ _DEMO_TIMES: dict[str, object] = {"uniform_share": 0.0}
 _GATED: dict[str, object] = {"linear_path": True, "linear_output": True, "local_share": True}
 _TENTH = {"uniform_share": 0.1}
 """The times of `demo`, and a tenth of them anywhere, also near zero."""
+_HALF_RATE = {"lr_peak": 1e-3, "lr_floor": 1e-4}
+"""Half of the learning rate of `demo`."""
 
 
 class PlainDiT(nn.Module):
@@ -72,6 +74,7 @@ class Contender:
     build: Callable[[NetworkConfig], nn.Module] = build_denoiser
     network: dict[str, object] = field(default_factory=dict)
     diffusion: dict[str, object] = field(default_factory=dict)
+    optimizer: dict[str, object] = field(default_factory=dict)
     sampler: str | None = None
 
 
@@ -98,6 +101,9 @@ CONTENDERS = {
     "layer-norms": Contender(network={**_GATED, "res_norm": "layer"}, diffusion=_TENTH),
     "codec-dropout": Contender(network={**_GATED, "codec_dropout": 0.1}, diffusion=_TENTH),
     "plain-dit-tenth": Contender(build=PlainDiT, diffusion=_TENTH),
+    "celebdit-half-rate": Contender(network=_GATED, diffusion=_TENTH, optimizer=_HALF_RATE),
+    "local-share-half-rate": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_TENTH, optimizer=_HALF_RATE),
+    "plain-dit-half-rate": Contender(build=PlainDiT, diffusion=_TENTH, optimizer=_HALF_RATE),
     "stem-4": Contender(network={"stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "stem-1": Contender(network={"stem_px": 1, "channels": (16, 32, 48, 64), "res_blocks": (1, 1, 1, 1)}),
 }
@@ -189,7 +195,7 @@ def recipe_of(contender: Contender, *, side_px: int, batch_images: int, seed: in
         network=config.network.model_copy(update={"image_px": side_px, **_WITHOUT_SHARE, **contender.network}),
         diffusion=diffusion,
         optimizer=config.optimizer.model_copy(
-            update={"decay_steps": steps, "warmup_steps": min(config.optimizer.warmup_steps, steps // 2)}
+            update={"decay_steps": steps, "warmup_steps": min(config.optimizer.warmup_steps, steps // 2), **contender.optimizer}
         ),
         training=config.training.model_copy(update={"total_steps": steps, "batch_images": batch_images, "seed": seed}),
         sampling=config.sampling,

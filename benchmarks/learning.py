@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class Size:
     samples: int
     sampler: str
     sampler_steps: int
+    steps: dict[str, int] = field(default_factory=dict)
+    """Steps of contenders that are not measured again, from an earlier report with the same budget."""
 
 
 def learn(size: Size, names: Sequence[str], seeds: Sequence[int], out: Path, *, sampler_table: bool) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def learn(size: Size, names: Sequence[str], seeds: Sequence[int], out: Path, *, 
     with tempfile.TemporaryDirectory() as folder:
         pack = _draw_faces(Path(folder), size)
         scorer = Scorer(np.array(pack.images))
-        steps = _steps_within(size, names, pack)
+        steps = size.steps | _steps_within(size, [name for name in names if name not in size.steps], pack)
         report: dict[str, Any] = {
             "size": asdict(size),
             "facts": _facts(),
@@ -190,10 +192,12 @@ def main() -> None:
     parser.add_argument("--sampler", default="heun")
     parser.add_argument("--sampler-steps", type=int, default=10)
     parser.add_argument("--contenders", default="celebdit,plain-dit", help=f"of {', '.join(CONTENDERS)}, separated by commas")
+    parser.add_argument("--steps", default="", help="NAME=STEPS,...: contenders whose steps within the budget an earlier run measured")
     parser.add_argument("--sampler-table", action="store_true", help="also score several samplers on the weights of the first contender")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
-    size = Size(chosen.side, chosen.batch, chosen.budget, chosen.faces, chosen.samples, chosen.sampler, chosen.sampler_steps)
+    steps = {name: int(count) for name, _, count in (item.partition("=") for item in chosen.steps.split(",") if item)}
+    size = Size(chosen.side, chosen.batch, chosen.budget, chosen.faces, chosen.samples, chosen.sampler, chosen.sampler_steps, steps)
     report = learn(size, chosen.contenders.split(","), range(chosen.seeds), chosen.out, sampler_table=chosen.sampler_table)
     print(json.dumps(report["summary"], indent=1))
 

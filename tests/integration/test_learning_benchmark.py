@@ -18,9 +18,11 @@ from model.denoiser import num_parameters
 @pytest.mark.slow
 def test_it_runs_whole_at_toy_size(tmp_path: Path) -> None:
     out = tmp_path / "learning.json"
-    size = Size(side_px=32, batch_images=4, budget_s=0.1, faces=24, samples=16, sampler="euler", sampler_steps=1)
+    size = Size(side_px=32, batch_images=4, budget_s=0.1, faces=24, samples=16, sampler="euler", sampler_steps=1, steps={"celebdit": 3})
     report = learn(size, ["celebdit", "plain-dit-ddpm"], [0, 1], out, sampler_table=False)
     assert json.loads(out.read_text()) == report
+    assert report["steps"]["celebdit"] == 3
+    assert {run["steps"] for run in report["runs"] if run["contender"] == "celebdit"} == {3}
     assert [(run["contender"], run["seed"]) for run in report["runs"]] == [
         ("celebdit", 0),
         ("plain-dit-ddpm", 0),
@@ -30,6 +32,15 @@ def test_it_runs_whole_at_toy_size(tmp_path: Path) -> None:
     assert all(run["distance"] > report["real"]["distance"] for run in report["runs"])
     assert all(len(run["held_out_errors"]) == 5 and min(run["held_out_errors"]) > 0 for run in report["runs"])
     assert out.with_suffix(".png").stat().st_size > 0
+
+
+def test_a_contender_changes_the_recipe_as_it_says() -> None:
+    recipes = [
+        recipe_of(CONTENDERS[name], side_px=32, batch_images=4, seed=0, steps=40)
+        for name in ("celebdit-local-share-tenth", "celebdit-half-rate")
+    ]
+    assert [recipe.optimizer.lr_peak for recipe in recipes] == [2e-3, 1e-3]
+    assert recipes[0].model_copy(update={"optimizer": recipes[1].optimizer}) == recipes[1]
 
 
 def test_the_interval_over_three_seeds_is_students() -> None:
