@@ -8,6 +8,7 @@ as the target, uniform times, DDIM. Everything else is the preset's recipe.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from model.ema_profiles import AveragedWeights, profiles_of
 from model.layers import TimeEmbedding
 from model.meter import Meter, hardware_of
 from model.optim import build_optimizer
-from model.sampling import denoiser_of, sample, to_uint8
+from model.samplers import Denoise
+from model.sampling import autoguide, clip_estimates, denoiser_of, sample, to_uint8
 from model.training_step import TrainingStep
 from pipeline.config import load_config
 
@@ -104,6 +106,9 @@ CONTENDERS = {
     "celebdit-half-rate": Contender(network=_GATED, diffusion=_TENTH, optimizer=_HALF_RATE),
     "local-share-half-rate": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_TENTH, optimizer=_HALF_RATE),
     "plain-dit-half-rate": Contender(build=PlainDiT, diffusion=_TENTH, optimizer=_HALF_RATE),
+    "small-guide": Contender(
+        network={**_GATED, "channels": (16, 24, 32), "latent_channels": 16, "width": 64, "depth": 2, "heads": 2}, diffusion=_TENTH
+    ),
     "stem-4": Contender(network={"stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "stem-1": Contender(network={"stem_px": 1, "channels": (16, 32, 48, 64), "res_blocks": (1, 1, 1, 1)}),
 }
@@ -147,21 +152,20 @@ class Training:
             average.update(self._parameters, self._done)
         return loss
 
-    def sample(self, count: int, sampling: SamplingConfig) -> np.ndarray:
-        """Return `count` images (n, h, w, 3), uint8, with the average that the recipe samples with."""
+    def sample(self, count: int, sampling: SamplingConfig, *, guide: "Training | None" = None, weight: float = 1.0) -> np.ndarray:
+        """Return `count` images (n, h, w, 3), uint8, with the average that the recipe samples with.
+
+        With a `guide`, estimates are moved away from its own by `weight`; 1 is without it.
+        """
         if self._contender.sampler is not None:
             sampling = sampling.model_copy(update={"sampler": self._contender.sampler, "num_steps": sampling.num_steps * 2 - 1})
-        network = self._averaged()
-        self._network.eval()
-        diffusion = self._step.diffusion
-        denoise = denoiser_of(network, diffusion, clip_x=sampling.clip_x)
+        denoise = self._denoiser() if guide is None else autoguide(self._denoiser(), guide._denoiser(), weight)
+        denoise = clip_estimates(denoise) if sampling.clip_x else denoise
+        path, side = self._step.diffusion.path, self._recipe.network.image_px
         parts = [
-            to_uint8(
-                sample(denoise, diffusion.path, sampling, torch.arange(at, min(at + _PASS_IMAGES, count)), self._recipe.network.image_px)
-            )
+            to_uint8(sample(denoise, path, sampling, torch.arange(at, min(at + _PASS_IMAGES, count)), side))
             for at in range(0, count, _PASS_IMAGES)
         ]
-        self._network.train()
         return torch.cat(parts).permute(0, 2, 3, 1).contiguous().numpy()
 
     @torch.inference_mode()
@@ -169,7 +173,6 @@ class Training:
         """Return the mean squared error of the clean image at each of `times`, with fixed noise on `faces` (n, h, w, 3), uint8."""
         x = torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 127.5 - 1
         network, diffusion, noise = self._averaged(), self._step.diffusion, torch.Generator().manual_seed(0)
-        self._network.eval()
         errors = []
         for time_of_path in times:
             e = torch.randn(x.shape, generator=noise)
@@ -177,14 +180,24 @@ class Training:
             x_t = diffusion.add_noise(x, e, t)
             estimate = diffusion.clean_image(network(x_t, diffusion.path.timestep(t).float()), x_t, t)
             errors.append(round(float((estimate - x).square().mean()), 4))
-        self._network.train()
         return errors
+
+    def _denoiser(self) -> Denoise:
+        """Return the estimator of the clean image, not clipped."""
+        return denoiser_of(self._averaged(), self._step.diffusion, clip_x=False)
 
     def _averaged(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the network with the average of the weights that the recipe samples with."""
         names = [name for name, _ in self._network.named_parameters()]
         weights = dict(zip(names, self._averages[EmaName(self._recipe.sampling.ema)].tensors, strict=True))
-        return lambda x, t: torch.func.functional_call(self._network, weights, (x, t))
+
+        def averaged(x: Tensor, t: Tensor) -> Tensor:
+            self._network.eval()
+            output = torch.func.functional_call(self._network, weights, (x, t))
+            self._network.train()
+            return cast(Tensor, output)
+
+        return averaged
 
 
 def recipe_of(contender: Contender, *, side_px: int, batch_images: int, seed: int, steps: int) -> Recipe:

@@ -66,7 +66,7 @@ class Size:
 def learn(size: Size, names: Sequence[str], seeds: Sequence[int], out: Path, *, sampler_table: bool) -> dict[str, Any]:
     """Train every contender with every seed, score its samples, and return the report, which is also at `out`."""
     with tempfile.TemporaryDirectory() as folder:
-        pack = _draw_faces(Path(folder), size)
+        pack = draw_faces(Path(folder), size.faces, size.side_px)
         scorer = Scorer(np.array(pack.images))
         steps = size.steps | _steps_within(size, [name for name in names if name not in size.steps], pack)
         report: dict[str, Any] = {
@@ -105,11 +105,12 @@ def _mean_and_half(values: Sequence[float]) -> list[float]:
     return [round(statistics.fmean(values), 4), round(quantile * spread / len(values) ** 0.5, 4)]
 
 
-def _draw_faces(folder: Path, size: Size) -> Pack:
-    keys = [f"{index:05d}" for index in range(size.faces)]
-    with PackWriter(folder, shape=(size.side_px, size.side_px), keys=keys, dataset_digest="0" * 64) as add:
-        for index in range(size.faces):
-            add(np.asarray(draw_face(0, index, size.side_px)))
+def draw_faces(folder: Path, count: int, side_px: int) -> Pack:
+    """Return a pack of `count` drawn faces in `folder`."""
+    keys = [f"{index:05d}" for index in range(count)]
+    with PackWriter(folder, shape=(side_px, side_px), keys=keys, dataset_digest="0" * 64) as add:
+        for index in range(count):
+            add(np.asarray(draw_face(0, index, side_px)))
     return open_pack(folder)
 
 

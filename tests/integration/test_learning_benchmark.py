@@ -8,9 +8,12 @@ import pytest
 import torch
 from celebdit_testing.recipes import tiny_pack
 
+from benchmarks import autoguidance
+from benchmarks.autoguidance import guide
 from benchmarks.contenders import CONTENDERS, PlainDiT, Training, recipe_of
 from benchmarks.learning import Size, learn, summary_of
 from benchmarks.learning_scores import Scorer, energy_inside_patches, seams
+from model.config import SamplingConfig
 from model.denoiser import num_parameters
 
 
@@ -41,6 +44,33 @@ def test_a_contender_changes_the_recipe_as_it_says() -> None:
     ]
     assert [recipe.optimizer.lr_peak for recipe in recipes] == [2e-3, 1e-3]
     assert recipes[0].model_copy(update={"optimizer": recipes[1].optimizer}) == recipes[1]
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_guided_samples_are_scored_for_each_weight(tmp_path: Path) -> None:
+    out = tmp_path / "autoguidance.json"
+    rows = guide(autoguidance.Size(steps=16, batch_images=4, faces=24, samples=16, sampler_steps=2), [0], out)
+    assert json.loads(out.read_text()) == rows
+    assert [row.get("weight") for row in rows] == [1.0, 1.1, 1.25, 1.5, None]
+    assert rows[-1]["guide_alone"]
+    distances = [row["distance"] for row in rows]
+    assert len(set(distances)) == len(distances), "each weight draws other images"
+
+
+def test_a_guide_with_weight_one_changes_no_sample(tmp_path: Path) -> None:
+    pack = tiny_pack(tmp_path, image_px=32)
+    model, weak = (
+        Training(name, pack, side_px=32, batch_images=4, seed=0, steps=4) for name in ("celebdit-local-share-tenth", "small-guide")
+    )
+    for training in (model, weak):
+        training.step()
+    sampling = SamplingConfig(sampler="euler", num_steps=2, seed=0)
+    alone, same, other = (
+        model.sample(4, sampling, **kwargs) for kwargs in ({}, {"guide": weak, "weight": 1.0}, {"guide": weak, "weight": 2.0})
+    )
+    assert np.array_equal(alone, same)
+    assert not np.array_equal(alone, other)
 
 
 def test_the_interval_over_three_seeds_is_students() -> None:
