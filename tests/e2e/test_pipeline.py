@@ -233,6 +233,17 @@ def test_a_gate_that_fails_registers_nothing_and_exits_1(second_run: Finished, c
     assert client.search_model_versions("name = 'celebdit-never'") == []
 
 
+@pytest.mark.fault
+@pytest.mark.slow
+def test_scores_during_training_come_from_the_pipeline_to_mlflow(second_run: Finished, client: MlflowClient) -> None:
+    (train,) = runs(client, celebdit__pipeline_run=second_run.json["run_id"], celebdit__step="train")
+    scores = client.get_metric_history(train.info.run_id, "score/mind_randconv_16")
+    assert [point.step for point in scores] == [12, 24]
+    assert all(point.value > 0 for point in scores)
+    (parent,) = runs(client, celebdit__pipeline_run=second_run.json["run_id"], celebdit__kind="pipeline")
+    assert parent.data.params["training.scores"] == "mind of 16 images every 12 steps"
+
+
 def descendants_of(folder: Path) -> list[psutil.Process]:
     """Living processes that have `folder` in their command line or environment."""
     descendants = []

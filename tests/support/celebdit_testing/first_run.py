@@ -22,6 +22,8 @@ PLANTED = {"MLFLOW_TRACKING_PASSWORD": "canary-mlflow-3c5f01", "CELEBDIT_KFP_TOK
 
 OTHER = (
     "training.total_steps=24",
+    "training.score_every_steps=12",
+    "training.score_images=16",
     "optimizer.lr_peak=0.004",
     'gate.at_most."eval/fd_randconv_16"=1e-6',
     "registry.model_name=celebdit-never",
