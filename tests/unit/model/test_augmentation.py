@@ -1,12 +1,15 @@
 """Augmentation: each transformation beside scipy's, what the network gets of it, and what the layer for it leaves as it was."""
 
+import copy
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from celebdit_testing.recipes import tiny_network, tiny_recipe
+from celebdit_testing.memory import LocalSink, MemoryRecorder
+from celebdit_testing.recipes import tiny_network, tiny_pack, tiny_recipe
 from celebdit_testing.shaken import shaken
 from pydantic import ValidationError
 from scipy import ndimage
@@ -16,8 +19,12 @@ from model.augmentation import NUM_PARAMETERS, Augmentation, Transformation
 from model.config import NetworkConfig
 from model.denoiser import build_denoiser
 from model.diffusion import build_diffusion
+from model.distributed import World
 from model.generator import Generator
+from model.half_weights import halve_weights
+from model.interfaces import Outputs
 from model.noised_batch import BatchNoise, step_tensor
+from model.trainer import Placement, Trainer
 
 CPU = torch.device("cpu")
 SIDE = 32
@@ -86,7 +93,8 @@ def test_a_transformation_is_that_of_scipy_up_to_interpolation(changes: dict[str
 
 
 def test_without_transformation_and_upside_down_pixels_keep_their_bits() -> None:
-    images = torch.rand(64, 3, SIDE, SIDE) * 2 - 1
+    side_px = 40  # with a power of two the centres of pixels are exact, and resampling would keep the bits too
+    images = torch.rand(64, 3, side_px, side_px) * 2 - 1
     drawn = Augmentation(3, 0.2).draw(torch.arange(64), 5)
     transformed = drawn.apply(images)
     kept, flipped = ~drawn.is_resampled & ~drawn.flip, ~drawn.is_resampled & drawn.flip
@@ -195,6 +203,22 @@ def test_samples_are_those_of_the_network_without_the_layer() -> None:
         for network in (with_it, without)
     ]
     assert torch.equal(*images)
+
+
+def test_weights_in_bfloat16_condition_as_autocast_does() -> None:
+    with_it, _ = networks()
+    halved = copy.deepcopy(with_it)
+    halve_weights(halved)
+    parameters = Augmentation(0, 1.0).draw(torch.arange(2), 0).parameters
+    with torch.backends.mkldnn.flags(enabled=False), torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        assert torch.equal(halved(*INPUTS, parameters), with_it(*INPUTS, parameters))
+
+
+def test_a_training_conditions_on_what_its_images_went_through(tmp_path: Path) -> None:
+    recipe = tiny_recipe(network={"augmentation": 0.9}, total_steps=6)
+    trainer = Trainer(recipe, tiny_pack(tmp_path / "pack"), Placement(World(), CPU), Outputs(MemoryRecorder(), LocalSink(tmp_path)))
+    trainer.run()
+    assert trainer.network.augmentation.linear.weight.ne(0).any(0).all()
 
 
 # The setting

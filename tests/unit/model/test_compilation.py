@@ -190,7 +190,6 @@ def test_the_options_are_known_to_the_compiler() -> None:
     "changes",
     [
         {},
-        {"augmentation": 0.1},
         {"linear_path": True},
         {"linear_path": True, "res_norm": "layer"},
         {"linear_path": True, "local_share": True},
