@@ -81,7 +81,7 @@ def test_the_documented_table_of_samplers_paths_and_spacings_is_exact_and_comple
 
 def test_the_documented_table_of_shifted_times_is_exact() -> None:
     rows = rows_of("experiments/few-steps.md", r"\| `(\w+)` `(\w+)`, shift ([\d.]+) \|(.+)\|")
-    assert len(rows) == 8
+    assert len(rows) == 10
     for path, spacing, shift, cells in rows:
         documented = [float(number) for cell in cells.split("|") for number in cell.split()]
         samplers = ("ddim", "euler", "heun", "unipc")
