@@ -20,6 +20,7 @@ def test_it_runs_whole_at_toy_size(tmp_path: Path) -> None:
     out = tmp_path / "learning.json"
     size = Size(side_px=32, batch_images=4, budget_s=0.1, faces=24, samples=16, sampler="euler", sampler_steps=1)
     report = learn(size, ["celebdit", "plain-dit-ddpm"], [0, 1], out, sampler_table=False)
+    assert report["training_faces"] is None
     assert json.loads(out.read_text()) == report
     assert [(run["contender"], run["seed"]) for run in report["runs"]] == [
         ("celebdit", 0),
@@ -30,6 +31,17 @@ def test_it_runs_whole_at_toy_size(tmp_path: Path) -> None:
     assert all(run["distance"] > report["real"]["distance"] for run in report["runs"])
     assert all(len(run["held_out_errors"]) == 5 and min(run["held_out_errors"]) > 0 for run in report["runs"])
     assert out.with_suffix(".png").stat().st_size > 0
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_samples_are_compared_with_faces_that_no_training_sees(tmp_path: Path) -> None:
+    size = Size(32, 4, 0.1, faces=24, samples=16, sampler="euler", sampler_steps=1, other_faces=40)
+    report = learn(size, ["augmented"], [0], tmp_path / "learning.json", sampler_table=False)
+    assert report["training_faces"]["distance"] > 1.1 * report["real"]["distance"], "other faces, mirrored, are nearer to themselves"
+    (run,) = report["runs"]
+    assert len(run["training_errors"]) == len(run["held_out_errors"])
+    assert run["training_errors"] != run["held_out_errors"]
 
 
 def test_the_interval_over_three_seeds_is_students() -> None:
