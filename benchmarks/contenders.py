@@ -101,6 +101,7 @@ CONTENDERS = {
     "celebdit-local-share-tenth": Contender(network=_GATED, diffusion=_TENTH),
     **{f"groups-of-{n}": Contender(network={**_GATED, "group_channels": n}, diffusion=_TENTH) for n in (8, 16)},
     "layer-norms": Contender(network={**_GATED, "res_norm": "layer"}, diffusion=_TENTH),
+    "augmented": Contender(network={**_GATED, "augmentation": 0.12}, diffusion=_TENTH),
     "codec-dropout": Contender(network={**_GATED, "codec_dropout": 0.1}, diffusion=_TENTH),
     "plain-dit-tenth": Contender(build=PlainDiT, diffusion=_TENTH),
     "celebdit-half-rate": Contender(network=_GATED, diffusion=_TENTH, optimizer=_HALF_RATE),

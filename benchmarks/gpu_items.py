@@ -26,6 +26,8 @@ from pipeline.config import load_config
 _CHECKPOINT_EVERY_S = 30.0
 _MOST_CHECKPOINT_TIME = 0.02
 _MOST_PEER_S = 240
+_MOST_RESAMPLED_DIFFERENCE = 0.01
+"""Of images in [-1, 1]: random pixels, whose neighbours differ by 2, at positions that are rounded."""
 _PEER_BATCH = 32
 """Diffusers' U-Net at 256 pixels has memory for no more than 64 images on 80 GB."""
 
@@ -96,26 +98,36 @@ def one_graph(size: Size) -> dict[str, Any]:
 
 
 def noise(size: Size) -> dict[str, Any]:
-    """Compare noise, flips and mixing as plain and as compiled functions: words, numbers and time."""
+    """Compare noise, flips, augmentation and mixing as plain and as compiled functions: words, numbers and time."""
     device, config = torch.device(size.device), load_config(size.presets[0])
     count, side = size.batch[size.presets[0]], config.network.image_px
     plain = BatchNoise(build_diffusion(config.diffusion), 0, True)
-    compiled = plain.compiled() if size.compiled else plain.compiled(backend="aot_eager")
+    augmented = replace(plain, augmentation=0.15)
+    backend = "inductor" if size.compiled else "aot_eager"
+    compiled, compiled_augmented = (function.compiled(backend=backend) for function in (plain, augmented))
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=device)
     ids = torch.arange(count, device=device)
     first, second = (function(images, ids, step_tensor(3, device)) for function in (plain, compiled))
     difference = (first.noise - second.noise).abs().max().item()
+    moved, moved_compiled = (function(images, ids, step_tensor(3, device)).x for function in (augmented, compiled_augmented))
+    of_augmented = (moved - moved_compiled).abs().max().item()
 
     def words(step: torch.Tensor) -> torch.Tensor:
         return rng.words(0, rng.Stream.NOISE, step, ids, 64)
 
-    traced = torch.compile(words, fullgraph=True, dynamic=False, backend="inductor" if size.compiled else "aot_eager")
+    traced = torch.compile(words, fullgraph=True, dynamic=False, backend=backend)
     equal = torch.equal(words(step_tensor(9, device)), traced(step_tensor(9, device)))
     times = {
         name: _milliseconds(lambda f=f: f(images, ids, step_tensor(4, device)), device)
-        for name, f in (("plain", plain), ("compiled", compiled))
+        for name, f in (("plain", plain), ("compiled", compiled), ("augmented", augmented), ("compiled_augmented", compiled_augmented))
     }
-    return {"words_equal": equal, "largest_difference": difference, "milliseconds": times, "passed": equal and difference < 1e-6}
+    return {
+        "words_equal": equal,
+        "largest_difference": difference,
+        "largest_difference_augmented": of_augmented,
+        "milliseconds": times,
+        "passed": equal and difference < 1e-6 and of_augmented < _MOST_RESAMPLED_DIFFERENCE,
+    }
 
 
 def sampling(size: Size) -> dict[str, Any]:

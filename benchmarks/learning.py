@@ -2,8 +2,8 @@
 
 Promises: all contenders of one run see the same drawn faces in the same order with the same noise and take the project's own training step.
 Each gets as many steps as fit the same processor time, measured in turns before the first training; the learning rate decays over just
-these steps. Samples of all are scored alike, and so is the error of the clean image on held-out faces at fixed times and noise. The JSON is
-complete after each training. See `contenders.py` for what is compared.
+these steps. Samples of all are scored alike, and so is the error of the clean image on held-out and on training faces at fixed times and
+noise. The JSON is complete after each training. See `contenders.py` for what is compared.
 """
 
 import argparse
@@ -59,6 +59,8 @@ class Size:
     samples: int
     sampler: str
     sampler_steps: int
+    other_faces: int = 0
+    """Faces that samples are compared with, and that no training sees; 0: samples are compared with the training faces."""
     steps: dict[str, int] = field(default_factory=dict)
     """Steps of contenders that are not measured again, from an earlier report with the same budget."""
 
@@ -67,13 +69,15 @@ def learn(size: Size, names: Sequence[str], seeds: Sequence[int], out: Path, *, 
     """Train every contender with every seed, score its samples, and return the report, which is also at `out`."""
     with tempfile.TemporaryDirectory() as folder:
         pack = draw_faces(Path(folder), size.faces, size.side_px)
-        scorer = Scorer(np.array(pack.images))
+        first_other = size.faces + _HELD_OUT_FACES
+        scorer = Scorer(_drawn(range(first_other, first_other + size.other_faces), size) if size.other_faces else np.array(pack.images))
         steps = size.steps | _steps_within(size, [name for name in names if name not in size.steps], pack)
         report: dict[str, Any] = {
             "size": asdict(size),
             "facts": _facts(),
             "steps": steps,
             "real": scorer.floor(size.samples),
+            "training_faces": scorer.scores(np.array(pack.images[: size.samples])) if size.other_faces else None,
             "runs": [],
             "samplers": [],
         }
@@ -145,15 +149,14 @@ def _run(name: str, seed: int, steps: int, size: Size, pack: Pack, scorer: Score
         "sampled_per_cpu_s": round(size.samples / sampled_s, 1),
         "loss": round(statistics.fmean(losses[-max(1, steps // 10) :]), 4),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "held_out_errors": training.errors(_held_out_faces(size), _HELD_OUT_TIMES),
+        "held_out_errors": training.errors(_drawn(range(size.faces, size.faces + _HELD_OUT_FACES), size), _HELD_OUT_TIMES),
+        "training_errors": training.errors(np.array(pack.images[:_HELD_OUT_FACES]), _HELD_OUT_TIMES),
         **scorer.scores(images),
     }
     return run, training, images
 
 
-def _held_out_faces(size: Size) -> np.ndarray:
-    """Draw faces that follow those of the pack."""
-    indices = range(size.faces, size.faces + _HELD_OUT_FACES)
+def _drawn(indices: range, size: Size) -> np.ndarray:
     return np.stack([np.asarray(draw_face(0, index, size.side_px)) for index in indices])
 
 
@@ -189,6 +192,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--faces", type=int, default=1600)
+    parser.add_argument("--other-faces", type=int, default=0, help="compare samples with so many faces that no training sees")
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--sampler", default="heun")
     parser.add_argument("--sampler-steps", type=int, default=10)
@@ -197,8 +201,17 @@ def main() -> None:
     parser.add_argument("--sampler-table", action="store_true", help="also score several samplers on the weights of the first contender")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
-    steps = {name: int(count) for name, _, count in (item.partition("=") for item in chosen.steps.split(",") if item)}
-    size = Size(chosen.side, chosen.batch, chosen.budget, chosen.faces, chosen.samples, chosen.sampler, chosen.sampler_steps, steps)
+    size = Size(
+        chosen.side,
+        chosen.batch,
+        chosen.budget,
+        chosen.faces,
+        chosen.samples,
+        chosen.sampler,
+        chosen.sampler_steps,
+        chosen.other_faces,
+        steps={name: int(count) for name, _, count in (item.partition("=") for item in chosen.steps.split(",") if item)},
+    )
     report = learn(size, chosen.contenders.split(","), range(chosen.seeds), chosen.out, sampler_table=chosen.sampler_table)
     print(json.dumps(report["summary"], indent=1))
 

@@ -89,11 +89,10 @@ class TrainStep:
         self._step += 1
         device = images.device
         ids = torch.arange(len(images), device=device)
-        x, noise, t, x_t, timestep = self._add_noise(images, ids, step_tensor(self._step, device))
+        batch = self._add_noise(images, ids, step_tensor(self._step, device))
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._setting.precision == "bfloat16"):
-            output = self._forward(x_t, timestep)
-            self._diffusion.losses(output, x, noise, t).mean().backward()
+            self._diffusion.losses(self._forward(*batch.inputs), batch.x, batch.noise, batch.t).mean().backward()
         norm = clip_gradients(self._parameters, self._config.optimizer.clip_norm)
         guarded_step(self._optimizer, (~torch.isfinite(norm)).float())
         for average in self._averages:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.codec import build_codec
 from model.config import NetworkConfig
 from model.dit import Core, LinearPath
-from model.layers import TimeEmbedding
+from model.layers import AugmentationEmbedding, TimeEmbedding
 from model.seed_compat import SeedCompat
 
 
@@ -26,8 +26,9 @@ class Denoiser(nn.Module):
         self.time = TimeEmbedding(config.width)
         self.encoder, self.decoder = build_codec(config)
         self.core = Core(config)
-        # Last, so that the initial weights of the others are those of a network without it.
+        # Last, so that the initial weights of the others are those of a network without them.
         self.linear_path = LinearPath(config) if config.linear_path else None
+        self.augmentation = AugmentationEmbedding(config.width) if config.augmentation > 0 else None
 
     @property
     def recompute_activations(self) -> bool:
@@ -44,14 +45,21 @@ class Denoiser(nn.Module):
         latent, _ = self.encoder(x, self.time(t))
         return cast(Tensor, latent)
 
-    def forward(self, x: Float[Tensor, "b 3 h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b 3 h w"]:
+    def forward(
+        self, x: Float[Tensor, "b 3 h w"], t: Float[Tensor, " b"], augmentation: Float[Tensor, "b parameters"] | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Denoise `x` at timesteps `t`, which run from 0 (clean) to 1000 (noise).
+
+        `augmentation` has the parameters of `augmentation.py` with which the images of a training were transformed; None is all zero.
 
         Raises:
             ValueError: if a side is not a multiple of `config.total_stride_px`.
         """
         self.config.check_sides(*x.shape[-2:])
         time = self.time(t)
+        if augmentation is not None:
+            assert self.augmentation is not None, "parameters belong to a network with config.augmentation > 0"
+            time = time + self.augmentation(augmentation)
         latent, skips = self.encoder(x, time)
         if self.linear_path is None:
             return cast(Tensor, self.decoder(latent + self.core(latent, time), skips, time))

@@ -9,8 +9,8 @@ from torch import nn
 from model.denoiser import Denoiser
 
 _CAST_LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-_FULL_PRECISION = ("time.", "decoder.out.", "linear_path.out.", "linear_path.share.")
-"""The time embedding and what makes the output, which run outside autocast."""
+_FULL_PRECISION = ("time.", "augmentation.", "decoder.out.", "linear_path.out.", "linear_path.share.")
+"""The embeddings of time and augmentation and what makes the output, which run outside autocast."""
 
 
 def halve_weights(network: nn.Module) -> None:

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.augmentation import NUM_PARAMETERS
+
 TIME_FREQUENCIES = 256
 
 
@@ -55,6 +57,19 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
         with full_precision(t.device):
             return self.out(F.silu(self.hidden(sinusoid(t, TIME_FREQUENCIES))))
+
+
+class AugmentationEmbedding(nn.Module):
+    """Map the parameters of an augmentation to what is added to the time embedding: zero at the start, and for parameters of zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(NUM_PARAMETERS, width, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, parameters: Float[Tensor, "b parameters"]) -> Float[Tensor, "b d"]:
+        with full_precision(parameters.device):
+            return self.linear(parameters)
 
 
 class Modulation(nn.Module):

@@ -56,6 +56,14 @@ class NetworkConfig(FrozenConfig):
         "modern", description="modern: RMSNorm, QK-norm, axial RoPE, SwiGLU; dit: LayerNorm, sin-cos positions, GELU (Peebles & Xie 2023)"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability inside the transformer blocks")
+    augmentation: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda probability: probability == 0,  # manifests and run keys from before it stay the same
+        description="probability with which a training image is turned upside down (half of it), scaled, rotated, stretched and moved, "
+        "each on its own; the network gets the parameters as a condition and samples without them (Karras et al. 2022, appendix F.2)",
+    )
     linear_path: bool = Field(
         False,
         exclude_if=lambda enabled: not enabled,  # manifests and run keys from before it stay the same
@@ -108,6 +116,8 @@ class NetworkConfig(FrozenConfig):
             yield "local_share refines the share of the input that linear_path = true adds: set both"
         if self.codec == "seed_compat" and self.dropout > 0:
             yield "codec 'seed_compat' has no dropout: set dropout = 0"
+        if self.codec == "seed_compat" and self.augmentation > 0:
+            yield "codec 'seed_compat' takes no parameters of an augmentation: set augmentation = 0"
         if any(c < 4 or c % 4 for c in self.channels):
             yield f"channels {list(self.channels)} must be multiples of 4 (group normalisation)"
         if self.group_channels is not None and any(c % self.group_channels for c in self.channels):

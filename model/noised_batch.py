@@ -1,4 +1,4 @@
-"""What one pass feeds to the network: flipped and normalised images, noise, times and the noisy images, from uint8 images and positions.
+"""What one pass feeds to the network: flipped, augmented and normalised images, noise, times and the noisy images, from uint8 images.
 
 Promises: a pure function of (images, seed, step, positions); as a compiled graph it is the same one for all steps, and its random words are
 those of the plain function bit for bit. On CUDA the plain function takes 163 kernels and 116 MB of memory traffic per image of 256 pixels,
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from model import rng
+from model.augmentation import Augmentation
 from model.diffusion import Diffusion
 
 
@@ -24,6 +25,12 @@ class NoisedBatch(NamedTuple):
     t: Float[Tensor, " b"]
     x_t: Float[Tensor, "b 3 h w"]
     timestep: Float[Tensor, " b"]
+    augmentation: Float[Tensor, "b parameters"] | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The arguments of the network."""
+        return (self.x_t, self.timestep) if self.augmentation is None else (self.x_t, self.timestep, self.augmentation)
 
 
 @dataclass(frozen=True)
@@ -33,16 +40,21 @@ class BatchNoise:
     diffusion: Diffusion
     seed: int
     horizontal_flip: bool
+    augmentation: float = 0.0
+    """Probability of each kind of transformation."""
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"], ids: Int64[Tensor, " b"], step: Int64[Tensor, ""]) -> NoisedBatch:
         """Return the batch of `images`, which are at the positions `ids` of the global batch of `step`."""
         if self.horizontal_flip:
             flip = rng.coin(self.seed, rng.Stream.FLIP, step, ids)
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-        x = images.to(torch.float32) / 127.5 - 1
+        x, parameters = images.to(torch.float32) / 127.5 - 1, None
+        if self.augmentation > 0:
+            transformation = Augmentation(self.seed, self.augmentation).draw(ids, step)
+            x, parameters = transformation.apply(x), transformation.parameters
         noise = rng.normal(self.seed, rng.Stream.NOISE, step, ids, tuple(x.shape[1:])).contiguous(memory_format=torch.channels_last)
         t = self.diffusion.draw_times(rng.uniform(self.seed, rng.Stream.TIME, step, ids, 1)[:, 0])
-        return NoisedBatch(x, noise, t, self.diffusion.add_noise(x, noise, t), self.diffusion.path.timestep(t).float())
+        return NoisedBatch(x, noise, t, self.diffusion.add_noise(x, noise, t), self.diffusion.path.timestep(t).float(), parameters)
 
     def compiled(self, **options: Any) -> Any:
         """Return the same function as one compiled graph."""

@@ -33,6 +33,7 @@ class Stream(IntEnum):
     BOOTSTRAP = 7
     DIRECTIONS = 8
     HELD_OUT = 9
+    AUGMENTATION = 10
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model import rng
+from model.augmentation import NUM_PARAMETERS
 from model.compilation import INDUCTOR_OPTIONS, compile_network
 from model.config import Recipe
 from model.dataset import BatchReader, Pack, indices_for_step
@@ -61,7 +62,7 @@ class TrainingStep:
         self._reader = BatchReader(pack, device, on_device=training.data_on_device)
         self._guard = Guard(self._plan.per_rank, device)
         self._forward: nn.Module = network
-        add_noise = BatchNoise(self.diffusion, training.seed, training.horizontal_flip)
+        add_noise = BatchNoise(self.diffusion, training.seed, training.horizontal_flip, recipe.network.augmentation)
         # On a CPU compiling takes longer than it saves.
         self._add_noise: Callable[[Tensor, Tensor, Tensor], NoisedBatch] = (
             add_noise.compiled(options=dict(INDUCTOR_OPTIONS)) if training.compile and device.type == "cuda" else add_noise
@@ -90,9 +91,12 @@ class TrainingStep:
         """
         side, images = self._recipe.network.image_px, self._plan.per_pass
         x = torch.zeros(images, 3, side, side, device=self._device).contiguous(memory_format=torch.channels_last)
+        condition = [torch.zeros(images, device=self._device)]
+        if self._recipe.network.augmentation > 0:  # in every step, so that its layer has a gradient in every step, if only of zeros
+            condition.append(torch.zeros(images, NUM_PARAMETERS, device=self._device))
         for _ in range(2):
             with self._autocast():
-                torch.autograd.backward(self._forward(x, torch.zeros(images, device=self._device)).sum())
+                torch.autograd.backward(self._forward(x, *condition).sum())
         self._optimizer.zero_grad(set_to_none=False)
 
     def run(self, step: int) -> Float[Tensor, ""]:
@@ -115,12 +119,11 @@ class TrainingStep:
         images = self._reader.read(self._indices(step, positions), next_indices=self._next_indices(step, pass_index))
         self._meter.add_wait(self._clock() - start_s)
         ids = torch.arange(positions.start, positions.stop, device=self._device)
-        x, noise, t, x_t, timestep = self._add_noise(images, ids, step_tensor(step, self._device))
+        batch = self._add_noise(images, ids, step_tensor(step, self._device))
         if self._recipe.network.drops_values:
             torch.manual_seed(_dropout_seed(training.seed, step, positions.start))
         with self._no_sync(pass_index), self._autocast():
-            output = self._forward(x_t, timestep)
-            losses = self.diffusion.losses(output, x, noise, t)
+            losses = self.diffusion.losses(self._forward(*batch.inputs), batch.x, batch.noise, batch.t)
             torch.autograd.backward(nan_propagating_sum(losses) / self._plan.per_rank)
         return losses.detach()
 

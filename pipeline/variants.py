@@ -62,7 +62,7 @@ VARIANTS = (
         ),
     ),
     Variant("network.res_norm", ("group",), ("network.group_channels",)),
-    Variant("network.codec", ("residual", "plain"), ("network.block", "network.dropout", "network.linear_path")),
+    Variant("network.codec", ("residual", "plain"), ("network.block", "network.dropout", "network.augmentation", "network.linear_path")),
     Variant("diffusion.weighting", ("min_snr",), ("diffusion.min_snr_gamma",)),
     Variant("diffusion.weighting", ("sigmoid",), ("diffusion.sigmoid_bias",)),
     Variant("diffusion.weighting", ("v",), ("diffusion.sigma_floor",)),

@@ -1,6 +1,6 @@
 """Names and parameters of runs in MLflow: what a person wants to see of a training in a list, and what two runs are compared by.
 
-Promises: pure functions; at most 40 parameters of a pipeline run, and three more where choices that are off by default are on: MLflow's
+Promises: pure functions; at most 40 parameters of a pipeline run, and four more where choices that are off by default are on: MLflow's
 pages do not show many well.
 """
 
@@ -35,7 +35,7 @@ def training_parameters(recipe: TrainingRecipe, dataset: DatasetManifest) -> Par
         **_fields_of(recipe.optimizer),
         **_fields_of(recipe.training),
         **_fields_of(recipe.network),
-        **_codec_choices(recipe.network),
+        **_network_choices(recipe.network),
         "data.name": dataset.name,
         "data.num_images": dataset.num_images,
         "data.digest": dataset.digest[:_DIGEST_CHARACTERS],
@@ -58,10 +58,10 @@ def pipeline_parameters(
     }
 
 
-def _codec_choices(network: NetworkConfig) -> Parameters:
-    """Return the settings of the codec that are off by default, where they are on: most networks have none."""
-    choices = {"network.group_channels": network.group_channels, "network.codec_dropout": network.codec_dropout}
-    return {name: value for name, value in choices.items() if value}
+def _network_choices(network: NetworkConfig) -> Parameters:
+    """Return the settings that are off by default, where they are on: most networks have none."""
+    choices = {name: getattr(network, name) for name in ("group_channels", "codec_dropout", "augmentation")}
+    return {f"network.{name}": value for name, value in choices.items() if value}
 
 
 def _scores(training: TrainingConfig) -> Parameters:

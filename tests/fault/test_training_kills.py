@@ -32,7 +32,7 @@ def make(tmp_path_factory: pytest.TempPathFactory, rclone_endpoint: str) -> Make
 
     def new(name: str, **training: object) -> Training:
         values = {"total_steps": STEPS, "batch_images": 12, "log_every_steps": 1, "checkpoint_keep_every_steps": 12, **training}
-        recipe = tiny_recipe(network={"dropout": 0.1}, **values)
+        recipe = tiny_recipe(network={"dropout": 0.1, "augmentation": 0.3}, **values)
         return Training(folder / name, rclone_endpoint, StoreUri("bucket", folder.name) / name, recipe, dataset)
 
     return new
@@ -92,7 +92,7 @@ def test_with_three_ranks_a_kill_changes_no_bit(make: Make, reference: Reference
     assert_same(training, reference(3))
 
 
-def test_another_number_of_ranks_sees_the_same_images_times_and_noise(make: Make) -> None:
+def test_another_number_of_ranks_sees_the_same_images_transformations_times_and_noise(make: Make) -> None:
     """Dropout alone depends on the ranks, so it is off here."""
     losses = []
     for name, first, then in (("two", 2, 2), ("two-one", 2, 1)):

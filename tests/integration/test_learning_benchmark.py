@@ -23,6 +23,7 @@ def test_it_runs_whole_at_toy_size(tmp_path: Path) -> None:
     out = tmp_path / "learning.json"
     size = Size(side_px=32, batch_images=4, budget_s=0.1, faces=24, samples=16, sampler="euler", sampler_steps=1, steps={"celebdit": 3})
     report = learn(size, ["celebdit", "plain-dit-ddpm"], [0, 1], out, sampler_table=False)
+    assert report["training_faces"] is None
     assert json.loads(out.read_text()) == report
     assert report["steps"]["celebdit"] == 3
     assert {run["steps"] for run in report["runs"] if run["contender"] == "celebdit"} == {3}
@@ -71,6 +72,17 @@ def test_a_guide_with_weight_one_changes_no_sample(tmp_path: Path) -> None:
     )
     assert np.array_equal(alone, same)
     assert not np.array_equal(alone, other)
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_samples_are_compared_with_faces_that_no_training_sees(tmp_path: Path) -> None:
+    size = Size(32, 4, 0.1, faces=24, samples=16, sampler="euler", sampler_steps=1, other_faces=40)
+    report = learn(size, ["augmented"], [0], tmp_path / "learning.json", sampler_table=False)
+    assert report["training_faces"]["distance"] > 1.1 * report["real"]["distance"], "other faces, mirrored, are nearer to themselves"
+    (run,) = report["runs"]
+    assert len(run["training_errors"]) == len(run["held_out_errors"])
+    assert run["training_errors"] != run["held_out_errors"]
 
 
 def test_the_interval_over_three_seeds_is_students() -> None:

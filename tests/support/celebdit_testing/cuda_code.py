@@ -52,6 +52,7 @@ from pipeline.config import load_config
 IMAGES = 128
 _H100 = GPUTarget("cuda", 90, 32)
 _BYTES = {"*fp32": 4, "*bf16": 2, "*i64": 8, "*fp64": 8, "*u8": 1, "*i1": 1, "*i32": 4}
+_NOISE = ("noise", "noise-augmented")
 _BLOCK_SIZES = {"XBLOCK": 64, "YBLOCK": 16, "R0_BLOCK": 64}
 
 
@@ -214,9 +215,9 @@ def _channels_last(*shape: int) -> torch.Tensor:
     return torch.empty(*shape, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
 
 
-def _noise() -> list[Graph]:
+def _noise(*, augmentation: float) -> list[Graph]:
     config = load_config("celebahq256-b")
-    noise = BatchNoise(build_diffusion(config.diffusion), 0, True)
+    noise = BatchNoise(build_diffusion(config.diffusion), 0, True, augmentation)
     mode = fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         inputs = [
@@ -232,8 +233,8 @@ def _part(name: str) -> list[Graph]:
     network = load_config("celebahq256-b").network
     channels, width = network.channels[0], network.width
     side = network.image_px // network.stem_px
-    if name == "noise":
-        return _noise()
+    if name in _NOISE:
+        return _noise(augmentation=0.15 if name == "noise-augmented" else 0.0)
     if name == "residual-block":
         return _graphs(
             lambda: ResidualBlock(channels, width), lambda: [_channels_last(IMAGES, channels, side, side), torch.empty(IMAGES, width)]
@@ -261,7 +262,7 @@ def main(name: str) -> None:
     _trace_like_cuda()
     graphs = _part(name)
     _pretend()
-    options = INDUCTOR_OPTIONS if name == "noise" else NETWORK_OPTIONS
+    options = INDUCTOR_OPTIONS if name in _NOISE else NETWORK_OPTIONS
     with inductor.patch({**options, "compile_threads": 1, "fx_graph_cache": False}):
         for graph, inputs in graphs:
             for kernel in kernels(_code(graph, inputs)):

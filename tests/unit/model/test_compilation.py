@@ -41,9 +41,10 @@ IMAGES, TIMES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_see
 # Noise, flips, normalisation and mixing
 
 
-def test_noise_flips_and_mixing_are_one_graph_for_all_steps_with_the_same_words() -> None:
+@pytest.mark.parametrize("augmentation", [0.0, 0.5])
+def test_noise_flips_and_mixing_are_one_graph_for_all_steps_with_the_same_words(augmentation: float) -> None:
     torch._dynamo.reset()
-    noise = BatchNoise(build_diffusion(tiny_recipe().diffusion), 5, True)
+    noise = BatchNoise(build_diffusion(tiny_recipe().diffusion), 5, True, augmentation)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = noise.compiled(backend=counter)
     images, ids = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), torch.arange(8, 12)
@@ -82,7 +83,7 @@ class HostReads(TorchDispatchMode):
 
 
 def test_making_a_batch_reads_nothing_back_from_the_device() -> None:
-    noise = BatchNoise(build_diffusion(tiny_recipe().diffusion), 5, True)
+    noise = BatchNoise(build_diffusion(tiny_recipe().diffusion), 5, True, 0.5)
     with HostReads() as reads:
         noise(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.arange(2), step_tensor(4, CPU))
     assert reads.seen == []
@@ -186,7 +187,14 @@ def test_the_options_are_known_to_the_compiler() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"linear_path": True}, {"linear_path": True, "res_norm": "layer"}, {"linear_path": True, "local_share": True}], ids=str
+    "changes",
+    [
+        {},
+        {"linear_path": True},
+        {"linear_path": True, "res_norm": "layer"},
+        {"linear_path": True, "local_share": True},
+    ],
+    ids=str,
 )
 def test_weights_in_bfloat16_give_what_autocast_makes_of_the_same_weights(changes: dict[str, object]) -> None:
     recipe = tiny_recipe(network={"depth": 2, **changes})

@@ -36,6 +36,16 @@ def test_noise_compiles_and_is_written_once() -> None:
     assert sum(size >= image_bytes for kernel in kernels for size in kernel["outputs"].values()) == 3, "images, noise and their mixture"
 
 
+@pytest.mark.fault
+@pytest.mark.slow
+def test_an_augmentation_compiles_and_writes_a_few_images_more() -> None:
+    kernels = kernels_of("noise-augmented")
+    assert_all_compile(kernels)
+    image_bytes = 128 * 3 * 256 * 256 * 4
+    written = sum(size >= image_bytes for kernel in kernels for size in kernel["outputs"].values())
+    assert 3 < written <= 16, "images, noise, their mixture, and parts of the sixteen neighbours of each pixel"
+
+
 def writes(kernels: list[dict[str, Any]], size_bytes: int) -> list[str]:
     """Return the kernel of each call that writes a tensor of this size."""
     return [k["kernel"] for k in kernels for size in k["outputs"].values() if size == size_bytes for _ in range(k["calls"])]

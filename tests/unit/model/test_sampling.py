@@ -1,11 +1,9 @@
 """The samplers on distributions whose denoiser is known in closed form."""
 
 import math
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,40 +156,6 @@ def test_a_single_gaussian_is_solved_exactly_by_its_own_flow() -> None:
     alpha, sigma = (float(v) for v in path.alpha_sigma(torch.ones(1, dtype=torch.float64)))
     expected = mean + spread * (begin - alpha * mean) / math.sqrt(alpha**2 * spread**2 + sigma**2)
     torch.testing.assert_close(actual, expected, rtol=0, atol=2e-4)
-
-
-def spread_of_a_gaussian(path_name: str, *, closing_estimate: bool = False, **values: object) -> float:
-    """Return the deviation that a Gaussian of deviation 0.5 has after sampling over the right one; its flow is linear."""
-    path, config = path_of(path_name), sampling(**values)
-    denoise, trajectory = mixture_denoiser(path, (0.0,), (0.5,)), evaluate_path(path, sampling_times(path, config))
-    begin = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    if closing_estimate:
-        return float(denoise(run_sampler(denoise, trajectory[:-1], config, begin, fresh), trajectory[-2].t)) / 0.5
-    return float(run_sampler(denoise, trajectory, config, begin, fresh)) / 0.5
-
-
-def test_the_documented_spreads_at_few_steps_are_those_of_a_known_gaussian() -> None:
-    lines = (Path(__file__).parents[3] / "docs/network.md").read_text().splitlines()
-    heads = next(line for line in lines if line.startswith("| path, steps |"))
-    columns = re.findall(r"`(\w+)` `(\w+)`", heads)
-    rows = [re.fullmatch(r"\| `(vp_\w+)`, (\d+) \|(.+)\|", line) for line in lines]
-    documented = {(row[1], int(row[2])): [float(cell) for cell in row[3].split("|")] for row in rows if row}
-    assert len(columns) == 6
-    assert len(documented) == 5
-    for (path_name, steps), values in documented.items():
-        exact = [spread_of_a_gaussian(path_name, num_steps=steps, sampler=name, spacing=spacing) for name, spacing in columns]
-        assert exact == pytest.approx(values, abs=0.0051), (path_name, steps)
-
-
-@pytest.mark.parametrize("path_name", ["vp_linear", "vp_cosine", "vp_zero_snr"])
-def test_a_closing_estimate_takes_spread_away_and_linspace_gives_it_back_to_heun_alone(path_name: str) -> None:
-    for sampler in ("euler", "heun"):
-        settings = {"sampler": sampler, "num_steps": 20, "spacing": "trailing"}
-        assert spread_of_a_gaussian(path_name, closing_estimate=True, **settings) < spread_of_a_gaussian(path_name, **settings) < 1
-    short = {name: 1 - spread_of_a_gaussian(path_name, sampler=name, num_steps=20, spacing="trailing") for name in ("euler", "heun")}
-    even = {name: 1 - spread_of_a_gaussian(path_name, sampler=name, num_steps=20, spacing="linspace") for name in ("euler", "heun")}
-    assert abs(even["heun"]) < short["heun"] / 3
-    assert even["euler"] == pytest.approx(short["euler"], rel=0.1)
 
 
 # Any prediction with any sampler

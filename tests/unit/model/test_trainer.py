@@ -52,7 +52,7 @@ def away_from_zero(trainer: Trainer) -> None:
 @pytest.mark.parametrize(
     ("stop_after", "network"),
     [(at, {"dropout": dropout}) for at in (1, 3, 5) for dropout in (0.0, 0.3)]
-    + [(3, {"linear_path": True, "local_share": True})]
+    + [(3, {"linear_path": True, "local_share": True}), (3, {"augmentation": 0.5})]
     + [(3, {"codec_dropout": 0.3}), (3, {"codec_dropout": 0.3, "res_norm": "layer"}), (3, {"codec_dropout": 0.3, "dropout": 0.2})],
     ids=str,
 )

@@ -21,6 +21,7 @@ def of_pipeline(recipe: Recipe) -> Parameters:
     [
         ({"network": {"group_channels": 4}}, {"network.group_channels": 4}),
         ({"network": {"codec_dropout": 0.1}}, {"network.codec_dropout": 0.1}),
+        ({"network": {"augmentation": 0.12}}, {"network.augmentation": 0.12}),
         (SCORED, {"training.scores": "mind of 8 images every 2 steps"}),
         ({**SCORED, "score_metrics": ("mind", "frechet")}, {"training.scores": "mind, frechet of 8 images every 2 steps"}),
         ({"score_every_steps": 3}, {"training.scores": "mind of 2000 images every 3 steps"}),
