@@ -5,6 +5,7 @@ those of the plain function bit for bit. On CUDA the plain function takes 163 ke
 the compiled one a few kernels and the images themselves.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from model import rng
 from model.diffusion import Diffusion
+from model.noise_path import Times
 
 
 class NoisedBatch(NamedTuple):
@@ -33,6 +35,8 @@ class BatchNoise:
     diffusion: Diffusion
     seed: int
     horizontal_flip: bool
+    draw_times: Callable[[Times], Times] | None = None
+    """Turns uniform numbers into times. Default: those of the diffusion."""
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"], ids: Int64[Tensor, " b"], step: Int64[Tensor, ""]) -> NoisedBatch:
         """Return the batch of `images`, which are at the positions `ids` of the global batch of `step`."""
@@ -41,7 +45,8 @@ class BatchNoise:
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
         x = images.to(torch.float32) / 127.5 - 1
         noise = rng.normal(self.seed, rng.Stream.NOISE, step, ids, tuple(x.shape[1:])).contiguous(memory_format=torch.channels_last)
-        t = self.diffusion.draw_times(rng.uniform(self.seed, rng.Stream.TIME, step, ids, 1)[:, 0])
+        draw_times = self.draw_times or self.diffusion.draw_times
+        t = draw_times(rng.uniform(self.seed, rng.Stream.TIME, step, ids, 1)[:, 0])
         return NoisedBatch(x, noise, t, self.diffusion.add_noise(x, noise, t), self.diffusion.path.timestep(t).float())
 
     def compiled(self, **options: Any) -> Any:
