@@ -33,6 +33,8 @@ class Stream(IntEnum):
     BOOTSTRAP = 7
     DIRECTIONS = 8
     HELD_OUT = 9
+    JUMP = 11
+    POSTERIOR = 12
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
