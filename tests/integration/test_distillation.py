@@ -19,10 +19,12 @@ from components.storage import StoreUri
 from components.stores.layout import StoreLayout
 from components.train.spec import run_key
 from components.train.teacher import with_teacher
+from components.train.teacher_weights import fetch_teacher
 from components.weights.find import find_weights
 from components.weights.posthoc_ema import compute_posthoc_ema
-from model.checkpoint_manifest import MANIFEST_FILE
+from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE
 from model.config import DistillConfig, Recipe, SamplingConfig
+from model.denoiser import build_denoiser
 
 TEACHER = tiny_recipe(ema_sigma_rel=(0.05, 0.1), ema_snapshot_every_steps=3)
 KEPT = {"ema_snapshot_every_steps": 2}
@@ -134,15 +136,29 @@ def killed(*_: Any, **__: Any) -> bool:
     raise RuntimeError("killed")
 
 
-@pytest.mark.parametrize(("file", "finds"), [("ema-0.1.safetensors", "in a rank"), (MANIFEST_FILE, "before"), ("state.json", "before")])
-def test_a_damaged_teacher_is_refused(file: str, finds: str, context: StepContext, dataset: DatasetManifest) -> None:
-    of_its_own = run_train(tiny_recipe(seed=11 + len(file), ema_sigma_rel=(0.1,)), dataset, context)
-    damage(context.store, context.layout.locate(of_its_own.uri) / file, "one bit")
-    launches = list[int]()
-    with pytest.raises(DataRefused, match="damaged") as raised:
+@pytest.mark.parametrize(
+    ("file", "kind", "num_launches"),
+    [("ema-0.1.safetensors", "one bit", 1), ("ema-0.1.safetensors", "deleted", 1), (MANIFEST_FILE, "other", 0), (STATE_FILE, "other", 0)],
+)
+def test_a_damaged_teacher_is_refused(file: str, kind: str, num_launches: int, context: StepContext, dataset: DatasetManifest) -> None:
+    """Manifest and state are read when the teacher is looked up, its weights in a rank; "other" is valid but not what was stored."""
+    of_its_own = run_train(tiny_recipe(seed=len(file + kind), total_steps=1), dataset, context)
+    uri, launches = context.layout.locate(of_its_own.uri) / file, list[int]()
+    other = context.store.get_bytes(uri, max_bytes=2**30).replace(b"{", b"{ ", 1)
+    damage(context.store, uri, kind, other=other)
+    with pytest.raises(DataRefused, match=r"damaged: .*ema-0\.1|damaged: .*has not the sha256") as raised:
         run_train(student_of(of_its_own.run_key), dataset, context, launches=launches)
     assert "run the teacher's training again" in str(raised.value.hint)
-    assert len(launches) == (1 if finds == "in a rank" else 0)
+    assert len(launches) == num_launches
+
+
+def test_a_rank_takes_no_other_weights_than_those_that_were_looked_up(context: StepContext, teacher: CheckpointManifest) -> None:
+    known = with_teacher(student_of(teacher.run_key), context.store, context.layout).teacher
+    assert known is not None
+    fetched = fetch_teacher(known, context)
+    assert set(fetched) == {name for name, _ in build_denoiser(TEACHER.network).named_parameters()}
+    with pytest.raises(DataRefused, match="holds other weights"):
+        fetch_teacher(known.model_copy(update={"weights_sha256": "0" * 64}), context)
 
 
 @pytest.fixture(scope="module")
