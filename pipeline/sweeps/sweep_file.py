@@ -209,7 +209,7 @@ def _check_sampler(config: SweepConfig, path: Path) -> None:
 
 def _check_no_teacher(sweep: Sweep, path: Path) -> None:
     """Refuse a distillation: trials are found again by the identity of their runs, which names the weights of a teacher."""
-    if sweep.tables.get("distill", {}).get("teacher") is not None or any(name.startswith("distill.") for name in sweep.space.dimensions):
+    if sweep.tables.get("distill", {}).get("teacher") is not None:
         raise BadInput(f"{path}: a sweep cannot distil a teacher", hint="leave distill out, and distil the winner with `celebdit run`")
 
 
