@@ -129,7 +129,7 @@ class Training:
         self._averages = {profile.name: AveragedWeights(profile, self._parameters) for profile in profiles_of(recipe.training)}
         meter = Meter(
             World(),
-            hardware_of(recipe.network, recipe.training, device, price_per_device_hour=None),
+            hardware_of(recipe, device, price_per_device_hour=None),
             batch_images=batch_images,
             device=device,
             clock=time.monotonic,

@@ -22,7 +22,7 @@ from model.config import Recipe
 from model.dataset import PackWriter, open_pack
 from model.devices import device_named
 from model.distributed import World
-from model.flops import training_flops
+from model.flops import forward_flops, passes_per_image
 from model.interfaces import Outputs
 from model.memory_estimate import training_memory
 from model.trainer import Placement, Trainer
@@ -105,7 +105,7 @@ def trainer_of(
         trainer.network.train()
         step = trainer.training_step
         if one_graph:
-            step._forward = compile_network(trainer.network, by_block=False)
+            step._trained.forward = compile_network(trainer.network, by_block=False)
         else:
             step.wrap_network()
 
@@ -127,7 +127,7 @@ def timed_steps(trainer: Trainer, step: Callable[[], object], *, steps: int, war
     for _ in range(warmup):
         step()
     step_s = seconds_per_call(step, device, calls=steps)
-    flops = training_flops(recipe.network) * batch_images
+    flops = passes_per_image(distilled=False) * forward_flops(recipe.network) * batch_images
     gpu = device_named(torch.cuda.get_device_name(device)) if cuda else None
     memory = training_memory(recipe.network, recipe.training)
     return Timed(

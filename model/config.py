@@ -2,7 +2,7 @@
 
 Promises: a value that validates here can be built and trained; every bound names its unit. Validation is strict: "8" and
 8.0 are not 8, NaN is not a number, an unknown key is an error. Values of the presets are in `pipeline/presets/`. Import all sections from
-here; `network`, `optimizer` and `training` are defined in `network_config.py` and `training_config.py`.
+here; `network`, `optimizer`, `training` and `distill` are defined in `network_config.py`, `training_config.py` and `distill_config.py`.
 """
 
 from collections.abc import Iterator
@@ -11,24 +11,31 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field
 
 from model.canonical import JsonObject
+from model.distill_config import DistillConfig, Teacher, distillation_identity
 from model.frozen_config import FrozenConfig
 from model.network_config import NetworkConfig
 from model.sampler_table import SAMPLERS, samplers_that_use_eta
 from model.training_config import OptimizerConfig, Precision, TrainingConfig
 
 __all__ = [
+    "STUDENT_SAMPLER",
     "TRAINING_VERSION",
     "DiffusionConfig",
+    "DistillConfig",
     "ModelSpec",
     "NetworkConfig",
     "OptimizerConfig",
     "Precision",
     "Recipe",
     "SamplingConfig",
+    "Teacher",
     "TrainingConfig",
     "TrainingRecipe",
+    "student_sampling",
 ]
 
+STUDENT_SAMPLER = "ddpm"
+"""Ancestral sampling, which the steps of a student are trained for."""
 TRAINING_VERSION = 5
 """The version of the training maths. Part of every run key: raise it when a change moves the numbers of a run, and only then."""
 
@@ -96,6 +103,12 @@ class SamplingConfig(FrozenConfig):
     )
 
 
+def student_sampling(identity: JsonObject, ema: str) -> SamplingConfig | None:
+    """Return how images are drawn from the student of few steps whose checkpoint has `identity`; None if it is no student."""
+    distill = identity.get("distill")
+    return None if distill is None else SamplingConfig(sampler=STUDENT_SAMPLER, num_steps=distill["steps"], ema=ema)
+
+
 class ModelSpec(FrozenConfig):
     """What a generator needs besides the weights: all that is known of a registered version or an imported checkpoint."""
 
@@ -116,12 +129,17 @@ class ModelSpec(FrozenConfig):
 
 
 class TrainingRecipe(FrozenConfig):
-    """What weights are trained with: everything that they depend on, besides the data."""
+    """What weights are trained with: everything that they depend on, besides the data.
+
+    A recipe with `distill` is complete once its `teacher` was looked up.
+    """
 
     network: NetworkConfig
     diffusion: DiffusionConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
+    distill: DistillConfig | None = Field(None, exclude_if=lambda distill: distill is None)
+    teacher: Teacher | None = Field(None, exclude_if=lambda teacher: teacher is None)
 
     @property
     def model_spec(self) -> ModelSpec:
@@ -129,7 +147,11 @@ class TrainingRecipe(FrozenConfig):
         return ModelSpec(network=self.network, diffusion=self.diffusion, precision=self.training.precision)
 
     def identity(self, dataset_digest: str) -> JsonObject:
-        """Return what makes a run on this data this run, as JSON; it is stored with every checkpoint and compared on resume."""
+        """Return what makes a run on this data this run, as JSON; it is stored with every checkpoint and compared on resume.
+
+        Raises:
+            ValueError: if the teacher of a distillation was not looked up.
+        """
         return {
             "dataset_digest": dataset_digest,
             "network": self.network.model_dump(mode="json"),
@@ -137,6 +159,7 @@ class TrainingRecipe(FrozenConfig):
             "optimizer": self.optimizer.model_dump(mode="json"),
             "training": self.training.identity(),
             "training_version": TRAINING_VERSION,
+            **distillation_identity(self.distill, self.teacher),
         }
 
 
@@ -144,3 +167,8 @@ class Recipe(TrainingRecipe):
     """A whole run besides its data: what the weights are trained with, and how its sample grids are drawn."""
 
     sampling: SamplingConfig
+
+    @property
+    def trained(self) -> TrainingRecipe:
+        """What the weights are trained with alone: what manifests hold."""
+        return TrainingRecipe.model_validate({name: getattr(self, name) for name in TrainingRecipe.model_fields})

@@ -10,6 +10,8 @@ from torch import nn
 from model.config import NetworkConfig
 from model.denoiser import build_denoiser
 
+_TRAINED_PASSES = 3
+
 
 def forward_flops(config: NetworkConfig) -> float:
     """Return the operations of one forward pass for one image of `config.image_px`."""
@@ -29,6 +31,9 @@ def flops_of(network: nn.Module, image_px: int) -> float:
     return float(counter.get_total_flops())
 
 
-def training_flops(config: NetworkConfig) -> float:
-    """Return the operations of one forward and backward pass for one image: the backward pass costs twice the forward one."""
-    return 3 * forward_flops(config)
+def passes_per_image(*, distilled: bool) -> int:
+    """Return the operations of a training step for one image in forward passes: a backward pass costs two.
+
+    A distillation trains two networks and asks a third.
+    """
+    return 2 * _TRAINED_PASSES + 1 if distilled else _TRAINED_PASSES

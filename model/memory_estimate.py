@@ -33,7 +33,7 @@ class TrainingMemory:
     parameters: int
     """Number of parameters."""
     states_bytes: int
-    """Weights, gradients, both moments of AdamW and the averages, all in float32."""
+    """Weights, gradients, both moments of AdamW and the averages, all in float32; of a distillation those of all three networks."""
     pass_bytes: int
     """What a forward pass keeps whatever its number of images, like weights that were cast."""
     image_bytes: int
@@ -50,25 +50,32 @@ class TrainingMemory:
 
 
 @lru_cache(maxsize=32)
-def training_memory(network: NetworkConfig, training: TrainingConfig) -> TrainingMemory:
-    """Estimate the memory of training `network` on CUDA, or on a CPU if it computes in float32."""
+def training_memory(network: NetworkConfig, training: TrainingConfig, *, distilled: bool = False) -> TrainingMemory:
+    """Estimate the memory of training `network` on CUDA, or on a CPU if it computes in float32.
+
+    A distillation has the weights of its teacher and the states of a second trained network besides, and the passes of both at once.
+    """
     live = {(depth, images): _live_bytes(network, training, depth, images) for depth in (1, 2) for images in (1, 2)}
     per_image = {depth: live[depth, 2] - live[depth, 1] for depth in (1, 2)}
     fixed = {depth: live[depth, 1] - per_image[depth] for depth in (1, 2)}
     parameters = _count_parameters(network)
     share = COMPILED_SHARE if training.compile else 1.0
+    trained = 2 if distilled else 1
     return TrainingMemory(
         parameters=parameters,
-        states_bytes=checkpoint_bytes(network, training) + FLOAT_BYTES * parameters,
-        pass_bytes=_at_depth(fixed, network.depth),
-        image_bytes=max(1, int(share * _at_depth(per_image, network.depth))),
+        states_bytes=checkpoint_bytes(network, training, distilled=distilled) + FLOAT_BYTES * parameters * (3 if distilled else 1),
+        pass_bytes=trained * _at_depth(fixed, network.depth),
+        image_bytes=max(1, int(trained * share * _at_depth(per_image, network.depth))),
     )
 
 
-def checkpoint_bytes(network: NetworkConfig, training: TrainingConfig) -> int:
-    """Return the size of a checkpoint of `network`: weights, both moments of AdamW and the averages, all in float32."""
+def checkpoint_bytes(network: NetworkConfig, training: TrainingConfig, *, distilled: bool = False) -> int:
+    """Return the size of a checkpoint of `network`: weights, both moments of AdamW and the averages, all in float32.
+
+    A distillation trains a second network of that size, which has no averages.
+    """
     averages = len(training.ema_sigma_rel) + (training.ema_decay is not None)
-    return FLOAT_BYTES * _count_parameters(network) * (3 + averages)
+    return FLOAT_BYTES * _count_parameters(network) * ((6 if distilled else 3) + averages)
 
 
 def _count_parameters(network: NetworkConfig) -> int:

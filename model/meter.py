@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.config import NetworkConfig, TrainingConfig
+from model.config import TrainingRecipe
 from model.devices import device_named
 from model.distributed import World, mean_over_ranks
-from model.flops import training_flops
+from model.flops import forward_flops, passes_per_image
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,16 @@ class Hardware:
     """Peak rate of one device, None if unknown: then no utilisation is reported."""
 
 
-def hardware_of(network: NetworkConfig, training: TrainingConfig, device: torch.device, *, price_per_device_hour: float | None) -> Hardware:
+def hardware_of(recipe: TrainingRecipe, device: torch.device, *, price_per_device_hour: float | None) -> Hardware:
     """Return the rates of `device`: hours everywhere, floating-point operations on CUDA alone."""
     if device.type != "cuda":
         return Hardware(hours_key="cost/cpu_rank_hours", price_per_device_hour=price_per_device_hour)
-    gpu = device_named(torch.cuda.get_device_name(device))
+    gpu, training = device_named(torch.cuda.get_device_name(device)), recipe.training
+    flops = forward_flops(recipe.network) * passes_per_image(distilled=recipe.distill is not None)
     return Hardware(
         hours_key="cost/gpu_hours",
         price_per_device_hour=price_per_device_hour,
-        step_flops=training_flops(network) * training.batch_images,
+        step_flops=flops * training.batch_images,
         peak_flops=None if gpu is None else gpu.peak_flops(bfloat16=training.precision == "bfloat16"),
     )
 

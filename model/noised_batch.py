@@ -5,6 +5,7 @@ those of the plain function bit for bit. On CUDA the plain function takes 163 ke
 the compiled one a few kernels and the images themselves.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from model import rng
 from model.augmentation import Augmentation
 from model.diffusion import Diffusion
+from model.noise_path import Times
 
 
 class NoisedBatch(NamedTuple):
@@ -28,9 +30,14 @@ class NoisedBatch(NamedTuple):
     augmentation: Float[Tensor, "b parameters"] | None = None
 
     @property
+    def condition(self) -> tuple[Tensor, ...]:
+        """What the network gets besides the noisy images and their timesteps."""
+        return () if self.augmentation is None else (self.augmentation,)
+
+    @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The arguments of the network."""
-        return (self.x_t, self.timestep) if self.augmentation is None else (self.x_t, self.timestep, self.augmentation)
+        return (self.x_t, self.timestep, *self.condition)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class BatchNoise:
     horizontal_flip: bool
     augmentation: float = 0.0
     """Probability of each kind of transformation."""
+    draw_times: Callable[[Times], Times] | None = None
+    """Turns uniform numbers into times. Default: those of the diffusion."""
 
     def __call__(self, images: UInt8[Tensor, "b 3 h w"], ids: Int64[Tensor, " b"], step: Int64[Tensor, ""]) -> NoisedBatch:
         """Return the batch of `images`, which are at the positions `ids` of the global batch of `step`."""
@@ -53,7 +62,8 @@ class BatchNoise:
             transformation = Augmentation(self.seed, self.augmentation).draw(ids, step)
             x, parameters = transformation.apply(x), transformation.parameters
         noise = rng.normal(self.seed, rng.Stream.NOISE, step, ids, tuple(x.shape[1:])).contiguous(memory_format=torch.channels_last)
-        t = self.diffusion.draw_times(rng.uniform(self.seed, rng.Stream.TIME, step, ids, 1)[:, 0])
+        draw_times = self.draw_times or self.diffusion.draw_times
+        t = draw_times(rng.uniform(self.seed, rng.Stream.TIME, step, ids, 1)[:, 0])
         return NoisedBatch(x, noise, t, self.diffusion.add_noise(x, noise, t), self.diffusion.path.timestep(t).float(), parameters)
 
     def compiled(self, **options: Any) -> Any:

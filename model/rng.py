@@ -34,6 +34,8 @@ class Stream(IntEnum):
     DIRECTIONS = 8
     HELD_OUT = 9
     AUGMENTATION = 10
+    JUMP = 11
+    POSTERIOR = 12
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

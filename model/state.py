@@ -5,6 +5,7 @@ anything is overwritten. Training waits for the copy to host memory alone. Files
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ from model.ema import RAW_WEIGHTS, EmaName
 from model.ema_profiles import AveragedWeights
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_OPTIMIZER_GROUP = "optimizer"
+AUXILIARY_GROUP = "auxiliary"
+"""The tensor group with the weights of a distillation's second network; no name of an average, so that nothing samples from it."""
+_AUXILIARY_OPTIMIZER_GROUP = "auxiliary-optimizer"
 
 
 class StateMismatch(ValueError):
@@ -47,27 +52,38 @@ class HostCopier:
         return buffer.copy_(source, non_blocking=True)
 
 
-class TrainingState:
-    """The tensors of one training by name."""
+@dataclass(frozen=True)
+class Optimized:
+    """A network and the optimiser of its parameters."""
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, averages: Mapping[EmaName, AveragedWeights]) -> None:
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+class TrainingState:
+    """The tensors of one training by name; `auxiliary` is a second network of the same shape that is trained with the first."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        averages: Mapping[EmaName, AveragedWeights],
+        auxiliary: Optimized | None = None,
+    ) -> None:
         self.names = [name for name, _ in network.named_parameters()]
         self.parameters = list(network.parameters())
-        self._optimizer = optimizer
+        self._optimized = {_OPTIMIZER_GROUP: Optimized(network, optimizer)}
         self._averages = averages
+        self._auxiliary: dict[str, Sequence[Tensor]] = {}
+        if auxiliary is not None:
+            self._auxiliary = {AUXILIARY_GROUP: list(auxiliary.network.parameters())}
+            self._optimized[_AUXILIARY_OPTIMIZER_GROUP] = auxiliary
         self._copier = HostCopier()
 
     def copy_to_host(self, step: int, facts: JsonObject) -> CheckpointState:
         """Copy everything to host memory."""
-        moments: dict[str, Tensor] = {}
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            state = self._optimizer.state.get(parameter, {})
-            moments |= {f"{kind}.{name}": state[kind] for kind in _MOMENTS if kind in state}
-        groups = {
-            RAW_WEIGHTS.group: self._named(self.parameters),
-            "optimizer": moments,
-            **{name.group: self._named(average.tensors) for name, average in self._averages.items()},
-        }
+        groups = {group: self._named(tensors) for group, tensors in self._targets().items()}
+        groups |= {group: _moments_of(optimized) for group, optimized in self._optimized.items()}
         return CheckpointState(step=step, tensors=self._copier.copy(groups), facts=facts)
 
     def copy_averages(self, averages: Mapping[EmaName, AveragedWeights]) -> dict[str, dict[str, Tensor]]:
@@ -89,21 +105,34 @@ class TrainingState:
             with torch.no_grad():
                 for name, target in zip(self.names, targets, strict=True):
                     target.copy_(state.tensors[group][name])
-        moments = _group(state, "optimizer")
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            self._optimizer.state[parameter] = {
-                # The fused update reads raw memory: moments must have the strides of their parameter.
-                kind: torch.empty_like(parameter, requires_grad=False).copy_(_matching_tensor(f"{kind}.{name}", moments, parameter))
-                for kind in _MOMENTS
-            }
-            # AdamW counts its updates per parameter; they are all the same number here.
-            self._optimizer.state[parameter]["step"] = torch.tensor(float(state.step), device=parameter.device)
+        for group, optimized in self._optimized.items():
+            _restore_moments(optimized, _group(state, group), step=state.step)
 
     def _named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.names, tensors, strict=True))
 
     def _targets(self) -> dict[str, Sequence[Tensor]]:
-        return {RAW_WEIGHTS.group: self.parameters, **{name.group: average.tensors for name, average in self._averages.items()}}
+        averages = {name.group: average.tensors for name, average in self._averages.items()}
+        return {RAW_WEIGHTS.group: self.parameters, **averages, **self._auxiliary}
+
+
+def _moments_of(optimized: Optimized) -> dict[str, Tensor]:
+    moments: dict[str, Tensor] = {}
+    for name, parameter in optimized.network.named_parameters():
+        state = optimized.optimizer.state.get(parameter, {})
+        moments |= {f"{kind}.{name}": state[kind] for kind in _MOMENTS if kind in state}
+    return moments
+
+
+def _restore_moments(optimized: Optimized, moments: dict[str, Tensor], *, step: int) -> None:
+    for name, parameter in optimized.network.named_parameters():
+        optimized.optimizer.state[parameter] = {
+            # The fused update reads raw memory: moments must have the strides of their parameter.
+            kind: torch.empty_like(parameter, requires_grad=False).copy_(_matching_tensor(f"{kind}.{name}", moments, parameter))
+            for kind in _MOMENTS
+        }
+        # AdamW counts its updates per parameter; they are all the same number here.
+        optimized.optimizer.state[parameter]["step"] = torch.tensor(float(step), device=parameter.device)
 
 
 def _check_group(group: str, state: CheckpointState, names: Sequence[str], targets: Sequence[Tensor]) -> None:

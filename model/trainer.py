@@ -20,6 +20,7 @@ from model.checkpoint import CheckpointState
 from model.config import Recipe
 from model.dataset import Pack
 from model.denoiser import build_denoiser
+from model.distillation_step import DistillationStep, without_dropout
 from model.distributed import Agreement, World, gather_rows
 from model.ema import EmaName
 from model.ema_profiles import AveragedWeights, PowerProfile, profiles_of
@@ -30,7 +31,7 @@ from model.milestone_scores import MilestoneScores
 from model.optim import build_optimizer, learning_rate
 from model.profiling import StepProfiler
 from model.sampling import denoiser_of, sample, to_uint8
-from model.state import TrainingState
+from model.state import Optimized, TrainingState
 from model.training_config import SCORE_DUE
 from model.training_step import TrainingStep
 
@@ -63,11 +64,13 @@ class Trainer:
         *,
         held_out: Pack | None = None,
         scorer: Scorer | None = None,
+        teacher: Mapping[str, Tensor] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Build the network of `recipe` on the device of `placement`.
 
-        The loss on `held_out` images is measured with each sample grid; `scorer` scores samples every `score_every_steps`.
+        The loss on `held_out` images is measured with each sample grid, except of a student, which is no denoiser any more; `scorer` scores
+        samples every `score_every_steps`. A recipe with `distill` needs the weights of its `teacher`, with which the network begins.
         """
         world, device = placement.world, placement.device
         self.recipe = recipe
@@ -81,20 +84,22 @@ class Trainer:
         self._clock = clock
         self._timeout_s = placement.timeout_s
         training = recipe.training
-        self.network = build_denoiser(recipe.network, seed=training.seed).to(device)
+        assert (recipe.distill is None) == (teacher is None), "a student needs a teacher, and only a student has one"
+        network = recipe.network if teacher is None else without_dropout(recipe.network)
+        self.network = build_denoiser(network, seed=training.seed).to(device)
+        if teacher is not None:
+            self.network.load_state_dict(teacher)
         self.network.to(memory_format=torch.channels_last)
         self.network.recompute_activations = training.activation_checkpointing
         self.optimizer = build_optimizer(self.network, recipe.optimizer)
         self.averages = {profile.name: AveragedWeights(profile, list(self.network.parameters())) for profile in profiles_of(training)}
-        self._state = TrainingState(self.network, self.optimizer, self.averages)
-        self._parameters = self._state.parameters
-        hardware = hardware_of(recipe.network, training, device, price_per_device_hour=placement.price_per_device_hour)
+        hardware = hardware_of(recipe, device, price_per_device_hour=placement.price_per_device_hour)
         self._meter = Meter(world, hardware, batch_images=training.batch_images, device=device, clock=clock)
-        self.training_step = TrainingStep(
-            recipe, pack, self.network, self.optimizer, world=world, device=device, meter=self._meter, clock=clock
-        )
+        self.training_step, auxiliary = self._build_step(pack, teacher)
+        self._state = TrainingState(self.network, self.optimizer, self.averages, auxiliary)
+        self._parameters = self._state.parameters
         self._held_out: HeldOutLoss | None = None
-        if held_out is not None and training.held_out_images:
+        if held_out is not None and training.held_out_images and teacher is None:
             self._held_out = HeldOutLoss(self.training_step.diffusion, held_out, pack, training.held_out_images, world=world, device=device)
         self._scores: MilestoneScores | None = None
         if scorer is not None and training.score_every_steps is not None:
@@ -103,6 +108,14 @@ class Trainer:
         """Whether a stop ended the scores of this step; those of the run that continues begin with them."""
         self._checks_every_step = device.type == "cpu"  # elsewhere the check makes the step wait for the device
         self._milestone_passed = False
+
+    def _build_step(self, pack: Pack, teacher: Mapping[str, Tensor] | None) -> tuple[TrainingStep, Optimized | None]:
+        """Return the training step, and the second network that it trains if there is a teacher."""
+        parts = (self.recipe, pack, self.network, self.optimizer)
+        if teacher is None:
+            return TrainingStep(*parts, world=self.world, device=self.device, meter=self._meter, clock=self._clock), None
+        step = DistillationStep(*parts, teacher, world=self.world, device=self.device, meter=self._meter, clock=self._clock)
+        return step, Optimized(step.auxiliary, step.auxiliary_optimizer)
 
     def run(self, *, stop_requested: Callable[[], bool] = lambda: False, on_step: Callable[[int, float], None] | None = None) -> bool:
         """Train up to `total_steps`, or until some rank's `stop_requested` is true; return whether training is finished.
@@ -237,8 +250,9 @@ class Trainer:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """The size of a checkpoint: weights, two moments of the optimiser and averages."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._parameters) * (3 + len(self.averages))
+        """The size of a checkpoint: weights and two moments of each network that is trained, and averages."""
+        networks = 1 if self.recipe.distill is None else 2
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._parameters) * (3 * networks + len(self.averages))
 
     def _save_ema_snapshot(self, *, last: bool) -> None:
         """Store the power-function averages when they are due and at the end, for post-hoc recombination."""

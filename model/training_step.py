@@ -6,17 +6,16 @@ accumulation passes; only dropout depends on them. A step does not make the host
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from model import rng
 from model.augmentation import NUM_PARAMETERS
-from model.compilation import INDUCTOR_OPTIONS, compile_network
+from model.compilation import INDUCTOR_OPTIONS
 from model.config import Recipe
 from model.dataset import BatchReader, Pack, indices_for_step
 from model.diffusion import Diffusion, build_diffusion
@@ -24,7 +23,8 @@ from model.distributed import World
 from model.guard import Guard, NonFinite, nan_propagating_sum
 from model.meter import Meter
 from model.noised_batch import BatchNoise, NoisedBatch, step_tensor
-from model.optim import clip_gradients, guarded_step, learning_rate, set_learning_rate
+from model.optim import learning_rate
+from model.trained_network import TrainedNetwork
 
 
 def autocast(device: torch.device, *, precision: str) -> AbstractContextManager[None]:
@@ -51,9 +51,7 @@ class TrainingStep:
         self.diffusion: Diffusion = build_diffusion(recipe.diffusion)
         self._recipe = recipe
         self._pack = pack
-        self._network = network
-        self._parameters = list(network.parameters())
-        self._optimizer = optimizer
+        self._trained = TrainedNetwork(network, optimizer)
         self._world = world
         self._device = device
         self._meter = meter
@@ -61,71 +59,74 @@ class TrainingStep:
         self._plan = training.batch_plan(world.size)
         self._reader = BatchReader(pack, device, on_device=training.data_on_device)
         self._guard = Guard(self._plan.per_rank, device)
-        self._forward: nn.Module = network
-        add_noise = BatchNoise(self.diffusion, training.seed, training.horizontal_flip, recipe.network.augmentation)
+        add_noise = self._batch_noise()
         # On a CPU compiling takes longer than it saves.
         self._add_noise: Callable[[Tensor, Tensor, Tensor], NoisedBatch] = (
             add_noise.compiled(options=dict(INDUCTOR_OPTIONS)) if training.compile and device.type == "cuda" else add_noise
         )
 
+    def _batch_noise(self) -> BatchNoise:
+        """Return what makes the noised batches of this step."""
+        training = self._recipe.training
+        return BatchNoise(self.diffusion, training.seed, training.horizontal_flip, self._recipe.network.augmentation)
+
+    @property
+    def _networks(self) -> tuple[TrainedNetwork, ...]:
+        """The networks that a step updates; the norm of the first one's gradient is reported."""
+        return (self._trained,)
+
     def wrap_network(self) -> None:
         """Wrap the forward pass for several ranks and compile it, as the recipe requires."""
-        training = self._recipe.training
-        # Compiled inside the wrapper, so that gradient accumulation can still skip the wrapper's synchronisation.
-        forward = compile_network(self._network, by_block=True) if training.compile else self._network
-        if self._world.size > 1:
-            ids = [self._device.index] if self._device.type == "cuda" else None
-            # A static graph cannot begin inside no_sync (torch 2.15: INTERNAL ASSERT in the reducer), so accumulation goes without.
-            forward = DistributedDataParallel(
-                forward, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True, static_graph=self._plan.passes == 1
-            )
-        self._forward = forward
-        if self._world.size > 1:
-            self._settle_gradient_buckets()
+        for network in self._networks:
+            network.wrap(self._world, self._device, self._plan, compiled=self._recipe.training.compile)
+            if self._world.size > 1:
+                network.settle_gradient_buckets(self._zeros(), self._autocast)
 
-    def _settle_gradient_buckets(self) -> None:
-        """Run two passes that change nothing.
-
-        DistributedDataParallel rebuilds its gradient buckets after the first pass. With three ranks or more the order of a sum depends on
-        the buckets, so a resumed run would sum its first gradients in another order than an uninterrupted one.
-        """
-        side, images = self._recipe.network.image_px, self._plan.per_pass
+    def _zeros(self) -> tuple[Tensor, ...]:
+        """Return arguments of the network for a pass without images."""
+        images, side = self._plan.per_pass, self._recipe.network.image_px
         x = torch.zeros(images, 3, side, side, device=self._device).contiguous(memory_format=torch.channels_last)
-        condition = [torch.zeros(images, device=self._device)]
-        if self._recipe.network.augmentation > 0:  # in every step, so that its layer has a gradient in every step, if only of zeros
-            condition.append(torch.zeros(images, NUM_PARAMETERS, device=self._device))
-        for _ in range(2):
-            with self._autocast():
-                torch.autograd.backward(self._forward(x, *condition).sum())
-        self._optimizer.zero_grad(set_to_none=False)
+        # Parameters are passed in every step, so that their layer has a gradient in every step, if only of zeros.
+        shapes = [(images,), (images, NUM_PARAMETERS)] if self._recipe.network.augmentation > 0 else [(images,)]
+        return (x, *(torch.zeros(shape, device=self._device) for shape in shapes))
 
     def run(self, step: int) -> Float[Tensor, ""]:
         """Update the weights with the images of `step` and return the mean loss of those of this rank."""
-        set_learning_rate(self._optimizer, learning_rate(self._recipe.optimizer, step))
-        self._optimizer.zero_grad(set_to_none=self._plan.passes == 1 and self._world.size == 1)
+        rate = learning_rate(self._recipe.optimizer, step)
+        for network in self._networks:
+            network.begin_step(rate, set_to_none=self._plan.passes == 1 and self._world.size == 1)
         losses = torch.cat([self._backward(step, pass_index) for pass_index in range(self._plan.passes)])
-        norm = clip_gradients(self._parameters, self._recipe.optimizer.clip_norm)
-        self._guard.update(step, losses, norm)
-        guarded_step(self._optimizer, self._guard.is_nonfinite)
+        norms = [network.clip(self._recipe.optimizer.clip_norm) for network in self._networks]
+        self._guard.update(step, losses, sum(norms[1:], norms[0]))
+        for network in self._networks:
+            network.update(self._guard.is_nonfinite)
         mean = losses.mean()
-        self._meter.add_step(mean, norm)
+        self._meter.add_step(mean, norms[0])
         return mean
 
     def _backward(self, step: int, pass_index: int) -> Float[Tensor, " b"]:
         """Add one pass's share to the gradients and return its losses, detached."""
-        training = self._recipe.training
+        positions, batch = self._next_batch(step, pass_index)
+        if self._recipe.network.drops_values:
+            torch.manual_seed(_dropout_seed(self._recipe.training.seed, step, positions.start))
+        with self._trained.no_sync(is_last_pass=self._is_last(pass_index)), self._autocast():
+            losses = self.diffusion.losses(self._trained.forward(*batch.inputs), batch.x, batch.noise, batch.t)
+            torch.autograd.backward(nan_propagating_sum(losses) / self._plan.per_rank)
+        return losses.detach()
+
+    def _next_batch(self, step: int, pass_index: int) -> tuple[slice, NoisedBatch]:
+        """Return the positions of a pass in the global batch, and its noised images."""
         positions = self._plan.slice_of(self._world.rank, pass_index)
         start_s = self._clock()
         images = self._reader.read(self._indices(step, positions), next_indices=self._next_indices(step, pass_index))
         self._meter.add_wait(self._clock() - start_s)
-        ids = torch.arange(positions.start, positions.stop, device=self._device)
-        batch = self._add_noise(images, ids, step_tensor(step, self._device))
-        if self._recipe.network.drops_values:
-            torch.manual_seed(_dropout_seed(training.seed, step, positions.start))
-        with self._no_sync(pass_index), self._autocast():
-            losses = self.diffusion.losses(self._forward(*batch.inputs), batch.x, batch.noise, batch.t)
-            torch.autograd.backward(nan_propagating_sum(losses) / self._plan.per_rank)
-        return losses.detach()
+        return positions, self._add_noise(images, self._ids(positions), step_tensor(step, self._device))
+
+    def _ids(self, positions: slice) -> Int64[Tensor, " b"]:
+        return torch.arange(positions.start, positions.stop, device=self._device)
+
+    def _is_last(self, pass_index: int) -> bool:
+        return pass_index + 1 == self._plan.passes
 
     def _indices(self, step: int, positions: slice) -> np.ndarray:
         training = self._recipe.training
@@ -139,10 +140,6 @@ class TrainingStep:
         if step + 1 >= self._recipe.training.total_steps:
             return None
         return self._indices(step + 1, self._plan.slice_of(self._world.rank, 0))
-
-    def _no_sync(self, pass_index: int) -> AbstractContextManager[None]:
-        waits = pass_index + 1 < self._plan.passes and isinstance(self._forward, DistributedDataParallel)
-        return self._forward.no_sync() if waits else nullcontext()  # type: ignore[operator]
 
     def _autocast(self) -> AbstractContextManager[None]:
         return autocast(self._device, precision=self._recipe.training.precision)

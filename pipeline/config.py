@@ -23,7 +23,7 @@ from components.registry.config import RegistryConfig
 from components.resources import ResourcesConfig
 from components.validation import location, problem_lines
 from model.canonical import JsonObject, canonical_json, digest_of
-from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig
+from model.config import DiffusionConfig, DistillConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig
 from model.frozen_config import FrozenConfig
 from pipeline.config_files import parse_override, read_layers
 from pipeline.config_relations import relation_problems
@@ -39,6 +39,7 @@ class RunConfig(FrozenConfig):
     diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     training: TrainingConfig
+    distill: DistillConfig = Field(default_factory=DistillConfig, exclude_if=lambda distill: distill == DistillConfig())
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig
     gate: GateConfig = Field(default_factory=GateConfig)
@@ -50,15 +51,20 @@ class RunConfig(FrozenConfig):
 
     @property
     def recipe(self) -> Recipe:
-        """The sections that decide what is trained."""
+        """The sections that decide what is trained; the teacher of a distillation is still to be looked up."""
         return Recipe(
-            network=self.network, diffusion=self.diffusion, optimizer=self.optimizer, training=self.training, sampling=self.sampling
+            network=self.network,
+            diffusion=self.diffusion,
+            optimizer=self.optimizer,
+            training=self.training,
+            sampling=self.sampling,
+            distill=None if self.distill.teacher is None else self.distill,
         )
 
     def sections(self) -> dict[str, str]:
-        """Return every section as canonical JSON: the parameters of the pipeline."""
+        """Return every section as canonical JSON: the parameters of the pipeline; null for `distill` if there is no teacher."""
         stored = self._stored()
-        return {name: canonical_json(stored[name]).decode() for name in type(self).model_fields}
+        return {name: canonical_json(stored.get(name)).decode() for name in type(self).model_fields}
 
     def features(self) -> str:
         """Return what the train step needs of `evaluation` as canonical JSON: null without scores, so that its cache key is narrow."""

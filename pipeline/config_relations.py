@@ -12,9 +12,9 @@ from components.evaluate.protocol import comparison_of
 from components.gate.config import GateConfig
 from components.ingest.config import DataConfig
 from components.resources import ResourcesConfig
-from model.config import NetworkConfig, SamplingConfig, TrainingConfig
+from model.config import STUDENT_SAMPLER, DiffusionConfig, DistillConfig, NetworkConfig, SamplingConfig, TrainingConfig
 from model.frozen_config import FrozenConfig
-from pipeline.variants import misplaced_settings
+from pipeline.variants import misplaced_settings, toml_value
 
 
 def _same_image_px(data: DataConfig, network: NetworkConfig) -> Iterator[str]:
@@ -34,6 +34,20 @@ def _batch_fits_ranks(training: TrainingConfig, resources: ResourcesConfig) -> I
         training.batch_plan(resources.num_ranks)
     except ValueError as error:
         yield f"training.{error}"
+
+
+def _student_is_sampled_as_trained(distill: DistillConfig, diffusion: DiffusionConfig, sampling: SamplingConfig) -> Iterator[str]:
+    if distill.teacher is None:
+        return
+    if diffusion.path != "rectified_flow":
+        yield f"distill.teacher needs diffusion.path 'rectified_flow', not '{diffusion.path}': a student steps over continuous times"
+    expected = {"sampler": STUDENT_SAMPLER, "num_steps": distill.steps, "time_shift": 1.0}
+    wrong = {name: value for name, value in expected.items() if getattr(sampling, name) != value}
+    for name, value in wrong.items():
+        yield (
+            f"sampling.{name} {toml_value(getattr(sampling, name))} is not how a student of distill.steps {distill.steps} draws images: "
+            f"set sampling.{name}={value}"
+        )
 
 
 def _champion_is_measured(gate: GateConfig, evaluation: EvaluationConfig) -> Iterator[str]:
@@ -63,6 +77,7 @@ _RELATIONS: tuple[tuple[tuple[str, ...], Callable[..., Iterator[str]]], ...] = (
     (("data", "network"), _same_image_px),
     (("training", "sampling"), _ema_is_tracked),
     (("training", "resources"), _batch_fits_ranks),
+    (("distill", "diffusion", "sampling"), _student_is_sampled_as_trained),
     (("gate", "evaluation"), _champion_is_measured),
     (("gate", "evaluation"), _bounds_are_measured),
     (("data", "evaluation"), _images_suffice),

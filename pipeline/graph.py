@@ -113,6 +113,7 @@ def _connect(configure_task: TaskConfigurator, last_step: LastStep, **entries: A
             sampling=sections["sampling"],
             resources=sections["resources"],
             features=sections["features"],
+            distill=sections["distill"],
         )
         configure("train", train_task)
         evaluate_task = evaluate_step(

@@ -18,6 +18,7 @@ def preflight(presets: str, preset: str, overrides: str, licence_accepted_by: st
     diffusion=str,
     optimizer=str,
     training=str,
+    distill=str,
     sampling=str,
     evaluation=str,
     gate=str,
@@ -40,6 +41,7 @@ def preflight(presets: str, preset: str, overrides: str, licence_accepted_by: st
 
     with step("preflight") as context:
         from components.preflight.preflight import run
+        from components.train.teacher import with_teacher
         from pipeline.resolution import resolve
 
         config = resolve(presets, preset=preset, overrides=overrides, licence_accepted_by=licence_accepted_by)
@@ -55,4 +57,5 @@ def preflight(presets: str, preset: str, overrides: str, licence_accepted_by: st
             extractor=evaluation.extractor,
             configuration=config.toml(),
         )
+        with_teacher(config.recipe, context.store, context.layout)
     return (*config.sections().values(), config.features())

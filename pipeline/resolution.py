@@ -19,8 +19,9 @@ Sections = Mapping[str, str]
 
 
 def write_presets(presets: Mapping[str, Sections]) -> str:
-    """Return the configurations that a compiled pipeline offers, as one JSON text for `resolve`."""
-    return json.dumps({name: {section: json.loads(text) for section, text in sections.items()} for name, sections in presets.items()})
+    """Return the configurations that a compiled pipeline offers, as one JSON text for `resolve`; a section that is null is left out."""
+    read = {name: {section: json.loads(text) for section, text in sections.items()} for name, sections in presets.items()}
+    return json.dumps({name: {section: value for section, value in table.items() if value is not None} for name, table in read.items()})
 
 
 def resolve(presets: str, *, preset: str, overrides: str, licence_accepted_by: str) -> RunConfig:

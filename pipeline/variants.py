@@ -69,6 +69,7 @@ VARIANTS = (
     Variant("diffusion.times", ("logit_normal",), ("diffusion.logit_mean", "diffusion.logit_std", "diffusion.uniform_share")),
     Variant("optimizer.schedule", ("cosine", "inverse_sqrt"), ("optimizer.decay_steps",)),
     Variant("optimizer.schedule", ("cosine",), ("optimizer.lr_floor",)),
+    Variant("distill.teacher", (None,), ("distill.steps", "distill.teacher_ema"), unless=True),
     Variant("training.score_every_steps", (None,), ("training.score_images", "training.score_metrics"), unless=True),
     Variant("sampling.sampler", tuple(samplers_that_use_eta()), ("sampling.eta",)),
     Variant("diffusion.path", ("vp_linear", "vp_cosine", "vp_zero_snr"), ("sampling.spacing",)),

@@ -53,8 +53,19 @@ def _summary(checkpoint: CheckpointManifest, dataset: DatasetManifest) -> str:
     return (
         "An unconditional diffusion model: a convolutional encoder-decoder around a Diffusion Transformer "
         f"({network.depth} deep, {network.width} wide), "
-        f"trained on pixels without a separate autoencoder on {dataset.name}.\n\n"
+        f"trained on pixels without a separate autoencoder on {dataset.name}.{_distilled(checkpoint)}\n\n"
         f"Run `{checkpoint.run_key}`, step {checkpoint.step}, checkpoint `{checkpoint.digest}`."
+    )
+
+
+def _distilled(checkpoint: CheckpointManifest) -> str:
+    distill, teacher = checkpoint.recipe.distill, checkpoint.recipe.teacher
+    if distill is None or teacher is None:
+        return ""
+    return (
+        f" It is a student of {distill.steps} sampling steps, distilled by moment matching from run `{teacher.run_key}`, "
+        f"step {teacher.step}, EMA {teacher.ema} (sha256 `{teacher.weights_sha256}`). "
+        "Use it with its own sampler and steps: with others its images are worse."
     )
 
 

@@ -16,6 +16,7 @@
       quarantine/<time>-<random>/              damaged objects that were replaced, by their keys; REASON.json says why
       runs/<run key>/
         checkpoints/step-<n>/<attempt>/        weights, ema-<name>, optimizer (.safetensors), state.json, MANIFEST.json;
+                                               of a student of few steps auxiliary and auxiliary-optimizer too;
                                                COMMIT.json last; SCORE-<metric>.json once evaluated; QUARANTINE.json if corrupt
         snapshots/step-<n>/<attempt>/          the same files with the EMA weights alone; all are kept
         averages/step-<n>/<width>/             the same files with one post-hoc EMA

@@ -99,6 +99,7 @@ def _digest(recipe: TrainingRecipe, resources: ResourcesConfig, device: str) -> 
             "network": recipe.network.model_dump(mode="json"),
             "training": {**numerics, "images_per_pass": images_per_pass(training, resources), "averages": averages},
             "device": device,
+            **({} if recipe.distill is None else {"distilled": True}),
             **({"processes": resources.processes, "threads": resources.threads} if resources.device == "cpu" else {}),
         }
     )

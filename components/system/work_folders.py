@@ -43,6 +43,8 @@ class WorkFolder(StrEnum):
     """Trainings: checkpoints, journals and locks."""
     SAMPLES = "samples"
     """Checkpoints that images are drawn from."""
+    TEACHERS = "teachers"
+    """Weights that students learn from."""
     TRIALS = "trials"
     """Versions that are loaded once before they count as registered."""
     VERIFY = "verify"

@@ -1,6 +1,6 @@
 """Names and parameters of runs in MLflow: what a person wants to see of a training in a list, and what two runs are compared by.
 
-Promises: pure functions; at most 40 parameters of a pipeline run, and four more where choices that are off by default are on: MLflow's
+Promises: pure functions; at most 40 parameters of a pipeline run, and six more where choices that are off by default are on: MLflow's
 pages do not show many well.
 """
 
@@ -23,8 +23,10 @@ _FIELDS: dict[type, dict[str, tuple[str, ...]]] = {
 
 def run_name(preset: str | None, recipe: TrainingRecipe, dataset: DatasetManifest) -> str:
     """Return a name that says what a run is, like `celebahq256-b x-pred lr2e-4 s0`; without a preset the dataset and the network's size."""
-    network = recipe.network
+    network, distill = recipe.network, recipe.distill
     what = preset or f"{dataset.name} w{network.width} d{network.depth}"
+    if distill is not None:
+        what += f" distilled to {distill.steps}"
     return f"{what} {recipe.diffusion.prediction}-pred lr{_short(recipe.optimizer.lr_peak)} s{recipe.training.seed}"
 
 
@@ -36,6 +38,7 @@ def training_parameters(recipe: TrainingRecipe, dataset: DatasetManifest) -> Par
         **_fields_of(recipe.training),
         **_fields_of(recipe.network),
         **_network_choices(recipe.network),
+        **_distillation(recipe),
         "data.name": dataset.name,
         "data.num_images": dataset.num_images,
         "data.digest": dataset.digest[:_DIGEST_CHARACTERS],
@@ -62,6 +65,13 @@ def _network_choices(network: NetworkConfig) -> Parameters:
     """Return the settings that are off by default, where they are on: most networks have none."""
     choices = {name: getattr(network, name) for name in ("group_channels", "codec_dropout", "augmentation")}
     return {f"network.{name}": value for name, value in choices.items() if value}
+
+
+def _distillation(recipe: TrainingRecipe) -> Parameters:
+    """Return the teacher of a student and its steps, if it is one."""
+    if recipe.distill is None or recipe.teacher is None:
+        return {}
+    return {"distill.steps": recipe.distill.steps, "distill.teacher": recipe.teacher.summary}
 
 
 def _scores(training: TrainingConfig) -> Parameters:

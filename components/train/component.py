@@ -19,6 +19,7 @@ def train(
     metrics: dsl.Output[dsl.Metrics],
     samples: dsl.Output[dsl.HTML],
     features: str = "null",
+    distill: str = "null",
 ) -> str:
     """Train the denoiser on all devices of the node, continuing from the newest valid checkpoint in object storage.
 
@@ -35,6 +36,7 @@ def train(
         metrics: Loss, images per second and steps, for KFP's run comparison.
         samples: The last grid of samples, for KFP's run page.
         features: The extractor for scores during training as canonical JSON; null if there are none.
+        distill: The `distill` section as canonical JSON; null if the network learns from its initial weights.
 
     Returns:
         The checkpoint's digest.
@@ -55,7 +57,7 @@ def train(
         data = DatasetManifest.load(Path(dataset.path))
         if data.digest != dataset_digest:
             raise DataRefused(f"the dataset's manifest has digest {data.digest}, the pipeline requested {dataset_digest}")
-        recipe = read_recipe(network, diffusion, optimizer, training, sampling)
+        recipe = read_recipe(network, diffusion, optimizer, training, sampling, distill)
         limits = read_section(ResourcesConfig, resources, name="resources")
         manifest = run(recipe, data, limits, context, features=read_features(features))
         context.write_manifest(manifest, checkpoint)

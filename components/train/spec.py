@@ -6,6 +6,7 @@ and its hardware do not enter it.
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field, field_serializer
@@ -16,6 +17,7 @@ from components.manifests import DatasetManifest, Manifest
 from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri
+from components.storage.reader import StoreReader
 from components.stores.layout import StoreLayout
 from model.canonical import JsonObject, digest_of
 from model.config import Recipe
@@ -53,17 +55,32 @@ def newest_spec(run_key: str, context: StepContext) -> TrainSpec:
     Raises:
         BadInput: if there is no such training. DataRefused: if all specifications are damaged.
     """
-    run, problem = context.layout.run(run_key), None
-    specs = sorted((item.uri for item in context.store.list(run.attempts) if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
+    spec = find_newest_spec(run_key, context.store, context.layout, note=context.events.note)
+    if spec is None:
+        prefix = context.layout.run(run_key).prefix
+        raise BadInput(f"there is no training {run_key!r} in {prefix}", hint="name a run key as `celebdit run` prints it")
+    return spec
+
+
+def find_newest_spec(
+    run_key: str, reader: StoreReader, layout: StoreLayout, *, note: Callable[[str], object] = lambda text: None
+) -> TrainSpec | None:
+    """Return the specification of the newest attempt at a training whose specification is intact; None if there is no attempt.
+
+    Raises:
+        DataRefused: if all specifications are damaged.
+    """
+    problem = None
+    specs = sorted((item.uri for item in reader.list(layout.run(run_key).attempts) if item.uri.name == SPEC_FILE), key=lambda uri: uri.key)
     for uri in reversed(specs):
         try:
-            return TrainSpec.parse(context.store.get_bytes(uri), origin=str(uri))
+            return TrainSpec.parse(reader.get_bytes(uri), origin=str(uri))
         except DataRefused as refused:
             problem = refused
-            context.events.note(f"the specification {uri} is damaged, the one before is used: {refused.message}")
+            note(f"the specification {uri} is damaged, the one before is used: {refused.message}")
     if problem is not None:
         raise problem
-    raise BadInput(f"there is no training {run_key!r} in {run.prefix}", hint="name a run key as `celebdit run` prints it")
+    return None
 
 
 def new_attempt() -> str:

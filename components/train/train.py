@@ -22,7 +22,8 @@ from components.train.checkpointing.finished import Finished, find_finished
 from components.train.repair import FinishedRun, repair_finished
 from components.train.reporting.reporter import MlflowRunReporter
 from components.train.spec import SPEC_FILE, TrainSpec, new_attempt, run_key, store_spec
-from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
+from components.train.teacher import with_teacher
+from model.config import DiffusionConfig, DistillConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig
 
 _FEWEST_IMAGES = 2
 
@@ -32,14 +33,16 @@ def run(
 ) -> CheckpointManifest:
     """Train `recipe` on `dataset` up to its last step and return the checkpoint.
 
-    Samples are scored on `features` if `training.score_every_steps` is set.
+    Samples are scored on `features` if `training.score_every_steps` is set. The teacher of a distillation is looked up in the store.
 
     Raises:
-        BadInput: if recipe, data and resources do not fit each other.
+        BadInput: if recipe, data, resources and teacher do not fit each other.
         DataRefused: if training became non-finite or every checkpoint is corrupt.
         TemporaryFailure: if it was stopped or a server or rank failed; the next attempt continues.
     """
     _check(recipe, dataset, resources, features)
+    if recipe.distill is not None:
+        recipe = _with_teacher(recipe, context)
     key = run_key(recipe.identity(dataset.digest))
     total = recipe.training.total_steps
     checkpoints = CheckpointStore(context.store, context.layout.run(key).checkpoints, warn=context.events.note)
@@ -68,6 +71,13 @@ def run(
                     f"run {key} has no checkpoint of step {total} yet", hint="run it again: it continues from the newest one"
                 )
     return _manifest(key, outcome, recipe, dataset, context)
+
+
+def _with_teacher(recipe: Recipe, context: StepContext) -> Recipe:
+    recipe = with_teacher(recipe, context.store, context.layout)
+    assert recipe.teacher is not None, "it has been looked up"
+    context.events.note(f"the teacher is {recipe.teacher.summary}, weights {recipe.teacher.weights_sha256[:12]}")
+    return recipe
 
 
 def _repair(spec: TrainSpec, finished: Finished, context: StepContext) -> None:
@@ -164,7 +174,7 @@ def _manifest(key: str, finished: Finished, recipe: Recipe, dataset: DatasetMani
         digest=finished.digest,
         step=finished.step,
         dataset_digest=dataset.digest,
-        recipe=TrainingRecipe(network=recipe.network, diffusion=recipe.diffusion, optimizer=recipe.optimizer, training=recipe.training),
+        recipe=recipe.trained,
     )
 
 
@@ -173,12 +183,13 @@ def read_features(text: str) -> FeaturesConfig | None:
     return None if text == "null" else read_section(FeaturesConfig, text, name="features")
 
 
-def read_recipe(network: str, diffusion: str, optimizer: str, training: str, sampling: str) -> Recipe:
-    """Validate the sections of a recipe, given as canonical JSON."""
+def read_recipe(network: str, diffusion: str, optimizer: str, training: str, sampling: str, distill: str = "null") -> Recipe:
+    """Validate the sections of a recipe, given as canonical JSON; `distill` null: the network learns from its initial weights."""
     return Recipe(
         network=read_section(NetworkConfig, network, name="network"),
         diffusion=read_section(DiffusionConfig, diffusion, name="diffusion"),
         optimizer=read_section(OptimizerConfig, optimizer, name="optimizer"),
         training=read_section(TrainingConfig, training, name="training"),
         sampling=read_section(SamplingConfig, sampling, name="sampling"),
+        distill=None if distill == "null" else read_section(DistillConfig, distill, name="distill"),
     )

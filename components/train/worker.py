@@ -36,6 +36,7 @@ from components.train.reporting.speed import report_speed
 from components.train.scoring import FeatureScorer, open_extractor
 from components.train.spec import TrainSpec
 from components.train.system_metrics import SystemMetrics
+from components.train.teacher_weights import fetch_teacher
 from model.canonical import JsonObject
 from model.checkpoint import remove_unpublished
 from model.config import TrainingConfig
@@ -107,7 +108,8 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
         start_timeout_s = timeout_s + _STORAGE_CALLS_AT_START * rank.context.settings.storage_deadline_s
         group = HostGroup(rank.world, timeout_s=start_timeout_s)
         pack = _fetch_pack(spec, rank, "train")
-        held_out = _fetch_pack(spec, rank, "held_out") if spec.dataset.num_held_out and spec.training.held_out_images else None
+        held_out = _fetch_pack(spec, rank, "held_out") if _measures_held_out(spec) else None
+        teacher = None if spec.teacher is None else fetch_teacher(spec.teacher, rank.context)
         scorer = _open_scorer(spec, pack, rank, device, group)
         speeds = SpeedRecorder()
         with open_recorder(rank, spec, storage.journal, storage.archive, speeds) as recorder:
@@ -118,7 +120,8 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
                 probe=SystemMetrics(storage.folder, device),
                 price_per_device_hour=spec.resources.price_per_device_hour,
             )
-            trainer = Trainer(spec, pack, placement, Outputs(recorder, storage.sink, storage.snapshots), held_out=held_out, scorer=scorer)
+            outputs = Outputs(recorder, storage.sink, storage.snapshots)
+            trainer = Trainer(spec, pack, placement, outputs, held_out=held_out, scorer=scorer, teacher=teacher)
             if rank.world.is_first:
                 require_room(storage.folder, "a checkpoint", trainer.checkpoint_bytes)
             _continue(trainer, storage, spec, rank, group)
@@ -141,6 +144,11 @@ def _open_scorer(spec: TrainSpec, pack: Pack, rank: Rank, device: torch.device, 
     extractor = open_extractor(spec.features, rank.context, device)
     group.wait_for_all_ranks()  # the references are a collective whose time limit is shorter than a download may take
     return FeatureScorer.open(extractor, spec.features.extractor, spec.training, pack, world=rank.world, device=device)
+
+
+def _measures_held_out(spec: TrainSpec) -> bool:
+    """Return whether the loss on held-out images is measured; that of a student says nothing, which is no denoiser any more."""
+    return spec.dataset.num_held_out > 0 and spec.training.held_out_images > 0 and spec.teacher is None
 
 
 def _fetch_pack(spec: TrainSpec, rank: Rank, split: Split) -> Pack:

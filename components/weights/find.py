@@ -26,8 +26,9 @@ from components.system.locks import lock
 from components.system.work_folders import WorkFolder
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY
 from components.validation import describe
+from model.canonical import JsonObject
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
-from model.config import ModelSpec, SamplingConfig
+from model.config import ModelSpec, SamplingConfig, student_sampling
 from model.ema import RAW_WEIGHTS, EmaName
 from model.generator import Generator, WeightsMismatch
 
@@ -39,7 +40,10 @@ _AT_STEP = re.compile(r"(.+)@([0-9]{1,12})")
 
 @dataclass(frozen=True)
 class ResolvedWeights:
-    """A verified file of weights on this machine, not loaded yet, with the model that they belong to and where they come from."""
+    """A verified file of weights on this machine, not loaded yet, with the model that they belong to and where they come from.
+
+    `sampling` is how a version or a student of few steps draws images; None for other checkpoints.
+    """
 
     file: Path
     model: ModelSpec
@@ -174,22 +178,30 @@ def _resolve_version(name: str, version: str, ema: str | None, context: StepCont
 
 def _resolve_checkpoint(folder: Path, digest: str, files: list[str], ema: str | None, source: str) -> ResolvedWeights:
     chosen = _choose(_weights_in(files), ema, source)
+    identity = _read_identity(folder / STATE_FILE)
     return ResolvedWeights(
         file=folder / chosen.file,
-        model=_read_model_spec(folder / STATE_FILE),
-        sampling=None,
+        model=_model_spec(identity, folder / STATE_FILE),
+        sampling=student_sampling(identity, chosen.setting),
         ema=chosen.setting,
         digest=digest,
         source=source,
     )
 
 
-def _read_model_spec(path: Path) -> ModelSpec:
+def _read_identity(path: Path) -> JsonObject:
     try:
-        return ModelSpec.from_identity(json.loads(path.read_text())["identity"])
+        return dict(json.loads(path.read_text())["identity"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataRefused(f"{path} does not describe the network of the weights: {error}") from error
+
+
+def _model_spec(identity: JsonObject, path: Path) -> ModelSpec:
+    try:
+        return ModelSpec.from_identity(identity)
     except ValidationError as error:
         raise DataRefused(f"{path} does not describe the network of the weights: {describe(error, section='identity')}") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         raise DataRefused(f"{path} does not describe the network of the weights: {error}") from error
 
 

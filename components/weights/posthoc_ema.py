@@ -31,7 +31,7 @@ from components.weights.ema_width import check_width
 from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import Checkpoint, CheckpointInvalid, directory_name
-from model.config import ModelSpec, SamplingConfig
+from model.config import ModelSpec, SamplingConfig, student_sampling
 from model.ema import EmaName
 from model.ema_profiles import recombine
 from model.generator import Generator
@@ -54,6 +54,8 @@ class PosthocEma:
     uri: StoreUri
     model: ModelSpec
     dataset_digest: str
+    sampling: SamplingConfig | None
+    """How a student of few steps draws images; None of another network."""
 
     @property
     def name(self) -> EmaName:
@@ -123,6 +125,7 @@ def compute_posthoc_ema(
         uri=uri,
         model=ModelSpec.from_identity(summed.identity),
         dataset_digest=str(summed.identity["dataset_digest"]),
+        sampling=student_sampling(summed.identity, name.setting),
     )
 
 

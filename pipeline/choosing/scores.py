@@ -17,7 +17,6 @@ from components.storage import ObjectMissing
 from components.stores.checkpoints import CheckpointStore
 from components.stores.dataset_content import MANIFEST
 from components.train.spec import TrainSpec
-from model.config import TrainingRecipe
 from model.ema import EmaName
 from pipeline.choosing.candidates import Candidate
 from pipeline.config import RunConfig
@@ -119,11 +118,8 @@ def _find_weights(candidate: Candidate, training: TrainSpec, context: StepContex
 
 
 def _manifest(training: TrainSpec, uri: str, digest: str, *, step: int) -> CheckpointManifest:
-    recipe = TrainingRecipe(
-        network=training.network, diffusion=training.diffusion, optimizer=training.optimizer, training=training.training
-    )
     return CheckpointManifest(
-        run_key=training.run_key, uri=uri, digest=digest, step=step, dataset_digest=training.dataset.digest, recipe=recipe
+        run_key=training.run_key, uri=uri, digest=digest, step=step, dataset_digest=training.dataset.digest, recipe=training.trained
     )
 
 

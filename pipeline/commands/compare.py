@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from components.tracking.client import Run
 
 _CONFIG = "config/train.json"
-_SECTIONS = ("network", "diffusion", "optimizer", "training", "sampling", "dataset_digest", "dataset_name")
+_SECTIONS = ("network", "diffusion", "optimizer", "training", "distill", "teacher", "sampling", "dataset_digest", "dataset_name")
 _FEWEST = 2
 _MOST = 10
 

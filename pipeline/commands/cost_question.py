@@ -72,7 +72,8 @@ def _plan(config: RunConfig, preset: str, home: Path | None) -> tuple[float, lis
 
 
 def _hours_on_cpus(config: RunConfig) -> float:
-    from model.flops import forward_flops
+    from model.flops import forward_flops, passes_per_image
 
-    flops = 3 * forward_flops(config.network) * config.training.total_steps * config.training.batch_images
+    passes = passes_per_image(distilled=config.distill.teacher is not None)
+    flops = passes * forward_flops(config.network) * config.training.total_steps * config.training.batch_images
     return flops / (_CPU_FLOPS * config.resources.num_ranks) / 3600

@@ -65,11 +65,9 @@ class EmaFacts(TypedDict):
 @click.option(
     "--sampler",
     type=click.Choice(list(SAMPLERS)),
-    default="heun",
-    show_default=True,
-    help="Sampler of the sample grid and, with --register, of the version.",
+    help="Sampler of the sample grid and, with --register, of the version.  [default: a distilled student's own, else heun]",
 )
-@click.option("--steps", "num_steps", default=20, show_default=True, help="Number of sampler steps.")
+@click.option("--steps", "num_steps", type=int, help="Number of sampler steps.  [default: a distilled student's own, else 20]")
 @click.option("--register", "model", metavar="MODEL", callback=check_model, help="Register each EMA as a version of this model.")
 @home_option
 @json_option
@@ -77,8 +75,8 @@ def ema(
     run_key: str,
     widths: tuple[float, ...],
     step: int | None,
-    sampler: str,
-    num_steps: int,
+    sampler: str | None,
+    num_steps: int | None,
     model: str | None,
     home: Path,
     as_json: bool,
@@ -87,7 +85,7 @@ def ema(
 
     Recombines the stored averages after training (Karras et al. 2024). Wider EMAs are smoother; narrower ones follow the newest weights.
     """
-    sampling = _sampling(sampler, num_steps)
+    _sampling(sampler, num_steps)
     for width in widths:
         check_width(width)
     with open_session(home) as session:
@@ -97,7 +95,7 @@ def ema(
         averages: list[EmaFacts] = []
         for width in dict.fromkeys(widths):
             average = compute_posthoc_ema(run_key, width, context, step=step)
-            averages.append(_publish(average, sampling, model, home, context))
+            averages.append(_publish(average, _sampling(sampler, num_steps, average.sampling), model, home, context))
     if url := averages[-1].get("mlflow"):
         print_mlflow_url(session.link(url), embedded=session.services is not None)
     if not model:
@@ -106,14 +104,23 @@ def ema(
         print_json({"run_key": run_key, "averages": averages})
 
 
-def _sampling(sampler: str, num_steps: int) -> "SamplingConfig":
+def _sampling(sampler: str | None, num_steps: int | None, own: "SamplingConfig | None" = None) -> "SamplingConfig":
+    """Return the options in place of what the weights have of their `own`, or of the defaults.
+
+    Raises:
+        BadInput: if an option is out of bounds.
+    """
     from pydantic import ValidationError
 
     from components.validation import describe
     from model.config import SamplingConfig
 
+    base = {"sampler": "heun", "num_steps": 20} if own is None else {"sampler": own.sampler, "num_steps": own.num_steps}
+    options = {"sampler": sampler, "num_steps": num_steps}
     try:
-        return SamplingConfig.model_validate({"sampler": sampler, "num_steps": num_steps, "ema": "none"})
+        return SamplingConfig.model_validate(
+            {**base, **{name: value for name, value in options.items() if value is not None}, "ema": "none"}
+        )
     except ValidationError as error:
         raise BadInput(describe(error, section="sampling")) from error
 

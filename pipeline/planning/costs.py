@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from components.manifests import DatasetManifest
 from components.stores.measured_speed import images_per_pass
-from model.memory_estimate import COMPILED_SHARE, FLOAT_BYTES, TrainingMemory, training_memory
+from model.memory_estimate import COMPILED_SHARE, FLOAT_BYTES, TrainingMemory, checkpoint_bytes, training_memory
 from pipeline.config import RunConfig
 from pipeline.planning.device_costs import DeviceCost, MeasuredSpeeds, costs_on_devices
 from pipeline.planning.work import Work, work_of
@@ -58,7 +58,7 @@ def costs_of(
 ) -> Costs:
     """Estimate what is left to do of a run that has `done_steps` steps already; the dataset's size is a bound if it is not known."""
     work = work_of(config, max(0, config.training.total_steps - done_steps), is_evaluated=is_evaluated)
-    memory = training_memory(config.network, config.training)
+    memory = training_memory(config.network, config.training, distilled=config.distill.teacher is not None)
     images = dataset.num_images if dataset is not None else config.data.min_images
     storage = _storage(config, memory, pack_bytes=3 * config.network.image_px**2 * images)
     resident = (storage.pack_bytes or 0) if config.training.data_on_device else 0
@@ -73,7 +73,7 @@ def _storage(config: RunConfig, memory: TrainingMemory, *, pack_bytes: int) -> S
     widths = len(training.ema_sigma_rel)
     kept = training.checkpoints_to_keep + training.checkpoints_best
     return StorageCost(
-        checkpoint_bytes=memory.states_bytes - FLOAT_BYTES * memory.parameters,  # all states but the gradients
+        checkpoint_bytes=checkpoint_bytes(config.network, training, distilled=config.distill.teacher is not None),
         checkpoints_kept=kept + (training.total_steps // milestones if milestones else 0),
         snapshots=-(-training.total_steps // every) if every else 0,
         snapshot_bytes=FLOAT_BYTES * memory.parameters * widths if every else 0,

@@ -13,7 +13,7 @@ from model.devices import DEVICES, DeviceSpec
 from model.memory_estimate import CONTEXT_BYTES, TrainingMemory
 from pipeline.config import RunConfig
 from pipeline.planning.local_speed import measure_cpu, processes_at_once
-from pipeline.planning.work import BACKWARD, Work
+from pipeline.planning.work import Work
 
 MeasuredSpeeds = Callable[[str], MeasuredSpeed | None]
 """Returns the speed of an earlier run like this one on the device with this name."""
@@ -105,7 +105,7 @@ def _score_share(config: RunConfig) -> float:
 
 def _flops_per_device(measured: MeasuredSpeed, work: Work) -> float:
     """Return the operations per second of one device of a run that was measured."""
-    return measured.images_per_s / measured.devices * BACKWARD * work.flops_per_image
+    return measured.images_per_s / measured.devices * work.passes_per_image * work.flops_per_image
 
 
 def _measured_on(measured: MeasuredSpeed) -> str:
@@ -134,7 +134,8 @@ def _on_this_cpu(
         evaluation_h = call_h * work.evaluation_flops / work.flops_per_image
         if speed.step_s is not None:
             steps = work.training_images / config.training.batch_images
-            sampling_flops = work.training_flops + work.score_flops - BACKWARD * work.flops_per_image * work.training_images
+            of_steps = work.passes_per_image * work.flops_per_image * work.training_images
+            sampling_flops = work.training_flops + work.score_flops - of_steps
             grids_h = call_h * sampling_flops / work.flops_per_image
             training_h = steps * speed.step_s * processes / at_once / 3600 + grids_h
     price = resources.price_per_device_hour

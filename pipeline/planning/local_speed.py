@@ -17,8 +17,9 @@ import torch
 from model.checkpoint import CheckpointState
 from model.config import Recipe
 from model.dataset import PackWriter, open_pack
+from model.denoiser import build_denoiser
 from model.distributed import World
-from model.flops import forward_flops
+from model.flops import forward_flops, passes_per_image
 from model.interfaces import Outputs
 from model.sampler_table import SAMPLERS
 from model.trainer import Placement, Trainer
@@ -42,7 +43,8 @@ class LocalSpeed:
 
 def measure_cpu(recipe: Recipe, *, images_per_rank: int, threads: int, with_steps: bool) -> LocalSpeed | None:
     """Measure how a process with `threads` threads samples, and with `with_steps` how it trains on `images_per_rank` images a step."""
-    if 3 * forward_flops(recipe.network) * images_per_rank > _MOST_FLOPS:
+    passes = passes_per_image(distilled=recipe.distill is not None)
+    if passes * forward_flops(recipe.network) * images_per_rank > _MOST_FLOPS:
         return None
     steps = _WARM_STEPS + _TIMED_STEPS
     training = recipe.training.model_copy(
@@ -85,7 +87,10 @@ def trainer_on_noise(recipe: Recipe, folder: Path) -> Trainer:
         for image in noise:
             add(image)
     nothing = _Nothing()
-    return Trainer(recipe, open_pack(folder / "pack"), Placement(World(), torch.device("cpu")), Outputs(nothing, nothing))
+    # The weights of a teacher do not change the time of a step.
+    teacher = None if recipe.distill is None else build_denoiser(recipe.network).state_dict()
+    placement = Placement(World(), torch.device("cpu"))
+    return Trainer(recipe, open_pack(folder / "pack"), placement, Outputs(nothing, nothing), teacher=teacher)
 
 
 class _Nothing:

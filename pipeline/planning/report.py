@@ -77,7 +77,7 @@ class Plan:
         work, memory = self.costs.work, self.costs.memory
         yield f"  network    {memory.parameters / 1e6:.1f} M parameters, {work.flops_per_image / 1e9:.3g} GFLOP per image and forward pass"
         yield (
-            f"  training   {work.training_images / 1e6:.3g} M images: {work.training_flops:.2g} FLOP"
+            f"  training   {work.training_images / 1e6:.3g} M images: {work.training_flops:.2g} FLOP{self._distilled()}"
             if work.training_images
             else "  training   is finished"
         )
@@ -91,6 +91,12 @@ class Plan:
             if work.evaluation_images
             else "  evaluation is finished"
         )
+
+    def _distilled(self) -> str:
+        distill = self.config.distill
+        if distill.teacher is None:
+            return ""
+        return f"; distils {distill.teacher} into {plural(distill.steps, 'step')}, which trains two networks beside a third"
 
     def _devices(self) -> Iterator[str]:
         if not self.costs.devices:

@@ -20,6 +20,7 @@ from components.stores.checkpoint_names import COMMIT_FILE, CommittedCheckpoint,
 from components.stores.dataset_content import MANIFEST
 from components.stores.layout import StoreLayout
 from components.train.spec import run_key
+from components.train.teacher import with_teacher
 from pipeline.config import RunConfig
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class _Lookup:
         if dataset is None:
             after: Action = "unknown" if ingest.action == "unknown" else "run"
             return PlannedSteps((_preflight(), ingest, *self._after_ingest(after, num_images=self._num_files())))
-        if refused := self._refused_train(dataset.num_images):
+        if refused := self._refused_train(dataset.num_images) or self._refused_teacher():
             return PlannedSteps((_preflight(), ingest, refused, *self._after_train()), dataset)
         key = run_key(self._recipe.identity(dataset.digest))
         train, checkpoint = self._guarded("train", lambda: self._train(key))
@@ -161,6 +162,15 @@ class _Lookup:
             return PlannedStep("train", "unknown", f"training.{error}: it will be refused")
         return None
 
+    def _refused_teacher(self) -> PlannedStep | None:
+        """Look up the teacher of a distillation for the run's identity; return the train step if it will refuse it."""
+        assert self._view.reader is not None, "a dataset was read from it"
+        try:
+            self._recipe = with_teacher(self._recipe, self._view.reader, self._view.layout)
+        except CelebditError as error:
+            return PlannedStep("train", "unknown", f"{str(error).partition(chr(10))[0]}: it will be refused")
+        return None
+
     def _num_files(self) -> int | None:
         """Return how many files the source has, at least as many as are trained on; None if that is not known or not needed."""
         if self._config.training.score_every_steps is None:
@@ -187,7 +197,7 @@ class _Lookup:
             digest=digest,
             step=checkpoint.step,
             dataset_digest=dataset.digest,
-            recipe=self._recipe,
+            recipe=self._recipe.trained,
         )
         spec = EvaluateSpec(
             checkpoint=reference,

@@ -142,6 +142,7 @@ def load_sweep(path: Path, *, changes: Mapping[str, object] | None = None) -> Sw
     space = _space(config, path)
     sweep = Sweep(config, _base_tables(config, path, changes or {}), space)
     _check_sampler(config, path)
+    _check_no_teacher(sweep, path)
     _check_size(sweep, path)
     _check_combinations(sweep, path)
     measured = measured_metrics(sweep._first.evaluation)
@@ -204,6 +205,12 @@ def _check_sampler(config: SweepConfig, path: Path) -> None:
     """Refuse a sampler of optuna's where it is not installed."""
     if config.sampler in OPTUNA_SAMPLERS and (sys.modules.get("optuna", ...) is None or importlib.util.find_spec("optuna") is None):
         raise BadInput(f"{path}: sampler '{config.sampler}' needs optuna", hint="make extras, or use sampler 'random'")
+
+
+def _check_no_teacher(sweep: Sweep, path: Path) -> None:
+    """Refuse a distillation: trials are found again by the identity of their runs, which names the weights of a teacher."""
+    if sweep.tables.get("distill", {}).get("teacher") is not None:
+        raise BadInput(f"{path}: a sweep cannot distil a teacher", hint="leave distill out, and distil the winner with `celebdit run`")
 
 
 def _check_size(sweep: Sweep, path: Path) -> None:

@@ -80,6 +80,16 @@ def test_what_an_override_changes_is_made_and_no_more(first_run: Finished, files
     assert actions(plan_steps(load_config("smoke", [override]), files)) == expected
 
 
+def test_a_distillation_is_planned_with_the_weights_of_its_teacher(first_run: Finished, files: StoreView) -> None:
+    key, sampling = first_run.json["run_key"], ["sampling.sampler=ddpm", "sampling.num_steps=4"]
+    planned = plan_steps(load_config("smoke", [f"distill.teacher={key}", *sampling]), files)
+    assert actions(planned) == ["run", "reuse", "run", "run", "run", "run"]
+    assert planned.run_key not in (None, key)
+    missing = plan_steps(load_config("smoke", [f"distill.teacher={'0' * 16}", *sampling]), files)
+    assert actions(missing) == ["run", "reuse", "unknown", "run", "run", "run"]
+    assert "there is no such training" in missing.steps[2].reason
+
+
 def test_a_run_that_is_trained_beyond_what_is_asked_for_will_be_refused(
     first_run: Finished, files: StoreView, embedded: Services, tmp_path: Path
 ) -> None:

@@ -17,4 +17,4 @@ def save_s(spec: TrainSpec) -> int:
     """Return for how many seconds the ranks of a node may save their work after they were asked to stop."""
     from model.memory_estimate import checkpoint_bytes  # noqa: PLC0415 - imports torch, which a step with one node has no use for
 
-    return _STEP_S + round(checkpoint_bytes(spec.network, spec.training) / _UPLOAD_BYTES_PER_S)
+    return _STEP_S + round(checkpoint_bytes(spec.network, spec.training, distilled=spec.distill is not None) / _UPLOAD_BYTES_PER_S)

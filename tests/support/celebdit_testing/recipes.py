@@ -8,7 +8,17 @@ from celebdit_testing.packs import write_pack
 
 from components.ingest.sources.synthetic import draw_face
 from components.manifests import DatasetManifest, EvaluationProtocol
-from model.config import DiffusionConfig, NetworkConfig, OptimizerConfig, Recipe, SamplingConfig, TrainingConfig, TrainingRecipe
+from model.config import (
+    DiffusionConfig,
+    DistillConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    Recipe,
+    SamplingConfig,
+    Teacher,
+    TrainingConfig,
+    TrainingRecipe,
+)
 from model.dataset import Pack, open_pack
 
 DIGEST = "d" * 64
@@ -43,6 +53,17 @@ def tiny_recipe(*, network: dict[str, Any] | None = None, **training: Any) -> Re
         optimizer=OptimizerConfig(lr_peak=1e-3, warmup_steps=2),
         training=TrainingConfig(**{**values, **training}),
         sampling=SamplingConfig(sampler="euler", num_steps=2, ema="0.1"),
+    )
+
+
+def tiny_student(*, steps: int = 3, **training: Any) -> Recipe:
+    """A recipe that distils a teacher, as if it had been looked up."""
+    return tiny_recipe(**training).model_copy(
+        update={
+            "distill": DistillConfig(teacher="a" * 16, steps=steps),
+            "teacher": Teacher(run_key="a" * 16, step=6, ema="0.1", weights_sha256="b" * 64),
+            "sampling": SamplingConfig(sampler="ddpm", num_steps=steps, ema="0.1"),
+        }
     )
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from celebdit_testing.recipes import tiny_recipe
 
-from model.config import TrainingConfig
 from model.distributed import World
 from model.meter import Hardware, Meter, hardware_of
 
@@ -73,7 +73,5 @@ def test_unknown_hardware_reports_no_utilisation() -> None:
 
 
 def test_on_a_cpu_no_operations_are_counted() -> None:
-    from celebdit_testing.recipes import tiny_network
-
-    hardware = hardware_of(tiny_network(), TrainingConfig(total_steps=1, batch_images=1), CPU, price_per_device_hour=None)
+    hardware = hardware_of(tiny_recipe(), CPU, price_per_device_hour=None)
     assert hardware == Hardware(hours_key="cost/cpu_rank_hours")

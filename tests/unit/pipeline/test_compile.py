@@ -295,7 +295,7 @@ def test_cache_keys_stay_narrow(text: str) -> None:
     spec, _ = yaml.load_all(text, yaml.CSafeLoader)
     expected = {
         "ingest": {"data"},
-        "train": {"network", "diffusion", "optimizer", "training", "sampling", "resources", "features"},
+        "train": {"network", "diffusion", "optimizer", "training", "distill", "sampling", "resources", "features"},
         "evaluate": {"evaluation", "sampling", "resources", "registry"},
         "gate": {"gate", "registry"},
         "register": {"sampling", "registry"},

@@ -168,6 +168,7 @@ def test_no_error_shows_a_regular_expression() -> None:
     assert not [path for path, field in fields.items() if "pattern" in str(field.metadata)]
     assert sorted(path for path, field in fields.items() if "TextForm" in f"{field.metadata} {field.annotation}") == [
         "data.name",
+        "distill.teacher",
         "evaluation.extractor",
         "evaluation.vgg_weights_sha256",
         "evaluation.weights_sha256",

@@ -1,5 +1,6 @@
 """Relations between the sections of a configuration, and with its data: what cannot be evaluated is refused before a run starts."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -87,3 +88,37 @@ def test_a_source_of_one_image_is_refused_before_anything_starts(source: str, co
     name = {"folder": str(folder), "zip": str(tmp_path / "images.zip")}.get(source, source)
     with pytest.raises(BadInput, match=r"contains no images" if count == 0 else r"has 1 file, .* needs at least 2 images"):
         check_source(load_config("smoke", [f"data.source={name}"]))
+
+
+STUDENT = ["distill.teacher=53e830b04a95c9d2", "distill.steps=8", "sampling.sampler=ddpm", "sampling.num_steps=8"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("sampling.num_steps=4", "sampling.num_steps 4 is not how a student of distill.steps 8 draws images: set sampling.num_steps=8"),
+        (
+            "sampling.sampler=heun",
+            "sampling.sampler 'heun' is not how a student of distill.steps 8 draws images: set sampling.sampler=ddpm",
+        ),
+        ("sampling.time_shift=2.0", "sampling.time_shift 2.0 is not how a student"),
+        ("diffusion.path=vp_cosine", "distill.teacher needs diffusion.path 'rectified_flow', not 'vp_cosine'"),
+        ("distill.teacher=demo", "distill.teacher: must look like 53e830b04a95c9d2 or 53e830b04a95c9d2@900"),
+        ("distill.steps=0", "distill.steps"),
+    ],
+)
+def test_a_student_is_sampled_as_it_is_trained(change: str, problem: str) -> None:
+    config = load_config("demo", STUDENT)
+    assert (config.recipe.distill, config.recipe.teacher) == (config.distill, None), "the teacher is looked up in the store"
+    with pytest.raises(BadInput, match=re.escape(problem)):
+        load_config("demo", [*STUDENT, change])
+
+
+def test_without_a_teacher_the_section_is_not_in_a_configuration() -> None:
+    config = load_config("demo")
+    assert config.recipe.distill is None
+    assert config.sections()["distill"] == "null"
+    assert b"distill" not in config.canonical()
+    assert "distill" not in config.toml()
+    with pytest.raises(BadInput, match=r"distill\.steps 8 belongs to distill\.teacher set, and distill\.teacher is unset"):
+        load_config("demo", ["distill.steps=8"])

@@ -1,5 +1,6 @@
 """What a person enters in the form of a compiled pipeline: presets, overrides, the licence, and what needs other pods."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def test_the_form_gives_what_the_command_line_gives(preset: str) -> None:
         expected = load_config(preset, overrides, changes={"data.licence_accepted_by": ACCEPTED})
         resolved = resolve(presets, preset=preset, overrides="  \n".join(overrides), licence_accepted_by=f" {ACCEPTED} ")
         assert resolved.canonical() == expected.canonical(), overrides
+
+
+def test_a_compiled_pipeline_distils_a_teacher_that_is_named_in_the_form() -> None:
+    overrides = ["distill.teacher=53e830b04a95c9d2@900", "distill.steps=8", "sampling.sampler=ddpm", "sampling.num_steps=8"]
+    resolved = resolve(offered("demo"), preset="demo", overrides=" ".join(overrides), licence_accepted_by="")
+    assert resolved.canonical() == load_config("demo", overrides).canonical()
+    assert json.loads(resolved.sections()["distill"]) == {"steps": 8, "teacher": "53e830b04a95c9d2@900", "teacher_ema": None}
 
 
 def test_overrides_are_quoted_as_in_a_shell() -> None:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from celebdit_testing.recipes import dataset_manifest, tiny_recipe
+from celebdit_testing.recipes import dataset_manifest, tiny_recipe, tiny_student
 
 from components.resources import ResourcesConfig
-from components.tracking.run_parameters import Parameters, pipeline_parameters, training_parameters
+from components.tracking.run_parameters import Parameters, pipeline_parameters, run_name, training_parameters
 from model.config import Recipe
 
 SCORED = {"score_every_steps": 2, "score_images": 8}
@@ -40,3 +40,10 @@ def test_the_training_keeps_what_decides_its_numbers_and_no_score_settings_which
     network = {"group_channels": 4, "codec_dropout": 0.1}
     chosen = training_parameters(tiny_recipe(network=network), dataset_manifest())
     assert chosen == {**plain, "network.group_channels": 4, "network.codec_dropout": 0.1}
+
+
+def test_a_student_names_its_teacher() -> None:
+    plain, student = tiny_recipe(), tiny_student(steps=3)
+    added = {"distill.steps": 3, "distill.teacher": f"{'a' * 16}@6, EMA 0.1", "sampling.sampler": "ddpm", "sampling.num_steps": 3}
+    assert of_pipeline(student) == {**of_pipeline(plain), **added}
+    assert run_name("demo", student, dataset_manifest()) == "demo distilled to 3 x-pred lr1e-3 s0"

@@ -248,3 +248,22 @@ def test_the_speed_of_this_cpu_is_measured_and_shared_by_its_cores() -> None:
     (more,) = costs_of(longer, None).devices
     assert more.training_hours > 10 * cost.training_hours
     assert replace(cost, name="") != replace(more, name="")
+
+
+def test_a_distillation_costs_seven_passes_an_image_and_has_three_networks() -> None:
+    student = ["distill.teacher=53e830b04a95c9d2", "sampling.sampler=ddpm", "sampling.num_steps=4"]
+    plain = costs_of(load_config("smoke", student[1:]), None)
+    costs = costs_of(load_config("smoke", student), None)
+    steps = [cost.work.passes_per_image * cost.work.flops_per_image * cost.work.training_images for cost in (plain, costs)]
+    assert steps[1] == pytest.approx(7 / 3 * steps[0])
+    assert costs.work.training_flops - steps[1] == pytest.approx(plain.work.training_flops - steps[0]), "sample grids cost the same"
+    parameters = costs.memory.parameters
+    assert costs.memory.states_bytes - plain.memory.states_bytes == 4 * parameters * 5, (
+        "a second network with its gradient and moments, a third"
+    )
+    assert costs.memory.image_bytes == pytest.approx(2 * plain.memory.image_bytes, abs=1)
+    assert costs.storage.checkpoint_bytes - plain.storage.checkpoint_bytes == 4 * parameters * 3
+    (cpu,) = costs.devices
+    assert cpu.basis == "measured here"
+    (line,) = (line for line in Plan("smoke", load_config("smoke", student), PlannedSteps(()), costs, (), "").lines() if "distils" in line)
+    assert "distils 53e830b04a95c9d2 into 4 steps" in line

@@ -25,6 +25,14 @@ optimizer.lr_peak = [1e-3, 2e-3]
 [evaluation]
 num_images = 8
 """
+STUDENT = """
+num_images = 8
+[settings.distill]
+teacher = "53e830b04a95c9d2"
+[settings.sampling]
+sampler = "ddpm"
+num_steps = 4
+"""
 RANGES = """
 name = "tiny"
 base = "smoke"
@@ -123,6 +131,8 @@ def test_rungs_and_the_final_run_continue_the_same_training(load: Loader) -> Non
         ({"optimizer.lr_peak": "training.seed = [0, 1]"}, "set seeds"),
         ({"optimizer.lr_peak": "training.total_steps = [4, 8]"}, "training.total_steps does not decide what is trained"),
         ({"optimizer.lr_peak": "sampling.num_steps = [4, 8]"}, "moves the measurement"),
+        ({"optimizer.lr_peak": "distill.steps = [4, 8]"}, "vary.distill.steps"),
+        ({"num_images": STUDENT}, "a sweep cannot distil a teacher"),
         ({"optimizer.lr_peak": "nowhere.x = [4, 8]"}, "nowhere.x"),
         ({"optimizer.lr_peak": 'diffusion = [{prediction = "x"}, {prediction = "eps"}]'}, "no run accepts diffusion prediction=eps"),
         ({"num_images": "num_imgs = 8"}, ".toml: unknown key evaluation.num_imgs"),

@@ -1,0 +1,59 @@
+"""Reads the weights of a teacher, in each rank.
+
+Promises: they are those that were looked up, by their sha256, and finite; only safetensors are read.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from components.errors import DataRefused
+from components.runtime.context import StepContext
+from components.storage import DigestMismatch, ObjectMissing
+from components.stores.checkpoints import CheckpointStore
+from components.system.locks import lock
+from components.system.work_folders import WorkFolder
+from model.checkpoint_manifest import CheckpointInvalid
+from model.config import Teacher
+from model.ema import EmaName
+
+
+def fetch_teacher(teacher: Teacher, context: StepContext) -> dict[str, Tensor]:
+    """Return the weights of `teacher`; they are downloaded once per machine.
+
+    Raises:
+        DataRefused: if no stored copy has the bytes that were looked up, or they are not finite.
+    """
+    run, file = context.layout.run(teacher.run_key), EmaName(teacher.ema).file
+    folder = context.scratch(WorkFolder.TEACHERS, teacher.weights_sha256[:16])
+    problems = []
+    with lock(folder / "fetch.lock"):
+        for home in (run.checkpoints, run.snapshots):
+            checkpoints = CheckpointStore(context.store, home, warn=context.events.note)
+            for entry in checkpoints.list_committed():
+                if entry.step != teacher.step:
+                    continue
+                try:
+                    fetched = checkpoints.fetch(entry.uri, folder, files=[file])
+                    if fetched.files[file].sha256 == teacher.weights_sha256:
+                        return _read_weights(fetched.directory / file)
+                    problems.append(f"{entry.uri} holds other weights")
+                except (ObjectMissing, DigestMismatch, CheckpointInvalid) as problem:
+                    problems.append(str(problem))
+    raise DataRefused(
+        f"the weights of the teacher {teacher.summary} are missing or damaged: {'; '.join(problems) or f'{run.prefix} has none'}",
+        hint="run the teacher's training again: it makes its checkpoint again",
+    )
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointInvalid(f"{path.name} cannot be read: {error}") from error
+    if broken := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointInvalid(f"{path.name} is not finite in {', '.join(broken[:3])}")
+    return weights

@@ -1,0 +1,202 @@
+"""The train step distils a teacher of the store: which teachers it takes, what the run is, and that kills and ranks do not change it."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from celebdit_testing.damage import damage
+from celebdit_testing.ranks import Training, ended, small_dataset
+from celebdit_testing.recipes import tiny_recipe
+from celebdit_testing.steps import notes, step_context
+from celebdit_testing.trainings import run_train, small_faces
+
+from components.errors import BadInput, DataRefused
+from components.manifests import CheckpointManifest, DatasetManifest
+from components.runtime.context import StepContext
+from components.storage import StoreUri
+from components.stores.layout import StoreLayout
+from components.train.spec import run_key
+from components.train.teacher import with_teacher
+from components.train.teacher_weights import fetch_teacher
+from components.weights.find import find_weights
+from components.weights.posthoc_ema import compute_posthoc_ema
+from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE
+from model.config import DistillConfig, Recipe, SamplingConfig
+from model.denoiser import build_denoiser
+
+TEACHER = tiny_recipe(ema_sigma_rel=(0.05, 0.1), ema_snapshot_every_steps=3)
+KEPT = {"ema_snapshot_every_steps": 2}
+
+
+def student_of(teacher: str, *, network: dict[str, Any] | None = None, teacher_ema: str | None = None, **training: Any) -> Recipe:
+    changes = {
+        "distill": DistillConfig(teacher=teacher, steps=2, teacher_ema=teacher_ema),
+        "sampling": SamplingConfig(sampler="ddpm", num_steps=2, ema="0.1"),
+    }
+    return tiny_recipe(network=network, **{"total_steps": 4, **training}).model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def home(rclone_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    folder = tmp_path_factory.mktemp("students")
+    return folder, str(StoreUri("bucket", "tests") / folder.name), rclone_endpoint
+
+
+@pytest.fixture
+def context(home: tuple[Path, str, str], tmp_path: Path) -> StepContext:
+    """A machine of its own for each test, on one store."""
+    return step_context("train", tmp_path, home[1], endpoint=home[2])
+
+
+@pytest.fixture(scope="module")
+def dataset(home: tuple[Path, str, str]) -> DatasetManifest:
+    return small_faces(step_context("ingest", home[0], home[1], endpoint=home[2]))
+
+
+@pytest.fixture(scope="module")
+def teacher(home: tuple[Path, str, str], dataset: DatasetManifest) -> CheckpointManifest:
+    return run_train(TEACHER, dataset, step_context("train", home[0], home[1], endpoint=home[2]))
+
+
+def test_a_student_is_a_run_of_its_own_that_names_its_teacher_and_draws_with_its_own_steps(
+    context: StepContext, dataset: DatasetManifest, teacher: CheckpointManifest
+) -> None:
+    recipe, launches = student_of(teacher.run_key, **KEPT), list[int]()
+    student = run_train(recipe, dataset, context, launches=launches)
+    assert (student.step, student.run_key != teacher.run_key, len(launches)) == (4, True, 1)
+    known = student.recipe.teacher
+    assert known is not None
+    weights = find_weights(teacher.run_key, ema="0.1", context=context)
+    assert (known.run_key, known.step, known.ema) == (teacher.run_key, 6, TEACHER.sampling.ema)
+    assert student.run_key == run_key(with_teacher(recipe, context.store, context.layout).identity(dataset.digest))
+    assert any(f"the teacher is {teacher.run_key}@6, EMA 0.1" in note for note in notes(context))
+    drawn = find_weights(student.run_key, ema=None, context=context).sampling
+    assert drawn == SamplingConfig(sampler="ddpm", num_steps=2, ema="0.1")
+    assert weights.sampling is None, "a teacher is drawn from as before"
+    average = compute_posthoc_ema(student.run_key, 0.1, context)
+    assert average.sampling is not None
+    assert (average.sampling.sampler, average.sampling.num_steps) == ("ddpm", 2)
+    again = run_train(recipe, dataset, context, launches=launches)
+    assert (again.digest, len(launches)) == (student.digest, 1), "a finished student is not trained again"
+
+
+def test_other_weights_of_the_teacher_are_another_run(context: StepContext, dataset: DatasetManifest, teacher: CheckpointManifest) -> None:
+    key = teacher.run_key
+    recipes = [student_of(key), student_of(f"{key}@6"), student_of(key, teacher_ema="0.05"), student_of(f"{key}@3")]
+    keys = [run_key(with_teacher(recipe, context.store, context.layout).identity(dataset.digest)) for recipe in recipes]
+    assert keys[0] == keys[1], "the last step by its number"
+    assert len({*keys}) == 3
+    with pytest.raises(ValueError, match="was not looked up"):
+        recipes[0].identity(dataset.digest)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "problem", "hint"),
+    [
+        ("0" * 16, {}, "there is no such training", "name a run key"),
+        ("{key}@5", {}, "has no checkpoint or snapshot of that step", "it has steps 3, 6"),
+        ("{key}", {"teacher_ema": "0.2"}, "has no average '0.2'", "one of 0.05, 0.1, none"),
+        ("{key}", {"network": {"width": 64}}, "network.width: 32 -> 64: a student has the network", "set what the teacher has"),
+    ],
+    ids=["missing", "step", "average", "network"],
+)
+def test_a_teacher_that_does_not_fit_is_refused_before_any_step(
+    name: str,
+    changes: dict[str, Any],
+    problem: str,
+    hint: str,
+    context: StepContext,
+    dataset: DatasetManifest,
+    teacher: CheckpointManifest,
+) -> None:
+    recipe, launches = student_of(name.format(key=teacher.run_key), **changes), list[int]()
+    with pytest.raises(BadInput, match=problem) as raised:
+        run_train(recipe, dataset, context, launches=launches)
+    assert hint in str(raised.value.hint)
+    assert not launches
+
+
+def test_a_teacher_that_is_not_finished_is_refused_and_one_of_its_steps_is_not(context: StepContext, dataset: DatasetManifest) -> None:
+    stopped = run_train(tiny_recipe(seed=7), dataset, context)
+    longer = tiny_recipe(seed=7, total_steps=9)
+    with pytest.raises(RuntimeError, match="killed"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.trainer.Trainer.run", killed)
+        run_train(longer, dataset, context)
+    with pytest.raises(BadInput, match=r"is not finished: it has step 6 of 9") as raised:
+        with_teacher(student_of(stopped.run_key), context.store, context.layout)
+    assert f"distill.teacher={stopped.run_key}@6" in str(raised.value.hint)
+    found = with_teacher(student_of(f"{stopped.run_key}@6"), context.store, context.layout).teacher
+    assert found is not None
+    assert found.step == 6
+
+
+def killed(*_: Any, **__: Any) -> bool:
+    raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "num_launches"),
+    [("ema-0.1.safetensors", "one bit", 1), ("ema-0.1.safetensors", "deleted", 1), (MANIFEST_FILE, "other", 0), (STATE_FILE, "other", 0)],
+)
+def test_a_damaged_teacher_is_refused(file: str, kind: str, num_launches: int, context: StepContext, dataset: DatasetManifest) -> None:
+    """Manifest and state are read when the teacher is looked up, its weights in a rank; "other" is valid but not what was stored."""
+    of_its_own = run_train(tiny_recipe(seed=len(file + kind), total_steps=1), dataset, context)
+    uri, launches = context.layout.locate(of_its_own.uri) / file, list[int]()
+    other = context.store.get_bytes(uri, max_bytes=2**30).replace(b"{", b"{ ", 1)
+    damage(context.store, uri, kind, other=other)
+    with pytest.raises(DataRefused, match=r"damaged: .*ema-0\.1|damaged: .*has not the sha256") as raised:
+        run_train(student_of(of_its_own.run_key), dataset, context, launches=launches)
+    assert "run the teacher's training again" in str(raised.value.hint)
+    assert len(launches) == num_launches
+
+
+def test_a_rank_takes_no_other_weights_than_those_that_were_looked_up(context: StepContext, teacher: CheckpointManifest) -> None:
+    known = with_teacher(student_of(teacher.run_key), context.store, context.layout).teacher
+    assert known is not None
+    fetched = fetch_teacher(known, context)
+    assert set(fetched) == {name for name, _ in build_denoiser(TEACHER.network).named_parameters()}
+    with pytest.raises(DataRefused, match="holds other weights"):
+        fetch_teacher(known.model_copy(update={"weights_sha256": "0" * 64}), context)
+
+
+@pytest.fixture(scope="module")
+def shared(rclone_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetManifest, StepContext, CheckpointManifest]:
+    """A folder, a dataset and a teacher in the store around those of the trainings below."""
+    folder = tmp_path_factory.mktemp("students-of-ranks")
+    root = StoreUri("bucket", folder.name)
+    dataset = small_dataset(folder / "data", rclone_endpoint, root)
+    context = step_context("train", folder / "teacher", str(root), endpoint=rclone_endpoint)
+    return folder, dataset, context, run_train(TEACHER, dataset, context)
+
+
+def training_of(shared: tuple[Path, DatasetManifest, StepContext, CheckpointManifest], endpoint: str, name: str) -> Training:
+    """A distillation in a store of its own, which has the teacher too."""
+    folder, dataset, context, teacher = shared
+    root = context.root / name
+    for item in context.store.list(context.layout.run(teacher.run_key).prefix):
+        context.store.copy(item.uri, root.join(item.uri.relative_to(context.root)))
+    recipe = student_of(teacher.run_key, total_steps=40, batch_images=12, log_every_steps=1, checkpoint_keep_every_steps=4)
+    return Training(folder / name, endpoint, root, with_teacher(recipe, context.store, StoreLayout(root)), dataset)
+
+
+def test_kills_and_the_number_of_ranks_do_not_change_a_student(
+    shared: tuple[Path, DatasetManifest, StepContext, CheckpointManifest], rclone_endpoint: str
+) -> None:
+    alone, killed_twice, one = (training_of(shared, rclone_endpoint, name) for name in ("alone", "killed", "one"))
+    for _ in range(2):
+        with ended(killed_twice.start(2)) as ranks:
+            killed_twice.advance(7, ranks)
+            ranks.signal(signal.SIGKILL)
+            ranks.wait()
+    for training, size in ((alone, 2), (killed_twice, 2), (one, 1)):
+        with ended(training.start(size)) as ranks:
+            assert ranks.wait(120) == [0] * size, ranks.reason()
+    assert killed_twice.recorded_values() == alone.recorded_values()
+    assert killed_twice.final_digest() == alone.final_digest()
+    (values, of_one) = (
+        {step: float.fromhex(next(iter(entries))) for step, entries in training.recorded_values().items()} for training in (alone, one)
+    )
+    assert values.keys() == of_one.keys() == set(range(1, 41))
+    torch.testing.assert_close(torch.tensor(list(of_one.values())), torch.tensor(list(values.values())), rtol=1e-3, atol=0)
