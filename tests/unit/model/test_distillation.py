@@ -32,8 +32,12 @@ def pack(tmp_path: Path) -> Pack:
 
 @pytest.fixture(scope="module")
 def teacher() -> dict[str, Tensor]:
-    """Weights away from their zero initialisation, where most gradients vanish."""
-    network, generator = build_denoiser(tiny_recipe().network, seed=1), torch.Generator().manual_seed(0)
+    return teacher_of(tiny_recipe())
+
+
+def teacher_of(recipe: Recipe) -> dict[str, Tensor]:
+    """Return weights away from their zero initialisation, where most gradients vanish."""
+    network, generator = build_denoiser(recipe.network, seed=1), torch.Generator().manual_seed(0)
     return {name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator) for name, tensor in network.state_dict().items()}
 
 
@@ -75,6 +79,23 @@ def test_a_resumed_distillation_is_bitwise_the_uninterrupted_one(
     second.go()
     assert {**first.losses, **second.losses} == uninterrupted.losses
     assert second.sink.published[-1].digest == uninterrupted.sink.published[-1].digest
+
+
+def test_a_student_learns_from_augmented_images_as_its_teacher_did(tmp_path: Path, pack: Pack) -> None:
+    recipe = tiny_student(total_steps=4, network={"augmentation": 0.5})
+    teacher, name = teacher_of(recipe), "augmentation.linear.weight"
+    uninterrupted = Run(recipe, pack, teacher, tmp_path / "uninterrupted").go()
+    first = Run(recipe, pack, teacher, tmp_path / "parts")
+    first.go(stop_requested=lambda: first.trainer.step >= 2)
+    second = Run(recipe, pack, teacher, tmp_path / "parts")
+    second.trainer.restore(read(first.sink.published[-1].directory))
+    second.go()
+    assert {**first.losses, **second.losses} == uninterrupted.losses
+    assert second.sink.published[-1].digest == uninterrupted.sink.published[-1].digest
+    saved = read(second.sink.published[-1].directory).tensors
+    assert all(not torch.equal(saved[group][name], teacher[name]) for group in ("weights", "auxiliary")), "both have a gradient by it"
+    without = {key: tensor for key, tensor in teacher.items() if key != name}
+    assert Run(tiny_student(total_steps=4), pack, without, tmp_path / "plain").go().losses != uninterrupted.losses
 
 
 def test_both_networks_learn_and_the_teacher_does_not(tmp_path: Path, pack: Pack, teacher: dict[str, Tensor]) -> None:
