@@ -16,7 +16,7 @@ from components.storage import DigestMismatch, ObjectMissing
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock
 from components.system.work_folders import WorkFolder
-from model.checkpoint_manifest import CheckpointInvalid
+from model.checkpoint_manifest import CheckpointInvalid, directory_name, file_entry
 from model.config import Teacher
 from model.ema import EmaName
 
@@ -29,8 +29,10 @@ def fetch_teacher(teacher: Teacher, context: StepContext) -> dict[str, Tensor]:
     """
     run, file = context.layout.run(teacher.run_key), EmaName(teacher.ema).file
     folder = context.scratch(WorkFolder.TEACHERS, teacher.weights_sha256[:16])
-    problems = []
+    problems, local = [], folder / directory_name(teacher.step) / file
     with lock(folder / "fetch.lock"):
+        if local.is_file() and file_entry(local).sha256 == teacher.weights_sha256:
+            return _read_weights(local)
         for home in (run.checkpoints, run.snapshots):
             checkpoints = CheckpointStore(context.store, home, warn=context.events.note)
             for entry in checkpoints.list_committed():

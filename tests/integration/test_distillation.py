@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from celebdit_testing.damage import damage
+from celebdit_testing.damage import damage, flip
 from celebdit_testing.ranks import Training, ended, small_dataset
 from celebdit_testing.recipes import tiny_recipe
 from celebdit_testing.steps import notes, step_context
@@ -17,6 +17,7 @@ from components.manifests import CheckpointManifest, DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 from components.stores.layout import StoreLayout
+from components.system.work_folders import WorkFolder
 from components.train.spec import run_key
 from components.train.teacher import with_teacher
 from components.train.teacher_weights import fetch_teacher
@@ -155,8 +156,14 @@ def test_a_damaged_teacher_is_refused(file: str, kind: str, num_launches: int, c
 def test_a_rank_takes_no_other_weights_than_those_that_were_looked_up(context: StepContext, teacher: CheckpointManifest) -> None:
     known = with_teacher(student_of(teacher.run_key), context.store, context.layout).teacher
     assert known is not None
-    fetched = fetch_teacher(known, context)
+    fetched = {name: tensor.clone() for name, tensor in fetch_teacher(known, context).items()}  # of a file that is changed below
     assert set(fetched) == {name for name, _ in build_denoiser(TEACHER.network).named_parameters()}
+    (local,) = context.scratch(WorkFolder.TEACHERS).rglob("ema-0.1.safetensors")
+    before = local.stat().st_mtime_ns
+    fetch_teacher(known, context)
+    assert local.stat().st_mtime_ns == before, "the next rank of the machine downloads nothing"
+    local.write_bytes(flip(local.read_bytes()))
+    assert all(torch.equal(tensor, fetched[name]) for name, tensor in fetch_teacher(known, context).items())
     with pytest.raises(DataRefused, match="holds other weights"):
         fetch_teacher(known.model_copy(update={"weights_sha256": "0" * 64}), context)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from celebdit_testing.recipes import dataset_manifest, evaluation_protocol, tiny_recipe, trained_with
+from celebdit_testing.recipes import dataset_manifest, evaluation_protocol, tiny_recipe, tiny_student, trained_with
 from jinja2 import UndefinedError
 
 from components.evaluate.page import samples_page
@@ -172,6 +172,11 @@ def test_a_card_says_what_a_reader_must_know() -> None:
         assert section in card
     assert "**research only**" in card
     assert "follow the protocol `clean-50k`" in card
+    assert "student" not in card
+    student = checkpoint.model_copy(update={"recipe": trained_with(tiny_student(steps=3))})
+    card = model_card("faces", student, dataset_manifest(), report, gate, SamplingConfig(sampler="ddpm", num_steps=3))
+    assert f"a student of 3 sampling steps, distilled by moment matching from run `{'a' * 16}`, step 6, EMA 0.1" in card
+    assert f"sha256 `{'b' * 64}`" in card
     assert '"num_images": 50000' in card
 
 
