@@ -35,7 +35,7 @@ def with_teacher(recipe: Recipe, reader: StoreReader, layout: StoreLayout) -> Re
     """Return `recipe` with its teacher looked up, or as it is if it distils none.
 
     Raises:
-        BadInput: if there is no such training, it is not finished, or its network, diffusion or averages are others.
+        BadInput: if there is no such training, it is not finished or a student itself, or its network, diffusion or averages are others.
         DataRefused: if its checkpoint is damaged.
     """
     distill = recipe.distill
@@ -49,6 +49,11 @@ def with_teacher(recipe: Recipe, reader: StoreReader, layout: StoreLayout) -> Re
         raise BadInput(
             f"the teacher {distill.teacher} has no average {ema.setting!r} of the weights",
             hint=f"set distill.teacher_ema to one of {averages}",
+        )
+    if "distill" in stored.identity:
+        raise BadInput(
+            f"distill.teacher {distill.teacher} is a student itself: its estimates are no means of images, which a student learns from",
+            hint=f"distil its own teacher, {stored.identity['distill']['teacher']['run_key']}",
         )
     _check_same_network(recipe, stored)
     teacher = Teacher(run_key=distill.teacher_run, step=step, ema=ema.setting, weights_sha256=stored.files[ema.file].sha256)

@@ -81,6 +81,9 @@ def test_a_student_is_a_run_of_its_own_that_names_its_teacher_and_draws_with_its
     assert (average.sampling.sampler, average.sampling.num_steps) == ("ddpm", 2)
     again = run_train(recipe, dataset, context, launches=launches)
     assert (again.digest, len(launches)) == (student.digest, 1), "a finished student is not trained again"
+    with pytest.raises(BadInput, match="is a student itself") as raised:
+        with_teacher(student_of(student.run_key), context.store, context.layout)
+    assert raised.value.hint == f"distil its own teacher, {teacher.run_key}"
 
 
 def test_other_weights_of_the_teacher_are_another_run(context: StepContext, dataset: DatasetManifest, teacher: CheckpointManifest) -> None:
