@@ -131,9 +131,9 @@ def test_a_teacher_that_is_not_finished_is_refused_and_one_of_its_steps_is_not(c
     with pytest.raises(BadInput, match=r"is not finished: it has step 6 of 9") as raised:
         with_teacher(student_of(stopped.run_key), context.store, context.layout)
     assert f"distill.teacher={stopped.run_key}@6" in str(raised.value.hint)
-    found = with_teacher(student_of(f"{stopped.run_key}@6"), context.store, context.layout).teacher
-    assert found is not None
-    assert found.step == 6
+    teacher = with_teacher(student_of(f"{stopped.run_key}@6"), context.store, context.layout).teacher
+    assert teacher is not None
+    assert teacher.step == 6
 
 
 def killed(*_: Any, **__: Any) -> bool:
