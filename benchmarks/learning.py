@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60, help="processor seconds of a training")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="to add seeds to an earlier report")
     parser.add_argument("--faces", type=int, default=1600)
     parser.add_argument("--other-faces", type=int, default=0, help="compare samples with so many faces that no training sees")
     parser.add_argument("--samples", type=int, default=256)
@@ -212,7 +213,8 @@ def main() -> None:
         chosen.other_faces,
         steps={name: int(count) for name, _, count in (item.partition("=") for item in chosen.steps.split(",") if item)},
     )
-    report = learn(size, chosen.contenders.split(","), range(chosen.seeds), chosen.out, sampler_table=chosen.sampler_table)
+    seeds = range(chosen.first_seed, chosen.first_seed + chosen.seeds)
+    report = learn(size, chosen.contenders.split(","), seeds, chosen.out, sampler_table=chosen.sampler_table)
     print(json.dumps(report["summary"], indent=1))
 
 
