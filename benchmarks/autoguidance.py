@@ -43,7 +43,7 @@ class Size:
     sampler_steps: int = 20
 
 
-def guide(size: Size, seeds: Sequence[int], out: Path) -> list[dict[str, Any]]:
+def measure_guidance(size: Size, seeds: Sequence[int], out: Path) -> list[dict[str, Any]]:
     """Train model and guide with every seed, score the samples of every weight, and return the rows, which are also at `out`."""
     rows: list[dict[str, Any]] = []
     sampling = SamplingConfig(sampler=size.sampler, num_steps=size.sampler_steps, seed=0)
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    guide(Size(steps=chosen.steps, samples=chosen.samples), range(chosen.seeds), chosen.out)
+    measure_guidance(Size(steps=chosen.steps, samples=chosen.samples), range(chosen.seeds), chosen.out)
 
 
 if __name__ == "__main__":

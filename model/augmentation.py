@@ -45,7 +45,7 @@ class Transformation(NamedTuple):
 
     @property
     def parameters(self) -> Float[Tensor, "b parameters"]:
-        """What the network gets of it."""
+        """The condition of the network."""
         along, across = self.stretch * self.axis.cos(), self.stretch * self.axis.sin()
         scale, rotation, shift = self.scale / _SCALE_STD, (self.angle.cos() - 1, self.angle.sin()), self.shift / _TRANSLATION_STD
         columns = (self.flip.double(), scale, *rotation, along / _SCALE_STD, across / _SCALE_STD, *shift.unbind(1))

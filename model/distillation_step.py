@@ -81,7 +81,9 @@ class DistillationStep(TrainingStep):
         t, z_t, condition = batch.t, batch.x_t, batch.condition
         seed, ids, at = self._recipe.training.seed, self._ids(positions), step_tensor(step, self._device)
         jump = draw_jump(self.diffusion.path, t, self._num_steps, seed, at, ids, tuple(z_t.shape[1:]))
-        weight, last = self.diffusion.image_weight(jump.s), self._is_last(pass_index)
+        # Nearer to the data a weight without a floor, that of the velocity's error, would have no bound; on the straight path sigma is s.
+        weight = self.diffusion.image_weight(jump.s.clamp(min=self.diffusion.config.sigma_floor))
+        last = self._is_last(pass_index)
         with self._trained.no_sync(is_last_pass=last), self._auxiliary.no_sync(is_last_pass=last), self._autocast():
             x = self._estimate(self._trained.forward, z_t, t, condition)
             z_s = jump.take(z_t, x.detach())

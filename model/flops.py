@@ -34,6 +34,6 @@ def flops_of(network: nn.Module, image_px: int) -> float:
 def passes_per_image(*, distilled: bool) -> int:
     """Return the operations of a training step for one image in forward passes: a backward pass costs two.
 
-    A distillation trains two networks and asks a third.
+    A distillation trains two networks, and calls the teacher once.
     """
     return 2 * _TRAINED_PASSES + 1 if distilled else _TRAINED_PASSES

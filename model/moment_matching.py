@@ -7,7 +7,8 @@ so that this mean becomes that of the data, which is what T estimates.
 
 Differs from the algorithm in two points. There s is drawn first and t = min(s + delta, 1), so that t is anywhere; here t is on the grid of
 the student's own sampler, the only times at which it is called, and s is uniform on (0, 1). There the two networks take turns on batches of
-their own; see `distillation_step.py`. Promises: pure functions; the network's output is interpreted in `diffusion.py`.
+their own; see `distillation_step.py`. As there, estimates are not clipped in training; `sampling.clip_x` clips them between the steps of
+the sampler. Promises: pure functions; the network's output is interpreted in `diffusion.py`.
 """
 
 from dataclasses import dataclass

@@ -69,7 +69,7 @@ class Trainer:
     ) -> None:
         """Build the network of `recipe` on the device of `placement`.
 
-        The loss on `held_out` images is measured with each sample grid, except of a student, which is no denoiser any more; `scorer` scores
+        The loss on `held_out` images is measured with each sample grid, except that of a student, whose output is a sample; `scorer` scores
         samples every `score_every_steps`. A recipe with `distill` needs the weights of its `teacher`, with which the network begins.
         """
         world, device = placement.world, placement.device

@@ -9,7 +9,6 @@ import torch
 from celebdit_testing.recipes import tiny_pack
 
 from benchmarks import autoguidance
-from benchmarks.autoguidance import guide
 from benchmarks.contenders import CONTENDERS, PlainDiT, Training, recipe_of
 from benchmarks.learning import Size, learn, summary_of
 from benchmarks.learning_scores import Scorer, energy_inside_patches, seams
@@ -51,7 +50,7 @@ def test_a_contender_changes_the_recipe_as_it_says() -> None:
 @pytest.mark.slow
 def test_guided_samples_are_scored_for_each_weight(tmp_path: Path) -> None:
     out = tmp_path / "autoguidance.json"
-    rows = guide(autoguidance.Size(steps=16, batch_images=4, faces=24, samples=16, sampler_steps=2), [0], out)
+    rows = autoguidance.measure_guidance(autoguidance.Size(steps=16, batch_images=4, faces=24, samples=16, sampler_steps=2), [0], out)
     assert json.loads(out.read_text()) == rows
     assert [row.get("weight") for row in rows] == [1.0, 1.1, 1.25, 1.5, None]
     assert rows[-1]["guide_alone"]

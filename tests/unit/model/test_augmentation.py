@@ -102,7 +102,7 @@ def test_without_transformation_and_upside_down_pixels_keep_their_bits() -> None
     assert flipped.sum() > 0
     assert torch.equal(transformed[kept], images[kept])
     assert torch.equal(transformed[flipped], images[flipped].flip(-2))
-    assert torch.equal(drawn.parameters.eq(0).all(1), kept), "the network is told of every change, and of no other"
+    assert torch.equal(drawn.parameters.eq(0).all(1), kept), "the parameters are zero where nothing was changed, and only there"
     assert not transformed[drawn.is_resampled].isclose(images[drawn.is_resampled]).flatten(1).all(1).any()
     assert transformed.abs().max() <= 1
 

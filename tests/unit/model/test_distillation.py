@@ -160,6 +160,6 @@ def test_the_loss_of_a_student_on_held_out_images_is_not_measured(tmp_path: Path
     assert not [key for key, _ in run.recorder.values if "held_out" in key]
 
 
-def test_a_student_without_a_teacher_is_no_training(tmp_path: Path, pack: Pack) -> None:
+def test_a_student_needs_a_teacher(tmp_path: Path, pack: Pack) -> None:
     with pytest.raises(AssertionError, match="needs a teacher"):
         Run(tiny_student(), pack, None, tmp_path)  # type: ignore[arg-type]

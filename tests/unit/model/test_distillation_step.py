@@ -9,7 +9,7 @@ from celebdit_testing.recipes import tiny_pack, tiny_recipe, tiny_student
 from torch import Tensor, nn
 
 from model import rng
-from model.config import OptimizerConfig, Recipe
+from model.config import DiffusionConfig, OptimizerConfig, Recipe
 from model.dataset import Pack, indices_for_step
 from model.denoiser import Denoiser, build_denoiser
 from model.distributed import World
@@ -20,6 +20,8 @@ from model.timesteps import evaluate_path
 from model.trainer import Placement, Trainer
 
 STEPS, SIGMA_FLOOR = 3, 0.05
+SEED = 3
+"""One image of its first step is below the floor."""
 
 
 def moved(network: nn.Module, seed: int) -> None:
@@ -37,11 +39,16 @@ def copy_of(network: nn.Module, recipe: Recipe) -> Denoiser:
     return copied
 
 
+def clean_image(network: Denoiser, recipe: Recipe, z: Tensor, t: float) -> Tensor:
+    output: Tensor = network(z, torch.tensor([1000 * t]))
+    return output if recipe.diffusion.prediction == "x" else z - t * output
+
+
 def expected_losses(recipe: Recipe, pack: Pack, student: Denoiser, auxiliary: Denoiser, teacher: Denoiser) -> tuple[Tensor, Tensor]:
     """Return the losses of student and auxiliary network in the first step, image by image from the definitions."""
     seed, count = recipe.training.seed, recipe.training.batch_images
     indices = indices_for_step(seed=seed, step=0, batch_images=count, num_images=len(pack))
-    of_student, of_auxiliary = [], []
+    of_student, of_auxiliary, times = [], [], []
     for at in range(count):
         ids = torch.tensor([at])
 
@@ -54,26 +61,30 @@ def expected_losses(recipe: Recipe, pack: Pack, student: Denoiser, auxiliary: De
         shape = tuple(x.shape[1:])
         t = min(k for k in (1 / 3, 2 / 3, 1.0) if uniform(rng.Stream.TIME) <= k)
         s = t - uniform(rng.Stream.JUMP) / STEPS
+        times.append(s)
         z_t = (1 - t) * x + t * rng.normal(seed, rng.Stream.NOISE, 0, ids, shape)
-        estimate = student(z_t, torch.tensor([1000 * t]))
+        estimate = clean_image(student, recipe, z_t, t)
         mean, deviation = posterior(z_t, estimate.detach(), *evaluate_path(RectifiedFlow(), [t, s]))
         z_s = mean + deviation * rng.normal(seed, rng.Stream.POSTERIOR, 0, ids, shape)
-        auxiliary_says = auxiliary(z_s, torch.tensor([1000 * s]))
+        auxiliary_says = clean_image(auxiliary, recipe, z_s, s)
         with torch.no_grad():
-            teacher_says = teacher(z_s, torch.tensor([1000 * s]))
+            teacher_says = clean_image(teacher, recipe, z_s, s)
         weight = 1 / max(s, SIGMA_FLOOR) ** 2
         errors = (estimate.detach() - auxiliary_says).square().mean() + (teacher_says - auxiliary_says).square().mean()
         of_auxiliary.append(weight * errors)
         of_student.append(weight * (estimate * (auxiliary_says - teacher_says).detach()).mean())
+    assert min(times) < SIGMA_FLOOR, "otherwise the floor is not tested"
     return torch.stack(of_student).mean(), torch.stack(of_auxiliary).mean()
 
 
 @pytest.mark.parametrize("microbatch_images", [None, 4])
-def test_the_gradients_of_a_step_are_those_of_the_definitions(tmp_path: Path, microbatch_images: int | None) -> None:
+@pytest.mark.parametrize("diffusion", [{}, {"prediction": "v", "weighting": "none"}], ids=str)
+def test_the_gradients_of_a_step_are_those_of_the_definitions(
+    tmp_path: Path, microbatch_images: int | None, diffusion: dict[str, str]
+) -> None:
     pack, unclipped = tiny_pack(tmp_path / "pack"), OptimizerConfig(clip_norm=1e9)
-    recipe = tiny_student(steps=STEPS, total_steps=1, microbatch_images=microbatch_images, seed=5).model_copy(
-        update={"optimizer": unclipped}
-    )
+    recipe = tiny_student(steps=STEPS, total_steps=1, microbatch_images=microbatch_images, seed=SEED)
+    recipe = recipe.model_copy(update={"optimizer": unclipped, "diffusion": DiffusionConfig.model_validate(diffusion)})
     teacher = build_denoiser(tiny_recipe().network, seed=1)
     assert isinstance(teacher, Denoiser)
     moved(teacher, 0)
