@@ -32,7 +32,10 @@ def fetch_teacher(teacher: Teacher, context: StepContext) -> dict[str, Tensor]:
     problems, local = [], folder / directory_name(teacher.step) / file
     with lock(folder / "fetch.lock"):
         if local.is_file() and file_entry(local).sha256 == teacher.weights_sha256:
-            return _read_weights(local)
+            try:
+                return _read_weights(local)
+            except CheckpointInvalid as problem:
+                problems.append(str(problem))
         for home in (run.checkpoints, run.snapshots):
             checkpoints = CheckpointStore(context.store, home, warn=context.events.note)
             for entry in checkpoints.list_committed():
@@ -46,7 +49,7 @@ def fetch_teacher(teacher: Teacher, context: StepContext) -> dict[str, Tensor]:
                 except (ObjectMissing, DigestMismatch, CheckpointInvalid) as problem:
                     problems.append(str(problem))
     raise DataRefused(
-        f"the weights of the teacher {teacher.summary} are missing or damaged: {'; '.join(problems) or f'{run.prefix} has none'}",
+        f"the weights of the teacher {teacher.summary} are missing or damaged: {'; '.join(dict.fromkeys(problems)) or f'{run.prefix} has none'}",
         hint="run the teacher's training again: it makes its checkpoint again",
     )
 

@@ -1,10 +1,12 @@
 """The train step distils a teacher of the store: which teachers it takes, what the run is, and that kills and ranks do not change it."""
 
+import hashlib
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from celebdit_testing.damage import damage, flip
 from celebdit_testing.ranks import Training, ended, small_dataset
@@ -16,6 +18,7 @@ from components.errors import BadInput, DataRefused
 from components.manifests import CheckpointManifest, DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import StoreUri
+from components.stores.checkpoint_names import COMMIT_FILE
 from components.stores.layout import StoreLayout
 from components.system.work_folders import WorkFolder
 from components.train.spec import run_key
@@ -169,6 +172,33 @@ def test_a_rank_takes_no_other_weights_than_those_that_were_looked_up(context: S
     assert all(torch.equal(tensor, fetched[name]) for name, tensor in fetch_teacher(known, context).items())
     with pytest.raises(DataRefused, match="holds other weights"):
         fetch_teacher(known.model_copy(update={"weights_sha256": "0" * 64}), context)
+
+
+def test_each_rank_refuses_weights_that_are_not_finite_also_those_that_another_one_has_fetched(
+    context: StepContext, dataset: DatasetManifest
+) -> None:
+    of_its_own, file = run_train(tiny_recipe(seed=11, total_steps=1), dataset, context), "ema-0.1.safetensors"
+    store_non_finite(context, context.layout.locate(of_its_own.uri), file)
+    recipe = with_teacher(student_of(of_its_own.run_key), context.store, context.layout)
+    assert recipe.teacher is not None
+    for _ in range(2):
+        with pytest.raises(DataRefused, match=r"damaged: ema-0\.1\.safetensors is not finite in [^;]*$"):
+            fetch_teacher(recipe.teacher, context)
+
+
+def store_non_finite(context: StepContext, uri: StoreUri, file: str) -> None:
+    """Replace the weights of a stored checkpoint by others that its manifest and its commit agree with."""
+    raw = context.store.get_bytes(uri / file, max_bytes=2**30)
+    tensors = safetensors.torch.load(raw)
+    next(iter(tensors.values())).fill_(float("nan"))
+    replaced = safetensors.torch.save(tensors)
+    context.store.put_bytes(uri / file, replaced)
+    for name in (MANIFEST_FILE, COMMIT_FILE):
+        before = context.store.get_bytes(uri / name)
+        after = before.replace(hashlib.sha256(raw).hexdigest().encode(), hashlib.sha256(replaced).hexdigest().encode())
+        assert (len(after), after != before) == (len(before), True)
+        context.store.put_bytes(uri / name, after)
+        raw, replaced = before, after
 
 
 @pytest.fixture(scope="module")
