@@ -100,10 +100,23 @@ def _read_step(distill: DistillConfig, step: int, reader: StoreReader, layout: S
     if problems:
         raise DataRefused(
             f"the checkpoint of the teacher {distill.teacher} is damaged: {'; '.join(problems)}",
-            hint="run the teacher's training again: it makes its checkpoint again",
+            hint=damage_hint(distill, step, reader, layout),
         )
-    steps = ", ".join(map(str, sorted({at for home in homes for at in _committed_steps(home, reader)})))
+    steps = ", ".join(map(str, _all_steps(distill, reader, layout)))
     raise BadInput(f"distill.teacher {distill.teacher} has no checkpoint or snapshot of that step", hint=f"it has steps {steps or 'none'}")
+
+
+def damage_hint(distill: DistillConfig, step: int, reader: StoreReader, layout: StoreLayout) -> str:
+    """Return what to do about a damaged teacher: its training makes the last checkpoint again, but no earlier one or snapshot."""
+    if distill.teacher_step is None:
+        return "run the teacher's training again: it makes its last checkpoint again"
+    others = [at for at in _all_steps(distill, reader, layout) if at != step]
+    return f"distil another step of it: {', '.join(map(str, others))}" if others else "it has no other step: distil another training"
+
+
+def _all_steps(distill: DistillConfig, reader: StoreReader, layout: StoreLayout) -> list[int]:
+    run = layout.run(distill.teacher_run)
+    return sorted(_committed_steps(run.checkpoints, reader) | _committed_steps(run.snapshots, reader))
 
 
 def _read_stored(uri: StoreUri, reader: StoreReader) -> _Stored:

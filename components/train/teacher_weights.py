@@ -16,13 +16,14 @@ from components.storage import DigestMismatch, ObjectMissing
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock
 from components.system.work_folders import WorkFolder
+from components.train.teacher import damage_hint
 from model.checkpoint_manifest import CheckpointInvalid, directory_name, file_entry
-from model.config import Teacher
+from model.config import DistillConfig, Teacher
 from model.ema import EmaName
 
 
-def fetch_teacher(teacher: Teacher, context: StepContext) -> dict[str, Tensor]:
-    """Return the weights of `teacher`; they are downloaded once per machine.
+def fetch_teacher(teacher: Teacher, distill: DistillConfig, context: StepContext) -> dict[str, Tensor]:
+    """Return the weights of `teacher`, which `distill` names; they are downloaded once per machine.
 
     Raises:
         DataRefused: if no stored copy has the bytes that were looked up, or they are not finite.
@@ -50,7 +51,7 @@ def fetch_teacher(teacher: Teacher, context: StepContext) -> dict[str, Tensor]:
                     problems.append(str(problem))
     raise DataRefused(
         f"the weights of the teacher {teacher.summary} are missing or damaged: {'; '.join(dict.fromkeys(problems)) or f'{run.prefix} has none'}",
-        hint="run the teacher's training again: it makes its checkpoint again",
+        hint=damage_hint(distill, teacher.step, context.store, context.layout),
     )
 
 

@@ -18,7 +18,7 @@ from components.errors import BadInput, DataRefused
 from components.manifests import CheckpointManifest, DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import StoreUri
-from components.stores.checkpoint_names import COMMIT_FILE
+from components.stores.checkpoint_names import COMMIT_FILE, step_of
 from components.stores.layout import StoreLayout
 from components.system.work_folders import WorkFolder
 from components.train.spec import run_key
@@ -159,19 +159,45 @@ def test_a_damaged_teacher_is_refused(file: str, kind: str, num_launches: int, c
     assert len(launches) == num_launches
 
 
+@pytest.mark.parametrize("file", [MANIFEST_FILE, "ema-0.1.safetensors"])
+@pytest.mark.parametrize(
+    ("total_steps", "hint"), [(4, "distil another step of it: 4"), (1, "it has no other step: distil another training")]
+)
+def test_a_damaged_step_of_a_teacher_is_not_said_to_be_made_again(
+    total_steps: int, hint: str, file: str, context: StepContext, dataset: DatasetManifest
+) -> None:
+    """Its training makes the last checkpoint again alone; what is left is another step."""
+    step = min(total_steps, 3)
+    kept: dict[str, Any] = {"ema_snapshot_every_steps": 3} if step < total_steps else {}
+    of_its_own = run_train(tiny_recipe(seed=len(file) + 20 * total_steps, total_steps=total_steps, **kept), dataset, context)
+    run = context.layout.run(of_its_own.run_key)
+    (uri,) = (
+        item.uri
+        for home in (run.checkpoints, run.snapshots)
+        for item in context.store.list(home)
+        if item.uri.name == file and step_of(item.uri) == step
+    )
+    damage(context.store, uri, "one bit")
+    with pytest.raises(DataRefused, match="damaged") as raised:
+        run_train(student_of(f"{of_its_own.run_key}@{step}"), dataset, context)
+    assert raised.value.hint == hint
+
+
 def test_a_rank_takes_no_other_weights_than_those_that_were_looked_up(context: StepContext, teacher: CheckpointManifest) -> None:
-    known = with_teacher(student_of(teacher.run_key), context.store, context.layout).teacher
+    recipe = with_teacher(student_of(teacher.run_key), context.store, context.layout)
+    known, distill = recipe.teacher, recipe.distill
     assert known is not None
-    fetched = {name: tensor.clone() for name, tensor in fetch_teacher(known, context).items()}  # of a file that is changed below
+    assert distill is not None
+    fetched = {name: tensor.clone() for name, tensor in fetch_teacher(known, distill, context).items()}  # of a file that is changed below
     assert set(fetched) == {name for name, _ in build_denoiser(TEACHER.network).named_parameters()}
     (local,) = context.scratch(WorkFolder.TEACHERS).rglob("ema-0.1.safetensors")
     before = local.stat().st_mtime_ns
-    fetch_teacher(known, context)
+    fetch_teacher(known, distill, context)
     assert local.stat().st_mtime_ns == before, "the next rank of the machine downloads nothing"
     local.write_bytes(flip(local.read_bytes()))
-    assert all(torch.equal(tensor, fetched[name]) for name, tensor in fetch_teacher(known, context).items())
+    assert all(torch.equal(tensor, fetched[name]) for name, tensor in fetch_teacher(known, distill, context).items())
     with pytest.raises(DataRefused, match="holds other weights"):
-        fetch_teacher(known.model_copy(update={"weights_sha256": "0" * 64}), context)
+        fetch_teacher(known.model_copy(update={"weights_sha256": "0" * 64}), distill, context)
 
 
 def test_each_rank_refuses_weights_that_are_not_finite_also_those_that_another_one_has_fetched(
@@ -181,9 +207,10 @@ def test_each_rank_refuses_weights_that_are_not_finite_also_those_that_another_o
     store_non_finite(context, context.layout.locate(of_its_own.uri), file)
     recipe = with_teacher(student_of(of_its_own.run_key), context.store, context.layout)
     assert recipe.teacher is not None
+    assert recipe.distill is not None
     for _ in range(2):
         with pytest.raises(DataRefused, match=r"damaged: ema-0\.1\.safetensors is not finite in [^;]*$"):
-            fetch_teacher(recipe.teacher, context)
+            fetch_teacher(recipe.teacher, recipe.distill, context)
 
 
 def store_non_finite(context: StepContext, uri: StoreUri, file: str) -> None:
