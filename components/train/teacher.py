@@ -15,7 +15,7 @@ from components.storage import ObjectMissing, StoreUri
 from components.storage.reader import StoreReader
 from components.stores.checkpoint_names import COMMIT_FILE, committed_checkpoints
 from components.stores.layout import StoreLayout
-from components.train.spec import differences, find_newest_spec
+from components.train.spec import find_newest_spec
 from model.canonical import JsonObject
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, FileEntry, decode_manifest
 from model.config import DistillConfig, ModelSpec, Recipe, Teacher
@@ -141,14 +141,24 @@ def _check_same_network(recipe: Recipe, stored: _Stored) -> None:
         model = ModelSpec.from_identity(stored.identity)
     except ValueError as error:
         raise DataRefused(f"{stored.uri} does not describe its network: {error}") from error
-    lines = list(_differences_in("network", model, recipe)) + list(_differences_in("diffusion", model, recipe))
+    lines = [line for section in ("network", "diffusion") for line in _differences_in(section, model, recipe)]
     if lines:
         raise BadInput(
-            "\n".join(f"{line}: a student has the network and diffusion of its teacher" for line in lines),
-            hint="set what the teacher has, or start from the configuration of the teacher's run",
+            "\n".join(lines),
+            hint="a student has the network and diffusion of its teacher, which the configuration of the teacher's run names",
         )
 
 
 def _differences_in(section: str, model: ModelSpec, recipe: Recipe) -> Iterator[str]:
-    teacher, student = (getattr(origin, section).model_dump(mode="json") for origin in (model, recipe))
-    yield from differences(teacher, student, section)
+    """Return a line for each setting that differs; one that is left out has its default."""
+    teacher, student = (getattr(origin, section) for origin in (model, recipe))
+    for name in type(student).model_fields:
+        has, needs = getattr(student, name), getattr(teacher, name)
+        if has != needs:
+            setting = f"{section}.{name}"
+            yield f"{setting} is {_text(has)}, the teacher has {_text(needs)}: set {setting}={_text(needs, unset='')}"
+
+
+def _text(value: object, *, unset: str = "unset") -> str:
+    """Return a value as an override has it; one that is None is removed by an empty one."""
+    return unset if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -105,9 +105,20 @@ def test_other_weights_of_the_teacher_are_another_run(context: StepContext, data
         ("0" * 16, {}, "there is no such training", "name a run key"),
         ("{key}@5", {}, "has no checkpoint or snapshot of that step", "it has steps 3, 6"),
         ("{key}", {"teacher_ema": "0.2"}, "has no average '0.2'", "one of 0.05, 0.1, none"),
-        ("{key}", {"network": {"width": 64}}, "network.width: 32 -> 64: a student has the network", "set what the teacher has"),
+        (
+            "{key}",
+            {"network": {"width": 64}},
+            r"network\.width is 64, the teacher has 32: set network\.width=32$",
+            "a student has the network",
+        ),
+        (
+            "{key}",
+            {"network": {"augmentation": 0.5}},
+            r"^network\.augmentation is 0\.5, the teacher has 0\.0: set network\.a.*=0\.0$",
+            "",
+        ),
     ],
-    ids=["missing", "step", "average", "network"],
+    ids=["missing", "step", "average", "network", "left out"],
 )
 def test_a_teacher_that_does_not_fit_is_refused_before_any_step(
     name: str,
