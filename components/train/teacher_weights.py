@@ -49,8 +49,9 @@ def fetch_teacher(teacher: Teacher, distill: DistillConfig, context: StepContext
                     problems.append(f"{entry.uri} holds other weights")
                 except (ObjectMissing, DigestMismatch, CheckpointInvalid) as problem:
                     problems.append(str(problem))
+    causes = "; ".join(dict.fromkeys(problems)) or f"{run.prefix} has none"
     raise DataRefused(
-        f"the weights of the teacher {teacher.summary} are missing or damaged: {'; '.join(dict.fromkeys(problems)) or f'{run.prefix} has none'}",
+        f"the weights of the teacher {teacher.summary} are missing or damaged: {causes}",
         hint=damage_hint(distill, teacher.step, context.store, context.layout),
     )
 

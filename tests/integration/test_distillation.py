@@ -89,6 +89,17 @@ def test_a_student_is_a_run_of_its_own_that_names_its_teacher_and_draws_with_its
     assert raised.value.hint == f"distil its own teacher, {teacher.run_key}"
 
 
+def test_a_student_whose_teacher_was_deleted_says_that_it_must_be_kept(context: StepContext, dataset: DatasetManifest) -> None:
+    of_its_own = run_train(tiny_recipe(seed=12, total_steps=1), dataset, context)
+    student = run_train(student_of(of_its_own.run_key), dataset, context)
+    for item in context.store.list(context.layout.run(of_its_own.run_key).prefix):
+        context.store.delete(item.uri)
+    with pytest.raises(BadInput, match="there is no such training") as raised:
+        run_train(student_of(of_its_own.run_key), dataset, context)
+    assert "put it back: also a finished student is run with its teacher" in str(raised.value.hint)
+    assert find_weights(student.run_key, ema=None, context=context).sampling is not None, "images are drawn without the teacher"
+
+
 def test_other_weights_of_the_teacher_are_another_run(context: StepContext, dataset: DatasetManifest, teacher: CheckpointManifest) -> None:
     key = teacher.run_key
     recipes = [student_of(key), student_of(f"{key}@6"), student_of(key, teacher_ema="0.05"), student_of(f"{key}@3")]
