@@ -67,7 +67,7 @@ def _step_and_ema(distill: DistillConfig, reader: StoreReader, layout: StoreLayo
     if spec is None:
         raise BadInput(
             f"distill.teacher {distill.teacher}: there is no such training in {run.prefix}",
-            hint="name a run key as `celebdit run` prints it; if it was deleted, put it back: also a finished student is run with its teacher",
+            hint="name a run key as `celebdit run` prints it; if it was deleted, put it back: also a finished student needs it to run",
         )
     if distill.teacher_step is not None:
         return distill.teacher_step, spec.sampling.ema

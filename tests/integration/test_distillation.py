@@ -96,7 +96,7 @@ def test_a_student_whose_teacher_was_deleted_says_that_it_must_be_kept(context: 
         context.store.delete(item.uri)
     with pytest.raises(BadInput, match="there is no such training") as raised:
         run_train(student_of(of_its_own.run_key), dataset, context)
-    assert "put it back: also a finished student is run with its teacher" in str(raised.value.hint)
+    assert "put it back: also a finished student needs it to run" in str(raised.value.hint)
     assert find_weights(student.run_key, ema=None, context=context).sampling is not None, "images are drawn without the teacher"
 
 
