@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from celebdit_testing.command import Finished, celebdit_here
 from celebdit_testing.damage import damage, flip
 from celebdit_testing.ranks import Training, ended, small_dataset
 from celebdit_testing.recipes import tiny_recipe
@@ -19,6 +20,7 @@ from components.manifests import CheckpointManifest, DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 from components.stores.checkpoint_names import COMMIT_FILE, step_of
+from components.stores.checkpoints import CheckpointStore
 from components.stores.layout import StoreLayout
 from components.system.work_folders import WorkFolder
 from components.train.spec import run_key
@@ -87,6 +89,30 @@ def test_a_student_is_a_run_of_its_own_that_names_its_teacher_and_draws_with_its
     with pytest.raises(BadInput, match="is a student itself") as raised:
         with_teacher(student_of(student.run_key), context.store, context.layout)
     assert raised.value.hint == f"distil its own teacher, {teacher.run_key}"
+
+
+def test_a_student_neither_guides_nor_is_guided_and_other_steps_give_a_warning(
+    context: StepContext, dataset: DatasetManifest, teacher: CheckpointManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = run_train(student_of(teacher.run_key), dataset, context)
+    folders = {}
+    for name, checkpoint in (("student", student), ("teacher", teacher)):
+        uri = context.layout.locate(checkpoint.uri)
+        folders[name] = str(CheckpointStore(context.store, uri).fetch(uri, tmp_path / name).directory)
+
+    def draw(source: str, *options: str) -> Finished:
+        arguments = ("--count", "1", "--batch", "1", "--out", str(tmp_path / "one.png"), *options)
+        return celebdit_here("sample", folders[source], *arguments, home=tmp_path, capture=capsys)
+
+    for source, guide, role in (("student", "teacher", "SOURCE"), ("teacher", "student", "--guide")):
+        refused = draw(source, "--guide", folders[guide])
+        assert refused.code == 2
+        assert f"{role} {folders['student']} is a distilled student" in refused.err
+    own, other = draw("student"), draw("student", "--sampler", "euler", "--steps", "3")
+    assert (own.code, other.code) == (0, 0)
+    assert "warning" not in own.err
+    assert "warning: this student was trained for ddpm with 2 steps, euler with 3 steps gives worse images" in other.err
+    assert "warning" not in draw("teacher", "--sampler", "euler", "--steps", "3").err
 
 
 def test_a_student_whose_teacher_was_deleted_says_that_it_must_be_kept(context: StepContext, dataset: DatasetManifest) -> None:
