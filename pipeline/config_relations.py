@@ -50,7 +50,7 @@ def _student_is_sampled_as_trained(distill: DistillConfig, diffusion: DiffusionC
 
 def student_sampling_changes(distill: DistillConfig, sampling: SamplingConfig) -> dict[str, str | int | float]:
     """Return what `sampling` must have instead, by setting, to draw images in the steps that a student is trained for."""
-    expected = {"sampler": STUDENT_SAMPLER, "num_steps": distill.steps, "time_shift": 1.0}
+    expected: dict[str, str | int | float] = {"sampler": STUDENT_SAMPLER, "num_steps": distill.steps, "time_shift": 1.0}
     return {name: value for name, value in expected.items() if getattr(sampling, name) != value}
 
 
