@@ -223,7 +223,25 @@ def _override(raw: Mapping[str, Any], overrides: Sequence[str], changes: Mapping
         _set(changed, path, value, origin=origin)
         _set(layer, path, value, origin=origin)
     drop_unchosen(changed, raw, layer, section_kinds())
+    _check_teacher_is_removed_on_purpose([(path, value) for path, value, _ in parsed], raw)
     return changed
+
+
+def _check_teacher_is_removed_on_purpose(overrides: Sequence[tuple[list[str], object]], raw: Mapping[str, Any]) -> None:
+    """Refuse an empty teacher that removes none, or beside settings of a distillation: a training from initial weights was not meant."""
+    last = {tuple(path): value for path, value in overrides}
+    is_removed = last.get(("distill", "teacher"), "") is None
+    distills = any(path[0] == "distill" and value is not None for path, value in last.items())
+    if is_removed and (distills or not _has_teacher(raw)):
+        raise BadInput(
+            "distill.teacher is empty; is a variable of the shell not set?",
+            hint="name a run key, or leave it out to train without a teacher",
+        )
+
+
+def _has_teacher(raw: Mapping[str, Any]) -> bool:
+    distill = raw.get("distill")
+    return isinstance(distill, dict) and distill.get("teacher") is not None
 
 
 def _set(raw: dict[str, Any], path: list[str], value: object, *, origin: str) -> None:

@@ -41,13 +41,17 @@ def _student_is_sampled_as_trained(distill: DistillConfig, diffusion: DiffusionC
         return
     if diffusion.path != "rectified_flow":
         yield f"distill.teacher needs diffusion.path 'rectified_flow', not '{diffusion.path}': a student steps over continuous times"
-    expected = {"sampler": STUDENT_SAMPLER, "num_steps": distill.steps, "time_shift": 1.0}
-    wrong = {name: value for name, value in expected.items() if getattr(sampling, name) != value}
-    for name, value in wrong.items():
+    for name, value in student_sampling_changes(distill, sampling).items():
         yield (
             f"sampling.{name} {toml_value(getattr(sampling, name))} is not how a student of distill.steps {distill.steps} draws images: "
             f"set sampling.{name}={value}"
         )
+
+
+def student_sampling_changes(distill: DistillConfig, sampling: SamplingConfig) -> dict[str, str | int | float]:
+    """Return what `sampling` must have instead, by setting, to draw images in the steps that a student is trained for."""
+    expected: dict[str, str | int | float] = {"sampler": STUDENT_SAMPLER, "num_steps": distill.steps, "time_shift": 1.0}
+    return {name: value for name, value in expected.items() if getattr(sampling, name) != value}
 
 
 def _champion_is_measured(gate: GateConfig, evaluation: EvaluationConfig) -> Iterator[str]:

@@ -132,8 +132,12 @@ def _type_text(annotation: Any, forms: list[TextForm]) -> str:
     elif origin is dict:
         text = f"table of {_type_text(arguments[1], [])}s"
     else:
-        text = _TYPES[annotation] + (f" like `{forms[0].example}`" if forms else "")
+        text = _TYPES[annotation] + (f" like {_examples(forms[0])}" if forms else "")
     return text
+
+
+def _examples(form: TextForm) -> str:
+    return " or ".join(f"`{example}`" for example in form.example.split(" or "))
 
 
 def _list_text(arguments: tuple[Any, ...]) -> str:

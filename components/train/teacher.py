@@ -15,7 +15,7 @@ from components.storage import ObjectMissing, StoreUri
 from components.storage.reader import StoreReader
 from components.stores.checkpoint_names import COMMIT_FILE, committed_checkpoints
 from components.stores.layout import StoreLayout
-from components.train.spec import differences, find_newest_spec
+from components.train.spec import find_newest_spec
 from model.canonical import JsonObject
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, FileEntry, decode_manifest
 from model.config import DistillConfig, ModelSpec, Recipe, Teacher
@@ -67,7 +67,7 @@ def _step_and_ema(distill: DistillConfig, reader: StoreReader, layout: StoreLayo
     if spec is None:
         raise BadInput(
             f"distill.teacher {distill.teacher}: there is no such training in {run.prefix}",
-            hint="name a run key as `celebdit run` prints it",
+            hint="name a run key as `celebdit run` prints it; if it was deleted, put it back: also a finished student needs it to run",
         )
     if distill.teacher_step is not None:
         return distill.teacher_step, spec.sampling.ema
@@ -100,10 +100,23 @@ def _read_step(distill: DistillConfig, step: int, reader: StoreReader, layout: S
     if problems:
         raise DataRefused(
             f"the checkpoint of the teacher {distill.teacher} is damaged: {'; '.join(problems)}",
-            hint="run the teacher's training again: it makes its checkpoint again",
+            hint=damage_hint(distill, step, reader, layout),
         )
-    steps = ", ".join(map(str, sorted({at for home in homes for at in _committed_steps(home, reader)})))
+    steps = ", ".join(map(str, _all_steps(distill, reader, layout)))
     raise BadInput(f"distill.teacher {distill.teacher} has no checkpoint or snapshot of that step", hint=f"it has steps {steps or 'none'}")
+
+
+def damage_hint(distill: DistillConfig, step: int, reader: StoreReader, layout: StoreLayout) -> str:
+    """Return what to do about a damaged teacher: its training makes the last checkpoint again, but no earlier one or snapshot."""
+    if distill.teacher_step is None:
+        return "run the teacher's training again: it makes its last checkpoint again"
+    others = [at for at in _all_steps(distill, reader, layout) if at != step]
+    return f"distil another step of it: {', '.join(map(str, others))}" if others else "it has no other step: distil another training"
+
+
+def _all_steps(distill: DistillConfig, reader: StoreReader, layout: StoreLayout) -> list[int]:
+    run = layout.run(distill.teacher_run)
+    return sorted(_committed_steps(run.checkpoints, reader) | _committed_steps(run.snapshots, reader))
 
 
 def _read_stored(uri: StoreUri, reader: StoreReader) -> _Stored:
@@ -128,14 +141,24 @@ def _check_same_network(recipe: Recipe, stored: _Stored) -> None:
         model = ModelSpec.from_identity(stored.identity)
     except ValueError as error:
         raise DataRefused(f"{stored.uri} does not describe its network: {error}") from error
-    lines = list(_differences_in("network", model, recipe)) + list(_differences_in("diffusion", model, recipe))
+    lines = [line for section in ("network", "diffusion") for line in _differences_in(section, model, recipe)]
     if lines:
         raise BadInput(
-            "\n".join(f"{line}: a student has the network and diffusion of its teacher" for line in lines),
-            hint="set what the teacher has, or start from the configuration of the teacher's run",
+            "\n".join(lines),
+            hint="a student has the network and diffusion of its teacher, which the configuration of the teacher's run names",
         )
 
 
 def _differences_in(section: str, model: ModelSpec, recipe: Recipe) -> Iterator[str]:
-    teacher, student = (getattr(origin, section).model_dump(mode="json") for origin in (model, recipe))
-    yield from differences(teacher, student, section)
+    """Return a line for each setting that differs; one that is left out has its default."""
+    teacher, student = (getattr(origin, section) for origin in (model, recipe))
+    for name in type(student).model_fields:
+        has, needs = getattr(student, name), getattr(teacher, name)
+        if has != needs:
+            setting = f"{section}.{name}"
+            yield f"{setting} is {_text(has)}, the teacher has {_text(needs)}: set {setting}={_text(needs, unset='')}"
+
+
+def _text(value: object, *, unset: str = "unset") -> str:
+    """Return a value as an override has it; one that is None is removed by an empty one."""
+    return unset if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -16,13 +16,14 @@ from components.storage import DigestMismatch, ObjectMissing
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock
 from components.system.work_folders import WorkFolder
+from components.train.teacher import damage_hint
 from model.checkpoint_manifest import CheckpointInvalid, directory_name, file_entry
-from model.config import Teacher
+from model.config import DistillConfig, Teacher
 from model.ema import EmaName
 
 
-def fetch_teacher(teacher: Teacher, context: StepContext) -> dict[str, Tensor]:
-    """Return the weights of `teacher`; they are downloaded once per machine.
+def fetch_teacher(teacher: Teacher, distill: DistillConfig, context: StepContext) -> dict[str, Tensor]:
+    """Return the weights of `teacher`, which `distill` names; they are downloaded once per machine.
 
     Raises:
         DataRefused: if no stored copy has the bytes that were looked up, or they are not finite.
@@ -32,7 +33,10 @@ def fetch_teacher(teacher: Teacher, context: StepContext) -> dict[str, Tensor]:
     problems, local = [], folder / directory_name(teacher.step) / file
     with lock(folder / "fetch.lock"):
         if local.is_file() and file_entry(local).sha256 == teacher.weights_sha256:
-            return _read_weights(local)
+            try:
+                return _read_weights(local)
+            except CheckpointInvalid as problem:
+                problems.append(str(problem))
         for home in (run.checkpoints, run.snapshots):
             checkpoints = CheckpointStore(context.store, home, warn=context.events.note)
             for entry in checkpoints.list_committed():
@@ -45,9 +49,10 @@ def fetch_teacher(teacher: Teacher, context: StepContext) -> dict[str, Tensor]:
                     problems.append(f"{entry.uri} holds other weights")
                 except (ObjectMissing, DigestMismatch, CheckpointInvalid) as problem:
                     problems.append(str(problem))
+    causes = "; ".join(dict.fromkeys(problems)) or f"{run.prefix} has none"
     raise DataRefused(
-        f"the weights of the teacher {teacher.summary} are missing or damaged: {'; '.join(problems) or f'{run.prefix} has none'}",
-        hint="run the teacher's training again: it makes its checkpoint again",
+        f"the weights of the teacher {teacher.summary} are missing or damaged: {causes}",
+        hint=damage_hint(distill, teacher.step, context.store, context.layout),
     )
 
 

@@ -109,7 +109,9 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
         group = HostGroup(rank.world, timeout_s=start_timeout_s)
         pack = _fetch_pack(spec, rank, "train")
         held_out = _fetch_pack(spec, rank, "held_out") if _measures_held_out(spec) else None
-        teacher = None if spec.teacher is None else fetch_teacher(spec.teacher, rank.context)
+        teacher = None
+        if spec.teacher is not None and spec.distill is not None:
+            teacher = fetch_teacher(spec.teacher, spec.distill, rank.context)
         scorer = _open_scorer(spec, pack, rank, device, group)
         speeds = SpeedRecorder()
         with open_recorder(rank, spec, storage.journal, storage.archive, speeds) as recorder:

@@ -51,6 +51,8 @@ class ResolvedWeights:
     ema: str
     digest: str
     source: str
+    is_student: bool = False
+    """Whether it is a checkpoint of a student; of a version that is not known."""
 
     def generator(self, device: torch.device) -> Generator:
         """Load the weights into their network.
@@ -179,13 +181,15 @@ def _resolve_version(name: str, version: str, ema: str | None, context: StepCont
 def _resolve_checkpoint(folder: Path, digest: str, files: list[str], ema: str | None, source: str) -> ResolvedWeights:
     chosen = _choose(_weights_in(files), ema, source)
     identity = _read_identity(folder / STATE_FILE)
+    sampling = student_sampling(identity, chosen.setting)
     return ResolvedWeights(
         file=folder / chosen.file,
         model=_model_spec(identity, folder / STATE_FILE),
-        sampling=student_sampling(identity, chosen.setting),
+        sampling=sampling,
         ema=chosen.setting,
         digest=digest,
         source=source,
+        is_student=sampling is not None,
     )
 
 

@@ -13,7 +13,7 @@ from pipeline.choosing.candidates import Candidate, StoredWeights, choose_candid
 from pipeline.choosing.mlflow_log import log_scores
 from pipeline.choosing.registration import Registration, check_champion, register_candidate
 from pipeline.choosing.scores import Measured, best_of, measure, require_measurable, verdict
-from pipeline.choosing.settings import few_images, settings_of
+from pipeline.choosing.settings import check_student_sampling, few_images, settings_of
 from pipeline.config import RunConfig
 from pipeline.training_runs import find_training_run
 
@@ -56,6 +56,7 @@ class Choice:
         trained = find_training_run(request.run, context)
         training = newest_spec(trained.data.tags["celebdit.run_key"], context)
         settings = settings_of(request.run, trained, request.preset_or_file, request.overrides, context)
+        check_student_sampling(training, settings.sampling)
         candidates = choose_candidates(
             training.run_key,
             StoredWeights.find(context.layout.run(training.run_key), context.store),

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 from components.errors import BadInput, TrackingRefused
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.protocol import comparison_of
+from components.reports.plural import plural
 from components.tracking.tags import CONFIG_FILE, TAG_RUN, TAG_TRAINING_RUN
+from model.config import SamplingConfig, TrainingRecipe
 from pipeline.config import RunConfig, load_tables, overridden
 from pipeline.config_files import parse_override
+from pipeline.config_relations import student_sampling_changes
+from pipeline.variants import toml_value
 
 if TYPE_CHECKING:
     from components.runtime.context import StepContext
@@ -44,6 +48,23 @@ def settings_of(name: str, trained: "Run", preset_or_file: str | None, overrides
     """
     raw = _stored(name, trained, context) if preset_or_file is None else load_tables(preset_or_file)
     return overridden(raw, overrides)
+
+
+def check_student_sampling(training: TrainingRecipe, sampling: SamplingConfig) -> None:
+    """Refuse settings of another configuration that draw images in other steps than those that a student is trained for.
+
+    Raises:
+        BadInput: naming the settings and what they must be.
+    """
+    if training.distill is None:
+        return
+    changes = student_sampling_changes(training.distill, sampling)
+    if changes:
+        values = ", ".join(f"sampling.{name} {toml_value(getattr(sampling, name))}" for name in changes)
+        raise BadInput(
+            f"the training is a student that draws images in {plural(training.distill.steps, 'step')} of its own, not with {values}",
+            hint=f"add {' '.join(f'sampling.{name}={value}' for name, value in changes.items())}",
+        )
 
 
 def _stored(name: str, trained: "Run", context: "StepContext") -> dict[str, Any]:

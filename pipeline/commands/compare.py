@@ -122,6 +122,8 @@ def _facts(name: str, run: "Run", context: "StepContext") -> RunFacts:
 def _settings(run: "Run", context: "StepContext") -> dict[str, object]:
     try:
         spec = json.loads(context.tracking.read_artifact(run.info.run_id, _CONFIG))
+        if "teacher" in spec:  # what the section `distill` names as teacher was looked up
+            spec["distill"] = {"steps": spec["distill"]["steps"]}
         sections = {**spec, "dataset_digest": spec["dataset"]["digest"], "dataset_name": spec["dataset"]["name"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError, TrackingRefused):  # not the file that a training wrote
         return dict(run.data.params)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from components.errors import BadInput
+from pipeline.commands.students import refuse_guidance
 
 if TYPE_CHECKING:
     import torch
@@ -78,11 +79,13 @@ class GuidanceRequest:
         """Look up the weights that guide `guided`; `context` may be None if `source` is a local folder.
 
         Raises:
-            BadInput: if `source` does not exist, or refers to `guided` itself.
+            BadInput: if `source` does not exist, or refers to `guided` itself, or one of both is a student of few steps.
         """
         from components.weights.find import find_weights
 
+        refuse_guidance(guided, role="SOURCE")
         weights = find_weights(self.source, ema=self.ema, context=context)
+        refuse_guidance(weights, role="--guide")
         if (weights.digest, weights.ema) == (guided.digest, guided.ema):
             raise BadInput(
                 f"--guide {self.source}: SOURCE and --guide are the same weights, so guidance has no effect",

@@ -23,6 +23,7 @@ from model.sampler_table import SAMPLERS
 from pipeline.commands.guidance import GuidanceRequest, Guide, guidance_options
 from pipeline.commands.help import example
 from pipeline.commands.options import OutputPath, home_option, json_option, print_json, print_line
+from pipeline.commands.students import warn_of_other_steps
 from pipeline.session import open_session
 from pipeline.view import RunView
 
@@ -74,9 +75,12 @@ def image_options(function: F) -> F:
         click.option(
             "--first", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1 - _MOST_IMAGES), help="Index of the first image."
         ),
-        click.option("--sampler", type=click.Choice(list(SAMPLERS)), help="Sampler.  [default: the version's own, else heun]"),
+        click.option("--sampler", type=click.Choice(list(SAMPLERS)), help="Sampler.  [default: the version's or student's own, else heun]"),
         click.option(
-            "--steps", "num_steps", type=click.IntRange(1, 4000), help="Number of sampler steps.  [default: the version's own, else 32]"
+            "--steps",
+            "num_steps",
+            type=click.IntRange(1, 4000),
+            help="Number of sampler steps.  [default: the version's or student's own, else 32]",
         ),
         click.option("--seed", type=click.IntRange(0, 2**63 - 1), help=seed_help),
         click.option("--ema", help="EMA by its sigma_rel, or none for the raw weights.  [default: the widest]"),
@@ -123,6 +127,8 @@ def sample(
         _check_target(out, request.count)
     weights, guide = _find_weights(source, request.ema, guidance_request, home)
     sampling = request.sampling(weights)
+    if weights.is_student and weights.sampling is not None:
+        warn_of_other_steps(weights.sampling, sampling)
     target = out or _default_target(weights, sampling, guidance_request)
     _check_target(target, request.count)
     file_digests = _write(_generate(weights, guide, sampling, request), target, request.first)

@@ -96,7 +96,8 @@ class Plan:
         distill = self.config.distill
         if distill.teacher is None:
             return ""
-        return f"; distils {distill.teacher} into {plural(distill.steps, 'step')}, which trains two networks beside a third"
+        trained = "trains the student and a second network beside the teacher, which stays as it is"
+        return f"; distils {distill.teacher} into {plural(distill.steps, 'step')}: {trained}"
 
     def _devices(self) -> Iterator[str]:
         if not self.costs.devices:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from components.errors import CelebditError
+from components.errors import BadInput, CelebditError, DataRefused
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.ingest.dataset.requests import has_same_terms, recorded_dataset, request_digest, request_uri
 from components.ingest.sources.open_source import open_source, require_consent
@@ -75,10 +75,13 @@ class _Lookup:
 
     def steps(self) -> PlannedSteps:
         ingest, dataset = self._guarded("ingest", self._ingest)
+        refused_teacher = self._refused_teacher()
         if dataset is None:
             after: Action = "unknown" if ingest.action == "unknown" else "run"
+            if refused_teacher is not None:
+                return PlannedSteps((_preflight(), ingest, refused_teacher, *self._after_train()))
             return PlannedSteps((_preflight(), ingest, *self._after_ingest(after, num_images=self._num_files())))
-        if refused := self._refused_train(dataset.num_images) or self._refused_teacher():
+        if refused := self._refused_train(dataset.num_images) or refused_teacher:
             return PlannedSteps((_preflight(), ingest, refused, *self._after_train()), dataset)
         key = run_key(self._recipe.identity(dataset.digest))
         train, checkpoint = self._guarded("train", lambda: self._train(key))
@@ -163,12 +166,19 @@ class _Lookup:
         return None
 
     def _refused_teacher(self) -> PlannedStep | None:
-        """Look up the teacher of a distillation for the run's identity; return the train step if it will refuse it."""
-        assert self._view.reader is not None, "a dataset was read from it"
+        """Look up the teacher of a distillation for the run's identity; return the train step if it will refuse it.
+
+        A store that cannot be read says nothing about the teacher.
+        """
+        if self._view.reader is None:
+            return None
         try:
             self._recipe = with_teacher(self._recipe, self._view.reader, self._view.layout)
         except CelebditError as error:
-            return PlannedStep("train", "unknown", f"{str(error).partition(chr(10))[0]}: it will be refused")
+            problem = "; ".join(error.message.splitlines())
+            verdict = ": it will be refused" if isinstance(error, BadInput | DataRefused) else ""
+            hint = "" if error.hint is None else f" ({error.hint})"
+            return PlannedStep("train", "unknown", f"{problem}{verdict}{hint}")
         return None
 
     def _num_files(self) -> int | None:

@@ -1,11 +1,14 @@
 """The train step distils a teacher of the store: which teachers it takes, what the run is, and that kills and ranks do not change it."""
 
+import hashlib
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
+from celebdit_testing.command import Finished, celebdit_here
 from celebdit_testing.damage import damage, flip
 from celebdit_testing.ranks import Training, ended, small_dataset
 from celebdit_testing.recipes import tiny_recipe
@@ -16,6 +19,8 @@ from components.errors import BadInput, DataRefused
 from components.manifests import CheckpointManifest, DatasetManifest
 from components.runtime.context import StepContext
 from components.storage import StoreUri
+from components.stores.checkpoint_names import COMMIT_FILE, step_of
+from components.stores.checkpoints import CheckpointStore
 from components.stores.layout import StoreLayout
 from components.system.work_folders import WorkFolder
 from components.train.spec import run_key
@@ -86,6 +91,41 @@ def test_a_student_is_a_run_of_its_own_that_names_its_teacher_and_draws_with_its
     assert raised.value.hint == f"distil its own teacher, {teacher.run_key}"
 
 
+def test_a_student_neither_guides_nor_is_guided_and_other_steps_give_a_warning(
+    context: StepContext, dataset: DatasetManifest, teacher: CheckpointManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = run_train(student_of(teacher.run_key), dataset, context)
+    folders = {}
+    for name, checkpoint in (("student", student), ("teacher", teacher)):
+        uri = context.layout.locate(checkpoint.uri)
+        folders[name] = str(CheckpointStore(context.store, uri).fetch(uri, tmp_path / name).directory)
+
+    def draw(source: str, *options: str) -> Finished:
+        arguments = ("--count", "1", "--batch", "1", "--out", str(tmp_path / "one.png"), *options)
+        return celebdit_here("sample", folders[source], *arguments, home=tmp_path, capture=capsys)
+
+    for source, guide, role in (("student", "teacher", "SOURCE"), ("teacher", "student", "--guide")):
+        refused = draw(source, "--guide", folders[guide])
+        assert refused.code == 2
+        assert f"{role} {folders['student']} is a distilled student" in refused.err
+    own, other = draw("student"), draw("student", "--sampler", "euler", "--steps", "3")
+    assert (own.code, other.code) == (0, 0)
+    assert "warning" not in own.err
+    assert "warning: this student was trained for ddpm with 2 steps, euler with 3 steps gives worse images" in other.err
+    assert "warning" not in draw("teacher", "--sampler", "euler", "--steps", "3").err
+
+
+def test_a_student_whose_teacher_was_deleted_says_that_it_must_be_kept(context: StepContext, dataset: DatasetManifest) -> None:
+    of_its_own = run_train(tiny_recipe(seed=12, total_steps=1), dataset, context)
+    student = run_train(student_of(of_its_own.run_key), dataset, context)
+    for item in context.store.list(context.layout.run(of_its_own.run_key).prefix):
+        context.store.delete(item.uri)
+    with pytest.raises(BadInput, match="there is no such training") as raised:
+        run_train(student_of(of_its_own.run_key), dataset, context)
+    assert "put it back: also a finished student needs it to run" in str(raised.value.hint)
+    assert find_weights(student.run_key, ema=None, context=context).sampling is not None, "images are drawn without the teacher"
+
+
 def test_other_weights_of_the_teacher_are_another_run(context: StepContext, dataset: DatasetManifest, teacher: CheckpointManifest) -> None:
     key = teacher.run_key
     recipes = [student_of(key), student_of(f"{key}@6"), student_of(key, teacher_ema="0.05"), student_of(f"{key}@3")]
@@ -102,9 +142,20 @@ def test_other_weights_of_the_teacher_are_another_run(context: StepContext, data
         ("0" * 16, {}, "there is no such training", "name a run key"),
         ("{key}@5", {}, "has no checkpoint or snapshot of that step", "it has steps 3, 6"),
         ("{key}", {"teacher_ema": "0.2"}, "has no average '0.2'", "one of 0.05, 0.1, none"),
-        ("{key}", {"network": {"width": 64}}, "network.width: 32 -> 64: a student has the network", "set what the teacher has"),
+        (
+            "{key}",
+            {"network": {"width": 64}},
+            r"network\.width is 64, the teacher has 32: set network\.width=32$",
+            "a student has the network",
+        ),
+        (
+            "{key}",
+            {"network": {"augmentation": 0.5}},
+            r"^network\.augmentation is 0\.5, the teacher has 0\.0: set network\.a.*=0\.0$",
+            "",
+        ),
     ],
-    ids=["missing", "step", "average", "network"],
+    ids=["missing", "step", "average", "network", "left out"],
 )
 def test_a_teacher_that_does_not_fit_is_refused_before_any_step(
     name: str,
@@ -156,19 +207,73 @@ def test_a_damaged_teacher_is_refused(file: str, kind: str, num_launches: int, c
     assert len(launches) == num_launches
 
 
+@pytest.mark.parametrize("file", [MANIFEST_FILE, "ema-0.1.safetensors"])
+@pytest.mark.parametrize(
+    ("total_steps", "hint"), [(4, "distil another step of it: 4"), (1, "it has no other step: distil another training")]
+)
+def test_a_damaged_step_of_a_teacher_is_not_said_to_be_made_again(
+    total_steps: int, hint: str, file: str, context: StepContext, dataset: DatasetManifest
+) -> None:
+    """Its training makes the last checkpoint again alone; what is left is another step."""
+    step = min(total_steps, 3)
+    kept: dict[str, Any] = {"ema_snapshot_every_steps": 3} if step < total_steps else {}
+    of_its_own = run_train(tiny_recipe(seed=len(file) + 20 * total_steps, total_steps=total_steps, **kept), dataset, context)
+    run = context.layout.run(of_its_own.run_key)
+    (uri,) = (
+        item.uri
+        for home in (run.checkpoints, run.snapshots)
+        for item in context.store.list(home)
+        if item.uri.name == file and step_of(item.uri) == step
+    )
+    damage(context.store, uri, "one bit")
+    with pytest.raises(DataRefused, match="damaged") as raised:
+        run_train(student_of(f"{of_its_own.run_key}@{step}"), dataset, context)
+    assert raised.value.hint == hint
+
+
 def test_a_rank_takes_no_other_weights_than_those_that_were_looked_up(context: StepContext, teacher: CheckpointManifest) -> None:
-    known = with_teacher(student_of(teacher.run_key), context.store, context.layout).teacher
+    recipe = with_teacher(student_of(teacher.run_key), context.store, context.layout)
+    known, distill = recipe.teacher, recipe.distill
     assert known is not None
-    fetched = {name: tensor.clone() for name, tensor in fetch_teacher(known, context).items()}  # of a file that is changed below
+    assert distill is not None
+    fetched = {name: tensor.clone() for name, tensor in fetch_teacher(known, distill, context).items()}  # of a file that is changed below
     assert set(fetched) == {name for name, _ in build_denoiser(TEACHER.network).named_parameters()}
     (local,) = context.scratch(WorkFolder.TEACHERS).rglob("ema-0.1.safetensors")
     before = local.stat().st_mtime_ns
-    fetch_teacher(known, context)
+    fetch_teacher(known, distill, context)
     assert local.stat().st_mtime_ns == before, "the next rank of the machine downloads nothing"
     local.write_bytes(flip(local.read_bytes()))
-    assert all(torch.equal(tensor, fetched[name]) for name, tensor in fetch_teacher(known, context).items())
+    assert all(torch.equal(tensor, fetched[name]) for name, tensor in fetch_teacher(known, distill, context).items())
     with pytest.raises(DataRefused, match="holds other weights"):
-        fetch_teacher(known.model_copy(update={"weights_sha256": "0" * 64}), context)
+        fetch_teacher(known.model_copy(update={"weights_sha256": "0" * 64}), distill, context)
+
+
+def test_each_rank_refuses_weights_that_are_not_finite_also_those_that_another_one_has_fetched(
+    context: StepContext, dataset: DatasetManifest
+) -> None:
+    of_its_own, file = run_train(tiny_recipe(seed=11, total_steps=1), dataset, context), "ema-0.1.safetensors"
+    store_non_finite(context, context.layout.locate(of_its_own.uri), file)
+    recipe = with_teacher(student_of(of_its_own.run_key), context.store, context.layout)
+    assert recipe.teacher is not None
+    assert recipe.distill is not None
+    for _ in range(2):
+        with pytest.raises(DataRefused, match=r"damaged: ema-0\.1\.safetensors is not finite in [^;]*$"):
+            fetch_teacher(recipe.teacher, recipe.distill, context)
+
+
+def store_non_finite(context: StepContext, uri: StoreUri, file: str) -> None:
+    """Replace the weights of a stored checkpoint by others that its manifest and its commit agree with."""
+    raw = context.store.get_bytes(uri / file, max_bytes=2**30)
+    tensors = safetensors.torch.load(raw)
+    next(iter(tensors.values())).fill_(float("nan"))
+    replaced = safetensors.torch.save(tensors)
+    context.store.put_bytes(uri / file, replaced)
+    for name in (MANIFEST_FILE, COMMIT_FILE):
+        before = context.store.get_bytes(uri / name)
+        after = before.replace(hashlib.sha256(raw).hexdigest().encode(), hashlib.sha256(replaced).hexdigest().encode())
+        assert (len(after), after != before) == (len(before), True)
+        context.store.put_bytes(uri / name, after)
+        raw, replaced = before, after
 
 
 @pytest.fixture(scope="module")

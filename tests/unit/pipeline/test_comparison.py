@@ -1,5 +1,6 @@
 """The comparison of runs: what is in the table, which steps are shown, what the image looks like."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,3 +107,20 @@ def test_the_last_samples_of_each_run_are_a_row_of_their_own(
     first: tuple[int, ...], second: tuple[int, ...], last: list[int] | None
 ) -> None:
     assert last_steps([run("a", steps=first), run("b", steps=second)]) == last
+
+
+def test_a_student_has_its_teacher_once_in_the_table() -> None:
+    teacher = {"run_key": "0" * 16, "step": 9, "ema": "0.1", "weights_sha256": "f" * 64}
+    spec = {
+        "dataset": {"digest": "d", "name": "n"},
+        "distill": {"teacher": "0" * 16, "steps": 4, "teacher_ema": None},
+        "teacher": teacher,
+    }
+    context = SimpleNamespace(tracking=SimpleNamespace(read_artifact=lambda *_: json.dumps(spec)))
+    settings = _settings(SimpleNamespace(info=SimpleNamespace(run_id="r")), context)  # type: ignore[arg-type]
+    assert settings == {
+        "distill.steps": 4,
+        **{f"teacher.{name}": value for name, value in teacher.items()},
+        "dataset_digest": "d",
+        "dataset_name": "n",
+    }

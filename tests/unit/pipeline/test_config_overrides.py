@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -204,3 +205,16 @@ def test_a_text_of_the_wrong_form_is_refused_with_an_example(override: str, exam
     name, _, value = override.partition("=")
     with pytest.raises(BadInput, match=f"{name}: must look like .*{example}"):
         load_config("smoke", changes={name: value})
+
+
+def test_an_empty_teacher_is_refused_unless_it_removes_one_of_a_file(tmp_path: Path) -> None:
+    sampling = ["sampling.sampler=ddpm", "sampling.num_steps=4"]
+    for others in ([], ["distill.steps=4"], sampling):
+        with pytest.raises(BadInput, match=r"^distill\.teacher is empty; is a variable of the shell not set\?$"):
+            load_config("smoke", ["distill.teacher=", *others])
+    student = tmp_path / "student.toml"
+    student.write_text(load_config("smoke", [f"distill.teacher={'0' * 16}", *sampling]).toml())
+    assert load_config(str(student)).distill.teacher == "0" * 16
+    assert load_config(str(student), ["distill.teacher="]).distill.teacher is None
+    with pytest.raises(BadInput, match="is empty"):
+        load_config(str(student), ["distill.teacher=", "distill.steps=4"])

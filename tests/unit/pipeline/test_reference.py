@@ -42,6 +42,11 @@ def test_every_variant_is_named_at_its_settings() -> None:
             ), setting
 
 
+def test_each_example_of_a_text_is_code_of_its_own() -> None:
+    teacher = section_kinds()["distill"].model_fields["teacher"]
+    assert reference.type_text(teacher) == "text like `53e830b04a95c9d2` or `53e830b04a95c9d2@900`"
+
+
 class Example(FrozenConfig):
     """An example."""
 
