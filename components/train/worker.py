@@ -149,7 +149,7 @@ def _open_scorer(spec: TrainSpec, pack: Pack, rank: Rank, device: torch.device, 
 
 
 def _measures_held_out(spec: TrainSpec) -> bool:
-    """Return whether the loss on held-out images is measured; that of a student says nothing, which is no denoiser any more."""
+    """Return whether the loss on held-out images is measured; that of a student would say nothing, because its output is a sample."""
     return spec.dataset.num_held_out > 0 and spec.training.held_out_images > 0 and spec.teacher is None
 
 
