@@ -104,7 +104,6 @@ CONTENDERS = {
     "augmented": Contender(network={**_GATED, "augmentation": 0.12}, diffusion=_TENTH),
     "codec-dropout": Contender(network={**_GATED, "codec_dropout": 0.1}, diffusion=_TENTH),
     "plain-dit-tenth": Contender(build=PlainDiT, diffusion=_TENTH),
-    "celebdit-half-rate": Contender(network=_GATED, diffusion=_TENTH, optimizer=_HALF_RATE),
     "local-share-half-rate": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_TENTH, optimizer=_HALF_RATE),
     "plain-dit-half-rate": Contender(build=PlainDiT, diffusion=_TENTH, optimizer=_HALF_RATE),
     "small-guide": Contender(

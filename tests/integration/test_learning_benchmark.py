@@ -39,8 +39,7 @@ def test_it_runs_whole_at_toy_size(tmp_path: Path) -> None:
 
 def test_a_contender_changes_the_recipe_as_it_says() -> None:
     recipes = [
-        recipe_of(CONTENDERS[name], side_px=32, batch_images=4, seed=0, steps=40)
-        for name in ("celebdit-local-share-tenth", "celebdit-half-rate")
+        recipe_of(CONTENDERS[name], side_px=32, batch_images=4, seed=0, steps=40) for name in ("local-share-tenth", "local-share-half-rate")
     ]
     assert [recipe.optimizer.lr_peak for recipe in recipes] == [2e-3, 1e-3]
     assert recipes[0].model_copy(update={"optimizer": recipes[1].optimizer}) == recipes[1]
