@@ -101,7 +101,7 @@ class Augmentation:
         flips, scales, rotates, stretches, shifts = (word < self.probability for word in u[:5])
         scale, stretch, *shift = (torch.special.ndtri(word) for word in u[5:9])
         angle = (2 * u[9] - 1) * math.pi
-        # Half a turn: over a whole one, as in the authors' code, stretching and shrinking along an axis would have the same parameters.
+        # Half a turn: over a full one, as in the authors' code, stretching and shrinking along an axis would have the same parameters.
         axis = (u[10] - 0.5) * math.pi
         return Transformation(
             flip=flips & (u[11] < 0.5),

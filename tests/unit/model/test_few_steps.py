@@ -165,11 +165,11 @@ def test_half_a_last_step_would_keep_spread_and_leave_noise_in_smooth_areas(path
         points = evaluate_path(path, sampling_times(path, config))[-2:]
         at = math.hypot(points[0].alpha * deviation, points[0].sigma)
         end = float(run_sampler(denoiser_of(path, 0.0, deviation), points, config, at * ONE, lambda step: ONE))
-        whole, half = abs(end - deviation), abs((at + end) / 2 - deviation)
-        assert (half < whole) is better
+        one_step, half_step = abs(end - deviation), abs((at + end) / 2 - deviation)
+        assert (half_step < one_step) is better
         if not better:
-            assert whole * 127.5 < 0.3, "levels of 255"
-            assert half * 127.5 > 5
+            assert one_step * 127.5 < 0.3, "levels of 255"
+            assert half_step * 127.5 > 5
 
 
 @pytest.mark.parametrize("path_name", DISCRETE)

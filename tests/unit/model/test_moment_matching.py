@@ -54,13 +54,13 @@ def test_a_jump_ends_anywhere_within_one_step_of_the_grid_and_never_at_its_start
 
 def test_a_jump_is_a_function_of_seed_step_and_position() -> None:
     t = torch.full((8,), 1.0, dtype=torch.float64)
-    whole = draw_jump(PATH, t, 2, seed=5, step=1, ids=torch.arange(8), shape=(3, 1, 1))
+    at_once = draw_jump(PATH, t, 2, seed=5, step=1, ids=torch.arange(8), shape=(3, 1, 1))
     part = draw_jump(PATH, t[4:], 2, seed=5, step=1, ids=torch.arange(4, 8), shape=(3, 1, 1))
-    assert torch.equal(part.s, whole.s[4:])
-    assert torch.equal(part.noise, whole.noise[4:])
+    assert torch.equal(part.s, at_once.s[4:])
+    assert torch.equal(part.noise, at_once.noise[4:])
     other = draw_jump(PATH, t, 2, seed=5, step=2, ids=torch.arange(8), shape=(3, 1, 1))
-    assert not torch.equal(other.s, whole.s)
-    assert not torch.equal(other.noise, whole.noise)
+    assert not torch.equal(other.s, at_once.s)
+    assert not torch.equal(other.noise, at_once.noise)
 
 
 class Linear:

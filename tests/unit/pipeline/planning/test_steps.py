@@ -1,4 +1,4 @@
-"""The plan of a distillation: its teacher is looked up whenever the store can be read, and a refusal is told in full."""
+"""The plan of a distillation: its teacher is looked up whenever the store can be read, and a refusal is shown with its hint."""
 
 from pathlib import Path
 
