@@ -4,6 +4,7 @@ Promises: `forward` maps (b, 3, h, w) and a timestep per image to (b, 3, h, w), 
 side that is a multiple of the configured total stride. `diffusion.py` interprets the output (image, noise or velocity).
 """
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -77,6 +78,20 @@ def build_denoiser(config: NetworkConfig, *, seed: int | None = None) -> Denoise
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind(config)
+
+
+def denoiser_with(config: NetworkConfig, weights: Mapping[str, Tensor], device: torch.device) -> Denoiser | SeedCompat:
+    """Return the network that `config` describes with copies of `weights`, in float32 on `device`.
+
+    Raises:
+        RuntimeError: if the weights are not those of this network.
+    """
+    with torch.device("meta"):
+        network = build_denoiser(config)
+    copies = {name: tensor.to(device, torch.float32, copy=True) for name, tensor in weights.items()}
+    # `to_empty` and a copy would do too, but of tensors without memory torch (2.15) imports its compiler for it: a second.
+    network.load_state_dict(copies, strict=True, assign=True)
+    return network.to(memory_format=torch.channels_last)
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.compilation import compile_network
 from model.config import NetworkConfig, Recipe
 from model.dataset import Pack
-from model.denoiser import build_denoiser
+from model.denoiser import denoiser_with
 from model.distributed import World
 from model.guard import nan_propagating_sum
 from model.meter import Meter
@@ -102,9 +102,6 @@ class DistillationStep(TrainingStep):
 
 
 def _copy_of(weights: Mapping[str, Tensor], recipe: Recipe, device: torch.device) -> nn.Module:
-    with torch.device("meta"):
-        network = build_denoiser(without_dropout(recipe.network))
-    network.to_empty(device=device).to(memory_format=torch.channels_last)
-    network.load_state_dict(weights)
+    network = denoiser_with(without_dropout(recipe.network), weights, device)
     network.recompute_activations = recipe.training.activation_checkpointing
     return network

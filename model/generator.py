@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.compilation import compile_network
 from model.config import DiffusionConfig, ModelSpec, NetworkConfig, Precision, SamplingConfig
-from model.denoiser import build_denoiser
+from model.denoiser import denoiser_with
 from model.diffusion import build_diffusion
 from model.half_weights import halve_weights
 from model.memory import MAX_IMAGES, max_images_in_memory
@@ -66,18 +66,14 @@ class Generator:
         self._bfloat16 = precision == "bfloat16"
         self._sharers = sharers
         self._max_images: int | None = None
-        with torch.device("meta"):
-            self._network = build_denoiser(network)
-        copies = {name: tensor.to(device, torch.float32, copy=True) for name, tensor in weights.items()}
         try:
-            # `to_empty` and a copy would do too, but of tensors without memory torch (2.15) imports its compiler for it: a second.
-            self._network.load_state_dict(copies, strict=True, assign=True)
+            self._network = denoiser_with(network, weights, device)
         except RuntimeError as error:
             raise WeightsMismatch(f"the weights do not fit the configured network: {' '.join(str(error).split())[:300]}") from error
         # A generator of these would draw images of one colour and fail nowhere.
         if broken := [name for name, tensor in self._network.state_dict().items() if not torch.isfinite(tensor).all()]:
             raise WeightsMismatch(f"the weights are not finite: {', '.join(broken[:3])}" + (" and others" if len(broken) > 3 else ""))
-        self._network.eval().to(memory_format=torch.channels_last)
+        self._network.eval()
         if self._bfloat16:
             halve_weights(self._network)
         self._forward = compile_network(_twin(self._network), by_block=True) if compiled else self._network
