@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
@@ -25,6 +26,7 @@ from components.registry.version_files import ModelFiles
 from components.registry.version_signatures import SignedVersion
 from components.registry.version_store import VersionStore
 from components.tracking.client import Tracking
+from components.tracking.database_conflicts import write_despite_conflicts
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Registry"]
 
@@ -161,7 +163,7 @@ class Registry:
         """Set the tags that have a value on a version."""
         with self._translate_errors():
             for key, value in tags.to_mlflow().items():
-                self._client.set_model_version_tag(self.name, version, key, value)
+                write_despite_conflicts(partial(self._client.set_model_version_tag, self.name, version, key, value))
 
     def mark_lost(self, version: str, reason: str) -> None:
         """Tag a version whose files cannot be used with the reason, in place of the outcome of its trial."""
@@ -172,7 +174,7 @@ class Registry:
     def set_alias(self, alias: str, version: str) -> None:
         """Point an alias to a version."""
         with self._translate_errors():
-            self._client.set_registered_model_alias(self.name, alias, version)
+            write_despite_conflicts(lambda: self._client.set_registered_model_alias(self.name, alias, version))
 
     def check_present(self, version: ModelVersion) -> None:
         """Check that the files of a version are in MLflow, by their names and sizes.

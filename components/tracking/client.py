@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from components.errors import Failure, Interrupted, Preempted
 from components.manifests import DatasetManifest
 from components.tracking.connection import MlflowConnection
+from components.tracking.database_conflicts import write_despite_conflicts
 from components.tracking.image_names import is_image_logged
 from components.tracking.metric_points import Point
 from components.tracking.mlflow_errors import translate_mlflow_errors
@@ -190,7 +191,8 @@ class Tracking(MlflowConnection):
             profile=_json({key: getattr(manifest, key) for key in ("num_images", "num_held_out", "image_px")}),
         )
         with self.translate_errors():
-            self.client.log_inputs(run_id, [DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])])
+            inputs = [DatasetInput(dataset=entity, tags=[InputTag("mlflow.data.context", context)])]
+            write_despite_conflicts(lambda: self.client.log_inputs(run_id, inputs))
             self.set_tags(run_id, {TAG_DATASET: manifest.digest})
 
     def run_url(self, run_id: str, *, experiment_id: str | None = None) -> str:

@@ -5,10 +5,11 @@ Promises: if MLflow refuses a part, the aliases and the log are as they were bef
 
 from components.errors import BadInput, CelebditError, TemporaryFailure, TrackingRefused, first_line
 from components.registry.aliases import settle_aliases
-from components.registry.promotions.log import PromotionLog, is_database_conflict, is_forbidden
+from components.registry.promotions.log import PromotionLog, is_forbidden
 from components.registry.promotions.moves import Move, Standing
 from components.registry.promotions.problems import describe
 from components.registry.promotions.state import RegistryState
+from components.tracking.database_conflicts import is_database_conflict
 
 
 class AliasMoves:
@@ -53,7 +54,7 @@ class AliasMoves:
         try:
             self._log.move_alias(alias, version)
         except TrackingRefused as error:
-            if is_database_conflict(error):
+            if is_database_conflict(error.__cause__):
                 raise
             raise BadInput(f"{error.message}; nothing was changed", hint=error.hint) from error
         except BadInput as error:

@@ -10,12 +10,13 @@ from contextlib import AbstractContextManager
 
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, CelebditError, TrackingRefused
+from components.errors import BadInput
 from components.registry.promotions.moves import ENTRY_PREFIX, MAX_TEXT_CHARS, START_ID, Move, VersionIdentity, clean_name, utc
 from components.registry.promotions.state import OUTCOME_SUFFIX, Outcome, RegistryState
 from components.registry.tags import VersionTags
 from components.system.user import user_name
 from components.tracking.client import Tracking
+from components.tracking.database_conflicts import write_despite_conflicts
 
 
 class PromotionLog:
@@ -75,28 +76,16 @@ class PromotionLog:
             if version is None:
                 self._client.delete_registered_model_alias(self.name, alias)
             else:
-                self._client.set_registered_model_alias(self.name, alias, version)
+                write_despite_conflicts(lambda: self._client.set_registered_model_alias(self.name, alias, version))
 
     def _set_tag(self, key: str, value: str) -> None:
-        for attempt in range(3):
-            try:
-                with self._translate_errors():
-                    self._client.set_registered_model_tag(self.name, key, value)
-                return
-            except TrackingRefused as error:
-                if attempt == 2 or not is_database_conflict(error):
-                    raise
+        with self._translate_errors():
+            write_despite_conflicts(lambda: self._client.set_registered_model_tag(self.name, key, value))
 
 
 def identity_of(tags: dict[str, str], created_ms: int | None) -> VersionIdentity:
     """Return what tells a version from another one of its number."""
     return VersionIdentity(VersionTags.from_mlflow(tags).checkpoint_digest, None if created_ms is None else int(created_ms))
-
-
-def is_database_conflict(error: CelebditError) -> bool:
-    """Return whether MLflow's database refused the second of two callers that made the same row at once."""
-    cause = error.__cause__
-    return isinstance(cause, MlflowException) and cause.error_code == "BAD_REQUEST"
 
 
 def is_forbidden(error: BadInput) -> bool:
