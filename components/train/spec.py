@@ -4,9 +4,9 @@ Promises: the run key is a function of the dataset, the recipe and the version o
 and its hardware do not enter it.
 """
 
-import time
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import Field, field_serializer
@@ -84,8 +84,8 @@ def find_newest_spec(
 
 
 def new_attempt() -> str:
-    """Return a name for an attempt at a training; names sort by time."""
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    """Return a name for an attempt at a training; names sort by time, those of former versions, which end with the second, as well."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}"
 
 
 def run_key(identity: JsonObject) -> str:

@@ -178,7 +178,6 @@ def test_a_teacher_that_is_not_finished_is_refused_and_one_of_its_steps_is_not(c
     longer = tiny_recipe(seed=7, total_steps=9)
     with pytest.raises(RuntimeError, match="killed"), pytest.MonkeyPatch.context() as patch:
         patch.setattr("model.trainer.Trainer.run", killed)
-        patch.setattr("components.train.train.new_attempt", lambda: "99991231T000000-ffffff")  # of one second the names sort by chance
         run_train(longer, dataset, context)
     with pytest.raises(BadInput, match=r"is not finished: it has step 6 of 9") as raised:
         with_teacher(student_of(stopped.run_key), context.store, context.layout)

@@ -1,6 +1,7 @@
 """Identity of a training run."""
 
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from components.errors import BadInput
 from components.features.config import FeaturesConfig
 from components.manifests import DatasetManifest
 from components.resources import ResourcesConfig
-from components.train.spec import differences, run_key
+from components.train.spec import differences, new_attempt, run_key
 from components.train.train import _check
 from model.config import OptimizerConfig
 
@@ -33,6 +34,15 @@ def test_what_does_not_move_the_numbers_is_the_same_run(change: dict[str, Any]) 
 
 def test_the_run_key_is_stable_over_releases() -> None:
     assert run_key({"a": 1, "b": [1, 2]}) == "8baa73198470c7bb"
+
+
+def test_attempts_of_one_second_sort_by_time_and_after_those_of_former_versions_in_it() -> None:
+    names = [new_attempt() for _ in range(200)]
+    assert names == sorted(names)
+    assert len(set(names)) == len(names)
+    second = names[0].partition(".")[0]
+    assert datetime.now(UTC).replace(tzinfo=None) >= datetime.strptime(second, "%Y%m%dT%H%M%S")
+    assert f"{second}-ffffff" < names[0]
 
 
 def test_differences_are_listed_field_by_field() -> None:
