@@ -103,6 +103,8 @@ CONTENDERS = {
     "layer-norms": Contender(network={**_GATED, "res_norm": "layer"}, diffusion=_TENTH),
     "augmented": Contender(network={**_GATED, "augmentation": 0.12}, diffusion=_TENTH),
     "codec-dropout": Contender(network={**_GATED, "codec_dropout": 0.1}, diffusion=_TENTH),
+    "demo-half-rate": Contender(network=_GATED, diffusion=_TENTH, optimizer=_HALF_RATE),
+    "demo-sigmoid": Contender(network=_GATED, diffusion={**_TENTH, "weighting": "sigmoid"}),
     "plain-dit-tenth": Contender(build=PlainDiT, diffusion=_TENTH),
     "local-share-half-rate": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_TENTH, optimizer=_HALF_RATE),
     "plain-dit-half-rate": Contender(build=PlainDiT, diffusion=_TENTH, optimizer=_HALF_RATE),
