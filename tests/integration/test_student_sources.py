@@ -4,11 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow.pyfunc
+import pandas as pd
 import pytest
+from celebdit_testing.command import celebdit_here
 from celebdit_testing.first_run import made_once
 from celebdit_testing.recipes import tiny_student
 from celebdit_testing.registered import registered, registry_context
 from celebdit_testing.trained import commit_checkpoint
+from mlflow.exceptions import MlflowException
 
 from components.errors import BadInput, DataRefused
 from components.manifests import CheckpointManifest
@@ -22,7 +26,7 @@ from components.weights.find import find_weights
 from components.weights.posthoc_ema import compute_posthoc_ema, to_unevaluated
 from model.checkpoint import CheckpointState, publish, read
 from pipeline.commands.guidance import GuidanceRequest
-from pipeline.services import Endpoints
+from pipeline.services import Endpoints, Services
 
 NAME = "students"
 STUDENT = tiny_student(steps=3)
@@ -117,3 +121,26 @@ def test_a_folder_of_a_version_is_no_source(weights: Weights, context: StepConte
     files = Registry(context.tracking, NAME).files_of("1", context.scratch(WorkFolder.MODELS))
     with pytest.raises(DataRefused, match="incomplete or corrupt"):
         find_weights(str(files.folder), ema=None, context=context)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_served_student_draws_in_its_own_steps_alone(version: str, weights: Weights) -> None:
+    """The trial before registration, which draws in two steps from other versions, has passed with its three."""
+    model, seeds = mlflow.pyfunc.load_model(f"models:/{NAME}/{version}"), pd.DataFrame({"seed": [3]})
+    (image,) = model.predict(seeds)["image"]
+    assert image == model.predict(seeds, params={"sampler": "ddpm", "num_steps": 3})["image"][0]
+    for params in ({"num_steps": 2}, {"sampler": "euler"}, {"sampler": "euler", "num_steps": 20}):
+        with pytest.raises(MlflowException, match="is not how this distilled student draws images: leave both out, or set 'ddpm' and 3"):
+            model.predict(seeds, params=params)
+
+
+def test_samples_of_a_version_in_other_steps_give_a_warning(
+    weights: Weights, embedded: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warnings(*options: str) -> int:
+        arguments = (f"models:/{NAME}/1", "--count", "1", "--batch", "1", "--out", str(tmp_path / "one.png"))
+        done = celebdit_here("sample", *arguments, *options, home=embedded.home, capture=capsys)
+        assert done.code == 0, done.err
+        return done.err.count("warning: this student was trained for ddpm with 3 steps, euler with 2 steps gives worse images")
+
+    assert (warnings(), warnings("--sampler", "euler", "--steps", "2")) == (0, 1)
