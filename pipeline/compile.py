@@ -81,7 +81,7 @@ def _require_step_of_teacher(config: RunConfig, cached: Collection[str]) -> None
     teacher = config.distill.teacher
     if "train" in cached and teacher is not None and config.distill.teacher_step is None:
         raise BadInput(
-            f"--cache train needs the step of distill.teacher {teacher}: KFP would skip the training even if the teacher was trained further",
+            f"--cache train needs the step of distill.teacher {teacher}: KFP would skip the training even if it was trained further",
             hint=f"set distill.teacher={teacher}@STEP, or leave out --cache train",
         )
 
