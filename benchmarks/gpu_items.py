@@ -1,4 +1,4 @@
-"""The items of `gpu_check.py`, in order of value: training with profile and checkpoints, noise, sampling, resume, sizes, peers."""
+"""The items of `gpu_check.py`, in order of value: training with profile and checkpoints, noise, samples, resume, sizes, students, peers."""
 
 import json
 import subprocess
@@ -56,8 +56,8 @@ class Item:
     measure: Callable[[Size], dict[str, Any]]
 
 
-def _speed(size: Size, preset: str, *, compiled: bool, one_graph: bool = False) -> Timed:
-    options = {"compiled": compiled, "one_graph": one_graph}
+def _speed(size: Size, preset: str, *, compiled: bool, one_graph: bool = False, distilled: bool = False) -> Timed:
+    options = {"compiled": compiled, "one_graph": one_graph, "distilled": distilled}
     with trainer_of(preset, size.batch[preset], torch.device(size.device), size.precision, **options) as (trainer, step):
         return timed_steps(trainer, step, steps=size.steps, warmup=size.warmup)
 
@@ -204,6 +204,14 @@ def eager(size: Size) -> dict[str, Any]:
     return {"eager": _speed(smaller, preset, compiled=False).row()}
 
 
+def distillation(size: Size) -> dict[str, Any]:
+    """Compare a step of a student of the first preset with one of its teacher, at half of the batch: a student takes more memory."""
+    preset = size.presets[0]
+    smaller = replace(size, batch={preset: max(1, size.batch[preset] // 2)})
+    teacher, student = (_speed(smaller, preset, compiled=size.compiled, distilled=distilled) for distilled in (False, True))
+    return {"teacher": teacher.row(), "student": student.row(), "student_over_teacher": round(student.step_ms / teacher.step_ms, 3)}
+
+
 def peers(size: Size) -> dict[str, Any]:
     """Return the speed of diffusers' networks beside ours in the same step, if they are installed (`make bench-tools`)."""
     command = [sys.executable, "-m", "benchmarks.train_step", "--preset", size.presets[0], "--device", size.device, "--json"]
@@ -236,5 +244,6 @@ ITEMS = (
     Item("output_layer", 5, output_layer),
     Item("eager", 20, eager),
     Item("small_run", 15, small_run),
+    Item("distillation", 120, distillation),
     Item("one_graph", 240, one_graph),
 )

@@ -18,8 +18,9 @@ import torch
 from benchmarks.timing import seconds_per_call, wait_for
 from model.checkpoint import CheckpointState, publish, read
 from model.compilation import compile_network
-from model.config import Recipe
+from model.config import DistillConfig, Recipe
 from model.dataset import PackWriter, open_pack
+from model.denoiser import build_denoiser
 from model.devices import device_named
 from model.distributed import World
 from model.flops import forward_flops, passes_per_image
@@ -90,10 +91,20 @@ def recipe_of(preset: str, batch_images: int | None, precision: str, *, compiled
 
 @contextmanager
 def trainer_of(
-    preset: str, batch_images: int | None, device: torch.device, precision: str, *, compiled: bool, one_graph: bool = False
+    preset: str,
+    batch_images: int | None,
+    device: torch.device,
+    precision: str,
+    *,
+    compiled: bool,
+    one_graph: bool = False,
+    distilled: bool = False,
 ) -> Iterator[tuple[Trainer, Callable[[], torch.Tensor]]]:
-    """Yield a trainer on random images, and the function that trains it one step more."""
+    """Yield a trainer on random images, and the function that trains it one step more; `distilled`: a student of four steps."""
     recipe = recipe_of(preset, batch_images, precision, compiled=compiled)
+    if distilled:
+        recipe = recipe.model_copy(update={"distill": DistillConfig(teacher="0" * 16, steps=4)})
+    teacher = build_denoiser(recipe.network, seed=0).state_dict() if distilled else None
     side = recipe.network.image_px
     with tempfile.TemporaryDirectory() as folder:
         images = np.random.default_rng(0).integers(0, 256, (_IMAGES, side, side, 3), dtype=np.uint8)
@@ -101,7 +112,7 @@ def trainer_of(
         with PackWriter(Path(folder), shape=(side, side), keys=keys, dataset_digest="0" * 64) as add:
             for image in images:
                 add(image)
-        trainer = Trainer(recipe, open_pack(Path(folder)), Placement(World(), device), Outputs(_NoRecorder(), _NoSink()))
+        trainer = Trainer(recipe, open_pack(Path(folder)), Placement(World(), device), Outputs(_NoRecorder(), _NoSink()), teacher=teacher)
         trainer.network.train()
         step = trainer.training_step
         if one_graph:
@@ -127,9 +138,10 @@ def timed_steps(trainer: Trainer, step: Callable[[], object], *, steps: int, war
     for _ in range(warmup):
         step()
     step_s = seconds_per_call(step, device, calls=steps)
-    flops = passes_per_image(distilled=False) * forward_flops(recipe.network) * batch_images
+    distilled = recipe.distill is not None
+    flops = passes_per_image(distilled=distilled) * forward_flops(recipe.network) * batch_images
     gpu = device_named(torch.cuda.get_device_name(device)) if cuda else None
-    memory = training_memory(recipe.network, recipe.training)
+    memory = training_memory(recipe.network, recipe.training, distilled=distilled)
     return Timed(
         image_px=recipe.network.image_px,
         batch_images=batch_images,

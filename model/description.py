@@ -28,6 +28,8 @@ class VersionDescription(FrozenConfig):
     metrics: dict[str, float] = Field(default_factory=dict)
     protocol: dict[str, JsonValue] | None = None
     weights_sha256: str
+    is_student: bool = Field(False, exclude_if=lambda is_student: not is_student)
+    """Whether it is a student of few steps, trained for the sampler and steps of `sampling` alone; its estimates are samples, no means."""
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -13,14 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.compilation import compile_network
+from model.compilation import INDUCTOR_OPTIONS, compile_network
 from model.config import NetworkConfig, Recipe
 from model.dataset import Pack
 from model.denoiser import denoiser_with
 from model.distributed import World
 from model.guard import nan_propagating_sum
 from model.meter import Meter
-from model.moment_matching import auxiliary_losses, draw_jump, grid_times, student_losses
+from model.moment_matching import JumpNoise, auxiliary_losses, grid_times, student_losses
 from model.noise_path import Times
 from model.noised_batch import BatchNoise, step_tensor
 from model.optim import build_optimizer
@@ -57,6 +57,9 @@ class DistillationStep(TrainingStep):
         self.auxiliary_optimizer = build_optimizer(self.auxiliary, recipe.optimizer)
         self._auxiliary = TrainedNetwork(self.auxiliary, self.auxiliary_optimizer)
         self._teacher.eval().requires_grad_(requires_grad=False)
+        jump = JumpNoise(self.diffusion.path, self._num_steps, recipe.training.seed)
+        is_compiled = recipe.training.compile and device.type == "cuda"
+        self._jump: Callable[..., tuple[Tensor, Times]] = jump.compiled(options=dict(INDUCTOR_OPTIONS)) if is_compiled else jump
 
     @property
     def _networks(self) -> tuple[TrainedNetwork, ...]:
@@ -79,17 +82,15 @@ class DistillationStep(TrainingStep):
     def _backward(self, step: int, pass_index: int) -> Float[Tensor, " b"]:
         positions, batch = self._next_batch(step, pass_index)
         t, z_t, condition = batch.t, batch.x_t, batch.condition
-        seed, ids, at = self._recipe.training.seed, self._ids(positions), step_tensor(step, self._device)
-        jump = draw_jump(self.diffusion.path, t, self._num_steps, seed, at, ids, tuple(z_t.shape[1:]))
-        # Nearer to the data a weight without a floor, that of the velocity's error, would have no bound; on the straight path sigma is s.
-        weight = self.diffusion.image_weight(jump.s.clamp(min=self.diffusion.config.sigma_floor))
         last = self._is_last(pass_index)
         with self._trained.no_sync(is_last_pass=last), self._auxiliary.no_sync(is_last_pass=last), self._autocast():
             x = self._estimate(self._trained.forward, z_t, t, condition)
-            z_s = jump.take(z_t, x.detach())
-            of_auxiliary = self._estimate(self._auxiliary.forward, z_s, jump.s, condition)
+            z_s, s = self._jump(z_t, x.detach(), t, self._ids(positions), step_tensor(step, self._device))
+            of_auxiliary = self._estimate(self._auxiliary.forward, z_s, s, condition)
             with torch.no_grad():
-                of_teacher = self._estimate(self._teacher, z_s, jump.s, condition)
+                of_teacher = self._estimate(self._teacher, z_s, s, condition)
+            # Near the data a weight without a floor, that of the velocity's error, would have no bound. On the straight path sigma is s.
+            weight = self.diffusion.image_weight(s.clamp(min=self.diffusion.config.sigma_floor))
             losses = auxiliary_losses(of_auxiliary, x, of_teacher, weight)
             of_student = student_losses(x, of_auxiliary, of_teacher, weight)
             for of_network in (losses, of_student):

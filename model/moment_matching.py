@@ -12,6 +12,7 @@ the sampler. Promises: pure functions; the network's output is interpreted in `d
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -64,6 +65,30 @@ def draw_jump(
     s = t - rng.uniform(seed, rng.Stream.JUMP, step, ids, 1)[:, 0] / num_steps
     noise = rng.normal(seed, rng.Stream.POSTERIOR, step, ids, shape).contiguous(memory_format=torch.channels_last)
     return Jump(s, *posterior_weights(path, t, s), noise)
+
+
+@dataclass(frozen=True)
+class JumpNoise:
+    """Takes the step of a student of `num_steps` steps, with the noise of `seed`: a pure function, which can be one compiled graph."""
+
+    path: NoisePath
+    num_steps: int
+    seed: int
+
+    def __call__(
+        self, z_t: Estimates, x: Estimates, t: Times, ids: Int64[Tensor, " b"], step: Int64[Tensor, ""]
+    ) -> tuple[Estimates, Times]:
+        """Return z_s and s for the estimates `x` of the images at the positions `ids` of the global batch of `step`."""
+        jump = draw_jump(self.path, t, self.num_steps, self.seed, step, ids, tuple(z_t.shape[1:]))
+        return jump.take(z_t, x), jump.s
+
+    def compiled(self, **options: Any) -> Any:
+        """Return the same function as one compiled graph."""
+
+        def jump(z_t: Tensor, x: Tensor, t: Tensor, ids: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+            return self(z_t, x, t, ids, step)
+
+        return torch.compile(jump, fullgraph=True, dynamic=False, **options)
 
 
 def auxiliary_losses(of_auxiliary: Estimates, x: Estimates, of_teacher: Estimates, weight: Times) -> Float[Tensor, " b"]:

@@ -53,8 +53,8 @@ class HostCopier:
 
 
 @dataclass(frozen=True)
-class Optimized:
-    """A network and the optimiser of its parameters."""
+class CheckpointedNetwork:
+    """A network and its optimiser, whose moments a checkpoint holds; a step runs it as a `TrainedNetwork`."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -68,22 +68,22 @@ class TrainingState:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         averages: Mapping[EmaName, AveragedWeights],
-        auxiliary: Optimized | None = None,
+        auxiliary: CheckpointedNetwork | None = None,
     ) -> None:
         self.names = [name for name, _ in network.named_parameters()]
         self.parameters = list(network.parameters())
-        self._optimized = {_OPTIMIZER_GROUP: Optimized(network, optimizer)}
+        self._networks = {_OPTIMIZER_GROUP: CheckpointedNetwork(network, optimizer)}
         self._averages = averages
         self._auxiliary: dict[str, Sequence[Tensor]] = {}
         if auxiliary is not None:
             self._auxiliary = {AUXILIARY_GROUP: list(auxiliary.network.parameters())}
-            self._optimized[_AUXILIARY_OPTIMIZER_GROUP] = auxiliary
+            self._networks[_AUXILIARY_OPTIMIZER_GROUP] = auxiliary
         self._copier = HostCopier()
 
     def copy_to_host(self, step: int, facts: JsonObject) -> CheckpointState:
         """Copy everything to host memory."""
         groups = {group: self._named(tensors) for group, tensors in self._targets().items()}
-        groups |= {group: _moments_of(optimized) for group, optimized in self._optimized.items()}
+        groups |= {group: _moments_of(network) for group, network in self._networks.items()}
         return CheckpointState(step=step, tensors=self._copier.copy(groups), facts=facts)
 
     def copy_averages(self, averages: Mapping[EmaName, AveragedWeights]) -> dict[str, dict[str, Tensor]]:
@@ -105,8 +105,8 @@ class TrainingState:
             with torch.no_grad():
                 for name, target in zip(self.names, targets, strict=True):
                     target.copy_(state.tensors[group][name])
-        for group, optimized in self._optimized.items():
-            _restore_moments(optimized, _group(state, group), step=state.step)
+        for group, network in self._networks.items():
+            _restore_moments(network, _group(state, group), step=state.step)
 
     def _named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.names, tensors, strict=True))
@@ -116,23 +116,23 @@ class TrainingState:
         return {RAW_WEIGHTS.group: self.parameters, **averages, **self._auxiliary}
 
 
-def _moments_of(optimized: Optimized) -> dict[str, Tensor]:
+def _moments_of(stored: CheckpointedNetwork) -> dict[str, Tensor]:
     moments: dict[str, Tensor] = {}
-    for name, parameter in optimized.network.named_parameters():
-        state = optimized.optimizer.state.get(parameter, {})
+    for name, parameter in stored.network.named_parameters():
+        state = stored.optimizer.state.get(parameter, {})
         moments |= {f"{kind}.{name}": state[kind] for kind in _MOMENTS if kind in state}
     return moments
 
 
-def _restore_moments(optimized: Optimized, moments: dict[str, Tensor], *, step: int) -> None:
-    for name, parameter in optimized.network.named_parameters():
-        optimized.optimizer.state[parameter] = {
+def _restore_moments(stored: CheckpointedNetwork, moments: dict[str, Tensor], *, step: int) -> None:
+    for name, parameter in stored.network.named_parameters():
+        stored.optimizer.state[parameter] = {
             # The fused update reads raw memory: moments must have the strides of their parameter.
             kind: torch.empty_like(parameter, requires_grad=False).copy_(_matching_tensor(f"{kind}.{name}", moments, parameter))
             for kind in _MOMENTS
         }
         # AdamW counts its updates per parameter; they are all the same number here.
-        optimized.optimizer.state[parameter]["step"] = torch.tensor(float(step), device=parameter.device)
+        stored.optimizer.state[parameter]["step"] = torch.tensor(float(step), device=parameter.device)
 
 
 def _check_group(group: str, state: CheckpointState, names: Sequence[str], targets: Sequence[Tensor]) -> None:

@@ -31,7 +31,7 @@ from model.milestone_scores import MilestoneScores
 from model.optim import build_optimizer, learning_rate
 from model.profiling import StepProfiler
 from model.sampling import denoiser_of, sample, to_uint8
-from model.state import Optimized, TrainingState
+from model.state import CheckpointedNetwork, TrainingState
 from model.training_config import SCORE_DUE
 from model.training_step import TrainingStep
 
@@ -109,13 +109,13 @@ class Trainer:
         self._checks_every_step = device.type == "cpu"  # elsewhere the check makes the step wait for the device
         self._milestone_passed = False
 
-    def _build_step(self, pack: Pack, teacher: Mapping[str, Tensor] | None) -> tuple[TrainingStep, Optimized | None]:
+    def _build_step(self, pack: Pack, teacher: Mapping[str, Tensor] | None) -> tuple[TrainingStep, CheckpointedNetwork | None]:
         """Return the training step, and the second network that it trains if there is a teacher."""
         parts = (self.recipe, pack, self.network, self.optimizer)
         if teacher is None:
             return TrainingStep(*parts, world=self.world, device=self.device, meter=self._meter, clock=self._clock), None
         step = DistillationStep(*parts, teacher, world=self.world, device=self.device, meter=self._meter, clock=self._clock)
-        return step, Optimized(step.auxiliary, step.auxiliary_optimizer)
+        return step, CheckpointedNetwork(step.auxiliary, step.auxiliary_optimizer)
 
     def run(self, *, stop_requested: Callable[[], bool] = lambda: False, on_step: Callable[[int, float], None] | None = None) -> bool:
         """Train up to `total_steps`, or until some rank's `stop_requested` is true; return whether training is finished.

@@ -54,8 +54,11 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
     """Write the pipeline for `config` to `target` and return the sha256 of its bytes; the file appears when it is complete.
 
     Raises:
-        BadInput: with every rule of `pipeline/lint.py` that the pipeline breaks, or if the presets of `options` need other pods.
+        BadInput: with every rule of `pipeline/lint.py` that the pipeline breaks, if the presets of `options` need other pods, or if KFP
+            would skip a training whose teacher was trained further.
     """
+    for configuration in (config, *options.others.values()):
+        _require_step_of_teacher(configuration, options.cached)
     for name, other in options.others.items():
         if differences := graph_differences(config.resources, other.resources):
             settings = "; ".join(line.partition(" needs another")[0] for line in differences)
@@ -71,6 +74,16 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
         require_clean(content.decode())
         draft.replace(target)
     return hashlib.sha256(content).hexdigest()
+
+
+def _require_step_of_teacher(config: RunConfig, cached: Collection[str]) -> None:
+    """Refuse to cache the train step of a student whose teacher is named by its run key alone: KFP compares the text of the settings."""
+    teacher = config.distill.teacher
+    if "train" in cached and teacher is not None and config.distill.teacher_step is None:
+        raise BadInput(
+            f"--cache train needs the step of distill.teacher {teacher}: KFP would skip the training even if it was trained further",
+            hint=f"set distill.teacher={teacher}@STEP, or leave out --cache train",
+        )
 
 
 def _write(config: RunConfig, draft: Path, options: CompileOptions) -> None:

@@ -11,7 +11,7 @@ from components.manifests import CheckpointReference
 from components.registry.client import CHAMPION, Registry
 from components.registry.tags import VersionTags
 from components.system.locks import lock
-from model.config import ModelSpec
+from model.config import ModelSpec, SamplingConfig
 
 
 class NotMeasurable(Exception):
@@ -25,7 +25,19 @@ class Champion:
     version: str
     checkpoint: CheckpointReference
     model: ModelSpec
-    ema: str
+    sampling: SamplingConfig
+    """How it draws images by itself."""
+    is_student: bool
+
+    def sampling_beside(self, challenger: SamplingConfig, *, challenger_is_student: bool) -> SamplingConfig:
+        """Return how its images are drawn to be compared with those of `challenger`: in the same way, where neither is a student.
+
+        A student of few steps is trained for its own, in which another model draws badly, and draws badly in those of others: then each
+        model is drawn as it is served, with the same seed.
+        """
+        if self.is_student or challenger_is_student:
+            return self.sampling.model_copy(update={"seed": challenger.seed})
+        return challenger.model_copy(update={"ema": self.sampling.ema})
 
 
 def champion_version(registry: Registry) -> str | None:
@@ -56,7 +68,8 @@ def open_champion(registry: Registry, version: str, folder: Path, *, verify_key:
             step=tags.checkpoint_step,
             dataset_digest=tags.dataset_digest,
         )
-        return Champion(version, checkpoint, files.description.model_spec, files.description.sampling.ema), files.weights
+        described = files.description
+        return Champion(version, checkpoint, described.model_spec, described.sampling, described.is_student), files.weights
     except TemporaryFailure:
         raise
     except (KeyError, TypeError, ValueError, OSError, CelebditError) as error:

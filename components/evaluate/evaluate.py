@@ -70,7 +70,8 @@ def run(
     _publish(report, spec, checkpoint.recipe, context)
     if not evaluation.champion:
         return report
-    champion = _champion_scores(spec, report, Registry(context.tracking, model_name), context, verify_key)
+    is_student = checkpoint.recipe.distill is not None
+    champion = _champion_scores(spec, report, Registry(context.tracking, model_name), context, verify_key, is_student=is_student)
     return report.model_copy(update={"champion": champion})
 
 
@@ -141,9 +142,9 @@ def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, *, context: StepContext)
 
 
 def _champion_scores(
-    spec: EvaluateSpec, report: EvaluationReport, registry: Registry, context: StepContext, verify_key: str | None
+    spec: EvaluateSpec, report: EvaluationReport, registry: Registry, context: StepContext, verify_key: str | None, *, is_student: bool
 ) -> ChampionScores | None:
-    """Return the champion's metrics under the protocol of `spec`, measured now if they never were."""
+    """Return the champion's metrics under the protocol of `spec`, measured now if they never were; `is_student` is of the challenger."""
     version = champion_version(registry)
     if version is None:
         return None
@@ -157,7 +158,7 @@ def _champion_scores(
     image_px = champion.model.network.image_px
     if image_px != spec.dataset.image_px:
         return _missing_scores(version, tags, f"generates images of {image_px} px, this dataset has {spec.dataset.image_px} px", context)
-    sampling = spec.sampling.model_copy(update={"ema": champion.ema})
+    sampling = champion.sampling_beside(spec.sampling, challenger_is_student=is_student)
     champion_spec = spec.model_copy(update={"checkpoint": champion.checkpoint, "model": champion.model, "sampling": sampling})
     champion_spec = EvaluateSpec.model_validate_json(champion_spec.model_dump_json())  # drops cached properties of `spec`
     measured = finished_report(champion_spec, context, with_later_metrics=False)

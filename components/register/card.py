@@ -25,7 +25,7 @@ def model_card(
     sections = [
         f"# {name}: face generator, {dataset.image_px}x{dataset.image_px} pixels",
         f"**{_score(report)}**. Gate: **{gate.decision}** ({'; '.join(gate.reasons)}).",
-        f"## How to use it\n\n{_usage(name, sampling)}",
+        f"## How to use it\n\n{_usage(name, checkpoint, sampling)}",
         f"## Model\n\n{_summary(checkpoint, dataset)}",
         f"## Data and licence\n\n{_data(dataset)}",
         f"## Metrics\n\n{_metrics(report)}",
@@ -65,7 +65,7 @@ def _distilled(checkpoint: CheckpointManifest) -> str:
     return (
         f" It is a student of {distill.steps} sampling steps, distilled by moment matching from run `{teacher.run_key}`, "
         f"step {teacher.step}, EMA {teacher.ema} (sha256 `{teacher.weights_sha256}`). "
-        "Use it with its own sampler and steps: with others its images are worse."
+        "It is served with its own sampler and steps alone: with others its images are worse."
     )
 
 
@@ -106,11 +106,16 @@ def _limits(dataset: DatasetManifest, report: EvaluationReport) -> str:
     )
 
 
-def _usage(name: str, sampling: SamplingConfig) -> str:
+def _usage(name: str, checkpoint: CheckpointManifest, sampling: SamplingConfig) -> str:
     query = json.dumps(
         {"dataframe_records": [{"seed": 0}], "params": {"num_steps": sampling.num_steps, "sampler": sampling.sampler}}, sort_keys=True
     )
     samplers = "\n".join(f"- `{name}`: {spec.summary}" for name, spec in SAMPLERS.items())
+    parameters = (
+        f"Parameters: `num_steps` and `sampler`, one of\n\n{samplers}\n\n"
+        if checkpoint.recipe.distill is None
+        else f"`num_steps` and `sampler` are {sampling.num_steps} and `{sampling.sampler}`: others are refused.\n\n"
+    )
     return (
         "```sh\n"
         f"celebdit sample models:/{name}@champion --count 16 --out faces.png\n"
@@ -118,7 +123,6 @@ def _usage(name: str, sampling: SamplingConfig) -> str:
         "curl -s 'localhost:8080/image.png?seed=0' -o face.png\n"
         f"curl -s localhost:8080/invocations -H 'Content-Type: application/json' -d '{query}'\n"
         "```\n\n"
-        "Input: one row per image with an integer `seed`. Parameters: `num_steps` and `sampler`, one of\n\n"
-        f"{samplers}\n\n"
+        f"Input: one row per image with an integer `seed`. {parameters}"
         "Output: for each row its `seed` and `image`, a PNG (base64 over HTTP). The same seed gives the same image."
     )

@@ -63,6 +63,7 @@ def run(
                 metrics=report.metrics,
                 protocol=report.protocol.model_dump(mode="json"),
                 weights_sha256=file_sha256(weights),
+                is_student=checkpoint.recipe.distill is not None,
             ),
             card=card,
             tags=_tags(checkpoint, dataset, report, gate),

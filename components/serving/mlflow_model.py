@@ -37,7 +37,7 @@ class FaceModel(PythonModel):
             if hashlib.file_digest(weights, "sha256").hexdigest() != description.weights_sha256:
                 raise ValueError("the weights are not those that were registered")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._sampling = description.sampling
+        self._sampling, self._is_student = description.sampling, description.is_student
         self._generator = Generator.from_spec(load_file(context.artifacts["weights"]), description.model_spec, device=device)
         self._pass_images = 8 if device.type == "cuda" else 1
 
@@ -61,6 +61,12 @@ class FaceModel(PythonModel):
             raise ValueError(f"num_steps {num_steps} must lie between 1 and {MAX_STEPS}")
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler {sampler!r} is not one of {', '.join(SAMPLERS)}")
+        own = self._sampling
+        if self._is_student and (sampler, num_steps) != (own.sampler, own.num_steps):
+            raise ValueError(
+                f"sampler {sampler!r} with num_steps {num_steps} is not how this distilled student draws images: "
+                f"leave both out, or set {own.sampler!r} and {own.num_steps}"
+            )
         return SamplingConfig.model_validate({**self._sampling.model_dump(), "num_steps": num_steps, "sampler": sampler})
 
 

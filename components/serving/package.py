@@ -86,10 +86,11 @@ def try_out(files: ModelFiles, *, image_px: int) -> bytes:
         DataRefused: if it cannot be loaded, does not answer, or answers with anything but such an image.
         TemporaryFailure: if its server is killed from outside, or takes too long to start.
     """
+    params = {} if files.description.is_student else {"num_steps": _TRIAL_STEPS}  # a student draws in its own few steps alone
     try:
         with serve_locally(files) as (url, process):
             try:
-                image = _request_image(url, {"dataframe_records": [{"seed": 0}], "params": {"num_steps": _TRIAL_STEPS}})
+                image = _request_image(url, {"dataframe_records": [{"seed": 0}], "params": params})
             except OSError:
                 check_not_killed(process, wait_s=_END_S)  # the connection is closed a moment before the process has ended
                 raise

@@ -54,6 +54,7 @@ class UnevaluatedModel:
     licence: str
     card: str
     tags: VersionTags
+    is_student: bool = False
 
 
 def register_version(
@@ -130,6 +131,7 @@ def register_unevaluated(model: UnevaluatedModel, model_name: str, run_id: str, 
                 checkpoint_digest=digest,
                 licence=model.licence,
                 weights_sha256=file_sha256(weights),
+                is_student=model.is_student,
             ),
             card=model.card,
             tags=replace(

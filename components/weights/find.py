@@ -52,7 +52,7 @@ class ResolvedWeights:
     digest: str
     source: str
     is_student: bool = False
-    """Whether it is a checkpoint of a student; of a version that is not known."""
+    """Whether it was distilled: trained for the sampler and steps of `sampling` alone."""
 
     def generator(self, device: torch.device) -> Generator:
         """Load the weights into their network.
@@ -175,6 +175,7 @@ def _resolve_version(name: str, version: str, ema: str | None, context: StepCont
         ema=sampling.ema,
         digest=files.description.checkpoint_digest,
         source=f"models:/{name}/{number}",
+        is_student=files.description.is_student,
     )
 
 

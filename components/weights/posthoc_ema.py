@@ -167,6 +167,7 @@ def to_unevaluated(ema: PosthocEma, sampling: SamplingConfig, licence: str) -> U
             checkpoint_step=ema.step,
             dataset_digest=ema.dataset_digest,
         ),
+        is_student=ema.sampling is not None,
     )
 
 

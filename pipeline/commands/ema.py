@@ -12,7 +12,7 @@ from components.weights.ema_width import check_width
 from model.sampler_table import SAMPLERS
 from pipeline.commands.help import example
 from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line, print_mlflow_url
-from pipeline.commands.students import warn_of_other_steps
+from pipeline.commands.students import refuse_to_register_other_steps, warn_of_other_steps
 from pipeline.session import open_session
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def ema(
             average = compute_posthoc_ema(run_key, width, context, step=step)
             sampling = _sampling(sampler, num_steps, average.sampling)
             if average.sampling is not None and not averages:
-                warn_of_other_steps(average.sampling, sampling)
+                (warn_of_other_steps if model is None else refuse_to_register_other_steps)(average.sampling, sampling)
             averages.append(_publish(average, sampling, model, home, context))
     if url := averages[-1].get("mlflow"):
         print_mlflow_url(session.link(url), embedded=session.services is not None)

@@ -26,8 +26,26 @@ def refuse_guidance(weights: "ResolvedWeights", *, role: str) -> None:
 
 def warn_of_other_steps(own: "SamplingConfig", sampling: "SamplingConfig") -> None:
     """Print a line if a student with the settings `own` is drawn from in other steps."""
-    if (own.sampler, own.num_steps) != (sampling.sampler, sampling.num_steps):
-        print_line(
-            f"warning: this student was trained for {own.sampler} with {plural(own.num_steps, 'step')}, "
-            f"{sampling.sampler} with {plural(sampling.num_steps, 'step')} gives worse images"
+    if problem := _other_steps(own, sampling):
+        print_line(f"warning: {problem}")
+
+
+def refuse_to_register_other_steps(own: "SamplingConfig", sampling: "SamplingConfig") -> None:
+    """Refuse to make other steps those that a version of a student draws in by itself.
+
+    Raises:
+        BadInput: if `sampling` has not the sampler and steps of the student's `own`.
+    """
+    if problem := _other_steps(own, sampling):
+        raise BadInput(
+            f"--register: {problem}", hint="leave out --sampler and --steps: a version of a student draws in its own steps alone"
         )
+
+
+def _other_steps(own: "SamplingConfig", sampling: "SamplingConfig") -> str | None:
+    if (own.sampler, own.num_steps) == (sampling.sampler, sampling.num_steps):
+        return None
+    return (
+        f"this student was trained for {own.sampler} with {plural(own.num_steps, 'step')}, "
+        f"{sampling.sampler} with {plural(sampling.num_steps, 'step')} gives worse images"
+    )

@@ -25,6 +25,8 @@ class StorageCost:
     """Of one snapshot of the averages."""
     pack_bytes: int | None
     """The dataset on a node's disk, None if its size is not known."""
+    teacher_bytes: int
+    """The weights that a student learns from, of which each node has a copy."""
 
     @property
     def store_bytes(self) -> int:
@@ -34,7 +36,7 @@ class StorageCost:
     @property
     def node_bytes(self) -> int:
         """What the training needs on a node's disk."""
-        return _LOCAL_CHECKPOINTS * self.checkpoint_bytes + self.snapshot_bytes + (self.pack_bytes or 0)
+        return _LOCAL_CHECKPOINTS * self.checkpoint_bytes + self.snapshot_bytes + (self.pack_bytes or 0) + self.teacher_bytes
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,17 @@ def costs_of(
 
 
 def _storage(config: RunConfig, memory: TrainingMemory, *, pack_bytes: int) -> StorageCost:
-    training = config.training
+    training, distilled = config.training, config.distill.teacher is not None
     every, milestones = training.ema_snapshot_every_steps, training.checkpoint_keep_every_steps
     widths = len(training.ema_sigma_rel)
     kept = training.checkpoints_to_keep + training.checkpoints_best
     return StorageCost(
-        checkpoint_bytes=checkpoint_bytes(config.network, training, distilled=config.distill.teacher is not None),
+        checkpoint_bytes=checkpoint_bytes(config.network, training, distilled=distilled),
         checkpoints_kept=kept + (training.total_steps // milestones if milestones else 0),
         snapshots=-(-training.total_steps // every) if every else 0,
         snapshot_bytes=FLOAT_BYTES * memory.parameters * widths if every else 0,
         pack_bytes=pack_bytes,
+        teacher_bytes=FLOAT_BYTES * memory.parameters if distilled else 0,
     )
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks that measure processes count all of them, and those that compare samplers run on real weights."""
+"""Benchmarks that measure processes count all of them, and those that compare samplers or students run on real networks."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ import torch
 from celebdit_testing.recipes import tiny_pack
 from safetensors.torch import save_file
 
-from benchmarks import few_steps
+from benchmarks import few_steps, students
 from benchmarks.command_cost import measure, summary
 from model.denoiser import build_denoiser
 from model.sampler_table import SAMPLERS
@@ -82,3 +82,24 @@ def test_each_sampler_takes_as_many_steps_as_its_calls_allow() -> None:
     for sampler, calls, _ in few_steps.settings():
         steps = few_steps.steps_within(sampler, calls)
         assert SAMPLERS[sampler].calls(steps) <= calls < SAMPLERS[sampler].calls(steps + 1)
+
+
+def test_a_student_is_measured_beside_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, sizes = tmp_path / "students.json", ["--turns", "3", "--steps", "1", "--images", "8", "--student-steps", "4", "2"]
+    monkeypatch.setattr(sys, "argv", ["students", "--preset", "smoke", *sizes, "--out", str(out)])
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # of the other tests in this process
+    students.main()
+    report = json.loads(out.read_text())
+    rows = [(row["weights"], row["sampler"], row["steps"], row["calls"]) for row in report["drawing"]]
+    few = [(role, sampler, steps, steps) for role, sampler in (("teacher", "unipc"), ("student", "ddpm")) for steps in (4, 2)]
+    assert rows == [("teacher", "euler", 2, 2), *few]
+    four, two = (next(row["cpu_s_per_1000_images"]["median"] for row in report["drawing"][3:] if row["steps"] == steps) for steps in (4, 2))
+    assert four > 1.3 * two, "twice the calls"
+    assert report["training"]["student_over_plain"]["median"] > 1.2, "seven passes in place of three"
+
+
+def test_what_is_compared_takes_turns_and_the_first_round_does_not_count() -> None:
+    order: list[str] = []
+    taken_s = students.by_turns({name: lambda name=name: order.append(name) for name in ("one", "other")}, 2)
+    assert order == ["one", "other"] * 3
+    assert {name: len(values) for name, values in taken_s.items()} == {"one": 2, "other": 2}

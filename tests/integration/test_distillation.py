@@ -126,6 +126,18 @@ def test_a_student_whose_teacher_was_deleted_says_that_it_must_be_kept(context: 
     assert find_weights(student.run_key, ema=None, context=context).sampling is not None, "images are drawn without the teacher"
 
 
+def test_a_finished_student_needs_the_small_files_of_its_teacher_and_not_its_weights(
+    context: StepContext, dataset: DatasetManifest
+) -> None:
+    of_its_own, launches = run_train(tiny_recipe(seed=13, total_steps=1), dataset, context), list[int]()
+    student = run_train(student_of(of_its_own.run_key), dataset, context)
+    weights = [item.uri for item in context.store.list(context.layout.run(of_its_own.run_key).prefix) if ".safetensors" in item.uri.name]
+    for uri in weights:
+        context.store.delete(uri)
+    again = run_train(student_of(of_its_own.run_key), dataset, context, launches=launches)
+    assert (len(weights) > 1, again.digest, launches) == (True, student.digest, [])
+
+
 def test_other_weights_of_the_teacher_are_another_run(context: StepContext, dataset: DatasetManifest, teacher: CheckpointManifest) -> None:
     key = teacher.run_key
     recipes = [student_of(key), student_of(f"{key}@6"), student_of(key, teacher_ema="0.05"), student_of(f"{key}@3")]

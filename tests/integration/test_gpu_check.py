@@ -28,6 +28,9 @@ def test_it_runs_whole_at_toy_size(tmp_path: Path) -> None:
     assert all(item.get("passed", True) for item in report["items"].values())
     assert report["items"]["training"]["speed"]["images_per_s"] > 0
     assert report["facts"]["toy"] is True
+    distillation = report["items"]["distillation"]
+    assert distillation["student"]["images_per_s"] > 0
+    assert distillation["student"]["estimated_memory_gb"] > 1.5 * distillation["teacher"]["estimated_memory_gb"]
 
 
 def toy() -> Size:

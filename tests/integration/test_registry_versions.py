@@ -162,7 +162,7 @@ def test_a_version_whose_description_has_no_format_number_is_drawn_from_and_meas
     assert resolved.generator(torch.device("cpu")).draw(SAMPLING, [0], pass_images=1).shape == (1, 3, 16, 16)
     champion, _ = open_champion(registry, number, tmp_path / "champion")
     assert champion.model == checkpoint.recipe.model_spec == resolved.model
-    assert (champion.checkpoint.digest, champion.ema) == (checkpoint.digest, "0.1")
+    assert (champion.checkpoint.digest, champion.sampling.ema) == (checkpoint.digest, "0.1")
 
 
 def test_a_version_of_a_newer_format_is_refused_with_what_to_do(context: StepContext, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from celebdit_testing import evaluations
 from celebdit_testing.evaluations import HEADLINE, SAMPLING, config, resources, run
+from celebdit_testing.recipes import tiny_student
 from celebdit_testing.trained import commit_checkpoint
 
 from components.errors import TemporaryFailure
@@ -76,6 +77,32 @@ def test_a_better_challenger_passes_and_a_worse_one_leaves_the_champion_in_place
     registry.promote("1", reason="moved in between", by="test")
     with pytest.raises(TemporaryFailure, match="champion was version 2 when this was evaluated and is version 1"):
         gate(report, GateConfig(), name, next(contexts))
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_beside_a_student_each_model_is_drawn_as_it_is_served(
+    environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest, folder: Path
+) -> None:
+    name, recipe = "students", tiny_student(steps=3)
+    student = commit_checkpoint(place(environment, folder), folder, seed=303, dataset_digest=dataset.digest, recipe=recipe)
+    contexts = iter(place(environment, tmp_path / str(n), run_id=f"students-{n}") for n in range(4))
+    samplings = {checkpoint.digest: SAMPLING, student.digest: recipe.sampling}
+
+    def measured(candidate: CheckpointManifest, model_name: str = name) -> EvaluationReport:
+        return run(candidate, dataset, config(), samplings[candidate.digest], resources(), model_name, next(contexts))
+
+    alone = {candidate.digest: measured(candidate, "no-model") for candidate in (checkpoint, student)}
+    for number, (champion, challenger) in enumerate([(checkpoint, student), (student, checkpoint)], start=1):
+        here = place(environment, tmp_path / "register", run_id=f"students-{number}")
+        report = alone[champion.digest]
+        passing = GateDecision(decision="pass", reasons=["the first"], checkpoint_digest=champion.digest)
+        register(champion, dataset, report, passing, samplings[champion.digest], RegistryConfig(model_name=name), here)
+        Registry(here.tracking, name).promote(str(number), reason="next", by="test")
+        compared = measured(challenger)
+        assert compared.metrics == alone[challenger.digest].metrics
+        assert compared.champion is not None
+        assert (compared.champion.version, compared.champion.metrics) == (str(number), report.metrics)
 
 
 def quality(checkpoint: CheckpointManifest, environment: Endpoints, folder: Path, dataset: DatasetManifest) -> float:

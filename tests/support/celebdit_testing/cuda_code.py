@@ -45,6 +45,7 @@ from model.codec import ResidualDecoder
 from model.compilation import INDUCTOR_OPTIONS, NETWORK_OPTIONS
 from model.diffusion import build_diffusion
 from model.dit import Block
+from model.moment_matching import JumpNoise
 from model.noised_batch import BatchNoise
 from model.residual_blocks import ResidualBlock
 from pipeline.config import load_config
@@ -228,11 +229,21 @@ def _noise(*, augmentation: float) -> list[Graph]:
         return [(make_fx(lambda *tensors: tuple(noise(*tensors)), decomposition_table=select_decomp_table())(*inputs), inputs)]
 
 
+def _jump() -> list[Graph]:
+    jump = JumpNoise(build_diffusion(load_config("celebahq256-b").diffusion).path, 4, 0)
+    with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
+        z_t, x = (torch.empty(IMAGES, 3, 256, 256).contiguous(memory_format=torch.channels_last) for _ in range(2))
+        inputs = [z_t, x, torch.empty(IMAGES), torch.empty(IMAGES, dtype=torch.int64), torch.empty((), dtype=torch.int64)]
+        return [(make_fx(jump, decomposition_table=select_decomp_table())(*inputs), inputs)]
+
+
 def _part(name: str) -> list[Graph]:
     """Return the graphs of one part of `celebahq256-b`."""
     network = load_config("celebahq256-b").network
     channels, width = network.channels[0], network.width
     side = network.image_px // network.stem_px
+    if name == "jump":
+        return _jump()
     if name in _NOISE:
         return _noise(augmentation=0.15 if name == "noise-augmented" else 0.0)
     if name == "residual-block":
@@ -262,7 +273,7 @@ def main(name: str) -> None:
     _trace_like_cuda()
     graphs = _part(name)
     _pretend()
-    options = INDUCTOR_OPTIONS if name in _NOISE else NETWORK_OPTIONS
+    options = INDUCTOR_OPTIONS if name in (*_NOISE, "jump") else NETWORK_OPTIONS
     with inductor.patch({**options, "compile_threads": 1, "fx_graph_cache": False}):
         for graph, inputs in graphs:
             for kernel in kernels(_code(graph, inputs)):

@@ -30,11 +30,10 @@ def description_of(checkpoint: CheckpointManifest, weights_sha256: str) -> Versi
     )
 
 
-def registry_context(endpoints: Endpoints, folder: Path) -> StepContext:
+def registry_context(endpoints: Endpoints, folder: Path, *, run_id: str = "run-1") -> StepContext:
     """A step's context on the embedded servers."""
-    return step_context(
-        "register", folder, endpoints.environment["CELEBDIT_STORE"], endpoint=endpoints.s3_url, mlflow_uri=endpoints.mlflow_url
-    )
+    store = endpoints.environment["CELEBDIT_STORE"]
+    return step_context("register", folder, store, endpoint=endpoints.s3_url, mlflow_uri=endpoints.mlflow_url, run_id=run_id)
 
 
 def report_of(checkpoint: CheckpointManifest) -> EvaluationReport:
@@ -57,10 +56,10 @@ def passed(checkpoint: CheckpointManifest) -> GateDecision:
     return GateDecision(decision="pass", reasons=["good"], checkpoint_digest=checkpoint.digest)
 
 
-def registered(context: StepContext, checkpoint: CheckpointManifest, name: str) -> str:
+def registered(context: StepContext, checkpoint: CheckpointManifest, name: str, *, sampling: SamplingConfig = SAMPLING) -> str:
     report = report_of(checkpoint)
     config = RegistryConfig(model_name=name)
-    return register(checkpoint, dataset_manifest(), report, passed(checkpoint), SAMPLING, config, context).version
+    return register(checkpoint, dataset_manifest(), report, passed(checkpoint), sampling, config, context).version
 
 
 def registered_faces(embedded: Services, folder: Path) -> CheckpointManifest:

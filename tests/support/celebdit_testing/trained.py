@@ -10,14 +10,15 @@ from components.manifests import CheckpointManifest
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
 from model.checkpoint import CheckpointState, publish
+from model.config import Recipe
 from model.denoiser import build_denoiser
 
 
 def commit_checkpoint(
-    context: StepContext, folder: Path, *, seed: int, dataset_digest: str = "d" * 64, **network: Any
+    context: StepContext, folder: Path, *, seed: int, dataset_digest: str = "d" * 64, recipe: Recipe | None = None, **network: Any
 ) -> CheckpointManifest:
-    """Store random weights as a complete checkpoint and return its manifest."""
-    recipe = tiny_recipe(network=network)
+    """Store random weights as a complete checkpoint, of `recipe` or of a tiny network, and return its manifest."""
+    recipe = tiny_recipe(network=network) if recipe is None else recipe
     generator = torch.Generator().manual_seed(seed)
     weights = {
         name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in build_denoiser(recipe.network).state_dict().items()

@@ -36,6 +36,13 @@ def test_noise_compiles_and_is_written_once() -> None:
     assert sum(size >= image_bytes for kernel in kernels for size in kernel["outputs"].values()) == 3, "images, noise and their mixture"
 
 
+def test_the_step_of_a_student_compiles_and_is_written_once() -> None:
+    kernels = kernels_of("jump")
+    assert_all_compile(kernels)
+    image_bytes = 128 * 3 * 256 * 256 * 4
+    assert sum(size >= image_bytes for kernel in kernels for size in kernel["outputs"].values()) == 2, "noise and the noisy images"
+
+
 @pytest.mark.fault
 @pytest.mark.slow
 def test_an_augmentation_compiles_and_writes_a_few_images_more() -> None:

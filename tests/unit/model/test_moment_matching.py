@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from model import rng
 from model.config import DiffusionConfig, SamplingConfig
 from model.diffusion import build_diffusion
-from model.moment_matching import Jump, auxiliary_losses, draw_jump, grid_times, posterior_weights, student_losses
+from model.moment_matching import Jump, JumpNoise, auxiliary_losses, draw_jump, grid_times, posterior_weights, student_losses
 from model.noise_path import RectifiedFlow
 from model.samplers import posterior
 from model.timesteps import evaluate_path, sampling_times
@@ -111,3 +112,13 @@ def test_the_auxiliary_network_is_drawn_to_the_images_of_the_student_and_to_the_
     assert batch.teacher.weight.grad is None
     both = (batch.x - batch.of_auxiliary) ** 2 + (batch.of_teacher - batch.of_auxiliary) ** 2
     torch.testing.assert_close(losses, batch.weight.float() * both.mean(1))
+
+
+def test_the_compiled_step_of_a_student_is_the_plain_one_in_one_graph_for_all_steps() -> None:
+    jump, counter = JumpNoise(PATH, 4, seed=5), CompileCounterWithBackend("aot_eager")
+    compiled, t, ids = jump.compiled(backend=counter), torch.tensor([0.25, 0.5, 1.0]), torch.arange(3, 6)
+    z_t, x = torch.randn(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for step in (0, 7):
+        for plain, traced in zip(jump(z_t, x, t, ids, torch.tensor(step)), compiled(z_t, x, t, ids, torch.tensor(step)), strict=True):
+            torch.testing.assert_close(traced, plain, rtol=1e-6, atol=1e-6)
+    assert counter.frame_count == 1

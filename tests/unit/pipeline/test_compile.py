@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,19 @@ def test_the_log_level_reaches_every_step_only_if_it_is_set(level: str | None, t
     for step in step_names():
         env = {entry["name"]: entry["value"] for entry in container(spec, step)["env"]}
         assert env.get("CELEBDIT_LOG_LEVEL") == level, step
+
+
+@pytest.mark.parametrize(
+    ("teacher", "cached", "is_refused"),
+    [("a" * 16, ("train",), True), ("a" * 16 + "@900", ("train",), False), ("a" * 16, ("ingest", "evaluate"), False)],
+)
+@pytest.mark.parametrize("is_other", [False, True])
+def test_the_training_of_a_student_is_cached_only_if_the_step_of_its_teacher_is_named(
+    teacher: str, cached: tuple[str, ...], is_refused: bool, is_other: bool, tmp_path: Path
+) -> None:
+    """The teacher's run key stays the same when it is trained further, and KFP's cache key is the text of the settings."""
+    student = load_config("smoke", [f"distill.teacher={teacher}", "sampling.sampler=ddpm", "sampling.num_steps=4"])
+    config, others = (load_config("smoke"), {"student": student}) if is_other else (student, {})
+    options = CompileOptions(images=IMAGES, preset="smoke", cached=cached, others=others)
+    with pytest.raises(BadInput, match=r"needs the step of distill\.teacher") if is_refused else nullcontext():
+        compile_pipeline(config, tmp_path / "pipeline.yaml", options)

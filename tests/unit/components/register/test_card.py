@@ -1,8 +1,13 @@
-"""The model card where it must be short: MLflow's description of a version."""
+"""The model card: what it says of a student, and where it must be short, as MLflow's description of a version."""
 
 import pytest
+from celebdit_testing.recipes import dataset_manifest, tiny_recipe, tiny_student, trained_with
+from celebdit_testing.registered import passed, report_of
 
+from components.manifests import CheckpointManifest
+from components.register.card import model_card
 from components.registry.card_excerpt import excerpt_card
+from model.config import Recipe
 
 CARD = (
     "# faces\n\nWhat it is.\n\n## Recipe\n\n```json\n"
@@ -30,3 +35,16 @@ def test_what_is_too_long_is_left_out_before_what_is_short() -> None:
     text = excerpt_card(CARD, 300)
     assert "## Recipe" not in text
     assert "## Limits\n\nNone." in text
+
+
+def card_of(recipe: Recipe) -> str:
+    checkpoint = CheckpointManifest(
+        run_key="a" * 16, uri="runs/1/checkpoints/1", digest="c" * 64, step=6, dataset_digest="d" * 64, recipe=trained_with(recipe)
+    )
+    return model_card("faces", checkpoint, dataset_manifest(), report_of(checkpoint), passed(checkpoint), recipe.sampling)
+
+
+def test_a_card_of_a_student_offers_no_other_sampler() -> None:
+    student, plain = card_of(tiny_student(steps=3)), card_of(tiny_recipe())
+    assert "`num_steps` and `sampler` are 3 and `ddpm`: others are refused." in student
+    assert ("- `heun`: " in plain, "- `heun`: " in student) == (True, False)

@@ -263,6 +263,8 @@ def test_a_distillation_costs_seven_passes_an_image_and_has_three_networks() -> 
     )
     assert costs.memory.image_bytes == pytest.approx(2 * plain.memory.image_bytes, abs=1)
     assert costs.storage.checkpoint_bytes - plain.storage.checkpoint_bytes == 4 * parameters * 3
+    on_disk = costs.storage.node_bytes - plain.storage.node_bytes
+    assert on_disk == 2 * 4 * parameters * 3 + 4 * parameters, "two larger checkpoints, and the weights of the teacher"
     (cpu,) = costs.devices
     assert cpu.basis == "measured here"
     (line,) = (line for line in Plan("smoke", load_config("smoke", student), PlannedSteps(()), costs, (), "").lines() if "distils" in line)
