@@ -43,6 +43,12 @@ def new_run(context: StepContext, attempt: int, what: str) -> str:
     return str(context.tracking.step_run("train", run_key=f"{what}-{attempt}").info.run_id)
 
 
+def new_version(context: StepContext, name: str) -> tuple[Registry, str]:
+    registry = Registry(context.tracking, name)
+    registry.ensure("a model")
+    return registry, str(context.tracking.client.create_model_version(name, source="s3://bucket/model").version)
+
+
 def same_parameters(context: StepContext, attempt: int) -> None:
     run_id = new_run(context, attempt, "parameters")
     race(context, lambda tracking, number: tracking.log_params(run_id, PARAMETERS))
@@ -81,26 +87,20 @@ def same_dataset_of_one_run(context: StepContext, attempt: int) -> None:
 
 
 def same_version_tags(context: StepContext, attempt: int) -> None:
-    registry = Registry(context.tracking, f"tagged-{attempt}")
-    registry.ensure("a model")
-    version = str(context.tracking.client.create_model_version(registry.name, source="s3://bucket/model").version)
+    registry, version = new_version(context, f"tagged-{attempt}")
     tags = VersionTags(checkpoint_digest="a" * 64, ema="0.1", files="lost")
     race(context, lambda tracking, number: Registry(tracking, registry.name).tag_version(version, tags))
     assert tags.to_mlflow().items() <= registry.version(version).tags.items()
 
 
 def same_alias(context: StepContext, attempt: int) -> None:
-    registry = Registry(context.tracking, f"pointed-{attempt}")
-    registry.ensure("a model")
-    version = str(context.tracking.client.create_model_version(registry.name, source="s3://bucket/model").version)
+    registry, version = new_version(context, f"pointed-{attempt}")
     race(context, lambda tracking, number: Registry(tracking, registry.name).set_alias("challenger", version))
     assert registry.aliases() == {"challenger": version}
 
 
 def same_promotion_log_alias(context: StepContext, attempt: int) -> None:
-    registry = Registry(context.tracking, f"promoted-{attempt}")
-    registry.ensure("a model")
-    version = str(context.tracking.client.create_model_version(registry.name, source="s3://bucket/model").version)
+    registry, version = new_version(context, f"promoted-{attempt}")
     race(context, lambda tracking, number: PromotionLog(tracking, registry.name).move_alias("champion", version))
     assert registry.aliases() == {"champion": version}
 
