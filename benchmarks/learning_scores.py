@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
+from benchmarks.patch_distance import patch_distances
 from components.evaluate.spectrum import NUM_OCTAVES, energy_per_octave
 from components.features.frechet import frechet_distance
 from components.features.moments import statistics
@@ -16,6 +17,8 @@ from components.features.sliced_distance import sliced_distance
 _PASS_IMAGES = 128
 _PATCHES_PER_SIDE = 8
 _SMALL = 1e-6
+_PATCH_DISTANCE_IMAGES = 256
+"""128 patches of each take 25 s of processor time."""
 
 
 def energy_inside_patches(images: np.ndarray) -> np.ndarray:
@@ -55,6 +58,8 @@ class Scorer:
         "inside_2",
         "inside_error",
         "seams",
+        "patches_1",
+        "patches_2",
         "spectrum_error",
         *(f"octave_{at + 1}" for at in range(NUM_OCTAVES)),
     )
@@ -72,6 +77,7 @@ class Scorer:
         The error of the spectrum is the mean of |log2| of the octaves: 1 is half or twice of the energy in each. These octaves count the
         edges of patches as detail. Those inside patches do not: `inside_1` and `inside_2` are the finest two, and `inside_error` is the
         error over all of them. `seams` is the ratio of differences across edges of patches to those inside, over that of the references.
+        `patches_1` and `patches_2` are the distances of `patch_distance.py` at the two finest levels.
         """
         features, energy = self._measured(images)
         result = prc_features_to_metric(features, self._features, save_cpu_ram=False, verbose=False)
@@ -86,6 +92,7 @@ class Scorer:
             inside[1],
             np.abs(np.log2(inside.clip(min=_SMALL))).mean(),
             seams(images) / self._seams,
+            *self._patch_distances(images),
             octaves.clamp(min=_SMALL).log2().abs().mean(),
             *octaves.tolist(),
         ]
@@ -94,6 +101,12 @@ class Scorer:
     def floor(self, count: int) -> dict[str, float]:
         """Return the scores of `count` training images, mirrored: what perfect samples could reach."""
         return self.scores(self._references[:count, :, ::-1])
+
+    def _patch_distances(self, images: np.ndarray) -> list[float]:
+        """Compare the first images with the last references, which are not those whose floor is measured."""
+        count = min(len(images), len(self._references), _PATCH_DISTANCE_IMAGES)
+        by_side = patch_distances(images[:count], self._references[-count:])
+        return list(by_side.values())[:2]  # finest first
 
     @torch.inference_mode()
     def _measured(self, images: np.ndarray) -> tuple[Tensor, Tensor]:

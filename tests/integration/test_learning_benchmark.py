@@ -12,6 +12,8 @@ from benchmarks import autoguidance
 from benchmarks.contenders import CONTENDERS, PlainDiT, Training, recipe_of
 from benchmarks.learning import Size, learn, summary_of
 from benchmarks.learning_scores import Scorer, energy_inside_patches, seams
+from benchmarks.patch_distance import patch_distances
+from components.ingest.sources.synthetic import draw_face
 from model.config import SamplingConfig
 from model.denoiser import num_parameters
 
@@ -97,6 +99,29 @@ def test_a_mosaic_of_patches_has_seams_and_no_energy_inside_them() -> None:
     mosaic = images[:, ::8, ::8].repeat(8, axis=1).repeat(8, axis=2)
     assert energy_inside_patches(mosaic) == pytest.approx(np.zeros(3), abs=1e-9)
     assert seams(mosaic) > 1000
+
+
+def test_the_distance_between_patches_sees_mosaics_and_little_of_blur() -> None:
+    faces, others = (np.stack([np.asarray(draw_face(0, index, 32)) for index in range(first, first + 32)]) for first in (0, 32))
+    real, mosaic, blurred = (patch_distances(images, faces) for images in (others, averaged(others, 8), averaged(others, 2)))
+    assert list(real) == [32, 16]
+    assert mosaic[32] > 4 * real[32]
+    assert mosaic[32] > 2 * blurred[32] > 2 * real[32]
+    assert blurred[16] < 2 * real[16]
+    assert patch_distances((others // 2 + 64).astype(np.uint8), faces) == pytest.approx(real, rel=0.2), "contrast is normalised"
+
+
+def averaged(images: np.ndarray, square_px: int) -> np.ndarray:
+    """Return the images with the mean of each square in place of its pixels."""
+    squares = images.reshape(len(images), 32 // square_px, square_px, 32 // square_px, square_px, 3)
+    return np.broadcast_to(squares.mean((2, 4), keepdims=True), squares.shape).reshape(images.shape).astype(np.uint8)
+
+
+def test_the_distance_between_patches_is_refused_for_a_side_that_has_no_pyramid() -> None:
+    for side in (8, 48):
+        images = np.zeros((2, side, side, 3), dtype=np.uint8)
+        with pytest.raises(ValueError, match=rf"a side of {side} px is not 16 times a power of two"):
+            patch_distances(images, images)
 
 
 def test_held_out_errors_of_an_untrained_network_are_those_of_an_empty_image(tmp_path: Path) -> None:
