@@ -58,7 +58,7 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
             would skip a training whose teacher was trained further.
     """
     for configuration in (config, *options.others.values()):
-        _require_step_of_teacher(configuration, options.cached)
+        _require_weights_of_teacher(configuration, options.cached)
     for name, other in options.others.items():
         if differences := graph_differences(config.resources, other.resources):
             settings = "; ".join(line.partition(" needs another")[0] for line in differences)
@@ -76,13 +76,14 @@ def compile_pipeline(config: RunConfig, target: Path, options: CompileOptions) -
     return hashlib.sha256(content).hexdigest()
 
 
-def _require_step_of_teacher(config: RunConfig, cached: Collection[str]) -> None:
-    """Refuse to cache the train step of a student whose teacher is named by its run key alone: KFP compares the text of the settings."""
-    teacher = config.distill.teacher
-    if "train" in cached and teacher is not None and config.distill.teacher_step is None:
+def _require_weights_of_teacher(config: RunConfig, cached: Collection[str]) -> None:
+    """Refuse to cache the train step of a student whose teacher's weights are not named in full: KFP compares the text of the settings."""
+    distill = config.distill
+    if "train" in cached and distill.teacher is not None and None in (distill.teacher_step, distill.teacher_ema):
         raise BadInput(
-            f"--cache train needs the step of distill.teacher {teacher}: KFP would skip the training even if it was trained further",
-            hint=f"set distill.teacher={teacher}@STEP, or leave out --cache train",
+            f"--cache train needs the step of distill.teacher {distill.teacher} and its average, distill.teacher_ema: KFP would skip the "
+            "training even if the teacher was trained further",
+            hint=f"set distill.teacher={distill.teacher_run}@STEP and distill.teacher_ema='\"SIGMA_REL\"', or leave out --cache train",
         )
 
 

@@ -17,6 +17,7 @@ from components.errors import BadInput, CelebditError, TrackingCallMissing, Trac
 from components.registry.client import ModelVersion, Registry
 from components.registry.version_artifacts import VersionArtifacts
 from components.tracking.client import Run, Tracking
+from components.tracking.database_conflicts import write_despite_conflicts
 from components.tracking.logged_models import LoggedModel
 from components.tracking.run_calls import METRIC, REHEARSAL_FILE, REHEARSAL_TEXT, rehearse_run
 from components.tracking.tags import TAG_KIND
@@ -159,7 +160,7 @@ def _rehearse_existing(registry: Registry, versions: list[ModelVersion]) -> _See
     """Change nothing of a registered model, by the calls that need the rights to change it and its versions."""
     client, name = registry.tracking.client, registry.name
     with registry.tracking.translate_errors(model=name):
-        client.set_registered_model_tag(name, _TAG, _NAME)
+        write_despite_conflicts(lambda: client.set_registered_model_tag(name, _TAG, _NAME))
         client.delete_registered_model_tag(name, _TAG)
         for version in versions[-1:]:
             number = str(version.version)

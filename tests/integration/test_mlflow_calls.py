@@ -1,5 +1,6 @@
 """An MLflow that lacks some calls, or a proxy before it: preflight makes every call of the later steps, and names what is missing."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -171,6 +172,27 @@ def test_a_call_of_the_registry_that_is_missing_is_named_whether_or_not_the_mode
     assert call.split()[1] in missing.value.message
     rehearsed.proxy.rule = Proxy().rule
     assert not [other for other in registry.other_names() if other.startswith(f"{name}-preflight")], "the model of the rehearsal is deleted"
+
+
+def test_a_rehearsal_passes_where_another_sets_its_tag_on_the_model_at_the_same_moment(rehearsed: Rehearsed) -> None:
+    """MLflow's database refuses the second of two that insert it; once it is there, or gone again, the same call succeeds."""
+    call, refused = "POST /api/2.0/mlflow/registered-models/set-tag", list[str]()
+    conflict = json.dumps({"error_code": "BAD_REQUEST", "message": "UNIQUE constraint failed: registered_model_tags.name"}).encode()
+
+    def refuse_first(method: str, path: str, headers: object) -> Answer | None:
+        if refused or call_of(f"{method} {path}") != call:
+            return None
+        refused.append(path)
+        return 400, [("Content-Type", "application/json")], conflict
+
+    tracking = rehearsed.context.tracking
+    rehearsed.proxy.rule = refuse_first
+    try:
+        rehearse(tracking, tracking.pipeline_run(), FACES)
+    finally:
+        rehearsed.proxy.rule = Proxy().rule
+    assert len(refused) == 1
+    assert "celebdit.preflight" not in tracking.client.get_registered_model(FACES).tags
 
 
 @pytest.mark.parametrize("is_shared", [True, False], ids=["this machine's server", "a server on another machine"])

@@ -345,15 +345,25 @@ def test_the_log_level_reaches_every_step_only_if_it_is_set(level: str | None, t
 
 
 @pytest.mark.parametrize(
-    ("teacher", "cached", "is_refused"),
-    [("a" * 16, ("train",), True), ("a" * 16 + "@900", ("train",), False), ("a" * 16, ("ingest", "evaluate"), False)],
+    ("teacher", "average", "cached", "is_refused"),
+    [
+        ("a" * 16, None, ("train",), True),
+        ("a" * 16, "0.1", ("train",), True),
+        ("a" * 16 + "@900", None, ("train",), True),
+        ("a" * 16 + "@900", "0.1", ("train",), False),
+        ("a" * 16, None, ("ingest", "evaluate"), False),
+    ],
 )
 @pytest.mark.parametrize("is_other", [False, True])
-def test_the_training_of_a_student_is_cached_only_if_the_step_of_its_teacher_is_named(
-    teacher: str, cached: tuple[str, ...], is_refused: bool, is_other: bool, tmp_path: Path
+def test_the_training_of_a_student_is_cached_only_if_step_and_average_of_its_teacher_are_named(
+    teacher: str, average: str | None, cached: tuple[str, ...], is_refused: bool, is_other: bool, tmp_path: Path
 ) -> None:
-    """The teacher's run key stays the same when it is trained further, and KFP's cache key is the text of the settings."""
-    student = load_config("smoke", [f"distill.teacher={teacher}", "sampling.sampler=ddpm", "sampling.num_steps=4"])
+    """The teacher's run key stays the same when it is trained further, maybe with another average to sample with.
+
+    KFP's cache key is the text of the settings.
+    """
+    named = [] if average is None else [f'distill.teacher_ema="{average}"']
+    student = load_config("smoke", [f"distill.teacher={teacher}", *named, "sampling.sampler=ddpm", "sampling.num_steps=4"])
     config, others = (load_config("smoke"), {"student": student}) if is_other else (student, {})
     options = CompileOptions(images=IMAGES, preset="smoke", cached=cached, others=others)
     with pytest.raises(BadInput, match=r"needs the step of distill\.teacher") if is_refused else nullcontext():
