@@ -123,7 +123,7 @@ class MetricInterval(BaseModel):
 
 
 class ChampionScores(BaseModel):
-    """The champion's metrics under the protocol of the report that contains them, or why there are none."""
+    """The champion's metrics under the protocol of the report that contains them, but for `sampling`, or why there are none."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -132,6 +132,8 @@ class ChampionScores(BaseModel):
     """Of the version, whose number can be that of another one later; None in reports of earlier releases and of versions without one."""
     is_challenger: bool = False
     """Whether the report's own weights are the champion's, so that there is nothing to compare."""
+    sampling: str | None = Field(None, exclude_if=lambda sampling: sampling is None)
+    """Sampler and steps of its images, like "heun, 20 steps", where one of both is a student of few steps and they differ; else None."""
     metrics: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, MetricInterval] = Field(default_factory=dict)
     grid_uri: StoreKey | None = None

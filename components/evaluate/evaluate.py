@@ -2,7 +2,7 @@
 
 Promises: every metric comes with its protocol; the same weights under the same protocol are measured once; a killed evaluation resumes, on
 this machine or another; what was damaged or lost of a finished one is made again; the champion's metrics in the report are of the same
-protocol. Does not judge the metrics; see the gate step.
+protocol, but for the sampler beside a student of few steps. Does not judge the metrics; see the gate step.
 """
 
 import json
@@ -165,7 +165,7 @@ def _champion_scores(
     if measured is None:
         context.events.note(f"champion version {version} was not measured under this protocol yet: measuring it")
         measured = _measure(champion_spec, lambda folder: _copy(weights, folder / "weights.safetensors"), context)
-    return _scores_of(measured, version)
+    return _scores_of(measured, version, sampling=None if champion_spec.how_drawn == spec.how_drawn else champion_spec.how_drawn)
 
 
 def _missing_scores(version: str, tags: VersionTags, problem: str, context: StepContext) -> ChampionScores:
@@ -173,11 +173,12 @@ def _missing_scores(version: str, tags: VersionTags, problem: str, context: Step
     return ChampionScores(version=version, checkpoint_digest=tags.checkpoint_digest, problem=problem)
 
 
-def _scores_of(report: EvaluationReport, version: str, *, is_challenger: bool = False) -> ChampionScores:
+def _scores_of(report: EvaluationReport, version: str, *, is_challenger: bool = False, sampling: str | None = None) -> ChampionScores:
     return ChampionScores(
         version=version,
         checkpoint_digest=report.checkpoint_digest,
         is_challenger=is_challenger,
+        sampling=sampling,
         metrics=report.metrics,
         intervals=report.intervals,
         grid_uri=report.grid_uri,

@@ -113,10 +113,9 @@ def _measure(spec: EvaluateSpec, fetch_weights_into: Callable[[Path], None], fol
     fetch_weights_into(folder)
     reference = _find_reference(spec, context)
     spec = spec.model_copy(update={"reference_known": reference is not None})
-    sampler = f"{spec.sampling.sampler}, {plural(spec.sampling.num_steps, 'step')}"
     references = "from storage" if reference else "to be processed"
     drawn = plural(spec.num_images, "image")
-    what = f"sampling {drawn} of checkpoint {spec.checkpoint.digest[:12]} with {sampler}; references {references}"
+    what = f"sampling {drawn} of checkpoint {spec.checkpoint.digest[:12]} with {spec.how_drawn}; references {references}"
     run_workers({folder: spec}, context, what=what)
     if reference is None:
         reference = keep_reference(

@@ -11,6 +11,7 @@ from components.evaluate.config import EvaluationConfig
 from components.evaluate.protocol import Comparison, comparison_of, num_reference, protocol_of
 from components.features.extractors import identity_of, vgg_identity_of
 from components.manifests import CheckpointReference, DatasetManifest, EvaluationProtocol, Manifest
+from components.reports.plural import plural
 from components.resources import ResourcesConfig
 from components.storage import StoreUri
 from components.stores.layout import StoreLayout
@@ -45,6 +46,11 @@ class EvaluateSpec(Manifest):
     @property
     def num_reference(self) -> int:
         return num_reference(self.evaluation, self.dataset)
+
+    @property
+    def how_drawn(self) -> str:
+        """Sampler and steps, like "heun, 20 steps"."""
+        return f"{self.sampling.sampler}, {plural(self.sampling.num_steps, 'step')}"
 
     @cached_property
     def protocol(self) -> EvaluationProtocol:

@@ -16,7 +16,9 @@ class GateConfig(FrozenConfig):
     at_least: dict[str, float] = Field(default_factory=dict, description="metric key -> smallest value that passes")
     cautious: bool = Field(True, description="a bound must hold at the worse end of a metric's 95 % interval; false: at the metric itself")
     no_worse_than_champion: bool = Field(
-        True, description="the headline must not be worse than the champion's, under the same protocol, by more than chance and tolerance"
+        True,
+        description="the headline must not be worse than the champion's by more than chance and tolerance; both have the same "
+        "protocol, but a student of few steps its own sampler",
     )
     better_than_champion: bool = Field(False, description="the headline must be better than the champion's by more than chance")
     tolerance: float = Field(0.0, ge=0, le=1, description="largest share by which the headline may be worse than the champion's")

@@ -1,8 +1,8 @@
 """The gate step: pass or fail, with the reasons.
 
-Promises: the decision is a pure function of the report (which has the champion's metrics under the same protocol) and the configuration; a
-difference that chance can explain does not fail a challenger; a champion that could not be measured is never beaten. Does not register or
-promote.
+Promises: the decision is a pure function of the report and the configuration; the report has the champion's metrics under the same
+protocol, but for the sampler beside a student of few steps, which the reason names; a difference that chance can explain does not fail a
+challenger; a champion that could not be measured is never beaten. Does not register or promote.
 """
 
 import hashlib
@@ -121,7 +121,8 @@ def short_reason(decision: GateDecision) -> str:
 
 def _compare(champion: ChampionScores, report: EvaluationReport, config: GateConfig) -> tuple[bool, str]:
     """Return whether the headline passes against the champion's, and the sentence about it. Smaller is better."""
-    name, key = f"champion version {champion.version}", report.headline
+    drawn = "" if champion.sampling is None else f" drawn with {champion.sampling}"
+    name, key = f"champion version {champion.version}{drawn}", report.headline
     if champion.problem is not None:
         return False, f"{name} {champion.problem}, so it cannot be shown that this one is no worse"
     if key not in champion.metrics:

@@ -28,7 +28,8 @@ def decision_page(
     champion = report.champion
     grids = [(report.grid_uri, "Challenger: the first samples by index.")]
     if champion is not None and champion.grid_uri is not None and not champion.is_challenger:
-        grids.append((champion.grid_uri, f"Champion, version {champion.version}: the same seeds."))
+        drawn = "" if champion.sampling is None else f" Drawn with {champion.sampling}, as it is served."
+        grids.append((champion.grid_uri, f"Champion, version {champion.version}: the same seeds.{drawn}"))
     samples = [(_image(store, layout.locate(uri)), caption) for uri, caption in grids]
     return render(
         "gate.html",

@@ -103,6 +103,8 @@ def test_beside_a_student_each_model_is_drawn_as_it_is_served(
         assert compared.metrics == alone[challenger.digest].metrics
         assert compared.champion is not None
         assert (compared.champion.version, compared.champion.metrics) == (str(number), report.metrics)
+        own = samplings[champion.digest]
+        assert compared.champion.sampling == f"{own.sampler}, {own.num_steps} steps"
 
 
 def quality(checkpoint: CheckpointManifest, environment: Endpoints, folder: Path, dataset: DatasetManifest) -> float:

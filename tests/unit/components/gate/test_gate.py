@@ -32,9 +32,9 @@ def interval(value: float, std: float) -> MetricInterval:
     return MetricInterval(low=value - 1.959964 * std, high=value + 1.959964 * std, std=std)
 
 
-def champion(score: float, *, is_challenger: bool = False, std: float | None = None) -> ChampionScores:
+def champion(score: float, *, is_challenger: bool = False, std: float | None = None, sampling: str | None = None) -> ChampionScores:
     intervals = {} if std is None else {"eval/fid_50k": interval(score, std)}
-    return ChampionScores(version="3", is_challenger=is_challenger, metrics={"eval/fid_50k": score}, intervals=intervals)
+    return ChampionScores(version="3", is_challenger=is_challenger, sampling=sampling, metrics={"eval/fid_50k": score}, intervals=intervals)
 
 
 UNMEASURED = ChampionScores(version="3", problem="generates images of 64 px, this dataset has 32 px")
@@ -49,6 +49,7 @@ UNMEASURED = ChampionScores(version="3", problem="generates images of 64 px, thi
         (GateConfig(at_least={"eval/recall": 0.5}), None, "fail", "at least 0.5"),
         (GateConfig(), champion(9.0), "fail", "champion version 3 has 9 (a difference of 0 can be chance): worse"),
         (GateConfig(), champion(11.0), "pass", "champion version 3 has 11"),
+        (GateConfig(), champion(9.0, sampling="heun, 20 steps"), "fail", "champion version 3 drawn with heun, 20 steps has 9 (a"),
         (GateConfig(), champion(9.0, std=0.6), "pass", "a difference of 1.2 can be chance"),
         (GateConfig(), champion(9.0, std=0.4), "fail", "a difference of 0.78 can be chance): worse"),
         (GateConfig(better_than_champion=True), champion(11.0, std=0.6), "fail", "not better"),
