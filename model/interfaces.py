@@ -53,6 +53,7 @@ class CheckpointSink(Protocol):
         """
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Compares images with the data by their features."""
 

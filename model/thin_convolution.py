@@ -5,7 +5,7 @@ factors and float32 sums, like that of every other layer. Measured on an H100 (1
 backward): 12 input channels 4.4 ms, padded to 16 2.2 ms; weight gradient of 12 float32 output channels 12.3 ms, in bfloat16 1.1 ms.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -51,13 +51,14 @@ class _OutputConvolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         # Only the shape and layout of this tensor are read.
         like_x = torch.empty_like(x, dtype=ctx.dtype)
-        of_x = _convolution_backward(gradient, like_x, weight, ctx.padding, (True, False, False))[0]
+        of_x = _convolution_backward(gradient, like_x, weight, ctx.padding, of=0)
         half = gradient.to(torch.bfloat16)
-        of_weight = _convolution_backward(half, x, weight.to(torch.bfloat16), ctx.padding, (False, True, False))[1]
+        of_weight = _convolution_backward(half, x, weight.to(torch.bfloat16), ctx.padding, of=1)
         return of_x, of_weight.to(weight.dtype), gradient.sum((0, 2, 3)), None
 
 
-def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], mask: tuple[bool, bool, bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.ops.aten.convolution_backward(gradient, x, weight, None, padding=padding, output_mask=mask, **_CONVOLUTION)
+def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], *, of: int) -> Tensor:
+    """Return the gradient of the input (0) or of the weight (1)."""
+    mask = [index == of for index in range(3)]
+    gradients = torch.ops.aten.convolution_backward(gradient, x, weight, None, padding=padding, output_mask=mask, **_CONVOLUTION)
+    return cast(Tensor, gradients[of])
