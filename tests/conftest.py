@@ -59,6 +59,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+_STEERING = (
+    "CELEBDIT_",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_RUN_ID",
+    "AWS_ENDPOINT_URL",
+    "AWS_PROFILE",
+    "KF_",
+    "KUBECONFIG",
+    "HOME",
+    "PATH",
+    "TMPDIR",
+)
+"""How the names of variables begin that lead commands and steps to servers, folders and programs."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_environment(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a file of tests that leaves a variable behind that steers commands: the tests after it would use other folders and servers."""
+    before = _steering_variables()
+    yield
+    after = _steering_variables()
+    left = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    for name in left:
+        os.environ.pop(name, None)
+    os.environ.update({name: before[name] for name in left & before.keys()})
+    assert not left, (
+        f"{request.node.name} leaves {', '.join(sorted(left))} changed: run commands with `celebdit_here`, or use `no_endpoints`"
+    )
+
+
+def _steering_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(_STEERING)}
+
+
 @pytest.fixture(scope="session")
 def s3_credentials() -> Iterator[None]:
     """Credentials for the test servers, in the environment as in a step."""

@@ -1,6 +1,5 @@
 """Wrong weights of metrics are found in preflight: another file, a file of another network, no file of weights at all."""
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from components.preflight.metric_weights import UnknownPickle, check_metric_weig
 from components.runtime.context import StepContext
 from components.storage import StoreUri, connect, file_sha256
 from components.system.work_folders import WorkFolder
-from pipeline.cli import main
 from pipeline.services import Services
 
 INCEPTION = "inception-v3-compat"
@@ -65,16 +63,14 @@ def test_weights_are_added_once_and_found_by_their_sha256_alone(
     folder = context.scratch(WorkFolder.WEIGHTS)
     with pytest.raises(BadInput, match="are not in the store"):
         fetch_weights(None, sha256, context.store, folder, setting="weights", stored=context.layout.metric_weights(sha256))
-    use_store_of(context, tmp_path, monkeypatch)
+    use_store_of(context, monkeypatch)
     for new, is_damaged in ((True, False), (False, False), (True, True)):
         if is_damaged:
             context.store.put_bytes(context.layout.metric_weights(sha256), b"damaged")
-        with pytest.raises(SystemExit) as ended:
-            main(["weights", "add", str(inception), "--json"])
-        printed = capsys.readouterr()
-        assert not ended.value.code, printed.err
+        added = celebdit_here("weights", "add", str(inception), "--json", home=tmp_path / "home", capture=capsys)
+        assert added.code == 0, added.err
         facts = {"sha256": sha256, "network": INCEPTION, "uri": f"{context.root}/weights/{sha256}.pth", "new": new}
-        assert json.loads(printed.out) == facts
+        assert added.json == facts
     assert "566 tensors" in check_metric_weights(None, sha256, INCEPTION, context, setting="weights")
     assert (folder / f"{sha256}.pth").is_file()
     assert build_extractor(by_sha256, context.store, folder, torch.device("cpu")) is not None
@@ -89,7 +85,7 @@ def test_another_file_at_the_address_of_weights_is_noticed_by_all_who_meet_it(
     stored = context.layout.metric_weights(sha256)
     assert sha256 in str(stored)
     context.store.put_bytes(stored, b"another file")
-    use_store_of(context, tmp_path, monkeypatch)
+    use_store_of(context, monkeypatch)
     with pytest.raises(DataRefused, match=f"evaluation.weights_sha256 is {sha256}"):
         check_metric_weights(None, sha256, INCEPTION, context, setting="weights")
     with pytest.raises(DataRefused, match=sha256):
@@ -98,11 +94,9 @@ def test_another_file_at_the_address_of_weights_is_noticed_by_all_who_meet_it(
     (tmp_path / "other.pth").write_bytes(b"another file")
     with pytest.raises(DataRefused, match=f"evaluation.weights_sha256 is {sha256}"):
         fetch_weights(str(tmp_path / "other.pth"), sha256, context.store, tmp_path, setting="weights")
-    with pytest.raises(SystemExit) as ended:
-        main(["weights", "add", str(path)])
-    printed = capsys.readouterr()
-    assert ended.value.code == 0, printed.err
-    assert "was there already" not in printed.out
+    added = celebdit_here("weights", "add", str(path), home=tmp_path / "home", capture=capsys)
+    assert added.code == 0, added.err
+    assert "was there already" not in added.out
     assert context.store.get_bytes(stored) == path.read_bytes(), "adding the file again repairs it"
 
 
@@ -110,7 +104,7 @@ def test_a_file_that_changes_while_it_is_added_is_refused_and_not_stored(
     context: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As by a download that is still running: what was hashed is not what was uploaded."""
-    use_store_of(context, tmp_path, monkeypatch)
+    use_store_of(context, monkeypatch)
     path = saved(tmp_path, {"changed": torch.ones(3)})
     sha256 = file_sha256(path)
 
@@ -120,24 +114,21 @@ def test_a_file_that_changes_while_it_is_added_is_refused_and_not_stored(
         return digest
 
     monkeypatch.setattr("components.storage.file_sha256", hash_and_change)
-    with pytest.raises(SystemExit) as ended:
-        main(["weights", "add", str(path)])
-    assert ended.value.code == DataRefused.exit_code
-    assert f"{path} changed while it was read" in capsys.readouterr().err
+    refused = celebdit_here("weights", "add", str(path), home=tmp_path / "home", capture=capsys)
+    assert refused.code == DataRefused.exit_code
+    assert f"{path} changed while it was read" in refused.err
     assert not context.store.exists(context.layout.metric_weights(sha256))
 
 
 def test_a_file_of_another_network_is_added_under_no_network_of_ours(
     inception: Path, context: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use_store_of(context, tmp_path, monkeypatch)
+    use_store_of(context, monkeypatch)
     path = saved(tmp_path, {name: value for name, value in torch.load(inception).items() if name != "fc.bias"})
-    with pytest.raises(SystemExit) as ended:
-        main(["weights", "add", str(path), "--json"])
-    printed = capsys.readouterr()
-    assert not ended.value.code, printed.err
-    assert json.loads(printed.out)["network"] is None
-    assert "a network that is not known here" in printed.err
+    added = celebdit_here("weights", "add", str(path), "--json", home=tmp_path / "home", capture=capsys)
+    assert added.code == 0, added.err
+    assert added.json["network"] is None
+    assert "a network that is not known here" in added.err
     with pytest.raises(DataRefused, match=r"1 are missing \(fc\.bias\)"):
         check_metric_weights(None, file_sha256(path), INCEPTION, context, setting="weights")
 
@@ -155,10 +146,10 @@ def test_a_damaged_copy_in_the_work_folder_is_downloaded_again(inception: Path, 
         assert file_sha256(copy) == sha256
 
 
-def use_store_of(context: StepContext, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def use_store_of(context: StepContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands use the store of `context`."""
     variables = {"CELEBDIT_STORE": str(context.root), "AWS_ENDPOINT_URL": str(context.settings.s3_endpoint)}
-    for name, value in {**variables, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "CELEBDIT_HOME": str(folder / "home")}.items():
+    for name, value in {**variables, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}.items():
         monkeypatch.setenv(name, value)
 
 
@@ -175,15 +166,11 @@ def test_doctor_finds_weights_in_the_embedded_store_by_their_whole_sha256(
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])
-def test_what_holds_no_weights_is_not_added(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CELEBDIT_HOME", str(tmp_path / "home"))
+def test_what_holds_no_weights_is_not_added(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(SystemExit) as ended:
-        main(["weights", "add", str(tmp_path / "w.pth")])
-    assert ended.value.code == DataRefused.exit_code
-    assert "torch file" in capsys.readouterr().err
+    refused = celebdit_here("weights", "add", str(tmp_path / "w.pth"), home=tmp_path / "home", capture=capsys)
+    assert refused.code == DataRefused.exit_code
+    assert "torch file" in refused.err
     assert not (tmp_path / "home").exists()
 
 
