@@ -52,7 +52,9 @@ _GATED: dict[str, object] = {"linear_path": True, "linear_output": True, "local_
 _TENTH = {"uniform_share": 0.1}
 """The times of `demo`, and a tenth of them anywhere, also near zero."""
 _NOISIER: dict[str, object] = {**_TENTH, "logit_mean": 1.3}
-"""The times of `demo` (mean 0.6) at twice the noise, log 2 more: a mean over four pixels of 64 px has as much noise as one of 32 px had."""
+"""The times of `demo` (mean 0.6) at twice the noise, log 2 more: the mean of four pixels, one of half the side, has half of their noise."""
+_NOISIEST: dict[str, object] = {**_TENTH, "logit_mean": 2.0}
+"""At four times the noise."""
 _HALF_RATE = {"lr_peak": 1e-3, "lr_floor": 1e-4}
 """Half of the learning rate of `demo`."""
 
@@ -112,6 +114,8 @@ CONTENDERS = {
     "plain-dit-half-rate": Contender(build=PlainDiT, diffusion=_TENTH, optimizer=_HALF_RATE),
     "local-share-noisier": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_NOISIER, optimizer=_HALF_RATE),
     "plain-dit-noisier": Contender(build=PlainDiT, diffusion=_NOISIER, optimizer=_HALF_RATE),
+    "local-share-noisiest": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_NOISIEST, optimizer=_HALF_RATE),
+    "plain-dit-noisiest": Contender(build=PlainDiT, diffusion=_NOISIEST, optimizer=_HALF_RATE),
     "small-guide": Contender(
         network={**_GATED, "channels": (16, 24, 32), "latent_channels": 16, "width": 64, "depth": 2, "heads": 2}, diffusion=_TENTH
     ),
