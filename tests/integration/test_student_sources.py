@@ -152,6 +152,18 @@ def test_the_page_of_a_student_offers_no_other_steps_than_its_own(weights: Weigh
         page.screenshot(path=str(tmp_path / "refused-page.png"))
 
 
+def test_an_average_that_would_be_refused_is_not_computed(
+    weights: Weights, context: StepContext, embedded: Services, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, averages = weights.student.run_key, context.layout.run(weights.student.run_key).averages
+    before = context.store.list(averages)
+    command = ("ema", key, "--sigma-rel", "0.07", "--steps", "8", "--register", NAME)
+    refused = celebdit_here(*command, home=embedded.home, capture=capsys)
+    assert refused.code == 2
+    assert "--register: this student was trained for ddpm with 3 steps, ddpm with 8 steps gives worse images" in refused.err
+    assert context.store.list(averages) == before
+
+
 def test_samples_of_a_version_in_other_steps_give_a_warning(
     weights: Weights, embedded: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
