@@ -13,7 +13,7 @@ from celebdit_testing.waiting import wait_until
 from components.features.config import FeaturesConfig
 from components.manifests import DatasetManifest
 from components.resources import ResourcesConfig
-from components.storage import StoreUri
+from components.storage import StoreUri, connect
 from components.train.checkpointing.finished import Finished, find_finished
 from model.config import Recipe
 
@@ -79,6 +79,8 @@ def test_a_stop_within_the_score_of_the_last_step_leaves_a_training_that_is_not_
         wait_until(lambda: scoring(training, step=6), timeout_s=90, every_s=0.01)
         ranks.signal(signal.SIGTERM)
         assert ranks.wait(90) == [75, 75], "stopped, not finished"
+    speeds = stored_speeds(training)
+    assert len(speeds) == 1, "the attempt that trained the last step is the one that can be measured"
     assert sorted(training.recorded_values(MIND)) == [3]
     assert next(entry.step for entry in training.checkpoints.list_committed()) == 6
     assert finished(training) is None
@@ -91,10 +93,16 @@ def test_a_stop_within_the_score_of_the_last_step_leaves_a_training_that_is_not_
         assert training.recorded_values(key) == undisturbed.recorded_values(key), key
     assert training.final_digest() == undisturbed.final_digest()
     assert finished(training) is not None
+    assert stored_speeds(training) == speeds
 
 
 def finished(training: Training, recipe: Recipe | None = None) -> Finished | None:
     return find_finished(training.checkpoints, recipe or training.recipe, training.dataset.digest)
+
+
+def stored_speeds(training: Training) -> list[bytes]:
+    store, folder = connect(training.endpoint, deadline_s=10.0), training.root / "speeds"
+    return [store.get_bytes(item.uri) for item in store.list(folder)]
 
 
 def scoring(training: Training, *, step: int = 3) -> bool:
