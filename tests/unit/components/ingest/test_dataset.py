@@ -63,7 +63,9 @@ def test_a_reason_that_all_rejected_files_share_is_shown_to_its_end(tmp_path: Pa
     reason = f"{'a library that says much before it says what it means, ' * 3}convert them"
     with filled(tmp_path, []) as ledger, pytest.raises(DataRefused, match=f"corrupt: {reason}\\): a.jpg\n"):
         ledger.record("a.jpg", Rejected("truncated", reason))
-        require_accepted(DataConfig(name="faces", source="x", image_px=16), ledger, report=tmp_path / "report.html", thumbnail=lambda data: b"")
+        require_accepted(
+            DataConfig(name="faces", source="x", image_px=16), ledger, report=tmp_path / "report.html", thumbnail=lambda data: b""
+        )
 
 
 def write_shards(ledger: Ledger, folder: Path, shard_bytes: int) -> list[FinishedShard]:
