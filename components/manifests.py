@@ -133,7 +133,7 @@ class ChampionScores(BaseModel):
     is_challenger: bool = False
     """Whether the report's own weights are the champion's, so that there is nothing to compare."""
     sampling: str | None = Field(None, exclude_if=lambda sampling: sampling is None)
-    """Sampler and steps of its images, like "heun, 20 steps", where one of both is a student of few steps and they differ; else None."""
+    """How its images are drawn, like "heun, 20 steps, time_shift 3.0", where one of both is a student of few steps and they differ."""
     metrics: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, MetricInterval] = Field(default_factory=dict)
     grid_uri: StoreKey | None = None

@@ -37,7 +37,7 @@ def modulate_silu(x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -
 
 @modulate_silu.register_kernel("cpu")
 def _modulate_silu(x: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.nn.functional.silu(_modulated(x, scale, shift)).to(dtype, copy=True)
+    return torch.nn.functional.silu(_scale_and_shift(x, scale, shift)).to(dtype, copy=True)
 
 
 @triton_op("celebdit::gradient_moments", mutates_args={})
@@ -51,7 +51,7 @@ def gradient_moments(x: Tensor, gradient: Tensor, scale: Tensor, shift: Tensor, 
 
 @gradient_moments.register_kernel("cpu")
 def _gradient_moments(x: Tensor, gradient: Tensor, scale: Tensor, shift: Tensor, middle: Tensor) -> Tensor:
-    of_modulated = torch.ops.aten.silu_backward(gradient.float(), _modulated(x, scale, shift))
+    of_modulated = torch.ops.aten.silu_backward(gradient.float(), _scale_and_shift(x, scale, shift))
     weighted = of_modulated * (x.float() - middle[:, :, None, None])
     return torch.stack([of_modulated.sum((2, 3)), weighted.sum((2, 3))], 1)[:, None]
 
@@ -68,10 +68,10 @@ def modulate_silu_backward(
 def _modulate_silu_backward(
     x: Tensor, gradient: Tensor, scale: Tensor, shift: Tensor, slope: Tensor, constant: Tensor, added: Tensor | None
 ) -> Tensor:
-    of_modulated = torch.ops.aten.silu_backward(gradient.float(), _modulated(x, scale, shift))
-    of_x = _modulated(of_modulated, scale, constant) + x.float() * slope[:, :, None, None]
+    of_modulated = torch.ops.aten.silu_backward(gradient.float(), _scale_and_shift(x, scale, shift))
+    of_x = _scale_and_shift(of_modulated, scale, constant) + x.float() * slope[:, :, None, None]
     return (of_x if added is None else of_x + added.float()).to(x.dtype)
 
 
-def _modulated(x: Images, scale: Vectors, shift: Vectors) -> Images:
+def _scale_and_shift(x: Images, scale: Vectors, shift: Vectors) -> Images:
     return torch.addcmul(shift[:, :, None, None], x.float(), scale[:, :, None, None])

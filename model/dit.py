@@ -59,11 +59,13 @@ class Attention(nn.Module):
             query, key, value = (head.transpose(1, 2) for head in heads)
         else:
             queries_and_keys, value = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)
-            query, key = self._turned(queries_and_keys, rotation).permute(2, 0, 3, 1, 4).unbind(0)
+            query, key = self._normalise_and_rotate(queries_and_keys, rotation).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))
 
-    def _turned(self, queries_and_keys: Float[Tensor, "b n 2 h d"], rotation: tuple[Tensor, Tensor] | None) -> Float[Tensor, "b n 2 h d"]:
+    def _normalise_and_rotate(
+        self, queries_and_keys: Float[Tensor, "b n 2 h d"], rotation: tuple[Tensor, Tensor] | None
+    ) -> Float[Tensor, "b n 2 h d"]:
         """Return queries and keys normalised and rotated, where this attention does so."""
         if self.query_norm is not None and self.key_norm is not None:
             # Both at once, in the order in which they lie in memory: on a GPU one kernel instead of two slow ones.
@@ -115,12 +117,12 @@ class Block(nn.Module):
         self, x: Float[Tensor, "b n d"], time: Float[Tensor, "b d"], rotation: tuple[Tensor, Tensor] | None
     ) -> Float[Tensor, "b n d"]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(time)
-        normed, x = self._modulated(self.attention_norm, x, shift_a, scale_a)
+        normed, x = self._normalise_and_modulate(self.attention_norm, x, shift_a, scale_a)
         x = x + gate_a[:, None] * self.dropout(self.attention(normed, rotation))
-        normed, x = self._modulated(self.mlp_norm, x, shift_m, scale_m)
+        normed, x = self._normalise_and_modulate(self.mlp_norm, x, shift_m, scale_m)
         return cast(Tensor, x + gate_m[:, None] * self.dropout(self.mlp(normed)))
 
-    def _modulated(
+    def _normalise_and_modulate(
         self, norm: nn.Module, x: Float[Tensor, "b n d"], shift: Float[Tensor, "b d"], scale: Float[Tensor, "b d"]
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b n d"]]:
         """Return the modulated norm of `x`, and `x` for what is added to it."""

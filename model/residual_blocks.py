@@ -43,14 +43,14 @@ def norm_silu(
 ) -> Float[Tensor, "b c h w"]:
     """Return silu(norm(x)), or silu((1 + scale) * norm(x) + shift)."""
     if instance_norm.is_faster(x, norm.num_groups):
-        return instance_norm.normalise_modulate_silu(x, *_modulated(norm, shift, scale), norm.eps)
+        return instance_norm.normalise_modulate_silu(x, *_gain_and_bias(norm, shift, scale), norm.eps)
     hidden = norm(x)
     if shift is not None and scale is not None:
         hidden = hidden * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
     return F.silu(hidden)
 
 
-def _modulated(
+def _gain_and_bias(
     norm: nn.GroupNorm, shift: Float[Tensor, "b c"] | None, scale: Float[Tensor, "b c"] | None
 ) -> tuple[Float[Tensor, "#b c"], Float[Tensor, "#b c"]]:
     """Return gain and bias of `norm` and the modulation after it together."""
@@ -63,7 +63,7 @@ def normalised_for_image(h: Float[Tensor, "b c h w"], norm: nn.GroupNorm) -> Flo
     """Return silu(norm(h)) in float32, in few passes over memory."""
     from model.channel_norm import Normalisation, normalise  # noqa: PLC0415 - needs Triton
 
-    return normalise(h, Normalisation(*_modulated(norm, None, None), norm.num_groups, norm.eps, torch.float32))
+    return normalise(h, Normalisation(*_gain_and_bias(norm, None, None), norm.num_groups, norm.eps, torch.float32))
 
 
 def _dropout(probability: float) -> nn.Module:
@@ -95,10 +95,10 @@ class ResidualBlock(nn.Module):
         from model.channel_norm import Normalisation, normalise, normalise_beside  # noqa: PLC0415 - needs Triton
 
         dtype = precision_of_products(x)
-        first = Normalisation(*_modulated(self.norm_in, None, None), self.norm_in.num_groups, self.norm_in.eps, dtype)
+        first = Normalisation(*_gain_and_bias(self.norm_in, None, None), self.norm_in.num_groups, self.norm_in.eps, dtype)
         hidden, x = normalise_beside(x, first)
         hidden = F.conv2d(hidden, self.conv_in.weight, padding=self.conv_in.padding)
-        gain, bias = _modulated(self.norm_out, shift, scale)
+        gain, bias = _gain_and_bias(self.norm_out, shift, scale)
         second = Normalisation(gain, bias, self.norm_out.num_groups, self.norm_out.eps, dtype, self.conv_in.bias)
         return cast(Tensor, x + self.conv_out(self.dropout(normalise(hidden, second))))
 

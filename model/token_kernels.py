@@ -55,7 +55,7 @@ def _rms_modulate(
 
 
 @triton.jit
-def _turned_back(
+def _gradient_of_rotated(
     kind,
     qkv,
     gradient,
@@ -132,8 +132,8 @@ def _rotated_heads(
     TILE: tl.constexpr,
 ):
     part, image = tl.program_id(0), tl.program_id(1)
-    _turned_back(0, qkv, of_query, weights, cos, sin, out, out_sums, image, part, EPS, TOKENS, HEADS, HALF, BLOCK, PART, TILE)
-    _turned_back(1, qkv, of_key, weights, cos, sin, out, out_sums, image, part, EPS, TOKENS, HEADS, HALF, BLOCK, PART, TILE)
+    _gradient_of_rotated(0, qkv, of_query, weights, cos, sin, out, out_sums, image, part, EPS, TOKENS, HEADS, HALF, BLOCK, PART, TILE)
+    _gradient_of_rotated(1, qkv, of_key, weights, cos, sin, out, out_sums, image, part, EPS, TOKENS, HEADS, HALF, BLOCK, PART, TILE)
     channel = tl.arange(0, 2 * BLOCK)
     exists = channel < 2 * HALF
     for start in range(0, PART * HEADS, TILE):

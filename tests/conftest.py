@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from celebdit_testing.command import Finished
 from celebdit_testing.first_run import FirstRun, first_run_of, second_run_of
+from celebdit_testing.process_state import changes, process_state
 from celebdit_testing.servers import ACCESS_KEY, SECRET_KEY, moto_server, rclone_server
 from hypothesis import settings
 
@@ -59,38 +60,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
-_STEERING = (
-    "CELEBDIT_",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_RUN_ID",
-    "AWS_ENDPOINT_URL",
-    "AWS_PROFILE",
-    "KF_",
-    "KUBECONFIG",
-    "HOME",
-    "PATH",
-    "TMPDIR",
-)
-"""How the names of variables begin that lead commands and steps to servers, folders and programs."""
-
-
 @pytest.fixture(autouse=True, scope="module")
-def same_environment(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a file of tests that leaves a variable behind that steers commands: the tests after it would use other folders and servers."""
-    before = _steering_variables()
+def same_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a file of tests that leaves the process changed: commands of the tests after it would use other folders and servers."""
+    before, environment = process_state(), dict(os.environ)
     yield
-    after = _steering_variables()
-    left = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    for name in left:
+    changed = changes(before, process_state())
+    for name in changed:
         os.environ.pop(name, None)
-    os.environ.update({name: before[name] for name in left & before.keys()})
-    assert not left, (
-        f"{request.node.name} leaves {', '.join(sorted(left))} changed: run commands with `celebdit_here`, or use `no_endpoints`"
-    )
-
-
-def _steering_variables() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith(_STEERING)}
+        os.environ.update({name: environment[name]} if name in environment else {})
+    assert not changed, f"{request.node.name} leaves {', '.join(changed)} changed; for variables: use `celebdit_here` or `no_endpoints`"
 
 
 @pytest.fixture(scope="session")

@@ -165,7 +165,7 @@ def _champion_scores(
     if measured is None:
         context.events.note(f"champion version {version} was not measured under this protocol yet: measuring it")
         measured = _measure(champion_spec, lambda folder: _copy(weights, folder / "weights.safetensors"), context)
-    return _scores_of(measured, version, sampling=None if champion_spec.how_drawn == spec.how_drawn else champion_spec.how_drawn)
+    return _scores_of(measured, version, sampling=champion_spec.how_drawn_beside(spec.sampling))
 
 
 def _missing_scores(version: str, tags: VersionTags, problem: str, context: StepContext) -> ChampionScores:

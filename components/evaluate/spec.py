@@ -20,6 +20,8 @@ from model.config import ModelSpec, SamplingConfig
 from model.ema import EmaName
 
 REPORT_FILE = "report.json"
+_NAMED_IF_DIFFERENT = ("spacing", "time_shift", "eta", "clip_x")
+"""Settings of sampling besides sampler and steps that change the image of a seed."""
 
 
 class EvaluateSpec(Manifest):
@@ -51,6 +53,13 @@ class EvaluateSpec(Manifest):
     def how_drawn(self) -> str:
         """Sampler and steps, like "heun, 20 steps"."""
         return f"{self.sampling.sampler}, {plural(self.sampling.num_steps, 'step')}"
+
+    def how_drawn_beside(self, other: SamplingConfig) -> str | None:
+        """Return how images are drawn if it is not as with `other`: sampler, steps, and each further setting that differs."""
+        differing = [name for name in _NAMED_IF_DIFFERENT if getattr(self.sampling, name) != getattr(other, name)]
+        if not differing and (self.sampling.sampler, self.sampling.num_steps) == (other.sampler, other.num_steps):
+            return None
+        return ", ".join([self.how_drawn, *(f"{name} {getattr(self.sampling, name)}" for name in differing)])
 
     @cached_property
     def protocol(self) -> EvaluationProtocol:

@@ -36,7 +36,7 @@ Code = Literal[
     "near_duplicate",
 ]
 
-PIXEL_RULES = 3
+PIXEL_RULES = 4
 """Raised when an image gets other pixels or another verdict than before, so that finished ingests are done again."""
 EXTRA = "make extras"
 """What installs the libraries of HEIC and JPEG XL; a verdict whose detail names it is on a file that needs them."""

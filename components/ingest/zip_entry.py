@@ -13,6 +13,8 @@ import zipfile
 import zlib
 from typing import IO, NamedTuple, cast
 
+from components.errors import shorten
+
 _HEADER = struct.Struct("<4s5H3I2H")
 _TYPICAL_EXTRA_BYTES = 128
 _DAMAGED = (
@@ -53,7 +55,7 @@ def read_zip_entry(archive: int, packed: ZipEntry, *, limit: int) -> tuple[bytes
     try:
         return _read(archive, packed, limit)
     except _DAMAGED as error:
-        raise EntryDamaged(str(error)[:200] or type(error).__name__) from error
+        raise EntryDamaged(shorten(str(error), max_characters=200) or type(error).__name__) from error
 
 
 def _read(archive: int, packed: ZipEntry, limit: int) -> tuple[bytes, int | None]:

@@ -173,8 +173,7 @@ class Registry:
 
     def set_alias(self, alias: str, version: str) -> None:
         """Point an alias to a version."""
-        with self._translate_errors():
-            write_despite_conflicts(lambda: self._client.set_registered_model_alias(self.name, alias, version))
+        self._log.move_alias(alias, version)
 
     def check_present(self, version: ModelVersion) -> None:
         """Check that the files of a version are in MLflow, by their names and sizes.

@@ -1,32 +1,54 @@
 """What a person sees of a served version in a browser: a form for seed and steps, and the image that they give.
 
 Promises: pure functions; nothing of a request is on the page unescaped. `image_request` makes the request that a client of `/invocations`
-would make, so that it is checked in the same way.
+would make, so that it is checked in the same way. Where the model itself refuses the image, the page shows the reason in its place.
 """
 
 import html
 import json
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlencode
 
-from components.serving.request import Refused
+from components.reports.plural import plural
+from components.serving.request import MAX_STEPS, Refused
 
 IMAGE_PATH = "/image.png"
+_MAX_SEED = 2**32 - 1
 _MOST_DIGITS = 19
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>celebdit</title><style>
 body {{ font-family: sans-serif; margin: 2rem auto; max-width: 34rem; padding: 0 1rem; color: #222 }}
 img {{ display: block; width: 100%; max-width: 512px; image-rendering: pixelated; background: #eee; min-height: 8rem }}
 label {{ margin-right: 1rem }} input {{ width: 6rem }} .refused {{ color: #a00 }} code {{ overflow-wrap: anywhere }}
-</style></head><body>
+</style><script>{script}</script></head><body>
 <h1>Faces of this version</h1>
 <form method="get" action="./">
-<label>seed <input name="seed" type="number" min="0" value="{seed}"></label>
-<label>steps <input name="num_steps" type="number" min="1" value="{steps}"></label>
+<label>seed <input name="seed" type="number" min="0" max="{max_seed}" value="{seed}"></label>
+{steps}
 <button>Draw</button>
 </form>
 <p>{shown}</p>
-<p>The same seed gives the same image. As a file: <code>curl -s '{address}' -o face.png</code></p>
+<p id="file">The same seed gives the same image. As a file: <code>curl -s '{address}' -o face.png</code></p>
 </body></html>
+"""
+_STEPS = '<label>steps <input name="num_steps" type="number" min="1" max="{most}" value="{steps}"></label>'
+_STUDENT_STEPS = "<p>A distilled student: it draws an image in {steps}, for which it was trained.</p>"
+# A browser shows a broken image for an answer that is none: the answer is requested once more, for the reason in it.
+_SCRIPT = """
+async function explain(image) {
+  const reason = document.createElement("span");
+  reason.className = "refused";
+  image.onerror = null;
+  try {
+    const answer = await fetch(image.src);
+    if (answer.ok) { image.src = URL.createObjectURL(await answer.blob()); return; }
+    const text = await answer.text();
+    try { reason.textContent = JSON.parse(text).message; }
+    catch { reason.textContent = `the server answered ${answer.status} ${text.slice(0, 300)}`; }
+  } catch { reason.textContent = "the server does not answer: is it still running?"; }
+  document.getElementById("file").remove();
+  image.replaceWith(reason);
+}
 """
 
 
@@ -45,15 +67,25 @@ def image_request(query: Sequence[tuple[str, str]], *, parameters: Sequence[str]
     return json.dumps({"dataframe_records": [{"seed": _number("seed", values.get("seed", "0"))}], "params": params}).encode()
 
 
-def form_page(query: Mapping[str, str], *, default_steps: int, base_url: str, problem: str | None) -> str:
-    """Return the page with the image of `query`, or with `problem`, why there is none."""
-    seed, steps = html.escape(query.get("seed", "0")), html.escape(query.get("num_steps", str(default_steps)))
-    address = f"image.png?seed={seed}&amp;num_steps={steps}"
+def form_page(query: Mapping[str, str], *, default_steps: int, is_student: bool, base_url: str, problem: str | None) -> str:
+    """Return the page with the image of `query`, or with `problem`, why there is none.
+
+    That of a student has no field for steps: it draws in `default_steps` alone.
+    """
+    seed, steps = query.get("seed", "0"), query.get("num_steps", str(default_steps))
+    values = {"seed": seed, **({} if is_student else {"num_steps": steps}), **query}
     if problem is None:
-        shown = f'<img src="{address}" alt="the face of seed {seed}">'
+        address = f"image.png?{html.escape(urlencode(values))}"
+        shown = f'<img src="{address}" alt="the face of seed {html.escape(seed)}" onerror="explain(this)">'
     else:
         shown, address = f'<span class="refused">{html.escape(problem)}</span>', "image.png?seed=0"
-    return _PAGE.format(seed=seed, steps=steps, shown=shown, address=html.escape(base_url) + address)
+    if is_student:
+        field = _STUDENT_STEPS.format(steps=plural(default_steps, "step"))
+    else:
+        field = _STEPS.format(steps=html.escape(steps), most=MAX_STEPS)
+    return _PAGE.format(
+        script=_SCRIPT, seed=html.escape(seed), max_seed=_MAX_SEED, steps=field, shown=shown, address=html.escape(base_url) + address
+    )
 
 
 def _number(name: str, text: str) -> int:

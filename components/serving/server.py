@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 _OK = 200
+_DESCRIPTION_FILE = Path("artifacts/description.json")  # `version_files.py` names it too, and imports a `model` that is not the packed one
 _BODY_S = 30.0
 _MOST_CONNECTIONS = 64
 _STOP_S = 1
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.dont_write_bytecode = True  # a compiled file beside the sources would be one that was not registered
     try:
         check_folder(options.folder, options.manifest)
-        app = application(_load(options.folder))
+        app = application(_load(options.folder), is_student=_is_student(options.folder))
     except CelebditError as refused:
         print(f"{refused.message}; {refused.hint}" if refused.hint else refused.message, file=sys.stderr, flush=True)
         raise SystemExit(refused.exit_code) from None
@@ -72,6 +73,10 @@ def _load(folder: Path) -> "PyFuncModel":
         return load_model(str(folder))
     except Exception as error:  # whatever the packed code raises
         raise DataRefused(f"the version cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _is_student(folder: Path) -> bool:
+    return bool(json.loads((folder / _DESCRIPTION_FILE).read_bytes()).get("is_student", False))
 
 
 def _run(app: "Starlette", options: argparse.Namespace) -> None:
@@ -96,8 +101,8 @@ def _run(app: "Starlette", options: argparse.Namespace) -> None:
     os._exit(0)
 
 
-def application(model: "PyFuncModel") -> "Starlette":
-    """Return the HTTP application of a loaded model, with the paths of MLflow's scoring server."""
+def application(model: "PyFuncModel", *, is_student: bool) -> "Starlette":
+    """Return the HTTP application of a loaded model, with the paths of MLflow's scoring server; a student draws in its default steps."""
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
     from mlflow.pyfunc import scoring_server  # noqa: PLC0415
     from mlflow.version import VERSION  # noqa: PLC0415
@@ -152,7 +157,8 @@ def application(model: "PyFuncModel") -> "Starlette":
             check_body(image_request(request.query_params.multi_items(), parameters=names), parameters=names, columns=schema.input_names())
         except Refused as refused:
             problem = refused.reason
-        text = form_page(request.query_params, default_steps=steps, base_url=str(request.base_url), problem=problem)
+        url, query = str(request.base_url), request.query_params
+        text = form_page(query, default_steps=steps, is_student=is_student, base_url=url, problem=problem)
         return HTMLResponse(text, status_code=_OK if problem is None else 400)
 
     pages = [Route("/", page), Route(IMAGE_PATH, image), *(Route(path, ping) for path in ("/ping", "/health"))]

@@ -1,4 +1,4 @@
-"""How fast finished trainings were, stored for plans: one small object per network, numerics, share of a process and kind of device.
+"""How fast trainings were that reached their last step: one small object per network, numerics, share of a process and kind of device.
 
 Promises: a newer training replaces what an older one measured; an object that cannot be read is as good as none. What is measured by
 nothing here: sampling, evaluation, and how long a process takes to start.

@@ -8,15 +8,21 @@ from components.stores.checkpoints import CheckpointStore
 from model.canonical import JsonObject
 from model.checkpoint_manifest import newest_valid
 
+_RESCUED_PREFIX = "0-"
+
 
 def rescue(folder: Path, checkpoints: CheckpointStore, *, attempt: str, note: Callable[[str], None]) -> None:
-    """Upload the newest valid checkpoint in `folder` if object storage has none as new, because an earlier attempt could not."""
+    """Upload the newest valid checkpoint in `folder` if object storage has none as new, because an earlier attempt could not.
+
+    It gets a name of its own: `attempt` may store the same step once more, after a score that was due, and keys are written once. That name
+    sorts before those of all attempts, because what `attempt` stores of the step is newer.
+    """
     local = newest_valid(folder)
     if local is None:
         return
     committed = checkpoints.list_committed()
     if not committed or committed[0].step < local.step:
-        checkpoints.upload(local, attempt, notes=_read_notes(folder, local.step))
+        checkpoints.upload(local, f"{_RESCUED_PREFIX}{attempt}", notes=_read_notes(folder, local.step))
         note(f"the checkpoint of step {local.step} was only on local disk and is now uploaded")
 
 

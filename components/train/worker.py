@@ -129,11 +129,12 @@ def _train(spec: TrainSpec, rank: Rank, device: torch.device, storage: RunStorag
             _continue(trainer, storage, spec, rank, group)
             try:
                 finished = trainer.run(stop_requested=rank.stop_requested.is_set)
+                if rank.world.is_first and trainer.step >= spec.training.total_steps:
+                    # Also after a stop within the score of the last step: the attempt that makes it trains no step to measure.
+                    report_speed(speeds, spec, device, rank.context)
                 if not finished:
                     # A rank that ends now ends the job of several nodes, and with it the first rank, which may still upload.
                     group.wait_for_all_ranks()
-                elif rank.world.is_first:
-                    report_speed(speeds, spec, device, rank.context)
             finally:
                 storage.snapshots.settle()
     return trainer.step, finished

@@ -32,7 +32,7 @@ from model.canonical import JsonObject
 from model.checkpoint import CheckpointState, publish, read
 from model.checkpoint_manifest import Checkpoint, CheckpointInvalid, directory_name
 from model.config import ModelSpec, SamplingConfig, student_sampling
-from model.ema import EmaName
+from model.ema import RAW_WEIGHTS, EmaName
 from model.ema_profiles import recombine
 from model.generator import Generator
 from model.trainer import NUM_SAMPLES
@@ -127,6 +127,22 @@ def compute_posthoc_ema(
         dataset_digest=str(summed.identity["dataset_digest"]),
         sampling=student_sampling(summed.identity, name.setting),
     )
+
+
+def find_student_sampling(run_key: str, context: StepContext) -> SamplingConfig | None:
+    """Return how the run `run_key` draws images if it is a student with snapshots; None of another network. Reads no weights.
+
+    Raises:
+        BadInput: if the run has no snapshots.
+    """
+    snapshots = CheckpointStore(context.store, context.layout.run(run_key).snapshots)
+    for entry in _list_snapshots(snapshots, run_key, context):
+        try:
+            identity = snapshots.state(entry.uri)["identity"]
+        except (CheckpointInvalid, ObjectMissing, DigestMismatch):
+            continue
+        return student_sampling(identity, RAW_WEIGHTS.setting)
+    return None
 
 
 def _set_damaged_aside(averages: CheckpointStore, uri: StoreUri, context: StepContext) -> None:

@@ -91,14 +91,15 @@ def ema(
         check_width(width)
     with open_session(home) as session:
         context = session.context()
-        from components.weights.posthoc_ema import compute_posthoc_ema
+        from components.weights.posthoc_ema import compute_posthoc_ema, find_student_sampling
 
+        if (sampler, num_steps) != (None, None) and (own := find_student_sampling(run_key, context)) is not None:
+            # Before the average, which takes minutes where snapshots are large.
+            (warn_of_other_steps if model is None else refuse_to_register_other_steps)(own, _sampling(sampler, num_steps, own))
         averages: list[EmaFacts] = []
         for width in dict.fromkeys(widths):
             average = compute_posthoc_ema(run_key, width, context, step=step)
             sampling = _sampling(sampler, num_steps, average.sampling)
-            if average.sampling is not None and not averages:
-                (warn_of_other_steps if model is None else refuse_to_register_other_steps)(average.sampling, sampling)
             averages.append(_publish(average, sampling, model, home, context))
     if url := averages[-1].get("mlflow"):
         print_mlflow_url(session.link(url), embedded=session.services is not None)

@@ -124,7 +124,7 @@ def _finish(planned: Sweep, done: "Search", file: Path, *, home: Path, link: str
         print_json(_facts(planned, done))
     if isinstance(done.end, Done):
         if final is not None and final.gate == "pass":
-            print_line(f"  next       {command_name()} {_following(planned, final)}")
+            print_line(f"  next       {command_name()} {_next_command(planned, final)}")
         return EXIT_OK if final is not None and final.gate == "pass" else GateFailed.exit_code
     if done.end.failure is None:
         print_line(f"  stopped    {done.end.reason}")
@@ -148,7 +148,7 @@ def _print_final(final: "Finished", home: Path) -> None:
         print_line(f"  samples    {samples}")
 
 
-def _following(planned: Sweep, final: "Finished") -> str:
+def _next_command(planned: Sweep, final: "Finished") -> str:
     """Return the command to look at the registered version, or to promote it where its number is known."""
     if final.version is None:
         model = planned.final(next(planned.space.combinations())).registry.model_name

@@ -98,6 +98,16 @@ def test_a_student_is_measured_beside_its_teacher(tmp_path: Path, monkeypatch: p
     assert report["training"]["student_over_plain"]["median"] > 1.2, "seven passes in place of three"
 
 
+def test_a_preset_that_samples_as_a_teacher_of_few_steps_has_a_row_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(students, "by_turns", lambda calls, turns: {name: [1.0] for name in calls})
+    preset = load_config("smoke", ["sampling.sampler=unipc", "sampling.num_steps=8", "sampling.time_shift=3.0"])
+    rows = students.drawing_costs(preset, images=1, turns=1, student_steps=(8, 4))
+    assert [(row["weights"], row["sampler"], row["steps"], row["time_shift"]) for row in rows] == [
+        ("teacher", "unipc", 8, 3.0),
+        *((role, sampler, steps, 1.0) for role, sampler in (("teacher", "unipc"), ("student", "ddpm")) for steps in (8, 4)),
+    ]
+
+
 def test_what_is_compared_takes_turns_and_the_first_round_does_not_count() -> None:
     order: list[str] = []
     taken_s = students.by_turns({name: lambda name=name: order.append(name) for name in ("one", "other")}, 2)

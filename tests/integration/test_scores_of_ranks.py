@@ -13,9 +13,10 @@ from celebdit_testing.waiting import wait_until
 from components.features.config import FeaturesConfig
 from components.manifests import DatasetManifest
 from components.resources import ResourcesConfig
-from components.storage import StoreUri
+from components.storage import StoreUri, connect
 from components.train.checkpointing.finished import Finished, find_finished
 from model.config import Recipe
+from model.training_config import SCORE_DUE
 
 RANDOM_CONV = FeaturesConfig(extractor="random-conv")
 SCORED = {"score_every_steps": 3, "score_images": 24, "score_metrics": ("mind", "frechet")}
@@ -79,6 +80,8 @@ def test_a_stop_within_the_score_of_the_last_step_leaves_a_training_that_is_not_
         wait_until(lambda: scoring(training, step=6), timeout_s=90, every_s=0.01)
         ranks.signal(signal.SIGTERM)
         assert ranks.wait(90) == [75, 75], "stopped, not finished"
+    speeds = stored_speeds(training)
+    assert len(speeds) == 1, "the attempt that trained the last step is the one that can be measured"
     assert sorted(training.recorded_values(MIND)) == [3]
     assert next(entry.step for entry in training.checkpoints.list_committed()) == 6
     assert finished(training) is None
@@ -91,10 +94,34 @@ def test_a_stop_within_the_score_of_the_last_step_leaves_a_training_that_is_not_
         assert training.recorded_values(key) == undisturbed.recorded_values(key), key
     assert training.final_digest() == undisturbed.final_digest()
     assert finished(training) is not None
+    assert stored_speeds(training) == speeds
+
+
+def test_a_checkpoint_that_was_on_local_disk_alone_is_not_overwritten_by_that_after_its_score(undisturbed: Training) -> None:
+    training = another(undisturbed, "not-uploaded")
+    with ended(training.start(2, prelude=slow_features_of_rank_1)) as ranks:
+        wait_until(lambda: scoring(training, step=6), timeout_s=90, every_s=0.01)
+        ranks.signal(signal.SIGTERM)
+        assert ranks.wait(90) == [75, 75]
+    store = connect(training.endpoint, deadline_s=10.0)
+    for item in store.list(training.layout.checkpoints):
+        store.delete(item.uri)  # as if the upload had failed
+    with ended(training.start(2)) as ranks:
+        assert ranks.wait(120) == [0, 0], ranks.reason()
+    stored = [(entry.step, training.checkpoints.notes(entry.uri).get(SCORE_DUE)) for entry in training.checkpoints.list_committed()]
+    assert stored == [(6, None), (6, True)], "newest first"
+    result = finished(training)
+    assert result is not None
+    assert SCORE_DUE not in training.checkpoints.notes(result.uri)
 
 
 def finished(training: Training, recipe: Recipe | None = None) -> Finished | None:
     return find_finished(training.checkpoints, recipe or training.recipe, training.dataset.digest)
+
+
+def stored_speeds(training: Training) -> list[bytes]:
+    store, folder = connect(training.endpoint, deadline_s=10.0), training.root / "speeds"
+    return [store.get_bytes(item.uri) for item in store.list(folder)]
 
 
 def scoring(training: Training, *, step: int = 3) -> bool:

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 import pandas as pd
 import pytest
+from celebdit_testing.browser import browser_page, chromium_or_skip
 from celebdit_testing.command import celebdit_here
 from celebdit_testing.first_run import made_once
 from celebdit_testing.recipes import tiny_student
@@ -18,6 +20,7 @@ from components.errors import BadInput, DataRefused
 from components.manifests import CheckpointManifest
 from components.registry.client import Registry
 from components.runtime.context import StepContext
+from components.serving.local_server import serve_locally
 from components.serving.register_version import register_unevaluated
 from components.stores.checkpoints import CheckpointStore
 from components.system.work_folders import WorkFolder
@@ -132,6 +135,33 @@ def test_a_served_student_draws_in_its_own_steps_alone(version: str, weights: We
     for params in ({"num_steps": 2}, {"sampler": "euler"}, {"sampler": "euler", "num_steps": 20}):
         with pytest.raises(MlflowException, match="is not how this distilled student draws images: leave both out, or set 'ddpm' and 3"):
             model.predict(seeds, params=params)
+
+
+def test_the_page_of_a_student_offers_no_other_steps_than_its_own(weights: Weights, context: StepContext, tmp_path: Path) -> None:
+    files = Registry(context.tracking, NAME).files_of("1", context.scratch(WorkFolder.MODELS))
+    page: Any
+    with serve_locally(files) as (url, _), browser_page(chromium_or_skip(), width=640, height=760) as page:
+        page.goto(url)
+        page.wait_for_function("document.querySelector('img').complete && document.querySelector('img').naturalWidth > 0")
+        assert page.locator("input").count() == 1, "the seed alone"
+        assert "it draws an image in 3 steps" in page.locator("form").inner_text()
+        page.screenshot(path=str(tmp_path / "student-page.png"))
+        page.goto(f"{url}/?seed=1&num_steps=20")
+        page.locator(".refused").wait_for()
+        assert "is not how this distilled student draws images" in page.locator(".refused").inner_text()
+        page.screenshot(path=str(tmp_path / "refused-page.png"))
+
+
+def test_an_average_that_would_be_refused_is_not_computed(
+    weights: Weights, context: StepContext, embedded: Services, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, averages = weights.student.run_key, context.layout.run(weights.student.run_key).averages
+    before = context.store.list(averages)
+    command = ("ema", key, "--sigma-rel", "0.07", "--steps", "8", "--register", NAME)
+    refused = celebdit_here(*command, home=embedded.home, capture=capsys)
+    assert refused.code == 2
+    assert "--register: this student was trained for ddpm with 3 steps, ddpm with 8 steps gives worse images" in refused.err
+    assert context.store.list(averages) == before
 
 
 def test_samples_of_a_version_in_other_steps_give_a_warning(

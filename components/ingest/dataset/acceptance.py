@@ -16,6 +16,8 @@ _INSTALL = "read HEIC and JPEG XL by `make extras`, or convert them to JPEG or P
 _CONVERT = "convert them to JPEG or PNG; "
 _NAMES_SHOWN = 3
 _REASONS_SHOWN = 8
+_REASON_CHARACTERS = 300
+"""More than the details of verdicts have, which are cut where they are made: cut twice, they lose what they say."""
 
 
 def require_accepted(config: DataConfig, ledger: Ledger, *, report: Path, thumbnail: Callable[[bytes], bytes]) -> None:
@@ -76,4 +78,6 @@ def _reason(ledger: Ledger, code: str) -> str:
     meaning = MEANINGS.get(code, "unknown")  # type: ignore[call-overload]
     details = ledger.rows("SELECT DISTINCT detail FROM seen WHERE NOT accepted AND verdict=? LIMIT 2", code)
     common = details[0][0] if len(details) == 1 else ""
-    return f"{meaning}: {shorten(common)}" if common and common not in meaning and not common.startswith(meaning) else str(meaning)
+    if not common or common in meaning or common.startswith(meaning):
+        return str(meaning)
+    return f"{meaning}: {shorten(common, max_characters=_REASON_CHARACTERS)}"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
+from components.errors import shorten
 from components.ingest.decoding import cicp
 from components.ingest.decoding.colour_profile import Conversion, ProfileUnusable, conversion
 from components.ingest.decoding.gif_profile import gif_profile
@@ -65,7 +66,7 @@ def colour_space(image: Image.Image, data: bytes) -> ColourSpace:
     try:
         space = _described(image, data)
     except BROKEN as error:
-        return ColourSpace(note=f"what it says of its colours cannot be read: not applied ({error})"[:200])
+        return ColourSpace(note=f"what it says of its colours cannot be read: not applied ({shorten(str(error), max_characters=150)})")
     if space.conversion is not None and not space.changes(image):
         return ColourSpace(note=f"its colour profile is for {space.conversion.mode}, not for {image.mode}: not applied")
     return space

@@ -15,6 +15,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from components.errors import shorten
 from components.ingest.decoding.formats import is_loaded_for, load_all
 from components.ingest.decoding.frames import AcceptedFacts, RejectedFacts, encode_verdict
 from components.ingest.decoding.images import judge, thumbnail
@@ -95,7 +96,7 @@ def _judge_one(
     except TimeLimitReached:
         verdict = Rejected("too_slow", f"not decoded in {time_limit.seconds:g} s of processor time")
     except Exception as error:  # a parser's own fault; the worker's death would cost the batch and a start
-        verdict = Rejected("truncated", f"{type(error).__name__}: {error}"[:200])
+        verdict = Rejected("truncated", shorten(f"{type(error).__name__}: {error}", max_characters=200))
     if isinstance(verdict, Rejected) and verdict.code not in _NO_THUMBNAIL:
         verdict = replace(verdict, thumbnail=_thumbnail(data, limits, time_limit))
     return encode_verdict(verdict, data, archive_offset=archive_offset, known=packed is None or archive_offset is not None)

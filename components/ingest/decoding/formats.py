@@ -13,6 +13,7 @@ from importlib import import_module
 
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 
+from components.errors import shorten
 from components.ingest.decoding.metadata import BROKEN
 from components.ingest.image_formats import HEAD_BYTES, READ_FORMATS, image_format
 from components.ingest.verdicts import EXTRA, Rejected
@@ -25,6 +26,8 @@ _FORMATS = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "BMP": "BMP", "TIFF": 
 _SAMPLES = re.compile(r"cannot handle (9|1\d)-bit layers")
 _UNREAD_KINDS = re.compile(r"unknown pixel mode|unknown data organization|unsupported BMP|unknown (photometric|raw) mode", re.IGNORECASE)
 """How Pillow describes kinds of a known format that it does not read."""
+_UNREAD_CODEC = re.compile(r"Support for this compression format has not been built in: (\w+)")
+"""How libheif describes a file whose images are of another codec than HEVC, such as an AVIF that calls itself HEIC."""
 _TAKEN_FOR_IMAGES = {
     b"version https://git-lfs.github.com/spec/": "a git-lfs pointer in place of the image: run `git lfs pull` where it was cloned",
     b"/annex/objects/": "a git-annex pointer in place of the image: run `git annex get` where it was cloned",
@@ -100,10 +103,18 @@ def unidentified(data: bytes) -> Rejected:
     return Rejected("not_an_image", f"begins like a {name}, but {reason}")
 
 
+def undecodable(error: Exception) -> Rejected:
+    """Return the verdict on an image that a library began to read and could not decode."""
+    text = error_text(error)
+    if codec := _UNREAD_CODEC.search(text):
+        return Rejected("unsupported_format", f"a HEIC of a kind that is not read (compressed by {codec[1]}); convert it to JPEG or PNG")
+    return Rejected("truncated", text)
+
+
 def error_text(error: Exception) -> str:
     """Return what a library says of an image in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return "cannot be decoded" if text.startswith("Generic Error. Please build `libjxl`") else text[:200]
+    return "cannot be decoded" if text.startswith("Generic Error. Please build `libjxl`") else shorten(text, max_characters=200)
 
 
 def _reason(data: bytes, name: str) -> str:

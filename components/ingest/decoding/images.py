@@ -16,7 +16,7 @@ from components.ingest.colour_statistics import reduction_factor
 from components.ingest.decoding.alpha import Invisible
 from components.ingest.decoding.cicp import HighDynamicRange
 from components.ingest.decoding.colour_space import ColourSpace, colour_space
-from components.ingest.decoding.formats import error_text, is_loaded_for, load_all, open_image, refused_format, unidentified
+from components.ingest.decoding.formats import error_text, is_loaded_for, load_all, open_image, refused_format, undecodable, unidentified
 from components.ingest.decoding.headers import avif_bits_per_channel, jpeg_xl_size
 from components.ingest.decoding.jpeg_damage import JpegDamaged, check_jpeg
 from components.ingest.decoding.metadata import BROKEN, without_metadata
@@ -173,7 +173,7 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
     except MemoryError:
         return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
     except BROKEN as error:
-        return Rejected("truncated", error_text(error))
+        return undecodable(error)
     detail = space.note or ("its EXIF data cannot be read" if turned is None else "")
     if rules is _AS_IS:
         return _kept(data, kind, small, limits, detail)

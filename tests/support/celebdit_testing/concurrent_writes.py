@@ -9,7 +9,6 @@ from celebdit_testing.recipes import DIGEST, dataset_manifest, evaluation_protoc
 
 from components.manifests import EvaluationReport
 from components.registry.client import Registry
-from components.registry.promotions.log import PromotionLog
 from components.registry.tags import VersionTags
 from components.runtime.context import StepContext
 from components.tracking.client import Tracking
@@ -99,12 +98,6 @@ def same_alias(context: StepContext, attempt: int) -> None:
     assert registry.aliases() == {"challenger": version}
 
 
-def same_promotion_log_alias(context: StepContext, attempt: int) -> None:
-    registry, version = new_version(context, f"promoted-{attempt}")
-    race(context, lambda tracking, number: PromotionLog(tracking, registry.name).move_alias("champion", version))
-    assert registry.aliases() == {"champion": version}
-
-
 def same_evaluation(context: StepContext, attempt: int) -> None:
     run_id = new_run(context, attempt, "evaluation")
     digest, uri = f"{attempt:064x}", "runs/1/checkpoints/step-1"
@@ -155,7 +148,6 @@ WRITES = {
         same_dataset_of_one_run,
         same_version_tags,
         same_alias,
-        same_promotion_log_alias,
         same_evaluation,
         same_model,
         same_experiment,

@@ -20,7 +20,7 @@ TOKENS = [(2, 9, 3, 8), (1, 16, 2, 64), (2, 1, 1, 4), (1, 5, 3, 12)]
 """Images, tokens, heads and channels of a head."""
 
 
-def _say(operator: str, shape: tuple[int, ...], own: Tensor, plain: Tensor) -> None:
+def _print_difference(operator: str, shape: tuple[int, ...], own: Tensor, plain: Tensor) -> None:
     assert own.dtype == plain.dtype
     assert own.shape == plain.shape
     difference = (own.float() - plain.float()).abs().max() / plain.float().abs().max().clamp(min=1e-30)
@@ -35,14 +35,16 @@ def _of_images(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     x, gradient, added = ((_random(*shape, dtype=dtype) + 3).contiguous(memory_format=torch.channels_last) for _ in range(3))
     scale, shift, middle, constant = (_random(*shape[:2]) for _ in range(4))
     plain, own = channel_sums, channel_kernels
-    _say("channel_moments", shape, own.launch_moments(x).sum(1), plain._channel_moments(x).sum(1))
+    _print_difference("channel_moments", shape, own.launch_moments(x).sum(1), plain._channel_moments(x).sum(1))
     for output in (torch.float32, dtype):
-        _say("modulate_silu", shape, own.launch_modulate(x, scale, shift, output), plain._modulate_silu(x, scale, shift, output))
+        _print_difference(
+            "modulate_silu", shape, own.launch_modulate(x, scale, shift, output), plain._modulate_silu(x, scale, shift, output)
+        )
     five = (x, gradient, scale, shift, middle)
-    _say("gradient_moments", shape, own.launch_gradient_moments(*five).sum(1), plain._gradient_moments(*five).sum(1))
+    _print_difference("gradient_moments", shape, own.launch_gradient_moments(*five).sum(1), plain._gradient_moments(*five).sum(1))
     for other in (added, None):
         seven = (x, gradient, scale, shift, middle, constant, other)
-        _say("modulate_silu_backward", shape, own.launch_gradient(*seven), plain._modulate_silu_backward(*seven))
+        _print_difference("modulate_silu_backward", shape, own.launch_gradient(*seven), plain._modulate_silu_backward(*seven))
 
 
 def _of_tokens(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
@@ -52,7 +54,7 @@ def _of_tokens(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     for name, one, other in zip(
         ("x", "sums"), token_kernels.launch_rms_modulate(*five), token_gradients._rms_modulate_backward(*five), strict=True
     ):
-        _say(f"rms_modulate_backward {name}", shape, *(value if name == "x" else value.sum(1) for value in (one, other)))
+        _print_difference(f"rms_modulate_backward {name}", shape, *(value if name == "x" else value.sum(1) for value in (one, other)))
     qkv = _random(images, tokens, 3, heads, width, dtype=dtype)
     gradients = [_random(images, tokens, heads, width, dtype=dtype) for _ in range(3)]
     angles = _random(tokens, width // 2)
@@ -60,7 +62,7 @@ def _of_tokens(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     for name, one, other in zip(
         ("qkv", "sums"), token_kernels.launch_rotated_heads(*eight), token_gradients._rotated_heads_backward(*eight), strict=True
     ):
-        _say(f"rotated_heads_backward {name}", shape, *(value if name == "qkv" else value.sum(0) for value in (one, other)))
+        _print_difference(f"rotated_heads_backward {name}", shape, *(value if name == "qkv" else value.sum(0) for value in (one, other)))
 
 
 if __name__ == "__main__":

@@ -87,11 +87,11 @@ def test_a_network_with_the_functions_for_gpus_gives_the_same_images_and_gradien
 
     expected, kinds = outputs(), set()
 
-    def noted(value: Tensor) -> bool:
+    def record_dimensions(value: Tensor) -> bool:
         kinds.add(value.dim())
         return True
 
-    monkeypatch.setattr(layers, "compiled_for_cuda", noted)
+    monkeypatch.setattr(layers, "compiled_for_cuda", record_dimensions)
     for one, other in zip(expected, outputs(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)
     assert kinds == {3, 4}, "the transformer's functions and the codec's"

@@ -17,6 +17,7 @@ def average_of(own: SamplingConfig | None, monkeypatch: pytest.MonkeyPatch) -> l
     session, published = SimpleNamespace(context=lambda: None, services=None), list[object]()
     monkeypatch.setattr(ema, "open_session", lambda home: nullcontext(session))
     monkeypatch.setattr(posthoc_ema, "compute_posthoc_ema", lambda *_, **__: SimpleNamespace(sampling=own))
+    monkeypatch.setattr(posthoc_ema, "find_student_sampling", lambda *_: own)
     monkeypatch.setattr(ema, "_publish", lambda *arguments: published.append(arguments) or {})
     return published
 

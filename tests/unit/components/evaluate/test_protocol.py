@@ -35,6 +35,20 @@ def config(**changes: Any) -> EvaluationConfig:
     return EvaluationConfig(**{**WEIGHTS, **changes})
 
 
+@pytest.mark.parametrize(
+    ("own", "other", "text"),
+    [
+        ({}, {"ema": "none", "seed": 3}, None),
+        ({"num_steps": 1}, {}, "heun, 1 step"),
+        ({}, {"sampler": "ddpm", "num_steps": 4}, "heun, 32 steps"),
+        ({"time_shift": 3.0}, {}, "heun, 32 steps, time_shift 3.0"),
+        ({"sampler": "ddim", "spacing": "leading", "eta": 0.5}, {"clip_x": False}, "ddim, 32 steps, spacing leading, eta 0.5, clip_x True"),
+    ],
+)
+def test_of_two_ways_to_draw_what_differs_is_named(own: dict[str, Any], other: dict[str, Any], text: str | None) -> None:
+    assert spec(config(), sampling=own).how_drawn_beside(SamplingConfig(**other)) == text
+
+
 def spec(evaluation: EvaluationConfig, *, sampling: dict[str, Any] | None = None, **dataset: Any) -> EvaluateSpec:
     checkpoint = CheckpointManifest(
         run_key="k", uri="s3://bucket/c", digest="c" * 64, step=7, dataset_digest="d" * 64, recipe=trained_with(tiny_recipe())

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from components.errors import DataRefused
 from components.ingest.colour_statistics import colour_statistics
+from components.ingest.config import DataConfig
+from components.ingest.dataset.acceptance import require_accepted
 from components.ingest.dataset.ledger import Ledger, StoredImage, split_of
 from components.ingest.dataset.shards import FinishedShard, ShardWriter, encode_facts, encode_header
 from components.ingest.dataset.table import write_table
@@ -55,6 +57,15 @@ def test_an_image_that_is_held_out_stays_so_when_more_are(sha256: str, share: fl
     if split_of(sha256, share) == "held_out":
         assert split_of(sha256, share + more) == "held_out"
     assert split_of(sha256, 0.0) == "train"
+
+
+def test_a_reason_that_all_rejected_files_share_is_shown_to_its_end(tmp_path: Path) -> None:
+    reason = f"{'a library that says much before it says what it means, ' * 3}convert them"
+    with filled(tmp_path, []) as ledger, pytest.raises(DataRefused, match=f"corrupt: {reason}\\): a.jpg\n"):
+        ledger.record("a.jpg", Rejected("truncated", reason))
+        require_accepted(
+            DataConfig(name="faces", source="x", image_px=16), ledger, report=tmp_path / "report.html", thumbnail=lambda data: b""
+        )
 
 
 def write_shards(ledger: Ledger, folder: Path, shard_bytes: int) -> list[FinishedShard]:

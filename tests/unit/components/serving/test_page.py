@@ -41,9 +41,28 @@ def test_a_wrong_query_is_refused_with_one_short_line(query: list[tuple[str, str
     assert "\n" not in refused.value.reason
 
 
+def page_of(query: dict[str, str], *, is_student: bool = False, base_url: str = "http://host/", problem: str | None = None) -> str:
+    return form_page(query, default_steps=25, is_student=is_student, base_url=base_url, problem=problem)
+
+
 def test_nothing_of_a_query_is_on_the_page_unescaped() -> None:
-    hostile = {"seed": SCRIPT, "num_steps": SCRIPT}
+    hostile = {"seed": SCRIPT, "num_steps": SCRIPT, "sampler": SCRIPT}
     for problem in (None, f"seed {SCRIPT} is not a whole number"):
-        page = form_page(hostile, default_steps=25, base_url=f"http://host/{SCRIPT}/", problem=problem)
-        assert "<script>" not in page
-    assert form_page({}, default_steps=25, base_url="http://host/", problem=SCRIPT).count("<img") == 0
+        for is_student in (False, True):
+            page = page_of(hostile, is_student=is_student, base_url=f"http://host/{SCRIPT}/", problem=problem)
+            assert (page.count("<script>"), page.count("alert(1)</script>")) == (1, 0), "the page has one script, its own"
+    assert page_of({}, problem=SCRIPT).count("<img") == 0
+
+
+@pytest.mark.parametrize("is_student", [False, True])
+def test_a_student_is_offered_no_steps_and_says_how_many_it_has(is_student: bool) -> None:
+    page = page_of({"seed": "7"}, is_student=is_student)
+    assert ('name="num_steps"' in page) != is_student
+    assert ("it draws an image in 25 steps" in page) == is_student
+    assert f'src="image.png?seed=7{"" if is_student else "&amp;num_steps=25"}"' in page
+
+
+@pytest.mark.parametrize("is_student", [False, True])
+def test_the_image_is_that_of_every_parameter_in_the_address(is_student: bool) -> None:
+    page = page_of({"seed": "7", "num_steps": "3", "sampler": "heun"}, is_student=is_student)
+    assert 'src="image.png?seed=7&amp;num_steps=3&amp;sampler=heun"' in page

@@ -134,11 +134,16 @@ def five_channels() -> bytes:
     return bytes(data)
 
 
+def avif_named_heic() -> bytes:
+    return encoded(face(0, 2 * PX), "AVIF").replace(b"ftypavif", b"ftypheic", 1)
+
+
 @pytest.mark.parametrize(
     ("data", "code", "detail"),
     [
         (twelve_bits(), "sixteen_bit", "12-bit"),
         (five_channels(), "unsupported_format", "a TIFF of a kind that is not read"),
+        (avif_named_heic(), "unsupported_format", "a HEIC of a kind that is not read (compressed by AV1); convert it to JPEG or PNG"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not_an_image", "git lfs pull"),
         (b"<!DOCTYPE html><title>Sign in</title>", "not_an_image", "an HTML page"),
         (b"", "not_an_image", "empty"),
