@@ -64,7 +64,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def same_process(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a file of tests that leaves the process changed: commands of the tests after it would use other folders and servers."""
     before, environment = process_state(), dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # the command line, run in this process, sets its own
     changed = changes(before, process_state())
     for name in changed:
         os.environ.pop(name, None)

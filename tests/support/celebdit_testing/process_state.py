@@ -1,7 +1,6 @@
 """What a test process must be after a file of tests as it was before it, because the tests after it run in the same process."""
 
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -10,15 +9,13 @@ _STEERING = (
     *("HOME", "PATH", "TMPDIR"),
 )
 """How the names of variables begin that lead commands and steps to servers, folders and programs."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)
 
 
 def process_state() -> dict[str, object]:
-    """Return the variables that steer commands, the current folder, the umask, signal handlers and torch's settings, by name."""
+    """Return the variables that steer commands, the current folder, the umask and torch's settings, by name."""
     umask = os.umask(0)
     os.umask(umask)
     state: dict[str, object] = {name: value for name, value in os.environ.items() if name.startswith(_STEERING)}
-    state |= {number.name: signal.getsignal(number) for number in _SIGNALS}
     state |= {"current folder": Path.cwd(), "umask": umask}
     if (torch := sys.modules.get("torch")) is not None:
         state |= {
