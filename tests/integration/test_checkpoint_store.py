@@ -1,6 +1,7 @@
 """Checkpoints in object storage: committed or absent, corrupt ones quarantined."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,16 @@ def test_another_format_is_refused_and_left_alone(checkpoints: CheckpointStore, 
     manifest = store.get_bytes(newest / MANIFEST_FILE).replace(b'"format":1', b'"format":2')
     store.put_bytes(newest / MANIFEST_FILE, manifest)
     store.put_bytes(newest / COMMIT_FILE, canonical_json({"digest": hashlib.sha256(manifest).hexdigest(), "step": 20}))
-    with pytest.raises(BadInput, match="format 2 is not 1"):
-        checkpoints.newest(tmp_path / "restored")
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: checkpoints.newest(tmp_path / "restored"),
+        lambda: checkpoints.fetch(newest, tmp_path / "fetched"),
+        lambda: checkpoints.state(newest),
+        lambda: checkpoints.verify(newest),
+        checkpoints.complete_steps,
+    )
+    for call in calls:
+        with pytest.raises(BadInput, match=f"{newest}: checkpoint format 2 is not 1"):
+            call()
     assert not store.exists(newest / QUARANTINE_FILE)
 
 
