@@ -18,6 +18,7 @@ from components.stores.layout import StoreLayout
 from model.canonical import digest_of
 from model.config import ModelSpec, SamplingConfig
 from model.ema import EmaName
+from model.sampler_table import SAMPLERS
 
 REPORT_FILE = "report.json"
 _NAMED_IF_DIFFERENT = ("spacing", "time_shift", "eta", "clip_x")
@@ -55,8 +56,9 @@ class EvaluateSpec(Manifest):
         return f"{self.sampling.sampler}, {plural(self.sampling.num_steps, 'step')}"
 
     def how_drawn_beside(self, other: SamplingConfig) -> str | None:
-        """Return how images are drawn if it is not as with `other`: sampler, steps, and each further setting that differs."""
-        differing = [name for name in _NAMED_IF_DIFFERENT if getattr(self.sampling, name) != getattr(other, name)]
+        """Return how images are drawn if it is not as with `other`: sampler, steps, and each further setting of its own that differs."""
+        read = [name for name in _NAMED_IF_DIFFERENT if name != "eta" or SAMPLERS[self.sampling.sampler].uses_eta]
+        differing = [name for name in read if getattr(self.sampling, name) != getattr(other, name)]
         if not differing and (self.sampling.sampler, self.sampling.num_steps) == (other.sampler, other.num_steps):
             return None
         return ", ".join([self.how_drawn, *(f"{name} {getattr(self.sampling, name)}" for name in differing)])

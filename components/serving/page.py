@@ -24,7 +24,7 @@ label {{ margin-right: 1rem }} input {{ width: 6rem }} .refused {{ color: #a00 }
 <h1>Faces of this version</h1>
 <form method="get" action="./">
 <label>seed <input name="seed" type="number" min="0" max="{max_seed}" value="{seed}"></label>
-{steps}
+{fields}
 <button>Draw</button>
 </form>
 <p>{shown}</p>
@@ -32,6 +32,7 @@ label {{ margin-right: 1rem }} input {{ width: 6rem }} .refused {{ color: #a00 }
 </body></html>
 """
 _STEPS = '<label>steps <input name="num_steps" type="number" min="1" max="{most}" value="{steps}"></label>'
+_OTHER = '<label>{name} <input name="{name}" value="{value}"></label>'
 _STUDENT_STEPS = "<p>A distilled student: it draws an image in {steps}, for which it was trained.</p>"
 # A browser shows a broken image for an answer that is none: the answer is requested once more, for the reason in it.
 _SCRIPT = """
@@ -41,10 +42,13 @@ async function explain(image) {
   image.onerror = null;
   try {
     const answer = await fetch(image.src);
-    if (answer.ok) { image.src = URL.createObjectURL(await answer.blob()); return; }
+    if (answer.ok && answer.headers.get("content-type")?.startsWith("image/")) {
+      image.src = URL.createObjectURL(await answer.blob());
+      return;
+    }
     const text = await answer.text();
-    try { reason.textContent = JSON.parse(text).message; }
-    catch { reason.textContent = `the server answered ${answer.status} ${text.slice(0, 300)}`; }
+    try { reason.textContent = JSON.parse(text).message; } catch { /* the answer of a proxy */ }
+    reason.textContent ||= `the server answered ${answer.status} ${text.slice(0, 300)}`;
   } catch { reason.textContent = "the server does not answer: is it still running?"; }
   document.getElementById("file").remove();
   image.replaceWith(reason);
@@ -70,7 +74,7 @@ def image_request(query: Sequence[tuple[str, str]], *, parameters: Sequence[str]
 def form_page(query: Mapping[str, str], *, default_steps: int, is_student: bool, base_url: str, problem: str | None) -> str:
     """Return the page with the image of `query`, or with `problem`, why there is none.
 
-    That of a student has no field for steps: it draws in `default_steps` alone.
+    That of a student has no field but the seed: it draws in `default_steps` alone. Others have one for each parameter of `query` as well.
     """
     seed, steps = query.get("seed", "0"), query.get("num_steps", str(default_steps))
     values = {"seed": seed, **({} if is_student else {"num_steps": steps}), **query}
@@ -80,11 +84,13 @@ def form_page(query: Mapping[str, str], *, default_steps: int, is_student: bool,
     else:
         shown, address = f'<span class="refused">{html.escape(problem)}</span>', "image.png?seed=0"
     if is_student:
-        field = _STUDENT_STEPS.format(steps=plural(default_steps, "step"))
+        fields = _STUDENT_STEPS.format(steps=plural(default_steps, "step"))
     else:
-        field = _STEPS.format(steps=html.escape(steps), most=MAX_STEPS)
+        others = {} if problem is not None else {name: value for name, value in query.items() if name not in ("seed", "num_steps")}
+        more = [_OTHER.format(name=html.escape(name), value=html.escape(value)) for name, value in others.items()]
+        fields = "\n".join([_STEPS.format(steps=html.escape(steps), most=MAX_STEPS), *more])
     return _PAGE.format(
-        script=_SCRIPT, seed=html.escape(seed), max_seed=_MAX_SEED, steps=field, shown=shown, address=html.escape(base_url) + address
+        script=_SCRIPT, seed=html.escape(seed), max_seed=_MAX_SEED, fields=fields, shown=shown, address=html.escape(base_url) + address
     )
 
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from components.errors import CelebditError
 from components.storage import ObjectStore, StoreUri
 from components.storage.unfinished_uploads import UnfinishedUpload, unfinished_uploads
-from components.stores.checkpoint_names import checkpoint_folder
+from components.stores.checkpoint_names import checkpoint_folder, is_of_earlier_attempt
 
 _log = logging.getLogger(__name__)
 _ABANDONED = timedelta(days=1)
@@ -33,7 +33,7 @@ class AbandonedUploads:
         Those that began later belong to an attempt that lives.
         """
         uploads = unfinished_uploads(self._store, self._home) or []
-        earlier = [upload for upload in uploads if checkpoint_folder(upload.uri).name < before]
+        earlier = [upload for upload in uploads if is_of_earlier_attempt(checkpoint_folder(upload.uri), than=before)]
         if self._first_found is None:
             self._first_found = {upload.id for upload in earlier}
         return _abort(self._store, [upload for upload in earlier if upload.id in self._first_found])

@@ -12,6 +12,7 @@ from components.storage import StoreUri
 COMMIT_FILE = "COMMIT.json"
 QUARANTINE_FILE = "QUARANTINE.json"
 SCORE_PREFIX = "SCORE-"
+_RESCUED_PREFIX = "0-"
 _STEP_FOLDER = re.compile(rf"/step-([0-9]{{1,18}})/[^/]+/{COMMIT_FILE}$")
 
 
@@ -36,10 +37,20 @@ def committed_checkpoints(names: Sequence[StoreUri]) -> list[CommittedCheckpoint
     return sorted(listed, key=lambda entry: (entry.step, entry.uri.key), reverse=True)
 
 
+def rescued_name(attempt: str) -> str:
+    """Return the name of what `attempt` uploads for an earlier one; it sorts before the names of all attempts."""
+    return f"{_RESCUED_PREFIX}{attempt}"
+
+
+def is_of_earlier_attempt(folder: StoreUri, *, than: str) -> bool:
+    """Return whether an attempt before `than` writes the checkpoint in `folder`; names of attempts sort by time."""
+    return folder.name.removeprefix(_RESCUED_PREFIX) < than
+
+
 def abandoned_folders(names: Iterable[StoreUri], *, before: str) -> set[StoreUri]:
-    """Return the folders without a commit of attempts older than `before`; names of attempts sort by time."""
+    """Return the folders without a commit of attempts older than `before`."""
     closed = {checkpoint_folder(uri) for uri in names if uri.name in (COMMIT_FILE, QUARANTINE_FILE)}
-    return {folder for folder in map(checkpoint_folder, names) if folder not in closed and folder.name < before}
+    return {folder for folder in map(checkpoint_folder, names) if folder not in closed and is_of_earlier_attempt(folder, than=before)}
 
 
 def step_of(uri: StoreUri) -> int:

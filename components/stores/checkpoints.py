@@ -40,13 +40,17 @@ from model.checkpoint_manifest import (
     verify,
 )
 
-__all__ = ["CheckpointStore", "FileNotInCheckpoint", "Retention"]
+__all__ = ["CheckpointStore", "FileNotInCheckpoint", "OtherFormat", "Retention"]
 
 _PARALLEL_FILES = 4
 
 
 class FileNotInCheckpoint(CheckpointInvalid):
     """A file was asked for that a checkpoint does not have by its manifest."""
+
+
+class OtherFormat(BadInput, UnsupportedCheckpointFormat):
+    """A stored checkpoint was written by another version. It is not changed."""
 
 
 class CheckpointStore:
@@ -92,8 +96,8 @@ class CheckpointStore:
         for entry in candidates:
             try:
                 return self.fetch(entry.uri, folder), entry.uri
-            except UnsupportedCheckpointFormat as error:
-                raise BadInput(f"{entry.uri}: {error}", hint="continue with the version that began the run, or begin a new run") from error
+            except OtherFormat as error:
+                raise BadInput(error.message, hint="continue with the version that began the run, or begin a new run") from error
             except (CheckpointInvalid, ObjectMissing, DigestMismatch) as problem:
                 self.quarantine(entry.uri, str(problem))
         if at_most is not None and self.list_committed():  # later ones are intact: nothing of the run is lost
@@ -119,7 +123,7 @@ class CheckpointStore:
         Raises:
             ObjectMissing, DigestMismatch, CheckpointInvalid: if it is incomplete or corrupt.
         """
-        step, entries = decode_manifest(self._store.get_bytes(uri / MANIFEST_FILE, sha256=self.digest(uri)))
+        _, step, entries = self._manifest(uri)
         if directory_name(step) != uri.key.split("/")[-2]:
             raise CheckpointInvalid(f"{uri / MANIFEST_FILE} is of step {step}")
         with ThreadPoolExecutor(_PARALLEL_FILES, thread_name_prefix="verify") as pool:
@@ -160,8 +164,7 @@ class CheckpointStore:
         Raises:
             ObjectMissing, DigestMismatch, CheckpointInvalid: if it is incomplete or corrupt.
         """
-        raw = self._store.get_bytes(uri / MANIFEST_FILE, sha256=self.digest(uri))
-        step, entries = decode_manifest(raw)
+        raw, step, entries = self._manifest(uri)
         target = folder / directory_name(step)
         if files is None:
             shutil.rmtree(target, ignore_errors=True)
@@ -181,8 +184,8 @@ class CheckpointStore:
         Raises:
             ObjectMissing, DigestMismatch, CheckpointInvalid: if it is incomplete or corrupt.
         """
+        _, _, entries = self._manifest(uri)
         try:
-            _, entries = decode_manifest(self._store.get_bytes(uri / MANIFEST_FILE, sha256=self.digest(uri)))
             return dict(json.loads(self._store.get_bytes(uri / STATE_FILE, sha256=entries[STATE_FILE].sha256)))
         except (ValueError, KeyError, TypeError) as cause:
             raise CheckpointInvalid(f"{uri / STATE_FILE} is not readable: {cause}") from cause
@@ -193,7 +196,7 @@ class CheckpointStore:
         steps = set()
         for entry in committed_checkpoints(list(sizes)):
             try:
-                _, files = decode_manifest(self._store.get_bytes(entry.uri / MANIFEST_FILE, sha256=self.digest(entry.uri)))
+                _, _, files = self._manifest(entry.uri)
             except (ObjectMissing, DigestMismatch, CheckpointInvalid) as problem:
                 self.quarantine(entry.uri, str(problem))
                 continue
@@ -203,6 +206,18 @@ class CheckpointStore:
             else:
                 steps.add(entry.step)
         return steps
+
+    def _manifest(self, uri: StoreUri) -> tuple[bytes, int, dict[str, FileEntry]]:
+        """Return the manifest of a committed checkpoint, and the step and files in it.
+
+        Raises:
+            ObjectMissing, DigestMismatch, CheckpointInvalid: if it is missing or corrupt. OtherFormat: if another version wrote it.
+        """
+        raw = self._store.get_bytes(uri / MANIFEST_FILE, sha256=self.digest(uri))
+        try:
+            return raw, *decode_manifest(raw)
+        except UnsupportedCheckpointFormat as error:
+            raise OtherFormat(f"{uri}: {error}", hint="use the version of celebdit that wrote it") from error
 
     def digest(self, uri: StoreUri) -> str:
         """Return the digest in the commit of a checkpoint."""

@@ -18,6 +18,7 @@
         checkpoints/step-<n>/<attempt>/        weights, ema-<name>, optimizer (.safetensors), state.json, MANIFEST.json;
                                                of a student of few steps auxiliary and auxiliary-optimizer too;
                                                COMMIT.json last; SCORE-<metric>.json once evaluated; QUARANTINE.json if corrupt
+                                               <attempt> begins with 0- where it uploaded what an earlier one had left on disk
         snapshots/step-<n>/<attempt>/          the same files with the EMA weights alone; all are kept
         averages/step-<n>/<width>/             the same files with one post-hoc EMA
         samples/<checkpoint and sampler>/      images-<first>-<count>.npy; images-<first>-<count>.json last

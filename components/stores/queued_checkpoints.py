@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from components.stores.checkpoint_names import rescued_name
 from components.stores.checkpoints import CheckpointStore
 from model.canonical import JsonObject
 from model.checkpoint_manifest import newest_valid
-
-_RESCUED_PREFIX = "0-"
 
 
 def rescue(folder: Path, checkpoints: CheckpointStore, *, attempt: str, note: Callable[[str], None]) -> None:
@@ -22,7 +21,7 @@ def rescue(folder: Path, checkpoints: CheckpointStore, *, attempt: str, note: Ca
         return
     committed = checkpoints.list_committed()
     if not committed or committed[0].step < local.step:
-        checkpoints.upload(local, f"{_RESCUED_PREFIX}{attempt}", notes=_read_notes(folder, local.step))
+        checkpoints.upload(local, rescued_name(attempt), notes=_read_notes(folder, local.step))
         note(f"the checkpoint of step {local.step} was only on local disk and is now uploaded")
 
 

@@ -17,7 +17,7 @@ from components.stores.checkpoint_names import COMMIT_FILE, committed_checkpoint
 from components.stores.layout import StoreLayout
 from components.train.spec import find_newest_spec
 from model.canonical import JsonObject
-from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, FileEntry, decode_manifest
+from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, FileEntry, UnsupportedCheckpointFormat, decode_manifest
 from model.config import DistillConfig, ModelSpec, Recipe, Teacher
 from model.ema import EmaName
 
@@ -97,6 +97,8 @@ def _read_step(distill: DistillConfig, step: int, reader: StoreReader, layout: S
                 return _read_stored(entry.uri, reader)
             except (ObjectMissing, CheckpointInvalid) as problem:
                 problems.append(str(problem))
+            except UnsupportedCheckpointFormat as error:
+                raise BadInput(f"{entry.uri}: {error}", hint="use the version of celebdit that trained the teacher") from error
     if problems:
         raise DataRefused(
             f"the checkpoint of the teacher {distill.teacher} is damaged: {'; '.join(problems)}",

@@ -27,7 +27,7 @@ from components.system.work_folders import WorkFolder
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY
 from components.validation import describe
 from model.canonical import JsonObject
-from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, verify
+from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, UnsupportedCheckpointFormat, verify
 from model.config import ModelSpec, SamplingConfig, student_sampling
 from model.ema import RAW_WEIGHTS, EmaName
 from model.generator import Generator, WeightsMismatch
@@ -100,6 +100,8 @@ def _resolve_folder(folder: Path, ema: str | None) -> ResolvedWeights:
         checkpoint = verify(folder, is_sidecar=is_note)  # a copy from object storage has notes beside the files
     except CheckpointInvalid as error:
         raise DataRefused(f"checkpoint {folder} is incomplete or corrupt: {error}") from error
+    except UnsupportedCheckpointFormat as error:
+        raise BadInput(f"{folder}: {error}", hint="use the version of celebdit that wrote it") from error
     return _resolve_checkpoint(folder, checkpoint.digest, sorted(checkpoint.files), ema, str(folder))
 
 

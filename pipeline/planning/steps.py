@@ -21,6 +21,7 @@ from components.stores.dataset_content import MANIFEST
 from components.stores.layout import StoreLayout
 from components.train.spec import run_key
 from components.train.teacher import with_teacher
+from model.canonical import JsonObject
 from pipeline.config import RunConfig
 
 T = TypeVar("T")
@@ -194,13 +195,21 @@ class _Lookup:
     def _is_score_due(self, checkpoint: CommittedCheckpoint) -> bool:
         if not self._config.training.is_milestone(checkpoint.step):
             return False
+        return self._config.training.is_score_due(checkpoint.step, self._commit(checkpoint).get("notes", {}))
+
+    def _commit(self, checkpoint: CommittedCheckpoint) -> JsonObject:
         assert self._view.reader is not None
-        notes = json.loads(self._view.reader.get_bytes(checkpoint.uri / COMMIT_FILE)).get("notes", {})
-        return self._config.training.is_score_due(checkpoint.step, notes)
+        uri = checkpoint.uri / COMMIT_FILE
+        try:
+            commit = dict(json.loads(self._view.reader.get_bytes(uri)))
+            commit["digest"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataRefused(f"{uri} is damaged: the train step sets its checkpoint aside") from error
+        return commit
 
     def _evaluate(self, dataset: DatasetManifest, key: str, checkpoint: CommittedCheckpoint) -> tuple[PlannedStep, EvaluationReport | None]:
         assert self._view.reader is not None
-        digest = json.loads(self._view.reader.get_bytes(checkpoint.uri / COMMIT_FILE))["digest"]
+        digest = str(self._commit(checkpoint)["digest"])
         reference = CheckpointManifest(
             run_key=key,
             uri=str(checkpoint.uri),

@@ -120,6 +120,21 @@ def test_a_score_that_is_left_of_the_last_step_is_continued(
     assert actions(plan_steps(load_config("smoke"), copy))[2] == "reuse", "no scores are configured"
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"step": 12}'])
+def test_a_damaged_commit_makes_its_step_unknown_not_an_error(
+    first_run: Finished, files: StoreView, embedded: Services, tmp_path: Path, content: str
+) -> None:
+    shutil.copytree(embedded.home / "s3", tmp_path / "s3")
+    for path in (tmp_path / "s3").rglob(f"{first_run.json['run_key']}/checkpoints/*/*/COMMIT.json"):
+        path.write_text(content)
+    copy = StoreView(StoredFolder(tmp_path / "s3"), files.layout)
+    planned = plan_steps(load_config("smoke"), copy)
+    assert actions(planned) == ["run", "reuse", "reuse", "unknown", "run", "run"]
+    assert "COMMIT.json is damaged" in planned.steps[3].reason
+    scored = load_config("smoke", ["training.score_every_steps=12", "training.score_images=8"])
+    assert actions(plan_steps(scored, copy)) == ["run", "reuse", "unknown", "run", "run", "run"]
+
+
 def test_scores_of_more_images_than_the_dataset_has_will_be_refused(first_run: Finished, files: StoreView) -> None:
     count = first_run.json["dataset"]["num_images"]
     scored = [f"training.score_images={count + 1}", "training.score_every_steps=6"]

@@ -1,6 +1,7 @@
 """Checkpoints in object storage: committed or absent, corrupt ones quarantined."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from celebdit_testing.steps import keys_below
 
 from components.errors import BadInput, DataRefused
 from components.storage import ObjectStore, StoreUri
-from components.stores.checkpoint_names import COMMIT_FILE, QUARANTINE_FILE
+from components.stores.checkpoint_names import COMMIT_FILE, QUARANTINE_FILE, rescued_name
 from components.stores.checkpoints import CheckpointStore, Retention
 from model.canonical import canonical_json
 from model.checkpoint import CheckpointState, publish, read
@@ -144,12 +145,14 @@ def test_the_best_is_the_lowest_of_each_metric(checkpoints: CheckpointStore, tmp
 def test_uncommitted_files_of_a_dead_attempt_are_deleted_but_never_a_living_ones(
     checkpoints: CheckpointStore, store: ObjectStore, prefix: StoreUri, tmp_path: Path
 ) -> None:
-    for attempt in ("20260101T000000-a", "20260103T000000-c"):
+    """Also of what an attempt uploads for an earlier one, whose name sorts before those of all attempts."""
+    dead, living = "20260101T000000-a", "20260103T000000-c"
+    for attempt in (dead, rescued_name(dead), living, rescued_name(living)):
         store.delete(upload(checkpoints, tmp_path, 10, attempt=attempt) / COMMIT_FILE)
     upload(checkpoints, tmp_path, 20, attempt="20260102T000000-b")
     checkpoints.retain(Retention(newest=2), attempt="20260102T000000-b")
     left = {key.split("/")[1] for key in keys_below(store, prefix)}
-    assert left == {"20260102T000000-b", "20260103T000000-c"}
+    assert left == {"20260102T000000-b", living, rescued_name(living)}
 
 
 def test_notes_come_back_and_do_not_change_the_digest(checkpoints: CheckpointStore, tmp_path: Path) -> None:
@@ -165,8 +168,16 @@ def test_another_format_is_refused_and_left_alone(checkpoints: CheckpointStore, 
     manifest = store.get_bytes(newest / MANIFEST_FILE).replace(b'"format":1', b'"format":2')
     store.put_bytes(newest / MANIFEST_FILE, manifest)
     store.put_bytes(newest / COMMIT_FILE, canonical_json({"digest": hashlib.sha256(manifest).hexdigest(), "step": 20}))
-    with pytest.raises(BadInput, match="format 2 is not 1"):
-        checkpoints.newest(tmp_path / "restored")
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: checkpoints.newest(tmp_path / "restored"),
+        lambda: checkpoints.fetch(newest, tmp_path / "fetched"),
+        lambda: checkpoints.state(newest),
+        lambda: checkpoints.verify(newest),
+        checkpoints.complete_steps,
+    )
+    for call in calls:
+        with pytest.raises(BadInput, match=f"{newest}: checkpoint format 2 is not 1"):
+            call()
     assert not store.exists(newest / QUARANTINE_FILE)
 
 

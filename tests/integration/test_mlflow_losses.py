@@ -1,5 +1,6 @@
 """What was deleted in MLflow is described and uploaded again, from the journal of the training."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from celebdit_testing.trainings import run_train, small_faces
 from components.manifests import CheckpointManifest
 from components.runtime.context import StepContext
 from components.storage import StoreUri
+from components.stores.checkpoint_names import COMMIT_FILE
 from components.train.reporting.sync import sync
+from components.train.spec import newest_spec
+from model.canonical import canonical_json
+from model.training_config import SCORE_DUE
 from pipeline.services import Endpoints, Services
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
@@ -94,3 +99,18 @@ def test_images_and_files_that_were_deleted_are_uploaded_again_by_sync(context: 
     assert sync(trained.run_key, context) == 3, "two steps' images of one seed, and a trace"
     assert uploaded(context, trained) == (run_id, "FINISHED", metrics, images)
     assert sync(trained.run_key, context) == 0
+
+
+def test_a_training_whose_last_score_is_due_is_not_finished_by_sync(context: StepContext) -> None:
+    """It is stored as a stop within that score stores it; once scores are off, nothing is due."""
+    trained = run_train(RECIPE, small_faces(context), context)
+    run_id, *_ = uploaded(context, trained)
+    commit = context.layout.locate(trained.uri) / COMMIT_FILE
+    stored = json.loads(context.store.get_bytes(commit))
+    context.store.put_bytes(commit, canonical_json({**stored, "notes": {**stored["notes"], SCORE_DUE: True}}))
+    context.tracking.set_status(run_id, "KILLED")
+    spec = newest_spec(trained.run_key, context)
+    for every, status in ((2, "KILLED"), (None, "FINISHED")):
+        training = spec.training.model_copy(update={"score_every_steps": every})
+        sync(trained.run_key, context, spec=spec.model_copy(update={"training": training}))
+        assert uploaded(context, trained)[:2] == (run_id, status)

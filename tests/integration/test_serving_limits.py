@@ -17,6 +17,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 from celebdit_testing.browser import browser_page, chromium_or_skip
+from celebdit_testing.faults import fault_proxy
 from celebdit_testing.registered import registered_faces
 from celebdit_testing.serving import Server, served
 from celebdit_testing.waiting import wait_until
@@ -227,3 +228,22 @@ def test_a_person_can_look_at_faces_in_a_browser(server: Server, tmp_path: Path)
             page.locator(".refused").wait_for()
             assert reason in page.locator(".refused").inner_text()
             assert page.locator("img, code").count() == 0, "neither a broken image, nor a command that would be refused"
+        page.goto(f"http://127.0.0.1:{server.port}/?num_steps=2&sampler=euler")
+        page.locator("input[name=seed]").fill("3")
+        page.get_by_role("button", name="Draw").click()
+        page.wait_for_url("**/?seed=3&num_steps=2&sampler=euler")
+        page.wait_for_function(loaded)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "body"),
+    [(502, "application/json", '{"detail": "no route"}'), (200, "text/html", "<h1>Sign in</h1>"), (503, "application/json", "null")],
+)
+def test_the_page_shows_what_a_proxy_answers_in_place_of_the_image(server: Server, status: int, kind: str, body: str) -> None:
+    page: Any
+    with fault_proxy(f"http://127.0.0.1:{server.port}", signed=False) as proxy, browser_page(chromium_or_skip()) as page:
+        proxy.rule = lambda method, path, headers: (status, [("Content-Type", kind)], body.encode()) if "image.png" in path else None
+        page.goto(f"{proxy.endpoint}/")
+        page.locator(".refused").wait_for()
+        assert page.locator(".refused").inner_text() == f"the server answered {status} {body}"
+        assert page.locator("img").count() == 0

@@ -1,13 +1,14 @@
 """Weights of a student of few steps are known as such from wherever they are read: a folder, the store, a run, or a registered version."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
 import pandas as pd
 import pytest
+import torch
 from celebdit_testing.browser import browser_page, chromium_or_skip
 from celebdit_testing.command import celebdit_here
 from celebdit_testing.first_run import made_once
@@ -22,12 +23,14 @@ from components.registry.client import Registry
 from components.runtime.context import StepContext
 from components.serving.local_server import serve_locally
 from components.serving.register_version import register_unevaluated
+from components.storage import file_sha256
 from components.stores.checkpoints import CheckpointStore
 from components.system.work_folders import WorkFolder
 from components.tracking.tags import TAG_RUN_KEY
 from components.weights.find import find_weights
 from components.weights.posthoc_ema import compute_posthoc_ema, to_unevaluated
 from model.checkpoint import CheckpointState, publish, read
+from model.checkpoint_manifest import MANIFEST_FILE
 from pipeline.commands.guidance import GuidanceRequest
 from pipeline.services import Endpoints, Services
 
@@ -174,3 +177,25 @@ def test_samples_of_a_version_in_other_steps_give_a_warning(
         return done.err.count("warning: this student was trained for ddpm with 3 steps, euler with 2 steps gives worse images")
 
     assert (warnings(), warnings("--sampler", "euler", "--steps", "2")) == (0, 1)
+
+
+@pytest.mark.parametrize("command", ["ema", "sample", "sample of a folder"])
+def test_a_snapshot_of_another_version_of_celebdit_is_bad_input(
+    command: str, weights: Weights, context: StepContext, embedded: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, step = weights.plain.run_key, 9
+    snapshots = CheckpointStore(context.store, context.layout.run(key).snapshots)
+    checkpoint = publish(CheckpointState(step, {"ema-0.1": {"w": torch.ones(2)}}, {}), tmp_path)
+    manifest = checkpoint.directory / MANIFEST_FILE
+    manifest.write_bytes(manifest.read_bytes().replace(b'"format":1', b'"format":2'))
+    snapshots.upload(replace(checkpoint, digest=file_sha256(manifest)), "attempt-1")
+    out = ("--out", str(tmp_path / "faces.png"))
+    arguments = {
+        "ema": ("ema", key, "--sigma-rel", "0.07", "--steps", "8"),
+        "sample": ("sample", f"{key}@{step}", *out),
+        "sample of a folder": ("sample", str(checkpoint.directory), *out),
+    }[command]
+    refused = celebdit_here(*arguments, home=embedded.home, capture=capsys)
+    assert refused.code == 2, refused.err
+    assert "checkpoint format 2 is not 1, the format that this version reads" in refused.err
+    assert "use the version of celebdit that wrote it" in refused.err

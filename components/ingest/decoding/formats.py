@@ -26,7 +26,7 @@ _FORMATS = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "BMP": "BMP", "TIFF": 
 _SAMPLES = re.compile(r"cannot handle (9|1\d)-bit layers")
 _UNREAD_KINDS = re.compile(r"unknown pixel mode|unknown data organization|unsupported BMP|unknown (photometric|raw) mode", re.IGNORECASE)
 """How Pillow describes kinds of a known format that it does not read."""
-_UNREAD_CODEC = re.compile(r"Support for this compression format has not been built in: (\w+)")
+_UNREAD_CODEC = re.compile(r"Support for this compression format has not been built in: ([^(]*\w)")
 """How libheif describes a file whose images are of another codec than HEVC, such as an AVIF that calls itself HEIC."""
 _TAKEN_FOR_IMAGES = {
     b"version https://git-lfs.github.com/spec/": "a git-lfs pointer in place of the image: run `git lfs pull` where it was cloned",

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from components.errors import BadInput
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
-from components.stores.checkpoints import CheckpointStore
+from components.stores.checkpoints import CheckpointStore, OtherFormat
 from components.train.spec import differences
-from model.checkpoint_manifest import CheckpointInvalid, UnsupportedCheckpointFormat
+from model.checkpoint_manifest import CheckpointInvalid
 from model.config import Recipe, TrainingConfig
 from model.ema import CLASSIC_EMA, RAW_WEIGHTS, EmaName
 
@@ -44,8 +44,8 @@ def find_finished(checkpoints: CheckpointStore, recipe: Recipe, dataset_digest: 
             if not is_new:
                 _verify(checkpoints, entry.uri, recipe, dataset_digest)
             return Finished(uri=entry.uri, digest=checkpoints.digest(entry.uri), step=entry.step)
-        except UnsupportedCheckpointFormat as error:
-            raise BadInput(f"{entry.uri}: {error}", hint="continue with the version that began the run, or begin a new run") from error
+        except OtherFormat as error:
+            raise BadInput(error.message, hint="continue with the version that began the run, or begin a new run") from error
         except (ObjectMissing, DigestMismatch, CheckpointInvalid) as problem:
             checkpoints.quarantine(entry.uri, str(problem))
     if committed and all(entry.step > total_steps for entry in committed):

@@ -5,7 +5,10 @@ run or its images were deleted there: on the machine that trained, the whole jou
 running it when nothing is missing, changes nothing.
 """
 
+from contextlib import suppress
+
 from components.runtime.context import StepContext
+from components.storage import ObjectMissing, StoreUri
 from components.stores.checkpoints import CheckpointStore
 from components.stores.queued_checkpoints import rescue
 from components.system.locks import lock_or_fail
@@ -14,6 +17,8 @@ from components.tracking.journal import JOURNAL_FILE, Journal
 from components.train.reporting.destination import MlflowDestination
 from components.train.reporting.reporter import describe_run
 from components.train.spec import TrainSpec, newest_spec
+from model.canonical import JsonObject
+from model.checkpoint_manifest import CheckpointInvalid
 
 
 def sync(run_key: str, context: StepContext, *, spec: TrainSpec | None = None) -> int:
@@ -47,8 +52,15 @@ def _status(run_key: str, context: StepContext) -> str | None:
 
 
 def _final_status(spec: TrainSpec, context: StepContext, before: str | None) -> str:
-    """Return FINISHED if the last checkpoint exists; else the previous status if it was final, or KILLED."""
-    steps = {entry.step for entry in CheckpointStore(context.store, context.layout.run(spec.run_key).checkpoints).list_committed()}
-    if spec.training.total_steps in steps:
+    """Return FINISHED if there is a checkpoint of the last step whose score is not due; else `before` if it was final, or KILLED."""
+    checkpoints = CheckpointStore(context.store, context.layout.run(spec.run_key).checkpoints)
+    last = [entry.uri for entry in checkpoints.list_committed() if entry.step == spec.training.total_steps]
+    if any(not spec.training.is_score_due(spec.training.total_steps, _notes(checkpoints, uri)) for uri in last):
         return "FINISHED"
     return before if before in ("FAILED", "KILLED") else "KILLED"
+
+
+def _notes(checkpoints: CheckpointStore, uri: StoreUri) -> JsonObject:
+    with suppress(CheckpointInvalid, ObjectMissing):  # the train step sets a damaged one aside
+        return checkpoints.notes(uri)
+    return {}

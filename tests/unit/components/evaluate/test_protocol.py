@@ -42,6 +42,7 @@ def config(**changes: Any) -> EvaluationConfig:
         ({"num_steps": 1}, {}, "heun, 1 step"),
         ({}, {"sampler": "ddpm", "num_steps": 4}, "heun, 32 steps"),
         ({"time_shift": 3.0}, {}, "heun, 32 steps, time_shift 3.0"),
+        ({"sampler": "ddpm", "num_steps": 4}, {"sampler": "ddim", "eta": 0.5}, "ddpm, 4 steps"),
         ({"sampler": "ddim", "spacing": "leading", "eta": 0.5}, {"clip_x": False}, "ddim, 32 steps, spacing leading, eta 0.5, clip_x True"),
     ],
 )

@@ -66,3 +66,9 @@ def test_a_student_is_offered_no_steps_and_says_how_many_it_has(is_student: bool
 def test_the_image_is_that_of_every_parameter_in_the_address(is_student: bool) -> None:
     page = page_of({"seed": "7", "num_steps": "3", "sampler": "heun"}, is_student=is_student)
     assert 'src="image.png?seed=7&amp;num_steps=3&amp;sampler=heun"' in page
+
+
+def test_the_form_keeps_every_parameter_of_the_address() -> None:
+    assert '<input name="sampler" value="heun">' in page_of({"sampler": "heun"})
+    assert 'name="sampler"' not in page_of({"sampler": "heun"}, is_student=True), "a student has its own"
+    assert 'name="sed"' not in page_of({"sed": "1"}, problem="'sed' is unknown"), "the next drawing would be refused again"

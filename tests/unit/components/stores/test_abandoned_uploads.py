@@ -15,6 +15,7 @@ from components.storage.bucket import bucket_rules
 from components.storage.probe import probe
 from components.storage.unfinished_uploads import UnfinishedUpload, begin_upload, unfinished_uploads
 from components.stores.abandoned_uploads import abort_old_uploads
+from components.stores.checkpoint_names import rescued_name
 from components.stores.checkpoints import CheckpointStore, Retention
 from model.checkpoint import CheckpointState, publish
 
@@ -35,8 +36,9 @@ def ids(store: ObjectStore, prefix: StoreUri) -> set[str]:
 
 def test_retention_aborts_what_earlier_attempts_left_and_nothing_else(store: ObjectStore, prefix: StoreUri) -> None:
     home = prefix / "checkpoints"
-    left = {begin(store, home, attempt).id for attempt in ("20260101T000000-a", "20260101T000001-b", "20260101T000002-c")}
-    mine, later = begin(store, home, "20260102T000000-d"), begin(store, home, "20260103T000000-e")
+    earlier = ("20260101T000000-a", "20260101T000001-b", "20260101T000002-c", rescued_name("20260101T000002-c"))
+    left = {begin(store, home, attempt).id for attempt in earlier}
+    mine, later = begin(store, home, "20260102T000000-d"), begin(store, home, rescued_name("20260103T000000-e"))
     neighbour = begin(store, prefix / "checkpoints-not", "20260101T000000-a")
     assert ids(store, home) == left | {mine.id, later.id}
     checkpoints = CheckpointStore(store, home)

@@ -138,12 +138,27 @@ def avif_named_heic() -> bytes:
     return encoded(face(0, 2 * PX), "AVIF").replace(b"ftypavif", b"ftypheic", 1)
 
 
+def jpeg_2000_in_heic() -> bytes:
+    """A HEIC whose one image calls itself JPEG 2000; its configuration is a box of eight bytes."""
+    data = bytearray(avif_named_heic().replace(b"av01", b"j2k1").replace(b"av1C", b"j2kH"))
+    at, image = data.find(b"j2kH"), data.find(b"mdat") + 4
+    old = struct.unpack_from(">I", data, at - 4)[0]
+    more = 16 - old
+    for box in (b"meta", b"iprp", b"ipco", b"j2kH"):
+        size_at = data.find(box) - 4
+        struct.pack_into(">I", data, size_at, struct.unpack_from(">I", data, size_at)[0] + more)
+    struct.pack_into(">I", data, data.find(struct.pack(">I", image)), image + more)
+    data[at + 4 : at - 4 + old] = struct.pack(">I4s", 8, b"free")
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     ("data", "code", "detail"),
     [
         (twelve_bits(), "sixteen_bit", "12-bit"),
         (five_channels(), "unsupported_format", "a TIFF of a kind that is not read"),
         (avif_named_heic(), "unsupported_format", "a HEIC of a kind that is not read (compressed by AV1); convert it to JPEG or PNG"),
+        (jpeg_2000_in_heic(), "unsupported_format", "a HEIC of a kind that is not read (compressed by JPEG 2000); convert it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not_an_image", "git lfs pull"),
         (b"<!DOCTYPE html><title>Sign in</title>", "not_an_image", "an HTML page"),
         (b"", "not_an_image", "empty"),
