@@ -85,19 +85,22 @@ def compute_posthoc_ema(
     step: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PosthocEma:
-    """Recombine the snapshots of the run `run_key` to the EMA of width `sigma_rel` at `step` (default: its newest snapshot).
+    """Recombine the snapshots of the run `run_key` to the EMA of width `sigma_rel` at `step`.
+
+    By default, that is the step of its newest snapshot that can be read.
 
     Raises:
-        BadInput: if no EMA has that width, or the run has no snapshots up to that step.
+        BadInput: if no EMA has that width, or the run has no snapshot of that step that can be read.
         DataRefused: if all of its snapshots are incomplete or corrupt.
     """
     check_width(sigma_rel)
     run = context.layout.run(run_key)
     snapshots = CheckpointStore(context.store, run.snapshots, warn=context.events.note)
-    chosen = _one_per_step(_list_snapshots(snapshots, run_key, context), step)
+    entries = _list_snapshots(snapshots, run_key, context)
     scratch = context.scratch(WorkFolder.AVERAGES, run_key)
-    target = chosen[0].step
-    while chosen:
+    while True:
+        chosen = _one_per_step(entries, step)
+        target = chosen[0].step
         try:
             with own_folder(scratch, "snapshots") as folder:
                 summed = _recombine_snapshots(snapshots, chosen, target, sigma_rel, folder, on_progress)
@@ -105,9 +108,9 @@ def compute_posthoc_ema(
         except _SnapshotCorrupt as corrupt:
             context.events.note(f"snapshot {corrupt.entry.uri} is corrupt and left out: {corrupt.__cause__}")
             snapshots.quarantine(corrupt.entry.uri, str(corrupt.__cause__))
-            chosen = [entry for entry in chosen if entry != corrupt.entry]
-    else:
-        raise DataRefused(f"all snapshots of run {run_key} up to step {target} are corrupt or incomplete")
+            entries = [entry for entry in entries if entry != corrupt.entry]
+            if not entries:
+                raise DataRefused(f"all snapshots of run {run_key} are corrupt or incomplete") from corrupt
     name = EmaName.of_width(sigma_rel)
     facts = {"identity": summed.identity, "sigma_rel": sigma_rel, "error": summed.error, "coefficients": summed.coefficients}
     with lock(scratch / f"{name.setting}.lock"):

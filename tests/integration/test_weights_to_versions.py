@@ -117,6 +117,27 @@ def test_what_cannot_be_recombined_is_one_clear_line(tmp_path: Path, context: St
         compute_posthoc_ema(KEY, 0.1, context)
 
 
+@pytest.mark.parametrize("damage", ["weights", "state"])
+def test_the_average_is_that_of_the_newest_snapshot_that_can_be_read(damage: str, tmp_path: Path, context: StepContext) -> None:
+    recipe = tiny_recipe(total_steps=12, ema_sigma_rel=(0.05, 0.10), ema_snapshot_every_steps=4)
+    trained = Trained(recipe, tmp_path / "training", context)
+    newest = trained.store.list_committed()[0]
+    copy = context.layout.run(KEY).snapshots / "step-000000012" / "another-attempt"
+    for item in context.store.list(newest.uri):
+        context.store.put_bytes(copy / item.uri.name, context.store.get_bytes(item.uri))
+    damaged, content = {"weights": ("ema-0.05.safetensors", b"damaged"), "state": ("state.json", b"{}")}[damage]
+    context.store.put_bytes(newest.uri / damaged, content)
+    of_copy = compute_posthoc_ema(KEY, 0.07, context)
+    assert (of_copy.step, of_copy.num_snapshots) == (12, 3), "another attempt stored the same step"
+    context.store.put_bytes(copy / damaged, content)
+    with pytest.raises(BadInput, match=r"there is no snapshot of step 12"):
+        compute_posthoc_ema(KEY, 0.07, context, step=12)
+    assert compute_posthoc_ema(KEY, 0.07, context).step == 8
+    earlier = trained.store.list_committed()[0]
+    context.store.put_bytes(earlier.uri / damaged, content)
+    assert compute_posthoc_ema(KEY, 0.07, context).step == 4, "a snapshot that is damaged now, not one that was set aside before"
+
+
 def test_an_imported_checkpoint_becomes_a_version_that_draws_with_its_own_sampler(tmp_path: Path, context: StepContext) -> None:
     torch.manual_seed(0)
     path = tmp_path / "dit_final_12_f_250.pth"

@@ -80,4 +80,5 @@ def _reason(ledger: Ledger, code: str) -> str:
     common = details[0][0] if len(details) == 1 else ""
     if not common or common in meaning or common.startswith(meaning):
         return str(meaning)
-    return f"{meaning}: {shorten(common, max_characters=_REASON_CHARACTERS)}"
+    said = shorten(common, max_characters=_REASON_CHARACTERS)
+    return said if code == "unsupported_format" else f"{meaning}: {said}"  # its meaning advises on all formats, what was said on this one

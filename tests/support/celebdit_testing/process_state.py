@@ -13,8 +13,8 @@ _STEERING = (
 
 def process_state() -> dict[str, object]:
     """Return the variables that steer commands, the current folder, the umask and torch's settings, by name."""
-    umask = os.umask(0)
-    os.umask(umask)
+    # `os.umask` would have to set another one, in which a thread could make a file.
+    umask = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Umask:"))
     state: dict[str, object] = {name: value for name, value in os.environ.items() if name.startswith(_STEERING)}
     state |= {"current folder": Path.cwd(), "umask": umask}
     if (torch := sys.modules.get("torch")) is not None:

@@ -24,7 +24,7 @@ from components.ingest.decoding.images import judge
 from components.ingest.ingest import dataset_digest
 from components.ingest.limits import Limits
 from components.ingest.sources.synthetic import encode_face, write_archive
-from components.ingest.verdicts import Accepted, Extent, Rejected
+from components.ingest.verdicts import Accepted, Code, Extent, Rejected
 from components.manifests import Split
 from components.storage import file_sha256
 
@@ -59,13 +59,24 @@ def test_an_image_that_is_held_out_stays_so_when_more_are(sha256: str, share: fl
     assert split_of(sha256, 0.0) == "train"
 
 
-def test_a_reason_that_all_rejected_files_share_is_shown_to_its_end(tmp_path: Path) -> None:
-    reason = f"{'a library that says much before it says what it means, ' * 3}convert them"
-    with filled(tmp_path, []) as ledger, pytest.raises(DataRefused, match=f"corrupt: {reason}\\): a.jpg\n"):
-        ledger.record("a.jpg", Rejected("truncated", reason))
-        require_accepted(
-            DataConfig(name="faces", source="x", image_px=16), ledger, report=tmp_path / "report.html", thumbnail=lambda data: b""
-        )
+_LONG = f"{'a library that says much before it says what it means, ' * 3}convert them"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "shown"),
+    [
+        ("truncated", _LONG, f"corrupt: {_LONG}"),
+        ("unsupported_format", "a HEIC of AV1; convert it to JPEG or PNG", "(a HEIC of AV1; convert it to JPEG or PNG"),
+    ],
+)
+def test_a_reason_that_all_rejected_files_share_is_shown_to_its_end(code: Code, reason: str, shown: str, tmp_path: Path) -> None:
+    with filled(tmp_path, []) as ledger:
+        ledger.record("a.jpg", Rejected(code, reason))
+        config = DataConfig(name="faces", source="x", image_px=16)
+        with pytest.raises(DataRefused) as refused:
+            require_accepted(config, ledger, report=tmp_path / "report.html", thumbnail=lambda data: b"")
+    assert f"{shown}): a.jpg\n" in str(refused.value)
+    assert "make extras" not in str(refused.value)
 
 
 def write_shards(ledger: Ledger, folder: Path, shard_bytes: int) -> list[FinishedShard]:
