@@ -81,8 +81,14 @@ class Tree:
         return sum(process.num_threads() > 1 for process in self._living_below()) >= 2
 
     def kill(self, *names: str, number: int = signal.SIGKILL) -> None:
-        for name in names:
-            self.parts[name].send_signal(number)
+        """Send a signal to several parts as if at once: none of them lives to see that another one ended, and to end the run."""
+        parts = [self.parts[name] for name in names]
+        if len(parts) > 1:
+            for part in parts:
+                part.suspend()
+            wait_until(lambda: all(part.status() == psutil.STATUS_STOPPED for part in parts))
+        for part in parts:
+            part.send_signal(number)
 
     def alive(self) -> list[str]:
         return [" ".join(command_line(process)[:3])[:60] for process in self.processes if is_alive(process)]
