@@ -13,10 +13,11 @@ _STEERING = (
 
 def process_state() -> dict[str, object]:
     """Return the variables that steer commands, the current folder, the umask and torch's settings, by name."""
-    # `os.umask` would have to set another one, in which a thread could make a file.
-    umask = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Umask:"))
     state: dict[str, object] = {name: value for name, value in os.environ.items() if name.startswith(_STEERING)}
-    state |= {"current folder": Path.cwd(), "umask": umask}
+    state["current folder"] = Path.cwd()
+    if (status := Path("/proc/self/status")).exists():
+        # `os.umask` would have to set another one, in which a thread could make a file.
+        state["umask"] = next(line for line in status.read_text().splitlines() if line.startswith("Umask:"))
     if (torch := sys.modules.get("torch")) is not None:
         state |= {
             "torch's threads": torch.get_num_threads(),
