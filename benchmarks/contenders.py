@@ -113,6 +113,13 @@ CONTENDERS = {
     "local-share-half-rate": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_TENTH, optimizer=_HALF_RATE),
     "plain-dit-half-rate": Contender(build=PlainDiT, diffusion=_TENTH, optimizer=_HALF_RATE),
     "local-share-noisier": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_NOISIER, optimizer=_HALF_RATE),
+    "group-norms-noisier": Contender(network={**_FEW_TOKENS, **_GATED, "res_norm": "group"}, diffusion=_NOISIER, optimizer=_HALF_RATE),
+    **{
+        f"groups-of-{n}-noisier": Contender(
+            network={**_FEW_TOKENS, **_GATED, "res_norm": "group", "group_channels": n}, diffusion=_NOISIER, optimizer=_HALF_RATE
+        )
+        for n in (8, 16)
+    },
     "plain-dit-noisier": Contender(build=PlainDiT, diffusion=_NOISIER, optimizer=_HALF_RATE),
     "local-share-noisiest": Contender(network={**_FEW_TOKENS, **_GATED}, diffusion=_NOISIEST, optimizer=_HALF_RATE),
     "plain-dit-noisiest": Contender(build=PlainDiT, diffusion=_NOISIEST, optimizer=_HALF_RATE),
