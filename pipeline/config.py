@@ -14,7 +14,7 @@ from typing import Any, cast
 import tomli_w
 from pydantic import Field, ValidationError
 
-from components.errors import BadInput
+from components.errors import BadInput, shorten
 from components.evaluate.config import EvaluationConfig
 from components.features.config import FeaturesConfig
 from components.gate.config import GateConfig
@@ -173,7 +173,7 @@ def _unusable(value: object, path: tuple[str, ...]) -> Iterator[str]:
         case Mapping():
             for name, item in value.items():
                 if not _is_unicode(str(name)):
-                    yield f"{location(path)}: the name {str(name)[:200]!r} is not UTF-8"
+                    yield f"{location(path)}: the name {shorten(repr(str(name)))} is not UTF-8"
                 yield from _unusable(item, (*path, str(name)))
         case list() | tuple():
             for index, item in enumerate(value):

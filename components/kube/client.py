@@ -17,7 +17,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from components.errors import BadInput, TemporaryFailure
+from components.errors import BadInput, TemporaryFailure, shorten
 from components.kube.objects import KubernetesObject
 from components.system.retry import RetryPolicy, retry
 
@@ -225,7 +225,7 @@ class Cluster:
             return _Missing(right)
         if error.status == 409:
             return Conflict(right)
-        reason = " ".join(str(error.body or error.reason).split())[:300]
+        reason = shorten(" ".join(str(error.body or error.reason).split()), max_characters=300)
         if error.status in _TEMPORARY:
             return TemporaryFailure(f"the Kubernetes API could not {right} (HTTP {error.status}): {reason}", hint="run it again")
         if error.status == 403:

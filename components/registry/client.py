@@ -14,7 +14,7 @@ from pathlib import Path
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, GateFailed
+from components.errors import BadInput, GateFailed, shorten
 from components.registry.card_excerpt import excerpt_card
 from components.registry.promotions.changes import PromotionChanges
 from components.registry.promotions.log import PromotionLog, identity_of
@@ -167,7 +167,7 @@ class Registry:
 
     def mark_lost(self, version: str, reason: str) -> None:
         """Tag a version whose files cannot be used with the reason, in place of the outcome of its trial."""
-        self.tag_version(version, VersionTags(files=reason[:1000]))
+        self.tag_version(version, VersionTags(files=shorten(reason, max_characters=1000)))
         with self._translate_errors(), suppress(MlflowException):  # it had no trial
             self._client.delete_model_version_tag(self.name, version, TRIAL)
 

@@ -115,7 +115,7 @@ class RepositoryRequests:
 
     def _send_once(self, method: str, url: str, body: bytes | IO[bytes] | None, headers: Mapping[str, str]) -> Answer:
         if urlsplit(url).scheme != "https" and not is_loopback(urlsplit(url).netloc):
-            raise BadInput(f"{self._reference.host} sends this client to {url[:100]}, without TLS", hint="use a registry with TLS")
+            raise BadInput(f"{self._reference.host} sends this client to {shorten(url)}, without TLS", hint="use a registry with TLS")
         authorization = {"Authorization": self._authorization} if self._is_ours(url) and self._authorization else {}
         try:
             return self._request(method, url, {**headers, **authorization}, body)
@@ -160,7 +160,7 @@ class RepositoryRequests:
         query = urlencode({key: values[key] for key in ("service", "scope") if key in values})
         url = f"{values['realm']}{'&' if '?' in values['realm'] else '?'}{query}"
         if urlsplit(url).scheme != "https" and not is_loopback(urlsplit(url).netloc):
-            raise BadInput(f"{self._reference.host} asks for the password at {values['realm'][:100]}, without TLS")
+            raise BadInput(f"{self._reference.host} asks for the password at {shorten(values['realm'])}, without TLS")
         basic = self._basic()
         try:
             answer = self._request("GET", url, {"Authorization": basic} if basic else {})
@@ -198,8 +198,8 @@ def _message(answer: Answer) -> str:
         text = "; ".join(f"{error.get('code', '')} {error.get('message', '')}".strip() for error in errors)
     except (ValueError, KeyError, TypeError, AttributeError):
         text = ""
-    return " ".join(text.split())[:300] or "no reason given"
+    return shorten(" ".join(text.split()), max_characters=300) or "no reason given"
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(getattr(error, "reason", None) or error).split())[:200] or type(error).__name__
+    return shorten(" ".join(str(getattr(error, "reason", None) or error).split()), max_characters=200) or type(error).__name__

@@ -19,7 +19,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
-from components.errors import DataRefused, TemporaryFailure
+from components.errors import DataRefused, TemporaryFailure, shorten
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE, ModelFiles
 from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
 from components.serving.local_server import check_not_killed, serve_locally
@@ -97,7 +97,7 @@ def try_out(files: ModelFiles, *, image_px: int) -> bytes:
     except TemporaryFailure:
         raise
     except Exception as error:  # whatever fails here would fail at the first request
-        raise DataRefused(f"the model does not work when it is served: {str(error)[:300]}") from error
+        raise DataRefused(f"the model does not work when it is served: {shorten(str(error), max_characters=300)}") from error
     check_image(image, image_px=image_px)
     return image
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.errors import BadInput, DataRefused
+from components.errors import BadInput, DataRefused, shorten
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
 from components.stores.abandoned_uploads import AbandonedUploads
 from components.stores.checkpoint_names import (
@@ -115,7 +115,7 @@ class CheckpointStore:
     def quarantine(self, uri: StoreUri, reason: str) -> None:
         """Mark a checkpoint as corrupt: its files are kept, and it is not listed any more."""
         self._warn(f"checkpoint {uri} is corrupt and was quarantined: {reason}")
-        self._store.put_bytes(uri / QUARANTINE_FILE, canonical_json({"reason": reason[:500]}))
+        self._store.put_bytes(uri / QUARANTINE_FILE, canonical_json({"reason": shorten(reason, max_characters=500)}))
 
     def verify(self, uri: StoreUri) -> dict[str, FileEntry]:
         """Read every file of a committed checkpoint, without keeping it, and return the files that it has.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused, TrackingUnavailable, first_line
+from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused, TrackingUnavailable, first_line, shorten
 from components.system.failures import os_failure, was_raised_in
 from components.tracking.mlflow_answers import MlflowAnswer, answer_in
 from components.tracking.mlflow_rights import missing_right, mlflow_user
@@ -128,7 +128,7 @@ def _unreached(uri: str, text: str) -> CelebditError:
     if failures := _FAILURES.search(text):
         return TrackingUnavailable(f"MLflow at {uri} failed: {failures[0]}", hint=_RETRY_HINT)
     reason = _REASON.search(text)
-    cause = reason[0] if reason else (text.splitlines() or ["no answer"])[0][:200]
+    cause = reason[0] if reason else shorten((text.splitlines() or ["no answer"])[0], max_characters=200)
     return TrackingUnavailable(f"MLflow at {uri} cannot be reached: {cause}", hint=_RETRY_HINT)
 
 
