@@ -253,11 +253,22 @@ class CheckpointStore:
         obsolete = [entry.uri for entry in entries if entry.step not in kept]
         for uri in obsolete:
             self._store.delete(uri / COMMIT_FILE)
-        deleted = set(obsolete) | (abandoned_folders(names, before=attempt) if attempt is not None else set())
-        for uri in names:
-            if checkpoint_folder(uri) in deleted and uri.name != COMMIT_FILE:
-                self._store.delete(uri)
-        self._versions.after_deleting(len(deleted))
+        self._delete_files(names, set(obsolete))
         if attempt is not None:
-            self.abandoned_uploads.abort(before=attempt)
+            self._remove_abandoned(names, before=attempt)
         return obsolete
+
+    def remove_abandoned(self, *, before: str, ended: str | None = None) -> int:
+        """Delete what attempts before `before`, and `ended`, left incomplete, and return how many checkpoints and uploads these were."""
+        return self._remove_abandoned(self._names(), before=before, ended=ended)
+
+    def _remove_abandoned(self, names: Sequence[StoreUri], *, before: str, ended: str | None = None) -> int:
+        abandoned = abandoned_folders(names, before=before, ended=ended)
+        self._delete_files(names, abandoned)
+        return len(abandoned) + self.abandoned_uploads.abort(before=before, ended=ended)
+
+    def _delete_files(self, names: Sequence[StoreUri], folders: set[StoreUri]) -> None:
+        for uri in names:
+            if checkpoint_folder(uri) in folders and uri.name != COMMIT_FILE:
+                self._store.delete(uri)
+        self._versions.after_deleting(len(folders))
