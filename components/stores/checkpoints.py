@@ -14,6 +14,7 @@ from pathlib import Path
 from components.errors import BadInput, DataRefused, shorten
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
 from components.stores.abandoned_uploads import AbandonedUploads
+from components.stores.checkpoint_commit import read_commit
 from components.stores.checkpoint_names import (
     COMMIT_FILE,
     QUARANTINE_FILE,
@@ -221,19 +222,11 @@ class CheckpointStore:
 
     def digest(self, uri: StoreUri) -> str:
         """Return the digest in the commit of a checkpoint."""
-        return str(self._commit(uri)["digest"])
+        return read_commit(uri, self._store).digest
 
     def notes(self, uri: StoreUri) -> JsonObject:
         """Return the notes in the commit of a checkpoint."""
-        return dict(self._commit(uri).get("notes", {}))
-
-    def _commit(self, uri: StoreUri) -> JsonObject:
-        try:
-            commit = json.loads(self._store.get_bytes(uri / COMMIT_FILE))
-            commit["digest"]
-        except (ValueError, KeyError, TypeError) as cause:
-            raise CheckpointInvalid(f"{uri / COMMIT_FILE} is not readable: {cause}") from cause
-        return dict(commit)
+        return read_commit(uri, self._store).notes
 
     def score(self, uri: StoreUri, metric: str, value: float) -> None:
         """Store the value of a metric of a checkpoint, lower being better, for `retain`."""

@@ -4,7 +4,6 @@ Promises: reads only; the looks are those of the steps, except that they believe
 reuses, and makes again what is damaged. What is not known yet is a value, not an error.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -16,12 +15,13 @@ from components.ingest.sources.open_source import open_source, require_consent
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
 from components.reports.plural import plural
 from components.storage.reader import StoreReader
-from components.stores.checkpoint_names import COMMIT_FILE, CommittedCheckpoint, committed_checkpoints
+from components.stores.checkpoint_commit import Commit, read_commit
+from components.stores.checkpoint_names import CommittedCheckpoint, committed_checkpoints
 from components.stores.dataset_content import MANIFEST
 from components.stores.layout import StoreLayout
 from components.train.spec import run_key
 from components.train.teacher import with_teacher
-from model.canonical import JsonObject
+from model.checkpoint_manifest import CheckpointInvalid
 from pipeline.config import RunConfig
 
 T = TypeVar("T")
@@ -195,21 +195,18 @@ class _Lookup:
     def _is_score_due(self, checkpoint: CommittedCheckpoint) -> bool:
         if not self._config.training.is_milestone(checkpoint.step):
             return False
-        return self._config.training.is_score_due(checkpoint.step, self._commit(checkpoint).get("notes", {}))
+        return self._config.training.is_score_due(checkpoint.step, self._commit(checkpoint).notes)
 
-    def _commit(self, checkpoint: CommittedCheckpoint) -> JsonObject:
+    def _commit(self, checkpoint: CommittedCheckpoint) -> Commit:
         assert self._view.reader is not None
-        uri = checkpoint.uri / COMMIT_FILE
         try:
-            commit = dict(json.loads(self._view.reader.get_bytes(uri)))
-            commit["digest"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataRefused(f"{uri} is damaged: the train step sets its checkpoint aside") from error
-        return commit
+            return read_commit(checkpoint.uri, self._view.reader)
+        except CheckpointInvalid as error:
+            raise DataRefused(f"{error}; the train step sets its checkpoint aside") from error
 
     def _evaluate(self, dataset: DatasetManifest, key: str, checkpoint: CommittedCheckpoint) -> tuple[PlannedStep, EvaluationReport | None]:
         assert self._view.reader is not None
-        digest = str(self._commit(checkpoint)["digest"])
+        digest = self._commit(checkpoint).digest
         reference = CheckpointManifest(
             run_key=key,
             uri=str(checkpoint.uri),

@@ -120,7 +120,7 @@ def test_a_score_that_is_left_of_the_last_step_is_continued(
     assert actions(plan_steps(load_config("smoke"), copy))[2] == "reuse", "no scores are configured"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"step": 12}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"step": 12}', '{"digest": "d", "notes": 5}'])
 def test_a_damaged_commit_makes_its_step_unknown_not_an_error(
     first_run: Finished, files: StoreView, embedded: Services, tmp_path: Path, content: str
 ) -> None:
