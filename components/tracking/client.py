@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 
 from components.errors import Failure, Interrupted, Preempted, shorten
 from components.manifests import DatasetManifest
@@ -114,19 +113,16 @@ class Tracking(MlflowConnection):
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Log flat parameters once; one that is already logged is left alone, because MLflow refuses to change it.
 
-        Where another process logs the same ones at this moment, a database may refuse all of ours (MLflow 3.17): the rest is logged then.
+        Where another process logs the same ones at this moment, MLflow's database may refuse all of ours: the rest is logged then.
         """
-        with self.translate_errors():
+
+        def log() -> None:
             present = self.client.get_run(run_id).data.params
-            while fresh := [Param(key, shorten(str(value), max_characters=500)) for key, value in params.items() if key not in present]:
-                try:
-                    self.client.log_batch(run_id, params=fresh[: max(0, _MAX_PARAMS - len(present))], synchronous=True)
-                except MlflowException:
-                    before, present = present, self.client.get_run(run_id).data.params
-                    if len(present) == len(before):
-                        raise
-                else:
-                    return
+            fresh = [Param(key, shorten(str(value), max_characters=500)) for key, value in params.items() if key not in present]
+            self.client.log_batch(run_id, params=fresh[: max(0, _MAX_PARAMS - len(present))], synchronous=True)
+
+        with self.translate_errors():
+            write_despite_conflicts(log)
 
     def log_metrics(self, run_id: str, points: Sequence[Point]) -> None:
         """Log metric points in as few requests as MLflow allows."""
