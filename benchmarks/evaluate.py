@@ -83,7 +83,7 @@ def ours(weights: Path, first: torch.Tensor, second: torch.Tensor, device: torch
 
 def theirs(weights: Path, first: torch.Tensor, second: torch.Tensor, device: torch.device) -> float:
     """Return the distance as torch-fidelity finds it."""
-    found = torch_fidelity.calculate_metrics(
+    metrics = torch_fidelity.calculate_metrics(
         input1=Images(first),
         input2=Images(second),
         fid=True,
@@ -94,7 +94,7 @@ def theirs(weights: Path, first: torch.Tensor, second: torch.Tensor, device: tor
         cache=False,
         verbose=False,
     )
-    return float(found["frechet_inception_distance"])
+    return float(metrics["frechet_inception_distance"])
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class RunConfig(FrozenConfig):
 
     def sections(self) -> dict[str, str]:
         """Return every section as canonical JSON: the parameters of the pipeline; null for `distill` if there is no teacher."""
-        stored = self._stored()
+        stored = self._as_json()
         return {name: canonical_json(stored.get(name)).decode() for name in type(self).model_fields}
 
     def features(self) -> str:
@@ -73,13 +73,13 @@ class RunConfig(FrozenConfig):
 
     def canonical(self) -> bytes:
         """Return the bytes that equal configurations share."""
-        return canonical_json(self._stored())
+        return canonical_json(self._as_json())
 
     def digest(self) -> str:
         """Return the sha256 of the canonical form."""
-        return digest_of(self._stored())
+        return digest_of(self._as_json())
 
-    def _stored(self) -> JsonObject:
+    def _as_json(self) -> JsonObject:
         return {**self.model_dump(mode="json"), "resources": self.resources.stored()}
 
     def toml(self) -> str:
@@ -162,22 +162,22 @@ def plain_json(raw: Mapping[str, Any], *parents: str) -> str:
     Raises:
         BadInput: naming each value that JSON does not have.
     """
-    if unusable := list(_unusable(raw, parents)):
+    if unusable := list(_unusable_values(raw, parents)):
         raise BadInput("\n".join(unusable), hint="use texts in UTF-8, finite numbers, booleans, lists and tables")
     return json.dumps(raw)
 
 
-def _unusable(value: object, path: tuple[str, ...]) -> Iterator[str]:
+def _unusable_values(value: object, path: tuple[str, ...]) -> Iterator[str]:
     """Return one line per value that JSON does not have: TOML has dates, and numbers that are not finite."""
     match value:
         case Mapping():
             for name, item in value.items():
                 if not _is_unicode(str(name)):
                     yield f"{location(path)}: the name {shorten(repr(str(name)))} is not UTF-8"
-                yield from _unusable(item, (*path, str(name)))
+                yield from _unusable_values(item, (*path, str(name)))
         case list() | tuple():
             for index, item in enumerate(value):
-                yield from _unusable(item, (*path, str(index)))
+                yield from _unusable_values(item, (*path, str(index)))
         case float() if not math.isfinite(value):
             yield f"{location(path)}: {value} is not finite"
         case str() if not _is_unicode(value):

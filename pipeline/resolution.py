@@ -58,9 +58,9 @@ def split_overrides(text: str) -> list[str]:
         ) from error
 
 
-def graph_differences(compiled: ResourcesConfig, wanted: ResourcesConfig) -> list[str]:
-    """Return one line per setting of `wanted` that pods compiled for `compiled` do not have."""
-    before, after = compiled.compiled(), wanted.compiled()
+def graph_differences(compiled: ResourcesConfig, requested: ResourcesConfig) -> list[str]:
+    """Return one line per setting of `requested` that pods compiled for `compiled` do not have."""
+    before, after = compiled.compiled(), requested.compiled()
     return [
         f"resources.{name} {_value(after.get(name))} needs another pipeline: this one is compiled for {_value(before.get(name))}"
         for name in dict.fromkeys((*before, *after))

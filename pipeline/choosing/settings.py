@@ -46,7 +46,7 @@ def settings_of(name: str, trained: "Run", preset_or_file: str | None, overrides
     Raises:
         BadInput: if the configuration is not valid, or neither is there.
     """
-    raw = _stored(name, trained, context) if preset_or_file is None else load_tables(preset_or_file)
+    raw = _stored_tables(name, trained, context) if preset_or_file is None else load_tables(preset_or_file)
     return overridden(raw, overrides)
 
 
@@ -67,7 +67,7 @@ def check_student_sampling(training: TrainingRecipe, sampling: SamplingConfig) -
         )
 
 
-def _stored(name: str, trained: "Run", context: "StepContext") -> dict[str, Any]:
+def _stored_tables(name: str, trained: "Run", context: "StepContext") -> dict[str, Any]:
     tracking = context.tracking
     users = tracking.search_runs({TAG_TRAINING_RUN: trained.info.run_id})
     for run in sorted(users, key=lambda run: (run.data.tags.get(TAG_RUN) == name, run.info.start_time), reverse=True):

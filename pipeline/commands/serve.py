@@ -106,18 +106,18 @@ def _oci_location(text: str) -> str:
     return f"{scheme if colon else 'oci'}://{ImageReference.parse(rest if colon else text)}"
 
 
-def _export(files: "ModelFiles", version: "ModelVersion", wanted: KubernetesExport, context: StepContext, *, as_json: bool) -> None:
+def _export(files: "ModelFiles", version: "ModelVersion", options: KubernetesExport, context: StepContext, *, as_json: bool) -> None:
     from components.serving.kserve import as_yaml, export, inference_service
 
     number, digest = str(version.version), str(files.manifest_sha256)
-    target = wanted.location or str(export(files, context.store, context.layout.model(version.name, number, digest)))
+    target = options.location or str(export(files, context.store, context.layout.model(version.name, number, digest)))
     manifest = inference_service(
         version.name,
         version=number,
         location=target,
-        image=wanted.image,
-        gpus=wanted.gpus,
-        service_account=wanted.service_account,
+        image=options.image,
+        gpus=options.gpus,
+        service_account=options.service_account,
         checkpoint_digest=VersionTags.from_mlflow(version.tags).checkpoint_digest or "unknown",
         manifest_sha256=digest,
     )

@@ -75,7 +75,7 @@ class _Lookup:
         self._recipe = config.recipe
 
     def steps(self) -> PlannedSteps:
-        ingest, dataset = self._guarded("ingest", self._ingest)
+        ingest, dataset = self._plan_or_unknown("ingest", self._ingest)
         refused_teacher = self._refused_teacher()
         if dataset is None:
             after: Action = "unknown" if ingest.action == "unknown" else "run"
@@ -85,19 +85,19 @@ class _Lookup:
         if refused := self._refused_train(dataset.num_images) or refused_teacher:
             return PlannedSteps((_preflight(), ingest, refused, *self._after_train()), dataset)
         key = run_key(self._recipe.identity(dataset.digest))
-        train, checkpoint = self._guarded("train", lambda: self._train(key))
+        train, checkpoint = self._plan_or_unknown("train", lambda: self._train(key))
         done = 0 if checkpoint is None else checkpoint.step
         if checkpoint is None or done != self._config.training.total_steps:
             later = tuple(self._after_train())
             return PlannedSteps((_preflight(), ingest, train, *later), dataset, key, done)
-        evaluate, report = self._guarded("evaluate", lambda: self._evaluate(dataset, key, checkpoint))
+        evaluate, report = self._plan_or_unknown("evaluate", lambda: self._evaluate(dataset, key, checkpoint))
         later = (evaluate, *self._after_evaluate())
         return PlannedSteps((_preflight(), ingest, train, *later), dataset, key, done, report is not None)
 
     def find_dataset(self) -> DatasetManifest | None:
-        return self._guarded("ingest", self._ingest)[1]
+        return self._plan_or_unknown("ingest", self._ingest)[1]
 
-    def _guarded(self, name: str, look: Callable[[], tuple[PlannedStep, T | None]]) -> tuple[PlannedStep, T | None]:
+    def _plan_or_unknown(self, name: str, look: Callable[[], tuple[PlannedStep, T | None]]) -> tuple[PlannedStep, T | None]:
         """Look, and turn an error into a step that is unknown."""
         if self._view.reader is None:
             return PlannedStep(name, "unknown", self._view.problem), None

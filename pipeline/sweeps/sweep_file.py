@@ -86,7 +86,7 @@ class Sweep:
     def trial_tables(self) -> JsonObject:
         """The base for trials: measured by the sweep's evaluation section, without a gate."""
         changes = {f"evaluation.{name}": value for name, value in {**self.config.evaluation, "champion": False}.items()}
-        return _with({**self.tables, "gate": {"no_worse_than_champion": False}}, changes)
+        return _apply_changes({**self.tables, "gate": {"no_worse_than_champion": False}}, changes)
 
     def trial(self, values: Mapping[str, Any], *, seed: int, steps: int) -> RunConfig:
         """Return the configuration of a trial with `values` on the rung of so many steps."""
@@ -192,10 +192,10 @@ def _base_tables(config: SweepConfig, path: Path, changes: Mapping[str, object])
     base = config.base if config.base in preset_names() else str(path.parent / config.base)
     tables = load_tables(base)
     layer = {f"{section}.{key}": value for section, table in config.settings.items() for key, value in table.items()}
-    return _with(tables, {**layer, **changes})
+    return _apply_changes(tables, {**layer, **changes})
 
 
-def _with(tables: JsonObject, changes: Mapping[str, object]) -> JsonObject:
+def _apply_changes(tables: JsonObject, changes: Mapping[str, object]) -> JsonObject:
     """Return `tables` after `changes`, validated as a configuration of its own and plain again."""
     values: JsonObject = overridden(tables, changes=changes).model_dump(mode="json", exclude_unset=True)
     return values

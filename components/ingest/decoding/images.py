@@ -60,7 +60,7 @@ def _judge_plain(data: bytes, limits: Limits) -> Accepted | None:
         small = reduced_jpeg(data, (side, side))
     except (JpegDamaged, MemoryError):
         return None
-    return None if small is None else _kept(data, "JPEG", small, limits)
+    return None if small is None else _keep_bytes(data, "JPEG", small, limits)
 
 
 def _judge(data: bytes, original: bytes, limits: Limits) -> Accepted | Rejected:
@@ -176,7 +176,7 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
         return undecodable(error)
     detail = space.note or ("its EXIF data cannot be read" if turned is None else "")
     if rules is _AS_IS:
-        return _kept(data, kind, small, limits, detail)
+        return _keep_bytes(data, kind, small, limits, detail)
     buffer = io.BytesIO()
     rgb.save(buffer, "PNG", icc_profile=None)
     stored = buffer.getvalue()
@@ -193,7 +193,7 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
     )
 
 
-def _kept(data: bytes, kind: str, small: Pixels, limits: Limits, detail: str = "") -> Accepted:
+def _keep_bytes(data: bytes, kind: str, small: Pixels, limits: Limits, detail: str = "") -> Accepted:
     """Accept an image of the target size whose bytes are kept."""
     return Accepted(
         data=data,

@@ -64,7 +64,7 @@ class PromotionChanges:
         state, interrupted = self._quiet_state()
         if state.versions.get(version) != identity:
             raise BadInput(f"version {version} of {state.model!r} is not the one that was looked at any more", hint="run it again")
-        state = self._recorded(state, interrupted, by)
+        state = self._record_interrupted(state, interrupted, by)
         return self._make(state, "promote", version, to=version, reason=reason, by=by, forced=forced)
 
     def rollback(self, *, reason: str, by: str) -> Standing:
@@ -147,7 +147,7 @@ class PromotionChanges:
             )
         return state
 
-    def _recorded(self, state: RegistryState, interrupted: Sequence[Move], by: str) -> RegistryState:
+    def _record_interrupted(self, state: RegistryState, interrupted: Sequence[Move], by: str) -> RegistryState:
         """Write into the log how interrupted changes ended and what else the aliases say, and return the state after that."""
         for move, outcome in state.outcomes_of(interrupted):
             self._note(f"{describe(move)} was interrupted; it is recorded as {outcome}, by what the alias champion points to")

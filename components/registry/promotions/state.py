@@ -110,14 +110,14 @@ class RegistryState:
     @property
     def champion(self) -> str | None:
         """The version under the alias, if it exists."""
-        return self._existing(CHAMPION)
+        return self._existing_version(CHAMPION)
 
     @property
     def previous(self) -> str | None:
         """The version under the alias `previous`, if it exists."""
-        return self._existing(PREVIOUS)
+        return self._existing_version(PREVIOUS)
 
-    def _existing(self, alias: str) -> str | None:
+    def _existing_version(self, alias: str) -> str | None:
         number = self.aliases.get(alias)
         return number if number in self.versions else None
 
