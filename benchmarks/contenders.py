@@ -201,13 +201,13 @@ class Training:
         names = [name for name, _ in self._network.named_parameters()]
         weights = dict(zip(names, self._averages[EmaName(self._recipe.sampling.ema)].tensors, strict=True))
 
-        def averaged(x: Tensor, t: Tensor) -> Tensor:
+        def estimate(x: Tensor, t: Tensor) -> Tensor:
             self._network.eval()
             output = torch.func.functional_call(self._network, weights, (x, t))
             self._network.train()
             return cast(Tensor, output)
 
-        return averaged
+        return estimate
 
 
 def recipe_of(contender: Contender, *, side_px: int, batch_images: int, seed: int, steps: int) -> Recipe:

@@ -82,7 +82,7 @@ class TrainStep:
         self._forward = _compile(network) if setting.compile else network
         noise = BatchNoise(diffusion, config.training.seed, horizontal_flip=False)
         on_cuda = setting.device == "cuda"
-        self._add_noise = noise.compiled(options=dict(INDUCTOR_OPTIONS)) if setting.compile and on_cuda else noise
+        self._add_noise = noise.compile(options=dict(INDUCTOR_OPTIONS)) if setting.compile and on_cuda else noise
         self._step = 0
 
     def __call__(self, images: Tensor) -> None:

@@ -80,7 +80,7 @@ class RunConfig(FrozenConfig):
         return digest_of(self._as_json())
 
     def _as_json(self) -> JsonObject:
-        return {**self.model_dump(mode="json"), "resources": self.resources.stored()}
+        return {**self.model_dump(mode="json"), "resources": self.resources.stored_settings()}
 
     def toml(self) -> str:
         """Return a TOML file that `load_config` reads as this configuration; a field without a value is left out."""
@@ -99,7 +99,7 @@ def load_config(preset_or_file: str, overrides: Sequence[str] = (), *, changes: 
     Raises:
         BadInput: naming field, value, bound and, where one is near, the name that was probably meant; one problem a line.
     """
-    return overridden(load_tables(preset_or_file), overrides, changes=changes)
+    return override_config(load_tables(preset_or_file), overrides, changes=changes)
 
 
 def load_tables(preset_or_file: str) -> dict[str, Any]:
@@ -114,13 +114,13 @@ def load_tables(preset_or_file: str) -> dict[str, Any]:
     return raw
 
 
-def overridden(raw: Mapping[str, Any], overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> RunConfig:
+def override_config(raw: Mapping[str, Any], overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> RunConfig:
     """Validate nested plain values as a configuration, after `overrides` and `changes` as in `load_config`.
 
     Raises:
         BadInput: naming every problem, one a line.
     """
-    return validated(_override(raw, overrides, changes or {}))
+    return validate_config(_override(raw, overrides, changes or {}))
 
 
 def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> DataConfig:
@@ -143,7 +143,7 @@ def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | 
         raise BadInput("\n".join(problem_lines(error, section="data")), hint=_nearest(error, parents=("data",))) from error
 
 
-def validated(raw: Mapping[str, Any]) -> RunConfig:
+def validate_config(raw: Mapping[str, Any]) -> RunConfig:
     """Validate nested plain values as a configuration.
 
     Raises:

@@ -68,7 +68,7 @@ class _Worker:
         self._report_progress(self._num_images)
 
     def _generate(self) -> None:
-        stored = self._samples.present()
+        stored = self._samples.committed_shards()
         shards = [
             shard
             for shard in self._share(self._spec.num_images)

@@ -207,12 +207,12 @@ class Registry:
 
         With the name of a person, the log of an earlier release is copied into the model, if that person may change it.
         """
-        return self._changes().described(take_over_as=take_over_as)
+        return self._changes().state_for_reader(take_over_as=take_over_as)
 
     def moves(self) -> list[Move]:
         """Return the finished moves of the promotion log, oldest first, without the start of a log that found nothing."""
         state = self._log.read()
-        return [] if state is None else [move for move in state.counted() if move.version is not None or move.action != "start"]
+        return [] if state is None else [move for move in state.counted_moves() if move.version is not None or move.action != "start"]
 
     def promote(self, version: str, *, reason: str, by: str, force: bool = False, note: Callable[[str], None] = _LOG.warning) -> Standing:
         """Make `version` the champion and return the new standing; `note` gets what was odd before.

@@ -77,7 +77,7 @@ class Tracking(MlflowConnection):
         return self.find_run({TAG_STEP: "train", TAG_RUN_KEY: run_key})
 
     @contextmanager
-    def running(self, run: Run) -> Iterator[str]:
+    def mark_running(self, run: Run) -> Iterator[str]:
         """Mark `run` as running inside the block and with the right status after it; yields its id."""
         run_id = run.info.run_id
         self.set_status(run_id, "RUNNING")

@@ -39,7 +39,7 @@ class TrainSpec(Manifest, Recipe):
 
     @field_serializer("resources")
     def _store_resources(self, resources: ResourcesConfig) -> JsonObject:
-        return resources.stored()
+        return resources.stored_settings()
 
 
 def store_spec(spec: TrainSpec, store: ObjectStore, layout: StoreLayout) -> StoreUri:

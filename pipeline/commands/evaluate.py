@@ -81,7 +81,7 @@ def evaluate(
     for width in widths:
         check_width(width)
     check_overrides(overrides)
-    with open_session(home) as session, temporary_folder() as folder, RunView() as view, view.following(folder / EVENTS_FILE):
+    with open_session(home) as session, temporary_folder() as folder, RunView() as view, view.follow(folder / EVENTS_FILE):
         context = _context(session, folder / EVENTS_FILE)
         from pipeline.choosing.choice import Choice, Request
 

@@ -102,7 +102,7 @@ def _ingest(config: DataConfig, context: StepContext, workers: int | None) -> tu
     from components.ingest.record import record
 
     tracking = context.tracking
-    with tracking.running(tracking.pipeline_run()) as parent:
+    with tracking.mark_running(tracking.pipeline_run()) as parent:
         manifest = run(config, context, workers=workers)
         run_id = record(manifest, context)
         tracking.set_tags(parent, {"outcome": "FINISHED"})

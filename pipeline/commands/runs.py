@@ -8,7 +8,7 @@ import click
 from components.command_settings import CommandSettings
 from components.environment import KFP_ENDPOINT
 from components.errors import EXIT_OK, BadInput
-from components.reports.columns import aligned
+from components.reports.columns import align_columns
 from pipeline.commands.help import example
 from pipeline.commands.options import command_name, home_option, json_option, kubeflow_options, print_json, print_line, wait_option
 from pipeline.view import printable
@@ -45,7 +45,7 @@ def runs(
         return EXIT_OK
     newest = kubeflow.runs(experiment=experiment, limit=limit)
     rows = [(str(run.run_id), str(run.state or "PENDING"), _moment(run.created_at), printable(str(run.display_name))) for run in newest]
-    for line in aligned(rows):
+    for line in align_columns(rows):
         print_line(line)
     if not newest:
         print_line("there are no runs yet; start one: celebdit submit PRESET")
@@ -78,7 +78,7 @@ def _show_local(home: Path, run_id: str | None, *, limit: int, as_json: bool) ->
     outcomes = [[printable(text or "") for text in (run.score, run.version)] for run in newest]
     whys = [printable(run.why or "") for run in newest]
     rows = [(run.run_id, run.state, at, *outcome) for run, at, outcome in zip(newest, created, outcomes, strict=True)]
-    for line, why in zip(aligned(rows), whys, strict=True):
+    for line, why in zip(align_columns(rows), whys, strict=True):
         print_line(f"{line}  {why}".rstrip())  # a reason may be long: no column of its own
     if newest:
         print_line(f"  next         {command_name()} runs {newest[0].run_id}, or {command_name()} ui to look at them in MLflow")

@@ -227,10 +227,10 @@ def _device(name: str) -> "torch.device":
 
 def _write(images: "np.ndarray", target: Path, first: int) -> dict[str, str]:
     """Write one grid or a folder of images, and return each file's sha256."""
-    from components.reports.image_grid import enlarged, grid, png
+    from components.reports.image_grid import enlarge, grid, png
 
     if target.suffix == ".png":
-        tiles = [enlarged(image, smooth=False) for image in images] if len(images) > 1 else list(images)
+        tiles = [enlarge(image, smooth=False) for image in images] if len(images) > 1 else list(images)
         files = {target: png(grid(tiles))}
     else:
         target.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ def down(yes: bool, home: Path, as_json: bool) -> None:
 @json_option
 def status(home: Path, as_json: bool) -> None:
     """Show which servers are running, and their addresses."""
-    running = Services(home).running()
+    running = Services(home).running_servers()
     for name in ("s3", "mlflow"):
         print_line(f"{name:<7} {running[name].url + f' (process {running[name].pid})' if name in running else 'not running'}")
     if as_json:

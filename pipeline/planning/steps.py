@@ -213,7 +213,7 @@ class _Lookup:
             digest=digest,
             step=checkpoint.step,
             dataset_digest=dataset.digest,
-            recipe=self._recipe.trained,
+            recipe=self._recipe.training_recipe,
         )
         spec = EvaluateSpec(
             checkpoint=reference,

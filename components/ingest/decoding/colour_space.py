@@ -112,7 +112,7 @@ def _of_primaries(primaries: Primaries, gamma: float | None, *, note: str = "", 
 
 def _of_code_points(primaries: int, transfer: int, matrix: int, full_range: int) -> ColourSpace:
     try:
-        return _of_primaries(*cicp.described(primaries, transfer, matrix), limited=full_range == 0)
+        return _of_primaries(*cicp.primaries_and_gamma(primaries, transfer, matrix), limited=full_range == 0)
     except ValueError as error:
         return ColourSpace(note=f"{error}: not applied")
 

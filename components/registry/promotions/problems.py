@@ -92,7 +92,7 @@ def _previous_problem(state: RegistryState) -> Problem | None:
     expected, previous = state.standing().previous, state.previous
     if previous == expected:
         return None
-    deleted = next((m.version for m in reversed(stack_after(state.counted())[:-1]) if not exists(m, state.versions)), None)
+    deleted = next((m.version for m in reversed(stack_after(state.counted_moves())[:-1]) if not exists(m, state.versions)), None)
     if previous is None and deleted is not None:
         text = f"version {deleted}, the champion before, was deleted; the one before it is {_version_text(expected)}"
     else:
@@ -102,7 +102,7 @@ def _previous_problem(state: RegistryState) -> Problem | None:
 
 def _start_problem(state: RegistryState) -> Problem | None:
     """Return the problem of a log that was taken over from one that said something else, until the next promotion."""
-    moves = state.counted()
+    moves = state.counted_moves()
     if not moves or moves[-1].action != "start" or moves[-1].agreed:
         return None
     text = f"the log of an earlier release did not say that version {state.champion} is the champion"

@@ -65,7 +65,7 @@ class PromotionRecords:
         top = state.logged_champion
         if top is None or not state.is_moved_by_hand:
             return False
-        newest = state.counted()[-1].id
+        newest = state.counted_moves()[-1].id
         champion = state.champion
         entry_id = id_after(newest, f"{zlib.crc32(repr((newest, champion)).encode()):08x}")
         reason = "found under the alias; no entry says who moved it"
