@@ -12,7 +12,7 @@ from components.storage import StoreUri
 from components.storage.unfinished_uploads import begin_upload, unfinished_uploads
 from components.stores.checkpoint_names import rescued_name
 from components.train.reporting.sync import sync
-from components.train.spec import newest_spec
+from components.train.spec import SPEC_FILE, TrainSpec, newest_spec
 from pipeline.services import Endpoints
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
@@ -43,6 +43,12 @@ def test_incomplete_uploads_of_ended_attempts_are_removed(kind: str, endpoints: 
 
     sync(trained.run_key, elsewhere)
     assert incomplete_folders(here, home) == {newest, rescued_name(newest), LATER}
+    path = here.run_folder(trained.run_key) / SPEC_FILE
+    spec = TrainSpec.load(path)
+    spec.model_copy(update={"resources": spec.resources.model_copy(update={"nodes": 2})}).dump(path)
+    sync(trained.run_key, here)
+    assert incomplete_folders(here, home) == {newest, rescued_name(newest), LATER}, "the node that writes may be another machine"
+    spec.dump(path)
     sync(trained.run_key, here)
     assert incomplete_folders(here, home) == {rescued_name(newest), LATER}
     assert [item.uri for item in here.store.list(run.checkpoints) if "step-000000002" in item.uri.key] == complete

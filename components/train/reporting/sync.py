@@ -50,11 +50,15 @@ def sync(run_key: str, context: StepContext, *, spec: TrainSpec | None = None) -
 
 
 def _remove_abandoned(spec: TrainSpec, checkpoints: CheckpointStore, context: StepContext) -> None:
-    """Remove what ended attempts left incomplete: those before the newest one, and the last one on this machine, whose lock is held."""
+    """Remove what ended attempts left incomplete: those before the newest one, and the last one on this machine, whose lock is held.
+
+    An attempt on several nodes leaves its specification on each, and only the first of them holds the lock.
+    """
     run, note = context.layout.run(spec.run_key), context.events.note
     ended = None
     with suppress(DataRefused):  # no attempt ran on this machine, or another version wrote its specification
-        ended = TrainSpec.load(context.run_folder(spec.run_key) / SPEC_FILE).attempt
+        local = TrainSpec.load(context.run_folder(spec.run_key) / SPEC_FILE)
+        ended = local.attempt if local.resources.nodes == 1 else None
     try:
         homes = (checkpoints, CheckpointStore(context.store, run.snapshots, warn=note))
         removed = sum(home.remove_abandoned(before=spec.attempt, ended=ended) for home in homes)
