@@ -18,7 +18,7 @@ from components.system.disk import require_writable
 from components.tracking.image_names import step_of_image
 from components.tracking.tags import TAG_RUN_KEY
 from pipeline.commands.help import example
-from pipeline.commands.options import OutputPath, command_name, home_option, json_option, print_json, print_line
+from pipeline.commands.options import OutputPath, home_option, json_option, next_command, print_json, print_line
 from pipeline.comparison import (
     Evaluation,
     Row,
@@ -78,7 +78,7 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
     else:
         sample_steps = "; ".join(f"{run.name}: {', '.join(map(str, sorted(run.grid_steps))) or 'none'}" for run in facts)
         print_line(f"  no image: the runs have no step with samples in common ({sample_steps})")
-    print_line(f"  MLflow  {url or f'is not running, start it: {command_name()} ui'}")
+    print_line(f"  MLflow  {url or 'is not running, start it: ' + next_command('ui')}")
     if as_json:
         lines = [
             {"kind": row.kind, "name": row.name, "values": list(row.values), **({"best": sorted(row.best)} if row.best else {})}

@@ -11,7 +11,7 @@ from components.tracking.tags import TAG_LICENCE
 from components.weights.ema_width import check_width
 from model.sampler_table import SAMPLERS
 from pipeline.commands.help import example
-from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line, print_mlflow_url
+from pipeline.commands.options import check_model, home_option, json_option, next_command, print_json, print_line, print_mlflow_url
 from pipeline.commands.students import refuse_to_register_other_steps, warn_of_other_steps
 from pipeline.session import open_session
 
@@ -104,7 +104,7 @@ def ema(
     if url := averages[-1].get("mlflow"):
         print_mlflow_url(session.link(url), embedded=session.services is not None)
     if not model:
-        print_line(f"register one: {command_name()} ema {run_key} --sigma-rel {widths[0]:g} --register MODEL")
+        print_line(f"register one: {next_command(f'ema {run_key} --sigma-rel {widths[0]:g} --register MODEL')}")
     if as_json:
         print_json({"run_key": run_key, "averages": averages})
 
