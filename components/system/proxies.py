@@ -7,7 +7,7 @@ this machine is never behind a proxy.
 import ipaddress
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
 from urllib3.util import make_headers
 
@@ -27,9 +27,9 @@ def proxy_for(url: str) -> Proxy | None:
         ValueError: if `url` is no address.
     """
     parts = urlsplit(url)
-    proxies = getproxies_environment()
+    proxies = getproxies()
     address = proxies.get(parts.scheme) or proxies.get("all")
-    if not address or _is_here(parts.hostname or "") or proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
+    if not address or _is_here(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     scheme, _, place = address.rpartition("://")
     login, _, server = place.rpartition("@")

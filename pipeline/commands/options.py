@@ -117,12 +117,16 @@ def command_name() -> str:
     return str(location.relative_to(Path.cwd())) if location.is_relative_to(Path.cwd()) else str(location)
 
 
-def next_command(words: str) -> str:
-    """Return the command that `celebdit WORDS` is for the user; it has the `--home` of the command line, without which it reads another."""
-    program, context = shlex.quote(command_name()), click.get_current_context(silent=True)
-    if context is None or context.get_parameter_source("home") is not ParameterSource.COMMANDLINE:
-        return f"{program} {words}"
-    return f"{program} {words} --home {shlex.quote(str(context.params['home']))}"
+def next_command(words: str, *, of_cluster: bool = False) -> str:
+    """Return the command that `celebdit WORDS` is for the user.
+
+    It has the `--home` of the command line, or one of a cluster its `--endpoint` and `--namespace`, without which it reads another place.
+    """
+    context, options = click.get_current_context(silent=True), ""
+    for name in ("endpoint", "namespace") if of_cluster else ("home",):
+        if context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            options += f" --{name} {shlex.quote(str(context.params[name]))}"
+    return f"{shlex.quote(command_name())} {words}{options}"
 
 
 def print_mlflow_url(url: str, *, embedded: bool) -> None:

@@ -48,7 +48,7 @@ def runs(
     for line in aligned(rows):
         print_line(line)
     if not newest:
-        print_line("there are no runs yet; start one: celebdit submit PRESET")
+        print_line(f"there are no runs yet; start one: {next_command('submit PRESET', of_cluster=True)}")
     if as_json:
         print_json({"runs": [_facts(run, kubeflow.run_url(str(run.run_id))) for run in newest]})
     return EXIT_OK
