@@ -17,6 +17,7 @@ import urllib3
 
 from components.errors import BadInput, TemporaryFailure, shorten
 from components.serving.oci_reference import ImageReference, Login, is_loopback
+from components.system.proxies import proxy_for
 from components.system.retry import RetryPolicy, retry
 
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
@@ -55,7 +56,7 @@ class RepositoryRequests:
 
     def __init__(self, reference: ImageReference, login: Login | None, policy: RetryPolicy) -> None:
         self._reference, self._login, self._policy = reference, login, policy
-        self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
+        self._pools: dict[str | None, urllib3.PoolManager] = {}
         self._authorization: str | None = None
 
     def call(
@@ -128,7 +129,7 @@ class RepositoryRequests:
             raise TemporaryFailure(f"{urlsplit(url).netloc} is unavailable: {_reason(error)}", hint="run the command again") from error
 
     def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | IO[bytes] | None = None) -> Answer:
-        answer = self._pool.request(method, url, body=body, headers=headers, redirect=False, preload_content=False)
+        answer = self._pool_for(url).request(method, url, body=body, headers=headers, redirect=False, preload_content=False)
         try:
             data = answer.read(_MAX_BYTES + 1)
             if len(data) > _MAX_BYTES:
@@ -139,6 +140,17 @@ class RepositoryRequests:
             return Answer(answer.status, answer.headers, data, url)
         finally:
             answer.close()
+
+    def _pool_for(self, url: str) -> urllib3.PoolManager:
+        """Return the connections to the proxy before `url`, or those without one."""
+        proxy = proxy_for(url)
+        key = None if proxy is None else proxy.url
+        if key not in self._pools:
+            options: dict[str, Any] = {"timeout": _TIMEOUT, "retries": False}
+            self._pools[key] = (
+                urllib3.PoolManager(**options) if proxy is None else urllib3.ProxyManager(proxy.url, proxy_headers=proxy.headers, **options)
+            )
+        return self._pools[key]
 
     def _log_in(self, challenge: str) -> bool:
         """Prepare the authorization that the registry asks for; returns whether there is another one than before."""

@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 import urllib.error
-import urllib.request
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from components.errors import DataRefused, TemporaryFailure, shorten
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE, ModelFiles
 from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
 from components.serving.local_server import check_not_killed, serve_locally
+from components.system.ports import open_here
 from model import config as model_config
 from model.description import VersionDescription
 
@@ -119,9 +119,8 @@ def check_image(data: bytes, *, image_px: int) -> None:
 
 def _request_image(url: str, query: object) -> bytes:
     body = json.dumps(query).encode()
-    request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": "application/json"})  # noqa: S310 - our own address
     try:
-        with urllib.request.urlopen(request, timeout=_RESPONSE_S) as response:  # noqa: S310
+        with open_here(f"{url}/invocations", body, timeout_s=_RESPONSE_S, headers={"Content-Type": "application/json"}) as response:
             return base64.b64decode(json.load(response)["predictions"][0]["image"])
     except urllib.error.HTTPError as refused:
         raise ValueError(f"answer {refused.code}: {refused.read()[:300].decode(errors='replace')}") from refused

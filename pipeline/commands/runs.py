@@ -10,7 +10,7 @@ from components.environment import KFP_ENDPOINT
 from components.errors import EXIT_OK, BadInput
 from components.reports.columns import align_columns
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, kubeflow_options, print_json, print_line, wait_option
+from pipeline.commands.options import home_option, json_option, kubeflow_options, next_command, print_json, print_line, wait_option
 from pipeline.view import printable
 
 
@@ -48,7 +48,7 @@ def runs(
     for line in align_columns(rows):
         print_line(line)
     if not newest:
-        print_line("there are no runs yet; start one: celebdit submit PRESET")
+        print_line(f"there are no runs yet; start one: {next_command('submit PRESET', of_cluster=True)}")
     if as_json:
         print_json({"runs": [_facts(run, kubeflow.run_url(str(run.run_id))) for run in newest]})
     return EXIT_OK
@@ -81,9 +81,9 @@ def _show_local(home: Path, run_id: str | None, *, limit: int, as_json: bool) ->
     for line, why in zip(align_columns(rows), whys, strict=True):
         print_line(f"{line}  {why}".rstrip())  # a reason may be long: no column of its own
     if newest:
-        print_line(f"  next         {command_name()} runs {newest[0].run_id}, or {command_name()} ui to look at them in MLflow")
+        print_line(f"  next         {next_command(f'runs {newest[0].run_id}')}, or {next_command('ui')} to look at them in MLflow")
     else:
-        print_line(f"there are no runs in {home} yet; start one: {command_name()} run PRESET. For those of a cluster set {KFP_ENDPOINT}")
+        print_line(f"there are no runs in {home} yet; start one: {next_command('run PRESET')}. For those of a cluster set {KFP_ENDPOINT}")
     if as_json:
         print_json({"runs": [run.facts for run in newest]})
     return EXIT_OK

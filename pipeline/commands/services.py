@@ -10,7 +10,7 @@ import click
 from components.errors import BadInput
 from components.runtime.events import OnceFilter
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
+from pipeline.commands.options import home_option, json_option, next_command, print_json, print_line
 from pipeline.embedded_environment import bending_names
 from pipeline.services import Endpoints, Services
 
@@ -116,5 +116,5 @@ def _show(endpoints: Endpoints) -> None:
         address = endpoints.link(f"{endpoints.mlflow_url}/#/{page}?workflowType=machine_learning")
         print_line(f"{'MLflow ' + name:<15}{address}")
     print_line(f"S3             {endpoints.s3_url}")
-    print_line(f'for programs   eval "$({command_name()} services env)"')
-    print_line(f"stop with      {command_name()} services down")
+    print_line(f'for programs   eval "$({next_command("services env")})"')
+    print_line(f"stop with      {next_command('services down')}")

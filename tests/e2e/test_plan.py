@@ -184,7 +184,7 @@ def test_the_command_starts_no_server_and_makes_no_home(tmp_path: Path, capfd: p
     plan = json.loads(done.out)
     assert [step["action"] for step in plan["steps"]] == ["run"] * 6
     assert plan["devices"][0]["basis"] == "measured here"
-    assert plan["command"].endswith("run smoke")
+    assert plan["command"].endswith(f"run smoke --home {tmp_path / 'home'}")
 
 
 @pytest.mark.fault
