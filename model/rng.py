@@ -60,8 +60,7 @@ def words(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], n
 
 def _draw(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], num_words: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return words 4i to 4i + 3 of each index as four tensors of (index, i)."""
-    # A tensor that is traced has a type of its own.
-    if indices.device.type == "cpu" and type(indices) is Tensor and not torch.compiler.is_compiling():
+    if numpy_is_faster(indices):
         return _draw_by_numpy(seed, stream, step, indices, num_words)
     # Without the mask, Inductor (torch 2.11 to 2.15) multiplies the index itself, in 32 bits, and Triton refuses to compile that for CUDA.
     blocks = torch.arange(-(-num_words // 4), device=indices.device) & _MASK
@@ -70,6 +69,12 @@ def _draw(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], n
     step_word = step if isinstance(step, Tensor) else indices.new_full((), step)
     counter = (blocks.expand(shape), indices[:, None].expand(shape), step_word, indices.new_full((), int(stream)))
     return philox(counter, (seed & _MASK, seed >> 32))
+
+
+def numpy_is_faster(indices: Tensor) -> bool:
+    """Return whether words for `indices` are drawn by numpy instead of torch: on a CPU, outside traced functions."""
+    # A tensor that is traced has a type of its own.
+    return indices.device.type == "cpu" and type(indices) is Tensor and not torch.compiler.is_compiling()
 
 
 def _draw_by_numpy(
