@@ -1,6 +1,7 @@
 """The norms of a transformer block on a CPU: every bit of torch's values and gradients, and torch's own functions elsewhere."""
 
 from collections.abc import Callable, Sequence
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -70,22 +71,15 @@ def test_demo_has_the_same_output_and_gradients_with_it_and_without(images: int,
     parameters = list(network.parameters())
     x = torch.randn(images, 3, side_px, side_px, generator=torch.Generator().manual_seed(0))
     passes: list[list[Tensor]] = []
-    calls = {"modulate_beside": 0, "rotated_heads": 0}
-    for name in calls:
-
-        def counted(
-            *args: object, name: str = name, function: Callable[..., object] = getattr(token_norm_cpu, name), **options: object
-        ) -> object:
-            calls[name] += 1
-            return function(*args, **options)
-
-        monkeypatch.setattr(token_norm_cpu, name, counted)
+    calls = {name: Mock(wraps=getattr(token_norm_cpu, name)) for name in ("modulate_beside", "rotated_heads")}
+    for name, function in calls.items():
+        monkeypatch.setattr(token_norm_cpu, name, function)
     for _ in range(2):
         output = network(x, torch.linspace(100, 800, images))
         passes.append([output, *torch.autograd.grad(output.square().sum(), parameters)])
         monkeypatch.setattr(token_norm_cpu, "is_faster", lambda x: False)
     depth = load_config("demo").network.depth
-    assert calls == {"modulate_beside": 2 * depth, "rotated_heads": depth}
+    assert {name: function.call_count for name, function in calls.items()} == {"modulate_beside": 2 * depth, "rotated_heads": depth}
     for one, other in zip(*passes, strict=True):
         assert torch.equal(one, other)
 
