@@ -70,7 +70,7 @@ class AveragedWeights:
     @torch.no_grad()
     def update(self, parameters: Sequence[Tensor], step: int) -> None:
         """Take in the weights after optimiser step `step`, counted from 1."""
-        torch._foreach_lerp_(self.tensors, [p.detach() for p in parameters], 1 - self.profile.decay(step))
+        torch._foreach_lerp_(self.tensors, list(parameters), 1 - self.profile.decay(step))
 
 
 def profile_overlap(step_a: float, gamma_a: float, step_b: float, gamma_b: float) -> float:
