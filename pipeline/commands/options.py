@@ -117,13 +117,19 @@ def command_name() -> str:
     return str(location.relative_to(Path.cwd())) if location.is_relative_to(Path.cwd()) else str(location)
 
 
-def next_command(words: str, *, of_cluster: bool = False) -> str:
-    """Return the command that `celebdit WORDS` is for the user.
+def next_command(words: str) -> str:
+    """Return the command that `celebdit WORDS` is for the user, with the `--home` of the command line: without it another place is read."""
+    return _repeat_options(words, "home")
 
-    It has the `--home` of the command line, or one of a cluster its `--endpoint` and `--namespace`, without which it reads another place.
-    """
+
+def next_cluster_command(words: str) -> str:
+    """Return the command that `celebdit WORDS` is for the user, with the `--endpoint` and `--namespace` of the command line."""
+    return _repeat_options(words, "endpoint", "namespace")
+
+
+def _repeat_options(words: str, *names: str) -> str:
     context, options = click.get_current_context(silent=True), ""
-    for name in ("endpoint", "namespace") if of_cluster else ("home",):
+    for name in names:
         if context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             options += f" --{name} {shlex.quote(str(context.params[name]))}"
     return f"{shlex.quote(command_name())} {words}{options}"

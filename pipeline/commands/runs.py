@@ -10,7 +10,16 @@ from components.environment import KFP_ENDPOINT
 from components.errors import EXIT_OK, BadInput
 from components.reports.columns import align_columns
 from pipeline.commands.help import example
-from pipeline.commands.options import home_option, json_option, kubeflow_options, next_command, print_json, print_line, wait_option
+from pipeline.commands.options import (
+    home_option,
+    json_option,
+    kubeflow_options,
+    next_cluster_command,
+    next_command,
+    print_json,
+    print_line,
+    wait_option,
+)
 from pipeline.view import printable
 
 
@@ -48,7 +57,7 @@ def runs(
     for line in align_columns(rows):
         print_line(line)
     if not newest:
-        print_line(f"there are no runs yet; start one: {next_command('submit PRESET', of_cluster=True)}")
+        print_line(f"there are no runs yet; start one: {next_cluster_command('submit PRESET')}")
     if as_json:
         print_json({"runs": [_facts(run, kubeflow.run_url(str(run.run_id))) for run in newest]})
     return EXIT_OK
@@ -96,7 +105,7 @@ def _show(run: Any, url: str, *, as_json: bool) -> None:
     print_line(f"{printable(str(run.display_name))}: {run.state or 'PENDING'}")
     for name, task in steps.items():
         print_line(f"  {name:<12} {task.state!s:<9}  {_moment(task.start_time)} - {_moment(task.end_time)}  {task.pod_name or ''}")
-    failure = failure_of(run) if run.finished_at else None
+    failure = failure_of(run, command=next_cluster_command) if run.finished_at else None
     if failure is not None:
         print_line(f"  why          {printable(failure.message)}")
         print_line(f"  next         {failure.hint}")

@@ -138,6 +138,11 @@ def test_a_printed_command_names_the_server_of_the_command_line(
     assert code == 0, err
     (run_id,) = server.runs
     assert err.rstrip().endswith(f"celebdit runs {run_id} {' '.join(named)}")
+    server.step(server.runs[run_id], "train", "FAILED", "exit code 75")
+    server.end(server.runs[run_id], "FAILED")
+    for options in ((), ("--wait",)):
+        _, _, err = run_cli(capsys, "runs", run_id, *options, *named)
+        assert f"celebdit resume {run_id} {' '.join(named)}\n" in err
     monkeypatch.setenv(KFP_ENDPOINT, server.url)
     code, _, err = run_cli(capsys, "submit", "smoke", "--again")
     assert err.rstrip().endswith(f"celebdit runs {list(server.runs)[-1]}")
