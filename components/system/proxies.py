@@ -1,15 +1,17 @@
 """The forward proxy between this machine and an address, for clients that do not read it from the environment themselves.
 
-Promises: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in upper or lower case, mean what they mean to Python's own client; a server of
-this machine is never behind a proxy. An error does not quote the address of a proxy, which may hold a password.
+Promises: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in upper or lower case, mean what they mean to MLflow's client (requests), with
+networks such as 10.0.0.0/8 in NO_PROXY; a server of this machine is never behind a proxy. An error does not quote the address of a proxy,
+which may hold a password.
 """
 
 import base64
 import ipaddress
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
+from requests.utils import should_bypass_proxies
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
@@ -33,7 +35,7 @@ def proxy_for(url: str) -> Proxy | None:
     parts = urlsplit(url)
     proxies = getproxies()
     address = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
-    if not address or _is_here(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    if not address or _is_here(parts.hostname or "") or should_bypass_proxies(url, no_proxy=None):
         return None
     scheme, _, place = address.rpartition("://")
     login, _, server = place.rpartition("@")

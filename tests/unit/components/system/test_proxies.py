@@ -29,6 +29,8 @@ def set_variables(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
         ({"HTTPS_PROXY": "http://proxy.example:3128", "NO_PROXY": ".svc, kfp.example"}, "https://kfp.example:8443", None),
         ({"HTTPS_PROXY": "http://proxy.example:3128", "no_proxy": "*"}, "https://kfp.example", None),
         ({"HTTPS_PROXY": "http://proxy.example:3128", "NO_PROXY": "other.example"}, "https://kfp.example", PLAIN),
+        ({"HTTPS_PROXY": "http://proxy.example:3128", "NO_PROXY": ".svc,10.0.0.0/8"}, "https://10.1.2.3:8443", None),
+        ({"HTTPS_PROXY": "http://proxy.example:3128", "NO_PROXY": ".svc,10.0.0.0/8"}, "https://11.1.2.3", PLAIN),
         ({"HTTP_PROXY": "http://proxy.example:3128"}, "http://127.0.0.1:8888", None),
         ({"HTTP_PROXY": "http://proxy.example:3128"}, "http://localhost:8888", None),
         ({"HTTP_PROXY": "http://proxy.example:3128"}, "http://[::1]:8888", None),
