@@ -89,7 +89,7 @@ LIBRARY_VARIABLES: tuple[Variable, ...] = (
     _library(
         "NO_PROXY",
         "boto3, MLflow, `submit`, `models package`",
-        "hosts that are reached without a proxy, and networks (10.0.0.0/8), which boto3 does not read; 127.0.0.1 is added for embedded servers",
+        "hosts that are reached without a proxy, and networks (10.0.0.0/8), which boto3 cannot read; 127.0.0.1 is added by itself",
         pods=CONFIG_MAP,
     ),
     _library("no_proxy", "boto3, MLflow, `submit`, `models package`", "the same; wins over `NO_PROXY`", pods=CONFIG_MAP),
