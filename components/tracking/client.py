@@ -113,7 +113,7 @@ class Tracking(MlflowConnection):
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Log flat parameters once; one that is already logged is left alone, because MLflow refuses to change it.
 
-        Where another process logs the same ones at this moment, MLflow's database may refuse all of ours: the rest is logged then.
+        Where another process logs the same ones at this moment, MLflow's database may refuse all of these: the rest is logged then.
         """
 
         def log() -> None:

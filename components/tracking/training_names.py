@@ -17,7 +17,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def find_run_key(name: str, tracking: "Tracking") -> str | None:
-    """Return the run key of the training that `name` refers to, or None if MLflow has none; a whole run key is not looked up.
+    """Return the run key of the training that `name` refers to, or None if MLflow has none; a complete run key is not looked up.
 
     Raises:
         BadInput: if `name` begins several run keys.
@@ -36,7 +36,7 @@ def find_run_key(name: str, tracking: "Tracking") -> str | None:
 
 
 def require_run_key(name: str, tracking: "Tracking") -> str:
-    """Return the run key of the training that `name` refers to; a whole run key is not looked up.
+    """Return the run key of the training that `name` refers to; a complete run key is not looked up.
 
     Raises:
         BadInput: if MLflow has no such training, with the run keys that it has, or if `name` begins several run keys.

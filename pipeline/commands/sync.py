@@ -17,7 +17,7 @@ from pipeline.session import new_run_id, open_session
 def sync(run: str, home: Path, as_json: bool) -> None:
     """Upload the metrics and images of the training of RUN that MLflow has not received. Safe to repeat.
 
-    RUN is a run key or a run id, as `celebdit run` prints it. A training that was deleted in MLflow is found by its whole run key alone.
+    RUN is a run key or a run id, as `celebdit run` prints it. A training that was deleted in MLflow is found by its complete run key alone.
     """
     with open_session(home) as session:
         context = session.context(session.environment(run_id=new_run_id("sync")))
