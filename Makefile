@@ -54,9 +54,9 @@ $(VENV)/.debian: | $(VENV)/.dev
 
 # torch.compile cannot trace the checks; the other tests left out take long and call nothing that the rest does not.
 shapes: $(VENV)/.dev  ## run the tests of model/ with shapes and types checked at every call
-	$(BIN)/pytest --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/model
+	$(BIN)/pytest -n 2 --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/model
 
-fault: $(VENV)/.dev old-mlflow  ## run the slow tests: kills, broken servers, the examples of the documents
+fault: $(VENV)/.dev old-mlflow shapes  ## run the slow tests: kills, broken servers, the examples of the documents; `make shapes` first
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "(fault and slow) or documents"
 
 # Servers for the tests, each in an environment of its own: the oldest MLflow that is supported, and one that is too old.

@@ -51,7 +51,7 @@ def measure_guidance(size: Size, seeds: Sequence[int], out: Path) -> list[dict[s
         pack = draw_faces(Path(folder), size.faces, size.side_px)
         scorer = Scorer(np.array(pack.images))
         for seed in seeds:
-            model, weak = _trained(_MODEL, pack, size, seed, size.steps), _trained(_GUIDE, pack, size, seed, size.steps // _SHARE_OF_STEPS)
+            model, weak = _train(_MODEL, pack, size, seed, size.steps), _train(_GUIDE, pack, size, seed, size.steps // _SHARE_OF_STEPS)
             for weight in _WEIGHTS:
                 began_s = time.process_time()
                 images = model.sample(size.samples, sampling, guide=weak if weight != 1 else None, weight=weight)
@@ -64,7 +64,7 @@ def measure_guidance(size: Size, seeds: Sequence[int], out: Path) -> list[dict[s
     return rows
 
 
-def _trained(name: str, pack: Pack, size: Size, seed: int, steps: int) -> Training:
+def _train(name: str, pack: Pack, size: Size, seed: int, steps: int) -> Training:
     training = Training(name, pack, side_px=size.side_px, batch_images=size.batch_images, seed=seed, steps=steps)
     for _ in range(steps):
         training.step()

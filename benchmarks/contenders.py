@@ -189,7 +189,7 @@ class Training:
     def errors(self, faces: np.ndarray, times: Sequence[float]) -> list[float]:
         """Return the mean squared error of the clean image at each of `times`, with fixed noise on `faces` (n, h, w, 3), uint8."""
         x = torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 127.5 - 1
-        network, diffusion, noise = self._averaged(), self._step.diffusion, torch.Generator().manual_seed(0)
+        network, diffusion, noise = self._averaged_network(), self._step.diffusion, torch.Generator().manual_seed(0)
         errors = []
         for time_of_path in times:
             e = torch.randn(x.shape, generator=noise)
@@ -201,20 +201,20 @@ class Training:
 
     def _denoiser(self) -> Denoise:
         """Return the estimator of the clean image, not clipped."""
-        return denoiser_of(self._averaged(), self._step.diffusion, clip_x=False)
+        return denoiser_of(self._averaged_network(), self._step.diffusion, clip_x=False)
 
-    def _averaged(self) -> Callable[[Tensor, Tensor], Tensor]:
+    def _averaged_network(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the network with the average of the weights that the recipe samples with."""
         names = [name for name, _ in self._network.named_parameters()]
         weights = dict(zip(names, self._averages[EmaName(self._recipe.sampling.ema)].tensors, strict=True))
 
-        def averaged(x: Tensor, t: Tensor) -> Tensor:
+        def estimate(x: Tensor, t: Tensor) -> Tensor:
             self._network.eval()
             output = torch.func.functional_call(self._network, weights, (x, t))
             self._network.train()
             return cast(Tensor, output)
 
-        return averaged
+        return estimate
 
 
 def recipe_of(contender: Contender, *, side_px: int, batch_images: int, seed: int, steps: int) -> Recipe:

@@ -63,13 +63,13 @@ class Images(Dataset[torch.Tensor]):
         return self.images[index]
 
 
-def drawn(count: int) -> torch.Tensor:
+def draw_images(count: int) -> torch.Tensor:
     """Return as many images as asked for, of a few drawn faces."""
     some = torch.from_numpy(faces(min(count, 32), IMAGE_PX)).permute(0, 3, 1, 2)
     return some.repeat(-(-count // len(some)), 1, 1, 1)[:count].contiguous()
 
 
-def ours(weights: Path, first: torch.Tensor, second: torch.Tensor, device: torch.device) -> float:
+def measure_ours(weights: Path, first: torch.Tensor, second: torch.Tensor, device: torch.device) -> float:
     """Return the distance as the evaluation finds it, its extractor built as its workers build theirs."""
     config = EvaluationConfig(weights=str(weights), weights_sha256=file_sha256(weights), metrics=("frechet",))
     extractor = build_extractor(config, ANYWHERE, weights.parent, device)
@@ -81,9 +81,9 @@ def ours(weights: Path, first: torch.Tensor, second: torch.Tensor, device: torch
     return frechet_distance(statistics(features(first)), statistics(features(second)))
 
 
-def theirs(weights: Path, first: torch.Tensor, second: torch.Tensor, device: torch.device) -> float:
+def measure_theirs(weights: Path, first: torch.Tensor, second: torch.Tensor, device: torch.device) -> float:
     """Return the distance as torch-fidelity finds it."""
-    found = torch_fidelity.calculate_metrics(
+    metrics = torch_fidelity.calculate_metrics(
         input1=Images(first),
         input2=Images(second),
         fid=True,
@@ -94,7 +94,7 @@ def theirs(weights: Path, first: torch.Tensor, second: torch.Tensor, device: tor
         cache=False,
         verbose=False,
     )
-    return float(found["frechet_inception_distance"])
+    return float(metrics["frechet_inception_distance"])
 
 
 @dataclass(frozen=True)
@@ -192,13 +192,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = write_inception(folder / "inception.pth")
-        first, second = drawn(chosen.images), drawn(chosen.images).flip(-1)
+        first, second = draw_images(chosen.images), draw_images(chosen.images).flip(-1)
         values: dict[str, float] = {}
         seconds = best_of(
             chosen.repeats,
             {
-                "ours": lambda: values.update(ours=ours(weights, first, second, device)),
-                "torch_fidelity": lambda: values.update(torch_fidelity=theirs(weights, first, second, device)),
+                "ours": lambda: values.update(ours=measure_ours(weights, first, second, device)),
+                "torch_fidelity": lambda: values.update(torch_fidelity=measure_theirs(weights, first, second, device)),
             },
         )
         runs = [(ranks(weights, first, 1), ranks(weights, first, chosen.processes)) for _ in range(chosen.repeats)]

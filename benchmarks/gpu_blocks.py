@@ -29,7 +29,7 @@ def milliseconds_of_blocks(
     """
     if own_kernels:
         return _milliseconds(_blocks(network, batch_images, device), device, compiled=compiled)
-    with mock.patch.object(layers, "compiled_for_cuda", _never):
+    with mock.patch.object(layers, "compiled_for_cuda", _return_false):
         blocks = list(_blocks(network, batch_images, device))
         return _milliseconds((blocks[0], blocks[-1]), device, compiled=compiled)
 
@@ -51,7 +51,7 @@ def _milliseconds(blocks: Iterable[_NamedBlock], device: torch.device, *, compil
     return times
 
 
-def _never(_: torch.Tensor) -> bool:
+def _return_false(_: torch.Tensor) -> bool:
     """Stand in for `layers.compiled_for_cuda`; the compiler reads it."""
     return False
 

@@ -104,7 +104,7 @@ def noise(size: Size) -> dict[str, Any]:
     plain = BatchNoise(build_diffusion(config.diffusion), 0, True)
     augmented = replace(plain, augmentation=0.15)
     backend = "inductor" if size.compiled else "aot_eager"
-    compiled, compiled_augmented = (function.compiled(backend=backend) for function in (plain, augmented))
+    compiled, compiled_augmented = (function.compile(backend=backend) for function in (plain, augmented))
     images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, device=device)
     ids = torch.arange(count, device=device)
     first, second = (function(images, ids, step_tensor(3, device)) for function in (plain, compiled))

@@ -77,7 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="celebdit-bench-") as name:
         folder = Path(name)
         if options.large:
-            print(json.dumps(_large(folder, options.large, options.image_px, options.workers), indent=2))
+            print(json.dumps(_measure_large_images(folder, options.large, options.image_px, options.workers), indent=2))
             return
         archive = options.archive or folder / "faces.zip"
         if not archive.exists():
@@ -116,7 +116,7 @@ def _jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _large(folder: Path, kind: str, image_px: int, workers: int) -> dict[str, float | str]:
+def _measure_large_images(folder: Path, kind: str, image_px: int, workers: int) -> dict[str, float | str]:
     """Measure an ingest of large images of one format among small JPEGs."""
     archive = folder / "large.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as opened:

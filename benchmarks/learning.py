@@ -70,7 +70,9 @@ def learn(size: Size, names: Sequence[str], seeds: Sequence[int], out: Path, *, 
     with tempfile.TemporaryDirectory() as folder:
         pack = draw_faces(Path(folder), size.faces, size.side_px)
         first_other = size.faces + _HELD_OUT_FACES
-        scorer = Scorer(_drawn(range(first_other, first_other + size.other_faces), size) if size.other_faces else np.array(pack.images))
+        scorer = Scorer(
+            _draw_faces(range(first_other, first_other + size.other_faces), size) if size.other_faces else np.array(pack.images)
+        )
         steps = size.steps | _steps_within(size, [name for name in names if name not in size.steps], pack)
         report: dict[str, Any] = {
             "size": asdict(size),
@@ -93,7 +95,7 @@ def learn(size: Size, names: Sequence[str], seeds: Sequence[int], out: Path, *, 
                 print(json.dumps(run), file=sys.stderr, flush=True)
         report["summary"] = summary_of(report["runs"])
         out.write_text(json.dumps(report, indent=1))
-        _picture([*rows, np.array(pack.images[:_SHOWN])], out.with_suffix(".png"))
+        _write_grid([*rows, np.array(pack.images[:_SHOWN])], out.with_suffix(".png"))
     return report
 
 
@@ -149,14 +151,14 @@ def _run(name: str, seed: int, steps: int, size: Size, pack: Pack, scorer: Score
         "sampled_per_cpu_s": round(size.samples / sampled_s, 1),
         "loss": round(statistics.fmean(losses[-max(1, steps // 10) :]), 4),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "held_out_errors": training.errors(_drawn(range(size.faces, size.faces + _HELD_OUT_FACES), size), _HELD_OUT_TIMES),
+        "held_out_errors": training.errors(_draw_faces(range(size.faces, size.faces + _HELD_OUT_FACES), size), _HELD_OUT_TIMES),
         "training_errors": training.errors(np.array(pack.images[:_HELD_OUT_FACES]), _HELD_OUT_TIMES),
         **scorer.scores(images),
     }
     return run, training, images
 
 
-def _drawn(indices: range, size: Size) -> np.ndarray:
+def _draw_faces(indices: range, size: Size) -> np.ndarray:
     return np.stack([np.asarray(draw_face(0, index, size.side_px)) for index in indices])
 
 
@@ -179,7 +181,7 @@ def _facts() -> dict[str, Any]:
     }
 
 
-def _picture(rows: Sequence[np.ndarray], path: Path) -> None:
+def _write_grid(rows: Sequence[np.ndarray], path: Path) -> None:
     """Write one row of samples per training, in the order of the report, and real images below."""
     Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)).save(path)
 

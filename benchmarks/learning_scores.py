@@ -68,7 +68,7 @@ class Scorer:
         self._extractor = RandomConvExtractor()
         self._references = references
         self._inside, self._seams = energy_inside_patches(references), seams(references)
-        self._features, self._energy = self._measured(references)
+        self._features, self._energy = self._features_and_octaves(references)
         self._moments = statistics(self._features)
 
     def scores(self, images: np.ndarray) -> dict[str, float]:
@@ -79,7 +79,7 @@ class Scorer:
         error over all of them. `seams` is the ratio of differences across edges of patches to those inside, over that of the references.
         `patches_1` and `patches_2` are the distances of `patch_distance.py` at the two finest levels.
         """
-        features, energy = self._measured(images)
+        features, energy = self._features_and_octaves(images)
         result = prc_features_to_metric(features, self._features, save_cpu_ram=False, verbose=False)
         octaves = energy.mean(0) / self._energy.mean(0)
         inside = energy_inside_patches(images) / self._inside
@@ -109,6 +109,6 @@ class Scorer:
         return list(by_side.values())[:2]  # finest first
 
     @torch.inference_mode()
-    def _measured(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _features_and_octaves(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
         parts = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).split(_PASS_IMAGES)
         return torch.cat([self._extractor(part)[0] for part in parts]), torch.cat([energy_per_octave(part) for part in parts])

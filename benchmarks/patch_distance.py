@@ -49,15 +49,15 @@ def _pyramid(images: Images) -> list[Images]:
     """Return what each level adds to the coarser ones, finest first, and the coarsest level last."""
     levels = []
     while images.shape[-1] > COARSEST_PX:
-        coarse = _blurred(images)[..., ::2, ::2]
+        coarse = _blur(images)[..., ::2, ::2]
         doubled = torch.zeros_like(images)
         doubled[..., ::2, ::2] = coarse
-        levels.append(images - 4 * _blurred(doubled))
+        levels.append(images - 4 * _blur(doubled))
         images = coarse
     return [*levels, images]
 
 
-def _blurred(images: Images) -> Images:
+def _blur(images: Images) -> Images:
     line = torch.tensor(_BLUR) / sum(_BLUR)
     kernel = torch.outer(line, line).expand(3, 1, -1, -1)
     return F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)

@@ -79,10 +79,10 @@ class TrainStep:
         self._parameters = list(network.parameters())
         self._optimizer = build_optimizer(network, config.optimizer)
         self._averages = [AveragedWeights(profile, self._parameters) for profile in profiles_of(config.training)]
-        self._forward = _compiled(network) if setting.compile else network
+        self._forward = _compile(network) if setting.compile else network
         noise = BatchNoise(diffusion, config.training.seed, horizontal_flip=False)
         on_cuda = setting.device == "cuda"
-        self._add_noise = noise.compiled(options=dict(INDUCTOR_OPTIONS)) if setting.compile and on_cuda else noise
+        self._add_noise = noise.compile(options=dict(INDUCTOR_OPTIONS)) if setting.compile and on_cuda else noise
         self._step = 0
 
     def __call__(self, images: Tensor) -> None:
@@ -99,7 +99,7 @@ class TrainStep:
             average.update(self._parameters, self._step)
 
 
-def _compiled(network: nn.Module) -> nn.Module:
+def _compile(network: nn.Module) -> nn.Module:
     """Compile ours as it trains, and a peer with the same options; its graph may break."""
     if isinstance(network, Denoiser):
         return compile_network(network, by_block=True)

@@ -14,7 +14,8 @@ All others are shared, from the top layer to the bottom one; each may import the
     storage     object storage client          kube        Kubernetes client
     manifests  resources                       system      processes and their ends, private folders, locks, retries, OS errors
     settings (a run's environment), process_settings (of one process), command_settings (of the command line)
-    errors      deployment (names that images and Kubernetes manifests share)           reports (HTML, image grids)   validation
+    validation  problems of a configuration, one a line
+    errors      deployment (names that images and Kubernetes manifests share)           reports (HTML, image grids)
     address     parse the address of a server that a person wrote                       store_keys (addresses as they are stored)
     environment the table of environment variables, with library_variables and environment_variable
 """

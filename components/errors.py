@@ -97,7 +97,7 @@ class Failure:
 
 def first_line(error: BaseException, *, max_characters: int = 200) -> str:
     """Return the first line of the text of `error`, or its kind if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:max_characters]
+    return shorten((str(error).splitlines() or [type(error).__name__])[0], max_characters=max_characters)
 
 
 def whole_text(error: BaseException, *, max_characters: int = 1000) -> str:

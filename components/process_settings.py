@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from components.environment import EVENTS, LAST_WORDS, LIFELINE, LOG_LEVEL, SERVER_TOKEN
-from components.errors import BadInput
+from components.errors import BadInput, shorten
 
 _LOG_LEVELS = {name: logging.getLevelNamesMapping()[name] for name in ("DEBUG", "INFO", "WARNING", "ERROR")}
 
@@ -47,7 +47,7 @@ def log_level(environ: Mapping[str, str] | None = None) -> int | None:
     if not name:
         return None
     if name not in _LOG_LEVELS:
-        raise BadInput(f"{LOG_LEVEL} is {name[:20]!r}", hint=f"set it to one of {', '.join(_LOG_LEVELS)}")
+        raise BadInput(f"{LOG_LEVEL} is {shorten(repr(name), max_characters=20)}", hint=f"set it to one of {', '.join(_LOG_LEVELS)}")
     return _LOG_LEVELS[name]
 
 

@@ -101,14 +101,14 @@ class ResourcesConfig(FrozenConfig):
         kueue = {QUEUE_LABEL: self.queue, PRIORITY_LABEL: self.priority_class}
         return {**self.labels, **{key: value for key, value in kueue.items() if value is not None}}
 
-    def stored(self) -> dict[str, Any]:
+    def stored_settings(self) -> dict[str, Any]:
         """Return the section as JSON for what is stored, compared or digested: without settings that were added later and are not set."""
         values = self.model_dump(mode="json")
         fields = type(self).model_fields
         unset = [name for name in _ADDED_LATER if values[name] == fields[name].get_default(call_default_factory=True)]
         return {name: value for name, value in values.items() if name not in unset}
 
-    def compiled(self) -> dict[str, Any]:
+    def compiled_settings(self) -> dict[str, Any]:
         """Return what the pods of a compiled pipeline are made of, by setting; the other settings are read when a step runs."""
         values = self.model_dump(mode="json", exclude=set(_READ_AT_RUN_TIME))
         on_gpus = {"gpu_type": self.gpu_type, "processes": self.processes} if self.on_gpus else {}

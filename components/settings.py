@@ -50,7 +50,7 @@ from components.environment import (
     STORE_DISK,
     WORK_DIR,
 )
-from components.errors import BadInput
+from components.errors import BadInput, shorten
 from components.process_settings import events_path
 
 _STORE_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9][A-Za-z0-9._-]{0,254})*")
@@ -169,7 +169,7 @@ def experiment_name(environ: Mapping[str, str] | None = None) -> str:
     name = (os.environ if environ is None else environ).get(EXPERIMENT, "").strip() or "celebdit"
     if len(name) > _MOST_CHARACTERS or not name.isprintable():
         raise BadInput(
-            f"{EXPERIMENT} has {len(name)} characters, {name[:20]!r} and on",
+            f"{EXPERIMENT} has {len(name)} characters, and begins with {name[:20]!r}",
             hint=f"set it to a name of at most {_MOST_CHARACTERS} printable characters",
         )
     return name
@@ -190,7 +190,8 @@ def _seconds(environ: Mapping[str, str], name: str, *, default: float) -> float:
         if 0 < seconds <= 86400:
             return seconds
     raise BadInput(
-        f"environment variable {name} is {text[:20]!r}, not a number of seconds between 0 and 86400", hint=f"unset it to get {default:g}"
+        f"environment variable {name} is {shorten(repr(text), max_characters=20)}, not a number of seconds between 0 and 86400",
+        hint=f"unset it to get {default:g}",
     )
 
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from components.errors import shorten
+
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
@@ -43,4 +45,4 @@ def _lines(problem: "ErrorDetails", parents: tuple[str, ...]) -> list[str]:
     if problem["type"] == "string_type" and isinstance(problem["input"], int | float):
         value = problem["input"]
         return [f"{where}: a text is expected (given: {value!r}); quote it twice on the command line: {where}='\"{value}\"'"]
-    return [f"{where}: {problem['msg']}" + f" (given: {problem['input']!r})"[:120]]
+    return [f"{where}: {problem['msg']} (given: {shorten(repr(problem['input']))})"]

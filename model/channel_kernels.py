@@ -21,6 +21,22 @@ BLOCK: int | None = None
 
 
 @triton.jit
+def _program(CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the part of an image, the image and the channels that this program works on, and which of these exist."""
+    part, image = tl.program_id(1), tl.program_id(2)
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    return part, image, channel, channel < CHANNELS
+
+
+@triton.jit
+def _tile(start, part, image, channel, exists, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, PART_PX: tl.constexpr, TILE_PX: tl.constexpr):
+    """Return the places of the tile of pixels by channels that begins at pixel `start` of a part, and which of them exist."""
+    pixel = part * PART_PX + start + tl.arange(0, TILE_PX)
+    index = image.to(tl.int64) * PIXELS * CHANNELS + pixel[:, None] * CHANNELS + channel[None, :]
+    return index, (pixel < PIXELS)[:, None] & exists[None, :]
+
+
+@triton.jit
 def _load(pointer, inside, MASKED: tl.constexpr):
     if MASKED:
         return tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
@@ -54,17 +70,13 @@ def _moments(
     BLOCK: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    part, image = tl.program_id(1), tl.program_id(2)
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    exists = channel < CHANNELS
-    x += image.to(tl.int64) * PIXELS * CHANNELS
-    pivot = _load(x + channel, exists, MASKED)[None, :]
+    part, image, channel, exists = _program(CHANNELS, BLOCK)
+    pivot = _load(x + image.to(tl.int64) * PIXELS * CHANNELS + channel, exists, MASKED)[None, :]
     first = tl.zeros([TILE_PX, BLOCK], tl.float32)
     second = tl.zeros([TILE_PX, BLOCK], tl.float32)
     for start in range(0, PART_PX, TILE_PX):
-        pixel = part * PART_PX + start + tl.arange(0, TILE_PX)
-        inside = (pixel < PIXELS)[:, None] & exists[None, :]
-        shifted = _load(x + pixel[:, None] * CHANNELS + channel[None, :], inside, MASKED) - pivot
+        index, inside = _tile(start, part, image, channel, exists, PIXELS, CHANNELS, PART_PX, TILE_PX)
+        shifted = _load(x + index, inside, MASKED) - pivot
         if MASKED:
             shifted = tl.where(inside, shifted, 0.0)
         first += shifted
@@ -87,17 +99,12 @@ def _modulate(
     BLOCK: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    part, image = tl.program_id(1), tl.program_id(2)
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    exists = channel < CHANNELS
-    offset = image.to(tl.int64) * PIXELS * CHANNELS
+    part, image, channel, exists = _program(CHANNELS, BLOCK)
     vector = image * CHANNELS + channel
     scales = _load(scale + vector, exists, MASKED)[None, :]
     shifts = _load(shift + vector, exists, MASKED)[None, :]
     for start in range(0, PART_PX, TILE_PX):
-        pixel = part * PART_PX + start + tl.arange(0, TILE_PX)
-        inside = (pixel < PIXELS)[:, None] & exists[None, :]
-        index = offset + pixel[:, None] * CHANNELS + channel[None, :]
+        index, inside = _tile(start, part, image, channel, exists, PIXELS, CHANNELS, PART_PX, TILE_PX)
         modulated = scales * _load(x + index, inside, MASKED) + shifts
         _store(out + index, modulated * tl.sigmoid(modulated), inside, MASKED)
 
@@ -117,10 +124,7 @@ def _gradient_moments(
     BLOCK: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    part, image = tl.program_id(1), tl.program_id(2)
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    exists = channel < CHANNELS
-    offset = image.to(tl.int64) * PIXELS * CHANNELS
+    part, image, channel, exists = _program(CHANNELS, BLOCK)
     vector = image * CHANNELS + channel
     scales = _load(scale + vector, exists, MASKED)[None, :]
     shifts = _load(shift + vector, exists, MASKED)[None, :]
@@ -128,9 +132,7 @@ def _gradient_moments(
     first = tl.zeros([TILE_PX, BLOCK], tl.float32)
     second = tl.zeros([TILE_PX, BLOCK], tl.float32)
     for start in range(0, PART_PX, TILE_PX):
-        pixel = part * PART_PX + start + tl.arange(0, TILE_PX)
-        inside = (pixel < PIXELS)[:, None] & exists[None, :]
-        index = offset + pixel[:, None] * CHANNELS + channel[None, :]
+        index, inside = _tile(start, part, image, channel, exists, PIXELS, CHANNELS, PART_PX, TILE_PX)
         values = _load(x + index, inside, MASKED)
         # Where nothing is, the gradient is zero.
         derivative = _derivative(values, _load(gradient + index, inside, MASKED), scales, shifts)
@@ -159,19 +161,14 @@ def _gradient(
     BLOCK: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    part, image = tl.program_id(1), tl.program_id(2)
-    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    exists = channel < CHANNELS
-    offset = image.to(tl.int64) * PIXELS * CHANNELS
+    part, image, channel, exists = _program(CHANNELS, BLOCK)
     vector = image * CHANNELS + channel
     scales = _load(scale + vector, exists, MASKED)[None, :]
     shifts = _load(shift + vector, exists, MASKED)[None, :]
     slopes = _load(slope + vector, exists, MASKED)[None, :]
     constants = _load(constant + vector, exists, MASKED)[None, :]
     for start in range(0, PART_PX, TILE_PX):
-        pixel = part * PART_PX + start + tl.arange(0, TILE_PX)
-        inside = (pixel < PIXELS)[:, None] & exists[None, :]
-        index = offset + pixel[:, None] * CHANNELS + channel[None, :]
+        index, inside = _tile(start, part, image, channel, exists, PIXELS, CHANNELS, PART_PX, TILE_PX)
         values = _load(x + index, inside, MASKED)
         derivative = _derivative(values, _load(gradient + index, inside, MASKED), scales, shifts)
         result = scales * derivative + slopes * values + constants

@@ -54,7 +54,7 @@ def _convolve_positions(layer: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[
     return F.linear(x.movedim(1, -1), layer.weight.flatten(1), layer.bias).movedim(-1, 1)
 
 
-def merge_products(layer: nn.Conv2d, h: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+def merge_products(layer: nn.Conv2d, h: Float[Tensor, "b c h w"], skip: Float[Tensor, "b s h w"]) -> Float[Tensor, "b k h w"]:
     """Return `layer` of both beside each other, as a sum of two matrix products: nothing is concatenated, and no gradient is cut in two."""
     weight = layer.weight.flatten(1)
     rows, skip_rows = (x.movedim(1, -1).flatten(0, 2) for x in (h, skip))

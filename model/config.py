@@ -169,6 +169,6 @@ class Recipe(TrainingRecipe):
     sampling: SamplingConfig
 
     @property
-    def trained(self) -> TrainingRecipe:
+    def training_recipe(self) -> TrainingRecipe:
         """What the weights are trained with alone: what manifests hold."""
         return TrainingRecipe.model_validate({name: getattr(self, name) for name in TrainingRecipe.model_fields})

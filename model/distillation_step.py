@@ -59,7 +59,7 @@ class DistillationStep(TrainingStep):
         self._teacher.eval().requires_grad_(requires_grad=False)
         jump = JumpNoise(self.diffusion.path, self._num_steps, recipe.training.seed)
         is_compiled = recipe.training.compile and device.type == "cuda"
-        self._jump: Callable[..., tuple[Tensor, Times]] = jump.compiled(options=dict(INDUCTOR_OPTIONS)) if is_compiled else jump
+        self._jump: Callable[..., tuple[Tensor, Times]] = jump.compile(options=dict(INDUCTOR_OPTIONS)) if is_compiled else jump
 
     @property
     def _networks(self) -> tuple[TrainedNetwork, ...]:

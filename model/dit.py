@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model import layers
+from model import layers, token_norm_cpu
 from model.config import NetworkConfig
 from model.layers import Modulation, full_precision, patchify, precision_of_products, rotary_angles, rotate, sincos_positions, unpatchify
 from model.local_share import NUM_OCTAVES, gated_share
@@ -70,6 +70,8 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             # Both at once, in the order in which they lie in memory: on a GPU one kernel instead of two slow ones.
             weights = torch.stack([self.query_norm.weight, self.key_norm.weight])[:, None]
+            if rotation is not None and token_norm_cpu.is_faster(queries_and_keys):
+                return token_norm_cpu.rotated_heads(queries_and_keys, weights, rotation, eps=_NORM_EPS)
             queries_and_keys = F.rms_norm(queries_and_keys, weights.shape[-1:], eps=_NORM_EPS) * weights.to(queries_and_keys.dtype)
         return queries_and_keys if rotation is None else rotate(queries_and_keys, *(angles[:, None, None] for angles in rotation))
 
@@ -118,9 +120,9 @@ class Block(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(time)
         normed, x = self._normalise_and_modulate(self.attention_norm, x, shift_a, scale_a)
-        x = x + gate_a[:, None] * self.dropout(self.attention(normed, rotation))
+        x = (gate_a[:, None] * self.dropout(self.attention(normed, rotation))).add_(x)
         normed, x = self._normalise_and_modulate(self.mlp_norm, x, shift_m, scale_m)
-        return cast(Tensor, x + gate_m[:, None] * self.dropout(self.mlp(normed)))
+        return (gate_m[:, None] * self.dropout(self.mlp(normed))).add_(x)
 
     def _normalise_and_modulate(
         self, norm: nn.Module, x: Float[Tensor, "b n d"], shift: Float[Tensor, "b d"], scale: Float[Tensor, "b d"]
@@ -130,6 +132,8 @@ class Block(nn.Module):
             from model.token_norm import modulate_beside  # noqa: PLC0415 - needs Triton
 
             return modulate_beside(x, shift, scale, eps=_NORM_EPS, dtype=precision_of_products(x))
+        if isinstance(norm, nn.RMSNorm) and token_norm_cpu.is_faster(x):
+            return token_norm_cpu.modulate_beside(x, shift, scale, eps=_NORM_EPS)
         return _modulate(norm(x), shift, scale), x
 
 

@@ -70,7 +70,7 @@ class AveragedWeights:
     @torch.no_grad()
     def update(self, parameters: Sequence[Tensor], step: int) -> None:
         """Take in the weights after optimiser step `step`, counted from 1."""
-        torch._foreach_lerp_(self.tensors, [p.detach() for p in parameters], 1 - self.profile.decay(step))
+        torch._foreach_lerp_(self.tensors, list(parameters), 1 - self.profile.decay(step))
 
 
 def profile_overlap(step_a: float, gamma_a: float, step_b: float, gamma_b: float) -> float:
@@ -111,11 +111,11 @@ def recombine(snapshots: Sequence[tuple[int, float]], step: int, sigma_rel: floa
     if not snapshots or max(s for s, _ in snapshots) > step:
         raise ValueError(f"an average at step {step} needs snapshots from steps up to it, found steps {sorted({s for s, _ in snapshots})}")
     stored = [(s, gamma_of_sigma_rel(width)) for s, width in snapshots]
-    wanted = (step, gamma_of_sigma_rel(sigma_rel))
+    target = (step, gamma_of_sigma_rel(sigma_rel))
     gram = np.array([[profile_overlap(*a, *b) for b in stored] for a in stored])
-    with_wanted = np.array([profile_overlap(*a, *wanted) for a in stored])
-    nearest, direction = np.linalg.lstsq(gram, np.stack([with_wanted, np.ones(len(stored))], axis=1), rcond=None)[0].T
+    with_target = np.array([profile_overlap(*a, *target) for a in stored])
+    nearest, direction = np.linalg.lstsq(gram, np.stack([with_target, np.ones(len(stored))], axis=1), rcond=None)[0].T
     solution = nearest + direction * (1 - nearest.sum()) / direction.sum()  # Lagrange's condition for a sum of 1
-    length_squared = profile_overlap(*wanted, *wanted)
-    distance_squared = length_squared - 2 * solution @ with_wanted + solution @ gram @ solution
+    length_squared = profile_overlap(*target, *target)
+    distance_squared = length_squared - 2 * solution @ with_target + solution @ gram @ solution
     return Recombination(tuple(float(c) for c in solution), math.sqrt(max(float(distance_squared), 0.0) / length_squared))

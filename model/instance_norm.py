@@ -25,8 +25,18 @@ def normalise_modulate_silu(
     x: Float[Tensor, "b c h w"], scale: Float[Tensor, "#b c"], shift: Float[Tensor, "#b c"], eps: float
 ) -> Float[Tensor, "b c h w"]:
     """Return silu(scale * (x - mean) / sqrt(variance + eps) + shift), with mean and variance of each image's channel over its pixels."""
-    batch = (len(x), x.shape[1])
-    return _NormaliseModulateSilu.apply(x, scale.expand(batch), shift.expand(batch), eps)
+    scale, shift = (values.expand(len(x), x.shape[1]) for values in (scale, shift))
+    if not torch.is_grad_enabled():
+        return F.silu(_modulate(x, scale, shift, eps)[0], inplace=True)
+    return _NormaliseModulateSilu.apply(x, scale, shift, eps)
+
+
+def _modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the input of SiLU, `x` without the mean of each channel, and one over the deviation of each."""
+    centred = x - _over_pixels(x.mean((2, 3)))
+    squares = centred.square()
+    inverse = torch.rsqrt(squares.mean((2, 3)) + eps)
+    return torch.addcmul(_over_pixels(shift), centred, _over_pixels(scale * inverse), out=squares), centred, inverse
 
 
 class _NormaliseModulateSilu(torch.autograd.Function):
@@ -34,9 +44,7 @@ class _NormaliseModulateSilu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-        centred = x - _over_pixels(x.mean((2, 3)))
-        inverse = torch.rsqrt(centred.square().mean((2, 3)) + eps)
-        modulated = torch.addcmul(_over_pixels(shift), centred, _over_pixels(scale * inverse))
+        modulated, centred, inverse = _modulate(x, scale, shift, eps)
         ctx.save_for_backward(centred, modulated, scale, inverse)
         return F.silu(modulated)
 
@@ -47,11 +55,13 @@ class _NormaliseModulateSilu(torch.autograd.Function):
         pixels = centred.shape[2] * centred.shape[3]
         of_modulated = torch.ops.aten.silu_backward(gradient, modulated)
         of_shift = of_modulated.sum((2, 3))
-        of_scale = (of_modulated * centred).sum((2, 3)) * inverse
+        products = of_modulated * centred
+        of_scale = products.sum((2, 3)) * inverse
         # The derivative of the normalisation, without the shares along the mean and along the normalised channel itself.
         factor = scale * inverse
         along_mean, along_itself = factor * of_shift / -pixels, factor * inverse * of_scale / -pixels
-        of_x = torch.addcmul(_over_pixels(along_mean), centred, _over_pixels(along_itself)).addcmul_(of_modulated, _over_pixels(factor))
+        of_x = torch.addcmul(_over_pixels(along_mean), centred, _over_pixels(along_itself), out=products)
+        of_x.addcmul_(of_modulated, _over_pixels(factor))
         return of_x, of_scale, of_shift, None
 
 

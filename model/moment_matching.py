@@ -82,7 +82,7 @@ class JumpNoise:
         jump = draw_jump(self.path, t, self.num_steps, self.seed, step, ids, tuple(z_t.shape[1:]))
         return jump.take(z_t, x), jump.s
 
-    def compiled(self, **options: Any) -> Any:
+    def compile(self, **options: Any) -> Any:
         """Return the same function as one compiled graph."""
 
         def jump(z_t: Tensor, x: Tensor, t: Tensor, ids: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ class BatchNoise:
         t = draw_times(rng.uniform(self.seed, rng.Stream.TIME, step, ids, 1)[:, 0])
         return NoisedBatch(x, noise, t, self.diffusion.add_noise(x, noise, t), self.diffusion.path.timestep(t).float(), parameters)
 
-    def compiled(self, **options: Any) -> Any:
+    def compile(self, **options: Any) -> Any:
         """Return the same function as one compiled graph."""
 
         def noised_batch(images: Tensor, ids: Tensor, step: Tensor) -> NoisedBatch:

@@ -7,7 +7,9 @@ size and another world size see the same numbers. The generator is Philox4x32-10
 
 import math
 from enum import IntEnum
+from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -16,6 +18,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _MASK = 0xFFFFFFFF
+Words = TypeVar("Words", Tensor, np.ndarray)
 Step = int | Int64[Tensor, ""]
 """A step; as a tensor on the device of the indices it is no constant of a compiled graph."""
 
@@ -38,8 +41,8 @@ class Stream(IntEnum):
     POSTERIOR = 12
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return four 32-bit words, as int64 tensors in [0, 2**32), for each 128-bit counter given as four broadcastable words."""
+def philox(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
+    """Return four 32-bit words, as int64 in [0, 2**32), for each 128-bit counter given as four broadcastable words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -57,6 +60,8 @@ def words(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], n
 
 def _draw(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], num_words: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return words 4i to 4i + 3 of each index as four tensors of (index, i)."""
+    if numpy_is_faster(indices):
+        return _draw_by_numpy(seed, stream, step, indices, num_words)
     # Without the mask, Inductor (torch 2.11 to 2.15) multiplies the index itself, in 32 bits, and Triton refuses to compile that for CUDA.
     blocks = torch.arange(-(-num_words // 4), device=indices.device) & _MASK
     shape = (len(indices), len(blocks))
@@ -64,6 +69,22 @@ def _draw(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], n
     step_word = step if isinstance(step, Tensor) else indices.new_full((), step)
     counter = (blocks.expand(shape), indices[:, None].expand(shape), step_word, indices.new_full((), int(stream)))
     return philox(counter, (seed & _MASK, seed >> 32))
+
+
+def numpy_is_faster(indices: Tensor) -> bool:
+    """Return whether words for `indices` are drawn by numpy instead of torch: on a CPU, outside traced functions."""
+    # A tensor that is traced has a type of its own.
+    return indices.device.type == "cpu" and type(indices) is Tensor and not torch.compiler.is_compiling()
+
+
+def _draw_by_numpy(
+    seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], num_words: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what `_draw` does: torch (2.15) copies each constant into a tensor, which takes longer than the operation on a few words."""
+    step_word = np.atleast_1d(step.numpy() if isinstance(step, Tensor) else np.int64(step))
+    counter = (np.arange(-(-num_words // 4)), indices.numpy()[:, None], step_word, np.array([int(stream)]))
+    w0, w1, w2, w3 = philox(counter, (seed & _MASK, seed >> 32))
+    return torch.from_numpy(w0), torch.from_numpy(w1), torch.from_numpy(w2), torch.from_numpy(w3)
 
 
 def uniform(seed: int, stream: Stream, step: Step, indices: Int64[Tensor, " b"], count: int) -> Float[Tensor, "b count"]:

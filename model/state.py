@@ -82,14 +82,14 @@ class TrainingState:
 
     def copy_to_host(self, step: int, facts: JsonObject) -> CheckpointState:
         """Copy everything to host memory."""
-        groups = {group: self._named(tensors) for group, tensors in self._targets().items()}
+        groups = {group: self._by_name(tensors) for group, tensors in self._targets().items()}
         groups |= {group: _moments_of(network) for group, network in self._networks.items()}
         return CheckpointState(step=step, tensors=self._copier.copy(groups), facts=facts)
 
     def copy_averages(self, averages: Mapping[EmaName, AveragedWeights]) -> dict[str, dict[str, Tensor]]:
         """Copy `averages` to new host memory, which no later copy overwrites."""
         return {
-            name.group: {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._named(average.tensors).items()}
+            name.group: {key: tensor.detach().to("cpu", copy=True) for key, tensor in self._by_name(average.tensors).items()}
             for name, average in averages.items()
         }
 
@@ -108,7 +108,7 @@ class TrainingState:
         for group, network in self._networks.items():
             _restore_moments(network, _group(state, group), step=state.step)
 
-    def _named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _by_name(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.names, tensors, strict=True))
 
     def _targets(self) -> dict[str, Sequence[Tensor]]:

@@ -62,7 +62,7 @@ class TrainingStep:
         add_noise = self._batch_noise()
         # On a CPU compiling takes longer than it saves.
         self._add_noise: Callable[[Tensor, Tensor, Tensor], NoisedBatch] = (
-            add_noise.compiled(options=dict(INDUCTOR_OPTIONS)) if training.compile and device.type == "cuda" else add_noise
+            add_noise.compile(options=dict(INDUCTOR_OPTIONS)) if training.compile and device.type == "cuda" else add_noise
         )
 
     def _batch_noise(self) -> BatchNoise:

@@ -168,7 +168,7 @@ def _failure_of(error: BaseException) -> Failure:
     """Return what is shown of an error; of an unexpected one, print the traceback."""
     match error:
         case click.ClickException():
-            return Failure.of(_from_click(error))
+            return Failure.of(_translate_click_error(error))
         case KeyboardInterrupt() | click.Abort():
             return Failure.of(Interrupted("interrupted"))
         case CelebditError():
@@ -198,7 +198,7 @@ def _handle_signals() -> None:
         signal.signal(name, interrupt)
 
 
-def _from_click(error: click.ClickException) -> CelebditError:
+def _translate_click_error(error: click.ClickException) -> CelebditError:
     command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "celebdit"
     if isinstance(error, click.exceptions.NoArgsIsHelpError) and error.ctx:
         # Its message is the whole help, laid out for a terminal.

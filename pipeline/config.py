@@ -14,7 +14,7 @@ from typing import Any, cast
 import tomli_w
 from pydantic import Field, ValidationError
 
-from components.errors import BadInput
+from components.errors import BadInput, shorten
 from components.evaluate.config import EvaluationConfig
 from components.features.config import FeaturesConfig
 from components.gate.config import GateConfig
@@ -63,7 +63,7 @@ class RunConfig(FrozenConfig):
 
     def sections(self) -> dict[str, str]:
         """Return every section as canonical JSON: the parameters of the pipeline; null for `distill` if there is no teacher."""
-        stored = self._stored()
+        stored = self._as_json()
         return {name: canonical_json(stored.get(name)).decode() for name in type(self).model_fields}
 
     def features(self) -> str:
@@ -73,14 +73,14 @@ class RunConfig(FrozenConfig):
 
     def canonical(self) -> bytes:
         """Return the bytes that equal configurations share."""
-        return canonical_json(self._stored())
+        return canonical_json(self._as_json())
 
     def digest(self) -> str:
         """Return the sha256 of the canonical form."""
-        return digest_of(self._stored())
+        return digest_of(self._as_json())
 
-    def _stored(self) -> JsonObject:
-        return {**self.model_dump(mode="json"), "resources": self.resources.stored()}
+    def _as_json(self) -> JsonObject:
+        return {**self.model_dump(mode="json"), "resources": self.resources.stored_settings()}
 
     def toml(self) -> str:
         """Return a TOML file that `load_config` reads as this configuration; a field without a value is left out."""
@@ -99,7 +99,7 @@ def load_config(preset_or_file: str, overrides: Sequence[str] = (), *, changes: 
     Raises:
         BadInput: naming field, value, bound and, where one is near, the name that was probably meant; one problem a line.
     """
-    return overridden(load_tables(preset_or_file), overrides, changes=changes)
+    return override_config(load_tables(preset_or_file), overrides, changes=changes)
 
 
 def load_tables(preset_or_file: str) -> dict[str, Any]:
@@ -114,13 +114,13 @@ def load_tables(preset_or_file: str) -> dict[str, Any]:
     return raw
 
 
-def overridden(raw: Mapping[str, Any], overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> RunConfig:
+def override_config(raw: Mapping[str, Any], overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> RunConfig:
     """Validate nested plain values as a configuration, after `overrides` and `changes` as in `load_config`.
 
     Raises:
         BadInput: naming every problem, one a line.
     """
-    return validated(_override(raw, overrides, changes or {}))
+    return validate_config(_override(raw, overrides, changes or {}))
 
 
 def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | None = None) -> DataConfig:
@@ -143,7 +143,7 @@ def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | 
         raise BadInput("\n".join(problem_lines(error, section="data")), hint=_nearest(error, parents=("data",))) from error
 
 
-def validated(raw: Mapping[str, Any]) -> RunConfig:
+def validate_config(raw: Mapping[str, Any]) -> RunConfig:
     """Validate nested plain values as a configuration.
 
     Raises:
@@ -162,22 +162,22 @@ def plain_json(raw: Mapping[str, Any], *parents: str) -> str:
     Raises:
         BadInput: naming each value that JSON does not have.
     """
-    if unusable := list(_unusable(raw, parents)):
+    if unusable := list(_unusable_values(raw, parents)):
         raise BadInput("\n".join(unusable), hint="use texts in UTF-8, finite numbers, booleans, lists and tables")
     return json.dumps(raw)
 
 
-def _unusable(value: object, path: tuple[str, ...]) -> Iterator[str]:
+def _unusable_values(value: object, path: tuple[str, ...]) -> Iterator[str]:
     """Return one line per value that JSON does not have: TOML has dates, and numbers that are not finite."""
     match value:
         case Mapping():
             for name, item in value.items():
                 if not _is_unicode(str(name)):
-                    yield f"{location(path)}: the name {str(name)[:200]!r} is not UTF-8"
-                yield from _unusable(item, (*path, str(name)))
+                    yield f"{location(path)}: the name {shorten(repr(str(name)))} is not UTF-8"
+                yield from _unusable_values(item, (*path, str(name)))
         case list() | tuple():
             for index, item in enumerate(value):
-                yield from _unusable(item, (*path, str(index)))
+                yield from _unusable_values(item, (*path, str(index)))
         case float() if not math.isfinite(value):
             yield f"{location(path)}: {value} is not finite"
         case str() if not _is_unicode(value):

@@ -128,7 +128,7 @@ def run_container(client: Any, image: str, command: Sequence[str], volumes: Mapp
     except docker.errors.ImageNotFound:
         print(f"pulling {image}", flush=True)
         client.images.pull(image)
-    container = client.containers.create(image=image, command=_waiting(command), volumes=volumes, **arguments)
+    container = client.containers.create(image=image, command=_wait_for_step(command), volumes=volumes, **arguments)
     try:
         with _interrupt_on_sigterm():
             container.start()
@@ -149,7 +149,7 @@ def run_container(client: Any, image: str, command: Sequence[str], volumes: Mapp
             container.remove(force=True)
 
 
-def _waiting(command: Sequence[str]) -> list[str]:
+def _wait_for_step(command: Sequence[str]) -> list[str]:
     """Return kfp's command so that its shell waits for the step when both get SIGTERM: a container ends with its shell."""
     match list(command):
         case ["sh", "-ec", script, *arguments]:

@@ -21,12 +21,18 @@ _POLL_S = 5.0
 _PATIENCE_S = 900.0
 
 
+def plain_command(words: str) -> str:
+    """Return the command that `celebdit WORDS` is, without the options of a command line."""
+    return f"celebdit {words}"
+
+
 def follow(
     run_id: str,
     kubeflow: Kubeflow,
     *,
     on_event: Callable[[Event], None],
     on_poll: Callable[[], None] = lambda: None,
+    command: Callable[[str], str] = plain_command,
     resumed: bool = False,
     poll_s: float = _POLL_S,
     patience_s: float = _PATIENCE_S,
@@ -34,6 +40,8 @@ def follow(
     clock: Callable[[], float] = time.monotonic,
 ) -> Any:
     """Wait for the end of a run, report the progress of its steps, and return it; `on_poll` is called while it runs.
+
+    `command` returns the command for the user that `celebdit WORDS` is.
 
     Raises:
         TemporaryFailure: if the server was unavailable for longer than `patience_s`. The run continues.
@@ -47,7 +55,8 @@ def follow(
         except TemporaryFailure as error:
             if clock() - answered_s > patience_s:
                 raise TemporaryFailure(
-                    f"{error.message} (for {patience_s:.0f} s)", hint=f"the run continues; see its state with: celebdit runs {run_id}"
+                    f"{error.message} (for {patience_s:.0f} s)",
+                    hint=f"the run continues; see its state with: {command(f'runs {run_id}')}",
                 ) from error
             sleep(poll_s)
             continue
@@ -87,8 +96,9 @@ def steps_of(run: Any) -> dict[str, Any]:
     return tasks
 
 
-def failure_of(run: Any) -> CelebditError | None:
-    """Return the error that a finished run stands for, or None if it registered a model."""
+def failure_of(run: Any, *, command: Callable[[str], str] = plain_command) -> CelebditError | None:
+    """Return the error that a finished run stands for, or None if it registered a model; `command` as in `follow`."""
+    resume = command(f"resume {run.run_id}")
     state, steps = str(run.state), steps_of(run)
     if state == "SUCCEEDED":
         registered = steps.get("register")
@@ -96,11 +106,11 @@ def failure_of(run: Any) -> CelebditError | None:
             return None
         return GateFailed("the gate did not pass: nothing was registered", hint="see the log of the gate step and the MLflow run")
     if state == "CANCELED":
-        return Interrupted(f"run {run.display_name} was cancelled", hint=f"continue it with: celebdit resume {run.run_id}")
+        return Interrupted(f"run {run.display_name} was cancelled", hint=f"continue it with: {resume}")
     failed = [(name, task) for name, task in steps.items() if str(task.state) == "FAILED"]
     name, message = (failed[0][0], _message(failed[0][1])) if failed else ("the pipeline", _status_message(run.error) or "failed")
     code = re.search(r"exit (?:code|status):? (\d+)", message)
-    hint = f"see the log on the run's page; after correcting the cause: celebdit resume {run.run_id}"
+    hint = f"see the log on the run's page; after correcting the cause: {resume}"
     if code and int(code.group(1)) in (1, 2, 3, 75):
         return error_for_exit_code(int(code.group(1)), f"{name}: {message}", hint=hint)
     return TemporaryFailure(f"{name}: {message}", hint=hint)

@@ -48,7 +48,7 @@ def make_home(home: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[IO[str]]:
+def hold_lock(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[IO[str]]:
     """Hold a lock on the file at `path` inside the block, exclusive or (`LOCK_SH`) shared; yields the open file."""
     while True:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:

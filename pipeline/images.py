@@ -27,6 +27,7 @@ LOCK_FILE = Path("images.lock.json")
 ImageDigest = Annotated[
     str, TextForm(r"[^@\s]+@sha256:[0-9a-f]{64}", example="registry.example/celebdit-cpu@sha256:" + 4 * "0123456789abcdef")
 ]
+_MOST_BYTES = 2**20
 CPU_WHEELS_INDEX = "CPU_WHEELS_INDEX"
 _PINS = {"cpu": "requirements/cpu.txt", "gpu": "requirements/run.txt"}
 
@@ -56,7 +57,11 @@ def read_lock(path: Path) -> ImagesLock:
         BadInput: if it does not exist, is invalid, or references an image without a digest.
     """
     try:
-        return ImagesLock.model_validate_json(path.read_bytes())
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)  # not by its size: a device or a pipe has none
+        if len(text) > _MOST_BYTES:
+            raise BadInput(f"{path} is larger than {_MOST_BYTES} bytes, which no image lock file is", hint="give its path with --images")
+        return ImagesLock.model_validate_json(text)
     except FileNotFoundError as error:
         raise BadInput(
             f"image lock file {path} not found",

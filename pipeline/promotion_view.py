@@ -17,7 +17,7 @@ _WIDTH = 8
 def history_lines(state: RegistryState) -> list[str]:
     """Return a line per move, oldest first."""
     lines = [_line(entry, *change) for entry, change in zip(state.entries, state.changes(), strict=True) if _is_shown(state, entry.move)]
-    if (change := _unrecorded(state)) is not None:
+    if (change := _unrecorded_change(state)) is not None:
         where = f"{'not in the log':<20}  {'by hand':<{_WIDTH}}  {_version(state.champion)}"
         lines.append(f"{where}  {_change(*change)}set in MLflow by hand, or the log was deleted")
     return lines
@@ -36,7 +36,7 @@ def history_json(state: RegistryState) -> dict[str, Any]:
         for entry, (before, after) in zip(state.entries, state.changes(), strict=True)
         if _is_shown(state, entry.move)
     ]
-    if (change := _unrecorded(state)) is not None:
+    if (change := _unrecorded_change(state)) is not None:
         nothing = dict.fromkeys(("id", "by", "at", "reason", "outcome"))
         moves.append({**nothing, "action": "by-hand", "version": state.champion, "from": change[0], "to": change[1]})
     return {"moves": moves, **problems_json(state)}
@@ -58,7 +58,7 @@ def move_json(entry: Entry) -> dict[str, Any]:
     return {**facts, "from": move.from_version, "to": move.to_version, "taken_over_from": move.run_id, "outcome": entry.outcome}
 
 
-def _unrecorded(state: RegistryState) -> tuple[str | None, str | None] | None:
+def _unrecorded_change(state: RegistryState) -> tuple[str | None, str | None] | None:
     """Return the champion by the log and by the alias if it was moved by hand and no entry says so yet."""
     if not any(problem.by_hand for problem in problems_of(state)):
         return None

@@ -19,7 +19,7 @@ from components.runtime.events import Events
 from components.settings import Settings, experiment_name
 from components.storage import StoreUri
 from components.tracking.server_version import check_server_version
-from pipeline.home import DATABASE, LOCK, locked
+from pipeline.home import DATABASE, LOCK, hold_lock
 from pipeline.server_commands import EMBEDDED_STORE, MLFLOW_ARTIFACTS
 from pipeline.server_database import prepare_database
 from pipeline.services import Services
@@ -59,8 +59,8 @@ def open_records(home: Path, *, artifacts: bool = False) -> Iterator[StepContext
     services = Services(home)
     if not CommandSettings.from_environment().endpoints and _PATH.fullmatch(str(services.home)):
         services.make_home()
-        with services.used(mlflow=False) if artifacts else nullcontext(), locked(services.home / LOCK):
-            if "mlflow" not in services.running():
+        with services.use(mlflow=False) if artifacts else nullcontext(), hold_lock(services.home / LOCK):
+            if "mlflow" not in services.running_servers():
                 prepare_database(services.home)
                 yield _context(services.home, services.wait_for_storage() if artifacts else {})
                 return

@@ -12,7 +12,7 @@ from typing import Any
 from components.errors import BadInput
 from components.ingest.sources.open_source import kind_of, require_consent
 from components.resources import ResourcesConfig
-from pipeline.config import RunConfig, overridden, validated
+from pipeline.config import RunConfig, override_config, validate_config
 
 Sections = Mapping[str, str]
 """Section of the configuration -> canonical JSON."""
@@ -34,8 +34,8 @@ def resolve(presets: str, *, preset: str, overrides: str, licence_accepted_by: s
     if preset not in known:
         raise BadInput(f"preset {preset!r} is not in this pipeline", hint=f"choose one of {', '.join(known)}")
     changes = {"data.licence_accepted_by": licence_accepted_by.strip()} if licence_accepted_by.strip() else {}
-    config = overridden(known[preset], split_overrides(overrides), changes=changes)
-    compiled = validated(known[preset]).resources
+    config = override_config(known[preset], split_overrides(overrides), changes=changes)
+    compiled = validate_config(known[preset]).resources
     if differences := list(graph_differences(compiled, config.resources)):
         hint = f"compile a pipeline with it: celebdit compile {preset} {overrides.strip()} --output pipeline.yaml"
         raise BadInput("\n".join(differences), hint=hint)
@@ -58,9 +58,9 @@ def split_overrides(text: str) -> list[str]:
         ) from error
 
 
-def graph_differences(compiled: ResourcesConfig, wanted: ResourcesConfig) -> list[str]:
-    """Return one line per setting of `wanted` that pods compiled for `compiled` do not have."""
-    before, after = compiled.compiled(), wanted.compiled()
+def graph_differences(compiled: ResourcesConfig, requested: ResourcesConfig) -> list[str]:
+    """Return one line per setting of `requested` that pods compiled for `compiled` do not have."""
+    before, after = compiled.compiled_settings(), requested.compiled_settings()
     return [
         f"resources.{name} {_value(after.get(name))} needs another pipeline: this one is compiled for {_value(before.get(name))}"
         for name in dict.fromkeys((*before, *after))

@@ -20,7 +20,7 @@ class ServiceUsers:
         self._folder = home / "users"
 
     @contextmanager
-    def joined(self, what: str | None) -> Iterator[None]:
+    def register(self, what: str | None) -> Iterator[None]:
         """Count this process as a user inside the block; `what` names what it does, like `run smoke-...`."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         mine = self._folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"

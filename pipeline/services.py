@@ -25,7 +25,7 @@ from components.system.ports import http_status
 from components.system.process_table import start_ticks
 from components.system.python_process import python_command
 from pipeline.embedded_environment import client_environment, storage_environment
-from pipeline.home import LOCK, STATE, USERS, locked, make_home
+from pipeline.home import LOCK, STATE, USERS, hold_lock, make_home
 from pipeline.server_commands import BUCKET, MLFLOW_BUCKET, mlflow_server, mlflow_token, s3_secret, s3_server
 from pipeline.server_database import prepare_database
 from pipeline.server_process import Server, open_listener, start_detached
@@ -71,7 +71,7 @@ class Services:
         """
         self.make_home()
         ports = {"s3": s3_port, "mlflow": mlflow_port} if mlflow else {"s3": s3_port}
-        with locked(self.home / LOCK), ExitStack() as stack:
+        with hold_lock(self.home / LOCK), ExitStack() as stack:
             state = self._record.read()
             stop_unusable(state)
             for name, port in ports.items():
@@ -99,14 +99,14 @@ class Services:
                 state[WATCHDOG] = self._spawn(WATCHDOG, watchdog, child_environment("server"))
 
     @contextmanager
-    def used(self, *, stay: bool = False, what: str | None = None, mlflow: bool = True) -> Iterator[None]:
+    def use(self, *, stay: bool = False, what: str | None = None, mlflow: bool = True) -> Iterator[None]:
         """Keep the servers running inside the block, without `mlflow` object storage alone; the last user stops them after it.
 
         Those that were started to stay are not stopped.
         `what` is what they are used for, like `run smoke-...`, for `users`.
         """
         self.make_home()
-        with locked(self.home / USERS, fcntl.LOCK_SH) as users, ServiceUsers(self.home).joined(what):
+        with hold_lock(self.home / USERS, fcntl.LOCK_SH) as users, ServiceUsers(self.home).register(what):
             try:
                 self.start(stay=stay, mlflow=mlflow)
                 yield
@@ -158,7 +158,7 @@ class Services:
         """Stop the servers and return the names of those that were running."""
         if not self.home.is_dir():
             return []
-        with locked(self.home / LOCK):
+        with hold_lock(self.home / LOCK):
             running = {name: server for name, server in self._record.read().items() if server is not None}
             self._record.remove()
             for name in (WATCHDOG, "mlflow", "s3"):
@@ -166,13 +166,13 @@ class Services:
                     running[name].stop()
         return sorted(set(running) - {WATCHDOG})
 
-    def running(self) -> dict[str, Server]:
+    def running_servers(self) -> dict[str, Server]:
         """Return the running servers by name."""
         return {name: server for name, server in self._record.read().items() if server is not None and name != WATCHDOG}
 
     def watch(self) -> None:
         """Stop the servers if the last user was killed before it could; returns once they are stopped or started to stay."""
-        while self.running() and not self.stays():
+        while self.running_servers() and not self.stays():
             time.sleep(_WATCH_EVERY_S)
             with (self.home / USERS).open("a") as users:
                 self._release(users.fileno())

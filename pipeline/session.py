@@ -147,13 +147,13 @@ def open_session(home: Path, *, stay: bool = False, what: str | None = None) -> 
         return
     services = Services(home)
     _log.info("using the embedded servers of %s", home.absolute())
-    with services.used(stay=stay, what=what):
+    with services.use(stay=stay, what=what):
         yield Session(home=home, services=services)
 
 
 def _is_embedded(home: Path, mlflow_uri: str | None) -> bool:
     """Return whether an address is that of the embedded server of `home`: the shell got it from `celebdit services env`."""
-    mlflow = Services(home).running().get("mlflow") if mlflow_uri else None
+    mlflow = Services(home).running_servers().get("mlflow") if mlflow_uri else None
     return mlflow is not None and mlflow.url == (mlflow_uri or "").rstrip("/")
 
 

@@ -41,11 +41,11 @@ def nearest_setting(section: str | None, name: str, settings: Mapping[str, Seque
     With None for the section `name` stands where a section should.
     """
     if section is None:
-        return _nearest(name, sorted(settings)) or _elsewhere(name, settings)
+        return _nearest(name, sorted(settings)) or _setting_elsewhere(name, settings)
     own = sorted(settings[section])
     if near := difflib.get_close_matches(name, own, n=1, cutoff=_VERY_NEAR):
         return f"{section}.{near[0]}"
-    if elsewhere := _elsewhere(name, settings):
+    if elsewhere := _setting_elsewhere(name, settings):
         return elsewhere
     nearest = _nearest(name, own)
     return None if nearest is None else f"{section}.{nearest}"
@@ -59,7 +59,7 @@ def _nearest(name: str, known: Sequence[str]) -> str | None:
     return parts[0] if len(parts) == 1 else None
 
 
-def _elsewhere(name: str, settings: Mapping[str, Sequence[str]]) -> str | None:
+def _setting_elsewhere(name: str, settings: Mapping[str, Sequence[str]]) -> str | None:
     """Return the setting of any section that has this name, or is known under it elsewhere."""
     same = [f"{section}.{field}" for section, fields in settings.items() for field in fields if field == name]
     return same[0] if len(same) == 1 else _SYNONYMS.get(name.lower())

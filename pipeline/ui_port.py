@@ -23,7 +23,7 @@ def open_ui_listener(home: Path, port: int | None) -> socket:
     Raises:
         BadInput: if `port` cannot be bound.
     """
-    remembered = _remembered(home)
+    remembered = _read_port(home)
     listener = open_listener(port, "--mlflow-port") if port is not None else _first_free(remembered)
     if port is not None or remembered is None:
         write_private(home / UI_PORT, f"{listener.getsockname()[1]}\n")
@@ -37,7 +37,7 @@ def _first_free(remembered: int | None) -> socket:
     return listen()
 
 
-def _remembered(home: Path) -> int | None:
+def _read_port(home: Path) -> int | None:
     with suppress(OSError, ValueError):
         port = int((home / UI_PORT).read_bytes()[:8])
         return port if 0 < port < 2**16 else None

@@ -36,11 +36,11 @@ class Variant:
 
     def is_chosen(self, sections: Mapping[str, FrozenConfig]) -> bool:
         """Return whether the settings count."""
-        chosen = self.chosen(sections)
+        chosen = self.choice_in(sections)
         hit = any(item in self.values for item in chosen) if isinstance(chosen, tuple | list) else chosen in self.values
         return hit != self.unless
 
-    def chosen(self, sections: Mapping[str, FrozenConfig]) -> Any:
+    def choice_in(self, sections: Mapping[str, FrozenConfig]) -> Any:
         """Return the value of the choice."""
         section, name = self.choice.split(".")
         return getattr(sections[section], self.property_name or name)
@@ -99,7 +99,7 @@ def misplaced_settings(sections: Mapping[str, FrozenConfig]) -> Iterator[str]:
             section, name = setting.split(".")
             value = getattr(sections[section], name)
             if value != _default(type(sections[section]), name):
-                choice = variant.chosen(sections)
+                choice = variant.choice_in(sections)
                 chosen = "unset" if choice is None else toml_value(choice)
                 place = f"{variant.choice} {variant.words}, and {variant.choice} is {chosen}"
                 yield f"{setting} {toml_value(value)} belongs to {place}: leave it out"
@@ -114,7 +114,7 @@ def drop_unchosen(
     """
     old, new = _build_unvalidated(before, kinds), _build_unvalidated(raw, kinds)
     for variant in VARIANTS:
-        if variant.chosen(old) == variant.chosen(new) or variant.is_chosen(new):
+        if variant.choice_in(old) == variant.choice_in(new) or variant.is_chosen(new):
             continue
         for setting in variant.settings:
             section, name = setting.split(".")

@@ -68,7 +68,7 @@ class RunView:
             self.print_line(text)
 
     @contextmanager
-    def following(self, path: Path) -> Iterator[None]:
+    def follow(self, path: Path) -> Iterator[None]:
         """Show the events that are appended to the file `path` during the block, a moment later."""
         reader, ended = EventReader(path), threading.Event()
 

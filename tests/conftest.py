@@ -142,7 +142,7 @@ def embedded(session_folder: Path) -> Iterator[Services]:
     MLflow's token is in the environment of this process, as after `celebdit services env`.
     """
     services = Services(session_folder / "home" / ".celebdit")
-    with services.used(what="tests"), pytest.MonkeyPatch.context() as patch:
+    with services.use(what="tests"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_TOKEN", services.wait().environment["MLFLOW_TRACKING_TOKEN"])
         yield services
 

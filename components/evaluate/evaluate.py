@@ -192,7 +192,7 @@ def _copy(source: Path, target: Path) -> None:
 def _publish(report: EvaluationReport, spec: EvaluateSpec, recipe: TrainingRecipe, context: StepContext) -> None:
     """Log the metrics to MLflow: on the evaluation's own run, and on the training's at the checkpoint's step."""
     tracking = context.tracking
-    with tracking.running(tracking.step_run("evaluate")) as run_id:
+    with tracking.mark_running(tracking.step_run("evaluate")) as run_id:
         tracking.set_tags(
             run_id,
             {

@@ -27,7 +27,7 @@ from components.evaluate.spec import EvaluateSpec
 from components.evaluate.workers import process_again, run_workers
 from components.features.moments import Statistics
 from components.manifests import EvaluationReport
-from components.reports.image_grid import enlarged, grid, pairs, png
+from components.reports.image_grid import enlarge, grid, pairs, png
 from components.reports.plural import plural
 from components.runtime.context import StepContext
 from components.storage import StoreUri
@@ -192,7 +192,7 @@ class _Measured:
 
     def grid(self) -> bytes:
         """Return the first samples as a PNG grid."""
-        return png(grid([enlarged(image) for image in self._samples(range(min(_GRID_IMAGES, self.spec.num_images)))], columns=8))
+        return png(grid([enlarge(image) for image in self._samples(range(min(_GRID_IMAGES, self.spec.num_images)))], columns=8))
 
     def contact_sheet(self, nearest: Nearest) -> bytes:
         """Return the samples that are nearest to a training image, each beside it."""
@@ -201,9 +201,9 @@ class _Measured:
         samples = self._samples([match.sample for match in closest])
         real = [np.array(pack.images[match.real]) for match in closest]
         flipped = [match.mirrored != (self.spec.comparison.reference_flip and is_flipped(match.real)) for match in closest]
-        shown = [enlarged(image[:, ::-1] if mirror else image) for image, mirror in zip(real, flipped, strict=True)]
+        shown = [enlarge(image[:, ::-1] if mirror else image) for image, mirror in zip(real, flipped, strict=True)]
         labels = [f"{match.share:.2f}" for match in closest]
-        return png(pairs([(enlarged(mine), training) for mine, training in zip(samples, shown, strict=True)], labels))
+        return png(pairs([(enlarge(mine), training) for mine, training in zip(samples, shown, strict=True)], labels))
 
     def _samples(self, indices: Sequence[int]) -> list[np.ndarray]:
         store = SampleStore(self.context.store, self.spec.samples_uri(self.context.layout), image_px=self.spec.dataset.image_px)

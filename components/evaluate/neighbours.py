@@ -38,7 +38,7 @@ class Nearest:
     ratio: np.ndarray
     """The distance to the nearest training image over that to the second nearest; 0 for an exact copy."""
 
-    def copied(self, below: float) -> float:
+    def copied_share(self, below: float) -> float:
         """Return the share of samples that are nearer than `below`."""
         return float((self.share < below).mean())
 

@@ -32,7 +32,7 @@ class SampleStore:
         self._home = home
         self._shape = (image_px, image_px, 3)
 
-    def present(self) -> set[str]:
+    def committed_shards(self) -> set[str]:
         """Return the names of the shards that were committed."""
         names = {item.uri.name for item in self._store.list(self._home)}
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}

@@ -63,12 +63,12 @@ class _Worker:
         self._generate()
         self._process_references()
         if is_needed(Need.NOISE, self._spec.evaluation):
-            for shard in self._missing(self._spec.num_images, NOISE):
+            for shard in self._missing_shards(self._spec.num_images, NOISE):
                 self._save(NOISE, shard, self._noise(shard))
         self._report_progress(self._num_images)
 
     def _generate(self) -> None:
-        stored = self._samples.present()
+        stored = self._samples.committed_shards()
         shards = [
             shard
             for shard in self._share(self._spec.num_images)
@@ -125,7 +125,7 @@ class _Worker:
         spec, comparison, context = self._spec, self._spec.comparison, self._rank.context
         with_features, with_energies = not spec.reference_known, is_needed(Need.ENERGIES, spec.evaluation)
         parts = [part for part, needed in ((MAIN, with_features), (ENERGY, with_energies)) if needed]
-        missing = list(dict.fromkeys(shard for part in parts for shard in self._missing(spec.num_reference, REALS, part)))
+        missing = list(dict.fromkeys(shard for part in parts for shard in self._missing_shards(spec.num_reference, REALS, part)))
         if not missing:
             return
         packs = [
@@ -151,7 +151,7 @@ class _Worker:
         world = self._rank.world
         return [shard for n, shard in enumerate(shards_of(count, self._spec.evaluation.shard_images)) if n % world.size == world.rank]
 
-    def _missing(self, count: int, kind: str, part: str = MAIN) -> Iterator[range]:
+    def _missing_shards(self, count: int, kind: str, part: str = MAIN) -> Iterator[range]:
         """Yield the shards of this rank whose features, or another `part` of them, are not on this machine yet."""
         for shard in self._share(count):
             if not chunk_path(self._folder, kind, part, shard.start).exists():

@@ -31,12 +31,12 @@ def bootstrap(features: np.ndarray | Tensor, reference: Statistics, value: float
     for replicate in range(replicates):
         words = rng.words(seed, rng.Stream.BOOTSTRAP, replicate, torch.arange(len(rows)), 1)[:, 0]
         weights = torch.bincount(words % len(rows), minlength=len(rows)).double().to(rows.device)
-        distances.append(_distance(_weighted(rows, weights), reference, root))
+        distances.append(_distance(_weighted_statistics(rows, weights), reference, root))
     std = float(np.std(distances, ddof=1))
     return MetricInterval(low=max(value - NORMAL_QUANTILE * std, 0.0), high=value + NORMAL_QUANTILE * std, std=std)
 
 
-def _weighted(rows: Float[Tensor, "n d"], weights: Float[Tensor, " n"]) -> Statistics:
+def _weighted_statistics(rows: Float[Tensor, "n d"], weights: Float[Tensor, " n"]) -> Statistics:
     total = weights.sum()
     mean = weights @ rows / total
     centred = rows - mean

@@ -22,7 +22,7 @@ def sliced_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
     width = a.shape[1]
     directions = rng.normal(0, rng.Stream.DIRECTIONS, 0, torch.arange(MIND_DIRECTIONS), (width,)).to(a.device)
     directions = directions / directions.norm(dim=1, keepdim=True)
-    left, right, weights = _matching(len(a), len(b), a.device)
+    left, right, weights = _match_sorted(len(a), len(b), a.device)
     centre = b.mean(0)  # projections of centred features keep more digits in float32
     total = 0.0
     for part in directions.split(_CHUNK):
@@ -31,7 +31,7 @@ def sliced_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
     return width * total / MIND_DIRECTIONS
 
 
-def _matching(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _match_sorted(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return which sorted value of n goes to which of m, and how much of the mass: the optimal transport on a line."""
     ends = torch.cat([torch.arange(1, n + 1, device=device) * m, torch.arange(1, m + 1, device=device) * n]).unique()
     weights = torch.diff(ends, prepend=ends.new_zeros(1)).double() / (n * m)

@@ -41,7 +41,7 @@ def run(report: EvaluationReport, config: GateConfig, model_name: str, context: 
     _store_page(uri, page.encode(), context)
     decision = decision.model_copy(update={"page_uri": context.layout.key_of(uri)})
     tracking = context.tracking
-    with tracking.running(tracking.step_run("gate")) as run_id:
+    with tracking.mark_running(tracking.step_run("gate")) as run_id:
         tracking.set_tags(run_id, _tags(decision, report))
         tracking.log_text(run_id, decision.model_dump_json(indent=2), "gate.json")
         tracking.log_text(run_id, page, PAGE_FILE)

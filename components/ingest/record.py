@@ -18,7 +18,7 @@ STEP = "ingest"
 def record(manifest: DatasetManifest, context: StepContext) -> str:
     """Log the dataset `manifest` to this pipeline run's ingest run and return that run's id."""
     tracking = context.tracking
-    with tracking.running(tracking.step_run(STEP)) as run_id:
+    with tracking.mark_running(tracking.step_run(STEP)) as run_id:
         tracking.log_dataset(run_id, manifest, context=STEP)
         tracking.set_tags(
             run_id,

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from yaml import YAMLError
 
-from components.errors import BadInput, TemporaryFailure
+from components.errors import BadInput, TemporaryFailure, shorten, whole_text
 from components.kube.objects import KubernetesObject
 from components.system.retry import RetryPolicy, retry
 
@@ -67,9 +68,10 @@ class Cluster:
                 config.load_kube_config(config_file=environ.get("KUBECONFIG"), context=context, client_configuration=settings)
                 _, active = config.list_kube_config_contexts(config_file=environ.get("KUBECONFIG"))
                 default_namespace = active["context"].get("namespace", "default")
-        except (config.ConfigException, OSError, KeyError) as error:
+        except (config.ConfigException, YAMLError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:  # of any file
             raise BadInput(
-                f"no Kubernetes cluster is configured here: {error}", hint="try `kubectl get pods`: its KUBECONFIG and context are used"
+                f"no Kubernetes cluster is configured here: {whole_text(error, max_characters=200)}",
+                hint="try `kubectl get pods`: its KUBECONFIG and context are used",
             ) from error
         return cls(client.ApiClient(settings), namespace or default_namespace, deadline_s=deadline_s)
 
@@ -225,7 +227,7 @@ class Cluster:
             return _Missing(right)
         if error.status == 409:
             return Conflict(right)
-        reason = " ".join(str(error.body or error.reason).split())[:300]
+        reason = shorten(" ".join(str(error.body or error.reason).split()), max_characters=300)
         if error.status in _TEMPORARY:
             return TemporaryFailure(f"the Kubernetes API could not {right} (HTTP {error.status}): {reason}", hint="run it again")
         if error.status == 403:

@@ -101,14 +101,14 @@ def difference(shapes: Shapes, expected: Shapes) -> str | None:
     """Return in words how tensors differ from those that a network has, or None; what only counts batches does not matter."""
     names = {name for name in shapes if not name.endswith(_IGNORED_NAME)}
     missing, unknown = sorted(expected.keys() - names), sorted(names - expected.keys())
-    parts = [f"{len(found)} {what} ({_shown(found)})" for what, found in (("are missing", missing), ("are unknown", unknown)) if found]
+    parts = [f"{len(names)} {what} ({_list_names(names)})" for what, names in (("are missing", missing), ("are unknown", unknown)) if names]
     if parts:
         return f"of its {len(expected)} tensors {' and '.join(parts)}"
     other = [name for name in sorted(names) if expected[name] is not None and shapes[name] != expected[name]]
     return f"{other[0]} has shape {shapes[other[0]]}, expected {expected[other[0]]}" if other else None
 
 
-def _shown(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
@@ -124,14 +124,14 @@ def tensor_shapes(path: Path) -> Shapes:
     """
     try:
         with path.open("rb") as file:
-            return _named_shapes(_zipped(file) if zipfile.is_zipfile(file) else _legacy(file))
+            return _named_shapes(_load_zip(file) if zipfile.is_zipfile(file) else _load_legacy(file))
     except (UnknownPickle, DataRefused):
         raise
     except Exception as error:  # the readers of zip and pickle raise almost anything on hostile bytes
         raise DataRefused(f"is not a readable torch file: {first_line(error)}") from error
 
 
-def _zipped(file: IO[bytes]) -> object:
+def _load_zip(file: IO[bytes]) -> object:
     with zipfile.ZipFile(file) as archive:
         pickles = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -141,7 +141,7 @@ def _zipped(file: IO[bytes]) -> object:
         return _ShapesOnly(io.BytesIO(archive.read(pickles[0]))).load()
 
 
-def _legacy(file: IO[bytes]) -> object:
+def _load_legacy(file: IO[bytes]) -> object:
     file.seek(0)
     if file.read(len(_LEGACY_MAGIC)) != _LEGACY_MAGIC:
         raise DataRefused("is not a torch file")

@@ -53,12 +53,12 @@ def _summary(checkpoint: CheckpointManifest, dataset: DatasetManifest) -> str:
     return (
         "An unconditional diffusion model: a convolutional encoder-decoder around a Diffusion Transformer "
         f"({network.depth} deep, {network.width} wide), "
-        f"trained on pixels without a separate autoencoder on {dataset.name}.{_distilled(checkpoint)}\n\n"
+        f"trained on pixels without a separate autoencoder on {dataset.name}.{_distillation_text(checkpoint)}\n\n"
         f"Run `{checkpoint.run_key}`, step {checkpoint.step}, checkpoint `{checkpoint.digest}`."
     )
 
 
-def _distilled(checkpoint: CheckpointManifest) -> str:
+def _distillation_text(checkpoint: CheckpointManifest) -> str:
     distill, teacher = checkpoint.recipe.distill, checkpoint.recipe.teacher
     if distill is None or teacher is None:
         return ""

@@ -72,7 +72,7 @@ def run(
             page=version_description(card, artifact_image(run.info.run_id, run.data.tags[TAG_GRID])) if TAG_GRID in run.data.tags else None,
         )
 
-    with tracking.running(tracking.step_run("register")) as run_id:
+    with tracking.mark_running(tracking.step_run("register")) as run_id:
         version, is_new = register_version(
             registry, checkpoint.digest, sampling.ema, image_px=dataset.image_px, build=build, context=context
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, GateFailed
+from components.errors import BadInput, GateFailed, shorten
 from components.registry.card_excerpt import excerpt_card
 from components.registry.promotions.changes import PromotionChanges
 from components.registry.promotions.log import PromotionLog, identity_of
@@ -167,7 +167,7 @@ class Registry:
 
     def mark_lost(self, version: str, reason: str) -> None:
         """Tag a version whose files cannot be used with the reason, in place of the outcome of its trial."""
-        self.tag_version(version, VersionTags(files=reason[:1000]))
+        self.tag_version(version, VersionTags(files=shorten(reason, max_characters=1000)))
         with self._translate_errors(), suppress(MlflowException):  # it had no trial
             self._client.delete_model_version_tag(self.name, version, TRIAL)
 
@@ -207,12 +207,12 @@ class Registry:
 
         With the name of a person, the log of an earlier release is copied into the model, if that person may change it.
         """
-        return self._changes().described(take_over_as=take_over_as)
+        return self._changes().state_for_reader(take_over_as=take_over_as)
 
     def moves(self) -> list[Move]:
         """Return the finished moves of the promotion log, oldest first, without the start of a log that found nothing."""
         state = self._log.read()
-        return [] if state is None else [move for move in state.counted() if move.version is not None or move.action != "start"]
+        return [] if state is None else [move for move in state.counted_moves() if move.version is not None or move.action != "start"]
 
     def promote(self, version: str, *, reason: str, by: str, force: bool = False, note: Callable[[str], None] = _LOG.warning) -> Standing:
         """Make `version` the champion and return the new standing; `note` gets what was odd before.

@@ -47,7 +47,7 @@ def rehearse(tracking: Tracking, run: Run, model_name: str, *, keep_model: bool 
         source = _upload(tracking, model)
         with tracking.translate_errors():
             tracking.client.log_metric(run_id, METRIC, time.monotonic() - began_s, step=0, model_id=model.model_id)
-        with _readable(Registry(tracking, model_name), keep_model=keep_model) as registry:
+        with _ensure_readable(Registry(tracking, model_name), keep_model=keep_model) as registry:
             _rehearse_registry(registry, run_id, model.model_id, source)
 
 
@@ -99,7 +99,7 @@ def _upload(tracking: Tracking, model: LoggedModel) -> str:
 
 
 @contextmanager
-def _readable(registry: Registry, *, keep_model: bool) -> Iterator[Registry]:
+def _ensure_readable(registry: Registry, *, keep_model: bool) -> Iterator[Registry]:
     """Yield `registry`, whose model its user may read, or would be told that it does not exist."""
     client, name = registry.tracking.client, registry.name
     is_new = False

@@ -87,7 +87,7 @@ class VersionManifest(BaseModel):
         expected = {name: entry.size_bytes for name, entry in self.files.items()} | {MANIFEST_FILE: len(self.to_bytes())}
         for problem, names in (("lacks", expected.keys() - sizes.keys()), ("has a file that was not registered:", sizes.keys() - expected)):
             if names:
-                raise DataRefused(f"{what} {problem} {min(names)!r}{_more(len(names))}", hint=_HINT)
+                raise DataRefused(f"{what} {problem} {min(names)!r}{_more_text(len(names))}", hint=_HINT)
         for name in sorted(expected):
             if sizes[name] not in (None, expected[name]):
                 raise DataRefused(f"{what}: {name!r} has {sizes[name]} bytes, {expected[name]} were registered", hint=_HINT)
@@ -147,5 +147,5 @@ def _entry(path: Path) -> FileEntry:
         return FileEntry(sha256=hashlib.file_digest(file, "sha256").hexdigest(), size_bytes=path.stat().st_size)
 
 
-def _more(count: int) -> str:
+def _more_text(count: int) -> str:
     return f" and {count - 1} more" if count > 1 else ""

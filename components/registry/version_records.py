@@ -18,7 +18,7 @@ class VersionRecords:
 
     def put(self, manifest: VersionManifest) -> None:
         """Keep the manifest of a version."""
-        self._store.put_bytes(self._at(manifest.digest), manifest.to_bytes())
+        self._store.put_bytes(self._uri_of(manifest.digest), manifest.to_bytes())
 
     def get(self, digest: str, what: str) -> VersionManifest:
         """Return the manifest with this digest; `what` names the version in errors.
@@ -26,7 +26,7 @@ class VersionRecords:
         Raises:
             DataRefused: if there is none, or its bytes were changed.
         """
-        uri = self._at(digest)
+        uri = self._uri_of(digest)
         try:
             data = self._store.get_bytes(uri, max_bytes=MAX_MANIFEST_BYTES)
         except ObjectMissing as error:
@@ -52,5 +52,5 @@ class VersionRecords:
         names = [item.uri.name for item in self._store.list(self._folder) if item.uri.name.startswith(f"{digest}.")]
         return sorted(name.split(".")[1] for name in names if name.endswith(".sig"))
 
-    def _at(self, digest: str) -> StoreUri:
+    def _uri_of(self, digest: str) -> StoreUri:
         return self._folder / f"{digest}.json"

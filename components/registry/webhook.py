@@ -8,6 +8,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 
 from components.address import is_server_url
 from components.command_settings import CommandSettings
@@ -39,5 +40,5 @@ def send(url: str, facts: Mapping[str, object]) -> str | None:
             return None
     except urllib.error.HTTPError as refused:
         return f"it answered {refused.code}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:  # HTTPException: what answers speaks no HTTP
         return f"it cannot be reached ({type(error).__name__})"

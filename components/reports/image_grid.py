@@ -15,7 +15,7 @@ _GAP_PX = 6
 _LABEL_PX = 24
 
 
-def enlarged(image: np.ndarray, tile_px: int = _TILE_PX, *, smooth: bool = True) -> np.ndarray:
+def enlarge(image: np.ndarray, tile_px: int = _TILE_PX, *, smooth: bool = True) -> np.ndarray:
     """Return an image (uint8, h x w x 3) smaller than `tile_px` at an integer multiple of its size; a larger one as it is.
 
     Without `smooth` each pixel becomes a square of its colour.

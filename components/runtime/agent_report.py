@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from components.errors import RankLost, TemporaryFailure
+from components.errors import RankLost, TemporaryFailure, shorten
 from components.runtime.memory_hint import LESS_MEMORY
 
 REPORT_FILE = "agent.json"
@@ -79,7 +79,11 @@ def not_started(report: AgentReport, module: str, *, timeout_s: float | None) ->
     if report.error is None:
         return None
     counts = _CLIENTS_JOINED.search(report.error)
-    reason = f"{counts[1]} of {counts[2]} nodes came within {timeout_s or 0:.0f} s" if counts else report.error.splitlines()[0][:300]
+    reason = (
+        f"{counts[1]} of {counts[2]} nodes came within {timeout_s or 0:.0f} s"
+        if counts
+        else shorten(report.error.splitlines()[0], max_characters=300)
+    )
     waits = "look for a pod that is pending or cannot reach the first node; resources.node_timeout_s is how long nodes wait for each other"
     return TemporaryFailure(
         f"no rank of {module} was started: {reason}", hint=_RUN_AGAIN if timeout_s is None else f"{waits}. {_RUN_AGAIN.capitalize()}"

@@ -65,7 +65,7 @@ def run_forked(module: str, arguments: Sequence[str], *, processes: int, grace_s
     try:
         for rank in ranks:
             rank.start()
-        while not received and not (exits := _failed(ranks)) and any(rank.exitcode is None for rank in ranks):
+        while not received and not (exits := _failed_exits(ranks)) and any(rank.exitcode is None for rank in ranks):
             connection.wait([rank.sentinel for rank in ranks if rank.exitcode is None], timeout=_POLL_S)
     finally:
         _end([rank for rank in ranks if rank.pid is not None], grace_s)  # not those that could not be forked
@@ -74,7 +74,7 @@ def run_forked(module: str, arguments: Sequence[str], *, processes: int, grace_s
     return exits
 
 
-def _failed(ranks: Sequence[ForkProcess]) -> dict[int, int]:
+def _failed_exits(ranks: Sequence[ForkProcess]) -> dict[int, int]:
     return {number: rank.exitcode for number, rank in enumerate(ranks) if rank.exitcode}
 
 

@@ -37,14 +37,14 @@ class Rank:
     world: World
     stop_requested: threading.Event
 
-    def device(self, wanted: str) -> torch.device:
+    def device(self, kind: str) -> torch.device:
         """Return this rank's device.
 
         Raises:
             BadInput: if CUDA is requested and there are not enough devices.
         """
         available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if wanted == "cpu" or (wanted == "auto" and not available):
+        if kind == "cpu" or (kind == "auto" and not available):
             return torch.device("cpu")
         if self.world.local_rank >= available:
             raise BadInput(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.environment import RENDEZVOUS
-from components.errors import BadInput
+from components.errors import BadInput, shorten
 
 NODE_TIMEOUT_S = 600.0
 """How long nodes wait for each other by default."""
@@ -128,5 +128,7 @@ def _text(environ: Mapping[str, str], name: str) -> str:
 def _number(environ: Mapping[str, str], name: str) -> int:
     value = _text(environ, name)
     if not value.isdecimal():
-        raise BadInput(f"environment variable {name} is {value[:20]!r}, not a number", hint="Kubeflow Trainer sets it")
+        raise BadInput(
+            f"environment variable {name} is {shorten(repr(value), max_characters=20)}, not a number", hint="Kubeflow Trainer sets it"
+        )
     return int(value)

@@ -92,5 +92,6 @@ def as_yaml(manifest: KubernetesObject) -> str:
 
 
 def _dns_name(name: str) -> str:
+    """Return `name` as KServe accepts the name of an InferenceService: letters, digits and hyphens, of which a letter is first."""
     plain = "".join(character if character.isalnum() else "-" for character in name.lower()).strip("-")
-    return plain[:50].strip("-") or "celebdit"
+    return (plain if plain[:1].isalpha() else f"celebdit-{plain}")[:50].strip("-")

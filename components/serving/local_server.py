@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from components.errors import BadInput, DataRefused, TemporaryFailure
+from components.errors import BadInput, DataRefused, TemporaryFailure, shorten
 from components.registry.version_files import ModelFiles
 from components.system.child_environment import child_environment
 from components.system.ports import http_status, listen
@@ -95,7 +95,7 @@ def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> N
         if process.poll() is not None:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines() or ["no output"]
-            raise DataRefused(f"the server of the model did not start: {lines[-1][:300]}")
+            raise DataRefused(f"the server of the model did not start: {shorten(lines[-1], max_characters=300)}")
         if time.monotonic() > deadline_s:
             late = f"the server of the model did not answer within {_READY_S:.0f} s"
             raise TemporaryFailure(late, hint="run the same command again when the machine is less busy")

@@ -49,13 +49,13 @@ class FaceModel(PythonModel):
         """
         try:
             seeds = _checked_seeds(model_input)
-            sampling = self._checked(params or {})
+            sampling = self._check_params(params or {})
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         images = self._generator.draw(sampling, seeds, pass_images=self._pass_images)
         return pd.DataFrame({"seed": seeds, "image": [_png(image) for image in images.permute(0, 2, 3, 1).numpy()]})
 
-    def _checked(self, params: Mapping[str, Any]) -> SamplingConfig:
+    def _check_params(self, params: Mapping[str, Any]) -> SamplingConfig:
         num_steps, sampler = int(params.get("num_steps", self._sampling.num_steps)), str(params.get("sampler", self._sampling.sampler))
         if not 1 <= num_steps <= MAX_STEPS:
             raise ValueError(f"num_steps {num_steps} must lie between 1 and {MAX_STEPS}")

@@ -64,7 +64,7 @@ def write_image(files: ModelFiles, layer: Path, annotations: Mapping[str, str], 
         DataRefused: if a file is not the one that was registered. BadInput: if there is no room.
     """
     assert files.manifest_sha256 is not None, "only a version with a manifest is packaged"
-    with _reading(files.folder, MANIFEST_FILE) as file:
+    with _open_file(files.folder, MANIFEST_FILE) as file:
         data = file.read()
     manifest = VersionManifest.parse(data, sha256=files.manifest_sha256, what=f"the manifest in {files.folder}")
     try:
@@ -102,13 +102,13 @@ def write_layout(image: OciImage, folder: Path, *, tag: str) -> bool:
         existed = folder.exists()
         (folder / "blobs" / "sha256").mkdir(parents=True)  # where two write at once, the second ends here
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise _unwritable_error(folder, error) from error
     try:
         _write_layout(image, folder, tag)
     except BaseException as error:
         _remove_layout(folder, keeps_folder=existed)
         if isinstance(error, OSError):
-            raise _unwritable(folder, error) from error
+            raise _unwritable_error(folder, error) from error
         raise
     return True
 
@@ -125,7 +125,7 @@ def _digests(image: OciImage) -> tuple[str, str, str]:
     return image.layer_digest, digest_of(image.config), image.digest
 
 
-def _unwritable(folder: Path, error: OSError) -> BadInput:
+def _unwritable_error(folder: Path, error: OSError) -> BadInput:
     return BadInput(f"--out {shorten(str(folder))} cannot be written: {error.strerror}", hint="name a folder on a disk with room")
 
 
@@ -165,7 +165,7 @@ def _write_layer(manifest: VersionManifest, folder: Path, target: Path) -> str:
         for name in _folders(expected):
             layer.addfile(_entry(name, tarfile.DIRTYPE, 0o755))
         for name in sorted(expected):
-            with _reading(folder, name) as file:
+            with _open_file(folder, name) as file:
                 entry = _entry(f"{_FOLDER}/{name}", tarfile.REGTYPE, 0o644)
                 entry.size = os.fstat(file.fileno()).st_size
                 content = _HashingReader(file)
@@ -175,7 +175,7 @@ def _write_layer(manifest: VersionManifest, folder: Path, target: Path) -> str:
     return f"sha256:{file_sha256(target)}"
 
 
-def _reading(folder: Path, name: str) -> IO[bytes]:
+def _open_file(folder: Path, name: str) -> IO[bytes]:
     try:
         return (folder / name).open("rb")
     except OSError as error:  # another process has deleted the files since they were verified

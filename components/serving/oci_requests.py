@@ -17,6 +17,7 @@ import urllib3
 
 from components.errors import BadInput, TemporaryFailure, shorten
 from components.serving.oci_reference import ImageReference, Login, is_loopback
+from components.system.proxies import proxy_for
 from components.system.retry import RetryPolicy, retry
 
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
@@ -55,7 +56,7 @@ class RepositoryRequests:
 
     def __init__(self, reference: ImageReference, login: Login | None, policy: RetryPolicy) -> None:
         self._reference, self._login, self._policy = reference, login, policy
-        self._pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
+        self._pools: dict[str | None, urllib3.PoolManager] = {}
         self._authorization: str | None = None
 
     def call(
@@ -115,7 +116,7 @@ class RepositoryRequests:
 
     def _send_once(self, method: str, url: str, body: bytes | IO[bytes] | None, headers: Mapping[str, str]) -> Answer:
         if urlsplit(url).scheme != "https" and not is_loopback(urlsplit(url).netloc):
-            raise BadInput(f"{self._reference.host} sends this client to {url[:100]}, without TLS", hint="use a registry with TLS")
+            raise BadInput(f"{self._reference.host} sends this client to {shorten(url)}, without TLS", hint="use a registry with TLS")
         authorization = {"Authorization": self._authorization} if self._is_ours(url) and self._authorization else {}
         try:
             return self._request(method, url, {**headers, **authorization}, body)
@@ -128,7 +129,7 @@ class RepositoryRequests:
             raise TemporaryFailure(f"{urlsplit(url).netloc} is unavailable: {_reason(error)}", hint="run the command again") from error
 
     def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | IO[bytes] | None = None) -> Answer:
-        answer = self._pool.request(method, url, body=body, headers=headers, redirect=False, preload_content=False)
+        answer = self._pool_for(url).request(method, url, body=body, headers=headers, redirect=False, preload_content=False)
         try:
             data = answer.read(_MAX_BYTES + 1)
             if len(data) > _MAX_BYTES:
@@ -139,6 +140,17 @@ class RepositoryRequests:
             return Answer(answer.status, answer.headers, data, url)
         finally:
             answer.close()
+
+    def _pool_for(self, url: str) -> urllib3.PoolManager:
+        """Return the connections to the proxy before `url`, or those without one."""
+        proxy = proxy_for(url)
+        key = None if proxy is None else proxy.url
+        if key not in self._pools:
+            options: dict[str, Any] = {"timeout": _TIMEOUT, "retries": False}
+            self._pools[key] = (
+                urllib3.PoolManager(**options) if proxy is None else urllib3.ProxyManager(proxy.url, proxy_headers=proxy.headers, **options)
+            )
+        return self._pools[key]
 
     def _log_in(self, challenge: str) -> bool:
         """Prepare the authorization that the registry asks for; returns whether there is another one than before."""
@@ -160,7 +172,7 @@ class RepositoryRequests:
         query = urlencode({key: values[key] for key in ("service", "scope") if key in values})
         url = f"{values['realm']}{'&' if '?' in values['realm'] else '?'}{query}"
         if urlsplit(url).scheme != "https" and not is_loopback(urlsplit(url).netloc):
-            raise BadInput(f"{self._reference.host} asks for the password at {values['realm'][:100]}, without TLS")
+            raise BadInput(f"{self._reference.host} asks for the password at {shorten(values['realm'])}, without TLS")
         basic = self._basic()
         try:
             answer = self._request("GET", url, {"Authorization": basic} if basic else {})
@@ -198,8 +210,8 @@ def _message(answer: Answer) -> str:
         text = "; ".join(f"{error.get('code', '')} {error.get('message', '')}".strip() for error in errors)
     except (ValueError, KeyError, TypeError, AttributeError):
         text = ""
-    return " ".join(text.split())[:300] or "no reason given"
+    return shorten(" ".join(text.split()), max_characters=300) or "no reason given"
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(getattr(error, "reason", None) or error).split())[:200] or type(error).__name__
+    return shorten(" ".join(str(getattr(error, "reason", None) or error).split()), max_characters=200) or type(error).__name__

@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 import urllib.error
-import urllib.request
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -19,10 +18,11 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
-from components.errors import DataRefused, TemporaryFailure
+from components.errors import DataRefused, TemporaryFailure, shorten
 from components.registry.version_files import DESCRIPTION_FILE, WEIGHTS_FILE, ModelFiles
 from components.registry.version_manifest import MANIFEST_FILE, VersionManifest
 from components.serving.local_server import check_not_killed, serve_locally
+from components.system.ports import open_here
 from model import config as model_config
 from model.description import VersionDescription
 
@@ -97,7 +97,7 @@ def try_out(files: ModelFiles, *, image_px: int) -> bytes:
     except TemporaryFailure:
         raise
     except Exception as error:  # whatever fails here would fail at the first request
-        raise DataRefused(f"the model does not work when it is served: {str(error)[:300]}") from error
+        raise DataRefused(f"the model does not work when it is served: {shorten(str(error), max_characters=300)}") from error
     check_image(image, image_px=image_px)
     return image
 
@@ -119,9 +119,8 @@ def check_image(data: bytes, *, image_px: int) -> None:
 
 def _request_image(url: str, query: object) -> bytes:
     body = json.dumps(query).encode()
-    request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": "application/json"})  # noqa: S310 - our own address
     try:
-        with urllib.request.urlopen(request, timeout=_RESPONSE_S) as response:  # noqa: S310
+        with open_here(f"{url}/invocations", body, timeout_s=_RESPONSE_S, headers={"Content-Type": "application/json"}) as response:
             return base64.b64decode(json.load(response)["predictions"][0]["image"])
     except urllib.error.HTTPError as refused:
         raise ValueError(f"answer {refused.code}: {refused.read()[:300].decode(errors='replace')}") from refused

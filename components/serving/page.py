@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
+from components.errors import shorten
 from components.reports.plural import plural
 from components.serving.request import MAX_STEPS, Refused
 
@@ -66,7 +67,7 @@ def image_request(query: Sequence[tuple[str, str]], *, parameters: Sequence[str]
     if len(values) != len(query):
         raise Refused(400, "a parameter is given twice")
     if unknown := sorted(values.keys() - {"seed", *parameters}):
-        raise Refused(400, f"{unknown[0][:80]!r} is unknown: an image has seed, {', '.join(sorted(parameters))}")
+        raise Refused(400, f"{shorten(repr(unknown[0]))} is unknown: an image has seed, {', '.join(sorted(parameters))}")
     params = {name: _number(name, value) if name == "num_steps" else value for name, value in values.items() if name != "seed"}
     return json.dumps({"dataframe_records": [{"seed": _number("seed", values.get("seed", "0"))}], "params": params}).encode()
 
@@ -96,5 +97,5 @@ def form_page(query: Mapping[str, str], *, default_steps: int, is_student: bool,
 
 def _number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
-        raise Refused(400, f"{name} {text[:40]!r} is not a whole number")
+        raise Refused(400, f"{name} {shorten(repr(text), max_characters=40)} is not a whole number")
     return int(text)

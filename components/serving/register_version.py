@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from components.errors import DataRefused
+from components.errors import DataRefused, shorten
 from components.registry.client import ModelVersion, Registry
 from components.registry.tags import PASSED, VersionTags
 from components.runtime.context import StepContext
@@ -157,7 +157,7 @@ def _try_stored(registry: Registry, number: str, image_px: int, context: StepCon
         try:
             try_out(servable(registry.files_of(number, scratch), scratch), image_px=image_px)
         except DataRefused as refused:
-            registry.tag_version(number, VersionTags(trial=f"failed: {refused.message}"[:1000]))
+            registry.tag_version(number, VersionTags(trial=shorten(f"failed: {refused.message}", max_characters=1000)))
             raise
     registry.tag_version(number, VersionTags(trial=PASSED))
     context.events.note(f"version {number} answers over HTTP with an image")

@@ -8,6 +8,8 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from components.errors import shorten
+
 MAX_BODY_BYTES = 2**20
 MAX_ROWS = 64
 MAX_STEPS = 1000
@@ -46,7 +48,7 @@ def check_body(body: bytes, *, parameters: Collection[str], columns: Sequence[st
         raise Refused(400, 'the body must be a JSON object, like {"dataframe_records": [{"seed": 0}]}')
     formats = [name for name in _FORMATS if name in request]
     if unknown := sorted(request.keys() - {*_FORMATS, "params"}):
-        raise Refused(400, f"{unknown[0][:80]!r} is unknown: a request has params and one of {', '.join(_FORMATS)}")
+        raise Refused(400, f"{shorten(repr(unknown[0]))} is unknown: a request has params and one of {', '.join(_FORMATS)}")
     if len(formats) != 1:
         raise Refused(400, f"the body has {len(formats)} of {', '.join(_FORMATS)}: exactly one must be given")
     _check_rows(formats[0], request[formats[0]], columns)
@@ -58,7 +60,7 @@ def _check_rows(field: str, value: Any, columns: Sequence[str]) -> None:
     if not 1 <= rows <= MAX_ROWS:
         raise Refused(400, f"{rows} seeds in one request, allowed are 1 to {MAX_ROWS}")
     if unknown := sorted(map(str, named - set(columns))):
-        raise Refused(400, f"{field} has an unknown column {unknown[0][:80]!r}: this model takes {', '.join(columns)}")
+        raise Refused(400, f"{field} has an unknown column {shorten(repr(unknown[0]))}: this model takes {', '.join(columns)}")
 
 
 def _rows_and_columns(field: str, value: Any) -> tuple[int, set[Any]]:
@@ -88,9 +90,9 @@ def _check_parameters(params: Any, known: Collection[str]) -> None:
     if not isinstance(params, Mapping):
         raise Refused(400, 'params must be a JSON object, like {"num_steps": 20}')
     if unknown := sorted(params.keys() - set(known)):
-        raise Refused(400, f"params.{unknown[0][:80]} is unknown: this model takes {', '.join(sorted(known)) or 'none'}")
+        raise Refused(400, f"params.{shorten(unknown[0])} is unknown: this model takes {', '.join(sorted(known)) or 'none'}")
     steps = params.get("num_steps", 1)
     if isinstance(steps, bool) or not isinstance(steps, int):
-        raise Refused(400, f"params.num_steps {str(steps)[:40]} is not a whole number between 1 and {MAX_STEPS}")
+        raise Refused(400, f"params.num_steps {shorten(str(steps), max_characters=40)} is not a whole number between 1 and {MAX_STEPS}")
     if not 1 <= steps <= MAX_STEPS:
-        raise Refused(400, f"params.num_steps {str(steps)[:40]} must lie between 1 and {MAX_STEPS}")
+        raise Refused(400, f"params.num_steps {shorten(str(steps), max_characters=40)} must lie between 1 and {MAX_STEPS}")

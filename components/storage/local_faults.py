@@ -65,14 +65,14 @@ def is_certificate_error(error: Exception) -> bool:
 
 def is_misconfigured(error: Exception) -> bool:
     """Return whether the request was never sent because credentials, profile, region or a parameter cannot be used."""
-    return isinstance(error, _MISCONFIGURED) or _unsendable(error) is not None or _is_missing_source(error)
+    return isinstance(error, _MISCONFIGURED) or _unsendable_request(error) is not None or _is_missing_source(error)
 
 
 def describe_misconfiguration(error: Exception) -> str:
     """Return what cannot be used, without the header or the address itself: those hold a signature or a password."""
-    if isinstance(_unsendable(error), LocationParseError):
+    if isinstance(_unsendable_request(error), LocationParseError):
         return "the address of a proxy cannot be read (HTTP_PROXY, HTTPS_PROXY)"
-    if _unsendable(error) is not None:
+    if _unsendable_request(error) is not None:
         return "a line break or another control character is in a credential, the region or the key of KMS"
     return first_line(error)
 
@@ -87,7 +87,7 @@ def _is_missing_source(error: Exception) -> bool:
     return False
 
 
-def _unsendable(error: Exception) -> ValueError | None:
+def _unsendable_request(error: Exception) -> ValueError | None:
     """Return why a request could not be written at all: http.client refuses a header, or urllib3 an address."""
     cause = error.kwargs.get("error") if isinstance(error, HTTPClientError) else None
     return cause if isinstance(cause, LocationParseError) or (isinstance(cause, ValueError) and "header" in str(cause)) else None

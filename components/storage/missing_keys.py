@@ -36,7 +36,7 @@ def head(client: "S3Client", uri: StoreUri) -> "HeadObjectOutputTypeDef":
         except ClientError as error:
             if code(error) != str(status(error)) or status(error) >= 500 or answer_to(error) is MISSING:
                 raise
-            raise _explained(client, uri, error) from error
+            raise _explain_refusal(client, uri, error) from error
 
     return with_missing_keys(client, uri, request)
 
@@ -83,7 +83,7 @@ def is_unlisted(client: "S3Client", uri: StoreUri) -> bool:
     return False
 
 
-def _explained(client: "S3Client", uri: StoreUri, error: ClientError) -> ClientError:
+def _explain_refusal(client: "S3Client", uri: StoreUri, error: ClientError) -> ClientError:
     """Return the refusal of GET for the same object, which has a body, or `error` if GET is not refused."""
     try:
         client.get_object(Bucket=uri.bucket, Key=uri.key, Range="bytes=0-0")["Body"].close()

@@ -34,12 +34,12 @@ def pages_with_an_end(pages: Iterable[Mapping[str, Any]], entries: str, prefix: 
             seen |= new
             idle = 0 if new else idle + 1
             if idle >= _PAGES_WITHOUT_PROGRESS:
-                raise _endless(prefix, f"{idle} pages in a row listed nothing new")
+                raise _endless_error(prefix, f"{idle} pages in a row listed nothing new")
     except PaginationError as error:  # boto3 notices a token that is repeated at once, and nothing else
-        raise _endless(prefix, "a page leads to itself") from error
+        raise _endless_error(prefix, "a page leads to itself") from error
 
 
-def _endless(prefix: StoreUri, reason: str) -> ListingEndless:
+def _endless_error(prefix: StoreUri, reason: str) -> ListingEndless:
     return ListingEndless(
         f"the listing of {prefix} has no end: {reason}",
         hint="check AWS_ENDPOINT_URL and what lies before the server; if it is the store itself, update or replace it",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from components.environment import S3_ENCRYPTION, S3_KMS_KEY_ID, S3_REQUEST_PAYER, S3_STORAGE_CLASS
-from components.errors import BadInput
+from components.errors import BadInput, shorten
 from components.settings import object_parameters
 
 if TYPE_CHECKING:
@@ -31,13 +31,17 @@ def request_parameters(environ: Mapping[str, str] | None = None) -> dict[str, st
     values = object_parameters(environ)
     key, encryption, storage_class = values.get(S3_KMS_KEY_ID), values.get(S3_ENCRYPTION), values.get(S3_STORAGE_CLASS)
     if encryption not in (None, *_ENCRYPTIONS):
-        raise BadInput(f"{S3_ENCRYPTION} is {encryption[:20]!r}", hint=f"set it to one of {', '.join(_ENCRYPTIONS)}")
+        raise BadInput(
+            f"{S3_ENCRYPTION} is {shorten(repr(encryption), max_characters=20)}", hint=f"set it to one of {', '.join(_ENCRYPTIONS)}"
+        )
     if key and encryption == _AES:
         raise BadInput(f"{S3_KMS_KEY_ID} is set, and {S3_ENCRYPTION} is {_AES}", hint=f"set {S3_ENCRYPTION}={_KMS}, or unset one of them")
     if storage_class in _ARCHIVES:
         raise BadInput(f"{S3_STORAGE_CLASS} is {storage_class}: what is written there cannot be read at once", hint="set it to GLACIER_IR")
     if values.get(S3_REQUEST_PAYER) not in (None, _PAYER):
-        raise BadInput(f"{S3_REQUEST_PAYER} is {values[S3_REQUEST_PAYER][:20]!r}", hint=f"set it to {_PAYER}, or unset it")
+        raise BadInput(
+            f"{S3_REQUEST_PAYER} is {shorten(repr(values[S3_REQUEST_PAYER]), max_characters=20)}", hint=f"set it to {_PAYER}, or unset it"
+        )
     parameters = {
         "ServerSideEncryption": encryption or (_KMS if key else None),
         "SSEKMSKeyId": key,

@@ -12,7 +12,7 @@ from datetime import timedelta
 from components.errors import CelebditError
 from components.storage import ObjectStore, StoreUri
 from components.storage.unfinished_uploads import UnfinishedUpload, unfinished_uploads
-from components.stores.checkpoint_names import checkpoint_folder, is_of_earlier_attempt
+from components.stores.checkpoint_names import checkpoint_folder, is_abandoned
 
 _log = logging.getLogger(__name__)
 _ABANDONED = timedelta(days=1)
@@ -25,18 +25,18 @@ class AbandonedUploads:
     def __init__(self, store: ObjectStore, home: StoreUri) -> None:
         self._store = store
         self._home = home
-        self._first_found: set[str] | None = None
+        self._first_ids: set[str] | None = None
 
-    def abort(self, *, before: str) -> int:
-        """Abort the uploads of attempts before `before` that were under way at the first call; return how many there were.
+    def abort(self, *, before: str, ended: str | None = None) -> int:
+        """Abort the uploads of attempts before `before`, and of `ended`, that were under way at the first call; return their number.
 
         Those that began later belong to an attempt that lives.
         """
         uploads = unfinished_uploads(self._store, self._home) or []
-        earlier = [upload for upload in uploads if is_of_earlier_attempt(checkpoint_folder(upload.uri), than=before)]
-        if self._first_found is None:
-            self._first_found = {upload.id for upload in earlier}
-        return _abort(self._store, [upload for upload in earlier if upload.id in self._first_found])
+        abandoned = [upload for upload in uploads if is_abandoned(checkpoint_folder(upload.uri), before=before, ended=ended)]
+        if self._first_ids is None:
+            self._first_ids = {upload.id for upload in abandoned}
+        return _abort(self._store, [upload for upload in abandoned if upload.id in self._first_ids])
 
 
 def abort_old_uploads(store: ObjectStore, prefix: StoreUri) -> int:

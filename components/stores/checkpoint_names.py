@@ -42,15 +42,18 @@ def rescued_name(attempt: str) -> str:
     return f"{_RESCUED_PREFIX}{attempt}"
 
 
-def is_of_earlier_attempt(folder: StoreUri, *, than: str) -> bool:
-    """Return whether an attempt before `than` writes the checkpoint in `folder`; names of attempts sort by time."""
-    return folder.name.removeprefix(_RESCUED_PREFIX) < than
+def is_abandoned(folder: StoreUri, *, before: str, ended: str | None = None) -> bool:
+    """Return whether the checkpoint in `folder` is written by an attempt before `before`, or by `ended`; names of attempts sort by time.
+
+    What was rescued under the name of `ended` is not: the machine that rescues need not be the one that `ended` ran on.
+    """
+    return folder.name == ended or folder.name.removeprefix(_RESCUED_PREFIX) < before
 
 
-def abandoned_folders(names: Iterable[StoreUri], *, before: str) -> set[StoreUri]:
-    """Return the folders without a commit of attempts older than `before`."""
+def abandoned_folders(names: Iterable[StoreUri], *, before: str, ended: str | None = None) -> set[StoreUri]:
+    """Return the folders without a commit of attempts older than `before`, and of `ended`."""
     closed = {checkpoint_folder(uri) for uri in names if uri.name in (COMMIT_FILE, QUARANTINE_FILE)}
-    return {folder for folder in map(checkpoint_folder, names) if folder not in closed and is_of_earlier_attempt(folder, than=before)}
+    return {folder for folder in map(checkpoint_folder, names) if folder not in closed and is_abandoned(folder, before=before, ended=ended)}
 
 
 def step_of(uri: StoreUri) -> int:

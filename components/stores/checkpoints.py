@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.errors import BadInput, DataRefused
+from components.errors import BadInput, DataRefused, shorten
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
 from components.stores.abandoned_uploads import AbandonedUploads
+from components.stores.checkpoint_commit import read_commit
 from components.stores.checkpoint_names import (
     COMMIT_FILE,
     QUARANTINE_FILE,
@@ -115,7 +116,7 @@ class CheckpointStore:
     def quarantine(self, uri: StoreUri, reason: str) -> None:
         """Mark a checkpoint as corrupt: its files are kept, and it is not listed any more."""
         self._warn(f"checkpoint {uri} is corrupt and was quarantined: {reason}")
-        self._store.put_bytes(uri / QUARANTINE_FILE, canonical_json({"reason": reason[:500]}))
+        self._store.put_bytes(uri / QUARANTINE_FILE, canonical_json({"reason": shorten(reason, max_characters=500)}))
 
     def verify(self, uri: StoreUri) -> dict[str, FileEntry]:
         """Read every file of a committed checkpoint, without keeping it, and return the files that it has.
@@ -221,19 +222,11 @@ class CheckpointStore:
 
     def digest(self, uri: StoreUri) -> str:
         """Return the digest in the commit of a checkpoint."""
-        return str(self._commit(uri)["digest"])
+        return read_commit(uri, self._store).digest
 
     def notes(self, uri: StoreUri) -> JsonObject:
         """Return the notes in the commit of a checkpoint."""
-        return dict(self._commit(uri).get("notes", {}))
-
-    def _commit(self, uri: StoreUri) -> JsonObject:
-        try:
-            commit = json.loads(self._store.get_bytes(uri / COMMIT_FILE))
-            commit["digest"]
-        except (ValueError, KeyError, TypeError) as cause:
-            raise CheckpointInvalid(f"{uri / COMMIT_FILE} is not readable: {cause}") from cause
-        return dict(commit)
+        return read_commit(uri, self._store).notes
 
     def score(self, uri: StoreUri, metric: str, value: float) -> None:
         """Store the value of a metric of a checkpoint, lower being better, for `retain`."""
@@ -253,11 +246,22 @@ class CheckpointStore:
         obsolete = [entry.uri for entry in entries if entry.step not in kept]
         for uri in obsolete:
             self._store.delete(uri / COMMIT_FILE)
-        deleted = set(obsolete) | (abandoned_folders(names, before=attempt) if attempt is not None else set())
-        for uri in names:
-            if checkpoint_folder(uri) in deleted and uri.name != COMMIT_FILE:
-                self._store.delete(uri)
-        self._versions.after_deleting(len(deleted))
+        self._delete_files(names, set(obsolete))
         if attempt is not None:
-            self.abandoned_uploads.abort(before=attempt)
+            self._remove_abandoned(names, before=attempt)
         return obsolete
+
+    def remove_abandoned(self, *, before: str, ended: str | None = None) -> int:
+        """Delete what attempts before `before`, and `ended`, left incomplete, and return how many checkpoints and uploads these were."""
+        return self._remove_abandoned(self._names(), before=before, ended=ended)
+
+    def _remove_abandoned(self, names: Sequence[StoreUri], *, before: str, ended: str | None = None) -> int:
+        abandoned = abandoned_folders(names, before=before, ended=ended)
+        self._delete_files(names, abandoned)
+        return len(abandoned) + self.abandoned_uploads.abort(before=before, ended=ended)
+
+    def _delete_files(self, names: Sequence[StoreUri], folders: set[StoreUri]) -> None:
+        for uri in names:
+            if checkpoint_folder(uri) in folders and uri.name != COMMIT_FILE:
+                self._store.delete(uri)
+        self._versions.after_deleting(len(folders))

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterable
 
+from components.errors import shorten
 from components.storage import ObjectMissing, ObjectStore, StoreUri
 from components.stores.layout import StoreLayout
 from model.canonical import canonical_json
@@ -29,5 +30,5 @@ def quarantine(objects: Iterable[StoreUri], reason: str, *, store: ObjectStore, 
         moved.append(below)
     if not moved:
         return None
-    store.put_bytes(folder / REASON_FILE, canonical_json({"reason": reason[:1000], "objects": moved}))
+    store.put_bytes(folder / REASON_FILE, canonical_json({"reason": shorten(reason, max_characters=1000), "objects": moved}))
     return folder

@@ -58,24 +58,24 @@ class Guardian:
             _signal_group(self._child.pid, signal.SIGTERM)
             self._wait(lambda: self._child.poll() is not None and not _group_is_alive(self._child.pid), timeout_s=STOP_S)
         if not self._owner_is_gone():
-            self._wait(lambda: not _below(), timeout_s=GRACE_S)
+            self._wait(lambda: not _living_below(), timeout_s=GRACE_S)
         self._end_rest()
         status = self._child.wait()
         return status if status >= 0 else 128 - status
 
     def _end_rest(self) -> None:
         """End what is left: SIGTERM, then SIGKILL, sooner if the owner is gone."""
-        for process in _below():
+        for process in _living_below():
             with suppress(psutil.Error):
                 process.terminate()
-        self._wait(lambda: not _below(), timeout_s=_REST_S)
+        self._wait(lambda: not _living_below(), timeout_s=_REST_S)
         if self._owner_is_gone():
             grace_ends_s = time.monotonic() + GRACE_S
-            while _below() and time.monotonic() < grace_ends_s:
+            while _living_below() and time.monotonic() < grace_ends_s:
                 time.sleep(_POLL_S)
                 self._reap()
         deadline_s = time.monotonic() + _KILL_S
-        while (left := _below()) and time.monotonic() < deadline_s:
+        while (left := _living_below()) and time.monotonic() < deadline_s:
             kill_all(left)
             time.sleep(_POLL_S)
             self._reap()
@@ -100,7 +100,7 @@ class Guardian:
         self._stop_requested = True
 
 
-def _below() -> list[psutil.Process]:
+def _living_below() -> list[psutil.Process]:
     """Return the living processes below this one."""
     for _ in range(2):  # one look misses a process whose parent ends while it is taken
         if alive := [process for process in psutil.Process().children(recursive=True) if is_alive(process)]:
@@ -109,7 +109,7 @@ def _below() -> list[psutil.Process]:
 
 
 def _group_is_alive(group: int) -> bool:
-    for process in _below():
+    for process in _living_below():
         with suppress(ProcessLookupError, PermissionError):
             if os.getpgid(process.pid) == group:
                 return True

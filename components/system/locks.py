@@ -26,7 +26,7 @@ def lock(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[
         on_wait()
     while file is None:
         file = _attempt(path, wait=True)
-    with _held(file, path):
+    with _hold(file, path):
         yield
 
 
@@ -37,7 +37,7 @@ def try_lock(path: Path) -> Iterator[bool]:
     if file is None:
         yield False
         return
-    with _held(file, path):
+    with _hold(file, path):
         yield True
 
 
@@ -56,7 +56,7 @@ def lock_or_fail(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None
                 f"{what} is under way in process {_holder(path)}", hint=f"wait for it to end (its lock: {path}), then run this again"
             )
         time.sleep(_POLL_S)
-    with _held(file, path):
+    with _hold(file, path):
         yield
 
 
@@ -93,7 +93,7 @@ def _attempt(path: Path, *, wait: bool = False) -> IO[str] | None:
 
 
 @contextmanager
-def _held(file: IO[str], path: Path) -> Iterator[None]:
+def _hold(file: IO[str], path: Path) -> Iterator[None]:
     """Write this process's id into the locked file for the block; then remove the file, while it is still locked."""
     with file:
         file.truncate(0)

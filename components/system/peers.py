@@ -70,7 +70,7 @@ def guard(servers: OwnServers) -> None:
 
 def _check_connections(connect: Callable[[Any], socket.socket], servers: OwnServers) -> Callable[[Any], socket.socket]:
     @functools.wraps(connect)
-    def checked(connection: Any) -> socket.socket:
+    def connect_checked(connection: Any) -> socket.socket:
         from urllib3.exceptions import NewConnectionError  # noqa: PLC0415
 
         connected = connect(connection)
@@ -79,7 +79,7 @@ def _check_connections(connect: Callable[[Any], socket.socket], servers: OwnServ
             raise NewConnectionError(connection, f"the server at port {connection.port} has ended, and a process of another user answers")
         return connected
 
-    return checked
+    return connect_checked
 
 
 def _user_namespace() -> int:

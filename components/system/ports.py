@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
@@ -76,14 +77,24 @@ def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
 
 def http_status(url: str, *, timeout_s: float = 5.0, headers: Mapping[str, str] | None = None) -> int | None:
     """Return the status of a GET of `url`, an http address of this machine, or None if no server answers."""
-    request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - our own http://127.0.0.1
     try:
-        with _DIRECT.open(request, timeout=timeout_s) as response:
+        with open_here(url, timeout_s=timeout_s, headers=headers) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except OSError:
+    except (OSError, HTTPException):  # HTTPException: what answers speaks no HTTP
         return None
+
+
+def open_here(url: str, body: bytes | None = None, *, timeout_s: float, headers: Mapping[str, str] | None = None) -> HTTPResponse:
+    """Send a GET, or a POST of `body`, to `url`, an http address of this machine, past every proxy; the caller closes the answer.
+
+    Raises:
+        OSError: if no server answers, or with another status than 200; that of a refusal is an HTTPError.
+    """
+    request = urllib.request.Request(url, body, dict(headers or {}))  # noqa: S310 - our own http://127.0.0.1
+    response: HTTPResponse = _DIRECT.open(request, timeout=timeout_s)
+    return response
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

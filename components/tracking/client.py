@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 
-from components.errors import Failure, Interrupted, Preempted
+from components.errors import Failure, Interrupted, Preempted, shorten
 from components.manifests import DatasetManifest
 from components.tracking.connection import MlflowConnection
 from components.tracking.database_conflicts import write_despite_conflicts
@@ -78,7 +77,7 @@ class Tracking(MlflowConnection):
         return self.find_run({TAG_STEP: "train", TAG_RUN_KEY: run_key})
 
     @contextmanager
-    def running(self, run: Run) -> Iterator[str]:
+    def mark_running(self, run: Run) -> Iterator[str]:
         """Mark `run` as running inside the block and with the right status after it; yields its id."""
         run_id = run.info.run_id
         self.set_status(run_id, "RUNNING")
@@ -94,7 +93,7 @@ class Tracking(MlflowConnection):
         """End `run_id` as failed or killed and tag it with the error."""
         killed = isinstance(error, Preempted | Interrupted | KeyboardInterrupt | SystemExit)
         failure = Failure.of(error)
-        self.set_tags(run_id, {"error.type": failure.kind, "error.message": failure.message[:1000]})
+        self.set_tags(run_id, {"error.type": failure.kind, "error.message": shorten(failure.message, max_characters=1000)})
         self.set_status(run_id, "KILLED" if killed else "FAILED")
 
     def set_status(self, run_id: str, status: str) -> None:
@@ -108,24 +107,22 @@ class Tracking(MlflowConnection):
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""
         with self.translate_errors():
-            self.client.log_batch(run_id, tags=[RunTag(key, str(value)[:5000]) for key, value in tags.items()], synchronous=True)
+            texts = [RunTag(key, shorten(str(value), max_characters=5000)) for key, value in tags.items()]
+            self.client.log_batch(run_id, tags=texts, synchronous=True)
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Log flat parameters once; one that is already logged is left alone, because MLflow refuses to change it.
 
-        Where another process logs the same ones at this moment, a database may refuse all of ours (MLflow 3.17): the rest is logged then.
+        Where another process logs the same ones at this moment, MLflow's database may refuse all of these: the rest is logged then.
         """
-        with self.translate_errors():
+
+        def log() -> None:
             present = self.client.get_run(run_id).data.params
-            while fresh := [Param(key, str(value)[:500]) for key, value in params.items() if key not in present]:
-                try:
-                    self.client.log_batch(run_id, params=fresh[: max(0, _MAX_PARAMS - len(present))], synchronous=True)
-                except MlflowException:
-                    before, present = present, self.client.get_run(run_id).data.params
-                    if len(present) == len(before):
-                        raise
-                else:
-                    return
+            fresh = [Param(key, shorten(str(value), max_characters=500)) for key, value in params.items() if key not in present]
+            self.client.log_batch(run_id, params=fresh[: max(0, _MAX_PARAMS - len(present))], synchronous=True)
+
+        with self.translate_errors():
+            write_despite_conflicts(log)
 
     def log_metrics(self, run_id: str, points: Sequence[Point]) -> None:
         """Log metric points in as few requests as MLflow allows."""

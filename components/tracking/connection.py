@@ -19,6 +19,8 @@ from components.tracking.retry_log import log_retries
 
 _EXPERIMENTS = 100
 """Named by one query."""
+_PAGE_RUNS = 1000
+"""Runs in one answer."""
 
 
 class MlflowConnection:
@@ -59,7 +61,7 @@ class MlflowConnection:
     def search_runs(self, tags: Mapping[str, str]) -> list[Run]:
         """Return the runs of the experiment with all of `tags`."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        return list(self.client.search_runs([self.experiment_id], query, run_view_type=ViewType.ACTIVE_ONLY, max_results=1000))
+        return self._search([self.experiment_id], query, ViewType.ACTIVE_ONLY)
 
     def search_all_runs(self, tags: Mapping[str, str]) -> list[Run]:
         """Return the runs with all of `tags` of all experiments that this user can read, deleted ones included."""
@@ -72,4 +74,14 @@ class MlflowConnection:
                 experiments += page
             ids = [str(experiment.experiment_id) for experiment in experiments]
             chunks = [ids[start : start + _EXPERIMENTS] for start in range(0, len(ids), _EXPERIMENTS)]
-            return [run for chunk in chunks for run in self.client.search_runs(chunk, query, run_view_type=ViewType.ALL, max_results=1000)]
+            return [run for chunk in chunks for run in self._search(chunk, query, ViewType.ALL)]
+
+    def _search(self, experiment_ids: list[str], query: str, view: int) -> list[Run]:
+        """Return all matching runs of the experiments, newest first: the answers of MLflow are pages of them."""
+        runs: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(experiment_ids, query, run_view_type=view, max_results=_PAGE_RUNS, page_token=token)
+            runs += page
+            if not (token := page.token):
+                return runs

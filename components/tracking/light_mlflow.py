@@ -61,12 +61,12 @@ class _Light(Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        with _without(_LEFT_OUT):
+        with _hide_modules(_LEFT_OUT):
             self._loader.exec_module(module)
 
 
 @contextmanager
-def _without(names: Sequence[str]) -> Iterator[None]:
+def _hide_modules(names: Sequence[str]) -> Iterator[None]:
     absent = [name for name in names if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     try:

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from mlflow.exceptions import MlflowException
 
+from components.errors import shorten
+
 _REQUEST_IN_TEXT = re.compile(r"API request to endpoint (\S+) failed with error code (\d{3}) != 200")
 _DOWNLOAD_IN_TEXT = re.compile(r"(\d{3}) (?:Client|Server) Error: .*? for url: (\S+?)\.?(?:\s|$)")
 _CODE_IN_TEXT = re.compile(r'"error_code": ?"(\w+)"')
@@ -39,7 +41,7 @@ class MlflowAnswer:
     @property
     def summary(self) -> str:
         """The first line of the text."""
-        return (self.text.splitlines() or [f"HTTP {self.status}"])[0][:200]
+        return shorten((self.text.splitlines() or [f"HTTP {self.status}"])[0], max_characters=200)
 
     @property
     def lacks_call(self) -> bool:

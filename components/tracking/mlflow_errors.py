@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from mlflow.exceptions import MlflowException
 
-from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused, TrackingUnavailable, first_line
+from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused, TrackingUnavailable, first_line, shorten
 from components.system.failures import os_failure, was_raised_in
 from components.tracking.mlflow_answers import MlflowAnswer, answer_in
 from components.tracking.mlflow_rights import missing_right, mlflow_user
@@ -86,7 +86,7 @@ def _error_of_client(uri: str, error: MlflowException, experiment: str | None, m
     if error.error_code == "TEMPORARILY_UNAVAILABLE":
         return TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT)
     if _NO_ANSWER in str(error):
-        return _unreached(uri, str(error))
+        return _unreached_error(uri, str(error))
     answer = answer_in(error)
     assert answer is not None, "MLflow's own errors have a status"
     if _PAGE_IN_TEXT.search(str(error)):
@@ -101,7 +101,7 @@ def _error_of_transport(uri: str, error: OSError, experiment: str | None, model:
     answer = answer_in(error)
     if isinstance(error, ValueError):  # as the error of `requests` for JSON that cannot be read is, too
         return _not_mlflow(uri, f"its answer is not JSON{_request_of(answer)}")
-    return _unreached(uri, str(error)) if answer is None else _error_for(uri, answer, experiment, model)
+    return _unreached_error(uri, str(error)) if answer is None else _error_for(uri, answer, experiment, model)
 
 
 def _not_mlflow(uri: str, reason: str) -> TrackingCallMissing:
@@ -114,7 +114,7 @@ def _request_of(answer: MlflowAnswer | None) -> str:
     return f" ({answer.method} {answer.path})" if answer is not None and answer.path else ""
 
 
-def _unreached(uri: str, text: str) -> CelebditError:
+def _unreached_error(uri: str, text: str) -> CelebditError:
     """Return the error for a request that got no answer; `text` is what MLflow's client says of it."""
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return BadInput(
@@ -128,7 +128,7 @@ def _unreached(uri: str, text: str) -> CelebditError:
     if failures := _FAILURES.search(text):
         return TrackingUnavailable(f"MLflow at {uri} failed: {failures[0]}", hint=_RETRY_HINT)
     reason = _REASON.search(text)
-    cause = reason[0] if reason else (text.splitlines() or ["no answer"])[0][:200]
+    cause = reason[0] if reason else shorten((text.splitlines() or ["no answer"])[0], max_characters=200)
     return TrackingUnavailable(f"MLflow at {uri} cannot be reached: {cause}", hint=_RETRY_HINT)
 
 

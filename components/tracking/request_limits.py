@@ -2,7 +2,7 @@
 
 import os
 
-from components.errors import BadInput
+from components.errors import BadInput, shorten
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -42,5 +42,8 @@ def _limit(name: str, default: int) -> int:
     if not text:
         return default
     if not text.isdecimal() or len(text) > _MOST_DIGITS:
-        raise BadInput(f"environment variable {name} is {text[:20]!r}, not a whole number", hint=f"unset it to get {default}")
+        raise BadInput(
+            f"environment variable {name} is {shorten(repr(text), max_characters=20)}, not a whole number",
+            hint=f"unset it to get {default}",
+        )
     return int(text)

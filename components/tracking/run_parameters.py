@@ -27,7 +27,7 @@ def run_name(preset: str | None, recipe: TrainingRecipe, dataset: DatasetManifes
     what = preset or f"{dataset.name} w{network.width} d{network.depth}"
     if distill is not None:
         what += f" distilled to {distill.steps}"
-    return f"{what} {recipe.diffusion.prediction}-pred lr{_short(recipe.optimizer.lr_peak)} s{recipe.training.seed}"
+    return f"{what} {recipe.diffusion.prediction}-pred lr{_short_text(recipe.optimizer.lr_peak)} s{recipe.training.seed}"
 
 
 def training_parameters(recipe: TrainingRecipe, dataset: DatasetManifest) -> Parameters:
@@ -92,7 +92,7 @@ def _text(value: object) -> object:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _short(number: float) -> str:
+def _short_text(number: float) -> str:
     """Return a number as people write it: 2e-4, not 0.0002."""
     mantissa, exponent = f"{number:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"

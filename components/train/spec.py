@@ -39,7 +39,7 @@ class TrainSpec(Manifest, Recipe):
 
     @field_serializer("resources")
     def _store_resources(self, resources: ResourcesConfig) -> JsonObject:
-        return resources.stored()
+        return resources.stored_settings()
 
 
 def store_spec(spec: TrainSpec, store: ObjectStore, layout: StoreLayout) -> StoreUri:
@@ -93,11 +93,11 @@ def run_key(identity: JsonObject) -> str:
     return digest_of(identity)[:_KEY_CHARACTERS]
 
 
-def differences(saved: object, wanted: object, path: str = "") -> list[str]:
-    """Return one line per field that differs, `section.field: saved -> wanted`."""
-    if isinstance(saved, dict) and isinstance(wanted, dict):
+def differences(saved: object, present: object, path: str = "") -> list[str]:
+    """Return one line per field that differs, `section.field: saved -> present`."""
+    if isinstance(saved, dict) and isinstance(present, dict):
         lines = []
-        for key in sorted(set(saved) | set(wanted)):
-            lines += differences(saved.get(key, "absent"), wanted.get(key, "absent"), f"{path}.{key}" if path else str(key))
+        for key in sorted(set(saved) | set(present)):
+            lines += differences(saved.get(key, "absent"), present.get(key, "absent"), f"{path}.{key}" if path else str(key))
         return lines
-    return [] if saved == wanted else [f"{path}: {saved} -> {wanted}"]
+    return [] if saved == present else [f"{path}: {saved} -> {present}"]

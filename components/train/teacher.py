@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from components.errors import BadInput, DataRefused
 from components.storage import ObjectMissing, StoreUri
 from components.storage.reader import StoreReader
-from components.stores.checkpoint_names import COMMIT_FILE, committed_checkpoints
+from components.stores.checkpoint_commit import read_commit
+from components.stores.checkpoint_names import committed_checkpoints
 from components.stores.layout import StoreLayout
 from components.train.spec import find_newest_spec
 from model.canonical import JsonObject
@@ -123,8 +124,7 @@ def _all_steps(distill: DistillConfig, reader: StoreReader, layout: StoreLayout)
 
 def _read_stored(uri: StoreUri, reader: StoreReader) -> _Stored:
     try:
-        digest = str(json.loads(reader.get_bytes(uri / COMMIT_FILE))["digest"])
-        _, files = decode_manifest(_read_verified(uri / MANIFEST_FILE, digest, reader))
+        _, files = decode_manifest(_read_verified(uri / MANIFEST_FILE, read_commit(uri, reader).digest, reader))
         state = json.loads(_read_verified(uri / STATE_FILE, files[STATE_FILE].sha256, reader))
         return _Stored(uri, files, dict(state["identity"]))
     except (ValueError, KeyError, TypeError) as cause:

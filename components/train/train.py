@@ -174,7 +174,7 @@ def _manifest(key: str, finished: Finished, recipe: Recipe, dataset: DatasetMani
         digest=finished.digest,
         step=finished.step,
         dataset_digest=dataset.digest,
-        recipe=recipe.trained,
+        recipe=recipe.training_recipe,
     )
 
 

@@ -24,7 +24,7 @@ from components.stores.checkpoint_names import is_note
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock
 from components.system.work_folders import WorkFolder
-from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY
+from components.tracking.training_names import find_run_key
 from components.validation import describe
 from model.canonical import JsonObject
 from model.checkpoint_manifest import MANIFEST_FILE, STATE_FILE, CheckpointInvalid, UnsupportedCheckpointFormat, verify
@@ -32,7 +32,6 @@ from model.config import ModelSpec, SamplingConfig, student_sampling
 from model.ema import RAW_WEIGHTS, EmaName
 from model.generator import Generator, WeightsMismatch
 
-_RUN_KEY = re.compile(r"[0-9a-f]{16}")
 _KEY = re.compile(r"runs/[0-9a-f]{16}/")
 """How the address of a checkpoint begins in manifests and in MLflow's tags."""
 _AT_STEP = re.compile(r"(.+)@([0-9]{1,12})")
@@ -130,11 +129,16 @@ def _resolve_stored(uri: StoreUri, ema: str | None, context: StepContext) -> Res
 def _resolve_run(source: str, ema: str | None, context: StepContext) -> ResolvedWeights:
     """Resolve the newest checkpoint of a training, or with NAME@STEP the checkpoint or EMA snapshot of that step.
 
-    NAME is a run key, or the id of a pipeline run that trained or reused it.
+    NAME is a run key or its first characters, the id of a pipeline run that trained or reused it, or MLflow's id of the training.
     """
     matched = _AT_STEP.fullmatch(source)
     name, step = (matched[1], int(matched[2])) if matched else (source, None)
-    key = name if _RUN_KEY.fullmatch(name) else _key_of_pipeline_run(name, context)
+    key = find_run_key(name, context.tracking)
+    if key is None:
+        raise BadInput(
+            f"{name!r} is not a checkpoint folder, an s3:// location of one, a run, or a model version",
+            hint="name a run key or run id as `celebdit run` prints it, or models:/NAME@champion",
+        )
     run = context.layout.run(key)
     committed = CheckpointStore(context.store, run.checkpoints).list_committed()
     if step is not None:
@@ -146,17 +150,6 @@ def _resolve_run(source: str, ema: str | None, context: StepContext) -> Resolved
         steps = ", ".join(str(at) for at in sorted({entry.step for entry in committed}))
         raise BadInput(f"run {name!r} has no checkpoint or snapshot of step {step}", hint=f"it has steps {steps}")
     return _resolve_stored(chosen.uri, ema, context)
-
-
-def _key_of_pipeline_run(name: str, context: StepContext) -> str:
-    runs = [] if "'" in name else context.tracking.search_runs({TAG_RUN: name, TAG_KIND: "pipeline"})
-    key = runs[0].data.tags.get(TAG_RUN_KEY) if runs else None
-    if key is None:
-        raise BadInput(
-            f"{name!r} is not a checkpoint folder, an s3:// location of one, a run, or a model version",
-            hint="name a run key or run id as `celebdit run` prints it, or models:/NAME@champion",
-        )
-    return key.split(",")[0]
 
 
 def _resolve_version(name: str, version: str, ema: str | None, context: StepContext) -> ResolvedWeights:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from components.errors import BadInput, DataRefused
 from components.registry.tags import VersionTags
-from components.reports.image_grid import enlarged, grid
+from components.reports.image_grid import enlarge, grid
 from components.runtime.context import StepContext
 from components.serving.register_version import UnevaluatedModel
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
@@ -162,7 +162,7 @@ def draw_samples(ema: PosthocEma, sampling: SamplingConfig) -> np.ndarray:
     weights = load_file(ema.checkpoint.directory / ema.name.file)
     generator = Generator.from_spec(weights, ema.model, device=device)
     images = generator.draw(sampling, range(NUM_SAMPLES), pass_images=NUM_SAMPLES)
-    return grid([enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()])
+    return grid([enlarge(tile) for tile in images.permute(0, 2, 3, 1).numpy()])
 
 
 def to_unevaluated(ema: PosthocEma, sampling: SamplingConfig, licence: str) -> UnevaluatedModel:

@@ -120,8 +120,8 @@ def _import_run(source: Source, weights: UnevaluatedModel, tracking: "Tracking")
     """Record the import in MLflow as a run that ends with the block; yield its id."""
     key, network, diffusion = weights.run_key, weights.spec.network, weights.spec.diffusion
     with (
-        tracking.running(tracking.pipeline_run()),
-        tracking.running(tracking.step_run("import", run_key=key, name=f"import-{key}")) as run_id,
+        tracking.mark_running(tracking.pipeline_run()),
+        tracking.mark_running(tracking.step_run("import", run_key=key, name=f"import-{key}")) as run_id,
     ):
         tracking.set_tags(run_id, {"source.file": source.name, "source.sha256": source.sha256, TAG_CHECKPOINT: weights.checkpoint.digest})
         tracking.log_params(

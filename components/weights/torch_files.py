@@ -14,7 +14,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from components.errors import BadInput, DataRefused, first_line
+from components.errors import BadInput, DataRefused, first_line, shorten
 
 _MAX_PICKLE_BYTES = 16 * 2**20
 _ALLOWED_GLOBALS = {
@@ -79,5 +79,5 @@ def _named_tensors(loaded: object, path: Path) -> dict[str, Tensor]:
         raise DataRefused(f"{path} holds a {type(loaded).__name__}, expected a dictionary of tensors")
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-            raise DataRefused(f"{path} is not a plain dictionary of tensors: entry {str(name)[:80]!r} is a {type(tensor).__name__}")
+            raise DataRefused(f"{path} is not a plain dictionary of tensors: entry {shorten(repr(str(name)))} is a {type(tensor).__name__}")
     return dict(loaded)

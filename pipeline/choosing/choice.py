@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.evaluate.config import EvaluationConfig
+from components.tracking.tags import TAG_RUN_KEY
+from components.tracking.training_names import find_training_run
 from components.train.spec import TrainSpec, newest_spec
 from pipeline.choosing.candidates import Candidate, StoredWeights, choose_candidates
 from pipeline.choosing.mlflow_log import log_scores
@@ -15,7 +17,6 @@ from pipeline.choosing.registration import Registration, check_champion, registe
 from pipeline.choosing.scores import Measured, best_of, measure, require_measurable, verdict
 from pipeline.choosing.settings import check_student_sampling, few_images, settings_of
 from pipeline.config import RunConfig
-from pipeline.training_runs import find_training_run
 
 if TYPE_CHECKING:
     from components.runtime.context import StepContext
@@ -53,8 +54,8 @@ class Choice:
         Raises:
             BadInput: naming what does not exist or cannot be measured. DataRefused: if the champion is not signed by the configured key.
         """
-        trained = find_training_run(request.run, context)
-        training = newest_spec(trained.data.tags["celebdit.run_key"], context)
+        trained = find_training_run(request.run, context.tracking)
+        training = newest_spec(trained.data.tags[TAG_RUN_KEY], context)
         settings = settings_of(request.run, trained, request.preset_or_file, request.overrides, context)
         check_student_sampling(training, settings.sampling)
         candidates = choose_candidates(

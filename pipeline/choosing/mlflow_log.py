@@ -18,7 +18,7 @@ def log_scores(measured: Sequence[Measured], facts: dict[str, Any], training_run
     run = tracking.step_run(
         f"choose-{first.protocol_digest[:8]}", run_key=first.run_key, name=f"choose-{first.run_key}", parent_id=training_run_id
     )
-    with tracking.running(run) as run_id:
+    with tracking.mark_running(run) as run_id:
         tracking.set_tags(run_id, {"protocol.digest": first.protocol_digest, "protocol.name": first.protocol.name})
         for entry in measured:
             prefix = f"sigma_rel_{entry.candidate.ema}"

@@ -119,7 +119,7 @@ def _find_weights(candidate: Candidate, training: TrainSpec, context: StepContex
 
 def _manifest(training: TrainSpec, uri: str, digest: str, *, step: int) -> CheckpointManifest:
     return CheckpointManifest(
-        run_key=training.run_key, uri=uri, digest=digest, step=step, dataset_digest=training.dataset.digest, recipe=training.trained
+        run_key=training.run_key, uri=uri, digest=digest, step=step, dataset_digest=training.dataset.digest, recipe=training.training_recipe
     )
 
 

@@ -13,7 +13,7 @@ from components.evaluate.protocol import comparison_of
 from components.reports.plural import plural
 from components.tracking.tags import CONFIG_FILE, TAG_RUN, TAG_TRAINING_RUN
 from model.config import SamplingConfig, TrainingRecipe
-from pipeline.config import RunConfig, load_tables, overridden
+from pipeline.config import RunConfig, load_tables, override_config
 from pipeline.config_files import parse_override
 from pipeline.config_relations import student_sampling_changes
 from pipeline.variants import toml_value
@@ -46,8 +46,8 @@ def settings_of(name: str, trained: "Run", preset_or_file: str | None, overrides
     Raises:
         BadInput: if the configuration is not valid, or neither is there.
     """
-    raw = _stored(name, trained, context) if preset_or_file is None else load_tables(preset_or_file)
-    return overridden(raw, overrides)
+    raw = _stored_tables(name, trained, context) if preset_or_file is None else load_tables(preset_or_file)
+    return override_config(raw, overrides)
 
 
 def check_student_sampling(training: TrainingRecipe, sampling: SamplingConfig) -> None:
@@ -67,7 +67,7 @@ def check_student_sampling(training: TrainingRecipe, sampling: SamplingConfig) -
         )
 
 
-def _stored(name: str, trained: "Run", context: "StepContext") -> dict[str, Any]:
+def _stored_tables(name: str, trained: "Run", context: "StepContext") -> dict[str, Any]:
     tracking = context.tracking
     users = tracking.search_runs({TAG_TRAINING_RUN: trained.info.run_id})
     for run in sorted(users, key=lambda run: (run.data.tags.get(TAG_RUN) == name, run.info.start_time), reverse=True):

@@ -17,8 +17,9 @@ from components.reports.image_grid import SAMPLE_GRID_KEY
 from components.system.disk import require_writable
 from components.tracking.image_names import step_of_image
 from components.tracking.tags import TAG_RUN_KEY
+from components.tracking.training_names import find_training_run
 from pipeline.commands.help import example
-from pipeline.commands.options import OutputPath, command_name, home_option, json_option, print_json, print_line
+from pipeline.commands.options import OutputPath, home_option, json_option, next_command, print_json, print_line
 from pipeline.comparison import (
     Evaluation,
     Row,
@@ -30,7 +31,6 @@ from pipeline.comparison import (
     side_by_side,
 )
 from pipeline.records import SCHEME, open_records
-from pipeline.training_runs import find_training_run
 from pipeline.view import printable
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
         raise BadInput(f"--out {out} cannot be written", hint="give a .png file in an existing folder")
     require_writable(out.absolute().parent, advice="choose another place with --out", room_bytes=0)
     with open_records(home, artifacts=True) as context:
-        training_runs = [find_training_run(name, context) for name in runs]
+        training_runs = [find_training_run(name, context.tracking) for name in runs]
         _check_different(runs, training_runs)
         facts = [_facts(name, run, context) for name, run in zip(runs, training_runs, strict=True)]
         steps = common_steps(facts)
@@ -78,7 +78,7 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
     else:
         sample_steps = "; ".join(f"{run.name}: {', '.join(map(str, sorted(run.grid_steps))) or 'none'}" for run in facts)
         print_line(f"  no image: the runs have no step with samples in common ({sample_steps})")
-    print_line(f"  MLflow  {url or f'is not running, start it: {command_name()} ui'}")
+    print_line(f"  MLflow  {url or 'is not running, start it: ' + next_command('ui')}")
     if as_json:
         lines = [
             {"kind": row.kind, "name": row.name, "values": list(row.values), **({"best": sorted(row.best)} if row.best else {})}

@@ -8,10 +8,11 @@ import click
 from components.errors import BadInput
 from components.reports.plural import plural
 from components.tracking.tags import TAG_LICENCE
+from components.tracking.training_names import require_run_key
 from components.weights.ema_width import check_width
 from model.sampler_table import SAMPLERS
 from pipeline.commands.help import example
-from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line, print_mlflow_url
+from pipeline.commands.options import check_model, home_option, json_option, next_command, print_json, print_line, print_mlflow_url
 from pipeline.commands.students import refuse_to_register_other_steps, warn_of_other_steps
 from pipeline.session import open_session
 
@@ -53,7 +54,7 @@ class EmaFacts(TypedDict):
 
 
 @click.command(epilog=example("celebdit ema 53e830b04a95c9d2 --sigma-rel 0.08 --sigma-rel 0.15"))
-@click.argument("run_key")
+@click.argument("run")
 @click.option(
     "--sigma-rel",
     "widths",
@@ -73,7 +74,7 @@ class EmaFacts(TypedDict):
 @home_option
 @json_option
 def ema(
-    run_key: str,
+    run: str,
     widths: tuple[float, ...],
     step: int | None,
     sampler: str | None,
@@ -82,8 +83,9 @@ def ema(
     home: Path,
     as_json: bool,
 ) -> None:
-    """Compute an EMA of another width from the snapshots of training RUN_KEY, and generate a sample grid with it.
+    """Compute an EMA of another width from the snapshots of the training of RUN, and generate a sample grid with it.
 
+    RUN is a run key (or its first characters) or a run id, as `celebdit run` prints it.
     Recombines the stored averages after training (Karras et al. 2024). Wider EMAs are smoother; narrower ones follow the newest weights.
     """
     _sampling(sampler, num_steps)
@@ -93,6 +95,7 @@ def ema(
         context = session.context()
         from components.weights.posthoc_ema import compute_posthoc_ema, find_student_sampling
 
+        run_key = require_run_key(run, context.tracking)
         if (sampler, num_steps) != (None, None) and (own := find_student_sampling(run_key, context)) is not None:
             # Before the average, which takes minutes where snapshots are large.
             (warn_of_other_steps if model is None else refuse_to_register_other_steps)(own, _sampling(sampler, num_steps, own))
@@ -104,7 +107,7 @@ def ema(
     if url := averages[-1].get("mlflow"):
         print_mlflow_url(session.link(url), embedded=session.services is not None)
     if not model:
-        print_line(f"register one: {command_name()} ema {run_key} --sigma-rel {widths[0]:g} --register MODEL")
+        print_line(f"register one: {next_command(f'ema {run_key} --sigma-rel {widths[0]:g} --register MODEL')}")
     if as_json:
         print_json({"run_key": run_key, "averages": averages})
 

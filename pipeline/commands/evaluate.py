@@ -14,7 +14,7 @@ from components.system.scratch import temporary_folder
 from components.weights.ema_width import check_width
 from pipeline.choosing.settings import check_overrides
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_gate, print_json, print_line, print_mlflow_url
+from pipeline.commands.options import home_option, json_option, next_command, print_gate, print_json, print_line, print_mlflow_url
 from pipeline.session import Session, new_run_id, open_session
 from pipeline.view import RunView
 
@@ -81,7 +81,7 @@ def evaluate(
     for width in widths:
         check_width(width)
     check_overrides(overrides)
-    with open_session(home) as session, temporary_folder() as folder, RunView() as view, view.following(folder / EVENTS_FILE):
+    with open_session(home) as session, temporary_folder() as folder, RunView() as view, view.follow(folder / EVENTS_FILE):
         context = _context(session, folder / EVENTS_FILE)
         from pipeline.choosing.choice import Choice, Request
 
@@ -93,7 +93,7 @@ def evaluate(
     if registration is None:
         best = facts["best"]
         chosen = f"--steps {best['step']} --sigma-rel {best['sigma_rel']:g}"
-        print_line(f"register it: {command_name()} evaluate {run} {chosen} --register")
+        print_line(f"register it: {next_command(f'evaluate {run} {chosen} --register')}")
     else:
         facts["registration"] = _print_registration(registration)
     print_mlflow_url(link, embedded=session.services is not None)

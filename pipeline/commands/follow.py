@@ -1,7 +1,7 @@
 """Shared by the commands for Kubeflow Pipelines: connect to the server, and follow a run to its end."""
 
 from components.errors import EXIT_OK, GateFailed
-from pipeline.commands.options import print_json, print_line
+from pipeline.commands.options import next_cluster_command, print_json, print_line
 from pipeline.follow import failure_of, follow, steps_of
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 from pipeline.submit import SubmissionFacts
@@ -35,11 +35,11 @@ def follow_to_end(kubeflow: Kubeflow, run_id: str, facts: SubmissionFacts | dict
         with RunView() as view:
             cluster = find_cluster(kubeflow.address.namespace)
             report = WaitingPods(cluster, run_id, view).report if cluster is not None else lambda: None
-            run = follow(run_id, kubeflow, on_event=view, on_poll=report, resumed=resumed)
+            run = follow(run_id, kubeflow, on_event=view, on_poll=report, command=next_cluster_command, resumed=resumed)
     except KeyboardInterrupt:
-        print_line(f"stopped waiting; the run continues: celebdit runs {run_id}")
+        print_line(f"stopped waiting; the run continues: {next_cluster_command(f'runs {run_id}')}")
         raise
-    failure = failure_of(run)
+    failure = failure_of(run, command=next_cluster_command)
     if failure is not None and not isinstance(failure, GateFailed):
         raise failure
     print_line(f"  outcome      {'registered' if failure is None else failure.message}")

@@ -6,7 +6,7 @@ import click
 
 from components.environment import MODEL
 from pipeline.commands.help import example
-from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line, print_mlflow_url
+from pipeline.commands.options import check_model, home_option, json_option, next_command, print_json, print_line, print_mlflow_url
 from pipeline.session import new_run_id, open_session
 
 
@@ -35,7 +35,7 @@ def import_checkpoint(path: Path, name: str, licence: str, home: Path, as_json: 
     print_line(f"checkpoint {imported.checkpoint_digest[:12]} is {imported.uri}")
     print_line(f"{name} version {imported.version}" + ("" if imported.new else " was imported from this file before, nothing to do"))
     print_mlflow_url(session.link(imported.run_url), embedded=session.services is not None)
-    print_line(f"next: {command_name()} models list --model {name}")
+    print_line(f"next: {next_command(f'models list --model {name}')}")
     if as_json:
         print_json(
             {

@@ -14,7 +14,7 @@ from components.runtime.context import StepContext
 from components.runtime.events import STOPPED, Events, OnceFilter
 from components.runtime.redact import redactor
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
+from pipeline.commands.options import home_option, json_option, next_command, print_json, print_line
 from pipeline.config import load_data
 from pipeline.open_runs import open_run, recover_killed_runs
 from pipeline.session import Session, new_run_id, open_session, run_folder
@@ -102,7 +102,7 @@ def _ingest(config: DataConfig, context: StepContext, workers: int | None) -> tu
     from components.ingest.record import record
 
     tracking = context.tracking
-    with tracking.running(tracking.pipeline_run()) as parent:
+    with tracking.mark_running(tracking.pipeline_run()) as parent:
         manifest = run(config, context, workers=workers)
         run_id = record(manifest, context)
         tracking.set_tags(parent, {"outcome": "FINISHED"})
@@ -119,7 +119,7 @@ def _finish(manifest: DatasetManifest, location: str, url: str, report: Path, *,
     print_line(f"  report     {report}")
     print_line(f"  MLflow     {link}")
     if stopped:
-        print_line(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
+        print_line(f"             (its server has stopped; `{next_command('ui')}` starts it again and prints its address)")
     if as_json:
         facts = manifest.model_dump(
             mode="json", include={"digest", "num_images", "num_held_out", "accepted", "rejected", "ignored", "source", "licence"}

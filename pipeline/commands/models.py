@@ -22,7 +22,7 @@ from components.system.work_folders import WorkFolder
 from pipeline.commands.help import example
 from pipeline.commands.models_package import package
 from pipeline.commands.models_sign import sign
-from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line
+from pipeline.commands.options import check_model, home_option, json_option, next_command, print_json, print_line
 from pipeline.promotion_view import history_json, history_lines, move_json, problem_lines, problems_json
 from pipeline.records import SCHEME, open_records
 from pipeline.view import printable
@@ -98,7 +98,8 @@ def list_command(name: str | None, home: Path, as_json: bool) -> None:
     for line in [] if state is None else problem_lines(state):
         print_line(line)
     if rows:
-        print_line(f"  details: {command_name()} models show {rows[-1]['version']} --model {name}")
+        newest = rows[-1]["version"]
+        print_line(f"  details: {next_command(f'models show {newest} --model {name}')}")
     if as_json:
         print_json({"model": name, "versions": rows, **problems_json(state)})
 
@@ -129,7 +130,7 @@ def show(version: str, name: str | None, home: Path, as_json: bool) -> None:
         print_line(f"  {move.at}  {move.action} by {printable(move.by)}{' (forced)' if move.forced else ''}: {printable(move.reason)}")
     for line in [] if state is None else problem_lines(state):
         print_line(f"  {line}")
-    print_line(f"  {url or f'its page in MLflow: {command_name()} ui'}")
+    print_line(f"  {url or 'its page in MLflow: ' + next_command('ui')}")
     if as_json:
         moves = [move_json(entry) for entry in entries]
         facts = {"tags": tags, "card": model_version.description, "moves": moves, "url": url, **problems_json(state)}

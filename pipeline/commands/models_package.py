@@ -12,7 +12,7 @@ from components.errors import BadInput
 from components.system.own_folder import own_folder
 from components.system.work_folders import WorkFolder
 from pipeline.commands.help import example
-from pipeline.commands.options import OutputPath, check_model, command_name, home_option, json_option, print_json, print_line
+from pipeline.commands.options import OutputPath, check_model, home_option, json_option, next_command, print_json, print_line
 from pipeline.session import open_session
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def package(version: str, oci: str | None, out: Path | None, base: str | None, n
         if target is not None:
             pushed = _push(image, target if target.reference else ImageReference(target.host, target.repository, number))
             print_line(f"  pushed       {pushed}")
-            print_line(f"  next         {command_name()} serve {name}/{number} --kubernetes --oci {pushed}")
+            print_line(f"  next         {next_command(f'serve {name}/{number} --kubernetes --oci {pushed}')}")
     if as_json:
         facts = {"model": name, "version": number, "manifest_sha256": files.manifest_sha256, "digest": image.digest}
         print_json({**facts, "layer": image.layer_digest, "image": pushed if target else None, "folder": str(out) if out else None})

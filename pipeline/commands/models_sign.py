@@ -7,7 +7,7 @@ import click
 from components.environment import MODEL, VERIFY_KEY
 from components.system.work_folders import WorkFolder
 from pipeline.commands.help import example
-from pipeline.commands.options import check_model, command_name, home_option, json_option, print_json, print_line
+from pipeline.commands.options import check_model, home_option, json_option, next_command, print_json, print_line
 from pipeline.session import open_session
 
 
@@ -33,7 +33,7 @@ def sign(version: str, key: Path, name: str, home: Path, as_json: bool) -> None:
         number = str(registry.resolve(version).version)
         signed = registry.sign(number, context.scratch(WorkFolder.MODELS), key)
     print_line(f"version {number} of {name} {'is signed' if signed.is_new else 'was signed before'} by key {signed.key_id}")
-    print_line(f"  next         {VERIFY_KEY}=key.pub {command_name()} serve {name}/{number}")
+    print_line(f"  next         {VERIFY_KEY}=key.pub {next_command(f'serve {name}/{number}')}")
     if as_json:
         facts = {"model": name, "version": number, "manifest_sha256": signed.manifest_sha256}
         print_json({**facts, "key": signed.key_id, "new": signed.is_new})

@@ -1,6 +1,7 @@
 """Options that several commands share, and functions that print results."""
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from components.registry.config import check_model_name
 from pipeline.home import default_home
@@ -115,11 +117,29 @@ def command_name() -> str:
     return str(location.relative_to(Path.cwd())) if location.is_relative_to(Path.cwd()) else str(location)
 
 
+def next_command(words: str) -> str:
+    """Return the command that `celebdit WORDS` is for the user, with the `--home` of the command line: without it another place is read."""
+    return _repeat_options(words, "home")
+
+
+def next_cluster_command(words: str) -> str:
+    """Return the command that `celebdit WORDS` is for the user, with the `--endpoint` and `--namespace` of the command line."""
+    return _repeat_options(words, "endpoint", "namespace")
+
+
+def _repeat_options(words: str, *names: str) -> str:
+    context, options = click.get_current_context(silent=True), ""
+    for name in names:
+        if context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            options += f" --{name} {shlex.quote(str(context.params[name]))}"
+    return f"{shlex.quote(command_name())} {words}{options}"
+
+
 def print_mlflow_url(url: str, *, embedded: bool) -> None:
     """Print the URL of the result in MLflow; the embedded server stops with the command unless another command uses it."""
     print_line(f"MLflow: {url}")
     if embedded:
-        print_line(f"        (if its server has stopped: `{command_name()} ui` starts it again and prints its address)")
+        print_line(f"        (if its server has stopped: `{next_command('ui')}` starts it again and prints its address)")
 
 
 def print_gate(decision: str, reasons: Sequence[str]) -> None:

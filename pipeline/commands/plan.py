@@ -7,7 +7,7 @@ import click
 
 from components.command_settings import CommandSettings
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, license_option, print_json, print_line
+from pipeline.commands.options import home_option, json_option, license_option, next_command, print_json, print_line
 from pipeline.commands.run import demo_archive
 from pipeline.config import load_config
 
@@ -34,7 +34,7 @@ def plan(preset: str, overrides: tuple[str, ...], accepted_by: str | None, home:
         if demo_archive(home).exists():  # what `celebdit demo` trains on; it generates it if it is missing
             changes["data.source"] = str(demo_archive(home).absolute())
     config = load_config(preset, overrides, changes=changes)
-    start = shlex.join([command_name(), *words, *overrides, *consent])
+    start = next_command(shlex.join([*words, *overrides, *consent]))
     planned = make_plan(config, home=home, settings=CommandSettings.from_environment(), title=Path(preset).stem, command=start)
     if as_json:
         print_json(planned.json())

@@ -16,7 +16,7 @@ from components.runtime.events import Event
 from components.system.locks import lock
 from pipeline.commands.cost_question import ask_about_cost, yes_option
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, license_option, print_gate, print_json, print_line
+from pipeline.commands.options import home_option, json_option, license_option, next_command, print_gate, print_json, print_line
 from pipeline.config import RunConfig, load_config
 from pipeline.runs import RunSummary, execute
 from pipeline.session import Session, new_run_id, open_session
@@ -180,14 +180,14 @@ def _finish(summary: RunSummary, session: Session, *, as_json: bool, servers_sta
     print_line(f"  samples    {summary.samples}")
     print_line(f"  MLflow     {session.link(summary.mlflow.run_url) if servers_stay else summary.mlflow.run_url}")
     if not servers_stay:
-        print_line(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
+        print_line(f"             (its server has stopped; `{next_command('ui')}` starts it again and prints its address)")
     print_line("  seconds    " + ", ".join(f"{step} {seconds:.0f}" for step, seconds in summary.seconds.items()))
     if model is not None:
         promoted = CHAMPION in model.aliases
         following = (
             f"sample models:/{model.name}@{CHAMPION}" if promoted else f'models promote {model.version} --model {model.name} --reason "..."'
         )
-        print_line(f"  next       {command_name()} {following}")
+        print_line(f"  next       {next_command(following)}")
     if as_json:
         print_json(summary.model_dump(mode="json"))
     return EXIT_OK if summary.passed else GateFailed.exit_code

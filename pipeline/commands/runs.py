@@ -8,9 +8,18 @@ import click
 from components.command_settings import CommandSettings
 from components.environment import KFP_ENDPOINT
 from components.errors import EXIT_OK, BadInput
-from components.reports.columns import aligned
+from components.reports.columns import align_columns
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, kubeflow_options, print_json, print_line, wait_option
+from pipeline.commands.options import (
+    home_option,
+    json_option,
+    kubeflow_options,
+    next_cluster_command,
+    next_command,
+    print_json,
+    print_line,
+    wait_option,
+)
 from pipeline.view import printable
 
 
@@ -45,10 +54,10 @@ def runs(
         return EXIT_OK
     newest = kubeflow.runs(experiment=experiment, limit=limit)
     rows = [(str(run.run_id), str(run.state or "PENDING"), _moment(run.created_at), printable(str(run.display_name))) for run in newest]
-    for line in aligned(rows):
+    for line in align_columns(rows):
         print_line(line)
     if not newest:
-        print_line("there are no runs yet; start one: celebdit submit PRESET")
+        print_line(f"there are no runs yet; start one: {next_cluster_command('submit PRESET')}")
     if as_json:
         print_json({"runs": [_facts(run, kubeflow.run_url(str(run.run_id))) for run in newest]})
     return EXIT_OK
@@ -78,12 +87,12 @@ def _show_local(home: Path, run_id: str | None, *, limit: int, as_json: bool) ->
     outcomes = [[printable(text or "") for text in (run.score, run.version)] for run in newest]
     whys = [printable(run.why or "") for run in newest]
     rows = [(run.run_id, run.state, at, *outcome) for run, at, outcome in zip(newest, created, outcomes, strict=True)]
-    for line, why in zip(aligned(rows), whys, strict=True):
+    for line, why in zip(align_columns(rows), whys, strict=True):
         print_line(f"{line}  {why}".rstrip())  # a reason may be long: no column of its own
     if newest:
-        print_line(f"  next         {command_name()} runs {newest[0].run_id}, or {command_name()} ui to look at them in MLflow")
+        print_line(f"  next         {next_command(f'runs {newest[0].run_id}')}, or {next_command('ui')} to look at them in MLflow")
     else:
-        print_line(f"there are no runs in {home} yet; start one: {command_name()} run PRESET. For those of a cluster set {KFP_ENDPOINT}")
+        print_line(f"there are no runs in {home} yet; start one: {next_command('run PRESET')}. For those of a cluster set {KFP_ENDPOINT}")
     if as_json:
         print_json({"runs": [run.facts for run in newest]})
     return EXIT_OK
@@ -96,7 +105,7 @@ def _show(run: Any, url: str, *, as_json: bool) -> None:
     print_line(f"{printable(str(run.display_name))}: {run.state or 'PENDING'}")
     for name, task in steps.items():
         print_line(f"  {name:<12} {task.state!s:<9}  {_moment(task.start_time)} - {_moment(task.end_time)}  {task.pod_name or ''}")
-    failure = failure_of(run) if run.finished_at else None
+    failure = failure_of(run, command=next_cluster_command) if run.finished_at else None
     if failure is not None:
         print_line(f"  why          {printable(failure.message)}")
         print_line(f"  next         {failure.hint}")

@@ -37,6 +37,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _MOST_IMAGES = 100_000
 _MOST_IN_GRID = 1024
 _CPU_PASS_IMAGES = 16
+_OTHER_FORMATS = frozenset({".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".svg", ".pdf"})
 _BATCH_HELP = f"Images per pass.  [default: {_CPU_PASS_IMAGES} on a CPU, else what fits in memory]"
 
 
@@ -201,8 +202,12 @@ def _default_target(weights: "ResolvedWeights", sampling: SamplingConfig, guidan
     return Path(f"samples-{weights.digest[:8]}-{sampling.sampler}{sampling.num_steps}{guided}-seed{sampling.seed}.png")
 
 
+def _is_grid(target: Path) -> bool:
+    return target.suffix.lower() == ".png"
+
+
 def _check_target(target: Path, count: int) -> None:
-    if target.suffix == ".png":
+    if _is_grid(target):
         if count > _MOST_IN_GRID:
             raise BadInput(
                 f"--count {count} is too large for one grid, the maximum is {_MOST_IN_GRID}", hint="write to a folder with --out instead"
@@ -211,8 +216,9 @@ def _check_target(target: Path, count: int) -> None:
             raise BadInput(
                 f"{target} cannot be written", hint=f"{target.absolute().parent} must be a folder, and {target.name} must not be one"
             )
-    elif target.exists() and not target.is_dir():
-        raise BadInput(f"{target} is a file and does not end in .png", hint="give a .png file for a grid, or a folder for single images")
+    elif not target.is_dir() and (target.exists() or target.suffix.lower() in _OTHER_FORMATS):
+        problem = "is a file and does not end in .png" if target.exists() else "names no PNG, the one format that is written"
+        raise BadInput(f"--out {target} {problem}", hint="give a .png file for a grid, or a folder for single images")
     folder = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.is_dir())
     require_writable(folder, advice="choose another place with --out", room_bytes=0)
 
@@ -227,10 +233,10 @@ def _device(name: str) -> "torch.device":
 
 def _write(images: "np.ndarray", target: Path, first: int) -> dict[str, str]:
     """Write one grid or a folder of images, and return each file's sha256."""
-    from components.reports.image_grid import enlarged, grid, png
+    from components.reports.image_grid import enlarge, grid, png
 
-    if target.suffix == ".png":
-        tiles = [enlarged(image, smooth=False) for image in images] if len(images) > 1 else list(images)
+    if _is_grid(target):
+        tiles = [enlarge(image, smooth=False) for image in images] if len(images) > 1 else list(images)
         files = {target: png(grid(tiles))}
     else:
         target.mkdir(parents=True, exist_ok=True)

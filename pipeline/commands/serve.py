@@ -11,6 +11,7 @@ import click
 
 from components.command_settings import CommandSettings
 from components.deployment import CPU_IMAGE, GPU_IMAGE
+from components.environment import MLFLOW, STORE
 from components.errors import BadInput, TemporaryFailure
 from components.registry.model_uri import ModelUri
 from components.registry.promotions.moves import CHAMPION
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from components.registry.version_files import ModelFiles
 
 _POLL_S = 0.2
+_UNREACHABLE = (
+    "warning: the files are on the embedded S3 server of this machine, which pods do not reach: "
+    f"set {STORE} and {MLFLOW} to the cluster's servers, or package the version as an image and name it with --oci"
+)
 
 
 @click.command(epilog=example("celebdit serve celebdit-demo@champion --port 8080"))
@@ -80,6 +85,8 @@ def serve(
             if kubernetes:
                 runs_in = image or (GPU_IMAGE if gpus else CPU_IMAGE)
                 export = KubernetesExport(image=runs_in, gpus=gpus, service_account=service_account, location=location)
+                if location is None and session.services is not None:
+                    print_line(_UNREACHABLE)
                 _export(files, model_version, export, context, as_json=as_json)
                 return
         _serve_here(files, name, number, port, as_json=as_json)
@@ -106,18 +113,18 @@ def _oci_location(text: str) -> str:
     return f"{scheme if colon else 'oci'}://{ImageReference.parse(rest if colon else text)}"
 
 
-def _export(files: "ModelFiles", version: "ModelVersion", wanted: KubernetesExport, context: StepContext, *, as_json: bool) -> None:
+def _export(files: "ModelFiles", version: "ModelVersion", options: KubernetesExport, context: StepContext, *, as_json: bool) -> None:
     from components.serving.kserve import as_yaml, export, inference_service
 
     number, digest = str(version.version), str(files.manifest_sha256)
-    target = wanted.location or str(export(files, context.store, context.layout.model(version.name, number, digest)))
+    target = options.location or str(export(files, context.store, context.layout.model(version.name, number, digest)))
     manifest = inference_service(
         version.name,
         version=number,
         location=target,
-        image=wanted.image,
-        gpus=wanted.gpus,
-        service_account=wanted.service_account,
+        image=options.image,
+        gpus=options.gpus,
+        service_account=options.service_account,
         checkpoint_digest=VersionTags.from_mlflow(version.tags).checkpoint_digest or "unknown",
         manifest_sha256=digest,
     )

@@ -10,7 +10,7 @@ import click
 from components.errors import BadInput
 from components.runtime.events import OnceFilter
 from pipeline.commands.help import example
-from pipeline.commands.options import command_name, home_option, json_option, print_json, print_line
+from pipeline.commands.options import home_option, json_option, next_command, print_json, print_line
 from pipeline.embedded_environment import bending_names
 from pipeline.services import Endpoints, Services
 
@@ -82,7 +82,7 @@ def down(yes: bool, home: Path, as_json: bool) -> None:
 @json_option
 def status(home: Path, as_json: bool) -> None:
     """Show which servers are running, and their addresses."""
-    running = Services(home).running()
+    running = Services(home).running_servers()
     for name in ("s3", "mlflow"):
         print_line(f"{name:<7} {running[name].url + f' (process {running[name].pid})' if name in running else 'not running'}")
     if as_json:
@@ -116,5 +116,5 @@ def _show(endpoints: Endpoints) -> None:
         address = endpoints.link(f"{endpoints.mlflow_url}/#/{page}?workflowType=machine_learning")
         print_line(f"{'MLflow ' + name:<15}{address}")
     print_line(f"S3             {endpoints.s3_url}")
-    print_line(f'for programs   eval "$({command_name()} services env)"')
-    print_line(f"stop with      {command_name()} services down")
+    print_line(f'for programs   eval "$({next_command("services env")})"')
+    print_line(f"stop with      {next_command('services down')}")

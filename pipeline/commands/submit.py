@@ -17,6 +17,7 @@ from pipeline.commands.options import (
     json_option,
     kubeflow_options,
     license_option,
+    next_cluster_command,
     print_json,
     print_line,
     wait_option,
@@ -82,11 +83,11 @@ def submit(
     print_line(f"{'submitted' if submission.is_new else 'already submitted, ' + submission.state.lower() + ':'} {submission.name}")
     print_line(f"  run          {submission.url}")
     if not submission.is_new and submission.state in ("FAILED", "CANCELED"):
-        print_line(f"  next         celebdit resume {submission.run_id}, or submit with --again")
+        print_line(f"  next         {next_cluster_command(f'resume {submission.run_id}')}, or submit with --again")
     if wait:
         return follow_to_end(kubeflow, submission.run_id, submission.facts, as_json=as_json)
     if submission.is_new:
-        print_line(f"  next         celebdit runs {submission.run_id}")
+        print_line(f"  next         {next_cluster_command(f'runs {submission.run_id}')}")
     if as_json:
         print_json({**submission.facts, "state": submission.state})
     return EXIT_OK

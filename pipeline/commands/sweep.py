@@ -14,11 +14,11 @@ from components.system.locks import lock_or_fail
 from pipeline.commands.help import example
 from pipeline.commands.options import (
     cluster_options,
-    command_name,
     home_option,
     json_option,
     kubeflow_options,
     license_option,
+    next_command,
     print_gate,
     print_json,
     print_line,
@@ -119,19 +119,18 @@ def _finish(planned: Sweep, done: "Search", file: Path, *, home: Path, link: str
     if link is not None:
         print_line(f"  MLflow     {link}")
         if not servers_stay:
-            print_line(f"             (its server has stopped; `{command_name()} ui` starts it again and prints its address)")
+            print_line(f"             (its server has stopped; `{next_command('ui')}` starts it again and prints its address)")
     if as_json and (isinstance(done.end, Done) or done.end.failure is None):
         print_json(_facts(planned, done))
     if isinstance(done.end, Done):
         if final is not None and final.gate == "pass":
-            print_line(f"  next       {command_name()} {_next_command(planned, final)}")
+            print_line(f"  next       {next_command(_winner_command(planned, final))}")
         return EXIT_OK if final is not None and final.gate == "pass" else GateFailed.exit_code
     if done.end.failure is None:
         print_line(f"  stopped    {done.end.reason}")
         print_line(f"  next       raise budget_device_hours in {file} and run it again: it goes on from here")
         return GateFailed.exit_code
-    hint = f"correct the cause, then run it again: celebdit sweep {file}"
-    raise error_for_exit_code(done.end.failure.exit_code, done.end.reason, hint=hint)
+    raise error_for_exit_code(done.end.failure.exit_code, done.end.reason, hint="correct the cause, then run the same command again")
 
 
 def _print_final(final: "Finished", home: Path) -> None:
@@ -148,7 +147,7 @@ def _print_final(final: "Finished", home: Path) -> None:
         print_line(f"  samples    {samples}")
 
 
-def _next_command(planned: Sweep, final: "Finished") -> str:
+def _winner_command(planned: Sweep, final: "Finished") -> str:
     """Return the command to look at the registered version, or to promote it where its number is known."""
     if final.version is None:
         model = planned.final(next(planned.space.combinations())).registry.model_name

@@ -41,13 +41,13 @@ def check_machine(home: Path, settings: CommandSettings, config: RunConfig) -> l
 
 
 def _devices(config: RunConfig) -> Check:
-    wanted, gpus = config.resources.processes, len(list(Path("/dev").glob("nvidia[0-9]*")))
-    if config.resources.device == "cuda" and gpus < wanted:
+    processes, gpus = config.resources.processes, len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if config.resources.device == "cuda" and gpus < processes:
         fix = "run it on a machine with GPUs (celebdit submit), or set resources.device=cpu, which takes very long for the large presets"
         return Check(
             "devices",
             "fail",
-            f"resources.device is cuda with {plural(wanted, 'process', 'processes')}, and this machine has {plural(gpus, 'GPU')}",
+            f"resources.device is cuda with {plural(processes, 'process', 'processes')}, and this machine has {plural(gpus, 'GPU')}",
             fix,
         )
     return Check("devices", "ok", f"{plural(gpus, 'GPU')}; resources.device is {config.resources.device}")

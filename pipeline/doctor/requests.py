@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from components.errors import shorten
 from components.kube.objects import KubernetesObject
 from components.resources import ResourcesConfig, Toleration
 from pipeline.doctor.checks import Check
@@ -81,5 +82,5 @@ def quantity(text: object) -> float:
     """
     match = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)([a-zA-Z]*)", str(text).strip())
     if match is None or match[2] not in _UNITS:
-        raise ValueError(f"{str(text)[:40]!r} is not a quantity of Kubernetes")
+        raise ValueError(f"{shorten(repr(str(text)), max_characters=40)} is not a quantity of Kubernetes")
     return float(match[1]) * _UNITS[match[2]]

@@ -17,6 +17,7 @@ from kfp_server_api import ApiException
 
 from components.environment import KFP_COOKIES, KFP_TOKEN
 from components.errors import BadInput, CelebditError, TemporaryFailure
+from components.system.proxies import proxy_for
 from components.system.retry import RetryPolicy, retry
 from pipeline.kubeflow.address import KfpAddress
 
@@ -47,6 +48,8 @@ class Requests:
             configuration.api_key = {"authorization": address.token}
             configuration.api_key_prefix = {"authorization": "Bearer"}
         configuration.ssl_ca_cert = address.ca_file
+        if (proxy := proxy_for(address.endpoint)) is not None:
+            configuration.proxy, configuration.proxy_headers = proxy.url, proxy.headers
         configuration.retries = urllib3.Retry(0, redirect=0)  # retries are made here, because only some requests are idempotent
         self.client = kfp_server_api.ApiClient(configuration, cookie=address.cookies)
         self._address = address

@@ -77,7 +77,7 @@ class Plan:
         work, memory = self.costs.work, self.costs.memory
         yield f"  network    {memory.parameters / 1e6:.1f} M parameters, {work.flops_per_image / 1e9:.3g} GFLOP per image and forward pass"
         yield (
-            f"  training   {work.training_images / 1e6:.3g} M images: {work.training_flops:.2g} FLOP{self._distilled()}"
+            f"  training   {work.training_images / 1e6:.3g} M images: {work.training_flops:.2g} FLOP{self._distillation_text()}"
             if work.training_images
             else "  training   is finished"
         )
@@ -92,7 +92,7 @@ class Plan:
             else "  evaluation is finished"
         )
 
-    def _distilled(self) -> str:
+    def _distillation_text(self) -> str:
         distill = self.config.distill
         if distill.teacher is None:
             return ""

@@ -4,7 +4,6 @@ Promises: reads only; the looks are those of the steps, except that they believe
 reuses, and makes again what is damaged. What is not known yet is a value, not an error.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -16,12 +15,13 @@ from components.ingest.sources.open_source import open_source, require_consent
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
 from components.reports.plural import plural
 from components.storage.reader import StoreReader
-from components.stores.checkpoint_names import COMMIT_FILE, CommittedCheckpoint, committed_checkpoints
+from components.stores.checkpoint_commit import Commit, read_commit
+from components.stores.checkpoint_names import CommittedCheckpoint, committed_checkpoints
 from components.stores.dataset_content import MANIFEST
 from components.stores.layout import StoreLayout
 from components.train.spec import run_key
 from components.train.teacher import with_teacher
-from model.canonical import JsonObject
+from model.checkpoint_manifest import CheckpointInvalid
 from pipeline.config import RunConfig
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class _Lookup:
         self._recipe = config.recipe
 
     def steps(self) -> PlannedSteps:
-        ingest, dataset = self._guarded("ingest", self._ingest)
+        ingest, dataset = self._plan_or_unknown("ingest", self._ingest)
         refused_teacher = self._refused_teacher()
         if dataset is None:
             after: Action = "unknown" if ingest.action == "unknown" else "run"
@@ -85,19 +85,19 @@ class _Lookup:
         if refused := self._refused_train(dataset.num_images) or refused_teacher:
             return PlannedSteps((_preflight(), ingest, refused, *self._after_train()), dataset)
         key = run_key(self._recipe.identity(dataset.digest))
-        train, checkpoint = self._guarded("train", lambda: self._train(key))
+        train, checkpoint = self._plan_or_unknown("train", lambda: self._train(key))
         done = 0 if checkpoint is None else checkpoint.step
         if checkpoint is None or done != self._config.training.total_steps:
             later = tuple(self._after_train())
             return PlannedSteps((_preflight(), ingest, train, *later), dataset, key, done)
-        evaluate, report = self._guarded("evaluate", lambda: self._evaluate(dataset, key, checkpoint))
+        evaluate, report = self._plan_or_unknown("evaluate", lambda: self._evaluate(dataset, key, checkpoint))
         later = (evaluate, *self._after_evaluate())
         return PlannedSteps((_preflight(), ingest, train, *later), dataset, key, done, report is not None)
 
     def find_dataset(self) -> DatasetManifest | None:
-        return self._guarded("ingest", self._ingest)[1]
+        return self._plan_or_unknown("ingest", self._ingest)[1]
 
-    def _guarded(self, name: str, look: Callable[[], tuple[PlannedStep, T | None]]) -> tuple[PlannedStep, T | None]:
+    def _plan_or_unknown(self, name: str, look: Callable[[], tuple[PlannedStep, T | None]]) -> tuple[PlannedStep, T | None]:
         """Look, and turn an error into a step that is unknown."""
         if self._view.reader is None:
             return PlannedStep(name, "unknown", self._view.problem), None
@@ -195,28 +195,25 @@ class _Lookup:
     def _is_score_due(self, checkpoint: CommittedCheckpoint) -> bool:
         if not self._config.training.is_milestone(checkpoint.step):
             return False
-        return self._config.training.is_score_due(checkpoint.step, self._commit(checkpoint).get("notes", {}))
+        return self._config.training.is_score_due(checkpoint.step, self._commit(checkpoint).notes)
 
-    def _commit(self, checkpoint: CommittedCheckpoint) -> JsonObject:
+    def _commit(self, checkpoint: CommittedCheckpoint) -> Commit:
         assert self._view.reader is not None
-        uri = checkpoint.uri / COMMIT_FILE
         try:
-            commit = dict(json.loads(self._view.reader.get_bytes(uri)))
-            commit["digest"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataRefused(f"{uri} is damaged: the train step sets its checkpoint aside") from error
-        return commit
+            return read_commit(checkpoint.uri, self._view.reader)
+        except CheckpointInvalid as error:
+            raise DataRefused(f"{error}; the train step sets its checkpoint aside") from error
 
     def _evaluate(self, dataset: DatasetManifest, key: str, checkpoint: CommittedCheckpoint) -> tuple[PlannedStep, EvaluationReport | None]:
         assert self._view.reader is not None
-        digest = str(self._commit(checkpoint)["digest"])
+        digest = self._commit(checkpoint).digest
         reference = CheckpointManifest(
             run_key=key,
             uri=str(checkpoint.uri),
             digest=digest,
             step=checkpoint.step,
             dataset_digest=dataset.digest,
-            recipe=self._recipe.trained,
+            recipe=self._recipe.training_recipe,
         )
         spec = EvaluateSpec(
             checkpoint=reference,

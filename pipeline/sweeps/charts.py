@@ -175,17 +175,17 @@ def parallel_chart(sweep: Sweep, rows: Sequence[Standing]) -> ParallelChart:
 
 def score_scale(scores: Sequence[Score], *, top: float, bottom: float, intervals: bool = True, least: float | None = None) -> Scale:
     """Return the scale of an axis that holds all scores, larger ones higher up; intervals end at the `least` value of the metric."""
-    ends = [_bounded(end, least) for score in scores for end in ((score.low, score.high) if intervals else ()) if end is not None]
+    ends = [_clamp_end(end, least) for score in scores for end in ((score.low, score.high) if intervals else ()) if end is not None]
     values = [*(score.mean for score in scores), *ends] or [0.0]
     return Scale(min(values), max(values), bottom, top)
 
 
-def _bounded(end: float, least: float | None) -> float:
+def _clamp_end(end: float, least: float | None) -> float:
     return end if least is None else max(end, least)
 
 
 def _bar(score: Score, x: float, down: Scale, number: str, least: float | None) -> Bar:
-    low, high = (score.mean if end is None else _bounded(end, least) for end in (score.low, score.high))
+    low, high = (score.mean if end is None else _clamp_end(end, least) for end in (score.low, score.high))
     return Bar(round(x, 1), down.at(score.mean), down.at(low), down.at(high), score.text(), number)
 
 

@@ -106,7 +106,7 @@ class Coordinator:
         config = self.sweep.trial(self._state.values(piece.trial), seed=piece.seed, steps=piece.steps)
         report = self.find_stored(config)
         if report is not None:
-            self._record(self._scored(TrialOutcome(piece, "", report, None, 0.0), report))
+            self._record(self._score_record(TrialOutcome(piece, "", report, None, 0.0), report))
             return
         run_id = self.runner.start(piece, config)
         self._running.add(piece)
@@ -118,7 +118,7 @@ class Coordinator:
             return
         self._running.discard(outcome.piece)
         if outcome.report is not None:
-            self._record(self._scored(outcome, outcome.report))
+            self._record(self._score_record(outcome, outcome.report))
             return
         failure = Failure.of(outcome.failure or CelebditError("it has no report"))
         self._tries[outcome.piece] += 1
@@ -133,7 +133,7 @@ class Coordinator:
             )
         )
 
-    def _scored(self, outcome: TrialOutcome, report: EvaluationReport) -> Scored:
+    def _score_record(self, outcome: TrialOutcome, report: EvaluationReport) -> Scored:
         interval = report.intervals.get(self.sweep.metric)
         return Scored(
             at_s=self.clock(),

@@ -59,19 +59,19 @@ class SweepLog:
 
     def begin(self, state: SweepState) -> None:
         """Open the sweep's run, and log what is recorded already."""
-        self._guarded(lambda: self._log_all(state, "RUNNING"))
+        self._log_or_note(lambda: self._log_all(state, "RUNNING"))
 
     def show(self, state: SweepState, record: Record) -> None:
         """Log a record; after an outage, not for a while: the end logs all of it."""
         if self._clock() >= self._next_try_s:
-            self._guarded(lambda: self._log(state, record))
+            self._log_or_note(lambda: self._log(state, record))
 
     def end(self, state: SweepState, outcome: Stop | Done | None) -> None:
         """Log everything again, with the outcome; None if the sweep was interrupted."""
         status = "KILLED" if outcome is None else "FINISHED" if isinstance(outcome, Done) or outcome.failure is None else "FAILED"
-        self._guarded(lambda: self._log_all(state, status))
+        self._log_or_note(lambda: self._log_all(state, status))
 
-    def _guarded(self, call: Callable[[], None]) -> None:
+    def _log_or_note(self, call: Callable[[], None]) -> None:
         try:
             call()
         except CelebditError as error:

@@ -75,4 +75,4 @@ def _trial(space: Space, values: Values, distributions: Any, **outcome: Any) -> 
 
 
 def _value(dimension: Range | list[Any], drawn: Any) -> Any:
-    return dimension.rounded(drawn) if isinstance(dimension, Range) else json.loads(drawn)
+    return dimension.round_value(drawn) if isinstance(dimension, Range) else json.loads(drawn)

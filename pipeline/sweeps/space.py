@@ -46,9 +46,9 @@ class Range(FrozenConfig):
         if self.is_whole and not self.log:
             return int(low + math.floor(share * (high - low + 1)))
         value = low + share * (high - low)
-        return self.rounded(math.exp(value) if self.log else value)
+        return self.round_value(math.exp(value) if self.log else value)
 
-    def rounded(self, value: float) -> int | float:
+    def round_value(self, value: float) -> int | float:
         """Return `value` with as many digits as a person wants to read, within the range."""
         near = round(value) if self.is_whole else float(f"{value:.{_DIGITS}g}")
         return min(max(near, self.low), self.high)

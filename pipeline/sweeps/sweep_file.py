@@ -21,7 +21,7 @@ from components.reports.plural import plural
 from components.validation import problem_lines
 from model.canonical import JsonObject, digest_of
 from model.frozen_config import FrozenConfig, TextForm
-from pipeline.config import RunConfig, load_tables, overridden, plain_json
+from pipeline.config import RunConfig, load_tables, override_config, plain_json
 from pipeline.config_files import preset_names, read_table
 from pipeline.sweeps.space import MOST_COMBINATIONS, Choices, Range, Space, Values, changes_of, label_of, space_problems
 
@@ -86,16 +86,18 @@ class Sweep:
     def trial_tables(self) -> JsonObject:
         """The base for trials: measured by the sweep's evaluation section, without a gate."""
         changes = {f"evaluation.{name}": value for name, value in {**self.config.evaluation, "champion": False}.items()}
-        return _with({**self.tables, "gate": {"no_worse_than_champion": False}}, changes)
+        return _apply_changes({**self.tables, "gate": {"no_worse_than_champion": False}}, changes)
 
     def trial(self, values: Mapping[str, Any], *, seed: int, steps: int) -> RunConfig:
         """Return the configuration of a trial with `values` on the rung of so many steps."""
-        return overridden(self.trial_tables, changes={**changes_of(values), "training.seed": seed, "training.total_steps": steps})
+        return override_config(self.trial_tables, changes={**changes_of(values), "training.seed": seed, "training.total_steps": steps})
 
     def final(self, values: Mapping[str, Any]) -> RunConfig:
         """Return the configuration of the winner's final run: the full protocol, the gate and the registration."""
         steps = self.config.final_steps or self.config.rungs[-1]
-        return overridden(self.tables, changes={**changes_of(values), "training.seed": self.config.seeds[0], "training.total_steps": steps})
+        return override_config(
+            self.tables, changes={**changes_of(values), "training.seed": self.config.seeds[0], "training.total_steps": steps}
+        )
 
     @cached_property
     def num_trials(self) -> int:
@@ -192,12 +194,12 @@ def _base_tables(config: SweepConfig, path: Path, changes: Mapping[str, object])
     base = config.base if config.base in preset_names() else str(path.parent / config.base)
     tables = load_tables(base)
     layer = {f"{section}.{key}": value for section, table in config.settings.items() for key, value in table.items()}
-    return _with(tables, {**layer, **changes})
+    return _apply_changes(tables, {**layer, **changes})
 
 
-def _with(tables: JsonObject, changes: Mapping[str, object]) -> JsonObject:
+def _apply_changes(tables: JsonObject, changes: Mapping[str, object]) -> JsonObject:
     """Return `tables` after `changes`, validated as a configuration of its own and plain again."""
-    values: JsonObject = overridden(tables, changes=changes).model_dump(mode="json", exclude_unset=True)
+    values: JsonObject = override_config(tables, changes=changes).model_dump(mode="json", exclude_unset=True)
     return values
 
 

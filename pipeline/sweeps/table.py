@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from components.reports.columns import aligned
+from components.reports.columns import align_columns
 from components.runtime.events import Event
 from pipeline.sweeps.ranking import score_of
 from pipeline.sweeps.records import Asked, Decided, Failed, Finished, Record, Scored, Started, SweepState
@@ -114,7 +114,7 @@ def table_lines(sweep: Sweep, state: SweepState, *, is_over: bool = False) -> li
     names = [name.rpartition(".")[2] for name in sweep.space.dimensions]
     rows = [["trial", *names, *(f"step {steps}" for steps in sweep.config.rungs), ""]]
     rows += [cells(sweep, row) for row in standings(sweep, state, is_over=is_over)]
-    return [_title(sweep, state), *(f"  {line}" for line in aligned(rows))]
+    return [_title(sweep, state), *(f"  {line}" for line in align_columns(rows))]
 
 
 def _title(sweep: Sweep, state: SweepState) -> str:

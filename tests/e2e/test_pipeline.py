@@ -78,6 +78,21 @@ def test_the_output_for_people_is_on_stderr_and_says_where_to_look(first_run: Fi
     json.loads(first_run.out)
 
 
+def test_commands_about_a_training_take_the_names_that_a_run_prints(
+    first_run: Finished, embedded: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (first_run.json["run_key"][:5], first_run.json["run_id"]):
+        commands = {
+            "sync": (),
+            "ema": ("--sigma-rel", "0.07", "--steps", "1"),
+            "sample": ("--steps", "2", "--count", "1", "--out", str(tmp_path / "one.png")),
+        }
+        for command, options in commands.items():
+            done = celebdit_here(command, name, *options, home=embedded.home, capture=capsys)
+            assert done.code == 0, done.err
+            assert first_run.json["run_key"] in done.err, command
+
+
 def test_the_progress_of_each_step_reaches_its_end_once(first_run: Finished, embedded: Services) -> None:
     progress: dict[str, list[tuple[int, int]]] = {}
     for event in EventReader(embedded.home / "runs" / first_run.json["run_id"] / EVENTS_FILE).read():

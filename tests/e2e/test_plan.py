@@ -120,7 +120,7 @@ def test_a_score_that_is_left_of_the_last_step_is_continued(
     assert actions(plan_steps(load_config("smoke"), copy))[2] == "reuse", "no scores are configured"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"step": 12}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"step": 12}', '{"digest": "d", "notes": 5}'])
 def test_a_damaged_commit_makes_its_step_unknown_not_an_error(
     first_run: Finished, files: StoreView, embedded: Services, tmp_path: Path, content: str
 ) -> None:
@@ -184,7 +184,7 @@ def test_the_command_starts_no_server_and_makes_no_home(tmp_path: Path, capfd: p
     plan = json.loads(done.out)
     assert [step["action"] for step in plan["steps"]] == ["run"] * 6
     assert plan["devices"][0]["basis"] == "measured here"
-    assert plan["command"].endswith("run smoke")
+    assert plan["command"].endswith(f"run smoke --home {tmp_path / 'home'}")
 
 
 @pytest.mark.fault

@@ -69,9 +69,9 @@ def test_the_embedded_servers_import_nothing_from_it(
     for name in ("CELEBDIT_KFP_TOKEN", "MLFLOW_FLASK_SERVER_SECRET_KEY", "GITHUB_TOKEN"):
         monkeypatch.setenv(name, "canary-of-the-shell")
     services = Services(tmp_path / "home")
-    with services.used():
+    with services.use():
         services.wait()
-        family = [psutil.Process(server.pid) for server in services.running().values()]
+        family = [psutil.Process(server.pid) for server in services.running_servers().values()]
         family += [child for member in family for child in member.children(recursive=True)]
         assert len(family) >= 2, "MLflow's server and rclone"
         assert not [member.cmdline() for member in family if "canary-of-the-shell" in member.environ().values()]

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("no_endpoints")
 
 def is_started(home: Path) -> bool:
     """Whether a server was ever started: each writes a log."""
-    return bool(Services(home).running()) or any((home / "logs").iterdir())
+    return bool(Services(home).running_servers()) or any((home / "logs").iterdir())
 
 
 def test_commands_about_versions_start_no_server_and_a_server_sees_what_they_did(
@@ -59,13 +59,13 @@ def test_commands_about_versions_start_no_server_and_a_server_sees_what_they_did
     assert not is_started(home)
     assert sorted(path.name for path in home.iterdir()) == [".gitignore", "logs", "mlflow.db", "s3", "services.lock"]
     services = Services(home)
-    with services.used():
+    with services.use():
         services.wait()
         assert models("history")["moves"] == moves
-        assert models("show", "champion")["url"].startswith(services.running()["mlflow"].url), "the server is asked while it runs"
+        assert models("show", "champion")["url"].startswith(services.running_servers()["mlflow"].url), "the server is asked while it runs"
         models("promote", "2", "--reason", "by the server")
     assert models("history")["moves"][-1]["reason"] == "by the server"
-    assert services.running() == {}
+    assert services.running_servers() == {}
 
 
 def test_no_server_starts_while_the_records_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_compare_needs_no_mlflow_server(tmp_path: Path, capfd: pytest.CaptureFix
     assert finished.json["mlflow"] is None
     assert (tmp_path / "c.png").exists()
     assert not (home / "logs" / "mlflow.log").exists()
-    assert Services(home).running() == {}
+    assert Services(home).running_servers() == {}
 
 
 def test_artifacts_are_found_where_the_server_keeps_them(endpoints: Endpoints, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_celebdit_serve_and_its_kubernetes_manifest_both_answer(
 ) -> None:
     printed = celebdit_here("serve", "faces@challenger", "--kubernetes", "--gpus", "1", home=embedded.home, capture=capsys)
     assert printed.code == 0, printed.err
+    assert "the embedded S3 server of this machine, which pods do not reach" in printed.err
     manifest = yaml.safe_load(printed.out)
     assert (manifest["kind"], manifest["apiVersion"]) == ("InferenceService", "serving.kserve.io/v1beta1")
     (container,) = manifest["spec"]["predictor"]["containers"]

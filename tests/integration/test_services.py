@@ -20,7 +20,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from pipeline.services import Services
-with Services(Path(sys.argv[1])).used():
+with Services(Path(sys.argv[1])).use():
     print("using", flush=True)
     sys.stdin.readline()
 """
@@ -40,14 +40,14 @@ def let_go(process: "subprocess.Popen[str]") -> None:
 def test_only_the_last_user_stops_the_servers(tmp_path: Path) -> None:
     services = Services(tmp_path / "home")
     first, second = hold(tmp_path / "home"), hold(tmp_path / "home")
-    running = services.running()
+    running = services.running_servers()
     assert set(running) == {"s3", "mlflow"}
     let_go(first)
-    assert services.running() == running
+    assert services.running_servers() == running
     family = [psutil.Process(server.pid) for server in running.values()]
     family += [child for member in family for child in member.children(recursive=True)]
     let_go(second)
-    assert services.running() == {}
+    assert services.running_servers() == {}
     assert not [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -77,7 +77,7 @@ def test_stopping_does_not_wait_for_the_parent_of_a_server_to_notice(tmp_path: P
 
 def test_servers_of_a_killed_command_end_with_it(tmp_path: Path) -> None:
     holder = hold(tmp_path / "home")
-    family = [psutil.Process(server.pid) for server in Services(tmp_path / "home").running().values()]
+    family = [psutil.Process(server.pid) for server in Services(tmp_path / "home").running_servers().values()]
     holder.kill()
     holder.wait()
     _, alive = psutil.wait_procs(family, timeout=30)
@@ -89,14 +89,14 @@ def test_the_secret_is_nowhere_on_disk_or_in_the_process_list(embedded: Services
     for path in embedded.home.rglob("*"):
         if path.is_file():
             assert secret.encode() not in path.read_bytes(), path
-    for server in embedded.running().values():
+    for server in embedded.running_servers().values():
         assert secret not in " ".join(psutil.Process(server.pid).cmdline())
 
 
 def test_both_servers_listen_on_loopback_only(embedded: Services) -> None:
     """What the agent and the ranks of a training listen on is in test_launch.py."""
     embedded.wait()
-    servers = embedded.running()
+    servers = embedded.running_servers()
     assert servers.keys() == {"s3", "mlflow"}
     for name, server in servers.items():
         process = psutil.Process(server.pid)
@@ -119,7 +119,7 @@ def test_a_recorded_process_id_that_is_another_process_now_is_not_touched(tmp_pa
     try:
         server = {"url": "http://127.0.0.1:1", "pid": bystander.pid, "mark": "of another process"}
         (home / "services.json").write_text(json.dumps({"servers": {"s3": server, "mlflow": server}, "stay": True}))
-        assert Services(home).running() == {}
+        assert Services(home).running_servers() == {}
         assert Services(home).stop() == []
         assert bystander.poll() is None
     finally:
@@ -134,7 +134,7 @@ def test_an_occupied_port_is_reported(tmp_path: Path) -> None:
         port = listener.getsockname()[1]
         with pytest.raises(BadInput, match=f"--s3-port {port} cannot be used"):
             Services(tmp_path / "home").start(stay=False, s3_port=port)
-    assert Services(tmp_path / "home").running() == {}
+    assert Services(tmp_path / "home").running_servers() == {}
 
 
 def test_waiting_for_servers_that_do_not_run_says_how_to_start_them(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from pipeline.services import Services
 
 
 def test_servers_under_a_run_are_not_stopped_without_a_yes(embedded: Services, capsys: pytest.CaptureFixture[str]) -> None:
-    with ServiceUsers(embedded.home).joined("run smoke-1"):
+    with ServiceUsers(embedded.home).register("run smoke-1"):
         refused = celebdit_here("services", "down", home=embedded.home, capture=capsys)
     assert refused.code == 2
     assert f"run smoke-1 (process {os.getpid()})" in refused.err
     assert "--yes" in refused.err
-    assert set(embedded.running()) == {"s3", "mlflow"}
+    assert set(embedded.running_servers()) == {"s3", "mlflow"}
     embedded.wait()
 
 
@@ -32,7 +32,7 @@ def test_a_person_is_asked_before_servers_in_use_are_stopped(tmp_path: Path, ans
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=with_server) as server:
         record = {"servers": {"s3": {"url": "http://127.0.0.1:1", "pid": server.pid, "mark": "m"}}, "stay": True}
         (home / "services.json").write_text(json.dumps(record))
-        with ServiceUsers(home).joined("run smoke-1"):
+        with ServiceUsers(home).register("run smoke-1"):
             pid, terminal = pty.fork()
             if pid == 0:
                 os.execv(sys.executable, [*COMMAND, "services", "down", "--home", str(home)])
@@ -62,7 +62,7 @@ def test_yes_stops_servers_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[
     home.mkdir(mode=0o700)
     with (
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, "CELEBDIT_SERVICE": "m"}) as server,
-        ServiceUsers(home).joined("run smoke-1"),
+        ServiceUsers(home).register("run smoke-1"),
     ):
         record = {"servers": {"s3": {"url": "http://127.0.0.1:1", "pid": server.pid, "mark": "m"}}, "stay": True}
         (home / "services.json").write_text(json.dumps(record))

@@ -95,7 +95,7 @@ def test_no_process_can_take_a_port_once_the_start_has_begun(tmp_path: Path) -> 
     services = Services(tmp_path / "home")
     services.start(stay=True)
     try:
-        ports = [urlsplit(server.url).port for server in services.running().values()]
+        ports = [urlsplit(server.url).port for server in services.running_servers().values()]
         assert len(ports) == 2
         for port in ports:
             assert "listens" not in as_stranger(BIND, str(port))

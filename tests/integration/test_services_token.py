@@ -11,7 +11,7 @@ from celebdit_testing.browser import browser_page, chromium_or_skip
 from celebdit_testing.command import celebdit
 from celebdit_testing.strangers import as_stranger
 
-from pipeline.home import LOCK, locked
+from pipeline.home import LOCK, hold_lock
 from pipeline.services import Services
 
 ROUTES = [
@@ -145,7 +145,7 @@ def test_the_ui_prints_links_with_the_token_and_its_json_does_not(embedded: Serv
         assert token not in shown.out
     finally:
         state = embedded.home / "services.json"
-        with locked(embedded.home / LOCK):  # they go with their last user again
+        with hold_lock(embedded.home / LOCK):  # they go with their last user again
             state.write_text(json.dumps({**json.loads(state.read_text()), "stay": False}))
 
 

@@ -1,8 +1,9 @@
-"""A server of a version that is killed, or is too slow, says nothing about the version: it can be tried again."""
+"""The trial of a version: a server that is killed, is too slow or stands behind a proxy says nothing about the version."""
 
 import os
 import signal
 import threading
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -72,6 +73,16 @@ def test_a_trial_whose_server_is_killed_does_not_fail_the_version(files: ModelFi
     with pytest.raises(TemporaryFailure, match="was killed by SIGKILL"):
         package.try_out(files, image_px=8)
     assert hit
+
+
+def test_a_proxy_that_reaches_nothing_is_not_asked_for_this_machine(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pods of a cluster behind a proxy have HTTP_PROXY, and not each has 127.0.0.1 in NO_PROXY."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # urllib remembers the proxies of the first request
+    assert package.try_out(files, image_px=16).startswith(b"\x89PNG")
 
 
 def test_a_server_that_takes_too_long_can_be_tried_again(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import socket
 import threading
 import time
 import urllib.error
@@ -23,6 +24,7 @@ from celebdit_testing.serving import Server, served
 from celebdit_testing.waiting import wait_until
 
 from components.serving.request import MAX_BODY_BYTES
+from components.system.ports import http_status
 from pipeline.services import Services
 
 SECRETS = {
@@ -128,6 +130,15 @@ def test_every_refusal_is_one_line(server: Server, body: bytes, kind: str, statu
 
 def ended(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+
+
+def test_clients_that_ask_for_nothing_take_no_place_for_long(server: Server) -> None:
+    ping = f"http://127.0.0.1:{server.port}/ping"
+    idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(64)]
+    wait_until(lambda: http_status(ping) == 503, timeout_s=5)
+    wait_until(lambda: http_status(ping) == 200, timeout_s=30)
+    for client in idle:
+        client.close()
 
 
 @pytest.mark.fault

@@ -167,7 +167,7 @@ def test_a_model_is_registered_and_promoted_on_postgresql_by_a_user_who_is_not_t
     checkpoint = CheckpointManifest(run_key="a" * 16, uri="s3://celebdit/x", digest="c" * 64, step=7, dataset_digest=DIGEST, recipe=recipe)
     description_of(checkpoint, file_sha256(weights)).write(weights.parent / DESCRIPTION_FILE)
     tracking, registry = context.tracking, Registry(context.tracking, "faces")
-    with tracking.running(tracking.step_run("train", run_key=checkpoint.run_key)) as run_id:
+    with tracking.mark_running(tracking.step_run("train", run_key=checkpoint.run_key)) as run_id:
         model_id = LoggedModels(tracking).log_evaluation(run_id, report_of(checkpoint))
         registry.ensure("faces")
         for _ in range(2):

@@ -17,7 +17,7 @@ _CHUNK = 1024
 
 def measure(inputs: MetricInputs) -> tuple[Value, ...]:
     """Return density, of the generated images (about 1 if they are like the references), and coverage, a share of the references."""
-    generated, reference = (_on(rows, inputs.device) for rows in (inputs.generated.manifold, inputs.reference.manifold))
+    generated, reference = (_tensor_on(rows, inputs.device) for rows in (inputs.generated.manifold, inputs.reference.manifold))
     centre = reference.mean(0)
     per_image, covered = density_and_coverage(generated - centre, reference - centre)
     density, std = float(per_image.mean()), float(per_image.std()) / math.sqrt(len(per_image))
@@ -37,5 +37,5 @@ def density_and_coverage(generated: Float[Tensor, "n d"], reference: Float[Tenso
     return counts / DENSITY_NEIGHBOURS, covered / len(reference)
 
 
-def _on(rows: np.ndarray, device: torch.device) -> Tensor:
+def _tensor_on(rows: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(rows, dtype=np.float32)).to(device)

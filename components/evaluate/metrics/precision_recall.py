@@ -13,12 +13,12 @@ _MANY_ROWS = 10_000
 
 def measure(inputs: MetricInputs) -> tuple[Value, ...]:
     """Return precision, a share of the generated images, and recall, a share of the references."""
-    generated, reference = (_on(rows, inputs.device) for rows in (inputs.generated.manifold, inputs.reference.manifold))
+    generated, reference = (_tensor_on(rows, inputs.device) for rows in (inputs.generated.manifold, inputs.reference.manifold))
     most = max(len(generated), len(reference))
     result = prc_features_to_metric(generated, reference, save_cpu_ram=most > _MANY_ROWS, verbose=False)
     precision, recall = result[KEY_METRIC_PRECISION], result[KEY_METRIC_RECALL]
     return Value(precision, interval_of_share(precision, len(generated))), Value(recall, interval_of_share(recall, len(reference)))
 
 
-def _on(rows: np.ndarray, device: torch.device) -> Tensor:
+def _tensor_on(rows: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(rows, dtype=np.float32)).to(device)

@@ -80,5 +80,5 @@ def _reason(ledger: Ledger, code: str) -> str:
     common = details[0][0] if len(details) == 1 else ""
     if not common or common in meaning or common.startswith(meaning):
         return str(meaning)
-    said = shorten(common, max_characters=_REASON_CHARACTERS)
-    return said if code == "unsupported_format" else f"{meaning}: {said}"  # its meaning advises on all formats, what was said on this one
+    reason = shorten(common, max_characters=_REASON_CHARACTERS)
+    return reason if code == "unsupported_format" else f"{meaning}: {reason}"  # its meaning advises on all formats, the reason on this one

@@ -41,7 +41,7 @@ def smaller_copies(ledger: Ledger, *, shown: int) -> tuple[int, list[SmallerCopy
     pixels = np.array([size for _, size, _ in rows], dtype=np.int64)
     numbers = [n for _, _, n in rows]
     pairs = sorted((numbers[small], numbers[large]) for small, large in find_smaller(hashes, pixels).items())
-    return len(pairs), [_named(ledger, *pair) for pair in pairs[:shown]]
+    return len(pairs), [_describe_pair(ledger, *pair) for pair in pairs[:shown]]
 
 
 def find_smaller(hashes: np.ndarray, pixels: np.ndarray) -> dict[int, int]:
@@ -72,7 +72,7 @@ def _keep_largest(larger: dict[int, int], small: Sequence[int], large: Sequence[
             larger[one] = other
 
 
-def _named(ledger: Ledger, n: int, larger_n: int) -> SmallerCopy:
+def _describe_pair(ledger: Ledger, n: int, larger_n: int) -> SmallerCopy:
     ((name, sha256),) = ledger.rows("SELECT source_name, sha256 FROM seen WHERE n = ?", n)
     ((larger_name,),) = ledger.rows("SELECT source_name FROM seen WHERE n = ?", larger_n)
     return SmallerCopy(name, sha256, larger_name)

@@ -31,7 +31,7 @@ class HighDynamicRange(Exception):
     """An image is encoded by PQ or HLG. Not a ValueError, which means damaged metadata."""
 
 
-def described(primaries: int, transfer: int, matrix: int) -> tuple[Primaries, float | None]:
+def primaries_and_gamma(primaries: int, transfer: int, matrix: int) -> tuple[Primaries, float | None]:
     """Return primaries and the exponent of the transfer function, None for sRGB's.
 
     Raises:

@@ -64,7 +64,7 @@ def colour_space(image: Image.Image, data: bytes) -> ColourSpace:
         MemoryError: if the memory is too small.
     """
     try:
-        space = _described(image, data)
+        space = _read_colour_space(image, data)
     except BROKEN as error:
         return ColourSpace(note=f"what it says of its colours cannot be read: not applied ({shorten(str(error), max_characters=150)})")
     if space.conversion is not None and not space.changes(image):
@@ -72,7 +72,7 @@ def colour_space(image: Image.Image, data: bytes) -> ColourSpace:
     return space
 
 
-def _described(image: Image.Image, data: bytes) -> ColourSpace:
+def _read_colour_space(image: Image.Image, data: bytes) -> ColourSpace:
     if image.format == "PNG":
         return _of_png(data)
     profile = _READ_HERE[image.format](data) if image.format in _READ_HERE else image.info.get("icc_profile")
@@ -112,7 +112,7 @@ def _of_primaries(primaries: Primaries, gamma: float | None, *, note: str = "", 
 
 def _of_code_points(primaries: int, transfer: int, matrix: int, full_range: int) -> ColourSpace:
     try:
-        return _of_primaries(*cicp.described(primaries, transfer, matrix), limited=full_range == 0)
+        return _of_primaries(*cicp.primaries_and_gamma(primaries, transfer, matrix), limited=full_range == 0)
     except ValueError as error:
         return ColourSpace(note=f"{error}: not applied")
 

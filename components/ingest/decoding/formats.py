@@ -86,7 +86,7 @@ def refused_format(data: bytes) -> Rejected | None:
     return Rejected("unsupported_format", f"{name} is not read; convert it to JPEG or PNG")
 
 
-def unidentified(data: bytes) -> Rejected:
+def refuse_unidentified(data: bytes) -> Rejected:
     """Return the verdict on a file that Pillow does not identify, with what its reader of the format says of it."""
     name = image_format(data[:HEAD_BYTES])
     if name is None or name not in _FORMATS:
@@ -103,7 +103,7 @@ def unidentified(data: bytes) -> Rejected:
     return Rejected("not_an_image", f"begins like a {name}, but {reason}")
 
 
-def undecodable(error: Exception) -> Rejected:
+def refuse_undecodable(error: Exception) -> Rejected:
     """Return the verdict on an image that a library began to read and could not decode."""
     text = error_text(error)
     if codec := _UNREAD_CODEC.search(text):

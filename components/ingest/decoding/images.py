@@ -16,7 +16,15 @@ from components.ingest.colour_statistics import reduction_factor
 from components.ingest.decoding.alpha import Invisible
 from components.ingest.decoding.cicp import HighDynamicRange
 from components.ingest.decoding.colour_space import ColourSpace, colour_space
-from components.ingest.decoding.formats import error_text, is_loaded_for, load_all, open_image, refused_format, undecodable, unidentified
+from components.ingest.decoding.formats import (
+    error_text,
+    is_loaded_for,
+    load_all,
+    open_image,
+    refuse_undecodable,
+    refuse_unidentified,
+    refused_format,
+)
 from components.ingest.decoding.headers import avif_bits_per_channel, jpeg_xl_size
 from components.ingest.decoding.jpeg_damage import JpegDamaged, check_jpeg
 from components.ingest.decoding.metadata import BROKEN, without_metadata
@@ -60,7 +68,7 @@ def _judge_plain(data: bytes, limits: Limits) -> Accepted | None:
         small = reduced_jpeg(data, (side, side))
     except (JpegDamaged, MemoryError):
         return None
-    return None if small is None else _kept(data, "JPEG", small, limits)
+    return None if small is None else _keep_bytes(data, "JPEG", small, limits)
 
 
 def _judge(data: bytes, original: bytes, limits: Limits) -> Accepted | Rejected:
@@ -82,7 +90,8 @@ def _judge(data: bytes, original: bytes, limits: Limits) -> Accepted | Rejected:
     except HighDynamicRange as error:
         return Rejected("high_dynamic_range", str(error))
     except BROKEN as error:
-        return unidentified(data) if isinstance(error, UnidentifiedImageError) else Rejected(_opening_code(data, error), error_text(error))
+        is_unidentified = isinstance(error, UnidentifiedImageError)
+        return refuse_unidentified(data) if is_unidentified else Rejected(_opening_code(data, error), error_text(error))
     assert space is not None or refused is not None, "what the header does not refuse has a colour space"
     return refused or _decode(image, data, space, limits, may_keep=data is original)  # type: ignore[arg-type]
 
@@ -173,10 +182,10 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
     except MemoryError:
         return Rejected("out_of_memory", f"{source_px[0]}x{source_px[1]} takes more memory than a worker may use")
     except BROKEN as error:
-        return undecodable(error)
+        return refuse_undecodable(error)
     detail = space.note or ("its EXIF data cannot be read" if turned is None else "")
     if rules is _AS_IS:
-        return _kept(data, kind, small, limits, detail)
+        return _keep_bytes(data, kind, small, limits, detail)
     buffer = io.BytesIO()
     rgb.save(buffer, "PNG", icc_profile=None)
     stored = buffer.getvalue()
@@ -193,7 +202,7 @@ def _decode(image: Image.Image, data: bytes, space: ColourSpace, limits: Limits,
     )
 
 
-def _kept(data: bytes, kind: str, small: Pixels, limits: Limits, detail: str = "") -> Accepted:
+def _keep_bytes(data: bytes, kind: str, small: Pixels, limits: Limits, detail: str = "") -> Accepted:
     """Accept an image of the target size whose bytes are kept."""
     return Accepted(
         data=data,

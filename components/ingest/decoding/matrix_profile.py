@@ -59,14 +59,14 @@ def matrix_profile(primaries: Primaries, gamma: float | None = None) -> bytes:
 
 
 def _xyz(values: Vector) -> bytes:
-    return b"XYZ \0\0\0\0" + b"".join(map(_fixed, values))
+    return b"XYZ \0\0\0\0" + b"".join(map(_encode_fixed_point, values))
 
 
 def _parametric(kind: int, values: Vector) -> bytes:
-    return b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + b"".join(map(_fixed, values))
+    return b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + b"".join(map(_encode_fixed_point, values))
 
 
-def _fixed(value: float) -> bytes:
+def _encode_fixed_point(value: float) -> bytes:
     """Encode a number with 16 bits after the point."""
     try:
         return struct.pack(">i", round(value * 65536))
@@ -77,7 +77,7 @@ def _fixed(value: float) -> bytes:
 def _to_d50(primaries: Primaries) -> Matrix:
     """Return the matrix from linear RGB to XYZ under D50."""
     white = _unit_xyz(primaries.white)
-    unscaled = _transposed([_unit_xyz(point) for point in primaries[:3]])
+    unscaled = _transpose([_unit_xyz(point) for point in primaries[:3]])
     scales = _times(_inverse(unscaled), white)
     to_xyz = [[value * scale for value, scale in zip(row, scales, strict=True)] for row in unscaled]
     gains = [to / of for to, of in zip(_times(_BRADFORD, _D50), _times(_BRADFORD, white), strict=True)]
@@ -92,7 +92,7 @@ def _unit_xyz(point: Point) -> Vector:
     return x / y, 1.0, (1 - x - y) / y
 
 
-def _transposed(matrix: Matrix) -> Matrix:
+def _transpose(matrix: Matrix) -> Matrix:
     return list(zip(*matrix, strict=True))
 
 
@@ -101,7 +101,7 @@ def _times(matrix: Matrix, vector: Vector) -> Vector:
 
 
 def _product(left: Matrix, right: Matrix) -> Matrix:
-    return _transposed([_times(left, column) for column in _transposed(right)])
+    return _transpose([_times(left, column) for column in _transpose(right)])
 
 
 def _inverse(matrix: Matrix) -> Matrix:

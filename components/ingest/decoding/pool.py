@@ -151,14 +151,14 @@ class DecoderPool:
             except FormatsMissing:
                 self._all_formats = True
                 worker.end()
-                worker = self._replaced(worker)
+                worker = self._replace_worker(worker)
                 return worker.request(op, batch, memory_bytes=level_bytes, timeout_s=self._patience_s)
             finally:
                 if worker.process.poll() is not None and not self._closed:
-                    worker = self._replaced(worker)
+                    worker = self._replace_worker(worker)
                 self._idle.put(worker)
 
-    def _replaced(self, ended: Worker) -> Worker:
+    def _replace_worker(self, ended: Worker) -> Worker:
         self._alive.discard(ended)
         return self._start_worker()
 

@@ -55,7 +55,7 @@ def open_folder(folder: Path) -> Source:
     parts = part_names((name, _size_bytes(path, root)) for name, path in files.items())
     if not parts:
         return FolderSource(read, label=str(folder), root=root)
-    opened = [Part(name, open_archive(_followed(files[name], root), f"{folder}/{name}")) for name in parts]
+    opened = [Part(name, open_archive(_follow_link(files[name], root), f"{folder}/{name}")) for name in parts]
     return SeriesSource(str(folder), opened, beside=sorted(files.keys() - set(parts)))
 
 
@@ -75,7 +75,7 @@ class FolderSource(StreamedSource):
     def fingerprint(self) -> str:
         digest, self._fingerprinted, self._num_images = hashlib.sha256(b"folder 2"), {}, 0
         for path in _walk(self._folder):
-            followed = _followed(path, self._root)
+            followed = _follow_link(path, self._root)
             content, mark = "-", _mark(followed)
             if self._is_data(path):
                 self._num_images += 1
@@ -91,8 +91,8 @@ class FolderSource(StreamedSource):
     def _is_data(self, path: Path) -> bool:
         """Return whether a file is judged by its content: its name or its first bytes are those of an image."""
         name = _name(path, self._folder)
-        followed = _followed(path, self._root)
-        if not (may_be_image(name) and _regular(followed)):
+        followed = _follow_link(path, self._root)
+        if not (may_be_image(name) and _is_regular(followed)):
             return False
         try:
             return is_image_name(name) or refused_by_content(name, _head(followed)) is None
@@ -107,7 +107,7 @@ class FolderSource(StreamedSource):
         """Raise DataRefused unless the file is the one that was fingerprinted, if there is a fingerprint."""
         if self._fingerprinted is None:
             return
-        if self._fingerprinted.get(hash(path)) != _mark(_followed(path, self._root)):
+        if self._fingerprinted.get(hash(path)) != _mark(_follow_link(path, self._root)):
             raise source_changed_error(self._label, f"{path} is not the file that was hashed before")
         self._unjudged -= 1
 
@@ -166,7 +166,7 @@ def _name(path: Path, root: Path) -> str:
     return str(path.relative_to(root))
 
 
-def _followed(path: Path, root: Path) -> Path:
+def _follow_link(path: Path, root: Path) -> Path:
     """Return the file inside `root` that a link leads to, or the path itself."""
     return (target_of(path, root) or path) if _is_link(path) else path
 
@@ -181,7 +181,7 @@ def _is_link(path: Path) -> bool:
 
 def _size_bytes(path: Path, root: Path) -> int:
     try:
-        status = _followed(path, root).lstat()
+        status = _follow_link(path, root).lstat()
     except OSError:
         return 0
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -203,7 +203,7 @@ def _mark(path: Path) -> int:
         return 0
 
 
-def _regular(path: Path) -> bool:
+def _is_regular(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -218,7 +218,7 @@ def _head(path: Path) -> bytes:
 def _read(path: Path, name: str, root: Path, max_bytes: int) -> Candidate:
     if (left_out := left_out_by_name(name)) is not None:
         return Candidate(name, b"", left_out)
-    followed = _followed(path, root)
+    followed = _follow_link(path, root)
     try:
         if (refused := _refused_kind(followed, name)) is not None:
             return Candidate(name, b"", refused)

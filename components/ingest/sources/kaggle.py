@@ -126,7 +126,7 @@ class _Hub:
 
     def __init__(self) -> None:
         try:
-            with _quiet():
+            with _silence():
                 self._clients = import_module("kagglehub.clients")
                 self._config = import_module("kagglehub.config")
                 self._exceptions = import_module("kagglehub.exceptions")
@@ -140,7 +140,7 @@ class _Hub:
         """Ask Kaggle for the newest version."""
         request = self._types.ApiGetDatasetRequest()
         request.owner_slug, request.dataset_slug = owner, name
-        with _quiet(), self._clients.build_kaggle_client() as client:
+        with _silence(), self._clients.build_kaggle_client() as client:
             return int(client.datasets.dataset_api_client.get_dataset(request).current_version_number)
 
     def download(self, owner: str, name: str, version: int, target: Path) -> None:
@@ -148,7 +148,7 @@ class _Hub:
         request = self._types.ApiDownloadDatasetRequest()
         request.owner_slug, request.dataset_slug, request.dataset_version_number = owner, name, version
         handle = self._handle.DatasetHandle(owner=owner, dataset=name, version=version)
-        with _quiet(), self._clients.build_kaggle_client() as client:
+        with _silence(), self._clients.build_kaggle_client() as client:
             response = client.datasets.dataset_api_client.download_dataset(request)
             expected_bytes = int(response.headers.get("Content-Length") or 0)
             if target.exists() and expected_bytes and target.stat().st_size > expected_bytes:
@@ -173,7 +173,7 @@ class _Hub:
         """Translate `error` into one of our errors."""
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
-            with _quiet():
+            with _silence():
                 known = self._config.get_kaggle_credentials() is not None
             if not known:
                 halves = [name for name in ("KAGGLE_USERNAME", "KAGGLE_KEY") if os.environ.get(name)]
@@ -193,7 +193,7 @@ class _Hub:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence() -> Iterator[None]:
     """Suppress kagglehub's output: stdout carries our one JSON object only."""
     os.environ.setdefault("KAGGLEHUB_VERBOSITY", "error")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

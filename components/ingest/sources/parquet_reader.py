@@ -18,6 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.errors import first_line, shorten
 from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Budget
 from components.ingest.sources.reader_process import Outcome
@@ -69,7 +70,7 @@ def _send_rows(file: IO[bytes], budget: Budget, answers: IO[bytes]) -> tuple[Out
     except MemoryError:
         return "memory", ""
     except (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
-        return "corrupt", str(error).partition("\n")[0][:300]
+        return "corrupt", first_line(error, max_characters=300)
     return "end", ""
 
 
@@ -111,11 +112,13 @@ def _image_column(parquet: pq.ParquetFile) -> str:
     names = [field.name for field in schema if _holds_bytes(field.type)] or [field.name for field in schema if _is_binary(field.type)]
     if not names:
         columns = ", ".join(f"{field.name} ({field.type})" for field in list(schema)[:_COLUMNS_SHOWN])
-        raise _Unusable(f"has no column of image bytes: {columns[:300]}")
+        raise _Unusable(f"has no column of image bytes: {shorten(columns, max_characters=300)}")
     if len(names) > 1:
         names = [name for name in names if name.lower() in _NAMES][:1] or [name for name in names if _begins_with_image(parquet, name)]
     if len(names) != 1:
-        raise _Unusable(f"has several columns that may be the images, or none that begins with one: {', '.join(names)[:300]}")
+        raise _Unusable(
+            f"has several columns that may be the images, or none that begins with one: {shorten(', '.join(names), max_characters=300)}"
+        )
     return names[0]
 
 

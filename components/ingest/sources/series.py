@@ -71,7 +71,7 @@ class SeriesSource(StreamedSource):
 
     def candidates(self, budget: Budget) -> Iterator[Candidate]:
         total_bytes = 0
-        for number, candidate in enumerate(self._all(budget), start=1):
+        for number, candidate in enumerate(self._all_candidates(budget), start=1):
             total_bytes += len(candidate.data)
             if number > budget.max_entries:
                 raise too_many_entries(self._label, budget)
@@ -79,7 +79,7 @@ class SeriesSource(StreamedSource):
                 raise too_many_bytes(self._label, budget)
             yield candidate
 
-    def _all(self, budget: Budget) -> Iterator[Candidate]:
+    def _all_candidates(self, budget: Budget) -> Iterator[Candidate]:
         for name in self._beside:
             yield Candidate(name, b"", left_out_by_name(name) or _BESIDE)
         for part in self._parts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from components.errors import BadInput
+from components.errors import BadInput, shorten
 from components.ingest.candidates import Candidate
 from components.ingest.limits import Budget
 from components.ingest.sources.kinds import Reach, SourceKind
@@ -63,15 +63,17 @@ def open_synthetic(source: str, image_px: int, reach: Reach | None) -> Synthetic
 def _parameters(source: str) -> dict[str, int]:
     place, _, query = source.partition("://")[2].partition("?")
     if place:
-        raise BadInput(f"data.source synthetic:// takes parameters after a ? only, not {place[:80]!r}", hint=f"write {_EXAMPLE}")
+        raise BadInput(f"data.source synthetic:// takes parameters after a ? only, not {shorten(repr(place))}", hint=f"write {_EXAMPLE}")
     parameters = parse_qs(query, keep_blank_values=True)
     if unknown := sorted(set(parameters) - {"count", "seed", "size"}):
-        raise BadInput(f"data.source synthetic:// has no parameter {', '.join(unknown)[:80]}", hint=f"write {_EXAMPLE}")
+        raise BadInput(f"data.source synthetic:// has no parameter {shorten(', '.join(unknown))}", hint=f"write {_EXAMPLE}")
     for name, texts in parameters.items():
         if len(texts) > 1:
             raise BadInput(f"data.source synthetic:// has {len(texts)} values of {name}", hint=f"write {_EXAMPLE}")
         if not re.fullmatch("-?[0-9]{1,20}", texts[0]):
-            raise BadInput(f"data.source synthetic:// takes whole numbers, and {name} is {texts[0][:80]!r}", hint=f"write {_EXAMPLE}")
+            raise BadInput(
+                f"data.source synthetic:// takes whole numbers, and {name} is {shorten(repr(texts[0]))}", hint=f"write {_EXAMPLE}"
+            )
     return {name: int(texts[0]) for name, texts in parameters.items()}
 
 

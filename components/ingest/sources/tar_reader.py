@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
+from components.errors import shorten
 from components.ingest.candidates import Names, refused_by_content, refused_by_name
 from components.ingest.image_formats import HEAD_BYTES
 from components.ingest.limits import Budget
@@ -65,7 +66,7 @@ def _send_entries(raw: IO[bytes], budget: Budget, answers: IO[bytes]) -> tuple[O
     except RecursionError:
         return "corrupt", "its headers describe each other without end"
     except _DAMAGED as error:
-        return "corrupt", str(error)[:500]
+        return "corrupt", shorten(str(error), max_characters=500)
     except MemoryError:
         return "memory", ""
     return "end", ""

@@ -64,7 +64,7 @@ class PromotionChanges:
         state, interrupted = self._quiet_state()
         if state.versions.get(version) != identity:
             raise BadInput(f"version {version} of {state.model!r} is not the one that was looked at any more", hint="run it again")
-        state = self._recorded(state, interrupted, by)
+        state = self._record_interrupted(state, interrupted, by)
         return self._make(state, "promote", version, to=version, reason=reason, by=by, forced=forced)
 
     def rollback(self, *, reason: str, by: str) -> Standing:
@@ -77,7 +77,7 @@ class PromotionChanges:
         while state.open_moves and not interrupted:  # which version is rolled back depends on what they end with
             state, interrupted = self._quiet_state()
         with self._refusals():
-            state = self.taken_over(self.stable(state), by)
+            state = self.take_over_log(self.stable(state), by)
         for problem in problems_of(state):
             raise BadInput(f"{problem.text}; nothing was rolled back", hint=problem.hint)
         standing = state.standing()
@@ -88,11 +88,11 @@ class PromotionChanges:
             )
         return self._make(state, "rollback", standing.champion, to=standing.previous, reason=reason, by=by)
 
-    def taken_over(self, state: RegistryState, by: str) -> RegistryState:
+    def take_over_log(self, state: RegistryState, by: str) -> RegistryState:
         """Copy the log of an earlier release, if the model has none of its own, into the model; return the state after that."""
         return self._read(state) if self._records.take_over(state, by) else state
 
-    def described(self, *, take_over_as: str | None) -> RegistryState | None:
+    def state_for_reader(self, *, take_over_as: str | None) -> RegistryState | None:
         """Return the state for a reader; None if there is no such model.
 
         With the name of a person, the log of an earlier release is copied into the model, if that person may change it.
@@ -102,7 +102,7 @@ class PromotionChanges:
             return None
         if take_over_as is not None:
             try:
-                return self.stable(self.taken_over(state, take_over_as))
+                return self.stable(self.take_over_log(state, take_over_as))
             except BadInput as error:
                 if not is_forbidden(error):
                     raise
@@ -147,7 +147,7 @@ class PromotionChanges:
             )
         return state
 
-    def _recorded(self, state: RegistryState, interrupted: Sequence[Move], by: str) -> RegistryState:
+    def _record_interrupted(self, state: RegistryState, interrupted: Sequence[Move], by: str) -> RegistryState:
         """Write into the log how interrupted changes ended and what else the aliases say, and return the state after that."""
         for move, outcome in state.outcomes_of(interrupted):
             self._note(f"{describe(move)} was interrupted; it is recorded as {outcome}, by what the alias champion points to")
@@ -179,7 +179,7 @@ class PromotionChanges:
     ) -> Standing:
         if version not in state.versions:
             raise BadInput(f"version {version} of {state.model!r} was deleted meanwhile", hint="celebdit models list shows what there is")
-        now_s, identity, finished = self._clock(), state.versions[version], state.counted()
+        now_s, identity, finished = self._clock(), state.versions[version], state.counted_moves()
         move = Move(
             new_id(state.moves, now_s),
             action,

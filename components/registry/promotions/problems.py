@@ -28,7 +28,7 @@ def problems_of(state: RegistryState) -> list[Problem]:
     """Return what forbids to go back to the previous champion: without any, aliases and log agree."""
     if state.open_moves:
         return [_open(state, move) for move in state.open_moves]
-    problem = _of_champion(state) or _of_previous(state) or _of_start(state)
+    problem = _champion_problem(state) or _previous_problem(state) or _start_problem(state)
     return [] if problem is None else [problem]
 
 
@@ -55,20 +55,20 @@ def _commands(state: RegistryState, *versions: str | None) -> tuple[str, ...]:
 
 
 def _open(state: RegistryState, move: Move) -> Problem:
-    place = f"champion is {_named(state.champion)}"
+    place = f"champion is {_version_text(state.champion)}"
     return Problem(
         f"{describe(move)} was begun and is not finished: it is in progress or was interrupted; {place}",
         _commands(state, move.to_version if move.to_version in state.versions else None, state.champion),
     )
 
 
-def _of_champion(state: RegistryState) -> Problem | None:
+def _champion_problem(state: RegistryState) -> Problem | None:
     logged, champion = state.logged_champion, state.champion
     if logged is None:
         text = f"champion is version {champion} and no entry of the promotion log says so: it was set by hand, or the log was deleted"
         return None if champion is None else Problem(text, _commands(state, champion), by_hand=True)
     if not exists(logged, state.versions):
-        return _of_deleted_champion(state, logged)
+        return _deleted_champion_problem(state, logged)
     if champion == logged.version:
         return None
     now = "the alias champion was removed" if champion is None else f"champion is version {champion}, moved"
@@ -76,7 +76,7 @@ def _of_champion(state: RegistryState) -> Problem | None:
     return Problem(text, _commands(state, champion, logged.version), by_hand=True)
 
 
-def _of_deleted_champion(state: RegistryState, logged: Move) -> Problem:
+def _deleted_champion_problem(state: RegistryState, logged: Move) -> Problem:
     """Return the problem of a champion whose version is gone, or whose number another checkpoint has."""
     champion, previous = state.champion, state.standing().previous
     if champion is None:
@@ -88,26 +88,26 @@ def _of_deleted_champion(state: RegistryState, logged: Move) -> Problem:
     return Problem(text, _commands(state, champion), by_hand=True)
 
 
-def _of_previous(state: RegistryState) -> Problem | None:
+def _previous_problem(state: RegistryState) -> Problem | None:
     expected, previous = state.standing().previous, state.previous
     if previous == expected:
         return None
-    deleted = next((m.version for m in reversed(stack_after(state.counted())[:-1]) if not exists(m, state.versions)), None)
+    deleted = next((m.version for m in reversed(stack_after(state.counted_moves())[:-1]) if not exists(m, state.versions)), None)
     if previous is None and deleted is not None:
-        text = f"version {deleted}, the champion before, was deleted; the one before it is {_named(expected)}"
+        text = f"version {deleted}, the champion before, was deleted; the one before it is {_version_text(expected)}"
     else:
-        text = f"previous is {_named(previous)}, moved by hand; by the log it is {_named(expected)}"
+        text = f"previous is {_version_text(previous)}, moved by hand; by the log it is {_version_text(expected)}"
     return Problem(text, _commands(state, expected, previous))
 
 
-def _of_start(state: RegistryState) -> Problem | None:
+def _start_problem(state: RegistryState) -> Problem | None:
     """Return the problem of a log that was taken over from one that said something else, until the next promotion."""
-    moves = state.counted()
+    moves = state.counted_moves()
     if not moves or moves[-1].action != "start" or moves[-1].agreed:
         return None
     text = f"the log of an earlier release did not say that version {state.champion} is the champion"
     return Problem(text, _commands(state, state.champion, state.previous))
 
 
-def _named(version: str | None) -> str:
+def _version_text(version: str | None) -> str:
     return "not set" if version is None else f"version {version}"

@@ -65,23 +65,23 @@ class PromotionRecords:
         top = state.logged_champion
         if top is None or not state.is_moved_by_hand:
             return False
-        newest = state.counted()[-1].id
+        newest = state.counted_moves()[-1].id
         champion = state.champion
         entry_id = id_after(newest, f"{zlib.crc32(repr((newest, champion)).encode()):08x}")
         reason = "found under the alias; no entry says who moved it"
-        self._log.append(self._found(state, entry_id, "by-hand", champion, by, reason, came_from=top.version, after=newest))
+        self._log.append(self._observed_move(state, entry_id, "by-hand", champion, by, reason, came_from=top.version, after=newest))
         return True
 
     def _starts(self, state: RegistryState, by: str, reason: str, *, agreed: bool) -> list[Move]:
         """Return the entries with which a log begins; the one that says that it has begun is the last."""
         entries = [(START_PREVIOUS_ID, state.previous, None), (START_ID, state.champion, state.previous)]
         return [
-            self._found(state, entry_id, "start", version, by, reason, came_from=came_from, agreed=agreed)
+            self._observed_move(state, entry_id, "start", version, by, reason, came_from=came_from, agreed=agreed)
             for entry_id, version, came_from in entries
             if version is not None or entry_id == START_ID
         ]
 
-    def _found(
+    def _observed_move(
         self,
         state: RegistryState,
         entry_id: str,

@@ -110,30 +110,30 @@ class RegistryState:
     @property
     def champion(self) -> str | None:
         """The version under the alias, if it exists."""
-        return self._existing(CHAMPION)
+        return self._existing_version(CHAMPION)
 
     @property
     def previous(self) -> str | None:
         """The version under the alias `previous`, if it exists."""
-        return self._existing(PREVIOUS)
+        return self._existing_version(PREVIOUS)
 
-    def _existing(self, alias: str) -> str | None:
+    def _existing_version(self, alias: str) -> str | None:
         number = self.aliases.get(alias)
         return number if number in self.versions else None
 
     @property
     def logged_champion(self) -> Move | None:
         """The move that made the champion by the log, whether or not its version still exists."""
-        stack = stack_after(self.counted())
+        stack = stack_after(self.counted_moves())
         return stack[-1] if stack else None
 
-    def counted(self, also: Collection[str] = ()) -> list[Move]:
+    def counted_moves(self, also: Collection[str] = ()) -> list[Move]:
         """Return the moves that were finished, and those with an id in `also` unless they are marked as interrupted."""
         return [entry.move for entry in self.entries if entry.counts or (entry.outcome is None and entry.move.id in also)]
 
     def standing(self, also: Collection[str] = ()) -> Standing:
         """Return what the aliases should point to after the counted moves."""
-        return standing_after(self.counted(also), self.versions)
+        return standing_after(self.counted_moves(also), self.versions)
 
     @property
     def is_moved_by_hand(self) -> bool:
@@ -142,7 +142,7 @@ class RegistryState:
         if top is None:
             return self.champion is not None
         if self.champion is None:
-            return exists(top, self.versions) and self.counted()[-1].version is not None
+            return exists(top, self.versions) and self.counted_moves()[-1].version is not None
         return self.champion != top.version or not top.is_of(self.versions[self.champion])
 
     def outcomes_of(self, interrupted: Sequence[Move]) -> list[tuple[Move, Outcome]]:

@@ -48,12 +48,12 @@ class MlflowDestination:
     def log_image(self, image: LoggedImage, pixels: np.ndarray) -> bool:
         if is_image_logged(image.key, image.step, self._files_in("images")):
             return False
-        with self._remembering("images", image_marker(image.key, image.step)):
+        with self._remember_upload("images", image_marker(image.key, image.step)):
             self._tracking.log_image(self.run_id, pixels, key=image.key, step=image.step, timestamp_ms=image.timestamp_ms)
         return True
 
     @contextmanager
-    def _remembering(self, folder: str, path: str) -> Iterator[None]:
+    def _remember_upload(self, folder: str, path: str) -> Iterator[None]:
         """Remember that the block uploaded an artifact; after an error ask MLflow again, because only the response may have been lost."""
         try:
             yield
@@ -73,7 +73,7 @@ class MlflowDestination:
         if attachment.artifact in self._files_in(folder):
             return False
         with (
-            self._remembering(folder, attachment.artifact),
+            self._remember_upload(folder, attachment.artifact),
             tempfile.TemporaryDirectory(prefix="celebdit-attachment-") as local,
         ):
             self._tracking.log_artifact(self.run_id, Path(shutil.copy(path, Path(local) / name)), folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
-from components.reports.image_grid import SAMPLE_GRID_KEY, enlarged, grid
+from components.reports.image_grid import SAMPLE_GRID_KEY, enlarge, grid
 from components.tracking.journal import Journal
 
 SINGLE_KEY = "samples/seed_{:03d}"
@@ -36,7 +36,7 @@ class JournalRecorder:
             listener(step, values)
 
     def samples(self, step: int, images: UInt8[Tensor, "b 3 h w"]) -> None:
-        tiles = [enlarged(tile) for tile in images.permute(0, 2, 3, 1).numpy()]
+        tiles = [enlarge(tile) for tile in images.permute(0, 2, 3, 1).numpy()]
         self._journal.add_image(step, SAMPLE_GRID_KEY, grid(tiles))
         for index, tile in enumerate(tiles[:NUM_SINGLES]):
             self._journal.add_image(step, SINGLE_KEY.format(index), tile)

@@ -2,13 +2,15 @@
 
 Promises: afterwards MLflow has the run's description, each (key, step) exactly once, and the status that object storage shows, also if the
 run or its images were deleted there: on the machine that trained, the whole journal is compared with what MLflow has. Repeating it, or
-running it when nothing is missing, changes nothing.
+running it when nothing is missing, changes nothing. What an attempt that has ended left incomplete in object storage is removed.
 """
 
 from contextlib import suppress
 
+from components.errors import CelebditError, DataRefused
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing, StoreUri
+from components.stores.abandoned_uploads import abort_old_uploads
 from components.stores.checkpoints import CheckpointStore
 from components.stores.queued_checkpoints import rescue
 from components.system.locks import lock_or_fail
@@ -16,7 +18,7 @@ from components.tracking.archive import JournalArchive
 from components.tracking.journal import JOURNAL_FILE, Journal
 from components.train.reporting.destination import MlflowDestination
 from components.train.reporting.reporter import describe_run
-from components.train.spec import TrainSpec, newest_spec
+from components.train.spec import SPEC_FILE, TrainSpec, newest_spec
 from model.canonical import JsonObject
 from model.checkpoint_manifest import CheckpointInvalid
 
@@ -34,6 +36,7 @@ def sync(run_key: str, context: StepContext, *, spec: TrainSpec | None = None) -
     with lock_or_fail(folder / "writer.lock", f"training of run {run_key}"):
         checkpoints = CheckpointStore(context.store, run.checkpoints, warn=context.events.note)
         rescue(folder / "checkpoints", checkpoints, attempt=spec.attempt, note=context.events.note)
+        _remove_abandoned(spec, checkpoints, context)
         status_before = _status(run_key, context)
         run_id = describe_run(context.tracking, spec)
         destination = MlflowDestination(context.settings, run_key)
@@ -44,6 +47,27 @@ def sync(run_key: str, context: StepContext, *, spec: TrainSpec | None = None) -
             count += journal.deliver_again(destination)
         context.tracking.set_status(run_id, _final_status(spec, context, status_before))
     return count
+
+
+def _remove_abandoned(spec: TrainSpec, checkpoints: CheckpointStore, context: StepContext) -> None:
+    """Remove what ended attempts left incomplete: those before the newest one, and the last one on this machine, whose lock is held.
+
+    An attempt on several nodes leaves its specification on each, and only the first of them holds the lock.
+    """
+    run, note = context.layout.run(spec.run_key), context.events.note
+    ended = None
+    with suppress(DataRefused):  # no attempt ran on this machine, or another version wrote its specification
+        local = TrainSpec.load(context.run_folder(spec.run_key) / SPEC_FILE)
+        ended = local.attempt if local.resources.nodes == 1 else None
+    try:
+        homes = (checkpoints, CheckpointStore(context.store, run.snapshots, warn=note))
+        removed = sum(home.remove_abandoned(before=spec.attempt, ended=ended) for home in homes)
+        removed += abort_old_uploads(context.store, run.prefix)
+    except CelebditError as error:  # as if nothing may be deleted: what MLflow lacks matters more
+        note(f"incomplete uploads of ended attempts were not removed: {error.message}")
+        return
+    if removed:
+        note(f"{removed} incomplete upload(s) of ended attempts were removed")
 
 
 def _status(run_key: str, context: StepContext) -> str | None:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
-from components.errors import EXIT_BUG, CelebditError, DataRefused, Preempted, RankLost, TemporaryFailure, error_for_exit_code
+from components.errors import EXIT_BUG, CelebditError, DataRefused, Preempted, RankLost, TemporaryFailure, error_for_exit_code, shorten
 from components.kube.objects import KubernetesObject
 from components.runtime.agent_report import signal_name
 from components.runtime.memory_hint import LESS_MEMORY
@@ -19,6 +20,7 @@ from components.runtime.memory_hint import LESS_MEMORY
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 _TEARDOWN_S = 5.0
 """A node that is killed so much later than another one failed is killed with its job; the clocks of two nodes may differ by less."""
+_shorten = partial(shorten, max_characters=300)
 
 
 def first_failure(pods: list[KubernetesObject]) -> CelebditError | None:
@@ -45,10 +47,10 @@ def waiting_reason(pod: Mapping[str, Any]) -> str | None:
     for container in status.get("containerStatuses", []):
         waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            return f"{waiting['reason']}: {waiting.get('message', '')}".strip(": ")[:300]
+            return _shorten(f"{waiting['reason']}: {waiting.get('message', '')}".strip(": "))
     for condition in status.get("conditions", []):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return str(condition.get("message", condition.get("reason")))[:300]
+            return _shorten(str(condition.get("message", condition.get("reason"))))
     return None
 
 
@@ -82,7 +84,7 @@ def _node(pod: Mapping[str, Any]) -> str:
 def _failures_of(pod: Mapping[str, Any]) -> list[_Failure]:
     node, status = _node(pod), pod.get("status", {})
     if status.get("reason") == "Evicted":
-        error = TemporaryFailure(f"node {node} was evicted: {status.get('message', '')}"[:300], hint="run it again: training continues")
+        error = TemporaryFailure(_shorten(f"node {node} was evicted: {status.get('message', '')}"), hint="run it again: training continues")
         return [_Failure(_Source.KUBERNETES, 0.0, error)]
     disrupted = _disruption(node, status)
     failures = [] if disrupted is None else [disrupted]
@@ -99,7 +101,7 @@ def _disruption(node: str, status: Mapping[str, Any]) -> _Failure | None:
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             text = f"node {node} was stopped by Kubernetes: {condition.get('reason')}: {condition.get('message', '')}"
             at_s = _seconds(condition.get("lastTransitionTime"))
-            return _Failure(_Source.KUBERNETES, at_s, TemporaryFailure(text[:300], hint="run it again: training continues"))
+            return _Failure(_Source.KUBERNETES, at_s, TemporaryFailure(_shorten(text), hint="run it again: training continues"))
     return None
 
 
@@ -125,7 +127,7 @@ def _failure(node: str, terminated: Mapping[str, Any]) -> _Failure:
 def _unexplained_failure(node: str, status: int, at_s: float, log: str) -> _Failure:
     """Return the failure of a node that left no message but perhaps the end of its log."""
     lines = log.strip().splitlines()
-    last = lines[-1][:300] if lines else ""
+    last = _shorten(lines[-1]) if lines else ""
     if status > 128:
         hint = f"the end of its log: {last}" if last else "it left no log"
         error = TemporaryFailure(f"node {node} was killed by {signal_name(status - 128)} (status {status})", hint=hint)

@@ -98,7 +98,7 @@ class LeaseWatch:
         """Watch in the background for as long as the process lives."""
         threading.Thread(target=self._watch, name="lease", daemon=True).start()
 
-    def expired(self) -> bool:
+    def is_expired(self) -> bool:
         """Check once; the clocks of the two machines are never compared."""
         try:
             heartbeats = frozenset(item.uri.name for item in self._store.list(self._home))
@@ -110,6 +110,6 @@ class LeaseWatch:
         return self._clock() - self._changed_s > self._timeout_s
 
     def _watch(self) -> None:
-        while not self.expired():
+        while not self.is_expired():
             time.sleep(self._every_s)
         self._on_end()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from types import FrameType
 
-from components.errors import Failure, Preempted
+from components.errors import Failure, Preempted, shorten
 
 _MAX_MESSAGE_BYTES = 3500
 
@@ -53,7 +53,7 @@ def write_termination_message(error: Exception, *, replace: bool = True) -> None
     from components.runtime.redact import redactor  # noqa: PLC0415
 
     failure = Failure.of(error)
-    facts = {**asdict(failure), "message": redactor()(failure.message)[: _MAX_MESSAGE_BYTES // 2]}
+    facts = {**asdict(failure), "message": shorten(redactor()(failure.message), max_characters=_MAX_MESSAGE_BYTES // 2)}
     path = termination_message_path()
     with suppress(OSError):
         if replace or not path.exists() or path.stat().st_size == 0:

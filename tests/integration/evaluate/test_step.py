@@ -152,10 +152,10 @@ def test_a_killed_evaluation_continues_on_another_machine(
         },
     )
     store = samples_of(here, spec)
-    wait_until(lambda: len(store.present()) >= 2, timeout_s=120, every_s=0.005, alive=lambda: worker.poll() is None)
+    wait_until(lambda: len(store.committed_shards()) >= 2, timeout_s=120, every_s=0.005, alive=lambda: worker.poll() is None)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    stored_names = store.present()
+    stored_names = store.committed_shards()
     assert 2 <= len(stored_names) < 6
     written_at_ns = {name: written_ns(embedded, spec.samples_uri(here.layout) / f"{name}.npy") for name in stored_names}
     finished = run(

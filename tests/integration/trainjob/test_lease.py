@@ -23,11 +23,11 @@ def test_nodes_without_a_waiting_step_are_stopped_and_others_are_not(store: Obje
     watch = LeaseWatch(store, prefix, timeout_s=900, clock=lambda: now[0])
     for _ in range(20):
         lease.renew()
-        assert not watch.expired()
+        assert not watch.is_expired()
         now[0] += 300
     assert len(store.list(prefix)) == 1, "every beat is a new object, and the one before goes"
     now[0] += 900
-    assert watch.expired()
+    assert watch.is_expired()
 
 
 def test_storage_that_cannot_be_asked_stops_no_node(prefix: StoreUri, s3_credentials: None) -> None:
@@ -35,7 +35,7 @@ def test_storage_that_cannot_be_asked_stops_no_node(prefix: StoreUri, s3_credent
     unreachable = connect_store("http://127.0.0.1:9", deadline_s=0.1)
     watch = LeaseWatch(unreachable, prefix, timeout_s=900, clock=lambda: now[0])
     now[0] = 10_000
-    assert not watch.expired()
+    assert not watch.is_expired()
     Lease(unreachable, prefix).renew()
 
 

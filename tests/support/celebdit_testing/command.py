@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -46,7 +45,6 @@ def celebdit(*arguments: str, home: Path, timeout_s: float = 280.0, folder: Path
 def celebdit_here(*arguments: str, home: Path, capture: pytest.CaptureFixture[str]) -> Finished:
     """The command line in this process, with what it prints captured: for many short commands, whose imports would take longer."""
     capture.readouterr()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     environment = dict(os.environ)
     try:
         main([*arguments, "--home", str(home)])
@@ -56,6 +54,4 @@ def celebdit_here(*arguments: str, home: Path, capture: pytest.CaptureFixture[st
     finally:
         os.environ.clear()
         os.environ.update(environment)
-        for number, handler in before.items():
-            signal.signal(number, handler)
     raise AssertionError("the command line always ends with an exit code")

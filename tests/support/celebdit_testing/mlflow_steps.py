@@ -26,7 +26,7 @@ def register_without_weights(context: StepContext, folder: Path, name: str) -> s
     checkpoint = CheckpointManifest(run_key="a" * 16, uri="s3://bucket/x", digest="c" * 64, step=7, dataset_digest=DIGEST, recipe=recipe)
     description_of(checkpoint, file_sha256(weights)).write(weights.parent / DESCRIPTION_FILE)
     tracking, registry = context.tracking, Registry(context.tracking, name)
-    with tracking.running(tracking.step_run("train", run_key=checkpoint.run_key)) as run_id:
+    with tracking.mark_running(tracking.step_run("train", run_key=checkpoint.run_key)) as run_id:
         tracking.log_params(run_id, {"training.total_steps": 7})
         tracking.log_metrics(run_id, [Point("train/loss", step, 0.5, step + 1) for step in range(7)])
         tracking.log_image(run_id, np.zeros((4, 4, 3), np.uint8), key="samples/grid", step=7)

@@ -42,11 +42,11 @@ IMAGES, TIMES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_see
 
 
 @pytest.mark.parametrize("augmentation", [0.0, 0.5])
-def test_noise_flips_and_mixing_are_one_graph_for_all_steps_with_the_same_words(augmentation: float) -> None:
+def test_compiled_noise_flips_and_mixing_are_one_graph_for_all_steps_with_the_same_words(augmentation: float) -> None:
     torch._dynamo.reset()
     noise = BatchNoise(build_diffusion(tiny_recipe().diffusion), 5, True, augmentation)
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = noise.compiled(backend=counter)
+    compiled = noise.compile(backend=counter)
     images, ids = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), torch.arange(8, 12)
     for step in (0, 1, 77, 2**31):
         plain, traced = noise(images, ids, step_tensor(step, CPU)), compiled(images, ids, step_tensor(step, CPU))

@@ -40,6 +40,10 @@ def test_values_and_gradients_are_torchs(shape: tuple[int, int, int, int], *, by
     ours, theirs = normalise_modulate_silu(*inputs, EPS), by_torch(*inputs)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     assert ours.is_contiguous(memory_format=torch.channels_last)
+    x = inputs[0].detach().clone()
+    with torch.no_grad():
+        assert torch.equal(normalise_modulate_silu(*inputs, EPS), ours), "in fewer tensors where no gradient is needed"
+    assert torch.equal(inputs[0], x)
     weights = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     pairs = zip(torch.autograd.grad(ours, inputs, weights), torch.autograd.grad(theirs, inputs, weights), strict=True)
     for mine, other in pairs:

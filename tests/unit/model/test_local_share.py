@@ -44,6 +44,13 @@ def test_octaves_sum_to_the_image_and_are_finest_first() -> None:
     assert energies[1] == pytest.approx([0, 0, 0, 1], abs=1e-6), "pixels at the edge are repeated, so a flat image stays flat"
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_octaves_of_a_turned_image_are_turned_octaves(memory_format: torch.memory_format) -> None:
+    images = torch.randn(2, 3, 32, 24).contiguous(memory_format=memory_format)
+    for octave, turned in zip(split_octaves(images), split_octaves(images.mT), strict=True):
+        torch.testing.assert_close(octave.mT, turned)
+
+
 def test_a_gate_keeps_or_drops_an_octave_at_its_position_and_the_shares_belong_to_each_image() -> None:
     images, shares = torch.randn(2, 3, 8, 8), torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 2.0]])
     gates = torch.zeros(2, 3, 8, 8)

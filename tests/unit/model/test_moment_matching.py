@@ -116,7 +116,7 @@ def test_the_auxiliary_network_is_drawn_to_the_images_of_the_student_and_to_the_
 
 def test_the_compiled_step_of_a_student_is_the_plain_one_in_one_graph_for_all_steps() -> None:
     jump, counter = JumpNoise(PATH, 4, seed=5), CompileCounterWithBackend("aot_eager")
-    compiled, t, ids = jump.compiled(backend=counter), torch.tensor([0.25, 0.5, 1.0]), torch.arange(3, 6)
+    compiled, t, ids = jump.compile(backend=counter), torch.tensor([0.25, 0.5, 1.0]), torch.arange(3, 6)
     z_t, x = torch.randn(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     for step in (0, 7):
         for plain, traced in zip(jump(z_t, x, t, ids, torch.tensor(step)), compiled(z_t, x, t, ids, torch.tensor(step)), strict=True):

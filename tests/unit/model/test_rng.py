@@ -20,6 +20,22 @@ def test_philox_gives_the_published_known_answers(counter: tuple[int, ...], key:
     assert tuple(int(word) for word in words) == expected
 
 
+class Traced(torch.Tensor):
+    """A tensor that numpy does not read, as one that is traced."""
+
+
+@pytest.mark.parametrize("step", [0, 2**32 - 1, torch.tensor(123_456_789), torch.tensor(2**32 - 1)], ids=str)
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**64 - 1, 0x123456789ABCDEF0])
+@pytest.mark.parametrize("num_words", [1, 4, 7, 100])
+def test_words_on_a_cpu_are_those_of_torchs_operations(seed: int, step: rng.Step, num_words: int) -> None:
+    indices = torch.tensor([0, 1, 77, 2**31, 2**32 - 1])
+    words = rng.words(seed, rng.Stream.POSTERIOR, step, indices, num_words)
+    assert words.dtype == torch.int64
+    traced = rng.words(seed, rng.Stream.POSTERIOR, step, indices.as_subclass(Traced), num_words)
+    assert torch.equal(words, traced.as_subclass(torch.Tensor))
+    assert len(set(words.flatten().tolist())) == words.numel()
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 8), (5,), (3, 7, 5)])
 def test_an_index_gets_the_same_numbers_in_any_batch(shape: tuple[int, ...]) -> None:
     together = rng.normal(7, rng.Stream.NOISE, 5, torch.arange(10), shape)

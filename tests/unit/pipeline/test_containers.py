@@ -10,7 +10,7 @@ from celebdit_testing.http_server import Handler, serving
 from components.gate.component import gate
 from pipeline.config import load_config
 from pipeline.container_engine import remove_containers
-from pipeline.containers import RUN_LABEL, TO_ALL, _waiting, container_arguments, plan_containers
+from pipeline.containers import RUN_LABEL, TO_ALL, _wait_for_step, container_arguments, plan_containers
 
 HERE = {
     "CELEBDIT_STORE": "s3://bucket/x",
@@ -108,5 +108,5 @@ def test_the_shell_that_kfp_puts_around_a_step_waits_for_it() -> None:
     assert container is not None
     shell, options, script, *arguments = container.command
     assert (shell, options) == ("sh", "-ec"), "what is changed is what kfp makes"
-    assert _waiting(container.command) == ["sh", "-ec", f"trap : TERM\n{script}", *arguments]
-    assert _waiting(["python", "-c", "pass"]) == ["python", "-c", "pass"]
+    assert _wait_for_step(container.command) == ["sh", "-ec", f"trap : TERM\n{script}", *arguments]
+    assert _wait_for_step(["python", "-c", "pass"]) == ["python", "-c", "pass"]

@@ -14,7 +14,7 @@ from pipeline.commands import ema
 
 def average_of(own: SamplingConfig | None, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Have the command get an average that draws with `own`; return what it publishes."""
-    session, published = SimpleNamespace(context=lambda: None, services=None), list[object]()
+    session, published = SimpleNamespace(context=lambda: SimpleNamespace(tracking=None), services=None), list[object]()
     monkeypatch.setattr(ema, "open_session", lambda home: nullcontext(session))
     monkeypatch.setattr(posthoc_ema, "compute_posthoc_ema", lambda *_, **__: SimpleNamespace(sampling=own))
     monkeypatch.setattr(posthoc_ema, "find_student_sampling", lambda *_: own)

@@ -14,7 +14,7 @@ import pytest
 from celebdit_testing.strangers import STRANGER, as_stranger, public_folder, start_stranger
 
 from components.errors import BadInput
-from pipeline.home import LOCK, USERS, locked, make_home
+from pipeline.home import LOCK, USERS, hold_lock, make_home
 from pipeline.service_users import ServiceUsers
 from pipeline.session import open_session
 
@@ -64,7 +64,7 @@ def test_a_new_home_is_private_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         make_home(tmp_path / "a" / "home")
-        with locked(tmp_path / "a" / "home" / LOCK):
+        with hold_lock(tmp_path / "a" / "home" / LOCK):
             assert mode(tmp_path / "a" / "home" / LOCK) == 0o600
     finally:
         os.umask(before)
@@ -146,7 +146,7 @@ def test_a_lock_that_a_stranger_took_while_the_home_was_open_does_not_hold_us_up
         assert stranger.stdout is not None
         assert stranger.stdout.readline() == "held\n"
         make_home(home)
-        with locked(home / name, kind):
+        with hold_lock(home / name, kind):
             assert stranger.poll() is None, "it still holds the file that it opened"
         stranger.communicate("\n")
 
@@ -161,7 +161,7 @@ def test_a_lock_of_our_own_is_waited_for(tmp_path: Path) -> None:
             [
                 sys.executable,
                 "-c",
-                "import sys; from pathlib import Path; from pipeline.home import locked\nwith locked(Path(sys.argv[1])): pass",
+                "import sys; from pathlib import Path; from pipeline.home import hold_lock\nwith hold_lock(Path(sys.argv[1])): pass",
                 str(path),
             ]
         )
@@ -179,13 +179,13 @@ import sys
 from pathlib import Path
 from pipeline.service_users import ServiceUsers
 from pipeline.session import open_session
-with ServiceUsers(Path({str(tmp_path / "home")!r})).joined("run other-1"):
+with ServiceUsers(Path({str(tmp_path / "home")!r})).register("run other-1"):
     print("joined", flush=True)
     sys.stdin.readline()
 """
     with (
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other,
-        users.joined("run mine-1"),
+        users.register("run mine-1"),
     ):
         assert other.stdout is not None
         assert other.stdout.readline() == "joined\n"

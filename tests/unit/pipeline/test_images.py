@@ -59,6 +59,11 @@ def make_images(*options: str) -> tuple[str, list[str]]:
     return result.output, re.findall(r"^build .*--target (\S+)", commands.read_text(), re.MULTILINE)
 
 
+def test_a_device_is_no_lock_file() -> None:
+    with pytest.raises(BadInput, match="larger than 1048576 bytes"):
+        read_lock(Path("/dev/zero"))
+
+
 def test_with_an_up_to_date_lock_nothing_is_built(checkout: Path) -> None:
     assert make_images()[1] == ["cpu", "gpu"]
     said, built = make_images()

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from components.train.train import read_features
 from pipeline.commands.config import show
-from pipeline.config import RunConfig, load_config, validated
+from pipeline.config import RunConfig, load_config, validate_config
 from pipeline.config_files import preset_names
 
 
@@ -16,7 +16,7 @@ from pipeline.config_files import preset_names
 def test_every_preset_is_valid_and_survives_its_canonical_form(preset: str) -> None:
     config = load_config(preset)
     assert RunConfig.model_validate_json(config.canonical()) == config
-    assert validated(json.loads(config.canonical())).digest() == config.digest()
+    assert validate_config(json.loads(config.canonical())).digest() == config.digest()
     assert set(config.sections()) == set(RunConfig.model_fields)
 
 

@@ -134,7 +134,7 @@ def test_no_server_is_started_on_a_cut_database(tmp_path: Path) -> None:
     path = database(tmp_path)
     path.write_bytes(path.read_bytes()[:5000])
     services = Services(tmp_path)
-    with pytest.raises(DataRefused, match="is damaged"), services.used():
+    with pytest.raises(DataRefused, match="is damaged"), services.use():
         pass
-    assert services.running() == {}
+    assert services.running_servers() == {}
     assert not list((tmp_path / "logs").iterdir())

@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
 from components.evaluate.metrics.density_coverage import density_and_coverage
-from components.features.sliced_distance import _matching, sliced_distance
+from components.features.sliced_distance import _match_sorted, sliced_distance
 
 
 def rows(n: int, d: int, *, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -17,7 +17,7 @@ def rows(n: int, d: int, *, seed: int, shift: float = 0.0) -> torch.Tensor:
 @pytest.mark.parametrize(("n", "m"), [(7, 7), (12, 5), (40, 60), (1, 3)])
 def test_the_transport_on_a_line_is_exact_for_any_two_numbers_of_images(n: int, m: int) -> None:
     a, b = np.sort(rows(n, 1, seed=1)[:, 0].numpy()), np.sort(rows(m, 1, seed=2)[:, 0].numpy())
-    left, right, weights = (part.numpy() for part in _matching(n, m, torch.device("cpu")))
+    left, right, weights = (part.numpy() for part in _match_sorted(n, m, torch.device("cpu")))
     assert weights.sum() == pytest.approx(1)
     assert (weights * np.abs(a[left] - b[right])).sum() == pytest.approx(wasserstein_distance(a, b), rel=1e-5)
     repeated = (np.repeat(a, m) - np.repeat(b, n)) ** 2

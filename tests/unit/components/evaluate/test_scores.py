@@ -189,7 +189,7 @@ def test_copies_are_found_beside_new_samples() -> None:
     assert nearest.real[[0, 1, 2, 3, 44]].tolist() == [3, 50, 399, 7, 8]
     assert nearest.mirrored[[0, 1, 2, 3, 44]].tolist() == [False, False, False, False, True]
     assert nearest.share[[0, 1, 2, 44]].max() < 1e-5
-    assert nearest.copied(0.5) == pytest.approx(5 / 45)
+    assert nearest.copied_share(0.5) == pytest.approx(5 / 45)
     assert 0.7 < np.median(nearest.share[4:44]) < 1.4, "new samples are about as far from the data as the data from themselves"
     assert [match[:3] for match in nearest.closest(4)] == [(0, 3, False), (1, 50, False), (2, 399, False), (44, 8, True)]
 
@@ -212,4 +212,4 @@ def test_a_training_set_of_equal_images_does_not_divide_by_zero() -> None:
     same = torch.ones(5, 3)
     nearest = nearest_training_images(torch.cat([same[:1], same[:1] + 1]), same, same)
     assert np.isfinite(nearest.share).all()
-    assert nearest.copied(0.5) == 0.5
+    assert nearest.copied_share(0.5) == 0.5

@@ -200,7 +200,7 @@ def celebdit(*arguments: str, **variables: str) -> subprocess.CompletedProcess[s
 
 
 def test_a_command_that_waits_says_so_on_stderr_and_stdout_is_json_alone() -> None:
-    done = celebdit("sync", "abc", "--json")
+    done = celebdit("sync", "0" * 16, "--json")
     assert done.returncode == 75
     assert json.loads(done.stdout)["error"]["exit_code"] == 75
     first, *rest = done.stderr.splitlines()
@@ -210,7 +210,7 @@ def test_a_command_that_waits_says_so_on_stderr_and_stdout_is_json_alone() -> No
     assert SECRET not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("-v", "sync", "abc"), ("sync", "abc", "--verbose")])
+@pytest.mark.parametrize("arguments", [("-v", "sync", "0" * 16), ("sync", "0" * 16, "--verbose")])
 def test_verbose_may_stand_before_or_after_the_command(arguments: tuple[str, ...]) -> None:
     done = celebdit(*arguments)
     assert len([line for line in done.stderr.splitlines() if "failed, attempt" in line]) >= 3

@@ -37,4 +37,4 @@ def test_an_evaluation_checks_the_sampling_before_it_looks_for_weights(monkeypat
     monkeypatch.setattr(choice, "newest_spec", lambda *_: STUDENT)
     request = choice.Request("0" * 16, (), (), None, "smoke", (), registers=True)
     with pytest.raises(BadInput, match="is a student that draws images in 3 steps of its own"):
-        choice.Choice.prepare(request, SimpleNamespace())  # type: ignore[arg-type]
+        choice.Choice.prepare(request, SimpleNamespace(tracking=None))  # type: ignore[arg-type]

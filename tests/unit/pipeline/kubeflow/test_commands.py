@@ -130,6 +130,24 @@ def test_a_cluster_that_may_not_be_read_does_not_stop_a_submission(
     assert err.count("not shown why pods wait: Kubernetes does not allow to list pods") == 1
 
 
+def test_a_printed_command_names_the_server_of_the_command_line(
+    server: FakeKfp, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ("--endpoint", server.url, "--namespace", "team-a")
+    code, _, err = run_cli(capsys, "submit", "smoke", *named)
+    assert code == 0, err
+    (run_id,) = server.runs
+    assert err.rstrip().endswith(f"celebdit runs {run_id} {' '.join(named)}")
+    server.step(server.runs[run_id], "train", "FAILED", "exit code 75")
+    server.end(server.runs[run_id], "FAILED")
+    for options in ((), ("--wait",)):
+        _, _, err = run_cli(capsys, "runs", run_id, *options, *named)
+        assert f"celebdit resume {run_id} {' '.join(named)}\n" in err
+    monkeypatch.setenv(KFP_ENDPOINT, server.url)
+    code, _, err = run_cli(capsys, "submit", "smoke", "--again")
+    assert err.rstrip().endswith(f"celebdit runs {list(server.runs)[-1]}")
+
+
 def test_runs_are_listed_newest_first_and_shown(
     server: FakeKfp, config: RunConfig, lock: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,8 @@ def test_rows_are_named_by_number_and_file_and_rows_without_bytes_get_a_verdict(
     [
         ({"label": pa.array(range(6)), "path": pa.array(["a.jpg"] * 6)}, r"has no column of image bytes: label \(int64\), path \(string\)"),
         ({"source": pa.array(FACES), "target": pa.array(FACES)}, "several columns that may be the images, .*: source, target"),
+        ({"n" * 500: pa.array(range(6))}, r"has no column of image bytes: n{300}\.\.\. \(508 characters\)$"),
+        ({name * 200: pa.array(FACES) for name in "st"}, r": s{200}, t{98}\.\.\. \(402 characters\)$"),
     ],
 )
 def test_a_file_without_one_column_of_images_says_which_it_has(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
