@@ -120,9 +120,9 @@ class Block(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(time)
         normed, x = self._normalise_and_modulate(self.attention_norm, x, shift_a, scale_a)
-        x = (gate_a[:, None] * self.dropout(self.attention(normed, rotation))).add_(x)
+        x = x + gate_a[:, None] * self.dropout(self.attention(normed, rotation))
         normed, x = self._normalise_and_modulate(self.mlp_norm, x, shift_m, scale_m)
-        return (gate_m[:, None] * self.dropout(self.mlp(normed))).add_(x)
+        return cast(Tensor, x + gate_m[:, None] * self.dropout(self.mlp(normed)))
 
     def _normalise_and_modulate(
         self, norm: nn.Module, x: Float[Tensor, "b n d"], shift: Float[Tensor, "b d"], scale: Float[Tensor, "b d"]

@@ -46,7 +46,7 @@ def norm_silu(
         return instance_norm.normalise_modulate_silu(x, *_gain_and_bias(norm, shift, scale), norm.eps)
     hidden = norm(x)
     if shift is not None and scale is not None:
-        hidden = (hidden * (1 + scale[:, :, None, None])).add_(shift[:, :, None, None])
+        hidden = hidden * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
     return F.silu(hidden)
 
 
@@ -87,7 +87,7 @@ class ResidualBlock(nn.Module):
         if layers.compiled_for_cuda(x):
             return self._in_few_passes(x, shift, scale)
         hidden = self.conv_in(norm_silu(x, self.norm_in))
-        return cast(Tensor, self.conv_out(self.dropout(norm_silu(hidden, self.norm_out, shift, scale))).add_(x))
+        return x + self.conv_out(self.dropout(norm_silu(hidden, self.norm_out, shift, scale)))
 
     def _in_few_passes(
         self, x: Float[Tensor, "b c h w"], shift: Float[Tensor, "b c"], scale: Float[Tensor, "b c"]
@@ -123,5 +123,5 @@ class LeanBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"], time: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         shift, scale = self.modulation(time)
-        hidden = (self.norm(x) * (1 + scale[:, :, None, None])).add_(shift[:, :, None, None])
-        return cast(Tensor, self.conv_out(self.dropout(F.silu(self.conv_in(hidden)))).add_(x))
+        hidden = self.norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+        return cast(Tensor, x + self.conv_out(self.dropout(F.silu(self.conv_in(hidden)))))
