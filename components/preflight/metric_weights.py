@@ -101,7 +101,8 @@ def difference(shapes: Shapes, expected: Shapes) -> str | None:
     """Return in words how tensors differ from those that a network has, or None; what only counts batches does not matter."""
     names = {name for name in shapes if not name.endswith(_IGNORED_NAME)}
     missing, unknown = sorted(expected.keys() - names), sorted(names - expected.keys())
-    parts = [f"{len(names)} {what} ({_list_names(names)})" for what, names in (("are missing", missing), ("are unknown", unknown)) if names]
+    lists = (("are missing", missing), ("are unknown", unknown))
+    parts = [f"{len(differing)} {what} ({_list_names(differing)})" for what, differing in lists if differing]
     if parts:
         return f"of its {len(expected)} tensors {' and '.join(parts)}"
     other = [name for name in sorted(names) if expected[name] is not None and shapes[name] != expected[name]]

@@ -2,8 +2,8 @@
 
 Promises: nothing of the version is imported, parsed or loaded before all its files are those of the manifest whose digest was given; the
 packed code sees no package of this project but its own. A request is refused with one line before more than MAX_BODY_BYTES of it are kept
-(413), before its rows become a data frame (400), and when the queue is full (503); a connection without
-one is closed. Ends within a second of SIGTERM, whatever it computes.
+(413), before its rows become a data frame (400), and when the queue is full (503); a connection without one is closed. Ends within a second
+of SIGTERM, whatever it computes.
 
     python -P -m components.serving.server FOLDER --manifest SHA256 (--host ADDRESS --port PORT | --socket DESCRIPTOR)
 """

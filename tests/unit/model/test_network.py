@@ -15,7 +15,7 @@ from model.denoiser import Denoiser, build_denoiser, num_parameters
 from model.dit import Block, Core
 from model.flops import flops_of
 from model.layers import TimeEmbedding, patchify, rotary_angles, rotate, sincos_positions, sinusoid, unpatchify
-from model.residual_blocks import PositionNorm
+from model.residual_blocks import LeanBlock, PositionNorm, ResidualBlock
 from pipeline.config import load_config
 
 TINY_PLAIN = {"image_px": 16, "codec": "plain", "channels": (), "res_blocks": (), "latent_channels": 4, "patch_px": 2}
@@ -324,6 +324,16 @@ def test_it_also_compiles_as_one_graph_the_way_the_large_presets_train() -> None
         assert all(torch.isfinite(gradient).all() for gradient in gradients)
     assert outputs[1].dtype == torch.float32
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0.05, atol=0.02 * float(outputs[0].detach().abs().max()))
+
+
+@pytest.mark.parametrize(
+    "block", [Block(32, 2, modern=True, dropout=0.0), ResidualBlock(32, 32), LeanBlock(32, 32)], ids=lambda b: type(b).__name__
+)
+def test_under_bfloat16_a_block_adds_to_a_float32_input_in_float32(block: Block | ResidualBlock | LeanBlock) -> None:
+    x, time = torch.randn(2, 4, 32) if isinstance(block, Block) else torch.randn(2, 32, 4, 4), torch.randn(2, 32)
+    with torch.backends.mkldnn.flags(enabled=False), torch.autocast("cpu", dtype=torch.bfloat16):
+        output = block(x, time, None) if isinstance(block, Block) else block(x, time)
+    assert torch.equal(output, x), "a new block is the identity, to the last bit of its input"
 
 
 def test_under_bfloat16_the_weights_and_gradients_stay_float32_and_the_numbers_near() -> None:
