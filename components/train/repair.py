@@ -14,7 +14,7 @@ from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock_or_fail
 from components.train.checkpointing.finished import Finished
 from components.train.checkpointing.snapshot_queue import SnapshotQueue, copy_snapshot
-from components.train.spec import TrainSpec, new_attempt
+from components.train.spec import TrainSpec
 from model.checkpoint_manifest import CheckpointInvalid
 
 
@@ -43,7 +43,7 @@ def repair_finished(run: FinishedRun, context: StepContext) -> None:
 def _repair_snapshots(run: FinishedRun, context: StepContext) -> None:
     every, stored = run.spec.training.ema_snapshot_every_steps, context.layout.run(run.key).snapshots
     folder, total = context.run_folder(run.key), run.finished.step
-    queue = SnapshotQueue(folder / "snapshots", CheckpointStore(context.store, stored), new_attempt(), note=context.events.note)
+    queue = SnapshotQueue(folder / "snapshots", CheckpointStore(context.store, stored), run.spec.attempt, note=context.events.note)
     if every is None and not queue.pending():
         return
     with lock_or_fail(folder / "writer.lock", f"training of run {run.key}"):
@@ -83,7 +83,7 @@ def _copy_missing(steps: set[int], spec: TrainSpec, context: StepContext) -> set
         if entry.step not in missing:
             continue
         try:
-            copy_snapshot(entry.uri, checkpoints, snapshots, spec.training, new_attempt(), context.run_folder(spec.run_key) / "restored")
+            copy_snapshot(entry.uri, checkpoints, snapshots, spec.training, spec.attempt, context.run_folder(spec.run_key) / "restored")
         except CheckpointInvalid as problem:
             note(f"the EMA snapshot of step {entry.step} cannot be copied from {entry.uri}: {problem}")
             continue

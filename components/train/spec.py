@@ -4,9 +4,11 @@ Promises: the run key is a function of the dataset, the recipe and the version o
 and its hardware do not enter it.
 """
 
+import re
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from pydantic import Field, field_serializer
@@ -18,11 +20,12 @@ from components.resources import ResourcesConfig
 from components.runtime.context import StepContext
 from components.storage import ObjectStore, StoreUri
 from components.storage.reader import StoreReader
-from components.stores.layout import StoreLayout
+from components.stores.layout import RunLayout, StoreLayout
 from model.canonical import JsonObject, digest_of
 from model.config import Recipe
 
 SPEC_FILE = "spec.json"
+_ATTEMPT_FOLDER = re.compile(r"/(?:0-)?([0-9]{8}T[0-9]{6}(?:\.[0-9]{6})?)-[^/]+/")
 _KEY_CHARACTERS = 16
 
 
@@ -83,9 +86,19 @@ def find_newest_spec(
     return None
 
 
-def new_attempt() -> str:
-    """Return a name for an attempt at a training; names sort by time, those of former versions, which end with the second, as well."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}"
+def new_attempt(run: RunLayout, reader: StoreReader, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> str:
+    """Return a name for an attempt at the training `run`, which sorts after those of all earlier attempts that stored something.
+
+    Names begin with the time. Where the clock is behind the newest of them, because it was set back or is that of another machine, the name
+    begins a microsecond after it. Names of former versions, which end with the second, sort by time as well.
+    """
+    now = clock().replace(tzinfo=None)
+    keys = (item.uri.key for home in (run.attempts, run.checkpoints, run.snapshots) for item in reader.list(home))
+    newest = max((folder[1] for key in keys if (folder := _ATTEMPT_FOLDER.search(key)) is not None), default=None)
+    if newest is not None:
+        with suppress(ValueError, OverflowError):  # no time of a calendar
+            now = max(now, datetime.fromisoformat(newest) + timedelta(microseconds=1))
+    return f"{now:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}"
 
 
 def run_key(identity: JsonObject) -> str:

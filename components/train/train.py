@@ -45,9 +45,11 @@ def run(
         recipe = _with_teacher(recipe, context)
     key = run_key(recipe.identity(dataset.digest))
     total = recipe.training.total_steps
-    checkpoints = CheckpointStore(context.store, context.layout.run(key).checkpoints, warn=context.events.note)
+    run = context.layout.run(key)
+    checkpoints = CheckpointStore(context.store, run.checkpoints, warn=context.events.note)
     outcome = find_finished(checkpoints, recipe, dataset.digest)
-    spec = TrainSpec(run_key=key, attempt=new_attempt(), dataset=dataset, resources=resources, features=features, **dict(recipe))
+    attempt = new_attempt(run, context.store)
+    spec = TrainSpec(run_key=key, attempt=attempt, dataset=dataset, resources=resources, features=features, **dict(recipe))
     if outcome is not None:
         context.events.note(f"run {key} is already trained to step {outcome.step}, nothing to do")
         _repair(spec, outcome, context)
@@ -88,7 +90,8 @@ def _repair(spec: TrainSpec, finished: Finished, context: StepContext) -> None:
         """Train from the newest checkpoint before `step` to it; the numbers of a run do not depend on its length."""
         training = spec.training.model_copy(update={"total_steps": step})
         run_ranks = rank_runner(spec.resources)
-        again = spec.model_copy(update={"attempt": new_attempt(), "training": training, "features": None})  # scores were recorded
+        attempt = new_attempt(context.layout.run(spec.run_key), context.store)
+        again = spec.model_copy(update={"attempt": attempt, "training": training, "features": None})  # scores were recorded
         run_ranks(again, folder / SPEC_FILE, context)
 
     with try_lock(folder / "launcher.lock") as is_free:

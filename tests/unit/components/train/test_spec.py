@@ -1,7 +1,8 @@
 """Identity of a training run."""
 
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ from components.errors import BadInput
 from components.features.config import FeaturesConfig
 from components.manifests import DatasetManifest
 from components.resources import ResourcesConfig
+from components.storage import StoreUri
+from components.storage.reader import StoredFolder
+from components.stores.checkpoint_names import rescued_name
+from components.stores.layout import RunLayout
 from components.train.spec import differences, new_attempt, run_key
 from components.train.train import _check
 from model.config import OptimizerConfig
@@ -36,13 +41,38 @@ def test_the_run_key_is_stable_over_releases() -> None:
     assert run_key({"a": 1, "b": [1, 2]}) == "8baa73198470c7bb"
 
 
-def test_attempts_of_one_second_sort_by_time_and_after_those_of_former_versions_in_it() -> None:
-    names = [new_attempt() for _ in range(200)]
+RUN = RunLayout(StoreUri("bucket", "runs/key"))
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def test_attempts_of_one_second_sort_by_time_and_after_those_of_former_versions_in_it(tmp_path: Path) -> None:
+    names = [new_attempt(RUN, StoredFolder(tmp_path)) for _ in range(200)]
     assert names == sorted(names)
     assert len(set(names)) == len(names)
     second = names[0].partition(".")[0]
     assert datetime.now(UTC).replace(tzinfo=None) >= datetime.strptime(second, "%Y%m%dT%H%M%S")
     assert f"{second}-ffffff" < names[0]
+
+
+@pytest.mark.parametrize("place", ["attempts/{}/spec.json", "checkpoints/step-000000002/{}/state.json", "snapshots/step-000000002/{}/x"])
+@pytest.mark.parametrize("name", ["20260101T120000-ffffff", "20260101T120000.000000-ffffff", rescued_name("20260101T120000.000000-f")])
+@pytest.mark.parametrize("behind_s", [0, 3600, 10 * 365 * 86400])
+def test_an_attempt_after_the_clock_was_set_back_sorts_after_the_earlier_one(tmp_path: Path, place: str, name: str, behind_s: int) -> None:
+    path = tmp_path / "bucket/runs/key" / place.format(name)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    later = new_attempt(RUN, StoredFolder(tmp_path), clock=lambda: NOON - timedelta(seconds=behind_s))
+    assert later > name
+    (path.parents[1] / later).mkdir()
+    (path.parents[1] / later / path.name).touch()
+    assert new_attempt(RUN, StoredFolder(tmp_path), clock=lambda: NOON - timedelta(seconds=behind_s)) > later
+
+
+@pytest.mark.parametrize("name", ["99991231T235959.999999-a", "20261399T000000-a", "a1"])
+def test_a_name_that_no_time_follows_does_not_stop_an_attempt(tmp_path: Path, name: str) -> None:
+    (tmp_path / "bucket/runs/key/attempts" / name).mkdir(parents=True)
+    (tmp_path / "bucket/runs/key/attempts" / name / "spec.json").touch()
+    assert new_attempt(RUN, StoredFolder(tmp_path), clock=lambda: NOON).startswith("20260101T120000.000000-")
 
 
 def test_differences_are_listed_field_by_field() -> None:
