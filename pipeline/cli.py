@@ -25,6 +25,7 @@ from components.process_settings import log_level
 from components.runtime.logs import configure_logging
 from components.runtime.redact import redactor
 from components.system.failures import os_failure
+from pipeline.commands.commands_in_hints import complete_hints
 from pipeline.commands.empty_words import refuse_empty_words
 from pipeline.commands.help import example
 from pipeline.streams import discard_stdout, has_no_reader, safe_streams
@@ -97,6 +98,7 @@ class _LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         add_verbose(command)
         refuse_empty_words(command)
+        complete_hints(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -7,7 +7,7 @@ terminal.
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +33,9 @@ def printable(text: str) -> str:
 class RunView:
     """Displays events until the block ends."""
 
-    def __init__(self, *, terminal: bool | None = None) -> None:
+    def __init__(self, *, terminal: bool | None = None, complete_commands: Callable[[str], str] = lambda text: text) -> None:
+        """`complete_commands` returns a note with the commands in it as the user can run them."""
+        self._complete_commands = complete_commands
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
         self._console = Console(file=sys.stderr, highlight=False)
         self._progress = Progress(
@@ -95,7 +97,7 @@ class RunView:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if event.kind == "note":
-            self.print_line(f"  {event.step}: {event.facts['text']}")
+            self.print_line(f"  {event.step}: {self._complete_commands(event.facts['text'])}")
         if self._terminal:
             self._draw(event)
         else:

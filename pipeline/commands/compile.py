@@ -1,5 +1,6 @@
 """`celebdit compile`: write the pipeline as KFP YAML."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -7,7 +8,7 @@ import click
 from components.errors import BadInput
 from components.process_settings import step_log_level
 from pipeline.commands.help import example
-from pipeline.commands.options import cluster_options, debug_option, json_option, print_json, print_line
+from pipeline.commands.options import cluster_options, debug_option, json_option, next_cluster_command, print_json, print_line
 
 
 @click.command(epilog=example("celebdit compile celebahq256-b --output pipeline.yaml"))
@@ -56,6 +57,6 @@ def compile_command(
     except OSError as error:
         raise BadInput(f"--output {output} cannot be written: {error.strerror}") from error
     print_line(f"wrote {output}, sha256 {digest[:12]}")
-    print_line(f"  next         celebdit submit {preset}, or upload the file in the KFP UI")
+    print_line(f"  next         {next_cluster_command(shlex.join(['submit', preset, *overrides]))}, or upload the file in the KFP UI")
     if as_json:
         print_json({"file": str(output), "sha256": digest, "config_digest": config.digest()})

@@ -4,8 +4,9 @@ Promises: asks only a person, that is if stdin and stderr are terminals, and onl
 is never asked and never waits. Starts nothing and writes nothing.
 """
 
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ import click
 
 from components.command_settings import CommandSettings
 from components.errors import Interrupted
-from pipeline.commands.options import print_line
+from pipeline.commands.options import next_command, print_line
 from pipeline.config import RunConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,7 +31,7 @@ def yes_option(function: F) -> F:
     return click.option("--yes", is_flag=True, help="Start a run of hours without asking; only a terminal is asked.")(function)
 
 
-def ask_about_cost(config: RunConfig, preset: str, *, home: Path | None, yes: bool) -> None:
+def ask_about_cost(config: RunConfig, preset: str, overrides: Sequence[str] = (), *, home: Path | None, yes: bool) -> None:
     """Show what a run of hours would cost and ask whether to start it, if a person is there to answer.
 
     Raises:
@@ -47,7 +48,7 @@ def ask_about_cost(config: RunConfig, preset: str, *, home: Path | None, yes: bo
         return
     for line in lines:
         print_line(line)
-    print_line(f"  this run takes about {hours:.3g} h; all of it: celebdit plan {preset}")
+    print_line(f"  this run takes about {hours:.3g} h; all of it: {next_command(shlex.join(['plan', preset, *overrides]))}")
     if not click.confirm("Start it?", err=True):
         raise Interrupted("nothing was started", hint="start it without a question: --yes")
 

@@ -7,6 +7,7 @@ import click
 from components.command_settings import CommandSettings
 from components.errors import EXIT_OK, BadInput
 from components.reports.plural import plural
+from pipeline.commands.commands_in_hints import complete_commands
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, kubeflow_options, license_option, print_json, print_line
 
@@ -67,7 +68,7 @@ def doctor(
     for check in checks:
         print_line(f"{_MARKS[check.state]}  {check.name:<11} {check.found}")
         if check.fix is not None:
-            print_line(f"{'':<21} -> {check.fix}")
+            print_line(f"{'':<21} -> {complete_commands(check.fix)}")
     if as_json:
         print_json({"checks": [vars(check) for check in checks]})
     failed = [check.name for check in checks if check.state == "fail"]

@@ -13,10 +13,10 @@ from components.errors import EXIT_OK, GateFailed
 from components.system.scratch import temporary_folder
 from components.weights.ema_width import check_width
 from pipeline.choosing.settings import check_overrides
+from pipeline.commands.commands_in_hints import open_view
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, next_command, print_gate, print_json, print_line, print_mlflow_url
 from pipeline.session import Session, new_run_id, open_session
-from pipeline.view import RunView
 
 if TYPE_CHECKING:
     from components.runtime.context import StepContext
@@ -81,7 +81,7 @@ def evaluate(
     for width in widths:
         check_width(width)
     check_overrides(overrides)
-    with open_session(home) as session, temporary_folder() as folder, RunView() as view, view.follow(folder / EVENTS_FILE):
+    with open_session(home) as session, temporary_folder() as folder, open_view() as view, view.follow(folder / EVENTS_FILE):
         context = _context(session, folder / EVENTS_FILE)
         from pipeline.choosing.choice import Choice, Request
 

@@ -1,11 +1,11 @@
 """Shared by the commands for Kubeflow Pipelines: connect to the server, and follow a run to its end."""
 
 from components.errors import EXIT_OK, GateFailed
+from pipeline.commands.commands_in_hints import open_view
 from pipeline.commands.options import next_cluster_command, print_json, print_line
 from pipeline.follow import failure_of, follow, steps_of
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 from pipeline.submit import SubmissionFacts
-from pipeline.view import RunView
 from pipeline.waiting_pods import WaitingPods, find_cluster
 
 _FIRST_ANSWER_S = 5.0
@@ -32,7 +32,7 @@ def follow_to_end(kubeflow: Kubeflow, run_id: str, facts: SubmissionFacts | dict
         CelebditError: of the same kind as the error of the failed step.
     """
     try:
-        with RunView() as view:
+        with open_view() as view:
             cluster = find_cluster(kubeflow.address.namespace)
             report = WaitingPods(cluster, run_id, view).report if cluster is not None else lambda: None
             run = follow(run_id, kubeflow, on_event=view, on_poll=report, command=next_cluster_command, resumed=resumed)

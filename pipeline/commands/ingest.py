@@ -13,6 +13,7 @@ from components.reports.plural import plural
 from components.runtime.context import StepContext
 from components.runtime.events import STOPPED, Events, OnceFilter
 from components.runtime.redact import redactor
+from pipeline.commands.commands_in_hints import open_view
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, next_command, print_json, print_line
 from pipeline.config import load_data
@@ -69,7 +70,7 @@ def ingest(
     open_source(config)  # a source that cannot be read fails before a server is started
     run_id = new_run_id("ingest")
     folder = run_folder(home, run_id)
-    with open_session(home, what=f"run {run_id}") as session, RunView() as view, _step_context(session, run_id, folder, view) as context:
+    with open_session(home, what=f"run {run_id}") as session, open_view() as view, _step_context(session, run_id, folder, view) as context:
         manifest, url = _ingest(config, context, workers)
         report = folder / "report.html"
         context.store.get_file(context.layout.locate(manifest.uri) / report.name, report)

@@ -19,6 +19,7 @@ from components.registry.webhook import send, webhook_url
 from components.reports.score import score_text
 from components.system.user import user_name
 from components.system.work_folders import WorkFolder
+from pipeline.commands.commands_in_hints import complete_commands
 from pipeline.commands.help import example
 from pipeline.commands.models_package import package
 from pipeline.commands.models_sign import sign
@@ -89,14 +90,14 @@ def list_command(name: str | None, home: Path, as_json: bool) -> None:
         rows = [_summary(version, aliases) for version in registry.versions()]
         advice = "" if rows else registry.hint_if_empty()
     if not rows:
-        print_line(f"model {name!r} has no versions yet; {advice}")
+        print_line(f"model {name!r} has no versions yet; {complete_commands(advice)}")
     for row in rows:
         print_line(
             f"{row['version']:>4}  {row['created']}  {(row['checkpoint'] or '')[:12]:<12}  gate {row['gate'] or 'none':<4}  "
             f"{_headline(row['metrics'])}  {' '.join(row['aliases'])}".rstrip()
         )
     for line in [] if state is None else problem_lines(state):
-        print_line(line)
+        print_line(complete_commands(line))
     if rows:
         newest = rows[-1]["version"]
         print_line(f"  details: {next_command(f'models show {newest} --model {name}')}")
@@ -129,7 +130,7 @@ def show(version: str, name: str | None, home: Path, as_json: bool) -> None:
     for move in (entry.move for entry in entries):
         print_line(f"  {move.at}  {move.action} by {printable(move.by)}{' (forced)' if move.forced else ''}: {printable(move.reason)}")
     for line in [] if state is None else problem_lines(state):
-        print_line(f"  {line}")
+        print_line(f"  {complete_commands(line)}")
     print_line(f"  {url or 'its page in MLflow: ' + next_command('ui')}")
     if as_json:
         moves = [move_json(entry) for entry in entries]
@@ -197,9 +198,9 @@ def history(name: str | None, home: Path, as_json: bool) -> None:
     for line in lines:
         print_line(line)
     if not lines:
-        print_line(f"model {name!r} has no promotions yet{advice}")
+        print_line(f"model {name!r} has no promotions yet{complete_commands(advice)}")
     for line in [] if state is None else problem_lines(state):
-        print_line(line)
+        print_line(complete_commands(line))
     if as_json:
         print_json({"model": name, **({"moves": [], **problems_json(None)} if state is None else history_json(state))})
 
@@ -210,7 +211,7 @@ models.add_command(sign)
 
 def print_note(text: str) -> None:
     """Print what was odd before a change."""
-    print_line(printable(text))
+    print_line(printable(complete_commands(text)))
 
 
 def printable_lines(text: str) -> str:

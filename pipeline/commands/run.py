@@ -14,6 +14,7 @@ from components.reports.plural import plural
 from components.reports.score import score_sentence
 from components.runtime.events import Event
 from components.system.locks import lock
+from pipeline.commands.commands_in_hints import open_view
 from pipeline.commands.cost_question import ask_about_cost, yes_option
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, license_option, next_command, print_gate, print_json, print_line
@@ -63,7 +64,7 @@ def demo(overrides: tuple[str, ...], source: str | None, keep_services: bool, pr
     if source is not None:
         check_source(config)
     run_id = new_run_id("demo")
-    with open_session(home, stay=keep_services, what=f"run {run_id}") as session, RunView() as view:
+    with open_session(home, stay=keep_services, what=f"run {run_id}") as session, open_view() as view:
         if source is None and not archive.exists():
             _make_archive(archive, view)
         summary = execute(config, session, view, preset="demo", run_id=run_id)
@@ -107,9 +108,9 @@ def run(
     require_one_machine(config)
     require_consent(config.data)
     check_source(config)
-    ask_about_cost(config, preset, home=home, yes=yes)
+    ask_about_cost(config, preset, overrides, home=home, yes=yes)
     run_id = new_run_id(preset)
-    with open_session(home, stay=keep_services, what=f"run {run_id}") as session, RunView() as view:
+    with open_session(home, stay=keep_services, what=f"run {run_id}") as session, open_view() as view:
         summary = execute(config, session, view, preset=Path(preset).stem, run_id=run_id, in_containers=runner == "container")
         stays = session.stays
     return _finish(summary, session, as_json=as_json, servers_stay=stays)

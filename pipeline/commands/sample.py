@@ -20,12 +20,12 @@ from components.system.own_folder import partial_name
 from components.validation import describe
 from model.config import SamplingConfig
 from model.sampler_table import SAMPLERS
+from pipeline.commands.commands_in_hints import open_view
 from pipeline.commands.guidance import GuidanceRequest, Guide, guidance_options
 from pipeline.commands.help import example
 from pipeline.commands.options import OutputPath, home_option, json_option, print_json, print_line
 from pipeline.commands.students import warn_of_other_steps
 from pipeline.session import open_session
-from pipeline.view import RunView
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,7 +183,7 @@ def _generate(weights: "ResolvedWeights", guide: Guide | None, sampling: Samplin
     def on_step(done: int, total: int) -> None:
         view(Event(step="sample", kind="progress", at_s=time.time(), facts={"done": done, "total": total, "text": "steps"}))
 
-    with RunView() as view:
+    with open_view() as view:
         try:
             # A pass is always of the same size, so that an image does not depend on how many are drawn; a CPU is as fast with a small one.
             limit = _CPU_PASS_IMAGES if device.type == "cpu" else MAX_IMAGES

@@ -75,7 +75,7 @@ def submit(
         lambda: require_reachable_data(config),
     )
     kubeflow = connect_to(address)
-    ask_about_cost(config, preset, home=None, yes=yes)
+    ask_about_cost(config, preset, overrides, home=None, yes=yes)
     options = CompileOptions(images=images_lock.images, preset=Path(preset).stem, cached=cached, log_level=step_log_level(), paused=paused)
     for line in _pending_steps(config.resources, kubeflow.address.namespace):
         print_line(line)
