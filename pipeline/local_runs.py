@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,22 @@ class LocalRunState:
 
 def local_runs(home: Path, *, limit: int) -> list[LocalRunState]:
     """Return the newest runs of `home`, newest first."""
-    runs = [run for folder in _folders(home) if (run := read_run(folder)) is not None]
-    return sorted(runs, key=lambda run: run.created_at or "", reverse=True)[:limit]
+    newest = sorted(_folders(home), key=lambda folder: _began_s(folder) or 0.0, reverse=True)
+    runs = (run for folder in newest if (run := read_run(folder)) is not None)
+    return list(islice(runs, limit))
 
 
 def _folders(home: Path) -> Iterator[Path]:
     with suppress(OSError):
         yield from (folder for folder in (home / "runs").iterdir() if folder.is_dir())
+
+
+def _began_s(folder: Path) -> float | None:
+    """Return the time of the first event of the run in `folder`; the others, which are many, are not read."""
+    with suppress(OSError, ValueError, KeyError):
+        event = EventReader(folder / EVENTS_FILE).first()
+        return None if event is None else event.at_s
+    return None
 
 
 def read_run(folder: Path) -> LocalRunState | None:

@@ -5,6 +5,7 @@ Promises: one version per checkpoint and EMA, whatever the number of tries or ra
 """
 
 import logging
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -25,12 +26,15 @@ from components.registry.tags import TRIAL, VersionTags
 from components.registry.version_files import ModelFiles
 from components.registry.version_signatures import SignedVersion
 from components.registry.version_store import VersionStore
+from components.reports.listing import list_some
 from components.tracking.client import Tracking
 from components.tracking.database_conflicts import write_despite_conflicts
 
 __all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "ModelVersion", "Registry"]
 
 _LOG = logging.getLogger(__name__)
+_VERSION_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+"""MLflow fails with status 500 where its database's integer does not hold the number."""
 _DESCRIPTION_CHARS = 5000
 """MLflow 3.17 has a column of this width for it: PostgreSQL refuses more, SQLite does not notice."""
 
@@ -85,18 +89,23 @@ class Registry:
         """Return one version.
 
         Raises:
-            BadInput: if there is none with this number, listing the existing ones.
+            BadInput: if there is none with this number, listing the newest ones.
         """
-        versions = {str(version.version): version for version in self.versions()}
-        if number not in versions:
-            hint = f"it has {', '.join(versions)}" if versions else self.hint_if_empty()
-            raise BadInput(f"model {self.name!r} has no version {number!r}", hint=hint)
-        return versions[number]
+        if _VERSION_NUMBER.fullmatch(number):
+            with self._translate_errors():
+                try:
+                    return self._client.get_model_version(self.name, number)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+        numbers = [str(version.version) for version in reversed(self.versions())]
+        hint = f"it has {list_some(numbers)}" if numbers else self.hint_if_empty()
+        raise BadInput(f"model {self.name!r} has no version {shorten(number)!r}", hint=hint)
 
     def hint_if_empty(self) -> str:
         """Return what to do if this model has no versions."""
         names = self.other_names()
-        return f"existing models: {', '.join(names)} (--model NAME)" if names else "run the pipeline first: celebdit run or celebdit demo"
+        return f"existing models: {list_some(names)} (--model NAME)" if names else "run the pipeline first: celebdit run or celebdit demo"
 
     def resolve(self, version_or_alias: str) -> ModelVersion:
         """Return the version with a number, or the one that an alias points to.
@@ -108,7 +117,7 @@ class Registry:
             return self.version(version_or_alias)
         aliases = self.aliases()
         if version_or_alias not in aliases:
-            existing = ", ".join(f"{alias} (version {number})" for alias, number in sorted(aliases.items()))
+            existing = list_some([f"{alias} (version {number})" for alias, number in sorted(aliases.items())])
             hint = f"it has {existing or 'no aliases'}" if self.versions() else self.hint_if_empty()
             raise BadInput(f"model {self.name!r} has no alias {version_or_alias!r}", hint=hint)
         return self.version(aliases[version_or_alias])

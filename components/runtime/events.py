@@ -153,7 +153,18 @@ class EventReader:
             return []
         lines = data[: data.rfind(b"\n") + 1]
         self._offset += len(lines)
-        return [event for line in lines.splitlines() if (event := _parse(line) or _parse(line[line.rfind(_BEGINNING) :])) is not None]
+        return [event for line in lines.splitlines() if (event := _event_in(line)) is not None]
+
+    def first(self) -> Event | None:
+        """Return the first event of the file without reading more than it needs; None if there is none yet."""
+        with suppress(FileNotFoundError), self._path.open("rb") as file:
+            return next((event for line in file if line.endswith(b"\n") and (event := _event_in(line)) is not None), None)
+        return None
+
+
+def _event_in(line: bytes) -> Event | None:
+    """Return the event of a line, also after half of another one."""
+    return _parse(line) or _parse(line[line.rfind(_BEGINNING) :])
 
 
 def _parse(line: bytes) -> Event | None:

@@ -20,7 +20,7 @@ class ListingEndless(DataRefused):
 
 
 def pages_with_an_end(pages: Iterable[Mapping[str, Any]], entries: str, prefix: StoreUri) -> Iterator[Mapping[str, Any]]:
-    """Yield the `pages` of a listing of `prefix`, whose objects or uploads are in the field `entries`.
+    """Yield the `pages` of a listing of `prefix`, whose objects, uploads or folders are in the field `entries`.
 
     Raises:
         ListingEndless: if many pages in a row have no entry that was not in an earlier one, or a token repeats itself.
@@ -30,7 +30,7 @@ def pages_with_an_end(pages: Iterable[Mapping[str, Any]], entries: str, prefix: 
     try:
         for page in pages:
             yield page
-            new = {(item.get("Key"), item.get("UploadId")) for item in page.get(entries, [])} - seen
+            new = {(item.get("Key") or item.get("Prefix"), item.get("UploadId")) for item in page.get(entries, [])} - seen
             seen |= new
             idle = 0 if new else idle + 1
             if idle >= _PAGES_WITHOUT_PROGRESS:

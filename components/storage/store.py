@@ -205,6 +205,18 @@ class ObjectStore:
 
         return self._calls.run("look for", uri, look)
 
+    def folders(self, prefix: StoreUri) -> list[str]:
+        """Return the names of the folders in `prefix`, sorted: the first segment of all keys below it that have more than one."""
+
+        def listing() -> list[str]:
+            below = f"{prefix.key.rstrip('/')}/".lstrip("/")
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=below, Delimiter="/")
+            all_pages = pages_with_an_end(pages, "CommonPrefixes", prefix)
+            prefixes = [item["Prefix"] for page in all_pages for item in page.get("CommonPrefixes", [])]
+            return sorted(key.removeprefix(below).rstrip("/") for key in prefixes)
+
+        return self._calls.run("list", prefix, listing)
+
     def list(self, prefix: StoreUri) -> list[StoredObject]:
         """Return all objects below `prefix`, sorted by key; raises ListingEndless if the store's pages have no end."""
 

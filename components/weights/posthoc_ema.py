@@ -18,6 +18,7 @@ from torch import Tensor
 from components.errors import BadInput, DataRefused
 from components.registry.tags import VersionTags
 from components.reports.image_grid import enlarge, grid
+from components.reports.listing import list_some
 from components.runtime.context import StepContext
 from components.serving.register_version import UnevaluatedModel
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
@@ -193,14 +194,13 @@ def to_unevaluated(ema: PosthocEma, sampling: SamplingConfig, licence: str) -> U
 def _list_snapshots(snapshots: CheckpointStore, run_key: str, context: StepContext) -> list[CommittedCheckpoint]:
     if committed := snapshots.list_committed():
         return committed
-    if context.store.list(context.layout.run(run_key).prefix):
+    if context.store.folders(context.layout.run(run_key).prefix):
         raise BadInput(
             f"run {run_key} has no EMA snapshots to recombine",
             hint="train with training.ema_snapshot_every_steps: it can be set when a run is resumed, too",
         )
-    runs = context.layout.runs
-    keys = sorted({item.uri.relative_to(runs).split("/")[0] for item in context.store.list(runs)})
-    raise BadInput(f"there is no run {run_key!r}", hint=f"runs in this store: {', '.join(keys) or 'none yet'}")
+    keys = context.store.folders(context.layout.runs)
+    raise BadInput(f"there is no run {run_key!r}", hint=f"runs in this store: {list_some(keys) or 'none yet'}")
 
 
 def _one_per_step(snapshots: list[CommittedCheckpoint], step: int | None) -> list[CommittedCheckpoint]:

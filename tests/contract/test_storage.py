@@ -166,3 +166,13 @@ def test_with_virtual_addresses_the_bucket_is_a_part_of_the_hosts_name(
         store.put_bytes(prefix / "object", b"one")
     assert f"http://bucket.s3.test:{moto_endpoint.rsplit(':', 1)[1]}/{(prefix / 'object').key}" in caplog.text
     assert probe(store, prefix).addressing == "virtual"
+
+
+def test_folders_are_the_first_segments_of_keys(store: ObjectStore, prefix: StoreUri) -> None:
+    assert store.folders(prefix) == []
+    for key in ("b/c/one", "b/c/two", "b/three", "a/four", "file"):
+        store.put_bytes(prefix / key.split("/")[0] if "/" not in key else StoreUri(prefix.bucket, f"{prefix.key}/{key}"), b"x")
+    assert store.folders(prefix) == ["a", "b"]
+    assert store.folders(prefix / "b") == ["c"]
+    assert store.folders(prefix / "nothing") == []
+    assert prefix.key.split("/")[0] in store.folders(StoreUri(prefix.bucket, ""))

@@ -45,6 +45,20 @@ def test_no_entry_replaces_another_and_a_failed_gate_needs_force(context: StepCo
         registry.rollback(reason="oops", by="a")
 
 
+def test_one_version_is_read_without_the_others_and_a_wrong_number_lists_some(
+    context: StepContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = bare_versions(context, "many", 23)
+    for number in ("24", "0", "007", "9" * 30, "2\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT TWO}"):
+        with pytest.raises(BadInput, match=f"no version '{number}'") as refused:
+            registry.version(number)
+        assert str(refused.value.hint).startswith("it has 23, 22, 21, ")
+        assert str(refused.value.hint).endswith(", 4 and 3 more")
+    monkeypatch.setattr(registry, "versions", None)
+    assert str(registry.version("7").version) == "7"
+    assert str(registry.resolve("7").version) == "7"
+
+
 def test_a_model_that_was_deleted_and_made_again_inherits_no_promotion(context: StepContext) -> None:
     registry = bare_versions(context, "again", 2)
     registry.promote("1", reason="good", by="a")

@@ -9,7 +9,8 @@ import pytest
 from celebdit_testing.submissions import run_cli
 
 from components.environment import KFP_ENDPOINT
-from pipeline.local_runs import read_run
+from components.runtime.events import Event, EventReader
+from pipeline.local_runs import local_runs, read_run
 from pipeline.open_runs import record_end
 
 RESULTS: dict[str, dict[str, Any]] = {
@@ -112,3 +113,20 @@ def test_the_columns_of_the_list_are_aligned_for_names_of_any_length(
     assert len({line.index("celebdit version 7") for line in lines if "version" in line}) == 1
     assert lines[0].endswith("train: the dataset is damaged")
     assert all(line == line.rstrip() for line in lines)
+
+
+def test_of_runs_beyond_the_limit_only_the_first_event_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        write_run(tmp_path, f"smoke-2026110{5 - number}-100000-aaaa", 1e9 + number, RESULTS)
+    (tmp_path / "runs" / "smoke-20261109-100000-bbbb").mkdir()  # it is to come
+    write_run(tmp_path, "scores-of-no-pipeline", 1e9 + 9, RESULTS)
+    read, read_events = [], EventReader.read
+
+    def record(reader: EventReader) -> list[Event]:
+        read.append(reader)
+        return read_events(reader)
+
+    monkeypatch.setattr(EventReader, "read", record)
+    listed = [run.run_id for run in local_runs(tmp_path, limit=2)]
+    assert listed == ["smoke-20261101-100000-aaaa", "smoke-20261102-100000-aaaa"]
+    assert len(read) == 3, "the two, and the newest folder, which is none of a run"
