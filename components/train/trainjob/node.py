@@ -15,7 +15,8 @@ from types import FrameType
 
 from components.errors import Failure, Preempted, shorten
 
-_MAX_MESSAGE_BYTES = 3500
+_MOST_MESSAGE_BYTES = 2048
+"""Kubernetes keeps 4096 bytes of a container, and 12 KiB of a pod, which containers that a site adds share in equal parts."""
 
 
 def main() -> None:
@@ -47,17 +48,31 @@ def end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def write_termination_message(error: Exception, *, replace: bool = True) -> None:
-    """Write why this node failed to the termination message, or only if there is none yet; Kubernetes keeps at most 4 KiB of it."""
+    """Write why this node failed to the termination message, or only if there is none yet, as short as Kubernetes keeps it."""
     # Imported here, because SIGTERM is handled before anything that takes time.
     from components.process_settings import termination_message_path  # noqa: PLC0415
     from components.runtime.redact import redactor  # noqa: PLC0415
 
-    failure = Failure.of(error)
-    facts = {**asdict(failure), "message": shorten(redactor()(failure.message), max_characters=_MAX_MESSAGE_BYTES // 2)}
+    failure, redact = Failure.of(error), redactor()
+    message = _encode(asdict(failure), redact(failure.message), None if failure.hint is None else redact(failure.hint))
     path = termination_message_path()
     with suppress(OSError):
         if replace or not path.exists() or path.stat().st_size == 0:
-            path.write_text(json.dumps(facts))
+            path.write_bytes(message)
+
+
+def _encode(facts: dict[str, object], message: str, hint: str | None) -> bytes:
+    """Return `facts` as JSON of at most `_MOST_MESSAGE_BYTES`, with as much of the message and the hint as fits."""
+    characters = _MOST_MESSAGE_BYTES
+    while True:
+        texts = {
+            "message": shorten(message, max_characters=characters),
+            "hint": None if hint is None else shorten(hint, max_characters=characters),
+        }
+        encoded = json.dumps({**facts, **texts}, ensure_ascii=False).encode(errors="replace")
+        if len(encoded) <= _MOST_MESSAGE_BYTES or characters == 0:
+            return encoded
+        characters = characters * 3 // 4
 
 
 if __name__ == "__main__":
