@@ -163,8 +163,8 @@ def _set(variables: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def new_run_id(preset: str) -> str:
-    """Return a unique name for a run: preset, time and a random suffix."""
-    stem = "".join(c if c.isalnum() else "-" for c in Path(preset).stem.lower())[:30].strip("-") or "run"
+    """Return a unique name for a run, which keys of objects contain: preset, time and a random suffix."""
+    stem = "".join(c if c.isascii() and c.isalnum() else "-" for c in Path(preset).stem.lower())[:30].strip("-") or "run"
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
 
 
