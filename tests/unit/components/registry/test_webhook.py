@@ -1,7 +1,10 @@
 """The webhook of promotions: whatever answers at its address, the promotion was made, and the command does not fail."""
 
+import time
+from contextlib import suppress
+
 import pytest
-from celebdit_testing.http_server import answering
+from celebdit_testing.http_server import Handler, answering, serving
 
 from components.registry.webhook import send
 
@@ -21,3 +24,18 @@ def test_an_answer_that_is_no_http_is_a_reason_and_no_error(kind: str) -> None:
     with answering() as server:
         server.answer_with(NO_HTTP[kind])
         assert str(send(f"{server.address}/hook", {"version": "1"})).startswith("it cannot be reached (")
+
+
+def test_an_answer_byte_by_byte_delays_a_promotion_no_longer_than_none() -> None:
+    class Dripping(Handler):
+        def do_POST(self) -> None:  # noqa: N802
+            with suppress(OSError):
+                for _ in range(100):
+                    self.wfile.write(b"H")
+                    self.wfile.flush()
+                    time.sleep(0.1)
+
+    began_s = time.monotonic()
+    with serving(Dripping) as address:
+        assert send(f"{address}/hook", {"version": "1"}, timeout_s=0.5) == "it did not answer within 0.5 s"
+        assert time.monotonic() - began_s < 3
