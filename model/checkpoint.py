@@ -86,16 +86,6 @@ def publish(state: CheckpointState, root: Path, *, crash: Crash = lambda point: 
     return Checkpoint(directory=final, step=state.step, digest=hashlib.sha256(manifest).hexdigest(), files=files)
 
 
-def remove_unpublished(root: Path) -> None:
-    """Remove what killed calls of `publish` left under `root`; call it only while nothing else publishes there."""
-    for retired in root.glob(".retired-*"):
-        final = root / retired.name.removeprefix(".retired-").rsplit("-", 1)[0]
-        if not final.exists():  # killed between the two renames
-            retired.rename(final)
-    for left in [*root.glob(".staging-*"), *root.glob(".retired-*")]:
-        shutil.rmtree(left, ignore_errors=True)
-
-
 def read(directory: Path, *, groups: Iterable[str] | None = None) -> CheckpointState:
     """Verify the checkpoint in `directory` and load it, or only the named `groups` of tensors.
 

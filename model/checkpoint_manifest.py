@@ -7,6 +7,7 @@ no PyTorch, so that launchers can use it. Tensors are written and read in `check
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,3 +118,13 @@ def newest_valid(root: Path) -> Checkpoint | None:
         except (CheckpointInvalid, UnsupportedCheckpointFormat):
             continue
     return None
+
+
+def remove_unpublished(root: Path) -> None:
+    """Remove what killed calls of `checkpoint.publish` left under `root`; call it only while nothing else publishes there."""
+    for retired in root.glob(".retired-*"):
+        final = root / retired.name.removeprefix(".retired-").rsplit("-", 1)[0]
+        if not final.exists():  # killed between the two renames
+            retired.rename(final)
+    for left in [*root.glob(".staging-*"), *root.glob(".retired-*")]:
+        shutil.rmtree(left, ignore_errors=True)

@@ -1,7 +1,8 @@
 """Aborts the uploads in parts that killed attempts left: no listing shows their parts, which are paid for until someone removes them.
 
 Promises: an upload of this attempt or of a later one is never touched. An earlier attempt that lives on after all, on another machine,
-loses at most the uploads that were under way when this attempt first looked, and begins them again (`storage/upload.py`). A store that
+loses at most the uploads that were under way when this attempt first looked, and begins them again (`storage/upload.py`). The same rule
+holds for checkpoints without a commit (`checkpoints.py`). A store that
 does not list uploads, or does not let them be aborted, is no error: preflight says so.
 """
 
@@ -52,5 +53,5 @@ def _abort(store: ObjectStore, uploads: list[UnfinishedUpload]) -> int:
             upload.abort(store)
             aborted += 1
     if aborted:
-        _log.info("%d incomplete upload(s) of earlier attempts were aborted", aborted)
+        _log.info("incomplete uploads of earlier attempts that were aborted: %d", aborted)
     return aborted

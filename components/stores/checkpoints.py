@@ -62,8 +62,8 @@ class CheckpointStore:
         self._home = home
         self._warn = warn
         self._versions = VersionsReport(store, home.bucket, warn)
-        self.abandoned_uploads = AbandonedUploads(store, home)
-        """Of attempts before the present one."""
+        self._abandoned_uploads = AbandonedUploads(store, home)
+        self._first_abandoned: set[StoreUri] | None = None
 
     def upload(self, checkpoint: Checkpoint, attempt: str, *, notes: Mapping[str, object] | None = None) -> StoreUri:
         """Upload a local checkpoint and return its location; `notes` are stored with its commit. Repeating it is harmless."""
@@ -73,9 +73,16 @@ class CheckpointStore:
             if sha256 != entry.sha256:
                 raise DigestMismatch(f"{checkpoint.directory / name} changed on disk while it was uploaded")
         self._store.put_file(target / MANIFEST_FILE, checkpoint.directory / MANIFEST_FILE)
+        self._put_removed(checkpoint, target)
         commit = {"digest": checkpoint.digest, "step": checkpoint.step, "notes": dict(notes or {})}
         self._store.put_bytes(target / COMMIT_FILE, canonical_json(commit))
         return target
+
+    def _put_removed(self, checkpoint: Checkpoint, target: StoreUri) -> None:
+        """Upload again what a later attempt removed, which took this one for ended; see `remove_abandoned`."""
+        for name in (*checkpoint.files, MANIFEST_FILE):
+            if not self._store.exists(target / name):
+                self._store.put_file(target / name, checkpoint.directory / name)
 
     def list_committed(self) -> list[CommittedCheckpoint]:
         """Return the committed checkpoints that are not quarantined, newest first; attempts at one step are in order of name."""
@@ -233,7 +240,7 @@ class CheckpointStore:
         self._store.put_bytes(uri / f"{SCORE_PREFIX}{metric.replace('/', '.')}.json", canonical_json({"metric": metric, "value": value}))
 
     def retain(self, policy: Retention, *, attempt: str | None = None) -> list[StoreUri]:
-        """Delete all checkpoints that `policy` does not keep, commit first, and what attempts before `attempt` left incomplete.
+        """Delete all checkpoints that `policy` does not keep, commit first, and what attempts before `attempt` left (`remove_abandoned`).
 
         Returns:
             The committed checkpoints that were deleted.
@@ -252,13 +259,21 @@ class CheckpointStore:
         return obsolete
 
     def remove_abandoned(self, *, before: str, ended: str | None = None) -> int:
-        """Delete what attempts before `before`, and `ended`, left incomplete, and return how many checkpoints and uploads these were."""
+        """Delete what attempts before `before`, and `ended`, left incomplete, and return how many checkpoints and uploads these were.
+
+        Only what was incomplete at the first call, and once: what comes later belongs to an attempt that lives. Such a one loses at most
+        what it was writing at the first call, and uploads it again before it commits it.
+        """
         return self._remove_abandoned(self._names(), before=before, ended=ended)
 
     def _remove_abandoned(self, names: Sequence[StoreUri], *, before: str, ended: str | None = None) -> int:
         abandoned = abandoned_folders(names, before=before, ended=ended)
+        if self._first_abandoned is None:
+            self._first_abandoned = abandoned
+        abandoned &= self._first_abandoned
         self._delete_files(names, abandoned)
-        return len(abandoned) + self.abandoned_uploads.abort(before=before, ended=ended)
+        self._first_abandoned = set()
+        return len(abandoned) + self._abandoned_uploads.abort(before=before, ended=ended)
 
     def _delete_files(self, names: Sequence[StoreUri], folders: set[StoreUri]) -> None:
         for uri in names:

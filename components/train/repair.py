@@ -2,7 +2,8 @@
 
 Promises: snapshots that are still on local disk are uploaded; one that is missing or incomplete is copied from the checkpoint of its step,
 which holds the same averages, or trained again if that costs no more than a kill may, one interval between checkpoints; a run that MLflow
-lost gets its description, its metrics and its status again. Nothing here fails a training that is finished.
+lost gets its description, its metrics and its status again; what killed attempts left incomplete is removed. Nothing here fails a training
+that is finished.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,10 @@ from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock_or_fail
 from components.train.checkpointing.finished import Finished
+from components.train.checkpointing.leftovers import remove_leftovers
 from components.train.checkpointing.snapshot_queue import SnapshotQueue, copy_snapshot
 from components.train.spec import TrainSpec
-from model.checkpoint_manifest import CheckpointInvalid
+from model.checkpoint_manifest import CheckpointInvalid, remove_unpublished
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,21 @@ class FinishedRun:
 
 def repair_finished(run: FinishedRun, context: StepContext) -> None:
     """Make again what a finished training has lost."""
-    for repair in (_repair_snapshots, _repair_reporting):
+    for repair in (_remove_leftovers, _repair_snapshots, _repair_reporting):
         try:
             repair(run, context)
         except Exception as error:  # the checkpoint is there: what is shown of it, and what can be made from it, may come later
             context.events.note(f"run {run.key} is finished, but not everything of it could be restored: {Failure.of(error).message}")
+
+
+def _remove_leftovers(run: FinishedRun, context: StepContext) -> None:
+    """Remove what killed attempts left incomplete: the attempt that would have done it is never made."""
+    folder, layout = context.run_folder(run.key), context.layout.run(run.key)
+    with lock_or_fail(folder / "writer.lock", f"training of run {run.key}"):
+        for name in ("checkpoints", "snapshots"):
+            remove_unpublished(folder / name)
+        homes = [CheckpointStore(context.store, home, warn=context.events.note) for home in (layout.checkpoints, layout.snapshots)]
+        remove_leftovers(run.spec, homes, context, before=run.spec.attempt)
 
 
 def _repair_snapshots(run: FinishedRun, context: StepContext) -> None:

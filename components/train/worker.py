@@ -16,9 +16,7 @@ import torch
 
 from components.errors import CelebditError, DataRefused, Preempted, RankLost
 from components.manifests import Split
-from components.runtime.context import StepContext
 from components.runtime.rank import Rank, worker_main
-from components.stores.abandoned_uploads import AbandonedUploads, abort_old_uploads
 from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.dataset_cache import fetch_pack
 from components.stores.measured_speed import SpeedRecorder
@@ -28,6 +26,7 @@ from components.system.work_folders import WorkFolder
 from components.tracking.archive import JournalArchive
 from components.tracking.journal import Journal
 from components.train.checkpointing.ema_snapshots import SnapshotSink
+from components.train.checkpointing.leftovers import remove_leftovers
 from components.train.checkpointing.resume import newest_state, restore
 from components.train.checkpointing.uploads import UploadingSink
 from components.train.out_of_memory import out_of_memory
@@ -38,7 +37,7 @@ from components.train.spec import TrainSpec
 from components.train.system_metrics import SystemMetrics
 from components.train.teacher_weights import fetch_teacher
 from model.canonical import JsonObject
-from model.checkpoint import remove_unpublished
+from model.checkpoint_manifest import remove_unpublished
 from model.config import TrainingConfig
 from model.dataset import Pack
 from model.distributed import HostGroup, is_lost_rank, lost_address, process_group
@@ -60,6 +59,7 @@ class RunStorage:
 
     folder: Path
     checkpoints: CheckpointStore
+    snapshot_store: CheckpointStore
     sink: UploadingSink
     snapshots: SnapshotSink
     archive: JournalArchive
@@ -85,7 +85,7 @@ class RunStorage:
             after_upload=(lambda: archive.save(journal)) if journal is not None else lambda: None,
         )
         snapshot_sink = SnapshotSink(folder / "snapshots", snapshots, attempt=attempt, facts=facts, note=note)
-        return cls(folder, checkpoints, sink, snapshot_sink, archive, journal)
+        return cls(folder, checkpoints, snapshots, sink, snapshot_sink, archive, journal)
 
 
 def body(spec_path: Path, rank: Rank) -> None:
@@ -158,16 +158,6 @@ def _fetch_pack(spec: TrainSpec, rank: Rank, split: Split) -> Pack:
     return fetch_pack(spec.dataset, rank.context.store, rank.context.scratch(WorkFolder.PACKS), layout=rank.context.layout, split=split)
 
 
-def _abort_abandoned_uploads(storage: RunStorage, spec: TrainSpec, context: StepContext) -> None:
-    """Abort the uploads of the run that killed attempts left incomplete."""
-    run = context.layout.run(spec.run_key)
-    snapshots = AbandonedUploads(context.store, run.snapshots)
-    aborted = storage.checkpoints.abandoned_uploads.abort(before=spec.attempt) + snapshots.abort(before=spec.attempt)
-    aborted += abort_old_uploads(context.store, run.prefix)
-    if aborted:
-        context.events.note(f"{aborted} incomplete upload(s) of earlier attempts were aborted")
-
-
 def _configure_torch(spec: TrainSpec) -> None:
     torch.set_num_threads(spec.resources.threads)
     # torch's default, said here because the output layer and float32 runs depend on it: products of TF32, sums of float32.
@@ -185,7 +175,7 @@ def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank
     """Restore the newest checkpoint of the run, if there is one, into `trainer`, and wait until every rank has."""
     folder = storage.folder / "restored"
     if rank.world.is_first:
-        _abort_abandoned_uploads(storage, spec, rank.context)
+        remove_leftovers(spec, (storage.checkpoints, storage.snapshot_store), rank.context, before=spec.attempt)
         storage.sink.rescue()
         remove_unpublished(storage.folder / "snapshots")
         storage.snapshots.rescue()

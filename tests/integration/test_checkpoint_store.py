@@ -155,6 +155,32 @@ def test_uncommitted_files_of_a_dead_attempt_are_deleted_but_never_a_living_ones
     assert left == {"20260102T000000-b", living, rescued_name(living)}
 
 
+def test_an_earlier_attempt_that_lives_completes_what_a_later_one_removed(
+    checkpoints: CheckpointStore, store: ObjectStore, prefix: StoreUri, tmp_path: Path
+) -> None:
+    """A later attempt, on another machine, cleans up whenever the earlier one has stored a file."""
+    living, later = "20260101T000000-a", "20260102T000000-b"
+    looked: list[bool] = []
+    other = CheckpointStore(store, prefix)
+    put_file = store.put_file
+
+    def put_and_let_the_other_clean_up(uri: StoreUri, path: Path) -> str:
+        digest = put_file(uri, path)
+        other.retain(Retention(newest=2), attempt=later)
+        looked.append(store.exists(uri))
+        return digest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "put_file", put_and_let_the_other_clean_up)
+        upload(checkpoints, tmp_path, 10, attempt=living)
+        upload(checkpoints, tmp_path, 20, attempt=living)
+    assert False in looked, "it lost what it was writing at the first look"
+    assert set(looked[1:]) == {True}, "and nothing that came later"
+    assert [entry.step for entry in checkpoints.list_committed()] == [20, 10]
+    for entry in checkpoints.list_committed():
+        checkpoints.verify(entry.uri)
+
+
 def test_notes_come_back_and_do_not_change_the_digest(checkpoints: CheckpointStore, tmp_path: Path) -> None:
     checkpoint = publish(CheckpointState(step=1, tensors={"weights": {"w": torch.ones(2)}}, facts={}), tmp_path / "local")
     uri = checkpoints.upload(checkpoint, "a1", notes={"device_hours": 1.5})

@@ -52,4 +52,4 @@ def test_incomplete_uploads_of_ended_attempts_are_removed(kind: str, endpoints: 
     sync(trained.run_key, here)
     assert incomplete_folders(here, home) == {rescued_name(newest), LATER}
     assert [item.uri for item in here.store.list(run.checkpoints) if "step-000000002" in item.uri.key] == complete
-    assert "2 incomplete upload(s) of ended attempts were removed" in notes(here)
+    assert "2 incomplete uploads of ended attempts were removed" in notes(here)

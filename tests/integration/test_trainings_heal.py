@@ -116,7 +116,7 @@ def test_the_next_attempt_aborts_the_uploads_that_killed_ones_left(context: Step
     later = {upload.id for upload in left if "/2999" in upload.uri.key}
     run_train(recipe, dataset, context)
     assert {upload.id for upload in unfinished_uploads(context.store, run.prefix) or []} == later
-    assert any("4 incomplete upload(s) of earlier attempts were aborted" in note for note in notes(context))
+    assert any("4 incomplete uploads of ended attempts were removed" in note for note in notes(context))
 
 
 @pytest.mark.parametrize("kind", ["one bit", "deleted"])
@@ -145,6 +145,27 @@ def test_if_checkpoints_of_several_steps_are_all_damaged_nothing_begins_again(
     for _ in range(2):
         with pytest.raises(DataRefused, match="all of them are corrupt or incomplete"):
             run_train(recipe, dataset, elsewhere)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_what_killed_attempts_left_incomplete_is_removed_by_the_next_run(
+    context: StepContext, dataset: DatasetManifest, is_finished: bool
+) -> None:
+    """In object storage and on local disk, of checkpoints and of snapshots, also if nothing is left to train."""
+    recipe = tiny_recipe(total_steps=4, seed=78 + is_finished, ema_snapshot_every_steps=2)
+    first = run_train(recipe, dataset, context)
+    run, folder = context.layout.run(first.run_key), context.scratch(WorkFolder.RUNS, first.run_key)
+    left = [home / "step-000000002" / "20260101T000000.000000-aaaaaa" / "weights.safetensors" for home in (run.checkpoints, run.snapshots)]
+    staging = [folder / name / ".staging-step-000000002-7" for name in ("checkpoints", "snapshots")]
+    for uri in left:
+        context.store.put_bytes(uri, b"half")
+    for path in staging:
+        (path / "weights").mkdir(parents=True)
+    again = run_train(recipe if is_finished else tiny_recipe(total_steps=5, seed=78, ema_snapshot_every_steps=2), dataset, context)
+    assert again.run_key == first.run_key
+    assert not [uri for uri in left if context.store.exists(uri)]
+    assert not [path for path in staging if path.exists()]
+    assert any("2 incomplete uploads of ended attempts were removed" in note for note in notes(context))
 
 
 @pytest.mark.parametrize("step", [3, 6])

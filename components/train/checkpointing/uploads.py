@@ -18,8 +18,8 @@ from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.queued_checkpoints import notes_path, rescue
 from components.system.disk import free_bytes
 from model.canonical import JsonObject, canonical_json
-from model.checkpoint import CheckpointState, publish, remove_unpublished
-from model.checkpoint_manifest import Checkpoint, list_checkpoints
+from model.checkpoint import CheckpointState, publish
+from model.checkpoint_manifest import Checkpoint, list_checkpoints, remove_unpublished
 
 
 class UploadingSink:

@@ -7,15 +7,15 @@ running it when nothing is missing, changes nothing. What an attempt that has en
 
 from contextlib import suppress
 
-from components.errors import CelebditError, DataRefused
+from components.errors import DataRefused
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing, StoreUri
-from components.stores.abandoned_uploads import abort_old_uploads
 from components.stores.checkpoints import CheckpointStore
 from components.stores.queued_checkpoints import rescue
 from components.system.locks import lock_or_fail
 from components.tracking.archive import JournalArchive
 from components.tracking.journal import JOURNAL_FILE, Journal
+from components.train.checkpointing.leftovers import remove_leftovers
 from components.train.reporting.destination import MlflowDestination
 from components.train.reporting.reporter import describe_run
 from components.train.spec import SPEC_FILE, TrainSpec, newest_spec
@@ -59,15 +59,8 @@ def _remove_abandoned(spec: TrainSpec, checkpoints: CheckpointStore, context: St
     with suppress(DataRefused):  # no attempt ran on this machine, or another version wrote its specification
         local = TrainSpec.load(context.run_folder(spec.run_key) / SPEC_FILE)
         ended = local.attempt if local.resources.nodes == 1 else None
-    try:
-        homes = (checkpoints, CheckpointStore(context.store, run.snapshots, warn=note))
-        removed = sum(home.remove_abandoned(before=spec.attempt, ended=ended) for home in homes)
-        removed += abort_old_uploads(context.store, run.prefix)
-    except CelebditError as error:  # as if nothing may be deleted: what MLflow lacks matters more
-        note(f"incomplete uploads of ended attempts were not removed: {error.message}")
-        return
-    if removed:
-        note(f"{removed} incomplete upload(s) of ended attempts were removed")
+    homes = (checkpoints, CheckpointStore(context.store, run.snapshots, warn=note))
+    remove_leftovers(spec, homes, context, before=spec.attempt, ended=ended)
 
 
 def _status(run_key: str, context: StepContext) -> str | None:
