@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 
 from components.errors import Failure, Interrupted, Preempted, shorten
 from components.manifests import DatasetManifest
@@ -111,15 +112,21 @@ class Tracking(MlflowConnection):
             self.client.log_batch(run_id, tags=texts, synchronous=True)
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
-        """Log flat parameters once; one that is already logged is left alone, because MLflow refuses to change it.
+        """Log flat parameters once; one that is already logged is left alone, because MLflow refuses to change it: the first value stands.
 
-        Where another process logs the same ones at this moment, MLflow's database may refuse all of these: the rest is logged then.
+        Where another process logs some of them at this moment, MLflow may refuse all of these: the rest is logged then.
         """
 
         def log() -> None:
             present = self.client.get_run(run_id).data.params
             fresh = [Param(key, shorten(str(value), max_characters=500)) for key, value in params.items() if key not in present]
-            self.client.log_batch(run_id, params=fresh[: max(0, _MAX_PARAMS - len(present))], synchronous=True)
+            try:
+                self.client.log_batch(run_id, params=fresh[: max(0, _MAX_PARAMS - len(present))], synchronous=True)
+            except MlflowException as error:
+                # Another value was logged after we had looked.
+                if error.error_code != "INVALID_PARAMETER_VALUE" or self.client.get_run(run_id).data.params.keys() == present.keys():
+                    raise
+                log()
 
         with self.translate_errors():
             write_despite_conflicts(log)

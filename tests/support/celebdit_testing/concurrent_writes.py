@@ -54,6 +54,15 @@ def same_parameters(context: StepContext, attempt: int) -> None:
     assert context.tracking.client.get_run(run_id).data.params == {key: str(value) for key, value in PARAMETERS.items()}
 
 
+def other_values_of_the_same_parameters(context: StepContext, attempt: int) -> None:
+    """The first value of each stands, and what only one caller logs is there."""
+    run_id = new_run(context, attempt, "other-parameters")
+    race(context, lambda tracking, number: tracking.log_params(run_id, {"shared": number, "shared too": number, f"own_{number}": number}))
+    logged = context.tracking.client.get_run(run_id).data.params
+    assert logged.pop("shared") == logged.pop("shared too")
+    assert logged == {f"own_{number}": str(number) for number in range(CALLERS)}
+
+
 def same_tags(context: StepContext, attempt: int) -> None:
     run_id = new_run(context, attempt, "tags")
     race(context, lambda tracking, number: tracking.set_tags(run_id, TAGS))
@@ -142,6 +151,7 @@ WRITES = {
     write.__name__: write
     for write in (
         same_parameters,
+        other_values_of_the_same_parameters,
         same_tags,
         same_metrics,
         same_dataset_of_different_runs,
