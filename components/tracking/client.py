@@ -44,8 +44,7 @@ class Tracking(MlflowConnection):
             run = self._run_of_kfp_plugin() or self.find_run({TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline"})
             if run is not None:
                 return run
-            tags = {TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline", **self._origin()}
-            return self.client.create_run(self.experiment_id, tags=tags, run_name=self.settings.pipeline_run_id)
+            return self._create_run({TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline"}, {}, self.settings.pipeline_run_id)
 
     def _run_of_kfp_plugin(self) -> Run | None:
         """Return the parent of the run that KFP's MLflow plugin opened for this task, or None without the plugin."""
@@ -70,8 +69,19 @@ class Tracking(MlflowConnection):
             if run is not None:
                 return run
             parent_id = parent_id or self.pipeline_run().info.run_id
-            tags = {TAG_KIND: "step", TAG_RUN: self.settings.pipeline_run_id, PARENT: parent_id, **identity, **self._origin()}
-            return self.client.create_run(self.experiment_id, tags=tags, run_name=name or step)
+            return self._create_run(identity, {TAG_KIND: "step", TAG_RUN: self.settings.pipeline_run_id, PARENT: parent_id}, name or step)
+
+    def _create_run(self, identity: Mapping[str, str], tags: Mapping[str, str], name: str) -> Run:
+        """Create the run with the tags `identity`, and return it, or the one of a process that created it at the same moment.
+
+        MLflow has no unique tags. Of several the oldest is found from then on; ours, which is empty, is deleted if it is not that one.
+        """
+        run = self.client.create_run(self.experiment_id, tags={**tags, **identity, **self._origin()}, run_name=name)
+        oldest = self.find_run(identity) or run
+        if oldest.info.run_id != run.info.run_id:
+            with suppress(MlflowException):  # this user may not delete runs: an empty one more harms nothing
+                self.client.delete_run(run.info.run_id)
+        return oldest
 
     def training_run(self, run_key: str) -> Run | None:
         """Return the run of the training `run_key`, or None if MLflow has none."""

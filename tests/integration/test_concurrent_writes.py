@@ -1,11 +1,16 @@
 """Steps that write the same to MLflow at the same moment: all succeed, whatever the database says to the second one."""
 
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from celebdit_testing.concurrent_writes import WRITES
 from celebdit_testing.registered import registry_context
 
+from components.tracking.client import Run, Tracking
+from components.tracking.tags import TAG_KIND, TAG_RUN
 from pipeline.services import Endpoints, Services
 
 _TURNS = 4
@@ -16,3 +21,22 @@ def test_callers_that_write_the_same_at_once_all_succeed(write: str, embedded: S
     context = registry_context(endpoints, tmp_path)
     for turn in range(_TURNS):
         WRITES[write](context, turn)
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "step"])
+def test_of_two_processes_that_create_a_run_at_once_both_use_the_older_one(
+    kind: str, endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one looks before the first one creates the run, and creates it afterwards."""
+    context = registry_context(endpoints, tmp_path)
+    context = replace(context, settings=replace(context.settings, run_id=f"racing-{kind}-{tmp_path.name}"))
+    first, second = Tracking(context.settings), Tracking(context.settings)
+    find: Callable[[Tracking], Run] = Tracking.pipeline_run if kind == "pipeline" else lambda tracking: tracking.step_run("evaluate")
+    parent = find(first)
+    time.sleep(0.01)
+    answers = [None] if kind == "pipeline" else [None, first.find_run({TAG_RUN: str(context.settings.run_id), TAG_KIND: "pipeline"})]
+    look = second.find_run
+    monkeypatch.setattr(second, "find_run", lambda tags: answers.pop(0) if answers else look(tags))
+    assert find(second).info.run_id == parent.info.run_id
+    kinds = [run.data.tags[TAG_KIND] for run in first.search_runs({TAG_RUN: str(context.settings.run_id)})]
+    assert sorted(kinds) == (["pipeline"] if kind == "pipeline" else ["pipeline", "step"]), "the second one's is deleted"
