@@ -9,7 +9,7 @@ import copy
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin
 
 import tomli_w
 from pydantic import Field, ValidationError
@@ -133,7 +133,7 @@ def load_data(overrides: Sequence[str] = (), *, changes: Mapping[str, object] | 
     for path, value in (changes or {}).items():
         _set(raw, path.split("."), value, origin=path)
     for override in overrides:
-        parts, value = parse_override(override)
+        parts, value = _read_override(override)
         if parts[0] != "data":
             raise BadInput(f"{override!r} is not a setting of the data section", hint="write data.key=value, like data.max_rejected=0.05")
         _set(raw, parts, value, origin=override)
@@ -218,13 +218,34 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _override(raw: Mapping[str, Any], overrides: Sequence[str], changes: Mapping[str, object]) -> dict[str, Any]:
     changed, layer = copy.deepcopy(dict(raw)), dict[str, Any]()
-    parsed = [(*parse_override(override), override) for override in overrides]
+    parsed = [(*_read_override(override), override) for override in overrides]
     for path, value, origin in [*parsed, *((path.split("."), value, path) for path, value in changes.items())]:
         _set(changed, path, value, origin=origin)
         _set(layer, path, value, origin=origin)
     drop_unchosen(changed, raw, layer, section_kinds())
     _check_teacher_is_removed_on_purpose([(path, value) for path, value, _ in parsed], raw)
     return changed
+
+
+def _read_override(override: str) -> tuple[list[str], Any]:
+    """Return path and value of an override, None for an empty value, which unsets a setting that can be unset.
+
+    Raises:
+        BadInput: if the value is empty and the setting cannot be unset: its default was not asked for.
+    """
+    path, value = parse_override(override)
+    if value is not None:
+        return path, value
+    fields = getattr(section_kinds().get(path[0]), "model_fields", {})
+    if path[1] not in fields:
+        return path, ""  # it is reported with other unknown keys
+    annotation = fields[path[1]].annotation
+    if type(None) in get_args(annotation) or (len(path) > 2 and get_origin(annotation) is dict):
+        return path, None
+    raise BadInput(
+        f"{'.'.join(path)} has no value and cannot be unset; is a variable of the shell not set?",
+        hint="write a value, or leave the override out to keep what the preset sets",
+    )
 
 
 def _check_teacher_is_removed_on_purpose(overrides: Sequence[tuple[list[str], object]], raw: Mapping[str, Any]) -> None:

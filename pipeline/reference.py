@@ -40,6 +40,7 @@ A smaller file names a base and only what differs from it. The base is a preset 
     seed = 7
 
 Change single settings on the command line: `celebdit run my.toml training.seed=8 gate.at_most='{"eval/fid_50k" = 10.0}'`.
+An override without a value, like `evaluation.weights=`, unsets a setting that can be unset, and is refused for all others.
 
 Everything is checked before anything starts, and every problem is shown. An unknown key is refused. So is a setting that belongs to a
 variant that is not chosen (column "belongs to"), unless it has its default. Where an override or a file chooses another variant than its

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from components.errors import BadInput
 from pipeline.cli import main
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig, load_config, load_data
 from pipeline.images import ImagesLock
 
 
@@ -54,8 +54,33 @@ def test_an_override_without_a_value_unsets_what_the_preset_sets() -> None:
     unset = ("evaluation.weights=", "evaluation.weights_sha256=")
     config = load_config("celebahq256-s", ["evaluation.extractor=random-conv", *unset])
     assert (config.evaluation.extractor, config.evaluation.weights, config.evaluation.weights_sha256) == ("random-conv", None, None)
-    with pytest.raises(BadInput, match=r"data\.name"):
-        load_config("smoke", ["data.name="])
+
+
+@pytest.mark.parametrize(
+    "name", ["training.seed", "training.total_steps", "network.width", "data.name", "data.licence", "network.channels"]
+)
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_override_without_a_value_is_refused_where_the_setting_cannot_be_unset(name: str, value: str) -> None:
+    """`training.seed=$SEED` without the variable would train with the default."""
+    message = rf"{name} has no value and cannot be unset; is a variable of the shell not set\?"
+    with pytest.raises(BadInput, match=message):
+        load_config("smoke", [f"{name}={value}"])
+    if name.startswith("data."):
+        with pytest.raises(BadInput, match=message):
+            load_data([f"{name}={value}"])
+
+
+def test_an_unknown_setting_without_a_value_is_an_unknown_key() -> None:
+    with pytest.raises(BadInput, match=r"unknown key training\.sead") as unknown:
+        load_config("smoke", ["training.sead="])
+    assert unknown.value.hint == "did you mean training.seed?"
+    with pytest.raises(BadInput, match="unknown key trainin"):
+        load_config("smoke", ["trainin.seed="])
+
+
+def test_an_override_without_a_value_removes_a_bound() -> None:
+    bound = 'gate.at_most."eval/fd_randconv_16"='
+    assert load_config("smoke", [f"{bound}3.5", bound]).gate.at_most == load_config("smoke", [bound]).gate.at_most
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_the_form_gives_what_the_command_line_gives(preset: str) -> None:
             "optimizer.warmup_steps=2",
         ],  # a variant whose settings the preset may not have
         ["evaluation.extractor=random-conv"],  # drops the weights of the preset
-        ["training.profile_steps=", "resources.threads=3"],
+        ["training.checkpoint_keep_every_steps=", "resources.threads=3"],
     ):
         expected = load_config(preset, overrides, changes={"data.licence_accepted_by": ACCEPTED})
         resolved = resolve(presets, preset=preset, overrides="  \n".join(overrides), licence_accepted_by=f" {ACCEPTED} ")
