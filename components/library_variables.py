@@ -10,6 +10,7 @@ from components.environment_variable import CONFIG_MAP, HUB_SECRET, KAGGLE_SECRE
 _TORCHRUN = "torchrun's ranks"
 _INGEST = ("ingest",)
 _DISTRIBUTED = ("train", "evaluate")
+_PROXIED = "MLflow, `submit`, `doctor --cluster`, `models package`"
 
 
 def _library(name: str, read_by: str, description: str, default: str | None = None, **more: Any) -> Variable:
@@ -80,19 +81,19 @@ LIBRARY_VARIABLES: tuple[Variable, ...] = (
         pods=CONFIG_MAP,
         is_file=True,
     ),
-    _library("HTTP_PROXY", "boto3, MLflow, `submit`, `models package`", "proxy for http addresses", pods=CONFIG_MAP),
-    _library("http_proxy", "boto3, MLflow, `submit`, `models package`", "the same; wins over `HTTP_PROXY`", pods=CONFIG_MAP),
-    _library("HTTPS_PROXY", "boto3, MLflow, `submit`, `models package`", "proxy for https addresses", pods=CONFIG_MAP),
-    _library("https_proxy", "boto3, MLflow, `submit`, `models package`", "the same; wins over `HTTPS_PROXY`", pods=CONFIG_MAP),
-    _library("ALL_PROXY", "MLflow, `submit`, `models package`", "proxy for addresses that no other proxy is set for", pods=CONFIG_MAP),
-    _library("all_proxy", "MLflow, `submit`, `models package`", "the same; wins over `ALL_PROXY`", pods=CONFIG_MAP),
+    _library("HTTP_PROXY", f"boto3, {_PROXIED}", "proxy for http addresses", pods=CONFIG_MAP),
+    _library("http_proxy", f"boto3, {_PROXIED}", "the same; wins over `HTTP_PROXY`", pods=CONFIG_MAP),
+    _library("HTTPS_PROXY", f"boto3, {_PROXIED}", "proxy for https addresses", pods=CONFIG_MAP),
+    _library("https_proxy", f"boto3, {_PROXIED}", "the same; wins over `HTTPS_PROXY`", pods=CONFIG_MAP),
+    _library("ALL_PROXY", _PROXIED, "proxy for addresses that no other proxy is set for", pods=CONFIG_MAP),
+    _library("all_proxy", _PROXIED, "the same; wins over `ALL_PROXY`", pods=CONFIG_MAP),
     _library(
         "NO_PROXY",
-        "boto3, MLflow, `submit`, `models package`",
+        f"boto3, {_PROXIED}",
         "hosts that are reached without a proxy, and networks (10.0.0.0/8), which boto3 cannot read; 127.0.0.1 is added by itself",
         pods=CONFIG_MAP,
     ),
-    _library("no_proxy", "boto3, MLflow, `submit`, `models package`", "the same; wins over `NO_PROXY`", pods=CONFIG_MAP),
+    _library("no_proxy", f"boto3, {_PROXIED}", "the same; wins over `NO_PROXY`", pods=CONFIG_MAP),
     _library("MLFLOW_TRACKING_USERNAME", "MLflow", "user name for MLflow", pods=MLFLOW_SECRET),
     _library("MLFLOW_TRACKING_PASSWORD", "MLflow", "password for MLflow", secret=True, pods=MLFLOW_SECRET),
     _library("MLFLOW_TRACKING_TOKEN", "MLflow", "bearer token for MLflow; set for embedded servers", secret=True, pods=MLFLOW_SECRET),

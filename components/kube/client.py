@@ -18,8 +18,10 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from yaml import YAMLError
 
+from components.address import is_server_url
 from components.errors import BadInput, TemporaryFailure, shorten, whole_text
 from components.kube.objects import KubernetesObject
+from components.system.proxies import proxy_for
 from components.system.retry import RetryPolicy, retry
 
 _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
@@ -68,6 +70,7 @@ class Cluster:
                 config.load_kube_config(config_file=environ.get("KUBECONFIG"), context=context, client_configuration=settings)
                 _, active = config.list_kube_config_contexts(config_file=environ.get("KUBECONFIG"))
                 default_namespace = active["context"].get("namespace", "default")
+                _reach_from_outside(settings)
         except (config.ConfigException, YAMLError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:  # of any file
             raise BadInput(
                 f"no Kubernetes cluster is configured here: {whole_text(error, max_characters=200)}",
@@ -239,6 +242,24 @@ class Cluster:
         if error.status == 401:
             return BadInput("Kubernetes does not accept the credentials (HTTP 401)", hint="log in again, and try `kubectl get pods`")
         return BadInput(f"Kubernetes refused to {right} (HTTP {error.status}): {reason}")
+
+
+def _reach_from_outside(settings: client.Configuration) -> None:
+    """Let requests to the server of a kubeconfig go through the proxy of the environment: Kubernetes' client (30) reads none.
+
+    In a pod the server is one of the cluster, whose address a site's list of names without a proxy need not contain.
+
+    Raises:
+        BadInput: if the address of the server or of the proxy cannot be used.
+    """
+    if not is_server_url(settings.host):
+        raise BadInput(
+            "the server of the cluster in the kubeconfig is not an http or https address",
+            hint="try `kubectl config view --minify`, and correct `server`",
+        )
+    proxy = proxy_for(settings.host)
+    settings.no_proxy = None
+    settings.proxy, settings.proxy_headers = (None, None) if proxy is None else (proxy.url, proxy.headers)
 
 
 class _Missing(Exception):

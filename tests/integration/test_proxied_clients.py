@@ -1,21 +1,32 @@
-"""Kubeflow Pipelines and a container registry outside, which only a forward proxy reaches."""
+"""Kubeflow Pipelines, a cluster and a container registry outside, which only a forward proxy reaches."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from celebdit_testing.forward_proxy import ForwardProxy, forward_proxy
+from celebdit_testing.http_server import Handler, serving
 from celebdit_testing.image_registry import image_registry
 from celebdit_testing.kfp_server import kfp_server
 from celebdit_testing.private_ca import OUTSIDE, tls_in_front_of
 
-from components.errors import BadInput
+from components.errors import BadInput, TemporaryFailure
+from components.kube.client import Cluster
 from components.serving.oci_reference import ImageReference
 from components.serving.oci_registry import ImageRegistry
 from components.system.retry import RetryPolicy
 from pipeline.kubeflow import KfpAddress, Kubeflow, Patience
 
 KFP = "kfp.outside.example"
+_CLUSTER = "kube.outside.example"
+_KUBECONFIG = """
+apiVersion: v1
+kind: Config
+clusters: [{{name: c, cluster: {{server: "{server}"}}}}]
+contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
+current-context: x
+users: [{{name: u, user: {{token: a}}}}]
+"""
 
 
 @pytest.fixture
@@ -41,3 +52,26 @@ def test_a_registry_is_reached_through_the_proxy(proxy: ForwardProxy) -> None:
     with pytest.raises(BadInput, match="HTTP 404"):
         registry.base()
     assert f"CONNECT {OUTSIDE}:443" in proxy.requests
+
+
+def test_a_cluster_is_reached_through_the_proxy_and_one_on_this_machine_without(
+    tmp_path: Path, proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Api(Handler):
+        def do_GET(self) -> None:  # noqa: N802
+            self.answer(200, {"items": [{"metadata": {"name": "node-1"}}]})
+
+    def nodes(server: str) -> list[str]:
+        path = tmp_path / "config"
+        path.write_text(_KUBECONFIG.format(server=server))
+        return [str(node["metadata"]["name"]) for node in Cluster.connect({"KUBECONFIG": str(path)}, deadline_s=0.0).nodes()]
+
+    with serving(Api) as address, forward_proxy({_CLUSTER: address}) as forward:
+        monkeypatch.setenv("HTTP_PROXY", forward.url.replace("://", "://me:secret@"))
+        assert nodes(f"http://{_CLUSTER}") == ["node-1"]
+        assert forward.requests == [f"GET {_CLUSTER}"]
+        assert nodes(address) == ["node-1"]
+        monkeypatch.setenv("NO_PROXY", ".outside.example")
+        with pytest.raises(TemporaryFailure, match="cannot be reached"):
+            nodes(f"http://{_CLUSTER}")
+        assert len(forward.requests) == 1

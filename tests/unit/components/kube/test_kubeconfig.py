@@ -40,3 +40,13 @@ def test_a_damaged_kubeconfig_is_bad_input(kind: str, tmp_path: Path) -> None:
 def test_a_good_kubeconfig_names_the_namespace(tmp_path: Path) -> None:
     (tmp_path / "config").write_text(CONFIG.format(server="https://127.0.0.1:9", contexts=CONTEXTS))
     assert Cluster.connect({"KUBECONFIG": str(tmp_path / "config")}).namespace == "default"
+
+
+_NO_ADDRESSES = ["3", "kube.example:6443", "https://", "ftp://kube.example", "https://kube.example:port", "'https://a b'", "''"]
+
+
+@pytest.mark.parametrize("server", _NO_ADDRESSES)
+def test_a_server_that_is_no_address_is_bad_input_and_no_outage(server: str, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(CONFIG.format(server=server, contexts=CONTEXTS))
+    with pytest.raises(BadInput, match=r"is not an http or https address|no Kubernetes cluster is configured here"):
+        Cluster.connect({"KUBECONFIG": str(tmp_path / "config")})
