@@ -1,7 +1,8 @@
 """Commands in hints and notes, completed for the user to run as printed: what raises an error does not know the command line.
 
 Promises: `celebdit WORDS` in a text becomes the program as the user can call it, with the `--home`, `--endpoint` and `--namespace` of the
-command line that the named command takes. "as `celebdit run` prints it" speaks of a command that ran before, and stays as it is.
+command line that the named command takes, unless the text has them already. "as `celebdit run` prints it" speaks of a command that ran
+before, and stays as it is.
 """
 
 import functools
@@ -51,7 +52,11 @@ def command_completer() -> Callable[[str], str]:
     context = click.get_current_context(silent=True)
     if context is None:
         return lambda text: text
-    options = {name: context.params[name] for name in _REPEATED if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    options = {
+        name: f" --{name} {shlex.quote(str(context.params[name]))}"
+        for name in _REPEATED
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
     root, name = context.find_root(), command_name()
 
     def complete(match: re.Match[str]) -> str:
@@ -59,7 +64,7 @@ def command_completer() -> Callable[[str], str]:
         if command is None:
             return match[0]
         takes = {parameter.name for parameter in command.params}
-        repeated = [f" --{option} {shlex.quote(str(value))}" for option, value in options.items() if option in takes]
+        repeated = [text for option, text in options.items() if option in takes and text not in match.string]
         rest = match["words"].removeprefix(words)
         return f"{shlex.quote(name)} {words}{''.join(repeated)}{rest}"
 

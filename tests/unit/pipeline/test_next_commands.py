@@ -65,6 +65,7 @@ def hint_of(error_hint: str, *words: str) -> str:
         ),
         ("celebdit models history shows whether", "celebdit models history --home 'a b' shows whether"),
         ("`celebdit models package` writes one", "`celebdit models package --home 'a b'` writes one"),
+        ("see celebdit runs X --endpoint http://u --namespace me", "see celebdit runs --home 'a b' X --endpoint http://u --namespace me"),
         ("name a run key as `celebdit run` prints it", "name a run key as `celebdit run` prints it"),
         ("see celebdit --help, or celebdit models", "see celebdit --help, or celebdit models"),
         ("a run named my-celebdit run, or /opt/celebdit run", "a run named my-celebdit run, or /opt/celebdit run"),
