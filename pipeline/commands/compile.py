@@ -8,14 +8,14 @@ import click
 from components.errors import BadInput
 from components.process_settings import step_log_level
 from pipeline.commands.help import example
-from pipeline.commands.options import cluster_options, debug_option, json_option, next_cluster_command, print_json, print_line
+from pipeline.commands.options import OutputPath, cluster_options, debug_option, json_option, next_cluster_command, print_json, print_line
 
 
 @click.command(epilog=example("celebdit compile celebahq256-b --output pipeline.yaml"))
 @click.argument("preset")
 @click.argument("overrides", nargs=-1)
 @click.option("--also", metavar="PRESET", multiple=True, help="Offer this preset in the form, too; repeat for several. Needs KFP 2.17.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The YAML file to write.")
+@click.option("-o", "--output", type=OutputPath(), required=True, help="The YAML file to write.")
 @cluster_options
 @debug_option
 @json_option

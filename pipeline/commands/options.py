@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class OutputPath(click.Path):
-    """The path of a file or folder to write; an empty one, as of a variable that is not set, is refused."""
+    """The path of a file or folder to write; refused is an empty one, as of an unset variable, and one with control characters."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -27,6 +28,8 @@ class OutputPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value):
             self.fail("the path is empty", param, ctx)
+        if any(unicodedata.category(character) == "Cc" for character in str(value)):
+            self.fail(f"the path {str(value)!r} contains control characters", param, ctx)
         return super().convert(value, param, ctx)
 
 

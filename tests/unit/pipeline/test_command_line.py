@@ -107,6 +107,11 @@ def test_control_characters_are_not_printed(text: str) -> None:
         (["config", "show", "nope.toml"], "nope.toml does not exist"),
         (["sample", "models:/m@champion", "--out", ""], "Invalid value for '--out': the path is empty"),
         (["compare", "1", "2", "--out", ""], "Invalid value for '--out': the path is empty"),
+        (
+            ["sample", "models:/m@champion", "--out", "a\nb.png"],
+            "Invalid value for '--out': the path 'a\\nb.png' contains control characters",
+        ),
+        (["compile", "smoke", "--output", "a\x1b[2J.yaml"], "the path 'a\\x1b[2J.yaml' contains control characters"),
         (["models", "list", "--model", "a/b"], "'a/b' cannot be the name of a model"),
         (["models", "promote", "1", "--reason", "x", "--model", ".."], "'..' cannot be the name of a model"),
         (["models", "show", "champion", "--model", ""], "'' cannot be the name of a model"),
