@@ -12,6 +12,7 @@ import yaml
 
 from components.deployment import SHM_PATH
 from components.errors import BadInput
+from components.reports.plural import plural
 from components.runtime.redact import is_secret, redactor
 from pipeline.steps import STEPS
 
@@ -27,7 +28,7 @@ def require_clean(text: str, *, environ: Mapping[str, str] | None = None) -> Non
         BadInput: with all findings.
     """
     if findings := lint(text, environ=environ):
-        raise BadInput(f"the compiled pipeline breaks {len(findings)} rule(s): {'; '.join(findings)}")
+        raise BadInput(f"the compiled pipeline breaks {plural(len(findings), 'rule')}: {'; '.join(findings)}")
 
 
 def lint(text: str, *, environ: Mapping[str, str] | None) -> list[str]:

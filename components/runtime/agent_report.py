@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from components.errors import RankLost, TemporaryFailure, shorten
+from components.reports.plural import plural
 from components.runtime.memory_hint import LESS_MEMORY
 
 REPORT_FILE = "agent.json"
@@ -120,7 +121,7 @@ def step_killed(number: int, *, oom_kills: int) -> TemporaryFailure:
 
 def _kill_error(text: str, *, oom_kills: int, remedy: str = f"free memory or {LESS_MEMORY}") -> TemporaryFailure:
     if oom_kills:
-        text += f": the kernel ended {oom_kills} process(es) for lack of memory meanwhile"
+        text += f": the kernel ended {plural(oom_kills, 'process', 'processes')} for lack of memory meanwhile"
         return TemporaryFailure(text, hint=f"{remedy}, then {_RUN_AGAIN}")
     return TemporaryFailure(f"{text}, not by the launcher; the kernel counted no lack of memory", hint=_RUN_AGAIN)
 
@@ -131,9 +132,8 @@ def name_stopped(error: RankLost, report: AgentReport, *, processes: int, first_
     running = [str(first_rank + process) for process in range(processes) if process not in ended]
     if not report.exits or not running:
         return error
-    return RankLost(
-        f"{error.message}; rank(s) {', '.join(running)} did not end by themselves and were stopped by the launcher", hint=error.hint
-    )
+    ranks = f"{'rank' if len(running) == 1 else 'ranks'} {', '.join(running)}"
+    return RankLost(f"{error.message}; {ranks} did not end and had to be stopped by the launcher", hint=error.hint)
 
 
 def count_oom_kills(root: Path = Path("/")) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from components.environment import WORK_DIR
 from components.errors import RankLost, TemporaryFailure
+from components.reports.plural import plural
 from components.runtime.agent_report import (
     REPORT_FILE,
     agent_killed,
@@ -101,7 +102,7 @@ def launch(
             module,
             str(spec_path),
         ]
-        _log.info("starting %d rank(s) of %s, each with %d thread(s)", processes, module, threads)
+        _log.info("starting %d x %s, threads of each: %d", processes, module, threads)
         # A process group of its own, so that a signal to the step's group reaches torchrun once, through `stop`.
         agent = spawn(command, environment=environment, new_group=True, folder=spec_path.parent)
         deadline_s = time.monotonic() + start_timeout_s + (0.0 if nodes is None else node_timeout_s)
@@ -113,7 +114,7 @@ def launch(
         status = stop(agent, grace_s=grace_s) if stop_request.received or never_started else agent.wait()
     if never_started:
         raise TemporaryFailure(
-            f"none of the {processes} process(es) of {module} started within {start_timeout_s:.0f} s",
+            f"of {plural(processes, 'process', 'processes')} of {module} none started within {start_timeout_s:.0f} s",
             hint="read the log above; run it again, and look for a full or very slow disk if it happens again",
         )
     if stop_request.received:

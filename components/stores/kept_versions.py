@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from components.reports.plural import plural
 from components.storage import ObjectStore
 from components.storage.bucket import is_versioned
 
@@ -21,6 +22,6 @@ class VersionsReport:
             self._is_done = True
             if is_versioned(self._store, self._bucket):
                 self._warn(
-                    f"bucket {self._bucket} keeps versions: {num_checkpoints} checkpoint(s) were deleted and their bytes stay stored, "
-                    "as will those that follow, until a lifecycle rule removes noncurrent versions"
+                    f"bucket {self._bucket} keeps versions: the bytes of {plural(num_checkpoints, 'deleted checkpoint')} stay stored, "
+                    "as will those of others, until a lifecycle rule removes noncurrent versions"
                 )

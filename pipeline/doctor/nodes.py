@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from components.kube.objects import KubernetesObject
+from components.reports.plural import plural
 from components.resources import ResourcesConfig, Toleration
 from pipeline.doctor.checks import Check
 
@@ -26,11 +27,14 @@ def check_gpus(nodes: Iterable[KubernetesObject], resources: ResourcesConfig) ->
     if len(free) < resources.nodes:
         if taints:
             fix = f'set resources.tolerations=[{{key="{taints[0]["key"]}"}}]'
-            return Check("gpus", "fail", f"{len(selected) - len(free)} GPU node(s) have the taint {taints[0]['key']}", fix)
+            return Check("gpus", "fail", f"{plural(len(selected) - len(free), 'GPU node')} with the taint {taints[0]['key']}", fix)
         return Check(
-            "gpus", "fail", f"{len(free)} node(s) have {gpus} {gpu_type}, resources.nodes is {resources.nodes}", "set resources.nodes"
+            "gpus",
+            "fail",
+            f"{plural(len(free), 'node')} with {gpus} {gpu_type}, resources.nodes is {resources.nodes}",
+            "set resources.nodes",
         )
-    return Check("gpus", "ok", f"{len(free)} node(s) with {gpus} {gpu_type} or more")
+    return Check("gpus", "ok", f"{plural(len(free), 'node')} with {gpus} {gpu_type} or more")
 
 
 def blocking_taints(node: KubernetesObject, tolerations: Iterable[Toleration]) -> list[KubernetesObject]:

@@ -191,7 +191,7 @@ def test_a_rank_that_the_launcher_stopped_is_not_taken_for_the_cause(meeting: Pa
         _meet(meeting)
     assert not psutil.pid_exists(int(meeting.with_name("other").read_text())), "it was killed after it ignored SIGTERM"
     assert raised.value.message == (
-        "rank 0: another rank is gone or did not answer for 3 s; rank(s) 1 did not end by themselves and were stopped by the launcher"
+        "rank 0: another rank is gone or did not answer for 3 s; rank 1 did not end and had to be stopped by the launcher"
     )
 
 
@@ -225,7 +225,7 @@ def test_ranks_meet_although_the_hostname_does_not_resolve(meeting: Path) -> Non
 def test_ranks_that_do_not_start_are_ended_with_a_message(meeting: Path) -> None:
     (meeting.parent / "meeting_ranks.py").write_text("import time\ntime.sleep(300)\n")
     began_s = time.monotonic()
-    with pytest.raises(TemporaryFailure, match=r"none of the 2 process\(es\) of meeting_ranks started within 8 s"):
+    with pytest.raises(TemporaryFailure, match=r"of 2 processes of meeting_ranks none started within 8 s"):
         launch("meeting_ranks", meeting, work_dir=meeting.parent / "work", processes=2, threads=1, start_timeout_s=8.0)
     assert time.monotonic() - began_s < 60
     assert not processes_below(os.getpid(), running="meeting_ranks")

@@ -113,7 +113,7 @@ def test_the_next_attempt_uploads_what_one_left_and_sets_damaged_ones_aside(plac
         sink.rescue()
         sink.drain()
         assert [entry.step for entry in place.snapshots().list_committed()] == [3, 1]
-    assert any("3 EMA snapshot(s) were only on local disk" in note for note in place.noted)
+    assert any("uploading 3 EMA snapshots that an earlier attempt left on local disk" in note for note in place.noted)
     assert any("is damaged and was set aside" in note for note in place.noted)
     assert (place.folder / "queue" / ".damaged-step-000000002" / "ema-0.1.safetensors").read_bytes() == b"damaged"
 

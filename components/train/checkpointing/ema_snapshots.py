@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.errors import Failure
+from components.reports.plural import plural
 from components.stores.checkpoints import CheckpointStore
 from components.train.checkpointing.snapshot_queue import SnapshotQueue
 from model.canonical import JsonObject
@@ -47,7 +48,7 @@ class SnapshotSink:
     def rescue(self) -> None:
         """Upload in the background what an earlier attempt left on local disk."""
         if left := self._queue.pending():
-            self._note(f"{len(left)} EMA snapshot(s) were only on local disk and are uploaded now")
+            self._note(f"uploading {plural(len(left), 'EMA snapshot')} that an earlier attempt left on local disk")
             self._start_uploader()
 
     def drain(self) -> None:

@@ -82,11 +82,11 @@ def break_bucket(kube: FakeKube) -> None:
         (lambda kube: kube.objects.pop(("secrets", names.MLFLOW_SECRET)), "secrets", "celebdit-mlflow does not exist", "create secret"),
         (lambda kube: kube.objects.pop(("configmaps", names.CONFIG_MAP)), "settings", "has no CELEBDIT_STORE", "overlay"),
         (break_bucket, "storage", "no-such-bucket", None),
-        (taint_nodes, "gpus", "have the taint reserved", "resources.tolerations"),
+        (taint_nodes, "gpus", "with the taint reserved", "resources.tolerations"),
         (
             lambda kube: kube.objects.pop(("nodes", "gpu-1")),
             "gpus",
-            "1 node(s) have 8 nvidia.com/gpu, resources.nodes is 2",
+            "1 node with 8 nvidia.com/gpu, resources.nodes is 2",
             "resources.nodes",
         ),
         (

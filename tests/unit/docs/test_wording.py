@@ -131,3 +131,12 @@ def test_help_avoids_the_listed_words(name: str) -> None:
     below = {path: command for path, command in commands_by_name.items() if f"{path} ".startswith(f"{name} ")}
     assert below, f"there is no command {name!r}; there are {', '.join(commands_by_name)}"
     assert [hit for path, command in below.items() for hit in hits(help_text(command, path), f"{path} --help")] == []
+
+
+def test_no_text_leaves_it_open_whether_a_noun_is_singular() -> None:
+    """`plural` in `components/reports/plural.py` writes one or the other."""
+    files = [path for package in ("model", "components", "pipeline") for path in sorted((ROOT / package).rglob("*.py"))]
+    texts = ((file, node) for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant))
+    unclear = re.compile(r"(?<!http)(?<=[a-z])\((s|es|ies)\)")
+    hits = [f"{file.relative_to(ROOT)}:{node.lineno}" for file, node in texts if isinstance(node.value, str) and unclear.search(node.value)]
+    assert not hits

@@ -45,8 +45,8 @@ def test_lack_of_memory_is_named_only_where_the_kernel_counted_it() -> None:
     assert error.message == "rank 5 was killed by SIGKILL, not by the launcher; the kernel counted no lack of memory"
     error = lost_processes(KILLED, explained=(), oom_kills=2)
     assert error is not None
-    assert error.message == "rank 5 was killed by SIGKILL: the kernel ended 2 process(es) for lack of memory meanwhile"
-    assert "1 process(es) for lack of memory" in agent_killed(9, oom_kills=1).message
+    assert error.message == "rank 5 was killed by SIGKILL: the kernel ended 2 processes for lack of memory meanwhile"
+    assert "1 process for lack of memory" in agent_killed(9, oom_kills=1).message
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_process_with_a_reason_of_its_own_is_not_lost() -> None:
 def test_ranks_that_were_still_running_are_named_as_stopped_by_the_launcher() -> None:
     report = AgentReport(exits=(RankExit(4, 0, 75),))
     error = name_stopped(RankLost("rank 4: another rank is gone"), report, processes=3, first_rank=4, explained={0, 2})
-    assert error.message == "rank 4: another rank is gone; rank(s) 5 did not end by themselves and were stopped by the launcher"
+    assert error.message == "rank 4: another rank is gone; rank 5 did not end and had to be stopped by the launcher"
     same = RankLost("rank 4: another rank is gone")
     assert name_stopped(same, report, processes=1, first_rank=4, explained={0}) is same
     assert name_stopped(same, AgentReport(), processes=2, first_rank=0, explained={0}) is same

@@ -124,7 +124,7 @@ def test_retention_says_once_that_a_versioned_bucket_keeps_the_bytes(moto_endpoi
             state = CheckpointState(step=step, tensors={"weights": {"w": torch.zeros(2)}}, facts={})
             checkpoints.upload(publish(state, tmp_path / bucket), "a1")
             checkpoints.retain(Retention(newest=2))
-        assert [text for text in warnings if "keeps versions: 1 checkpoint(s) were deleted and their bytes stay" in text] == warnings
+        assert [text for text in warnings if "keeps versions: the bytes of 1 deleted checkpoint stay" in text] == warnings
         assert len(warnings) == expected
         assert [entry.step for entry in checkpoints.list_committed()] == [4, 3]
     versions = store.client.list_object_versions(Bucket="versioned-retention")["Versions"]
