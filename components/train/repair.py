@@ -14,8 +14,8 @@ from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock_or_fail
 from components.train.checkpointing.finished import Finished
-from components.train.checkpointing.leftovers import remove_leftovers
 from components.train.checkpointing.snapshot_queue import SnapshotQueue, copy_snapshot
+from components.train.leftovers import remove_leftovers
 from components.train.spec import TrainSpec
 from model.checkpoint_manifest import CheckpointInvalid, remove_unpublished
 

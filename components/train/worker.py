@@ -26,9 +26,9 @@ from components.system.work_folders import WorkFolder
 from components.tracking.archive import JournalArchive
 from components.tracking.journal import Journal
 from components.train.checkpointing.ema_snapshots import SnapshotSink
-from components.train.checkpointing.leftovers import remove_leftovers
 from components.train.checkpointing.resume import newest_state, restore
 from components.train.checkpointing.uploads import UploadingSink
+from components.train.leftovers import remove_leftovers
 from components.train.out_of_memory import out_of_memory
 from components.train.reporting.open_recorder import open_recorder
 from components.train.reporting.speed import report_speed

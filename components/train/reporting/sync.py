@@ -15,7 +15,7 @@ from components.stores.queued_checkpoints import rescue
 from components.system.locks import lock_or_fail
 from components.tracking.archive import JournalArchive
 from components.tracking.journal import JOURNAL_FILE, Journal
-from components.train.checkpointing.leftovers import remove_leftovers
+from components.train.leftovers import remove_leftovers
 from components.train.reporting.destination import MlflowDestination
 from components.train.reporting.reporter import describe_run
 from components.train.spec import SPEC_FILE, TrainSpec, newest_spec
