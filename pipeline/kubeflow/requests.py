@@ -6,6 +6,8 @@ lost or another client created them; a login page is not mistaken for a response
 
 import json
 import logging
+import re
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import kfp_server_api
 import urllib3
 from kfp_server_api import ApiException
 
-from components.environment import KFP_COOKIES, KFP_TOKEN
+from components.environment import KFP_CA_FILE, KFP_COOKIES, KFP_TOKEN
 from components.errors import BadInput, CelebditError, TemporaryFailure
 from components.system.proxies import proxy_for
 from components.system.retry import RetryPolicy, retry
@@ -24,6 +26,8 @@ from pipeline.kubeflow.address import KfpAddress
 PAGE_SIZE = 100
 """Entries on a page of a listing."""
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
+_TLS_NOISE = re.compile(r"\[\w+: \w+\] | \(_ssl\.c:\d+\)|[\"')]+$")
+"""What says nothing to people in the text of an error of a connection."""
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -47,6 +51,8 @@ class Requests:
         if address.token:
             configuration.api_key = {"authorization": address.token}
             configuration.api_key_prefix = {"authorization": "Bearer"}
+        if address.ca_file is not None:
+            _require_authorities(address.ca_file)
         configuration.ssl_ca_cert = address.ca_file
         if (proxy := proxy_for(address.endpoint)) is not None:
             configuration.proxy, configuration.proxy_headers = proxy.url, proxy.headers
@@ -96,11 +102,13 @@ class Requests:
         except ApiException as error:
             raise self._translate_error(what, error) from error
         except urllib3.exceptions.HTTPError as error:
-            raise TemporaryFailure(
-                f"Kubeflow Pipelines at {self._address.endpoint} is unavailable, could not {what}: {_reason(error)}",
-                hint="check the endpoint and the port-forward; the command is safe to repeat",
-            ) from error
+            raise self._connection_error(what, error) from error
         except (ValueError, TypeError, AttributeError) as error:
+            if isinstance(error, UnicodeEncodeError) or "Invalid header value" in str(error):
+                raise BadInput(
+                    f"no request to Kubeflow Pipelines can be made: a header cannot hold {KFP_TOKEN} or {KFP_COOKIES}",
+                    hint="set it again without line breaks, and without letters that are not ASCII",
+                ) from None  # the error has the value
             raise self._not_kfp() from error
         if "json" not in headers.get("Content-Type", ""):
             raise self._not_kfp()
@@ -147,6 +155,21 @@ class Requests:
             return self._not_kfp()
         return BadInput(f"{server} refused to {what} (HTTP {status}): {message}", hint=hints.get(status))
 
+    def _connection_error(self, what: str, error: urllib3.exceptions.HTTPError) -> CelebditError:
+        """Return the error for a request that got no answer."""
+        server, text = f"Kubeflow Pipelines at {self._address.endpoint}", str(error)
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            return BadInput(
+                f"the certificate of {server} cannot be verified",
+                hint=f"set {KFP_CA_FILE} to the file of the authority that signed it, and use the host name that it is for",
+            )
+        if "WRONG_VERSION_NUMBER" in text:
+            return BadInput(f"{server} does not speak TLS", hint="write http:// instead of https:// in the endpoint")
+        return TemporaryFailure(
+            f"{server} is unavailable, could not {what}: {_reason(error)}",
+            hint="check the endpoint and the port-forward; the command is safe to repeat",
+        )
+
     def _not_kfp(self) -> BadInput:
         return BadInput(
             f"the server at {self._address.endpoint} is not Kubeflow Pipelines; it may be a login page",
@@ -162,6 +185,15 @@ class _DeadlineExceeded(TemporaryFailure):
     """The deadline of an inner operation passed; the outer operation must not retry it."""
 
 
+def _require_authorities(file: str) -> None:
+    """Check that certificates of authorities can be read from `file`, without which each request fails as in an outage."""
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # ssl.SSLError, too
+        reason = _TLS_NOISE.sub("", error.strerror or str(error))
+        raise BadInput(f"{KFP_CA_FILE} {file} cannot be read: {reason}", hint="set it to a file of certificates in PEM") from error
+
+
 def _server_message(error: ApiException) -> str:
     """Return the error message in the response, without HTML."""
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
@@ -175,4 +207,4 @@ def _server_message(error: ApiException) -> str:
 
 def _reason(error: Exception) -> str:
     cause = getattr(error, "reason", None) or error
-    return " ".join(str(cause).split(":")[-1].split())[:200] or type(error).__name__
+    return " ".join(_TLS_NOISE.sub("", str(cause)).split(": ")[-1].split())[:200] or type(error).__name__
