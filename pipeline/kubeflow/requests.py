@@ -6,7 +6,6 @@ lost or another client created them; a login page is not mistaken for a response
 
 import json
 import logging
-import re
 import ssl
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from kfp_server_api import ApiException
 
 from components.environment import KFP_CA_FILE, KFP_COOKIES, KFP_TOKEN
 from components.errors import BadInput, CelebditError, TemporaryFailure
+from components.system.connection_errors import is_header_refused, plain_reason, tls_fault
 from components.system.proxies import proxy_for
 from components.system.retry import RetryPolicy, retry
 from pipeline.kubeflow.address import KfpAddress
@@ -26,8 +26,6 @@ from pipeline.kubeflow.address import KfpAddress
 PAGE_SIZE = 100
 """Entries on a page of a listing."""
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
-_TLS_NOISE = re.compile(r"\[\w+: \w+\] | \(_ssl\.c:\d+\)|[\"')]+$")
-"""What says nothing to people in the text of an error of a connection."""
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -104,7 +102,7 @@ class Requests:
         except urllib3.exceptions.HTTPError as error:
             raise self._connection_error(what, error) from error
         except (ValueError, TypeError, AttributeError) as error:
-            if isinstance(error, UnicodeEncodeError) or "Invalid header value" in str(error):
+            if is_header_refused(error):
                 raise BadInput(
                     f"no request to Kubeflow Pipelines can be made: a header cannot hold {KFP_TOKEN} or {KFP_COOKIES}",
                     hint="set it again without line breaks, and without letters that are not ASCII",
@@ -157,16 +155,14 @@ class Requests:
 
     def _connection_error(self, what: str, error: urllib3.exceptions.HTTPError) -> CelebditError:
         """Return the error for a request that got no answer."""
-        server, text = f"Kubeflow Pipelines at {self._address.endpoint}", str(error)
-        if "CERTIFICATE_VERIFY_FAILED" in text:
+        server = f"Kubeflow Pipelines at {self._address.endpoint}"
+        if (fault := tls_fault(error)) is not None:
             return BadInput(
-                f"the certificate of {server} cannot be verified",
-                hint=f"set {KFP_CA_FILE} to the file of the authority that signed it, and use the host name that it is for",
+                f"{server} cannot be used: {fault}",
+                hint=f"check the endpoint, and {KFP_CA_FILE}, the file of the authority that signed the certificate",
             )
-        if "WRONG_VERSION_NUMBER" in text:
-            return BadInput(f"{server} does not speak TLS", hint="write http:// instead of https:// in the endpoint")
         return TemporaryFailure(
-            f"{server} is unavailable, could not {what}: {_reason(error)}",
+            f"{server} is unavailable, could not {what}: {plain_reason(error)}",
             hint="check the endpoint and the port-forward; the command is safe to repeat",
         )
 
@@ -190,7 +186,7 @@ def _require_authorities(file: str) -> None:
     try:
         ssl.create_default_context(cafile=file)
     except OSError as error:  # ssl.SSLError, too
-        reason = _TLS_NOISE.sub("", error.strerror or str(error))
+        reason = error.strerror if error.filename else plain_reason(error)
         raise BadInput(f"{KFP_CA_FILE} {file} cannot be read: {reason}", hint="set it to a file of certificates in PEM") from error
 
 
@@ -203,8 +199,3 @@ def _server_message(error: ApiException) -> str:
     except (ValueError, AttributeError):
         text = "" if body.lstrip().startswith("<") else body
     return " ".join((text or str(error.reason or "no reason given")).split())[:300]
-
-
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "reason", None) or error
-    return " ".join(_TLS_NOISE.sub("", str(cause)).split(": ")[-1].split())[:200] or type(error).__name__

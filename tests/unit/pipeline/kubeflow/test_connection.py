@@ -18,7 +18,7 @@ def no_waiting(seconds: float) -> None:
 
 def test_a_certificate_of_an_unknown_authority_is_no_outage_and_is_accepted_with_its_authority(server: FakeKfp, tmp_path: Path) -> None:
     with tls_proxy(server.url, tmp_path) as (address, authority):
-        with pytest.raises(BadInput, match=f"the certificate of Kubeflow Pipelines at {address} cannot be verified") as refused:
+        with pytest.raises(BadInput, match=f"{address} cannot be used: its certificate cannot be verified") as refused:
             Kubeflow(KfpAddress(address, None), Patience(sleep=no_waiting)).multi_user()
         assert "CELEBDIT_KFP_CA_FILE" in str(refused.value.hint)
         assert not server.requests
@@ -27,7 +27,7 @@ def test_a_certificate_of_an_unknown_authority_is_no_outage_and_is_accepted_with
 
 def test_a_server_without_tls_is_named(server: FakeKfp) -> None:
     address = server.url.replace("http:", "https:")
-    with pytest.raises(BadInput, match="does not speak TLS"):
+    with pytest.raises(BadInput, match="it does not speak TLS"):
         Kubeflow(KfpAddress(address, None), Patience(sleep=no_waiting)).multi_user()
 
 
