@@ -90,7 +90,7 @@ class Registry:
         versions = {str(version.version): version for version in self.versions()}
         if number not in versions:
             hint = f"it has {', '.join(versions)}" if versions else self.hint_if_empty()
-            raise BadInput(f"model {self.name!r} has no version {number!r}", hint=hint)
+            raise BadInput(f"model {self.name!r} has no version {shorten(repr(number))}", hint=hint)
         return versions[number]
 
     def hint_if_empty(self) -> str:
@@ -110,7 +110,7 @@ class Registry:
         if version_or_alias not in aliases:
             existing = ", ".join(f"{alias} (version {number})" for alias, number in sorted(aliases.items()))
             hint = f"it has {existing or 'no aliases'}" if self.versions() else self.hint_if_empty()
-            raise BadInput(f"model {self.name!r} has no alias {version_or_alias!r}", hint=hint)
+            raise BadInput(f"model {self.name!r} has no alias {shorten(repr(version_or_alias))}", hint=hint)
         return self.version(aliases[version_or_alias])
 
     def version_of(self, checkpoint_digest: str, ema: str) -> ModelVersion | None:
