@@ -115,6 +115,8 @@ class Settings:
             raise BadInput(
                 f"{MLFLOW} is not the URL of a server", hint="write it like http://host:5000; to use the embedded server, unset it"
             )
+        if "?" in mlflow_uri or "#" in mlflow_uri:
+            raise BadInput(f"{MLFLOW} is the address of a page of MLflow", hint="leave out what follows ? or #, like http://host:5000")
         for name in (S3_ENDPOINT_FIRST, S3_ENDPOINT):
             if has_credentials(environ.get(name, "")):
                 raise BadInput(f"{name} contains credentials", hint=f"set {CREDENTIALS[0]} and {CREDENTIALS[1]} instead")

@@ -13,6 +13,7 @@ from typing import IO
 
 from components.command_settings import CommandSettings
 from components.errors import BadInput
+from components.system.locks import lock_file
 from components.system.private import private_folder
 
 DATABASE = "mlflow.db"
@@ -53,12 +54,12 @@ def hold_lock(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[IO[str]]:
     while True:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
             try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
+                lock_file(file, kind | fcntl.LOCK_NB, path)
             except BlockingIOError:
                 if _is_held_by_a_stranger(file):
                     path.unlink(missing_ok=True)
                     continue
-                fcntl.flock(file, kind)
+                lock_file(file, kind, path)
             if not _is_at(path, file):
                 continue  # it was replaced meanwhile
             yield file

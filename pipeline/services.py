@@ -160,10 +160,13 @@ class Services:
             return []
         with hold_lock(self.home / LOCK):
             running = {name: server for name, server in self._record.read().items() if server is not None}
-            self._record.remove()
-            for name in (WATCHDOG, "mlflow", "s3"):
-                if name in running and running[name].pid != os.getpid():
+            # While a server runs it is in the record, and the watchdog lives: a second Ctrl-C in here leaves the rest to it.
+            for name in ("mlflow", "s3"):
+                if name in running:
                     running[name].stop()
+            self._record.remove()
+            if WATCHDOG in running and running[WATCHDOG].pid != os.getpid():
+                running[WATCHDOG].stop()
         return sorted(set(running) - {WATCHDOG})
 
     def running_servers(self) -> dict[str, Server]:

@@ -21,6 +21,7 @@ from yaml import YAMLError
 from components.address import is_server_url
 from components.errors import BadInput, TemporaryFailure, shorten, whole_text
 from components.kube.objects import KubernetesObject
+from components.system.connection_errors import is_header_refused, plain_reason, tls_fault
 from components.system.proxies import proxy_for
 from components.system.retry import RetryPolicy, retry
 
@@ -29,6 +30,7 @@ _TOKEN_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = (10.0, 60.0)
 _STREAMED: dict[str, Any] = {"_preload_content": False, "_request_timeout": (10.0, 300.0)}
 """A log stream that is silent for so long is requested again: its node may have vanished."""
+_KUBECONFIG_HINT = "try `kubectl get pods`: its KUBECONFIG and context are used"
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ class Cluster:
         except (config.ConfigException, YAMLError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:  # of any file
             raise BadInput(
                 f"no Kubernetes cluster is configured here: {whole_text(error, max_characters=200)}",
-                hint="try `kubectl get pods`: its KUBECONFIG and context are used",
+                hint=_KUBECONFIG_HINT,
             ) from error
         return cls(client.ApiClient(settings), namespace or default_namespace, deadline_s=deadline_s)
 
@@ -213,8 +215,14 @@ class Cluster:
             except ApiException as error:
                 raise self._translate_error(right, error) from error
             except urllib3.exceptions.HTTPError as error:
-                reason = str(getattr(error, "reason", None) or error).split(":")[-1].strip()
+                if (fault := tls_fault(error)) is not None:
+                    raise BadInput(f"the Kubernetes API cannot be used: {fault}", hint=_KUBECONFIG_HINT) from error
+                reason = plain_reason(error)
                 raise TemporaryFailure(f"the Kubernetes API cannot be reached to {right}: {reason}", hint="run it again") from error
+            except ValueError as error:
+                if not is_header_refused(error):
+                    raise
+                raise BadInput("no request to Kubernetes can be made: a header cannot hold its token", hint=_KUBECONFIG_HINT) from None
 
         return retry(
             once,

@@ -117,6 +117,7 @@ def _usage(name: str, checkpoint: CheckpointManifest, sampling: SamplingConfig) 
         else f"`num_steps` and `sampler` are {sampling.num_steps} and `{sampling.sampler}`: others are refused.\n\n"
     )
     return (
+        "`@champion` is the version that was promoted last; `/3` in its place is version 3.\n\n"
         "```sh\n"
         f"celebdit sample models:/{name}@champion --count 16 --out faces.png\n"
         f"celebdit serve {name}@champion --port 8080\n"

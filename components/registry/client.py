@@ -100,7 +100,7 @@ class Registry:
                         raise
         numbers = [str(version.version) for version in reversed(self.versions())]
         hint = f"it has {list_some(numbers)}" if numbers else self.hint_if_empty()
-        raise BadInput(f"model {self.name!r} has no version {shorten(number)!r}", hint=hint)
+        raise BadInput(f"model {self.name!r} has no version {shorten(repr(number))}", hint=hint)
 
     def hint_if_empty(self) -> str:
         """Return what to do if this model has no versions."""
@@ -119,7 +119,7 @@ class Registry:
         if version_or_alias not in aliases:
             existing = list_some([f"{alias} (version {number})" for alias, number in sorted(aliases.items())])
             hint = f"it has {existing or 'no aliases'}" if self.versions() else self.hint_if_empty()
-            raise BadInput(f"model {self.name!r} has no alias {version_or_alias!r}", hint=hint)
+            raise BadInput(f"model {self.name!r} has no alias {shorten(repr(version_or_alias))}", hint=hint)
         return self.version(aliases[version_or_alias])
 
     def version_of(self, checkpoint_digest: str, ema: str) -> ModelVersion | None:

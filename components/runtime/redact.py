@@ -5,9 +5,11 @@ text. It knows values from the environment it is given, so it must be made at th
 `components/environment.py`; those of other programs are recognised by their names.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from urllib.parse import quote
 
 from components.environment import SECRETS
 
@@ -32,7 +34,7 @@ def redactor(environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
     """Return a function that masks the secrets of `environ`, by default this process's environment, in a text."""
     environ = os.environ if environ is None else environ
     named = {part for name, value in environ.items() if is_secret(name) for part in (value, *_cookies(name, value))}
-    values = sorted((value for value in named if len(value) >= _SHORTEST), key=len, reverse=True)
+    values = sorted({form for value in named for form in _forms(value) if len(form) >= _SHORTEST}, key=len, reverse=True)
 
     def redact(text: str) -> str:
         for value in values:
@@ -42,6 +44,12 @@ def redactor(environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
         return text
 
     return redact
+
+
+def _forms(value: str) -> list[str]:
+    """Return a secret as errors quote it: its lines, with escapes, and as a part of a URL."""
+    raw = value.encode(errors="surrogateescape")
+    return [value, *value.splitlines(), value.strip(), repr(value)[1:-1], repr(raw)[2:-1], json.dumps(value)[1:-1], quote(raw, safe="")]
 
 
 def _cookies(name: str, value: str) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from components.environment import LIFELINE
+from components.system.locks import lock_file
 from components.system.process_table import is_alive, kill_all
 
 GRACE_S = 3.0
@@ -31,7 +32,7 @@ def hold(path: Path) -> Iterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         os.fchmod(handle, 0o644)  # a step in a container has another user id, whatever the umask
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock_file(handle, fcntl.LOCK_EX, path)
         yield
     finally:
         os.close(handle)

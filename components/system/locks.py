@@ -4,6 +4,7 @@ Promises: the kernel holds the lock, so it is released when its holder ends, how
 process id; a lock that is given back leaves no file. Locks do not work across machines.
 """
 
+import errno
 import fcntl
 import os
 import time
@@ -12,9 +13,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from components.errors import TemporaryFailure
+from components.errors import BadInput, TemporaryFailure
 
 _POLL_S = 0.1
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What `flock` fails with on a network folder that is mounted without locks."""
+
+
+def lock_file(file: IO[str] | int, kind: int, path: Path) -> None:
+    """Lock an open file, which is at `path`, as `flock` does.
+
+    Raises:
+        BlockingIOError: if another process holds it and `kind` does not wait. BadInput: if its file system has no locks.
+    """
+    try:
+        fcntl.flock(file, kind)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise BadInput(
+            f"{path.parent} lies on a file system without locks: {error.strerror}",
+            hint="choose a folder on another one with --home, CELEBDIT_HOME or CELEBDIT_WORK_DIR, or mount it with locks",
+        ) from error
 
 
 @contextmanager
@@ -65,7 +85,7 @@ def create_locked(path: Path, content: str) -> IO[str]:
     unseen = path.with_name(f".{path.name}.{os.getpid()}")
     file = unseen.open("w")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_file(file, fcntl.LOCK_EX, path)
         file.write(content)
         file.flush()
         unseen.rename(path)
@@ -80,7 +100,7 @@ def _attempt(path: Path, *, wait: bool = False) -> IO[str] | None:
     """Return the locked file at `path`, or None if another process holds it, or held it and has removed the file meanwhile."""
     file = path.open("a+")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        lock_file(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), path)
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
     except (BlockingIOError, FileNotFoundError):

@@ -12,10 +12,11 @@ from mlflow.entities import Run, ViewType
 
 from components.settings import Settings
 from components.storage.addressing import mlflow_s3_environment
-from components.tracking.experiments import find_or_create_experiment
+from components.tracking.experiments import create_experiment, find_experiment
 from components.tracking.mlflow_errors import translate_mlflow_errors
 from components.tracking.request_limits import set_default_limits
 from components.tracking.retry_log import log_retries
+from components.tracking.tags import TAG_KIND, TAG_RUN
 
 _EXPERIMENTS = 100
 """Named by one query."""
@@ -47,11 +48,19 @@ class MlflowConnection:
 
     @property
     def experiment_id(self) -> str:
-        """The experiment's id; the experiment is created when it is first needed."""
+        """The experiment's id; the experiment is created when it is first needed, unless it was renamed during this pipeline run."""
         if self._experiment_id is None:
+            client, name = self.client, self.settings.experiment
             with self.translate_errors():
-                self._experiment_id = find_or_create_experiment(self.client, self.settings.experiment)
+                self._experiment_id = find_experiment(client, name) or self._experiment_of_run() or create_experiment(client, name)
         return self._experiment_id
+
+    def _experiment_of_run(self) -> str | None:
+        """Return the id of the experiment in which this pipeline run began, or None if it has not."""
+        if self.settings.run_id is None:
+            return None
+        runs = self.search_all_runs({TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline"})
+        return next((str(run.info.experiment_id) for run in runs if run.info.lifecycle_stage == "active"), None)
 
     def find_run(self, tags: Mapping[str, str]) -> Run | None:
         """Return the oldest run of the experiment with all of `tags`, so that racing creators settle on one."""

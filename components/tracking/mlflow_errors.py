@@ -16,6 +16,7 @@ from components.system.failures import os_failure, was_raised_in
 from components.tracking.mlflow_answers import MlflowAnswer, answer_in
 from components.tracking.mlflow_rights import missing_right, mlflow_user
 from components.tracking.server_version import OLDEST_MLFLOW
+from components.tracking.unsent_requests import unsent_error, variable_error
 
 _RETRY_HINT = "run it again when MLflow is back"
 _PAGE_IN_TEXT = re.compile(r"not in a valid JSON format. Response body: '\s*<", re.IGNORECASE)
@@ -65,7 +66,7 @@ def translate_mlflow_errors(uri: str, *, experiment: str | None = None, model: s
     except CelebditError:
         raise
     except Exception as error:
-        if (refused := _artifact_store_error(error)) is not None:
+        if (refused := _artifact_store_error(error) or variable_error(error)) is not None:
             raise refused from error
         if not was_raised_in(error, "mlflow", "google", "requests", "urllib3"):
             raise
@@ -81,7 +82,7 @@ def _artifact_store_error(error: Exception) -> CelebditError | None:
 
 def _error_of_client(uri: str, error: MlflowException, experiment: str | None, model: str | None) -> CelebditError:
     """Return the project's error for one that MLflow's client raised itself."""
-    if (refused := _artifact_store_error(error)) is not None:
+    if (refused := _artifact_store_error(error) or unsent_error(uri, str(error))) is not None:
         return refused
     if error.error_code == "TEMPORARILY_UNAVAILABLE":
         return TrackingUnavailable(f"MLflow at {uri} failed: {first_line(error)}", hint=_RETRY_HINT)
@@ -98,6 +99,8 @@ def _error_of_transport(uri: str, error: OSError, experiment: str | None, model:
     """Return the project's error for one of the HTTP client or of a file on this machine, like a download for which there is no room."""
     if error.filename is not None:
         return os_failure(error) or error
+    if (unsent := unsent_error(uri, str(error))) is not None:
+        return unsent
     answer = answer_in(error)
     if isinstance(error, ValueError):  # as the error of `requests` for JSON that cannot be read is, too
         return _not_mlflow(uri, f"its answer is not JSON{_request_of(answer)}")

@@ -13,7 +13,7 @@ def set_default_limits(*, timeout_s: int, max_retries: int) -> None:
     """Set limits unless the environment has some; MLflow's own let one call to a dead server block for four minutes.
 
     Raises:
-        BadInput: if the environment has one that is not a number.
+        BadInput: if the environment has one that is not a number, or allows a request no time.
     """
     for name, default in ((_TIMEOUT, timeout_s), (_RETRIES, max_retries)):
         os.environ[name] = str(_limit(name, default))
@@ -32,7 +32,7 @@ def lower_limits(*, timeout_s: int, max_retries: int) -> tuple[int, int]:
     """Return these limits, or those of the environment where they are lower.
 
     Raises:
-        BadInput: if the environment has one that is not a number.
+        BadInput: if the environment has one that is not a number, or allows a request no time.
     """
     return min(timeout_s, _limit(_TIMEOUT, timeout_s)), min(max_retries, _limit(_RETRIES, max_retries))
 
@@ -41,9 +41,10 @@ def _limit(name: str, default: int) -> int:
     text = os.environ.get(name)
     if not text:
         return default
-    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+    least = 1 if name == _TIMEOUT else 0
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
         raise BadInput(
-            f"environment variable {name} is {shorten(repr(text), max_characters=20)}, not a whole number",
+            f"environment variable {name} is {shorten(repr(text), max_characters=20)}, not a whole number from {least}",
             hint=f"unset it to get {default}",
         )
     return int(text)

@@ -6,6 +6,7 @@ lost or another client created them; a login page is not mistaken for a response
 
 import json
 import logging
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import kfp_server_api
 import urllib3
 from kfp_server_api import ApiException
 
-from components.environment import KFP_COOKIES, KFP_TOKEN
+from components.environment import KFP_CA_FILE, KFP_COOKIES, KFP_TOKEN
 from components.errors import BadInput, CelebditError, TemporaryFailure
+from components.system.connection_errors import is_header_refused, plain_reason, tls_fault
 from components.system.proxies import proxy_for
 from components.system.retry import RetryPolicy, retry
 from pipeline.kubeflow.address import KfpAddress
@@ -47,6 +49,8 @@ class Requests:
         if address.token:
             configuration.api_key = {"authorization": address.token}
             configuration.api_key_prefix = {"authorization": "Bearer"}
+        if address.ca_file is not None:
+            _require_authorities(address.ca_file)
         configuration.ssl_ca_cert = address.ca_file
         if (proxy := proxy_for(address.endpoint)) is not None:
             configuration.proxy, configuration.proxy_headers = proxy.url, proxy.headers
@@ -96,11 +100,13 @@ class Requests:
         except ApiException as error:
             raise self._translate_error(what, error) from error
         except urllib3.exceptions.HTTPError as error:
-            raise TemporaryFailure(
-                f"Kubeflow Pipelines at {self._address.endpoint} is unavailable, could not {what}: {_reason(error)}",
-                hint="check the endpoint and the port-forward; the command is safe to repeat",
-            ) from error
+            raise self._connection_error(what, error) from error
         except (ValueError, TypeError, AttributeError) as error:
+            if is_header_refused(error):
+                raise BadInput(
+                    f"no request to Kubeflow Pipelines can be made: a header cannot hold {KFP_TOKEN} or {KFP_COOKIES}",
+                    hint="set it again without line breaks, and without letters that are not ASCII",
+                ) from None  # the error has the value
             raise self._not_kfp() from error
         if "json" not in headers.get("Content-Type", ""):
             raise self._not_kfp()
@@ -147,6 +153,19 @@ class Requests:
             return self._not_kfp()
         return BadInput(f"{server} refused to {what} (HTTP {status}): {message}", hint=hints.get(status))
 
+    def _connection_error(self, what: str, error: urllib3.exceptions.HTTPError) -> CelebditError:
+        """Return the error for a request that got no answer."""
+        server = f"Kubeflow Pipelines at {self._address.endpoint}"
+        if (fault := tls_fault(error)) is not None:
+            return BadInput(
+                f"{server} cannot be used: {fault}",
+                hint=f"check the endpoint, and {KFP_CA_FILE}, the file of the authority that signed the certificate",
+            )
+        return TemporaryFailure(
+            f"{server} is unavailable, could not {what}: {plain_reason(error)}",
+            hint="check the endpoint and the port-forward; the command is safe to repeat",
+        )
+
     def _not_kfp(self) -> BadInput:
         return BadInput(
             f"the server at {self._address.endpoint} is not Kubeflow Pipelines; it may be a login page",
@@ -162,6 +181,15 @@ class _DeadlineExceeded(TemporaryFailure):
     """The deadline of an inner operation passed; the outer operation must not retry it."""
 
 
+def _require_authorities(file: str) -> None:
+    """Check that certificates of authorities can be read from `file`, without which each request fails as in an outage."""
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # ssl.SSLError, too
+        reason = error.strerror if error.filename else plain_reason(error)
+        raise BadInput(f"{KFP_CA_FILE} {file} cannot be read: {reason}", hint="set it to a file of certificates in PEM") from error
+
+
 def _server_message(error: ApiException) -> str:
     """Return the error message in the response, without HTML."""
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else str(error.body or "")
@@ -171,8 +199,3 @@ def _server_message(error: ApiException) -> str:
     except (ValueError, AttributeError):
         text = "" if body.lstrip().startswith("<") else body
     return " ".join((text or str(error.reason or "no reason given")).split())[:300]
-
-
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "reason", None) or error
-    return " ".join(str(cause).split(":")[-1].split())[:200] or type(error).__name__

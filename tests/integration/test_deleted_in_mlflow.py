@@ -1,4 +1,4 @@
-"""What was deleted or archived in MLflow, and names that deleted things still hold, on a real server: a right answer or a clear error."""
+"""What was deleted, archived or renamed in MLflow, and names that deleted things still hold, on a real server: no unclear error."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -138,3 +138,16 @@ def test_a_name_that_a_prompt_holds_is_refused_for_a_model(context: StepContext)
     with pytest.raises(BadInput, match="is the name of a prompt") as refused:
         Registry(context.tracking, "a-prompt").ensure("faces")
     assert "registry.model_name" in str(refused.value.hint)
+
+
+def test_the_steps_of_a_run_stay_together_when_its_experiment_is_renamed_meanwhile(context: StepContext) -> None:
+    first = context.tracking
+    pipeline, train = first.pipeline_run(), first.step_run("train", run_key="d" * 16)
+    first.client.rename_experiment(first.experiment_id, f"{context.settings.experiment} for the paper")
+    later = Tracking(context.settings)
+    assert later.pipeline_run().info.run_id == pipeline.info.run_id
+    assert later.step_run("train", run_key="d" * 16).info.run_id == train.info.run_id
+    assert later.step_run("evaluate").info.experiment_id == pipeline.info.experiment_id
+    other_run = Tracking(replace(context.settings, run_id="another run"))
+    assert other_run.pipeline_run().info.experiment_id != pipeline.info.experiment_id
+    assert other_run.client.get_experiment(other_run.experiment_id).name == context.settings.experiment

@@ -84,6 +84,38 @@ def test_servers_of_a_killed_command_end_with_it(tmp_path: Path) -> None:
     assert alive == []
 
 
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from pipeline.server_process import Server
+from pipeline.services import Services
+stop, urls = Server.stop, []
+def stop_or_be_interrupted(server):
+    urls.append(server.url)
+    if len(urls) == int(sys.argv[2]):
+        raise KeyboardInterrupt
+    stop(server)
+services = Services(Path(sys.argv[1]))
+with services.use():
+    print(*(server.pid for server in services._record.read().values()), flush=True)
+    Server.stop = stop_or_be_interrupted
+"""
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_servers_end_although_their_command_is_interrupted_again_while_it_stops_them(call: int, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "home"), str(call)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None
+        family = [psutil.Process(int(pid)) for pid in command.stdout.readline().split()]
+        assert "KeyboardInterrupt" in command.communicate(timeout=60)[1]
+    _, alive = psutil.wait_procs(family, timeout=30)
+    for process in alive:
+        process.kill()
+    assert (len(family), alive) == (3, [])
+
+
 def test_the_secret_is_nowhere_on_disk_or_in_the_process_list(embedded: Services) -> None:
     secret = embedded.wait().environment["AWS_SECRET_ACCESS_KEY"]
     for path in embedded.home.rglob("*"):

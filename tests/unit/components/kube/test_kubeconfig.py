@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from celebdit_testing.http_server import answering
+from celebdit_testing.tls import tls_proxy
 
 from components.errors import BadInput
 from components.kube.client import Cluster
@@ -13,7 +15,7 @@ kind: Config
 clusters: [{{name: c, cluster: {{server: {server}}}}}]
 contexts: {contexts}
 current-context: x
-users: [{{name: u, user: {{token: a}}}}]
+users: [{{name: u, user: {{token: "{token}"}}}}]
 """
 CONTEXTS = "[{name: x, context: {cluster: c, user: u}}]"
 
@@ -23,9 +25,9 @@ FILES = {
     "a text": b"x",
     "no YAML": b"a: [",
     "not UTF-8": b"\xff\xfe",
-    "no contexts": CONFIG.format(server="https://127.0.0.1:9", contexts="null").encode(),
-    "contexts of another kind": CONFIG.format(server="https://127.0.0.1:9", contexts="3").encode(),
-    "a server that is a number": CONFIG.format(server="3", contexts=CONTEXTS).encode(),
+    "no contexts": CONFIG.format(server="https://127.0.0.1:9", contexts="null", token="a").encode(),
+    "contexts of another kind": CONFIG.format(server="https://127.0.0.1:9", contexts="3", token="a").encode(),
+    "a server that is a number": CONFIG.format(server="3", contexts=CONTEXTS, token="a").encode(),
 }
 
 
@@ -38,7 +40,7 @@ def test_a_damaged_kubeconfig_is_bad_input(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_good_kubeconfig_names_the_namespace(tmp_path: Path) -> None:
-    (tmp_path / "config").write_text(CONFIG.format(server="https://127.0.0.1:9", contexts=CONTEXTS))
+    (tmp_path / "config").write_text(CONFIG.format(server="https://127.0.0.1:9", contexts=CONTEXTS, token="a"))
     assert Cluster.connect({"KUBECONFIG": str(tmp_path / "config")}).namespace == "default"
 
 
@@ -47,6 +49,36 @@ _NO_ADDRESSES = ["3", "kube.example:6443", "https://", "ftp://kube.example", "ht
 
 @pytest.mark.parametrize("server", _NO_ADDRESSES)
 def test_a_server_that_is_no_address_is_bad_input_and_no_outage(server: str, tmp_path: Path) -> None:
-    (tmp_path / "config").write_text(CONFIG.format(server=server, contexts=CONTEXTS))
+    (tmp_path / "config").write_text(CONFIG.format(server=server, contexts=CONTEXTS, token="a"))
     with pytest.raises(BadInput, match=r"is not an http or https address|no Kubernetes cluster is configured here"):
         Cluster.connect({"KUBECONFIG": str(tmp_path / "config")})
+
+
+def refusal(folder: Path, server: str, token: str = "a") -> BadInput:
+    """The error of the first request, which no pause comes before."""
+    (folder / "config").write_text(CONFIG.format(server=server, contexts=CONTEXTS, token=token))
+    cluster = Cluster(Cluster.connect({"KUBECONFIG": str(folder / "config")}).api, "default", sleep=no_waiting)
+    with pytest.raises(BadInput) as refused:
+        cluster.read("secrets", "a")
+    return refused.value
+
+
+def no_waiting(seconds: float) -> None:
+    raise AssertionError(f"waited {seconds} s")
+
+
+def test_a_certificate_that_cannot_be_verified_is_no_outage(tmp_path: Path) -> None:
+    with answering() as server, tls_proxy(server.address, tmp_path) as (address, _):
+        assert "its certificate cannot be verified" in refusal(tmp_path, address).message
+        damaged = refusal(tmp_path, f"{address}, certificate-authority-data: YWJj")
+        assert "the certificates to verify it with cannot be read" in damaged.message
+        plain = refusal(tmp_path, server.address.replace("http:", "https:"))
+        assert "it does not speak TLS" in plain.message
+        assert not server.requests
+
+
+@pytest.mark.parametrize("token", ["canary-1\\ncanary-2", "canary-€"])
+def test_a_token_that_no_header_can_hold_is_named_and_not_shown(token: str, tmp_path: Path) -> None:
+    error = refusal(tmp_path, "http://127.0.0.1:9", token)
+    assert "a header cannot hold its token" in error.message
+    assert "canary" not in f"{error.message} {error.hint} {error.__cause__}"

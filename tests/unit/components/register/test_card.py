@@ -48,3 +48,8 @@ def test_a_card_of_a_student_offers_no_other_sampler() -> None:
     student, plain = card_of(tiny_student(steps=3)), card_of(tiny_recipe())
     assert "`num_steps` and `sampler` are 3 and `ddpm`: others are refused." in student
     assert ("- `heun`: " in plain, "- `heun`: " in student) == (True, False)
+
+
+def test_a_card_says_how_to_name_a_version_that_is_not_the_champion() -> None:
+    usage = card_of(tiny_recipe()).partition("## How to use it")[2].partition("```")[0]
+    assert "`/3` in its place is version 3" in usage

@@ -1,6 +1,7 @@
 """Masking of secrets."""
 
 import json
+from urllib.parse import quote
 
 import pytest
 
@@ -59,3 +60,18 @@ def test_what_only_points_at_a_secret_is_not_masked() -> None:
 def test_ordinary_text_is_not_masked() -> None:
     redact = redactor({"AWS_SECRET_ACCESS_KEY": "s3cr3t-value-1", "PATH": "/usr/bin", "SHORT_TOKEN": "abc"})
     assert redact("s3://bucket/main abc /usr/bin") == "s3://bucket/main abc /usr/bin"
+
+
+@pytest.mark.parametrize("secret", ["canary-secret\n", "canary-1\ncanary-2", "canary-€-'\"", "canary/+ä@", " canary-1 "])
+def test_a_secret_with_odd_characters_is_masked_however_an_error_quotes_it(secret: str) -> None:
+    redact = redactor({"MLFLOW_TRACKING_TOKEN": secret})
+    for text in (
+        secret,
+        secret.strip(),
+        repr(secret),
+        repr(secret.encode()),
+        json.dumps(secret),
+        quote(secret, safe=""),
+        *secret.split("\n"),
+    ):
+        assert "canary" not in redact(f"the header {text} is refused")

@@ -1,15 +1,22 @@
 """One process at a time: a failed attempt reports the holder's process id."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from components.errors import TemporaryFailure
-from components.system.locks import lock, lock_or_fail, try_lock
+from components.errors import BadInput, TemporaryFailure
+from components.system import lifeline
+from components.system.locks import create_locked, lock, lock_or_fail, try_lock
+from pipeline.home import hold_lock
 
 HOLDER = """
 import sys, time
@@ -64,3 +71,29 @@ def test_one_process_at_a_time_holds_a_lock_whose_file_comes_and_goes(tmp_path: 
     processes = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
     assert not list(tmp_path.iterdir())
+
+
+LOCKS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
+    "lock": lock,
+    "try": try_lock,
+    "fail": lambda path: lock_or_fail(path, "training"),
+    "create": lambda path: create_locked(path, "text"),
+    "lifeline": lifeline.hold,
+    "home": hold_lock,
+}
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's answer on such a file system, which no folder of a test machine gives."""
+
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(BadInput, match=f"{tmp_path} lies on a file system without locks: {os.strerror(number)}"),
+        LOCKS[kind](tmp_path / "l"),
+    ):
+        pass
