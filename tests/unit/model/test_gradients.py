@@ -64,7 +64,8 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("path", ["rectified_flow", "vp_linear"])
 def test_a_training_step_never_makes_the_host_wait_for_the_device(tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what a CPU does in its own way, the operations are those of CUDA, where each of these would stop the pipeline."""
-    for own_way in ("model.rng.numpy_is_faster", "model.instance_norm.is_faster", "model.token_norm_cpu.is_faster"):
+    of_rng_and_norms = ("model.rng.numpy_is_faster", "model.instance_norm.is_faster", "model.token_norm_cpu.is_faster")
+    for own_way in (*of_rng_and_norms, "model.optim.is_known_to_host"):
         monkeypatch.setattr(own_way, lambda *args: False)
     recipe = tiny_recipe(total_steps=3)
     recipe = recipe.model_copy(update={"diffusion": recipe.diffusion.model_copy(update={"path": path})})
