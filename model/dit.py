@@ -58,7 +58,8 @@ class Attention(nn.Module):
             heads = rotated_heads(qkv, self.query_norm.weight, self.key_norm.weight, rotation, eps=_NORM_EPS)
             query, key, value = (head.transpose(1, 2) for head in heads)
         else:
-            queries_and_keys, value = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)
+            queries_and_keys, value = _split_values(qkv)
+            value = value.transpose(1, 2)
             query, key = self._normalise_and_rotate(queries_and_keys, rotation).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return cast(Tensor, self.out(mixed.transpose(1, 2).flatten(2)))
@@ -74,6 +75,15 @@ class Attention(nn.Module):
                 return token_norm_cpu.rotated_heads(queries_and_keys, weights, rotation, eps=_NORM_EPS)
             queries_and_keys = F.rms_norm(queries_and_keys, weights.shape[-1:], eps=_NORM_EPS) * weights.to(queries_and_keys.dtype)
         return queries_and_keys if rotation is None else rotate(queries_and_keys, *(angles[:, None, None] for angles in rotation))
+
+
+def _split_values(qkv: Float[Tensor, "b n 3 h d"]) -> tuple[Float[Tensor, "b n 2 h d"], Float[Tensor, "b n h d"]]:
+    """Return queries and keys, and values."""
+    if token_norm_cpu.is_faster(qkv):
+        # The gradient of a split is one copy, that of two slices two tensors of zeros, two copies and a sum.
+        queries_and_keys, values = qkv.split((2, 1), dim=2)
+        return queries_and_keys, values.squeeze(2)
+    return qkv[:, :, :2], qkv[:, :, 2]
 
 
 class SwiGLU(nn.Module):

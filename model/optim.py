@@ -48,9 +48,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"].fill_(rate)
 
 
+def is_known_to_host(value: Tensor) -> bool:
+    """Return whether reading `value` makes no device wait."""
+    return value.device.type == "cpu"
+
+
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients down to the global norm `max_norm` and return the norm before, as a tensor on the device."""
-    return nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
+    parameters = list(parameters)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    # Below the bound clipping would multiply all gradients by 1. A NaN is not below it.
+    if not (is_known_to_host(norm) and max_norm / (norm + 1e-6) >= 1):
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm, foreach=True)
+    return norm
 
 
 def guarded_step(optimizer: torch.optim.AdamW, is_nonfinite: Tensor) -> None:

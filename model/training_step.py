@@ -24,7 +24,7 @@ from model.guard import Guard, NonFinite, nan_propagating_sum
 from model.meter import Meter
 from model.noised_batch import BatchNoise, NoisedBatch, step_tensor
 from model.optim import learning_rate
-from model.trained_network import TrainedNetwork
+from model.trained_network import TrainedNetwork, begins_without_gradients
 
 
 def autocast(device: torch.device, *, precision: str) -> AbstractContextManager[None]:
@@ -94,7 +94,7 @@ class TrainingStep:
         """Update the weights with the images of `step` and return the mean loss of those of this rank."""
         rate = learning_rate(self._recipe.optimizer, step)
         for network in self._networks:
-            network.begin_step(rate, set_to_none=self._plan.passes == 1 and self._world.size == 1)
+            network.begin_step(rate, set_to_none=begins_without_gradients(self._plan, self._world, self._device))
         losses = torch.cat([self._backward(step, pass_index) for pass_index in range(self._plan.passes)])
         norms = [network.clip(self._recipe.optimizer.clip_norm) for network in self._networks]
         self._guard.update(step, losses, sum(norms[1:], norms[0]))

@@ -1,7 +1,9 @@
 """The gradients of one training step, on this process or on two that speak gloo; importable by the processes that are spawned."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from celebdit_testing.memory import LocalSink, MemoryRecorder
@@ -36,3 +38,19 @@ def rank_main(rank: int, folder: str, port: int) -> None:
     world = World(rank=rank, local_rank=rank, size=2)
     with process_group(world, CPU, timeout_s=60):
         torch.save(gradients(Path(folder), world, None), Path(folder) / f"gradients-{rank}.pt")
+
+
+def train_both_ways(rank: int, folder: str) -> None:
+    """Train as one of two ranks, once as steps begin and once with gradients of zeros, and save the weights and moments of both."""
+    torch.set_num_threads(1)
+    world = World(rank=rank, local_rank=rank, size=2, local_size=2, rendezvous=Path(folder) / "rendezvous")
+    with process_group(world, CPU, timeout_s=60):
+        for way, zeros in (("without", False), ("zeros", True)):
+            sink = LocalSink(Path(folder) / f"checkpoints-{way}-{rank}")
+            with patch("model.training_step.begins_without_gradients", lambda *args: False) if zeros else nullcontext():
+                recipe = tiny_recipe(total_steps=4, batch_images=BATCH)
+                trainer = Trainer(recipe, open_pack(Path(folder) / "pack"), Placement(world, CPU), Outputs(MemoryRecorder(), sink))
+                trainer.run()
+            moments = [state[name] for state in trainer.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+            tensors = [tensor.detach() for tensor in (*trainer.network.parameters(), *moments)]
+            torch.save(tensors, Path(folder) / f"{way}-{rank}.pt")

@@ -8,14 +8,16 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.multiprocessing as mp
-from celebdit_testing.gradients import CPU, gradients, rank_main
+from celebdit_testing.gradients import CPU, gradients, rank_main, train_both_ways
 from celebdit_testing.memory import LocalSink, MemoryRecorder
 from celebdit_testing.recipes import tiny_pack, tiny_recipe
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.system.ports import free_port
+from model.batching import plan_batch
 from model.distributed import World
 from model.interfaces import Outputs
+from model.trained_network import begins_without_gradients
 from model.trainer import Placement, Trainer
 
 
@@ -46,6 +48,31 @@ def test_two_ranks_and_accumulation_give_the_gradient_of_the_whole_batch(tmp_pat
             )
 
 
+@pytest.mark.fault
+@pytest.mark.slow
+def test_two_ranks_have_the_same_bits_whether_steps_begin_with_zeros_or_without_gradients(tmp_path: Path) -> None:
+    tiny_pack(tmp_path / "pack", count=40)
+    second = mp.get_context("spawn").Process(target=train_both_ways, args=(1, str(tmp_path)))
+    second.start()
+    train_both_ways(0, str(tmp_path))
+    second.join(60)
+    assert second.exitcode == 0
+    for rank in (0, 1):
+        without, zeros = (torch.load(tmp_path / f"{way}-{rank}.pt", weights_only=True) for way in ("without", "zeros"))
+        assert len(without) > 100
+        assert all(torch.equal(a, b) for a, b in zip(without, zeros, strict=True))
+
+
+def test_steps_begin_without_gradients_where_a_mean_over_ranks_is_exact() -> None:
+    def begins(ranks: int, device: str, *, microbatch_images: int | None = None) -> bool:
+        return begins_without_gradients(plan_batch(24 * ranks, ranks, microbatch_images), World(size=ranks), torch.device(device))
+
+    assert [ranks for ranks in range(1, 9) if begins(ranks, "cpu")] == [1, 2, 4, 8]
+    assert [ranks for ranks in range(1, 9) if begins(ranks, "cuda")] == [1]
+    assert not begins(1, "cpu", microbatch_images=8), "passes add to each other"
+    assert not begins(2, "cpu", microbatch_images=8), "passes add to each other"
+
+
 class Watch(TorchDispatchMode):
     """Notes every operation that makes the host read from the device, or copies a Python number to it through pageable memory."""
 
@@ -64,7 +91,8 @@ class Watch(TorchDispatchMode):
 @pytest.mark.parametrize("path", ["rectified_flow", "vp_linear"])
 def test_a_training_step_never_makes_the_host_wait_for_the_device(tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what a CPU does in its own way, the operations are those of CUDA, where each of these would stop the pipeline."""
-    for own_way in ("model.rng.numpy_is_faster", "model.instance_norm.is_faster", "model.token_norm_cpu.is_faster"):
+    of_rng_and_norms = ("model.rng.numpy_is_faster", "model.instance_norm.is_faster", "model.token_norm_cpu.is_faster")
+    for own_way in (*of_rng_and_norms, "model.optim.is_known_to_host"):
         monkeypatch.setattr(own_way, lambda *args: False)
     recipe = tiny_recipe(total_steps=3)
     recipe = recipe.model_copy(update={"diffusion": recipe.diffusion.model_copy(update={"path": path})})

@@ -91,6 +91,29 @@ def test_clipping_scales_to_the_norm_and_reports_the_norm_before() -> None:
     assert after == pytest.approx(math.sqrt(sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None)), rel=1e-4)
 
 
+@pytest.mark.parametrize("largest", [0.0, 0.3, 0.999999, 1.0, 1.000001, 7.0, math.inf, math.nan])
+def test_clipping_has_the_bits_of_torchs(largest: float) -> None:
+    ours, torchs = ([torch.zeros(3, requires_grad=True), torch.zeros(2, requires_grad=True)] for _ in range(2))
+    for parameters in (ours, torchs):
+        parameters[0].grad = torch.tensor([0.0, largest, -0.0])
+    norm = torch.nn.utils.clip_grad_norm_(torchs, 1.0, foreach=True)
+    assert clip_gradients(ours, 1.0).numpy().tobytes() == norm.numpy().tobytes()
+    assert ours[0].grad is not None
+    assert torchs[0].grad is not None
+    assert ours[0].grad.numpy().tobytes() == torchs[0].grad.numpy().tobytes()
+    assert ours[1].grad is None
+
+
+def test_gradients_below_the_bound_are_not_written() -> None:
+    parameter = torch.zeros(3, requires_grad=True)
+    parameter.grad = torch.full((3,), 0.1)
+    version = parameter.grad._version
+    clip_gradients([parameter], 1.0)
+    assert parameter.grad._version == version
+    clip_gradients([parameter], 0.1)
+    assert parameter.grad._version > version
+
+
 def test_the_network_runs_on_its_fused_kernels() -> None:
     optimizer = build_optimizer(build_denoiser(tiny_network()), config())
     assert all(group["fused"] for group in optimizer.param_groups)
