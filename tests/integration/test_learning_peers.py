@@ -1,6 +1,8 @@
 """Networks of other libraries in the learning benchmark: their recipes are those libraries' own, and exact where the answer is known."""
 
 import importlib.util
+import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from benchmarks.small_peers import DiffusersDiT, DiffusersUNet, LucidrainsUNet
 from model.config import NetworkConfig, SamplingConfig
 from model.dataset import Pack, PackWriter, open_pack
 from model.denoiser import num_parameters
+from model.noise_path import linear_alpha_bar
 
 PEERS = ["diffusers-unet", "diffusers-dit", "lucidrains-unet"]
 ALL = [*PEERS, *(f"{name}-own-recipe" for name in PEERS)]
@@ -32,29 +35,33 @@ def needs_peers(test: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.fault(pytest.mark.slow(without(test)))
 
 
-class Exact(nn.Module):
-    """The best network for data that is one image: it knows the schedule, and returns the noise or the velocity."""
+class Known(nn.Module):
+    """The best network for pixels that are drawn from a normal distribution: it returns the noise, or the velocity."""
 
     channels, out_dim, self_condition = 3, 3, False
 
-    def __init__(self, image: Tensor, *, velocity: bool) -> None:
+    def __init__(self, *, mean: Tensor, deviation: float, velocity: bool) -> None:
         super().__init__()
-        self.image, self.velocity = image, velocity
+        self.mean, self.deviation, self.velocity = mean, deviation, velocity
         self.alpha_bar = torch.empty(0)
         self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, t: Tensor, _condition: Tensor | None = None) -> Tensor:
         alpha_bar = self.alpha_bar[t.long()][:, None, None, None]
-        noise = (x - alpha_bar.sqrt() * self.image) / (1 - alpha_bar).sqrt()
-        output = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * self.image if self.velocity else noise
-        return output + 0 * self.unused
+        alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        noise = (x - alpha * self.mean) * sigma / (alpha_bar * self.deviation**2 + sigma**2)
+        image = (x - sigma * noise) / alpha
+        return (alpha * noise - sigma * image if self.velocity else noise) + 0 * self.unused
 
 
-class Zero(Exact):
+class Zero(nn.Module):
     """A network that has learned nothing."""
 
+    channels, out_dim, self_condition = 3, 3, False
+
     def __init__(self) -> None:
-        super().__init__(torch.zeros(1, 3, 1, 1), velocity=False)
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, t: Tensor, _condition: Tensor | None = None) -> Tensor:
         return torch.zeros_like(x) * self.unused
@@ -81,22 +88,65 @@ def pack_of(images: np.ndarray, folder: Path) -> Pack:
     return open_pack(folder)
 
 
+def known_training(kind: type[PeerTraining], images: np.ndarray, folder: Path, *, mean: Tensor, deviation: float) -> PeerTraining:
+    """Return a training whose network is the best one already."""
+    network = Known(mean=mean, deviation=deviation, velocity=kind is LucidrainsTraining)
+    training = kind(Wrapped(network), pack_of(images, folder), batch_images=1, seed=0, steps=4)
+    network.alpha_bar = training._alpha_bar()
+    if isinstance(training, LucidrainsTraining):
+        training._average.ema_model.model.alpha_bar = network.alpha_bar  # a copy, made before
+    return training
+
+
 @needs_peers
 @pytest.mark.parametrize("kind", [DiffusersTraining, LucidrainsTraining])
-def test_the_exact_network_is_scored_as_exact_and_samples_the_image(tmp_path: Path, kind: type[PeerTraining]) -> None:
-    """So times, schedule, target and sampler fit one another: with any of them wrong, the image does not come out."""
+def test_a_network_that_knows_the_image_has_no_error(tmp_path: Path, kind: type[PeerTraining]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
-    pack = pack_of(image, tmp_path)
-    exact = Exact(torch.from_numpy(image).permute(0, 3, 1, 2).float() / 127.5 - 1, velocity=kind is LucidrainsTraining)
-    training = kind(Wrapped(exact), pack, batch_images=1, seed=0, steps=4)
-    exact.alpha_bar = training._alpha_bar()
-    if isinstance(training, LucidrainsTraining):
-        training._average.ema_model.model.alpha_bar = exact.alpha_bar  # a copy, made before
+    mean = torch.from_numpy(image).permute(0, 3, 1, 2).float() / 127.5 - 1
+    training = known_training(kind, image, tmp_path, mean=mean, deviation=0.0)
     assert training.errors(image, TIMES) == pytest.approx([0] * len(TIMES), abs=1e-4)
-    assert np.abs(training.sample(2, HEUN_20).astype(int) - image).max() <= 1
     mirrored = image[:, :, ::-1].copy()
     difference = np.square((mirrored - image.astype(float)) / 127.5).mean()
     assert training.errors(mirrored, TIMES) == pytest.approx([difference] * len(TIMES), rel=1e-2), "it only knows the other"
+
+
+def spread_by_ddim(alpha_bar: Tensor, timesteps: list[int], deviation: float) -> float:
+    """Return the deviation of samples of the best network by DDIM, which maps each pixel linearly (Song et al. 2020, equation 12)."""
+    spread = 1.0
+    for now, following in itertools.pairwise([*timesteps, -1]):
+        before, after = (float(alpha_bar[at]) if at >= 0 else 1.0 for at in (now, following))
+        noise = math.sqrt(1 - before) / (before * deviation**2 + 1 - before)
+        spread *= math.sqrt(after / before) * (1 - math.sqrt(1 - before) * noise) + math.sqrt(1 - after) * noise
+    return spread
+
+
+@needs_peers
+@pytest.mark.parametrize("deviation", [0.1, 0.3])
+@pytest.mark.parametrize("kind", [DiffusersTraining, LucidrainsTraining])
+def test_samples_have_the_spread_that_ddim_gives_with_as_many_calls_as_heun(
+    tmp_path: Path, kind: type[PeerTraining], deviation: float
+) -> None:
+    """So schedule, target and sampler fit one another: the spread is another one with any of them replaced."""
+    empty = np.full((1, 16, 16, 3), 127, dtype=np.uint8)
+    training = known_training(kind, empty, tmp_path, mean=torch.zeros(1), deviation=deviation)
+    images = training.sample(32, HEUN_20) / 127.5 - 1
+    timesteps = [25 * at for at in range(39)] if kind is DiffusersTraining else torch.linspace(-1, 999, 40).int().tolist()[1:]
+    expected = spread_by_ddim(training._alpha_bar(), timesteps[::-1], deviation)
+    assert images.mean() == pytest.approx(0, abs=0.01)
+    assert images.std() == pytest.approx(expected, rel=0.02)
+
+
+@needs_peers
+def test_the_schedule_of_diffusers_is_that_of_ddpm_and_samples_are_drawn_with_the_average(tmp_path: Path) -> None:
+    pack = tiny_pack(tmp_path, image_px=32)
+    training = training_of("diffusers-dit-own-recipe", pack, side_px=32, batch_images=2, seed=0, steps=20)
+    assert isinstance(training, DiffusersTraining)
+    torch.testing.assert_close(training._alpha_bar().double(), linear_alpha_bar(), rtol=1e-4, atol=1e-6)
+    for _ in range(3):
+        training.step()
+    averaged = [parameter.detach() for parameter in training._averaged_network().parameters()]
+    torch.testing.assert_close(averaged, training._average.shadow_params, rtol=0, atol=0)
+    assert any((mean != now).any() for mean, now in zip(averaged, training._network.parameters(), strict=True))
 
 
 @needs_peers
@@ -115,7 +165,7 @@ def test_times_of_held_out_errors_are_those_of_equal_noise_on_the_straight_path(
 def test_every_image_is_seen_once_in_an_epoch_and_half_of_them_mirrored(tmp_path: Path, kind: type[PeerTraining]) -> None:
     images = np.zeros((64, 8, 8, 3), dtype=np.uint8)
     images[:, :, 0] = np.arange(64)[:, None, None]
-    training = kind(Wrapped(Exact(torch.zeros(1, 3, 8, 8), velocity=False)), pack_of(images, tmp_path), batch_images=24, seed=0, steps=4)
+    training = kind(Wrapped(Zero()), pack_of(images, tmp_path), batch_images=24, seed=0, steps=4)
     seen = torch.cat([training._next_images() for _ in range(8)])  # three epochs
     values = ((seen + 1) * 127.5).round()[:, 0, 0, :].long()
     assert values.amax(1).bincount().tolist() == [3] * 64
