@@ -56,7 +56,7 @@ $(VENV)/.debian: | $(VENV)/.dev
 shapes: $(VENV)/.dev  ## run the tests of model/ with shapes and types checked at every call
 	$(BIN)/pytest -n 2 --jaxtyping-packages=model,shape_checks.check_types -k "not compile and not memorised and not over_all_timesteps" tests/unit/model
 
-fault: $(VENV)/.dev old-mlflow shapes  ## run the slow tests: kills, broken servers, the examples of the documents; `make shapes` first
+fault: $(VENV)/.dev $(VENV)/.bench old-mlflow shapes  ## run the slow tests: kills, broken servers, the examples of the documents; `make shapes` first
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "(fault and slow) or documents"
 
 # Servers for the tests, each in an environment of its own: the oldest MLflow that is supported, and one that is too old.
@@ -71,7 +71,7 @@ $(VENV)/.bench: requirements/bench.txt pyproject.toml $(BROKEN) | $(VENV)/.dev
 	$(INSTALL) bench
 	@touch $@
 
-bench-tools: $(VENV)/.bench  ## install what benchmarks/ compares with (diffusers)
+bench-tools: $(VENV)/.bench  ## install what benchmarks/ compares with (diffusers, denoising-diffusion-pytorch)
 
 gpu-check: $(VENV)/.dev  ## measure one GPU in at most 8 minutes, without a network: GPU_FLAGS="--toy" for a try on the CPU
 	$(BIN)/python -m benchmarks.gpu_check --out gpu-check.json $(GPU_FLAGS)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.contenders import Training
-from benchmarks.learning import draw_faces
+from benchmarks.learning import pack_faces
 from benchmarks.learning_scores import Scorer
 from model.config import SamplingConfig
 from model.dataset import Pack
@@ -48,7 +48,7 @@ def measure_guidance(size: Size, seeds: Sequence[int], out: Path) -> list[dict[s
     rows: list[dict[str, Any]] = []
     sampling = SamplingConfig(sampler=size.sampler, num_steps=size.sampler_steps, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        pack = draw_faces(Path(folder), size.faces, size.side_px)
+        pack = pack_faces(Path(folder), size.faces, size.side_px)
         scorer = Scorer(np.array(pack.images))
         for seed in seeds:
             model, weak = _train(_MODEL, pack, size, seed, size.steps), _train(_GUIDE, pack, size, seed, size.steps // _SHARE_OF_STEPS)

@@ -1,4 +1,4 @@
-"""What `learning.py` compares: `demo` without and with its share of the input, a plain Diffusion Transformer, and changes of the recipe.
+"""What `learning.py` compares: `demo` without and with its share of the input, other networks, and changes of the recipe.
 
 Promises: `plain-dit` has linear patches, blocks of Peebles & Xie 2023, and about as many parameters as `demo` (6 blocks of the same width;
 patches that give 64 tokens). A contender that ends in `-ddpm` is trained and sampled as DDPM is: linear schedule, noise
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from benchmarks.small_peers import DiffusersDiT, DiffusersUNet, LucidrainsUNet
 from model.config import NetworkConfig, Recipe, SamplingConfig
 from model.dataset import Pack
 from model.denoiser import build_denoiser, num_parameters
@@ -32,7 +33,8 @@ from pipeline.config import load_config
 
 _PLAIN_DEPTH = 6
 _PLAIN_TOKENS_PER_SIDE = 8
-_PASS_IMAGES = 64
+PASS_IMAGES = 64
+"""Images that are drawn at a time."""
 _DDPM = {"path": "vp_linear", "prediction": "eps", "weighting": "none", "times": "uniform"}
 
 
@@ -57,6 +59,8 @@ _NOISIEST: dict[str, object] = {**_TENTH, "logit_mean": 2.0}
 """At four times the noise."""
 _HALF_RATE = {"lr_peak": 1e-3, "lr_floor": 1e-4}
 """Half of the learning rate of `demo`."""
+_PEERS = {"diffusers-unet": DiffusersUNet, "diffusers-dit": DiffusersDiT, "lucidrains-unet": LucidrainsUNet}
+"""Networks of other libraries, under our recipe here; `peer_recipes.py` has their own."""
 
 
 class PlainDiT(nn.Module):
@@ -126,6 +130,8 @@ CONTENDERS = {
     "small-guide": Contender(
         network={**_GATED, "channels": (16, 24, 32), "latent_channels": 16, "width": 64, "depth": 2, "heads": 2}, diffusion=_TENTH
     ),
+    **{name: Contender(build=peer, diffusion=_TENTH) for name, peer in _PEERS.items()},
+    **{f"{name}-noisier": Contender(build=peer, diffusion=_NOISIER, optimizer=_HALF_RATE) for name, peer in _PEERS.items()},
     "stem-4": Contender(network={"stem_px": 4, "channels": (64, 96), "res_blocks": (1, 1)}),
     "stem-1": Contender(network={"stem_px": 1, "channels": (16, 32, 48, 64), "res_blocks": (1, 1, 1, 1)}),
 }
@@ -180,8 +186,8 @@ class Training:
         denoise = clip_estimates(denoise) if sampling.clip_x else denoise
         path, side = self._step.diffusion.path, self._recipe.network.image_px
         parts = [
-            to_uint8(sample(denoise, path, sampling, torch.arange(at, min(at + _PASS_IMAGES, count)), side))
-            for at in range(0, count, _PASS_IMAGES)
+            to_uint8(sample(denoise, path, sampling, torch.arange(at, min(at + PASS_IMAGES, count)), side))
+            for at in range(0, count, PASS_IMAGES)
         ]
         return torch.cat(parts).permute(0, 2, 3, 1).contiguous().numpy()
 

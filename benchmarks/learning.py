@@ -9,22 +9,23 @@ noise. The JSON is complete after each training. See `contenders.py` for what is
 import argparse
 import json
 import platform
-import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.stats import t as student_t
 
-from benchmarks.contenders import CONTENDERS, Training
+from benchmarks.learning_run import HELD_OUT_FACES, Size, draw_faces, train_and_sample
 from benchmarks.learning_scores import Scorer
+from benchmarks.peer_recipes import NAMES, training_of
 from components.ingest.sources.synthetic import draw_face
 from model.config import SamplingConfig
 from model.dataset import Pack, PackWriter, open_pack
@@ -41,37 +42,17 @@ _SAMPLERS = (
     ("unipc", 12),
     ("unipc", 8),
 )
-_SHIFTS = (1.0, 2.0)
+_SAMPLINGS = [SamplingConfig(sampler=name, num_steps=steps, time_shift=shift, seed=0) for name, steps in _SAMPLERS for shift in (1.0, 2.0)]
 _SHOWN = 8
-_HELD_OUT_FACES = 128
-_HELD_OUT_TIMES = (0.05, 0.2, 0.5, 0.8, 0.95)
-
-
-@dataclass(frozen=True)
-class Size:
-    """What all trainings of one run share."""
-
-    side_px: int
-    batch_images: int
-    budget_s: float
-    """Processor time of a training."""
-    faces: int
-    samples: int
-    sampler: str
-    sampler_steps: int
-    other_faces: int = 0
-    """Faces that samples are compared with, and that no training sees; 0: samples are compared with the training faces."""
-    steps: dict[str, int] = field(default_factory=dict)
-    """Steps of contenders that are not measured again, from an earlier report with the same budget."""
 
 
 def learn(size: Size, names: Sequence[str], seeds: Sequence[int], out: Path, *, sampler_table: bool) -> dict[str, Any]:
     """Train every contender with every seed, score its samples, and return the report, which is also at `out`."""
     with tempfile.TemporaryDirectory() as folder:
-        pack = draw_faces(Path(folder), size.faces, size.side_px)
-        first_other = size.faces + _HELD_OUT_FACES
+        pack = pack_faces(Path(folder), size.faces, size.side_px)
+        first_other = size.faces + HELD_OUT_FACES
         scorer = Scorer(
-            _draw_faces(range(first_other, first_other + size.other_faces), size) if size.other_faces else np.array(pack.images)
+            draw_faces(range(first_other, first_other + size.other_faces), size.side_px) if size.other_faces else np.array(pack.images)
         )
         steps = size.steps | _steps_within(size, [name for name in names if name not in size.steps], pack)
         report: dict[str, Any] = {
@@ -86,11 +67,18 @@ def learn(size: Size, names: Sequence[str], seeds: Sequence[int], out: Path, *, 
         rows: list[np.ndarray] = []
         for seed in seeds:
             for name in names:
-                run, training, images = _run(name, seed, steps[name], size, pack, scorer)
+                samplings = [SamplingConfig(sampler=size.sampler, num_steps=size.sampler_steps, seed=0)]
+                if sampler_table and name == names[0]:
+                    samplings += _SAMPLINGS
+                run, (images, *others) = train_and_sample(name, seed, steps[name], size, Path(folder), samplings)
+                run |= scorer.scores(images)
                 report["runs"].append(run)
                 rows.append(images[:_SHOWN])
-                if sampler_table and name == names[0]:
-                    report["samplers"] += _sampler_rows(training, seed, size, scorer)
+                report["samplers"] += [
+                    {"seed": seed, "sampler": sampling.sampler, "steps": sampling.num_steps, "time_shift": sampling.time_shift}
+                    | scorer.scores(drawn)
+                    for sampling, drawn in zip(samplings[1:], others, strict=True)
+                ]
                 out.write_text(json.dumps(report, indent=1))
                 print(json.dumps(run), file=sys.stderr, flush=True)
         report["summary"] = summary_of(report["runs"])
@@ -106,12 +94,12 @@ def summary_of(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _mean_and_half(values: Sequence[float]) -> list[float]:
-    quantile = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), float("nan"))
     spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return [round(statistics.fmean(values), 4), round(quantile * spread / len(values) ** 0.5, 4)]
+    half = student_t.ppf(0.975, len(values) - 1) * spread / len(values) ** 0.5
+    return [round(statistics.fmean(values), 4), round(float(half), 4)]
 
 
-def draw_faces(folder: Path, count: int, side_px: int) -> Pack:
+def pack_faces(folder: Path, count: int, side_px: int) -> Pack:
     """Return a pack of `count` drawn faces in `folder`."""
     keys = [f"{index:05d}" for index in range(count)]
     with PackWriter(folder, shape=(side_px, side_px), keys=keys, dataset_digest="0" * 64) as add:
@@ -122,7 +110,9 @@ def draw_faces(folder: Path, count: int, side_px: int) -> Pack:
 
 def _steps_within(size: Size, names: Sequence[str], pack: Pack) -> dict[str, int]:
     """Return how many steps of each contender fit the budget; they take turns, so that other load on the machine meets all alike."""
-    trainings = {name: Training(name, pack, side_px=size.side_px, batch_images=size.batch_images, seed=99, steps=10**6) for name in names}
+    trainings = {
+        name: training_of(name, pack, side_px=size.side_px, batch_images=size.batch_images, seed=99, steps=10**6) for name in names
+    }
     spent_s: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(_CALIBRATION_STEPS):
         for name, training in trainings.items():
@@ -130,45 +120,6 @@ def _steps_within(size: Size, names: Sequence[str], pack: Pack) -> dict[str, int
             training.step()
             spent_s[name].append(time.process_time() - began_s)
     return {name: max(2, round(size.budget_s / statistics.median(spent_s[name]))) for name in names}
-
-
-def _run(name: str, seed: int, steps: int, size: Size, pack: Pack, scorer: Scorer) -> tuple[dict[str, Any], Training, np.ndarray]:
-    training = Training(name, pack, side_px=size.side_px, batch_images=size.batch_images, seed=seed, steps=steps)
-    began_s = time.process_time()
-    losses = [training.step() for _ in range(steps)]
-    trained_s = time.process_time() - began_s
-    sampling = SamplingConfig(sampler=size.sampler, num_steps=size.sampler_steps, seed=0)
-    began_s = time.process_time()
-    images = training.sample(size.samples, sampling)
-    sampled_s = time.process_time() - began_s
-    run = {
-        "contender": name,
-        "seed": seed,
-        "parameters_m": round(training.num_parameters / 1e6, 2),
-        "steps": steps,
-        "train_cpu_s": round(trained_s, 1),
-        "images_per_cpu_s": round(steps * size.batch_images / trained_s, 1),
-        "sampled_per_cpu_s": round(size.samples / sampled_s, 1),
-        "loss": round(statistics.fmean(losses[-max(1, steps // 10) :]), 4),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "held_out_errors": training.errors(_draw_faces(range(size.faces, size.faces + _HELD_OUT_FACES), size), _HELD_OUT_TIMES),
-        "training_errors": training.errors(np.array(pack.images[:_HELD_OUT_FACES]), _HELD_OUT_TIMES),
-        **scorer.scores(images),
-    }
-    return run, training, images
-
-
-def _draw_faces(indices: range, size: Size) -> np.ndarray:
-    return np.stack([np.asarray(draw_face(0, index, size.side_px)) for index in indices])
-
-
-def _sampler_rows(training: Training, seed: int, size: Size, scorer: Scorer) -> list[dict[str, Any]]:
-    rows = []
-    for sampler, steps in _SAMPLERS:
-        for shift in _SHIFTS:
-            images = training.sample(size.samples, SamplingConfig(sampler=sampler, num_steps=steps, time_shift=shift, seed=0))
-            rows.append({"seed": seed, "sampler": sampler, "steps": steps, "time_shift": shift, **scorer.scores(images)})
-    return rows
 
 
 def _facts() -> dict[str, Any]:
@@ -199,7 +150,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--sampler", default="heun")
     parser.add_argument("--sampler-steps", type=int, default=10)
-    parser.add_argument("--contenders", default="celebdit,plain-dit", help=f"of {', '.join(CONTENDERS)}, separated by commas")
+    parser.add_argument("--contenders", default="celebdit,plain-dit", help=f"of {', '.join(NAMES)}, separated by commas")
     parser.add_argument("--steps", default="", help="NAME=STEPS,...: contenders whose steps within the budget an earlier run measured")
     parser.add_argument("--sampler-table", action="store_true", help="also score several samplers on the weights of the first contender")
     parser.add_argument("--out", type=Path, required=True)

@@ -7,9 +7,9 @@ installed by `make bench-tools`.
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
 from torch import Tensor, nn
 
+from benchmarks.small_peers import DiffusersDiT
 from model.config import NetworkConfig
 
 
@@ -39,29 +39,11 @@ class _UNet(nn.Module):
         return self.network(x, t, return_dict=False)[0]
 
 
-class _DiT(nn.Module):
-    """Diffusers' Diffusion Transformer straight on pixels, as wide, deep and with as many tokens as ours."""
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        from diffusers import DiTTransformer2DModel  # noqa: PLC0415 - as above
-
-        self.network = DiTTransformer2DModel(
-            num_attention_heads=config.heads,
-            attention_head_dim=config.width // config.heads,
-            in_channels=3,
-            out_channels=3,
-            num_layers=config.depth,
-            sample_size=config.image_px,
-            patch_size=config.total_stride_px,
-        )
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        return self.network(x, timestep=t, class_labels=labels, return_dict=False)[0]
-
-
-PEERS: dict[str, Callable[[NetworkConfig], nn.Module]] = {"diffusers UNet2DModel": _UNet, "diffusers DiTTransformer2DModel": _DiT}
+PEERS: dict[str, Callable[[NetworkConfig], nn.Module]] = {
+    "diffusers UNet2DModel": _UNet,
+    "diffusers DiTTransformer2DModel": lambda config: DiffusersDiT(config, config.total_stride_px),
+}
+"""The transformer is as wide and deep as our network, and has as many tokens."""
 
 
 def diffusers_version() -> str | None:

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.evaluate.config import EvaluationConfig
+from components.reports.plural import plural
 from components.tracking.tags import TAG_RUN_KEY
 from components.tracking.training_names import find_training_run
 from components.train.spec import TrainSpec, newest_spec
+from model.config import SamplingConfig
 from pipeline.choosing.candidates import Candidate, StoredWeights, choose_candidates
 from pipeline.choosing.mlflow_log import log_scores
 from pipeline.choosing.registration import Registration, check_champion, register_candidate
 from pipeline.choosing.scores import Measured, best_of, measure, require_measurable, verdict
-from pipeline.choosing.settings import check_student_sampling, few_images, settings_of
+from pipeline.choosing.settings import check_student_sampling, few_images, for_candidates, settings_of
 from pipeline.config import RunConfig
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class Choice:
     trained: "Run"
     training: TrainSpec
     settings: RunConfig
-    few: EvaluationConfig
+    """How the best is measured and registered."""
+    few: RunConfig
+    """How the candidates are measured."""
     candidates: Sequence[Candidate]
     context: "StepContext"
 
@@ -65,16 +68,21 @@ class Choice:
             widths=request.widths,
             tracked=training.training.ema_sigma_rel,
         )
-        few = few_images(settings.evaluation, request.num_images)
-        require_measurable(training, [few, *([settings.evaluation] if request.registers else [])], settings, context)
+        few = for_candidates(settings, training, request.preset_or_file, request.overrides)
+        few = few.model_copy(update={"evaluation": few_images(settings.evaluation, request.num_images)})
+        for measured in (few, *([settings] if request.registers else [])):
+            require_measurable(training, measured, context)
+        if few.sampling != settings.sampling:
+            drawn, own = (f"{each.sampling.sampler}, {plural(each.sampling.num_steps, 'step')}" for each in (few, settings))
+            context.events.note(f"candidates are drawn with {drawn}, the run's own sampling is {own}")
         if request.registers:
             check_champion(settings, context)
         return cls(trained, training, settings, few, candidates, context)
 
     def measure(self) -> tuple[list[Measured], dict[str, Any]]:
         """Measure the candidates and log them to MLflow; return them, and what the command prints as JSON."""
-        measured = measure(self.candidates, self.training, self.few, self.settings, self.context)
-        facts = _facts(measured)
+        measured = measure(self.candidates, self.training, self.few, self.context)
+        facts = _facts(measured, self.few.sampling)
         url = log_scores(measured, facts, self.trained.info.run_id, self.context)
         return measured, {**facts, "registration": None, "mlflow": url}
 
@@ -86,7 +94,7 @@ class Choice:
         return register_candidate(best, self.training, self.settings, context)
 
 
-def _facts(measured: Sequence[Measured]) -> dict[str, Any]:
+def _facts(measured: Sequence[Measured], sampling: SamplingConfig) -> dict[str, Any]:
     best = best_of(measured)
     rows = [
         {
@@ -108,6 +116,7 @@ def _facts(measured: Sequence[Measured]) -> dict[str, Any]:
         "run_key": best.report.run_key,
         "metric": best.report.headline,
         "protocol_digest": best.report.protocol_digest,
+        "sampling": {"sampler": sampling.sampler, "num_steps": sampling.num_steps},
         "candidates": rows,
         "best": {"step": best.candidate.step, "sigma_rel": best.candidate.ema.sigma_rel},
     }

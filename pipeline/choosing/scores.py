@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.errors import BadInput
-from components.evaluate.config import EvaluationConfig
 from components.evaluate.evaluate import check, measured_reports
 from components.evaluate.spec import EvaluateSpec
 from components.manifests import CheckpointManifest, EvaluationReport
@@ -56,7 +55,7 @@ def verdict(entry: Measured, best: Measured) -> str:
     return "no interval" if overlaps is None else "no difference shown" if overlaps else "worse"
 
 
-def require_measurable(training: TrainSpec, evaluations: Sequence[EvaluationConfig], settings: RunConfig, context: StepContext) -> None:
+def require_measurable(training: TrainSpec, settings: RunConfig, context: StepContext) -> None:
     """Refuse before anything starts what an evaluation of the training would fail at.
 
     Raises:
@@ -71,28 +70,17 @@ def require_measurable(training: TrainSpec, evaluations: Sequence[EvaluationConf
             hint=f"ingest it again: celebdit ingest {dataset.source}",
         ) from missing
     checkpoint = _manifest(training, dataset.uri, _ANY_DIGEST, step=0)
-    ema = EmaName.of_width(0.1)
-    for evaluation in evaluations:
-        check(_spec(checkpoint, training, evaluation, settings, ema), context)
+    check(_spec(checkpoint, training, settings, EmaName.of_width(0.1)), context)
 
 
-def measure(
-    candidates: Sequence[Candidate],
-    training: TrainSpec,
-    evaluation: EvaluationConfig,
-    settings: RunConfig,
-    context: StepContext,
-) -> list[Measured]:
+def measure(candidates: Sequence[Candidate], training: TrainSpec, settings: RunConfig, context: StepContext) -> list[Measured]:
     """Measure all candidates, in their order.
 
     Raises:
         DataRefused: if weights or the dataset are corrupt.
     """
     weights = [_find_weights(candidate, training, context) for candidate in candidates]
-    specs = [
-        _spec(checkpoint, training, evaluation, settings, candidate.ema)
-        for candidate, (checkpoint, _) in zip(candidates, weights, strict=True)
-    ]
+    specs = [_spec(checkpoint, training, settings, candidate.ema) for candidate, (checkpoint, _) in zip(candidates, weights, strict=True)]
     reports = measured_reports(specs, context)
     return [
         Measured(candidate, checkpoint, report, error)
@@ -123,14 +111,12 @@ def _manifest(training: TrainSpec, uri: str, digest: str, *, step: int) -> Check
     )
 
 
-def _spec(
-    checkpoint: CheckpointManifest, training: TrainSpec, evaluation: EvaluationConfig, settings: RunConfig, ema: EmaName
-) -> EvaluateSpec:
+def _spec(checkpoint: CheckpointManifest, training: TrainSpec, settings: RunConfig, ema: EmaName) -> EvaluateSpec:
     return EvaluateSpec(
         checkpoint=checkpoint,
         model=checkpoint.recipe.model_spec,
         dataset=training.dataset,
-        evaluation=evaluation,
+        evaluation=settings.evaluation,
         sampling=settings.sampling.model_copy(update={"ema": ema.setting}),
         resources=settings.resources,
     )

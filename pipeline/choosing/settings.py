@@ -16,6 +16,7 @@ from model.config import SamplingConfig, TrainingRecipe
 from pipeline.config import RunConfig, load_tables, override_config
 from pipeline.config_files import parse_override
 from pipeline.config_relations import student_sampling_changes
+from pipeline.trial_sampling import trial_sampling
 from pipeline.variants import toml_value
 
 if TYPE_CHECKING:
@@ -65,6 +66,17 @@ def check_student_sampling(training: TrainingRecipe, sampling: SamplingConfig) -
             f"the training is a student that draws images in {plural(training.distill.steps, 'step')} of its own, not with {values}",
             hint=f"add {' '.join(f'sampling.{name}={value}' for name, value in changes.items())}",
         )
+
+
+def for_candidates(settings: RunConfig, training: TrainingRecipe, preset_or_file: str | None, overrides: Sequence[str]) -> RunConfig:
+    """Return `settings` with images that are drawn in few network calls.
+
+    A student is drawn in its own steps, and a sampler that overrides or another configuration name is used as it is.
+    """
+    named = {".".join(parse_override(override)[0]) for override in overrides}
+    if training.distill is not None or preset_or_file is not None or named & {"sampling.sampler", "sampling.num_steps"}:
+        return settings
+    return settings.model_copy(update={"sampling": settings.sampling.model_copy(update=trial_sampling(settings.sampling))})
 
 
 def _stored_tables(name: str, trained: "Run", context: "StepContext") -> dict[str, Any]:

@@ -76,7 +76,9 @@ def evaluate(
     """Score checkpoints and EMA widths of the training of RUN, finished or not, on few images with the same noise.
 
     RUN is a run key (or its first characters) or a run id, as `celebdit run` prints it. OVERRIDES have the form section.key=value, of the
-    sections sampling, evaluation, gate, registry and resources. Two candidates differ only if their 95 % intervals do not overlap.
+    sections sampling, evaluation, gate, registry and resources. Candidates are drawn with UniPC in 20 steps if the sampler of RUN takes
+    more network calls; name sampling.sampler or sampling.num_steps for others. Two candidates differ only if their 95 % intervals do not
+    overlap.
     """
     for width in widths:
         check_width(width)

@@ -24,6 +24,7 @@ from model.frozen_config import FrozenConfig, TextForm
 from pipeline.config import RunConfig, load_tables, override_config, plain_json
 from pipeline.config_files import preset_names, read_table
 from pipeline.sweeps.space import MOST_COMBINATIONS, Choices, Range, Space, Values, changes_of, label_of, space_problems
+from pipeline.trial_sampling import trial_sampling
 
 SamplerName = Literal["grid", "random", "tpe", "qmc", "gp"]
 OPTUNA_SAMPLERS = ("tpe", "qmc", "gp")
@@ -40,6 +41,11 @@ class SweepConfig(FrozenConfig):
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict, description="changes of the base, for the trials and the final run")
     evaluation: dict[str, Any] = Field(
         default_factory=dict, description="changes of the evaluation section for the trials alone, like fewer images"
+    )
+    sampling: dict[str, Any] | None = Field(
+        None,
+        description="changes of the sampling section for the trials alone. "
+        "Default: UniPC in 20 steps, unless `settings` name a sampler or steps, or the base calls the network no more often",
     )
     vary: dict[str, Any] = Field(min_length=1, description="setting -> values, or range {low, high, log}; section -> tables")
     sampler: SamplerName = Field("grid", description="how trials are chosen; tpe, qmc and gp need celebdit[sweep]")
@@ -84,9 +90,17 @@ class Sweep:
 
     @cached_property
     def trial_tables(self) -> JsonObject:
-        """The base for trials: measured by the sweep's evaluation section, without a gate."""
+        """The base for trials: measured by the sweep's evaluation and sampling sections, without a gate."""
         changes = {f"evaluation.{name}": value for name, value in {**self.config.evaluation, "champion": False}.items()}
+        changes |= {f"sampling.{name}": value for name, value in self._trial_sampling().items()}
         return _apply_changes({**self.tables, "gate": {"no_worse_than_champion": False}}, changes)
+
+    def _trial_sampling(self) -> Mapping[str, object]:
+        if self.config.sampling is not None:
+            return self.config.sampling
+        if {"sampler", "num_steps"} & self.config.settings.get("sampling", {}).keys():
+            return {}
+        return trial_sampling(override_config(self.tables).sampling)
 
     def trial(self, values: Mapping[str, Any], *, seed: int, steps: int) -> RunConfig:
         """Return the configuration of a trial with `values` on the rung of so many steps."""
@@ -117,7 +131,9 @@ class Sweep:
     @cached_property
     def digest(self) -> str:
         """Identity of the sweep: what decides which trials there are, how they are measured and which of them go on."""
-        config = self.config.model_dump(mode="json", exclude={"base", "settings", "budget_device_hours", "parallel", "metric", "trials"})
+        config = self.config.model_dump(
+            mode="json", exclude={"base", "settings", "sampling", "budget_device_hours", "parallel", "metric", "trials"}
+        )
         varied = {name: item.model_dump() if isinstance(item, Range) else item for name, item in self.space.dimensions.items()}
         recipe = self._first.recipe.identity("")
         identity = {**config, "vary": varied, "trials": self.num_trials, "metric": self.metric, "recipe": recipe}

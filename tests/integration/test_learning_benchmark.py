@@ -10,7 +10,8 @@ from celebdit_testing.recipes import tiny_pack
 
 from benchmarks import autoguidance
 from benchmarks.contenders import CONTENDERS, PlainDiT, Training, recipe_of
-from benchmarks.learning import Size, learn, summary_of
+from benchmarks.learning import learn, summary_of
+from benchmarks.learning_run import Size
 from benchmarks.learning_scores import Scorer, energy_inside_patches, seams
 from benchmarks.patch_distance import patch_distances
 from components.ingest.sources.synthetic import draw_face

@@ -65,6 +65,31 @@ def load(tmp_path: Path) -> Loader:
     return from_text
 
 
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ("", ("unipc", 20)),
+        ("[settings.sampling]\nseed = 1\n", ("unipc", 20)),
+        ("[settings.sampling]\nnum_steps = 30\n", ("heun", 30)),
+        ("[settings.sampling]\nnum_steps = 30\n[sampling]\nnum_steps = 4\n", ("heun", 4)),
+        ('[sampling]\nsampler = "euler"\n', ("euler", 20)),
+        ("[sampling]\n", ("heun", 20)),
+    ],
+)
+def test_trials_are_drawn_in_few_network_calls_unless_the_file_says_how(load: Loader, table: str, expected: tuple[str, int]) -> None:
+    sweep = load(GOOD.replace('"smoke"', '"demo"') + table)
+    values = propose(sweep, 0, SweepState()).values
+    trial, final = sweep.trial(values, seed=0, steps=4).sampling, sweep.final(values).sampling
+    assert (trial.sampler, trial.num_steps) == expected
+    assert (final.sampler, final.num_steps) == ("heun", 30 if "settings" in table and "30" in table else 20)
+
+
+def test_the_sampling_of_trials_is_part_of_what_a_sweep_is(load: Loader) -> None:
+    demo = GOOD.replace('"smoke"', '"demo"')
+    default, same, other = (load(demo + table).digest for table in ("", '[sampling]\nsampler = "unipc"\n', "[sampling]\nnum_steps = 4\n"))
+    assert default == same != other
+
+
 def test_a_grid_has_every_combination_and_trials_are_measured_alike_without_a_gate(load: Loader) -> None:
     sweep = load(GOOD)
     assert sweep.num_trials == 4
