@@ -164,6 +164,7 @@ def _rehearse_existing(registry: Registry, versions: list[ModelVersion]) -> _See
         client.delete_registered_model_tag(name, _TAG)
         for version in versions[-1:]:
             number = str(version.version)
+            client.get_model_version(name, number)
             client.get_model_version_download_uri(name, number)
             for key, value in list(version.tags.items())[:1]:
                 client.set_model_version_tag(name, number, key, value)
@@ -191,6 +192,7 @@ def _rehearse_new(registry: Registry, *, run_id: str, model_id: str, source: str
             version = str(client.create_model_version(name, source=source, run_id=run_id, model_id=model_id).version)
             if not seen.version:
                 client.set_model_version_tag(name, version, _TAG, run_id)
+                client.get_model_version(name, version)
                 client.get_model_version_download_uri(name, version)
             if not seen.model:
                 client.set_registered_model_tag(name, _TAG, _NAME)

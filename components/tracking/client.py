@@ -24,7 +24,7 @@ from components.tracking.database_conflicts import write_despite_conflicts
 from components.tracking.image_names import is_image_logged
 from components.tracking.metric_points import Point
 from components.tracking.mlflow_errors import translate_mlflow_errors
-from components.tracking.tags import TAG_DATASET, TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
+from components.tracking.tags import TAG_DATASET, TAG_EXPERIMENT, TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from components.tracking.ui_pages import run_page, runs_page
 
 __all__ = ["Run", "Tracking"]
@@ -44,7 +44,8 @@ class Tracking(MlflowConnection):
             run = self._run_of_kfp_plugin() or self.find_run({TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline"})
             if run is not None:
                 return run
-            return self._create_run({TAG_RUN: self.settings.pipeline_run_id, TAG_KIND: "pipeline"}, {}, self.settings.pipeline_run_id)
+            name, tags = self.settings.pipeline_run_id, {TAG_EXPERIMENT: self.settings.experiment}
+            return self._create_run({TAG_RUN: name, TAG_KIND: "pipeline"}, tags, name)
 
     def _run_of_kfp_plugin(self) -> Run | None:
         """Return the parent of the run that KFP's MLflow plugin opened for this task, or None without the plugin."""

@@ -16,7 +16,7 @@ from components.tracking.experiments import create_experiment, find_experiment
 from components.tracking.mlflow_errors import translate_mlflow_errors
 from components.tracking.request_limits import set_default_limits
 from components.tracking.retry_log import log_retries
-from components.tracking.tags import TAG_KIND, TAG_RUN
+from components.tracking.tags import TAG_EXPERIMENT, TAG_KIND, TAG_RUN
 
 _EXPERIMENTS = 100
 """Named by one query."""
@@ -56,10 +56,11 @@ class MlflowConnection:
         return self._experiment_id
 
     def _experiment_of_run(self) -> str | None:
-        """Return the id of the experiment in which this pipeline run began, or None if it has not."""
+        """Return the id of the experiment in which this pipeline run began under the name that is configured, or None if it has not."""
         if self.settings.run_id is None:
             return None
-        runs = self.search_all_runs({TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline"})
+        tags = {TAG_RUN: self.settings.run_id, TAG_KIND: "pipeline", TAG_EXPERIMENT: self.settings.experiment}
+        runs = self.search_all_runs(tags)
         return next((str(run.info.experiment_id) for run in runs if run.info.lifecycle_stage == "active"), None)
 
     def find_run(self, tags: Mapping[str, str]) -> Run | None:

@@ -151,3 +151,11 @@ def test_the_steps_of_a_run_stay_together_when_its_experiment_is_renamed_meanwhi
     other_run = Tracking(replace(context.settings, run_id="another run"))
     assert other_run.pipeline_run().info.experiment_id != pipeline.info.experiment_id
     assert other_run.client.get_experiment(other_run.experiment_id).name == context.settings.experiment
+
+
+def test_a_run_of_the_same_name_in_another_experiment_is_another(context: StepContext) -> None:
+    """A renamed experiment is told apart by the name that it had."""
+    pipeline = context.tracking.pipeline_run()
+    elsewhere = Tracking(replace(context.settings, experiment=f"{context.settings.experiment} elsewhere"))
+    assert elsewhere.pipeline_run().info.experiment_id != pipeline.info.experiment_id
+    assert elsewhere.client.get_experiment(elsewhere.experiment_id).name == elsewhere.settings.experiment

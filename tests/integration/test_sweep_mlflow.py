@@ -49,7 +49,7 @@ def test_trials_are_children_of_one_parent_with_the_settings_that_vary(context: 
         search(sweep, context, SweepLog(sweep, context, notes.append), runner)
     client = MlflowClient(context.settings.mlflow_uri)
     experiment = client.get_experiment_by_name(sweep_experiment("shown"))
-    assert experiment is not None
+    assert experiment is not None, notes
     ids = [experiment.experiment_id]
     (parent,) = client.search_runs(ids, "tags.`celebdit.kind` = 'sweep'")
     assert parent.info.status == "KILLED"
