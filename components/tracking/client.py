@@ -74,8 +74,8 @@ class Tracking(MlflowConnection):
     def _create_run(self, identity: Mapping[str, str], tags: Mapping[str, str], name: str) -> Run:
         """Create the run with the tags `identity`, and return it, or the one of a process that created it at the same moment.
 
-        MLflow has no unique tags. Of several the oldest is found from then on; ours is deleted if it is not that one, unless a third process
-        uses it already: clocks differ, and the oldest need not be there first.
+        MLflow has no unique tags. Of several the oldest is found from then on; ours is deleted if it is not that one, unless a third
+        process uses it already: clocks differ, and the oldest need not be there first.
         """
         run = self.client.create_run(self.experiment_id, tags={**tags, **identity, **self._origin()}, run_name=name)
         oldest = self.find_run(identity) or run

@@ -95,5 +95,5 @@ def test_a_proxy_that_does_not_speak_tls_is_named_and_not_the_server_behind_it(
         with pytest.raises(BadInput, match=r"the proxy before it fails: it does not speak TLS; check HTTP_PROXY, HTTPS_PROXY"):
             request()
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    with pytest.raises(TemporaryFailure, match="the proxy before it fails: .*refused"):
+    with pytest.raises(TemporaryFailure, match=r"the proxy before it fails: .*refused"):
         request()
