@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from components.environment import SECRETS
 
@@ -47,9 +47,11 @@ def redactor(environ: Mapping[str, str] | None = None) -> Callable[[str], str]:
 
 
 def _forms(value: str) -> list[str]:
-    """Return a secret as errors quote it: its lines, with escapes, and as a part of a URL."""
+    """Return a secret as errors quote it: its lines, with escapes, and as a part of a URL, whose escapes may be of small letters."""
     raw = value.encode(errors="surrogateescape")
-    return [value, *value.splitlines(), value.strip(), repr(value)[1:-1], repr(raw)[2:-1], json.dumps(value)[1:-1], quote(raw, safe="")]
+    in_urls = [quote(raw, safe=""), quote(raw), quote_plus(raw)]
+    in_urls += [re.sub("%..", lambda escape: escape[0].lower(), form) for form in in_urls]
+    return [value, *value.splitlines(), value.strip(), repr(value)[1:-1], repr(raw)[2:-1], json.dumps(value)[1:-1], *in_urls]
 
 
 def _cookies(name: str, value: str) -> list[str]:

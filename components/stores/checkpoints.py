@@ -270,7 +270,8 @@ class CheckpointStore:
         abandoned = abandoned_folders(names, before=before, ended=ended)
         if self._first_abandoned is None:
             self._first_abandoned = abandoned
-        abandoned &= self._first_abandoned
+        # Looked at again: the listing may be old, and a commit without files would be a corrupt checkpoint.
+        abandoned = {folder for folder in abandoned & self._first_abandoned if not self._store.exists(folder / COMMIT_FILE)}
         self._delete_files(names, abandoned)
         self._first_abandoned = set()
         return len(abandoned) + self._abandoned_uploads.abort(before=before, ended=ended)

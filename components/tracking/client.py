@@ -75,14 +75,22 @@ class Tracking(MlflowConnection):
     def _create_run(self, identity: Mapping[str, str], tags: Mapping[str, str], name: str) -> Run:
         """Create the run with the tags `identity`, and return it, or the one of a process that created it at the same moment.
 
-        MLflow has no unique tags. Of several the oldest is found from then on; ours, which is empty, is deleted if it is not that one.
+        MLflow has no unique tags. Of several the oldest is found from then on; ours is deleted if it is not that one, unless a third
+        process uses it already: clocks differ, and the oldest need not be there first.
         """
         run = self.client.create_run(self.experiment_id, tags={**tags, **identity, **self._origin()}, run_name=name)
         oldest = self.find_run(identity) or run
         if oldest.info.run_id != run.info.run_id:
             with suppress(MlflowException):  # this user may not delete runs: an empty one more harms nothing
-                self.client.delete_run(run.info.run_id)
+                if self._is_unused(run):
+                    self.client.delete_run(run.info.run_id)
         return oldest
+
+    def _is_unused(self, created: Run) -> bool:
+        """Return whether nothing was logged to a run since it was created, and no other is its child."""
+        run = self.client.get_run(created.info.run_id)
+        is_as_created = run.data.to_dictionary() == created.data.to_dictionary() and not run.inputs.dataset_inputs
+        return is_as_created and not self.search_runs({PARENT: created.info.run_id})
 
     def training_run(self, run_key: str) -> Run | None:
         """Return the run of the training `run_key`, or None if MLflow has none."""

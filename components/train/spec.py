@@ -93,7 +93,8 @@ def new_attempt(run: RunLayout, reader: StoreReader, *, clock: Callable[[], date
     begins a microsecond after it. Names of former versions, which end with the second, sort by time as well.
     """
     now = clock().replace(tzinfo=None)
-    keys = (item.uri.key for home in (run.attempts, run.checkpoints, run.snapshots) for item in reader.list(home))
+    homes = (run.attempts, run.checkpoints, run.snapshots)
+    keys = (f"/{item.uri.relative_to(home)}" for home in homes for item in reader.list(home))
     newest = max((folder[1] for key in keys if (folder := _ATTEMPT_FOLDER.search(key)) is not None), default=None)
     if newest is not None:
         with suppress(ValueError, OverflowError):  # no time of a calendar

@@ -4,13 +4,14 @@ Promises: all candidates are measured with the same noise; a score that is store
 their 95 % intervals do not overlap. The headline metric, of which less is better, decides.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.errors import BadInput
 from components.evaluate.evaluate import check, measured_reports
 from components.evaluate.spec import EvaluateSpec
-from components.manifests import CheckpointManifest, EvaluationReport
+from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing
 from components.stores.checkpoints import CheckpointStore
@@ -67,10 +68,16 @@ def require_measurable(training: TrainSpec, settings: RunConfig, context: StepCo
     except ObjectMissing as missing:
         raise BadInput(
             f"there are no references to compare with: dataset {dataset.name} {dataset.digest[:12]} is not in {context.root}",
-            hint=f"ingest it again: celebdit ingest {dataset.source}",
+            hint=f"ingest it again: {ingest_command(dataset)}",
         ) from missing
     checkpoint = _manifest(training, dataset.uri, _ANY_DIGEST, step=0)
     check(_spec(checkpoint, training, settings, EmaName.of_width(0.1)), context)
+
+
+def ingest_command(dataset: DatasetManifest) -> str:
+    """Return the command that ingests `dataset` again; other settings of its data section are not known from it."""
+    options = {"source": dataset.source, "name": dataset.name, "image-px": str(dataset.image_px), "license": dataset.licence}
+    return f"celebdit ingest {' '.join(f'--{name} {shlex.quote(value)}' for name, value in options.items())}"
 
 
 def measure(candidates: Sequence[Candidate], training: TrainSpec, settings: RunConfig, context: StepContext) -> list[Measured]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from components.tracking.client import Run
 
 _SECTIONS = ("sampling", "evaluation", "gate", "registry", "resources")
+_SAMPLER = {"sampling.sampler", "sampling.num_steps", "sampling.eta"}
+"""What an override that is about the sampler names."""
 _FEW_IMAGES = 1000
 
 
@@ -74,7 +76,7 @@ def for_candidates(settings: RunConfig, training: TrainingRecipe, preset_or_file
     A student is drawn in its own steps, and a sampler that overrides or another configuration name is used as it is.
     """
     named = {".".join(parse_override(override)[0]) for override in overrides}
-    if training.distill is not None or preset_or_file is not None or named & {"sampling.sampler", "sampling.num_steps"}:
+    if training.distill is not None or preset_or_file is not None or named & _SAMPLER:
         return settings
     return settings.model_copy(update={"sampling": settings.sampling.model_copy(update=trial_sampling(settings.sampling))})
 

@@ -18,7 +18,7 @@ from pipeline.commands.options import command_name
 from pipeline.view import RunView
 
 _REPEATED = ("home", "endpoint", "namespace")
-_COMMAND = re.compile(r"(?<![\w./-])(?<!as `)celebdit (?P<words>[a-z-]+(?: [a-z-]+)?)")
+_COMMAND = re.compile(r"(?<![\w./-])(?<!as `)celebdit (?P<words>[a-z-]+(?: [a-z-]+)?)(?![\w/])")
 
 
 def complete_hints(command: click.Command) -> None:

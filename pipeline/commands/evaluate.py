@@ -77,8 +77,8 @@ def evaluate(
 
     RUN is a run key (or its first characters) or a run id, as `celebdit run` prints it. OVERRIDES have the form section.key=value, of the
     sections sampling, evaluation, gate, registry and resources. Candidates are drawn with UniPC in 20 steps if the sampler of RUN takes
-    more network calls; name sampling.sampler or sampling.num_steps for others. Two candidates differ only if their 95 % intervals do not
-    overlap.
+    more network calls; name sampling.sampler, sampling.num_steps or sampling.eta for others. Two candidates differ only if their 95 %
+    intervals do not overlap.
     """
     for width in widths:
         check_width(width)

@@ -10,7 +10,7 @@ import torch
 from celebdit_testing.steps import keys_below
 
 from components.errors import BadInput, DataRefused
-from components.storage import ObjectStore, StoreUri
+from components.storage import ObjectStore, StoredObject, StoreUri
 from components.stores.checkpoint_names import COMMIT_FILE, QUARANTINE_FILE, rescued_name
 from components.stores.checkpoints import CheckpointStore, Retention
 from model.canonical import canonical_json
@@ -179,6 +179,24 @@ def test_an_earlier_attempt_that_lives_completes_what_a_later_one_removed(
     assert [entry.step for entry in checkpoints.list_committed()] == [20, 10]
     for entry in checkpoints.list_committed():
         checkpoints.verify(entry.uri)
+
+
+def test_a_checkpoint_that_is_committed_while_a_later_attempt_cleans_up_is_kept(
+    checkpoints: CheckpointStore, store: ObjectStore, prefix: StoreUri, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = upload(checkpoints, tmp_path, 10, attempt="20260101T000000-a")
+    commit = store.get_bytes(uri / COMMIT_FILE)
+    store.delete(uri / COMMIT_FILE)
+    other, listed = CheckpointStore(store, prefix), store.list
+
+    def list_and_let_the_first_commit(prefix: StoreUri) -> list[StoredObject]:
+        objects = listed(prefix)
+        store.put_bytes(uri / COMMIT_FILE, commit)
+        return objects
+
+    monkeypatch.setattr(store, "list", list_and_let_the_first_commit)
+    assert other.remove_abandoned(before="20260102T000000-b") == 0
+    checkpoints.verify(uri)
 
 
 def test_notes_come_back_and_do_not_change_the_digest(checkpoints: CheckpointStore, tmp_path: Path) -> None:

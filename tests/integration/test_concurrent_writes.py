@@ -40,3 +40,28 @@ def test_of_two_processes_that_create_a_run_at_once_both_use_the_older_one(
     assert find(second).info.run_id == parent.info.run_id
     kinds = [run.data.tags[TAG_KIND] for run in first.search_runs({TAG_RUN: str(context.settings.run_id)})]
     assert sorted(kinds) == (["pipeline"] if kind == "pipeline" else ["pipeline", "step"]), "the second one's is deleted"
+
+
+@pytest.mark.parametrize("use", ["logs to it", "makes a child of it"])
+def test_a_run_that_a_third_process_uses_is_not_deleted_for_an_older_one(
+    use: str, endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the first one, which creates its run last, is behind; the third one uses the only run that it finds until then."""
+    context = registry_context(endpoints, tmp_path)
+    context = replace(context, settings=replace(context.settings, run_id=f"racing-three-{tmp_path.name}-{use[0]}"))
+    first, second, third = (Tracking(context.settings) for _ in range(3))
+    create = second.client.create_run
+
+    def create_and_lose(experiment_id: str, *, tags: dict[str, str], run_name: str) -> Run:
+        run = create(experiment_id, tags=tags, run_name=run_name)
+        if use == "logs to it":
+            third.log_params(third.pipeline_run().info.run_id, {"used": True})
+        else:
+            third.step_run("evaluate")
+        first.client.create_run(experiment_id, start_time=1, tags=tags, run_name=run_name)
+        return run
+
+    monkeypatch.setattr(second.client, "create_run", create_and_lose)
+    assert second.pipeline_run().info.start_time == 1
+    runs = first.search_runs({TAG_RUN: str(context.settings.run_id), TAG_KIND: "pipeline"})
+    assert len(runs) == 2

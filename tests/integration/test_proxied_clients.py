@@ -75,3 +75,25 @@ def test_a_cluster_is_reached_through_the_proxy_and_one_on_this_machine_without(
         with pytest.raises(TemporaryFailure, match="cannot be reached"):
             nodes(f"http://{_CLUSTER}")
         assert len(forward.requests) == 1
+
+
+@pytest.mark.parametrize("client", ["submit", "cluster"])
+def test_a_proxy_that_does_not_speak_tls_is_named_and_not_the_server_behind_it(
+    client: str, tmp_path: Path, proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(_KUBECONFIG.format(server=f"https://{_CLUSTER}"))
+
+    def request() -> None:
+        if client == "submit":
+            Kubeflow(KfpAddress(f"https://{KFP}", None), Patience(deadline_s=0.0)).find_experiment("faces")
+        else:
+            list(Cluster.connect({"KUBECONFIG": str(config)}, deadline_s=0.0).nodes())
+
+    with serving(Handler) as plain:
+        monkeypatch.setenv("HTTPS_PROXY", plain.replace("http:", "https:"))
+        with pytest.raises(BadInput, match=r"the proxy before it fails: it does not speak TLS; check HTTP_PROXY, HTTPS_PROXY"):
+            request()
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    with pytest.raises(TemporaryFailure, match=r"the proxy before it fails: .*refused"):
+        request()

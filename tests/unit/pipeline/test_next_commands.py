@@ -68,6 +68,8 @@ def hint_of(error_hint: str, *words: str) -> str:
         ("see celebdit runs X --endpoint http://u --namespace me", "see celebdit runs --home 'a b' X --endpoint http://u --namespace me"),
         ("name a run key as `celebdit run` prints it", "name a run key as `celebdit run` prints it"),
         ("see celebdit --help, or celebdit models", "see celebdit --help, or celebdit models"),
+        ("free space in /data/my celebdit runs/logs", "free space in /data/my celebdit runs/logs"),
+        ("celebdit demo models/a", "celebdit demo --home 'a b' models/a"),
         ("a run named my-celebdit run, or /opt/celebdit run", "a run named my-celebdit run, or /opt/celebdit run"),
     ],
 )

@@ -39,6 +39,11 @@ def test_candidates_are_drawn_so_unless_a_sampler_is_named() -> None:
     assert for_candidates(demo, recipe, "demo", ()) == demo, "another configuration names its sampler"
 
 
+def test_noise_that_an_override_names_is_added() -> None:
+    settings = load_config("demo", ["sampling.sampler=ddim", "sampling.num_steps=50", "sampling.eta=0.5"])
+    assert for_candidates(settings, tiny_recipe(), None, ("sampling.eta=0.5",)) == settings
+
+
 def test_a_student_is_drawn_in_its_own_steps() -> None:
     student = tiny_recipe().model_copy(update={"distill": DistillConfig(teacher="0" * 16, steps=32)})
     settings = load_config("demo", ["sampling.sampler=ddpm", "sampling.num_steps=32"])

@@ -1,7 +1,7 @@
 """Masking of secrets."""
 
 import json
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -72,6 +72,9 @@ def test_a_secret_with_odd_characters_is_masked_however_an_error_quotes_it(secre
         repr(secret.encode()),
         json.dumps(secret),
         quote(secret, safe=""),
+        quote(secret),
+        quote_plus(secret),
+        quote(secret, safe="").replace("%2B", "%2b").replace("%C3%A4", "%c3%a4").replace("%0A", "%0a").replace("%2F", "%2f"),
         *secret.split("\n"),
     ):
         assert "canary" not in redact(f"the header {text} is refused")

@@ -68,6 +68,14 @@ def test_an_attempt_after_the_clock_was_set_back_sorts_after_the_earlier_one(tmp
     assert new_attempt(RUN, StoredFolder(tmp_path), clock=lambda: NOON - timedelta(seconds=behind_s)) > later
 
 
+def test_a_store_in_a_folder_named_like_an_attempt_does_not_hide_the_attempts(tmp_path: Path) -> None:
+    run = RunLayout(StoreUri("bucket", "team/20260101T110000-trial/runs/key"))
+    earlier = tmp_path / "bucket/team/20260101T110000-trial/runs/key/attempts/20260101T130000.000000-ffffff/spec.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    assert new_attempt(run, StoredFolder(tmp_path), clock=lambda: NOON) > earlier.parent.name
+
+
 @pytest.mark.parametrize("name", ["99991231T235959.999999-a", "20261399T000000-a", "a1"])
 def test_a_name_that_no_time_follows_does_not_stop_an_attempt(tmp_path: Path, name: str) -> None:
     (tmp_path / "bucket/runs/key/attempts" / name).mkdir(parents=True)
