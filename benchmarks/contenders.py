@@ -26,6 +26,7 @@ from model.ema_profiles import AveragedWeights, profiles_of
 from model.layers import TimeEmbedding
 from model.meter import Meter, hardware_of
 from model.optim import build_optimizer
+from model.sampler_table import SAMPLERS
 from model.samplers import Denoise
 from model.sampling import autoguide, clip_estimates, denoiser_of, sample, to_uint8
 from model.training_step import TrainingStep
@@ -181,7 +182,8 @@ class Training:
         With a `guide`, estimates are moved away from its own by `weight`; 1 is without it.
         """
         if self._contender.sampler is not None:
-            sampling = sampling.model_copy(update={"sampler": self._contender.sampler, "num_steps": sampling.num_steps * 2 - 1})
+            calls = SAMPLERS[sampling.sampler].calls(sampling.num_steps)
+            sampling = sampling.model_copy(update={"sampler": self._contender.sampler, "num_steps": calls})
         denoise = self._denoiser() if guide is None else autoguide(self._denoiser(), guide._denoiser(), weight)
         denoise = clip_estimates(denoise) if sampling.clip_x else denoise
         path, side = self._step.diffusion.path, self._recipe.network.image_px

@@ -23,6 +23,7 @@ from benchmarks.small_peers import DiffusersDiT, DiffusersUNet, LucidrainsUNet
 from model.config import SamplingConfig
 from model.dataset import Pack
 from model.denoiser import num_parameters
+from model.sampler_table import SAMPLERS
 from model.sampling import to_uint8
 
 _TIMESTEPS = 1000
@@ -61,8 +62,8 @@ class PeerTraining(ABC):
         return float(loss)
 
     def sample(self, count: int, sampling: SamplingConfig) -> np.ndarray:
-        """Return `count` images (n, h, w, 3), uint8, by DDIM with as many network calls as Heun takes in `sampling.num_steps` steps."""
-        calls, side = 2 * sampling.num_steps - 1, self._images.shape[1]
+        """Return `count` images (n, h, w, 3), uint8, by DDIM with as many network calls as `sampling` takes."""
+        calls, side = SAMPLERS[sampling.sampler].calls(sampling.num_steps), self._images.shape[1]
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(sampling.seed)
             parts = [self._sample((min(PASS_IMAGES, count - at), 3, side, side), calls) for at in range(0, count, PASS_IMAGES)]

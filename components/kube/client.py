@@ -265,7 +265,7 @@ def _reach_from_outside(settings: client.Configuration) -> None:
             "the server of the cluster in the kubeconfig is not an http or https address",
             hint="try `kubectl config view --minify`, and correct `server`",
         )
-    proxy = proxy_for(settings.host)
+    proxy = proxy_for(settings.host, reads_all_proxy=False)
     settings.no_proxy = None
     settings.proxy, settings.proxy_headers = (None, None) if proxy is None else (proxy.url, proxy.headers)
 

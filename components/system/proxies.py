@@ -26,15 +26,17 @@ class Proxy:
     headers: dict[str, str] = field(repr=False)
 
 
-def proxy_for(url: str) -> Proxy | None:
+def proxy_for(url: str, *, reads_all_proxy: bool = True) -> Proxy | None:
     """Return the proxy through which `url` is reached, or None if it is reached without one.
+
+    Without `reads_all_proxy` the variable of the address' own scheme counts alone, as for kubectl.
 
     Raises:
         ValueError: if `url` is no address. BadInput: if that of the proxy cannot be used.
     """
     parts = urlsplit(url)
     proxies = getproxies()
-    address = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
+    address = (proxies.get(parts.scheme) or (proxies.get("all") if reads_all_proxy else None) or "").strip()
     if not address or _is_here(parts.hostname or "") or should_bypass_proxies(url, no_proxy=None):
         return None
     scheme, _, place = address.rpartition("://")

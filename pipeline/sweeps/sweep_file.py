@@ -45,7 +45,7 @@ class SweepConfig(FrozenConfig):
     sampling: dict[str, Any] | None = Field(
         None,
         description="changes of the sampling section for the trials alone. "
-        "Default: UniPC in 20 steps, unless `settings` name a sampler or steps, or the base calls the network no more often",
+        "Default: UniPC in 20 steps, unless `settings` say how to sample, or the base shifts times or calls the network no more often",
     )
     vary: dict[str, Any] = Field(min_length=1, description="setting -> values, or range {low, high, log}; section -> tables")
     sampler: SamplerName = Field("grid", description="how trials are chosen; tpe, qmc and gp need celebdit[sweep]")
@@ -98,7 +98,7 @@ class Sweep:
     def _trial_sampling(self) -> Mapping[str, object]:
         if self.config.sampling is not None:
             return self.config.sampling
-        if {"sampler", "num_steps"} & self.config.settings.get("sampling", {}).keys():
+        if {"sampler", "num_steps", "eta"} & self.config.settings.get("sampling", {}).keys():
             return {}
         return trial_sampling(override_config(self.tables).sampling)
 

@@ -82,3 +82,12 @@ def test_a_token_that_no_header_can_hold_is_named_and_not_shown(token: str, tmp_
     error = refusal(tmp_path, "http://127.0.0.1:9", token)
     assert "a header cannot hold its token" in error.message
     assert "canary" not in f"{error.message} {error.hint} {error.__cause__}"
+
+
+def test_a_socks_proxy_for_all_else_stops_no_command_of_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kubectl (Go) reads HTTPS_PROXY and NO_PROXY, and no ALL_PROXY."""
+    for name in ("HTTPS_PROXY", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", "socks5h://proxy.example:1080")
+    (tmp_path / "config").write_text(CONFIG.format(server="https://kube.example", contexts=CONTEXTS, token="a"))
+    assert Cluster.connect({"KUBECONFIG": str(tmp_path / "config")}).namespace == "default"

@@ -66,3 +66,10 @@ def test_a_proxy_that_cannot_be_used_is_bad_input_without_its_login(address: str
     with pytest.raises(BadInput, match="HTTPS_PROXY or ALL_PROXY cannot be used") as refused:
         proxy_for("https://kfp.example")
     assert "secret" not in refused.value.message
+
+
+def test_a_client_that_does_not_read_all_proxy_is_not_refused_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables({"ALL_PROXY": "socks5h://proxy.example:1080"}, monkeypatch)
+    assert proxy_for("https://kube.example", reads_all_proxy=False) is None
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    assert proxy_for("https://kube.example", reads_all_proxy=False) == Proxy("http://proxy.example:3128", {})
