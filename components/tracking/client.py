@@ -89,7 +89,8 @@ class Tracking(MlflowConnection):
     def _is_unused(self, created: Run) -> bool:
         """Return whether nothing was logged to a run since it was created, and no other is its child."""
         run = self.client.get_run(created.info.run_id)
-        is_as_created = run.data.to_dictionary() == created.data.to_dictionary() and not run.inputs.dataset_inputs
+        has_inputs = run.inputs is not None and bool(run.inputs.dataset_inputs)
+        is_as_created = run.data.to_dictionary() == created.data.to_dictionary() and not has_inputs
         return is_as_created and not self.search_runs({PARENT: created.info.run_id})
 
     def training_run(self, run_key: str) -> Run | None:
