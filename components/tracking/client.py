@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,8 @@ class Tracking(MlflowConnection):
         """Log metric points in as few requests as MLflow allows."""
         with self.translate_errors():
             for start in range(0, len(points), _BATCH):
-                chunk = points[start : start + _BATCH]
-                self.client.log_batch(run_id, metrics=[Metric(p.key, p.value, p.timestamp_ms, p.step) for p in chunk], synchronous=True)
+                metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points[start : start + _BATCH]]
+                write_despite_conflicts(partial(self.client.log_batch, run_id, metrics=metrics, synchronous=True))
 
     def log_values(self, run_id: str, values: Mapping[str, float], *, step: int = 0) -> None:
         """Log one value per key at `step`, unless the key already has one there."""

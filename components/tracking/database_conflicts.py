@@ -1,7 +1,7 @@
 """Writes that two callers make at the same moment, where MLflow looks for a row and then inserts it: its database refuses the second one.
 
-MLflow 3.17 does so for parameters, datasets, aliases and the tags of models and versions, on SQLite and PostgreSQL. Once the row exists,
-the same write succeeds, because MLflow finds it then.
+MLflow 3.17 does so for parameters, datasets, aliases, metrics of the same millisecond, and the tags of models and versions, on SQLite and
+PostgreSQL. Once the row exists, the same write succeeds, because MLflow finds it then.
 """
 
 from collections.abc import Callable

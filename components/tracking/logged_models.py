@@ -1,9 +1,13 @@
 """Checkpoints as MLflow's LoggedModels: one per checkpoint and EMA, with the metrics that were measured of it."""
 
+import time
+from functools import partial
+
 from mlflow.entities import LoggedModel
 
 from components.manifests import EvaluationReport
 from components.tracking.client import Tracking
+from components.tracking.database_conflicts import write_despite_conflicts
 from components.tracking.tags import TAG_CHECKPOINT, TAG_CHECKPOINT_URI, TAG_EMA, TAG_RUN_KEY
 
 __all__ = ["LoggedModel", "LoggedModels"]
@@ -42,7 +46,9 @@ class LoggedModels:
                 run_id, name=name, digest=report.checkpoint_digest, ema=report.ema, uri=report.checkpoint_uri, run_key=report.run_key
             )
             logged = {metric.key for metric in model.metrics or []}
+            step, now_ms = report.checkpoint_step, int(time.time() * 1000)
             for key, value in report.metrics.items():
                 if key not in logged:
-                    self._client.log_metric(run_id, key, value, step=report.checkpoint_step, model_id=model.model_id)
+                    log = partial(self._client.log_metric, run_id, key, value, timestamp=now_ms, step=step, model_id=model.model_id)
+                    write_despite_conflicts(log)
             return str(model.model_id)

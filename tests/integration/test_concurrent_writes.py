@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from celebdit_testing.concurrent_writes import WRITES
+from celebdit_testing.concurrent_writes import WRITES, evaluation_of, new_run
 from celebdit_testing.registered import registry_context
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from components.tracking.client import Run, Tracking
+from components.tracking.logged_models import LoggedModels
 from components.tracking.tags import TAG_KIND, TAG_RUN
 from pipeline.services import Endpoints, Services
 
@@ -65,3 +68,28 @@ def test_a_run_that_a_third_process_uses_is_not_deleted_for_an_older_one(
     assert second.pipeline_run().info.start_time == 1
     runs = first.search_runs({TAG_RUN: str(context.settings.run_id), TAG_KIND: "pipeline"})
     assert len(runs) == 2
+
+
+@pytest.mark.parametrize("call", ["log_metric", "log_batch"])
+def test_a_metric_that_another_caller_wrote_in_the_same_millisecond_is_no_error(
+    call: str, endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL answered 400 to the second of two equal rows; the answer is repeated here after the row was written."""
+    context = registry_context(endpoints, tmp_path)
+    run_id, write, refused = new_run(context, 0, f"twice-{call}"), getattr(context.tracking.client, call), []
+
+    def write_and_refuse(*arguments: object, **named: object) -> None:
+        write(*arguments, **named)
+        if not refused:
+            refused.append(call)
+            raise MlflowException("duplicate key value violates unique constraint metric_pk", error_code=BAD_REQUEST)
+
+    monkeypatch.setattr(context.tracking.client, call, write_and_refuse)
+    if call == "log_metric":
+        LoggedModels(context.tracking).log_evaluation(run_id, evaluation_of("e" * 64))
+        expected = evaluation_of("e" * 64).metrics
+    else:
+        context.tracking.log_values(run_id, expected := {"loss": 0.5})
+    assert refused == [call]
+    assert context.tracking.client.get_run(run_id).data.metrics == expected
+    assert len(context.tracking.client.get_metric_history(run_id, next(iter(expected)))) == 1, "the same row, and no second one"

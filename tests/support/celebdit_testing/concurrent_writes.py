@@ -107,22 +107,28 @@ def same_alias(context: StepContext, attempt: int) -> None:
     assert registry.aliases() == {"challenger": version}
 
 
-def same_evaluation(context: StepContext, attempt: int) -> None:
-    run_id = new_run(context, attempt, "evaluation")
-    digest, uri = f"{attempt:064x}", "runs/1/checkpoints/step-1"
-    model = LoggedModels(context.tracking).find_or_create(run_id, name="step-1", digest=digest, ema="0.1", uri=uri, run_key="1" * 16)
-    report = EvaluationReport(
+def evaluation_of(digest: str) -> EvaluationReport:
+    """Return the report of an evaluation of step 1 of a training, whose checkpoint has `digest`, with ten metrics."""
+    return EvaluationReport(
         uri="runs/1/evaluations/1",
         protocol_digest="a" * 64,
         protocol=evaluation_protocol(ema="0.1"),
         run_key="1" * 16,
-        checkpoint_uri=uri,
+        checkpoint_uri="runs/1/checkpoints/step-1",
         checkpoint_digest=digest,
         checkpoint_step=1,
         dataset_digest=DIGEST,
         headline="eval/metric_0",
         metrics={f"eval/metric_{number}": 0.5 for number in range(10)},
         grid_uri="runs/1/evaluations/1/grid.png",
+    )
+
+
+def same_evaluation(context: StepContext, attempt: int) -> None:
+    run_id = new_run(context, attempt, "evaluation")
+    report = evaluation_of(f"{attempt:064x}")
+    model = LoggedModels(context.tracking).find_or_create(
+        run_id, name="step-1", digest=report.checkpoint_digest, ema="0.1", uri=report.checkpoint_uri, run_key=report.run_key
     )
     race(context, lambda tracking, number: LoggedModels(tracking).log_evaluation(run_id, report))
     assert {metric.key for metric in context.tracking.client.get_logged_model(model.model_id).metrics} == report.metrics.keys()
