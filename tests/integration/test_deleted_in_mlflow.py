@@ -154,7 +154,7 @@ def test_the_steps_of_a_run_stay_together_when_its_experiment_is_renamed_meanwhi
 
 
 def test_a_run_of_the_same_name_in_another_experiment_is_another(context: StepContext) -> None:
-    """A renamed experiment is told apart by the name that it had."""
+    """A renamed experiment is found by the name that it had."""
     pipeline = context.tracking.pipeline_run()
     elsewhere = Tracking(replace(context.settings, experiment=f"{context.settings.experiment} elsewhere"))
     assert elsewhere.pipeline_run().info.experiment_id != pipeline.info.experiment_id
