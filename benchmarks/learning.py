@@ -1,9 +1,10 @@
 """What networks learn in equal processor time: `OMP_NUM_THREADS=1 python -m benchmarks.learning --side 32 --budget 60 --out learning.json`.
 
-Promises: all contenders of one run see the same drawn faces in the same order with the same noise and take the project's own training step.
-Each gets as many steps as fit the same processor time, measured in turns before the first training; the learning rate decays over just
-these steps. Samples of all are scored alike, and so is the error of the clean image on held-out and on training faces at fixed times and
-noise. The JSON is complete after each training. See `contenders.py` for what is compared.
+Promises: all contenders of one run see the same drawn faces in the same order with the same noise and take the project's own training
+step, but for those that end in `-own-recipe`, which order and mirror the faces themselves (`peer_recipes.py`). Each gets as many steps as
+fit the same processor time, measured in turns before the first training; the learning rate decays over just these steps. Samples of all are
+scored alike, and so is the error of the clean image on held-out and on training faces at fixed times and noise. The JSON is complete after
+each training. See `contenders.py` for what is compared.
 """
 
 import argparse
@@ -26,7 +27,6 @@ from scipy.stats import t as student_t
 from benchmarks.learning_run import HELD_OUT_FACES, Size, draw_faces, train_and_sample
 from benchmarks.learning_scores import Scorer
 from benchmarks.peer_recipes import NAMES, training_of
-from components.ingest.sources.synthetic import draw_face
 from model.config import SamplingConfig
 from model.dataset import Pack, PackWriter, open_pack
 
@@ -103,8 +103,8 @@ def pack_faces(folder: Path, count: int, side_px: int) -> Pack:
     """Return a pack of `count` drawn faces in `folder`."""
     keys = [f"{index:05d}" for index in range(count)]
     with PackWriter(folder, shape=(side_px, side_px), keys=keys, dataset_digest="0" * 64) as add:
-        for index in range(count):
-            add(np.asarray(draw_face(0, index, side_px)))
+        for face in draw_faces(range(count), side_px):
+            add(face)
     return open_pack(folder)
 
 

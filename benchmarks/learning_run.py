@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.peer_recipes import training_of
+from benchmarks.resident_memory import resident_bytes
 from components.ingest.sources.synthetic import draw_face
 from model.config import SamplingConfig
 from model.dataset import open_pack
@@ -57,11 +58,11 @@ def _train_and_sample(
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
     pack = open_pack(folder)
     training = training_of(name, pack, side_px=size.side_px, batch_images=size.batch_images, seed=seed, steps=steps)
-    before_mb = _peak_memory_mb()
+    before_mb = resident_bytes("VmHWM") // 2**20
     began_s = time.process_time()
     losses = [training.step() for _ in range(steps)]
     trained_s = time.process_time() - began_s
-    peak_mb = _peak_memory_mb()
+    peak_mb = resident_bytes("VmHWM") // 2**20
     began_s = time.process_time()
     images = [training.sample(size.samples, samplings[0])]
     sampled_s = time.process_time() - began_s
@@ -86,9 +87,3 @@ def _train_and_sample(
 def draw_faces(indices: range, side_px: int) -> np.ndarray:
     """Return drawn faces (n, side_px, side_px, 3), uint8."""
     return np.stack([np.asarray(draw_face(0, index, side_px)) for index in indices])
-
-
-def _peak_memory_mb() -> int:
-    """Return the largest resident memory of this process so far; that of `getrusage` begins with the memory of the parent."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) // 1024

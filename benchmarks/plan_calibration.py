@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.resident_memory import resident_bytes
 from pipeline.config import RunConfig, load_config
 from pipeline.planning.costs import Costs, costs_of
 from pipeline.planning.local_speed import trainer_on_noise
@@ -88,18 +89,12 @@ def _peak_bytes(config: RunConfig) -> tuple[int, int]:
     torch.set_num_threads(1)
     for name in _RANK_MODULES:
         importlib.import_module(name)
-    base = _resident_bytes("VmRSS")
+    base = resident_bytes("VmRSS")
     training = config.training.model_copy(update={"total_steps": _MEMORY_STEPS, "sample_every_steps": _MEMORY_STEPS})
     sampling = config.sampling.model_copy(update={"num_steps": 2})
     with tempfile.TemporaryDirectory(prefix="celebdit-calibration-") as folder:
         trainer_on_noise(config.recipe.model_copy(update={"training": training, "sampling": sampling}), Path(folder)).run()
-    return base, _resident_bytes("VmHWM")
-
-
-def _resident_bytes(field: str) -> int:
-    """Return a field of /proc/self/status; unlike that of `getrusage`, the peak is of this program, not of what was forked to start it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    return base, resident_bytes("VmHWM")
 
 
 if __name__ == "__main__":

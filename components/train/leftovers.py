@@ -14,13 +14,11 @@ from components.stores.checkpoints import CheckpointStore
 from components.train.spec import TrainSpec
 
 
-def remove_leftovers(
-    spec: TrainSpec, homes: Sequence[CheckpointStore], context: StepContext, *, before: str, ended: str | None = None
-) -> None:
-    """Remove from `homes` what attempts before `before`, and `ended`, left incomplete, and old uploads of the run; note how much it was."""
+def remove_leftovers(spec: TrainSpec, homes: Sequence[CheckpointStore], context: StepContext, *, ended: str | None = None) -> None:
+    """Remove from `homes` what attempts before that of `spec`, and `ended`, left incomplete, and old uploads of the run; note how much."""
     note = context.events.note
     try:
-        removed = sum(home.remove_abandoned(before=before, ended=ended) for home in homes)
+        removed = sum(home.remove_abandoned(before=spec.attempt, ended=ended) for home in homes)
         removed += abort_old_uploads(context.store, context.layout.run(spec.run_key).prefix)
     except CelebditError as error:
         note(f"incomplete uploads of ended attempts were not removed: {error.message}")

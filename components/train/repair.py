@@ -49,7 +49,7 @@ def _remove_leftovers(run: FinishedRun, context: StepContext) -> None:
         for name in ("checkpoints", "snapshots"):
             remove_unpublished(folder / name)
         homes = [CheckpointStore(context.store, home, warn=context.events.note) for home in (layout.checkpoints, layout.snapshots)]
-        remove_leftovers(run.spec, homes, context, before=run.spec.attempt)
+        remove_leftovers(run.spec, homes, context)
 
 
 def _repair_snapshots(run: FinishedRun, context: StepContext) -> None:

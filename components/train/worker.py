@@ -175,7 +175,7 @@ def _continue(trainer: Trainer, storage: RunStorage, spec: TrainSpec, rank: Rank
     """Restore the newest checkpoint of the run, if there is one, into `trainer`, and wait until every rank has."""
     folder = storage.folder / "restored"
     if rank.world.is_first:
-        remove_leftovers(spec, (storage.checkpoints, storage.snapshot_store), rank.context, before=spec.attempt)
+        remove_leftovers(spec, (storage.checkpoints, storage.snapshot_store), rank.context)
         storage.sink.rescue()
         remove_unpublished(storage.folder / "snapshots")
         storage.snapshots.rescue()

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,8 +30,7 @@ def test_of_two_processes_that_create_a_run_at_once_both_use_the_older_one(
     kind: str, endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one looks before the first one creates the run, and creates it afterwards."""
-    context = registry_context(endpoints, tmp_path)
-    context = replace(context, settings=replace(context.settings, run_id=f"racing-{kind}-{tmp_path.name}"))
+    context = registry_context(endpoints, tmp_path, run_id=f"racing-{kind}-{tmp_path.name}")
     first, second = Tracking(context.settings), Tracking(context.settings)
     find: Callable[[Tracking], Run] = Tracking.pipeline_run if kind == "pipeline" else lambda tracking: tracking.step_run("evaluate")
     parent = find(first)
@@ -50,8 +48,7 @@ def test_a_run_that_a_third_process_uses_is_not_deleted_for_an_older_one(
     use: str, endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock of the first one, which creates its run last, is behind; the third one uses the only run that it finds until then."""
-    context = registry_context(endpoints, tmp_path)
-    context = replace(context, settings=replace(context.settings, run_id=f"racing-three-{tmp_path.name}-{use[0]}"))
+    context = registry_context(endpoints, tmp_path, run_id=f"racing-three-{tmp_path.name}-{use[0]}")
     first, second, third = (Tracking(context.settings) for _ in range(3))
     create = second.client.create_run
 

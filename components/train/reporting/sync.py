@@ -60,7 +60,7 @@ def _remove_abandoned(spec: TrainSpec, checkpoints: CheckpointStore, context: St
         local = TrainSpec.load(context.run_folder(spec.run_key) / SPEC_FILE)
         ended = local.attempt if local.resources.nodes == 1 else None
     homes = (checkpoints, CheckpointStore(context.store, run.snapshots, warn=note))
-    remove_leftovers(spec, homes, context, before=spec.attempt, ended=ended)
+    remove_leftovers(spec, homes, context, ended=ended)
 
 
 def _status(run_key: str, context: StepContext) -> str | None:
