@@ -60,6 +60,7 @@ _COMMANDS = {
     "config": ("pipeline.commands.config", "config", "Show presets and resolved configurations."),
     "services": ("pipeline.commands.services", "services", "Start, stop and list the embedded servers."),
     "ui": ("pipeline.commands.services", "ui", "Start the embedded servers and print their addresses."),
+    "storage": ("pipeline.commands.storage", "storage", "Show what takes room in object storage, and delete what is not needed."),
     "sync": ("pipeline.commands.sync", "sync", "Upload the metrics of a run that MLflow has not received."),
 }
 

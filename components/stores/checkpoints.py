@@ -114,7 +114,7 @@ class CheckpointStore:
         if len(quarantined) > 1:
             raise DataRefused(
                 f"{self._home} holds checkpoints, but all of them are corrupt or incomplete",
-                hint="restore one from a backup, or delete the run's prefix to start it again",
+                hint="restore one from a backup, or delete them to start again: celebdit storage delete RUN --part checkpoints",
             )
         if quarantined:
             self._warn(f"the only checkpoint in {self._home} is corrupt: training begins again at step 0")

@@ -1,0 +1,230 @@
+"""`celebdit storage` on real servers: what it lists, what it refuses, and what is left after it deleted."""
+
+import os
+import subprocess
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from celebdit_testing.command import COMMAND, Finished, celebdit_here
+from celebdit_testing.recipes import tiny_recipe
+from celebdit_testing.steps import keys_below, step_context
+from celebdit_testing.trainings import run_train, small_faces
+
+from components.errors import EXIT_OK, BadInput, Interrupted
+from components.registry.client import Registry
+from components.runtime.context import StepContext
+from components.storage import StoreUri
+from components.stores.checkpoints import CheckpointStore
+from components.stores.deletion import delete_objects
+from components.train.spec import newest_spec, store_spec
+from model.config import Recipe
+from model.distill_config import Teacher
+from pipeline.services import Endpoints
+from pipeline.stored import removal
+
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
+STUDENT = "fedcba9876543210"
+
+
+class Trained:
+    """A finished training in a store of its own, and the command line on its servers."""
+
+    def __init__(self, recipe: Recipe, context: StepContext, home: Path) -> None:
+        self.recipe, self.context, self.home = recipe, context, home
+        self.dataset = small_faces(context)
+        self.checkpoint = run_train(recipe, self.dataset, context)
+        context.tracking.set_status(context.tracking.pipeline_run().info.run_id, "FINISHED")
+        self.capture: pytest.CaptureFixture[str]
+
+    @property
+    def key(self) -> str:
+        return self.checkpoint.run_key
+
+    def celebdit(self, *arguments: str) -> Finished:
+        return celebdit_here("storage", *arguments, home=self.home, capture=self.capture)
+
+    def delete(self, *arguments: str) -> Finished:
+        return self.celebdit("delete", "--yes", *arguments)
+
+    def keys_of_run(self) -> list[str]:
+        return keys_below(self.context.store, self.context.layout.run(self.key).prefix)
+
+
+@pytest.fixture
+def trained(endpoints: Endpoints, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Trained:
+    store = f"{endpoints.environment['CELEBDIT_STORE']}/{tmp_path.name}"
+    context = step_context("train", tmp_path, store, endpoint=endpoints.s3_url, mlflow_uri=endpoints.mlflow_url, run_id=tmp_path.name)
+    for name, value in {**endpoints.environment, "CELEBDIT_STORE": store, "CELEBDIT_EXPERIMENT": "tests"}.items():
+        monkeypatch.setenv(name, value)
+    trained = Trained(tiny_recipe(total_steps=2, seed=sum(tmp_path.name.encode())), context, tmp_path / "home")
+    trained.capture = capsys
+    return trained
+
+
+@pytest.fixture
+def old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything counts as written long ago."""
+    monkeypatch.setattr(removal, "RECENT", timedelta(minutes=-5))
+
+
+def test_the_list_names_runs_and_datasets_with_what_refers_to_them(trained: Trained) -> None:
+    tags = {"run_key": trained.key}
+    registry = Registry(trained.context.tracking, f"faces-{trained.key}")
+    registry.ensure("faces")
+    version = trained.context.tracking.client.create_model_version(registry.name, source="s3://bucket/nowhere", tags=tags)
+    registry.set_alias("challenger", str(version.version))
+    foreign = trained.context.root / "mlflow" / "model.pkl"
+    trained.context.store.put_bytes(foreign, b"12345")
+
+    listed = trained.celebdit("list", "--json")
+    assert listed.code == EXIT_OK, listed.err
+    (run,), (dataset,), others = listed.json["runs"], listed.json["datasets"], listed.json["others"]
+    assert (run["run_key"], run["state"]) == (trained.key, "FINISHED")
+    assert run["versions"] == [{"model": registry.name, "version": "1", "aliases": ["challenger"]}]
+    assert (
+        run["size_bytes"]
+        == sum(run["parts"].values())
+        == sum(item.size_bytes for item in trained.context.store.list(trained.context.layout.run(trained.key).prefix))
+    )
+    assert (dataset["digest"], dataset["runs"]) == (trained.dataset.digest, [trained.key])
+    assert others["foreign"]["size_bytes"] == 5
+    every = trained.context.store.list(trained.context.root)
+    assert listed.json["size_bytes"] == sum(item.size_bytes for item in every)
+    for text in (trained.key, "FINISHED", f"version 1 of {registry.name} (challenger)", f"trained on by {trained.key}"):
+        assert text in listed.err, text
+
+
+def test_what_was_just_written_stays_unless_it_is_forced(trained: Trained) -> None:
+    before = trained.keys_of_run()
+    refused = trained.delete(trained.key, "--part", "checkpoints")
+    assert refused.code == BadInput.exit_code, refused.err
+    assert "it was written 0 minutes ago" in refused.err
+    assert trained.keys_of_run() == before
+    forced = trained.delete(trained.key, "--part", "checkpoints", "--force")
+    assert forced.code == EXIT_OK
+    assert "although it was written" in forced.err
+    assert not [key for key in trained.keys_of_run() if key.startswith("checkpoints/")]
+    assert [key for key in trained.keys_of_run() if key.startswith("attempts/")]
+
+
+@pytest.mark.usefixtures("old")
+def test_what_runs_or_is_needed_stays(trained: Trained) -> None:
+    context, before = trained.context, trained.keys_of_run()
+    run = context.tracking.training_run(trained.key)
+    assert run is not None
+    spec = newest_spec(trained.key, context)
+    teacher = Teacher(run_key=trained.key, step=2, ema="none", weights_sha256="a" * 64)
+    store_spec(spec.model_copy(update={"run_key": STUDENT, "teacher": teacher}), context.store, context.layout)
+    context.tracking.set_status(run.info.run_id, "RUNNING")
+
+    refused = trained.delete(trained.key[:6])
+    assert refused.code == BadInput.exit_code, refused.err
+    for reason in (f"MLflow says that {context.settings.run_id} is running", f"it is the teacher of {STUDENT}"):
+        assert reason in refused.err, reason
+    assert trained.keys_of_run() == before
+    context.tracking.set_status(run.info.run_id, "FINISHED")
+    refused = trained.delete("--dataset", trained.dataset.digest[:8])
+    assert f"runs that are stored were trained on it: {', '.join(sorted([trained.key, STUDENT]))}" in refused.err
+    assert context.store.exists(context.layout.locate(trained.dataset.uri) / "dataset.json")
+
+
+@pytest.mark.usefixtures("old")
+def test_a_deleted_run_and_dataset_leave_nothing_and_are_made_again(trained: Trained, tmp_path: Path) -> None:
+    """From another machine: the work folder of the first one still has its newest checkpoint."""
+    context = trained.context
+    context.store.put_bytes(context.layout.quarantine / "20260101T000000-aa" / "x.tar", b"damaged")
+    others = [context.root / "mlflow" / "model.pkl", context.layout.version_records / "a.json", context.layout.runs / "notes"]
+    for uri in others:
+        context.store.put_bytes(uri, b"stays")
+
+    deleted = trained.delete(trained.key, "--dataset", trained.dataset.digest, "--quarantine", "--json")
+    assert deleted.code == EXIT_OK, deleted.err
+    assert trained.keys_of_run() == []
+    left = keys_below(context.store, context.root)
+    assert {uri.relative_to(context.root) for uri in others} <= set(left)
+    assert not [key for key in left if key.startswith(("references/", "quarantine/", "checksums/")) or key.endswith("dataset.json")]
+    assert [item["objects"] > 0 for item in deleted.json["deleted"]] == [True, True, True]
+
+    settings = context.settings
+    elsewhere = step_context(
+        "train", tmp_path / "elsewhere", settings.store_uri, endpoint=settings.s3_endpoint, mlflow_uri=settings.mlflow_uri, run_id="again"
+    )
+    launches: list[int] = []
+    dataset = small_faces(elsewhere)
+    again = run_train(trained.recipe, dataset, elsewhere, launches=launches)
+    assert (dataset.digest, again.digest, len(launches)) == (trained.dataset.digest, trained.checkpoint.digest, 1)
+
+
+@pytest.mark.usefixtures("old")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ffffffffffffffff"], "the store has no run 'ffffffffffffffff'"),
+        (["../../datasets"], "the store has no run '../../datasets'"),
+        ([""], "is empty"),
+        (["--dataset", "ffff"], "the store has no dataset 'ffff'"),
+        (["--dataset", ""], "is empty"),
+        (["--part", "samples"], "--part needs a run"),
+        ([], "nothing to delete is named"),
+        (["KEY", "ffff"], "the store has no run 'ffff'"),
+    ],
+)
+def test_a_name_of_nothing_deletes_nothing(trained: Trained, arguments: list[str], message: str) -> None:
+    before = [item.uri for item in trained.context.store.list(trained.context.root)]
+    refused = trained.delete(*(trained.key if word == "KEY" else word for word in arguments))
+    assert refused.code == BadInput.exit_code, refused.err
+    assert message in refused.err
+    assert [item.uri for item in trained.context.store.list(trained.context.root)] == before
+
+
+def test_without_a_terminal_nothing_is_deleted_unless_it_is_confirmed(trained: Trained) -> None:
+    before = trained.keys_of_run()
+    refused = trained.celebdit("delete", trained.key, "--force")
+    assert refused.code == BadInput.exit_code
+    assert "needs a terminal that can answer, or --yes" in refused.err
+    assert trained.keys_of_run() == before
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", Interrupted.exit_code), ("", Interrupted.exit_code), ("y", EXIT_OK)])
+def test_a_person_is_asked(trained: Trained, answer: str, code: int) -> None:
+    main, terminal = os.openpty()
+    command = [*COMMAND, "storage", "delete", trained.key, "--part", "checkpoints", "--force", "--home", str(trained.home)]
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    output = b""
+    while b"Delete? [y/N]" not in output:
+        output += os.read(main, 65536)
+    assert f"checkpoints of run {trained.key}: ".encode() in output
+    os.write(main, f"{answer}\n".encode())
+    assert process.wait(60) == code
+    os.close(main)
+    assert bool([key for key in trained.keys_of_run() if key.startswith("checkpoints/")]) == (code != EXIT_OK)
+
+
+def test_what_an_interrupted_deletion_leaves_is_not_read(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that fails again and again: at no time a checkpoint counts that cannot be read."""
+    context, run = trained.context, trained.context.layout.run(trained.key)
+    home = CheckpointStore(context.store, run.checkpoints)
+    assert home.list_committed()
+    delete, allowed = context.store.delete, [0]
+
+    def fail_later(uri: StoreUri) -> None:
+        allowed[0] -= 1
+        if allowed[0] < 0:
+            raise ConnectionError(str(uri))
+        delete(uri)
+
+    monkeypatch.setattr(context.store, "delete", fail_later)
+    failures = 0
+    while uris := [item.uri for item in context.store.list(run.prefix)]:
+        allowed[0] = 2
+        with suppress(ConnectionError):
+            delete_objects(context.store, uris)
+            continue
+        failures += 1
+        for entry in home.list_committed():
+            home.verify(entry.uri)
+    assert failures > 2
