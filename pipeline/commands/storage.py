@@ -12,6 +12,7 @@ from pipeline.commands.cost_question import is_person_there
 from pipeline.commands.help import example
 from pipeline.commands.options import home_option, json_option, next_command, print_json, print_line
 from pipeline.records import open_records
+from pipeline.view import printable
 
 if TYPE_CHECKING:
     from components.runtime.context import StepContext
@@ -87,7 +88,7 @@ def delete(
         targets = _deletable(request, context, force=force)
         for target in targets:
             for line in (target.summary, *(f"  {note}" for note in target.notes), *(f"  although {reason}" for reason in target.reasons)):
-                print_line(line)
+                print_line(printable(line))
         if not yes:
             if not click.confirm("Delete?", err=True):
                 raise Interrupted("nothing was deleted", hint="to delete without a question: --yes")
