@@ -119,7 +119,10 @@ class VersionSignatures:
             raise DataRefused(f"{what} was registered before versions could be signed, and {asks}", hint="register its checkpoint again")
         problem = self._problem(files, key, key.pem)
         if problem is not None:
-            raise DataRefused(f"{what} {problem}, and {asks}", hint="sign it with the private key: celebdit models sign VERSION --key FILE")
+            raise DataRefused(
+                f"{what} {problem}, and {asks}",
+                hint="sign it with the private key: celebdit models sign VERSION --model NAME --key FILE",
+            )
 
     def _problem(self, files: ModelFiles, key: SigningKey, public_pem: bytes) -> str | None:
         from model_signing import verifying  # noqa: PLC0415

@@ -15,7 +15,7 @@ from components.ingest.config import DataConfig
 from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Budget
 from components.ingest.sources.kinds import Reach, SourceKind
-from components.manifests import DatasetManifest
+from components.manifests import LICENCE_NOT_REQUIRED, DatasetManifest
 from components.storage import ObjectMissing, StoreUri
 from components.stores.dataset_content import MANIFEST, Member, read_shard, sort_members
 from components.system.own_folder import own_folder
@@ -81,7 +81,7 @@ class StoredDatasetSource:
         changes = {}
         if config.licence == "unspecified":
             changes["licence"] = self.manifest.licence
-        if config.licence_accepted_by is None and self.manifest.licence_accepted_by != "not required":
+        if config.licence_accepted_by is None and self.manifest.licence_accepted_by != LICENCE_NOT_REQUIRED:
             changes["licence_accepted_by"] = self.manifest.licence_accepted_by
         return config.model_copy(update=changes)
 

@@ -18,10 +18,11 @@ class Problem:
     by_hand: bool = False
     """Whether the champion was moved and no command of this project did it."""
 
-    @property
-    def hint(self) -> str:
-        """What to type."""
-        return "type: " + "  or: ".join(self.commands) if self.commands else "celebdit models list shows which version can be promoted"
+    def hint(self, model: str) -> str:
+        """Return what to type; `model` is the name of the registered model."""
+        if self.commands:
+            return "type: " + "  or: ".join(self.commands)
+        return f"celebdit models list --model {model} shows which version can be promoted"
 
 
 def problems_of(state: RegistryState) -> list[Problem]:
