@@ -65,7 +65,10 @@ _TITLES: dict[Group, tuple[str, str]] = {
     "compose": ("docker/compose.yaml", "Set them in `docker/.env`; no Python code reads them."),
     "libraries": (
         "Read by libraries",
-        "They belong to boto3, MLflow, torchrun, Kubernetes and others. celebdit reads these too, or sets them if they are not set.",
+        (
+            "They belong to boto3, MLflow, torchrun, Kubernetes and others. celebdit reads these too, or sets them if they are not set. "
+            "Pods get those that the last column names a source for; others of boto3 and MLflow apply to commands and local runs alone."
+        ),
     ),
 }
 
