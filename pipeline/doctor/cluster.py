@@ -9,6 +9,7 @@ from components.environment import CREDENTIALS, MLFLOW, MLFLOW_USER, STORE, TRAC
 from components.errors import BadInput
 from components.ingest.sources.open_source import kind_of
 from components.kube.client import Cluster
+from components.reports.listing import list_some
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
 from pipeline.doctor.checks import Check, run_check
@@ -202,7 +203,7 @@ def _settings(cluster: Cluster, settings: dict[str, str]) -> Check:
         )
     if unknown := sorted(set(data) - set(names.CONFIG_KEYS)):
         fix = "docs/environment.md lists the settings that pods get; remove the others, or correct their spelling"
-        return Check("settings", "fail", f"config map {names.CONFIG_MAP} has {', '.join(unknown)}, which no step gets", fix)
+        return Check("settings", "fail", f"config map {names.CONFIG_MAP} has {list_some(unknown)}, which no step gets", fix)
     return Check("settings", "ok", f"{data[STORE]}, {data[MLFLOW]}")
 
 

@@ -16,6 +16,7 @@ from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Budget
 from components.ingest.sources.kinds import Reach, SourceKind
 from components.manifests import LICENCE_NOT_REQUIRED, DatasetManifest
+from components.reports.listing import list_some
 from components.storage import ObjectMissing, StoreUri
 from components.stores.dataset_content import MANIFEST, Member, read_shard, sort_members
 from components.system.own_folder import own_folder
@@ -114,7 +115,7 @@ def open_stored_dataset(source: str, image_px: int, reach: Reach | None) -> Stor
     chosen = sorted(known for known in stored if known.startswith(digest))
     dataset = dataset_at(home / chosen[0], image_px, reach) if len(chosen) == 1 else None
     if dataset is None:
-        known = ", ".join(sorted(stored)[:4]) or "none"
+        known = list_some(sorted(stored), most=4) or "none"
         problem = "does not exist or is damaged" if len(chosen) < 2 else f"names {len(chosen)} datasets"
         raise BadInput(f"data.source {source} {problem} at {home}", hint=f"stored there: {known}")
     return dataset
