@@ -172,7 +172,7 @@ def test_a_champion_that_loses_its_signature_meanwhile_is_not_measured(endpoints
     """The step's code verifies too: another version may have become the champion since the command looked."""
     context = registry_context(endpoints, tmp_path)
     assert registered(context, commit_checkpoint(context, tmp_path / "checkpoint", seed=12), "unsigned") == "1"
-    key = str(write_keys(tmp_path / "key").public)
+    key, registry = str(write_keys(tmp_path / "key").public), Registry(context.tracking, "unsigned")
     with pytest.raises(NotMeasurable, match="is not signed"):
-        open_champion(Registry(context.tracking, "unsigned"), "1", tmp_path / "files", verify_key=key)
-    assert open_champion(Registry(context.tracking, "unsigned"), "1", tmp_path / "files")[1].is_file()
+        open_champion(registry, registry.version("1"), tmp_path / "files", verify_key=key)
+    assert open_champion(registry, registry.version("1"), tmp_path / "files")[1].is_file()
