@@ -35,6 +35,7 @@ from components.environment import (
     OWN_SERVERS,
     POD,
     PRESET,
+    REGISTRY,
     RENDEZVOUS,
     RUN_ID,
     RUN_URL,
@@ -54,8 +55,6 @@ from components.errors import BadInput, shorten
 from components.process_settings import events_path
 
 _STORE_PATTERN = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9][A-Za-z0-9._-]{0,254})*")
-_REGISTRY = "MLFLOW_REGISTRY_URI"
-"""MLflow's server looks up a version's LoggedModel among its own runs (3.17: `_get_source_model`), so another one refuses every version."""
 _LONGEST_STORE = 512
 """Characters: a key has 1024 at most, and its end is ours."""
 _STORE_HINT = (
@@ -119,10 +118,11 @@ class Settings:
             )
         if "?" in mlflow_uri or "#" in mlflow_uri:
             raise BadInput(f"{MLFLOW} is the address of a page of MLflow", hint="leave out what follows ? or #, like http://host:5000")
-        if environ.get(_REGISTRY, "").strip().rstrip("/") not in ("", mlflow_uri.rstrip("/")):
+        # MLflow's server (3.17) looks up a version's LoggedModel among its own runs, so another one refuses every version.
+        if environ.get(REGISTRY, "").strip().rstrip("/") not in ("", mlflow_uri.rstrip("/")):
             raise BadInput(
-                f"{_REGISTRY} is another server than {MLFLOW}, and one server keeps both the runs and the versions that come from them",
-                hint=f"unset {_REGISTRY}",
+                f"{REGISTRY} is another server than {MLFLOW}, and one server keeps both the runs and the versions that come from them",
+                hint=f"unset {REGISTRY}",
             )
         for name in (S3_ENDPOINT_FIRST, S3_ENDPOINT):
             if has_credentials(environ.get(name, "")):
