@@ -22,6 +22,7 @@ from components.environment import (
     STORE,
     VERIFY_KEY,
     WEBHOOK,
+    WORKSPACE,
 )
 
 
@@ -33,6 +34,7 @@ class CommandSettings:
     """The folder for local state."""
     store_uri: str | None
     mlflow_uri: str | None
+    mlflow_workspace: str | None
     s3_endpoint: str | None
     webhook_url: str | None = field(repr=False)
     kfp_endpoint: str | None
@@ -61,6 +63,7 @@ class CommandSettings:
             home=Path(environ.get(HOME) or ".celebdit"),
             store_uri=text(STORE),
             mlflow_uri=text(MLFLOW),
+            mlflow_workspace=text(WORKSPACE),
             s3_endpoint=text(S3_ENDPOINT_FIRST) or text(S3_ENDPOINT),
             webhook_url=text(WEBHOOK),
             kfp_endpoint=text(KFP_ENDPOINT),

@@ -48,6 +48,8 @@ SERVER_MARK = "CELEBDIT_SERVICE"
 SERVER_S3_SECRET = "CELEBDIT_S3_SECRET"  # noqa: S105
 OWN_SERVERS = "CELEBDIT_OWN_SERVERS"
 SERVER_TOKEN = "CELEBDIT_MLFLOW_TOKEN"  # noqa: S105
+WORKSPACE = "MLFLOW_WORKSPACE"
+REGISTRY = "MLFLOW_REGISTRY_URI"
 TRACKING_TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105
 MLFLOW_USER = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -65,7 +67,10 @@ _TITLES: dict[Group, tuple[str, str]] = {
     "compose": ("docker/compose.yaml", "Set them in `docker/.env`; no Python code reads them."),
     "libraries": (
         "Read by libraries",
-        "They belong to boto3, MLflow, torchrun, Kubernetes and others. celebdit reads these too, or sets them if they are not set.",
+        (
+            "They belong to boto3, MLflow, torchrun, Kubernetes and others. celebdit reads these too, or sets them if they are not set. "
+            "Pods get those that the last column names a source for; others of boto3 and MLflow apply to commands and local runs alone."
+        ),
     ),
 }
 

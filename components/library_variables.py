@@ -44,6 +44,13 @@ LIBRARY_VARIABLES: tuple[Variable, ...] = (
         "`AWS_S3_ADDRESSING_STYLE`",
         pods=CONFIG_MAP,
     ),
+    _library(
+        "MLFLOW_S3_ENDPOINT_URL",
+        "MLflow",
+        "address of the S3 server of MLflow's artifacts, where its clients read and write them themselves",
+        "`AWS_ENDPOINT_URL`",
+        pods=CONFIG_MAP,
+    ),
     _library("AWS_PROFILE", "boto3; preflight", "profile with credentials, instead of the keys"),
     # Not from the ConfigMap: where a pod names it already, the webhook of EKS or Azure leaves out its own.
     _library("AWS_WEB_IDENTITY_TOKEN_FILE", "boto3; preflight", "file with a token, instead of the keys", is_file=True),
@@ -111,6 +118,13 @@ LIBRARY_VARIABLES: tuple[Variable, ...] = (
         "certificate and key with which MLflow's clients identify themselves",
         pods=CONFIG_MAP,
         is_file=True,
+    ),
+    _library("MLFLOW_TRACKING_INSECURE_TLS", "MLflow", "`true` accepts any certificate of MLflow; pods need its authority, as a file"),
+    _library("MLFLOW_TRACKING_AUTH", "MLflow", "plugin that authenticates requests, if it is installed; the images have none"),
+    _library("MLFLOW_TRACKING_AWS_SIGV4", "MLflow", "`true` signs requests, if requests-auth-aws-sigv4 is installed; the images lack it"),
+    _library("MLFLOW_WORKSPACE", "MLflow", "workspace, on a server that has several", "that of the server", pods=CONFIG_MAP),
+    _library(
+        "MLFLOW_REGISTRY_URI", "every step and command", "refused if it is not `MLFLOW_TRACKING_URI`: one server keeps runs and versions"
     ),
     _library("MLFLOW_RUN_ID", "every step", "run that Kubeflow Pipelines' MLflow plugin opened for this task; it is joined"),
     _library("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLflow", "seconds for one request", "20; 10 at most while training", pods=CONFIG_MAP),

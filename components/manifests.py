@@ -66,6 +66,10 @@ class Shard(BaseModel):
     num_images: int
 
 
+LICENCE_NOT_REQUIRED = "not required"
+"""Of a dataset whose licence asks for no acceptance."""
+
+
 class DatasetManifest(Manifest):
     """A committed dataset: `dataset.json`, written last, and the output of the ingest step."""
 

@@ -35,6 +35,7 @@ from components.environment import (
     OWN_SERVERS,
     POD,
     PRESET,
+    REGISTRY,
     RENDEZVOUS,
     RUN_ID,
     RUN_URL,
@@ -117,6 +118,12 @@ class Settings:
             )
         if "?" in mlflow_uri or "#" in mlflow_uri:
             raise BadInput(f"{MLFLOW} is the address of a page of MLflow", hint="leave out what follows ? or #, like http://host:5000")
+        # MLflow's server (3.17) looks up a version's LoggedModel among its own runs, so another one refuses every version.
+        if environ.get(REGISTRY, "").strip().rstrip("/") not in ("", mlflow_uri.rstrip("/")):
+            raise BadInput(
+                f"{REGISTRY} is another server than {MLFLOW}, and one server keeps both the runs and the versions that come from them",
+                hint=f"unset {REGISTRY}",
+            )
         for name in (S3_ENDPOINT_FIRST, S3_ENDPOINT):
             if has_credentials(environ.get(name, "")):
                 raise BadInput(f"{name} contains credentials", hint=f"set {CREDENTIALS[0]} and {CREDENTIALS[1]} instead")

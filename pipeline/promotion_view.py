@@ -25,7 +25,9 @@ def history_lines(state: RegistryState) -> list[str]:
 
 def problem_lines(state: RegistryState) -> list[str]:
     """Return what aliases and log disagree about, with what to type, and what is odd."""
-    problems = [line for problem in problems_of(state) for line in (f"aliases and log disagree: {problem.text}", f"  {problem.hint}")]
+    problems = [
+        line for problem in problems_of(state) for line in (f"aliases and log disagree: {problem.text}", f"  {problem.hint(state.model)}")
+    ]
     return [printable(line) for line in (*problems, *warnings_of(state))]
 
 

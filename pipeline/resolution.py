@@ -13,6 +13,7 @@ from components.errors import BadInput
 from components.ingest.sources.open_source import kind_of, require_consent
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig, override_config, validate_config
+from pipeline.config_files import preset_names
 
 Sections = Mapping[str, str]
 """Section of the configuration -> canonical JSON."""
@@ -37,8 +38,9 @@ def resolve(presets: str, *, preset: str, overrides: str, licence_accepted_by: s
     config = override_config(known[preset], split_overrides(overrides), changes=changes)
     compiled = validate_config(known[preset]).resources
     if differences := list(graph_differences(compiled, config.resources)):
-        hint = f"compile a pipeline with it: celebdit compile {preset} {overrides.strip()} --output pipeline.yaml"
-        raise BadInput("\n".join(differences), hint=hint)
+        source = preset if preset in preset_names() else f"{preset}.toml"
+        command = shlex.join(["celebdit", "compile", source, *split_overrides(overrides), "--output", "pipeline.yaml"])
+        raise BadInput("\n".join(differences), hint=f"compile a pipeline with it: {command}")
     require_consent(config.data)
     _require_source(config)
     return config

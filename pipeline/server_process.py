@@ -88,6 +88,20 @@ class Server:
             os.waitpid(self.pid, os.WNOHANG)
 
 
+def find_server(url: str, mark: str) -> Server | None:
+    """Return the server that was started with `mark` and whose process id was not recorded, or None if it does not run."""
+    processes = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            is_ours = process.uids().effective == os.geteuid() and process.environ().get(SERVER_MARK) == mark
+            if is_ours and is_alive(process):
+                processes.append((process.create_time(), process.pid))
+    if not processes:
+        return None
+    _, pid = min(processes)  # its children have the mark too
+    return Server(url, pid, mark, start_ticks(pid))
+
+
 def _has_listener(process: psutil.Process, address: tuple[str, int | None]) -> bool:
     with suppress(psutil.Error, OSError):
         for member in (process, *process.children(recursive=True)):

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from socket import socket
 
@@ -86,17 +87,21 @@ class Services:
                 for name, port in ports.items()
                 if state[name] is None
             }
-            stack.callback(lambda: self._record.write(state, stay=stay or self.stays()))
+            write = partial(self._record.write, state, stay=stay or self.stays())
+            write()
+            if state[WATCHDOG] is None and not stay:  # first, so that it stops the others if this process is killed before it has them all
+                watchdog = python_command("pipeline.services", str(self.home))
+                state[WATCHDOG] = self._spawn(WATCHDOG, watchdog, child_environment("server"), write)
+                write()
             if "s3" in listeners:
                 command, environment = s3_server(self.home / "s3", listeners["s3"].fileno())
-                state["s3"] = self._spawn("s3", command, environment, listeners["s3"])
+                state["s3"] = self._spawn("s3", command, environment, write, listeners["s3"])
+                write()
             if "mlflow" in listeners:
                 assert state["s3"] is not None, "object storage is started first"
                 command, environment = mlflow_server(listeners["mlflow"].fileno(), state["s3"])
-                state["mlflow"] = self._spawn("mlflow", command, environment, listeners["mlflow"])
-            if state[WATCHDOG] is None and not stay:
-                watchdog = python_command("pipeline.services", str(self.home))
-                state[WATCHDOG] = self._spawn(WATCHDOG, watchdog, child_environment("server"))
+                state["mlflow"] = self._spawn("mlflow", command, environment, write, listeners["mlflow"])
+                write()
 
     @contextmanager
     def use(self, *, stay: bool = False, what: str | None = None, mlflow: bool = True) -> Iterator[None]:
@@ -175,6 +180,8 @@ class Services:
 
     def watch(self) -> None:
         """Stop the servers if the last user was killed before it could; returns once they are stopped or started to stay."""
+        with hold_lock(self.home / LOCK):
+            pass  # the command that started this has started the servers, or was killed
         while self.running_servers() and not self.stays():
             time.sleep(_WATCH_EVERY_S)
             with (self.home / USERS).open("a") as users:
@@ -198,12 +205,16 @@ class Services:
         except OSError as error:
             raise BadInput(f"{self.home} cannot be written: {error.strerror}", hint=_OTHER_HOME) from error
 
-    def _spawn(self, name: str, command: list[str], environment: dict[str, str], listening: socket | None = None) -> Server:
+    def _spawn(
+        self, name: str, command: list[str], environment: dict[str, str], write: Callable[..., None], listening: socket | None = None
+    ) -> Server:
+        """Start a server that `write` has put into the record: a signal may end this process before it knows the server's id."""
         mark = uuid.uuid4().hex
+        url = f"http://127.0.0.1:{0 if listening is None else listening.getsockname()[1]}"
+        write(starting={name: {"url": url, "mark": mark}})
         with self._log(name).open("ab") as log:
             pid = start_detached(command, {**environment, SERVER_MARK: mark}, self.home, log, listening)
-        port = 0 if listening is None else listening.getsockname()[1]
-        return Server(url=f"http://127.0.0.1:{port}", pid=pid, mark=mark, started=start_ticks(pid))
+        return Server(url=url, pid=pid, mark=mark, started=start_ticks(pid))
 
     def _await(self, name: str, server: Server, url: str, headers: dict[str, str], on_wait: Callable[[str], None]) -> None:
         deadline_s = time.monotonic() + _READY_S

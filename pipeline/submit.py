@@ -129,7 +129,7 @@ def resume(run_id: str, kubeflow: Kubeflow, *, clock: Callable[[], float] = time
     run = kubeflow.run(run_id)
     state, name = str(run.state), str(run.display_name)
     if state == "SUCCEEDED":
-        raise BadInput(f"run {name} has succeeded, there is nothing to resume", hint="start another run with: celebdit submit --again")
+        raise BadInput(f"run {name} has succeeded, there is nothing to resume", hint="for another run, submit it as before and add --again")
     if state not in ENDED:
         return Submission(run_id, name, kubeflow.run_url(run_id), state, is_new=False, version=_version_of(run).version_id)
     version = _version_of(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.errors import CelebditError, TemporaryFailure
 from components.manifests import CheckpointReference
-from components.registry.client import CHAMPION, Registry
+from components.registry.client import ModelVersion, Registry
 from components.registry.tags import VersionTags
 from components.system.locks import lock
 from model.config import ModelSpec, SamplingConfig
@@ -40,26 +40,21 @@ class Champion:
         return challenger.model_copy(update={"ema": self.sampling.ema})
 
 
-def champion_version(registry: Registry) -> str | None:
-    """Return the number of the version with the alias `champion`, or None."""
-    return registry.aliases().get(CHAMPION)
-
-
-def open_champion(registry: Registry, version: str, folder: Path, *, verify_key: str | None = None) -> tuple[Champion, Path]:
-    """Return the champion and the file of its weights, fetched into `folder` unless they are there already.
+def open_champion(registry: Registry, version: ModelVersion, folder: Path, *, verify_key: str | None = None) -> tuple[Champion, Path]:
+    """Return the champion `version` and the file of its weights, fetched into `folder` unless they are there already.
 
     With a file of a public key in `verify_key`, its signature is verified too.
 
     Raises:
         NotMeasurable: if the version was not registered by this project, or its files are missing, corrupt or not signed by the key.
     """
-    tags = VersionTags.from_mlflow(registry.version(version).tags)
+    tags, number = VersionTags.from_mlflow(version.tags), str(version.version)
     if tags.run_key is None or tags.checkpoint_uri is None or tags.checkpoint_digest is None:
         raise NotMeasurable("it has no tags of a checkpoint, so this pipeline did not register it")
     if tags.checkpoint_step is None or tags.dataset_digest is None:
         raise NotMeasurable("it has no tags of a training, so it was imported")
     try:
-        with lock(folder / f"{registry.name}-{version}.lock"):  # of two processes one downloads the files
+        with lock(folder / f"{registry.name}-{number}.lock"):  # of two processes one downloads the files
             files = registry.files_of(version, folder, verify_key=verify_key)
         checkpoint = CheckpointReference(
             run_key=tags.run_key,
@@ -69,7 +64,7 @@ def open_champion(registry: Registry, version: str, folder: Path, *, verify_key:
             dataset_digest=tags.dataset_digest,
         )
         described = files.description
-        return Champion(version, checkpoint, described.model_spec, described.sampling, described.is_student), files.weights
+        return Champion(number, checkpoint, described.model_spec, described.sampling, described.is_student), files.weights
     except TemporaryFailure:
         raise
     except (KeyError, TypeError, ValueError, OSError, CelebditError) as error:

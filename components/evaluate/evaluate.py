@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from components.errors import BadInput
-from components.evaluate.champion import NotMeasurable, champion_version, open_champion
+from components.evaluate.champion import NotMeasurable, open_champion
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.finished import finished_report
 from components.evaluate.metrics.table import active_metrics
@@ -21,7 +21,7 @@ from components.evaluate.shown import show_evaluation
 from components.evaluate.spec import EvaluateSpec
 from components.features.extractors import fetch_weights
 from components.manifests import ChampionScores, CheckpointManifest, DatasetManifest, EvaluationReport
-from components.registry.client import Registry
+from components.registry.client import CHAMPION, ModelVersion, Registry
 from components.registry.tags import VersionTags
 from components.reports.plural import plural
 from components.resources import ResourcesConfig
@@ -144,15 +144,33 @@ def _fetch_checkpoint(spec: EvaluateSpec, folder: Path, *, context: StepContext)
 def _champion_scores(
     spec: EvaluateSpec, report: EvaluationReport, registry: Registry, context: StepContext, verify_key: str | None, *, is_student: bool
 ) -> ChampionScores | None:
-    """Return the champion's metrics under the protocol of `spec`, measured now if they never were; `is_student` is of the challenger."""
-    version = champion_version(registry)
-    if version is None:
-        return None
-    tags = VersionTags.from_mlflow(registry.version(version).tags)
+    """Return the champion's metrics under the protocol of `spec`, measured now if they never were; `is_student` is of the challenger.
+
+    Where its version is deleted meanwhile, they are those of the champion after it, or None if there is none.
+    """
+    scores: ChampionScores | None = None
+    while (version := registry.version_at(CHAMPION)) is not None and (scores is None or scores.version != str(version.version)):
+        scores = _scores_of_version(version, spec, report, registry, context, verify_key, is_student=is_student)
+        if scores.problem is None:
+            return scores
+    return None if version is None else scores
+
+
+def _scores_of_version(
+    model_version: ModelVersion,
+    spec: EvaluateSpec,
+    report: EvaluationReport,
+    registry: Registry,
+    context: StepContext,
+    verify_key: str | None,
+    *,
+    is_student: bool,
+) -> ChampionScores:
+    version, tags = str(model_version.version), VersionTags.from_mlflow(model_version.tags)
     if tags.is_of(spec.checkpoint.digest, spec.sampling.ema):
         return _scores_of(report, version, is_challenger=True)
     try:
-        champion, weights = open_champion(registry, version, context.scratch(WorkFolder.CHAMPIONS), verify_key=verify_key)
+        champion, weights = open_champion(registry, model_version, context.scratch(WorkFolder.CHAMPIONS), verify_key=verify_key)
     except NotMeasurable as problem:
         return _missing_scores(version, tags, f"cannot be measured: {problem}", context)
     image_px = champion.model.network.image_px

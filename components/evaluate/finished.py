@@ -10,6 +10,7 @@ from components.errors import DataRefused
 from components.evaluate.measured import later_metrics
 from components.evaluate.spec import REPORT_FILE, EvaluateSpec
 from components.manifests import EvaluationReport
+from components.reports.listing import list_some
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing, StoreUri
 from components.stores.checksums import damaged_objects, record_checksums
@@ -68,7 +69,7 @@ def _require_same(report: EvaluationReport, spec: EvaluateSpec) -> None:
 
 def _set_aside(folder: StoreUri, damaged: dict[str, str], context: StepContext) -> None:
     """Move what is damaged to quarantine, and the report with it: it commits the others."""
-    reason = "; ".join(damaged.values())
+    reason = list_some(damaged.values(), most=5, separator="; ")
     objects = [folder / name for name in {**damaged, REPORT_FILE: ""}]
     kept = quarantine(objects, reason, store=context.store, layout=context.layout)
     context.events.note(f"the evaluation at {folder} is damaged and is made again: {reason}; what is left of it was moved to {kept}")

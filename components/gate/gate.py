@@ -63,8 +63,8 @@ def _store_page(uri: StoreUri, page: bytes, context: StepContext) -> None:
 def _check_same_champion(report: EvaluationReport, registry: Registry) -> None:
     """Compare number and checkpoint: a model that was deleted and made again has the same numbers."""
     measured = None if report.champion is None else (report.champion.version, report.champion.checkpoint_digest)
-    number = registry.aliases().get(CHAMPION)
-    current = None if number is None else (number, VersionTags.from_mlflow(registry.version(number).tags).checkpoint_digest)
+    version = registry.version_at(CHAMPION)
+    current = None if version is None else (str(version.version), VersionTags.from_mlflow(version.tags).checkpoint_digest)
     if measured is not None and current is not None and None in (measured[1], current[1]):
         measured, current = (measured[0], None), (current[0], None)  # a report of an earlier release, or a version without a checkpoint
     if measured != current:

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, KubeConfigMerger
 from yaml import YAMLError
 
 from components.address import is_server_url
 from components.errors import BadInput, TemporaryFailure, shorten, whole_text
 from components.kube.objects import KubernetesObject
 from components.system.connection_errors import is_header_refused, plain_reason, tls_fault
-from components.system.proxies import proxy_for
+from components.system.proxies import proxy_for, read_proxy
 from components.system.retry import RetryPolicy, retry
 
 _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
@@ -70,9 +71,10 @@ class Cluster:
                 default_namespace = (_TOKEN_FOLDER / "namespace").read_text().strip()
             else:
                 config.load_kube_config(config_file=environ.get("KUBECONFIG"), context=context, client_configuration=settings)
-                _, active = config.list_kube_config_contexts(config_file=environ.get("KUBECONFIG"))
-                default_namespace = active["context"].get("namespace", "default")
-                _reach_from_outside(settings)
+                contexts, active = config.list_kube_config_contexts(config_file=environ.get("KUBECONFIG"))
+                chosen = next(each for each in (active, *contexts) if context in (None, each["name"]))["context"]
+                default_namespace = chosen.get("namespace", "default")
+                _reach_from_outside(settings, _proxy_url(environ.get("KUBECONFIG"), chosen["cluster"]))
         except (config.ConfigException, YAMLError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:  # of any file
             raise BadInput(
                 f"no Kubernetes cluster is configured here: {whole_text(error, max_characters=200)}",
@@ -252,10 +254,18 @@ class Cluster:
         return BadInput(f"Kubernetes refused to {right} (HTTP {error.status}): {reason}")
 
 
-def _reach_from_outside(settings: client.Configuration) -> None:
-    """Let requests to the server of a kubeconfig go through the proxy of the environment: Kubernetes' client (30) reads none.
+def _proxy_url(kubeconfig: str | None, cluster: str) -> str | None:
+    """Return the `proxy-url` of a cluster in the files of a kubeconfig, or None: Kubernetes' client (30) does not read it."""
+    merged = KubeConfigMerger(kubeconfig or KUBE_CONFIG_DEFAULT_LOCATION).config
+    url = merged["clusters"].get_with_name(cluster)["cluster"].safe_get("proxy-url")
+    return str(url) if url else None
 
-    In a pod the server is one of the cluster, whose address a site's list of names without a proxy need not contain.
+
+def _reach_from_outside(settings: client.Configuration, proxy_url: str | None) -> None:
+    """Let requests to the server of a kubeconfig go through its own proxy, else through that of the environment, as kubectl does.
+
+    Kubernetes' client (30) reads neither. In a pod the server is one of the cluster, whose address a site's list of names without a proxy
+    need not contain.
 
     Raises:
         BadInput: if the address of the server or of the proxy cannot be used.
@@ -265,7 +275,8 @@ def _reach_from_outside(settings: client.Configuration) -> None:
             "the server of the cluster in the kubeconfig is not an http or https address",
             hint="try `kubectl config view --minify`, and correct `server`",
         )
-    proxy = proxy_for(settings.host, reads_all_proxy=False)
+    of_file = None if proxy_url is None else read_proxy(proxy_url, named_by="proxy-url of the kubeconfig")
+    proxy = of_file or proxy_for(settings.host, reads_all_proxy=False)
     settings.no_proxy = None
     settings.proxy, settings.proxy_headers = (None, None) if proxy is None else (proxy.url, proxy.headers)
 

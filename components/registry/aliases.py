@@ -59,7 +59,7 @@ def settle_aliases(
     except _AliasesChanged as error:
         raise TemporaryFailure(
             f"could not update the aliases of {model!r}: they keep changing concurrently",
-            hint="celebdit models history shows whether the change took effect",
+            hint=f"celebdit models history --model {model} shows whether the change took effect",
         ) from error
 
 

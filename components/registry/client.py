@@ -91,16 +91,33 @@ class Registry:
         Raises:
             BadInput: if there is none with this number, listing the newest ones.
         """
-        if _VERSION_NUMBER.fullmatch(number):
-            with self._translate_errors():
-                try:
-                    return self._client.get_model_version(self.name, number)
-                except MlflowException as error:
-                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                        raise
+        if _VERSION_NUMBER.fullmatch(number) and (version := self._find_version(number)) is not None:
+            return version
         numbers = [str(version.version) for version in reversed(self.versions())]
         hint = f"it has {list_some(numbers)}" if numbers else self.hint_if_empty()
         raise BadInput(f"model {self.name!r} has no version {shorten(repr(number))}", hint=hint)
+
+    def version_at(self, alias: str) -> ModelVersion | None:
+        """Return the version that an alias points to, or None if it points to none.
+
+        Alias and version are two requests: after a version that was deleted between them, the alias is read again.
+        """
+        deleted: str | None = None
+        while (number := self.aliases().get(alias)) not in (None, deleted):
+            version = self._find_version(str(number))
+            if version is not None:
+                return version
+            deleted = number
+        return None
+
+    def _find_version(self, number: str) -> ModelVersion | None:
+        with self._translate_errors():
+            try:
+                return self._client.get_model_version(self.name, number)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
 
     def hint_if_empty(self) -> str:
         """Return what to do if this model has no versions."""
@@ -115,12 +132,12 @@ class Registry:
         """
         if version_or_alias.isdecimal():
             return self.version(version_or_alias)
-        aliases = self.aliases()
-        if version_or_alias not in aliases:
-            existing = list_some([f"{alias} (version {number})" for alias, number in sorted(aliases.items())])
+        version = self.version_at(version_or_alias)
+        if version is None:
+            existing = list_some([f"{alias} (version {number})" for alias, number in sorted(self.aliases().items())])
             hint = f"it has {existing or 'no aliases'}" if self.versions() else self.hint_if_empty()
             raise BadInput(f"model {self.name!r} has no alias {shorten(repr(version_or_alias))}", hint=hint)
-        return self.version(aliases[version_or_alias])
+        return version
 
     def version_of(self, checkpoint_digest: str, ema: str) -> ModelVersion | None:
         """Return the oldest version that holds the weights `ema` of a checkpoint and whose files are not known to be lost, or None."""
@@ -192,7 +209,7 @@ class Registry:
         """
         self._store.check_present(version)
 
-    def files_of(self, version: str, folder: Path, *, verify_key: str | None = None) -> ModelFiles:
+    def files_of(self, version: str | ModelVersion, folder: Path, *, verify_key: str | None = None) -> ModelFiles:
         """Return the files of a version below `folder`, downloaded unless they are there, and every one of them verified.
 
         With a file of a public key in `verify_key`, its signature is verified too.
@@ -201,7 +218,7 @@ class Registry:
             DataRefused: if it is not a model of this project, a file is not the one that was registered, or the signature by that key is
                 missing or wrong. BadInput: if there is no such key.
         """
-        return self._store.open(self.version(version), folder, verify_key=verify_key)
+        return self._store.open(self.version(version) if isinstance(version, str) else version, folder, verify_key=verify_key)
 
     def sign(self, version: str, folder: Path, key: Path) -> SignedVersion:
         """Sign the files of a version, which are verified first, with the private key in the file `key`.

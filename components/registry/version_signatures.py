@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from components.errors import BadInput, DataRefused, first_line, shorten
 from components.registry.version_files import ModelFiles
 from components.registry.version_records import VersionRecords
+from components.reports.listing import list_some
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -119,7 +120,10 @@ class VersionSignatures:
             raise DataRefused(f"{what} was registered before versions could be signed, and {asks}", hint="register its checkpoint again")
         problem = self._problem(files, key, key.pem)
         if problem is not None:
-            raise DataRefused(f"{what} {problem}, and {asks}", hint="sign it with the private key: celebdit models sign VERSION --key FILE")
+            raise DataRefused(
+                f"{what} {problem}, and {asks}",
+                hint="sign it with the private key: celebdit models sign VERSION --model NAME --key FILE",
+            )
 
     def _problem(self, files: ModelFiles, key: SigningKey, public_pem: bytes) -> str | None:
         from model_signing import verifying  # noqa: PLC0415
@@ -128,7 +132,7 @@ class VersionSignatures:
         signature = self._records.signature(digest, key.id)
         if signature is None:
             others = self._records.signing_keys(digest)
-            return f"is signed by other keys only ({', '.join(others)}; this is {key.id})" if others else "is not signed"
+            return f"is signed by other keys only ({list_some(others)}; this is {key.id})" if others else "is not signed"
         with tempfile.TemporaryDirectory() as scratch:
             stored, public = Path(scratch, "signature"), Path(scratch, "key.pub")
             stored.write_bytes(signature)

@@ -32,6 +32,7 @@ from components.runtime.rendezvous import NODE_TIMEOUT_S, Nodes, single_machine
 from components.runtime.signal_flag import SignalFlag
 from components.system.child_environment import child_environment, compiler_caches
 from components.system.disk import RUN_BYTES, DiskFull, free_bytes
+from components.system.heap import HEAP
 from components.system.process import spawn, stop
 from components.system.python_process import python_command
 
@@ -40,14 +41,6 @@ _MARGIN_S = 5
 _POLL_S = 0.1
 _REASON_BYTES = 2**14
 """What a rank needs to record why it failed."""
-_HEAP = {
-    # By default glibc gives the memory of a step's tensors back to the system, which then clears each page again: 4 % of a step of `demo`.
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),  # the most that every version of glibc accepts
-    "MALLOC_TRIM_THRESHOLD_": str(2**29),
-    "MALLOC_TOP_PAD_": str(2**26),
-    # Pages of 2 MB where Linux gives them to who asks ("madvise"), from glibc 2.35: a step of `demo` takes 9 % less, a network call 11 %.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
 _log = logging.getLogger(__name__)
 
 GRACE_S = 25.0
@@ -157,7 +150,7 @@ def _raise_failure(
 
 def rank_environment(work_dir: Path, *, threads: int) -> dict[str, str]:
     """Return the environment of ranks: what they need of this process's own, limits of threads, and how their memory is allocated."""
-    return {**compiler_caches(work_dir), **_HEAP, **child_environment("rank"), **_thread_limits(threads), WORK_DIR: str(work_dir)}
+    return {**compiler_caches(work_dir), **HEAP, **child_environment("rank"), **_thread_limits(threads), WORK_DIR: str(work_dir)}
 
 
 def _thread_limits(threads: int) -> dict[str, str]:

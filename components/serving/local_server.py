@@ -17,6 +17,7 @@ from typing import IO
 from components.errors import BadInput, DataRefused, TemporaryFailure, shorten
 from components.registry.version_files import ModelFiles
 from components.system.child_environment import child_environment
+from components.system.heap import HEAP
 from components.system.ports import http_status, listen
 from components.system.process import signal_from_outside, spawn, stop
 from components.system.python_process import python_command
@@ -47,7 +48,7 @@ def serve_locally(files: ModelFiles, *, port: int | None = None) -> "Iterator[tu
             url = f"http://127.0.0.1:{listening.getsockname()[1]}"
             server = (str(folder), "--manifest", files.manifest_sha256, "--socket", str(listening.fileno()))
             command = python_command("components.serving.server", *server)
-            environment = child_environment("serving", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+            environment = {**HEAP, **child_environment("serving", MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")}
             process = spawn(command, environment=environment, stdout=log, new_group=True, folder=folder, descriptors=[listening.fileno()])
         try:
             _wait_for(url, process, log)

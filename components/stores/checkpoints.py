@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.errors import BadInput, DataRefused, shorten
+from components.reports.listing import list_some
 from components.storage import DigestMismatch, ObjectMissing, ObjectStore, StoreUri
 from components.stores.abandoned_uploads import AbandonedUploads
 from components.stores.checkpoint_commit import read_commit
@@ -162,7 +163,7 @@ class CheckpointStore:
                 problems.append(str(problem))
                 self.quarantine(uri, str(problem))
         raise DataRefused(
-            f"checkpoint {digest[:12]} of step {step} is corrupt or incomplete: {'; '.join(problems)}",
+            f"checkpoint {digest[:12]} of step {step} is corrupt or incomplete: {list_some(problems, most=5, separator='; ')}",
             hint="run the train step again: it makes the checkpoint again",
         )
 

@@ -39,13 +39,22 @@ def proxy_for(url: str, *, reads_all_proxy: bool = True) -> Proxy | None:
     address = (proxies.get(parts.scheme) or (proxies.get("all") if reads_all_proxy else None) or "").strip()
     if not address or _is_here(parts.hostname or "") or should_bypass_proxies(url, no_proxy=None):
         return None
+    return read_proxy(address, named_by=f"{parts.scheme.upper()}_PROXY or ALL_PROXY")
+
+
+def read_proxy(address: str, *, named_by: str) -> Proxy:
+    """Return the proxy at `address`, which may hold a user name and a password; `named_by` is where it is set.
+
+    Raises:
+        BadInput: if it cannot be used.
+    """
     scheme, _, place = address.rpartition("://")
     login, _, server = place.rpartition("@")
-    proxy = _parse(f"{scheme or 'http'}://{server}", variable=f"{parts.scheme.upper()}_PROXY or ALL_PROXY")
+    proxy = _parse(f"{scheme or 'http'}://{server}", named_by=named_by)
     return Proxy(proxy.url, {"proxy-authorization": _basic(unquote(login))} if login else {})
 
 
-def _parse(address: str, *, variable: str) -> Url:
+def _parse(address: str, *, named_by: str) -> Url:
     """Return the parts of the address of a proxy."""
     try:
         proxy = parse_url(address)
@@ -53,7 +62,7 @@ def _parse(address: str, *, variable: str) -> Url:
         proxy = Url()
     if proxy.scheme not in ("http", "https") or not proxy.host:
         raise BadInput(
-            f"the address of the proxy in {variable} cannot be used",
+            f"the address of the proxy in {named_by} cannot be used",
             hint="write it as http://HOST:PORT, with USER:PASSWORD@ before HOST where the proxy requires it; SOCKS is not supported",
         )
     return proxy

@@ -26,8 +26,10 @@ from components.tracking.tags import (
     TAG_TRAINED_BY,
     TAG_TRAINING_RUN,
     TAG_TRAINING_STEPS,
+    TAG_TRAINING_USE,
     TAG_VERSION,
     TAG_VERSION_REUSED,
+    use_number,
 )
 from components.tracking.ui_pages import artifact_image, run_page, version_page
 
@@ -66,7 +68,12 @@ def describe_pipeline_run(tracking: Tracking, facts: Facts) -> Run:
 
 def training_tags(tracking: Tracking, trained: Run, *, steps: int, is_training: bool) -> dict[str, str]:
     """Return the tags that lead from this pipeline's run to its training, and say whether another pipeline run began it."""
-    tags = {TAG_TRAINING_RUN: str(trained.info.run_id), TAG_TRAINING_STEPS: str(steps)}
+    training = str(trained.info.run_id)
+    tags = {TAG_TRAINING_RUN: training, TAG_TRAINING_STEPS: str(steps)}
+    own = tracking.pipeline_run().data.tags
+    if own.get(TAG_TRAINING_RUN) != training or TAG_TRAINING_USE not in own:
+        numbers = (use_number(run.data.tags) for run in tracking.search_runs({TAG_TRAINING_RUN: training}))
+        tags[TAG_TRAINING_USE] = str(1 + max(numbers, default=0))
     began, began_run = trained.data.tags.get(TAG_RUN), trained.data.tags.get(PARENT)
     if (key := trained.data.tags.get(TAG_RUN_KEY)) is not None:
         tags[TAG_RUN_KEY] = key
@@ -74,7 +81,7 @@ def training_tags(tracking: Tracking, trained: Run, *, steps: int, is_training: 
         return tags
     if began_run is not None:
         tags[TAG_TRAINED_BY] = began_run
-    if is_training or TAG_CONTINUED_FROM in tracking.pipeline_run().data.tags:
+    if is_training or TAG_CONTINUED_FROM in own:
         return {**tags, TAG_CONTINUED_FROM: began}
     return {**tags, TAG_REUSED_FROM: began}
 

@@ -1,5 +1,8 @@
 """Names of the tags by which MLflow runs and logged models are found. Imports no MLflow, which takes seconds."""
 
+import re
+from collections.abc import Mapping
+
 CONFIG_FILE = "config.toml"
 """Artifact of a pipeline run: the configuration that it was started with, as `celebdit run` reads it."""
 
@@ -21,6 +24,8 @@ TAG_LICENCE = "dataset.licence"
 
 TAG_TRAINING_RUN = "training.run_id"
 """On a pipeline run, as all below: the MLflow run of its training."""
+TAG_TRAINING_USE = "training.use"
+"""Its number among the pipeline runs of that training, in the order in which they came to it: start times are by the clocks of machines."""
 TAG_TRAINING_STEPS = "training.steps"
 TAG_REUSED_FROM = "training.reused_from"
 """Id of the pipeline run whose finished training this one used."""
@@ -40,3 +45,11 @@ TAG_MODEL = "model.name"
 TAG_VERSION = "model.version"
 TAG_VERSION_REUSED = "model.version_reused"
 """`true` if an earlier run registered the version."""
+
+_USE_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def use_number(tags: Mapping[str, str]) -> int:
+    """Return the number of a pipeline run with `tags` among those of its training, 0 for one of a former version."""
+    number = tags.get(TAG_TRAINING_USE, "")
+    return int(number) if _USE_NUMBER.fullmatch(number) else 0

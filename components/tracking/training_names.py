@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from components.errors import BadInput
+from components.reports.listing import list_some
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def find_run_key(name: str, tracking: "Tracking") -> str | None:
         return name
     if _PREFIX.fullmatch(name) and (keys := [key for key in _run_keys(tracking) if key.startswith(name)]):
         if len(keys) > 1:
-            raise BadInput(f"{name!r} begins {len(keys)} run keys: {', '.join(keys[:20])}", hint="give more of its characters")
+            raise BadInput(f"{name!r} begins {len(keys)} run keys: {list_some(keys)}", hint="give more of its characters")
         return keys[0]
     if _MLFLOW_ID.fullmatch(name):
         runs = tracking.search_runs({TAG_STEP: "train"}) + tracking.search_runs({TAG_KIND: "pipeline"})
@@ -69,4 +70,4 @@ def _run_keys(tracking: "Tracking") -> list[str]:
 
 
 def _no_training(name: str, tracking: "Tracking") -> BadInput:
-    return BadInput(f"MLflow has no training run {name!r}", hint=f"known run keys: {', '.join(_run_keys(tracking)[:20]) or 'none'}")
+    return BadInput(f"MLflow has no training run {name!r}", hint=f"known run keys: {list_some(_run_keys(tracking)) or 'none'}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from components.errors import Failure
+from components.reports.listing import list_steps
 from components.runtime.context import StepContext
 from components.stores.checkpoints import CheckpointStore
 from components.system.locks import lock_or_fail
@@ -68,8 +69,7 @@ def _repair_snapshots(run: FinishedRun, context: StepContext) -> None:
             context.events.note(f"the EMA snapshot of step {step} was missing or incomplete and is trained again")
             run.train_to(step)
         return
-    left = ", ".join(map(str, sorted(missing)))
-    context.events.note(f"run {run.key} lacks the EMA snapshots of steps {left}: `celebdit ema` combines the others")
+    context.events.note(f"run {run.key} lacks the EMA snapshots of steps {list_steps(missing)}: `celebdit ema` combines the others")
 
 
 def _is_cheap(missing: set[int], run: FinishedRun, context: StepContext) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components.errors import BadInput, DataRefused
+from components.reports.listing import list_some, list_steps
 from components.storage import ObjectMissing, StoreUri
 from components.storage.reader import StoreReader
 from components.stores.checkpoint_commit import read_commit
@@ -46,7 +47,7 @@ def with_teacher(recipe: Recipe, reader: StoreReader, layout: StoreLayout) -> Re
     stored = _read_step(distill, step, reader, layout)
     ema = EmaName(distill.teacher_ema or default_ema)
     if ema.file not in stored.files:
-        averages = ", ".join(str(name) for file in sorted(stored.files) if (name := EmaName.from_file(file)) is not None)
+        averages = list_some(name for file in sorted(stored.files) if (name := EmaName.from_file(file)) is not None)
         raise BadInput(
             f"the teacher {distill.teacher} has no average {ema.setting!r} of the weights",
             hint=f"set distill.teacher_ema to one of {averages}",
@@ -102,11 +103,13 @@ def _read_step(distill: DistillConfig, step: int, reader: StoreReader, layout: S
                 raise BadInput(f"{entry.uri}: {error}", hint="use the version of celebdit that trained the teacher") from error
     if problems:
         raise DataRefused(
-            f"the checkpoint of the teacher {distill.teacher} is damaged: {'; '.join(problems)}",
+            f"the checkpoint of the teacher {distill.teacher} is damaged: {list_some(problems, most=5, separator='; ')}",
             hint=damage_hint(distill, step, reader, layout),
         )
-    steps = ", ".join(map(str, _all_steps(distill, reader, layout)))
-    raise BadInput(f"distill.teacher {distill.teacher} has no checkpoint or snapshot of that step", hint=f"it has steps {steps or 'none'}")
+    raise BadInput(
+        f"distill.teacher {distill.teacher} has no checkpoint or snapshot of that step",
+        hint=f"it has steps {list_steps(_all_steps(distill, reader, layout))}",
+    )
 
 
 def damage_hint(distill: DistillConfig, step: int, reader: StoreReader, layout: StoreLayout) -> str:
@@ -114,7 +117,7 @@ def damage_hint(distill: DistillConfig, step: int, reader: StoreReader, layout: 
     if distill.teacher_step is None:
         return "run the teacher's training again: it makes its last checkpoint again"
     others = [at for at in _all_steps(distill, reader, layout) if at != step]
-    return f"distil another step of it: {', '.join(map(str, others))}" if others else "it has no other step: distil another training"
+    return f"distil another step of it: {list_steps(others)}" if others else "it has no other step: distil another training"
 
 
 def _all_steps(distill: DistillConfig, reader: StoreReader, layout: StoreLayout) -> list[int]:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from components.errors import DataRefused
+from components.reports.listing import list_some
 from components.runtime.context import StepContext
 from components.storage import DigestMismatch, ObjectMissing
 from components.stores.checkpoints import CheckpointStore
@@ -49,7 +50,7 @@ def fetch_teacher(teacher: Teacher, distill: DistillConfig, context: StepContext
                     problems.append(f"{entry.uri} holds other weights")
                 except (ObjectMissing, DigestMismatch, CheckpointInvalid) as problem:
                     problems.append(str(problem))
-    causes = "; ".join(dict.fromkeys(problems)) or f"{run.prefix} has none"
+    causes = list_some(dict.fromkeys(problems), most=5, separator="; ") or f"{run.prefix} has none"
     raise DataRefused(
         f"the weights of the teacher {teacher.summary} are missing or damaged: {causes}",
         hint=damage_hint(distill, teacher.step, context.store, context.layout),

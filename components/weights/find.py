@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from components.command_settings import CommandSettings
 from components.errors import BadInput, DataRefused
 from components.registry.model_uri import ModelUri
+from components.reports.listing import list_some, list_steps
 from components.runtime.context import StepContext
 from components.storage import DigestMismatch, ObjectMissing, StoreUri
 from components.stores.checkpoint_names import is_note
@@ -147,7 +148,7 @@ def _resolve_run(source: str, ema: str | None, context: StepContext) -> Resolved
         raise BadInput(f"run {name!r} has no checkpoint below {context.root}", hint="name a run key as `celebdit run` prints it")
     chosen = next((entry for entry in committed if step is None or entry.step == step), None)
     if chosen is None:
-        steps = ", ".join(str(at) for at in sorted({entry.step for entry in committed}))
+        steps = list_steps(entry.step for entry in committed)
         raise BadInput(f"run {name!r} has no checkpoint or snapshot of step {step}", hint=f"it has steps {steps}")
     return _resolve_stored(chosen.uri, ema, context)
 
@@ -215,6 +216,6 @@ def _choose(names: Sequence[EmaName], ema: str | None, where: str) -> EmaName:
     averages = sorted((name for name in names if not name.is_raw), key=lambda name: name.sigma_rel or 0.0)
     chosen = EmaName(ema) if ema is not None else (averages[-1] if averages else RAW_WEIGHTS)
     if chosen not in names:
-        existing = ", ".join(map(str, [*averages, RAW_WEIGHTS]))
+        existing = list_some([*averages, RAW_WEIGHTS])
         raise BadInput(f"{where} has no average {ema!r} of the weights", hint=f"it has {existing}")
     return chosen

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from components.errors import BadInput
+from components.reports.listing import list_some, list_steps
 from components.storage import StoreUri
 from components.storage.reader import StoreReader
 from components.stores.checkpoint_names import checkpoint_folder, committed_checkpoints
@@ -49,10 +50,6 @@ class StoredWeights:
                 stored.snapshot_steps |= set(committed.values())
         return stored
 
-    def steps_text(self) -> str:
-        """Return the steps with weights for an error."""
-        return ", ".join(map(str, sorted(self.by_step))) or "none"
-
 
 def choose_candidates(
     run_key: str, stored: StoredWeights, *, steps: Sequence[int], widths: Sequence[float], tracked: Sequence[float]
@@ -67,8 +64,8 @@ def choose_candidates(
     if missing := sorted(set(steps) - stored.by_step.keys()):
         plural = "s" if len(missing) > 1 else ""
         raise BadInput(
-            f"run {run_key} has no checkpoint or snapshot of step{plural} {', '.join(map(str, missing))}",
-            hint=f"it has steps {stored.steps_text()}",
+            f"run {run_key} has no checkpoint or snapshot of step{plural} {list_steps(missing)}",
+            hint=f"it has steps {list_steps(stored.by_step)}",
         )
     chosen_steps = sorted(set(steps) or stored.by_step)
     names = list(dict.fromkeys(EmaName.of_width(width) for width in sorted(set(widths) or set(tracked))))
@@ -77,7 +74,7 @@ def choose_candidates(
     if (count := len(chosen_steps) * len(names)) > MOST_CANDIDATES:
         raise BadInput(
             f"{len(chosen_steps)} steps with {len(names)} EMA widths are {count} combinations, at most {MOST_CANDIDATES} are scored",
-            hint=f"name fewer with --steps and --sigma-rel; the run has steps {stored.steps_text()}",
+            hint=f"name fewer with --steps and --sigma-rel; the run has steps {list_steps(stored.by_step)}",
         )
     return [_candidate(run_key, stored, step, name) for step in chosen_steps for name in names]
 
@@ -85,9 +82,8 @@ def choose_candidates(
 def _candidate(run_key: str, stored: StoredWeights, step: int, name: EmaName) -> Candidate:
     held = stored.by_step[step]
     if name not in held and step not in stored.snapshot_steps:
-        steps = ", ".join(map(str, sorted(stored.snapshot_steps))) or "none"
         raise BadInput(
-            f"run {run_key} has no EMA of width {name} at step {step}, only {', '.join(sorted(map(str, held)))}",
-            hint=f"other widths are computed at steps with an EMA snapshot: {steps}",
+            f"run {run_key} has no EMA of width {name} at step {step}, only {list_some(sorted(map(str, held)))}",
+            hint=f"other widths are computed at steps with an EMA snapshot: {list_steps(stored.snapshot_steps)}",
         )
     return Candidate(step, name, held.get(name))

@@ -7,14 +7,13 @@ champion is opened only if the key that is configured signed it, as by every oth
 from dataclasses import dataclass
 
 from components.command_settings import CommandSettings
-from components.evaluate.champion import champion_version
 from components.evaluate.evaluate import run as evaluate
 from components.finalize.finalize import Outcome
 from components.finalize.finalize import run as finalize
 from components.gate.gate import run as gate
 from components.manifests import EvaluationReport, GateDecision, RegisteredVersion
 from components.register.register import run as register
-from components.registry.client import Registry
+from components.registry.client import CHAMPION, Registry
 from components.runtime.context import StepContext
 from components.system.work_folders import WorkFolder
 from components.train.spec import TrainSpec
@@ -42,7 +41,7 @@ def check_champion(settings: RunConfig, context: StepContext) -> None:
     if key is None or not settings.evaluation.champion:
         return
     registry = Registry(context.tracking, settings.registry.model_name)
-    version = champion_version(registry)
+    version = registry.version_at(CHAMPION)
     if version is not None:
         registry.files_of(version, context.scratch(WorkFolder.CHAMPIONS), verify_key=key)
 

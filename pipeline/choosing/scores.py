@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from components.errors import BadInput
 from components.evaluate.evaluate import check, measured_reports
 from components.evaluate.spec import EvaluateSpec
-from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport
+from components.ingest.config import DataConfig
+from components.manifests import LICENCE_NOT_REQUIRED, CheckpointManifest, DatasetManifest, EvaluationReport
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing
 from components.stores.checkpoints import CheckpointStore
@@ -68,16 +69,22 @@ def require_measurable(training: TrainSpec, settings: RunConfig, context: StepCo
     except ObjectMissing as missing:
         raise BadInput(
             f"there are no references to compare with: dataset {dataset.name} {dataset.digest[:12]} is not in {context.root}",
-            hint=f"ingest it again: {ingest_command(dataset)}",
+            hint=f"ingest it again: {ingest_command(dataset, settings.data)}",
         ) from missing
     checkpoint = _manifest(training, dataset.uri, _ANY_DIGEST, step=0)
     check(_spec(checkpoint, training, settings, EmaName.of_width(0.1)), context)
 
 
-def ingest_command(dataset: DatasetManifest) -> str:
-    """Return the command that ingests `dataset` again; other settings of its data section are not known from it."""
+def ingest_command(dataset: DatasetManifest, data: DataConfig) -> str:
+    """Return the command that ingests `dataset` again, with the other settings of `data` if that is the section it was made from."""
     options = {"source": dataset.source, "name": dataset.name, "image-px": str(dataset.image_px), "license": dataset.licence}
-    return f"celebdit ingest {' '.join(f'--{name} {shlex.quote(value)}' for name, value in options.items())}"
+    if dataset.licence_accepted_by != LICENCE_NOT_REQUIRED:
+        options["accept-license"] = dataset.licence_accepted_by
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    if (data.source, data.name, data.image_px) == (dataset.source, dataset.name, dataset.image_px):
+        others = data.model_dump(exclude_defaults=True, exclude={"source", "name", "image_px", "licence", "licence_accepted_by"})
+        words += [f"data.{name}={value}" for name, value in others.items()]
+    return shlex.join(["celebdit", "ingest", *words])
 
 
 def measure(candidates: Sequence[Candidate], training: TrainSpec, settings: RunConfig, context: StepContext) -> list[Measured]:

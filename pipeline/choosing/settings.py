@@ -11,7 +11,7 @@ from components.errors import BadInput, TrackingRefused
 from components.evaluate.config import EvaluationConfig
 from components.evaluate.protocol import comparison_of
 from components.reports.plural import plural
-from components.tracking.tags import CONFIG_FILE, TAG_RUN, TAG_TRAINING_RUN
+from components.tracking.tags import CONFIG_FILE, TAG_RUN, TAG_TRAINING_RUN, use_number
 from model.config import SamplingConfig, TrainingRecipe
 from pipeline.config import RunConfig, load_tables, override_config
 from pipeline.config_files import parse_override
@@ -83,8 +83,11 @@ def for_candidates(settings: RunConfig, training: TrainingRecipe, preset_or_file
 
 def _stored_tables(name: str, trained: "Run", context: "StepContext") -> dict[str, Any]:
     tracking = context.tracking
+    # MLflow takes a run's start time from its client: a machine whose clock is ahead would always have the newest run.
     users = tracking.search_runs({TAG_TRAINING_RUN: trained.info.run_id})
-    for run in sorted(users, key=lambda run: (run.data.tags.get(TAG_RUN) == name, run.info.start_time), reverse=True):
+    for run in sorted(
+        users, key=lambda run: (run.data.tags.get(TAG_RUN) == name, use_number(run.data.tags), run.info.start_time), reverse=True
+    ):
         if CONFIG_FILE in tracking.artifact_paths(run.info.run_id, ""):
             try:
                 return tomllib.loads(tracking.read_artifact(run.info.run_id, CONFIG_FILE).decode())

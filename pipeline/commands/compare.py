@@ -14,6 +14,7 @@ from components.errors import BadInput, DataRefused, TrackingRefused
 from components.manifests import EvaluationReport
 from components.reports.flatten import flatten
 from components.reports.image_grid import SAMPLE_GRID_KEY
+from components.reports.listing import list_steps
 from components.system.disk import require_writable
 from components.tracking.image_names import step_of_image
 from components.tracking.tags import TAG_RUN_KEY
@@ -76,7 +77,7 @@ def compare(runs: tuple[str, ...], out: Path, home: Path, as_json: bool) -> None
         shown += [] if last is None else [f"the last of each run (step {', '.join(map(str, last))})"]
         print_line(f"  samples at {' and '.join(shown)}: {out}{note}")
     else:
-        sample_steps = "; ".join(f"{run.name}: {', '.join(map(str, sorted(run.grid_steps))) or 'none'}" for run in facts)
+        sample_steps = "; ".join(f"{run.name}: {list_steps(run.grid_steps)}" for run in facts)
         print_line(f"  no image: the runs have no step with samples in common ({sample_steps})")
     print_line(f"  MLflow  {url or 'is not running, start it: ' + next_command('ui')}")
     if as_json:

@@ -57,6 +57,7 @@ def compile_command(
     except OSError as error:
         raise BadInput(f"--output {output} cannot be written: {error.strerror}") from error
     print_line(f"wrote {output}, sha256 {digest[:12]}")
-    print_line(f"  next         {next_cluster_command(shlex.join(['submit', preset, *overrides]))}, or upload the file in the KFP UI")
+    following = next_cluster_command(shlex.join(["submit", preset, *overrides]), "images", "cached", "paused")
+    print_line(f"  next         {following}, or upload the file in the KFP UI")
     if as_json:
         print_json({"file": str(output), "sha256": digest, "config_digest": config.digest()})

@@ -48,7 +48,7 @@ def ask_about_cost(config: RunConfig, preset: str, overrides: Sequence[str] = ()
         return
     for line in lines:
         print_line(line)
-    print_line(f"  this run takes about {hours:.3g} h; all of it: {next_command(shlex.join(['plan', preset, *overrides]))}")
+    print_line(f"  this run takes about {hours:.3g} h; all of it: {next_command(shlex.join(['plan', preset, *overrides]), 'accepted_by')}")
     if not click.confirm("Start it?", err=True):
         raise Interrupted("nothing was started", hint="start it without a question: --yes")
 

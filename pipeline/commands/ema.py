@@ -107,7 +107,9 @@ def ema(
     if url := averages[-1].get("mlflow"):
         print_mlflow_url(session.link(url), embedded=session.services is not None)
     if not model:
-        print_line(f"register one: {next_command(f'ema {run_key} --sigma-rel {widths[0]:g} --register MODEL')}")
+        print_line(
+            f"register one: {next_command(f'ema {run_key} --sigma-rel {widths[0]} --register MODEL', 'step', 'sampler', 'num_steps')}"
+        )
     if as_json:
         print_json({"run_key": run_key, "averages": averages})
 

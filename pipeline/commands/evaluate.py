@@ -1,5 +1,6 @@
 """`celebdit evaluate`: score checkpoints and EMA widths of a training on few images, and register the best."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -94,8 +95,8 @@ def evaluate(
     _print_table(measured)
     if registration is None:
         best = facts["best"]
-        chosen = f"--steps {best['step']} --sigma-rel {best['sigma_rel']:g}"
-        print_line(f"register it: {next_command(f'evaluate {run} {chosen} --register')}")
+        words = ["evaluate", run, *overrides, "--steps", str(best["step"]), "--sigma-rel", f"{best['sigma_rel']:g}", "--register"]
+        print_line(f"register it: {next_command(shlex.join(words), 'num_images', 'preset_or_file')}")
     else:
         facts["registration"] = _print_registration(registration)
     print_mlflow_url(link, embedded=session.services is not None)

@@ -121,7 +121,7 @@ def show(version: str, name: str | None, home: Path, as_json: bool) -> None:
         entries = [] if state is None else state.entries_of(number)
         server = registry.tracking.settings.mlflow_uri
         url = None if server.startswith(SCHEME) else f"{server}/#/models/{name}/versions/{number}?workflowType=machine_learning"
-    _print_card(_own_commands(model_version.description or "no model card", name, number, row["aliases"]))
+    _print_card(complete_commands(_own_commands(model_version.description or "no model card", name, number, row["aliases"])))
     tags = dict(sorted(flat_tags(model_version.tags).items()))
     for key, value in tags.items():
         if not key.startswith("eval/"):

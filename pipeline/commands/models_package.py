@@ -76,7 +76,8 @@ def package(version: str, oci: str | None, out: Path | None, base: str | None, n
         if target is not None:
             pushed = _push(image, target if target.reference else ImageReference(target.host, target.repository, number))
             print_line(f"  pushed       {pushed}")
-            print_line(f"  next         {next_command(f'serve {name}/{number} --kubernetes --oci {pushed}')}")
+            scheme = "oci+native" if base is None else "oci"  # KServe's oci:// needs a shell in the image
+            print_line(f"  next         {next_command(f'serve {name}/{number} --kubernetes --oci {scheme}://{pushed}')}")
     if as_json:
         facts = {"model": name, "version": number, "manifest_sha256": files.manifest_sha256, "digest": image.digest}
         print_json({**facts, "layer": image.layer_digest, "image": pushed if target else None, "folder": str(out) if out else None})

@@ -120,22 +120,40 @@ def command_name() -> str:
     return str(location.relative_to(Path.cwd())) if location.is_relative_to(Path.cwd()) else str(location)
 
 
-def next_command(words: str) -> str:
-    """Return the command that `celebdit WORDS` is for the user, with the `--home` of the command line: without it another place is read."""
-    return _repeat_options(words, "home")
+def next_command(words: str, *repeated: str) -> str:
+    """Return the command that `celebdit WORDS` is for the user, with the `--home` of the command line: without it another place is read.
+
+    `repeated` are the names of other parameters whose options it has as well, if the command line has them.
+    """
+    return _repeat_options(words, (*repeated, "home"))
 
 
-def next_cluster_command(words: str) -> str:
-    """Return the command that `celebdit WORDS` is for the user, with the `--endpoint` and `--namespace` of the command line."""
-    return _repeat_options(words, "endpoint", "namespace")
+def next_cluster_command(words: str, *repeated: str) -> str:
+    """Return the command that `celebdit WORDS` is for the user, with the `--endpoint` and `--namespace` of the command line.
+
+    `repeated` as in `next_command`.
+    """
+    return _repeat_options(words, (*repeated, "endpoint", "namespace"))
 
 
-def _repeat_options(words: str, *names: str) -> str:
-    context, options = click.get_current_context(silent=True), ""
-    for name in names:
-        if context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            options += f" --{name} {shlex.quote(str(context.params[name]))}"
-    return f"{shlex.quote(command_name())} {words}{options}"
+def _repeat_options(words: str, names: Sequence[str]) -> str:
+    context = click.get_current_context(silent=True)
+    parameters = {} if context is None else {parameter.name: parameter for parameter in context.command.params}
+    options = [
+        option
+        for name in names
+        if context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        for option in _option_words(parameters[name], context.params[name])
+    ]
+    return " ".join([shlex.quote(command_name()), words, *(shlex.quote(option) for option in options)])
+
+
+def _option_words(parameter: click.Parameter, value: Any) -> list[str]:
+    """Return the words of the command line that give an option its value."""
+    name = max(parameter.opts, key=len)
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        return [name]
+    return [word for each in (value if parameter.multiple else (value,)) for word in (name, str(each))]
 
 
 def print_mlflow_url(url: str, *, embedded: bool) -> None:

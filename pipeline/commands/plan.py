@@ -27,14 +27,13 @@ def plan(preset: str, overrides: tuple[str, ...], accepted_by: str | None, home:
     from pipeline.planning.plan import make_plan
 
     changes = {} if accepted_by is None else {"data.licence_accepted_by": accepted_by}
-    consent = () if accepted_by is None else ("--accept-license", accepted_by)
-    words = ["run", preset]
+    words = ["run", preset, *overrides] if accepted_by is None else ["run", preset, *overrides, "--accept-license", accepted_by]
     if preset == "demo" and not any(override.startswith("data.source") for override in overrides):
-        words = ["demo"]
+        words = ["demo", *overrides]  # its generated faces have no licence to accept
         if demo_archive(home).exists():  # what `celebdit demo` trains on; it generates it if it is missing
             changes["data.source"] = str(demo_archive(home).absolute())
     config = load_config(preset, overrides, changes=changes)
-    start = next_command(shlex.join([*words, *overrides, *consent]))
+    start = next_command(shlex.join(words))
     planned = make_plan(config, home=home, settings=CommandSettings.from_environment(), title=Path(preset).stem, command=start)
     if as_json:
         print_json(planned.json())

@@ -1,5 +1,6 @@
 """`celebdit submit`: run the pipeline on Kubeflow Pipelines."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from pipeline.commands.options import (
     print_line,
     wait_option,
 )
+
+_REPEATED = ("experiment", "wait", "accepted_by", "yes", "images", "cached", "paused")
+"""Options of a submission that the same one has again."""
 
 
 @click.command(epilog=example("celebdit submit celebahq256-b --accept-license 'Your Name' --wait"))
@@ -83,7 +87,8 @@ def submit(
     print_line(f"{'submitted' if submission.is_new else 'already submitted, ' + submission.state.lower() + ':'} {submission.name}")
     print_line(f"  run          {submission.url}")
     if not submission.is_new and submission.state in ("FAILED", "CANCELED"):
-        print_line(f"  next         {next_cluster_command(f'resume {submission.run_id}')}, or submit with --again")
+        anew = next_cluster_command(shlex.join(["submit", preset, *overrides, "--again"]), *_REPEATED)
+        print_line(f"  next         {next_cluster_command(f'resume {submission.run_id}')}, or for another run {anew}")
     if wait:
         return follow_to_end(kubeflow, submission.run_id, submission.facts, as_json=as_json)
     if submission.is_new:

@@ -5,10 +5,12 @@ import re
 from collections.abc import Callable, Collection, Iterable
 
 from components import deployment as names
-from components.environment import CREDENTIALS, MLFLOW, MLFLOW_USER, STORE, TRACKING_TOKEN
+from components.command_settings import CommandSettings
+from components.environment import CREDENTIALS, MLFLOW, MLFLOW_USER, STORE, TRACKING_TOKEN, WORKSPACE
 from components.errors import BadInput
 from components.ingest.sources.open_source import kind_of
 from components.kube.client import Cluster
+from components.reports.listing import list_some
 from components.resources import ResourcesConfig
 from pipeline.config import RunConfig
 from pipeline.doctor.checks import Check, run_check
@@ -202,7 +204,12 @@ def _settings(cluster: Cluster, settings: dict[str, str]) -> Check:
         )
     if unknown := sorted(set(data) - set(names.CONFIG_KEYS)):
         fix = "docs/environment.md lists the settings that pods get; remove the others, or correct their spelling"
-        return Check("settings", "fail", f"config map {names.CONFIG_MAP} has {', '.join(unknown)}, which no step gets", fix)
+        return Check("settings", "fail", f"config map {names.CONFIG_MAP} has {list_some(unknown)}, which no step gets", fix)
+    here, of_steps = CommandSettings.from_environment(), data.get(WORKSPACE) or None
+    if here.mlflow_uri is not None and here.mlflow_workspace != of_steps:
+        theirs, ours = (name or "the default workspace" for name in (of_steps, here.mlflow_workspace))
+        difference = f"steps log into {theirs} of MLflow, commands here look into {ours}"
+        return Check("settings", "unknown", difference, f"set {WORKSPACE} alike here and in {names.CONFIG_MAP}, if it is the same server")
     return Check("settings", "ok", f"{data[STORE]}, {data[MLFLOW]}")
 
 

@@ -14,7 +14,7 @@ import urllib3
 
 from components import deployment as names
 from components.command_settings import CommandSettings
-from components.environment import EXPERIMENT, MLFLOW, MLFLOW_USER, STORE, TRACKING_TOKEN
+from components.environment import EXPERIMENT, MLFLOW, MLFLOW_USER, REGISTRY, STORE, TRACKING_TOKEN, WORKSPACE
 from components.errors import BadInput, CelebditError
 from components.settings import Settings
 from components.tracking.request_limits import limit_requests
@@ -38,11 +38,11 @@ def check_mlflow(settings: Mapping[str, str], model_name: str) -> Check:
     if is_inside(uri):
         fix = f"kubectl -n celebdit port-forward svc/mlflow 5000 and set {MLFLOW}=http://localhost:5000; the preflight step checks it too"
         return Check("mlflow", "unknown", f"{uri} cannot be reached from here", fix)
-    credentials = {key: settings.get(key, "") for key in names.SECRET_KEYS[names.MLFLOW_SECRET]}
+    of_steps = {key: settings.get(key, "") for key in (*names.SECRET_KEYS[names.MLFLOW_SECRET], WORKSPACE)}
     problem = _access_problem(uri, anonymous=_status(uri, {}), authenticated=_status(uri, _login(settings)))
     if problem is not None:
         return problem
-    with _environment(credentials):
+    with _environment(of_steps):
         return Check("mlflow", "ok", f"{_check_calls(uri, settings, model_name)}; it requires authentication")
 
 
@@ -79,7 +79,8 @@ def _check_calls(uri: str, settings: Mapping[str, str], model_name: str) -> str:
     from components.registry.rehearsal import rehearse  # noqa: PLC0415 - imports MLflow, which takes seconds
     from components.tracking.client import Tracking  # noqa: PLC0415
 
-    needed = {MLFLOW: uri, STORE: settings.get(STORE) or "s3://not-configured", EXPERIMENT: settings.get(EXPERIMENT, "")}
+    others = {name: settings.get(name, "") for name in (EXPERIMENT, REGISTRY)}
+    needed = {MLFLOW: uri, STORE: settings.get(STORE) or "s3://not-configured", **others}
     tracking = Tracking(Settings.from_environment(needed, in_run=False))
     version = check_server_version(uri)
     with _temporary_run(tracking) as (rehearsing, run):

@@ -1,6 +1,7 @@
 """`celebdit evaluate` on a finished training: several steps and EMA widths under one protocol, a child in MLflow, the gate of the best."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,16 @@ def test_the_best_of_several_steps_and_widths_is_judged_by_the_gate(
 
     # What was measured is not measured again; an EMA that was computed is found.
     with workers_here() as starts:
-        again = celebdit_here("evaluate", key, *wanted[:-2], "--json", home=embedded.home, capture=capsys)
-    assert (again.code, starts) == (0, [])
-    assert again.json["candidates"] == done.json["candidates"]
-    assert "register it: " in again.err
+        again = celebdit_here("evaluate", key, *wanted[:-2], IMPOSSIBLE, "--json", home=embedded.home, capture=capsys)
+        assert (again.code, starts) == (0, [])
+        assert again.json["candidates"] == done.json["candidates"]
+
+        # The command that is printed registers under the settings of this one: it measures nothing new, and the same gate is asked.
+        *command, option, home = shlex.split(again.err.partition("register it: ")[2].splitlines()[0])[1:]
+        assert (option, home) == ("--home", str(embedded.home))
+        printed = celebdit_here(*command, "--json", home=embedded.home, capture=capsys)
+        assert (printed.code, starts) == (1, []), printed.err
+        assert printed.json["registration"]["gate"] == registration["gate"]
 
 
 def test_weights_of_a_computed_average_can_be_registered(
@@ -165,7 +172,7 @@ def test_a_champion_that_loses_its_signature_meanwhile_is_not_measured(endpoints
     """The step's code verifies too: another version may have become the champion since the command looked."""
     context = registry_context(endpoints, tmp_path)
     assert registered(context, commit_checkpoint(context, tmp_path / "checkpoint", seed=12), "unsigned") == "1"
-    key = str(write_keys(tmp_path / "key").public)
+    key, registry = str(write_keys(tmp_path / "key").public), Registry(context.tracking, "unsigned")
     with pytest.raises(NotMeasurable, match="is not signed"):
-        open_champion(Registry(context.tracking, "unsigned"), "1", tmp_path / "files", verify_key=key)
-    assert open_champion(Registry(context.tracking, "unsigned"), "1", tmp_path / "files")[1].is_file()
+        open_champion(registry, registry.version("1"), tmp_path / "files", verify_key=key)
+    assert open_champion(registry, registry.version("1"), tmp_path / "files")[1].is_file()

@@ -49,6 +49,7 @@ def test_a_version_is_pushed_written_and_served_from_its_image(
         first = celebdit_here(*arguments, "--out", str(layout), "--json", home=embedded.home, capture=capsys)
         assert first.code == 0, first.err
         facts = json.loads(first.out)
+        assert f"serve faces/1 --kubernetes --oci oci+native://{facts['image']} --home" in first.err, "the image has no shell"
         assert facts["image"] == f"{name}@{facts['digest']}"
         assert "written before" in first.err
         assert list(packaged.iterdir()) == [], "neither this command's nor what a killed one left"

@@ -10,12 +10,25 @@ import pytest
 from celebdit_testing.recipes import dataset_manifest, tiny_recipe
 from celebdit_testing.registered import registry_context
 from mlflow.entities import Param, Run
+from mlflow.utils.time import get_current_time_millis
 
 from components.resources import ResourcesConfig
 from components.tracking.client import Tracking
 from components.tracking.pipeline_run import Facts, describe_pipeline_run, training_tags
 from components.tracking.run_parameters import pipeline_parameters, run_name
-from components.tracking.tags import TAG_GATE, TAG_GRID, TAG_MODEL, TAG_RUN, TAG_SCORE, TAG_VERSION, TAG_VERSION_REUSED
+from components.tracking.tags import (
+    CONFIG_FILE,
+    TAG_GATE,
+    TAG_GRID,
+    TAG_MODEL,
+    TAG_RUN,
+    TAG_SCORE,
+    TAG_TRAINING_USE,
+    TAG_VERSION,
+    TAG_VERSION_REUSED,
+)
+from pipeline.choosing.settings import settings_of
+from pipeline.config import load_config
 from pipeline.records import open_records
 from pipeline.services import Endpoints, Services
 
@@ -114,6 +127,26 @@ def test_a_run_that_reuses_or_continues_a_training_leads_to_it(tracking_of: Call
         assert run.data.tags["training.run_id"] == trained.info.run_id
         assert f"8 steps, {verb} from [run-1](#/experiments/{run.info.experiment_id}/runs/{parent}?" in run.data.tags[NOTE]
         assert "[faces 3](#/models/faces/versions/3?workflowType=machine_learning), registered by an earlier run" in run.data.tags[NOTE]
+
+
+def test_the_newest_user_of_a_training_is_the_last_that_came_to_it_whatever_its_clock_says(
+    endpoints: Endpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms, trained = get_current_time_millis(), None
+    for number, clock_ms in enumerate((now_ms, now_ms - 3_600_000, now_ms - 1_800_000)):
+        monkeypatch.setattr("mlflow.tracking._tracking_service.client.get_current_time_millis", lambda at_ms=clock_ms: at_ms)
+        context = registry_context(endpoints, tmp_path, run_id=f"use-{number}")
+        tracking = context.tracking
+        trained = trained or tracking.step_run("train", run_key="c" * 16)
+        parent = tracking.pipeline_run()
+        assert parent.info.start_time == clock_ms
+        tables = load_config("smoke", [f"evaluation.num_images={10 + number}"]).toml()
+        tracking.log_text(parent.info.run_id, tables, CONFIG_FILE)
+        for _ in range(2):
+            describe_pipeline_run(tracking, Facts(tags=training_tags(tracking, trained, steps=8, is_training=False)))
+        assert tracking.pipeline_run().data.tags[TAG_TRAINING_USE] == str(number + 1)
+        assert settings_of("c" * 16, trained, None, (), context).evaluation.num_images == 10 + number
+    assert settings_of("use-0", trained, None, (), context).evaluation.num_images == 10, "a run that is named by its id comes first"
 
 
 def test_names_and_texts_that_a_person_wrote_are_kept(tracking_of: Callable[[str], Tracking]) -> None:

@@ -77,6 +77,42 @@ def test_a_cluster_is_reached_through_the_proxy_and_one_on_this_machine_without(
         assert len(forward.requests) == 1
 
 
+def test_the_proxy_of_a_kubeconfig_comes_before_that_of_the_environment(
+    tmp_path: Path, proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Api(Handler):
+        def do_GET(self) -> None:  # noqa: N802
+            self.answer(200, {"items": [{"metadata": {"name": self.headers.get("proxy-authorization", "no login")}}]})
+
+    def connect(proxy_url: str, *, context: str | None = None) -> Cluster:
+        """The cluster of two files, of which the second has the context `other`, with a proxy of its own that does not work."""
+        paths = [tmp_path / "config", tmp_path / "other"]
+        text = _KUBECONFIG.format(server=f"http://{_CLUSTER}")
+        paths[0].write_text(text.replace("{server:", f'{{proxy-url: "{proxy_url}", server:'))
+        paths[1].write_text(
+            text.replace("name: c,", "name: d,")
+            .replace("cluster: c,", "namespace: theirs, cluster: d,")
+            .replace("name: x,", "name: other,")
+        )
+        paths[1].write_text(paths[1].read_text().replace("{server:", '{proxy-url: "http://127.0.0.1:1", server:'))
+        return Cluster.connect({"KUBECONFIG": ":".join(map(str, paths))}, deadline_s=0.0, context=context)
+
+    with serving(Api) as address, forward_proxy({_CLUSTER: address}) as forward:
+        monkeypatch.setenv("NO_PROXY", ".outside.example")  # which is about the proxy of the environment
+        (node,) = connect(forward.url.replace("://", "://me:secret@")).nodes()
+        assert node["metadata"]["name"] == "Basic bWU6c2VjcmV0"
+        assert forward.requests == [f"GET {_CLUSTER}"]
+        assert connect(forward.url).namespace == "default"
+        other = connect(forward.url, context="other")
+        assert other.namespace == "theirs"
+        with pytest.raises(TemporaryFailure, match=r"the proxy before it fails: .*refused"):
+            other.nodes()
+    with pytest.raises(BadInput, match="the address of the proxy in proxy-url of the kubeconfig cannot be used") as refused:
+        connect("socks5://me:secret@proxy.example:1080")
+    assert "SOCKS is not supported" in str(refused.value.hint)
+    assert "secret" not in f"{refused.value.message} {refused.value.hint}"
+
+
 @pytest.mark.parametrize("client", ["submit", "cluster"])
 def test_a_proxy_that_does_not_speak_tls_is_named_and_not_the_server_behind_it(
     client: str, tmp_path: Path, proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch

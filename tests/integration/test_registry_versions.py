@@ -16,7 +16,7 @@ from celebdit_testing.registered import SAMPLING, description_of, passed, regist
 from celebdit_testing.steps import notes, step_context
 from celebdit_testing.trained import commit_checkpoint
 
-from components.errors import DataRefused
+from components.errors import BadInput, DataRefused
 from components.evaluate.champion import NotMeasurable, open_champion
 from components.manifests import CheckpointManifest
 from components.register.register import run as register
@@ -160,7 +160,7 @@ def test_a_version_whose_description_has_no_format_number_is_drawn_from_and_meas
         context.tracking.client.set_model_version_tag("before", number, key, value)
     resolved = find_weights(f"models:/before/{number}", ema=None, context=context)
     assert resolved.generator(torch.device("cpu")).draw(SAMPLING, [0], pass_images=1).shape == (1, 3, 16, 16)
-    champion, _ = open_champion(registry, number, tmp_path / "champion")
+    champion, _ = open_champion(registry, registry.version(number), tmp_path / "champion")
     assert champion.model == checkpoint.recipe.model_spec == resolved.model
     assert (champion.checkpoint.digest, champion.sampling.ema) == (checkpoint.digest, "0.1")
 
@@ -180,7 +180,34 @@ def test_a_version_of_a_newer_format_is_refused_with_what_to_do(context: StepCon
         registry.files_of(number, tmp_path / "fetched")
     assert "newer" in str(refused.value.hint)
     with pytest.raises(NotMeasurable):
-        open_champion(registry, number, tmp_path / "champion")
+        open_champion(registry, registry.version(number), tmp_path / "champion")
+
+
+@pytest.mark.parametrize("newer", [None, "1"])
+def test_an_alias_whose_version_is_deleted_before_it_is_read_leads_to_the_newer_one_or_none(
+    newer: str | None, context: StepContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, client, read = f"deleted-{newer}", context.tracking.client, Registry.aliases
+    registry = Registry(context.tracking, name)
+    registry.ensure("versions without files")
+    for _ in range(2):
+        client.create_model_version(name, source="s3://bucket/nowhere")
+    registry.set_alias("champion", "2")
+
+    def read_before_the_deletion(registry: Registry) -> dict[str, str]:
+        aliases = read(registry)
+        if aliases.get("champion") == "2":
+            client.delete_model_version(name, "2")
+            if newer is not None:
+                registry.set_alias("champion", newer)
+        return aliases
+
+    monkeypatch.setattr(Registry, "aliases", read_before_the_deletion)
+    if newer is not None:
+        assert str(registry.resolve("champion").version) == newer
+        return
+    with pytest.raises(BadInput, match="has no alias 'champion'"):
+        registry.resolve("champion")
 
 
 def test_registering_twice_is_one_version_and_says_so(model: CheckpointManifest, context: StepContext) -> None:

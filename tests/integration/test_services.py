@@ -1,5 +1,6 @@
 """The embedded servers: shared, private, recognised, and gone when they should be."""
 
+import contextlib
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from components.environment import SERVER_MARK
 from components.errors import BadInput, TemporaryFailure
 from pipeline.services import Services
 
@@ -114,6 +116,70 @@ def test_servers_end_although_their_command_is_interrupted_again_while_it_stops_
     for process in alive:
         process.kill()
     assert (len(family), alive) == (3, [])
+
+
+ENDED_IN_THE_START = """
+import os, signal, sys
+from pathlib import Path
+from pipeline import services
+start, starts = services.start_detached, []
+def start_and_end(*arguments):
+    starts.append(start(*arguments))
+    if len(starts) == int(sys.argv[2]):
+        if sys.argv[3] == "SIGKILL":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise KeyboardInterrupt
+    return starts[-1]
+services.start_detached = start_and_end
+if sys.argv[4] == "stay":
+    services.Services(Path(sys.argv[1])).start(stay=True)
+with services.Services(Path(sys.argv[1])).use():
+    pass
+"""
+
+
+def end_in_the_start(home: Path, call: int, how: str, *, stay: bool) -> None:
+    arguments = [sys.executable, "-c", ENDED_IN_THE_START, str(home), str(call), how, "stay" if stay else "use"]
+    assert subprocess.run(arguments, check=False, stderr=subprocess.DEVNULL).returncode != 0
+
+
+def server_processes(home: Path) -> list[psutil.Process]:
+    """The servers and the watchdog of `home`, known or not."""
+    processes = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(home) and SERVER_MARK in process.environ() and process.status() != psutil.STATUS_ZOMBIE:
+                processes.append(process)
+    return processes
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "KeyboardInterrupt"])
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_servers_end_with_a_command_that_ends_before_it_knows_their_process(call: int, how: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    end_in_the_start(home, call, how, stay=False)
+    _, alive = psutil.wait_procs(server_processes(home), timeout=30)
+    for process in alive:
+        process.kill()
+    assert alive == []
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_the_next_command_uses_the_servers_of_one_that_was_killed_in_their_start(call: int, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    end_in_the_start(home, call, "SIGKILL", stay=True)
+    started = {process.pid for process in server_processes(home)}
+    services = Services(home)
+    try:
+        services.start(stay=True)
+        services.wait()
+        running = {server.pid for server in services.running_servers().values()}
+        assert started <= running, "none was started a second time"
+    finally:
+        services.stop()
+        for process in (left := server_processes(home)):
+            process.kill()
+    assert left == []
 
 
 def test_the_secret_is_nowhere_on_disk_or_in_the_process_list(embedded: Services) -> None:

@@ -24,6 +24,7 @@ from celebdit_testing.serving import Server, served
 from celebdit_testing.waiting import wait_until
 
 from components.serving.request import MAX_BODY_BYTES
+from components.system.heap import HEAP
 from components.system.ports import http_status
 from pipeline.services import Services
 
@@ -73,6 +74,11 @@ def test_the_process_that_runs_the_model_has_no_secret(server: Server, embedded:
             name = entry.partition("=")[0]
             assert not any(value in entry for value in secrets), entry
             assert not name.startswith(("AWS_", "KAGGLE", "CELEBDIT_", "KF_", "MLFLOW_TRACKING")), entry
+
+
+def test_the_process_that_runs_the_model_keeps_memory_as_ranks_do(server: Server) -> None:
+    (worker,) = server.models
+    assert HEAP.items() <= worker.environ().items()
 
 
 def peak_bytes(server: Server) -> int:

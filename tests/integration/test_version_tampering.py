@@ -176,7 +176,7 @@ def test_replaced_code_runs_nowhere(
         assert "version 1 of 'tampered'" in refused.err
     registry = Registry(context.tracking, "tampered")
     with pytest.raises(NotMeasurable, match="registered"):
-        open_champion(registry, "1", tmp_path / "champion")
+        open_champion(registry, registry.version("1"), tmp_path / "champion")
     assert not marker.exists()
 
 
@@ -330,7 +330,7 @@ def test_an_old_version_lends_its_weights_and_never_its_code(
     weights = find_weights("models:/old/1", ema=None, context=context)
     assert weights.generator(torch.device("cpu")).draw(SAMPLING, [0], pass_images=1).shape == (1, 3, 16, 16)
     registry = Registry(context.tracking, "old")
-    champion, _ = open_champion(registry, "1", tmp_path / "champion")
+    champion, _ = open_champion(registry, registry.version("1"), tmp_path / "champion")
     assert champion.checkpoint.digest == checkpoint.digest
     files = registry.files_of("1", tmp_path / "files")
     assert files.manifest_sha256 is None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from components.errors import DataRefused
 from components.ingest.dataset.publish import REPORT, TABLE
 from components.manifests import DatasetManifest, Shard
+from components.reports.listing import list_some
 from components.runtime.context import StepContext
 from components.storage import ObjectMissing, StoreUri
 from components.stores.checksums import damaged_objects
@@ -85,7 +86,7 @@ def _damage_of(manifest: DatasetManifest, location: StoreUri, context: StepConte
             except DataRefused as problem:
                 damaged[shard.name] = problem.message
     if damaged:
-        return _Damage("; ".join(damaged.values()), [location / name for name in damaged])
+        return _Damage(list_some(damaged.values(), most=5, separator="; "), [location / name for name in damaged])
     try:
         sort_members(members, manifest)
     except DataRefused as problem:

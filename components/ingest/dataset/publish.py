@@ -12,7 +12,7 @@ from components.ingest.dataset.ledger import Ledger
 from components.ingest.dataset.report import write_report
 from components.ingest.dataset.shards import FinishedShard, ShardWriter
 from components.ingest.dataset.table import write_table
-from components.manifests import DatasetManifest, Shard
+from components.manifests import LICENCE_NOT_REQUIRED, DatasetManifest, Shard
 from components.storage import ObjectStore, StoreUri, file_sha256
 from components.stores.checksums import record_checksums
 from components.stores.dataset_content import MANIFEST
@@ -70,7 +70,7 @@ def publish(
 
 def accepted_by(config: DataConfig) -> str:
     """Return who accepted the licence, as the manifest records it."""
-    return config.licence_accepted_by or "not required"
+    return config.licence_accepted_by or LICENCE_NOT_REQUIRED
 
 
 def _write_shards(ledger: Ledger, shard_bytes: int, uploads: "_ShardUploads") -> None:

@@ -15,7 +15,8 @@ from components.ingest.config import DataConfig
 from components.ingest.image_formats import HEAD_BYTES, image_format
 from components.ingest.limits import Budget
 from components.ingest.sources.kinds import Reach, SourceKind
-from components.manifests import DatasetManifest
+from components.manifests import LICENCE_NOT_REQUIRED, DatasetManifest
+from components.reports.listing import list_some
 from components.storage import ObjectMissing, StoreUri
 from components.stores.dataset_content import MANIFEST, Member, read_shard, sort_members
 from components.system.own_folder import own_folder
@@ -81,7 +82,7 @@ class StoredDatasetSource:
         changes = {}
         if config.licence == "unspecified":
             changes["licence"] = self.manifest.licence
-        if config.licence_accepted_by is None and self.manifest.licence_accepted_by != "not required":
+        if config.licence_accepted_by is None and self.manifest.licence_accepted_by != LICENCE_NOT_REQUIRED:
             changes["licence_accepted_by"] = self.manifest.licence_accepted_by
         return config.model_copy(update=changes)
 
@@ -114,7 +115,7 @@ def open_stored_dataset(source: str, image_px: int, reach: Reach | None) -> Stor
     chosen = sorted(known for known in stored if known.startswith(digest))
     dataset = dataset_at(home / chosen[0], image_px, reach) if len(chosen) == 1 else None
     if dataset is None:
-        known = ", ".join(sorted(stored)[:4]) or "none"
+        known = list_some(sorted(stored), most=4) or "none"
         problem = "does not exist or is damaged" if len(chosen) < 2 else f"names {len(chosen)} datasets"
         raise BadInput(f"data.source {source} {problem} at {home}", hint=f"stored there: {known}")
     return dataset

@@ -79,7 +79,7 @@ class PromotionChanges:
         with self._refusals():
             state = self.take_over_log(self.stable(state), by)
         for problem in problems_of(state):
-            raise BadInput(f"{problem.text}; nothing was rolled back", hint=problem.hint)
+            raise BadInput(f"{problem.text}; nothing was rolled back", hint=problem.hint(state.model))
         standing = state.standing()
         if standing.champion is None or standing.previous is None:
             raise BadInput(
@@ -178,7 +178,10 @@ class PromotionChanges:
         forced: bool = False,
     ) -> Standing:
         if version not in state.versions:
-            raise BadInput(f"version {version} of {state.model!r} was deleted meanwhile", hint="celebdit models list shows what there is")
+            raise BadInput(
+                f"version {version} of {state.model!r} was deleted meanwhile",
+                hint=f"celebdit models list --model {state.model} shows what there is",
+            )
         now_s, identity, finished = self._clock(), state.versions[version], state.counted_moves()
         move = Move(
             new_id(state.moves, now_s),
@@ -200,7 +203,9 @@ class PromotionChanges:
         standing = AliasMoves(self._log, state, move).settle()
         self._log.finish(move, "done")
         if standing.champion != to:
-            self._note(f"a concurrent change made version {standing.champion} the champion; see celebdit models history")
+            self._note(
+                f"a concurrent change made version {standing.champion} the champion; see celebdit models history --model {state.model}"
+            )
         return standing
 
     @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from components.registry.promotions.moves import Move, exists, stack_after
 from components.registry.promotions.state import RegistryState
+from components.reports.listing import list_some
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,11 @@ class Problem:
     by_hand: bool = False
     """Whether the champion was moved and no command of this project did it."""
 
-    @property
-    def hint(self) -> str:
-        """What to type."""
-        return "type: " + "  or: ".join(self.commands) if self.commands else "celebdit models list shows which version can be promoted"
+    def hint(self, model: str) -> str:
+        """Return what to type; `model` is the name of the registered model."""
+        if self.commands:
+            return "type: " + "  or: ".join(self.commands)
+        return f"celebdit models list --model {model} shows which version can be promoted"
 
 
 def problems_of(state: RegistryState) -> list[Problem]:
@@ -36,7 +38,7 @@ def warnings_of(state: RegistryState) -> list[str]:
     """Return what is odd about the log and forbids nothing."""
     gaps = [f"an entry of the log before {move.at} is missing: the tag of {move.after} was deleted" for move in state.missing_before]
     if state.foreign:
-        gaps.append(f"tags that are no entries of this model's log are ignored: {', '.join(state.foreign[:5])}")
+        gaps.append(f"tags that are no entries of this model's log are ignored: {list_some(state.foreign, most=5)}")
     return gaps
 
 

@@ -116,6 +116,19 @@ def test_a_setting_that_reaches_no_step_is_named(kube: FakeKube, kfp: FakeKfp, c
     assert "has AWS_S3_ADRESSING_STYLE, which no step gets" in checks["settings"][0]["found"]
 
 
+@pytest.mark.parametrize(("of_steps", "here", "state"), [("team-a", "", "unknown"), ("", "team-b", "unknown"), ("team-a", "team-a", "ok")])
+def test_another_workspace_of_mlflow_than_that_of_the_steps_is_named(
+    of_steps: str, here: str, state: str, kube: FakeKube, kfp: FakeKfp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kube.objects["configmaps", names.CONFIG_MAP]["data"] |= {"MLFLOW_WORKSPACE": of_steps}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_WORKSPACE", here)
+    _, checks, _ = diagnose(capsys, kfp)
+    (check,) = checks["settings"]
+    assert check["state"] == state
+    assert (state == "ok") or f"steps log into {of_steps or 'the default workspace'} of MLflow" in check["found"]
+
+
 def test_a_user_without_read_permission_gets_an_error_that_says_so(
     kube: FakeKube, kfp: FakeKfp, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,12 +10,13 @@ from celebdit_testing.recipes import tiny_student
 from celebdit_testing.trained import commit_checkpoint
 
 from components.errors import TemporaryFailure
+from components.evaluate import champion as champions
 from components.evaluate.config import EvaluationConfig
 from components.gate.config import GateConfig
 from components.gate.gate import run as gate
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision
 from components.register.register import run as register
-from components.registry.client import Registry
+from components.registry.client import ModelVersion, Registry
 from components.registry.config import RegistryConfig
 from pipeline.services import Endpoints
 
@@ -127,3 +128,29 @@ def test_a_champion_of_another_size_or_kind_is_not_beaten_unseen(
     assert "cannot be measured" in str(report.champion.problem)
     assert gate(report, GateConfig(), "foreign", here)[0].decision == "fail"
     assert gate(report, GateConfig(no_worse_than_champion=False), "foreign", here)[0].decision == "pass"
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.parametrize("newer", [None, "1"])
+def test_a_champion_that_is_deleted_while_it_is_looked_at_leaves_the_newer_one_or_none(
+    newer: str | None, environment: Endpoints, tmp_path: Path, dataset: DatasetManifest, checkpoint: CheckpointManifest, monkeypatch
+) -> None:
+    name, here = f"deleted-at-{newer}", place(environment, tmp_path, run_id=f"deleted-at-{newer}")
+    registry, client, opened = Registry(here.tracking, name), here.tracking.client, champions.open_champion
+    registry.ensure("made elsewhere")
+    for _ in range(2):
+        client.create_model_version(name, source="s3://bucket/nowhere", tags={"gate.decision": "pass"})
+    registry.set_alias("champion", "2")
+
+    def delete_and_open(registry: Registry, version: ModelVersion, *more: object, **options: object) -> object:
+        if version.version == "2":
+            client.delete_model_version(name, "2")
+            if newer is not None:
+                registry.set_alias("champion", newer)
+        return opened(registry, version, *more, **options)
+
+    monkeypatch.setattr("components.evaluate.evaluate.open_champion", delete_and_open)
+    report = run(checkpoint, dataset, config(), SAMPLING, resources(), name, here)
+    assert (None if report.champion is None else report.champion.version) == newer
+    gate(report, GateConfig(), name, here)

@@ -65,3 +65,14 @@ def test_an_address_with_a_password_is_refused_without_showing_it(name: str, pas
     with pytest.raises(BadInput, match=f"{name} contains credentials") as refused:
         Settings.from_environment({**ENVIRONMENT, name: f"http://user:{password}@host:9000"})
     assert password not in refused.value.message.replace("MLFLOW_TRACKING_URI", "") + str(refused.value.hint)
+
+
+@pytest.mark.parametrize("registry", ["", "http://127.0.0.1:5000", "http://127.0.0.1:5000/"])
+def test_a_registry_that_is_the_tracking_server_changes_nothing(registry: str) -> None:
+    assert Settings.from_environment({**ENVIRONMENT, "MLFLOW_REGISTRY_URI": registry}) == Settings.from_environment(ENVIRONMENT)
+
+
+def test_another_registry_is_refused_by_commands_and_steps() -> None:
+    for in_run in (True, False):
+        with pytest.raises(BadInput, match="MLFLOW_REGISTRY_URI is another server than MLFLOW_TRACKING_URI"):
+            Settings.from_environment({**ENVIRONMENT, "MLFLOW_REGISTRY_URI": "http://127.0.0.1:5001"}, in_run=in_run)

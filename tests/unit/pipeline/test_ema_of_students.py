@@ -1,5 +1,6 @@
 """`celebdit ema` of a student of few steps warns, once, of another sampler or number of steps, and registers none with them."""
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +44,8 @@ def test_other_steps_than_those_of_a_student_give_one_warning(
     widths = ("--sigma-rel", "0.08", "--sigma-rel", "0.1")
     done = celebdit_here("ema", "0" * 16, *widths, *options, home=tmp_path, capture=capsys)
     assert done.code == 0, done.err
+    register = shlex.split(done.err.partition("register one: celebdit ")[2])
+    assert register == ["ema", "0" * 16, "--sigma-rel", "0.08", "--register", "MODEL", *options, "--home", str(tmp_path)]
     assert done.err.count("warning: this student was trained for ddpm with 4 steps") == count
 
 

@@ -12,7 +12,8 @@ from components.errors import TemporaryFailure
 from pipeline import commands
 from pipeline.cli import cli, main
 from pipeline.commands.commands_in_hints import complete_hints
-from pipeline.commands.options import home_option, kubeflow_options
+from pipeline.commands.options import cluster_options, home_option, kubeflow_options, next_cluster_command, wait_option
+from pipeline.commands.run import demo
 from pipeline.home import default_home
 
 _PRINTS = {"print_line", "echo", "secho", "print_once", "confirm"}
@@ -34,6 +35,33 @@ def test_a_printed_command_names_no_home_that_it_has_without(
     with pytest.raises(SystemExit):
         main(["runs"])
     assert "run PRESET. For those of a cluster" in capsys.readouterr().err
+
+
+def test_a_printed_command_has_the_options_of_the_command_line_that_it_repeats() -> None:
+    printed: list[str] = []
+
+    @click.command()
+    @wait_option
+    @kubeflow_options
+    @cluster_options
+    def prints(**options: object) -> None:
+        printed.append(next_cluster_command("submit smoke", "wait", "images", "cached"))
+
+    prints.main([], standalone_mode=False)
+    prints.main(
+        ["--wait", "--cache", "ingest", "--images", "my lock.json", "--cache", "train", "--namespace", "team-a"], standalone_mode=False
+    )
+    assert printed == [
+        "celebdit submit smoke",
+        "celebdit submit smoke --wait --images 'my lock.json' --cache ingest --cache train --namespace team-a",
+    ]
+
+
+def test_the_command_that_a_plan_of_the_demo_prints_is_one_that_demo_accepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = celebdit_here("plan", "demo", "training.total_steps=20", "--accept-license", "A Person", home=tmp_path, capture=capsys)
+    command = shlex.split(done.err.splitlines()[-1].partition("celebdit ")[2])
+    assert command == ["demo", "training.total_steps=20", "--home", str(tmp_path)]
+    assert demo.make_context("demo", command[1:]).params["overrides"] == ("training.total_steps=20",)
 
 
 def hint_of(error_hint: str, *words: str) -> str:

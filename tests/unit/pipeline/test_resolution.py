@@ -1,6 +1,7 @@
 """What a person enters in the form of a compiled pipeline: presets, overrides, the licence, and what needs other pods."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,15 @@ def test_an_override_that_needs_other_pods_is_refused_with_the_reason_and_the_co
         resolve(offered("smoke"), preset="smoke", overrides=overrides, licence_accepted_by="")
     assert setting in caught.value.message
     assert f"celebdit compile smoke {overrides} --output" in str(caught.value.hint)
+
+
+def test_the_command_that_compiles_another_pipeline_is_one_line_and_names_a_file_by_its_ending() -> None:
+    presets = json.dumps({"mine": json.loads(offered("smoke"))["smoke"]})
+    with pytest.raises(BadInput) as caught:
+        resolve(presets, preset="mine", overrides="resources.cpu=8000m\n'data.licence=CC BY'", licence_accepted_by="")
+    _, _, command = str(caught.value.hint).partition("celebdit ")
+    assert shlex.split(command) == ["compile", "mine.toml", "resources.cpu=8000m", "data.licence=CC BY", "--output", "pipeline.yaml"]
+    assert "\n" not in command
 
 
 def test_only_what_pods_are_made_of_needs_another_pipeline() -> None:

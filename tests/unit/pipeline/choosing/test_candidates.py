@@ -85,6 +85,15 @@ def test_what_does_not_exist_is_refused_by_name() -> None:
         choose_candidates(KEY, stored, steps=(), widths=(), tracked=())
 
 
+@pytest.mark.parametrize(("steps", "widths"), [((), ()), ((5,), ()), ((), (0.07,)), ((9_999,), (0.07,)), (tuple(range(1, 9_000, 2)), ())])
+def test_a_refusal_about_a_training_with_thousands_of_steps_is_short(steps: tuple[int, ...], widths: tuple[float, ...]) -> None:
+    place = StoreUri("bucket", "x")
+    stored = StoredWeights({step: {NARROW: place, WIDE: place} for step in (*range(10, 10_000, 10), 9_999)}, set(range(10, 10_000, 10)))
+    with pytest.raises(BadInput) as refused:
+        choose(stored, steps, widths)
+    assert len(f"{refused.value.message} {refused.value.hint}") < 400
+
+
 def measured(step: int, value: float, half: float | None) -> Measured:
     interval = {} if half is None else {"eval/fd": MetricInterval(low=value - half, high=value + half, std=half / 2)}
     report = EvaluationReport(

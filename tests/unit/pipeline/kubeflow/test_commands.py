@@ -1,6 +1,7 @@
 """The commands for a cluster, as their users type them."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,32 @@ def test_a_printed_command_names_the_server_of_the_command_line(
     monkeypatch.setenv(KFP_ENDPOINT, server.url)
     code, _, err = run_cli(capsys, "submit", "smoke", "--again")
     assert err.rstrip().endswith(f"celebdit runs {list(server.runs)[-1]}")
+
+
+def test_the_command_for_another_run_is_the_submission_again(server: FakeKfp, lock: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submission = ("submit", "smoke", "training.total_steps=14", "--endpoint", server.url, "--experiment", "mine", "--cache", "ingest")
+    assert run_cli(capsys, *submission)[0] == 0
+    (run_id,) = server.runs
+    server.end(server.runs[run_id], "FAILED")
+    _, _, err = run_cli(capsys, *submission)
+    again = shlex.split(err.rpartition("or for another run celebdit ")[2])
+    assert run_cli(capsys, *again)[0] == 0
+    first, second = server.runs.values()
+    assert second.display_name.startswith(first.display_name), "the same pipeline"
+    assert second.experiment_id == first.experiment_id
+    server.end(server.runs[run_id], "SUCCEEDED")
+    code, _, err = run_cli(capsys, "resume", run_id, "--endpoint", server.url)
+    assert code == 2
+    assert "for another run, submit it as before and add --again" in err
+
+
+def test_the_command_after_compiling_submits_the_same_pipeline(lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "p.yaml"
+    options = ("--images", str(lock), "--cache", "ingest", "--debug-pause", "train")
+    code, _, err = run_cli(capsys, "compile", "smoke", "training.total_steps=14", *options, "--output", str(output))
+    assert code == 0, err
+    command = shlex.split(err.partition("celebdit ")[2].partition(", or upload")[0])
+    assert command == ["submit", "smoke", "training.total_steps=14", *options]
 
 
 def test_runs_are_listed_newest_first_and_shown(
