@@ -14,6 +14,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from components.errors import Failure, TemporaryFailure
+from components.storage.answers import Answer
+from components.storage.faults import StorageRefused
 from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.queued_checkpoints import notes_path, rescue
 from components.system.disk import free_bytes
@@ -48,6 +50,7 @@ class UploadingSink:
         self._on_disk = threading.Event()
         self._on_disk.set()
         self._error: Exception | None = None
+        self._refusals: set[tuple[Answer, str | None]] = set()
 
     def ready(self) -> bool:
         """Return whether no checkpoint is in flight."""
@@ -92,11 +95,19 @@ class UploadingSink:
             self._error = error
             self._note(f"checkpoint of step {state.step} is not durable yet: {Failure.of(error).message}")
             return
-        for clean_up in (self._prune, self._after_upload):
+        for clean_up in (self._prune_local, self._prune_stored, self._after_upload):
             try:
                 clean_up()
             except Exception as error:  # the checkpoint is durable, and the next one cleans up again
-                self._note(f"after the checkpoint of step {state.step}: {Failure.of(error).message}")
+                self._note_once(f"after the checkpoint of step {state.step}: {Failure.of(error).message}", error)
+
+    def _note_once(self, text: str, error: Exception) -> None:
+        """Note a failure after a checkpoint; a refusal of the store only once, because it is the same after each."""
+        if not isinstance(error, StorageRefused):
+            self._note(text)
+        elif (refusal := (error.answer, error.detail)) not in self._refusals:
+            self._refusals.add(refusal)
+            self._note(f"{text}; {error.hint}. It is tried after each checkpoint and not noted again")
 
     def _publish(self, state: CheckpointState) -> Checkpoint:
         try:
@@ -111,8 +122,10 @@ class UploadingSink:
             ) from error
         return checkpoint
 
-    def _prune(self) -> None:
+    def _prune_stored(self) -> None:
         self._checkpoints.retain(self._retention, attempt=self._attempt)
+
+    def _prune_local(self) -> None:
         newest = list_checkpoints(self._folder)
         for old in newest[1:]:
             shutil.rmtree(old, ignore_errors=True)
