@@ -2,7 +2,7 @@
 
 Promises: at most one checkpoint is uploaded at a time; the loop waits only for the copy; a failed upload is reported and does not stop
 training, the next checkpoint tries again, and `drain` raises if the newest one did not arrive. A checkpoint that could not be uploaded
-stays on local disk, where the next attempt finds it.
+stays on local disk, where the next attempt finds it; of several the newest two do, so that an outage of hours does not fill the disk.
 """
 
 import shutil
@@ -21,7 +21,10 @@ from components.stores.queued_checkpoints import notes_path, rescue
 from components.system.disk import free_bytes
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint import CheckpointState, publish
-from model.checkpoint_manifest import Checkpoint, list_checkpoints, remove_unpublished
+from model.checkpoint_manifest import Checkpoint, directory_name, list_checkpoints, remove_unpublished
+
+_KEPT_IN_OUTAGES = 2
+"""How many checkpoints stay on local disk that could not be uploaded: one more than is needed, in case it is damaged."""
 
 
 class UploadingSink:
@@ -94,8 +97,9 @@ class UploadingSink:
         except Exception as error:  # reported now, raised by `drain`; training continues
             self._error = error
             self._note(f"checkpoint of step {state.step} is not durable yet: {Failure.of(error).message}")
+            self._prune_local(state.step, keep=_KEPT_IN_OUTAGES)
             return
-        for clean_up in (self._prune_local, self._prune_stored, self._after_upload):
+        for clean_up in (lambda: self._prune_local(state.step, keep=1), self._prune_stored, self._after_upload):
             try:
                 clean_up()
             except Exception as error:  # the checkpoint is durable, and the next one cleans up again
@@ -125,10 +129,14 @@ class UploadingSink:
     def _prune_stored(self) -> None:
         self._checkpoints.retain(self._retention, attempt=self._attempt)
 
-    def _prune_local(self) -> None:
+    def _prune_local(self, before_step: int, *, keep: int) -> None:
+        """Delete all but the newest `keep` on local disk; later ones than `before_step` wait for their upload and stay."""
         newest = list_checkpoints(self._folder)
-        for old in newest[1:]:
-            shutil.rmtree(old, ignore_errors=True)
-        for notes in self._folder.glob("*.notes.json"):
-            if newest and not notes.name.startswith(newest[0].name):
+        for old in newest[keep:]:
+            if old.name < directory_name(before_step):
+                shutil.rmtree(old, ignore_errors=True)
+        all_notes = list(self._folder.glob("*.notes.json"))
+        kept = {path.name for path in list_checkpoints(self._folder)}
+        for notes in all_notes:
+            if notes.name.removesuffix(".notes.json") not in kept:
                 notes.unlink(missing_ok=True)
