@@ -152,17 +152,17 @@ def _error_for(uri: str, answer: MlflowAnswer, experiment: str | None, model: st
 def _refused_login(user: str | None) -> str:
     """Return what MLflow does not accept; a user has a password, and takes precedence over a token."""
     if user is not None:
-        return f"it does not accept the password of user {user!r}"
+        return f"refuses access: it does not accept the password of user {user!r}"
     if os.environ.get(TRACKING_TOKEN):
-        return f"it does not accept {TRACKING_TOKEN}, which may have expired"
-    return "it asks for a login"
+        return "refuses access: it does not accept MLFLOW_TRACKING_TOKEN, which may have expired"
+    return "refuses access: it asks for a login"
 
 
 def _refused_access(uri: str, answer: MlflowAnswer, experiment: str | None, model: str | None) -> BadInput:
     user = mlflow_user()
     if answer.status == 401:
         hint = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        return BadInput(f"MLflow at {uri} refuses access: {_refused_login(user)}", hint=hint)
+        return BadInput(f"MLflow at {uri} {_refused_login(user)}", hint=hint)
     if answer.is_page:  # MLflow itself refuses with a line of text
         return TrackingCallMissing(f"a proxy before MLflow at {uri} refuses {answer.method} {answer.path} (HTTP 403)", hint=_PROXY_HINT)
     if "Invalid Host" in answer.text:
