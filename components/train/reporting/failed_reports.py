@@ -7,8 +7,8 @@ def describe_failure(error: Exception, run_key: str, *, meanwhile: str = "traini
     """Return the note for `error`, which kept a report of the training `run_key` from MLflow; an outage says what happens `meanwhile`."""
     failure = Failure.of(error)
     if isinstance(error, BadInput):  # what waiting does not help
-        hint = "" if failure.hint is None else f"{failure.hint}; "
-        return f"{failure.message}; training continues and keeps its metrics: {hint}then run `celebdit sync {run_key}`"
+        hint = "" if failure.hint is None else f": {failure.hint}"
+        return f"{failure.message}; training continues and keeps its metrics, run `celebdit sync {run_key}` when MLflow accepts them{hint}"
     if isinstance(error, StorageUnavailable):
         return f"metrics of earlier attempts cannot be uploaded to MLflow yet; {meanwhile}: {failure.message}"
     return f"MLflow is unavailable; {meanwhile}: {error}"
