@@ -18,7 +18,7 @@ from components.storage.answers import Answer
 from components.storage.faults import StorageRefused
 from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.queued_checkpoints import notes_path, rescue
-from components.system.disk import free_bytes
+from components.system.disk import free_bytes, has_no_files
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint import CheckpointState, publish
 from model.checkpoint_manifest import Checkpoint, directory_name, list_checkpoints, remove_unpublished
@@ -119,10 +119,10 @@ class UploadingSink:
             notes_path(self._folder, state.step).write_bytes(canonical_json(state.notes))
         except (OSError, SafetensorError) as error:
             needed = sum(t.numel() * t.element_size() for group in state.tensors.values() for t in group.values())
-            free = free_bytes(self._folder)
+            free = f"{free_bytes(self._folder) / 1e6:.1f} MB{', but no inodes,' if has_no_files(self._folder) else ''} are free"
             raise TemporaryFailure(
                 f"checkpoint of step {state.step} cannot be written to {self._folder}: {getattr(error, 'strerror', None) or error}",
-                hint=f"it needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free: free some, or set CELEBDIT_WORK_DIR",
+                hint=f"it needs {needed / 1e6:.1f} MB of disk, {free}: free some, or set CELEBDIT_WORK_DIR",
             ) from error
         return checkpoint
 
