@@ -23,7 +23,7 @@ from components.process_settings import lifeline_path
 from components.runtime.agent_report import cause_of
 from components.runtime.events import Event, EventReader
 from components.system.child_environment import child_environment
-from components.system.disk import RUN_BYTES, DiskFull, free_bytes
+from components.system.disk import RUN_BYTES, DiskFull, free_bytes, has_no_files
 from components.system.guarded import Guarded
 from components.system.lifeline import watch
 from components.system.python_process import python_command
@@ -169,7 +169,9 @@ def _run(spec: LocalRun, folder: Path, environment: Mapping[str, str], on_event:
 def _full_disk(*folders: Path) -> DiskFull | None:
     """Return the error for the fullest of `folders` if it is so full that a step could not report its own."""
     fullest = min(folders, key=free_bytes)
-    return DiskFull.of(fullest, "a run", needed_bytes=RUN_BYTES) if free_bytes(fullest) < _REPORT_BYTES else None
+    if free_bytes(fullest) < _REPORT_BYTES:
+        return DiskFull.of(fullest, "a run", needed_bytes=RUN_BYTES)
+    return next((DiskFull.of_files(folder, "a run") for folder in folders if has_no_files(folder)), None)
 
 
 def main(spec_path: Path) -> None:

@@ -16,7 +16,7 @@ from components.errors import CelebditError
 from components.manifests import CheckpointManifest, DatasetManifest, EvaluationReport, GateDecision, RegisteredVersion
 from components.runtime.context import StepContext
 from components.runtime.events import OnceFilter
-from components.system.disk import require_writable
+from components.system.disk import RUN_FILES, require_writable
 from pipeline.config import RunConfig
 from pipeline.local import LocalOutcome, run_locally
 from pipeline.open_runs import open_run, record_end, recover_killed_runs
@@ -128,7 +128,8 @@ def run_pipeline(
     run_id = environment[RUN_ID]
     context = session.context(environment)
     folder = run_folder(session.home, run_id)
-    require_writable(folder, advice="choose another folder with --home or CELEBDIT_HOME", room_bytes=_ROOM_BYTES)
+    advice = "choose another folder with --home or CELEBDIT_HOME"
+    require_writable(folder, advice=advice, room_bytes=_ROOM_BYTES, room_files=RUN_FILES)
     recover_killed_runs(session.home.absolute(), context, view.print_line, servers=session.servers)
     view.print_line(f"run {run_id}, log: {folder / 'log.txt'}")
     if session.services is not None:

@@ -21,7 +21,7 @@ from socket import socket
 from components.environment import SERVER_MARK, STORE_DISK, TRACKING_TOKEN
 from components.errors import BadInput, TemporaryFailure
 from components.system.child_environment import child_environment
-from components.system.disk import require_writable
+from components.system.disk import RUN_FILES, require_writable
 from components.system.ports import http_status
 from components.system.process_table import start_ticks
 from components.system.python_process import python_command
@@ -198,7 +198,7 @@ class Services:
             BadInput: if it cannot be written or made private.
         """
         make_home(self.home)
-        require_writable(self.home, advice=_OTHER_HOME, room_bytes=_ROOM_BYTES)
+        require_writable(self.home, advice=_OTHER_HOME, room_bytes=_ROOM_BYTES, room_files=RUN_FILES)
         try:
             for folder in (self.home / "s3" / BUCKET, self.home / "s3" / MLFLOW_BUCKET, self.home / "logs"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -120,7 +120,7 @@ def _staging_folder(staging: Path) -> Iterator[None]:
         staging.mkdir(parents=True)
         yield
     except (OSError, sqlite3.OperationalError) as error:
-        if is_full(error):
+        if is_full(error, staging.parent):
             raise DiskFull.of(staging.parent, "the dataset") from error
         if isinstance(error, OSError) and error.errno not in _DISK_TROUBLE:
             raise

@@ -21,7 +21,7 @@ from components.settings import has_key_pair, missing_credentials
 from components.storage.clock import check_clock
 from components.storage.credentials import credential_source
 from components.storage.probe import probe
-from components.system.disk import RUN_BYTES, free_bytes, require_room
+from components.system.disk import RUN_BYTES, RUN_FILES, free_bytes, require_room
 from components.tracking.server_version import check_server_version
 from components.tracking.tags import CONFIG_FILE
 
@@ -100,7 +100,7 @@ def _check_storage(context: StepContext) -> tuple[str, str]:
 
 def _check_disk(folder: Path) -> str:
     free = free_bytes(folder)
-    require_room(folder, "a run", RUN_BYTES)
+    require_room(folder, "a run", RUN_BYTES, needed_files=RUN_FILES)
     return f"{free / 1e9:.0f} GB free in {folder}"
 
 

@@ -31,7 +31,7 @@ from components.runtime.rank_failures import FAILURES, RUN_AGAIN, failed_process
 from components.runtime.rendezvous import NODE_TIMEOUT_S, Nodes, single_machine
 from components.runtime.signal_flag import SignalFlag
 from components.system.child_environment import child_environment, compiler_caches
-from components.system.disk import RUN_BYTES, DiskFull, free_bytes
+from components.system.disk import RUN_BYTES, DiskFull, free_bytes, has_no_files
 from components.system.heap import HEAP
 from components.system.process import spawn, stop
 from components.system.python_process import python_command
@@ -131,7 +131,7 @@ def _raise_failure(
 ) -> None:
     """Raise why ranks or torchrun failed, the cause before its consequences; return if they did not."""
     first, report, explained = first_failure(failures), read_report(failures / REPORT_FILE), failed_processes(failures)
-    if status != 0 and first is None and free_bytes(failures.parent) < _REASON_BYTES:
+    if status != 0 and first is None and (free_bytes(failures.parent) < _REASON_BYTES or has_no_files(failures.parent)):
         raise DiskFull.of(failures.parent, "a run", needed_bytes=RUN_BYTES)
     if missing := not_started(report, module, timeout_s=node_timeout_s):
         raise missing

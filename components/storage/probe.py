@@ -14,6 +14,7 @@ from components.storage.addressing import ADDRESSING
 from components.storage.answers import OTHER_SERVER
 from components.storage.bucket import BucketRules, bucket_rules
 from components.storage.faults import DigestMismatch, StorageRefused, answer_to, is_temporary, refusal, status
+from components.storage.hashing import content_md5
 from components.storage.store import ObjectStore
 from components.storage.unfinished_uploads import begin_upload, unfinished_uploads
 from components.storage.upload import UploadCheck
@@ -117,7 +118,7 @@ def _supports_conditions(store: ObjectStore, uri: StoreUri) -> bool:
     """
     for _ in range(_CONDITIONAL_ATTEMPTS):
         try:
-            store.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=_DATA, IfNoneMatch="*")
+            store.client.put_object(Bucket=uri.bucket, Key=uri.key, Body=_DATA, ContentMD5=content_md5([_DATA]), IfNoneMatch="*")
         except Exception as error:
             if answer_to(error) is None:
                 raise

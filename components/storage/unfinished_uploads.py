@@ -13,6 +13,7 @@ from botocore.parsers import ResponseParserError
 
 from components.storage.answers import LOST_UPLOAD, MISSING
 from components.storage.faults import answer_to
+from components.storage.hashing import content_md5
 from components.storage.pages import ListingEndless, pages_with_an_end
 from components.storage.skew import server_time
 from components.storage.store import ObjectStore
@@ -33,7 +34,8 @@ class UnfinishedUpload:
 
     def put_part(self, client: "S3Client", number: int, data: bytes) -> None:
         """Send one part, counted from 1."""
-        client.upload_part(Bucket=self.uri.bucket, Key=self.uri.key, UploadId=self.id, PartNumber=number, Body=data)
+        md5 = content_md5([data])  # as for every part (`upload.py`): a bucket with Object Lock refuses those without
+        client.upload_part(Bucket=self.uri.bucket, Key=self.uri.key, UploadId=self.id, PartNumber=number, Body=data, ContentMD5=md5)
 
     def abort(self, store: ObjectStore) -> None:
         """Remove its parts; one that is gone already is no error."""

@@ -5,6 +5,7 @@ the upload; an abandoned upload is aborted, and until an upload is complete noth
 """
 
 import hashlib
+import logging
 import os
 import uuid
 from collections import deque
@@ -17,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Literal, TypeVar, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from components.storage.answers import CONFLICT, CORRUPT, LOST_UPLOAD, MISSING, REFUSED
+from components.storage.answers import CONFLICT, CORRUPT, DENIED, LOST_UPLOAD, MISSING, REFUSED
 from components.storage.faults import CORRUPT_ATTEMPTS, DigestMismatch, answer_to, status
 from components.storage.hashing import content_md5
 from components.storage.part import FilePart
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 WithRetries = Callable[[str, StoreUri, Callable[[], T]], T]
 UploadCheck = Literal["content-md5", "read-back"]
 
@@ -172,5 +174,10 @@ class Uploads:
             if status(error) != _BAD_REQUEST or answer_to(error) not in (CORRUPT, REFUSED):
                 raise
             return True
-        self._client.delete_object(Bucket=probe.bucket, Key=probe.key)
+        try:
+            self._client.delete_object(Bucket=probe.bucket, Key=probe.key)
+        except ClientError as error:
+            if answer_to(error) not in (DENIED, REFUSED):
+                raise
+            _log.debug("%s stays: it may not be deleted", probe)  # writers need no other right; preflight asks for this one
         return False

@@ -1,10 +1,13 @@
 """Distinguish errors of the operating system, and of a library that cannot read an answer, from errors of this code.
 
-Promises: pure functions of the error; an internal error is never explained away. `os_failure` is for the places where a command or a
-step ends, `was_raised_in` for the two places where the answers of servers are read (`storage/faults.py`, `tracking/mlflow_errors.py`).
+Promises: an internal error is never explained away; of a file that may not be used, the owner and the mode are looked at. `os_failure` is
+for the places where a command or a step ends, `was_raised_in` for the two places where the answers of servers are read
+(`storage/faults.py`, `tracking/mlflow_errors.py`).
 """
 
 import errno
+import stat
+from pathlib import Path
 
 from components.errors import BadInput, CelebditError, TemporaryFailure
 from components.system.disk import FULL
@@ -40,8 +43,23 @@ def os_failure(error: BaseException) -> CelebditError | None:
     if error.errno in _NO_ROOM:
         return TemporaryFailure(f"{subject} cannot be written: {reason}", hint="make room there, then run the same command again")
     if path is not None and error.errno in _REFUSED:
-        return BadInput(f"{subject} cannot be used: {reason}", hint="choose another path, or change who may use this one")
+        owner = _owner_text(path) if error.errno == errno.EACCES else ""
+        return BadInput(f"{subject} cannot be used: {reason}{owner}", hint="choose another path, or change who may use this one")
     return TemporaryFailure(f"{subject} cannot be used: {reason}", hint="run the same command again")
+
+
+def _owner_text(path: str) -> str:
+    """Return in brackets who owns what keeps this user from `path`, which is the last part of it that can be looked at, and its mode."""
+    absolute = Path(path).absolute()
+    for part in (absolute, *absolute.parents):
+        try:
+            status = part.stat()
+        except OSError:
+            continue
+        whose = "it" if part == absolute else f"{part.name or part} in its path"
+        mode = f"{stat.S_IMODE(status.st_mode):04o}"
+        return f" ({whose} belongs to user {status.st_uid} and group {status.st_gid}, with mode {mode})"
+    return ""
 
 
 def was_raised_in(error: BaseException, *packages: str) -> bool:

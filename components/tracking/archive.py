@@ -1,17 +1,22 @@
 """Archive of metrics that MLflow has not received, in object storage: the machine may be gone before MLflow is back.
 
 Layout: `<attempt>/<first byte>.jsonl` and `<attempt>/files/<name>` (see `stores/layout.py`). Promises: saved entries can be
-replayed from any machine, any number of times, and are logged once; logged entries are deleted. Nothing is written while MLflow keeps up.
+replayed from any machine, any number of times, and are logged once; logged entries are deleted, or stay where nothing may be deleted.
+Nothing is written while MLflow keeps up.
 """
 
+import logging
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from components.errors import CelebditError
 from components.storage import ObjectMissing, ObjectStore, StoreUri
 from components.tracking.journal import Attachment, Destination, Journal, LoggedImage, decode_lines, deliver_entries
 
 _FILES = "files"
+_log = logging.getLogger(__name__)
 
 
 class JournalArchive:
@@ -39,8 +44,9 @@ class JournalArchive:
     def discard(self) -> None:
         """Delete what this attempt saved, after MLflow has received everything."""
         if self._saved_to:
-            for item in self._store.list(self._own):
-                self._store.delete(item.uri)
+            with _tidying_up():
+                for item in self._store.list(self._own):
+                    self._store.delete(item.uri)
 
     def replay(self, destination: Destination) -> int:
         """Upload the entries of all attempts, delete them, and return their number."""
@@ -59,7 +65,16 @@ class JournalArchive:
                 with suppress(ObjectMissing):  # the entries after it matter more
                     self._store.get_file(folder / name, Path(local) / name)
             deliver_entries(entries, Path(local), destination)
-        self._store.delete(segment)
-        for name in files:
-            self._store.delete(folder / name)
+        with _tidying_up():
+            for uri in (segment, *(folder / name for name in files)):
+                self._store.delete(uri)
         return len(entries)
+
+
+@contextmanager
+def _tidying_up() -> Iterator[None]:
+    """Delete what MLflow has; what cannot be deleted is replayed again, which logs nothing twice."""
+    try:
+        yield
+    except CelebditError as error:
+        _log.warning("entries that MLflow has received stay in object storage: %s", error)

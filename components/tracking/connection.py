@@ -91,7 +91,8 @@ class MlflowConnection:
         runs: list[Run] = []
         token: str | None = None
         while True:
-            page = self.client.search_runs(experiment_ids, query, run_view_type=view, max_results=_PAGE_RUNS, page_token=token)
+            with self.translate_errors():
+                page = self.client.search_runs(experiment_ids, query, run_view_type=view, max_results=_PAGE_RUNS, page_token=token)
             runs += page
             if not (token := page.token):
                 return runs

@@ -161,3 +161,54 @@ def test_a_step_whose_events_have_no_room_says_so_and_its_reader_gets_the_comple
     kinds = [event.kind for event in EventReader(tmp_path / "shown.jsonl").read()]
     assert kinds[0] == "started"
     assert kinds[-3:] == ["started", "note", "finished"]
+
+
+_LEDGER = """
+from pathlib import Path
+from components.errors import CelebditError
+from components.ingest.dataset.ledger import Ledger
+from components.ingest.ingest import _staging_folder
+Path("ingest").mkdir(exist_ok=True)
+try:
+    with _staging_folder(Path.cwd() / "ingest" / "a"), Ledger(Path.cwd() / "ingest" / "a", held_out=0.0):
+        pass
+except CelebditError as error:
+    print(error.message, error.hint)
+    raise SystemExit(error.exit_code)
+"""
+_ROOM = """
+from pathlib import Path
+from components.errors import CelebditError
+from components.preflight.preflight import _check_disk
+from components.system.disk import RUN_FILES, full_disk_is_named, require_writable
+codes, here = set(), Path.cwd()
+def write() -> None:
+    with full_disk_is_named(here):
+        (here / "none" / "x" / "y").mkdir(parents=True)
+for check in (lambda: _check_disk(here), lambda: require_writable(here, advice="use --home", room_bytes=1, room_files=9), write):
+    try:
+        check()
+        codes.add(0)
+    except CelebditError as error:
+        print(error.message, error.hint)
+        codes.add(error.exit_code)
+raise SystemExit(*codes)
+"""
+
+
+def test_a_disk_without_inodes_is_full_whatever_space_is_free(tmp_path: Path) -> None:
+    """What the checks before a run, and the end of a step, say where files can be written and none can be made."""
+    disk, fill = tmp_path / "disk", "for n in $(seq 40); do touch filler-$n; done 2> /dev/null || true"
+    ledger, room = [sys.executable, "-c", _LEDGER], [sys.executable, "-c", _ROOM]
+    moments = [(fill, room), ("rm filler-1 filler-2 filler-3", ledger), (f"mount -o remount,nr_inodes=2000 {disk}", room)]
+    full, of_ledger, roomy = on_small_disk(disk, moments, size_bytes=2**31, files=40, environment={})
+    assert full.code == of_ledger.code == FULL, full.output + of_ledger.output
+    assert len(full.output.splitlines()) == 3, full.output
+    for line in [*full.output.splitlines(), of_ledger.output]:
+        assert f"the disk of {disk}" in line
+        assert "is full, it takes too few files for " in line
+        assert "inodes and 2147.5 MB are free" in line
+        assert "df -i" in line
+        assert "needs" not in line, "there is space enough"
+    assert "use --home" in full.output.splitlines()[1]
+    assert roomy.code == EXIT_OK, roomy.output

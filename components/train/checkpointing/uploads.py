@@ -2,7 +2,7 @@
 
 Promises: at most one checkpoint is uploaded at a time; the loop waits only for the copy; a failed upload is reported and does not stop
 training, the next checkpoint tries again, and `drain` raises if the newest one did not arrive. A checkpoint that could not be uploaded
-stays on local disk, where the next attempt finds it.
+stays on local disk, where the next attempt finds it; of several the newest two do, so that an outage of hours does not fill the disk.
 """
 
 import shutil
@@ -14,12 +14,17 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from components.errors import Failure, TemporaryFailure
+from components.storage.answers import Answer
+from components.storage.faults import StorageRefused
 from components.stores.checkpoints import CheckpointStore, Retention
 from components.stores.queued_checkpoints import notes_path, rescue
-from components.system.disk import free_bytes
+from components.system.disk import free_bytes, has_no_files
 from model.canonical import JsonObject, canonical_json
 from model.checkpoint import CheckpointState, publish
-from model.checkpoint_manifest import Checkpoint, list_checkpoints, remove_unpublished
+from model.checkpoint_manifest import Checkpoint, directory_name, list_checkpoints, remove_unpublished
+
+_KEPT_IN_OUTAGES = 2
+"""How many checkpoints stay on local disk that could not be uploaded: one more than is needed, in case it is damaged."""
 
 
 class UploadingSink:
@@ -48,6 +53,7 @@ class UploadingSink:
         self._on_disk = threading.Event()
         self._on_disk.set()
         self._error: Exception | None = None
+        self._refusals: set[tuple[Answer, str | None]] = set()
 
     def ready(self) -> bool:
         """Return whether no checkpoint is in flight."""
@@ -91,12 +97,21 @@ class UploadingSink:
         except Exception as error:  # reported now, raised by `drain`; training continues
             self._error = error
             self._note(f"checkpoint of step {state.step} is not durable yet: {Failure.of(error).message}")
+            self._prune_local(state.step, keep=_KEPT_IN_OUTAGES)
             return
-        for clean_up in (self._prune, self._after_upload):
+        for clean_up in (lambda: self._prune_local(state.step, keep=1), self._prune_stored, self._after_upload):
             try:
                 clean_up()
             except Exception as error:  # the checkpoint is durable, and the next one cleans up again
-                self._note(f"after the checkpoint of step {state.step}: {Failure.of(error).message}")
+                self._note_once(f"after the checkpoint of step {state.step}: {Failure.of(error).message}", error)
+
+    def _note_once(self, text: str, error: Exception) -> None:
+        """Note a failure after a checkpoint; a refusal of the store only once, because it is the same after each."""
+        if not isinstance(error, StorageRefused):
+            self._note(text)
+        elif (refusal := (error.answer, error.detail)) not in self._refusals:
+            self._refusals.add(refusal)
+            self._note(f"{text}; {error.hint}. It is tried after each checkpoint and not noted again")
 
     def _publish(self, state: CheckpointState) -> Checkpoint:
         try:
@@ -104,18 +119,24 @@ class UploadingSink:
             notes_path(self._folder, state.step).write_bytes(canonical_json(state.notes))
         except (OSError, SafetensorError) as error:
             needed = sum(t.numel() * t.element_size() for group in state.tensors.values() for t in group.values())
-            free = free_bytes(self._folder)
+            free = f"{free_bytes(self._folder) / 1e6:.1f} MB{', but no inodes,' if has_no_files(self._folder) else ''} are free"
             raise TemporaryFailure(
                 f"checkpoint of step {state.step} cannot be written to {self._folder}: {getattr(error, 'strerror', None) or error}",
-                hint=f"it needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free: free some, or set CELEBDIT_WORK_DIR",
+                hint=f"it needs {needed / 1e6:.1f} MB of disk, {free}: free some, or set CELEBDIT_WORK_DIR",
             ) from error
         return checkpoint
 
-    def _prune(self) -> None:
+    def _prune_stored(self) -> None:
         self._checkpoints.retain(self._retention, attempt=self._attempt)
+
+    def _prune_local(self, before_step: int, *, keep: int) -> None:
+        """Delete all but the newest `keep` on local disk; later ones than `before_step` wait for their upload and stay."""
         newest = list_checkpoints(self._folder)
-        for old in newest[1:]:
-            shutil.rmtree(old, ignore_errors=True)
-        for notes in self._folder.glob("*.notes.json"):
-            if newest and not notes.name.startswith(newest[0].name):
+        for old in newest[keep:]:
+            if old.name < directory_name(before_step):
+                shutil.rmtree(old, ignore_errors=True)
+        all_notes = list(self._folder.glob("*.notes.json"))
+        kept = {path.name for path in list_checkpoints(self._folder)}
+        for notes in all_notes:
+            if notes.name.removesuffix(".notes.json") not in kept:
                 notes.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from components.stores.measured_speed import SpeedRecorder
 from components.tracking.archive import JournalArchive
 from components.tracking.delivery import Delivery
 from components.tracking.journal import Destination, Journal
+from components.train.reporting.failed_reports import describe_failure
 from components.train.reporting.recorder import JournalRecorder, SilentRecorder
 from components.train.reporting.trainjob_status import TrainJobStatus
 from components.train.spec import TrainSpec
@@ -46,7 +47,7 @@ def open_recorder(
     delivery = Delivery(
         journal,
         connect,
-        on_outage=lambda error: context.events.note(f"MLflow is unavailable; training continues and uploads its metrics later: {error}"),
+        on_outage=lambda error: context.events.note(describe_failure(error, spec.run_key)),
     )
     training = spec.training
     status = TrainJobStatus.from_environment(total_steps=training.total_steps, batch_images=training.batch_images, note=context.events.note)
@@ -68,7 +69,7 @@ def _flush_journal(
             archive.discard()
             return
         archive.save(journal)
-        context.events.note(f"MLflow has not received all metrics: run `celebdit sync {spec.run_key}` when it is back")
+        context.events.note(f"MLflow has not received all metrics: run `celebdit sync {spec.run_key}` when it accepts them")
     except CelebditError as error:
         context.events.note(
             f"{error.message}; MLflow has not received the metrics in {journal.folder}: run `celebdit sync {spec.run_key}` on this machine"

@@ -8,11 +8,12 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from components.errors import Failure, first_line
+from components.errors import BadInput, Failure, first_line
 from components.runtime.context import StepContext
 from components.tracking.request_limits import limit_requests
 from components.tracking.run_parameters import pipeline_parameters, run_name, training_parameters
 from components.tracking.tags import TAG_LICENCE, TAG_TRAINING_STEPS
+from components.train.reporting.failed_reports import describe_failure
 from components.train.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -53,10 +54,12 @@ class MlflowRunReporter:
             else:
                 self._context.tracking.close(self._run_id, error)
         except Exception as outage:  # no exception of MLflow's client may fail a training that succeeded
-            self._note_pending_sync(Failure.of(outage).message)
+            failure = Failure.of(outage)
+            refused = isinstance(outage, BadInput) and failure.hint is not None
+            self._note_pending_sync(f"{failure.message}; {failure.hint}" if refused else failure.message)
 
     def _note_pending_sync(self, reason: str) -> None:
-        self._context.events.note(f"{reason}; run `celebdit sync {self._spec.run_key}` when it is back")
+        self._context.events.note(f"{reason}; run `celebdit sync {self._spec.run_key}` when MLflow accepts it")
 
     def _describe(self) -> None:
         tracking, spec = self._context.tracking, self._spec
@@ -74,7 +77,8 @@ class MlflowRunReporter:
                 return
             except Exception as error:
                 if attempt == 1:
-                    self._context.events.note(f"MLflow is unavailable; training continues without it: {error}")
+                    meanwhile = "training continues without it"
+                    self._context.events.note(describe_failure(error, self._spec.run_key, meanwhile=meanwhile))
                 text = "describing the run in MLflow failed, attempt %d: %s; next attempt in %.0f s, until training ends"
                 _log.warning(text, attempt, first_line(error), _PAUSE_S, extra={"topic": "describing the run", "is_noted": True})
             self._stop.wait(_PAUSE_S)

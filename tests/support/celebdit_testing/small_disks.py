@@ -25,10 +25,13 @@ class Outcome:
     output: str
 
 
-def on_small_disk(folder: Path, commands: list[tuple[str, list[str]]], *, size_bytes: int, environment: dict[str, str]) -> list[Outcome]:
-    """Mount a disk of `size_bytes` at `folder` and run the commands there, one after the other, each after its line of shell."""
+def on_small_disk(
+    folder: Path, commands: list[tuple[str, list[str]]], *, size_bytes: int, environment: dict[str, str], files: int | None = None
+) -> list[Outcome]:
+    """Mount a disk of `size_bytes`, which holds at most `files`, at `folder` and run the commands there, each after its line of shell."""
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes, script = folder.with_name("outcomes"), [f"mount -t tmpfs -o size={size_bytes} none {folder}", f"cd {folder}"]
+    options = f"size={size_bytes}" + ("" if files is None else f",nr_inodes={files}")
+    outcomes, script = folder.with_name("outcomes"), [f"mount -t tmpfs -o {options} none {folder}", f"cd {folder}"]
     outcomes.mkdir()
     for number, (before, command) in enumerate(commands):
         output = outcomes / f"{number}.txt"

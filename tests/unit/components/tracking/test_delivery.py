@@ -9,10 +9,12 @@ from celebdit_testing.http_server import answering
 from celebdit_testing.metric_store import MetricStore
 from celebdit_testing.waiting import wait_until
 
+from components.errors import StorageUnavailable
 from components.settings import Settings
 from components.tracking.delivery import Delivery
 from components.tracking.journal import Journal
 from components.train.reporting.destination import MlflowDestination
+from components.train.reporting.failed_reports import describe_failure
 
 
 def test_the_background_delivery_reports_an_outage_once_and_catches_up(tmp_path: Path) -> None:
@@ -75,3 +77,41 @@ def test_an_mlflow_that_refuses_or_hangs_costs_training_nothing_and_loses_nothin
         assert server.requests
     assert (status != 413) or "413" in str(outages[0])
     assert len(journal.pending_entries()[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "start", "action"),
+    [
+        (503, "MLflow is unavailable; training continues and uploads its metrics later: ", None),
+        (401, "MLflow at {} refuses access: ", "check MLFLOW_TRACKING_USERNAME"),
+        (403, "MLflow at {} refuses access: ", "ask an administrator of MLflow for it"),
+    ],
+)
+def test_a_refusal_is_not_noted_as_an_outage_and_says_what_to_do(status: int, start: str, action: str | None, tmp_path: Path) -> None:
+    """As when the token of a training expires, or its user loses a right, while it runs: waiting does not help."""
+    journal, outages = Journal(tmp_path), list[Exception]()
+    journal.add_metrics(1, {"loss": 0.5})
+    with answering() as server:
+        server.answer_with(f"HTTP/1.1 {status} x\r\nContent-Type: text/plain\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        environment = {"CELEBDIT_STORE": "s3://bucket/x", "CELEBDIT_RUN_ID": "r1", "MLFLOW_TRACKING_URI": server.address}
+        settings = Settings.from_environment(environment)
+        delivery = Delivery(journal, lambda: MlflowDestination(settings, "0123456789abcdef"), on_outage=outages.append, every_s=0.01)
+        wait_until(lambda: bool(outages), timeout_s=60)
+        delivery.close(within_s=30.0)
+    note = describe_failure(outages[0], "0123456789abcdef")
+    assert note.startswith(start.format(server.address))
+    assert "training continues" in note
+    assert ("run `celebdit sync 0123456789abcdef`" in note) == (action is not None)
+    assert action is None or action in note
+    assert len(journal.pending_entries()[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "start"),
+    [
+        (StorageUnavailable("get s3://b/x failed"), "metrics of earlier attempts cannot be uploaded to MLflow yet; training continues"),
+        (ConnectionError("reset"), "MLflow is unavailable; training continues and uploads its metrics later: reset"),
+    ],
+)
+def test_object_storage_that_fails_is_not_called_mlflow(error: Exception, start: str) -> None:
+    assert describe_failure(error, "0123456789abcdef").startswith(start)

@@ -26,6 +26,8 @@ ENVIRONMENT = {"CELEBDIT_STORE": "s3://bucket/prefix", "CELEBDIT_RUN_ID": "r1"}
 CALLS: dict[str, Callable[[Tracking, Path], object]] = {
     "experiment": lambda tracking, folder: tracking.experiment_id,
     "find": lambda tracking, folder: tracking.find_run({"a": "b"}),
+    "search": lambda tracking, folder: tracking.training_run("0123456789abcdef"),
+    "everywhere": lambda tracking, folder: tracking.search_all_runs({"a": "b"}),
     "pipeline run": lambda tracking, folder: tracking.pipeline_run(),
     "tag": lambda tracking, folder: tracking.set_tags("run", {"a": "b"}),
     "params": lambda tracking, folder: tracking.log_params("run", {"a": "b"}),
@@ -83,6 +85,7 @@ LACKING = {
 _FIRST_REQUESTS = {
     "experiment": "experiments/get-by-name",
     "find": "experiments/get-by-name",
+    "search": "runs/search",
     "pipeline run": "runs/search",
     "tag": "runs/log-batch",
     "params": "runs/get",
@@ -165,6 +168,19 @@ def test_what_mlflow_refuses_is_reported(kind: str, call: str, code: int, reason
     assert error.exit_code == code
     assert odd_server.requests
     assert re.search(reason, error.message)
+
+
+@pytest.mark.usefixtures("few_tries")
+def test_a_token_that_is_not_accepted_is_not_called_a_missing_login(
+    odd_server: FixedAnswer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "canary-token")
+    odd_server.answer_with(ANSWERS["no access"])
+    error = failure_of("metrics", odd_server.address, tmp_path)
+    assert error is not None
+    assert error.exit_code == 2
+    assert "refuses access: it does not accept MLFLOW_TRACKING_TOKEN, which may have expired" in error.message
+    assert "canary-token" not in f"{error.message} {error.hint}"
 
 
 @pytest.mark.usefixtures("few_tries")
