@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", default=_SETTINGS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    for name, value in HEAP.items():  # of the processes that are started from here: the plan measures in one without, as the command does
+    for name, value in HEAP.items():  # of the processes that are started from here
         os.environ.setdefault(name, value)
     for setting in options.settings:
         print(json.dumps(calibrate(setting.split(), with_time=not options.memory)), flush=True)

@@ -28,7 +28,7 @@ from components.environment import (
 )
 from components.system.work_folders import WorkFolder
 
-Kind = Literal["decoder", "container", "server", "serving", "rank", "step"]
+Kind = Literal["decoder", "container", "server", "serving", "measurement", "rank", "step"]
 
 _START = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 """Without these an interpreter or its libraries may not start."""
@@ -80,6 +80,7 @@ _RANK = (*_SYSTEM, *_NUMERIC, *_DEVICES, *_TORCHRUN, *_PROXIES, *_CERTIFICATES, 
 NEEDED: Mapping[Kind, tuple[str, ...]] = {
     "decoder": _START,
     "server": (*_SYSTEM, *_NUMERIC),
+    "measurement": (*_SYSTEM, *_NUMERIC, *_DEVICES),
     "serving": (*_SYSTEM, *_NUMERIC, *_DEVICES, *_SERVED_MODEL),
     "container": (
         *(*_RUN, *_STORAGE_WITHOUT_FILES, *_TRACKING_WITHOUT_FILES, *_PROXIES, *MOUNTED_FILES, *_WEB_IDENTITY, *_WEIGHTS),
@@ -88,8 +89,8 @@ NEEDED: Mapping[Kind, tuple[str, ...]] = {
     "rank": _RANK,
     "step": (*_RANK, "KAGGLE*", "HF_*", "KUBECONFIG", "KUBERNETES_*"),
 }
-"""Names, or patterns of names, of the variables that a child gets. A decoder and a server of a model get no secret; an embedded server gets
-its own from who starts it; of names of files a container gets those of `MOUNTED_FILES` alone."""
+"""Names, or patterns of names, of the variables that a child gets. A decoder, a server of a model and a measurement get no secret;
+an embedded server gets its own from who starts it; of names of files a container gets those of `MOUNTED_FILES` alone."""
 
 _PATHS = (
     *_CERTIFICATES,

@@ -1,19 +1,26 @@
 """How fast this machine's CPU trains and samples, measured with a few real steps on random images.
 
-Promises: takes seconds, writes nothing but a temporary folder, and is None for a network that would take too long.
+Promises: takes seconds, writes nothing but a temporary folder, and is None for a network that would take too long. It is measured in a
+process that keeps memory as a rank does (`components/system/heap.py`), which that process learns when it starts.
 """
 
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
+from components.system.child_environment import child_environment
+from components.system.heap import HEAP
+from components.system.python_process import python_command
 from model.checkpoint import CheckpointState
 from model.config import Recipe
 from model.dataset import PackWriter, open_pack
@@ -46,28 +53,33 @@ def measure_cpu(recipe: Recipe, *, images_per_rank: int, threads: int, with_step
     passes = passes_per_image(distilled=recipe.distill is not None)
     if passes * forward_flops(recipe.network) * images_per_rank > _MOST_FLOPS:
         return None
+    request = {"recipe": recipe.model_dump(mode="json"), "images_per_rank": images_per_rank, "threads": threads, "with_steps": with_steps}
+    command = python_command("pipeline.planning.local_speed")
+    environment = {**HEAP, **child_environment("measurement")}
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"the speed of this machine could not be measured: exit code {done.returncode}\n{done.stderr}")
+    return LocalSpeed(**json.loads(done.stdout))
+
+
+def measure_here(recipe: Recipe, *, images_per_rank: int, threads: int, with_steps: bool) -> LocalSpeed:
+    """Measure as `measure_cpu` does, in this process, and whatever it takes."""
     steps = _WARM_STEPS + _TIMED_STEPS
     training = recipe.training.model_copy(
         update={"batch_images": images_per_rank, "total_steps": steps + 1, "log_every_steps": 10**6, "sample_every_steps": 10**6}
     )
     sampling = recipe.sampling.model_copy(update={"num_steps": 2})
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try:
-        with TemporaryDirectory(prefix="celebdit-plan-") as folder:
-            trainer = trainer_on_noise(recipe.model_copy(update={"training": training, "sampling": sampling}), Path(folder))
-            finished_s: list[float] = []
-            if with_steps:
-                trainer.run(
-                    on_step=lambda step, loss: finished_s.append(time.perf_counter()), stop_requested=lambda: len(finished_s) >= steps
-                )
-            else:
-                trainer.draw(torch.arange(_SAMPLES))  # else the first use of each kernel would be measured
-            started_s = time.perf_counter()
-            trainer.draw(torch.arange(_SAMPLES))
-            drawn_s = time.perf_counter() - started_s
-    finally:
-        torch.set_num_threads(before)
+    with TemporaryDirectory(prefix="celebdit-plan-") as folder:
+        trainer = trainer_on_noise(recipe.model_copy(update={"training": training, "sampling": sampling}), Path(folder))
+        finished_s: list[float] = []
+        if with_steps:
+            trainer.run(on_step=lambda step, loss: finished_s.append(time.perf_counter()), stop_requested=lambda: len(finished_s) >= steps)
+        else:
+            trainer.draw(torch.arange(_SAMPLES))  # else the first use of each kernel would be measured
+        started_s = time.perf_counter()
+        trainer.draw(torch.arange(_SAMPLES))
+        drawn_s = time.perf_counter() - started_s
     durations = [later - earlier for earlier, later in zip(finished_s[_WARM_STEPS - 1 :], finished_s[_WARM_STEPS:], strict=False)]
     calls = _SAMPLES * SAMPLERS[sampling.sampler].calls(sampling.num_steps)
     return LocalSpeed(step_s=statistics.median(durations) if durations else None, call_s=drawn_s / calls)
@@ -105,3 +117,14 @@ class _Nothing:
 
     def submit(self, snapshot: Callable[[], CheckpointState]) -> None: ...
     def drain(self) -> None: ...
+
+
+def main() -> None:
+    """Measure what the request on stdin asks for, and print the speed."""
+    request = json.load(sys.stdin)
+    speed = measure_here(Recipe.model_validate_json(json.dumps(request.pop("recipe"))), **request)
+    print(json.dumps(asdict(speed)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 """What a plan says of operations, memory, hours and storage, against numbers that were measured or counted elsewhere."""
 
+import sys
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,9 @@ from model.memory import LiveBytes
 from model.memory_estimate import TrainingMemory, training_memory
 from model.trainer import Trainer
 from pipeline.config import load_config
+from pipeline.planning import device_costs, local_speed
 from pipeline.planning.costs import costs_of, unknown_parts
+from pipeline.planning.local_speed import measure_here
 from pipeline.planning.report import Plan
 from pipeline.planning.steps import PlannedSteps
 
@@ -90,6 +93,7 @@ def test_only_what_no_run_has_measured_and_what_is_left_is_measured_here(
 
     count("run")
     count("draw")
+    monkeypatch.setattr(device_costs, "measure_cpu", measure_here)
     config = load_config("smoke")
     run = MeasuredSpeed(run_key="0123", device=cpu_name(), devices=2, images_per_s=1.0, windows=9)
     measured = {cpu_name(): run} if has_speed else {}
@@ -97,6 +101,26 @@ def test_only_what_no_run_has_measured_and_what_is_left_is_measured_here(
     assert (calls["run"], calls["draw"] > 0) == (trained, is_sampled)
     assert (cost.evaluation_hours > 0) is not is_evaluated
     assert cost.training_hours > 0
+
+
+def test_this_machine_is_measured_by_a_process_that_keeps_memory_as_a_rank_does_and_gets_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = (
+        "import json, os; request = json.load(__import__('sys').stdin); has_heap = 'hugetlb=1' in os.environ['GLIBC_TUNABLES'];"
+        "print(json.dumps({'step_s': float(has_heap), 'call_s': float('AWS_SECRET_ACCESS_KEY' in os.environ)}))"
+    )
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(local_speed, "python_command", lambda module: [sys.executable, "-c", code])
+    measured = local_speed.measure_cpu(load_config("smoke").recipe, images_per_rank=4, threads=1, with_steps=True)
+    assert measured == local_speed.LocalSpeed(step_s=1.0, call_s=0.0)
+
+
+def test_a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_speed, "python_command", lambda module: [sys.executable, "-c", "raise MemoryError('no room')"])
+    with pytest.raises(RuntimeError, match=r"exit code 1\n(.*\n)*MemoryError: no room"):
+        local_speed.measure_cpu(load_config("smoke").recipe, images_per_rank=4, threads=1, with_steps=True)
 
 
 def test_without_a_price_none_is_made_up(costs_b) -> None:
