@@ -15,6 +15,8 @@ RECENT = timedelta(hours=1)
 """What was written later may be in use: a training writes a checkpoint more often."""
 _REPEATABLE = {"samples", "averages"}
 """Parts that evaluations and `celebdit ema` make again from the others."""
+_TEACHING = {"checkpoints", "snapshots"}
+"""Parts that the weights of a teacher are read from (`train/teacher_weights.py`): an earlier step of it has a snapshot alone."""
 
 
 def parts_of(run: StoredRun, parts: Collection[str]) -> Stored:
@@ -32,7 +34,7 @@ def reasons_to_keep_run(
     reasons += _if_recent(run, now)
     if not parts and JOURNAL in run.parts:
         reasons.append(f"{plural(len(run.parts[JOURNAL].objects), 'object')} of its journal did not reach MLflow: `celebdit sync {key}`")
-    if (not parts or "checkpoints" in parts) and key in references.students:
+    if key in references.students and (not parts or _TEACHING & set(parts)):
         reasons.append(f"it is the teacher of {list_some(references.students[key])}")
     pointed = [version for version in references.versions.get(key, []) if version.aliases]
     if pointed and not set(parts or PARTS) <= _REPEATABLE:

@@ -51,10 +51,12 @@ def test_metrics_that_did_not_reach_mlflow_are_uploaded_first() -> None:
     assert reasons("samples", run=run) == [], "the journal stays"
 
 
-def test_a_teacher_keeps_its_checkpoints() -> None:
+def test_a_teacher_keeps_its_checkpoints_and_snapshots() -> None:
+    """A student of `RUN_KEY@STEP` may learn from a snapshot."""
     references = References(trainings={}, students={RUN: [STUDENT]}, versions={}, states={}, unreadable=0)
-    assert reasons(references=references) == reasons("checkpoints", references=references) == [f"it is the teacher of {STUDENT}"]
-    assert reasons("snapshots", "samples", references=references) == []
+    for parts in [(), ("checkpoints",), ("samples", "snapshots")]:
+        assert reasons(*parts, references=references) == [f"it is the teacher of {STUDENT}"], parts
+    assert reasons("samples", "averages", "evaluations", references=references) == []
     assert reasons(references=references.without([STUDENT])) == [], "a student that is deleted with it needs no teacher"
 
 
