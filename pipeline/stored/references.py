@@ -1,16 +1,18 @@
 """What refers to the runs and datasets of a store: trainings, students, registered versions, and work that is under way.
 
-Promises: changes nothing. A specification that cannot be read, damaged or of another release, refers to nothing and is counted.
+Promises: changes nothing. Of a run the newest specification that can be read counts; a run without any, or with damaged ones or those of
+another release alone, may refer to everything.
 """
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from components.errors import DataRefused
 from components.registry.origins import RegisteredVersion, versions_by_run
-from components.storage import ObjectStore, StoreUri
+from components.storage import ObjectStore
 from components.stores.usage import StoredRun
 from components.tracking.client import Run, Tracking
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
@@ -18,6 +20,7 @@ from components.train.spec import SPEC_FILE, TrainSpec
 
 _PARALLEL = 16
 _ATTEMPTS = "attempts"
+_TRAINED = {"checkpoints", "snapshots"}
 
 
 @dataclass(frozen=True)
@@ -32,34 +35,34 @@ class References:
     """By run key."""
     states: Mapping[str, str]
     """By run key, the state of its training in MLflow."""
-    unreadable: int
-    """Runs whose newest specification cannot be read."""
+    unknown: tuple[str, ...]
+    """Runs with checkpoints or snapshots of which no specification can be read, so that it is not known what they use; sorted."""
 
     def without(self, runs: Container[str]) -> "References":
-        """Return the references of other runs than `runs` to datasets and teachers."""
+        """Return the references of other runs than `runs` to datasets and teachers, known or not."""
 
         def others(users: Mapping[str, list[str]]) -> dict[str, list[str]]:
             left = {used: [key for key in keys if key not in runs] for used, keys in users.items()}
             return {used: keys for used, keys in left.items() if keys}
 
-        return replace(self, trainings=others(self.trainings), students=others(self.students))
+        unknown = tuple(key for key in self.unknown if key not in runs)
+        return replace(self, trainings=others(self.trainings), students=others(self.students), unknown=unknown)
 
 
 def read_references(runs: Mapping[str, StoredRun], store: ObjectStore, tracking: Tracking) -> References:
     """Look up what the runs of a store refer to, in the store and in MLflow."""
     trainings: dict[str, list[str]] = defaultdict(list)
     students: dict[str, list[str]] = defaultdict(list)
-    newest = {key: uri for key, run in runs.items() if (uri := _newest_spec(run)) is not None}
     with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="specifications") as pool:
-        specs = dict(zip(newest, pool.map(lambda uri: _read_spec(store, uri), newest.values()), strict=True))
+        specs = dict(zip(runs, pool.map(lambda run: _newest_spec(run, store), runs.values()), strict=True))
     for key, spec in sorted(specs.items()):
         if spec is not None:
             trainings[spec.dataset.digest].append(key)
             if spec.teacher is not None:
                 students[spec.teacher.run_key].append(key)
     states = {run.data.tags[TAG_RUN_KEY]: run.info.status for run in _active(tracking.search_all_runs({TAG_STEP: "train"}), TAG_RUN_KEY)}
-    unreadable = sum(spec is None for spec in specs.values())
-    return References(dict(trainings), dict(students), versions_by_run(tracking), states, unreadable)
+    unknown = tuple(key for key, spec in sorted(specs.items()) if spec is None and _TRAINED & runs[key].parts.keys())
+    return References(dict(trainings), dict(students), versions_by_run(tracking), states, unknown)
 
 
 def running_names(run_key: str, tracking: Tracking) -> list[str]:
@@ -80,14 +83,10 @@ def _active(runs: Iterable[Run], tag: str) -> list[Run]:
     )
 
 
-def _newest_spec(run: StoredRun) -> StoreUri | None:
-    """Return the specification of the newest attempt; names of attempts sort by time."""
+def _newest_spec(run: StoredRun, store: ObjectStore) -> TrainSpec | None:
+    """Return the newest specification that can be read; names of attempts sort by time."""
     attempts = run.parts[_ATTEMPTS].objects if _ATTEMPTS in run.parts else []
-    return max((item.uri for item in attempts if item.uri.name == SPEC_FILE), key=lambda uri: uri.key, default=None)
-
-
-def _read_spec(store: ObjectStore, uri: StoreUri) -> TrainSpec | None:
-    try:
-        return TrainSpec.parse(store.get_bytes(uri), origin=str(uri))
-    except DataRefused:
-        return None
+    for uri in sorted((item.uri for item in attempts if item.uri.name == SPEC_FILE), key=lambda uri: uri.key, reverse=True):
+        with suppress(DataRefused):
+            return TrainSpec.parse(store.get_bytes(uri), origin=str(uri))
+    return None

@@ -47,6 +47,8 @@ def reasons_to_keep_dataset(digest: str, stored: Stored, references: References,
     reasons = _if_recent(stored, now)
     if digest in references.trainings:
         reasons.append(f"runs that are stored were trained on it: {list_some(references.trainings[digest])}")
+    if references.unknown:
+        reasons.append(f"what these runs were trained on is not known: {list_some(references.unknown)}")
     return reasons
 
 

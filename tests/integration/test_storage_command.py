@@ -132,6 +132,22 @@ def test_what_runs_or_is_needed_stays(trained: Trained) -> None:
 
 
 @pytest.mark.usefixtures("old")
+def test_a_dataset_stays_if_a_specification_is_damaged(trained: Trained) -> None:
+    """Of an attempt the one before counts; where there is none, the run may have been trained on any dataset."""
+    context, attempts = trained.context, trained.context.layout.run(trained.key).attempts
+    (spec,) = [item.uri for item in context.store.list(attempts)]
+    context.store.put_bytes(attempts / "99990101T000000-a" / spec.name, b"{}")
+    refused = trained.delete("--dataset", trained.dataset.digest)
+    assert f"runs that are stored were trained on it: {trained.key}" in refused.err, refused.err
+    context.store.put_bytes(spec, b"damaged")
+    refused = trained.delete("--dataset", trained.dataset.digest)
+    assert f"what these runs were trained on is not known: {trained.key}" in refused.err, refused.err
+    assert refused.code == BadInput.exit_code
+    assert f"no readable specification: {trained.key}" in trained.celebdit("list").err
+    assert context.store.exists(context.layout.locate(trained.dataset.uri) / "dataset.json")
+
+
+@pytest.mark.usefixtures("old")
 def test_a_deleted_run_and_dataset_leave_nothing_and_are_made_again(trained: Trained, tmp_path: Path) -> None:
     """From another machine: the work folder of the first one still has its newest checkpoint."""
     context = trained.context

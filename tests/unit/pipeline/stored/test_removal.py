@@ -15,7 +15,7 @@ RUN, STUDENT = "0123456789abcdef", "fedcba9876543210"
 DIGEST = "d" * 64
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 ROOT = StoreUri("bucket", "")
-NO_REFERENCES = References(trainings={}, students={}, versions={}, states={}, unreadable=0)
+NO_REFERENCES = References(trainings={}, students={}, versions={}, states={}, unknown=())
 CHAMPION = RegisteredVersion("faces", "3", ("champion",))
 
 
@@ -53,7 +53,7 @@ def test_metrics_that_did_not_reach_mlflow_are_uploaded_first() -> None:
 
 def test_a_teacher_keeps_its_checkpoints_and_snapshots() -> None:
     """A student of `RUN_KEY@STEP` may learn from a snapshot."""
-    references = References(trainings={}, students={RUN: [STUDENT]}, versions={}, states={}, unreadable=0)
+    references = References(trainings={}, students={RUN: [STUDENT]}, versions={}, states={}, unknown=())
     for parts in [(), ("checkpoints",), ("samples", "snapshots")]:
         assert reasons(*parts, references=references) == [f"it is the teacher of {STUDENT}"], parts
     assert reasons("samples", "averages", "evaluations", references=references) == []
@@ -73,20 +73,27 @@ def test_a_teacher_keeps_its_checkpoints_and_snapshots() -> None:
     ],
 )
 def test_what_a_version_under_an_alias_comes_from_stays(parts: tuple[str, ...], refused: bool) -> None:
-    references = References(trainings={}, students={}, versions={RUN: [CHAMPION]}, states={}, unreadable=0)
+    references = References(trainings={}, students={}, versions={RUN: [CHAMPION]}, states={}, unknown=())
     assert reasons(*parts, references=references) == (["version 3 of faces (champion) comes from it"] if refused else [])
 
 
 def test_a_version_without_an_alias_has_files_of_its_own() -> None:
     version = RegisteredVersion("faces", "2", ())
-    assert reasons(references=References(trainings={}, students={}, versions={RUN: [version]}, states={}, unreadable=0)) == []
+    assert reasons(references=References(trainings={}, students={}, versions={RUN: [version]}, states={}, unknown=())) == []
 
 
 def test_a_dataset_stays_while_a_run_that_was_trained_on_it_is_stored() -> None:
-    references = References(trainings={DIGEST: [RUN]}, students={}, versions={}, states={}, unreadable=0)
+    references = References(trainings={DIGEST: [RUN]}, students={}, versions={}, states={}, unknown=())
     stored = Stored([StoredObject(ROOT / "a", 1, modified=NOW - timedelta(days=1))])
     assert reasons_to_keep_dataset(DIGEST, stored, references, NOW) == [f"runs that are stored were trained on it: {RUN}"]
     assert reasons_to_keep_dataset("e" * 64, stored, references, NOW) == []
+    assert reasons_to_keep_dataset(DIGEST, stored, references.without({RUN}), NOW) == []
+
+
+def test_a_dataset_stays_while_it_is_not_known_what_a_run_was_trained_on() -> None:
+    references = References(trainings={}, students={}, versions={}, states={}, unknown=(RUN,))
+    stored = Stored([StoredObject(ROOT / "a", 1, modified=NOW - timedelta(days=1))])
+    assert reasons_to_keep_dataset(DIGEST, stored, references, NOW) == [f"what these runs were trained on is not known: {RUN}"]
     assert reasons_to_keep_dataset(DIGEST, stored, references.without({RUN}), NOW) == []
 
 
