@@ -1,7 +1,7 @@
 """What refers to the runs and datasets of a store: trainings, students, registered versions, and work that is under way.
 
-Promises: changes nothing. Of a run the newest specification that can be read counts; a run without any, or with damaged ones or those of
-another release alone, may refer to everything.
+Promises: changes nothing. Of a run the newest specification that can be read counts; a run with damaged ones or those of another release
+alone may have been trained on any dataset. A run without any is an imported checkpoint, or the rest of a deletion that was interrupted.
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from components.errors import DataRefused
 from components.registry.origins import RegisteredVersion, versions_by_run
-from components.storage import ObjectStore
+from components.storage import ObjectStore, StoreUri
 from components.stores.usage import StoredRun
 from components.tracking.client import Run, Tracking
 from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
@@ -20,7 +20,6 @@ from components.train.spec import SPEC_FILE, TrainSpec
 
 _PARALLEL = 16
 _ATTEMPTS = "attempts"
-_TRAINED = {"checkpoints", "snapshots"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class References:
     states: Mapping[str, str]
     """By run key, the state of its training in MLflow."""
     unknown: tuple[str, ...]
-    """Runs with checkpoints or snapshots of which no specification can be read, so that it is not known what they use; sorted."""
+    """Runs whose specifications cannot be read, so that it is not known what they use; sorted."""
 
     def without(self, runs: Container[str]) -> "References":
         """Return the references of other runs than `runs` to datasets and teachers, known or not."""
@@ -54,14 +53,15 @@ def read_references(runs: Mapping[str, StoredRun], store: ObjectStore, tracking:
     trainings: dict[str, list[str]] = defaultdict(list)
     students: dict[str, list[str]] = defaultdict(list)
     with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="specifications") as pool:
-        specs = dict(zip(runs, pool.map(lambda run: _newest_spec(run, store), runs.values()), strict=True))
+        stored = {key: uris for key, run in runs.items() if (uris := _spec_uris(run))}
+        specs = dict(zip(stored, pool.map(lambda uris: _newest_spec(uris, store), stored.values()), strict=True))
     for key, spec in sorted(specs.items()):
         if spec is not None:
             trainings[spec.dataset.digest].append(key)
             if spec.teacher is not None:
                 students[spec.teacher.run_key].append(key)
     states = {run.data.tags[TAG_RUN_KEY]: run.info.status for run in _active(tracking.search_all_runs({TAG_STEP: "train"}), TAG_RUN_KEY)}
-    unknown = tuple(key for key, spec in sorted(specs.items()) if spec is None and _TRAINED & runs[key].parts.keys())
+    unknown = tuple(sorted(key for key, spec in specs.items() if spec is None))
     return References(dict(trainings), dict(students), versions_by_run(tracking), states, unknown)
 
 
@@ -83,10 +83,15 @@ def _active(runs: Iterable[Run], tag: str) -> list[Run]:
     )
 
 
-def _newest_spec(run: StoredRun, store: ObjectStore) -> TrainSpec | None:
-    """Return the newest specification that can be read; names of attempts sort by time."""
+def _spec_uris(run: StoredRun) -> list[StoreUri]:
+    """Return the specifications of all attempts, the newest first: names of attempts sort by time."""
     attempts = run.parts[_ATTEMPTS].objects if _ATTEMPTS in run.parts else []
-    for uri in sorted((item.uri for item in attempts if item.uri.name == SPEC_FILE), key=lambda uri: uri.key, reverse=True):
+    return sorted((item.uri for item in attempts if item.uri.name == SPEC_FILE), key=lambda uri: uri.key, reverse=True)
+
+
+def _newest_spec(uris: Iterable[StoreUri], store: ObjectStore) -> TrainSpec | None:
+    """Return the first specification that can be read."""
+    for uri in uris:
         with suppress(DataRefused):
             return TrainSpec.parse(store.get_bytes(uri), origin=str(uri))
     return None

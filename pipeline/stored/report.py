@@ -38,7 +38,7 @@ def report_lines(usage: Usage, references: References) -> list[str]:
         rows = [(kind, size(stored.size_bytes), _DESCRIPTIONS[kind]) for kind, stored in _largest_first(usage.others)]
         lines += ["others", *(f"  {line}" for line in align_columns(rows))]
     if references.unknown:
-        lines.append(f"what these runs were trained on is not known, they have no readable specification: {list_some(references.unknown)}")
+        lines.append(f"what these runs were trained on is not known, their specifications cannot be read: {list_some(references.unknown)}")
     return lines
 
 
