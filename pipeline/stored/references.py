@@ -15,8 +15,9 @@ from components.registry.origins import RegisteredVersion, versions_by_run
 from components.storage import ObjectStore, StoreUri
 from components.stores.usage import StoredRun
 from components.tracking.client import Run, Tracking
-from components.tracking.tags import TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
+from components.tracking.tags import TAG_DATASET, TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from components.train.spec import SPEC_FILE, TrainSpec
+from pipeline.sweeps.mlflow_log import STOPPED, TAG_STATUS, TAG_SWEEP
 
 _PARALLEL = 16
 _ATTEMPTS = "attempts"
@@ -34,6 +35,10 @@ class References:
     """By run key."""
     states: Mapping[str, str]
     """By run key, the state of its training in MLflow."""
+    running: Mapping[str, list[str]]
+    """By run key, what MLflow says is running and works with it: the training itself, its evaluations, its pipeline runs, its sweep."""
+    readers: Mapping[str, list[str]]
+    """By the digest of a dataset, the pipeline runs that MLflow says are running and that ingested it."""
     unknown: tuple[str, ...]
     """Runs whose specifications cannot be read, so that it is not known what they use; sorted."""
 
@@ -62,18 +67,43 @@ def read_references(runs: Mapping[str, StoredRun], store: ObjectStore, tracking:
                 students[spec.teacher.run_key].append(key)
     states = {run.data.tags[TAG_RUN_KEY]: run.info.status for run in _active(tracking.search_all_runs({TAG_STEP: "train"}), TAG_RUN_KEY)}
     unknown = tuple(sorted(key for key, spec in specs.items() if spec is None))
-    return References(dict(trainings), dict(students), versions_by_run(tracking), states, unknown)
+    running = tracking.search_running_runs()
+    return References(
+        dict(trainings),
+        dict(students),
+        versions_by_run(tracking),
+        states,
+        running=_running_keys(running, tracking),
+        readers=_readers(running, tracking),
+        unknown=unknown,
+    )
 
 
-def running_names(run_key: str, tracking: Tracking) -> list[str]:
-    """Return the names of the MLflow runs that are under way with the training `run_key`: itself, its evaluations, its pipeline runs."""
-    pipelines = [
-        run
-        for run in _active(tracking.search_all_runs({TAG_KIND: "pipeline"}), TAG_RUN_KEY)
-        if run_key in run.data.tags[TAG_RUN_KEY].split(",")
-    ]
-    runs = [*pipelines, *_active(tracking.search_all_runs({TAG_RUN_KEY: run_key}), TAG_RUN_KEY)]
-    return sorted({str(run.data.tags.get(TAG_RUN) or run.info.run_name) for run in runs if run.info.status == "RUNNING"})
+def _running_keys(running: Iterable[Run], tracking: Tracking) -> dict[str, list[str]]:
+    """Return the names of the `running` runs by the run keys that they have; of a sweep those are the trials that may train on."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for run in running:
+        name = run.data.tags.get(TAG_RUN) or str(run.info.run_name)
+        trials = _open_trials(run, tracking) if run.data.tags.get(TAG_KIND) == "sweep" else []
+        for tags in (run.data.tags, *(trial.data.tags for trial in trials)):
+            for key in tags.get(TAG_RUN_KEY, "").split(","):
+                names[key].add(name)
+    return {key: sorted(names[key]) for key in names if key}
+
+
+def _open_trials(sweep: Run, tracking: Tracking) -> list[Run]:
+    trials = tracking.search_all_runs({TAG_KIND: "trial", TAG_SWEEP: sweep.data.tags[TAG_SWEEP]})
+    return [trial for trial in _active(trials, TAG_RUN_KEY) if trial.data.tags.get(TAG_STATUS) != STOPPED]
+
+
+def _readers(running: Iterable[Run], tracking: Tracking) -> dict[str, list[str]]:
+    """Return the names of the pipeline runs among the `running` ones by the dataset that they ingested, or used again."""
+    pipelines = {run.data.tags.get(TAG_RUN) for run in running if run.data.tags.get(TAG_KIND) == "pipeline"}
+    names: dict[str, set[str]] = defaultdict(set)
+    for run in _active(tracking.search_all_runs({TAG_STEP: "ingest"}), TAG_DATASET) if pipelines else []:
+        if (name := run.data.tags.get(TAG_RUN)) is not None and name in pipelines:
+            names[run.data.tags[TAG_DATASET]].add(name)
+    return {digest: sorted(names[digest]) for digest in names}
 
 
 def _active(runs: Iterable[Run], tag: str) -> list[Run]:

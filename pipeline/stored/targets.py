@@ -15,7 +15,7 @@ from components.stores.deletion import delete_objects
 from components.stores.usage import Stored, StoredRun, Usage, usage_of
 from components.tracking.training_names import find_run_key
 from pipeline.planning.report import size
-from pipeline.stored.references import References, read_references, running_names
+from pipeline.stored.references import References, read_references
 from pipeline.stored.removal import parts_of, reasons_to_keep_dataset, reasons_to_keep_run
 from pipeline.stored.report import part_text
 
@@ -91,7 +91,7 @@ def keeps_versions(context: StepContext) -> bool:
 
 def _run_target(key: str, run: StoredRun, parts: tuple[str, ...], references: References, context: StepContext, at: datetime) -> Target:
     stored = parts_of(run, parts)
-    reasons = reasons_to_keep_run(key, run, parts, references, running_names(key, context.tracking), at)
+    reasons = reasons_to_keep_run(key, run, parts, references, at)
     versions = references.versions.get(key, [])
     notes = [f"{list_some([str(version) for version in versions])} keeps its own files"] if versions and not parts else []
     name = f"{', '.join(parts)} of run {key}" if parts else f"run {key} ({part_text(run)})"

@@ -13,16 +13,19 @@ from celebdit_testing.steps import keys_below, step_context
 from celebdit_testing.trainings import run_train, small_faces
 
 from components.errors import EXIT_OK, BadInput, Interrupted
+from components.ingest.record import record
 from components.registry.client import Registry
 from components.runtime.context import StepContext
 from components.storage import StoreUri
 from components.stores.checkpoints import CheckpointStore
 from components.stores.deletion import delete_objects
+from components.tracking.tags import TAG_KIND, TAG_RUN_KEY
 from components.train.spec import newest_spec, store_spec
 from model.config import Recipe
 from model.distill_config import Teacher
 from pipeline.services import Endpoints
 from pipeline.stored import removal
+from pipeline.sweeps.mlflow_log import TAG_STATUS, TAG_SWEEP
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -129,6 +132,44 @@ def test_what_runs_or_is_needed_stays(trained: Trained) -> None:
     refused = trained.delete("--dataset", trained.dataset.digest[:8])
     assert f"runs that are stored were trained on it: {', '.join(sorted([trained.key, STUDENT]))}" in refused.err
     assert context.store.exists(context.layout.locate(trained.dataset.uri) / "dataset.json")
+
+
+@pytest.mark.usefixtures("old")
+def test_a_trial_stays_while_its_sweep_goes_on_unless_it_was_stopped(trained: Trained) -> None:
+    """A finished trial trains on from its checkpoint on the next rung, perhaps hours later; its tag names the runs of all its seeds."""
+    client, tracking = trained.context.tracking.client, trained.context.tracking
+    experiment = client.create_experiment(f"sweep/{trained.key}")
+    tags = {TAG_SWEEP: trained.key}
+    sweep = client.create_run(experiment, run_name="rates", tags={**tags, TAG_KIND: "sweep"})
+    trial = client.create_run(experiment, tags={**tags, TAG_KIND: "trial", TAG_RUN_KEY: f"{STUDENT},{trained.key}", TAG_STATUS: "kept"})
+    client.set_terminated(trial.info.run_id)
+    refused = trained.delete(trained.key, "--part", "checkpoints")
+    assert refused.code == BadInput.exit_code
+    assert "MLflow says that rates is running" in refused.err
+    client.set_tag(trial.info.run_id, TAG_STATUS, "stopped")
+    assert trained.delete(trained.key, "--part", "samples").code == EXIT_OK
+    client.set_tag(trial.info.run_id, TAG_STATUS, "kept")
+    tracking.set_status(sweep.info.run_id, "KILLED")
+    assert trained.delete(trained.key, "--part", "checkpoints").code == EXIT_OK
+
+
+@pytest.mark.usefixtures("old")
+def test_a_dataset_stays_while_a_pipeline_run_that_ingested_it_goes_on(trained: Trained, tmp_path: Path) -> None:
+    settings = trained.context.settings
+    waiting = step_context(
+        "ingest",
+        tmp_path / "other",
+        settings.store_uri,
+        endpoint=settings.s3_endpoint,
+        mlflow_uri=settings.mlflow_uri,
+        run_id=f"w{tmp_path.name}",
+    )
+    record(trained.dataset, waiting)
+    refused = trained.delete(trained.key, "--dataset", trained.dataset.digest)
+    assert refused.code == BadInput.exit_code
+    assert f"MLflow says that w{tmp_path.name} is running" in refused.err
+    waiting.tracking.set_status(waiting.tracking.pipeline_run().info.run_id, "FINISHED")
+    assert trained.delete(trained.key, "--dataset", trained.dataset.digest).code == EXIT_OK
 
 
 @pytest.mark.usefixtures("old")
