@@ -34,7 +34,7 @@ class References:
     versions: Mapping[str, list[RegisteredVersion]]
     """By run key."""
     states: Mapping[str, str]
-    """By run key, the state of its training in MLflow."""
+    """By run key, the state of its training in MLflow, or of the import of its checkpoint."""
     running: Mapping[str, list[str]]
     """By run key, what MLflow says is running and works with it: the training itself, its evaluations, its pipeline runs, its sweep."""
     readers: Mapping[str, list[str]]
@@ -65,7 +65,8 @@ def read_references(runs: Mapping[str, StoredRun], store: ObjectStore, tracking:
             trainings[spec.dataset.digest].append(key)
             if spec.teacher is not None:
                 students[spec.teacher.run_key].append(key)
-    states = {run.data.tags[TAG_RUN_KEY]: run.info.status for run in _active(tracking.search_all_runs({TAG_STEP: "train"}), TAG_RUN_KEY)}
+    trainings_and_imports = [run for step in ("train", "import") for run in tracking.search_all_runs({TAG_STEP: step})]
+    states = {run.data.tags[TAG_RUN_KEY]: run.info.status for run in _active(trainings_and_imports, TAG_RUN_KEY)}
     unknown = tuple(sorted(key for key, spec in specs.items() if spec is None))
     running = tracking.search_running_runs()
     return References(

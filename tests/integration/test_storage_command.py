@@ -100,6 +100,15 @@ def test_the_list_names_runs_and_datasets_with_what_refers_to_them(trained: Trai
         assert text in listed.err, text
 
 
+def test_an_imported_checkpoint_is_listed_with_the_state_of_its_import(trained: Trained) -> None:
+    context = trained.context
+    context.store.put_bytes(context.layout.run(STUDENT).checkpoints.join("step-000000001/imported/COMMIT.json"), b"{}")
+    with context.tracking.mark_running(context.tracking.step_run("import", run_key=STUDENT)):
+        pass
+    listed = trained.celebdit("list", "--json").json["runs"]
+    assert {run["run_key"]: run["state"] for run in listed} == {trained.key: "FINISHED", STUDENT: "FINISHED"}
+
+
 def test_what_was_just_written_stays_unless_it_is_forced(trained: Trained) -> None:
     before = trained.keys_of_run()
     refused = trained.delete(trained.key, "--part", "checkpoints")
