@@ -8,6 +8,7 @@ from components.errors import BadInput
 from components.reports.listing import list_some
 from components.reports.plural import plural
 from components.runtime.context import StepContext
+from components.storage import StoreUri
 from components.storage.bucket import is_versioned
 from components.storage.skew import now, server_time
 from components.stores.abandoned_uploads import abort_old_uploads
@@ -40,6 +41,8 @@ class Target:
 
     name: str
     stored: Stored
+    prefixes: tuple[StoreUri, ...]
+    """What the keys of its objects begin with, and those of uploads in parts that would have become objects of it."""
     reasons: tuple[str, ...] = ()
     """Why it should stay."""
     notes: tuple[str, ...] = ()
@@ -70,10 +73,11 @@ def find_targets(request: Request, context: StepContext) -> list[Target]:
         references = references.without(keys)
     targets = [_run_target(key, usage.runs[key], request.parts, references, context, at) for key in keys]
     for dataset in dict.fromkeys(_dataset(name, usage) for name in request.datasets):
+        prefixes = (context.layout.dataset(dataset[0]) / dataset[1],)
         reasons = reasons_to_keep_dataset(dataset[1], usage.datasets[dataset], references, at)
-        targets.append(Target(f"dataset {dataset[0]} {dataset[1][:16]}", usage.datasets[dataset], tuple(reasons)))
+        targets.append(Target(f"dataset {dataset[0]} {dataset[1][:16]}", usage.datasets[dataset], prefixes, tuple(reasons)))
     if request.quarantine:
-        targets.append(Target("quarantine", usage.others[_QUARANTINE]))
+        targets.append(Target("quarantine", usage.others[_QUARANTINE], (context.layout.quarantine,)))
     return targets
 
 
@@ -81,7 +85,8 @@ def delete_targets(targets: Iterable[Target], context: StepContext) -> None:
     """Delete the objects of all targets, and abort uploads of theirs that began more than a day ago."""
     for target in targets:
         delete_objects(context.store, [item.uri for item in target.stored.objects])
-    abort_old_uploads(context.store, context.root)
+        for prefix in target.prefixes:
+            abort_old_uploads(context.store, prefix)
 
 
 def keeps_versions(context: StepContext) -> bool:
@@ -95,7 +100,9 @@ def _run_target(key: str, run: StoredRun, parts: tuple[str, ...], references: Re
     versions = references.versions.get(key, [])
     notes = [f"{list_some([str(version) for version in versions])} keeps its own files"] if versions and not parts else []
     name = f"{', '.join(parts)} of run {key}" if parts else f"run {key} ({part_text(run)})"
-    return Target(name, stored, tuple(reasons), tuple(notes))
+    prefix = context.layout.run(key).prefix
+    prefixes = tuple(prefix / part for part in parts) or (prefix,)
+    return Target(name, stored, prefixes, tuple(reasons), tuple(notes))
 
 
 def _run_key(name: str, usage: Usage, context: StepContext) -> str:

@@ -17,6 +17,8 @@ from components.ingest.record import record
 from components.registry.client import Registry
 from components.runtime.context import StepContext
 from components.storage import StoreUri
+from components.storage.unfinished_uploads import begin_upload, unfinished_uploads
+from components.stores import abandoned_uploads
 from components.stores.checkpoints import CheckpointStore
 from components.stores.deletion import delete_objects
 from components.tracking.tags import TAG_KIND, TAG_RUN_KEY
@@ -179,6 +181,20 @@ def test_a_dataset_stays_while_a_pipeline_run_that_ingested_it_goes_on(trained: 
     assert f"MLflow says that w{tmp_path.name} is running" in refused.err
     waiting.tracking.set_status(waiting.tracking.pipeline_run().info.run_id, "FINISHED")
     assert trained.delete(trained.key, "--dataset", trained.dataset.digest).code == EXIT_OK
+
+
+@pytest.mark.usefixtures("old")
+def test_uploads_of_what_is_deleted_are_aborted_and_no_others(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abandoned_uploads, "_ABANDONED", timedelta(days=-1))
+    store, run = trained.context.store, trained.context.layout.run(trained.key).prefix
+    others = [
+        begin_upload(store, uri) for uri in (trained.context.root / "mlflow" / "model.bin", trained.context.layout.runs / STUDENT / "x")
+    ]
+    begin_upload(store, run / "checkpoints" / "x")
+    assert trained.delete(trained.key).code == EXIT_OK
+    left = unfinished_uploads(store, trained.context.root)
+    assert left is not None
+    assert sorted(upload.id for upload in left) == sorted(upload.id for upload in others)
 
 
 @pytest.mark.usefixtures("old")
