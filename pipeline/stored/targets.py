@@ -72,7 +72,7 @@ def find_targets(request: Request, context: StepContext) -> list[Target]:
     if not request.parts:
         references = references.without(keys)
     targets = [_run_target(key, usage.runs[key], request.parts, references, context, at) for key in keys]
-    for dataset in dict.fromkeys(_dataset(name, usage) for name in request.datasets):
+    for dataset in dict.fromkeys(dataset for name in request.datasets for dataset in _datasets(name, usage)):
         prefixes = (context.layout.dataset(dataset[0]) / dataset[1],)
         reasons = reasons_to_keep_dataset(dataset[1], usage.datasets[dataset], references, at)
         targets.append(Target(f"dataset {dataset[0]} {dataset[1][:16]}", usage.datasets[dataset], prefixes, tuple(reasons)))
@@ -116,7 +116,8 @@ def _run_key(name: str, usage: Usage, context: StepContext) -> str:
     return key
 
 
-def _dataset(name: str, usage: Usage) -> tuple[str, str]:
+def _datasets(name: str, usage: Usage) -> list[tuple[str, str]]:
+    """Return the names and digests of the stored datasets whose one digest begins with `name`: the same images may have several names."""
     matches = (
         [(label, digest) for label, digest in sorted(usage.datasets) if digest.startswith(name)] if len(name) >= _FEWEST_CHARACTERS else []
     )
@@ -124,7 +125,7 @@ def _dataset(name: str, usage: Usage) -> tuple[str, str]:
         known = list_some([digest[:16] for _, digest in sorted(usage.datasets)]) or "none"
         raise BadInput(f"the store has no dataset {name!r}", hint=f"it has {known}: `celebdit storage list`")
     _only(sorted({digest for _, digest in matches}), name, "digests")
-    return matches[0]
+    return matches
 
 
 def _only(matches: list[str], name: str, what: str) -> str:

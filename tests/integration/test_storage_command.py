@@ -184,6 +184,17 @@ def test_a_dataset_stays_while_a_pipeline_run_that_ingested_it_goes_on(trained: 
 
 
 @pytest.mark.usefixtures("old")
+def test_a_dataset_with_two_names_is_deleted_under_both(trained: Trained) -> None:
+    context = trained.context
+    other = context.layout.dataset("other-name") / trained.dataset.digest / "dataset.json"
+    context.store.put_bytes(other, b"{}")
+    deleted = trained.delete(trained.key, "--dataset", trained.dataset.digest[:16])
+    assert deleted.code == EXIT_OK, deleted.err
+    assert not context.store.exists(other)
+    assert not context.store.exists(context.layout.locate(trained.dataset.uri) / "dataset.json")
+
+
+@pytest.mark.usefixtures("old")
 def test_uploads_of_what_is_deleted_are_aborted_and_no_others(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(abandoned_uploads, "_ABANDONED", timedelta(days=-1))
     store, run = trained.context.store, trained.context.layout.run(trained.key).prefix
