@@ -1,5 +1,6 @@
 """`celebdit storage` on real servers: what it lists, what it refuses, and what is left after it deleted."""
 
+import fcntl
 import os
 import subprocess
 from contextlib import suppress
@@ -25,6 +26,7 @@ from components.tracking.tags import TAG_KIND, TAG_RUN_KEY
 from components.train.spec import newest_spec, store_spec
 from model.config import Recipe
 from model.distill_config import Teacher
+from pipeline.home import LOCK
 from pipeline.services import Endpoints
 from pipeline.stored import removal
 from pipeline.sweeps.mlflow_log import TAG_STATUS, TAG_SWEEP
@@ -296,6 +298,30 @@ def test_a_person_is_asked(trained: Trained, answer: str, code: int) -> None:
     assert process.wait(60) == code
     os.close(main)
     assert bool([key for key in trained.keys_of_run() if key.startswith("checkpoints/")]) == (code != EXIT_OK)
+
+
+def test_nothing_of_the_home_is_locked_while_a_person_is_asked(tmp_path: Path) -> None:
+    """Embedded servers: other commands on the same home would wait for the answer, without a word."""
+    home, run = tmp_path / "home", "0123456789abcdef"
+    weights = home / "s3" / "celebdit" / "main" / "runs" / run / "checkpoints" / "a" / "b"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    for folder in (home, *(parent for parent in weights.parents if parent.is_relative_to(home))):
+        folder.chmod(0o700)
+    main, terminal = os.openpty()
+    command = [*COMMAND, "storage", "delete", run, "--force", "--home", str(home)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CELEBDIT_", "MLFLOW_", "AWS_"))}
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    output = b""
+    while b"Delete? [y/N]" not in output:
+        output += os.read(main, 65536)
+    with (home / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.write(main, b"y\n")
+    assert process.wait(120) == EXIT_OK
+    os.close(main)
+    assert not weights.exists()
 
 
 def test_what_an_interrupted_deletion_leaves_is_not_read(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
