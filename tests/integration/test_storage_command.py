@@ -23,6 +23,7 @@ from components.stores import abandoned_uploads
 from components.stores.checkpoints import CheckpointStore
 from components.stores.deletion import delete_objects
 from components.tracking.tags import TAG_KIND, TAG_RUN_KEY
+from components.train.reporting.sync import sync
 from components.train.spec import newest_spec, store_spec
 from model.config import Recipe
 from model.distill_config import Teacher
@@ -252,6 +253,20 @@ def test_a_deleted_run_and_dataset_leave_nothing_and_are_made_again(trained: Tra
     dataset = small_faces(elsewhere)
     again = run_train(trained.recipe, dataset, elsewhere, launches=launches)
     assert (dataset.digest, again.digest, len(launches)) == (trained.dataset.digest, trained.checkpoint.digest, 1)
+
+
+@pytest.mark.usefixtures("old")
+def test_a_finished_training_whose_checkpoints_were_deleted_stays_finished(trained: Trained, tmp_path: Path) -> None:
+    """`celebdit sync` from a machine that has none of them either."""
+    settings = trained.context.settings
+    assert trained.delete(trained.key, "--part", "checkpoints").code == EXIT_OK
+    elsewhere = step_context(
+        "sync", tmp_path / "elsewhere", settings.store_uri, endpoint=settings.s3_endpoint, mlflow_uri=settings.mlflow_uri, run_id="sync"
+    )
+    assert sync(trained.key, elsewhere) == 0
+    run = elsewhere.tracking.training_run(trained.key)
+    assert run is not None
+    assert run.info.status == "FINISHED"
 
 
 @pytest.mark.usefixtures("old")
