@@ -21,6 +21,9 @@ KINDS = ("weights", "versions", "models", "sweeps", "speeds", "checksums", "quar
 """Folders of a store that hold neither runs nor datasets."""
 _FEATURES_DIGITS = 32
 """Of the digest of a dataset, in the keys of its features."""
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@+-]*(/[A-Za-z0-9][A-Za-z0-9._=@+-]*)*")
+"""Of every object that celebdit writes (`storage/uri.py`). Others are another program's, like `samples/` and `samples//a` of a web page for
+buckets, or are no key everywhere: a proxy before a server may take `samples/../../a` for `a`."""
 _RUN_KEY, _DIGEST = re.compile(r"[0-9a-f]{16}"), re.compile(r"[0-9a-f]{64}")
 
 
@@ -67,7 +70,8 @@ def usage_of(objects: Iterable[StoredObject], root: StoreUri) -> Usage:
     usage = Usage()
     features: list[tuple[str, StoredObject]] = []
     for item in objects:
-        match item.uri.relative_to(root).split("/"):
+        key_below = item.uri.relative_to(root)
+        match key_below.split("/") if _KEY.fullmatch(key_below) else []:
             case ["runs", key, part, *below] | ["checksums", "runs", key, part, *below] if below and _RUN_KEY.fullmatch(key):
                 usage.runs[key].objects.append(item)
                 usage.runs[key].parts[part].objects.append(item)

@@ -75,7 +75,13 @@ class MlflowConnection:
 
     def search_all_runs(self, tags: Mapping[str, str]) -> list[Run]:
         """Return the runs with all of `tags` of all experiments that this user can read, deleted ones included."""
-        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        return self._search_everywhere(" and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items()), ViewType.ALL)
+
+    def search_running_runs(self) -> list[Run]:
+        """Return the runs that are RUNNING, of all experiments that this user can read."""
+        return self._search_everywhere("attributes.status = 'RUNNING'", ViewType.ACTIVE_ONLY)
+
+    def _search_everywhere(self, query: str, view: int) -> list[Run]:
         with translate_mlflow_errors(self.settings.mlflow_uri):
             page = self.client.search_experiments(view_type=ViewType.ALL)
             experiments = list(page)
@@ -84,7 +90,7 @@ class MlflowConnection:
                 experiments += page
             ids = [str(experiment.experiment_id) for experiment in experiments]
             chunks = [ids[start : start + _EXPERIMENTS] for start in range(0, len(ids), _EXPERIMENTS)]
-            return [run for chunk in chunks for run in self._search(chunk, query, ViewType.ALL)]
+            return [run for chunk in chunks for run in self._search(chunk, query, view)]
 
     def _search(self, experiment_ids: list[str], query: str, view: int) -> list[Run]:
         """Return all matching runs of the experiments, newest first: the answers of MLflow are pages of them."""

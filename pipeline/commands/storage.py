@@ -15,6 +15,8 @@ from pipeline.records import open_records
 from pipeline.view import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from components.runtime.context import StepContext
     from pipeline.stored.targets import Request, Target
 
@@ -84,15 +86,16 @@ def delete(
     from pipeline.stored.targets import Request, delete_targets, keeps_versions
 
     request = Request(runs, parts, datasets, quarantine)
+    if not yes:
+        with open_records(home, artifacts=True) as context:
+            _print_targets(_deletable(request, context, force=force))
+        # Asked while nothing is open: other commands on the same home would wait for the answer.
+        if not click.confirm("Delete?", err=True):
+            raise Interrupted("nothing was deleted", hint="to delete without a question: --yes")
     with open_records(home, artifacts=True) as context:
-        targets = _deletable(request, context, force=force)
-        for target in targets:
-            for line in (target.summary, *(f"  {note}" for note in target.notes), *(f"  although {reason}" for reason in target.reasons)):
-                print_line(printable(line))
-        if not yes:
-            if not click.confirm("Delete?", err=True):
-                raise Interrupted("nothing was deleted", hint="to delete without a question: --yes")
-            targets = _deletable(request, context, force=force)  # what is refused may have changed since
+        targets = _deletable(request, context, force=force)  # what is refused may have changed since
+        if yes:
+            _print_targets(targets)
         delete_targets(targets, context)
         versioned = keeps_versions(context)
     print_line(f"deleted {plural(sum(len(target.stored.objects) for target in targets), 'object')}")
@@ -102,6 +105,12 @@ def delete(
     if as_json:
         facts = [{"name": each.name, "objects": len(each.stored.objects), "size_bytes": each.stored.size_bytes} for each in targets]
         print_json({"deleted": facts})
+
+
+def _print_targets(targets: "Iterable[Target]") -> None:
+    for target in targets:
+        for line in (target.summary, *(f"  {note}" for note in target.notes), *(f"  although {reason}" for reason in target.reasons)):
+            print_line(printable(line))
 
 
 def _deletable(request: "Request", context: "StepContext", *, force: bool) -> "list[Target]":

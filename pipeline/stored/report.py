@@ -4,7 +4,6 @@ from typing import Any
 
 from components.reports.columns import align_columns
 from components.reports.listing import list_some
-from components.reports.plural import plural
 from components.stores.usage import FOREIGN, PARTS, Stored, StoredRun, Usage
 from pipeline.planning.report import size
 from pipeline.stored.references import References
@@ -38,10 +37,8 @@ def report_lines(usage: Usage, references: References) -> list[str]:
     if usage.others:
         rows = [(kind, size(stored.size_bytes), _DESCRIPTIONS[kind]) for kind, stored in _largest_first(usage.others)]
         lines += ["others", *(f"  {line}" for line in align_columns(rows))]
-    if references.unreadable:
-        lines.append(
-            f"  the specification of {plural(references.unreadable, 'run')} cannot be read: what they were trained on is not known"
-        )
+    if references.unknown:
+        lines.append(f"what these runs were trained on is not known, their specifications cannot be read: {list_some(references.unknown)}")
     return lines
 
 

@@ -8,6 +8,7 @@ from components.errors import BadInput
 from components.reports.listing import list_some
 from components.reports.plural import plural
 from components.runtime.context import StepContext
+from components.storage import StoreUri
 from components.storage.bucket import is_versioned
 from components.storage.skew import now, server_time
 from components.stores.abandoned_uploads import abort_old_uploads
@@ -15,7 +16,7 @@ from components.stores.deletion import delete_objects
 from components.stores.usage import Stored, StoredRun, Usage, usage_of
 from components.tracking.training_names import find_run_key
 from pipeline.planning.report import size
-from pipeline.stored.references import References, read_references, running_names
+from pipeline.stored.references import References, read_references
 from pipeline.stored.removal import parts_of, reasons_to_keep_dataset, reasons_to_keep_run
 from pipeline.stored.report import part_text
 
@@ -40,6 +41,8 @@ class Target:
 
     name: str
     stored: Stored
+    prefixes: tuple[StoreUri, ...]
+    """What the keys of its objects begin with, and those of uploads in parts that would have become objects of it."""
     reasons: tuple[str, ...] = ()
     """Why it should stay."""
     notes: tuple[str, ...] = ()
@@ -69,11 +72,12 @@ def find_targets(request: Request, context: StepContext) -> list[Target]:
     if not request.parts:
         references = references.without(keys)
     targets = [_run_target(key, usage.runs[key], request.parts, references, context, at) for key in keys]
-    for dataset in dict.fromkeys(_dataset(name, usage) for name in request.datasets):
+    for dataset in dict.fromkeys(dataset for name in request.datasets for dataset in _datasets(name, usage)):
+        prefixes = (context.layout.dataset(dataset[0]) / dataset[1],)
         reasons = reasons_to_keep_dataset(dataset[1], usage.datasets[dataset], references, at)
-        targets.append(Target(f"dataset {dataset[0]} {dataset[1][:16]}", usage.datasets[dataset], tuple(reasons)))
+        targets.append(Target(f"dataset {dataset[0]} {dataset[1][:16]}", usage.datasets[dataset], prefixes, tuple(reasons)))
     if request.quarantine:
-        targets.append(Target("quarantine", usage.others[_QUARANTINE]))
+        targets.append(Target("quarantine", usage.others[_QUARANTINE], (context.layout.quarantine,)))
     return targets
 
 
@@ -81,7 +85,8 @@ def delete_targets(targets: Iterable[Target], context: StepContext) -> None:
     """Delete the objects of all targets, and abort uploads of theirs that began more than a day ago."""
     for target in targets:
         delete_objects(context.store, [item.uri for item in target.stored.objects])
-    abort_old_uploads(context.store, context.root)
+        for prefix in target.prefixes:
+            abort_old_uploads(context.store, prefix)
 
 
 def keeps_versions(context: StepContext) -> bool:
@@ -91,11 +96,13 @@ def keeps_versions(context: StepContext) -> bool:
 
 def _run_target(key: str, run: StoredRun, parts: tuple[str, ...], references: References, context: StepContext, at: datetime) -> Target:
     stored = parts_of(run, parts)
-    reasons = reasons_to_keep_run(key, run, parts, references, running_names(key, context.tracking), at)
+    reasons = reasons_to_keep_run(key, run, parts, references, at)
     versions = references.versions.get(key, [])
     notes = [f"{list_some([str(version) for version in versions])} keeps its own files"] if versions and not parts else []
     name = f"{', '.join(parts)} of run {key}" if parts else f"run {key} ({part_text(run)})"
-    return Target(name, stored, tuple(reasons), tuple(notes))
+    prefix = context.layout.run(key).prefix
+    prefixes = tuple(prefix / part for part in parts) or (prefix,)
+    return Target(name, stored, prefixes, tuple(reasons), tuple(notes))
 
 
 def _run_key(name: str, usage: Usage, context: StepContext) -> str:
@@ -109,7 +116,8 @@ def _run_key(name: str, usage: Usage, context: StepContext) -> str:
     return key
 
 
-def _dataset(name: str, usage: Usage) -> tuple[str, str]:
+def _datasets(name: str, usage: Usage) -> list[tuple[str, str]]:
+    """Return the names and digests of the stored datasets whose one digest begins with `name`: the same images may have several names."""
     matches = (
         [(label, digest) for label, digest in sorted(usage.datasets) if digest.startswith(name)] if len(name) >= _FEWEST_CHARACTERS else []
     )
@@ -117,7 +125,7 @@ def _dataset(name: str, usage: Usage) -> tuple[str, str]:
         known = list_some([digest[:16] for _, digest in sorted(usage.datasets)]) or "none"
         raise BadInput(f"the store has no dataset {name!r}", hint=f"it has {known}: `celebdit storage list`")
     _only(sorted({digest for _, digest in matches}), name, "digests")
-    return matches[0]
+    return matches
 
 
 def _only(matches: list[str], name: str, what: str) -> str:

@@ -22,6 +22,10 @@ from pipeline.sweeps.sweep_file import Sweep, values_label
 PAGE = "sweep.html"
 TAG_SWEEP = "sweep.digest"
 TAG_TRIAL = "sweep.trial"
+TAG_STATUS = "sweep.status"
+"""On a trial, where it stands: a word of `standing.py`."""
+STOPPED = "stopped"
+"""The status of a trial that does not train on in this sweep."""
 _PAUSE_S = 120.0
 """Without an attempt after MLflow was unavailable, which costs the time-outs of its client."""
 _STATUS: dict[str, Literal["RUNNING", "FAILED", "KILLED"]] = {"running": "RUNNING", "failed": "FAILED", "interrupted": "KILLED"}
@@ -130,7 +134,7 @@ class SweepLog:
                 self._logged.add((row.trial, steps))
         keys = sorted({record.run_key for piece, record in state.scored.items() if piece.trial == row.trial})
         runs = sorted({record.run_id for piece, record in state.started.items() if piece.trial == row.trial})
-        tags = {"sweep.status": row.status, "sweep.reason": row.reason, "sweep.pipeline_runs": ", ".join(runs)}
+        tags = {TAG_STATUS: row.status, "sweep.reason": row.reason, "sweep.pipeline_runs": ", ".join(runs)}
         self._describe(row.trial, run_id, {**tags, TAG_RUN_KEY: ",".join(keys)})
 
     def _describe(self, trial: int, run_id: str, tags: dict[str, str]) -> None:
@@ -139,7 +143,7 @@ class SweepLog:
         if self._described.get(trial) == tags:
             return
         tracking.set_tags(run_id, tags)
-        tracking.set_status(run_id, _STATUS.get(tags["sweep.status"], "FINISHED"))
+        tracking.set_status(run_id, _STATUS.get(tags[TAG_STATUS], "FINISHED"))
         self._described[trial] = tags
 
     def _parent_id(self) -> str:

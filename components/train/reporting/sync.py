@@ -69,11 +69,17 @@ def _status(run_key: str, context: StepContext) -> str | None:
 
 
 def _final_status(spec: TrainSpec, context: StepContext, before: str | None) -> str:
-    """Return FINISHED if there is a checkpoint of the last step whose score is not due; else `before` if it was final, or KILLED."""
+    """Return FINISHED if there is a checkpoint of the last step whose score is not due; else `before` if it was final, or KILLED.
+
+    A training that had finished, and whose checkpoints were all deleted since (`celebdit storage delete`), stays FINISHED.
+    """
     checkpoints = CheckpointStore(context.store, context.layout.run(spec.run_key).checkpoints)
-    last = [entry.uri for entry in checkpoints.list_committed() if entry.step == spec.training.total_steps]
+    committed = checkpoints.list_committed()
+    last = [entry.uri for entry in committed if entry.step == spec.training.total_steps]
     if any(not spec.training.is_score_due(spec.training.total_steps, _notes(checkpoints, uri)) for uri in last):
         return "FINISHED"
+    if not committed and before == "FINISHED":
+        return before
     return before if before in ("FAILED", "KILLED") else "KILLED"
 
 

@@ -1,5 +1,6 @@
 """What speaks against deleting a run, parts of it, or a dataset."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,7 +16,7 @@ RUN, STUDENT = "0123456789abcdef", "fedcba9876543210"
 DIGEST = "d" * 64
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 ROOT = StoreUri("bucket", "")
-NO_REFERENCES = References(trainings={}, students={}, versions={}, states={}, unreadable=0)
+NO_REFERENCES = References(trainings={}, students={}, versions={}, states={}, running={}, readers={}, unknown=())
 CHAMPION = RegisteredVersion("faces", "3", ("champion",))
 
 
@@ -27,7 +28,8 @@ def run_of(*parts: str, age: timedelta = timedelta(days=1)) -> StoredRun:
 def reasons(
     *parts: str, run: StoredRun | None = None, references: References = NO_REFERENCES, running: list[str] | None = None
 ) -> list[str]:
-    return reasons_to_keep_run(RUN, run_of(*PARTS) if run is None else run, parts, references, running or [], NOW)
+    references = replace(references, running={RUN: running} if running else {})
+    return reasons_to_keep_run(RUN, run_of(*PARTS) if run is None else run, parts, references, NOW)
 
 
 def test_nothing_speaks_against_a_run_that_nothing_uses() -> None:
@@ -51,10 +53,12 @@ def test_metrics_that_did_not_reach_mlflow_are_uploaded_first() -> None:
     assert reasons("samples", run=run) == [], "the journal stays"
 
 
-def test_a_teacher_keeps_its_checkpoints() -> None:
-    references = References(trainings={}, students={RUN: [STUDENT]}, versions={}, states={}, unreadable=0)
-    assert reasons(references=references) == reasons("checkpoints", references=references) == [f"it is the teacher of {STUDENT}"]
-    assert reasons("snapshots", "samples", references=references) == []
+def test_a_teacher_keeps_its_checkpoints_and_snapshots() -> None:
+    """A student of `RUN_KEY@STEP` may learn from a snapshot."""
+    references = References(trainings={}, students={RUN: [STUDENT]}, versions={}, states={}, running={}, readers={}, unknown=())
+    for parts in [(), ("checkpoints",), ("samples", "snapshots")]:
+        assert reasons(*parts, references=references) == [f"it is the teacher of {STUDENT}"], parts
+    assert reasons("samples", "averages", "evaluations", references=references) == []
     assert reasons(references=references.without([STUDENT])) == [], "a student that is deleted with it needs no teacher"
 
 
@@ -71,21 +75,39 @@ def test_a_teacher_keeps_its_checkpoints() -> None:
     ],
 )
 def test_what_a_version_under_an_alias_comes_from_stays(parts: tuple[str, ...], refused: bool) -> None:
-    references = References(trainings={}, students={}, versions={RUN: [CHAMPION]}, states={}, unreadable=0)
+    references = References(trainings={}, students={}, versions={RUN: [CHAMPION]}, states={}, running={}, readers={}, unknown=())
     assert reasons(*parts, references=references) == (["version 3 of faces (champion) comes from it"] if refused else [])
 
 
 def test_a_version_without_an_alias_has_files_of_its_own() -> None:
     version = RegisteredVersion("faces", "2", ())
-    assert reasons(references=References(trainings={}, students={}, versions={RUN: [version]}, states={}, unreadable=0)) == []
+    assert (
+        reasons(references=References(trainings={}, students={}, versions={RUN: [version]}, states={}, running={}, readers={}, unknown=()))
+        == []
+    )
 
 
 def test_a_dataset_stays_while_a_run_that_was_trained_on_it_is_stored() -> None:
-    references = References(trainings={DIGEST: [RUN]}, students={}, versions={}, states={}, unreadable=0)
+    references = References(trainings={DIGEST: [RUN]}, students={}, versions={}, states={}, running={}, readers={}, unknown=())
     stored = Stored([StoredObject(ROOT / "a", 1, modified=NOW - timedelta(days=1))])
     assert reasons_to_keep_dataset(DIGEST, stored, references, NOW) == [f"runs that are stored were trained on it: {RUN}"]
     assert reasons_to_keep_dataset("e" * 64, stored, references, NOW) == []
     assert reasons_to_keep_dataset(DIGEST, stored, references.without({RUN}), NOW) == []
+
+
+def test_a_dataset_stays_while_it_is_not_known_what_a_run_was_trained_on() -> None:
+    references = References(trainings={}, students={}, versions={}, states={}, running={}, readers={}, unknown=(RUN,))
+    stored = Stored([StoredObject(ROOT / "a", 1, modified=NOW - timedelta(days=1))])
+    assert reasons_to_keep_dataset(DIGEST, stored, references, NOW) == [f"what these runs were trained on is not known: {RUN}"]
+    assert reasons_to_keep_dataset(DIGEST, stored, references.without({RUN}), NOW) == []
+
+
+def test_a_dataset_stays_while_a_pipeline_run_that_ingested_it_is_running() -> None:
+    """Its training may wait for a GPU for hours, and stores nothing until it has one."""
+    references = replace(NO_REFERENCES, readers={DIGEST: ["demo-1"]})
+    stored = Stored([StoredObject(ROOT / "a", 1, modified=NOW - timedelta(days=1))])
+    assert reasons_to_keep_dataset(DIGEST, stored, references, NOW) == ["MLflow says that demo-1 is running"]
+    assert reasons_to_keep_dataset("e" * 64, stored, references, NOW) == []
 
 
 def test_parts_of_a_run_are_those_objects_alone() -> None:
