@@ -43,9 +43,9 @@ def list_command(home: Path, as_json: bool) -> None:
     for line in report_lines(usage, references):
         print_line(line)
     print_line(f"{root} holds {size(usage.size_bytes) if usage.size_bytes else 'nothing'}")
-    if usage.runs:
-        largest = max(usage.runs, key=lambda key: usage.runs[key].size_bytes)
-        print_line(f"  next         {next_command(f'storage delete {largest} --part samples')}")
+    sampled = {key: run.parts["samples"].size_bytes for key, run in usage.runs.items() if "samples" in run.parts}
+    if sampled:
+        print_line(f"  next         {next_command(f'storage delete {max(sampled, key=sampled.__getitem__)} --part samples')}")
     if as_json:
         print_json({"store": str(root), **report_json(usage, references)})
 
