@@ -5,18 +5,16 @@ Promises: no error of MLflow's client leaves `translate_mlflow_errors`, whatever
 """
 
 import logging
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlflow.exceptions import MlflowException
 
-from components.environment import TRACKING_TOKEN
 from components.errors import BadInput, CelebditError, TrackingCallMissing, TrackingRefused, TrackingUnavailable, first_line, shorten
 from components.system.failures import os_failure, was_raised_in
 from components.tracking.mlflow_answers import MlflowAnswer, answer_in
-from components.tracking.mlflow_rights import missing_right, mlflow_user
+from components.tracking.mlflow_rights import missing_right, mlflow_user, sends_token
 from components.tracking.server_version import OLDEST_MLFLOW
 from components.tracking.unsent_requests import unsent_error, variable_error
 
@@ -149,11 +147,11 @@ def _error_for(uri: str, answer: MlflowAnswer, experiment: str | None, model: st
     return TrackingRefused(f"MLflow at {uri} refuses: {answer.summary}", hint=_hint(answer))
 
 
-def _refused_login(user: str | None) -> str:
+def _refused_login(uri: str, user: str | None) -> str:
     """Return what MLflow does not accept; a user has a password, and takes precedence over a token."""
     if user is not None:
         return f"refuses access: it does not accept the password of user {user!r}"
-    if os.environ.get(TRACKING_TOKEN):
+    if sends_token(uri):
         return "refuses access: it does not accept MLFLOW_TRACKING_TOKEN, which may have expired"
     return "refuses access: it asks for a login"
 
@@ -162,7 +160,7 @@ def _refused_access(uri: str, answer: MlflowAnswer, experiment: str | None, mode
     user = mlflow_user()
     if answer.status == 401:
         hint = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        return BadInput(f"MLflow at {uri} {_refused_login(user)}", hint=hint)
+        return BadInput(f"MLflow at {uri} {_refused_login(uri, user)}", hint=hint)
     if answer.is_page:  # MLflow itself refuses with a line of text
         return TrackingCallMissing(f"a proxy before MLflow at {uri} refuses {answer.method} {answer.path} (HTTP 403)", hint=_PROXY_HINT)
     if "Invalid Host" in answer.text:

@@ -5,7 +5,7 @@ The rights are those of MLflow's basic-auth app (READ, USE, EDIT, MANAGE, and DE
 
 import re
 
-from mlflow.utils.credentials import read_mlflow_creds
+from mlflow.utils.credentials import get_default_host_creds, read_mlflow_creds
 
 EXPERIMENT, MODEL = "experiment", "registered model"
 _RIGHTS = (
@@ -48,3 +48,8 @@ def missing_right(path: str, *, method: str = "", experiment: str | None = None,
 def mlflow_user() -> str | None:
     """Return the name by which this process logs in to MLflow, or None if it does not, or with a token."""
     return read_mlflow_creds().username or None
+
+
+def sends_token(uri: str) -> bool:
+    """Return whether this process logs in to MLflow with a token."""
+    return bool(get_default_host_creds(uri).token)

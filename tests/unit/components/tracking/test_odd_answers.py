@@ -161,7 +161,10 @@ def test_any_answer_is_either_understood_or_described(kind: str, odd_server: Fix
         ("no right", "ensure", 2, "lacks the right to create the registered model 'faces'"),
     ],
 )
-def test_what_mlflow_refuses_is_reported(kind: str, call: str, code: int, reason: str, odd_server: FixedAnswer, tmp_path: Path) -> None:
+def test_what_mlflow_refuses_is_reported(
+    kind: str, call: str, code: int, reason: str, odd_server: FixedAnswer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN", raising=False)
     odd_server.answer_with(ANSWERS[kind])
     error = failure_of(call, odd_server.address, tmp_path)
     assert error is not None
