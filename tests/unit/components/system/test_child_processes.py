@@ -56,6 +56,7 @@ ALLOWED: dict[Kind, set[str]] = {
     "decoder": set(),
     "server": set(),
     "serving": set(),
+    "measurement": set(),
     "container": {*STORAGE, "MLFLOW_TRACKING_TOKEN", "HTTPS_PROXY"},
     "rank": {*STORAGE, "AWS_PROFILE", "MLFLOW_TRACKING_TOKEN", "HTTPS_PROXY"},
     "step": {*STORAGE, "AWS_PROFILE", "MLFLOW_TRACKING_TOKEN", "HTTPS_PROXY", "KAGGLE_KEY", "HF_TOKEN"},
@@ -96,6 +97,7 @@ def test_processes_are_started_in_few_places_each_known() -> None:
         "pipeline/server_process.py": "the embedded servers",
         "pipeline/inherited_socket.py": "becomes the S3 server",
         "pipeline/mlflow_schema.py": "MLflow's migrations, for `make schema`",
+        "pipeline/planning/local_speed.py": "the measurement of a CPU",
     }
     started = users_of("subprocess", STARTERS) | users_of("os", STARTERS) | users_of("multiprocessing", {"Process", "Pool"})
     assert started == set(known)
@@ -110,7 +112,10 @@ def test_a_child_gets_no_secret_but_those_that_it_needs(kind: Kind) -> None:
 def test_every_secret_of_the_table_stays_with_those_who_need_it() -> None:
     secrets = dict.fromkeys(SECRETS, "canary")
     assert not [
-        name for kind in ("decoder", "server", "serving") for name, value in child_environment(kind, secrets).items() if value == "canary"
+        name
+        for kind in ("decoder", "server", "serving", "measurement")
+        for name, value in child_environment(kind, secrets).items()
+        if value == "canary"
     ]
     of_commands = {name for name in SECRETS if name.startswith("CELEBDIT_")}
     assert of_commands, "there are secrets that only a command needs"
