@@ -25,6 +25,7 @@ from components.system.failures import os_failure
 from components.system.heap import HEAP
 from components.system.process import die_with_parent
 from components.system.python_process import python_command
+from components.system.scratch import temporary_folder
 from model.checkpoint import CheckpointState
 from model.config import Recipe
 from model.dataset import PackWriter, open_pack
@@ -65,15 +66,17 @@ def measure_cpu(recipe: Recipe, *, images_per_rank: int, threads: int, with_step
     request = {"recipe": recipe.model_dump(mode="json"), "images_per_rank": images_per_rank, "threads": threads, "with_steps": with_steps}
     command = python_command("pipeline.planning.local_speed")
     environment = {**HEAP, **child_environment("measurement")}
-    done = subprocess.run(
-        command,
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        env=environment,
-        preexec_fn=die_with_parent,  # the only way to set a death signal; it touches no lock
-        check=False,
-    )
+    with temporary_folder() as folder:  # of this process, which outlives a measurement that is killed
+        done = subprocess.run(
+            command,
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=folder,
+            preexec_fn=die_with_parent,  # the only way to set a death signal; it touches no lock
+            check=False,
+        )
     if done.returncode == -signal.SIGKILL:
         raise TemporaryFailure("the measurement of this machine's speed was ended by SIGKILL", hint=_KILLED_HINT)
     if done.returncode != 0:
@@ -84,15 +87,15 @@ def measure_cpu(recipe: Recipe, *, images_per_rank: int, threads: int, with_step
     return LocalSpeed(**answer)
 
 
-def measure_here(recipe: Recipe, *, images_per_rank: int, threads: int, with_steps: bool) -> LocalSpeed:
-    """Measure as `measure_cpu` does, in this process, and whatever it takes."""
+def measure_here(recipe: Recipe, *, images_per_rank: int, threads: int, with_steps: bool, parent: Path | None = None) -> LocalSpeed:
+    """Measure as `measure_cpu` does, in this process, whatever it takes, with a folder in `parent` or where the system has them."""
     steps = _WARM_STEPS + _TIMED_STEPS
     training = recipe.training.model_copy(
         update={"batch_images": images_per_rank, "total_steps": steps + 1, "log_every_steps": 10**6, "sample_every_steps": 10**6}
     )
     sampling = recipe.sampling.model_copy(update={"num_steps": 2})
     torch.set_num_threads(threads)
-    with TemporaryDirectory(prefix="celebdit-plan-") as folder:
+    with TemporaryDirectory(prefix="celebdit-plan-", dir=parent) as folder:
         trainer = trainer_on_noise(recipe.model_copy(update={"training": training, "sampling": sampling}), Path(folder))
         finished_s: list[float] = []
         if with_steps:
@@ -147,7 +150,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print there too, as MKL does with MKL_VERBOSE=1
     request = json.load(sys.stdin)
     try:
-        answer = asdict(measure_here(Recipe.model_validate_json(json.dumps(request.pop("recipe"))), **request))
+        answer = asdict(measure_here(Recipe.model_validate_json(json.dumps(request.pop("recipe"))), **request, parent=Path.cwd()))
     except OSError as error:
         if (failure := os_failure(error)) is None:
             raise

@@ -144,7 +144,7 @@ def test_what_a_library_prints_does_not_reach_the_answer_of_a_measurement(monkey
 
 def test_a_measurement_whose_files_do_not_fit_fails_as_other_commands_do() -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**10, before[1]))  # a lock fits, and no images
     try:
         with pytest.raises(TemporaryFailure, match="File too large"):
             local_speed.measure_cpu(load_config("smoke").recipe, **SMALL)
@@ -152,11 +152,18 @@ def test_a_measurement_whose_files_do_not_fit_fails_as_other_commands_do() -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_measurement_that_the_system_kills_is_no_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_speed, "python_command", lambda module: [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+def test_a_measurement_that_the_system_kills_is_no_internal_error_and_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / "folder"
+    code = f"import os, pathlib; pathlib.Path('left').touch(); pathlib.Path({str(note)!r}).write_text(os.getcwd()); os.kill(os.getpid(), 9)"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local_speed, "python_command", lambda module: [sys.executable, "-c", code])
     with pytest.raises(TemporaryFailure, match="SIGKILL") as failed:
         local_speed.measure_cpu(load_config("smoke").recipe, **SMALL)
     assert "memory" in str(failed.value.hint)
+    assert list(tmp_path.iterdir()) == [note]
+    assert not Path(note.read_text()).exists()
 
 
 def test_a_measurement_ends_with_the_command_that_is_killed(tmp_path: Path) -> None:
