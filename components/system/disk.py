@@ -56,7 +56,7 @@ class DiskFull(TemporaryFailure):
 def is_full(error: BaseException, folder: Path | None = None) -> bool:
     """Return whether `error` says that a disk of this machine is full; SQLite does not say why it cannot make a file in `folder`."""
     if isinstance(error, sqlite3.OperationalError):
-        cannot_open = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN
+        cannot_open = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN  # errors of Python's own module have none
         return "disk is full" in str(error) or (cannot_open and folder is not None and has_no_files(folder))
     return isinstance(error, OSError) and error.errno in FULL
 
@@ -144,4 +144,5 @@ def full_disk_is_named(*folders: Path, what: str = "a run", needed_bytes: int | 
             raise
         written = getattr(error, "filename", None)
         places = [Path(written).parent] if isinstance(written, str) else [*folders, Path(tempfile.gettempdir())]
-        raise DiskFull.of(min(places, key=free_bytes), what, needed_bytes=needed_bytes) from error
+        fullest = min(places, key=lambda place: (not has_no_files(place), free_bytes(place)))
+        raise DiskFull.of(fullest, what, needed_bytes=needed_bytes) from error

@@ -6,6 +6,7 @@ for the places where a command or a step ends, `was_raised_in` for the two place
 """
 
 import errno
+import os
 import stat
 from pathlib import Path
 
@@ -56,10 +57,16 @@ def _owner_text(path: str) -> str:
             status = part.stat()
         except OSError:
             continue
+        if part == absolute and _may(part, os.R_OK | os.W_OK) and not _may(part.parent, os.W_OK | os.X_OK):
+            continue  # it may be read and written, and its folder keeps it from being replaced or deleted
         whose = "it" if part == absolute else f"{part.name or part} in its path"
         mode = f"{stat.S_IMODE(status.st_mode):04o}"
         return f" ({whose} belongs to user {status.st_uid} and group {status.st_gid}, with mode {mode})"
     return ""
+
+
+def _may(path: Path, access: int) -> bool:
+    return os.access(path, access, effective_ids=os.access in os.supports_effective_ids)
 
 
 def was_raised_in(error: BaseException, *packages: str) -> bool:

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from components.errors import first_line
+from components.errors import BadInput, first_line
 from components.tracking.journal import Destination, Journal
 
 _MAX_PAUSE_S = 30.0
@@ -27,7 +27,8 @@ class Delivery:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal-delivery", daemon=True)
         self._destination: Destination | None = None
-        self._is_out = False
+        self._outage: bool | None = None
+        """Of an outage, whether a refusal was among its errors: waiting does not help then, so it is reported too."""
         self._is_complete = False
         self._thread.start()
 
@@ -48,11 +49,12 @@ class Delivery:
                 self._destination = self._connect()
             self._journal.deliver(self._destination)
         except Exception as error:  # MLflow's client raises many types: training must continue, and the entries stay in the journal
-            if not self._is_out:
+            is_refusal = isinstance(error, BadInput)
+            if self._outage is None or (is_refusal and not self._outage):
                 self._on_outage(error)
-            self._is_out = True
+            self._outage = is_refusal or self._outage is True
             return error
-        self._is_out = False
+        self._outage = None
         return None
 
     def close(self, *, within_s: float) -> bool:

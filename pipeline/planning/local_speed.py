@@ -1,11 +1,12 @@
 """How fast this machine's CPU trains and samples, measured with a few real steps on random images.
 
 Promises: takes seconds, writes nothing but a temporary folder, and is None for a network that would take too long. It is measured in a
-process that keeps memory as a rank does (`components/system/heap.py`), which that process learns when it starts.
+process that keeps memory as a rank does (`components/system/heap.py`), which that process learns when it starts. It ends with this one.
 """
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -18,9 +19,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from components.errors import Failure, TemporaryFailure, error_for_exit_code
 from components.system.child_environment import child_environment
+from components.system.failures import os_failure
 from components.system.heap import HEAP
+from components.system.process import die_with_parent
 from components.system.python_process import python_command
+from components.system.scratch import temporary_folder
 from model.checkpoint import CheckpointState
 from model.config import Recipe
 from model.dataset import PackWriter, open_pack
@@ -33,6 +38,7 @@ from model.trainer import Placement, Trainer
 
 _MOST_FLOPS = 3e11
 """Of one step: some seconds on a core."""
+_KILLED_HINT = "the system does so if memory runs out: stop other programs, or choose a smaller training.batch_images"
 _WARM_STEPS, _TIMED_STEPS = 2, 6
 _SAMPLES = 16
 _IMAGES = 16
@@ -49,28 +55,47 @@ class LocalSpeed:
 
 
 def measure_cpu(recipe: Recipe, *, images_per_rank: int, threads: int, with_steps: bool) -> LocalSpeed | None:
-    """Measure how a process with `threads` threads samples, and with `with_steps` how it trains on `images_per_rank` images a step."""
+    """Measure how a process with `threads` threads samples, and with `with_steps` how it trains on `images_per_rank` images a step.
+
+    Raises:
+        TemporaryFailure: if the disk of the temporary folder is full, or the process was killed. BadInput: if the folder may not be used.
+    """
     passes = passes_per_image(distilled=recipe.distill is not None)
     if passes * forward_flops(recipe.network) * images_per_rank > _MOST_FLOPS:
         return None
     request = {"recipe": recipe.model_dump(mode="json"), "images_per_rank": images_per_rank, "threads": threads, "with_steps": with_steps}
     command = python_command("pipeline.planning.local_speed")
     environment = {**HEAP, **child_environment("measurement")}
-    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment, check=False)
+    with temporary_folder() as folder:  # of this process, which outlives a measurement that is killed
+        done = subprocess.run(
+            command,
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=folder,
+            preexec_fn=die_with_parent,  # the only way to set a death signal; it touches no lock
+            check=False,
+        )
+    if done.returncode == -signal.SIGKILL:
+        raise TemporaryFailure("the measurement of this machine's speed was ended by SIGKILL", hint=_KILLED_HINT)
     if done.returncode != 0:
         raise RuntimeError(f"the speed of this machine could not be measured: exit code {done.returncode}\n{done.stderr}")
-    return LocalSpeed(**json.loads(done.stdout))
+    answer = json.loads(done.stdout)
+    if failure := answer.get("failure"):
+        raise error_for_exit_code(failure["exit_code"], failure["message"], hint=failure["hint"])
+    return LocalSpeed(**answer)
 
 
-def measure_here(recipe: Recipe, *, images_per_rank: int, threads: int, with_steps: bool) -> LocalSpeed:
-    """Measure as `measure_cpu` does, in this process, and whatever it takes."""
+def measure_here(recipe: Recipe, *, images_per_rank: int, threads: int, with_steps: bool, parent: Path | None = None) -> LocalSpeed:
+    """Measure as `measure_cpu` does, in this process, whatever it takes, with a folder in `parent` or where the system has them."""
     steps = _WARM_STEPS + _TIMED_STEPS
     training = recipe.training.model_copy(
         update={"batch_images": images_per_rank, "total_steps": steps + 1, "log_every_steps": 10**6, "sample_every_steps": 10**6}
     )
     sampling = recipe.sampling.model_copy(update={"num_steps": 2})
     torch.set_num_threads(threads)
-    with TemporaryDirectory(prefix="celebdit-plan-") as folder:
+    with TemporaryDirectory(prefix="celebdit-plan-", dir=parent) as folder:
         trainer = trainer_on_noise(recipe.model_copy(update={"training": training, "sampling": sampling}), Path(folder))
         finished_s: list[float] = []
         if with_steps:
@@ -120,10 +145,18 @@ class _Nothing:
 
 
 def main() -> None:
-    """Measure what the request on stdin asks for, and print the speed."""
+    """Measure what the request on stdin asks for, and print the speed, or what the system refuses."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print there too, as MKL does with MKL_VERBOSE=1
     request = json.load(sys.stdin)
-    speed = measure_here(Recipe.model_validate_json(json.dumps(request.pop("recipe"))), **request)
-    print(json.dumps(asdict(speed)))
+    try:
+        answer = asdict(measure_here(Recipe.model_validate_json(json.dumps(request.pop("recipe"))), **request, parent=Path.cwd()))
+    except OSError as error:
+        if (failure := os_failure(error)) is None:
+            raise
+        answer = {"failure": asdict(Failure.of(failure))}
+    with answers:
+        json.dump(answer, answers)
 
 
 if __name__ == "__main__":

@@ -66,3 +66,18 @@ def test_what_waits_for_its_upload_is_not_pruned_by_one_before_it(proxy: Proxy, 
         (tmp_path / "queue" / f"step-{step:09d}").mkdir(parents=True)
     queue.sink._prune_local(2, keep=1)
     assert queue.on_disk() == ["step-000000002", "step-000000003", "step-000000004"]
+
+
+def test_damaged_checkpoints_of_later_steps_do_not_take_the_place_of_one_that_is_needed(
+    proxy: Proxy, prefix: StoreUri, tmp_path: Path
+) -> None:
+    """As an attempt leaves them whose machine lost power: the next one trains these steps again."""
+    queue = Queue(proxy, prefix, tmp_path / "queue")
+    proxy.rule = lambda method, path, headers: refusal(400, "ExpiredToken")
+    queue.submit(1, 2)
+    for step in (8, 9):
+        (tmp_path / "queue" / f"step-{step:09d}").mkdir()
+    queue.sink._prune_local(3, keep=2)  # after step 3 could not be written
+    proxy.rule = lambda method, path, headers: None
+    Queue(proxy, prefix, tmp_path / "queue", "a2").sink.rescue()
+    assert [entry.step for entry in queue.checkpoints.list_committed()] == [2]

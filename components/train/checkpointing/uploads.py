@@ -130,11 +130,13 @@ class UploadingSink:
         self._checkpoints.retain(self._retention, attempt=self._attempt)
 
     def _prune_local(self, before_step: int, *, keep: int) -> None:
-        """Delete all but the newest `keep` on local disk; later ones than `before_step` wait for their upload and stay."""
-        newest = list_checkpoints(self._folder)
+        """Delete all but the newest `keep` up to `before_step` on local disk.
+
+        Later ones wait for their upload, or are damaged ones of an earlier attempt: they stay, and keep no other from staying.
+        """
+        newest = [path for path in list_checkpoints(self._folder) if path.name <= directory_name(before_step)]
         for old in newest[keep:]:
-            if old.name < directory_name(before_step):
-                shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
         all_notes = list(self._folder.glob("*.notes.json"))
         kept = {path.name for path in list_checkpoints(self._folder)}
         for notes in all_notes:

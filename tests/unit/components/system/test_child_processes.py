@@ -98,6 +98,7 @@ def test_processes_are_started_in_few_places_each_known() -> None:
         "pipeline/inherited_socket.py": "becomes the S3 server",
         "pipeline/planning/local_speed.py": "measures the speed of this machine",
         "pipeline/mlflow_schema.py": "MLflow's migrations, for `make schema`",
+        "pipeline/planning/local_speed.py": "the measurement of a CPU",
     }
     started = users_of("subprocess", STARTERS) | users_of("os", STARTERS) | users_of("multiprocessing", {"Process", "Pool"})
     assert started == set(known)

@@ -1,13 +1,16 @@
 """Limits on the size of a file are named as what they are, not as a full disk or a server that does not start."""
 
 import resource
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from components.errors import BadInput, TemporaryFailure
-from components.system.disk import DiskFull, full_disk_is_named, require_room, require_writable
+from components.system import disk
+from components.system.disk import DiskFull, full_disk_is_named, is_full, require_room, require_writable
 
 LIMIT_BYTES = 2**20
 
@@ -45,3 +48,22 @@ def test_a_full_disk_says_how_the_folder_in_question_is_chosen(tmp_path: Path) -
     with pytest.raises(DiskFull) as work:
         require_room(tmp_path, "a run", 2**60)
     assert "CELEBDIT_WORK_DIR" in str(work.value.hint)
+
+
+def test_an_error_of_the_database_module_that_has_no_code_stays_what_it_is(tmp_path: Path) -> None:
+    """As Python raises for text that is not UTF-8 in a damaged database."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        with pytest.raises(sqlite3.OperationalError, match="Could not decode") as failed, full_disk_is_named(tmp_path):
+            database.execute("select cast(x'ff' as text)").fetchall()
+        assert not is_full(failed.value, tmp_path)
+
+
+def test_of_several_disks_the_one_without_inodes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_inodes, fuller = tmp_path / "without_inodes", tmp_path / "fuller"
+    monkeypatch.setattr(disk, "free_bytes", lambda folder: 2**40 if folder == without_inodes else 2**35)
+    monkeypatch.setattr(disk, "free_files", lambda folder: 0 if folder == without_inodes else 10**6)
+    with (
+        pytest.raises(DiskFull, match=rf"disk of {without_inodes} is full, it takes too few files"),
+        full_disk_is_named(without_inodes, fuller),
+    ):
+        sqlite3.connect(tmp_path / "missing" / "database")

@@ -1,6 +1,7 @@
 """Errors of the operating system, as people are shown them."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,25 @@ def test_who_may_not_use_a_path_learns_whose_it_is_and_its_mode(name: str, subje
     assert failure.exit_code == 2
     owner = f"({subject} belongs to user {os.geteuid()} and group {(tmp_path / 'ingest').stat().st_gid}, with mode 0700)"
     assert failure.message == f"{tmp_path / name} cannot be used: Permission denied {owner}"
+
+
+def test_a_file_that_its_folder_keeps_from_being_replaced_is_not_blamed() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, user = Path(name), os.geteuid() or 65534
+        (folder / "report.json").touch()
+        (folder / "report.json").chmod(0o666)
+        folder.chmod(0o555)
+        try:
+            os.seteuid(user)
+            with pytest.raises(PermissionError) as refused:
+                (folder / "report.json").unlink()
+            failure = os_failure(refused.value)
+        finally:
+            os.seteuid(os.getuid())
+            folder.chmod(0o755)
+        assert failure is not None
+        assert f"({folder.name} in its path belongs to user {os.getuid()} " in failure.message
+        assert failure.message.endswith("with mode 0555)")
 
 
 def test_an_error_of_another_kind_names_no_owner(tmp_path: Path) -> None:

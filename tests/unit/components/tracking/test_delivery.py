@@ -9,7 +9,7 @@ from celebdit_testing.http_server import answering
 from celebdit_testing.metric_store import MetricStore
 from celebdit_testing.waiting import wait_until
 
-from components.errors import StorageUnavailable
+from components.errors import StorageUnavailable, TrackingRefused
 from components.settings import Settings
 from components.tracking.delivery import Delivery
 from components.tracking.journal import Journal
@@ -104,6 +104,21 @@ def test_a_refusal_is_not_noted_as_an_outage_and_says_what_to_do(status: int, st
     assert ("run `celebdit sync 0123456789abcdef`" in note) == (action is not None)
     assert action is None or action in note
     assert len(journal.pending_entries()[0]) == 1
+
+
+def test_an_outage_that_ends_in_a_refusal_is_noted_as_one_too(tmp_path: Path) -> None:
+    """As where the token of a training has expired when MLflow is back."""
+    journal, outages = Journal(tmp_path), list[Exception]()
+    journal.add_metrics(1, {"loss": 0.5})
+    failures = iter([ConnectionError("reset"), ConnectionError("reset"), TrackingRefused("no"), TrackingRefused("no")])
+
+    def connect() -> MlflowDestination:
+        raise next(failures, TrackingRefused("no"))
+
+    delivery = Delivery(journal, connect, on_outage=outages.append, every_s=0.01)
+    wait_until(lambda: len(outages) > 1)
+    delivery.close(within_s=30.0)
+    assert [type(outage) for outage in outages] == [ConnectionError, TrackingRefused]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,21 @@
 """What a plan says of operations, memory, hours and storage, against numbers that were measured or counted elsewhere."""
 
+import resource
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
+from celebdit_testing.waiting import wait_until
 
+from components.errors import TemporaryFailure
 from components.stores.measured_speed import MeasuredSpeed, cpu_name
+from components.system.process_table import is_alive, kill_all
 from model.denoiser import build_denoiser
 from model.devices import DEVICES
 from model.memory import LiveBytes
@@ -22,6 +29,7 @@ from pipeline.planning.report import Plan
 from pipeline.planning.steps import PlannedSteps
 
 CONSENT = {"data.licence_accepted_by": "a test"}
+SMALL: dict[str, Any] = {"images_per_rank": 4, "threads": 1, "with_steps": True}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +129,62 @@ def test_a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(local_speed, "python_command", lambda module: [sys.executable, "-c", "raise MemoryError('no room')"])
     with pytest.raises(RuntimeError, match=r"exit code 1\n(.*\n)*MemoryError: no room"):
         local_speed.measure_cpu(load_config("smoke").recipe, images_per_rank=4, threads=1, with_steps=True)
+
+
+def test_what_a_library_prints_does_not_reach_the_answer_of_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MKL does with MKL_VERBOSE=1: it writes to the descriptor, past Python's own stream."""
+    code = (
+        "import os; from pipeline.planning import local_speed;"
+        "local_speed.measure_here = lambda recipe, **_: os.write(1, b'MKL_VERBOSE ') and local_speed.LocalSpeed(step_s=1.0, call_s=2.0);"
+        "local_speed.main(); os.write(1, b'SGEMM')"
+    )
+    monkeypatch.setattr(local_speed, "python_command", lambda module: [sys.executable, "-c", code])
+    assert local_speed.measure_cpu(load_config("smoke").recipe, **SMALL) == local_speed.LocalSpeed(step_s=1.0, call_s=2.0)
+
+
+def test_a_measurement_whose_files_do_not_fit_fails_as_other_commands_do() -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**10, before[1]))  # a lock fits, and no images
+    try:
+        with pytest.raises(TemporaryFailure, match="File too large"):
+            local_speed.measure_cpu(load_config("smoke").recipe, **SMALL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_measurement_that_the_system_kills_is_no_internal_error_and_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = tmp_path / "folder"
+    code = f"import os, pathlib; pathlib.Path('left').touch(); pathlib.Path({str(note)!r}).write_text(os.getcwd()); os.kill(os.getpid(), 9)"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local_speed, "python_command", lambda module: [sys.executable, "-c", code])
+    with pytest.raises(TemporaryFailure, match="SIGKILL") as failed:
+        local_speed.measure_cpu(load_config("smoke").recipe, **SMALL)
+    assert "memory" in str(failed.value.hint)
+    assert list(tmp_path.iterdir()) == [note]
+    assert not Path(note.read_text()).exists()
+
+
+def test_a_measurement_ends_with_the_command_that_is_killed(tmp_path: Path) -> None:
+    """Of which a parent that is killed cannot take care itself."""
+    child = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
+    parent = (
+        "import sys; from pipeline.config import load_config; from pipeline.planning import local_speed;"
+        f"local_speed.python_command = lambda module: [sys.executable, '-c', {child!r}];"
+        f"local_speed.measure_cpu(load_config('smoke').recipe, **{SMALL!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent])
+    try:
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "", timeout_s=60)
+        measurement = psutil.Process(int((tmp_path / "pid").read_text()))
+    finally:
+        process.kill()
+        process.wait()
+    try:
+        wait_until(lambda: not is_alive(measurement), timeout_s=5)
+    finally:
+        kill_all([measurement])
 
 
 def test_without_a_price_none_is_made_up(costs_b) -> None:
