@@ -96,7 +96,6 @@ def test_processes_are_started_in_few_places_each_known() -> None:
         "pipeline/session.py": "git",
         "pipeline/server_process.py": "the embedded servers",
         "pipeline/inherited_socket.py": "becomes the S3 server",
-        "pipeline/planning/local_speed.py": "measures the speed of this machine",
         "pipeline/mlflow_schema.py": "MLflow's migrations, for `make schema`",
         "pipeline/planning/local_speed.py": "the measurement of a CPU",
     }
