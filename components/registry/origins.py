@@ -4,13 +4,16 @@ Promises: changes nothing; a version that names no run, because other software r
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.store.entities.paged_list import PagedList
 
 from components.registry.tags import VersionTags
 from components.tracking.client import Tracking
 
+Entity = TypeVar("Entity")
 _PAGE_MODELS, _PAGE_VERSIONS = 100, 1000
 
 
@@ -30,8 +33,8 @@ class RegisteredVersion:
 def versions_by_run(tracking: Tracking) -> dict[str, list[RegisteredVersion]]:
     """Return the versions of each run key, of all models that this user can read, by name of the model and number."""
     with tracking.translate_errors():
-        models = _all_models(tracking)
-        versions = _all_versions(tracking)
+        models = _all_pages(tracking.client.search_registered_models, _PAGE_MODELS)
+        versions = _all_pages(tracking.client.search_model_versions, _PAGE_VERSIONS)
     aliases = {model.name: {alias: str(number) for alias, number in model.aliases.items()} for model in models}
     by_run: dict[str, list[RegisteredVersion]] = defaultdict(list)
     for version in sorted(versions, key=lambda version: (version.name, int(version.version))):
@@ -42,19 +45,11 @@ def versions_by_run(tracking: Tracking) -> dict[str, list[RegisteredVersion]]:
     return dict(by_run)
 
 
-def _all_models(tracking: Tracking) -> list[RegisteredModel]:
-    page = tracking.client.search_registered_models(max_results=_PAGE_MODELS)
-    models = list(page)
+def _all_pages(search: Callable[..., PagedList[Entity]], page_size: int) -> list[Entity]:
+    """Return what a search of MLflow's client finds, from all pages of its answer."""
+    page = search(max_results=page_size)
+    entities = list(page)
     while page.token:
-        page = tracking.client.search_registered_models(max_results=_PAGE_MODELS, page_token=page.token)
-        models += page
-    return models
-
-
-def _all_versions(tracking: Tracking) -> list[ModelVersion]:
-    page = tracking.client.search_model_versions(max_results=_PAGE_VERSIONS)
-    versions = list(page)
-    while page.token:
-        page = tracking.client.search_model_versions(max_results=_PAGE_VERSIONS, page_token=page.token)
-        versions += page
-    return versions
+        page = search(max_results=page_size, page_token=page.token)
+        entities += page
+    return entities

@@ -15,6 +15,7 @@ from celebdit_testing.trainings import run_train, small_faces
 
 from components.errors import EXIT_OK, BadInput, Interrupted
 from components.ingest.record import record
+from components.registry import origins
 from components.registry.client import Registry
 from components.runtime.context import StepContext
 from components.storage import StoreUri
@@ -78,12 +79,15 @@ def old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(removal, "RECENT", timedelta(minutes=-5))
 
 
-def test_the_list_names_runs_and_datasets_with_what_refers_to_them(trained: Trained) -> None:
+def test_the_list_names_runs_and_datasets_with_what_refers_to_them(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    for pages in ("_PAGE_MODELS", "_PAGE_VERSIONS"):
+        monkeypatch.setattr(origins, pages, 1)
     tags = {"run_key": trained.key}
     registry = Registry(trained.context.tracking, f"faces-{trained.key}")
     registry.ensure("faces")
-    version = trained.context.tracking.client.create_model_version(registry.name, source="s3://bucket/nowhere", tags=tags)
-    registry.set_alias("challenger", str(version.version))
+    for _ in range(2):
+        trained.context.tracking.client.create_model_version(registry.name, source="s3://bucket/nowhere", tags=tags)
+    registry.set_alias("challenger", "1")
     foreign = trained.context.root / "mlflow" / "model.pkl"
     trained.context.store.put_bytes(foreign, b"12345")
 
@@ -91,7 +95,11 @@ def test_the_list_names_runs_and_datasets_with_what_refers_to_them(trained: Trai
     assert listed.code == EXIT_OK, listed.err
     (run,), (dataset,), others = listed.json["runs"], listed.json["datasets"], listed.json["others"]
     assert (run["run_key"], run["state"]) == (trained.key, "FINISHED")
-    assert run["versions"] == [{"model": registry.name, "version": "1", "aliases": ["challenger"]}]
+    versions = [
+        {"model": registry.name, "version": "1", "aliases": ["challenger"]},
+        {"model": registry.name, "version": "2", "aliases": []},
+    ]
+    assert run["versions"] == versions
     assert (
         run["size_bytes"]
         == sum(run["parts"].values())
