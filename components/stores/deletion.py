@@ -13,10 +13,15 @@ _WRITTEN_LAST = re.compile(r"COMMIT\.json|report\.json|dataset\.json|reference\.
 _PARALLEL = 16
 
 
+def is_written_last(name: str) -> bool:
+    """Return whether the object with this name makes those beside it count, in any folder of the layout (`layout.py`)."""
+    return _WRITTEN_LAST.fullmatch(name) is not None
+
+
 def delete_objects(store: ObjectStore, uris: Sequence[StoreUri]) -> None:
     """Delete the objects, some of them at once."""
-    last = [uri for uri in uris if _WRITTEN_LAST.fullmatch(uri.name)]
-    others = [uri for uri in uris if not _WRITTEN_LAST.fullmatch(uri.name)]
+    last = [uri for uri in uris if is_written_last(uri.name)]
+    others = [uri for uri in uris if not is_written_last(uri.name)]
     with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="delete") as pool:
         try:
             for group in (last, others):

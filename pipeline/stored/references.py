@@ -17,7 +17,8 @@ from components.stores.usage import StoredRun
 from components.tracking.client import Run, Tracking
 from components.tracking.tags import TAG_DATASET, TAG_KIND, TAG_RUN, TAG_RUN_KEY, TAG_STEP
 from components.train.spec import SPEC_FILE, TrainSpec
-from pipeline.sweeps.mlflow_log import STOPPED, TAG_STATUS, TAG_SWEEP
+from pipeline.sweeps.mlflow_log import TAG_STATUS, TAG_SWEEP
+from pipeline.sweeps.standing import STOPPED
 
 _PARALLEL = 16
 _ATTEMPTS = "attempts"

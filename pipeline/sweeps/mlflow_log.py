@@ -24,8 +24,6 @@ TAG_SWEEP = "sweep.digest"
 TAG_TRIAL = "sweep.trial"
 TAG_STATUS = "sweep.status"
 """On a trial, where it stands: a word of `standing.py`."""
-STOPPED = "stopped"
-"""The status of a trial that does not train on in this sweep."""
 _PAUSE_S = 120.0
 """Without an attempt after MLflow was unavailable, which costs the time-outs of its client."""
 _STATUS: dict[str, Literal["RUNNING", "FAILED", "KILLED"]] = {"running": "RUNNING", "failed": "FAILED", "interrupted": "KILLED"}

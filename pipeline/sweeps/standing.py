@@ -9,6 +9,9 @@ from pipeline.sweeps.records import Failed, Piece, Scored, SweepState
 from pipeline.sweeps.space import Values
 from pipeline.sweeps.sweep_file import Sweep
 
+STOPPED = "stopped"
+"""The status of a trial that does not train on in this sweep."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -68,7 +71,7 @@ def _status(sweep: Sweep, state: SweepState, trial: int) -> tuple[str, str]:
         if decision is not None and trial in decision.reasons:
             reason = decision.reasons[trial]
             if trial not in decision.kept:
-                return "stopped", reason
+                return STOPPED, reason
     rung = current_rung(schedule, state)
     if rung is None:
         return "winner", reason

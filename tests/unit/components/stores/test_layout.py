@@ -9,6 +9,7 @@ import pytest
 from components.errors import BadInput
 from components.storage import StoreUri
 from components.stores import layout
+from components.stores.deletion import is_written_last
 from components.stores.layout import RunLayout, StoreLayout
 
 LAYOUT = StoreLayout(StoreUri("bucket", "prefix"))
@@ -55,3 +56,12 @@ def test_every_location_of_a_run_is_in_the_documented_tree() -> None:
 def test_the_data_guide_shows_the_documented_tree() -> None:
     blocks = re.findall(r"```text\n(.*?)\n```", (REPOSITORY / "docs" / "data.md").read_text(), re.DOTALL)
     assert documented_tree() in blocks
+
+
+def test_what_is_written_last_by_the_tree_is_deleted_first() -> None:
+    last = re.findall(r"(\S+) last\b", documented_tree())
+    assert len(last) >= 5
+    for name in last:
+        assert is_written_last(re.sub("<[^>]*>", "00000008", name)), name
+    for name in ("weights.safetensors", "state.json", "MANIFEST.json", "images-00000000-000008.npy", "spec.json", "SCORE-fid.json"):
+        assert not is_written_last(name), name
